@@ -1,0 +1,17 @@
+package engine
+
+import "strconv"
+
+// GuestArgs is the command that starts the guest for a spec; its flags are parsed by
+// the guest's main.
+func GuestArgs(s Spec) []string {
+	return []string{
+		BundleDir + "/guest", "serve",
+		"--uid=" + strconv.Itoa(s.UID),
+		"--memory=" + strconv.FormatInt(s.Limits.MemoryBytes, 10),
+		"--processes=" + strconv.Itoa(s.Limits.Processes),
+		"--workspace=" + strconv.FormatInt(s.Limits.WorkspaceBytes, 10),
+		"--expires=" + strconv.FormatInt(s.Expires.Unix(), 10),
+		"--language=" + string(s.Language),
+	}
+}

@@ -1,0 +1,54 @@
+// Package guest is the protocol between the daemon and the guest, the supervisor
+// that is PID 1 in a sandbox: the routes, and the [Client] that the manager uses. The guest
+// itself is in supervisor, the kernels in kernels, and bundle is all of it as it is
+// injected into containers.
+//
+// The protocol is HTTP/2 without TLS (net/http's own) over one byte stream,
+// which `guest connect` joins to the guest's socket. Bodies are JSON in the vocabulary of
+// package sandbox, except files, which are plain. Errors are a [sandbox.Error] as
+// JSON with the status of its kind. docs/guest-protocol.md has the details.
+package guest
+
+import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+
+// SocketPath is the guest's socket inside the container. Only uid 0 can reach it.
+const SocketPath = "/run/dormouse/guest.sock"
+
+// Routes of the guest.
+//
+//	GET  /v1/status                                  Status
+//	PUT  /v1/expiry                                  Expiry → Status
+//	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; the second PUT of an id returns the first's
+//	GET  /v1/executions/{id}?wait=&offset=&head=&tail=   sandbox.Execution with the window's events
+//	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final
+//	POST /v1/executions/{id}/interrupt               sandbox.Execution when it has stopped
+//	GET  /v1/files                                   FileList
+//	PUT  /v1/files/{path...}                         a plain body → sandbox.File
+//	GET  /v1/files/{path...}                         a plain body; Range is understood; X-Dormouse-Size has the whole size
+const (
+	StatusRoute     = "/v1/status"
+	ExpiryRoute     = "/v1/expiry"
+	ExecutionsRoute = "/v1/executions/"
+	FilesRoute      = "/v1/files/"
+)
+
+// Status is what the guest knows of its sandbox.
+type Status struct {
+	BuildID     string              `json:"build_id"` // of the guest's bundle
+	Usage       sandbox.Usage       `json:"usage"`
+	Kernels     []sandbox.Kernel    `json:"kernels"`
+	Executions  []sandbox.Execution `json:"executions"`           // queued and running, without events
+	DroppedLate int64               `json:"dropped_late_bytes"`   // of text that came when nothing ran
+	DroppedBad  int64               `json:"dropped_bad_messages"` // of kernels' messages that made no sense
+}
+
+// Expiry moves the guest's dead man's switch, in Unix seconds.
+type Expiry struct {
+	ExpireUnix int64 `json:"expire_unix"`
+}
+
+// FileList is what is in the workspace.
+type FileList struct {
+	Files   []sandbox.File        `json:"files"`
+	Omitted []sandbox.OmittedFile `json:"omitted,omitempty"`
+}

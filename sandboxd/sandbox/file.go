@@ -1,0 +1,68 @@
+package sandbox
+
+import (
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Workspace is where files and code live in a sandbox.
+const Workspace = "/workspace"
+
+// File is a regular file in the workspace.
+type File struct {
+	Path    string    `json:"path"` // relative to /workspace
+	Size    int64     `json:"size"`
+	SHA256  string    `json:"sha256,omitempty"`
+	ModTime time.Time `json:"mod_time,omitzero"`
+}
+
+// OmittedFile is a file that was found and is not listed.
+type OmittedFile struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// Limits of a path.
+const (
+	maxPathBytes = 1024
+	maxNameBytes = 255
+)
+
+// ParsePath accepts the name of a file below /workspace, relative or beginning with
+// /workspace/, and returns it relative and clean. It refuses what would leave the
+// workspace, control characters, and names that a file system cannot hold.
+func ParsePath(s string) (string, error) {
+	switch {
+	case s == "":
+		return "", Errorf(Invalid, "the file's path is empty")
+	case !utf8.ValidString(s):
+		return "", Errorf(Invalid, "the file's path is not valid UTF-8")
+	case len(s) > maxPathBytes:
+		return "", Errorf(Invalid, "the file's path is %d bytes long, the limit is %d", len(s), maxPathBytes)
+	case strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return "", Errorf(Invalid, "the file's path %q has a control character", Quote(s))
+	case strings.HasSuffix(s, "/"):
+		return "", Errorf(Invalid, "%q names a folder, not a file", Quote(s))
+	}
+	rel := s
+	if path.IsAbs(s) {
+		var ok bool
+		if rel, ok = strings.CutPrefix(path.Clean(s), Workspace+"/"); !ok {
+			return "", Errorf(Invalid, "%q is outside %s: files go in and out of %s only (code can copy them there)", Quote(s), Workspace, Workspace)
+		}
+	}
+	for name := range strings.SplitSeq(rel, "/") {
+		if name == ".." {
+			return "", Errorf(Invalid, "%q has a \"..\": name the file by its path below %s", Quote(s), Workspace)
+		}
+		if len(name) > maxNameBytes {
+			return "", Errorf(Invalid, "%q has a name of %d bytes, the limit is %d", Quote(s), len(name), maxNameBytes)
+		}
+	}
+	if rel = path.Clean(rel); rel == "." {
+		return "", Errorf(Invalid, "%q names the workspace itself, not a file", Quote(s))
+	}
+	return rel, nil
+}

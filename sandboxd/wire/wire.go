@@ -1,0 +1,116 @@
+// Package wire is JSON over HTTP as both the guest and the v1 API speak it: bodies
+// with limits, and the one table between error kinds and statuses.
+package wire
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// kinds maps error kinds to HTTP statuses, and back.
+var kinds = []struct {
+	kind   sandbox.Kind
+	status int
+}{
+	{sandbox.Invalid, http.StatusBadRequest},
+	{sandbox.NotFound, http.StatusNotFound},
+	{sandbox.Expired, http.StatusGone},
+	{sandbox.Busy, http.StatusConflict},
+	{sandbox.Limit, http.StatusTooManyRequests},
+	{sandbox.Unavailable, http.StatusServiceUnavailable},
+	{sandbox.Internal, http.StatusInternalServerError},
+}
+
+// StatusOf returns the HTTP status of an error.
+func StatusOf(err error) int {
+	kind := sandbox.KindOf(err)
+	for _, k := range kinds {
+		if k.kind == kind {
+			return k.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// errorBody is the JSON of every answer that is an error.
+type errorBody struct {
+	Error *sandbox.Error `json:"error"`
+}
+
+// WriteJSON answers with v.
+func WriteJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// A failed write means that the client has gone, and there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// WriteError answers with what may be shown of err.
+func WriteError(w http.ResponseWriter, err error) {
+	WriteJSON(w, StatusOf(err), errorBody{Error: sandbox.Public(err)})
+}
+
+// ReadJSON decodes a request's body of at most limit bytes into v. Unknown fields
+// and anything after the first value are refused.
+func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if err == nil && dec.More() {
+		err = errors.New("there is more after the JSON value")
+	}
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*sandbox.Error](err); ok {
+		return err
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return sandbox.Errorf(sandbox.Invalid, "the request's body is over its limit of %d bytes", limit)
+	}
+	if errors.Is(err, io.EOF) {
+		return sandbox.Errorf(sandbox.Invalid, "the request has no body: send JSON")
+	}
+	return sandbox.Errorf(sandbox.Invalid, "the request's body is not what is expected: %s", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// Decode reads an answer of at most limit bytes into v (nil: it is thrown away), or
+// returns the error that it carries. It closes the body.
+func Decode(resp *http.Response, limit int64, v any) error {
+	defer resp.Body.Close()
+	if resp.StatusCode >= 400 {
+		return ReadError(resp)
+	}
+	body := io.LimitReader(resp.Body, limit)
+	if v == nil {
+		_, err := io.Copy(io.Discard, body)
+		return err
+	}
+	if err := json.NewDecoder(body).Decode(v); err != nil {
+		return fmt.Errorf("read the answer to %s %s: %w", resp.Request.Method, resp.Request.URL.Path, err)
+	}
+	return nil
+}
+
+// ReadError returns the error that an answer carries. Its kind comes from the status,
+// because a proxy's error has no body of ours.
+func ReadError(resp *http.Response) error {
+	const most = 64 << 10
+	var body errorBody
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, most))
+	if json.Unmarshal(text, &body) == nil && body.Error != nil && body.Error.Message != "" {
+		for _, k := range kinds {
+			if k.status == resp.StatusCode {
+				body.Error.Kind = k.kind
+				return body.Error
+			}
+		}
+	}
+	return fmt.Errorf("%s %s: %s", resp.Request.Method, resp.Request.URL.Path, resp.Status)
+}
