@@ -1,0 +1,68 @@
+# Dormouse. `make help` lists the targets; README.md says what it is.
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+GOOS     := $(shell go env GOOS)
+LINT     := go tool -modfile=build/lint/go.mod
+GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-linux-arm64
+# Finds a Docker engine, or on Debian as root starts a private one, and runs a command with it.
+ENGINE   := build/with-engine
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: bin/dormouse $(if $(filter linux,$(GOOS)),bin/runsc) ## bin/dormouse (and on Linux bin/runsc, gVisor)
+
+demo: build ## the main job on real data, with a real MCP client: see it work
+	@$(ENGINE) sh -c 'bin/dormouse image build && go run ./examples/demo'
+
+test: build ## all the tests that this machine can run; says which it could not, and why
+	@$(ENGINE) sh -c 'bin/dormouse image build && build/test'
+
+test-fast: guests ## only the tests that need no engine, in seconds
+	go test -short ./...
+
+test-race: build ## all the tests under the race detector
+	@$(ENGINE) sh -c 'bin/dormouse image build && build/test -race'
+
+fuzz: guests ## every fuzz target for 20 seconds (FUZZTIME=…)
+	@build/fuzz $(or $(FUZZTIME),20s)
+
+bench: build ## the benchmarks, as medians
+	@$(ENGINE) sh -c 'bin/dormouse image build && go run ./bench'
+
+lint: guests ## gofmt, go vet and staticcheck
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || (echo 'run gofmt -w on these' && false)
+	go vet ./...
+	$(LINT) staticcheck ./...
+
+vuln: guests ## govulncheck: known vulnerabilities that the code reaches
+	@build/vuln
+
+cross: guests ## builds for every platform that Dormouse runs on
+	@for p in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do \
+	  echo "build $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -o /dev/null . || exit 1; done
+
+golden: guests ## rewrites the golden files; read the diff
+	DORMOUSE_UPDATE_GOLDEN=1 go test ./...
+
+clean: ## removes what was built here (images and homes stay)
+	rm -rf bin $(GUESTS)
+
+# The guest is embedded for both architectures, so that a Mac can inject it. Go decides
+# whether there is anything to do, so these always run.
+guests: $(GUESTS)
+$(GUESTS): FORCE
+	@CGO_ENABLED=0 GOOS=linux GOARCH=$(lastword $(subst -, ,$@)) go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ ./sandboxd/guest/cmd/guest
+
+bin/dormouse: guests FORCE
+	@echo "build $@"
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ .
+
+bin/runsc: build/runsc/go.mod build/runsc/go.sum
+	@echo "build $@ (gVisor, from its Go module; about a minute the first time)"
+	@cd build/runsc && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ gvisor.dev/gvisor/runsc
+
+FORCE:
+.PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross golden clean guests FORCE

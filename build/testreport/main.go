@@ -1,0 +1,88 @@
+// Testreport reads the output of go test -json and prints what a person wants of
+// it: a line for each package, the whole output of what failed, and at the end each
+// test that was skipped, with its reason. It exits with 1 if anything failed.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+type event struct {
+	Action  string
+	Package string
+	Test    string
+	Output  string
+	Elapsed float64
+	// ImportPath is set instead of Package while a package builds.
+	ImportPath string
+}
+
+type key struct{ pkg, test string }
+
+func main() {
+	output := map[key][]string{}
+	var passed, failed int
+	var skips []string
+	broken := false
+
+	in := bufio.NewScanner(os.Stdin)
+	in.Buffer(nil, 16<<20)
+	for in.Scan() {
+		var e event
+		if json.Unmarshal(in.Bytes(), &e) != nil {
+			fmt.Println(in.Text()) // not from a test: go test's own words
+			continue
+		}
+		k := key{e.Package, e.Test}
+		switch e.Action {
+		case "build-output":
+			fmt.Print(e.Output)
+		case "build-fail":
+			broken = true
+		case "output":
+			output[k] = append(output[k], e.Output)
+		case "pass":
+			if e.Test != "" {
+				passed++
+				delete(output, k)
+				continue
+			}
+			fmt.Printf("ok  \t%s\t%.3fs\n", e.Package, e.Elapsed)
+		case "skip":
+			if e.Test != "" {
+				skips = append(skips, fmt.Sprintf("%s %s: %s", e.Package, e.Test, reason(output[k])))
+			}
+		case "fail":
+			fmt.Print(strings.Join(output[k], ""))
+			if e.Test != "" {
+				failed++
+				continue
+			}
+			broken = true
+			fmt.Printf("FAIL\t%s\t%.3fs\n", e.Package, e.Elapsed)
+		}
+	}
+	slices.Sort(skips)
+	for _, s := range skips {
+		fmt.Println("NOT RUN:", s)
+	}
+	fmt.Printf("%d passed, %d failed, %d skipped\n", passed, failed, len(skips))
+	if broken || failed > 0 || in.Err() != nil {
+		os.Exit(1)
+	}
+}
+
+// reason is what the test said when it skipped itself.
+func reason(lines []string) string {
+	for _, l := range lines {
+		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "===") && !strings.HasPrefix(l, "---") {
+			return l
+		}
+	}
+	return "no reason given"
+}

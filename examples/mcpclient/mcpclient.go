@@ -1,0 +1,113 @@
+// Package mcpclient is a small MCP client for Dormouse over mcp-go's: it starts
+// `dormouse mcp`, calls tools and takes their results apart. The demo, the benchmarks and the
+// end-to-end tests use it; copy it into your own agent.
+package mcpclient
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+
+	"github.com/mark3labs/mcp-go/client"
+	"github.com/mark3labs/mcp-go/client/transport"
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// Args are a tool's arguments.
+type Args = map[string]any
+
+// Session is an MCP client connected to `dormouse mcp`. Its methods may be called
+// concurrently.
+type Session struct {
+	Server       string // name and version
+	Instructions string
+	Tools        []mcp.Tool
+
+	client *client.Client
+}
+
+// Answer is a tool's result, taken apart.
+type Answer struct {
+	IsError    bool
+	Text       string
+	Images     [][]byte
+	Blob       []byte         // of a file that is neither text nor a picture
+	Structured map[string]any // of the small management tools
+}
+
+// Start runs `dormouse mcp` with env added to this process's environment, and
+// initializes it. The caller closes the session; the daemon goes on.
+func Start(ctx context.Context, binary string, env []string, args ...string) (*Session, error) {
+	stdio := transport.NewStdioWithOptions(binary, append(os.Environ(), env...), append([]string{"mcp"}, args...))
+	c := client.NewClient(stdio)
+	if err := c.Start(ctx); err != nil {
+		return nil, fmt.Errorf("start %s mcp: %w", binary, err)
+	}
+	s := &Session{client: c}
+	if err := s.initialize(ctx); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Session) initialize(ctx context.Context) error {
+	var hello mcp.InitializeRequest
+	hello.Params.ProtocolVersion = mcp.LATEST_PROTOCOL_VERSION
+	hello.Params.ClientInfo = mcp.Implementation{Name: "dormouse-mcpclient", Version: "1"}
+	info, err := s.client.Initialize(ctx, hello)
+	if err != nil {
+		return fmt.Errorf("initialize: %w", err)
+	}
+	list, err := s.client.ListTools(ctx, mcp.ListToolsRequest{})
+	if err != nil {
+		return fmt.Errorf("list tools: %w", err)
+	}
+	s.Server = info.ServerInfo.Name + " " + info.ServerInfo.Version
+	s.Instructions, s.Tools = info.Instructions, list.Tools
+	return nil
+}
+
+// Close ends `dormouse mcp`.
+func (s *Session) Close() { _ = s.client.Close() }
+
+// Call calls a tool. A tool's error is an answer with IsError; err is for the protocol's.
+func (s *Session) Call(ctx context.Context, tool string, args Args) (Answer, error) {
+	var req mcp.CallToolRequest
+	req.Params.Name, req.Params.Arguments = tool, args
+	res, err := s.client.CallTool(ctx, req)
+	if err != nil {
+		return Answer{}, fmt.Errorf("%s: %w", tool, err)
+	}
+	out := Answer{IsError: res.IsError}
+	for _, c := range res.Content {
+		switch c := c.(type) {
+		case mcp.TextContent:
+			out.Text += c.Text
+		case mcp.ImageContent:
+			data, err := base64.StdEncoding.DecodeString(c.Data)
+			if err != nil {
+				return out, fmt.Errorf("%s: picture: %w", tool, err)
+			}
+			out.Images = append(out.Images, data)
+		case mcp.EmbeddedResource:
+			if blob, ok := c.Resource.(mcp.BlobResourceContents); ok {
+				if out.Blob, err = base64.StdEncoding.DecodeString(blob.Blob); err != nil {
+					return out, fmt.Errorf("%s: file: %w", tool, err)
+				}
+			}
+		}
+	}
+	out.Structured, _ = res.StructuredContent.(map[string]any)
+	return out, nil
+}
+
+// Must calls a tool, and makes an error of a tool's error.
+func (s *Session) Must(ctx context.Context, tool string, args Args) (Answer, error) {
+	a, err := s.Call(ctx, tool, args)
+	if err == nil && a.IsError {
+		err = fmt.Errorf("%s: %s", tool, a.Text)
+	}
+	return a, err
+}
