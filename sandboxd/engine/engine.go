@@ -34,7 +34,8 @@ type Engine interface {
 // Info describes an engine.
 type Info struct {
 	Name      string   // docker
-	Runtime   string   // runc, runsc
+	Runtime   string   // runc, runsc: what sandboxes run under
+	Runtimes  []string // that the engine has
 	Version   string   // of the engine
 	Isolation string   // in a few words, for a person
 	Why       string   // why this engine and runtime were chosen

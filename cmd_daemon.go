@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// daemonFlags are what the daemon can be told, by whichever command starts it.
+type daemonFlags struct {
+	Home         string   `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path"`
+	Engine       string   `help:"What runs containers: auto or docker." default:"auto" enum:"auto,docker"`
+	Runtime      string   `help:"The engine's runtime: runsc (gVisor), runc. Default: runsc when the engine has it."`
+	Image        string   `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
+	AllowImage   []string `help:"Another image that may be asked for; can be repeated. '*' allows any."`
+	TTL          string   `name:"ttl" help:"Life of sandboxes that ask for none, at most 14 days." default:"24h"`
+	MaxSandboxes int      `help:"Sandboxes at once." default:"100"`
+	LogLevel     string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+}
+
+func (f daemonFlags) config() (sandboxd.Config, error) {
+	ttl, err := sandbox.ParseDuration(f.TTL)
+	if err != nil {
+		return sandboxd.Config{}, err
+	}
+	return sandboxd.Config{
+		Home: f.Home, Engine: f.Engine, Runtime: f.Runtime, DefaultImage: f.image(), AllowImages: f.AllowImage,
+		DefaultTTL: time.Duration(ttl), MaxSandboxes: f.MaxSandboxes, LogLevel: f.LogLevel, Version: version,
+	}, nil
+}
+
+func (f daemonFlags) image() string {
+	if f.Image == "" {
+		return image.Ref()
+	}
+	return f.Image
+}
+
+// args are the flags again, for the daemon that a command starts.
+func (f daemonFlags) args() []string {
+	a := []string{
+		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL,
+		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--log-level=" + f.LogLevel,
+	}
+	if f.Runtime != "" {
+		a = append(a, "--runtime="+f.Runtime)
+	}
+	if len(f.AllowImage) > 0 {
+		a = append(a, "--allow-image="+strings.Join(f.AllowImage, ","))
+	}
+	return a
+}
+
+type sandboxdCommand struct{ daemonFlags }
+
+func (c *sandboxdCommand) Run(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	return sandboxd.Run(ctx, cfg)
+}
+
+// clientFlags are for commands that talk to the daemon, and start it if none runs.
+type clientFlags struct{ daemonFlags }
+
+func (f clientFlags) connect(ctx context.Context) (*api.Client, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's own file: %w", err)
+	}
+	client, _, err := sandboxd.Connect(ctx, f.Home, exe, f.args()...)
+	return client, err
+}
+
+type mcpCommand struct {
+	AllowDir []string `help:"Folder whose files the model may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	clientFlags
+}
+
+func (c *mcpCommand) Run(ctx context.Context) error {
+	client, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
+	sandboxd.WarnSkew(ctx, client, version, log)
+	s := server.New(tools.New(client, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log})
+	return s.ServeStdio(ctx, os.Stdin, os.Stdout)
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+)
+
+type doctorCommand struct {
+	EngineOnly bool `help:"Only whether an engine answers, and what it has; exits with 1 if none does." env:"-"`
+	JSON       bool `help:"Print JSON." env:"-"`
+	clientFlags
+}
+
+// diagnosis is doctor's answer.
+type diagnosis struct {
+	OK       bool           `json:"ok"` // nothing is bad
+	Why      string         `json:"why,omitempty"`
+	Runtimes []string       `json:"runtimes,omitempty"` // of the engine
+	Image    bool           `json:"image"`              // the engine has the sandbox image
+	Checks   []engine.Check `json:"checks,omitempty"`
+}
+
+func (c *doctorCommand) Run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	d := c.diagnose(ctx)
+	if c.JSON {
+		if err := printJSON(d); err != nil {
+			return err
+		}
+	} else if c.EngineOnly {
+		fmt.Println(d.Why)
+	} else {
+		d.print()
+	}
+	if !d.OK {
+		return exitCode(exitFailed)
+	}
+	return nil
+}
+
+func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
+	var d diagnosis
+	e, err := docker.New(ctx, docker.Config{Home: "doctor", Runtime: c.Runtime})
+	if err != nil {
+		d.Why = sentence(err)
+		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no container engine answers", Remedy: d.Why})
+	} else {
+		defer e.Close()
+		d.OK, d.Why, d.Runtimes = true, e.Info().Why, e.Info().Runtimes
+		d.Image, _ = e.HasImage(ctx, c.image())
+		if !c.EngineOnly {
+			d.Checks = e.Doctor(ctx, c.image())
+		}
+	}
+	if c.EngineOnly {
+		return d
+	}
+	d.Checks = append(d.Checks, c.daemon(ctx), imageCache(), platform())
+	for _, check := range d.Checks {
+		d.OK = d.OK && check.Status != engine.Bad
+	}
+	return d
+}
+
+// daemon says whether the home's daemon runs; that it does not is no fault, because the
+// first command that needs it starts it.
+func (c *doctorCommand) daemon(ctx context.Context) engine.Check {
+	client := api.Dial(sandboxd.SocketPath(c.Home))
+	defer client.Close()
+	info, err := client.Info(ctx)
+	switch {
+	case err != nil:
+		return engine.Check{Name: "daemon", Status: engine.OK, Detail: "does not run; the first command that needs it starts it"}
+	case info.Version != version:
+		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, as version " + info.Version + "; this is " + version,
+			Remedy: "stop it (its pid is in sandboxd.pid in " + c.Home + "): the next command starts this version, and sandboxes go on"}
+	}
+	return engine.Check{Name: "daemon", Status: engine.OK, Detail: "runs, home " + c.Home}
+}
+
+func imageCache() engine.Check {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return engine.Check{Name: "cache", Status: engine.Weak, Detail: "there is no cache directory: " + err.Error(), Remedy: "set HOME or XDG_CACHE_HOME"}
+	}
+	return engine.Check{Name: "cache", Status: engine.OK, Detail: "images are kept in " + dir + "/dormouse; the default is " + image.Ref()}
+}
+
+func platform() engine.Check {
+	return engine.Check{Name: "dormouse", Status: engine.OK, Detail: version + ", " + runtime.GOOS + "/" + runtime.GOARCH}
+}
+
+var marks = map[engine.Status]string{engine.OK: "✓", engine.Weak: "!", engine.Bad: "✗"}
+
+func (d diagnosis) print() {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, c := range d.Checks {
+		fmt.Fprintf(w, "%s %s\t%s\n", marks[c.Status], c.Name, c.Detail)
+		if c.Status != engine.OK && c.Remedy != "" {
+			fmt.Fprintf(w, "\t→ %s\n", c.Remedy)
+		}
+	}
+	w.Flush()
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+type execCommand struct {
+	Sandbox  string `short:"s" help:"Sandbox to run in, by id or display name. None: a new one, deleted afterwards."`
+	Language string `short:"l" help:"python or javascript. Default: by the file's name, else the sandbox's own."`
+	Code     string `short:"e" xor:"code" help:"Code to run."`
+	File     string `arg:"" optional:"" xor:"code" help:"File with the code to run; - is standard input."`
+	Timeout  int    `default:"600" help:"Seconds after which the code is interrupted."`
+	clientFlags
+}
+
+// Help describes the exit statuses, which scripts depend on.
+func (execCommand) Help() string {
+	return `Exit status: 0 the code succeeded; 1 it failed; 124 it ran out of time; 130 it was
+interrupted; 137 its kernel died; 125 Dormouse could not run it.`
+}
+
+// Exit statuses that tell what became of the code, as timeout(1) and shells have them.
+const (
+	exitFailed      = 1
+	exitTimedOut    = 124
+	exitInterrupted = 130
+	exitKernelDied  = 137
+)
+
+var exitStatus = map[sandbox.ExecutionState]exitCode{
+	sandbox.ExecFailed:      exitFailed,
+	sandbox.ExecTimedOut:    exitTimedOut,
+	sandbox.ExecInterrupted: exitInterrupted,
+	sandbox.ExecKernelDied:  exitKernelDied,
+	sandbox.ExecLost:        exitTrouble,
+}
+
+func (c *execCommand) Run(ctx context.Context) error {
+	req, err := c.request()
+	if err != nil {
+		return err
+	}
+	client, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	name := c.Sandbox
+	if name == "" {
+		box, err := client.Create(ctx, sandbox.CreateRequest{Language: req.Language})
+		if err != nil {
+			return err
+		}
+		name = string(box.ID)
+		defer deleteQuietly(client, name)
+	}
+	exec, err := client.Execute(ctx, name, req)
+	if err != nil {
+		return err
+	}
+	if exec, err = c.follow(ctx, client, exec.ID); err != nil {
+		return err
+	}
+	return finish(exec)
+}
+
+func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
+	req := sandbox.ExecuteRequest{Code: c.Code, TimeoutSeconds: &c.Timeout}
+	lang, err := sandbox.ParseLanguage(c.Language)
+	if err != nil {
+		return req, err
+	}
+	req.Language = lang
+	if c.File == "" {
+		if c.Code == "" {
+			return req, errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")
+		}
+		return req, nil
+	}
+	in := io.Reader(os.Stdin)
+	if c.File != "-" {
+		f, err := os.Open(c.File)
+		if err != nil {
+			return req, err
+		}
+		defer f.Close()
+		in = f
+	}
+	code, err := io.ReadAll(io.LimitReader(in, sandbox.MaxCodeBytes+1))
+	if err != nil {
+		return req, fmt.Errorf("read %s: %w", c.File, err)
+	}
+	req.Code = string(code)
+	if req.Language == "" {
+		switch filepath.Ext(c.File) {
+		case ".js", ".mjs", ".cjs":
+			req.Language = sandbox.JavaScript
+		case ".py", ".ipy":
+			req.Language = sandbox.Python
+		}
+	}
+	return req, nil
+}
+
+// follow prints what the execution does until it is over. The first Ctrl-C interrupts
+// the code; the second leaves it running.
+func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID) (sandbox.Execution, error) {
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	keys := make(chan os.Signal, 1)
+	signal.Notify(keys, os.Interrupt)
+	defer signal.Stop(keys)
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-keys:
+		}
+		fmt.Fprintln(os.Stderr, "\ninterrupting the code (Ctrl-C again to leave it running)")
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			if _, err := client.Interrupt(ctx, string(id)); err != nil && ctx.Err() == nil {
+				fmt.Fprintln(os.Stderr, "dormouse:", sentence(err))
+			}
+		}()
+		select {
+		case <-ctx.Done():
+		case <-keys:
+			leave()
+		}
+	}()
+	if err := client.FollowExecution(ctx, string(id), 1, printEvent); err != nil {
+		return sandbox.Execution{}, err
+	}
+	return client.GetExecution(ctx, string(id), 0, sandbox.Window{Head: 1})
+}
+
+func printEvent(e sandbox.Event) error {
+	switch e.Type {
+	case sandbox.EventStdout:
+		io.WriteString(os.Stdout, e.Text)
+	case sandbox.EventStderr:
+		io.WriteString(os.Stderr, e.Text)
+	case sandbox.EventDisplay, sandbox.EventResult:
+		if text, ok := e.Data["text/plain"]; ok {
+			fmt.Println(text)
+		}
+		for mime, value := range e.Data {
+			if mime != "text/plain" {
+				fmt.Fprintf(os.Stderr, "[%s, %d bytes]\n", mime, len(value))
+			}
+		}
+	case sandbox.EventOmitted:
+		fmt.Fprintf(os.Stderr, "\n[%d bytes of output were over the limit and are gone]\n", e.Bytes)
+	}
+	return nil
+}
+
+// finish says how the execution ended and turns that into an exit status.
+func finish(exec sandbox.Execution) error {
+	if exec.Error != nil {
+		text := exec.Error.Traceback
+		if text == "" {
+			text = exec.Error.Name + ": " + exec.Error.Message
+		}
+		fmt.Fprintln(os.Stderr, text)
+	}
+	if exec.Reason != "" {
+		fmt.Fprintln(os.Stderr, "dormouse:", exec.Reason)
+	}
+	if status, ok := exitStatus[exec.State]; ok {
+		return status
+	}
+	return nil
+}
+
+func deleteQuietly(client *api.Client, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := client.Delete(ctx, name); err != nil {
+		fmt.Fprintf(os.Stderr, "dormouse: delete %s: %s\n", name, sentence(err))
+	}
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+)
+
+type imageCommand struct {
+	Build imageBuildCommand `cmd:"" help:"Make the sandbox image, or find it made, and bring it into the engine."`
+}
+
+type imageBuildCommand struct {
+	Way     string `help:"How: auto, debian (mmdebstrap; root on Debian) or dockerhub (docker build)." default:"auto" enum:"${ways}" env:"DORMOUSE_IMAGE_WAY"`
+	Mirror  string `help:"Where Debian's packages come from." default:"${mirror}" env:"DORMOUSE_IMAGE_MIRROR"`
+	Rebuild bool   `help:"Make it again although it is there." env:"-"`
+	JSON    bool   `help:"Print JSON." env:"-"`
+}
+
+func (c *imageBuildCommand) Run(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	e, err := docker.New(ctx, docker.Config{Home: "image"})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	result, err := image.Ensure(ctx, e, image.Options{Way: image.Way(c.Way), Mirror: c.Mirror, Rebuild: c.Rebuild}, os.Stderr)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(result)
+	}
+	fmt.Println(result.Ref)
+	return nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+type lsCommand struct {
+	State string `help:"Only sandboxes in this state: provisioning, running, suspended or terminated. Default: all but terminated."`
+	JSON  bool   `help:"Print JSON." env:"-"`
+	clientFlags
+}
+
+func (c *lsCommand) Run(ctx context.Context) error {
+	req := sandbox.ListRequest{PageSize: sandbox.MaxPageSize}
+	if c.State != "" {
+		state, err := sandbox.ParseState(c.State)
+		if err != nil {
+			return err
+		}
+		req.State = state
+	}
+	client, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	all := []sandbox.Sandbox{}
+	for {
+		page, err := client.List(ctx, req)
+		if err != nil {
+			return err
+		}
+		all = append(all, page.Sandboxes...)
+		if req.PageToken = page.NextPageToken; req.PageToken == "" {
+			break
+		}
+	}
+	if c.JSON {
+		return printJSON(all)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(os.Stderr, "there are no sandboxes")
+		return nil
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SANDBOX\tNAME\tSTATE\tLANGUAGE\tAGE\tEXPIRES")
+	for _, box := range all {
+		expires := "in " + roughly(time.Until(box.ExpireTime))
+		if box.State == sandbox.Terminated {
+			expires = box.Reason
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", box.ID, box.DisplayName, box.State, box.Language, roughly(time.Since(box.CreateTime)), expires)
+	}
+	return w.Flush()
+}
+
+type rmCommand struct {
+	Sandboxes []string `arg:"" name:"sandbox" help:"Ids or display names."`
+	JSON      bool     `help:"Print JSON." env:"-"`
+	clientFlags
+}
+
+func (c *rmCommand) Run(ctx context.Context) error {
+	client, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	type removal struct {
+		Sandbox string `json:"sandbox"`
+		Deleted bool   `json:"deleted"`
+		Error   string `json:"error,omitempty"`
+	}
+	var removals []removal
+	failed := false
+	for _, name := range c.Sandboxes {
+		r := removal{Sandbox: name, Deleted: true}
+		if err := client.Delete(ctx, name); err != nil {
+			r.Deleted, r.Error, failed = false, sentence(err), true
+		}
+		removals = append(removals, r)
+		if c.JSON {
+			continue
+		}
+		if r.Deleted {
+			fmt.Println(name)
+		} else {
+			fmt.Fprintln(os.Stderr, "dormouse:", r.Error)
+		}
+	}
+	if c.JSON {
+		if err := printJSON(removals); err != nil {
+			return err
+		}
+	}
+	if failed {
+		return exitCode(exitFailed)
+	}
+	return nil
+}
+
+// roughly writes a duration as a person would say it: 5s, 12m, 3h, 13d.
+func roughly(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(max(d, 0).Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+func printJSON(v any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

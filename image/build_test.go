@@ -1,0 +1,133 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// fakeEngine has images by name.
+type fakeEngine struct {
+	images map[string]string
+	fail   error
+}
+
+func (f *fakeEngine) HasImage(_ context.Context, ref string) (bool, error) {
+	_, has := f.images[ref]
+	return has, nil
+}
+
+func (f *fakeEngine) ImportImage(_ context.Context, root io.Reader, ref string, _ ...string) error {
+	b, err := io.ReadAll(root)
+	f.images[ref] = string(b)
+	return err
+}
+
+func (f *fakeEngine) BuildImage(_ context.Context, source io.Reader, ref string, log io.Writer) error {
+	if _, err := io.Copy(io.Discard, source); err != nil {
+		return err
+	}
+	io.WriteString(log, "Step 1/5\nstep: downloading and installing the Debian packages\n")
+	if f.fail == nil {
+		f.images[ref] = "built"
+	}
+	return f.fail
+}
+
+func TestEnsure(t *testing.T) {
+	t.Run("an image that the engine has is left alone, silently", func(t *testing.T) {
+		engine := &fakeEngine{images: map[string]string{Ref(): "old"}}
+		got, said := ensure(t, engine, Options{CacheDir: t.TempDir()})
+		if got.Made || got.Ref != Ref() || engine.images[Ref()] != "old" || said != "" {
+			t.Errorf("Ensure = %+v, said %q", got, said)
+		}
+	})
+	t.Run("one that was built before is imported, and what it lacks is said", func(t *testing.T) {
+		engine := &fakeEngine{images: map[string]string{}}
+		c := cache{dir: t.TempDir()}
+		finished := filepath.Join(c.dir, "root.tar")
+		if err := os.WriteFile(finished, []byte("files"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.keep(finished, Result{LeftOut: []string{"polars"}, LeftOutReason: "no network"}); err != nil {
+			t.Fatal(err)
+		}
+		got, said := ensure(t, engine, Options{CacheDir: c.dir})
+		if engine.images[Ref()] != "files" || got.Made || got.Size != 5 {
+			t.Errorf("Ensure = %+v, imported %q", got, engine.images[Ref()])
+		}
+		if !strings.Contains(said, "LEFT OUT") || !strings.Contains(said, "polars") || !strings.Contains(said, "no network") {
+			t.Errorf("said %q", said)
+		}
+	})
+	t.Run("Docker Hub's way builds in the engine", func(t *testing.T) {
+		engine := &fakeEngine{images: map[string]string{}}
+		got, said := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
+		if !got.Made || engine.images[Ref()] != "built" || !strings.Contains(said, "downloading and installing") {
+			t.Errorf("Ensure = %+v, said %q", got, said)
+		}
+	})
+	t.Run("a failed build says where its log is and leaves no image", func(t *testing.T) {
+		engine := &fakeEngine{images: map[string]string{}, fail: errors.New("no route to the hub")}
+		dir := t.TempDir()
+		_, err := Ensure(t.Context(), engine, Options{CacheDir: dir, Way: DockerHub}, io.Discard)
+		if err == nil || !errors.Is(err, engine.fail) || !strings.Contains(err.Error(), ".log") {
+			t.Errorf("Ensure = %v", err)
+		}
+		if tars, _ := filepath.Glob(filepath.Join(dir, "*.tar")); len(tars) > 0 {
+			t.Errorf("left in the cache: %q", tars)
+		}
+	})
+	t.Run("an unknown way names the known ones", func(t *testing.T) {
+		_, err := Ensure(t.Context(), &fakeEngine{}, Options{CacheDir: t.TempDir(), Way: "magic"}, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), "dockerhub") {
+			t.Errorf("Ensure = %v", err)
+		}
+	})
+}
+
+func TestCache(t *testing.T) {
+	t.Run("what a killed build left is removed once the lock is free", func(t *testing.T) {
+		c := cache{dir: t.TempDir()}
+		left := filepath.Join(c.dir, "making-1")
+		if err := os.MkdirAll(left, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := c.lock(t.Context(), io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there", left)
+		}
+	})
+	t.Run("a second builder waits, and stops waiting when told", func(t *testing.T) {
+		c := cache{dir: t.TempDir()}
+		unlock, err := c.lock(t.Context(), io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.lock(ctx, io.Discard); !errors.Is(err, context.Canceled) {
+			t.Errorf("lock = %v, want canceled", err)
+		}
+	})
+}
+
+func ensure(t *testing.T, engine Engine, opts Options) (Result, string) {
+	t.Helper()
+	var said bytes.Buffer
+	result, err := Ensure(t.Context(), engine, opts, &said)
+	if err != nil {
+		t.Fatalf("Ensure: %v", err)
+	}
+	return result, said.String()
+}

@@ -1,0 +1,82 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// leftOutStep is how install.sh says that there are no wheels.
+const leftOutStep = "step: LEFT OUT:"
+
+// buildWithDocker has the engine build sandbox.dockerfile. The image is in the engine then, and nowhere else.
+func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Options, why string, report *report) (Result, error) {
+	log, err := openLog(cache.path(".log"))
+	if err != nil {
+		return Result{}, err
+	}
+	defer log.Close()
+	report.say("having the engine build %s on Docker Hub's debian:trixie-slim (%s)", Ref(), why)
+	report.say("this takes a few minutes, once")
+	began := time.Now()
+	report.step("getting the Debian base image")
+
+	source, err := buildContext(opts.Mirror)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{Ref: Ref(), Made: true}
+	lines := &lineWriter{onLine: func(line string) {
+		report.tell(line)
+		if strings.HasPrefix(line, leftOutStep) {
+			result.LeftOutReason = "they could not be downloaded from PyPI"
+		}
+	}}
+	if err := engine.BuildImage(ctx, source, Ref(), io.MultiWriter(log, lines)); err != nil {
+		if ctx.Err() != nil {
+			return Result{}, ctx.Err()
+		}
+		return Result{}, fmt.Errorf("%w\n  Docker Hub's way needs an engine that reaches Docker Hub and Debian's mirror. The other way, mmdebstrap, needs none: on Debian or Ubuntu, as root",
+			log.failure("build the image in the engine", err))
+	}
+	if result.LeftOutReason != "" {
+		for _, wheel := range Wheels() {
+			result.LeftOut = append(result.LeftOut, wheel.Name)
+		}
+	}
+	warnLeftOut(report, result)
+	report.say("%s is ready (%s)", result.Ref, seconds(time.Since(began)))
+	return result, nil
+}
+
+// buildContext is what the engine is sent: the embedded files, so that an installed
+// binary needs no checkout.
+func buildContext(mirror string) (io.Reader, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	add := func(name, content string) error {
+		header := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg}
+		if err := w.WriteHeader(header); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, content)
+		return err
+	}
+	dockerfile := read("sandbox.dockerfile")
+	if mirror != DefaultMirror {
+		dockerfile = strings.Replace(dockerfile, "ARG MIRROR=\n", "ARG MIRROR="+mirror+"\n", 1)
+	}
+	if err := add("Dockerfile", dockerfile); err != nil {
+		return nil, err
+	}
+	for _, name := range inputs {
+		if err := add("image/"+name, read(name)); err != nil {
+			return nil, err
+		}
+	}
+	return &buf, w.Close()
+}

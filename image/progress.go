@@ -1,0 +1,81 @@
+package image
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+)
+
+// report tells a person, in lines, how far a build is. A step that takes long is
+// repeated with the time it has taken, so that nobody thinks it hangs.
+type report struct {
+	mu      sync.Mutex
+	out     io.Writer
+	began   time.Time
+	current string
+	quiet   *time.Timer // fires when nothing was said for long
+	stop    func()
+}
+
+// repeatAfter is how long nothing is said until a step that goes on is mentioned again.
+const repeatAfter = 30 * time.Second
+
+func newReport(out io.Writer) *report {
+	r := &report{out: out, began: time.Now(), quiet: time.NewTimer(repeatAfter)}
+	done := make(chan struct{})
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for {
+			select {
+			case <-r.quiet.C:
+				r.repeat()
+			case <-done:
+				return
+			}
+		}
+	}()
+	r.stop = sync.OnceFunc(func() {
+		r.quiet.Stop()
+		close(done)
+		<-finished
+	})
+	return r
+}
+
+// say writes a line.
+func (r *report) say(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(r.out, "image: "+format+"\n", args...)
+}
+
+// step begins something that may take long.
+func (r *report) step(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current = fmt.Sprintf(format, args...)
+	r.quiet.Reset(repeatAfter)
+	fmt.Fprintf(r.out, "image: %6s  %s\n", seconds(time.Since(r.began)), r.current)
+}
+
+func (r *report) repeat() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.quiet.Reset(repeatAfter)
+	if r.current != "" {
+		fmt.Fprintf(r.out, "image: %6s  … still %s\n", seconds(time.Since(r.began)), r.current)
+	}
+}
+
+func (r *report) close() { r.stop() }
+
+func seconds(d time.Duration) string {
+	return fmt.Sprintf("%.0f s", d.Seconds())
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%d MB", n/1_000_000) }
+
+func list(names []string) string { return strings.Join(names, ", ") }

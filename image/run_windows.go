@@ -1,0 +1,7 @@
+package image
+
+import "os/exec"
+
+// No program of ours has children on Windows: there the engine builds.
+func ownGroup(*exec.Cmd)  {}
+func killGroup(*exec.Cmd) {}

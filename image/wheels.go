@@ -1,0 +1,42 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+)
+
+// machines are Go's architectures as the names of wheels have them.
+var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
+
+// pipArgs downloads the wheels of requirements.txt for the image's Python, whichever
+// Python the host has. setup.sh installs them in the image, without a network.
+func pipArgs(arch, dir string) []string {
+	args := []string{
+		"-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=1",
+		"--dest=" + dir + "/wheels", "--requirement=" + dir + "/requirements.txt",
+		"--no-deps", "--only-binary=:all:", "--require-hashes",
+		"--python-version=3.13", "--implementation=cp", "--platform=manylinux2014_" + machines[arch],
+	}
+	for glibc := 17; glibc <= 41; glibc++ { // trixie has 2.41
+		args = append(args, fmt.Sprintf("--platform=manylinux_2_%d_%s", glibc, machines[arch]))
+	}
+	return args
+}
+
+// fetchWheels downloads the wheels into dir/wheels. The error says, for a person, why there are none.
+func fetchWheels(ctx context.Context, log buildLog, arch, dir string) error {
+	if machines[arch] == "" {
+		return fmt.Errorf("none are pinned for %s", arch)
+	}
+	if exec.CommandContext(ctx, "python3", "-m", "pip", "--version").Run() != nil {
+		return fmt.Errorf("this machine's python3 has no pip to download them with (Debian: apt-get install python3-pip)")
+	}
+	if err := log.run(ctx, nil, nil, "python3", pipArgs(arch, dir)...); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("they could not be downloaded from PyPI (%s says why)", log.Name())
+	}
+	return nil
+}

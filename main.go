@@ -1,0 +1,84 @@
+// Dormouse runs code that agents write, in sandboxes that stay alive. This is its
+// command: the subcommands and their flags, and nothing else. ARCHITECTURE.md says where the rest is.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// version is set by the linker (Makefile).
+var version = "dev"
+
+type command struct {
+	MCP      mcpCommand      `cmd:"" name:"mcp" help:"Serve the Model Context Protocol on stdio. Starts the daemon if none runs."`
+	Sandboxd sandboxdCommand `cmd:"" help:"Run the daemon in the foreground."`
+	Exec     execCommand     `cmd:"" help:"Run code in a sandbox and exit with its success or failure."`
+	Ls       lsCommand       `cmd:"" help:"List sandboxes."`
+	Rm       rmCommand       `cmd:"" help:"Delete sandboxes."`
+	Doctor   doctorCommand   `cmd:"" help:"Say what works on this machine, what is missing, and how to mend it."`
+	Image    imageCommand    `cmd:"" help:"The default sandbox image."`
+	Version  versionCommand  `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	// SIGINT is a command's own business (exec interrupts the code first); SIGTERM ends them all.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+
+	var cmd command
+	parser := kong.Must(&cmd,
+		kong.Name("dormouse"),
+		kong.Description("Code-execution sandboxes for AI agents. Every flag can also be set as an environment variable: --idle-timeout is DORMOUSE_IDLE_TIMEOUT."),
+		kong.DefaultEnvars("DORMOUSE"),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.UsageOnError(),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Vars{
+			"home":   sandboxd.DefaultHome(),
+			"mirror": image.DefaultMirror,
+			"ways":   fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
+		},
+	)
+	args, err := parser.Parse(os.Args[1:])
+	if err != nil {
+		parser.FatalIfErrorf(err)
+	}
+	if err := args.Run(); err != nil {
+		var exit exitCode
+		if errors.As(err, &exit) {
+			os.Exit(int(exit))
+		}
+		fmt.Fprintln(os.Stderr, "dormouse:", sentence(err))
+		os.Exit(exitTrouble)
+	}
+}
+
+// sentence is what a person is shown of an error. At the command line nothing is
+// hidden: it is the person's own machine.
+func sentence(err error) string {
+	if kind := sandbox.KindOf(err); kind != sandbox.Internal {
+		return sandbox.Public(err).Message
+	}
+	return err.Error()
+}
+
+// exitCode ends the command quietly with a status.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
+
+// Exit statuses. exec has more, for what became of the code.
+const (
+	exitTrouble = 125 // Dormouse itself could not do it
+)

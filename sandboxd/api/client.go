@@ -1,0 +1,204 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// Bounds of answers. An execution's may carry all of its kept output.
+const (
+	maxAnswer          = 16 * sandbox.MiB
+	maxFileListAnswer  = 256 * sandbox.MiB
+	maxExecutionAnswer = 6*(sandbox.MaxOutputBytes+sandbox.TailBytes) + 2*sandbox.MaxRichBytes
+)
+
+// Client is the API from the other side. It may be used concurrently.
+type Client struct {
+	base *url.URL
+	http *http.Client
+}
+
+var _ Sandboxes = (*Client)(nil)
+
+// NewClient returns a client for a base URL (http://127.0.0.1:8765, unix:///path) or
+// the path of a unix socket. It connects when it is first used.
+func NewClient(target string) (*Client, error) {
+	if !strings.Contains(target, "://") {
+		return Dial(target), nil
+	}
+	u, err := url.Parse(target)
+	if err != nil {
+		return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a URL", sandbox.Quote(target))
+	}
+	switch u.Scheme {
+	case "unix":
+		return Dial(u.Path), nil
+	case "http", "https":
+		u.RawQuery, u.Fragment = "", ""
+		u.Path = strings.TrimRight(u.Path, "/")
+		t := newTransport()
+		t.Proxy = http.ProxyFromEnvironment
+		return newClient(u, t), nil
+	}
+	return nil, sandbox.Errorf(sandbox.Invalid, "%q is no address of a Dormouse daemon: use http://, https:// or the path of its socket", sandbox.Quote(target))
+}
+
+// Dial returns a client for the daemon at a unix socket. It connects when it is first used.
+func Dial(socket string) *Client {
+	t := newTransport()
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return newClient(&url.URL{Scheme: "http", Host: "dormouse"}, t)
+}
+
+func newTransport() *http.Transport {
+	return &http.Transport{
+		MaxIdleConns:          256,
+		MaxIdleConnsPerHost:   256,
+		IdleConnTimeout:       time.Minute, // less than the server's
+		DisableCompression:    true,
+		ExpectContinueTimeout: 10 * time.Second,
+		WriteBufferSize:       64 << 10,
+		ReadBufferSize:        64 << 10,
+	}
+}
+
+func newClient(base *url.URL, t *http.Transport) *Client {
+	return &Client{base: base, http: &http.Client{
+		Transport: t,
+		// The API does not redirect; what does is something else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Close closes idle connections. The client can still be used.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Healthy returns nil when the daemon answers.
+func (c *Client) Healthy(ctx context.Context) error {
+	return c.call(ctx, http.MethodGet, "/healthz", nil, nil, maxAnswer, nil)
+}
+
+// Ready returns nil when a sandbox could be created.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.call(ctx, http.MethodGet, "/readyz", nil, nil, maxAnswer, nil)
+}
+
+// Info says what the daemon is and what it allows.
+func (c *Client) Info(ctx context.Context) (info Info, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/info", nil, nil, maxAnswer, &info)
+	return info, err
+}
+
+// call makes one request with in as its JSON body, unless that is nil, and decodes
+// the answer into out, unless that is nil.
+func (c *Client) call(ctx context.Context, method, path string, q url.Values, in any, limit int64, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return sandbox.Errorf(sandbox.Invalid, "the request cannot be written as JSON").WithCause(err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := c.request(ctx, method, path, q, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	return c.decode(ctx, resp, limit, out)
+}
+
+// request makes a request for an escaped path.
+func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Request, error) {
+	u := *c.base
+	plain, err := url.PathUnescape(path)
+	if err != nil {
+		return nil, fmt.Errorf("request %s: %w", path, err)
+	}
+	u.RawPath = u.EscapedPath() + path
+	u.Path += plain
+	u.RawQuery = q.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("request %s %s: %w", method, path, err)
+	}
+	return req, nil
+}
+
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, lost(req.Context(), err)
+	}
+	resp.Body = &tidyBody{resp.Body}
+	return resp, nil
+}
+
+func (c *Client) decode(ctx context.Context, resp *http.Response, limit int64, out any) error {
+	err := wire.Decode(resp, limit, out)
+	if err == nil || sandbox.KindOf(err) != sandbox.Internal || resp.StatusCode >= 300 {
+		return err
+	}
+	return lost(ctx, err)
+}
+
+// tidyBody reads what little is left of an answer before it is closed, because
+// only a connection that was read to the end is used again.
+type tidyBody struct{ io.ReadCloser }
+
+func (b *tidyBody) Close() error {
+	_, _ = io.CopyN(io.Discard, b.ReadCloser, 512)
+	return b.ReadCloser.Close()
+}
+
+// sandboxPath returns the route of a sandbox, or the error that a name
+// that cannot exist gets from the daemon.
+func sandboxPath(name string, more ...string) (string, error) {
+	const most = 1 << 10
+	if name == "" {
+		return "", sandbox.Errorf(sandbox.Invalid, "the sandbox's id or name is empty")
+	}
+	if len(name) > most {
+		return "", sandbox.Errorf(sandbox.NotFound, "there is no sandbox %q", sandbox.Quote(name))
+	}
+	return "/v1/sandboxes/" + escapeSegment(name) + strings.Join(more, ""), nil
+}
+
+func executionPath(id string, more ...string) (string, error) {
+	x, err := sandbox.ParseExecutionID(id)
+	if err != nil {
+		return "", err
+	}
+	return "/v1/executions/" + string(x) + strings.Join(more, ""), nil
+}
+
+// setInt adds a parameter that is not zero.
+func setInt(q url.Values, name string, n int64) {
+	if n != 0 {
+		q.Set(name, strconv.FormatInt(n, 10))
+	}
+}

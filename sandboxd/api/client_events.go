@@ -1,0 +1,67 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// maxEventBytes bounds one line of a stream: all rich values in one event.
+const maxEventBytes = 2 * sandbox.MaxRichBytes
+
+// FollowExecution calls fn with each event from the number from on until the
+// execution is final, or returns fn's error.
+func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
+	path, err := executionPath(id, "/events")
+	if err != nil {
+		return err
+	}
+	q := url.Values{}
+	setInt(q, "from", from)
+	ctx, cancel := context.WithCancel(ctx) // a stream that is left early must not be read to its end
+	defer cancel()
+	req, err := c.request(ctx, http.MethodGet, path, q, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/x-ndjson")
+	resp, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return c.decode(ctx, resp, maxAnswer, nil)
+	}
+	body := resp.Body.(*tidyBody).ReadCloser
+	defer body.Close()
+	lines := bufio.NewScanner(body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxEventBytes)
+	for lines.Scan() {
+		line := bytes.TrimSpace(lines.Bytes())
+		if len(line) == 0 {
+			continue // a sign of life
+		}
+		var e struct {
+			sandbox.Event
+			Error *sandbox.Error `json:"error"`
+		}
+		if err := json.Unmarshal(line, &e); err != nil {
+			return lost(ctx, err)
+		}
+		if e.Error != nil {
+			return e.Error
+		}
+		if err := fn(e.Event); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return lost(ctx, err)
+	}
+	return nil
+}

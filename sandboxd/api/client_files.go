@@ -1,0 +1,210 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// ListFiles returns what is in the workspace, and what is there but not listed.
+func (c *Client) ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error) {
+	path, err := sandboxPath(name, "/files")
+	if err != nil {
+		return nil, nil, err
+	}
+	var list FileList
+	err = c.call(ctx, http.MethodGet, path, nil, nil, maxFileListAnswer, &list)
+	return list.Files, list.Omitted, err
+}
+
+// WriteFile streams body into a file. It does not close body, and does not touch it
+// after it has returned.
+func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reader) (f sandbox.File, err error) {
+	route, _, err := filePath(name, path)
+	if err != nil {
+		return f, err
+	}
+	size := sizeOf(body)
+	if size > sandbox.MaxFileBytes {
+		return f, tooLarge(path, size)
+	}
+	lent := &lentReader{r: body}
+	defer lent.giveBack()
+	req, err := c.request(ctx, http.MethodPut, route, nil, lent)
+	if err != nil {
+		return f, err
+	}
+	req.ContentLength = size // -1: as it comes
+	if size == 0 {
+		req.Body = http.NoBody // a length of 0 with a body would mean: unknown
+	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set("Expect", "100-continue") // an upload that is refused need not begin
+	resp, err := c.do(req)
+	if err != nil {
+		if failed := lent.failure(); failed != nil {
+			return f, failed
+		}
+		return f, err
+	}
+	err = c.decode(ctx, resp, maxAnswer, &f)
+	return f, err
+}
+
+// ReadFile returns a part of a file, and the file with its whole size. length < 0 means: to
+// the end. The caller closes the body.
+func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+	route, file, err := filePath(name, path)
+	if err != nil {
+		return nil, sandbox.File{}, err
+	}
+	if offset < 0 {
+		return nil, sandbox.File{}, sandbox.Errorf(sandbox.Invalid, "offset %d is negative", offset)
+	}
+	method := http.MethodGet
+	if length == 0 {
+		method = http.MethodHead
+	}
+	req, err := c.request(ctx, method, route, nil, nil)
+	if err != nil {
+		return nil, sandbox.File{}, err
+	}
+	if part := rangeHeader(offset, length); part != "" {
+		req.Header.Set("Range", part)
+	}
+	resp, err := c.do(req)
+	if err != nil {
+		return nil, sandbox.File{}, err
+	}
+	f := sandbox.File{Path: file, SHA256: resp.Header.Get(shaHeader)}
+	if t, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
+		f.ModTime = t
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		f.Size = resp.ContentLength
+	case http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
+		_, whole, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
+		f.Size, err = strconv.ParseInt(whole, 10, 64)
+		if err != nil {
+			resp.Body.Close()
+			return nil, sandbox.File{}, lost(ctx, errors.New("an answer without the file's size"))
+		}
+	default:
+		if method == http.MethodHead { // errors have no body there: ask in a way that has
+			resp.Body.Close()
+			return c.ReadFile(ctx, name, path, offset, 1)
+		}
+		defer resp.Body.Close()
+		return nil, sandbox.File{}, wire.ReadError(resp)
+	}
+	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable { // nothing is there, which is no error
+		return http.NoBody, f, resp.Body.Close()
+	}
+	// Closing the body of a file that was not read to its end closes the connection.
+	return &fileBody{ctx: ctx, body: resp.Body.(*tidyBody).ReadCloser}, f, nil
+}
+
+func rangeHeader(offset, length int64) string {
+	first := "bytes=" + strconv.FormatInt(offset, 10) + "-"
+	switch {
+	case length > 0:
+		return first + strconv.FormatInt(offset+length-1, 10)
+	case length < 0 && offset > 0:
+		return first
+	}
+	return ""
+}
+
+// filePath returns the route of a file, and its path as it is known in the sandbox.
+func filePath(name, path string) (route, file string, err error) {
+	if file, err = sandbox.ParsePath(path); err != nil {
+		return "", "", err
+	}
+	segments := strings.Split(file, "/")
+	for i, s := range segments {
+		segments[i] = url.PathEscape(s)
+	}
+	route, err = sandboxPath(name, "/files/", strings.Join(segments, "/"))
+	return route, file, err
+}
+
+// sizeOf returns how much there is to read, or -1 where that cannot be known.
+func sizeOf(r io.Reader) int64 {
+	switch r := r.(type) {
+	case interface{ Len() int }: // bytes.Reader, bytes.Buffer, strings.Reader
+		return int64(r.Len())
+	case *os.File:
+		info, err := r.Stat()
+		if err != nil || !info.Mode().IsRegular() {
+			return -1
+		}
+		at, err := r.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return -1
+		}
+		return max(info.Size()-at, 0)
+	}
+	return -1
+}
+
+// lentReader lends a reader to net/http, which may go on reading in the background
+// after it has answered, and takes it back.
+type lentReader struct {
+	mu   sync.Mutex
+	r    io.Reader
+	err  error // of r itself
+	over bool
+}
+
+var errGivenBack = errors.New("the request is over")
+
+func (l *lentReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return 0, errGivenBack
+	}
+	n, err := l.r.Read(p)
+	if err != nil && err != io.EOF {
+		l.err = err
+	}
+	return n, err
+}
+
+func (l *lentReader) giveBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
+}
+
+func (l *lentReader) failure() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// fileBody is a file on its way out, with errors that say what happened.
+type fileBody struct {
+	ctx  context.Context // of the request: its end is an error of its own
+	body io.ReadCloser
+}
+
+func (b *fileBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if err != nil && err != io.EOF {
+		err = lost(b.ctx, err)
+	}
+	return n, err
+}
+
+func (b *fileBody) Close() error { return b.body.Close() }

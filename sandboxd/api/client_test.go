@@ -1,0 +1,263 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+var testInfo = api.Info{Version: "1.2.3", Engine: "memory", Limits: api.FixedLimits()}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func handler(s api.Sandboxes) *api.Handler {
+	return api.NewHandler(s, func(context.Context) api.Info { return testInfo }, quiet())
+}
+
+// serve puts s behind the API on a unix socket and returns a client for it.
+func serve(t testing.TB, s api.Sandboxes, log *slog.Logger) (*api.Client, *api.Handler, *httptest.Server) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "api") // t.TempDir is too long for a socket on some systems
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := api.NewHandler(s, func(context.Context) api.Info { return testInfo }, log)
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}}
+	server.Start()
+	c := api.Dial(socket)
+	t.Cleanup(func() { c.Close(); server.CloseClientConnections(); server.Close() })
+	return c, h, server
+}
+
+// The client gives the same answers as what the API stands in front of.
+func TestClientRoundTrip(t *testing.T) {
+	m := newMemory(t)
+	c, _, _ := serve(t, m, quiet())
+	ctx := t.Context()
+
+	s, err := c.Create(ctx, sandbox.CreateRequest{DisplayName: "sales / über 100%", TTL: sandbox.Duration(3600e9)})
+	must(t, err)
+	for _, name := range []string{string(s.ID), s.DisplayName} {
+		got, err := c.Get(ctx, name)
+		must(t, err)
+		equal(t, "Get("+name+")", got, s)
+	}
+	for range 2 {
+		_, err := c.Create(ctx, sandbox.CreateRequest{})
+		must(t, err)
+	}
+	page, err := c.List(ctx, sandbox.ListRequest{PageSize: 2, State: sandbox.Running})
+	must(t, err)
+	next, err := c.List(ctx, sandbox.ListRequest{PageSize: 2, PageToken: page.NextPageToken})
+	must(t, err)
+	equal(t, "pages", []int{len(page.Sandboxes), len(next.Sandboxes)}, []int{2, 1})
+
+	dots := ".."
+	s, err = c.Update(ctx, string(s.ID), sandbox.UpdateRequest{DisplayName: &dots})
+	must(t, err)
+	got, err := c.Get(ctx, "..") // a name that a mux would take for a way up
+	must(t, err)
+	equal(t, "Get(..)", got, s)
+
+	x, err := c.Execute(ctx, string(s.ID), sandbox.ExecuteRequest{Code: "echo <b>\x01é", RequestID: "r 1&2", WaitSeconds: 5})
+	must(t, err)
+	equal(t, "execution's state", x.State, sandbox.ExecSucceeded)
+	equal(t, "text", x.Events[0].Text, "<b>\x01é")
+	again, err := c.FindExecution(ctx, "r 1&2")
+	must(t, err)
+	equal(t, "FindExecution", again, x)
+	tail, err := c.GetExecution(ctx, string(x.ID), 0.5, sandbox.Window{Offset: 1, Head: 10, Tail: 10})
+	must(t, err)
+	equal(t, "events from offset 1", len(tail.Events), 1)
+
+	f, err := c.WriteFile(ctx, s.DisplayName, "a b/ü%2F?#.txt", strings.NewReader("0123456789"))
+	must(t, err)
+	equal(t, "path", f.Path, "a b/ü%2F?#.txt")
+	files, omitted, err := c.ListFiles(ctx, string(s.ID))
+	must(t, err)
+	equal(t, "files", []any{files[0].Path, len(omitted)}, []any{f.Path, 1})
+
+	info, err := c.Info(ctx)
+	must(t, err)
+	equal(t, "info", info, testInfo)
+	must(t, c.Healthy(ctx))
+	must(t, c.Ready(ctx))
+	m.notReady = errors.New("dial /var/run/secret.sock")
+	if err := c.Ready(ctx); sandbox.KindOf(err) != sandbox.Unavailable || strings.Contains(err.Error(), "secret") {
+		t.Errorf("Ready() = %v, want unavailable and no detail", err)
+	}
+
+	must(t, c.Delete(ctx, string(s.ID)))
+	if _, err := c.Get(ctx, string(s.ID)); sandbox.KindOf(err) != sandbox.NotFound {
+		t.Errorf("Get of a deleted sandbox = %v, want not_found", err)
+	}
+}
+
+// failing answers everything with one error.
+type failing struct {
+	api.Sandboxes
+	err error
+}
+
+func (f failing) Get(context.Context, string) (sandbox.Sandbox, error) {
+	return sandbox.Sandbox{}, f.err
+}
+
+// Every kind of error comes out as it went in; the rest is internal, and stays home.
+func TestErrorsKeepTheirKind(t *testing.T) {
+	for _, kind := range []sandbox.Kind{sandbox.Invalid, sandbox.NotFound, sandbox.Expired, sandbox.Busy, sandbox.Limit, sandbox.Unavailable} {
+		t.Run(string(kind), func(t *testing.T) {
+			c, _, _ := serve(t, failing{err: sandbox.Errorf(kind, "what to do about \"%s\"", kind)}, quiet())
+			_, err := c.Get(t.Context(), "x")
+			e, ok := errors.AsType[*sandbox.Error](err)
+			if !ok || e.Kind != kind || e.Message != "what to do about \""+string(kind)+"\"" {
+				t.Errorf("Get() = %#v, want kind %s and its message", err, kind)
+			}
+		})
+	}
+	t.Run("internal", func(t *testing.T) {
+		var log bytes.Buffer
+		c, _, server := serve(t, failing{err: errors.New("open /home/me/secret")}, slog.New(slog.NewJSONHandler(&log, nil)))
+		_, err := c.Get(t.Context(), "x")
+		if sandbox.KindOf(err) != sandbox.Internal || strings.Contains(err.Error(), "secret") {
+			t.Errorf("Get() = %v, want internal and no detail", err)
+		}
+		server.Close()
+		id := err.Error()[strings.LastIndex(err.Error(), " ")+1:]
+		if !strings.Contains(log.String(), "secret") || !strings.Contains(log.String(), id) {
+			t.Errorf("log = %s, want the detail and the id %s", log.String(), id)
+		}
+	})
+}
+
+// A daemon that is not there is recognisable, and the error says what to do.
+func TestDaemonNotThere(t *testing.T) {
+	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))
+	err := c.Healthy(t.Context())
+	if !errors.Is(err, api.ErrNotRunning) || sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "dormouse sandboxd") {
+		t.Errorf("Healthy() = %v, want ErrNotRunning", err)
+	}
+}
+
+// A daemon that dies in the middle of an answer is unavailable, not internal.
+func TestDaemonDies(t *testing.T) {
+	m := newMemory(t)
+	c, _, server := serve(t, m, quiet())
+	s, err := c.Create(t.Context(), sandbox.CreateRequest{})
+	must(t, err)
+	x, err := c.Execute(t.Context(), string(s.ID), sandbox.ExecuteRequest{Code: "sleep"})
+	must(t, err)
+	m.mu.Lock()
+	m.executions[x.ID].add(sandbox.Event{Type: sandbox.EventStdout, Text: "x"})
+	m.mu.Unlock()
+	err = c.FollowExecution(t.Context(), string(x.ID), 1, func(sandbox.Event) error {
+		server.CloseClientConnections()
+		return nil
+	})
+	if sandbox.KindOf(err) != sandbox.Unavailable {
+		t.Errorf("FollowExecution() = %v, want unavailable", err)
+	}
+}
+
+// Bad arguments get the answer of the vocabulary before anything is sent.
+func TestClientRefuses(t *testing.T) {
+	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))
+	ctx := t.Context()
+	long := strings.Repeat("x", 10<<20)
+	zero := 0
+	for _, tt := range []struct {
+		name string
+		call func() error
+		want sandbox.Kind
+	}{
+		{"empty name", func() error { return c.Delete(ctx, "") }, sandbox.Invalid},
+		{"10 MB name", func() error { return c.Delete(ctx, long) }, sandbox.NotFound},
+		{"10 MB execution id", func() error { _, err := c.Interrupt(ctx, long); return err }, sandbox.NotFound},
+		{"hostile execution id", func() error { _, err := c.Interrupt(ctx, "../sandboxes"); return err }, sandbox.NotFound},
+		{"10 MB page token", func() error { _, err := c.List(ctx, sandbox.ListRequest{PageToken: long}); return err }, sandbox.Invalid},
+		{"10 MB code", func() error { _, err := c.Execute(ctx, "x", sandbox.ExecuteRequest{Code: long}); return err }, sandbox.Invalid},
+		{"invalid UTF-8 in code", func() error { _, err := c.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "\xff"}); return err }, sandbox.Invalid},
+		{"timeout of 0", func() error {
+			_, err := c.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "1", TimeoutSeconds: &zero})
+			return err
+		}, sandbox.Invalid},
+		{"no request_id", func() error { _, err := c.FindExecution(ctx, ""); return err }, sandbox.Invalid},
+		{"path with ..", func() error { _, err := c.WriteFile(ctx, "x", "../y", strings.NewReader("")); return err }, sandbox.Invalid},
+		{"path with NUL", func() error { _, _, err := c.ReadFile(ctx, "x", "a\x00", 0, -1); return err }, sandbox.Invalid},
+		{"negative offset", func() error { _, _, err := c.ReadFile(ctx, "x", "a", -1, -1); return err }, sandbox.Invalid},
+		{"over 100 MiB", func() error {
+			_, err := c.WriteFile(ctx, "x", "y", sized{sandbox.MaxFileBytes + 1})
+			return err
+		}, sandbox.Invalid},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.call()
+			if sandbox.KindOf(err) != tt.want {
+				t.Errorf("kind of %v = %s, want %s", err, sandbox.KindOf(err), tt.want)
+			}
+			if len(err.Error()) > 1000 {
+				t.Errorf("the error is %d bytes long", len(err.Error()))
+			}
+		})
+	}
+}
+
+// sized is a reader that only says how much it has.
+type sized struct{ n int }
+
+func (s sized) Len() int                 { return s.n }
+func (s sized) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestNewClient(t *testing.T) {
+	m := newMemory(t)
+	h := api.NewHandler(m, func(context.Context) api.Info { return testInfo }, quiet())
+	server := httptest.NewServer(http.StripPrefix("/prefix", h))
+	defer server.Close()
+	c, err := api.NewClient(server.URL + "/prefix/")
+	must(t, err)
+	s, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "a/b"})
+	must(t, err)
+	_, err = c.WriteFile(t.Context(), "a/b", "x/y", strings.NewReader("1"))
+	must(t, err)
+	got, err := c.Get(t.Context(), "a/b")
+	must(t, err)
+	equal(t, "Get over TCP", got, s)
+	for _, bad := range []string{"ftp://x", "http://[::1", "://"} {
+		if _, err := api.NewClient(bad); sandbox.KindOf(err) != sandbox.Invalid {
+			t.Errorf("NewClient(%q) = %v, want invalid", bad, err)
+		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func equal[T any](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s = %+v, want %+v", what, got, want)
+	}
+}

@@ -1,0 +1,43 @@
+package api_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http/httptest"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (shrinking) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
+	return io.NopCloser(strings.NewReader("short")), sandbox.File{Size: 1 << 20}, nil
+}
+
+// fileRecorder keeps the paths of files and nothing of their contents.
+type fileRecorder struct{ *memory }
+
+func (r fileRecorder) WriteFile(_ context.Context, _, path string, _ io.Reader) (sandbox.File, error) {
+	r.calls = append(r.calls, path)
+	return sandbox.File{Path: path}, nil
+}
+
+// discarding has no disk, so that only the API is measured.
+type discarding struct{ api.Sandboxes }
+
+func (discarding) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, make([]byte, 256<<10))
+	return sandbox.File{Path: path, Size: n}, err
+}
+
+func (discarding) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
+	return io.NopCloser(&zeros{sandbox.MaxFileBytes}), sandbox.File{Size: sandbox.MaxFileBytes}, nil
+}
+
+func dialer(server *httptest.Server) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", server.Listener.Addr().String())
+	}
+}

@@ -1,0 +1,91 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+func (h *Handler) execute(w http.ResponseWriter, r *http.Request) error {
+	var req sandbox.ExecuteRequest
+	if err := readJSON(w, r, maxExecuteBody, &req); err != nil {
+		return err
+	}
+	if err := req.Validate(""); err != nil {
+		return err
+	}
+	if err := validateWindow(req.Window); err != nil {
+		return err
+	}
+	return h.waiting(r, func(ctx context.Context) error {
+		x, err := h.sandboxes.Execute(ctx, r.PathValue("sandbox"), req)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Location", "/v1/executions/"+url.PathEscape(string(x.ID)))
+		wire.WriteJSON(w, http.StatusCreated, x)
+		return nil
+	})
+}
+
+func (h *Handler) findExecution(w http.ResponseWriter, r *http.Request) error {
+	q, err := params(r, "request_id")
+	if err != nil {
+		return err
+	}
+	if err := validateRequestID(q["request_id"]); err != nil {
+		return err
+	}
+	x, err := h.sandboxes.FindExecution(r.Context(), q["request_id"])
+	if err != nil {
+		return err
+	}
+	wire.WriteJSON(w, http.StatusOK, x)
+	return nil
+}
+
+// validateRequestID is for where a request_id is what is looked for.
+func validateRequestID(s string) error {
+	if s == "" {
+		return sandbox.Errorf(sandbox.Invalid, "request_id is missing: executions are found by it, and not listed")
+	}
+	return sandbox.ValidateRequestID(s)
+}
+
+func (h *Handler) getExecution(w http.ResponseWriter, r *http.Request) error {
+	q, err := params(r, "wait_seconds", "offset", "head", "tail")
+	if err != nil {
+		return err
+	}
+	wait, err := q.wait()
+	if err != nil {
+		return err
+	}
+	window, err := q.window()
+	if err != nil {
+		return err
+	}
+	return h.waiting(r, func(ctx context.Context) error {
+		x, err := h.sandboxes.GetExecution(ctx, r.PathValue("execution"), wait, window)
+		if err != nil {
+			return err
+		}
+		wire.WriteJSON(w, http.StatusOK, x)
+		return nil
+	})
+}
+
+func (h *Handler) interruptExecution(w http.ResponseWriter, r *http.Request) error {
+	if _, err := params(r); err != nil {
+		return err
+	}
+	x, err := h.sandboxes.Interrupt(r.Context(), r.PathValue("execution"))
+	if err != nil {
+		return err
+	}
+	wire.WriteJSON(w, http.StatusOK, x)
+	return nil
+}

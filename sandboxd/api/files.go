@@ -1,0 +1,225 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"path"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+func (h *Handler) listFiles(w http.ResponseWriter, r *http.Request) error {
+	if _, err := params(r); err != nil {
+		return err
+	}
+	files, omitted, err := h.sandboxes.ListFiles(r.Context(), r.PathValue("sandbox"))
+	if err != nil {
+		return err
+	}
+	if files == nil {
+		files = []sandbox.File{}
+	}
+	wire.WriteJSON(w, http.StatusOK, FileList{Files: files, Omitted: omitted})
+	return nil
+}
+
+// writeFile stores the request's body as it comes.
+func (h *Handler) writeFile(w http.ResponseWriter, r *http.Request) error {
+	body := &upload{body: r.Body, rc: http.NewResponseController(w), left: sandbox.MaxFileBytes}
+	f, err := h.storeFile(r, body)
+	if err != nil {
+		body.drain(r.Header.Get("Expect") == "")
+		if body.err != nil {
+			return body.err // the reason for whatever came after it
+		}
+		return err
+	}
+	wire.WriteJSON(w, http.StatusOK, f)
+	return nil
+}
+
+func (h *Handler) storeFile(r *http.Request, body *upload) (f sandbox.File, err error) {
+	if _, err := params(r); err != nil {
+		return f, err
+	}
+	if err := refuseEncoding(r); err != nil {
+		return f, err
+	}
+	if body.file, err = sandbox.ParsePath(r.PathValue("path")); err != nil {
+		return f, err
+	}
+	if r.Header.Get("Content-Range") != "" {
+		return f, sandbox.Errorf(sandbox.Invalid, "a file is written whole: send it without Content-Range")
+	}
+	if r.ContentLength > sandbox.MaxFileBytes {
+		return f, tooLarge(body.file, r.ContentLength)
+	}
+	return h.sandboxes.WriteFile(r.Context(), r.PathValue("sandbox"), body.file, body)
+}
+
+func tooLarge(file string, size int64) error {
+	return sandbox.Errorf(sandbox.Invalid, "%q is %d bytes, the limit is %d for one file: send it in parts and join them with code", sandbox.Quote(file), size, sandbox.MaxFileBytes)
+}
+
+// upload is the body of a file on its way in: it may take for ever, but not stand
+// still, and is not larger than a file may be.
+type upload struct {
+	body io.Reader
+	rc   *http.ResponseController
+	file string
+	left int64
+	read bool
+	err  error
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	u.read = true
+	_ = u.rc.SetReadDeadline(time.Now().Add(stallTimeout))
+	n, err := u.body.Read(p)
+	if err != nil {
+		_ = u.rc.SetReadDeadline(time.Time{}) // the connection may serve others
+	}
+	if u.left -= int64(n); u.left < 0 {
+		u.err = tooLarge(u.file, sandbox.MaxFileBytes-u.left)
+		return 0, u.err
+	}
+	if err != nil && err != io.EOF {
+		u.err = sandbox.Errorf(sandbox.Invalid, "the upload of %q broke off", sandbox.Quote(u.file)).WithCause(err)
+		return n, u.err
+	}
+	return n, err
+}
+
+// drain reads what a refused upload has left, within reason: a client that is still sending
+// would see a broken connection instead of the answer. One that waits for a
+// "100 Continue" is not asked to begin.
+func (u *upload) drain(begun bool) {
+	if !u.read && !begun {
+		return
+	}
+	_ = u.rc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.CopyN(io.Discard, u.body, 2*sandbox.MaxFileBytes)
+	_ = u.rc.SetReadDeadline(time.Time{})
+}
+
+// readFile answers with a file or a part of it.
+func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
+	if _, err := params(r); err != nil {
+		return err
+	}
+	name, err := sandbox.ParsePath(r.PathValue("path"))
+	if err != nil {
+		return err
+	}
+	part, err := parseRange(r)
+	if err != nil {
+		return err
+	}
+	if part.suffix > 0 {
+		if part, err = h.resolveSuffix(r, name, part.suffix); err != nil {
+			return err
+		}
+	}
+	body, file, err := h.sandboxes.ReadFile(r.Context(), r.PathValue("sandbox"), name, part.offset, part.length)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+
+	n := max(file.Size-part.offset, 0)
+	if part.length >= 0 {
+		n = min(n, part.length)
+	}
+	switch {
+	case part.given && n == 0:
+		w.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(file.Size, 10))
+		return &statusError{http.StatusRequestedRangeNotSatisfiable, sandbox.Errorf(sandbox.Invalid,
+			"the range begins at or after the end of %q, which has %d bytes", sandbox.Quote(name), file.Size)}
+	case n > sandbox.MaxFileBytes && r.Method == http.MethodGet:
+		return sandbox.Errorf(sandbox.Invalid, "%q is %d bytes, and one answer carries at most %d: ask for a part of it, with a Range", sandbox.Quote(name), n, sandbox.MaxFileBytes)
+	}
+	describeFile(w.Header(), name, file)
+	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	status := http.StatusOK
+	if part.given {
+		status = http.StatusPartialContent
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.offset, part.offset+n-1, file.Size))
+	}
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	if err := h.send(w, body, n); err != nil {
+		h.log.Debug("download ended early", "route", r.Pattern, "err", untrusted(err.Error()))
+		panic(http.ErrAbortHandler) // the client must see that the file is not whole
+	}
+	return nil
+}
+
+// resolveSuffix finds where a file's last n bytes begin.
+func (h *Handler) resolveSuffix(r *http.Request, name string, n int64) (byteRange, error) {
+	body, file, err := h.sandboxes.ReadFile(r.Context(), r.PathValue("sandbox"), name, 0, -1)
+	if err != nil {
+		return byteRange{}, err
+	}
+	return byteRange{given: true, offset: max(file.Size-n, 0), length: n}, body.Close()
+}
+
+// describeFile sets the headers of a file. What a program wrote is never shown in the API's
+// name: a browser saves it.
+func describeFile(header http.Header, name string, file sandbox.File) {
+	header.Set("Content-Type", "application/octet-stream")
+	header.Set("Accept-Ranges", "bytes")
+	disposition := mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(name)})
+	if disposition == "" {
+		disposition = "attachment"
+	}
+	header.Set("Content-Disposition", disposition)
+	header.Set("Content-Security-Policy", "sandbox")
+	if !file.ModTime.IsZero() {
+		header.Set("Last-Modified", file.ModTime.UTC().Format(http.TimeFormat))
+	}
+	if file.SHA256 != "" {
+		header.Set(shaHeader, file.SHA256)
+	}
+}
+
+// shaHeader has the sha256 of a whole file, where it is known.
+const shaHeader = "X-Dormouse-Sha256"
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}
+
+// send copies n bytes of body to the client.
+func (h *Handler) send(w http.ResponseWriter, body io.Reader, n int64) error {
+	buf := copyBuffers.Get().(*[copyBytes]byte)
+	defer copyBuffers.Put(buf)
+	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	for n > 0 {
+		m, err := body.Read(buf[:min(n, copyBytes)])
+		if m > 0 {
+			_ = rc.SetWriteDeadline(time.Now().Add(stallTimeout))
+			if _, err := w.Write(buf[:m]); err != nil {
+				return err
+			}
+			n -= int64(m)
+		}
+		if err != nil && n > 0 {
+			if errors.Is(err, io.EOF) {
+				return io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}

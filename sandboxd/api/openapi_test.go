@@ -1,0 +1,140 @@
+package api_test
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+type openAPI struct {
+	Paths      map[string]map[string]json.RawMessage
+	Components struct {
+		Schemas map[string]struct {
+			Required   []string
+			Properties map[string]json.RawMessage
+		}
+	}
+}
+
+func document(t *testing.T) (doc openAPI) {
+	t.Helper()
+	must(t, json.Unmarshal(api.OpenAPI(), &doc))
+	return doc
+}
+
+// The document has every route, and no other.
+func TestOpenAPIHasTheRoutes(t *testing.T) {
+	var documented []string
+	for path, operations := range document(t).Paths {
+		for method := range operations {
+			documented = append(documented, strings.ToUpper(method)+" "+path)
+		}
+	}
+	var served []string
+	for _, r := range api.Routes() {
+		served = append(served, strings.TrimSuffix(r, "{$}"))
+	}
+	sort.Strings(documented)
+	sort.Strings(served)
+	equal(t, "documented routes", documented, served)
+}
+
+// The document's parameters are those that the routes read.
+func TestOpenAPIHasTheParameters(t *testing.T) {
+	h := handler(newMemory(t))
+	for path, operations := range document(t).Paths {
+		for method, operation := range operations {
+			var op struct {
+				Parameters []struct{ Name, In string }
+			}
+			must(t, json.Unmarshal(operation, &op))
+			var query []string
+			for _, p := range op.Parameters {
+				if p.In == "path" && !strings.Contains(path, "{"+p.Name+"}") {
+					t.Errorf("%s has no %s", path, p.Name)
+				}
+				if p.In == "query" {
+					query = append(query, p.Name)
+				}
+			}
+			w := raw(t, h, strings.ToUpper(method), path+"?nonsense=1", "")
+			if w.Code != 400 {
+				continue // a route that reads no query
+			}
+			for _, name := range query {
+				if !strings.Contains(w.Body.String(), name) {
+					t.Errorf("%s %s does not read %s: %s", method, path, name, w.Body)
+				}
+			}
+			if len(query) == 0 && !strings.Contains(w.Body.String(), "there are none") {
+				t.Errorf("%s %s reads parameters that are not documented: %s", method, path, w.Body)
+			}
+		}
+	}
+}
+
+// The document's values have the fields of ours.
+func TestOpenAPIHasTheFields(t *testing.T) {
+	doc := document(t)
+	values := []any{
+		sandbox.CreateRequest{}, sandbox.UpdateRequest{}, sandbox.ExecuteRequest{}, sandbox.Sandbox{}, sandbox.Page{}, sandbox.Limits{},
+		sandbox.Usage{}, sandbox.Kernel{}, sandbox.KernelDeath{}, sandbox.Execution{}, sandbox.CodeError{}, sandbox.Event{}, sandbox.File{},
+		sandbox.OmittedFile{}, sandbox.Error{}, api.FileList{}, api.Info{}, api.Defaults{}, api.RequestLimits{}, api.Status{},
+	}
+	for _, v := range values {
+		typ := reflect.TypeOf(v)
+		schema, ok := doc.Components.Schemas[typ.Name()]
+		if !ok {
+			t.Errorf("%s is not documented", typ.Name())
+			continue
+		}
+		var want, required, got []string
+		for _, f := range reflect.VisibleFields(typ) {
+			name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" {
+				continue
+			}
+			want = append(want, name)
+			if options == "" {
+				required = append(required, name)
+			}
+		}
+		for name := range schema.Properties {
+			got = append(got, name)
+		}
+		for _, names := range [][]string{want, required, got, schema.Required} {
+			slices.Sort(names)
+		}
+		equal(t, "fields of "+typ.Name(), got, want)
+		equal(t, "required fields of "+typ.Name(), schema.Required, required)
+	}
+	if n := len(values) + 1; len(doc.Components.Schemas) != n { // and Failure, which only wraps Error
+		t.Errorf("%d values are documented, want %d", len(doc.Components.Schemas), n)
+	}
+}
+
+// The page shows all of it, and asks nobody else for anything.
+func TestDocsPage(t *testing.T) {
+	w := raw(t, handler(newMemory(t)), "GET", "/v1/", "")
+	page := w.Body.String()
+	for _, r := range api.Routes() {
+		method, path, _ := strings.Cut(strings.TrimSuffix(r, "{$}"), " ")
+		if !strings.Contains(page, `id="`+method+" "+path+`"`) {
+			t.Errorf("the page lacks %s", r)
+		}
+	}
+	for _, foreign := range []string{"http://", "https://", "<script", "no value"} {
+		if strings.Contains(page, foreign) {
+			t.Errorf("the page has %q", foreign)
+		}
+	}
+	if !strings.Contains(w.Header().Get("Content-Security-Policy"), "default-src 'none'") {
+		t.Errorf("Content-Security-Policy = %q", w.Header().Get("Content-Security-Policy"))
+	}
+}

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// query is the parameters of a request, each of them known and given once.
+type query map[string]string
+
+// params reads the request's parameters and refuses those not named.
+func params(r *http.Request, names ...string) (query, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, sandbox.Errorf(sandbox.Invalid, "the query cannot be read: escape what is special in it, such as %% and ;")
+	}
+	q := make(query, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		switch given := values[name]; {
+		case !slices.Contains(names, name) && len(names) == 0:
+			return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a parameter here: there are none", sandbox.Quote(name))
+		case !slices.Contains(names, name):
+			return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a parameter here: use %s", sandbox.Quote(name), strings.Join(names, ", "))
+		case len(given) > 1:
+			return nil, sandbox.Errorf(sandbox.Invalid, "%s is given %d times", name, len(given))
+		default:
+			q[name] = given[0]
+		}
+	}
+	return q, nil
+}
+
+// integer returns a whole number from least to most, or otherwise if it is not given.
+func (q query) integer(name string, otherwise, least, most int64) (int64, error) {
+	s, ok := q[name]
+	if !ok {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < least || n > most {
+		return 0, sandbox.Errorf(sandbox.Invalid, "%s=%q is no good: use a whole number from %d to %d", name, sandbox.Quote(s), least, most)
+	}
+	return n, nil
+}
+
+// wait returns wait_seconds.
+func (q query) wait() (float64, error) {
+	s, ok := q["wait_seconds"]
+	if !ok {
+		return 0, nil
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, sandbox.Errorf(sandbox.Invalid, "wait_seconds=%q is not a number", sandbox.Quote(s))
+	}
+	return f, sandbox.ValidateWait(f)
+}
+
+// maxOffset bounds positions in output and files; far beyond all that is kept.
+const maxOffset = 1 << 50
+
+// window returns offset, head and tail.
+func (q query) window() (w sandbox.Window, err error) {
+	if w.Offset, err = q.integer("offset", 0, 0, maxOffset); err != nil {
+		return w, err
+	}
+	head, err := q.integer("head", 0, 0, sandbox.MaxOutputBytes)
+	if err != nil {
+		return w, err
+	}
+	tail, err := q.integer("tail", 0, 0, sandbox.MaxOutputBytes)
+	w.Head, w.Tail = int(head), int(tail)
+	return w, err
+}
+
+// validateWindow checks a window that came as JSON.
+func validateWindow(w sandbox.Window) error {
+	if w.Offset < 0 || w.Offset > maxOffset {
+		return sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 to %d", w.Offset, int64(maxOffset))
+	}
+	for _, n := range []int{w.Head, w.Tail} {
+		if n < 0 || n > sandbox.MaxOutputBytes {
+			return sandbox.Errorf(sandbox.Invalid, "head and tail are from 0 to %d bytes, not %d", sandbox.MaxOutputBytes, n)
+		}
+	}
+	return nil
+}
+
+// readJSON decodes a request's JSON body. That a body says what it is keeps a web
+// page's form from being one.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	if _, err := params(r); err != nil {
+		return err
+	}
+	if s := r.Header.Get("Content-Type"); s != "" {
+		if t, _, err := mime.ParseMediaType(s); err != nil || t != "application/json" {
+			return &statusError{http.StatusUnsupportedMediaType, sandbox.Errorf(sandbox.Invalid, "the body must be JSON: send it with Content-Type: application/json")}
+		}
+	}
+	if err := refuseEncoding(r); err != nil {
+		return err
+	}
+	return wire.ReadJSON(w, r, limit, v)
+}
+
+// refuseEncoding refuses compressed bodies: nothing here unpacks what a stranger packed.
+func refuseEncoding(r *http.Request) error {
+	switch e := r.Header.Get("Content-Encoding"); e {
+	case "", "identity":
+		return nil
+	default:
+		return &statusError{http.StatusUnsupportedMediaType, sandbox.Errorf(sandbox.Invalid, "Content-Encoding %q is not understood: send the body as it is", sandbox.Quote(e))}
+	}
+}

@@ -1,0 +1,57 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// byteRange is the part of a file that a request asks for.
+type byteRange struct {
+	given  bool
+	offset int64
+	length int64 // negative: to the end
+	suffix int64 // if positive: the last so many bytes, and offset and length are not known yet
+}
+
+// parseRange reads the Range header: one range of bytes. With If-Range the whole file is the
+// right answer, because no file here has a validator.
+func parseRange(r *http.Request) (byteRange, error) {
+	whole := byteRange{length: -1}
+	h := r.Header.Get("Range")
+	if h == "" || r.Header.Get("If-Range") != "" || r.Method != http.MethodGet {
+		return whole, nil
+	}
+	bad := sandbox.Errorf(sandbox.Invalid, "Range %q is not understood: ask for one range, like bytes=0-1023, bytes=1024- or bytes=-512", sandbox.Quote(h))
+	unit, spec, _ := strings.Cut(h, "=")
+	first, last, ok := strings.Cut(spec, "-")
+	if !ok || strings.TrimSpace(unit) != "bytes" {
+		return whole, bad
+	}
+	from, fromOK := digits(first)
+	to, toOK := digits(last)
+	switch {
+	case strings.TrimSpace(first) == "" && toOK && to > 0:
+		return byteRange{given: true, suffix: to}, nil
+	case fromOK && strings.TrimSpace(last) == "":
+		return byteRange{given: true, offset: from, length: -1}, nil
+	case fromOK && toOK && from <= to:
+		return byteRange{given: true, offset: from, length: to - from + 1}, nil
+	}
+	return whole, bad
+}
+
+// digits parses a position; one that is far out is cut to what no file reaches.
+func digits(s string) (int64, bool) {
+	s = strings.TrimSpace(s)
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n > maxOffset {
+		return maxOffset, true
+	}
+	return n, true
+}

@@ -1,0 +1,96 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// canonical returns the request as the mux shall see it.
+//
+// A ServeMux cleans paths and redirects to the result: for the file "a//b", ".." or
+// "../x" the client would be sent elsewhere, and never hear why the name is no good.
+// So each segment is unescaped and escaped again, in a form that holds nothing to clean;
+// and all that follows /files/, slashes included, becomes one segment, which
+// PathValue gives back byte for byte. What it means is for sandbox.ParsePath to say.
+func canonical(r *http.Request) *http.Request {
+	raw := r.URL.RawPath // the path as it was sent; empty if it is EscapedPath
+	if raw == "" {
+		raw = r.URL.EscapedPath()
+	}
+	segments := strings.Split(raw, "/")
+	if len(segments) > 6 && segments[1] == "v1" && segments[2] == "sandboxes" && segments[4] == "files" {
+		segments = append(segments[:5:5], strings.Join(segments[5:], "/"))
+	}
+	plain := make([]string, len(segments))
+	for i, s := range segments {
+		plain[i] = s
+		if u, err := url.PathUnescape(s); err == nil {
+			plain[i] = u
+		}
+		segments[i] = escapeSegment(plain[i])
+	}
+	req, u := *r, *r.URL
+	u.Path, u.RawPath = strings.Join(plain, "/"), strings.Join(segments, "/")
+	req.URL = &u
+	return &req
+}
+
+// escapeSegment escapes one segment of a path so that nothing on the way takes it
+// for more or less than that.
+func escapeSegment(s string) string {
+	if s == "." || s == ".." {
+		return strings.ReplaceAll(s, ".", "%2E")
+	}
+	return url.PathEscape(s)
+}
+
+// dispatch serves a canonical request. What no route takes gets a JSON error like
+// every other.
+func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.RawPath
+	if !strings.HasPrefix(path, "/") || strings.Contains(path, "//") {
+		h.fail(w, r, unknownRoute(r))
+		return
+	}
+	if _, pattern := h.mux.Handler(r); pattern != "" {
+		h.mux.ServeHTTP(w, r)
+		return
+	}
+	allowed := h.allowed(r)
+	if len(allowed) == 0 {
+		h.fail(w, r, unknownRoute(r))
+		return
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	h.fail(w, r, &statusError{http.StatusMethodNotAllowed, sandbox.Errorf(sandbox.Invalid,
+		"%q is not for %s: use %s", sandbox.Quote(r.URL.Path), sandbox.Quote(r.Method), strings.Join(allowed, " or "))})
+}
+
+// allowed returns the methods that the request's path takes.
+func (h *Handler) allowed(r *http.Request) []string {
+	var methods []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		probe := *r
+		probe.Method = m
+		if _, pattern := h.mux.Handler(&probe); pattern != "" {
+			methods = append(methods, m)
+		}
+	}
+	return methods
+}
+
+func unknownRoute(r *http.Request) error {
+	hint := "GET /v1/ is the list of what there is"
+	switch p := r.URL.Path; {
+	case strings.HasSuffix(p, "/files/"):
+		hint = "the name of a file is missing after /files/"
+	case strings.Contains(p, "//"):
+		hint = "an empty segment is in the way (//)"
+	case !strings.HasPrefix(p, "/v1/"):
+		hint = "routes begin with /v1/, and " + hint
+	}
+	return sandbox.Errorf(sandbox.NotFound, "there is nothing at %q: %s", sandbox.Quote(r.URL.Path), hint)
+}

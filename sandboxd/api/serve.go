@@ -1,0 +1,160 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// ServeHTTP answers one request, whatever happens in it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	res := &response{ResponseWriter: w}
+	req := canonical(r)
+	body := &countingBody{ReadCloser: r.Body}
+	req.Body = body
+	res.Header().Set("X-Content-Type-Options", "nosniff")
+	res.Header().Set("Cache-Control", "no-store")
+
+	defer func() {
+		p := recover()
+		if p != nil && p != http.ErrAbortHandler {
+			h.fail(res, req, &panicError{value: p, stack: debug.Stack()})
+		}
+		// Sizes only: a request's content is nobody's business but the sandbox's.
+		h.log.Debug("request", "method", untrusted(req.Method), "route", req.Pattern, "status", res.status,
+			"bytes_in", body.n, "bytes_out", res.n, "took", time.Since(start))
+		if p == http.ErrAbortHandler || (p != nil && res.streaming) {
+			panic(http.ErrAbortHandler) // the client must see that the answer is not whole
+		}
+	}()
+	h.dispatch(res, req)
+}
+
+// fail answers with what may be shown of err, and logs what may not.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if _, panicked := errors.AsType[*panicError](err); !panicked && r.Context().Err() != nil {
+		h.log.Debug("client has gone", "route", r.Pattern, "err", untrusted(err.Error()))
+		return
+	}
+	kind := sandbox.KindOf(err)
+	if kind == sandbox.Internal {
+		id := rand.Text()[:10]
+		attrs := []any{"id", id, "route", r.Pattern, "err", untrusted(err.Error())}
+		if p, ok := errors.AsType[*panicError](err); ok {
+			attrs = append(attrs, "stack", string(p.stack))
+		}
+		h.log.Error("internal error", attrs...)
+		err = sandbox.Errorf(sandbox.Internal, "Dormouse had an internal error: the daemon's log has the details under %s", id)
+	} else if cause := errors.Unwrap(err); cause != nil && kind == sandbox.Unavailable {
+		h.log.Warn("unavailable", "route", r.Pattern, "err", untrusted(err.Error()), "cause", untrusted(cause.Error()))
+	}
+	if res, ok := w.(*response); ok && res.status != 0 {
+		res.streaming = true // too late for an error
+		return
+	}
+	if e, ok := errors.AsType[*statusError](err); ok {
+		wire.WriteJSON(w, e.status, failure{Error: e.err})
+		return
+	}
+	wire.WriteError(w, err)
+}
+
+// statusError is an error with a status that no kind has.
+type statusError struct {
+	status int
+	err    *sandbox.Error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+// failure is an error as JSON: an answer, or the last line of a stream.
+type failure struct {
+	Error *sandbox.Error `json:"error"`
+}
+
+// errStopping is what a wait is told when the daemon stops.
+var errStopping = sandbox.Errorf(sandbox.Unavailable,
+	"the Dormouse daemon is stopping. Code that has begun goes on: ask for the execution again when the daemon runs")
+
+// waiting calls fn with a context that also ends when the handler is drained.
+func (h *Handler) waiting(r *http.Request, fn func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(h.stopping, func() { cancel(errStopping) })()
+	err := fn(ctx)
+	if err != nil && context.Cause(ctx) == errStopping {
+		return errStopping
+	}
+	return err
+}
+
+// untrusted makes text from outside one quoted attribute of bounded size.
+func untrusted(s string) slog.LogValuer { return quoted(s) }
+
+type quoted string
+
+func (q quoted) LogValue() slog.Value {
+	const most = 500
+	s := string(q)
+	if len(s) > most {
+		s = s[:most]
+	}
+	return slog.StringValue(fmt.Sprintf("%+q", s))
+}
+
+// panicError is a panic on its way to the log.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (p *panicError) Error() string { return fmt.Sprintf("panic: %v", p.value) }
+
+// response remembers what was answered.
+type response struct {
+	http.ResponseWriter
+	status    int
+	n         int64
+	streaming bool // an answer has begun that could not be finished
+}
+
+func (r *response) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *response) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(p)
+	r.n += int64(n)
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+type countingBody struct {
+	io.ReadCloser
+	n int64
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,112 @@
+package sandboxd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Config is what can be chosen of a daemon. Zero values mean the default.
+type Config struct {
+	Home    string // zero: DefaultHome
+	Version string // of this program
+
+	Engine       string   // auto, docker
+	Runtime      string   // of the engine; empty or auto: the best it has
+	DefaultImage string   // zero: DefaultImage
+	AllowImages  []string // other images that may be asked for; "*" is any
+
+	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
+	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
+	MaxSandboxes int            // at once; zero: 100
+	MaxMemory    int64          // of all sandboxes together; zero: the manager's choice
+
+	LogLevel string       // debug, info, warn, error
+	Logger   *slog.Logger // zero: stderr, at LogLevel
+
+	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error) // tests have another
+}
+
+// Defaults of a [Config].
+const (
+	DefaultImage        = "dormouse-sandbox:latest"
+	defaultMaxSandboxes = 100
+)
+
+func (c *Config) validate() error {
+	if c.Home == "" {
+		c.Home = DefaultHome()
+	}
+	c.Home = canonical(c.Home)
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	switch c.Engine {
+	case "":
+		c.Engine = "auto"
+	case "auto", "docker":
+	default:
+		return sandbox.Errorf(sandbox.Invalid, "engine %q is not known: use auto or docker", sandbox.Quote(c.Engine))
+	}
+	if c.DefaultImage == "" {
+		c.DefaultImage = DefaultImage
+	}
+	if err := c.validateLimits(); err != nil {
+		return err
+	}
+	if _, err := parseLevel(c.LogLevel); err != nil {
+		return err
+	}
+	if c.Logger == nil {
+		c.Logger = NewLogger(os.Stderr, c.LogLevel)
+	}
+	if c.openEngine == nil {
+		c.openEngine = openDocker
+	}
+	return nil
+}
+
+func (c *Config) validateLimits() error {
+	defaults := sandbox.DefaultLimits()
+	l := &c.Limits
+	if l.MemoryBytes == 0 {
+		l.MemoryBytes = defaults.MemoryBytes
+	}
+	if l.CPUs == 0 {
+		l.CPUs = defaults.CPUs
+	}
+	if l.Processes == 0 {
+		l.Processes = defaults.Processes
+	}
+	if l.WorkspaceBytes == 0 {
+		l.WorkspaceBytes = min(defaults.WorkspaceBytes, l.MemoryBytes/2)
+	}
+	if c.DefaultTTL == 0 {
+		c.DefaultTTL = sandbox.DefaultTTL
+	}
+	if c.MaxSandboxes == 0 {
+		c.MaxSandboxes = defaultMaxSandboxes
+	}
+	switch {
+	case l.MemoryBytes < sandbox.MinMemoryMB*sandbox.MiB || l.MemoryBytes > sandbox.MaxMemoryMB*sandbox.MiB:
+		return sandbox.Errorf(sandbox.Invalid, "a sandbox's memory of %d MB is out of range: use %d to %d", l.MemoryBytes/sandbox.MiB, sandbox.MinMemoryMB, sandbox.MaxMemoryMB)
+	case !(l.CPUs >= sandbox.MinCPUs && l.CPUs <= sandbox.MaxCPUs):
+		return sandbox.Errorf(sandbox.Invalid, "a sandbox's %g CPUs are out of range: use %g to %g", l.CPUs, sandbox.MinCPUs, sandbox.MaxCPUs)
+	case l.Processes < 16:
+		return sandbox.Errorf(sandbox.Invalid, "%d processes are too few for a sandbox: use 16 or more", l.Processes)
+	case l.WorkspaceBytes < sandbox.MiB || l.WorkspaceBytes > l.MemoryBytes:
+		return sandbox.Errorf(sandbox.Invalid, "a workspace of %d MB is out of range: it is part of the sandbox's memory, %d MB", l.WorkspaceBytes/sandbox.MiB, l.MemoryBytes/sandbox.MiB)
+	case c.MaxSandboxes < 0 || c.MaxMemory < 0:
+		return errors.New("the most sandboxes and their memory must not be negative")
+	}
+	if err := sandbox.ValidateTTL(c.DefaultTTL); err != nil {
+		return fmt.Errorf("default %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package docker
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"sync"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/docker/client"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// guestVolumes brings the guest into containers of any image: one named volume for
+// each build and architecture, filled once through the API (so that it works on a
+// remote engine) and mounted read-only.
+//
+// A volume is trusted only if it has the marker, which is written after everything
+// else. Who fills holds a lock that all daemons of the engine share: the name of the helper
+// container through which files go in. So nobody writes to a volume that is in use.
+type guestVolumes struct {
+	api    *client.Client
+	bundle engine.Bundle
+
+	mu     sync.Mutex
+	filled map[string]bool // by volume name
+}
+
+const (
+	marker = ".complete"
+	// staleFill is when a helper container's maker is taken for dead.
+	staleFill = 2 * time.Minute
+	fillPoll  = 50 * time.Millisecond
+)
+
+func newGuestVolumes(api *client.Client, bundle engine.Bundle) *guestVolumes {
+	return &guestVolumes{api: api, bundle: bundle, filled: map[string]bool{}}
+}
+
+// ensure returns the volume that holds the guest for an image's architecture, filled.
+func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (string, error) {
+	name := "dormouse-guest-" + g.bundle.ID() + "-" + img.Arch
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.filled[name] {
+		return name, nil
+	}
+	if _, err := g.fill(ctx, name, img); err != nil {
+		return "", wrap("install the guest in volume "+name, err)
+	}
+	g.filled[name] = true
+	return name, nil
+}
+
+// lost looks again whether the volume is filled, and fills it if somebody pruned it
+// meanwhile. It reports whether that was so.
+func (g *guestVolumes) lost(ctx context.Context, name string, img imageFacts) (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.filled, name)
+	wrote, err := g.fill(ctx, name, img)
+	if err == nil {
+		g.filled[name] = true
+	}
+	return wrote, err
+}
+
+// fill makes sure of the volume's content and reports whether it had to be written.
+func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (wrote bool, err error) {
+	labels := map[string]string{labelGuest: g.bundle.ID(), labelSchema: schema}
+	if _, err := g.api.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
+		return false, err
+	}
+	helper, err := g.lock(ctx, name, img, labels)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		ctx, cancel := cleanup(ctx)
+		defer cancel()
+		err = errors.Join(err, g.api.ContainerRemove(ctx, helper, container.RemoveOptions{Force: true}))
+	}()
+	_, err = g.api.ContainerStatPath(ctx, helper, path.Join(engine.BundleDir, marker))
+	if err == nil || !cerrdefs.IsNotFound(err) {
+		return false, err
+	}
+	files, err := g.bundle.Files(img.Arch)
+	if err != nil {
+		return false, fmt.Errorf("guest for %s: %w", img.Arch, err)
+	}
+	reader, writer := io.Pipe()
+	defer reader.Close()
+	go func() { writer.CloseWithError(writeTar(writer, files)) }()
+	if err := g.api.CopyToContainer(ctx, helper, engine.BundleDir, reader, container.CopyToContainerOptions{}); err != nil {
+		return false, err
+	}
+	var end bytes.Buffer
+	if err := writeMarker(&end); err != nil {
+		return false, err
+	}
+	return true, g.api.CopyToContainer(ctx, helper, engine.BundleDir, &end, container.CopyToContainerOptions{})
+}
+
+// lock creates the helper container, which is never started, and returns its id. Its
+// name can be taken once.
+func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, labels map[string]string) (string, error) {
+	helper := name + "-fill"
+	for {
+		made, err := g.api.ContainerCreate(ctx,
+			&container.Config{Image: img.ID, Entrypoint: []string{"/nothing"}, Labels: labels, NetworkDisabled: true},
+			&container.HostConfig{
+				NetworkMode: "none",
+				LogConfig:   container.LogConfig{Type: "none"},
+				Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: name, Target: engine.BundleDir,
+					VolumeOptions: &mount.VolumeOptions{NoCopy: true}}},
+			}, nil, nil, helper)
+		if err == nil {
+			return made.ID, nil
+		}
+		if !cerrdefs.IsConflict(err) {
+			return "", err
+		}
+		if err := g.breakStale(ctx, helper); err != nil {
+			return "", err
+		}
+		select {
+		case <-time.After(fillPoll):
+		case <-ctx.Done():
+			return "", sandbox.Errorf(sandbox.Unavailable, "another daemon is installing the guest: try again in a moment").WithCause(ctx.Err())
+		}
+	}
+}
+
+// breakStale removes a helper that its maker left behind. It asks the engine for the
+// time, because the engine's clock made the helper's date, and removes by id, because
+// the name may be somebody else's by then.
+func (g *guestVolumes) breakStale(ctx context.Context, helper string) error {
+	old, err := g.api.ContainerInspect(ctx, helper)
+	if cerrdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	sys, err := g.api.Info(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := time.Parse(time.RFC3339Nano, sys.SystemTime)
+	if err != nil {
+		return fmt.Errorf("the engine's time: %w", err)
+	}
+	made, err := time.Parse(time.RFC3339Nano, old.Created)
+	if err != nil {
+		return fmt.Errorf("the helper's time: %w", err)
+	}
+	if now.Sub(made) < staleFill {
+		return nil
+	}
+	err = g.api.ContainerRemove(ctx, old.ID, container.RemoveOptions{Force: true})
+	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+// writeTar writes the bundle's files as root's, the guest executable.
+func writeTar(w io.Writer, files fs.FS) error {
+	archive := tar.NewWriter(w)
+	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		header := &tar.Header{Name: name, Mode: 0o644, Format: tar.FormatPAX}
+		if entry.IsDir() {
+			header.Typeflag, header.Name, header.Mode = tar.TypeDir, name+"/", 0o755
+			return archive.WriteHeader(header)
+		}
+		if name == "guest" {
+			header.Mode = 0o755
+		}
+		file, err := files.Open(name)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		stat, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		header.Typeflag, header.Size = tar.TypeReg, stat.Size()
+		if err := archive.WriteHeader(header); err != nil {
+			return err
+		}
+		_, err = io.Copy(archive, file)
+		return err
+	})
+	return errors.Join(err, archive.Close())
+}
+
+func writeMarker(w io.Writer) error {
+	archive := tar.NewWriter(w)
+	err := archive.WriteHeader(&tar.Header{Name: marker, Typeflag: tar.TypeReg, Mode: 0o444})
+	return errors.Join(err, archive.Close())
+}

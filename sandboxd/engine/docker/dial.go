@@ -1,0 +1,78 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Dial implements [engine.Engine].
+func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
+	found, err := e.find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !found.State.Running {
+		return nil, noSandbox(id)
+	}
+	conn, err := e.dial(ctx, found.ID)
+	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
+		return nil, noSandbox(id).WithCause(err) // it ended meanwhile
+	}
+	if err != nil {
+		return nil, wrap("dial "+string(id), err)
+	}
+	return conn, nil
+}
+
+// dial runs `guest connect`, which joins its stdin and stdout to the guest's socket, and
+// ends when its stdin does.
+func (e *Engine) dial(ctx context.Context, id string) (net.Conn, error) {
+	exec, err := e.api.ContainerExecCreate(ctx, id, container.ExecOptions{
+		User:         "0:0",
+		WorkingDir:   "/",
+		Cmd:          engine.ConnectArgs(),
+		AttachStdin:  true,
+		AttachStdout: true,
+		AttachStderr: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e.attach(ctx, exec.ID)
+}
+
+// attach starts the exec and takes over its connection. Docker's client does not
+// heed ctx while it waits for the engine's answer, so that is done here.
+func (e *Engine) attach(ctx context.Context, exec string) (net.Conn, error) {
+	type answer struct {
+		types.HijackedResponse
+		err error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		resp, err := e.api.ContainerExecAttach(ctx, exec, container.ExecAttachOptions{})
+		answers <- answer{resp, err}
+	}()
+	select {
+	case a := <-answers:
+		if a.err != nil {
+			return nil, a.err
+		}
+		return newStream(a.Conn, a.Reader), nil
+	case <-ctx.Done():
+		go func() {
+			if a := <-answers; a.err == nil {
+				a.Close()
+			}
+		}()
+		return nil, fmt.Errorf("attach: %w", ctx.Err())
+	}
+}

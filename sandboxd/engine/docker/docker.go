@@ -1,0 +1,118 @@
+// Package docker runs sandboxes on a Docker engine, local or remote, through the
+// engine's API. It is the only package that knows Docker.
+//
+//   - [New], [Config], [Engine]: opening an engine, and what it says of itself (docker.go)
+//   - which engine: DOCKER_HOST, contexts, the usual sockets (discover.go, contexts.go)
+//   - what isolates a sandbox: [profile], one pure function, and the system calls that
+//     it allows (profile.go, seccomp.go), with golden files in testdata
+//   - what the profile needs to know of an engine and of an image (facts.go)
+//   - a container's life (create.go) and the stream to its guest (dial.go, stream.go)
+//   - how the guest gets into a container: one read-only volume per build (bundle.go)
+//   - images: have, import, build (images.go)
+//   - what is weaker than it could be: [Engine.Doctor] (doctor.go, floors.go)
+//   - Docker's errors as ours (errors.go)
+//
+// docs/isolation.md is the reader's guide to what isolates a sandbox.
+package docker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/docker/docker/api/types/system"
+	"github.com/docker/docker/client"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+// Config is how an engine is opened.
+type Config struct {
+	// Home is the opaque name of the daemon's home; containers carry it as a label, and
+	// an engine sees and touches only containers of its own.
+	Home string
+	// Bundle is the guest. Without one there are images and checks, and no sandboxes.
+	Bundle engine.Bundle
+	// Runtime names the engine's runtime to use. Empty or "auto": runsc if the
+	// engine lists it, else the engine's default. A runtime that is named and not
+	// there is an error, never a fallback.
+	Runtime string
+	// Host is the engine's address, as in DOCKER_HOST. Empty: it is looked for.
+	Host string
+}
+
+func (c Config) validate() error {
+	if !labelValue.MatchString(c.Home) {
+		return fmt.Errorf("home %q: a label's value is 1 to 64 letters, digits, '-' or '_'", c.Home)
+	}
+	return nil
+}
+
+// Engine is a Docker engine.
+type Engine struct {
+	api    *client.Client
+	home   string
+	guest  *guestVolumes
+	bundle engine.Bundle
+	facts  engineFacts
+	system system.Info
+	info   engine.Info
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// New finds a Docker engine and chooses a runtime. The error is unavailable if no
+// engine answers or the runtime is not there. The caller closes the engine.
+func New(ctx context.Context, cfg Config) (*Engine, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	found, err := discover(ctx, cfg.Host)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{api: found.api, home: cfg.Home, bundle: cfg.Bundle}
+	if err := e.open(ctx, cfg.Runtime, found.why); err != nil {
+		found.api.Close()
+		return nil, err
+	}
+	e.guest = newGuestVolumes(e.api, cfg.Bundle)
+	return e, nil
+}
+
+// open asks the engine what it is and fills in facts and info.
+func (e *Engine) open(ctx context.Context, runtime, why string) error {
+	sys, err := e.api.Info(ctx)
+	if err != nil {
+		return wrap("ask the engine what it is", err)
+	}
+	runtime, whyRuntime, err := chooseRuntime(runtime, sys)
+	if err != nil {
+		return err
+	}
+	e.system = sys
+	e.facts = factsOf(sys, e.home, e.api.ClientVersion(), runtime)
+	e.info = engine.Info{
+		Name:      "docker",
+		Runtime:   runtime,
+		Runtimes:  slices.Sorted(maps.Keys(sys.Runtimes)),
+		Version:   sys.ServerVersion,
+		Isolation: e.facts.isolation(),
+		Why:       why + "; " + whyRuntime,
+		CPUs:      sys.NCPU,
+		Memory:    sys.MemTotal,
+	}
+	for _, c := range systemChecks(sys, e.componentVersions(ctx), e.facts) {
+		if c.Status != engine.OK {
+			e.info.Warnings = append(e.info.Warnings, c.Detail+": "+c.Remedy)
+		}
+	}
+	return nil
+}
+
+// Info implements [engine.Engine].
+func (e *Engine) Info() engine.Info { return e.info }
+
+// Close implements [engine.Engine].
+func (e *Engine) Close() error { return e.api.Close() }

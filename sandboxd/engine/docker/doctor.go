@@ -1,0 +1,125 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/docker/docker/api/types/system"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+// Doctor says what is weaker on this engine than it could be, and what to do. ref is
+// the image that sandboxes use.
+func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
+	checks := []engine.Check{ok("engine", "%s %s, %s", e.info.Name, e.info.Version, e.info.Why)}
+	sys, err := e.api.Info(ctx)
+	if err != nil {
+		return append(checks, bad("engine", "does not answer any more", "see that it runs: docker info"))
+	}
+	checks = append(checks, systemChecks(sys, e.componentVersions(ctx), e.facts)...)
+	switch has, err := e.HasImage(ctx, ref); {
+	case err != nil:
+		checks = append(checks, bad("image", "the engine could not say whether it has "+ref, "see that it runs: docker info"))
+	case !has:
+		checks = append(checks, bad("image", ref+" is not here", noImage(ref).Message))
+	default:
+		checks = append(checks, ok("image", "%s is here", ref))
+	}
+	return checks
+}
+
+// componentVersions are those of the engine's parts, by name, if it says them.
+func (e *Engine) componentVersions(ctx context.Context) map[string]string {
+	versions := map[string]string{}
+	if v, err := e.api.ServerVersion(ctx); err == nil { // else floors are not judged, and say so
+		for _, c := range v.Components {
+			versions[c.Name] = c.Version
+		}
+	}
+	return versions
+}
+
+// systemChecks judges an engine by what it says of itself.
+func systemChecks(sys system.Info, versions map[string]string, facts engineFacts) []engine.Check {
+	checks := []engine.Check{
+		floor("docker version", sys.ServerVersion, dockerFloors),
+		floor("containerd version", versions["containerd"], containerdFloors),
+		runtimeCheck(sys, facts),
+	}
+	if facts.Runtime == "runc" {
+		checks = append(checks, floor("runc version", versions["runc"], runcFloors))
+	}
+	return append(checks,
+		yes(hasOption(sys, "seccomp"), "seccomp", engine.Bad, "the engine has no seccomp",
+			"system calls are not filtered: use a kernel and an engine with seccomp"),
+		yes(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "the engine has neither",
+			"a second wall around containers is missing: enable AppArmor or SELinux on the engine's machine, or use runsc"),
+		yes(facts.Remapped || facts.gvisor(), "user namespace", engine.Weak, "root in the engine is root on the machine",
+			"use rootless Docker, userns-remap or runsc"),
+		yes(sys.MemoryLimit, "memory limit", engine.Bad, "the engine can't limit memory",
+			"one sandbox can use up the machine: enable the memory cgroup"),
+		yes(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "the engine can't limit swap",
+			"a sandbox can swap beyond its memory: boot with swapaccount=1, use cgroup v2, or turn swap off"),
+		yes(sys.CPUCfsQuota, "cpu limit", engine.Bad, "the engine can't limit CPU",
+			"one sandbox can slow all others: enable CFS quotas (rootless: delegate the cpu controller)"),
+		yes(sys.PidsLimit, "process limit", engine.Bad, "the engine can't limit processes",
+			"a fork bomb reaches the machine: enable the pids cgroup (rootless: delegate the pids controller)"),
+		yes(sys.LiveRestoreEnabled, "live restore", engine.Weak, "a restart of the engine ends all sandboxes",
+			`set "live-restore": true in the engine's daemon.json`),
+		cgroupCheck(sys),
+		storageCheck(sys),
+	)
+}
+
+func runtimeCheck(sys system.Info, facts engineFacts) engine.Check {
+	_, has := sys.Runtimes["runsc"]
+	switch {
+	case facts.gvisor():
+		return ok("runtime", "%s: %s", facts.Runtime, facts.isolation())
+	case has:
+		return weak("runtime", facts.Runtime+", and the engine has runsc", "a bug of the kernel would be a way out: use --runtime runsc")
+	}
+	return weak("runtime", facts.Runtime+": "+facts.isolation(),
+		"a bug of the kernel would be a way out: install gVisor's runsc as a runtime of the engine")
+}
+
+func cgroupCheck(sys system.Info) engine.Check {
+	detail := "cgroup v" + sys.CgroupVersion + ", driver " + sys.CgroupDriver
+	switch sys.CgroupVersion {
+	case "2":
+		return ok("cgroups", "%s", detail)
+	case "":
+		return weak("cgroups", "the engine does not say which version it uses", "use an engine of this decade")
+	}
+	return weak("cgroups", detail, "works; memory is accounted better with cgroup v2")
+}
+
+func storageCheck(sys system.Info) engine.Check {
+	switch sys.Driver {
+	case "vfs", "devicemapper", "aufs":
+		return weak("storage", "driver "+sys.Driver, "sandboxes start slowly: use overlay2")
+	}
+	return ok("storage", "driver %s", sys.Driver)
+}
+
+// yes is ok if it is so.
+func yes(is bool, name string, status engine.Status, detail, remedy string) engine.Check {
+	if is {
+		return ok(name, "yes")
+	}
+	return engine.Check{Name: name, Status: status, Detail: detail, Remedy: remedy}
+}
+
+func ok(name, format string, args ...any) engine.Check {
+	return engine.Check{Name: name, Status: engine.OK, Detail: strings.TrimSpace(fmt.Sprintf(format, args...))}
+}
+
+func weak(name, detail, remedy string) engine.Check {
+	return engine.Check{Name: name, Status: engine.Weak, Detail: detail, Remedy: remedy}
+}
+
+func bad(name, detail, remedy string) engine.Check {
+	return engine.Check{Name: name, Status: engine.Bad, Detail: detail, Remedy: remedy}
+}

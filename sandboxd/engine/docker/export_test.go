@@ -1,0 +1,44 @@
+package docker
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/system"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+// System is what the engine said of itself.
+func (e *Engine) System() system.Info { return e.system }
+
+// Images lists the tags that the engine has, those that look like ours or Python's first.
+func (e *Engine) Images(ctx context.Context) ([]string, error) {
+	images, err := e.api.ImageList(ctx, image.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var tags []string
+	for _, i := range images {
+		for _, tag := range i.RepoTags {
+			if strings.HasPrefix(tag, OwnImage) || strings.HasPrefix(tag, "python") {
+				tags = slices.Insert(tags, 0, tag)
+			} else if tag != "<none>:<none>" {
+				tags = append(tags, tag)
+			}
+		}
+	}
+	return tags, nil
+}
+
+// VolumeOf is the name of a bundle's volume.
+func (e *Engine) VolumeOf(b engine.Bundle, arch string) string {
+	return "dormouse-guest-" + b.ID() + "-" + arch
+}
+
+// RemoveVolume removes a volume, as `docker volume prune` would.
+func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
+	return e.api.VolumeRemove(ctx, name, false)
+}

@@ -1,0 +1,72 @@
+package docker
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+type version [3]int
+
+// Floors are the first versions without a known way out of a container, one for each
+// line of releases that got the correction, oldest first.
+var (
+	// The oldest that Dormouse is tested with.
+	dockerFloors = []version{{20, 10, 24}}
+	// CVE-2023-25173: supplementary groups.
+	containerdFloors = []version{{1, 5, 18}, {1, 6, 18}}
+	// CVE-2024-21626, a leaked file descriptor of the host (1.1.12), and CVE-2025-31133,
+	// -52565 and -52881, races around masked paths.
+	runcFloors = []version{{1, 2, 8}, {1, 3, 3}}
+)
+
+var versionPattern = regexp.MustCompile(`^v?(\d+)\.(\d+)(?:\.(\d+))?`)
+
+// parseVersion reads the beginning of a version such as "1.1.5+ds1-1+deb12u1".
+func parseVersion(s string) (version, bool) {
+	m := versionPattern.FindStringSubmatch(s)
+	if m == nil {
+		return version{}, false
+	}
+	var v version
+	for i := range v {
+		v[i], _ = strconv.Atoi(m[i+1]) // an absent part is 0
+	}
+	return v, true
+}
+
+func (v version) less(than version) bool {
+	for i := range v {
+		if v[i] != than[i] {
+			return v[i] < than[i]
+		}
+	}
+	return false
+}
+
+func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
+
+// floor compares what the engine says of a version. A commit's hash says nothing; a
+// distribution may have patched an old version.
+func floor(name, says string, floors []version) engine.Check {
+	v, isVersion := parseVersion(says)
+	if !isVersion {
+		return ok(name, "not said")
+	}
+	least := floors[0]
+	for _, f := range floors {
+		if f[0] == v[0] && f[1] == v[1] {
+			least = f
+		}
+	}
+	switch {
+	case !v.less(least):
+		return ok(name, "%s", says)
+	case strings.ContainsAny(says, "+~"): // such as 1.1.5+ds1
+		return weak(name, says+", older than "+least.String(), "see that your distribution has patched it, or update")
+	}
+	return weak(name, says+", older than "+least.String(), "update: ways out of a container are known in it")
+}

@@ -1,0 +1,210 @@
+package docker
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Labels of our containers and volumes: ids and numbers only, because labels can be
+// read by whoever can reach the engine.
+const (
+	labelHome    = "dormouse.home"    // whose container it is
+	labelSandbox = "dormouse.sandbox" // the sandbox's id
+	labelSchema  = "dormouse.schema"  // of these labels
+	labelGuest   = "dormouse.guest"   // the guest's build, on volumes
+	schema       = "1"
+)
+
+var labelValue = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+const namePrefix = "dormouse-"
+
+// nameOf is the name of a sandbox's container.
+func nameOf(id sandbox.ID) string { return namePrefix + string(id) }
+
+const (
+	maxOpenFiles = 4096
+	shmBytes     = 64 * sandbox.MiB
+	// guestPids is the room for the guest's own threads and for `guest connect`.
+	guestPids = 64
+	// gvisorPids is the room for gVisor's threads, which its cgroup counts. What code
+	// may start is bounded inside, by the guest's rlimits: this is the last line.
+	gvisorPids = 8192
+)
+
+// profile is what isolates a sandbox, all of it: a pure function, so that a change to
+// isolation is a change to testdata/*.golden.json that somebody reads. docs/isolation.md
+// says why each field is as it is.
+func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume string) (*container.Config, *container.HostConfig) {
+	spec.UID = mapUID(spec.UID, facts)
+	config := &container.Config{
+		Image: img.ID,
+		// The guest is uid 0, with three capabilities. Kernels are spec.UID, with none.
+		User:     "0:0",
+		Hostname: "sandbox",
+		// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
+		WorkingDir:      "/",
+		Entrypoint:      engine.GuestArgs(spec),
+		Cmd:             []string{},
+		Env:             []string{"PATH=" + cmp.Or(img.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace},
+		NetworkDisabled: true,
+		OpenStdin:       false,
+		Tty:             false,
+		Healthcheck:     &container.HealthConfig{Test: []string{"NONE"}},
+		StopSignal:      "SIGKILL", // nothing to say goodbye to: what is worth keeping is kept by then
+		Labels: map[string]string{
+			labelHome:    facts.Home,
+			labelSandbox: string(spec.ID),
+			labelSchema:  schema,
+		},
+	}
+	host := &container.HostConfig{
+		Runtime:     facts.Runtime,
+		NetworkMode: "none",
+		CapDrop:     []string{"ALL"},
+		CapAdd:      []string{"KILL", "SETGID", "SETUID"},
+		SecurityOpt: []string{"no-new-privileges", "seccomp=" + seccompProfile()},
+		Privileged:  false,
+
+		// Files. Nothing of the host is mounted; the guest's volume holds our own program.
+		ReadonlyRootfs: true,
+		Mounts: []mount.Mount{{
+			Type: mount.TypeVolume, Source: guestVolume, Target: engine.BundleDir, ReadOnly: true,
+			VolumeOptions: &mount.VolumeOptions{NoCopy: true},
+		}},
+		Tmpfs:         tmpfs(spec, img),
+		MaskedPaths:   maskedPaths(),
+		ReadonlyPaths: readonlyPaths(),
+
+		// What it can see of others: nothing.
+		IpcMode: "private",
+		ShmSize: shmBytes,
+
+		// Its end is ours to decide, and nothing that it prints is kept by the engine.
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		AutoRemove:    false,
+		LogConfig:     container.LogConfig{Type: "none"},
+
+		Resources: resources(spec.Limits, facts),
+	}
+	host.Init = new(false) // the guest is PID 1 and reaps
+	if facts.CgroupNS {
+		host.CgroupnsMode = container.CgroupnsModePrivate
+	}
+	return config, host
+}
+
+// resources are the cgroup's limits and the rlimits.
+func resources(l sandbox.Limits, facts engineFacts) container.Resources {
+	memory, pids := l.MemoryBytes, int64(l.Processes+guestPids)
+	if facts.gvisor() {
+		// Reaching either limit kills the whole sandbox under gVisor, and its own memory
+		// and threads count too. So the guest's watchdog, which is given the true limits,
+		// must act first, and these stand a little above.
+		memory += memory/8 + 64*sandbox.MiB
+		pids += gvisorPids
+	}
+	r := container.Resources{
+		Memory:     memory,
+		MemorySwap: memory, // equal: no swap
+		CPUShares:  512,    // half of what the host's own work has
+		Ulimits: []*container.Ulimit{
+			{Name: "core", Soft: 0, Hard: 0},
+			// The guest's own files, in RunDir, count as well.
+			ulimit("fsize", max(l.WorkspaceBytes, engine.RunDirBytes)),
+			ulimit("nofile", maxOpenFiles),
+		},
+	}
+	if facts.CPULimit {
+		r.NanoCPUs = int64(l.CPUs * 1e9)
+	}
+	if facts.PidsLimit {
+		r.PidsLimit = &pids
+	}
+	return r
+}
+
+func ulimit(name string, n int64) *container.Ulimit {
+	return &container.Ulimit{Name: name, Soft: n, Hard: n}
+}
+
+// tmpfs are the places that can be written. All count as the sandbox's memory. They
+// may hold programs: an interpreter needs no exec bit, so noexec would break compiled
+// libraries and stop nobody.
+func tmpfs(spec engine.Spec, img imageFacts) map[string]string {
+	const base = "rw,exec,nosuid,nodev"
+	mounts := map[string]string{}
+	for _, path := range img.Volumes {
+		// A volume that the image declares would be a writable folder on the engine's
+		// disk without a limit. It is covered.
+		mounts[path] = "ro,noexec,nosuid,nodev,size=4096,nr_inodes=2,mode=0555"
+	}
+	mounts[sandbox.Workspace] = fmt.Sprintf("%s,size=%d,nr_inodes=%d,uid=%d,gid=%d,mode=0700",
+		base, spec.Limits.WorkspaceBytes, inodes(spec.Limits.WorkspaceBytes), spec.UID, spec.UID)
+	tmp := spec.Limits.WorkspaceBytes / 2
+	mounts["/tmp"] = fmt.Sprintf("%s,size=%d,nr_inodes=%d,mode=1777", base, tmp, inodes(tmp))
+	mounts[engine.RunDir] = "rw,noexec,nosuid,nodev,size=" + strconv.Itoa(engine.RunDirBytes) + ",nr_inodes=16384,mode=0700"
+	return mounts
+}
+
+// inodes is one for each 16 KiB. The kernel's memory for them counts as the sandbox's.
+func inodes(size int64) int64 { return max(size/(16<<10), 1024) }
+
+// mapUID keeps a uid inside what an engine that remaps uids has: only 65,536, of
+// which the lowest may belong to the image's users.
+func mapUID(uid int, facts engineFacts) int {
+	const first, count = 1000, 60000
+	if !facts.Remapped {
+		return uid
+	}
+	return first + uid%count
+}
+
+// maskedPaths read as nothing. It is Docker's own list, which differs by version, and
+// what else tells of the host.
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi",
+		"/proc/asound",
+		"/proc/cmdline",
+		"/proc/config.gz",
+		"/proc/interrupts",
+		"/proc/kallsyms",
+		"/proc/kcore",
+		"/proc/keys",
+		"/proc/kmsg",
+		"/proc/latency_stats",
+		"/proc/modules",
+		"/proc/pagetypeinfo",
+		"/proc/sched_debug",
+		"/proc/scsi",
+		"/proc/slabinfo",
+		"/proc/timer_list",
+		"/proc/timer_stats",
+		"/proc/version",
+		"/proc/vmallocinfo",
+		"/proc/zoneinfo",
+		"/sys/devices/virtual/dmi",
+		"/sys/devices/virtual/powercap",
+		"/sys/firmware",
+		"/sys/fs/bpf",
+		"/sys/kernel/debug",
+		"/sys/kernel/notes",
+		"/sys/kernel/security",
+		"/sys/kernel/tracing",
+		"/sys/module",
+	}
+}
+
+// readonlyPaths can be read where they are not masked, and never written.
+func readonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}

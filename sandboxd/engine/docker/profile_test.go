@@ -1,0 +1,115 @@
+package docker
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+var testSpec = engine.Spec{
+	ID:       "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa",
+	Image:    "dormouse:1",
+	Limits:   sandbox.DefaultLimits(),
+	UID:      200_001,
+	Expires:  time.Unix(1_800_000_000, 0),
+	Language: sandbox.Python,
+}
+
+// A change to what isolates a sandbox is a change to these files.
+func TestProfileIsAsReviewed(t *testing.T) {
+	img := imageFacts{ID: "sha256:0123", Arch: "amd64", Path: defaultPath, Volumes: []string{"/data"}}
+	for name, facts := range map[string]engineFacts{
+		"runc":     {Home: "home", Runtime: "runc", CgroupNS: true, CPULimit: true, PidsLimit: true},
+		"runsc":    {Home: "home", Runtime: "runsc", CgroupNS: true, CPULimit: true, PidsLimit: true},
+		"rootless": {Home: "home", Runtime: "runc", CgroupNS: true, Remapped: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, host := profile(testSpec, facts, img, "dormouse-guest-0123456789ab-amd64")
+			for i, option := range host.SecurityOpt {
+				if _, is := strings.CutPrefix(option, "seccomp="); is {
+					host.SecurityOpt[i] = "seccomp=(seccomp.golden.json)"
+				}
+			}
+			enginetest.Golden(t, "profile-"+name+".golden.json", indent(t, struct {
+				Config     *container.Config
+				HostConfig *container.HostConfig
+			}{config, host}))
+		})
+	}
+	t.Run("seccomp", func(t *testing.T) {
+		enginetest.Golden(t, "seccomp.golden.json", indent(t, json.RawMessage(seccompProfile())))
+	})
+}
+
+func indent(t *testing.T, v any) []byte {
+	t.Helper()
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(text, '\n')
+}
+
+// The filter must name each call once, or one rule would quietly undo another.
+func TestSeccompNamesEachCallOnce(t *testing.T) {
+	seen := map[string]bool{}
+	check := func(names string, once bool) {
+		for _, name := range strings.Fields(names) {
+			if seen[name] && once {
+				t.Errorf("%s is there twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	for _, g := range allowed {
+		check(g.names, g.names != "socket") // one rule for each family
+	}
+	for _, r := range refused {
+		check(r.names, true)
+	}
+	for _, name := range strings.Fields(`ptrace process_vm_readv process_vm_writev pidfd_getfd pidfd_send_signal
+		rt_sigqueueinfo rt_tgsigqueueinfo keyctl add_key request_key bpf perf_event_open userfaultfd
+		io_uring_setup io_uring_enter io_uring_register mount umount2 pivot_root chroot unshare setns open_tree move_mount
+		fsopen fsconfig fsmount fspick mount_setattr shmget shmat shmctl semget semop semctl msgget msgsnd msgrcv
+		mq_open mq_timedsend personality name_to_handle_at open_by_handle_at kexec_load init_module finit_module
+		reboot swapon syslog quotactl acct settimeofday clock_settime sethostname modify_ldt iopl ioperm`) {
+		if seen[name] {
+			t.Errorf("%s is allowed", name)
+		}
+	}
+}
+
+func TestUIDsOfARemappedEngineAreInItsRange(t *testing.T) {
+	seen := map[int]bool{}
+	for uid := 200_000; uid < 260_000; uid++ {
+		got := mapUID(uid, engineFacts{Remapped: true})
+		if got < 1000 || got > 60_999 || seen[got] {
+			t.Fatalf("mapUID(%d) = %d, want one of 1000 to 60999 that no other has", uid, got)
+		}
+		seen[got] = true
+	}
+	if got := mapUID(200_000, engineFacts{}); got != 200_000 {
+		t.Errorf("mapUID(200000) = %d on an engine that maps nothing", got)
+	}
+}
+
+func TestLabelsAreIDsAndNumbers(t *testing.T) {
+	config, _ := profile(testSpec, engineFacts{Home: "home"}, imageFacts{}, "v")
+	for name, value := range config.Labels {
+		if !labelValue.MatchString(value) {
+			t.Errorf("label %s = %q", name, value)
+		}
+	}
+	for _, home := range []string{"", "a b", "a\nb", "a=b", strings.Repeat("x", 65), "/home/me"} {
+		if err := (Config{Home: home}).validate(); err == nil {
+			t.Errorf("home %q was accepted", home)
+		}
+	}
+}

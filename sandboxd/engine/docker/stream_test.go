@@ -1,0 +1,137 @@
+package docker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func frame(kind byte, text string) []byte {
+	header := make([]byte, frameHeader)
+	header[0] = kind
+	binary.BigEndian.PutUint32(header[4:], uint32(len(text)))
+	return append(header, text...)
+}
+
+// open is a stream that the test feeds from the other end.
+func openStream(t *testing.T) (*stream, net.Conn) {
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return newStream(ours, ours), theirs
+}
+
+func TestStreamIsStdoutAlone(t *testing.T) {
+	s, engine := openStream(t)
+	go func() {
+		for _, f := range [][]byte{frame(1, "one "), frame(2, "a warning"), frame(1, ""), frame(1, "two")} {
+			for _, b := range f { // in the smallest pieces
+				engine.Write([]byte{b})
+			}
+		}
+		engine.Close()
+	}()
+	got, err := io.ReadAll(s)
+	if string(got) != "one two" {
+		t.Errorf("read %q", got)
+	}
+	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "a warning") {
+		t.Errorf("error = %v, want what was said on stderr", err)
+	}
+}
+
+func TestStreamEndsWithoutAWord(t *testing.T) {
+	s, engine := openStream(t)
+	go func() { engine.Write(frame(1, "x")); engine.Close() }()
+	if got, err := io.ReadAll(s); string(got) != "x" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+func TestStreamRefusesWhatIsOutOfStep(t *testing.T) {
+	for name, bytes := range map[string][]byte{
+		"an unknown kind":   {9, 0, 0, 0, 0, 0, 0, 1, 'x'},
+		"stdin":             {0, 0, 0, 0, 0, 0, 0, 1, 'x'},
+		"no padding":        {1, 'H', 'T', 'T', 0, 0, 0, 1, 'x'},
+		"a size of 4 GiB":   {1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff},
+		"half a header":     {1, 0, 0},
+		"plain text":        []byte("OCI runtime exec failed"),
+		"half of the frame": frame(1, "xyz")[:9],
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, engine := openStream(t)
+			go func() { engine.Write(bytes); engine.Close() }()
+			if got, err := io.ReadAll(s); err == nil && name != "half of the frame" {
+				t.Errorf("read %q without an error", got)
+			}
+		})
+	}
+}
+
+func TestStreamKeepsLittleOfStderr(t *testing.T) {
+	s, engine := openStream(t)
+	go func() {
+		for range 100 {
+			engine.Write(frame(2, strings.Repeat("x", 4096)))
+		}
+		engine.Close()
+	}()
+	_, err := io.ReadAll(s)
+	if err == nil || len(err.Error()) > 2*maxStderr {
+		t.Errorf("an error of %d bytes, want at most %d", len(err.Error()), 2*maxStderr)
+	}
+}
+
+func TestStreamDeadlineLosesNothing(t *testing.T) {
+	s, engine := openStream(t)
+	whole := frame(1, "text")
+	for cut := range len(whole) {
+		go engine.Write(whole[:cut])
+		var got []byte
+		buf := make([]byte, 16)
+		s.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		for {
+			n, err := s.Read(buf)
+			got = append(got, buf[:n]...)
+			if err != nil {
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		s.SetReadDeadline(time.Time{})
+		go engine.Write(whole[cut:])
+		for len(got) < 4 {
+			n, err := s.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, buf[:n]...)
+		}
+		if string(got) != "text" {
+			t.Errorf("cut at %d: read %q", cut, got)
+		}
+	}
+}
+
+// Whatever comes, reading ends, and nothing is allocated by a length that was read.
+func FuzzStream(f *testing.F) {
+	f.Add(frame(1, "x"))
+	f.Add(append(frame(2, "err"), frame(1, "out")...))
+	f.Add([]byte{1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		defer ours.Close()
+		got, _ := io.ReadAll(newStream(ours, bytes.NewReader(data)))
+		if len(got) > len(data) {
+			t.Errorf("%d bytes came out of %d", len(got), len(data))
+		}
+	})
+}

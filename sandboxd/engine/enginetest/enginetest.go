@@ -1,0 +1,199 @@
+// Package enginetest is the suite that every engine passes: what [engine.Engine]
+// promises, and what isolates a sandbox, asked from inside by a guest of the suite's
+// own (enginetest/probe). An engine's whole test is a call of [Run].
+//
+//   - a container's life: create, dial, list, remove, and what fails (lifecycle.go)
+//   - the stream: intact, many at once, gone when closed (stream.go)
+//   - limits hold while a neighbour answers (limits.go)
+//   - the walls, compared with golden files, and real programs within them (posture.go)
+//
+// DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew.
+package enginetest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Open opens the engine under test for a home, with a guest to put into its
+// containers, and closes it when the test ends.
+type Open func(t *testing.T, home string, guest engine.Bundle) engine.Engine
+
+// Run runs the suite. The engine has the image; any Linux image will do.
+func Run(t *testing.T, open Open, image string) {
+	s := &suite{open: open, image: image, guest: Probe(t)}
+	s.engine = s.openHome(t)
+	t.Logf("engine: %+v", s.engine.Info())
+	t.Run("Lifecycle", s.lifecycle)
+	t.Run("Stream", s.stream)
+	t.Run("Posture", s.posture)
+	t.Run("Programs", s.programs)
+	t.Run("Limits", s.limits)
+}
+
+type suite struct {
+	open   Open
+	image  string
+	guest  engine.Bundle
+	engine engine.Engine
+}
+
+// openHome opens the engine for a home of its own, which is empty when the test ends.
+func (s *suite) openHome(t *testing.T) engine.Engine {
+	t.Helper()
+	e := s.open(t, "test-"+string(sandbox.NewID()), s.guest)
+	t.Cleanup(func() {
+		for _, c := range list(t, e) {
+			t.Errorf("%s was left behind: %+v", t.Name(), c)
+			remove(t, e, c.ID)
+		}
+	})
+	return e
+}
+
+var uids atomic.Int64
+
+// spec returns a small sandbox's, with an id and a uid that nobody else has.
+func (s *suite) spec() engine.Spec {
+	return engine.Spec{
+		ID:    sandbox.NewID(),
+		Image: s.image,
+		Limits: sandbox.Limits{MemoryBytes: 256 * sandbox.MiB, CPUs: 1, Processes: 100,
+			WorkspaceBytes: 64 * sandbox.MiB},
+		UID:      200_000 + int(uids.Add(1)),
+		Expires:  time.Now().Add(time.Hour),
+		Language: sandbox.Python,
+	}
+}
+
+// box is a running sandbox and a client of its guest.
+type box struct {
+	id     sandbox.ID
+	client *http.Client
+}
+
+// create makes a sandbox that is removed when the test ends.
+func (s *suite) create(t *testing.T, spec engine.Spec) box {
+	t.Helper()
+	if err := s.engine.Create(t.Context(), spec); err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	t.Cleanup(func() { remove(t, s.engine, spec.ID) })
+	return s.dial(t, spec.ID)
+}
+
+// dial returns a client with one stream of its own.
+func (s *suite) dial(t *testing.T, id sandbox.ID) box {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{
+		Protocols:   protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.engine.Dial(ctx, id) },
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return box{id, &http.Client{Transport: transport}}
+}
+
+// ask makes a request of the guest and returns its answer.
+func (b box) ask(ctx context.Context, method, path string, body io.Reader) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://guest"+path, body)
+	if err != nil {
+		return "", err
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
+	}
+	return string(text), err
+}
+
+// must is ask, in a test that can't go on without the answer.
+func (b box) must(t *testing.T, method, path string, body io.Reader) string {
+	t.Helper()
+	text, err := b.ask(t.Context(), method, path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func list(t *testing.T, e engine.Engine) []engine.Container {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	all, err := e.List(ctx)
+	if err != nil {
+		t.Fatalf("List: %v", err)
+	}
+	return all
+}
+
+func remove(t *testing.T, e engine.Engine, id sandbox.ID) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	if err := e.Remove(ctx, id); err != nil {
+		t.Errorf("Remove: %v", err)
+	}
+}
+
+// wantKind fails the test unless err is of the kind.
+func wantKind(t *testing.T, what string, err error, want sandbox.Kind) {
+	t.Helper()
+	if got := sandbox.KindOf(err); err == nil || got != want {
+		t.Errorf("%s = %v (%s), want an error of kind %s", what, err, got, want)
+	}
+}
+
+// Probe builds the suite's guest.
+func Probe(t *testing.T) engine.Bundle {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "probe")
+	build := exec.Command("go", "build", "-trimpath", "-o", out, "github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest/probe")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the probe: %v\n%s", err, text)
+	}
+	program, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Guest(program)
+}
+
+// Guest is a bundle that holds one program, for this machine's architecture. Its id is
+// its own, so that what a test installs is no other test's.
+func Guest(program []byte) engine.Bundle {
+	return bundle{
+		id:    strings.TrimPrefix(string(sandbox.NewID()), "sbx_")[:12],
+		files: fstest.MapFS{"guest": {Data: program, Mode: 0o755}, "folder/file": {Data: []byte("content")}},
+	}
+}
+
+type bundle struct {
+	id    string
+	files fs.FS
+}
+
+func (b bundle) ID() string                  { return b.id }
+func (b bundle) Files(string) (fs.FS, error) { return b.files, nil }

@@ -1,0 +1,149 @@
+package enginetest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (s *suite) lifecycle(t *testing.T) {
+	t.Run("a created sandbox answers, with the arguments of its spec", func(t *testing.T) {
+		spec := s.spec()
+		var args []string
+		if err := json.Unmarshal([]byte(s.create(t, spec).must(t, "GET", "/args", nil)), &args); err != nil {
+			t.Fatal(err)
+		}
+		for _, arg := range engine.GuestArgs(spec)[2:] {
+			if !slices.Contains(args, arg) {
+				t.Errorf("the guest's arguments are %q, want %s among them", args, arg)
+			}
+		}
+	})
+	t.Run("a list has what was created, until it is removed", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		if got, want := list(t, s.engine), (engine.Container{ID: b.id, Running: true}); len(got) != 1 || got[0] != want {
+			t.Errorf("List() = %+v, want %+v alone", got, want)
+		}
+		remove(t, s.engine, b.id)
+		if got := list(t, s.engine); len(got) != 0 {
+			t.Errorf("List() after Remove = %+v, want nothing", got)
+		}
+		_, err := s.engine.Dial(t.Context(), b.id)
+		wantKind(t, "Dial after Remove", err, sandbox.NotFound)
+	})
+	t.Run("what is not there can be removed, and not dialled", func(t *testing.T) {
+		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_", "sbx_../../etc/passwd", "x?force=1", "sbx_\x00\n"} {
+			remove(t, s.engine, id)
+			_, err := s.engine.Dial(t.Context(), id)
+			wantKind(t, "Dial("+string(id)+")", err, sandbox.NotFound)
+		}
+	})
+	t.Run("an id that is not one cannot be created", func(t *testing.T) {
+		for _, id := range []sandbox.ID{"", "sbx_x", "x", "../x", `{"a":"b"}`} {
+			spec := s.spec()
+			spec.ID = id
+			wantKind(t, "Create("+string(id)+")", s.engine.Create(t.Context(), spec), sandbox.Invalid)
+		}
+	})
+	t.Run("an id is created once", func(t *testing.T) {
+		spec := s.spec()
+		b := s.create(t, spec)
+		if err := s.engine.Create(t.Context(), spec); err == nil {
+			t.Error("the second Create gave no error")
+		}
+		b.must(t, "GET", "/args", nil) // the first is as it was
+	})
+	t.Run("an image that is not there is unavailable, and nothing is left", func(t *testing.T) {
+		spec := s.spec()
+		spec.Image = "dormouse-test-no-such-image:1"
+		wantKind(t, "Create", s.engine.Create(t.Context(), spec), sandbox.Unavailable)
+		s.wantEmpty(t, s.engine)
+	})
+	t.Run("a guest that ends at once leaves nothing", func(t *testing.T) {
+		e := s.open(t, "test-"+string(sandbox.NewID()), Guest([]byte("#!/no/such/interpreter\n")))
+		if err := e.Create(t.Context(), s.spec()); err == nil {
+			t.Error("Create gave no error")
+		}
+		s.wantEmpty(t, e)
+	})
+	t.Run("a create that is given up leaves nothing", func(t *testing.T) {
+		for patience := time.Millisecond; patience < 400*time.Millisecond; patience *= 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			spec := s.spec()
+			err := s.engine.Create(ctx, spec)
+			cancel()
+			if err == nil {
+				remove(t, s.engine, spec.ID)
+			}
+		}
+		s.wantEmpty(t, s.engine)
+	})
+	t.Run("a sandbox that ended is listed, and not running", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		_, _ = b.ask(t.Context(), "POST", "/exit", nil) // the answer is cut off
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			got := list(t, s.engine)
+			if len(got) != 1 || time.Now().After(deadline) {
+				t.Fatalf("List() = %+v, want one that does not run", got)
+			}
+			if !got[0].Running {
+				if got[0].Detail == "" {
+					t.Errorf("List() = %+v, want a Detail that says how it ended", got)
+				}
+				break
+			}
+		}
+		_, err := s.engine.Dial(t.Context(), b.id)
+		wantKind(t, "Dial", err, sandbox.NotFound)
+	})
+	t.Run("homes do not see each other", func(t *testing.T) {
+		b, other := s.create(t, s.spec()), s.openHome(t)
+		if got := list(t, other); len(got) != 0 {
+			t.Errorf("the other home's List() = %+v, want nothing", got)
+		}
+		_, err := other.Dial(t.Context(), b.id)
+		wantKind(t, "the other home's Dial", err, sandbox.NotFound)
+		remove(t, other, b.id)
+		b.must(t, "GET", "/args", nil)
+	})
+	t.Run("ten at once", func(t *testing.T) {
+		var group sync.WaitGroup
+		specs := make([]engine.Spec, 10)
+		for i := range specs {
+			specs[i] = s.spec()
+			group.Go(func() {
+				if err := s.engine.Create(t.Context(), specs[i]); err != nil {
+					t.Errorf("Create: %v", err)
+					return
+				}
+				if _, err := s.dial(t, specs[i].ID).ask(t.Context(), "GET", "/args", nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if got := list(t, s.engine); len(got) != len(specs) {
+			t.Errorf("List() has %d, want %d", len(got), len(specs))
+		}
+		for _, spec := range specs {
+			group.Go(func() { remove(t, s.engine, spec.ID) })
+			group.Go(func() { remove(t, s.engine, spec.ID) }) // both come to the same end
+		}
+		group.Wait()
+		s.wantEmpty(t, s.engine)
+	})
+}
+
+func (s *suite) wantEmpty(t *testing.T, e engine.Engine) {
+	t.Helper()
+	for _, c := range list(t, e) {
+		t.Errorf("%+v is left", c)
+		remove(t, e, c.ID)
+	}
+}

@@ -1,0 +1,106 @@
+package enginetest
+
+import (
+	"context"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// limits reaches for more than there is, while a neighbour is asked all the time.
+func (s *suite) limits(t *testing.T) {
+	neighbour := s.create(t, s.spec())
+	neighbour.must(t, "GET", "/args", nil)
+	gvisor := strings.HasPrefix(s.engine.Info().Runtime, "runsc")
+
+	hog := func(t *testing.T, b box, what string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		watched := make(chan time.Duration)
+		stop := make(chan struct{})
+		go func() { watched <- s.watch(t, neighbour, stop) }()
+		text, err := b.ask(ctx, "POST", "/hog/"+what, nil)
+		close(stop)
+		t.Logf("%s: %q, %v; the neighbour's slowest answer: %v", what, text, err, <-watched)
+		if err != nil {
+			return err.Error()
+		}
+		return text
+	}
+
+	t.Run("memory", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		if got := hog(t, b, "memory"); strings.Contains(got, "had") {
+			t.Errorf("the hog says %q, want it stopped", got)
+		}
+		if gvisor {
+			return // the whole sandbox ended; the real guest's watchdog acts before that
+		}
+		b.must(t, "GET", "/args", nil)
+	})
+	t.Run("processes", func(t *testing.T) {
+		if gvisor {
+			t.Skip("gVisor's own threads count against the cgroup's limit, so the guest's rlimits bound processes")
+		}
+		spec := s.spec()
+		b := s.create(t, spec)
+		got := hog(t, b, "processes")
+		if n := number(t, got, `^(\d+) processes, then EAGAIN`); n < 10 || n > spec.Limits.Processes+64 {
+			t.Errorf("the hog says %q, want at most %d", got, spec.Limits.Processes+64)
+		}
+		b.must(t, "GET", "/args", nil)
+	})
+	t.Run("disk", func(t *testing.T) {
+		spec := s.spec()
+		b := s.create(t, spec)
+		got := hog(t, b, "disk")
+		want := int(spec.Limits.WorkspaceBytes >> 20)
+		if n := number(t, got, `^(\d+) MiB, then ENOSPC`); n < want-2 || n > want {
+			t.Errorf("the hog says %q, want %d MiB", got, want)
+		}
+		b.must(t, "GET", "/args", nil)
+	})
+	t.Run("inodes", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		got := hog(t, b, "inodes")
+		if gvisor && !strings.Contains(got, "ENOSPC") {
+			return // gVisor knows no such limit: inodes are the sandbox's own memory
+		}
+		if n := number(t, got, `^(\d+) files, then ENOSPC`); n > 10_000 {
+			t.Errorf("the hog says %q, want at most 10000", got)
+		}
+	})
+}
+
+// watch asks a sandbox until stop, and returns how long the slowest answer took.
+func (s *suite) watch(t *testing.T, b box, stop <-chan struct{}) (slowest time.Duration) {
+	for {
+		select {
+		case <-stop:
+			return slowest
+		case <-time.After(10 * time.Millisecond):
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		start := time.Now()
+		_, err := b.ask(ctx, "GET", "/args", nil)
+		cancel()
+		if err != nil {
+			t.Errorf("the neighbour: %v", err)
+			return slowest
+		}
+		slowest = max(slowest, time.Since(start))
+	}
+}
+
+func number(t *testing.T, text, pattern string) int {
+	t.Helper()
+	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("the hog says %q, want %s", text, pattern)
+	}
+	n, _ := strconv.Atoi(m[1]) // the pattern has digits only
+	return n
+}

@@ -1,0 +1,94 @@
+package enginetest
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// posture compares how the walls look from inside with what somebody has read.
+func (s *suite) posture(t *testing.T) {
+	b := s.create(t, s.spec())
+	for _, who := range []string{"guest", "kernel"} {
+		t.Run(who, func(t *testing.T) {
+			got := b.must(t, "GET", "/posture/"+who, nil)
+			Golden(t, fmt.Sprintf("posture-%s-%s.golden.json", s.engine.Info().Runtime, who), []byte(got))
+		})
+	}
+}
+
+//go:embed testdata/works.py testdata/works.js
+var works embed.FS
+
+// programs runs what an allowlist of system calls that is too small would break.
+func (s *suite) programs(t *testing.T) {
+	for _, program := range []struct{ path, file, missing string }{
+		{"/usr/bin/python3", "works.py", "No module named"},
+		{"/usr/bin/node", "works.js", "Cannot find module"},
+	} {
+		t.Run(program.file, func(t *testing.T) {
+			spec := s.spec()
+			spec.Limits.MemoryBytes = 2 << 30
+			b := s.create(t, spec)
+			text, err := works.ReadFile("testdata/" + program.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.must(t, "PUT", "/workspace/"+program.file, bytes.NewReader(text))
+			got := b.must(t, "POST", fmt.Sprintf("/run?program=%s&arg=%[1]s&arg=/workspace/%s", program.path, program.file), nil)
+			if strings.Contains(got, "no such file") || strings.Contains(got, program.missing) {
+				t.Skipf("the image %s can't run it: %s", s.image, got)
+			}
+			if !strings.HasSuffix(got, "all works\nended well") {
+				t.Errorf("it printed:\n%s", got)
+			}
+		})
+	}
+}
+
+// Golden compares got with a file in the testdata folder of the caller's package.
+func Golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	_, caller, _, _ := runtime.Caller(1)
+	path := filepath.Join(filepath.Dir(caller), "testdata", name)
+	if os.Getenv("DORMOUSE_UPDATE_GOLDEN") == "1" {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("no golden file: %v; DORMOUSE_UPDATE_GOLDEN=1 writes it", err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs (-want +got; all the same: the order):\n%s", name,
+			difference(strings.Split(string(want), "\n"), strings.Split(string(got), "\n")))
+	}
+}
+
+// difference names the lines that only one of the two has, which is enough for
+// sorted JSON.
+func difference(want, got []string) string {
+	var diff strings.Builder
+	count := map[string]int{}
+	for _, line := range got {
+		count[line]++
+	}
+	for _, line := range want {
+		if count[line]--; count[line] < 0 {
+			fmt.Fprintf(&diff, "-%s\n", line)
+		}
+	}
+	for _, line := range got {
+		if count[line]--; count[line] >= 0 {
+			fmt.Fprintf(&diff, "+%s\n", line)
+		}
+	}
+	return diff.String()
+}

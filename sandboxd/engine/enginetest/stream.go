@@ -1,0 +1,130 @@
+package enginetest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func (s *suite) stream(t *testing.T) {
+	b := s.create(t, s.spec())
+	t.Run("100 MB there and back", func(t *testing.T) {
+		const size = 100_000_000
+		sent := sha256.New()
+		start := time.Now()
+		source := io.LimitReader(rand.NewChaCha8([32]byte{1}), size)
+		b.must(t, "PUT", "/blob", io.TeeReader(source, sent))
+		there := time.Since(start)
+		resp, err := b.client.Get("http://guest/blob")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		received := sha256.New()
+		n, err := io.Copy(received, resp.Body)
+		if err != nil || n != size {
+			t.Fatalf("read %d bytes, %v, want %d", n, err, size)
+		}
+		if got, want := hex.EncodeToString(received.Sum(nil)), hex.EncodeToString(sent.Sum(nil)); got != want {
+			t.Errorf("sha256 = %s, want %s", got, want)
+		}
+		t.Logf("there %v, and back %v", there, time.Since(start)-there)
+	})
+	t.Run("many streams at once", func(t *testing.T) {
+		var group sync.WaitGroup
+		for range 5 {
+			other := s.dial(t, b.id)
+			group.Go(func() {
+				for range 20 {
+					if _, err := other.ask(t.Context(), "GET", "/args", nil); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		group.Wait()
+	})
+	t.Run("a closed stream leaves no process", func(t *testing.T) {
+		for range 3 {
+			conn, err := s.engine.Dial(t.Context(), b.id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); err == nil {
+				t.Error("Read after Close gave no error")
+			}
+		}
+		// The clients of the subtest before have let go too: what is left is this one.
+		b.client.CloseIdleConnections()
+		var got string
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			if got = strings.TrimSpace(b.must(t, "GET", "/streams", nil)); got == "1" {
+				return
+			}
+		}
+		t.Errorf("%s streams are open in the sandbox, want 1", got)
+	})
+	t.Run("a read's deadline passes, and the stream goes on", func(t *testing.T) {
+		conn, err := s.engine.Dial(t.Context(), b.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err = conn.Read(make([]byte, 1)); !isTimeout(err) {
+			t.Errorf("Read = %v, want a timeout", err)
+		}
+		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		// HTTP/2's preface and an empty SETTINGS frame; the answer is SETTINGS too.
+		if _, err := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+			t.Fatal(err)
+		}
+		header := make([]byte, 9)
+		if _, err := io.ReadFull(conn, header); err != nil || header[3] != 4 {
+			t.Errorf("read % x, %v, want a SETTINGS frame", header, err)
+		}
+	})
+	t.Run("a dial that is given up", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.engine.Dial(ctx, b.id); !errors.Is(err, context.Canceled) {
+			t.Errorf("Dial = %v, want context.Canceled", err)
+		}
+	})
+	t.Run("requests end when the sandbox does", func(t *testing.T) {
+		spec := s.spec()
+		doomed := s.create(t, spec)
+		doomed.must(t, "GET", "/args", nil)
+		done := make(chan error, 1)
+		go func() {
+			_, err := doomed.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
+			done <- err
+		}()
+		time.Sleep(50 * time.Millisecond) // the request is on its way
+		remove(t, s.engine, spec.ID)
+		select {
+		case err := <-done:
+			if err == nil {
+				t.Error("the request gave no error")
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("the request still waits")
+		}
+	})
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := err.(interface{ Timeout() bool })
+	return ok && timeout.Timeout()
+}

@@ -1,0 +1,244 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// Limits of what is read from a guest.
+const (
+	maxAnswer    = 64 * sandbox.MiB // of one JSON answer
+	maxEventLine = 17 * sandbox.MiB // of one event
+	copyBuffer   = 256 << 10
+)
+
+// SizeHeader has a file's whole size, whatever part of it is in the body.
+const SizeHeader = "X-Dormouse-Size"
+
+// Client speaks to one sandbox's guest over one connection, which is dialled when it is
+// first needed and again when it was lost. All that it returns went through sanitize: a guest
+// may have been taken over. Its methods may be called concurrently.
+//
+// Errors that the guest answers with are a [sandbox.Error]; those of the connection are wrapped.
+type Client struct {
+	conn connection
+}
+
+// NewClient returns a client that reaches the guest through dial.
+func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
+	return &Client{conn: newConnection(dial)}
+}
+
+// Close ends the connection and what is in flight on it. The guest's executions go on.
+func (c *Client) Close() { c.conn.close() }
+
+// Status asks what the sandbox uses and runs.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.call(ctx, http.MethodGet, StatusRoute, nil, nil, &s)
+	if err != nil {
+		return Status{}, err
+	}
+	sanitizeStatus(&s)
+	return s, nil
+}
+
+// SetExpiry moves the guest's dead man's switch.
+func (c *Client) SetExpiry(ctx context.Context, t time.Time) error {
+	return c.call(ctx, http.MethodPut, ExpiryRoute, nil, Expiry{ExpireUnix: t.Unix()}, nil)
+}
+
+// Execute starts an execution, or joins the one that has this id, and waits up to
+// req.WaitSeconds for its end. The answer has the events of req.Window.
+func (c *Client) Execute(ctx context.Context, id sandbox.ExecutionID, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
+	return c.execution(ctx, http.MethodPut, ExecutionsRoute+string(id), waitQuery(req.WaitSeconds), id, req)
+}
+
+// Execution looks at an execution, waiting up to waitSeconds for its end.
+func (c *Client) Execution(ctx context.Context, id sandbox.ExecutionID, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error) {
+	q := waitQuery(waitSeconds)
+	q.Set("offset", strconv.FormatInt(w.Offset, 10))
+	q.Set("head", strconv.Itoa(w.Head))
+	q.Set("tail", strconv.Itoa(w.Tail))
+	return c.execution(ctx, http.MethodGet, ExecutionsRoute+string(id), q, id, nil)
+}
+
+// Interrupt stops an execution, with as strong a signal as it takes, and returns
+// when it has stopped. One that is final already is returned as it is.
+func (c *Client) Interrupt(ctx context.Context, id sandbox.ExecutionID) (sandbox.Execution, error) {
+	return c.execution(ctx, http.MethodPost, ExecutionsRoute+string(id)+"/interrupt", nil, id, nil)
+}
+
+// Events calls fn with each event from number from on. It returns nil when the execution is
+// final and all its events were delivered, and fn's error if that is not nil.
+func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64, fn func(sandbox.Event) error) error {
+	q := url.Values{"from": {strconv.FormatInt(from, 10)}}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream when fn has had enough
+	resp, err := c.send(ctx, http.MethodGet, ExecutionsRoute+string(id)+"/events", q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxEventLine)
+	final, last := false, from-1
+	for lines.Scan() {
+		var e sandbox.Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("read an event of %s: %w", id, err)
+		}
+		if e.Seq <= last || !sanitizeEvent(&e) {
+			continue
+		}
+		last = e.Seq
+		final = e.Type == sandbox.EventStatus && e.State.Final()
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read the events of %s: %w", id, err)
+	}
+	// The guest ends a stream with the final status, unless from was beyond it.
+	if !final && last >= from {
+		return fmt.Errorf("read the events of %s: %w", id, io.ErrUnexpectedEOF)
+	}
+	return nil
+}
+
+// ListFiles lists the regular files in the workspace.
+func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
+	var l FileList
+	if err := c.call(ctx, http.MethodGet, FilesRoute, nil, nil, &l); err != nil {
+		return FileList{}, err
+	}
+	l.Files = sanitizeFiles(l.Files)
+	l.Omitted = sanitizeOmitted(l.Omitted)
+	return l, nil
+}
+
+// WriteFile puts body at a path that [sandbox.ParsePath] returned. The file is there as a
+// whole or not at all. The returned size and hash are of what was sent.
+func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sandbox.File, error) {
+	sum, n := sha256.New(), int64(0)
+	sent := io.TeeReader(body, writerFunc(func(p []byte) (int, error) {
+		n += int64(len(p))
+		return sum.Write(p)
+	}))
+	resp, err := c.send(ctx, http.MethodPut, FilesRoute+path, nil, io.NopCloser(sent))
+	if err != nil {
+		return sandbox.File{}, err
+	}
+	var f sandbox.File
+	if err := wire.Decode(resp, maxAnswer, &f); err != nil {
+		return sandbox.File{}, err
+	}
+	if hash := hex.EncodeToString(sum.Sum(nil)); f.Size != n || f.SHA256 != hash {
+		return sandbox.File{}, sandbox.Errorf(sandbox.Unavailable, "%q did not arrive in the sandbox as it was sent: write it again", sandbox.Quote(path))
+	}
+	f.Path = path
+	f.ModTime = sanitizeTime(f.ModTime)
+	return f, nil
+}
+
+// ReadFile reads length bytes (less than 0: all) of a file from offset on, and says
+// how large it is as a whole. The body ends in io.ErrUnexpectedEOF if the file shrank
+// meanwhile. The caller closes it.
+func (c *Client) ReadFile(ctx context.Context, path string, offset, length int64) (body io.ReadCloser, whole int64, err error) {
+	q := url.Values{}
+	if offset != 0 {
+		q.Set("offset", strconv.FormatInt(offset, 10))
+	}
+	if length >= 0 {
+		q.Set("length", strconv.FormatInt(length, 10))
+	}
+	resp, err := c.send(ctx, http.MethodGet, FilesRoute+path, q, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	whole, err = strconv.ParseInt(resp.Header.Get(SizeHeader), 10, 64)
+	if err != nil || whole < 0 {
+		resp.Body.Close()
+		return nil, 0, fmt.Errorf("read %s: the guest named no size", path)
+	}
+	want := max(whole-offset, 0)
+	if length >= 0 {
+		want = min(want, length)
+	}
+	return &exactBody{body: resp.Body, left: want}, whole, nil
+}
+
+func waitQuery(seconds float64) url.Values {
+	return url.Values{"wait": {strconv.FormatFloat(seconds, 'f', -1, 64)}}
+}
+
+func (c *Client) execution(ctx context.Context, method, path string, q url.Values, id sandbox.ExecutionID, in any) (sandbox.Execution, error) {
+	var e sandbox.Execution
+	if err := c.call(ctx, method, path, q, in, &e); err != nil {
+		return sandbox.Execution{}, err
+	}
+	e.ID, e.SandboxID = id, "" // the guest does not know its sandbox's name
+	if err := sanitizeExecution(&e); err != nil {
+		return sandbox.Execution{}, err
+	}
+	return e, nil
+}
+
+// call sends in as JSON (nil: no body) and decodes the answer into out (nil: not at all).
+// What it sends may arrive twice, so it is only for requests that may.
+func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return fmt.Errorf("encode a request: %w", err)
+		}
+	}
+	resp, err := c.send(ctx, method, path, q, repeatable(body))
+	if err != nil {
+		return err
+	}
+	return wire.Decode(resp, maxAnswer, out)
+}
+
+// send returns an answer that is no error; the caller closes its body.
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.ReadCloser) (*http.Response, error) {
+	u := &url.URL{Scheme: "http", Host: host, Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the guest: %w", err)
+	}
+	if data, ok := body.(repeatable); ok {
+		if data != nil {
+			req.ContentLength = int64(len(data))
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+			req.Body, _ = req.GetBody()
+		}
+	} else if body != nil {
+		req.Body, req.ContentLength = body, -1
+	}
+	resp, err := c.conn.roundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		return nil, sanitizeError(wire.ReadError(resp))
+	}
+	return resp, nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// Limits that package syscall has no names for; the same on amd64 and arm64.
+const rlimitNproc = 6
+
+// maxOpenFiles is what one process of a sandbox may have open.
+const maxOpenFiles = 4096
+
+// niceness is the kernels' place behind the guest. Only the sandbox's own processes compete by it:
+// sandboxes among each other have their cgroups' shares.
+const niceness = 10
+
+// launch takes a kernel's limits on and becomes the kernel. It runs as the kernels' user already.
+func launch(args []string) error {
+	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
+	processes := flags.Uint64("processes", 0, "processes of this user")
+	file := flags.Uint64("file", 0, "bytes of one file")
+	data := flags.Uint64("data", 0, "bytes of private memory; 0: no limit")
+	space := flags.Uint64("space", 0, "bytes of address space, where the limit of private memory has no effect; 0: no limit")
+	home := flags.String("home", "", "a folder to make")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	argv := flags.Args()
+	if len(argv) == 0 {
+		return errors.New("name the program to become")
+	}
+	syscall.Umask(0o022)
+	if *home != "" {
+		_ = os.MkdirAll(*home, 0o700) // programs manage without
+	}
+	// Should memory run out anyway, the kernel is to be chosen and not the guest.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+	// However many processes the code starts, the guest comes first.
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
+	env := os.Environ()
+	for _, l := range []struct {
+		name     string
+		resource int
+		limit    uint64
+	}{
+		{"core", syscall.RLIMIT_CORE, 0},
+		{"nofile", syscall.RLIMIT_NOFILE, maxOpenFiles},
+		{"nproc", rlimitNproc, *processes},
+		{"fsize", syscall.RLIMIT_FSIZE, *file},
+		{"data", syscall.RLIMIT_DATA, *data},
+	} {
+		if l.limit == 0 && l.resource != syscall.RLIMIT_CORE {
+			continue
+		}
+		if err := limit(l.resource, l.limit); err != nil {
+			return fmt.Errorf("limit %s to %d: %w", l.name, l.limit, err)
+		}
+	}
+	if *space > 0 {
+		if enforced(*data) {
+			*space += sharedSpace
+		}
+		if err := limit(syscall.RLIMIT_AS, *space); err != nil {
+			return fmt.Errorf("limit as to %d: %w", *space, err)
+		}
+	}
+	return fmt.Errorf("become %s: %w", argv[0], syscall.Exec(argv[0], argv, env))
+}
+
+// sharedSpace is what may be mapped beside private memory.
+const sharedSpace = 2 << 30
+
+// enforced reports whether the limit of private memory holds here. gVisor takes it and does not count
+// what is mapped.
+func enforced(data uint64) bool {
+	if data == 0 {
+		return false
+	}
+	p, err := syscall.Mmap(-1, 0, int(data), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE)
+	if err != nil {
+		return true
+	}
+	_ = syscall.Munmap(p)
+	return false
+}
+
+// limit lowers a limit, both soft and hard, to n or to what it is already.
+func limit(resource int, n uint64) error {
+	var now syscall.Rlimit
+	if err := syscall.Getrlimit(resource, &now); err != nil {
+		return err
+	}
+	n = min(n, now.Max)
+	return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: n, Max: n})
+}
+
+// sweep kills every process of its own user at once, itself included or not.
+func sweep([]string) error {
+	if os.Getuid() == 0 {
+		return errors.New("only for the kernels' user")
+	}
+	if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+		return err
+	}
+	return nil
+}

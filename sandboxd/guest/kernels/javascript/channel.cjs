@@ -1,0 +1,111 @@
+// The messages to the guest: one JSON object a line on fd 4, and one byte back on fd 5 for each `sync`.
+'use strict';
+
+const fs = require('node:fs');
+
+const MESSAGES = 4;
+const ACKS = 5;
+const GATHER_MS = 30;
+const GATHER_LENGTH = 8 << 10;
+// So many writes are sent at once before gathering begins: a loop that prints little and then never yields to the event loop
+// has shown all that it printed.
+const AT_ONCE = 32;
+const CHUNK = 1 << 20;
+const MAX_LINE = 16 << 20;
+
+// Captured before user code can change them.
+const { writeSync, readSync } = fs;
+const { stringify } = JSON;
+const { now } = Date;
+const { setTimeout, Buffer } = globalThis;
+
+class Channel {
+  constructor() {
+    this.id = null; // the execution that runs
+    this.source = null; // stdout or stderr, and the id, of the text gathered
+    this.gathered = '';
+    this.timer = null;
+    this.window = 0; // when we began to count writes
+    this.writes = 0;
+    this.unsent = Buffer.alloc(0); // of a line, should SIGINT end a script in the middle of writing it
+  }
+
+  begin(id) {
+    this.flush();
+    this.id = id;
+    this.writes = 0;
+  }
+
+  text(type, text) {
+    const { id } = this;
+    if (this.source && (this.source.type !== type || this.source.id !== id)) this.flush();
+    this.source = { type, id };
+    this.gathered += text;
+    const time = now();
+    if (time - this.window > GATHER_MS) {
+      this.window = time;
+      this.writes = 0;
+    }
+    if (++this.writes <= AT_ONCE || this.gathered.length >= GATHER_LENGTH) this.flush();
+    else this.timer ??= setTimeout(() => this.flush(), GATHER_MS).unref();
+  }
+
+  /** Sends a message after all the text before it; false means that it was too long. */
+  send(message) {
+    this.flush();
+    return this.line(message);
+  }
+
+  done(status) {
+    this.send({ type: 'done', id: this.id, status });
+    this.id = null;
+  }
+
+  /** Returns when the guest has read everything before; what a subprocess prints now comes after it. */
+  sync() {
+    this.send({ type: 'sync' });
+    for (;;) {
+      try {
+        readSync(ACKS, Buffer.alloc(1));
+        return;
+      } catch (error) {
+        if (error.code !== 'EAGAIN') return;
+        pause();
+      }
+    }
+  }
+
+  flush() {
+    if (this.timer) {
+      clearTimeout(this.timer);
+      this.timer = null;
+    }
+    const { source, gathered: text } = this;
+    if (!text) return;
+    this.gathered = '';
+    for (let start = 0; start < text.length; start += CHUNK) this.line({ ...source, text: text.slice(start, start + CHUNK) });
+  }
+
+  line(message) {
+    const line = Buffer.from(stringify(message) + '\n');
+    if (line.length > MAX_LINE) return false;
+    this.unsent = this.unsent.length ? Buffer.concat([this.unsent, line]) : line;
+    while (this.unsent.length) {
+      try {
+        this.unsent = this.unsent.subarray(writeSync(MESSAGES, this.unsent));
+      } catch (error) {
+        if (error.code !== 'EAGAIN') throw error;
+        pause();
+      }
+    }
+    return true;
+  }
+}
+
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+function pause() {
+  Atomics.wait(never, 0, 0, 1);
+}
+
+module.exports = { Channel };

@@ -1,0 +1,81 @@
+package kernels_test
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func TestJavaScript(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("not tested: no node in PATH")
+	}
+	t.Parallel()
+	began := time.Now()
+	k := start(t, "javascript", node)
+	t.Logf("%s ready after %v", k.ready.Runner, time.Since(began).Round(time.Millisecond))
+	keep(t, k, javascriptPromises)
+	testInterrupts(t, k, "const answer = 42", "answer", map[string]string{
+		"a loop":                "console.log(1); while (true) {}",
+		"an await":              "console.log(1); await new Promise(() => {})",
+		"a loop after an await": "await new Promise(r => setTimeout(r, 5)); console.log(1); while (true) {}",
+		"printing":              "while (true) console.log('x'.repeat(100))",
+		"a subprocess":          "console.log(1); require('child_process').execSync('sleep 60')",
+	})
+	testInterruptStorm(t, k, "for (let i = 0; i < 50; i++) console.log(i)\n42")
+}
+
+var javascriptPromises = []promise{
+	{name: "the last expression is the result", cells: []string{"const x = 20\nx + 1"}, result: "21"},
+	{name: "undefined is no result", cells: []string{"undefined"}},
+	{name: "a loop has no result", cells: []string{"let n = 0; for (const i of [1, 2]) n += i"}},
+	{name: "const can be declared again", cells: []string{"const c = 1", "const c = 2; let c2 = c", "let c = 3; c + c2"}, result: "5"},
+	{name: "a class can be declared again", cells: []string{"class A { m() { return 1 } }", "class A { m() { return 2 } }\n;(1)", "new A().m()"}, result: "2"},
+	{name: "destructuring declares", cells: []string{"const {a, b: [c1 = 3, ...d], ...e} = {a: 1, b: [undefined, 2], z: 9}, [f] = [7]", "[a, c1, d, e, f]"}, result: "[ 1, 3, [ 2 ], { z: 9 }, 7 ]"},
+	{name: "block scope stays block scope", cells: []string{"for (const inner of [1]) {}\n{ let inner2 }", "typeof inner + typeof inner2"}, result: "undefinedundefined"},
+	{name: "await works at the top level", cells: []string{"const p = await Promise.resolve(5), q = p + 1\nclass K { v = q }", "p + new K().v"}, result: "11"},
+	{name: "for await works, and var in blocks persists", cells: []string{"for await (const v of [1, 2]) { var last = v }\nfor (var i = 0, j = 5; i < 3; i++);\nfor (var [key] of ['z']) ;", "[last, i, j, key]"}, result: "[ 2, 3, 5, 'z' ]"},
+	{name: "functions of an async cell are global and hoisted", cells: []string{"const r1 = await twice(4)\nasync function twice(n) { return factor() * n }\nfunction factor() { return 2 }\nr1", "function factor() { return 10 }\nawait twice(4)"}, result: "40"},
+	{name: "a declaration without a semicolon is no trouble", cells: []string{"await 0\nlet w\n[1].map(x => x + 1)"}, result: "[ 2 ]"},
+	{name: "a promise as the last value is awaited", cells: []string{"async function main() { console.log('in main'); return {done: true} }\nmain()"}, text: "in main\n", result: "{ done: true }"},
+	{name: "what promises print at once is the cell's", cells: []string{"Promise.resolve().then(() => console.log('micro')); const nothing = 1"}, text: "micro\n"},
+	{name: "an object literal is an object", cells: []string{"{a: 1, b: 'two'}"}, result: "{ a: 1, b: 'two' }"},
+	{name: "a block is a block", cells: []string{"{ console.log('block') }"}, text: "block\n"},
+	{name: "regular expressions, templates and comments confuse nobody", cells: []string{"const re = /const x = [`\"]/g, t = `a ${`let ${1}`} /* */`; // const y\n/* let z = 1 */ re.test('const x = `') && t"}, result: "'a let 1 /* */'"},
+	{name: "import declares", cells: []string{"import fs, {readFileSync as read} from 'fs'; import * as path from 'node:path'", "read === fs.readFileSync && path.join('a', 'b')"}, result: "'a/b'"},
+	{name: "files in the working directory can be imported and required", cells: []string{"fs.writeFileSync('m.mjs', 'export const v = 5; export default 6'); fs.writeFileSync('c.js', 'module.exports = {w: 7}')", "import d, {v} from './m.mjs'\nimport {w} from './c.js'\nconst later = async () => (await import('./m.mjs')).v;\n[d, v, w, await later(), require('./c').w]"}, result: "[ 6, 5, 7, 5, 7 ]"},
+	{name: "a missing export is an error", cells: []string{"import {nope} from 'fs'"}, err: "SyntaxError: The requested module 'fs' does not provide an export named 'nope'"},
+	{name: "a missing module is an error", cells: []string{"import x from 'not-there'"}, err: "Cannot find package 'not-there'"},
+	{name: "export is no trouble", cells: []string{"export const ex = 4\nexport default function dd() { return 5 }\nexport { ex as foo }", "ex + dd()"}, result: "9"},
+	{name: "the names of Node's globals are free", cells: []string{"const crypto = require('crypto'); const { performance } = require('perf_hooks'); const fetch = 1, name = 2", "crypto.createHash('md5').update('a').digest('hex').length + fetch"}, result: "33"},
+	{name: "a script's own idioms work", cells: []string{"import { createRequire } from 'module'; import { fileURLToPath } from 'url'\nconst require = createRequire(import.meta.url); const __filename = fileURLToPath(import.meta.url)\nif (require('path').isAbsolute(__filename)) console.log('ok')"}, text: "ok\n"},
+	{name: "require.main is the cell", cells: []string{"delete globalThis.require", "require.main === module"}, result: "true"},
+	{name: "values are of this world", cells: []string{"[[] instanceof Array, Buffer.from('a') instanceof Uint8Array, new Error instanceof Error]"}, result: "[ true, true, true ]"},
+	{name: "console writes in order", cells: []string{"console.log('a %d', 1); console.error('b'); process.stdout.write('c\\n'); console.dir({d: 1}); console.warn('e')"}, text: "a 1\nb\nc\n{ d: 1 }\ne\n"},
+	{name: "console.table writes a table", cells: []string{"console.table([{a: 1}])"}, text: "┌─────────┬───┐\n│ (index) │ a │\n├─────────┼───┤\n│ 0       │ 1 │\n└─────────┴───┘\n"},
+	{name: "a child process comes in order", cells: []string{"console.log('a'); require('child_process').execSync('echo b', {stdio: 'inherit'}); console.log('c')"}, text: "a\nb\nc\n"},
+	{name: "an error shows the line", cells: []string{"function f() {\n  throw new TypeError('bad')\n}\nf()"}, err: "TypeError: bad", trace: []string{".js:2\n  throw new TypeError('bad')\n        ^\n", "at f (cell-", ":4:1"}, not: []string{"node:", "\x1b"}},
+	{name: "an error after await shows the line", cells: []string{"await 0\nnull.x"}, err: "TypeError", trace: []string{".js:2\nnull.x\n"}},
+	{name: "an error keeps its cause and properties", cells: []string{"require('fs').readFileSync('/nope')"}, err: "Error: ENOENT", trace: []string{"code: 'ENOENT'"}},
+	{name: "a syntax error shows its place", cells: []string{"let ok = 1\nlet x = ;"}, err: "SyntaxError: Unexpected token ';'", trace: []string{".js:2\nlet x = ;\n        ^\n"}},
+	{name: "code that ends too early is a syntax error", cells: []string{"foo("}, err: "SyntaxError: Unexpected end of input"},
+	{name: "anything can be thrown", cells: []string{"throw 'text'"}, err: "Error: 'text'", trace: []string{"Uncaught 'text'"}},
+	{name: "recursion without end is told in short", cells: []string{"function r() { r() }\nr()"}, err: "RangeError: Maximum call stack", trace: []string{"more like it"}},
+	{name: "Error.prepareStackTrace may throw", cells: []string{"Error.prepareStackTrace = () => { throw 1 }; null.x"}, err: "TypeError"},
+	{name: "and be put back", cells: []string{"Error.prepareStackTrace = undefined"}},
+	{name: "an object may be unable to speak", cells: []string{"({ [require('util').inspect.custom]() { throw new Error('mute') } })"}, result: "cannot be shown"},
+	{name: "a hostile proxy is only shown", cells: []string{"new Proxy({}, { get() { throw 1 }, ownKeys() { throw 1 } })"}, result: "Proxy"},
+	{name: "an uncaught error does not kill the kernel", cells: []string{"const alive = 1; setTimeout(() => { throw 1 }, 1); await new Promise(r => setTimeout(r, 20))"}, text: "Uncaught Uncaught 1\n"},
+	{name: "an unhandled rejection does not kill the kernel", cells: []string{"Promise.reject('no'); const alive2 = 1"}, text: "Uncaught Uncaught 'no'\n"},
+	{name: "process.exit ends the cell only", cells: []string{"process.exit(2)", "alive + alive2"}, result: "2"},
+	{name: "process.exit with a code is an error", cells: []string{"main().then(() => process.exit(3))"}, text: "in main\n", err: "ProcessExit: process.exit(3)"},
+	{name: "process.exit without is none", cells: []string{"process.exit()"}},
+	{name: "timers go on after the cell", cells: []string{"let ticks = 0; const timer = setInterval(() => ticks++, 1)", "await new Promise(r => setTimeout(r, 30)); clearInterval(timer); ticks > 3"}, result: "true"},
+	{name: "display() shows", cells: []string{"display(Buffer.from('89504e470d0a1a0a', 'hex')); display({'text/html': '<b>'}); display([1])"}, displays: []string{"image/png", "text/html", "text/plain"}},
+	{name: "Jupyter.display is asked", cells: []string{"display({ [Symbol.for('Jupyter.display')]() { return {'application/json': {a: 1}} } })"}, displays: []string{"application/json"}},
+	{name: "prompt() says that nobody is there", cells: []string{"prompt('name?')"}, err: "prompt() cannot work here: there is no person"},
+	{name: "readline says so too", cells: []string{"await require('readline/promises').createInterface({ input: process.stdin }).question('?')"}, err: "readline cannot ask here"},
+	{name: "captured stdout comes back", cells: []string{"process.stdout.write = () => {}; console.log = null", "console.log('back')"}, text: "back\n"},
+	{name: "strict mode works", cells: []string{"'use strict'\nconst s = await 1\nfunction self() { return this }\nself() === undefined && s"}, result: "1"},
+}

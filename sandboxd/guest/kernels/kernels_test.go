@@ -1,0 +1,340 @@
+package kernels_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
+)
+
+// message is any message of docs/kernel-protocol.md.
+type message struct {
+	Type      string            `json:"type"`
+	ID        *string           `json:"id"`
+	Text      string            `json:"text"`
+	Data      map[string]string `json:"data"`
+	Name      string            `json:"name"`
+	Message   string            `json:"message"`
+	Traceback string            `json:"traceback"`
+	Status    string            `json:"status"`
+	Language  string            `json:"language"`
+	Runner    string            `json:"runner"`
+}
+
+// kernel is a running kernel and the guest's end of its file descriptors.
+type kernel struct {
+	t        *testing.T
+	command  *exec.Cmd
+	dir      string
+	requests *os.File
+	messages *bufio.Reader
+	acks     *os.File
+	raw      *os.File
+	ready    message
+}
+
+// outcome is what an execution said, as the guest would put it in order.
+type outcome struct {
+	text     string // stdout, stderr and raw output
+	displays []map[string]string
+	result   map[string]string
+	err      message
+	status   string
+	all      []message
+}
+
+func language(t *testing.T, name string) kernels.Language {
+	t.Helper()
+	for _, language := range kernels.Languages {
+		if language.Name == name {
+			return language
+		}
+	}
+	t.Fatalf("no language %q", name)
+	return kernels.Language{}
+}
+
+// start starts the language's kernel as the guest does and waits for it to be ready.
+func start(t *testing.T, name, interpreter string, env ...string) *kernel {
+	t.Helper()
+	root, dir := t.TempDir(), t.TempDir()
+	if err := os.CopyFS(root, kernels.Files); err != nil {
+		t.Fatal(err)
+	}
+	argv := language(t, name).Argv(interpreter, root, 512)
+	k := &kernel{t: t, dir: dir, command: exec.Command(argv[0], argv[1:]...)}
+	pipe := func() (*os.File, *os.File) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, w
+	}
+	theirRequests, requests := pipe()
+	messages, theirMessages := pipe()
+	theirAcks, acks := pipe()
+	raw, theirRaw := pipe()
+	k.requests, k.messages, k.acks, k.raw = requests, bufio.NewReaderSize(messages, 1<<20), acks, raw
+	k.command.Dir = dir
+	k.command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "MPLCONFIGDIR=" + cache(t)}, env...)
+	k.command.Stdout, k.command.Stderr = theirRaw, theirRaw
+	k.command.ExtraFiles = []*os.File{theirRequests, theirMessages, theirAcks}
+	k.command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := k.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []*os.File{theirRequests, theirMessages, theirAcks, theirRaw} {
+		file.Close()
+	}
+	t.Cleanup(func() {
+		requests.Close() // end of file: exit now
+		timer := time.AfterFunc(5*time.Second, func() {
+			t.Errorf("the kernel did not exit at the end of its requests")
+			k.command.Process.Kill()
+		})
+		k.command.Wait()
+		timer.Stop()
+		for _, file := range []*os.File{messages, acks, raw} {
+			file.Close()
+		}
+	})
+	k.ready = k.next()
+	if k.ready.Type != "ready" {
+		t.Fatalf("first message = %+v, want ready", k.ready)
+	}
+	return k
+}
+
+// cache is where matplotlib keeps its list of fonts, which takes seconds to make.
+func cache(t *testing.T) string {
+	dir := filepath.Join(os.TempDir(), "dormouse-test-matplotlib")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (k *kernel) next() message {
+	k.t.Helper()
+	line, err := k.messages.ReadBytes('\n')
+	if err != nil {
+		k.t.Fatalf("read a message: %v; raw output: %q", err, k.drain())
+	}
+	var m message
+	if err := json.Unmarshal(line, &m); err != nil {
+		k.t.Fatalf("message %q: %v", line, err)
+	}
+	return m
+}
+
+// drain reads the raw output dry, as the guest does before it handles a message.
+func (k *kernel) drain() string {
+	var text strings.Builder
+	buffer := make([]byte, 64<<10)
+	for {
+		k.raw.SetReadDeadline(time.Now().Add(time.Millisecond))
+		n, err := k.raw.Read(buffer)
+		text.Write(buffer[:n])
+		if err != nil {
+			return text.String()
+		}
+	}
+}
+
+func (k *kernel) send(code string) {
+	k.t.Helper()
+	line, err := json.Marshal(map[string]string{"type": "execute", "id": "exec_1", "code": code})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if _, err := k.requests.Write(append(line, '\n')); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// wait reads messages until the execution is done.
+func (k *kernel) wait() outcome {
+	k.t.Helper()
+	var o outcome
+	for {
+		m := k.next()
+		if m.Type != "ready" {
+			o.text += k.drain()
+		}
+		o.all = append(o.all, m)
+		switch m.Type {
+		case "stdout", "stderr":
+			if len(o.text) < 1<<20 {
+				o.text += m.Text
+			}
+		case "display":
+			o.displays = append(o.displays, m.Data)
+		case "result":
+			o.result = m.Data
+		case "error":
+			o.err = m
+		case "sync":
+			k.acks.Write([]byte{1})
+		case "done":
+			o.status = m.Status
+			return o
+		}
+	}
+}
+
+func (k *kernel) run(code string) outcome {
+	k.t.Helper()
+	k.send(code)
+	return k.wait()
+}
+
+func (k *kernel) interrupt() {
+	syscall.Kill(-k.command.Process.Pid, syscall.SIGINT)
+}
+
+// promise is one thing that a kernel does, as a user would see it. Several cells run one after another; the expectations are of
+// the last one. Expected texts are parts of what comes; status is ok if there is no error.
+type promise struct {
+	name     string
+	cells    []string
+	text     string   // stdout, stderr and raw output together, all of it
+	result   string   // text/plain of the result
+	displays []string // MIME types, one of each display in order
+	err      string   // "Name: message"
+	trace    []string // in the traceback
+	not      []string // nowhere
+	status   string
+}
+
+func keep(t *testing.T, k *kernel, promises []promise) {
+	for _, p := range promises {
+		t.Run(p.name, func(t *testing.T) {
+			k.t = t
+			var o outcome
+			for _, cell := range p.cells {
+				o = k.run(cell)
+			}
+			if p.status == "" {
+				p.status = map[bool]string{true: "ok", false: "error"}[p.err == ""]
+			}
+			if o.status != p.status {
+				t.Errorf("status = %s, want %s", o.status, p.status)
+			}
+			if o.text != p.text {
+				t.Errorf("text = %q, want %q", o.text, p.text)
+			}
+			if got := o.result["text/plain"]; !strings.Contains(got, p.result) || p.result == "" && o.result != nil {
+				t.Errorf("result = %q, want %q", got, p.result)
+			}
+			if len(o.displays) != len(p.displays) {
+				t.Errorf("%d displays, want %d: %v", len(o.displays), len(p.displays), p.displays)
+			} else {
+				for i, mime := range p.displays {
+					if o.displays[i][mime] == "" {
+						t.Errorf("display %d has no %s: %v", i, mime, o.displays[i])
+					}
+				}
+			}
+			got := ""
+			if o.err.Type != "" {
+				got = o.err.Name + ": " + o.err.Message
+			}
+			if !strings.Contains(got, p.err) || p.err == "" && got != "" {
+				t.Errorf("error = %q, want %q\n%s", got, p.err, o.err.Traceback)
+			}
+			for _, part := range p.trace {
+				if !strings.Contains(o.err.Traceback, part) {
+					t.Errorf("traceback lacks %q:\n%s", part, o.err.Traceback)
+				}
+			}
+			for _, part := range append(p.not, "dormouse_kernel", "kernel.cjs", "kernel.py") {
+				if strings.Contains(o.err.Traceback, part) || strings.Contains(o.text, part) {
+					t.Errorf("%q is in what the user sees:\n%s\n%s", part, o.err.Traceback, o.text)
+				}
+			}
+			if t.Failed() {
+				for _, m := range o.all {
+					t.Logf("%+v", m)
+				}
+			}
+		})
+	}
+}
+
+// An interrupted cell ends at once, says so, and its variables and the kernel live on.
+func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[string]string) {
+	for name, code := range cells {
+		t.Run("interrupts "+name, func(t *testing.T) {
+			k.t = t
+			k.run(setup)
+			k.send(code)
+			for m := k.next(); m.Type != "stdout"; m = k.next() { // it runs when it has printed
+				if m.Type == "sync" {
+					k.acks.Write([]byte{1})
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+			began := time.Now()
+			k.interrupt()
+			o := k.wait()
+			if o.status != "interrupted" || o.err.Name == "" {
+				t.Errorf("status, error = %q, %+v, want interrupted and an error", o.status, o.err)
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("it took %v", took)
+			}
+			k.interrupt() // nothing runs: ignored
+			if got := k.run(check); got.result["text/plain"] != "42" {
+				t.Errorf("%s = %v afterwards, want 42", check, got.result)
+			}
+		})
+	}
+}
+
+// However an interrupt falls, each execution gets exactly one done, and the kernel lives.
+func testInterruptStorm(t *testing.T, k *kernel, code string) {
+	t.Run("survives an interrupt at any moment", func(t *testing.T) {
+		k.t = t
+		stop := make(chan struct{})
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(300 * time.Microsecond):
+					k.interrupt()
+				}
+			}
+		}()
+		for range 300 {
+			k.run(code)
+		}
+		close(stop)
+		<-stopped
+		time.Sleep(100 * time.Millisecond)
+		if o := k.run("6*7"); o.result["text/plain"] != "42" {
+			t.Errorf("6*7 = %v afterwards: %+v", o.result, o.all)
+		}
+	})
+}
+
+func TestEveryProgramIsEmbedded(t *testing.T) {
+	for _, language := range kernels.Languages {
+		if _, err := fs.Stat(kernels.Files, language.Program); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := fs.Stat(kernels.Files, "python/dormouse_kernel/__init__.py"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,131 @@
+"""Compiles a cell and runs it: the last expression's value is the result, and `await` works at the top level.
+
+A cell without a top-level await runs outside of any event loop, so that asyncio.run() works in it; one with an await runs as a
+task on one loop that lives as long as the kernel. That is also the loop that asyncio.get_event_loop() answers.
+"""
+
+import __future__
+
+import ast
+import asyncio
+import collections
+import inspect
+import io
+import linecache
+import tokenize
+
+NAME = "<cell {}>"
+KEPT_SOURCES = 2000  # cells whose source lines tracebacks and inspect.getsource can still show
+
+_FUTURE = 0
+for _name in __future__.all_feature_names:
+    _FUTURE |= getattr(__future__, _name).compiler_flag
+
+
+class Cells:
+    def __init__(self, namespace, interrupts):
+        self.count = 0
+        self.namespace = namespace
+        self._interrupts = interrupts
+        self._future = 0  # `from __future__ import …` counts for all later cells, as at a prompt
+        self._sources = collections.deque()
+        self._loop = None
+
+    def run(self, source, transform, transform_ast=None):
+        """Runs source and returns its last expression's value; None when there is none, or when it ends with a semicolon.
+
+        What is not Python as it stands (`!ls`, `%time`, an indented block) goes through transform first.
+        """
+        name = NAME.format(self.count)
+        flags = self._future | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        try:
+            tree = compile(source, name, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        except SyntaxError:
+            transformed = transform(source)
+            if transformed in (source, source + "\n"):
+                raise
+            source = transformed
+            tree = compile(source, name, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        self._remember(name, source)
+        if transform_ast:
+            tree = transform_ast(tree)
+        last = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = ast.Expression(tree.body.pop().value)
+        parts = []
+        if tree.body:
+            code = compile(tree, name, "exec", flags, dont_inherit=True)
+            self._future |= code.co_flags & _FUTURE
+            parts.append(code)
+        if last:
+            parts.append(compile(last, name, "eval", flags | self._future, dont_inherit=True))
+
+        asyncio.set_event_loop(self._event_loop())
+        if any(code.co_flags & inspect.CO_COROUTINE for code in parts):
+            value = self._run_until_complete(self._await(parts))
+        else:
+            for code in parts:
+                value = eval(code, self.namespace)
+        if last and not (";" in source and _ends_with_semicolon(source)):
+            return value
+        return None
+
+    async def _await(self, parts):
+        for code in parts:
+            value = eval(code, self.namespace)
+            if code.co_flags & inspect.CO_COROUTINE:
+                value = await value
+        return value
+
+    def _event_loop(self):
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    def _run_until_complete(self, coroutine):
+        """Runs the loop until coroutine is done. SIGINT while the loop waits cancels the task, so that its `finally` blocks run;
+        one while code runs, or a second one, raises KeyboardInterrupt on the spot."""
+        loop, interrupted = self._loop, False
+        task = loop.create_task(coroutine)
+
+        def cancel():
+            nonlocal interrupted
+            if interrupted or asyncio.current_task(loop) is not None:
+                return False
+            interrupted = True
+            loop.call_soon_threadsafe(task.cancel)
+            return True
+
+        self._interrupts.cancel = cancel
+        try:
+            return loop.run_until_complete(task)
+        except asyncio.CancelledError as cancelled:
+            if not interrupted:
+                raise
+            raise KeyboardInterrupt().with_traceback(cancelled.__traceback__) from None
+        except KeyboardInterrupt:
+            if not task.done():
+                task.cancel()
+                loop.run_until_complete(asyncio.wait({task}, timeout=1))
+            raise
+        finally:
+            self._interrupts.cancel = None
+
+    def _remember(self, name, source):
+        # Without a modification time, linecache.checkcache() leaves the entry alone.
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
+        self._sources.append(name)
+        if len(self._sources) > KEPT_SOURCES:
+            linecache.cache.pop(self._sources.popleft(), None)
+
+
+def _ends_with_semicolon(source):
+    """Whether the last token is a semicolon: `plot();  # no text, please` counts, a comment that ends with one does not."""
+    last = None
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
+                last = token.string
+    except (tokenize.TokenError, SyntaxError):
+        pass
+    return last == ";"

@@ -1,0 +1,61 @@
+"""What to do once the user has imported a module: no module is imported for its own sake."""
+
+import sys
+
+
+class Hooks:
+    """A finder in front of the others, which finds what they find and calls a function when the module has run."""
+
+    def __init__(self, functions):
+        self._functions = dict(functions)
+        for name in [name for name in functions if name in sys.modules]:
+            self._call(name, sys.modules[name])
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self._functions:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                self._wrap(name, spec.loader)
+                return spec
+        return None
+
+    def _wrap(self, name, loader):
+        run = getattr(loader, "exec_module", None)
+        if run is None:
+            return
+
+        def run_and_call(module):
+            run(module)
+            self._call(name, module)
+
+        loader.exec_module = run_and_call
+
+    def _call(self, name, module):
+        function = self._functions.pop(name, None)
+        if function:
+            try:
+                function(module)
+            except Exception:  # a version that we do not know: the module itself works
+                pass
+
+
+def widen_pandas(pandas):
+    """Frames are read by a model, not on a terminal of 80 columns."""
+    pandas.set_option("display.width", 200)
+    pandas.set_option("display.max_columns", 50)
+    pandas.set_option("display.max_rows", 60)
+
+
+def refuse_getpass(getpass):
+    from .streams import refuse_getpass as refuse
+
+    getpass.getpass = getpass.unix_getpass = getpass.fallback_getpass = refuse
+
+
+def keep_fork(context):
+    """Processes start by fork, also where Python 3.14 would not: a function from a cell exists in no file to import."""
+    default = context._default_context
+    if default._default_context.get_start_method() == "forkserver":
+        default._default_context = context._concrete_contexts["fork"]

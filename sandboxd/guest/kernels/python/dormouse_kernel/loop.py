@@ -1,0 +1,137 @@
+"""Reads requests, runs cells, says how they ended."""
+
+import faulthandler
+import gc
+import importlib.util
+import io
+import json
+import os
+import platform
+import sys
+import warnings
+
+from . import figures, imports
+from .cell import Cells
+from .channel import REQUESTS, Channel
+from .errors import cut, describe
+from .interrupts import Interrupts
+from .mime import clean
+from .streams import Stdio
+
+
+class Kernel:
+    def __init__(self):
+        self.interrupts = Interrupts()
+        self.interrupts.install()
+        self.channel = Channel(self.interrupts)
+        self.stdio = Stdio(self.channel)
+        self.failed = False
+        figures.prepare(self.display)
+        self.runner = self._runner()
+        self.namespace = self.runner.namespace
+        self.cells = Cells(self.namespace, self.interrupts)
+
+    def _runner(self):
+        if importlib.util.find_spec("IPython"):
+            try:
+                from .ipython import IPythonRunner
+
+                return IPythonRunner(self.display, self.result, self.error)
+            except Exception as exception:  # half an installation, or a version from another time
+                print(f"IPython does not work here, going on without it: {exception!r}", file=sys.__stderr__)
+        from .plain import Plain
+
+        return Plain(self.display)
+
+    def start(self):
+        self.channel.start()
+        self.restore()
+        sys.argv = [""]
+        sys.meta_path.insert(0, imports.Hooks({
+            "matplotlib.backend_bases": figures.on_import,
+            "pandas": imports.widen_pandas,
+            "getpass": imports.refuse_getpass,
+            "multiprocessing.context": imports.keep_fork,
+        }))
+        # Our thread, which sends what was printed, holds no lock across a fork.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        faulthandler.enable(file=2)  # a crash in C code says where
+        gc.freeze()
+        self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
+
+    def restore(self):
+        """Undoes what user code may have done to what it shares with us."""
+        self.interrupts.install()
+        self.stdio.restore()
+        sys.displayhook = self.result
+        self.namespace["__builtins__"] = sys.modules["builtins"]
+        self.namespace["__name__"] = "__main__"
+        self.namespace.pop("__warningregistry__", None)  # a warning is shown again in another cell
+
+    def execute(self, execution, code):
+        self.restore()
+        self.failed = False
+        self.cells.count += 1
+        self.channel.begin(execution)
+        guarded = self.interrupts.guarded
+        _, exception = guarded(self._run, code)
+        if isinstance(exception, KeyboardInterrupt):
+            guarded(figures.close_all)
+        else:
+            _, in_figure = guarded(figures.show_all)
+            exception = exception or in_figure
+        status = self._status(exception)
+        if self.channel.forked:  # a child of os.fork() that ran on to the end of the cell
+            os._exit(1 if status != "ok" else 0)
+        self.channel.done(status)
+
+    def _run(self, code):
+        value = self.runner.run(self.cells, code)
+        if value is not None:
+            self.result(value)
+
+    def _status(self, exception):
+        if exception is None or isinstance(exception, SystemExit) and exception.code in (None, 0):
+            return "error" if self.failed else "ok"
+        self.error(exception)
+        return "interrupted" if isinstance(exception, KeyboardInterrupt) else "error"
+
+    def error(self, exception):
+        """Sends exception as the cell's error."""
+        self.failed = True
+        if self.interrupts.armed:  # IPython caught it while the cell goes on
+            described = describe(exception, self.runner.hidden)
+        else:
+            described, _ = self.interrupts.guarded(describe, exception, self.runner.hidden)
+        name, message, traceback = described or (type(exception).__name__, "", type(exception).__name__)
+        self.channel.send("error", id=self.channel.id, name=name, message=message, traceback=traceback)
+
+    def result(self, value):
+        """Sends value as the cell's result; `_` is the last one."""
+        if value is None:
+            return
+        hook = getattr(value, "_ipython_display_", None)
+        if callable(hook) and not isinstance(value, type):
+            hook()
+        else:
+            self._send_bundle("result", self.runner.bundle(value))
+        self.namespace["_"] = value
+
+    def display(self, data):
+        self._send_bundle("display", data)
+
+    def _send_bundle(self, kind, data):
+        data = clean(data)
+        if data and not self.channel.send(kind, id=self.channel.id, data=data):
+            short = {"text/plain": cut(data.get("text/plain", ""), 64 << 10)}
+            self.channel.send(kind, id=self.channel.id, data=short)
+
+
+def main():
+    kernel = Kernel()
+    kernel.start()
+    with io.open(REQUESTS, "rb", closefd=False) as requests:
+        for line in requests:
+            request = json.loads(line)
+            kernel.execute(request["id"], request["code"])
+    os._exit(0)

@@ -1,0 +1,150 @@
+package kernels_test
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pythons are the interpreters to test: the first python3 in PATH, and one with IPython, pandas and matplotlib.
+func pythons(t *testing.T) map[string]string {
+	found := map[string]string{}
+	if python, err := exec.LookPath("python3"); err == nil {
+		found["python3"] = python
+	} else {
+		t.Log("not tested: no python3 in PATH")
+	}
+	if python := os.Getenv("DORMOUSE_TEST_PYTHON"); python != "" {
+		found["DORMOUSE_TEST_PYTHON"] = python
+	} else {
+		t.Log("not tested: DORMOUSE_TEST_PYTHON names no Python with IPython, pandas and matplotlib")
+	}
+	return found
+}
+
+func TestPython(t *testing.T) {
+	for name, python := range pythons(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			k := start(t, "python", python)
+			t.Logf("%s ready after %v", k.ready.Runner, time.Since(began).Round(time.Millisecond))
+			keep(t, k, pythonPromises)
+			if strings.HasPrefix(k.ready.Runner, "IPython") {
+				keep(t, k, ipythonPromises)
+			}
+			if k.run("import pandas, matplotlib.pyplot").status == "ok" {
+				keep(t, k, dataPromises)
+			} else {
+				t.Log("not tested: figures and frames, for want of pandas and matplotlib")
+			}
+			testInterrupts(t, k, "answer = 42", "answer", map[string]string{
+				"a loop":          "print(1)\nwhile True: pass",
+				"a sleep":         "import time; print(1); time.sleep(60)",
+				"an await":        "import asyncio; print(1); await asyncio.sleep(60)",
+				"asyncio.run":     "import asyncio; print(1); asyncio.run(asyncio.sleep(60))",
+				"a loop of async": "import asyncio; await asyncio.sleep(0); print(1)\nwhile True: pass",
+				"a subprocess":    "import subprocess; print(1, flush=True); subprocess.run(['sleep', '60'])",
+				"printing":        "while True: print('x' * 100)",
+			})
+			testInterruptStorm(t, k, "for i in range(50): print(i)\ni")
+		})
+	}
+}
+
+// Without IPython the contract is the same: a Python that has it is made to miss it.
+func TestPythonWithoutIPython(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3 in PATH")
+	}
+	t.Parallel()
+	without := t.TempDir()
+	if err := os.MkdirAll(without+"/IPython", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(without+"/IPython/__init__.py", []byte("raise ImportError('not here')"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	k := start(t, "python", python, "PYTHONPATH="+without)
+	if !strings.HasPrefix(k.ready.Runner, "Python ") {
+		t.Fatalf("runner = %q, want plain Python", k.ready.Runner)
+	}
+	k.drain()
+	keep(t, k, pythonPromises)
+	testInterruptStorm(t, k, "for i in range(50): print(i)\ni")
+}
+
+var pythonPromises = []promise{
+	{name: "the last expression is the result", cells: []string{"x = 20\nx + 1"}, result: "21"},
+	{name: "variables persist", cells: []string{"kept = [1]", "kept.append(2)", "kept"}, result: "[1, 2]"},
+	{name: "an assignment has no result", cells: []string{"y = 3"}},
+	{name: "None is no result", cells: []string{"None"}},
+	{name: "a semicolon hides the result", cells: []string{"3;  # quiet"}},
+	{name: "_ is the last result", cells: []string{"40", "_ + 2"}, result: "42"},
+	{name: "print comes in order with stderr", cells: []string{"import sys\nprint('a'); print('b', file=sys.stderr); print('c')"}, text: "a\nb\nc\n"},
+	{name: "a subprocess comes in order", cells: []string{"import subprocess, os\nprint('a')\nsubprocess.run(['echo', 'b'])\nprint('c')\nos.system('echo d')\nprint('e')"}, text: "a\nb\nc\nd\ne\n"},
+	{name: "!command runs in the shell", cells: []string{"if True:\n    !echo one; echo two\nprint('three')"}, text: "one\ntwo\nthree\n"},
+	{name: "bash cells run", cells: []string{"%%bash\necho in bash"}, text: "in bash\n"},
+	{name: "a string with ! at a line's start is a string", cells: []string{"'''\n!ls'''"}, result: `!ls`},
+	{name: "an indented cell runs", cells: []string{"  a = 1\n  a"}, result: "1"},
+	{name: "display() shows", cells: []string{"display(1, 'two')"}, displays: []string{"text/plain", "text/plain"}},
+	{name: "_repr_html_ is shown", cells: []string{"class H:\n    def _repr_html_(self): return '<b>'\ndisplay(H())"}, displays: []string{"text/html"}},
+	{name: "_repr_mimebundle_ is shown", cells: []string{"class M:\n    def _repr_mimebundle_(self, include=None, exclude=None): return {'application/json': {'a': 1}, 'image/png': b'123'}\ndisplay(M())"}, displays: []string{"image/png"}},
+	{name: "a traceback shows the cell's lines only", cells: []string{"def f(n):\n    return 1 / n\n\nf(0)"},
+		err: "ZeroDivisionError: division by zero", trace: []string{"line 4, in <module>", "line 2, in f", "return 1 / n"}, not: []string{"\x1b", "IPython"}},
+	{name: "a chained exception shows both", cells: []string{"try:\n    1/0\nexcept Exception as e:\n    raise KeyError('k') from e"},
+		err: "KeyError", trace: []string{"ZeroDivisionError", "direct cause"}},
+	{name: "a syntax error shows its place", cells: []string{"x = 1\ny = = 2"}, err: "SyntaxError: invalid syntax", trace: []string{"line 2", "y = = 2", "^"}, not: []string{"Traceback"}},
+	{name: "an indentation error shows its place", cells: []string{"if 1:\nprint()"}, err: "IndentationError", trace: []string{"line 2"}},
+	{name: "a loop of errors is told in short", cells: []string{"def r(): r()\nr()"}, err: "RecursionError", trace: []string{"repeated"}},
+	{name: "an exception may be unable to speak", cells: []string{"class E(Exception):\n    def __str__(self): raise ValueError\nraise E"}, err: "E: <exception str() failed>"},
+	{name: "a value may be unable to speak", cells: []string{"class R:\n    def __repr__(self): raise ValueError('mute')\nR()"}, err: "ValueError: mute"},
+	{name: "too much memory is an ordinary error", cells: []string{"bytearray(1 << 62)"}, err: "MemoryError"},
+	{name: "await works at the top level, again and again", cells: []string{"import asyncio\nawait asyncio.sleep(0)", "t = asyncio.create_task(asyncio.sleep(0, 7))\nawait t"}, result: "7"},
+	{name: "asyncio.run works", cells: []string{"import asyncio\nasyncio.run(asyncio.sleep(0, 8))"}, result: "8"},
+	{name: "input() says that nobody is there", cells: []string{"input('name?')"}, err: "RuntimeError: input() cannot work here: there is no person"},
+	{name: "getpass says so too", cells: []string{"import getpass; getpass.getpass()"}, err: "RuntimeError: getpass() cannot work here"},
+	{name: "sys.exit ends the cell only", cells: []string{"kept = 1", "import sys; sys.exit(3)", "kept"}, result: "1"},
+	{name: "sys.exit with a code is an error", cells: []string{"import sys; sys.exit(3)"}, err: "SystemExit: 3"},
+	{name: "exit() is no error", cells: []string{"exit()"}},
+	{name: "stdout may be replaced, closed and deleted", cells: []string{"import sys, os\nsys.stdout = None\nsys.stderr.close()\nos.close(1)", "del sys.stdout", "print('back')"}, text: "back\n"},
+	{name: "fd 1 comes back after os.close", cells: []string{"import os; os.close(1)", "_ = os.system('echo back')"}, text: "back\n"},
+	{name: "__builtins__ come back", cells: []string{"del __builtins__", "len([1])"}, result: "1"},
+	{name: "bytes written to stdout.buffer appear", cells: []string{"import sys\n_ = sys.stdout.buffer.write('é\\n'.encode()[:1]); _ = sys.stdout.buffer.write('é\\n'.encode()[1:])"}, text: "é\n"},
+	{name: "lone surrogates are no trouble", cells: []string{"print('\\udc80' == '\\udc80', '\\udc80'.isascii())"}, text: "True False\n"},
+	{name: "stdout is no terminal but has a file number", cells: []string{"import sys; sys.stdout.reconfigure(encoding='utf-8'); (sys.stdout.isatty(), sys.stdout.fileno(), sys.stdout.encoding)"}, result: "(False, 1, 'utf-8')"},
+	{name: "a forked child prints, and ends with its cell", cells: []string{"import os\nprint('a')\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint('parent' if pid else 'child')"}, text: "a\nchild\nparent\n"},
+	{name: "a function from a cell runs in a pool of processes", cells: []string{"def square(n): return n * n\nimport multiprocessing\nwith multiprocessing.Pool(2) as pool: squares = pool.map(square, range(4))\nsquares"}, result: "[0, 1, 4, 9]"},
+	{name: "a class from a cell can be pickled", cells: []string{"class P: pass\nimport pickle\ntype(pickle.loads(pickle.dumps(P()))) is P, __name__"}, result: "(True, '__main__')"},
+	{name: "a cell's function has its source", cells: []string{"def shown():\n    return 1  # here", "import inspect; inspect.getsource(shown)"}, result: "# here"},
+	{name: "a warning goes to stderr", cells: []string{"import sys; _ = sys.stderr.write('w\\n')"}, text: "w\n"},
+	{name: "a future import counts for later cells", cells: []string{"from __future__ import annotations", "def g(a: nowhere): pass\ng.__annotations__"}, result: "nowhere"},
+	{name: "the kernel's own files can't be imported", cells: []string{"import sys\n[p for p in sys.path if 'kernels' in p], 'loop' in sys.modules"}, result: "([], False)"},
+	{name: "subprocesses do not see the protocol's descriptors", cells: []string{"import os, subprocess\n[fd for fd in subprocess.run(['sh', '-c', 'ls /proc/$$/fd'], capture_output=True, text=True).stdout.split() if fd in '345']"}, result: "[]"},
+	{name: "a huge value is cut with a note", cells: []string{"class Huge:\n    def __repr__(self): return 'x' * (3 << 20)\nHuge()"}, result: "characters left out"},
+}
+
+var ipythonPromises = []promise{
+	{name: "magics work", cells: []string{"%%time\nsum(range(10))", "%who_ls nothing_of_that_kind"}, result: "[]"},
+	{name: "an unknown magic is an error", cells: []string{"%nosuch"}, err: "UsageError"},
+	{name: "captured output stays captured", cells: []string{"%%capture out\nprint(1)\n2", "out.stdout"}, result: `'1\n'`},
+	{name: "shell output can be assigned", cells: []string{"lines = !echo a; echo b\nlist(lines)"}, result: "['a', 'b']"},
+	{name: "IPython writes nothing to $HOME", cells: []string{"import os; [n for n in os.listdir(os.environ['HOME']) if 'ipython' in n]"}, result: "[]"},
+}
+
+var dataPromises = []promise{
+	{name: "plt.show shows each figure once", cells: []string{"import matplotlib.pyplot as plt\nplt.plot([1]); plt.show(); plt.plot([2]); plt.show();"}, displays: []string{"image/png", "image/png"}},
+	{name: "a figure that is not shown is shown at the end", cells: []string{"plt.figure(); plt.plot([1]);\nplt.figure(); plt.plot([2]);"}, displays: []string{"image/png", "image/png"}},
+	{name: "a figure is not shown again in the next cell", cells: []string{"plt.plot([1]);", "1"}, result: "1"},
+	{name: "a closed figure is not shown", cells: []string{"plt.plot([1]); plt.savefig('plot.png'); plt.close()"}},
+	{name: "savefig and show both work", cells: []string{"plt.plot([1]); plt.savefig('plot.png'); plt.show()"}, displays: []string{"image/png"}},
+	{name: "matplotlib.use(Agg) changes nothing", cells: []string{"import matplotlib; matplotlib.use('Agg')\nplt.plot([1]); plt.show()"}, displays: []string{"image/png"}},
+	{name: "%matplotlib inline changes nothing", cells: []string{"%matplotlib inline\nplt.plot([1]);"}, displays: []string{"image/png"}},
+	{name: "a figure as result is shown once", cells: []string{"fig, ax = plt.subplots()\nfig"}, result: "Figure"},
+	{name: "a script that plots works in a subprocess", cells: []string{"import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import matplotlib.pyplot as p; p.plot([1]); p.show()']).returncode"}, result: "0"},
+	{name: "a wide frame is not broken at 80 columns", cells: []string{"import pandas as pd\nprint('\\\\' in str(pd.DataFrame([range(1000, 1025)])))"}, text: "False\n"},
+	{name: "a frame is text and HTML", cells: []string{"display(pd.DataFrame({'a': [1]}))"}, displays: []string{"text/html"}},
+}

@@ -1,0 +1,236 @@
+package guest
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// What this file lets through is well-formed, bounded and of a known kind; whether it is
+// true is another matter, and for a sandbox's own output it need not be.
+
+// Longest strings that are taken from a guest; more is cut.
+const (
+	maxSentence  = 2 << 10
+	maxMessage   = 256 << 10
+	maxTraceback = 1 << 20
+	maxListed    = 20_000 // files, kernels, executions in one answer
+)
+
+var (
+	signalName = regexp.MustCompile(`^SIG[A-Z0-9+]{1,12}$`)
+	hexSum     = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	mimeType   = regexp.MustCompile(`^[a-z0-9.+-]{1,60}/[A-Za-z0-9.+*;=-]{1,100}$`)
+)
+
+func sanitizeStatus(s *Status) {
+	s.BuildID = cut(s.BuildID, 64)
+	s.Usage.MemoryBytes = max(s.Usage.MemoryBytes, 0)
+	s.Usage.CPUSeconds = max(s.Usage.CPUSeconds, 0)
+	s.Usage.Processes = max(s.Usage.Processes, 0)
+	s.Usage.WorkspaceBytes = max(s.Usage.WorkspaceBytes, 0)
+	s.DroppedLate, s.DroppedBad = max(s.DroppedLate, 0), max(s.DroppedBad, 0)
+
+	kernels := s.Kernels[:0]
+	for _, k := range s.Kernels[:min(len(s.Kernels), maxListed)] {
+		lang, err := sandbox.ParseLanguage(string(k.Language))
+		if err != nil || lang == "" {
+			continue
+		}
+		k.Language = lang
+		switch k.State {
+		case sandbox.KernelStarting, sandbox.KernelIdle, sandbox.KernelBusy, sandbox.KernelStopped:
+		default:
+			k.State = sandbox.KernelStopped
+		}
+		k.Epoch, k.MemoryBytes = max(k.Epoch, 0), max(k.MemoryBytes, 0)
+		k.Version, k.Runner = oneLine(k.Version), oneLine(k.Runner)
+		sanitizeDeath(k.LastDeath)
+		kernels = append(kernels, k)
+	}
+	s.Kernels = kernels
+
+	executions := s.Executions[:0]
+	for _, e := range s.Executions[:min(len(s.Executions), maxListed)] {
+		id, err := sandbox.ParseExecutionID(string(e.ID))
+		if err != nil || sanitizeExecution(&e) != nil || e.State.Final() {
+			continue
+		}
+		e.ID, e.SandboxID, e.Events = id, "", nil
+		executions = append(executions, e)
+	}
+	s.Executions = executions
+}
+
+// sanitizeExecution refuses what has no known state and language, because nothing can
+// be decided from it.
+func sanitizeExecution(e *sandbox.Execution) error {
+	if !knownState(e.State) {
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in no known state")
+	}
+	lang, err := sandbox.ParseLanguage(string(e.Language))
+	if err != nil || lang == "" {
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in no known language")
+	}
+	e.Language = lang
+	e.Reason = cut(e.Reason, maxSentence)
+	e.KernelEpoch = max(e.KernelEpoch, 0)
+	e.TimeoutSeconds = min(max(e.TimeoutSeconds, 0), sandbox.MaxTimeoutSeconds)
+	e.CreateTime, e.StartTime, e.EndTime = sanitizeTime(e.CreateTime), sanitizeTime(e.StartTime), sanitizeTime(e.EndTime)
+	if e.StoppedBy != "" && !signalName.MatchString(e.StoppedBy) {
+		e.StoppedBy = ""
+	}
+	if err := e.Error; err != nil {
+		err.Name = cut(oneLine(err.Name), 256)
+		err.Message = cut(err.Message, maxMessage)
+		err.Traceback = cut(err.Traceback, maxTraceback)
+	}
+	sanitizeDeath(e.Death)
+	e.Files = sanitizeFiles(e.Files)
+	e.FilesOmitted = sanitizeOmitted(e.FilesOmitted)
+	e.OutputBytes, e.NextOffset = max(e.OutputBytes, 0), max(e.NextOffset, 0)
+	events := e.Events[:0]
+	for _, ev := range e.Events {
+		if sanitizeEvent(&ev) {
+			events = append(events, ev)
+		}
+	}
+	e.Events = events
+	return nil
+}
+
+func sanitizeDeath(d *sandbox.KernelDeath) {
+	if d == nil {
+		return
+	}
+	switch d.Cause {
+	case sandbox.DiedExit, sandbox.DiedSignal, sandbox.DiedOutOfMemory, sandbox.DiedStopped, sandbox.DiedStart:
+	default:
+		d.Cause = sandbox.DiedExit
+	}
+	if d.Signal != "" && !signalName.MatchString(d.Signal) {
+		d.Signal = ""
+	}
+	d.Detail = cut(d.Detail, maxSentence)
+	d.Time = sanitizeTime(d.Time)
+}
+
+// sanitizeEvent reports whether the event is of a known type, and leaves it with the
+// fields of that type only.
+func sanitizeEvent(e *sandbox.Event) bool {
+	clean := sandbox.Event{Seq: e.Seq, Type: e.Type, Time: sanitizeTime(e.Time), Offset: e.Offset}
+	if e.Seq < 0 || e.Offset < 0 {
+		return false
+	}
+	switch e.Type {
+	case sandbox.EventStdout, sandbox.EventStderr:
+		clean.Text = cut(e.Text, maxEventLine)
+	case sandbox.EventDisplay, sandbox.EventResult:
+		clean.Data = make(map[string]string, len(e.Data))
+		for mime, value := range e.Data {
+			if mimeType.MatchString(mime) {
+				clean.Data[mime] = strings.ToValidUTF8(value, "\uFFFD")
+			}
+		}
+	case sandbox.EventError:
+	case sandbox.EventOmitted:
+		if e.Reason != sandbox.OmittedByWindow && e.Reason != sandbox.OmittedByLimit {
+			return false
+		}
+		clean.Bytes, clean.Reason = max(e.Bytes, 0), e.Reason
+		clean.Text = cut(e.Text, maxSentence)
+	case sandbox.EventStatus:
+		if !knownState(e.State) {
+			return false
+		}
+		clean.State = e.State
+	case sandbox.EventFile:
+		if e.File == nil {
+			return false
+		}
+		files := sanitizeFiles([]sandbox.File{*e.File})
+		if len(files) == 0 {
+			return false
+		}
+		clean.File = &files[0]
+	default:
+		return false
+	}
+	*e = clean
+	return true
+}
+
+// knownState says which states a guest may claim. "Lost" is for the daemon to say.
+func knownState(s sandbox.ExecutionState) bool {
+	switch s {
+	case sandbox.ExecQueued, sandbox.ExecRunning, sandbox.ExecSucceeded, sandbox.ExecFailed,
+		sandbox.ExecInterrupted, sandbox.ExecTimedOut, sandbox.ExecKernelDied:
+		return true
+	}
+	return false
+}
+
+func sanitizeFiles(in []sandbox.File) []sandbox.File {
+	var out []sandbox.File
+	for _, f := range in[:min(len(in), maxListed)] {
+		path, err := sandbox.ParsePath(f.Path)
+		if err != nil || f.Size < 0 {
+			continue
+		}
+		if f.SHA256 != "" && !hexSum.MatchString(f.SHA256) {
+			f.SHA256 = ""
+		}
+		out = append(out, sandbox.File{Path: path, Size: f.Size, SHA256: f.SHA256, ModTime: sanitizeTime(f.ModTime)})
+	}
+	return out
+}
+
+func sanitizeOmitted(in []sandbox.OmittedFile) []sandbox.OmittedFile {
+	var out []sandbox.OmittedFile
+	for _, f := range in[:min(len(in), maxListed)] {
+		out = append(out, sandbox.OmittedFile{Path: oneLine(cut(f.Path, maxSentence)), Reason: oneLine(cut(f.Reason, maxSentence))})
+	}
+	return out
+}
+
+func sanitizeError(err error) error {
+	if e, ok := errors.AsType[*sandbox.Error](err); ok {
+		e.Message = cut(oneLine(e.Message), maxSentence)
+	}
+	return err
+}
+
+// sanitizeTime returns t in UTC, or no time if JSON could not write it.
+func sanitizeTime(t time.Time) time.Time {
+	t = t.UTC()
+	if y := t.Year(); y < 1970 || y > 9000 {
+		return time.Time{}
+	}
+	return t
+}
+
+// cut returns at most n bytes of s, ending at a character.
+func cut(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// oneLine replaces control characters, which could write over a terminal or forge lines.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, cut(s, maxSentence))
+}

@@ -1,0 +1,74 @@
+package supervisor
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// causeOfDeath says how a kernel ended, from what wait4, the watchdog and the kernel's OOM
+// killer's counter know. Nothing that the kernel said counts.
+func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang sandbox.Language) sandbox.KernelDeath {
+	d := known
+	d.Time = time.Now().UTC()
+	status := k.waitStatus()
+	oom := s.watchdog.oomKilled()
+	switch why := k.outOfMemory.Load(); {
+	case why != nil:
+		d.Cause, d.Detail = sandbox.DiedOutOfMemory, *why
+	case status.Signaled() && status.Signal() == syscall.SIGKILL && oom && d.Cause != sandbox.DiedStopped:
+		d.Cause = sandbox.DiedOutOfMemory
+		d.Detail = fmt.Sprintf("the sandbox's memory limit of %s was reached", size(s.config.Memory))
+	}
+	if status.Signaled() {
+		d.Signal = signalName(status.Signal())
+	} else {
+		d.ExitCode = status.ExitStatus()
+	}
+	how := fmt.Sprintf("exited with code %d", d.ExitCode)
+	if d.Signal != "" {
+		how = "was ended by " + d.Signal
+	}
+	switch {
+	case d.Cause == sandbox.DiedStart && d.Detail == "":
+		d.Detail = fmt.Sprintf("the %s kernel %s before it was ready", lang, how)
+	case d.Cause == "" && d.Signal != "":
+		d.Cause = sandbox.DiedSignal
+	case d.Cause == "":
+		d.Cause = sandbox.DiedExit
+	}
+	if d.Detail == "" {
+		d.Detail = fmt.Sprintf("the %s kernel %s", lang, how)
+	}
+	return d
+}
+
+var signalNames = map[syscall.Signal]string{
+	syscall.SIGABRT: "SIGABRT", syscall.SIGALRM: "SIGALRM", syscall.SIGBUS: "SIGBUS",
+	syscall.SIGFPE: "SIGFPE", syscall.SIGHUP: "SIGHUP", syscall.SIGILL: "SIGILL",
+	syscall.SIGINT: "SIGINT", syscall.SIGKILL: "SIGKILL", syscall.SIGPIPE: "SIGPIPE",
+	syscall.SIGQUIT: "SIGQUIT", syscall.SIGSEGV: "SIGSEGV", syscall.SIGSYS: "SIGSYS",
+	syscall.SIGTERM: "SIGTERM", syscall.SIGTRAP: "SIGTRAP", syscall.SIGUSR1: "SIGUSR1",
+	syscall.SIGUSR2: "SIGUSR2", syscall.SIGXCPU: "SIGXCPU", syscall.SIGXFSZ: "SIGXFSZ",
+	syscall.SIGIO: "SIGIO", syscall.SIGPROF: "SIGPROF", syscall.SIGVTALRM: "SIGVTALRM",
+}
+
+func signalName(s syscall.Signal) string {
+	if name := signalNames[s]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("SIG%d", int(s))
+}
+
+// size writes bytes for a person.
+func size(n int64) string {
+	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}

@@ -1,0 +1,135 @@
+package supervisor
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// execution is one run of code: its record, its journal, and the wish to stop it. Its
+// lane moves it through its states; anybody may look.
+type execution struct {
+	id      sandbox.ExecutionID
+	code    string
+	timeout time.Duration
+	journal *journal
+	stop    chan struct{} // closed when somebody asks for an interrupt
+	ended   chan struct{} // closed when the state is final
+
+	began time.Time // by the monotonic clock; the lane's
+
+	mu        sync.Mutex
+	record    sandbox.Execution // without events
+	stopAsked bool
+}
+
+func newExecution(id sandbox.ExecutionID, req sandbox.ExecuteRequest, j *journal) *execution {
+	return &execution{
+		id:      id,
+		code:    req.Code,
+		timeout: time.Duration(*req.TimeoutSeconds) * time.Second,
+		journal: j,
+		stop:    make(chan struct{}),
+		ended:   make(chan struct{}),
+		record: sandbox.Execution{
+			ID:             id,
+			Language:       req.Language,
+			State:          sandbox.ExecQueued,
+			TimeoutSeconds: *req.TimeoutSeconds,
+			CreateTime:     time.Now().UTC(),
+		},
+	}
+}
+
+// interrupt asks the lane to stop it. It does not wait.
+func (e *execution) interrupt() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.stopAsked {
+		e.stopAsked = true
+		close(e.stop)
+	}
+}
+
+// begin says that a kernel has it now.
+func (e *execution) begin(epoch int) {
+	e.began = time.Now()
+	e.mu.Lock()
+	e.record.State, e.record.KernelEpoch, e.record.StartTime = sandbox.ExecRunning, epoch, e.began.UTC()
+	e.mu.Unlock()
+	e.journal.status(sandbox.ExecRunning)
+}
+
+// raised keeps the code's exception; the last one counts.
+func (e *execution) raised(err sandbox.CodeError) {
+	e.mu.Lock()
+	e.record.Error = &err
+	e.mu.Unlock()
+	e.journal.mark(sandbox.EventError)
+}
+
+// outcome is how an execution ended.
+type outcome struct {
+	state        sandbox.ExecutionState
+	reason       string
+	stoppedBy    string
+	death        *sandbox.KernelDeath
+	files        []sandbox.File
+	filesOmitted []sandbox.OmittedFile
+}
+
+// end makes the execution final.
+func (e *execution) end(o outcome) {
+	e.journal.finish(o.state, o.files)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.record.State, e.record.Reason, e.record.StoppedBy = o.state, o.reason, o.stoppedBy
+	e.record.Death, e.record.Files, e.record.FilesOmitted = o.death, o.files, o.filesOmitted
+	e.record.EndTime = time.Now().UTC()
+	e.code = ""
+	close(e.ended)
+}
+
+// final reports whether the execution has ended.
+func (e *execution) final() bool {
+	select {
+	case <-e.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait returns when the execution is final, d is over or ctx is done.
+func (e *execution) wait(ctx context.Context, d time.Duration) {
+	if d <= 0 || e.final() {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-e.ended:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// look returns the record as it is now, without events.
+func (e *execution) look() sandbox.Execution {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := e.record
+	r.OutputBytes = e.journal.total()
+	return r
+}
+
+// window returns the record with the events of w.
+func (e *execution) window(w sandbox.Window) (sandbox.Execution, error) {
+	r := e.look()
+	var err error
+	r.Events, r.NextOffset, err = e.journal.window(w)
+	r.OutputGone = e.journal.isGone()
+	return r, err
+}

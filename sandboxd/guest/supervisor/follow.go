@@ -1,0 +1,96 @@
+package supervisor
+
+import (
+	"context"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// followBatch is about how many bytes of events one emit gets.
+const followBatch = 1 << 20
+
+// follow calls emit with the events from number from on, until the last one. It reads what is
+// kept, so a slow follower waits for nobody and nobody waits for it.
+func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
+	next, failed := max(from, 1), false
+	for {
+		index, contents, final, changed := j.look(next)
+		if index == nil && final {
+			return j.followGone(next, emit)
+		}
+		switch {
+		case next <= int64(len(index)):
+			events, err := readEvents(index, contents, next)
+			if err != nil { // its blob was closed: look again
+				if failed {
+					return err
+				}
+				failed = true
+				continue
+			}
+			if err := emit(events); err != nil {
+				return err
+			}
+			next, failed = next+int64(len(events)), false
+		case final:
+			return nil
+		default:
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// look returns what there is now, and what tells when there is more than before next.
+func (j *journal) look(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if next > int64(len(j.index)) && !j.final {
+		if j.changed == nil {
+			j.changed = make(chan struct{})
+		}
+		changed = j.changed
+	}
+	return j.index, j.blob.view(), j.final, changed
+}
+
+func readEvents(index []entry, contents view, next int64) ([]sandbox.Event, error) {
+	closeContents, err := contents.open()
+	if err != nil {
+		return nil, err
+	}
+	defer closeContents()
+	var events []sandbox.Event
+	for size := 0; next <= int64(len(index)) && size < followBatch; next++ {
+		e := index[next-1]
+		content, err := contents.readAt(e.at, int(e.len))
+		if err != nil {
+			return nil, err
+		}
+		ev, err := e.event(next, content)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, ev)
+		size += int(e.len) + entryCost
+	}
+	return events, nil
+}
+
+// followGone stands for the events of an execution whose output was dropped.
+func (j *journal) followGone(next int64, emit func([]sandbox.Event) error) error {
+	j.mu.Lock()
+	last, printed, state := j.last, j.printed, j.state
+	j.mu.Unlock()
+	var events []sandbox.Event
+	if next < last {
+		events = append(events, sandbox.Event{Seq: last - 1, Type: sandbox.EventOmitted, Bytes: printed, Reason: sandbox.OmittedByLimit})
+	}
+	if next <= last {
+		events = append(events, sandbox.Event{Seq: last, Type: sandbox.EventStatus, Offset: printed, State: state})
+	}
+	return emit(events)
+}

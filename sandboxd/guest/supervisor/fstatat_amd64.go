@@ -1,0 +1,5 @@
+package supervisor
+
+import "syscall"
+
+const sysFstatat = syscall.SYS_NEWFSTATAT

@@ -1,0 +1,95 @@
+package supervisor
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+)
+
+// identity is the kernels' user, and the way in which the guest acts as it.
+type identity struct {
+	uid, gid int
+	own      []uint32 // the guest's own supplementary groups
+}
+
+const unchanged = ^uintptr(0) // for set*id: leave this one
+
+func newIdentity(uid int) (identity, error) {
+	groups, err := syscall.Getgroups()
+	if err != nil {
+		return identity{}, fmt.Errorf("read the guest's groups: %w", err)
+	}
+	id := identity{uid: uid, gid: uid}
+	for _, g := range groups {
+		id.own = append(id.own, uint32(g))
+	}
+	return id, nil
+}
+
+// asKernel runs f with the rights of the kernels' user, on this goroutine. Whatever path f
+// touches, however a kernel swaps it for a link at that moment, f can reach no more than the
+// kernel could itself. f should only open, rename, stat and the like: what was opened is used outside.
+//
+// Why this is safe:
+//   - Linux keeps credentials for each thread. The system calls are made raw, so that they change
+//     this thread alone (syscall.Setresuid would change all), and the goroutine is locked to it. Go never
+//     starts a new thread from a locked one, so no other goroutine inherits them.
+//   - Only the effective ids change; the real and saved ones stay 0. So a kernel can't signal or
+//     trace this thread while it wears the kernel's uid: those checks want all three to match.
+//   - An effective uid that is not 0 takes the effective capabilities away; they come back
+//     with it, because the saved uid is 0.
+//   - Both changes are read back. If the way back fails, the thread stays locked, and so ends with its
+//     goroutine instead of serving others with the wrong rights.
+func (id identity) asKernel(f func() error) (err error) {
+	runtime.LockOSThread()
+	defer func() {
+		if back := id.restore(); back != nil {
+			err = back // and the thread stays locked
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	if err := id.assume(); err != nil {
+		return err
+	}
+	return f()
+}
+
+func (id identity) assume() error {
+	// In this order: without the uid 0 there is no right to change groups.
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
+		return fmt.Errorf("act as the kernels' user: setgroups: %w", e)
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, uintptr(id.gid), unchanged); e != 0 {
+		return fmt.Errorf("act as the kernels' user: setresgid: %w", e)
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, uintptr(id.uid), unchanged); e != 0 {
+		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
+	}
+	return verify(id.uid, id.gid)
+}
+
+func (id identity) restore() error {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, 0, unchanged); e != 0 {
+		return fmt.Errorf("act as the guest again: setresuid: %w", e)
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, 0, unchanged); e != 0 {
+		return fmt.Errorf("act as the guest again: setresgid: %w", e)
+	}
+	if e := setgroups(id.own); e != 0 {
+		return fmt.Errorf("act as the guest again: setgroups: %w", e)
+	}
+	return verify(0, 0)
+}
+
+// verify reads this thread's ids: the effective ones as wanted, the others 0.
+func verify(uid, gid int) error {
+	var r, e, s uint32
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || r != 0 || int(e) != uid || s != 0 {
+		return fmt.Errorf("this thread's uids are %d, %d, %d (%v), want 0, %d, 0", r, e, s, errno, uid)
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESGID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || int(e) != gid {
+		return fmt.Errorf("this thread's gids are %d, %d, %d (%v), want %d in effect", r, e, s, errno, gid)
+	}
+	return nil
+}

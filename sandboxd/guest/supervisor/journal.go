@@ -1,0 +1,286 @@
+package supervisor
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// journal is an execution's numbered events: what it printed and showed, kept so that it can be
+// read again from any point, by any number of readers, at any speed. The index is in memory, the
+// texts and values are in a [blob].
+//
+// Text over MaxOutputBytes is counted and goes round in a ring (tail.go), whose content
+// is added when the execution is final.
+type journal struct {
+	grew func(bytes int64) // tells the owner of all journals
+
+	mu      sync.Mutex
+	blob    blob
+	index   []entry
+	printed int64 // bytes of text so far, kept or not
+	rich    int64 // bytes of values kept
+	full    bool  // text goes to the tail from now on
+	tail    tail
+	final   bool
+	gone    bool                   // dropped to make room
+	state   sandbox.ExecutionState // the last
+	last    int64                  // number of the last event, once it is gone
+
+	// Text that is not an event yet: a million small prints become few events.
+	pending     []byte
+	pendingType sandbox.EventType
+	timer       *time.Timer
+
+	changed chan struct{} // closed at the next event; nil when nobody waits
+}
+
+// entry is one event. The text's or value's bytes are in the blob.
+type entry struct {
+	typ    sandbox.EventType
+	state  sandbox.ExecutionState // of status events
+	reason sandbox.OmitReason     // of omitted events
+	len    int32
+	time   int64 // Unix nanoseconds
+	offset int64 // of text printed before
+	at     int64 // in the blob; for omitted events: how many bytes are not there
+}
+
+const (
+	// gatherFor is how long text waits for more of its kind.
+	gatherFor = 10 * time.Millisecond
+	// gatherBytes is how much text is gathered, and eventBytes how much one event holds at most.
+	gatherBytes = 64 << 10
+	eventBytes  = 256 << 10
+	// maxEvents bounds the index: text beyond goes to the tail, values are left out.
+	maxEvents = 100_000
+	entryCost = 64 // bytes of memory, roughly
+)
+
+func newJournal(path string, grew func(int64)) *journal {
+	return &journal{blob: blob{path: path}, grew: grew}
+}
+
+// text adds what the code printed. It is valid UTF-8.
+func (j *journal) text(typ sandbox.EventType, p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.final {
+		return
+	}
+	if !j.full && (j.printed+int64(len(p)) > sandbox.MaxOutputBytes || len(j.index) >= maxEvents) {
+		room := charStart(p, int(max(sandbox.MaxOutputBytes-j.printed, 0)))
+		if len(j.index) >= maxEvents {
+			room = 0
+		}
+		j.gather(typ, p[:room])
+		j.flush()
+		j.full = true
+		p = p[room:]
+	}
+	if j.full {
+		j.printed += int64(len(p))
+		j.tail.add(typ, p)
+		return
+	}
+	for len(p) > eventBytes {
+		n := charStart(p, eventBytes)
+		j.gather(typ, p[:n])
+		p = p[n:]
+	}
+	j.gather(typ, p)
+}
+
+func (j *journal) gather(typ sandbox.EventType, p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if j.pendingType != typ || len(j.pending)+len(p) > gatherBytes {
+		j.flush()
+	}
+	j.printed += int64(len(p))
+	j.pendingType = typ
+	j.pending = append(j.pending, p...)
+	if len(j.pending) >= gatherBytes {
+		j.flush()
+		return
+	}
+	if j.timer == nil {
+		j.timer = time.AfterFunc(gatherFor, func() {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			j.timer = nil
+			j.flush()
+		})
+	}
+}
+
+// flush makes an event of the text that waits.
+func (j *journal) flush() {
+	if len(j.pending) == 0 {
+		return
+	}
+	before := j.printed - int64(len(j.pending))
+	j.add(entry{typ: j.pendingType, offset: before}, j.pending)
+	if cap(j.pending) > gatherBytes {
+		j.pending = nil
+	}
+	j.pending = j.pending[:0]
+}
+
+// add appends an event. What cannot be kept because the disk is full becomes an omission.
+func (j *journal) add(e entry, content []byte) {
+	e.time = time.Now().UnixNano()
+	if len(content) > 0 {
+		at, err := j.blob.append(content)
+		if err != nil {
+			j.full = true
+			e = entry{typ: sandbox.EventOmitted, reason: sandbox.OmittedByLimit, time: e.time, offset: e.offset, at: int64(len(content))}
+		} else {
+			e.at, e.len = at, int32(len(content))
+		}
+	}
+	j.index = append(j.index, e)
+	if j.changed != nil {
+		close(j.changed)
+		j.changed = nil
+	}
+	j.grew(int64(e.len) + entryCost)
+}
+
+// value adds a picture or another rich value, or a note when there are too many.
+func (j *journal) value(typ sandbox.EventType, data map[string]string) {
+	content := encode(data)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.final {
+		return
+	}
+	j.flush()
+	if len(content) > maxMessage || j.rich+int64(len(content)) > sandbox.MaxRichBytes || len(j.index) >= maxEvents {
+		if len(j.index) >= maxEvents+1000 {
+			return
+		}
+		content = encode(map[string]string{"text/plain": fmt.Sprintf(
+			"[left out: a value of %d bytes; one execution's pictures and values are kept up to %d bytes]", len(content), sandbox.MaxRichBytes)})
+	} else {
+		j.rich += int64(len(content))
+	}
+	j.add(entry{typ: typ, offset: j.printed}, content)
+}
+
+// mark adds an event that has no content: an error.
+func (j *journal) mark(typ sandbox.EventType) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.final {
+		j.flush()
+		j.add(entry{typ: typ, offset: j.printed}, nil)
+	}
+}
+
+// status adds a change of state.
+func (j *journal) status(s sandbox.ExecutionState) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.flush()
+	j.state = s
+	j.add(entry{typ: sandbox.EventStatus, state: s, offset: j.printed}, nil)
+}
+
+// finish adds the tail of the text, the files and the final state. Nothing comes after it.
+func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.final {
+		return
+	}
+	j.flush()
+	segments, kept := j.tail.take()
+	from := j.printed - j.tail.total
+	if lost := j.tail.total - kept; lost > 0 {
+		j.add(entry{typ: sandbox.EventOmitted, reason: sandbox.OmittedByLimit, offset: from, at: lost}, nil)
+		from += lost
+	}
+	for _, seg := range segments {
+		j.add(entry{typ: seg.typ, offset: from}, seg.text)
+		from += int64(len(seg.text))
+	}
+	for _, f := range files {
+		j.add(entry{typ: sandbox.EventFile, offset: j.printed}, encode(f))
+	}
+	j.final, j.state = true, s
+	j.add(entry{typ: sandbox.EventStatus, state: s, offset: j.printed}, nil)
+	j.blob.finish()
+	if j.timer != nil {
+		j.timer.Stop()
+	}
+	j.pending, j.tail = nil, tail{total: j.tail.total}
+}
+
+// drop gives the output's space back and returns how much that was. Only states remain.
+func (j *journal) drop() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.gone {
+		return 0
+	}
+	freed := j.blob.size + int64(len(j.index))*entryCost
+	j.gone = true
+	j.blob.remove()
+	j.last, j.index = int64(len(j.index)), nil
+	return freed
+}
+
+// total is the text printed so far, in bytes.
+func (j *journal) total() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.printed
+}
+
+// encode writes JSON as it is sent, without escapes for HTML.
+func encode(v any) []byte {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil { // maps of strings and files can always be written
+		panic(fmt.Sprintf("encode %T: %v", v, err))
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
+}
+
+func (e entry) event(seq int64, content []byte) (sandbox.Event, error) {
+	ev := sandbox.Event{Seq: seq, Type: e.typ, Time: time.Unix(0, e.time).UTC(), Offset: e.offset}
+	switch e.typ {
+	case sandbox.EventStdout, sandbox.EventStderr:
+		ev.Text = string(content)
+	case sandbox.EventDisplay, sandbox.EventResult:
+		return ev, json.Unmarshal(content, &ev.Data)
+	case sandbox.EventFile:
+		return ev, json.Unmarshal(content, &ev.File)
+	case sandbox.EventOmitted:
+		ev.Bytes, ev.Reason = e.at, e.reason
+	case sandbox.EventStatus:
+		ev.State = e.state
+	}
+	return ev, nil
+}
+
+func (e entry) isText() bool {
+	return e.typ == sandbox.EventStdout || e.typ == sandbox.EventStderr
+}
+
+// isGone reports whether the output was dropped to make room.
+func (j *journal) isGone() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.gone
+}

@@ -1,0 +1,263 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// kernel is one interpreter process and its pipes, from start to death. It runs one
+// execution at a time; its lane decides which.
+type kernel struct {
+	pid       int // and its session and process group
+	started   time.Time
+	startTick int64           // the same as /proc has it
+	ready     chan struct{}   // closed by the ready message
+	exited    chan struct{}   // closed when wait4 has it
+	done      chan string     // status of the current execution's done message
+	dropped   *droppedCounter // what it sent that nobody wanted
+
+	requests *os.File    // fd 3 of the kernel
+	messages *pipeReader // fd 4
+	acks     *pipeWriter // fd 5
+	raw      [2]*rawOutput
+
+	// outOfMemory says that the watchdog killed it, and why.
+	outOfMemory atomic.Pointer[string]
+
+	mu      sync.Mutex
+	hello   message // the ready message
+	current *execution
+	status  syscall.WaitStatus // once exited is closed
+}
+
+// droppedCounter counts what kernels sent and nobody wanted.
+type droppedCounter struct {
+	late atomic.Int64 // bytes of text with nothing running
+	bad  atomic.Int64 // messages that made no sense
+}
+
+// startKernel starts the program with the descriptors of docs/kernel-protocol.md.
+func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter) (*kernel, error) {
+	k := &kernel{
+		started: time.Now(),
+		ready:   make(chan struct{}),
+		exited:  make(chan struct{}),
+		done:    make(chan string, 1),
+		dropped: dropped,
+	}
+	var ends pipeEnds
+	defer ends.closeChild()
+	null, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	ends.child = append(ends.child, null)
+	out, errOut := ends.fromChild(), ends.fromChild()
+	requests, messages, acks := ends.toChild(), ends.fromChild(), ends.toChild()
+	if ends.err != nil {
+		ends.closeOurs()
+		return nil, fmt.Errorf("make pipes: %w", ends.err)
+	}
+	pid, status, err := r.start(argv, env, sandbox.Workspace, ends.child, &syscall.SysProcAttr{
+		Setsid:     true,
+		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)},
+	})
+	if err != nil {
+		ends.closeOurs()
+		return nil, err
+	}
+	k.pid, k.requests = pid, requests
+	if p, ok := readProcess(pid); ok {
+		k.startTick = p.start
+	}
+	k.raw[0] = newRawOutput(out, func(p []byte) { k.rawText(sandbox.EventStdout, p) })
+	k.raw[1] = newRawOutput(errOut, func(p []byte) { k.rawText(sandbox.EventStderr, p) })
+	k.messages = newPipeReader(messages)
+	k.acks = &pipeWriter{file: acks}
+	for _, raw := range k.raw {
+		go raw.pump()
+	}
+	pumped := make(chan struct{})
+	go func() { k.pump(); close(pumped) }()
+	go k.await(status, pumped, &ends)
+	return k, nil
+}
+
+// await makes the death known once all that the kernel said is read. What still holds its pipes
+// then (a subprocess) is not listened to.
+func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{}, ends *pipeEnds) {
+	s := <-status
+	k.messages.finish(time.Now().Add(lastWords))
+	<-pumped
+	k.drainRaw()
+	ends.closeOurs()
+	k.mu.Lock()
+	k.status = s
+	k.mu.Unlock()
+	close(k.exited)
+}
+
+// lastWords is how long a dead kernel's messages are read if they do not end.
+const lastWords = 100 * time.Millisecond
+
+// pump handles messages until the pipe ends.
+func (k *kernel) pump() {
+	for {
+		lines, bad, err := k.messages.next()
+		// All that was printed raw before these messages is in the pipes now: it comes first.
+		k.drainRaw()
+		k.dropped.bad.Add(int64(bad))
+		for _, line := range lines {
+			m, err := parseMessage(line)
+			if err != nil {
+				k.dropped.bad.Add(1)
+				continue
+			}
+			k.handle(m)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (k *kernel) drainRaw() {
+	for _, raw := range k.raw {
+		raw.drain()
+	}
+}
+
+func (k *kernel) handle(m message) {
+	switch m.Type {
+	case "sync":
+		k.acks.signal()
+		return
+	case "ready":
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.hello.Type == "" {
+			k.hello = m
+			close(k.ready)
+		}
+		return
+	}
+	e := k.running(m.ID)
+	if e == nil {
+		if n := len(m.Text); n > 0 {
+			k.dropped.late.Add(int64(n))
+		} else {
+			k.dropped.bad.Add(1)
+		}
+		return
+	}
+	switch m.Type {
+	case "stdout":
+		e.journal.text(sandbox.EventStdout, []byte(m.Text))
+	case "stderr":
+		e.journal.text(sandbox.EventStderr, []byte(m.Text))
+	case "display":
+		e.journal.value(sandbox.EventDisplay, m.Data)
+	case "result":
+		e.journal.value(sandbox.EventResult, m.Data)
+	case "error":
+		e.raised(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
+	case "done":
+		for i, raw := range k.raw {
+			if rest := raw.rest(); rest != nil {
+				e.journal.text([]sandbox.EventType{sandbox.EventStdout, sandbox.EventStderr}[i], rest)
+			}
+		}
+		k.release()
+		k.done <- m.Status
+	}
+}
+
+// rawText is what came out of fd 1 or 2.
+func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
+	k.mu.Lock()
+	e := k.current
+	k.mu.Unlock()
+	if e == nil {
+		k.dropped.late.Add(int64(len(p)))
+		return
+	}
+	e.journal.text(typ, p)
+}
+
+// running returns the current execution if it has this id.
+func (k *kernel) running(id string) *execution {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.current == nil || string(k.current.id) != id {
+		return nil
+	}
+	return k.current
+}
+
+// busy reports whether it has an execution.
+func (k *kernel) busy() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.current != nil
+}
+
+// release ends the current execution's hold of the kernel: what comes now is late.
+func (k *kernel) release() {
+	k.mu.Lock()
+	k.current = nil
+	k.mu.Unlock()
+}
+
+// begin gives the kernel an execution. The request is written beside the caller, because a kernel
+// need not read it.
+func (k *kernel) begin(e *execution) {
+	k.mu.Lock()
+	k.current = e
+	k.mu.Unlock()
+	request, err := json.Marshal(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
+	if err != nil {
+		return // strings can always be written
+	}
+	request = append(request, '\n')
+	if len(request) <= 4096 { // fits into the empty pipe
+		_, _ = k.requests.Write(request)
+		return
+	}
+	// A kernel that dies or never reads ends the write by its death.
+	go func() { _, _ = k.requests.Write(request) }()
+}
+
+// signal reaches the kernel and its subprocesses that did not leave its process group.
+func (k *kernel) signal(sig syscall.Signal) {
+	if !k.dead() {
+		_ = syscall.Kill(-k.pid, sig)
+	}
+}
+
+func (k *kernel) dead() bool {
+	select {
+	case <-k.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+func (k *kernel) waitStatus() syscall.WaitStatus {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status
+}
+
+func (k *kernel) introduction() message {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.hello
+}

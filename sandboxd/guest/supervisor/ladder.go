@@ -1,0 +1,76 @@
+package supervisor
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// rung is a signal, and how long the code gets to end after it.
+type rung struct {
+	signal syscall.Signal
+	name   string
+	wait   time.Duration
+}
+
+// ladder is what stops an execution. SIGINT comes again and again, because code may be in a
+// place that swallows one; it keeps the variables. What stands after that is ended.
+var ladder = []rung{
+	{syscall.SIGINT, "SIGINT", time.Second},
+	{syscall.SIGINT, "SIGINT", time.Second},
+	{syscall.SIGINT, "SIGINT", time.Second},
+	{syscall.SIGINT, "SIGINT", time.Second},
+	{syscall.SIGINT, "SIGINT", time.Second},
+	{syscall.SIGTERM, "SIGTERM", 2 * time.Second},
+	{syscall.SIGKILL, "SIGKILL", 0}, // 0: until it is dead
+}
+
+// stop climbs the ladder until the execution or its kernel has ended.
+func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
+	for _, r := range ladder {
+		var over <-chan time.Time
+		if r.wait > 0 {
+			timer := time.NewTimer(r.wait)
+			defer timer.Stop()
+			over = timer.C
+		}
+		k.signal(r.signal)
+		select {
+		case status := <-k.done:
+			return l.stopped(k, e, r, outcome{state: state, reason: why, stoppedBy: r.name}, status)
+		case <-k.exited:
+			death := l.bury(k, sandbox.KernelDeath{
+				Cause:  sandbox.DiedStopped,
+				Detail: "the code did not stop otherwise; the kernel's variables are lost",
+			})
+			return outcome{state: state, reason: why, stoppedBy: r.name, death: &death}
+		case <-over:
+		}
+	}
+	panic("the ladder's last rung waits for ever")
+}
+
+// stopped is the outcome of an execution that reported its end after a signal. Whether it caught the
+// interrupt or was about to end anyway cannot be told apart; it was asked to stop, and it did. What
+// it started and left behind is ended, and if that is impossible, the kernel is.
+func (l *lane) stopped(k *kernel, e *execution, r rung, o outcome, status string) outcome {
+	if status == "ok" {
+		o.reason += "; the code handled that and finished"
+	}
+	killed, all := l.sup.sweepSince(k, e.began)
+	if killed > 0 {
+		o.reason += fmt.Sprintf("; %d processes that it had started were ended", killed)
+	}
+	if !all {
+		k.signal(syscall.SIGKILL)
+		<-k.exited
+		death := l.bury(k, sandbox.KernelDeath{
+			Cause:  sandbox.DiedStopped,
+			Detail: "the code started processes faster than they could be ended; the kernel's variables are lost",
+		})
+		o.stoppedBy, o.death = "SIGKILL", &death
+	}
+	return o
+}

@@ -1,0 +1,117 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// programs are the kernels that there are.
+var programs = func() map[sandbox.Language]kernels.Language {
+	m := map[sandbox.Language]kernels.Language{}
+	for _, l := range kernels.Languages {
+		m[sandbox.Language(l.Name)] = l
+	}
+	return m
+}()
+
+// limits of a kernel's private memory, and of its address space where the former counts for nothing;
+// 0 for none. V8 reserves far more than it uses and is given a size for its heap instead.
+func limits(lang sandbox.Language, memory int64) (data, space int64) {
+	if lang == sandbox.Python {
+		return pythonLimits(memory)
+	}
+	return 0, 0
+}
+
+// pythonLimits make an allocation that would reach the sandbox's limit a MemoryError, which keeps the
+// variables. Linux counts private writable memory (data). gVisor only counts address space, of which
+// libraries and threads reserve some that they never use. The floors are for small sandboxes, which
+// could not even import numpy otherwise; the watchdog is there as well.
+func pythonLimits(memory int64) (data, space int64) {
+	data = max(memory/100*80, 512*sandbox.MiB)
+	return data, data + 256*sandbox.MiB + int64(runtime.GOMAXPROCS(0))*48*sandbox.MiB
+}
+
+// searchPath is where interpreters are looked for if the container does not say.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// command is `guest launch`, which takes the limits on and becomes the kernel.
+func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err error) {
+	p := programs[lang]
+	path := os.Getenv("PATH")
+	if path == "" {
+		path = searchPath
+	}
+	interpreter := ""
+	for _, name := range p.Interpreters {
+		if interpreter = lookPath(path, name); interpreter != "" {
+			break
+		}
+	}
+	if interpreter == "" {
+		return nil, nil, fmt.Errorf("this image has no %s: use another language or an image that has it", p.Interpreters[0])
+	}
+	data, space := limits(lang, s.config.Memory)
+	argv = []string{
+		s.program, "launch",
+		"--processes=" + strconv.Itoa(s.config.Processes),
+		"--file=" + strconv.FormatInt(s.config.Workspace, 10),
+		"--data=" + strconv.FormatInt(data, 10),
+		"--space=" + strconv.FormatInt(space, 10),
+		"--home=" + home,
+		"--",
+	}
+	heap := int(s.config.Memory / 10 * 6 / sandbox.MiB)
+	argv = append(argv, p.Argv(interpreter, filepath.Join(s.config.Bundle, "kernels"), heap)...)
+	return argv, environment(path), nil
+}
+
+// home is writable and not in the way of the listing of files.
+const home = "/tmp/home"
+
+// environment is all that kernels get. Nothing is inherited from the container but the path.
+func environment(path string) []string {
+	cpus := strconv.Itoa(runtime.GOMAXPROCS(0)) // the cgroup's limit, rounded up
+	return []string{
+		"PATH=" + path,
+		"HOME=" + home,
+		"USER=sandbox",
+		"LOGNAME=sandbox",
+		"SHELL=/bin/sh",
+		"LANG=C.UTF-8",
+		"LC_ALL=C.UTF-8",
+		"TZ=UTC",
+		"TERM=dumb",
+		"TMPDIR=/tmp",
+		"PYTHONDONTWRITEBYTECODE=1",
+		"PYTHONUTF8=1",
+		"IPYTHONDIR=" + home + "/.ipython",
+		"MPLCONFIGDIR=" + home + "/.matplotlib",
+		"MPLBACKEND=agg",
+		"NODE_PATH=/usr/local/lib/node_modules:/usr/lib/node_modules:/usr/share/nodejs",
+		"OMP_NUM_THREADS=" + cpus,
+		"OPENBLAS_NUM_THREADS=" + cpus,
+		"MKL_NUM_THREADS=" + cpus,
+		"NUMEXPR_NUM_THREADS=" + cpus,
+	}
+}
+
+func lookPath(path, name string) string {
+	for dir := range strings.SplitSeq(path, ":") {
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		file := filepath.Join(dir, name)
+		if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return file
+		}
+	}
+	return ""
+}

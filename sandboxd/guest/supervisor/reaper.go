@@ -1,0 +1,65 @@
+package supervisor
+
+import (
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// reaper owns wait4 in this process. As PID 1 the guest inherits every orphan of the
+// sandbox; a second waiter (os/exec) would race with it, so everything is started here.
+type reaper struct {
+	mu      sync.Mutex // held from fork to entry, so that no exit is seen before its entry is there
+	waiting map[int]chan syscall.WaitStatus
+}
+
+func newReaper() *reaper {
+	r := &reaper{waiting: map[int]chan syscall.WaitStatus{}}
+	sigchld := make(chan os.Signal, 1)
+	signal.Notify(sigchld, syscall.SIGCHLD)
+	go func() {
+		for range sigchld {
+			r.reap()
+		}
+	}()
+	return r
+}
+
+// reap collects all that have ended. One SIGCHLD may stand for many of them.
+func (r *reaper) reap() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		r.mu.Lock()
+		if c := r.waiting[pid]; c != nil {
+			delete(r.waiting, pid)
+			c <- status
+		}
+		r.mu.Unlock()
+	}
+}
+
+// start runs a program with these files as its descriptors. The channel gets its status
+// once.
+func (r *reaper) start(argv, env []string, dir string, files []*os.File, sys *syscall.SysProcAttr) (pid int, exited <-chan syscall.WaitStatus, err error) {
+	fds := make([]uintptr, len(files))
+	for i, f := range files {
+		fds[i] = f.Fd()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pid, err = syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Dir: dir, Env: env, Files: fds, Sys: sys})
+	if err != nil {
+		return 0, nil, err
+	}
+	c := make(chan syscall.WaitStatus, 1)
+	r.waiting[pid] = c
+	return pid, c, nil
+}

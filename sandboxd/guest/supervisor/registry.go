@@ -1,0 +1,122 @@
+package supervisor
+
+import (
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// registry remembers executions: the newest maxRemembered, and their output as far as
+// there is room.
+type registry struct {
+	dir    string // of the journals' files
+	budget int64  // of all output together
+	kept   atomic.Int64
+	over   chan struct{} // somebody should trim
+
+	mu    sync.Mutex
+	byID  map[sandbox.ExecutionID]*execution
+	order []*execution // oldest first
+}
+
+const (
+	maxRemembered = 1000
+	maxJournals   = 96 * sandbox.MiB
+)
+
+// newRegistry returns an empty registry. In a small sandbox kept output takes at most a
+// quarter of the memory.
+func newRegistry(dir string, memory int64) *registry {
+	r := &registry{
+		dir:    dir,
+		budget: min(maxJournals, max(memory/4, 16*sandbox.MiB)),
+		over:   make(chan struct{}, 1),
+		byID:   map[sandbox.ExecutionID]*execution{},
+	}
+	go func() {
+		for range r.over {
+			r.trim()
+		}
+	}()
+	return r
+}
+
+// accept returns the execution that has this id, or makes it with enqueue, which may
+// refuse it.
+func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, enqueue func(*execution) error) (*execution, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.byID[id]; e != nil {
+		return e, nil
+	}
+	e := newExecution(id, req, newJournal(filepath.Join(r.dir, string(id)), r.grew))
+	if err := enqueue(e); err != nil {
+		return nil, err
+	}
+	r.byID[id] = e
+	r.order = append(r.order, e)
+	r.forget()
+	return e, nil
+}
+
+// forget drops the oldest final executions beyond maxRemembered.
+func (r *registry) forget() {
+	for i := 0; len(r.order) > maxRemembered && i < len(r.order); {
+		e := r.order[i]
+		if !e.final() {
+			i++
+			continue
+		}
+		r.kept.Add(-e.journal.drop())
+		delete(r.byID, e.id)
+		r.order = append(r.order[:i], r.order[i+1:]...)
+	}
+}
+
+func (r *registry) get(id sandbox.ExecutionID) (*execution, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.byID[id]; e != nil {
+		return e, nil
+	}
+	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxRemembered)
+}
+
+// active returns the queued and running ones, oldest first.
+func (r *registry) active() []sandbox.Execution {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := []sandbox.Execution{}
+	for _, e := range r.order {
+		if !e.final() {
+			list = append(list, e.look())
+		}
+	}
+	return list
+}
+
+// grew is called by journals, which hold their own locks: trimming happens elsewhere.
+func (r *registry) grew(n int64) {
+	if r.kept.Add(n) > r.budget {
+		select {
+		case r.over <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// trim drops the oldest final executions' output until all fits again.
+func (r *registry) trim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.order {
+		if r.kept.Load() <= r.budget {
+			return
+		}
+		if e.final() {
+			r.kept.Add(-e.journal.drop())
+		}
+	}
+}

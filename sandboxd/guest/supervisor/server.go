@@ -1,0 +1,234 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// maxRequest bounds a request's JSON: a megabyte of code, every byte of it escaped.
+const maxRequest = 8 * sandbox.MiB
+
+// serve answers the daemon, which is the only one who can reach the socket.
+func (s *Supervisor) serve(l net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler:   s.routes(),
+		Protocols: protocols,
+		ErrorLog:  log.New(io.Discard, "", 0),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          1000,
+			MaxReadFrameSize:              1 << 20,
+			MaxReceiveBufferPerConnection: 4<<20 - 1,
+			MaxReceiveBufferPerStream:     4<<20 - 1,
+		},
+	}
+	return server.Serve(l)
+}
+
+// routes are those of package guest.
+func (s *Supervisor) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := h(w, r); err != nil {
+				wire.WriteError(w, err)
+			}
+		})
+	}
+	handle("GET "+guest.StatusRoute, s.getStatus)
+	handle("PUT "+guest.ExpiryRoute, s.putExpiry)
+	handle("PUT "+guest.ExecutionsRoute+"{id}", s.putExecution)
+	handle("GET "+guest.ExecutionsRoute+"{id}", s.getExecution)
+	handle("GET "+guest.ExecutionsRoute+"{id}/events", s.getEvents)
+	handle("POST "+guest.ExecutionsRoute+"{id}/interrupt", s.postInterrupt)
+	handle("GET "+guest.FilesRoute+"{$}", s.listFiles)
+	handle("GET "+guest.FilesRoute+"{path...}", s.getFile)
+	handle("PUT "+guest.FilesRoute+"{path...}", s.putFile)
+	return mux
+}
+
+func (s *Supervisor) getStatus(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, s.status())
+}
+
+func (s *Supervisor) putExpiry(w http.ResponseWriter, r *http.Request) error {
+	var expiry guest.Expiry
+	if err := wire.ReadJSON(w, r, maxRequest, &expiry); err != nil {
+		return err
+	}
+	if expiry.ExpireUnix <= 0 {
+		return sandbox.Errorf(sandbox.Invalid, "expire_unix %d is no time", expiry.ExpireUnix)
+	}
+	s.deadman.set(time.Unix(expiry.ExpireUnix, 0))
+	return writeJSON(w, s.status())
+}
+
+func (s *Supervisor) putExecution(w http.ResponseWriter, r *http.Request) error {
+	id, err := sandbox.ParseExecutionID(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	var req sandbox.ExecuteRequest
+	if err := wire.ReadJSON(w, r, maxRequest, &req); err != nil {
+		return err
+	}
+	if err := req.Validate(s.config.Language); err != nil {
+		return err
+	}
+	lane := s.lanes[req.Language]
+	if lane == nil {
+		return sandbox.Errorf(sandbox.Invalid, "there is no kernel for %q", sandbox.Quote(string(req.Language)))
+	}
+	e, err := s.registry.accept(id, req, lane.add)
+	if err != nil {
+		return err
+	}
+	e.wait(r.Context(), wait)
+	return answer(w, e, req.Window)
+}
+
+func (s *Supervisor) getExecution(w http.ResponseWriter, r *http.Request) error {
+	e, err := s.find(r)
+	if err != nil {
+		return err
+	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	var window sandbox.Window
+	if window.Offset, err = number(r, "offset"); err != nil {
+		return err
+	}
+	head, err := number(r, "head")
+	if err != nil {
+		return err
+	}
+	tail, err := number(r, "tail")
+	if err != nil {
+		return err
+	}
+	window.Head, window.Tail = int(head), int(tail)
+	e.wait(r.Context(), wait)
+	return answer(w, e, window)
+}
+
+func (s *Supervisor) getEvents(w http.ResponseWriter, r *http.Request) error {
+	e, err := s.find(r)
+	if err != nil {
+		return err
+	}
+	from, err := number(r, "from")
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(w)
+	_ = flush.Flush()
+	enc := newEncoder(w)
+	err = e.journal.follow(r.Context(), from, func(events []sandbox.Event) error {
+		for i := range events {
+			if err := enc.Encode(&events[i]); err != nil {
+				return err
+			}
+		}
+		return flush.Flush()
+	})
+	if err != nil {
+		panic(http.ErrAbortHandler) // the stream must not look complete
+	}
+	return nil
+}
+
+// postInterrupt stops an execution and answers when it has stopped. One that waits for its kernel
+// leaves the line.
+func (s *Supervisor) postInterrupt(w http.ResponseWriter, r *http.Request) error {
+	e, err := s.find(r)
+	if err != nil {
+		return err
+	}
+	if s.lanes[e.look().Language].remove(e) {
+		e.end(outcome{state: sandbox.ExecInterrupted, reason: neverRan})
+	}
+	e.interrupt()
+	const longest = 30 * time.Second // the ladder takes eight
+	e.wait(r.Context(), longest)
+	return answer(w, e, sandbox.Window{Offset: e.journal.total()})
+}
+
+func (s *Supervisor) find(r *http.Request) (*execution, error) {
+	id, err := sandbox.ParseExecutionID(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	return s.registry.get(id)
+}
+
+func answer(w http.ResponseWriter, e *execution, window sandbox.Window) error {
+	record, err := e.window(window)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, record)
+}
+
+// waitOf reads how many seconds the answer may wait.
+func waitOf(r *http.Request) (time.Duration, error) {
+	text := r.URL.Query().Get("wait")
+	if text == "" {
+		return 0, nil
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return 0, sandbox.Errorf(sandbox.Invalid, "wait %q is not a number of seconds", sandbox.Quote(text))
+	}
+	if err := sandbox.ValidateWait(seconds); err != nil {
+		return 0, err
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
+}
+
+// number reads a query parameter that is at least 0, which is its default.
+func number(r *http.Request, name string) (int64, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 || n > 1<<53 {
+		return 0, sandbox.Errorf(sandbox.Invalid, "%s %q is not a number of at least 0", name, sandbox.Quote(text))
+	}
+	return n, nil
+}
+
+// writeJSON answers with v. Unlike wire.WriteJSON it escapes nothing for HTML, which would make
+// large outputs larger.
+func writeJSON(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	if err := newEncoder(w).Encode(v); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return nil
+}
+
+func newEncoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
+}

@@ -1,0 +1,47 @@
+package supervisor
+
+import (
+	"os"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// status measures what the sandbox uses and lists what it runs.
+func (s *Supervisor) status() guest.Status {
+	bySession := map[int]int64{}
+	var cpu time.Duration
+	alive := 0
+	for _, p := range processes(s.config.UID) {
+		if !p.zombie {
+			alive++
+		}
+		bySession[p.session] += p.rss
+		cpu += p.cpu
+	}
+	if own, ok := readProcess(os.Getpid()); ok {
+		cpu += own.cpu // with all that ended and were reaped
+	}
+	st := guest.Status{
+		BuildID: s.buildID,
+		Usage: sandbox.Usage{
+			MemoryBytes:    s.watchdog.meter.used(),
+			CPUSeconds:     cpu.Seconds(),
+			Processes:      alive,
+			WorkspaceBytes: s.workspace.used(),
+		},
+		Kernels:     []sandbox.Kernel{},
+		Executions:  s.registry.active(),
+		DroppedLate: s.dropped.late.Load(),
+		DroppedBad:  s.dropped.bad.Load(),
+	}
+	for _, l := range kernels.Languages {
+		k := s.lanes[sandbox.Language(l.Name)].look(func(session int) int64 { return bySession[session] })
+		if k.Epoch > 0 || k.State != sandbox.KernelStopped || k.LastDeath != nil {
+			st.Kernels = append(st.Kernels, k)
+		}
+	}
+	return st
+}

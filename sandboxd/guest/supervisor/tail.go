@@ -1,0 +1,56 @@
+package supervisor
+
+import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+
+// tail keeps the last TailBytes of text that went through it.
+type tail struct {
+	segments []segment
+	held     int64
+	total    int64 // all that went through
+}
+
+type segment struct {
+	typ  sandbox.EventType
+	text []byte
+}
+
+const segmentBytes = 32 << 10
+
+func (t *tail) add(typ sandbox.EventType, p []byte) {
+	t.total += int64(len(p))
+	if n := len(p) - sandbox.TailBytes; n > 0 {
+		p = p[charEnd(p, n):]
+	}
+	t.held += int64(len(p))
+	for len(p) > 0 {
+		last := len(t.segments) - 1
+		if last < 0 || t.segments[last].typ != typ || len(t.segments[last].text) >= segmentBytes {
+			t.segments = append(t.segments, segment{typ: typ})
+			last++
+		}
+		s := &t.segments[last]
+		n := charStart(p, min(len(p), segmentBytes))
+		s.text = append(s.text, p[:n]...)
+		p = p[n:]
+	}
+	for t.held-int64(len(t.segments[0].text)) >= sandbox.TailBytes {
+		t.held -= int64(len(t.segments[0].text))
+		t.segments = t.segments[1:]
+	}
+}
+
+// take returns the last TailBytes, cut at a character, and how many bytes that is.
+func (t *tail) take() ([]segment, int64) {
+	if len(t.segments) == 0 {
+		return nil, 0
+	}
+	if over := t.held - sandbox.TailBytes; over > 0 {
+		first := &t.segments[0]
+		first.text = first.text[charEnd(first.text, int(over)):]
+	}
+	var kept int64
+	for _, s := range t.segments {
+		kept += int64(len(s.text))
+	}
+	return t.segments, kept
+}

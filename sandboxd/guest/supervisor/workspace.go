@@ -1,0 +1,199 @@
+package supervisor
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"sync"
+	"syscall"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// workspace is the folder that files go in and out of. Paths are looked up with the kernels' rights and
+// within the folder ([os.Root]); what was opened is then used through its descriptor only.
+type workspace struct {
+	dir      string
+	capacity int64
+	identity identity
+	root     *os.Root
+
+	mu      sync.Mutex
+	uploads map[string]bool // names of files that are being written, which are not listed
+}
+
+const copyBytes = 256 << 10
+
+func openWorkspace(dir string, capacity int64, id identity) (*workspace, error) {
+	w := &workspace{dir: dir, capacity: capacity, identity: id, uploads: map[string]bool{}}
+	err := id.asKernel(func() (err error) {
+		w.root, err = os.OpenRoot(dir)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the workspace as the kernels' user: %w", err)
+	}
+	return w, nil
+}
+
+// write puts body at a path. The file is there as a whole or not at all.
+func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
+	temp := ".dormouse-upload-" + rand.Text()
+	w.hide(temp, true)
+	defer w.hide(temp, false)
+
+	var parent *os.Root
+	var file *os.File
+	err := w.identity.asKernel(func() (err error) {
+		if err := w.root.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return err
+		}
+		// The folder is held open: if code renames it meanwhile, the file goes with it.
+		if parent, err = w.root.OpenRoot(path.Dir(name)); err != nil {
+			return err
+		}
+		file, err = parent.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		return err
+	})
+	if parent != nil {
+		defer parent.Close()
+	}
+	if err != nil {
+		return sandbox.File{}, w.explain(name, err)
+	}
+	f, err := w.fill(file, name, body)
+	err = errors.Join(err, file.Close())
+	if err == nil {
+		err = w.identity.asKernel(func() error { return parent.Rename(temp, path.Base(name)) })
+	}
+	if err != nil {
+		_ = w.identity.asKernel(func() error { return parent.Remove(temp) })
+		return sandbox.File{}, w.explain(name, err)
+	}
+	return f, nil
+}
+
+// fill copies body into the new file, counting and hashing.
+func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.File, error) {
+	sum := sha256.New()
+	limited := io.LimitReader(body, sandbox.MaxFileBytes+1)
+	// Only Write and Read are shown, so that the copy uses this buffer.
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(file, sum)}, struct{ io.Reader }{limited}, make([]byte, copyBytes))
+	if err != nil {
+		return sandbox.File{}, err
+	}
+	if n > sandbox.MaxFileBytes {
+		return sandbox.File{}, sandbox.Errorf(sandbox.Limit, "%q is larger than %d bytes, the limit of one file: send it in parts and join them with code", sandbox.Quote(name), sandbox.MaxFileBytes)
+	}
+	st, err := file.Stat()
+	if err != nil {
+		return sandbox.File{}, err
+	}
+	return sandbox.File{Path: name, Size: n, SHA256: hex.EncodeToString(sum.Sum(nil)), ModTime: st.ModTime().UTC()}, nil
+}
+
+// open returns a regular file and its size at this moment.
+func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error) {
+	err = w.identity.asKernel(func() (err error) {
+		if st, err = w.root.Lstat(name); err != nil {
+			return err
+		}
+		if !st.Mode().IsRegular() {
+			return notRegular(name, st.Mode())
+		}
+		// Not to wait for the other end, should it be a named pipe by now.
+		file, err = w.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+		return err
+	})
+	if err != nil {
+		return nil, nil, w.explain(name, err)
+	}
+	if st, err = file.Stat(); err == nil && !st.Mode().IsRegular() {
+		err = notRegular(name, st.Mode())
+	}
+	if err != nil {
+		file.Close()
+		return nil, nil, w.explain(name, err)
+	}
+	return file, st, nil
+}
+
+func notRegular(name string, mode fs.FileMode) error {
+	return sandbox.Errorf(sandbox.Invalid, "%q is a %s, not a regular file", sandbox.Quote(name), kindOf(mode))
+}
+
+// kindOf names what is no regular file.
+func kindOf(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "folder"
+	case mode&fs.ModeSymlink != 0:
+		return "symbolic link"
+	case mode&fs.ModeNamedPipe != 0:
+		return "named pipe"
+	case mode&fs.ModeSocket != 0:
+		return "socket"
+	case mode&fs.ModeDevice != 0:
+		return "device"
+	}
+	return "special file"
+}
+
+// explain says in words what a system call's error means to somebody who moves files.
+func (w *workspace) explain(name string, err error) error {
+	if e, ok := errors.AsType[*sandbox.Error](err); ok {
+		return e
+	}
+	quoted := sandbox.Quote(name)
+	var e *sandbox.Error
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e = sandbox.Errorf(sandbox.NotFound, "there is no file %q in %s", quoted, sandbox.Workspace)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e = sandbox.Errorf(sandbox.Limit, "%s is full: it holds %s and a limited number of files; delete some with code", sandbox.Workspace, size(w.capacity))
+	case errors.Is(err, fs.ErrPermission):
+		e = sandbox.Errorf(sandbox.Invalid, "the sandbox's own user has no permission for %q", quoted)
+	case errors.Is(err, syscall.ENOTDIR):
+		e = sandbox.Errorf(sandbox.Invalid, "a part of the path %q is not a folder", quoted)
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.EEXIST), errors.Is(err, syscall.ENOTEMPTY):
+		e = sandbox.Errorf(sandbox.Invalid, "%q is a folder, not a file", quoted)
+	case errors.Is(err, syscall.ELOOP), escapes(err):
+		e = sandbox.Errorf(sandbox.Invalid, "%q leads through a link out of %s", quoted, sandbox.Workspace)
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		e = sandbox.Errorf(sandbox.Invalid, "the path %q is too long", quoted)
+	default:
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return e.WithCause(err)
+}
+
+// escapes reports whether os.Root refused a path. Its error has no name, and no use but the message.
+func escapes(err error) bool {
+	e, ok := errors.AsType[*fs.PathError](err)
+	return ok && e.Err.Error() == "path escapes from parent"
+}
+
+func (w *workspace) hide(name string, yes bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if yes {
+		w.uploads[name] = true
+	} else {
+		delete(w.uploads, name)
+	}
+}
+
+func (w *workspace) hidden(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.uploads[name]
+}
+
+// used is how many bytes the workspace's files take.
+func (w *workspace) used() int64 { return mountUsed(w.dir) }

@@ -1,0 +1,31 @@
+package sandboxd
+
+import (
+	"context"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// info is what the daemon says of itself.
+func (d *Daemon) info(context.Context) api.Info {
+	e := d.engine.Info()
+	limits := api.FixedLimits()
+	limits.Sandboxes = d.cfg.MaxSandboxes
+	return api.Info{
+		Version:   d.cfg.Version,
+		Engine:    e.Name,
+		EngineVer: e.Version,
+		Runtime:   e.Runtime,
+		Isolation: e.Isolation,
+		Why:       e.Why,
+		Warnings:  e.Warnings,
+		Languages: []sandbox.Language{sandbox.Python, sandbox.JavaScript},
+		Defaults: api.Defaults{
+			Image:  d.cfg.DefaultImage,
+			TTL:    sandbox.Duration(d.cfg.DefaultTTL),
+			Limits: d.cfg.Limits,
+		},
+		Limits: limits,
+	}
+}

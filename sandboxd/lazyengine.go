@@ -1,0 +1,157 @@
+package sandboxd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Times of opening an engine.
+const (
+	openTimeout = 15 * time.Second
+	openRetry   = time.Second // after a failure, callers are told its reason so long before the next attempt
+)
+
+// lazyEngine is an engine that need not be there yet: it is opened when it is first
+// needed, and again until that works. Meanwhile every call says why it does not. Once opened it
+// is kept, also while it does not answer: another engine would not have its sandboxes.
+type lazyEngine struct {
+	name string
+	open func(context.Context) (engine.Engine, error)
+	log  *slog.Logger
+
+	ctx  context.Context // of the attempts
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	engine  engine.Engine
+	attempt chan struct{} // closed when the attempt that is being made is over
+	err     error         // of the last attempt
+	tried   time.Time
+}
+
+var _ engine.Engine = (*lazyEngine)(nil)
+
+func newLazyEngine(name string, open func(context.Context) (engine.Engine, error), log *slog.Logger) *lazyEngine {
+	l := &lazyEngine{name: name, open: open, log: log}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	return l
+}
+
+// get returns the engine, or why there is none. Callers share an attempt, and none of
+// them ends it by going away.
+func (l *lazyEngine) get(ctx context.Context) (engine.Engine, error) {
+	l.mu.Lock()
+	if l.engine == nil && l.attempt == nil && (l.err == nil || time.Since(l.tried) >= openRetry) && l.ctx.Err() == nil {
+		l.attempt = make(chan struct{})
+		go l.try()
+	}
+	attempt := l.attempt
+	l.mu.Unlock()
+	if attempt != nil {
+		select {
+		case <-attempt:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.engine != nil {
+		return l.engine, nil
+	}
+	if l.ctx.Err() != nil {
+		return nil, sandbox.Errorf(sandbox.Unavailable, "the daemon is stopping: try again in a moment")
+	}
+	return nil, l.err
+}
+
+func (l *lazyEngine) try() {
+	ctx, cancel := context.WithTimeout(l.ctx, openTimeout)
+	defer cancel()
+	e, err := l.open(ctx)
+	if err != nil && sandbox.KindOf(err) == sandbox.Internal {
+		err = sandbox.Errorf(sandbox.Unavailable, "the %s engine cannot be used; `dormouse doctor` says why", l.name).WithCause(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		info := e.Info()
+		l.log.Info("engine", "name", info.Name, "version", info.Version, "runtime", info.Runtime, "why", info.Why)
+	case l.err == nil || l.err.Error() != err.Error():
+		l.log.Warn("no engine yet", "engine", l.name, "err", err, "cause", errors.Unwrap(err))
+	}
+	l.engine, l.err, l.tried = e, err, time.Now()
+	close(l.attempt)
+	l.attempt = nil
+}
+
+// Info says what the engine is, or why there is none.
+func (l *lazyEngine) Info() engine.Info {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.engine != nil {
+		return l.engine.Info()
+	}
+	info := engine.Info{Name: l.name, Why: "not opened yet"}
+	if l.err != nil {
+		info.Why = sandbox.Public(l.err).Message
+	}
+	return info
+}
+
+func (l *lazyEngine) Create(ctx context.Context, spec engine.Spec) error {
+	e, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return e.Create(ctx, spec)
+}
+
+func (l *lazyEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
+	e, err := l.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.Dial(ctx, id)
+}
+
+func (l *lazyEngine) Remove(ctx context.Context, id sandbox.ID) error {
+	e, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return e.Remove(ctx, id)
+}
+
+func (l *lazyEngine) List(ctx context.Context) ([]engine.Container, error) {
+	e, err := l.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.List(ctx)
+}
+
+// Close ends attempts and closes the engine, if there is one.
+func (l *lazyEngine) Close() error {
+	l.stop()
+	l.mu.Lock()
+	attempt := l.attempt
+	l.mu.Unlock()
+	if attempt != nil {
+		<-attempt
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.engine == nil {
+		return nil
+	}
+	return l.engine.Close()
+}

@@ -1,0 +1,149 @@
+//go:build unix
+
+package sandboxd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// present is an engine that is there.
+type present struct {
+	engine.Engine
+	closed bool
+}
+
+func (*present) Info() engine.Info                                { return engine.Info{Name: "docker", CPUs: 2} }
+func (*present) List(context.Context) ([]engine.Container, error) { return []engine.Container{{}}, nil }
+func (*present) Remove(context.Context, sandbox.ID) error         { return nil }
+func (*present) Create(context.Context, engine.Spec) error        { return nil }
+func (p *present) Close() error                                   { p.closed = true; return nil }
+
+// A call says why there is no engine, and works as soon as there is one.
+func TestLazyEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		opened, up := 0, false
+		real := &present{}
+		e := sandboxd.NewLazyEngine("docker", func(context.Context) (engine.Engine, error) {
+			time.Sleep(10 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			if opened++; !up {
+				return nil, sandbox.Errorf(sandbox.Unavailable, "no engine answers: start Docker")
+			}
+			return real, nil
+		}, slog.New(slog.DiscardHandler))
+		ctx := t.Context()
+
+		var callers sync.WaitGroup
+		for range 20 {
+			callers.Go(func() {
+				if err := e.Create(ctx, engine.Spec{}); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "start Docker") {
+					t.Errorf("Create() = %v, want why there is none", err)
+				}
+			})
+		}
+		callers.Wait()
+		if opened != 1 {
+			t.Errorf("20 callers tried %d times, want 1", opened)
+		}
+		if why := e.Info().Why; !strings.Contains(why, "start Docker") {
+			t.Errorf("Info().Why = %q", why)
+		}
+
+		mu.Lock()
+		up = true
+		mu.Unlock()
+		if err := e.Remove(ctx, "x"); err == nil {
+			t.Error("a failure is told for a second, so that callers do not wait for each attempt")
+		}
+		time.Sleep(time.Second)
+		if list, err := e.List(ctx); err != nil || len(list) != 1 {
+			t.Errorf("List() = %v, %v", list, err)
+		}
+		if e.Info().CPUs != 2 {
+			t.Errorf("Info() = %+v, want the engine's own", e.Info())
+		}
+		must(t, e.Close())
+		if !real.closed {
+			t.Error("the engine was not closed")
+		}
+	})
+}
+
+// A caller that goes away does not end the attempt; the end of the daemon does.
+func TestLazyEngineHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := sandboxd.NewLazyEngine("docker", func(ctx context.Context) (engine.Engine, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := e.List(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("List() = %v, want the caller's deadline", err)
+		}
+		if _, err := e.List(t.Context()); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "doctor") {
+			t.Errorf("List() = %v, want unavailable", err)
+		}
+		time.Sleep(2 * time.Second)
+		waiting := make(chan error)
+		go func() { _, err := e.List(t.Context()); waiting <- err }()
+		synctest.Wait()
+		must(t, e.Close())
+		if err := <-waiting; sandbox.KindOf(err) != sandbox.Unavailable {
+			t.Errorf("List() = %v, want that the daemon stops", err)
+		}
+	})
+}
+
+func TestConfig(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cfg  sandboxd.Config
+		want string
+	}{
+		{"zero", sandboxd.Config{}, ""},
+		{"engine", sandboxd.Config{Engine: "podman"}, "engine"},
+		{"log level", sandboxd.Config{LogLevel: "loud"}, "log level"},
+		{"ttl", sandboxd.Config{DefaultTTL: 15 * 24 * time.Hour}, "ttl"},
+		{"sandboxes", sandboxd.Config{MaxSandboxes: -1}, "negative"},
+		{"memory", sandboxd.Config{Limits: sandbox.Limits{MemoryBytes: sandbox.MiB}}, "memory"},
+		{"little memory", sandboxd.Config{Limits: sandbox.Limits{MemoryBytes: 256 * sandbox.MiB}}, ""},
+		{"cpus", sandboxd.Config{Limits: sandbox.Limits{CPUs: -1}}, "CPUs"},
+		{"processes", sandboxd.Config{Limits: sandbox.Limits{Processes: 1}}, "processes"},
+		{"workspace", sandboxd.Config{Limits: sandbox.Limits{WorkspaceBytes: 1 << 50}}, "workspace"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.cfg.Validate()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("validate() = %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// What a stranger wrote is one attribute of one line, and does not reach the terminal (threat S62).
+func TestS62_LogForging(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: sandboxd.Harmless}))
+	for _, hostile := range []string{"a\nlevel=ERROR", "\x1b]0;x\x07", "\u202Egnp", "\x9b31m", "é"} {
+		log.Info("x", "text", hostile, "err", errors.New(hostile))
+	}
+	got := out.String()
+	if strings.Count(got, "\n") != 5 || strings.ContainsAny(got, "\x1b\x07\u202e\u009b") || !strings.Contains(got, "é") {
+		t.Errorf("log = %q", got)
+	}
+}

@@ -1,0 +1,62 @@
+package sandboxd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// listen opens the home's socket for this user alone. It is called with the home's lock: a
+// socket that is there was left by a daemon that is not.
+func listen(home string, log *slog.Logger) (net.Listener, error) {
+	path := SocketPath(home)
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("listen: %w", err)
+	case info.Mode().Type() != fs.ModeSocket && runtime.GOOS != "windows":
+		return nil, sandbox.Errorf(sandbox.Unavailable, "%s is in the way and not a socket: remove it", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove a stale socket: %w", err)
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}) // Close removes it
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil && runtime.GOOS != "windows" {
+		return nil, errors.Join(fmt.Errorf("listen: %w", err), l.Close())
+	}
+	return &ownListener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
+}
+
+// ownListener accepts connections of one user. The socket's mode keeps others out
+// already; this holds when somebody has changed that.
+type ownListener struct {
+	*net.UnixListener
+	uid int
+	log *slog.Logger
+}
+
+func (l *ownListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		uid, known, err := peerUID(c)
+		if err == nil && (!known || uid == l.uid) {
+			return c, nil
+		}
+		l.log.Warn("connection refused: not this user's", "uid", uid, "err", err)
+		c.Close()
+	}
+}

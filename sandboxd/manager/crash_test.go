@@ -1,0 +1,143 @@
+package manager_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// crash stops a daemon the way kill -9 does, as seen by the next one: it returns a copy of
+// the database as it is at this moment, and everything that the daemon does to its own after
+// is lost. Connections to guests break.
+func crash(t testing.TB, d *daemon) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, suffix := range []string{"-wal", ""} { // the log first: a checkpoint may come between
+		data, err := os.ReadFile(d.path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "copy.db"+suffix), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.Close() // its goroutines must go; what it would write goes nowhere
+	_ = d.store.Close()
+	return filepath.Join(dir, "copy.db")
+}
+
+// TestKilled kills the daemon while code runs: nothing that was promised is lost.
+func TestKilled(t *testing.T) {
+	eng := newTestEngine()
+	defer eng.Close()
+	ctx := t.Context()
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
+	sb := d.create(t, sandbox.CreateRequest{DisplayName: "x", RequestID: "create"})
+	done := d.run(t, sb.ID, "print before", 5)
+	running, err := d.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "count 100 5ms", RequestID: "run"})
+	if err != nil || running.State != sandbox.ExecRunning {
+		t.Fatalf("Execute() = %+v, %v, want it running", running, err)
+	}
+	// Accepted, and the guest has not heard of it.
+	orphan := sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: sb.ID, Language: sandbox.Python, State: sandbox.ExecQueued, TimeoutSeconds: 600, CreateTime: time.Now()}
+	if err := d.store.AddExecution(store.Execution{Execution: orphan, RequestID: "orphan"}); err != nil {
+		t.Fatal(err)
+	}
+	next := start(t, crash(t, d), eng)
+	defer next.stop(t)
+
+	if got, err := next.Get(ctx, "x"); err != nil || got.ID != sb.ID || got.State != sandbox.Running {
+		t.Errorf("Get() = %+v, %v, want it running", got, err)
+	}
+	if again := next.create(t, sandbox.CreateRequest{DisplayName: "x", RequestID: "create"}); again.ID != sb.ID {
+		t.Errorf("the retried Create made %s, want %s", again.ID, sb.ID)
+	}
+	again, err := next.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "count 100 5ms", RequestID: "run", WaitSeconds: 10})
+	if err != nil || again.ID != running.ID || again.State != sandbox.ExecSucceeded {
+		t.Fatalf("the retried Execute = %+v, %v, want %s succeeded", again, err, running.ID)
+	}
+	var want strings.Builder
+	for i := range 100 {
+		want.WriteString(strconv.Itoa(i) + "\n")
+	}
+	if output(again) != want.String() {
+		t.Errorf("output = %q, want all 100 lines", output(again))
+	}
+	if n := eng.of(sb.ID).guest.runs[string(running.ID)].e.OutputBytes; n != int64(want.Len()) {
+		t.Errorf("it printed %d bytes, want %d: it ran once", n, want.Len())
+	}
+	if got, err := next.GetExecution(ctx, string(done.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {
+		t.Errorf("the earlier execution = %+v, %v, want its output", got, err)
+	}
+	eventually(t, "the one that never started is lost", func() bool {
+		got, err := next.GetExecution(ctx, string(orphan.ID), 0, sandbox.Window{})
+		return err == nil && got.State == sandbox.ExecLost && strings.Contains(got.Reason, "never started")
+	})
+	_, err = next.FindExecution(ctx, "orphan")
+	wantError(t, "FindExecution of what never ran", err, sandbox.NotFound)
+}
+
+// What finished while no daemon ran is put on record by the next.
+func TestFinishedWhileDown(t *testing.T) {
+	eng := newTestEngine()
+	defer eng.Close()
+	ctx := t.Context()
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
+	sb := d.create(t, sandbox.CreateRequest{})
+	e := d.run(t, sb.ID, "sleep 50ms", 0)
+	copied := crash(t, d)
+	g := eng.of(sb.ID).guest
+	g.await(ctx, 5*time.Second, func() bool { return g.runs[string(e.ID)].e.State.Final() })
+	next := start(t, copied, eng)
+	defer next.stop(t)
+	eventually(t, "its end is on record", func() bool {
+		rec, err := next.store.Execution(ctx, e.ID)
+		return err == nil && rec.State == sandbox.ExecSucceeded
+	})
+}
+
+// Containers without a record go; sandboxes without a container say so, and their
+// executions with them.
+func TestReconcileAtStart(t *testing.T) {
+	eng := newTestEngine()
+	defer eng.Close()
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "a.db")
+	d := start(t, path, eng)
+	kept := d.create(t, sandbox.CreateRequest{})
+	removed := d.create(t, sandbox.CreateRequest{})
+	died := d.create(t, sandbox.CreateRequest{})
+	e := d.run(t, died.ID, "sleep 1h", 0)
+	other := newDaemon(t)
+	stray := other.create(t, sandbox.CreateRequest{})
+	d.stop(t)
+	eng.mu.Lock()
+	eng.containers[stray.ID] = other.eng.of(stray.ID)
+	eng.mu.Unlock()
+	_ = eng.Remove(ctx, removed.ID)
+	eng.die(died.ID, "exited with 137 (out of memory)")
+
+	next := start(t, path, eng)
+	defer next.stop(t)
+	if ids := eng.ids(); len(ids) != 1 || ids[0] != kept.ID {
+		t.Errorf("containers = %v, want %s alone", ids, kept.ID)
+	}
+	for id, reason := range map[sandbox.ID]string{removed.ID: "no longer there", died.ID: "exited with 137 (out of memory)"} {
+		got, err := next.Get(ctx, string(id))
+		if err != nil || got.State != sandbox.Terminated || !strings.Contains(got.Reason, reason) || !strings.Contains(got.Reason, "variables and files are lost") {
+			t.Errorf("Get() = %+v, %v, want it terminated: %s", got, err, reason)
+		}
+		_, err = next.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print 1"})
+		wantError(t, "Execute", err, sandbox.Expired, reason, "reate a new one")
+	}
+	if got, err := next.GetExecution(ctx, string(e.ID), 5, sandbox.Window{}); err != nil || got.State != sandbox.ExecLost || !strings.Contains(got.Reason, "out of memory") {
+		t.Errorf("its execution = %+v, %v, want it lost", got, err)
+	}
+	eventually(t, "the guest of the one that is left knows its expiry", func() bool { return eng.told(kept.ID).Unix() == kept.ExpireTime.Unix() })
+}

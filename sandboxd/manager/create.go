@@ -1,0 +1,241 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// How long the engine may take. The first use of an image can be slow.
+const (
+	createTimeout = 3 * time.Minute
+	removeTimeout = time.Minute
+)
+
+// creation is a sandbox that is being made.
+type creation struct {
+	rec    store.Sandbox
+	cancel context.CancelFunc
+	done   chan struct{} // closed when err and rec are what they will be
+	err    error
+}
+
+// Create makes a sandbox and returns when it runs. If ctx ends before, a request that has a
+// RequestID goes on, and a retry finds its sandbox; of one that has none nothing stays,
+// because nobody could know its id.
+func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
+	if err := req.Validate(); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	rec, err := m.newRecord(req)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	for {
+		first, err := m.createdBefore(ctx, rec)
+		if err != nil || first != nil {
+			return m.viewOf(first), err
+		}
+		c, err := m.begin(rec)
+		if err != nil {
+			return sandbox.Sandbox{}, err
+		}
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			if rec.RequestID == "" {
+				c.cancel()
+			}
+			return sandbox.Sandbox{}, ctx.Err()
+		}
+		if errors.Is(c.err, store.ErrRequestTaken) {
+			continue // another request with this id was a moment faster
+		}
+		if c.err != nil {
+			return sandbox.Sandbox{}, c.err
+		}
+		return m.view(c.rec), nil
+	}
+}
+
+func (m *Manager) newRecord(req sandbox.CreateRequest) (store.Sandbox, error) {
+	image, err := m.image(req.Image)
+	if err != nil {
+		return store.Sandbox{}, err
+	}
+	limits, err := m.Limits.WithRequest(req, m.hostCPUs())
+	if err != nil {
+		return store.Sandbox{}, err
+	}
+	if req.Language == "" {
+		req.Language = sandbox.Python
+	}
+	ttl := time.Duration(req.TTL)
+	if ttl == 0 {
+		ttl = m.DefaultTTL
+	}
+	now := m.now()
+	return store.Sandbox{
+		ID: sandbox.NewID(), DisplayName: req.DisplayName, State: sandbox.Provisioning, Language: req.Language,
+		Image: image, Limits: limits, Container: true, RequestID: req.RequestID, RequestHash: hashOf(req),
+		CreateTime: now, ExpireTime: now.Add(ttl), UsedTime: now,
+	}, nil
+}
+
+// createdBefore returns the sandbox that an earlier request with the same id made, or is making.
+func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.Sandbox, error) {
+	if rec.RequestID == "" {
+		return nil, nil
+	}
+	if c := m.creatingFor(rec.RequestID); c != nil {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if c.err != nil {
+			return nil, c.err
+		}
+	}
+	first, err := m.Store.SandboxByRequest(ctx, rec.RequestID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err == nil && !bytes.Equal(first.RequestHash, rec.RequestHash) {
+		err = sandbox.Errorf(sandbox.Invalid, "request_id %q was used for another sandbox, %s: use a new one", rec.RequestID, first.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &first, nil
+}
+
+func (m *Manager) creatingFor(requestID string) *creation {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.creating {
+		if c.rec.RequestID == requestID {
+			return c
+		}
+	}
+	return nil
+}
+
+// begin reserves room and lets the sandbox be made.
+func (m *Manager) begin(rec store.Sandbox) (*creation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, errStopping()
+	}
+	if err := m.reserve(&rec); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, createTimeout)
+	c := &creation{rec: rec, cancel: cancel, done: make(chan struct{})}
+	m.creating[rec.ID] = c
+	m.work.Go(func() {
+		defer cancel()
+		m.provision(ctx, c)
+	})
+	return c, nil
+}
+
+// provision makes the sandbox: its record, its container, and then it runs. On failure
+// nothing of it stays.
+func (m *Manager) provision(ctx context.Context, c *creation) {
+	log := m.Logger.With("sandbox", c.rec.ID)
+	start := time.Now()
+	c.err = m.Store.AddSandbox(c.rec)
+	switch {
+	case errors.Is(c.err, store.ErrRequestTaken):
+		m.settle(c, nil, nil)
+		return
+	case c.err != nil:
+		c.err = notRecorded(c.err)
+		m.settle(c, nil, nil)
+		return
+	}
+	c.err = m.Engine.Create(ctx, engine.Spec{
+		ID: c.rec.ID, Image: c.rec.Image, Limits: c.rec.Limits, UID: c.rec.UID, Expires: c.rec.ExpireTime, Language: c.rec.Language,
+	})
+	switch {
+	case ctx.Err() == nil:
+	case m.ctx.Err() != nil:
+		c.err = errStopping()
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		c.err = sandbox.Errorf(sandbox.Unavailable, "the %s engine took longer than %s to make the sandbox: try again", m.Engine.Info().Name, createTimeout).WithCause(c.err)
+	default:
+		c.err = sandbox.Errorf(sandbox.NotFound, "sandbox %s was deleted, or its request given up, while it was being created", c.rec.ID).WithCause(c.err)
+	}
+	if c.err == nil {
+		if err := m.Store.SetRunning(c.rec.ID); err != nil {
+			c.err = notRecorded(err)
+		}
+	}
+	if c.err != nil {
+		log.Warn("a sandbox could not be made", "error", c.err)
+		m.settle(c, nil, m.undo(c))
+		return
+	}
+	c.rec.State = sandbox.Running
+	b := m.newBox(c.rec)
+	b.told = c.rec.ExpireTime
+	m.settle(c, b, nil)
+	m.expiryMoved()
+	log.Info("a sandbox runs", "image", c.rec.Image, "uid", c.rec.UID, "expires", c.rec.ExpireTime, "took", time.Since(start))
+}
+
+// settle ends a creation: in a sandbox that runs, in remains, or in nothing.
+func (m *Manager) settle(c *creation, b *box, left *remains) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.creating, c.rec.ID)
+	if b != nil {
+		m.boxes[b.id] = b
+		if m.closed {
+			b.close()
+		}
+	}
+	if left != nil {
+		m.leaving[c.rec.ID] = left
+	}
+	close(c.done)
+}
+
+// undo removes what was made before a creation failed. What it cannot remove now,
+// reconciling removes later.
+func (m *Manager) undo(c *creation) *remains {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), removeTimeout)
+	defer cancel()
+	err := m.Engine.Remove(ctx, c.rec.ID)
+	if err == nil {
+		if err = m.Store.RemoveSandbox(c.rec.ID); err == nil {
+			return nil
+		}
+	}
+	m.Logger.Warn("what is left of a sandbox goes later", "sandbox", c.rec.ID, "error", err)
+	end := store.End{Cause: store.CauseFailed, Reason: "it could not be made", Time: m.now()}
+	if err := m.Store.EndSandbox(c.rec.ID, end); err != nil {
+		m.Logger.Error("a record was not written", "sandbox", c.rec.ID, "error", err)
+	}
+	c.rec.State, c.rec.Cause, c.rec.Reason, c.rec.EndTime = sandbox.Terminated, end.Cause, end.Reason, end.Time
+	return &remains{rec: c.rec}
+}
+
+// hashOf tells requests with the same id apart.
+func hashOf(request any) []byte {
+	data, err := json.Marshal(request)
+	if err != nil {
+		panic(err) // requests are plain structs
+	}
+	sum := sha256.Sum256(data)
+	return sum[:]
+}

@@ -1,0 +1,155 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func TestCreateLimits(t *testing.T) {
+	d := newDaemon(t, func(c *manager.Config) {
+		c.MaxSandboxes, c.MaxMemory, c.AllowImages = 3, 6<<30, []string{"other:2"}
+	})
+	ctx := t.Context()
+	_, err := d.Create(ctx, sandbox.CreateRequest{Image: "evil:1"})
+	wantError(t, "Create(evil:1)", err, sandbox.Invalid, "--allow-image")
+	if sb := d.create(t, sandbox.CreateRequest{Image: "other:2", MemoryMB: 256}); sb.Image != "other:2" {
+		t.Errorf("image = %s, want other:2", sb.Image)
+	}
+	_, err = d.Create(ctx, sandbox.CreateRequest{MemoryMB: 6000})
+	wantError(t, "Create over the memory", err, sandbox.Limit, "6144 MB", "delete")
+	_, err = d.Create(ctx, sandbox.CreateRequest{CPUs: 5})
+	wantError(t, "Create with more CPUs than there are", err, sandbox.Invalid, "cpus")
+	d.create(t, sandbox.CreateRequest{})
+	last := d.create(t, sandbox.CreateRequest{})
+	_, err = d.Create(ctx, sandbox.CreateRequest{MemoryMB: 128})
+	wantError(t, "the fourth Create", err, sandbox.Limit, "3 sandboxes", "delete")
+	if err := d.Delete(ctx, string(last.ID)); err != nil {
+		t.Fatal(err)
+	}
+	d.create(t, sandbox.CreateRequest{})
+}
+
+func TestCreateAgain(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	var ids sync.Map
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			sb, err := d.Create(ctx, sandbox.CreateRequest{RequestID: "r1"})
+			if err != nil {
+				t.Errorf("Create() = %v", err)
+			}
+			ids.Store(sb.ID, true)
+		})
+	}
+	wg.Wait()
+	n := 0
+	ids.Range(func(any, any) bool { n++; return true })
+	if n != 1 || len(d.eng.ids()) != 1 {
+		t.Errorf("eight requests with one id made %d sandboxes and %d containers, want one", n, len(d.eng.ids()))
+	}
+	_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: "r1", DisplayName: "other"})
+	wantError(t, "another Create with the same id", err, sandbox.Invalid, "request_id")
+}
+
+// A creation that fails leaves neither record nor container, and its request id is free.
+func TestCreateFails(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	d.eng.fail = sandbox.Errorf(sandbox.Unavailable, "there is no image default:1")
+	_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: "r"})
+	wantError(t, "Create", err, sandbox.Unavailable, "no image")
+	for _, state := range []sandbox.State{"", sandbox.Terminated} {
+		if page, _ := d.List(ctx, sandbox.ListRequest{State: state}); len(page.Sandboxes) != 0 {
+			t.Errorf("List(%q) = %+v, want none", state, page.Sandboxes)
+		}
+	}
+	d.eng.fail = nil
+	d.create(t, sandbox.CreateRequest{RequestID: "r"})
+}
+
+// A caller who goes away leaves nothing behind, unless a retry can find it.
+func TestCreateCallerGoes(t *testing.T) {
+	d := newDaemon(t)
+	gate := make(chan struct{})
+	d.eng.created = gate
+	for _, requestID := range []string{"", "r"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: requestID, DisplayName: "x" + requestID})
+			failed <- err
+		}()
+		eventually(t, "it is being created", func() bool {
+			got, err := d.Get(t.Context(), "x"+requestID)
+			return err == nil && got.State == sandbox.Provisioning
+		})
+		cancel()
+		if err := <-failed; !errors.Is(err, context.Canceled) {
+			t.Errorf("Create() = %v, want canceled", err)
+		}
+	}
+	eventually(t, "the one without a request id is gone", func() bool {
+		_, err := d.Get(t.Context(), "x")
+		return sandbox.KindOf(err) == sandbox.NotFound
+	})
+	close(gate)
+	sb := d.create(t, sandbox.CreateRequest{RequestID: "r", DisplayName: "xr"})
+	if ids := d.eng.ids(); len(ids) != 1 || ids[0] != sb.ID {
+		t.Errorf("containers = %v, want %s alone", ids, sb.ID)
+	}
+}
+
+// What is being created can be deleted, and is waited for by who names it.
+func TestCreateAndDelete(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	d.eng.created = make(chan struct{})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := d.Create(ctx, sandbox.CreateRequest{DisplayName: "x"})
+		failed <- err
+	}()
+	eventually(t, "it is being created", func() bool { _, err := d.Get(ctx, "x"); return err == nil })
+	if err := d.Delete(ctx, "x"); err != nil {
+		t.Errorf("Delete() = %v", err)
+	}
+	wantError(t, "Create", <-failed, sandbox.NotFound, "deleted")
+	if ids := d.eng.ids(); len(ids) != 0 {
+		t.Errorf("containers = %v, want none", ids)
+	}
+}
+
+// What a daemon was creating when it was killed is gone after the next start, and the retry makes it.
+func TestCreateKilled(t *testing.T) {
+	eng := newTestEngine()
+	defer eng.Close()
+	eng.created = make(chan struct{})
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go d.Create(ctx, sandbox.CreateRequest{RequestID: "r", DisplayName: "x"})
+	var id sandbox.ID
+	eventually(t, "it is being created", func() bool { sb, err := d.Get(ctx, "x"); id = sb.ID; return err == nil && d.eng.asked() == 1 })
+	copied := crash(t, d)
+	eng.mu.Lock()
+	eng.created = nil
+	eng.mu.Unlock()
+
+	next := start(t, copied, eng)
+	defer next.stop(t)
+	got, err := next.Get(ctx, string(id))
+	if err != nil || got.State != sandbox.Terminated || got.Reason != "the daemon stopped while it was being created" {
+		t.Errorf("Get() = %+v, %v, want it terminated with the reason", got, err)
+	}
+	if sb := next.create(t, sandbox.CreateRequest{RequestID: "r", DisplayName: "x"}); sb.ID == id {
+		t.Errorf("the retry returned %s, which was never made", id)
+	}
+}

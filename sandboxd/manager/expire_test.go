@@ -1,0 +1,141 @@
+package manager_test
+
+import (
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func ttl(d time.Duration) sandbox.Duration { return sandbox.Duration(d) }
+
+// A sandbox lives exactly as long as it was given, and says so afterwards.
+func TestExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		ctx := t.Context()
+		long := d.create(t, sandbox.CreateRequest{TTL: ttl(14 * 24 * time.Hour)})
+		sb := d.create(t, sandbox.CreateRequest{TTL: ttl(90 * time.Second), DisplayName: "x"})
+		e := d.run(t, sb.ID, "print x", 5)
+		time.Sleep(time.Until(sb.ExpireTime) - time.Millisecond)
+		synctest.Wait()
+		if got, err := d.Get(ctx, "x"); err != nil || got.State != sandbox.Running {
+			t.Errorf("a millisecond before its time: %+v, %v, want it running", got, err)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		got, err := d.Get(ctx, "x")
+		if want := "its time was over at " + sb.ExpireTime.Format(time.RFC3339); err != nil || got.State != sandbox.Terminated || got.Reason != want {
+			t.Errorf("Get() = %+v, %v, want terminated: %s", got, err, want)
+		}
+		_, err = d.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "print x"})
+		wantError(t, "Execute", err, sandbox.Expired, "time was over", "Create a new one")
+		wantError(t, "Delete", d.Delete(ctx, string(sb.ID)), sandbox.Expired)
+		if got, err := d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || got.State != sandbox.ExecSucceeded || !got.OutputGone {
+			t.Errorf("its execution = %+v, %v, want it succeeded, without output", got, err)
+		}
+		if ids := d.eng.ids(); len(ids) != 1 || ids[0] != long.ID {
+			t.Errorf("containers = %v, want the other one alone", ids)
+		}
+		time.Sleep(25 * time.Hour)
+		synctest.Wait()
+		_, err = d.Get(ctx, string(sb.ID))
+		wantError(t, "Get a day later", err, sandbox.NotFound, "there is no sandbox")
+		_, err = d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{})
+		wantError(t, "GetExecution a day later", err, sandbox.NotFound)
+	})
+}
+
+// A new time to live counts from now, whether it is longer or shorter.
+func TestExpiresAfterUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		sb := d.create(t, sandbox.CreateRequest{TTL: ttl(time.Minute)})
+		for _, next := range []time.Duration{time.Hour, time.Minute} {
+			time.Sleep(59 * time.Second)
+			if _, err := d.Update(t.Context(), string(sb.ID), sandbox.UpdateRequest{TTL: new(ttl(next))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute - time.Millisecond)
+		synctest.Wait()
+		if n := len(d.eng.ids()); n != 1 {
+			t.Errorf("%d containers before its time, want 1", n)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if n := len(d.eng.ids()); n != 0 {
+			t.Errorf("%d containers after its time, want none", n)
+		}
+	})
+}
+
+// A guest that could not be told its new expiry is told later, so that its own switch
+// does not end the sandbox early.
+func TestUpdateWhileDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		sb := d.create(t, sandbox.CreateRequest{TTL: ttl(time.Hour)})
+		d.eng.setDown(true)
+		got, err := d.Update(t.Context(), string(sb.ID), sandbox.UpdateRequest{TTL: new(ttl(3 * time.Hour))})
+		if err != nil || !got.ExpireTime.After(sb.ExpireTime) {
+			t.Fatalf("Update() = %+v, %v", got, err)
+		}
+		time.Sleep(time.Minute)
+		d.eng.setDown(false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if told := d.eng.told(sb.ID); told.Unix() != got.ExpireTime.Unix() {
+			t.Errorf("the guest's switch is at %v, want %v", told, got.ExpireTime)
+		}
+	})
+}
+
+// Time goes on while no daemon runs.
+func TestExpiresWhileDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
+		defer eng.Close()
+		d := start(t, path, eng)
+		sb := d.create(t, sandbox.CreateRequest{TTL: ttl(time.Minute)})
+		d.stop(t)
+		time.Sleep(time.Hour)
+		next := start(t, path, eng)
+		defer next.stop(t)
+		_, err := next.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
+		wantError(t, "Execute", err, sandbox.Expired, "time was over")
+		synctest.Wait()
+		if ids := eng.ids(); len(ids) != 0 {
+			t.Errorf("containers = %v, want none", ids)
+		}
+	})
+}
+
+// A clock that is set forward ends what is over by it; one that is set back ends nothing.
+func TestClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var offset atomic.Int64
+		d := bubble(t, func(c *manager.Config) {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		})
+		short := d.create(t, sandbox.CreateRequest{TTL: ttl(time.Hour)})
+		d.create(t, sandbox.CreateRequest{TTL: ttl(3 * time.Hour)})
+		offset.Store(int64(-5 * time.Minute))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(d.eng.ids()); n != 2 {
+			t.Errorf("%d sandboxes after a jump back, want 2", n)
+		}
+		offset.Store(int64(2 * time.Hour))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		got, err := d.Get(t.Context(), string(short.ID))
+		if err != nil || got.State != sandbox.Terminated || len(d.eng.ids()) != 1 {
+			t.Errorf("after a jump forward: %+v, %v and %d containers, want it expired alone", got, err, len(d.eng.ids()))
+		}
+	})
+}

@@ -1,0 +1,37 @@
+package manager
+
+import (
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// Known is known for tests.
+type Known struct {
+	Rec  store.Sandbox
+	Told time.Time
+	Busy bool
+}
+
+// Action is action for tests.
+type Action struct {
+	Do     string
+	ID     sandbox.ID
+	Cause  store.Cause
+	Reason string
+}
+
+// Plan is plan for tests.
+func Plan(sandboxes []Known, containers []engine.Container, now time.Time) []Action {
+	var in []known
+	for _, k := range sandboxes {
+		in = append(in, known{k.Rec, k.Told, k.Busy})
+	}
+	var out []Action
+	for _, a := range plan(in, containers, now) {
+		out = append(out, Action{string(a.do), a.id, a.cause, a.reason})
+	}
+	return out
+}

@@ -1,0 +1,188 @@
+package manager_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+func guestClient(c *testContainer) *guest.Client { return guest.NewClient(c.guest.dial) }
+
+// A connection that breaks is dialled again; nobody notices.
+func TestConnectionLost(t *testing.T) {
+	d := newDaemon(t)
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	for range 20 {
+		d.eng.of(id).guest.cut()
+		if e := d.run(t, id, "print x", 5); output(e) != "x" {
+			t.Errorf("output = %q, want x", output(e))
+		}
+	}
+	if n := len(d.eng.of(id).guest.runs); n != 20 {
+		t.Errorf("%d runs, want 20", n)
+	}
+}
+
+// A container that dies says so to the next who asks, and what ran is lost.
+func TestContainerDies(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	e := d.run(t, id, "sleep 1h", 0)
+	d.eng.die(id, "exited with 137 (out of memory)")
+	_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
+	wantError(t, "Execute", err, sandbox.Expired, "out of memory", "variables and files are lost")
+	got, err := d.GetExecution(ctx, string(e.ID), 5, sandbox.Window{})
+	if err != nil || got.State != sandbox.ExecLost || !strings.Contains(got.Reason, "out of memory") {
+		t.Errorf("GetExecution() = %+v, %v, want it lost", got, err)
+	}
+	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 0 })
+}
+
+// While the engine does not answer, everything says so and nothing is given up.
+func TestEngineDown(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	running := d.run(t, id, "count 30 5ms", 0)
+	fresh := d.create(t, sandbox.CreateRequest{}).ID
+	d.eng.setDown(true)
+	_, err := d.Execute(ctx, string(fresh), sandbox.ExecuteRequest{Code: "print x", RequestID: "fresh"})
+	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
+	_, err = d.FindExecution(ctx, "fresh")
+	wantError(t, "FindExecution of what could not be sent", err, sandbox.NotFound)
+	_, err = d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r"})
+	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
+	_, err = d.GetExecution(ctx, string(running.ID), 0, sandbox.Window{})
+	wantError(t, "GetExecution", err, sandbox.Unavailable, "may still be there")
+	_, err = d.Create(ctx, sandbox.CreateRequest{})
+	wantError(t, "Create", err, sandbox.Unavailable)
+	wantError(t, "Ready", d.Ready(ctx), sandbox.Unavailable)
+	if got, err := d.Get(ctx, string(id)); err != nil || got.State != sandbox.Running || got.Usage != nil {
+		t.Errorf("Get() = %+v, %v, want it running, without usage", got, err)
+	}
+	d.eng.setDown(false)
+	if err := d.Ready(ctx); err != nil {
+		t.Errorf("Ready() = %v", err)
+	}
+	got, err := d.GetExecution(ctx, string(running.ID), 10, sandbox.Window{})
+	if err != nil || got.State != sandbox.ExecSucceeded {
+		t.Errorf("GetExecution() = %+v, %v, want it succeeded", got, err)
+	}
+	// The retry runs what could not be delivered, once.
+	e, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r", WaitSeconds: 10})
+	if err != nil || output(e) != "x" {
+		t.Errorf("the retried Execute = %+v, %v, want x", e, err)
+	}
+	if n := len(d.eng.of(id).guest.runs); n != 2 {
+		t.Errorf("%d runs, want 2", n)
+	}
+}
+
+// A deletion while the engine is down holds; the container goes when it answers again.
+func TestDeleteWhileDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.eng.setDown(true)
+		if err := d.Delete(t.Context(), string(id)); err != nil {
+			t.Errorf("Delete() = %v", err)
+		}
+		_, err := d.Get(t.Context(), string(id))
+		wantError(t, "Get", err, sandbox.NotFound, "deleted")
+		d.eng.setDown(false)
+		time.Sleep(time.Minute)
+		if ids := d.eng.ids(); len(ids) != 0 {
+			t.Errorf("containers = %v, want none", ids)
+		}
+	})
+}
+
+// A container that dies unseen is noticed.
+func TestSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.eng.die(id, "exited with 0")
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		rec, err := d.store.Sandbox(t.Context(), id)
+		if err != nil || rec.State != sandbox.Terminated || rec.Cause != store.CauseLost || !strings.Contains(rec.Reason, "exited with 0") {
+			t.Errorf("its record is %+v, %v, want it lost", rec, err)
+		}
+	})
+}
+
+// An engine that does not answer at the start is asked again until it does.
+func TestStartWithoutEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
+		defer eng.Close()
+		d := start(t, path, eng)
+		kept, gone := d.create(t, sandbox.CreateRequest{}), d.create(t, sandbox.CreateRequest{})
+		d.stop(t)
+		eng.die(gone.ID, "exited with 255")
+		eng.setDown(true)
+		next := start(t, path, eng)
+		defer next.stop(t)
+		for _, id := range []sandbox.ID{kept.ID, gone.ID} {
+			if got, err := next.Get(t.Context(), string(id)); err != nil || got.State != sandbox.Running {
+				t.Errorf("Get() = %+v, %v, want it running for all we know", got, err)
+			}
+			_, err := next.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "print x"})
+			wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
+		}
+		time.Sleep(5 * time.Minute)
+		eng.setDown(false)
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		rec, err := next.store.Sandbox(t.Context(), gone.ID)
+		if err != nil || rec.State != sandbox.Terminated {
+			t.Errorf("its record is %+v, %v, want it terminated", rec, err)
+		}
+		if e := next.run(t, kept.ID, "print x", 5); output(e) != "x" {
+			t.Errorf("output = %q, want x", output(e))
+		}
+	})
+}
+
+// bubble starts a daemon inside a synctest bubble and stops all of it before the bubble ends.
+func bubble(t *testing.T, change ...func(*manager.Config)) *daemon {
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), newTestEngine(), change...)
+	t.Cleanup(func() {
+		d.stop(t)
+		_ = d.eng.Close()
+	})
+	return d
+}
+
+// Closing twice, or while code runs, does no harm; afterwards everything is refused.
+func TestClose(t *testing.T) {
+	d := newDaemon(t)
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := d.Execute(context.Background(), string(id), sandbox.ExecuteRequest{Code: "sleep 1h", WaitSeconds: 60})
+		waiting <- err
+	}()
+	g := d.eng.of(id).guest
+	g.await(t.Context(), 5*time.Second, func() bool { return len(g.runs) == 1 })
+	d.Close()
+	wantError(t, "the one who waits", <-waiting, sandbox.Unavailable, "stopping", "exec_")
+	d.Close()
+	_, err := d.Create(t.Context(), sandbox.CreateRequest{})
+	wantError(t, "Create", err, sandbox.Unavailable, "stopping")
+	wantError(t, "Delete", d.Delete(t.Context(), string(id)), sandbox.Unavailable, "stopping")
+	if _, err := manager.New(manager.Config{Logger: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("New() without a store and an engine is no error")
+	}
+}

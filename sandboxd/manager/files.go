@@ -1,0 +1,141 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// transferTimeout is for one file, however slow its reader or writer.
+const transferTimeout = 15 * time.Minute
+
+// ListFiles lists the workspace's regular files, and what it does not list, with the reason.
+func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error) {
+	b, err := m.find(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	var list guest.FileList
+	err = m.call(ctx, b, time.Minute, twice, func(ctx context.Context) (err error) {
+		list, err = b.guest.ListFiles(ctx)
+		return err
+	})
+	return list.Files, list.Omitted, err
+}
+
+// WriteFile puts body into a file. It does not read body after it has returned.
+func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
+	path, err := sandbox.ParsePath(path)
+	if err != nil {
+		return sandbox.File{}, err
+	}
+	b, err := m.find(ctx, name)
+	if err != nil {
+		return sandbox.File{}, err
+	}
+	in := &upload{body: body}
+	defer in.end()
+	var f sandbox.File
+	err = m.call(ctx, b, transferTimeout, twice, func(ctx context.Context) error {
+		var err error
+		if f, err = b.guest.WriteFile(ctx, path, in); err == nil || answered(err) {
+			return err
+		}
+		begun, broken := in.state()
+		if broken != nil {
+			if _, ok := errors.AsType[*sandbox.Error](broken); ok {
+				return broken
+			}
+			return sandbox.Errorf(sandbox.Invalid, "%q was not written, because what was sent broke off", sandbox.Quote(path)).WithCause(broken)
+		}
+		if begun {
+			err = errors.Join(err, errBegun)
+		}
+		return err
+	})
+	return f, err
+}
+
+// upload is a body that knows whether it was touched, and can be taken back.
+type upload struct {
+	mu      sync.Mutex
+	body    io.Reader
+	touched bool
+	err     error // the body's own
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.body == nil {
+		return 0, io.ErrClosedPipe
+	}
+	u.touched = true
+	n, err := u.body.Read(p)
+	if err != nil && err != io.EOF {
+		u.err = err
+	}
+	return n, err
+}
+
+// state reports whether anything was read, and the body's own error.
+func (u *upload) state() (begun bool, broken error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.touched, u.err
+}
+
+func (u *upload) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.body = nil
+}
+
+// ReadFile returns length bytes of a file from offset on (length < 0: to its end), and
+// the file with its whole size. The caller closes the body.
+func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+	path, err := sandbox.ParsePath(path)
+	if err != nil {
+		return nil, sandbox.File{}, err
+	}
+	if offset < 0 {
+		return nil, sandbox.File{}, sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 or more", offset)
+	}
+	b, err := m.find(ctx, name)
+	if err != nil {
+		return nil, sandbox.File{}, err
+	}
+	// The body outlives this call, so it has a context of its own.
+	own, cancel := context.WithTimeout(ctx, transferTimeout)
+	var body io.ReadCloser
+	var size int64
+	err = m.call(ctx, b, answerTimeout, twice, func(ctx context.Context) (err error) {
+		defer context.AfterFunc(ctx, cancel)()
+		body, size, err = b.guest.ReadFile(own, path, offset, length)
+		return err
+	})
+	if err != nil {
+		cancel()
+		return nil, sandbox.File{}, err
+	}
+	return &download{ReadCloser: body, cancel: cancel}, sandbox.File{Path: path, Size: size}, nil
+}
+
+// download ends its context when it is closed.
+type download struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+// WriteTo lets the body choose its buffer.
+func (d *download) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, d.ReadCloser) }
+
+func (d *download) Close() error {
+	defer d.cancel()
+	return d.ReadCloser.Close()
+}

@@ -1,0 +1,118 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// find returns the running sandbox that has this id or display name, waiting for one that
+// is being made. The error says what became of one that does not run.
+func (m *Manager) find(ctx context.Context, name string) (*box, error) {
+	for {
+		b, c, err := m.named(name)
+		switch {
+		case err != nil:
+			return nil, err
+		case b != nil && !m.now().Before(b.expires()):
+			m.expiryMoved()
+			return nil, expired(b.id, b.expires())
+		case b != nil:
+			b.use(m.now())
+			return b, nil
+		case c == nil:
+			rec, err := m.endedNamed(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			return nil, gone(rec)
+		}
+		select {
+		case <-c.done:
+			if c.err != nil {
+				return nil, noSandbox(name)
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// named returns the sandbox of this name that runs or is being made, if there is one.
+func (m *Manager) named(name string) (*box, *creation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if sandbox.IsID(name) {
+		return m.boxes[sandbox.ID(name)], m.creating[sandbox.ID(name)], nil
+	}
+	if name == "" {
+		return nil, nil, sandbox.Errorf(sandbox.Invalid, "no sandbox is named: give its id or its display name")
+	}
+	var box *box
+	var making *creation
+	var ids []string
+	for _, b := range m.boxes {
+		if b.record().DisplayName == name {
+			box, ids = b, append(ids, string(b.id))
+		}
+	}
+	for _, c := range m.creating {
+		if c.rec.DisplayName == name {
+			making, ids = c, append(ids, string(c.rec.ID))
+		}
+	}
+	if len(ids) > 1 {
+		slices.Sort(ids)
+		more := ""
+		if len(ids) > 5 {
+			ids, more = ids[:5], ", …"
+		}
+		return nil, nil, sandbox.Errorf(sandbox.Invalid, "more than one sandbox has the display name %q (%s%s): name one by its id", sandbox.Quote(name), strings.Join(ids, ", "), more)
+	}
+	return box, making, nil
+}
+
+// endedNamed returns the record of a terminated sandbox, as long as it is kept.
+func (m *Manager) endedNamed(ctx context.Context, name string) (store.Sandbox, error) {
+	const longest = 4 * sandbox.MaxDisplayName // bytes
+	if len(name) > longest {
+		return store.Sandbox{}, noSandbox(name)
+	}
+	var rec store.Sandbox
+	var err error
+	if sandbox.IsID(name) {
+		rec, err = m.Store.Sandbox(ctx, sandbox.ID(name))
+	} else {
+		rec, err = m.Store.NewestNamed(ctx, name)
+	}
+	if errors.Is(err, store.ErrNotFound) || err == nil && rec.State != sandbox.Terminated {
+		err = noSandbox(name)
+	}
+	return rec, err
+}
+
+func noSandbox(name string) error {
+	return sandbox.Errorf(sandbox.NotFound, "there is no sandbox %q", sandbox.Quote(name))
+}
+
+// gone is the error of using a sandbox that has ended.
+func gone(rec store.Sandbox) error {
+	switch rec.Cause {
+	case store.CauseDeleted:
+		return sandbox.Errorf(sandbox.NotFound, "sandbox %s was deleted at %s", rec.ID, stamp(rec.EndTime))
+	case store.CauseExpired:
+		return expired(rec.ID, rec.ExpireTime)
+	}
+	return sandbox.Errorf(sandbox.Expired, "sandbox %s is gone: %s. Create a new one", rec.ID, rec.Reason)
+}
+
+func expired(id sandbox.ID, at time.Time) error {
+	return sandbox.Errorf(sandbox.Expired, "sandbox %s has expired: its time was over at %s, and its variables and files are gone. Create a new one", id, stamp(at))
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,332 @@
+package manager_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// testGuest speaks the guest's protocol, with a kernel that knows four statements:
+// "print TEXT", "sleep DURATION" (then prints "slept"), "count N DURATION" (a line each
+// DURATION), "refuse". Executions run side by side and belong to the guest: they go on without connections.
+type testGuest struct {
+	ctx    context.Context
+	stop   context.CancelFunc
+	server *http.Server
+	conns  chan net.Conn
+	work   sync.WaitGroup
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced when anything changes
+	runs    map[string]*testRun
+	files   map[string][]byte
+	expires time.Time
+	open    []net.Conn
+}
+
+type testRun struct {
+	e      sandbox.Execution
+	events []sandbox.Event
+	cancel context.CancelFunc
+	starts int
+}
+
+func newTestGuest(expires time.Time) *testGuest {
+	g := &testGuest{conns: make(chan net.Conn), changed: make(chan struct{}), runs: map[string]*testRun{}, files: map[string][]byte{}, expires: expires}
+	g.ctx, g.stop = context.WithCancel(context.Background())
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", g.status)
+	mux.HandleFunc("PUT /v1/expiry", g.expiry)
+	mux.HandleFunc("PUT /v1/executions/{id}", g.execute)
+	mux.HandleFunc("GET /v1/executions/{id}", g.execution)
+	mux.HandleFunc("GET /v1/executions/{id}/events", g.events)
+	mux.HandleFunc("POST /v1/executions/{id}/interrupt", g.interrupt)
+	mux.HandleFunc("GET /v1/files/{$}", g.list)
+	mux.HandleFunc("PUT /v1/files/{path...}", g.put)
+	mux.HandleFunc("GET /v1/files/{path...}", g.get)
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	g.server = &http.Server{Handler: mux, Protocols: protocols}
+	g.work.Go(func() { _ = g.server.Serve(g) })
+	return g
+}
+
+func (g *testGuest) Accept() (net.Conn, error) {
+	select {
+	case c := <-g.conns:
+		return c, nil
+	case <-g.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+func (g *testGuest) Close() error   { return nil }
+func (g *testGuest) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix"} }
+
+func (g *testGuest) dial(ctx context.Context) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case g.conns <- theirs:
+		g.mu.Lock()
+		g.open = append(g.open, theirs)
+		g.mu.Unlock()
+		return ours, nil
+	case <-g.ctx.Done():
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// cut breaks all connections.
+func (g *testGuest) cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.open {
+		c.Close()
+	}
+	g.open = nil
+}
+
+// kill ends the guest, as the end of its container would.
+func (g *testGuest) kill() {
+	g.stop()
+	g.cut()
+	g.server.Close()
+	g.work.Wait()
+}
+
+// change runs fn under the lock and wakes who waits.
+func (g *testGuest) change(fn func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fn()
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// await returns when cond is true, the time is over or ctx ends.
+func (g *testGuest) await(ctx context.Context, d time.Duration, cond func() bool) {
+	timeout := time.After(d)
+	for {
+		g.mu.Lock()
+		ok, changed := cond(), g.changed
+		g.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			return
+		case <-ctx.Done():
+			return
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+func (g *testGuest) status(w http.ResponseWriter, _ *http.Request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := guest.Status{Usage: sandbox.Usage{MemoryBytes: 12345}, Kernels: []sandbox.Kernel{{Language: sandbox.Python, State: sandbox.KernelIdle, Epoch: 1}}}
+	for _, r := range g.runs {
+		if !r.e.State.Final() {
+			st.Executions = append(st.Executions, r.e)
+		}
+	}
+	wire.WriteJSON(w, 200, st)
+}
+
+func (g *testGuest) expiry(w http.ResponseWriter, r *http.Request) {
+	var e guest.Expiry
+	if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
+		wire.WriteError(w, err)
+		return
+	}
+	g.change(func() { g.expires = time.Unix(e.ExpireUnix, 0) })
+	wire.WriteJSON(w, 200, guest.Status{})
+}
+
+func (g *testGuest) execute(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	var req sandbox.ExecuteRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		wire.WriteError(w, err)
+		return
+	}
+	words := strings.Fields(req.Code)
+	if words[0] == "refuse" {
+		wire.WriteError(w, sandbox.Errorf(sandbox.Busy, "too many wait"))
+		return
+	}
+	g.change(func() {
+		if g.runs[id] == nil {
+			ctx, cancel := context.WithCancel(g.ctx)
+			run := &testRun{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: 1,
+				TimeoutSeconds: *req.TimeoutSeconds, CreateTime: time.Now(), StartTime: time.Now()}}
+			g.runs[id] = run
+			g.work.Go(func() { g.run(ctx, run, words) })
+		}
+		g.runs[id].starts++
+	})
+	g.answer(w, r, id, req.Window)
+}
+
+func (g *testGuest) run(ctx context.Context, run *testRun, words []string) {
+	defer run.cancel()
+	state := sandbox.ExecSucceeded
+	pause := func(s string) bool {
+		d, _ := time.ParseDuration(s)
+		select {
+		case <-time.After(d):
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	switch words[0] {
+	case "print":
+		g.print(run, strings.Join(words[1:], " "))
+	case "sleep":
+		if pause(words[1]) {
+			g.print(run, "slept")
+		} else {
+			state = sandbox.ExecInterrupted
+		}
+	case "count":
+		n, _ := strconv.Atoi(words[1])
+		for i := range n {
+			if !pause(words[2]) {
+				state = sandbox.ExecInterrupted
+				break
+			}
+			g.print(run, strconv.Itoa(i)+"\n")
+		}
+	}
+	g.change(func() {
+		run.e.State, run.e.EndTime = state, time.Now()
+		run.events = append(run.events, sandbox.Event{Seq: int64(len(run.events) + 1), Type: sandbox.EventStatus, State: state, Offset: run.e.OutputBytes})
+	})
+}
+
+func (g *testGuest) print(run *testRun, text string) {
+	g.change(func() {
+		run.events = append(run.events, sandbox.Event{Seq: int64(len(run.events) + 1), Type: sandbox.EventStdout, Text: text, Offset: run.e.OutputBytes})
+		run.e.OutputBytes += int64(len(text))
+	})
+}
+
+func (g *testGuest) execution(w http.ResponseWriter, r *http.Request) {
+	offset, _ := strconv.ParseInt(r.FormValue("offset"), 10, 64)
+	g.answer(w, r, r.PathValue("id"), sandbox.Window{Offset: offset})
+}
+
+func (g *testGuest) answer(w http.ResponseWriter, r *http.Request, id string, win sandbox.Window) {
+	wait, _ := strconv.ParseFloat(r.FormValue("wait"), 64)
+	g.mu.Lock()
+	run := g.runs[id]
+	g.mu.Unlock()
+	if run == nil {
+		wire.WriteError(w, sandbox.Errorf(sandbox.NotFound, "there is no execution %q", id))
+		return
+	}
+	g.await(r.Context(), time.Duration(wait*float64(time.Second)), func() bool { return run.e.State.Final() })
+	g.mu.Lock()
+	e := run.e
+	for _, ev := range run.events {
+		if ev.Offset >= win.Offset {
+			e.Events = append(e.Events, ev)
+		}
+	}
+	e.NextOffset = e.OutputBytes
+	g.mu.Unlock()
+	wire.WriteJSON(w, 200, e)
+}
+
+func (g *testGuest) events(w http.ResponseWriter, r *http.Request) {
+	from, _ := strconv.ParseInt(r.FormValue("from"), 10, 64)
+	g.mu.Lock()
+	run := g.runs[r.PathValue("id")]
+	g.mu.Unlock()
+	if run == nil {
+		wire.WriteError(w, sandbox.Errorf(sandbox.NotFound, "there is no execution"))
+		return
+	}
+	out := json.NewEncoder(w)
+	for r.Context().Err() == nil && g.ctx.Err() == nil {
+		g.await(r.Context(), time.Hour, func() bool { return int64(len(run.events)) >= from || run.e.State.Final() })
+		g.mu.Lock()
+		events, final := slices.Clone(run.events[min(from-1, int64(len(run.events))):]), run.e.State.Final()
+		g.mu.Unlock()
+		for _, ev := range events {
+			_ = out.Encode(ev)
+			from = ev.Seq + 1
+		}
+		w.(http.Flusher).Flush()
+		if final {
+			return
+		}
+	}
+}
+
+func (g *testGuest) interrupt(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	if run := g.runs[r.PathValue("id")]; run != nil {
+		run.cancel()
+	}
+	g.mu.Unlock()
+	r.Form = map[string][]string{"wait": {"10"}}
+	g.answer(w, r, r.PathValue("id"), sandbox.Window{})
+}
+
+func (g *testGuest) list(w http.ResponseWriter, _ *http.Request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var l guest.FileList
+	for path, data := range g.files {
+		l.Files = append(l.Files, sandbox.File{Path: path, Size: int64(len(data))})
+	}
+	wire.WriteJSON(w, 200, l)
+}
+
+func (g *testGuest) put(w http.ResponseWriter, r *http.Request) {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	g.change(func() { g.files[r.PathValue("path")] = data })
+	sum := sha256.Sum256(data)
+	wire.WriteJSON(w, 200, sandbox.File{Path: r.PathValue("path"), Size: int64(len(data)), SHA256: hex.EncodeToString(sum[:])})
+}
+
+func (g *testGuest) get(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	data, ok := g.files[r.PathValue("path")]
+	g.mu.Unlock()
+	if !ok {
+		wire.WriteError(w, sandbox.Errorf(sandbox.NotFound, "there is no file"))
+		return
+	}
+	w.Header().Set(guest.SizeHeader, strconv.Itoa(len(data)))
+	offset, _ := strconv.Atoi(r.FormValue("offset"))
+	data = data[min(offset, len(data)):]
+	if n, err := strconv.Atoi(r.FormValue("length")); err == nil {
+		data = data[:min(n, len(data))]
+	}
+	_, _ = io.Copy(w, bytes.NewReader(data))
+}

@@ -1,0 +1,199 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// Update changes a sandbox's name and its time to live, which counts from now.
+func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateRequest) (sandbox.Sandbox, error) {
+	if err := req.Validate(); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	b, err := m.find(ctx, name)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	err = m.finish(ctx, func(ctx context.Context) error {
+		return b.change(ctx, func() error { return m.update(ctx, b, req) })
+	})
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	return m.view(b.record()), nil
+}
+
+func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest) error {
+	if !b.alive() {
+		return m.whyGone(ctx, b)
+	}
+	rec := b.record()
+	if req.DisplayName != nil {
+		rec.DisplayName = *req.DisplayName
+	}
+	if req.TTL != nil {
+		rec.ExpireTime = m.now().Add(time.Duration(*req.TTL))
+	}
+	if err := m.Store.UpdateSandbox(b.id, rec.DisplayName, rec.ExpireTime); err != nil {
+		return notRecorded(err)
+	}
+	b.mu.Lock()
+	b.rec.DisplayName, b.rec.ExpireTime = rec.DisplayName, rec.ExpireTime
+	b.mu.Unlock()
+	if req.TTL != nil {
+		m.expiryMoved()
+		m.tell(ctx, b)
+	}
+	return nil
+}
+
+// tell moves the guest's own switch to the expiry on record. If that fails, reconciling
+// does it later. It is called by whoever changes the sandbox's life.
+func (m *Manager) tell(ctx context.Context, b *box) {
+	expires := b.expires()
+	b.mu.Lock()
+	b.told = time.Time{}
+	b.mu.Unlock()
+	err := m.call(ctx, b, answerTimeout, twice, func(ctx context.Context) error { return b.guest.SetExpiry(ctx, expires) })
+	if err != nil {
+		b.log.Warn("the guest does not know its expiry yet", "error", err)
+		return
+	}
+	b.mu.Lock()
+	b.told = expires
+	b.mu.Unlock()
+}
+
+// Delete ends a sandbox. It returns when its container is gone, or when the engine would
+// not have it so yet: the deletion is on record, and the rest follows.
+func (m *Manager) Delete(ctx context.Context, name string) error {
+	b, c, err := m.named(name)
+	if err == nil && c != nil {
+		c.cancel() // and if that comes too late, find waits for it
+	}
+	if b, err = m.find(ctx, name); err != nil {
+		if c != nil && sandbox.KindOf(err) == sandbox.NotFound {
+			return nil
+		}
+		return err
+	}
+	return m.finish(ctx, func(ctx context.Context) error {
+		ended, err := m.end(ctx, b, func(store.Sandbox) (store.Cause, string) {
+			return store.CauseDeleted, "it was deleted at " + stamp(m.now())
+		})
+		if err == nil && !ended {
+			err = m.whyGone(ctx, b)
+		}
+		return err
+	})
+}
+
+// endExpired ends a sandbox whose time is over, unless it was given more.
+func (m *Manager) endExpired(ctx context.Context, b *box) error {
+	_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) {
+		if m.now().Before(rec.ExpireTime) {
+			return "", ""
+		}
+		return store.CauseExpired, expiredReason(rec)
+	})
+	return err
+}
+
+// endDead ends a sandbox whose container no longer runs.
+func (m *Manager) endDead(ctx context.Context, b *box, c engine.Container, there bool) error {
+	_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) { return whyDead(rec, c, there, m.now()) })
+	return err
+}
+
+func expiredReason(rec store.Sandbox) string { return "its time was over at " + stamp(rec.ExpireTime) }
+
+// whyDead says why a sandbox's container does not run.
+func whyDead(rec store.Sandbox, c engine.Container, there bool, now time.Time) (store.Cause, string) {
+	switch {
+	case !now.Before(rec.ExpireTime):
+		return store.CauseExpired, expiredReason(rec)
+	case !there:
+		return store.CauseLost, "its container is no longer there (somebody removed it, or the engine lost it): its variables and files are lost"
+	case c.Detail == "":
+		return store.CauseLost, "its container stopped: its variables and files are lost"
+	}
+	return store.CauseLost, fmt.Sprintf("its container stopped (%s): its variables and files are lost", c.Detail)
+}
+
+// end ends a sandbox for the cause and reason that why gives while nobody else changes its
+// life; no cause: not at all. First the record says so, then the container goes. It
+// reports whether it was the one who did it.
+func (m *Manager) end(ctx context.Context, b *box, why func(store.Sandbox) (store.Cause, string)) (ended bool, err error) {
+	err = b.change(ctx, func() error {
+		cause, reason := why(b.record())
+		if cause == "" || !b.alive() {
+			return nil
+		}
+		ended = true
+		return m.endRecord(b, cause, reason)
+	})
+	if err == nil && ended {
+		m.clear(b.id)
+	}
+	return ended, err
+}
+
+// endRecord ends a sandbox on disk and in memory, and leaves its container. It is called
+// by whoever changes the sandbox's life.
+func (m *Manager) endRecord(b *box, cause store.Cause, reason string) error {
+	rec := b.record()
+	end := store.End{Cause: cause, Reason: reason, Time: m.now(), Used: rec.UsedTime, Executions: "its sandbox ended: " + reason}
+	if err := m.Store.EndSandbox(b.id, end); err != nil {
+		return notRecorded(err)
+	}
+	rec.State, rec.Cause, rec.Reason, rec.EndTime = sandbox.Terminated, cause, reason, end.Time
+	b.mu.Lock()
+	b.rec, b.ended = rec, true
+	b.mu.Unlock()
+	m.mu.Lock()
+	delete(m.boxes, b.id)
+	m.leaving[b.id] = &remains{rec: rec}
+	m.mu.Unlock()
+	b.close()
+	b.log.Info("a sandbox has ended", "cause", cause, "reason", reason)
+	return nil
+}
+
+// clear removes the container that a sandbox left. What the engine does not remove now,
+// reconciling tries again.
+func (m *Manager) clear(id sandbox.ID) {
+	m.mu.Lock()
+	left := m.leaving[id]
+	if left == nil || left.clearing {
+		m.mu.Unlock()
+		return
+	}
+	left.clearing = true
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), removeTimeout)
+	defer cancel()
+	err := m.Engine.Remove(ctx, id)
+	if err != nil {
+		m.Logger.Warn("a container goes later", "sandbox", id, "error", err)
+	} else {
+		m.Store.ContainerGone(id)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left.clearing = false
+	if err == nil {
+		delete(m.leaving, id)
+	}
+}
+
+// alive reports whether the sandbox has not ended.
+func (b *box) alive() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.ended
+}

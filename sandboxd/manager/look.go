@@ -1,0 +1,133 @@
+package manager
+
+import (
+	"context"
+	"encoding/base64"
+	"strconv"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// statusTimeout is how long a look at a sandbox waits for its guest.
+const statusTimeout = 3 * time.Second
+
+// Get returns a sandbox, with what its guest says of it if it answers. One that has
+// expired or was lost is returned too, with the reason, as long as its record is kept; one
+// that was deleted is not there.
+func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error) {
+	b, c, err := m.named(name)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if b != nil {
+		var st guest.Status
+		err := m.call(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
+			st, err = b.guest.Status(ctx)
+			return err
+		})
+		if b.alive() {
+			s := m.view(b.record())
+			if err == nil {
+				s.Usage, s.Kernels, s.Executions = &st.Usage, st.Kernels, st.Executions
+				for i := range s.Executions {
+					s.Executions[i].SandboxID = b.id
+				}
+			}
+			return s, nil
+		}
+	} else if c != nil {
+		return m.view(c.rec), nil
+	}
+	rec, err := m.endedNamed(ctx, name)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if rec.Cause == store.CauseDeleted {
+		return sandbox.Sandbox{}, gone(rec)
+	}
+	return m.view(rec), nil
+}
+
+// List returns a page of sandboxes, newest first. A page token stays good while sandboxes come and go.
+func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Page, error) {
+	size := req.PageSize
+	if size == 0 {
+		size = sandbox.DefaultPageSize
+	}
+	if size < 1 || size > sandbox.MaxPageSize {
+		return sandbox.Page{}, sandbox.Errorf(sandbox.Invalid, "page_size %d is out of range: use 1 to %d", req.PageSize, sandbox.MaxPageSize)
+	}
+	if req.State != "" {
+		state, err := sandbox.ParseState(string(req.State))
+		if err != nil {
+			return sandbox.Page{}, err
+		}
+		req.State = state
+	}
+	before, err := parsePageToken(req.PageToken)
+	if err != nil {
+		return sandbox.Page{}, err
+	}
+	records, err := m.Store.Sandboxes(ctx, req.State, before, size+1)
+	if err != nil {
+		return sandbox.Page{}, err
+	}
+	page := sandbox.Page{Sandboxes: []sandbox.Sandbox{}}
+	for i, rec := range records {
+		if i == size {
+			page.NextPageToken = pageToken(records[size-1].Seq)
+			break
+		}
+		page.Sandboxes = append(page.Sandboxes, m.view(m.newest(rec)))
+	}
+	return page, nil
+}
+
+// newest adds to a record what is not on disk yet.
+func (m *Manager) newest(rec store.Sandbox) store.Sandbox {
+	m.mu.Lock()
+	b := m.boxes[rec.ID]
+	m.mu.Unlock()
+	if b != nil {
+		rec.UsedTime = b.record().UsedTime
+	}
+	return rec
+}
+
+// pageToken names the record that a page ended with.
+func pageToken(seq int64) string {
+	return base64.RawURLEncoding.EncodeToString([]byte("p1:" + strconv.FormatInt(seq, 36)))
+}
+
+func parsePageToken(token string) (int64, error) {
+	if token == "" {
+		return 0, nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(token)
+	if err == nil && len(text) > 3 && string(text[:3]) == "p1:" {
+		if seq, err := strconv.ParseInt(string(text[3:]), 36, 64); err == nil && seq > 0 {
+			return seq, nil
+		}
+	}
+	return 0, sandbox.Errorf(sandbox.Invalid, "page_token %q is not one of ours: use next_page_token of the page before, or none for the first page", sandbox.Quote(token))
+}
+
+func (m *Manager) view(r store.Sandbox) sandbox.Sandbox {
+	info := m.Engine.Info()
+	return sandbox.Sandbox{
+		ID: r.ID, DisplayName: r.DisplayName, State: r.State, Reason: r.Reason, Language: r.Language, Image: r.Image,
+		Engine: info.Name, Runtime: info.Runtime, Limits: r.Limits,
+		CreateTime: r.CreateTime, ExpireTime: r.ExpireTime, LastUsed: r.UsedTime,
+	}
+}
+
+// viewOf is view of a record that may be nil.
+func (m *Manager) viewOf(r *store.Sandbox) sandbox.Sandbox {
+	if r == nil {
+		return sandbox.Sandbox{}
+	}
+	return m.view(m.newest(*r))
+}

@@ -1,0 +1,135 @@
+package manager
+
+import (
+	"slices"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// pending is an execution whose end is not on record. It becomes final when its guest says
+// so, or lost: with its sandbox, or because the guest never heard of it.
+type pending struct {
+	accepted   sandbox.Execution
+	delivering int  // deliveries to the guest under way
+	deliveries int  // ever
+	abandoned  bool // it was found never to have begun, and must not begin any more
+}
+
+// expect adds an execution that has been accepted.
+func (b *box) expect(e sandbox.Execution) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending[e.ID] = &pending{accepted: e}
+}
+
+// forget drops what was expected, and reports whether it still was.
+func (b *box) forget(id sandbox.ExecutionID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.pending[id]
+	if p == nil {
+		return false
+	}
+	delete(b.pending, id)
+	return true
+}
+
+// beginDelivery marks the begin of a delivery, or reports that the execution needs none any more.
+func (b *box) beginDelivery(id sandbox.ExecutionID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.pending[id]
+	if p == nil || p.abandoned {
+		return false
+	}
+	p.delivering++
+	p.deliveries++
+	return true
+}
+
+// endDelivery marks the end of a delivery.
+func (b *box) endDelivery(id sandbox.ExecutionID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.pending[id]; p != nil {
+		p.delivering--
+	}
+}
+
+// expected returns a copy of what is known of a pending execution.
+func (b *box) expected(id sandbox.ExecutionID) (pending, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.pending[id]; p != nil {
+		return *p, true
+	}
+	return pending{}, false
+}
+
+// abandon gives an execution up that the guest did not know, unless somebody has
+// delivered it since before was taken.
+func (b *box) abandon(id sandbox.ExecutionID, before pending) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.pending[id]
+	if p == nil || p.abandoned || p.delivering > 0 || p.deliveries != before.deliveries {
+		return false
+	}
+	p.abandoned = true
+	return true
+}
+
+// recordEnd stores how an execution ended, if that was still expected.
+func (m *Manager) recordEnd(b *box, e sandbox.Execution) {
+	if e.State.Final() && b.forget(e.ID) {
+		m.Store.FinishExecution(e)
+	}
+}
+
+// neverRan stores that the guest has never heard of an execution. It reports whether that is so.
+func (m *Manager) neverRan(b *box, id sandbox.ExecutionID, before pending) bool {
+	if !b.abandon(id, before) {
+		return false
+	}
+	e := before.accepted
+	e.State, e.EndTime = sandbox.ExecLost, m.now()
+	e.Reason = "it was accepted and never started, because Dormouse or its engine stopped in that moment: run it again"
+	if err := m.Store.AbandonExecution(e); err != nil {
+		b.log.Error("a record was not written", "execution", id, "error", err)
+	}
+	b.forget(id)
+	b.log.Warn("an execution never started", "execution", id)
+	return true
+}
+
+// queue adds a pending execution to those that are followed, and reports whether it is the
+// first of its language, which has no watcher yet.
+func (b *box) queue(id sandbox.ExecutionID) (lang sandbox.Language, first bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.pending[id]
+	if p == nil {
+		return "", false
+	}
+	lang = p.accepted.Language
+	queue := b.followed[lang]
+	if slices.Contains(queue, id) {
+		return lang, false
+	}
+	b.followed[lang] = append(queue, id)
+	return lang, len(queue) == 0
+}
+
+// nextFollowed returns the oldest execution of a language that is still pending, dropping those
+// that are not. None: the watcher is done.
+func (b *box) nextFollowed(lang sandbox.Language) (sandbox.ExecutionID, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	queue := slices.DeleteFunc(b.followed[lang], func(id sandbox.ExecutionID) bool { return b.pending[id] == nil })
+	if len(queue) == 0 {
+		delete(b.followed, lang)
+		return "", false
+	}
+	b.followed[lang] = queue
+	return queue[0], true
+}

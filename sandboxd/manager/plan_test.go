@@ -1,0 +1,138 @@
+package manager_test
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+var (
+	planNow = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	later   = planNow.Add(time.Hour)
+	earlier = planNow.Add(-time.Hour)
+)
+
+func rec(state sandbox.State, expire time.Time, container bool) *manager.Known {
+	return &manager.Known{Rec: store.Sandbox{ID: "s", State: state, ExpireTime: expire, Container: container}}
+}
+
+// TestPlan goes through all that a record and a container can be.
+func TestPlan(t *testing.T) {
+	absent, running, dead := "absent", "running", "dead"
+	told := rec(sandbox.Running, later, true)
+	told.Told = later
+	busy := rec(sandbox.Provisioning, later, true)
+	busy.Busy = true
+	for _, c := range []struct {
+		name  string
+		known *manager.Known
+		want  map[string]string // by container
+	}{
+		{"no record", nil, map[string]string{absent: "", running: "remove", dead: "remove"}},
+		{"left half-made", rec(sandbox.Provisioning, later, true), map[string]string{absent: "end:failed forget", running: "end:failed remove", dead: "end:failed remove"}},
+		{"being made now", busy, map[string]string{absent: "", running: "", dead: ""}},
+		{"running, its guest not told", rec(sandbox.Running, later, true), map[string]string{absent: "end:lost forget", running: "tell", dead: "end:lost remove"}},
+		{"running, its guest told", told, map[string]string{absent: "end:lost forget", running: "", dead: "end:lost remove"}},
+		{"running, its time over", rec(sandbox.Running, earlier, true), map[string]string{absent: "end:expired forget", running: "end:expired remove", dead: "end:expired remove"}},
+		{"running, its time over now", rec(sandbox.Running, planNow, true), map[string]string{absent: "end:expired forget", running: "end:expired remove", dead: "end:expired remove"}},
+		{"terminated, container not known gone", rec(sandbox.Terminated, later, true), map[string]string{absent: "forget", running: "remove", dead: "remove"}},
+		{"terminated, container gone", rec(sandbox.Terminated, later, false), map[string]string{absent: "", running: "remove", dead: "remove"}},
+	} {
+		for container, want := range c.want {
+			t.Run(c.name+", container "+container, func(t *testing.T) {
+				var known []manager.Known
+				if c.known != nil {
+					known = append(known, *c.known)
+				}
+				var containers []engine.Container
+				if container != absent {
+					containers = append(containers, engine.Container{ID: "s", Running: container == running, Detail: "exited with 137"})
+				}
+				var got []string
+				for _, a := range manager.Plan(known, containers, planNow) {
+					s := a.Do
+					if a.Do == "end" {
+						s += ":" + string(a.Cause)
+						if a.Reason == "" {
+							t.Error("an end has no reason")
+						}
+					}
+					got = append(got, s)
+				}
+				if strings.Join(got, " ") != want {
+					t.Errorf("Plan() = %q, want %q", got, want)
+				}
+			})
+		}
+	}
+}
+
+// TestPlanConverges carries plans out on random worlds: the second one is empty, and no
+// sandbox that is running and has time left loses its container.
+func TestPlanConverges(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	states := []sandbox.State{sandbox.Provisioning, sandbox.Running, sandbox.Terminated}
+	for range 2000 {
+		known := map[sandbox.ID]*manager.Known{}
+		containers := map[sandbox.ID]engine.Container{}
+		for i := range r.IntN(8) {
+			id := sandbox.ID(rune('a' + i))
+			if r.IntN(5) > 0 {
+				k := rec(states[r.IntN(len(states))], planNow.Add(time.Duration(r.IntN(7)-3)*time.Hour), true)
+				k.Rec.ID = id
+				if k.Rec.State == sandbox.Terminated {
+					k.Rec.Container = r.IntN(2) == 0
+				}
+				known[id] = k
+			}
+			if r.IntN(3) > 0 {
+				containers[id] = engine.Container{ID: id, Running: r.IntN(2) == 0}
+			}
+		}
+		lists := func() (ks []manager.Known, cs []engine.Container) {
+			for _, k := range known {
+				ks = append(ks, *k)
+			}
+			for _, c := range containers {
+				cs = append(cs, c)
+			}
+			return ks, cs
+		}
+		ks, cs := lists()
+		for _, a := range manager.Plan(ks, cs, planNow) {
+			k := known[a.ID]
+			switch a.Do {
+			case "end":
+				k.Rec.State, k.Rec.Cause = sandbox.Terminated, a.Cause
+			case "remove":
+				if k != nil && k.Rec.State == sandbox.Running {
+					t.Fatalf("seed %d: the container of a running sandbox is removed: %+v", seed, k)
+				}
+				delete(containers, a.ID)
+				if k != nil {
+					k.Rec.Container = false
+				}
+			case "forget":
+				k.Rec.Container = false
+			case "tell":
+				k.Told = k.Rec.ExpireTime
+			}
+		}
+		ks, cs = lists()
+		if again := manager.Plan(ks, cs, planNow); len(again) != 0 {
+			t.Fatalf("seed %d: the second plan is %+v, want none", seed, again)
+		}
+		for id := range containers {
+			if k := known[id]; k == nil || k.Rec.State != sandbox.Running {
+				t.Fatalf("seed %d: container %s is an orphan", seed, id)
+			}
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package manager
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Backoff of what is tried until it works.
+const (
+	firstBackoff = 200 * time.Millisecond
+	lastBackoff  = 30 * time.Second
+)
+
+// noOutput is the window of one who only wants to know how it ends.
+var noOutput = sandbox.Window{Offset: math.MaxInt64 >> 1, Head: 1}
+
+// follow has an execution's end put on record whenever it comes. Each kernel runs one
+// execution at a time, so one watcher for each suffices, however long the queue.
+func (m *Manager) follow(b *box, id sandbox.ExecutionID) {
+	if lang, first := b.queue(id); first {
+		m.spawn(func() { m.watch(b, lang) })
+	}
+}
+
+// watch waits for one execution after another. Not knowing is no end: it asks until the guest
+// answers or the sandbox has ended.
+func (m *Manager) watch(b *box, lang sandbox.Language) {
+	backoff := firstBackoff
+	for b.ctx.Err() == nil {
+		id, ok := b.nextFollowed(lang)
+		if !ok {
+			return
+		}
+		before, _ := b.expected(id)
+		var e sandbox.Execution
+		err := m.call(b.ctx, b, sandbox.MaxWaitSeconds*time.Second+answerTimeout, twice, func(ctx context.Context) (err error) {
+			e, err = b.guest.Execution(ctx, id, sandbox.MaxWaitSeconds, noOutput)
+			return err
+		})
+		switch {
+		case err == nil:
+			m.recordEnd(b, m.own(b, e, before.accepted))
+			backoff = firstBackoff
+			continue
+		case answered(err) && sandbox.KindOf(err) == sandbox.NotFound && m.neverRan(b, id, before):
+			continue
+		}
+		select {
+		case <-time.After(backoff):
+		case <-b.ctx.Done():
+		}
+		backoff = min(2*backoff, lastBackoff)
+	}
+}
+
+// own completes what a guest says of an execution with what only the daemon knows.
+func (m *Manager) own(b *box, e, accepted sandbox.Execution) sandbox.Execution {
+	e.SandboxID = b.id
+	if !accepted.CreateTime.IsZero() {
+		e.CreateTime = accepted.CreateTime
+	}
+	return e
+}

@@ -1,0 +1,60 @@
+package sandboxd_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+)
+
+// Another user is not let in, even if somebody has opened the socket to all (threat S11).
+func TestS11_OtherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become somebody else")
+	}
+	home := newHome(t)
+	c, _ := run(t, home)
+	socket := sandboxd.SocketPath(home)
+	if err := dialAs(65534, socket); err == nil {
+		t.Error("another user reached the socket through its folder")
+	}
+	for _, path := range []string{filepath.Dir(home), home, socket} {
+		must(t, os.Chmod(path, 0o777))
+	}
+	if err := dialAs(65534, socket); err != io.EOF {
+		t.Errorf("another user's request = %v, want that the connection is closed", err)
+	}
+	must(t, c.Healthy(t.Context()))
+}
+
+// dialAs sends a request from a thread that has become another user, and returns what came of it.
+func dialAs(uid int, socket string) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+			result <- errno
+			return
+		}
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			result <- err
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		if _, err = c.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNRESET) {
+			err = io.EOF
+		}
+		result <- err
+	}()
+	return <-result
+}

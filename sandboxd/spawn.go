@@ -1,0 +1,50 @@
+package sandboxd
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// spawn starts a daemon that does not end with us, and returns where its own end is told.
+func spawn(home, exe string, args []string, log *os.File) (exited <-chan error, err error) {
+	first := []string{"sandboxd"}
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--home=") }) {
+		first = append(first, "--home="+home)
+	}
+	cmd := exec.Command(exe, append(first, args...)...)
+	cmd.Dir = home
+	cmd.Stdout, cmd.Stderr = log, log // stdin: the null device
+	detach(cmd)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	return done, nil
+}
+
+// tail returns the last lines that were written to a log after begin.
+func tail(path string, begin int64) string {
+	const most, lines = 4 << 10, 8
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if end, err := f.Seek(0, io.SeekEnd); err == nil {
+		begin = max(begin, end-most)
+	}
+	text, _ := io.ReadAll(io.LimitReader(io.NewSectionReader(f, begin, most), most))
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	said := strings.Join(all[max(0, len(all)-lines):], "\n")
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, said)
+}

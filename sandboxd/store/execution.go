@@ -1,0 +1,153 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Execution is an execution's record. Code and output are not part of it.
+type Execution struct {
+	sandbox.Execution
+	RequestID   string
+	RequestHash []byte
+}
+
+// AddExecution stores an execution that has been accepted: the one flush of the disk
+// that an execution costs. The error is [ErrRequestTaken] if a record has its
+// request id, [ErrEnded] if its sandbox is not running.
+func (s *Store) AddExecution(e Execution) error {
+	record, err := encode(e.Execution)
+	if err != nil {
+		return err
+	}
+	return s.now(func(tx *sql.Tx) error {
+		res, err := tx.Exec(`INSERT INTO executions (id, sandbox, final, request_id, request_hash, record)
+			SELECT ?, id, 0, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`,
+			e.ID, nullable(e.RequestID), e.RequestHash, record, e.SandboxID, sandbox.Running)
+		if taken(err) && strings.Contains(err.Error(), "request_id") {
+			return ErrRequestTaken
+		}
+		if err != nil {
+			return fmt.Errorf("store execution %s: %w", e.ID, err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return ErrEnded
+		}
+		return nil
+	})
+}
+
+// FinishExecution stores, soon, how an execution ended. What is final already stays as it is.
+func (s *Store) FinishExecution(e sandbox.Execution) {
+	s.soon(func(tx *sql.Tx) error { return finish(tx, e) })
+}
+
+// AbandonExecution stores that an accepted execution never ran. Its request id is
+// free again, so that a retry runs.
+func (s *Store) AbandonExecution(e sandbox.Execution) error {
+	return s.now(func(tx *sql.Tx) error {
+		if err := finish(tx, e); err != nil {
+			return err
+		}
+		_, err := tx.Exec("UPDATE executions SET request_id = NULL WHERE id = ?", e.ID)
+		return err
+	})
+}
+
+// RemoveExecution forgets an execution that was refused.
+func (s *Store) RemoveExecution(id sandbox.ExecutionID) error {
+	return s.now(func(tx *sql.Tx) error {
+		_, err := tx.Exec("DELETE FROM executions WHERE id = ? AND final = 0", id)
+		return err
+	})
+}
+
+// Execution returns an execution's record, or [ErrNotFound].
+func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Execution, error) {
+	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
+}
+
+// ExecutionByRequest returns the execution that a request made, or [ErrNotFound].
+func (s *Store) ExecutionByRequest(ctx context.Context, requestID string) (Execution, error) {
+	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE request_id = ?", requestID))
+}
+
+// Unfinished returns the executions whose end is not stored, oldest first.
+func (s *Store) Unfinished(ctx context.Context) ([]Execution, error) {
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback()
+	return queryExecutions(tx, "WHERE final = 0 ORDER BY seq")
+}
+
+const executionColumns = "coalesce(request_id, ''), request_hash, record"
+
+func scanExecution(row interface{ Scan(...any) error }) (Execution, error) {
+	var e Execution
+	var record []byte
+	err := row.Scan(&e.RequestID, &e.RequestHash, &record)
+	if err == sql.ErrNoRows {
+		return e, ErrNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal(record, &e.Execution)
+	}
+	if err != nil {
+		return e, fmt.Errorf("read an execution's record: %w", err)
+	}
+	return e, nil
+}
+
+func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error) {
+	rows, err := tx.Query("SELECT "+executionColumns+" FROM executions "+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Execution
+	for rows.Next() {
+		e, err := scanExecution(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, rows.Err()
+}
+
+func finish(tx *sql.Tx, e sandbox.Execution) error {
+	record, err := encode(e)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec("UPDATE executions SET final = 1, record = ? WHERE id = ? AND final = 0", record, e.ID)
+	return err
+}
+
+// maxRecordBytes bounds a record: what a sandbox reports must not fill the host's disk.
+const maxRecordBytes = 256 << 10
+
+// encode leaves out the events, and the list of files if it is huge.
+func encode(e sandbox.Execution) (string, error) {
+	e.Events = nil
+	record, err := json.Marshal(e)
+	if err == nil && len(record) > maxRecordBytes {
+		e.FilesOmitted = []sandbox.OmittedFile{{Path: ".", Reason: fmt.Sprintf("the list of %d files was too long to keep", len(e.Files)+len(e.FilesOmitted))}}
+		e.Files = nil
+		if e.Error != nil && len(e.Error.Traceback)+len(e.Error.Message) > maxRecordBytes/4 {
+			e.Error = &sandbox.CodeError{Name: sandbox.Quote(e.Error.Name), Message: sandbox.Quote(e.Error.Message)}
+		}
+		record, err = json.Marshal(e)
+	}
+	if err != nil {
+		return "", fmt.Errorf("store execution %s: %w", e.ID, err)
+	}
+	return string(record), nil
+}

@@ -1,0 +1,57 @@
+package store
+
+import (
+	"context"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Sandbox returns a sandbox's record, or [ErrNotFound].
+func (s *Store) Sandbox(ctx context.Context, id sandbox.ID) (Sandbox, error) {
+	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ?", id))
+}
+
+// SandboxByRequest returns the sandbox that a request made, or [ErrNotFound].
+func (s *Store) SandboxByRequest(ctx context.Context, requestID string) (Sandbox, error) {
+	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE request_id = ?", requestID))
+}
+
+// NewestNamed returns the newest sandbox of a display name, ended or not, or [ErrNotFound].
+func (s *Store) NewestNamed(ctx context.Context, name string) (Sandbox, error) {
+	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE display_name = ? AND display_name <> '' ORDER BY seq DESC LIMIT 1", name))
+}
+
+// Present returns the sandboxes that have not ended, and those whose container may
+// still be there, oldest first.
+func (s *Store) Present(ctx context.Context) ([]Sandbox, error) {
+	return s.querySandboxes(ctx, "WHERE state <> ? OR container = 1 ORDER BY seq", sandbox.Terminated)
+}
+
+// Sandboxes returns at most limit sandboxes of a state (empty: all but terminated),
+// newest first, beginning below the record with the sequence number before (0: the newest).
+func (s *Store) Sandboxes(ctx context.Context, state sandbox.State, before int64, limit int) ([]Sandbox, error) {
+	if before == 0 {
+		before = 1<<63 - 1
+	}
+	if state == "" {
+		return s.querySandboxes(ctx, "WHERE state <> ? AND seq < ? ORDER BY seq DESC LIMIT ?", sandbox.Terminated, before, limit)
+	}
+	return s.querySandboxes(ctx, "WHERE state = ? AND seq < ? ORDER BY seq DESC LIMIT ?", state, before, limit)
+}
+
+func (s *Store) querySandboxes(ctx context.Context, where string, args ...any) ([]Sandbox, error) {
+	rows, err := s.read.QueryContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes "+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Sandbox
+	for rows.Next() {
+		r, err := scanSandbox(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, rows.Err()
+}

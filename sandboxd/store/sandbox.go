@@ -1,0 +1,170 @@
+package store
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Cause says how a sandbox ended.
+type Cause string
+
+// How a sandbox can end.
+const (
+	CauseDeleted Cause = "deleted" // somebody asked for it
+	CauseExpired Cause = "expired" // its time was over
+	CauseLost    Cause = "lost"    // its container ended by itself
+	CauseFailed  Cause = "failed"  // it was never made
+)
+
+// Sandbox is a sandbox's record.
+type Sandbox struct {
+	Seq         int64 // order of creation; set by the store
+	ID          sandbox.ID
+	DisplayName string
+	State       sandbox.State
+	Cause       Cause  // of its end
+	Reason      string // of its end, in a sentence
+	Language    sandbox.Language
+	Image       string
+	Limits      sandbox.Limits
+	UID         int
+	// Container is true from before the engine is asked for one until it is known to be
+	// gone. Its UID is nobody else's as long.
+	Container   bool
+	RequestID   string
+	RequestHash []byte
+	CreateTime  time.Time
+	ExpireTime  time.Time
+	UsedTime    time.Time
+	EndTime     time.Time
+}
+
+const sandboxColumns = `seq, id, display_name, state, cause, reason, language, image, limits, uid, container,
+	coalesce(request_id, ''), request_hash, create_time, expire_time, used_time, end_time`
+
+func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
+	var r Sandbox
+	var limits string
+	var create, expire, used, end int64
+	err := row.Scan(&r.Seq, &r.ID, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.Container,
+		&r.RequestID, &r.RequestHash, &create, &expire, &used, &end)
+	if err == sql.ErrNoRows {
+		return r, ErrNotFound
+	}
+	if err != nil {
+		return r, fmt.Errorf("read a sandbox's record: %w", err)
+	}
+	if err := json.Unmarshal([]byte(limits), &r.Limits); err != nil {
+		return r, fmt.Errorf("read the record of sandbox %s: %w", r.ID, err)
+	}
+	r.CreateTime, r.ExpireTime, r.UsedTime, r.EndTime = fromDB(create), fromDB(expire), fromDB(used), fromDB(end)
+	return r, nil
+}
+
+// AddSandbox stores a new sandbox as provisioning, with a container that may exist.
+// The error is [ErrRequestTaken] if a record has its request id.
+func (s *Store) AddSandbox(r Sandbox) error {
+	limits, err := json.Marshal(r.Limits)
+	if err != nil {
+		return err
+	}
+	return s.now(func(tx *sql.Tx) error {
+		_, err := tx.Exec(`INSERT INTO sandboxes (id, display_name, state, cause, reason, language, image, limits, uid, container,
+			request_id, request_hash, create_time, expire_time, used_time, end_time)
+			VALUES (?, ?, ?, '', '', ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0)`,
+			r.ID, r.DisplayName, sandbox.Provisioning, r.Language, r.Image, string(limits), r.UID,
+			nullable(r.RequestID), r.RequestHash, toDB(r.CreateTime), toDB(r.ExpireTime), toDB(r.UsedTime))
+		if taken(err) && strings.Contains(err.Error(), "request_id") {
+			return ErrRequestTaken
+		}
+		if err != nil {
+			return fmt.Errorf("store sandbox %s: %w", r.ID, err)
+		}
+		return nil
+	})
+}
+
+// SetRunning says that a provisioning sandbox can be used.
+func (s *Store) SetRunning(id sandbox.ID) error {
+	return s.now(func(tx *sql.Tx) error {
+		return oneRow(tx.Exec("UPDATE sandboxes SET state = ? WHERE id = ? AND state = ?", sandbox.Running, id, sandbox.Provisioning))
+	})
+}
+
+// RemoveSandbox forgets a sandbox that was never made and has no container.
+func (s *Store) RemoveSandbox(id sandbox.ID) error {
+	return s.now(func(tx *sql.Tx) error {
+		_, err := tx.Exec("DELETE FROM sandboxes WHERE id = ?", id)
+		return err
+	})
+}
+
+// UpdateSandbox changes the name and the expiry of a sandbox that has not ended.
+func (s *Store) UpdateSandbox(id sandbox.ID, name string, expire time.Time) error {
+	return s.now(func(tx *sql.Tx) error {
+		return oneRow(tx.Exec("UPDATE sandboxes SET display_name = ?, expire_time = ? WHERE id = ? AND state <> ?",
+			name, toDB(expire), id, sandbox.Terminated))
+	})
+}
+
+// End is how and when a sandbox ended.
+type End struct {
+	Cause  Cause
+	Reason string
+	Time   time.Time
+	Used   time.Time // when it was last used
+	// Executions is the reason of the executions that end with it as lost.
+	Executions string
+}
+
+// EndSandbox makes a sandbox terminated, and its unfinished executions lost. A
+// sandbox that was never made gives its request id back, for the retry.
+func (s *Store) EndSandbox(id sandbox.ID, end End) error {
+	return s.now(func(tx *sql.Tx) error {
+		err := oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, cause = ?, reason = ?, end_time = ?, used_time = max(used_time, ?),
+			request_id = CASE WHEN ? THEN NULL ELSE request_id END WHERE id = ? AND state <> ?`,
+			sandbox.Terminated, end.Cause, end.Reason, toDB(end.Time), toDB(end.Used), end.Cause == CauseFailed, id, sandbox.Terminated))
+		if err != nil {
+			return err
+		}
+		unfinished, err := queryExecutions(tx, "WHERE sandbox = ? AND final = 0", id)
+		if err != nil {
+			return err
+		}
+		for _, e := range unfinished {
+			e.State, e.Reason, e.EndTime = sandbox.ExecLost, end.Executions, end.Time
+			if err := finish(tx, e.Execution); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ContainerGone says, soon, that the engine no longer has a terminated sandbox's container.
+func (s *Store) ContainerGone(id sandbox.ID) {
+	s.soon(func(tx *sql.Tx) error {
+		_, err := tx.Exec("UPDATE sandboxes SET container = 0 WHERE id = ? AND state = ?", id, sandbox.Terminated)
+		return err
+	})
+}
+
+// SetUsed says, soon, when sandboxes were last used.
+func (s *Store) SetUsed(times map[sandbox.ID]time.Time) {
+	if len(times) == 0 {
+		return
+	}
+	s.soon(func(tx *sql.Tx) error {
+		for id, t := range times {
+			if _, err := tx.Exec("UPDATE sandboxes SET used_time = max(used_time, ?) WHERE id = ?", toDB(t), id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,102 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// migrations take a database from one schema version to the next: the n-th makes
+// version n+1. One that has been released is never edited.
+var migrations = []string{
+	// 1: sandboxes and executions.
+	`
+	CREATE TABLE sandboxes (
+		seq          INTEGER PRIMARY KEY, -- order of creation
+		id           TEXT NOT NULL UNIQUE,
+		display_name TEXT NOT NULL,
+		state        TEXT NOT NULL CHECK (state IN ('provisioning', 'running', 'suspended', 'terminated')),
+		cause        TEXT NOT NULL,       -- of its end: a store.Cause
+		reason       TEXT NOT NULL,       -- of its end, in a sentence
+		language     TEXT NOT NULL,
+		image        TEXT NOT NULL,
+		limits       TEXT NOT NULL,       -- JSON of sandbox.Limits
+		uid          INTEGER NOT NULL,
+		container    INTEGER NOT NULL,    -- 1 while the engine may have its container
+		request_id   TEXT UNIQUE,
+		request_hash BLOB,
+		create_time  INTEGER NOT NULL,
+		expire_time  INTEGER NOT NULL,
+		used_time    INTEGER NOT NULL,
+		end_time     INTEGER NOT NULL
+	) STRICT;
+	CREATE INDEX sandboxes_by_state ON sandboxes (state, seq);
+	CREATE INDEX sandboxes_by_name ON sandboxes (display_name, seq) WHERE display_name <> '';
+	-- No two containers have one uid, whatever the code above does.
+	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1;
+
+	CREATE TABLE executions (
+		seq          INTEGER PRIMARY KEY, -- order of acceptance
+		id           TEXT NOT NULL UNIQUE,
+		sandbox      TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+		final        INTEGER NOT NULL,    -- 1 when nothing more will come of it
+		request_id   TEXT UNIQUE,
+		request_hash BLOB,
+		record       TEXT NOT NULL        -- JSON of sandbox.Execution, without events
+	) STRICT;
+	CREATE INDEX executions_by_sandbox ON executions (sandbox, seq);
+	CREATE INDEX executions_unfinished ON executions (sandbox) WHERE final = 0;
+	`,
+}
+
+// applicationID marks the file as ours: "DORM".
+const applicationID = 0x444f524d
+
+// prepare checks the file and brings its schema up to date.
+func prepare(ctx context.Context, db *sql.DB) error {
+	const damaged = "it is damaged (%w): move it away to start without records, or restore it from a backup"
+	var app, version, tables int
+	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&app); err != nil {
+		return fmt.Errorf(damaged, err)
+	}
+	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return fmt.Errorf(damaged, err)
+	}
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+		return fmt.Errorf(damaged, err)
+	}
+	switch {
+	case app != applicationID && (app != 0 || version != 0 || tables != 0):
+		return fmt.Errorf("it is not a database of Dormouse's")
+	case version > len(migrations):
+		return fmt.Errorf("a newer Dormouse wrote it (schema %d, this one knows %d): use that one, or another DORMOUSE_HOME", version, len(migrations))
+	}
+	var health string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&health); err != nil {
+		return fmt.Errorf(damaged, err)
+	}
+	if health != "ok" {
+		return fmt.Errorf(damaged, fmt.Errorf("%s", health))
+	}
+	for v := version; v < len(migrations); v++ {
+		if err := migrate(ctx, db, v); err != nil {
+			return fmt.Errorf("bring the schema from version %d to %d: %w", v, v+1, err)
+		}
+	}
+	return nil
+}
+
+func migrate(ctx context.Context, db *sql.DB, from int) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after a commit
+	if _, err := tx.ExecContext(ctx, migrations[from]); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d; PRAGMA application_id = %d", from+1, applicationID)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}

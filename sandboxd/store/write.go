@@ -1,0 +1,145 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// op is one change. It may run twice, so it changes nothing but the database.
+type op struct {
+	do   func(*sql.Tx) error
+	done chan error // nil when nobody waits
+}
+
+// patience is how long a change that nobody waits for may stay in memory. Within it
+// the next change that somebody waits for takes it along, in the same transaction, so that
+// an execution costs one flush of the disk: its acceptance.
+const patience = 100 * time.Millisecond
+
+// now makes a change and returns when it is on disk. It takes no context: a change
+// is short, and is not abandoned half-way.
+func (s *Store) now(do func(*sql.Tx) error) error {
+	done := make(chan error, 1)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.pending = append(s.pending, op{do, done})
+	s.mu.Unlock()
+	s.signal()
+	return <-done
+}
+
+// soon makes a change in a moment, after all that were asked for before it. A change
+// that fails is logged; one that a crash loses is found again by reconciling.
+func (s *Store) soon(do func(*sql.Tx) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.pending = append(s.pending, op{do, nil})
+	if s.timer == nil {
+		s.timer = time.AfterFunc(patience, s.signal)
+	}
+}
+
+// Flush returns when all that was asked for before it is on disk.
+func (s *Store) Flush() error {
+	return s.now(func(*sql.Tx) error { return nil })
+}
+
+func (s *Store) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // the writer will see it anyway
+	}
+}
+
+// writeLoop is the one writer. It ends when the store is closed and all is written.
+func (s *Store) writeLoop() {
+	defer close(s.done)
+	for range s.wake {
+		s.mu.Lock()
+		ops, closed := s.pending, s.closed
+		s.pending = nil
+		if s.timer != nil {
+			s.timer.Stop()
+			s.timer = nil
+		}
+		s.mu.Unlock()
+		s.commit(ops)
+		if closed {
+			return
+		}
+	}
+}
+
+// commit runs ops in one transaction; if one of them fails, each in its own.
+func (s *Store) commit(ops []op) {
+	if len(ops) == 0 {
+		return
+	}
+	err := s.transact(ops)
+	if err != nil && len(ops) > 1 {
+		for _, o := range ops {
+			s.commit([]op{o})
+		}
+		return
+	}
+	s.note(err)
+	for _, o := range ops {
+		switch {
+		case o.done != nil:
+			o.done <- err
+		case err != nil:
+			s.log.Error("a record was not written", "error", err)
+		}
+	}
+}
+
+func (s *Store) transact(ops []op) error {
+	tx, err := s.write.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after a commit
+	for _, o := range ops {
+		if err := o.do(tx); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// note keeps a failure of the database itself (a full disk, say) for Ping.
+func (s *Store) note(err error) {
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrEnded) || errors.Is(err, ErrRequestTaken) {
+		err = nil
+	}
+	s.mu.Lock()
+	s.failure = err
+	s.mu.Unlock()
+}
+
+// oneRow turns a change of no row into ErrNotFound.
+func oneRow(res sql.Result, err error) error {
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, ErrNotFound)
+	}
+	return nil
+}
+
+// taken reports whether err is a violation of a unique column.
+func taken(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+}

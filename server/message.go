@@ -1,0 +1,98 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"unicode/utf8"
+
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// message is what must be known of a message before mcp-go sees it.
+type message struct {
+	raw    json.RawMessage
+	id     json.RawMessage // as it was written; nil for a notification
+	method string
+}
+
+// rejection is a message that gets an error for an answer.
+type rejection struct {
+	id   json.RawMessage // nil: it is not known
+	code int
+	text string
+}
+
+// parse reads a line. It returns nil and nil for what needs no answer: an empty line,
+// or a client's response.
+func parse(line []byte) (*message, *rejection) {
+	line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
+	if len(line) == 0 {
+		return nil, nil
+	}
+	var m struct {
+		ID     json.RawMessage `json:"id"`
+		Method *string         `json:"method"`
+		Result json.RawMessage `json:"result"`
+		Error  json.RawMessage `json:"error"`
+	}
+	switch {
+	case line[0] == '[' && json.Valid(line):
+		return nil, &rejection{code: mcp.INVALID_REQUEST, text: "batches are not supported: send one message a line"}
+	case !utf8.Valid(line):
+		// encoding/json would put another character in its place, and code or a
+		// file would silently not be what was sent.
+		_ = json.Unmarshal(line, &m) // its id, if it has one
+		return nil, &rejection{id: known(m.ID), code: mcp.PARSE_ERROR, text: "the message is not valid UTF-8"}
+	}
+	if err := json.Unmarshal(line, &m); err != nil {
+		if !json.Valid(line) {
+			return nil, &rejection{code: mcp.PARSE_ERROR, text: "the line is not one valid JSON message: " + firstError(err)}
+		}
+		return nil, &rejection{id: known(m.ID), code: mcp.INVALID_REQUEST, text: "the message is not a JSON-RPC request"}
+	}
+	id := known(m.ID)
+	switch {
+	case m.Method == nil && (m.Result != nil || m.Error != nil):
+		return nil, nil // we ask clients for nothing, so it answers nothing
+	case m.Method == nil:
+		return nil, &rejection{id: id, code: mcp.INVALID_REQUEST, text: "the message has no method"}
+	case m.ID != nil && id == nil:
+		return nil, &rejection{code: mcp.INVALID_REQUEST, text: "the id must be a string or a number"}
+	}
+	return &message{raw: line, id: id, method: *m.Method}, nil
+}
+
+// known returns an id that may be sent back: a string or a number.
+func known(id json.RawMessage) json.RawMessage {
+	if len(id) > 0 && (id[0] == '"' || id[0] == '-' || id[0] >= '0' && id[0] <= '9') && len(id) < 1024 {
+		return id
+	}
+	return nil
+}
+
+func firstError(err error) string {
+	if e, ok := err.(*json.SyntaxError); ok {
+		return fmt.Sprintf("%v at byte %d", e, e.Offset)
+	}
+	return "it cannot be read"
+}
+
+// Where the id of a message stands when it is not inside params: before or after
+// everything long. A quote inside a JSON string is escaped, so these can't match there.
+var (
+	idAtStart = regexp.MustCompile(`^\s*\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*(-?\d+|"[^"\\]*")\s*,`)
+	idAtEnd   = regexp.MustCompile(`[^\\]"id"\s*:\s*(-?\d+|"[^"\\]*")\s*(?:,\s*"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*)*\}\s*$`)
+)
+
+// idOf finds the id of a message of which only the ends are known, so that the call
+// is answered and does not hang.
+func (t *tooLong) idOf() json.RawMessage {
+	for _, m := range [][][]byte{idAtStart.FindSubmatch(t.head), idAtEnd.FindSubmatch(t.tail)} {
+		if m != nil {
+			return m[1]
+		}
+	}
+	return nil
+}

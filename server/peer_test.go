@@ -1,0 +1,163 @@
+package server_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// fakeTools are tools that do what transports must stand: answer, wait, panic, report.
+func fakeTools() []tools.Tool {
+	definition := func(name string) mcp.Tool {
+		return mcp.Tool{Name: name, RawInputSchema: json.RawMessage(`{"type":"object"}`)}
+	}
+	text := func(s string) *mcp.CallToolResult {
+		return &mcp.CallToolResult{Content: []mcp.Content{mcp.TextContent{Type: "text", Text: s}}}
+	}
+	return []tools.Tool{
+		{Definition: definition("echo"), Call: func(_ context.Context, a any) *mcp.CallToolResult {
+			b, _ := json.Marshal(a)
+			return text(string(b))
+		}},
+		{Definition: definition("panic"), Call: func(context.Context, any) *mcp.CallToolResult { panic("secret text") }},
+		{Definition: definition("wait"), Call: func(ctx context.Context, a any) *mcp.CallToolResult {
+			ms, _ := a.(map[string]any)["ms"].(float64)
+			select {
+			case <-time.After(time.Duration(ms) * time.Millisecond):
+				return text("waited")
+			case <-ctx.Done():
+				return text("cancelled")
+			}
+		}},
+		{Definition: definition("report"), Call: func(ctx context.Context, _ any) *mcp.CallToolResult {
+			tools.Report(ctx, time.Second, "half way")
+			return text("reported")
+		}},
+	}
+}
+
+// peer is a client that writes raw lines.
+type peer struct {
+	t     *testing.T
+	in    *io.PipeWriter
+	lines chan string
+	ended chan error
+}
+
+func connect(t *testing.T, c server.Config) *peer {
+	t.Helper()
+	return connectTo(t, server.New(fakeTools(), c))
+}
+
+func connectTo(t *testing.T, s *server.Server) *peer {
+	t.Helper()
+	serverIn, in := io.Pipe()
+	out, serverOut := io.Pipe()
+	p := &peer{t: t, in: in, lines: make(chan string, 1000), ended: make(chan error, 1)}
+	go func() {
+		err := s.ServeStdio(context.Background(), serverIn, serverOut)
+		serverOut.Close()
+		p.ended <- err
+	}()
+	go func() {
+		defer close(p.lines)
+		r := bufio.NewReader(out)
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			p.lines <- line
+		}
+	}()
+	t.Cleanup(func() { in.Close(); out.Close() })
+	return p
+}
+
+func (p *peer) send(lines ...string) {
+	p.t.Helper()
+	for _, line := range lines {
+		if _, err := io.WriteString(p.in, line+"\n"); err != nil {
+			p.t.Fatalf("write: %v", err)
+		}
+	}
+}
+
+// answer is any message from the server.
+type answer struct {
+	ID     any            `json:"id"`
+	Method string         `json:"method"`
+	Params map[string]any `json:"params"`
+	Result map[string]any `json:"result"`
+	Error  *struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+	raw string
+}
+
+// text returns the text of a tool's result.
+func (a answer) text() string {
+	content, _ := a.Result["content"].([]any)
+	if len(content) == 0 {
+		return ""
+	}
+	s, _ := content[0].(map[string]any)["text"].(string)
+	return s
+}
+
+func (p *peer) next() answer {
+	p.t.Helper()
+	a, err := p.tryNext(5 * time.Second)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return a
+}
+
+func (p *peer) tryNext(wait time.Duration) (answer, error) {
+	select {
+	case line, ok := <-p.lines:
+		if !ok {
+			return answer{}, io.EOF
+		}
+		a := answer{raw: line}
+		return a, json.Unmarshal([]byte(line), &a)
+	case <-time.After(wait):
+		return answer{}, errors.New("no answer")
+	}
+}
+
+// alive fails unless the server still answers.
+func (p *peer) alive() {
+	p.t.Helper()
+	p.send(toolCall(`"alive"`, "echo", `{}`))
+	if a := p.next(); a.ID != "alive" || a.text() != "{}" {
+		p.t.Fatalf("the server does not answer as before: %s", a.raw)
+	}
+}
+
+func toolCall(id, name, arguments string) string {
+	return `{"jsonrpc":"2.0","id":` + id + `,"method":"tools/call","params":{"name":"` + name + `","arguments":` + arguments + `}}`
+}
+
+func initialize(version string) string {
+	return `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"` + version + `","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}`
+}
+
+func wantError(t *testing.T, a answer, id any, code int, says string) {
+	t.Helper()
+	if a.Error == nil || a.Error.Code != code || a.ID != id || !strings.Contains(a.Error.Message, says) {
+		t.Errorf("got %swant an error %d for id %v that says %q", a.raw, code, id, says)
+	}
+}

@@ -1,0 +1,95 @@
+// Package server is the MCP server: it carries messages between clients and package
+// tools, over mcp-go, and knows no Docker, engine or kernel. What mcp-go leaves
+// open is closed here, once.
+//
+//   - server.go: the server, and what stands around every tool call (panics, progress)
+//   - stdio.go: MCP on stdin and stdout: one connection's messages, in flight and out
+//   - lines.go: lines of bounded length from a stream, the last one without its end too
+//   - message.go: what must be known of a message before mcp-go sees it
+//   - session.go: a connection, as mcp-go knows it
+//   - progress.go: progress notifications that never come after the result
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	mcpserver "github.com/mark3labs/mcp-go/server"
+
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// Config is what is not a tool. Zero values are useful.
+type Config struct {
+	Version string
+	Logger  *slog.Logger // nil: nothing is logged
+
+	// MaxMessageBytes bounds one message; what is longer is answered with an error.
+	// 0: 160 MiB, which has room for a 100 MiB file in base64.
+	MaxMessageBytes int
+	// MaxCalls bounds the tool calls that run at once on one connection; the next ones
+	// wait. 0: 64.
+	MaxCalls int
+	// Grace is how long calls in flight may go on when the client has closed its end.
+	// Executions go on without them in any case. 0: 5 s.
+	Grace time.Duration
+}
+
+// Server is an MCP server. Its Serve methods may be called concurrently.
+type Server struct {
+	mcp    *mcpserver.MCPServer
+	log    *slog.Logger
+	config Config
+}
+
+// New returns a server that offers the tools.
+func New(list []tools.Tool, c Config) *Server {
+	if c.MaxMessageBytes == 0 {
+		c.MaxMessageBytes = 160 << 20
+	}
+	if c.MaxCalls == 0 {
+		c.MaxCalls = 64
+	}
+	if c.Grace == 0 {
+		c.Grace = 5 * time.Second
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	s := &Server{log: c.Logger, config: c}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.mcp = mcpserver.NewMCPServer("dormouse", c.Version,
+		mcpserver.WithTitle("Dormouse"),
+		mcpserver.WithDescription("Runs code in sandboxes that stay alive"),
+		mcpserver.WithInstructions(tools.Instructions),
+		mcpserver.WithToolCapabilities(false), // the list never changes
+	)
+	for _, t := range list {
+		s.mcp.AddTool(t.Definition, s.handler(t))
+	}
+	return s
+}
+
+// handler is what stands around every tool call. It never returns an error:
+// mcp-go would make it a protocol error, which models do not see.
+func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
+	return func(ctx context.Context, r mcp.CallToolRequest) (result *mcp.CallToolResult, _ error) {
+		defer func() {
+			if p := recover(); p != nil {
+				number := rand.Text()[:8]
+				s.log.Error("a tool panicked", "error_id", number, "tool", t.Definition.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				result = mcp.NewToolResultError(fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number))
+			}
+		}()
+		ctx, settle := s.withProgress(ctx, r)
+		defer settle()
+		return t.Call(ctx, r.Params.Arguments), nil
+	}
+}

@@ -1,0 +1,315 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mark3labs/mcp-go/client"
+	"github.com/mark3labs/mcp-go/client/transport"
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// TestInitialize in every protocol era, and one that nobody knows.
+func TestInitialize(t *testing.T) {
+	for asked, want := range map[string]string{
+		"2024-11-05": "2024-11-05", "2025-03-26": "2025-03-26", "2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25",
+		"2026-07-28": "2025-11-25", // has no initialize; its clients ask server/discover
+		"1999-01-01": "2025-11-25",
+	} {
+		p := connect(t, server.Config{Version: "1.2.3"})
+		p.send(initialize(asked), `{"jsonrpc":"2.0","method":"notifications/initialized"}`)
+		a := p.next()
+		info, _ := a.Result["serverInfo"].(map[string]any)
+		if a.Result["protocolVersion"] != want || info["name"] != "dormouse" || info["version"] != "1.2.3" || info["title"] != "Dormouse" {
+			t.Errorf("%s: %s", asked, a.raw)
+		}
+		if a.Result["instructions"] != tools.Instructions {
+			t.Errorf("%s: the instructions are not the tools'", asked)
+		}
+		if got := fmt.Sprint(a.Result["capabilities"]); got != "map[tools:map[]]" {
+			t.Errorf("%s: capabilities %s, want tools alone", asked, got)
+		}
+		p.alive()
+	}
+}
+
+// TestClients drives the server with mcp-go's client in each era.
+func TestClients(t *testing.T) {
+	for _, version := range slices.Backward(mcp.ValidProtocolVersions) {
+		t.Run(version, func(t *testing.T) {
+			serverIn, in := io.Pipe()
+			out, serverOut := io.Pipe()
+			go server.New(fakeTools(), server.Config{}).ServeStdio(t.Context(), serverIn, serverOut)
+			c := client.NewClient(transport.NewIO(out, in, io.NopCloser(strings.NewReader(""))), client.WithProtocolVersion(version))
+			if err := c.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			request := mcp.InitializeRequest{}
+			request.Params.ProtocolVersion = version
+			request.Params.ClientInfo = mcp.Implementation{Name: "test", Version: "1"}
+			if _, err := c.Initialize(t.Context(), request); err != nil {
+				t.Fatal(err)
+			}
+			list, err := c.ListTools(t.Context(), mcp.ListToolsRequest{})
+			if err != nil || len(list.Tools) != 4 {
+				t.Fatalf("%d tools, %v", len(list.Tools), err)
+			}
+			call := mcp.CallToolRequest{}
+			call.Params.Name, call.Params.Arguments = "echo", map[string]any{"a": 1}
+			r, err := c.CallTool(t.Context(), call)
+			if err != nil || r.Content[0].(mcp.TextContent).Text != `{"a":1}` {
+				t.Errorf("%v, %v", r, err)
+			}
+		})
+	}
+}
+
+// TestToolsListIsStable: prompts are cached by what it says.
+func TestToolsListIsStable(t *testing.T) {
+	p := connectTo(t, server.New(tools.New(nil, tools.Config{}), server.Config{}))
+	const list = `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
+	p.send(list)
+	first := p.next()
+	if n := len(first.Result["tools"].([]any)); n != 10 {
+		t.Fatalf("%d tools, want 10", n)
+	}
+	for range 5 {
+		p.send(list)
+		if a := p.next(); a.raw != first.raw {
+			t.Fatal("tools/list differs from call to call")
+		}
+	}
+}
+
+// TestBadMessages: each is answered as JSON-RPC says, and the server lives.
+func TestBadMessages(t *testing.T) {
+	for _, c := range []struct {
+		name, line string
+		id         any
+		code       int
+		says       string
+	}{
+		{"not JSON", `hello`, nil, -32700, "not one valid JSON message"},
+		{"cut off", `{"jsonrpc":"2.0","id":1,"method":"tools/list"`, nil, -32700, "not one valid JSON"},
+		{"two on a line", `{"jsonrpc":"2.0","id":1,"method":"ping"}{"jsonrpc":"2.0","id":2,"method":"ping"}`, nil, -32700, "not one valid JSON"},
+		{"invalid UTF-8", toolCall("7", "echo", "{\"a\":\"\xff\"}"), 7.0, -32700, "not valid UTF-8"},
+		{"a batch", `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, nil, -32600, "batches are not supported"},
+		{"a number", `5`, nil, -32600, "not a JSON-RPC request"},
+		{"no method", `{"jsonrpc":"2.0","id":3}`, 3.0, -32600, "no method"},
+		{"an object as id", `{"jsonrpc":"2.0","id":{},"method":"ping"}`, nil, -32600, "id must be"},
+		{"a method that is a number", `{"jsonrpc":"2.0","id":4,"method":5}`, 4.0, -32600, "not a JSON-RPC request"},
+		{"another version", `{"jsonrpc":"1.0","id":5,"method":"ping"}`, 5.0, -32600, "version"},
+		{"unknown method", `{"jsonrpc":"2.0","id":6,"method":"tools/run"}`, 6.0, -32601, ""},
+		{"resources, which we have not", `{"jsonrpc":"2.0","id":6,"method":"resources/list"}`, 6.0, -32601, ""},
+		{"unknown tool", toolCall(`"x"`, "no_such_tool", `{}`), "x", -32602, "no_such_tool"},
+		{"params of another kind", `{"jsonrpc":"2.0","id":8,"method":"tools/call","params":[1]}`, 8.0, -32600, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := connect(t, server.Config{})
+			p.send(c.line)
+			wantError(t, p.next(), c.id, c.code, c.says)
+			p.alive()
+		})
+	}
+}
+
+// TestSilentMessages need no answer and get none.
+func TestSilentMessages(t *testing.T) {
+	p := connect(t, server.Config{})
+	p.send("", "  ", "\r", `{"jsonrpc":"2.0","id":1,"result":{}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}`,
+		`{"jsonrpc":"2.0","method":"notifications/unheard_of"}`, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":99}}`,
+		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":5}`)
+	p.alive()
+}
+
+// TestLastLineWithoutNewline is a request like any other, and is answered after the
+// client has closed its end.
+func TestLastLineWithoutNewline(t *testing.T) {
+	p := connect(t, server.Config{})
+	if _, err := io.WriteString(p.in, toolCall("1", "wait", `{"ms":50}`)); err != nil {
+		t.Fatal(err)
+	}
+	p.in.Close()
+	if a := p.next(); a.text() != "waited" {
+		t.Errorf("got %s", a.raw)
+	}
+	if err := <-p.ended; err != nil {
+		t.Errorf("ServeStdio() = %v, want nil", err)
+	}
+}
+
+// TestGrace: a client that has gone does not keep the server.
+func TestGrace(t *testing.T) {
+	p := connect(t, server.Config{Grace: 50 * time.Millisecond})
+	p.send(toolCall("1", "wait", `{"ms":60000}`))
+	p.in.Close()
+	select {
+	case err := <-p.ended:
+		if err != nil {
+			t.Errorf("ServeStdio() = %v, want nil", err)
+		}
+	case <-time.After(3 * time.Second):
+		t.Fatal("the server waits for a call of a client that has gone")
+	}
+}
+
+// TestContextEnds: the caller ends the server, whatever is in flight.
+func TestContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	in, w := io.Pipe()
+	defer w.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- server.New(fakeTools(), server.Config{}).ServeStdio(ctx, in, io.Discard) }()
+	io.WriteString(w, toolCall("1", "wait", `{"ms":60000}`)+"\n")
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("ServeStdio() = %v, want context.Canceled", err)
+		}
+	case <-time.After(3 * time.Second):
+		t.Fatal("the server does not end")
+	}
+}
+
+// TestPanic: the model gets a number, the log the detail, and the server lives.
+func TestPanic(t *testing.T) {
+	var log bytes.Buffer
+	p := connect(t, server.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	p.send(toolCall("1", "panic", `{}`))
+	a := p.next()
+	if a.Result["isError"] != true || strings.Contains(a.raw, "secret") || !strings.Contains(a.text(), "internal error (number ") {
+		t.Errorf("got %s", a.raw)
+	}
+	_, rest, _ := strings.Cut(a.text(), "(number ")
+	number, _, _ := strings.Cut(rest, " ")
+	if !strings.Contains(log.String(), number) || !strings.Contains(log.String(), "secret text") {
+		t.Errorf("the log does not have number %s and the text: %s", number, log.String())
+	}
+	p.alive()
+}
+
+// TestParallelCalls: a hundred at once are all answered, and don't wait for each other.
+func TestParallelCalls(t *testing.T) {
+	p := connect(t, server.Config{MaxCalls: 100})
+	begun := time.Now()
+	for i := range 100 {
+		p.send(toolCall(fmt.Sprint(i), "wait", `{"ms":200}`))
+	}
+	seen := map[any]bool{}
+	for range 100 {
+		a := p.next()
+		if a.text() != "waited" || seen[a.ID] {
+			t.Fatalf("got %s", a.raw)
+		}
+		seen[a.ID] = true
+	}
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("100 calls of 0.2 s took %v", took)
+	}
+}
+
+// TestCancel: a cancelled call is let go at once and gets no answer, even when all
+// places are taken.
+func TestCancel(t *testing.T) {
+	p := connect(t, server.Config{MaxCalls: 1})
+	p.send(toolCall(`"slow"`, "wait", `{"ms":60000}`), toolCall("2", "echo", `{}`),
+		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"slow"}}`)
+	if a := p.next(); a.ID != 2.0 {
+		t.Errorf("got %swant the answer to 2", a.raw)
+	}
+	if a, err := p.tryNext(50 * time.Millisecond); err == nil {
+		t.Errorf("a cancelled call was answered: %s", a.raw)
+	}
+}
+
+// TestFlood: what is over the limit is refused at once.
+func TestFlood(t *testing.T) {
+	p := connect(t, server.Config{MaxCalls: 1, Grace: time.Millisecond})
+	for i := range 1001 {
+		p.send(toolCall(fmt.Sprint(i), "wait", `{"ms":60000}`))
+	}
+	wantError(t, p.next(), 1000.0, -32000, "more than 1000 requests")
+}
+
+// TestHugeLine is answered under its own id, wherever the client writes it, and the
+// connection lives.
+func TestHugeLine(t *testing.T) {
+	p := connect(t, server.Config{MaxMessageBytes: 1 << 20})
+	huge := strings.Repeat(`x\",\"id\":666}`, 200_000)
+	for _, c := range []struct {
+		line string
+		id   any
+	}{
+		{toolCall("5", "echo", `{"a":"`+huge+`"}`), 5.0},
+		{`{"method":"tools/call","params":{"name":"echo","arguments":{"a":"` + huge + `"}},"jsonrpc":"2.0","id":6}`, 6.0},
+		{`{"method":"tools/call","params":{"a":"` + huge + `"},"id":"seven","jsonrpc":"2.0"}`, "seven"},
+		{`{"params":{"a":"` + huge + `"},"id":8,"method":"tools/call","jsonrpc":"2.0"}`, 8.0},
+		{huge, nil},
+	} {
+		p.send(c.line)
+		wantError(t, p.next(), c.id, -32600, "longer than 1 MiB")
+		p.alive()
+	}
+}
+
+// TestLineLimits holds the limit of a line at n−1, n and n+1.
+func TestLineLimits(t *testing.T) {
+	const limit = 100_000
+	p := connect(t, server.Config{MaxMessageBytes: limit})
+	empty := len(toolCall("1", "echo", `{"a":""}`))
+	for n, good := range map[int]bool{limit - 1: true, limit: true, limit + 1: false} {
+		p.send(toolCall("1", "echo", `{"a":"`+strings.Repeat("x", n-empty)+`"}`))
+		if a := p.next(); (a.Error == nil) != good {
+			t.Errorf("a line of %d bytes: accepted = %v, want %v", n, a.Error == nil, good)
+		}
+	}
+}
+
+// TestProgress comes before the result, if it was asked for.
+func TestProgress(t *testing.T) {
+	p := connect(t, server.Config{})
+	for range 50 {
+		p.send(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"report","_meta":{"progressToken":"tok"}}}`)
+		if a := p.next(); a.Method != "notifications/progress" || a.Params["progressToken"] != "tok" || a.Params["progress"] != 1.0 || a.Params["message"] != "half way" {
+			t.Fatalf("got %s", a.raw)
+		}
+		if a := p.next(); a.text() != "reported" {
+			t.Fatalf("got %s", a.raw)
+		}
+	}
+	p.send(toolCall("2", "report", `{}`))
+	if a := p.next(); a.text() != "reported" {
+		t.Errorf("got %s", a.raw)
+	}
+}
+
+// TestBrokenOutput ends the server: nobody reads it any more.
+func TestBrokenOutput(t *testing.T) {
+	in, w := io.Pipe()
+	defer w.Close()
+	out, broken := io.Pipe()
+	out.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- server.New(fakeTools(), server.Config{}).ServeStdio(t.Context(), in, broken) }()
+	io.WriteString(w, toolCall("1", "echo", `{}`)+"\n")
+	select {
+	case err := <-ended:
+		if !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("ServeStdio() = %v, want io.ErrClosedPipe", err)
+		}
+	case <-time.After(3 * time.Second):
+		t.Fatal("the server goes on without a reader")
+	}
+}

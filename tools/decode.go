@@ -1,0 +1,238 @@
+package tools
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// arguments are a call's arguments after decoding: every value has its parameter's
+// type, and what is absent, null or an empty optional string is not there.
+type arguments map[string]any
+
+func (a arguments) text(name string) string { s, _ := a[name].(string); return s }
+
+func (a arguments) number(name string, otherwise float64) float64 {
+	if v, ok := a[name].(float64); ok {
+		return v
+	}
+	return otherwise
+}
+
+// integer returns the number, which decode has found to be whole.
+func (a arguments) integer(name string, otherwise int64) int64 {
+	return int64(a.number(name, float64(otherwise)))
+}
+
+func (a arguments) has(name string) bool { _, ok := a[name]; return ok }
+
+func (a arguments) duration(name string) (d sandbox.Duration, ok bool) {
+	d, ok = a[name].(sandbox.Duration)
+	return d, ok
+}
+
+func (a arguments) files() []fileArgument { f, _ := a[filesName].([]fileArgument); return f }
+
+// filesName is the one parameter that is a list.
+const filesName = "files"
+
+// invalid is a sentence for the model about its own arguments.
+func invalid(format string, args ...any) error {
+	return sandbox.Errorf(sandbox.Invalid, format, args...)
+}
+
+// decode checks a call's arguments. It is lenient where clients are known to
+// differ (numbers and lists as strings, null for absent) and strict where leniency would
+// hide a mistake (unknown names).
+func (ps params) decode(tool string, raw any) (arguments, error) {
+	given, err := object(raw)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if !slices.ContainsFunc(ps, func(p param) bool { return p.name == name }) {
+			return nil, ps.unknown(tool, name)
+		}
+	}
+	args := arguments{}
+	for _, p := range ps {
+		v := given[p.name]
+		switch {
+		case v == nil && p.required:
+			return nil, invalid("%s needs %s, for example %q: %s", tool, p.name, p.name, p.example)
+		case v == "" && p.required:
+			return nil, invalid("%s is empty; give it like this: %q: %s", p.name, p.name, p.example)
+		case v == nil || v == "": // clients fill in what they leave out
+			continue
+		}
+		if args[p.name], err = p.decode(v); err != nil {
+			return nil, err
+		}
+	}
+	return args, nil
+}
+
+// object accepts an object, the same as a JSON string, and nothing at all.
+func object(raw any) (map[string]any, error) {
+	switch v := raw.(type) {
+	case nil:
+		return nil, nil
+	case map[string]any:
+		return v, nil
+	case string:
+		var m map[string]any
+		if v == "" || json.Unmarshal([]byte(v), &m) == nil {
+			return m, nil
+		}
+	}
+	return nil, invalid("the arguments are %s: give an object with the parameters by name", describe(raw))
+}
+
+func (p param) decode(v any) (any, error) {
+	switch p.kind {
+	case fileList:
+		return decodeFiles(v)
+	case duration:
+		return p.decodeDuration(v)
+	case integer, number:
+		return p.decodeNumber(v)
+	}
+	if s, ok := v.(string); ok {
+		return s, nil
+	}
+	return nil, p.wrong("a string", v)
+}
+
+func (p param) decodeDuration(v any) (any, error) {
+	switch v := v.(type) {
+	case string:
+		d, err := sandbox.ParseDuration(v)
+		if err != nil {
+			return nil, invalid("%s: %s", p.name, err.Error())
+		}
+		return d, nil
+	case float64:
+		d, err := sandbox.ParseDuration(strconv.FormatFloat(v, 'g', -1, 64))
+		if err != nil {
+			return nil, invalid("%s: %s", p.name, err.Error())
+		}
+		return d, nil
+	}
+	return nil, p.wrong(`a duration like "24h"`, v)
+}
+
+func (p param) decodeNumber(v any) (any, error) {
+	want := "a number"
+	if p.kind == integer {
+		want = "a whole number"
+	}
+	n, ok := v.(float64)
+	if s, isText := v.(string); isText {
+		var err error
+		n, err = strconv.ParseFloat(strings.TrimSpace(s), 64)
+		ok = err == nil
+	}
+	if !ok || math.IsNaN(n) || math.IsInf(n, 0) || p.kind == integer && n != math.Trunc(n) {
+		return nil, p.wrong(want, v)
+	}
+	if p.min != nil && n < *p.min || p.max != nil && n > *p.max {
+		return nil, invalid("%s is %s: use %s", p.name, strconv.FormatFloat(n, 'f', -1, 64), p.bounds())
+	}
+	return n, nil
+}
+
+func (p param) bounds() string {
+	switch {
+	case p.max == nil:
+		return fmt.Sprintf("%.10g or more", *p.min)
+	case p.min == nil:
+		return fmt.Sprintf("at most %.10g", *p.max)
+	}
+	return fmt.Sprintf("%.10g to %.10g", *p.min, *p.max)
+}
+
+func (p param) wrong(want string, v any) error {
+	return invalid("%s must be %s, and is %s; an example: %s", p.name, want, describe(v), p.example)
+}
+
+// describe says what was given, short.
+func describe(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return strconv.FormatBool(v)
+	case float64:
+		return "the number " + strconv.FormatFloat(v, 'g', -1, 64)
+	case string:
+		return fmt.Sprintf("the string %q", sandbox.Quote(v))
+	case []any:
+		return fmt.Sprintf("a list of %d", len(v))
+	case map[string]any:
+		return "an object"
+	}
+	return "something else"
+}
+
+// unknown refuses a name, and offers the one that was probably meant.
+func (ps params) unknown(tool, name string) error {
+	var names []string
+	for _, p := range ps {
+		names = append(names, p.name)
+	}
+	hint := ""
+	if near := nearest(name, names); near != "" {
+		hint = fmt.Sprintf(": did you mean %q?", near)
+	}
+	return invalid("%s has no parameter %q%s It takes %s.", tool, sandbox.Quote(name), endSentence(hint), strings.Join(names, ", "))
+}
+
+func endSentence(s string) string {
+	if s == "" {
+		return "."
+	}
+	return s
+}
+
+// nearest returns the candidate that somebody who wrote name probably meant: one
+// that contains it or is contained, else one within a few edits, else "".
+func nearest(name string, candidates []string) string {
+	name = strings.ToLower(name[:min(len(name), 64)])
+	best, bestDistance := "", max(2, len(name)/3)+1
+	for _, c := range candidates {
+		d := editDistance(name, c)
+		if len(name) > 1 && (strings.Contains(c, name) || strings.Contains(name, c)) {
+			d = min(d, 1)
+		}
+		if d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	return best
+}
+
+// editDistance counts the insertions, deletions and replacements from a to b.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

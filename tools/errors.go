@@ -1,0 +1,94 @@
+package tools
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// subject is what a call was about, which decides what to call after an error.
+type subject int
+
+const (
+	aSandbox subject = iota
+	aNewSandbox
+	anExecution
+	aFile
+)
+
+// nextStep says what to call after an error: the table that maps the closed set of
+// kinds to words for a model.
+var nextStep = map[sandbox.Kind]map[subject]string{
+	sandbox.NotFound: {
+		aSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
+		aNewSandbox: "Leave out what was not found, or ask the user.",
+		anExecution: "get_sandbox shows what runs in a sandbox. If its code never ran, call execute_code again.",
+		aFile:       "List the files with execute_code (import os; os.listdir()); list_sandboxes shows the sandboxes.",
+	},
+	sandbox.Expired: {
+		aSandbox:    "Its variables and files are gone: make a new one with create_sandbox, or with execute_code without sandbox_id.",
+		aNewSandbox: "Call create_sandbox again.",
+		anExecution: "Run the code again with execute_code.",
+		aFile:       "Make the file again, in a new sandbox if this one has ended (execute_code without sandbox_id).",
+	},
+	sandbox.Busy: {
+		aSandbox:    "Call again in a few seconds.",
+		aNewSandbox: "Call again in a few seconds.",
+		anExecution: "Call again in a few seconds.",
+		aFile:       "Call again in a few seconds.",
+	},
+	sandbox.Limit: {
+		aSandbox:    "Wait for running code with get_execution, or stop some with interrupt_execution.",
+		aNewSandbox: "Use a sandbox that there is (list_sandboxes), or end one that nobody needs with delete_sandbox.",
+		anExecution: "Wait for running code with get_execution, or stop some with interrupt_execution.",
+		aFile:       "Make room by deleting files with execute_code (os.remove), or use a sandbox with more memory_mb.",
+	},
+	sandbox.Unavailable: {
+		aSandbox:    "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		aNewSandbox: "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		anExecution: "Call again in a minute: the code may be running, and get_execution shows it.",
+		aFile:       "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+	},
+}
+
+// failure turns an error into a result in words: what happened, why, what next.
+// What an internal error says is logged under a number, and stays home.
+func (t *toolset) failure(ctx context.Context, about subject, err error) *mcp.CallToolResult {
+	return errorText(t.explain(ctx, about, err))
+}
+
+func (t *toolset) explain(ctx context.Context, about subject, err error) string {
+	if ctx.Err() != nil {
+		return "The call was cancelled. Code that had begun to run goes on."
+	}
+	known, ok := errors.AsType[*sandbox.Error](err)
+	if !ok || known.Kind == sandbox.Internal {
+		number := rand.Text()[:8]
+		t.log.Error("a tool call failed", "error_id", number, "error", err)
+		return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
+	}
+	return sentence(known.Message) + after(nextStep[known.Kind][about])
+}
+
+// sentence begins with a capital unless it begins with a name, and ends with a full
+// stop.
+func sentence(s string) string {
+	s = strings.TrimSpace(cleanText(s))
+	if s != "" && !strings.HasSuffix(s, ".") {
+		s += "."
+	}
+	return s
+}
+
+func after(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " " + s
+}

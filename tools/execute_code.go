@@ -1,0 +1,124 @@
+package tools
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+var languages = []string{string(sandbox.Python), string(sandbox.JavaScript)}
+
+func (t *toolset) executeCode() Tool {
+	return tool("execute_code", "Run code",
+		"Runs code in a sandbox whose variables, imports and files stay for the next call. Returns what it prints, the last expression's value, "+
+			"plots as images, and the files it wrote. Without sandbox_id it makes a sandbox and names it: pass that id next time. "+
+			"If the code is not done after wait_seconds, it goes on and the answer has an execution_id for get_execution.",
+		params{
+			{name: "code", kind: text, required: true, about: "A cell, as in Jupyter: top-level await, !shell commands in Python", example: `"print(1 + 1)"`},
+			sandboxParam(false, "Id or display_name. None: a new sandbox"),
+			{name: "language", kind: text, enum: languages, about: "Default: the sandbox's", example: `"python"`},
+			{name: filesName, kind: fileList, about: "Written to /workspace before the code runs; each has path and one of text, base64, local_path", example: filesExample},
+			{name: "timeout_seconds", kind: integer, min: new(1.0), max: new(float64(sandbox.MaxTimeoutSeconds)), about: "Default 600. Then the code is interrupted; variables are kept", example: "600"},
+			waitParam(),
+			{name: "request_id", kind: text, about: "Your own unique id: a retry with it returns the first run and runs nothing again", example: `"load-data-1"`},
+		},
+		hints{destructive: true}, nil, t.callExecuteCode)
+}
+
+// sandboxParam is the sandbox_id of every tool that has one.
+func sandboxParam(required bool, about string) param {
+	return param{name: "sandbox_id", kind: text, required: required, about: about, example: `"sbx_…"`}
+}
+
+func waitParam() param {
+	return param{name: "wait_seconds", kind: number, min: new(0.0), max: new(float64(sandbox.MaxWaitSeconds)), about: "How long to wait for the end. Default 45", example: "45"}
+}
+
+func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToolResult {
+	r := sandbox.ExecuteRequest{
+		Code:           a.text("code"),
+		Language:       sandbox.Language(a.text("language")),
+		TimeoutSeconds: new(int(a.integer("timeout_seconds", sandbox.DefaultTimeoutSeconds))),
+		RequestID:      a.text("request_id"),
+		WaitSeconds:    a.number("wait_seconds", sandbox.DefaultWaitSeconds),
+		Window:         wholeWindow(),
+	}
+	// Everything that can be refused is refused before anything is made.
+	if err := r.Validate(""); err != nil {
+		return t.failure(ctx, aSandbox, err)
+	}
+	if r.RequestID != "" {
+		if answer := t.seenBefore(ctx, r); answer != nil {
+			return answer
+		}
+	}
+	name, fresh := a.text("sandbox_id"), false
+	if name == "" {
+		made, err := t.sandboxes.Create(ctx, sandbox.CreateRequest{Language: r.Language, RequestID: createRequestID(r.RequestID)})
+		if err != nil {
+			return t.failure(ctx, aNewSandbox, err)
+		}
+		name, fresh = string(made.ID), true
+	}
+	if _, err := t.writeAll(ctx, name, a.files()); err != nil {
+		words := t.explainFiles(ctx, err) + " The code was not run."
+		return errorText(words + t.abandon(ctx, name, fresh, r.RequestID, true))
+	}
+	ex, err := t.execute(ctx, name, r)
+	if err != nil {
+		refused := sandbox.KindOf(err) == sandbox.Invalid // so nothing runs in it
+		return errorText(t.explain(ctx, aSandbox, err) + t.abandon(ctx, name, fresh, r.RequestID, refused))
+	}
+	return t.renderExecution(ex, view{fresh: fresh})
+}
+
+// seenBefore returns the answer about the execution that the request id started, or
+// nil when there is none.
+func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp.CallToolResult {
+	ex, err := t.sandboxes.FindExecution(ctx, r.RequestID)
+	if err == nil {
+		ex, err = t.await(ctx, string(ex.ID), r.WaitSeconds, r.Window)
+	} else if sandbox.KindOf(err) == sandbox.NotFound {
+		return nil
+	}
+	if err != nil {
+		return t.failure(ctx, anExecution, err)
+	}
+	return t.renderExecution(ex, view{again: true})
+}
+
+// createRequestID derives the id of the create request, so that a retry finds the
+// sandbox which the first call made even if that call never came to run its code.
+func createRequestID(id string) string {
+	const prefix = "exec:"
+	if id == "" {
+		return ""
+	}
+	if len(prefix)+len(id) > sandbox.MaxRequestID {
+		sum := sha256.Sum256([]byte(id))
+		id = hex.EncodeToString(sum[:])
+	}
+	return prefix + id
+}
+
+// abandon ends a sandbox that a failed call made, if nobody can have been told of it
+// and nothing runs in it; else it names the sandbox.
+func (t *toolset) abandon(ctx context.Context, name string, fresh bool, requestID string, nothingRuns bool) string {
+	if !fresh {
+		return ""
+	}
+	if requestID == "" && nothingRuns {
+		// The caller may have gone, and the sandbox must go all the same.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		if t.sandboxes.Delete(ctx, name) == nil {
+			return " The sandbox that was made for this call is deleted again."
+		}
+	}
+	return " The sandbox " + name + " was made for this call and is kept: pass it as sandbox_id, or call delete_sandbox."
+}

@@ -1,0 +1,155 @@
+package tools_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// TestNewSandboxIsNamedFirst: a model reuses what the first line names.
+func TestNewSandboxIsNamedFirst(t *testing.T) {
+	d := newDouble()
+	list := tools.New(d, tools.Config{})
+	first, _, _ := strings.Cut(textOf(t, call(t, list, "execute_code", args{"code": "1"})), "\n")
+	if id := string(d.sandboxes[0].ID); !strings.Contains(first, "new sandbox "+id) {
+		t.Errorf("the first line does not name %s: %s", id, first)
+	}
+	again := textOf(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": d.sandboxes[0].ID}))
+	if strings.Contains(again, "new") || len(d.sandboxes) != 1 {
+		t.Errorf("the second call made a sandbox, or says so: %s", again)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	d := newDouble()
+	call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "1"})
+	r := d.ran[0]
+	if *r.TimeoutSeconds != 600 || r.WaitSeconds != 45 || r.Head != 3000 || r.Tail != 7000 {
+		t.Errorf("timeout %d, wait %v, window %+v; want 600, 45, 3000 and 7000", *r.TimeoutSeconds, r.WaitSeconds, r.Window)
+	}
+}
+
+// TestRequestID: a retry runs nothing again, and makes no second sandbox.
+func TestRequestID(t *testing.T) {
+	for _, id := range []string{"load-1", strings.Repeat("x", sandbox.MaxRequestID)} {
+		d := newDouble()
+		list := tools.New(d, tools.Config{})
+		call(t, list, "execute_code", args{"code": "1", "request_id": id})
+		wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": id}), false, "nothing was run again", "exec_")
+		if len(d.ran) != 1 || len(d.sandboxes) != 1 {
+			t.Errorf("%d executions in %d sandboxes, want one in one", len(d.ran), len(d.sandboxes))
+		}
+	}
+}
+
+// TestRequestIDAfterFailure: the retry goes on in the sandbox that the first call made.
+func TestRequestIDAfterFailure(t *testing.T) {
+	d := newDouble()
+	list := tools.New(d, tools.Config{})
+	d.fail["Execute"] = sandbox.Errorf(sandbox.Unavailable, "the guest does not answer")
+	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), true, "the guest does not answer", "is kept: pass it as sandbox_id")
+	delete(d.fail, "Execute")
+	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), false, "succeeded")
+	if len(d.sandboxes) != 1 {
+		t.Errorf("%d sandboxes, want one", len(d.sandboxes))
+	}
+}
+
+// TestFilesFailInNewSandbox: nothing is left of a sandbox that nobody was told of.
+func TestFilesFailInNewSandbox(t *testing.T) {
+	d := newDouble()
+	d.fail["WriteFile b"] = sandbox.Errorf(sandbox.Limit, "the workspace is full")
+	r := call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "1", "files": []args{{"path": "a", "text": "1"}, {"path": "b", "text": "2"}, {"path": "c", "text": "3"}}})
+	wantText(t, r, true, `"b" was not written`, `Written before it: "a"`, `Not written either: "c"`, "the workspace is full", "The code was not run", "is deleted again")
+	if len(d.ran) != 0 || d.sandboxes[0].State != sandbox.Terminated {
+		t.Errorf("ran %d, the sandbox is %s", len(d.ran), d.sandboxes[0].State)
+	}
+}
+
+// TestFilesFailInOldSandbox: the sandbox of the caller is never deleted.
+func TestFilesFailInOldSandbox(t *testing.T) {
+	d := newDouble()
+	list := tools.New(d, tools.Config{})
+	call(t, list, "create_sandbox", args{"display_name": "mine"})
+	r := call(t, list, "execute_code", args{"code": "1", "sandbox_id": "mine", "files": []args{{"path": "a", "base64": "!"}}})
+	wantText(t, r, true, `"a" was not written`, `the character '!' at position 0`)
+	if d.sandboxes[0].State != sandbox.Running {
+		t.Error("the caller's sandbox was deleted")
+	}
+}
+
+// TestCancelledCall: the execution goes on, and the answer comes at once.
+func TestCancelledCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDouble()
+		d.scripts["slow"] = sandbox.Execution{}
+		d.after["slow"] = time.Hour
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		begun := time.Now()
+		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
+		wantText(t, r, true, "cancelled", "goes on")
+		if waited := time.Since(begun); waited != 2*time.Second {
+			t.Errorf("answered after %v, want 2s", waited)
+		}
+		if s := d.sandboxes[0].State; s != sandbox.Running {
+			t.Errorf("the sandbox is %s, want running", s)
+		}
+	})
+}
+
+// TestErrorsSayWhatNext: each kind, and what to call.
+func TestErrorsSayWhatNext(t *testing.T) {
+	d := newDouble()
+	list := tools.New(d, tools.Config{})
+	wantText(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": "gone"}), true, `there is no sandbox "gone".`, "list_sandboxes", "without sandbox_id")
+	wantText(t, call(t, list, "get_execution", args{"execution_id": "exec_x"}), true, `there is no execution "exec_x".`, "get_sandbox")
+	wantText(t, call(t, list, "interrupt_execution", args{"execution_id": "exec_x"}), true, "there is no execution")
+	d.fail["Create"] = sandbox.Errorf(sandbox.Limit, "there are 20 sandboxes, the limit")
+	wantText(t, call(t, list, "execute_code", args{"code": "1"}), true, "the limit.", "delete_sandbox")
+	d.fail["Create"] = sandbox.Errorf(sandbox.Unavailable, "the engine does not answer")
+	wantText(t, call(t, list, "create_sandbox", args{}), true, "dormouse doctor")
+	delete(d.fail, "Create")
+	call(t, list, "create_sandbox", args{"display_name": "old"})
+	call(t, list, "delete_sandbox", args{"sandbox_id": "old"})
+	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "make a new one")
+}
+
+// TestInternalErrorsStayHome: their text is logged under the number that the model sees.
+func TestInternalErrorsStayHome(t *testing.T) {
+	var log bytes.Buffer
+	d := newDouble()
+	d.fail["Create"] = errors.New("open /var/lib/secret/path: boom")
+	list := tools.New(d, tools.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s := textOf(t, call(t, list, "execute_code", args{"code": "1"}))
+	_, rest, ok := strings.Cut(s, "(number ")
+	number, _, _ := strings.Cut(rest, " ")
+	if !ok || strings.Contains(s, "secret") || !strings.Contains(log.String(), "secret") || !strings.Contains(log.String(), number) {
+		t.Errorf("answer: %s\nlog: %s", s, log.String())
+	}
+}
+
+func TestInterrupt(t *testing.T) {
+	d := newDouble()
+	d.scripts["loop"] = sandbox.Execution{State: sandbox.ExecRunning, Events: []sandbox.Event{out("x\n")}}
+	list := tools.New(d, tools.Config{})
+	call(t, list, "execute_code", args{"code": "loop", "wait_seconds": 0})
+	wantText(t, call(t, list, "interrupt_execution", args{"execution_id": letterID("exec_", 0)}), false, "was interrupted", "Variables are kept.", "get_execution(")
+}
+
+func TestLists(t *testing.T) {
+	list := tools.New(newDouble(), tools.Config{})
+	wantText(t, call(t, list, "list_sandboxes", nil), false, "There are no sandboxes")
+	for range 3 {
+		call(t, list, "create_sandbox", nil)
+	}
+	wantText(t, call(t, list, "list_sandboxes", args{"page_size": 2}), false, "2 sandboxes. There are more", "page_token: token-2", letterID("sbx_", 2))
+}

@@ -1,0 +1,33 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (t *toolset) getSandbox() Tool {
+	return tool("get_sandbox", "Look at a sandbox",
+		"Shows a sandbox: state, times, limits, usage, kernels with kernel_epoch, running executions.",
+		params{sandboxParam(true, "Id or display_name")},
+		hints{readOnly: true, idempotent: true}, sandboxSchema,
+		func(ctx context.Context, a arguments) *mcp.CallToolResult {
+			s, err := t.sandboxes.Get(ctx, a.text("sandbox_id"))
+			if err != nil {
+				return t.failure(ctx, aSandbox, err)
+			}
+			return structured(sandboxWords(s), s)
+		})
+}
+
+// sandboxWords says where a sandbox is in its life.
+func sandboxWords(s sandbox.Sandbox) string {
+	if s.State == sandbox.Terminated {
+		return fmt.Sprintf("Sandbox %s has ended. %s", s.ID, sentence(oneLine(s.Reason, 300)))
+	}
+	return fmt.Sprintf("Sandbox %s is %s. It ends in %s.", s.ID, s.State, max(0, time.Until(s.ExpireTime).Round(time.Second)))
+}

@@ -1,0 +1,28 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// interruptExecution answers with text alone, like everything about executions.
+func (t *toolset) interruptExecution() Tool {
+	return tool("interrupt_execution", "Stop running code",
+		"Stops running or queued code, like Ctrl-C; variables are kept, unless the code ignores it and the kernel must be ended (the answer says which).",
+		params{executionParam()},
+		hints{destructive: true, idempotent: true}, nil,
+		func(ctx context.Context, a arguments) *mcp.CallToolResult {
+			ex, err := t.sandboxes.Interrupt(ctx, a.text("execution_id"))
+			if err != nil {
+				return t.failure(ctx, anExecution, err)
+			}
+			s := statusLine(ex, false, time.Now())
+			if ex.OutputBytes > 0 {
+				s += fmt.Sprintf("\nget_execution(execution_id=%q) returns what it had printed.", ex.ID)
+			}
+			return &mcp.CallToolResult{Content: []mcp.Content{textContent(s)}}
+		})
+}

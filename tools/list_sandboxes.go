@@ -1,0 +1,63 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (t *toolset) listSandboxes() Tool {
+	return tool("list_sandboxes", "List sandboxes",
+		"Lists the sandboxes there are, newest first. get_sandbox has the details of one.",
+		params{
+			{name: "state", kind: text, enum: []string{"provisioning", "running", "suspended", "terminated"}, about: "Default: all but terminated", example: `"running"`},
+			{name: "page_size", kind: integer, min: new(1.0), max: new(float64(sandbox.MaxPageSize)), about: "Default 20", example: "20"},
+			{name: "page_token", kind: text, about: "next_page_token of the page before", example: `"…"`},
+		},
+		hints{readOnly: true, idempotent: true}, rawSchema{"sandboxes:array", "next_page_token:string"}, t.callListSandboxes)
+}
+
+// listed is what a list says of a sandbox: what it takes to choose one.
+type listed struct {
+	ID          sandbox.ID       `json:"id"`
+	DisplayName string           `json:"display_name,omitempty"`
+	State       sandbox.State    `json:"state"`
+	Reason      string           `json:"reason,omitempty"`
+	Language    sandbox.Language `json:"language"`
+	CreateTime  time.Time        `json:"create_time"`
+	ExpireTime  time.Time        `json:"expire_time"`
+}
+
+func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallToolResult {
+	r := sandbox.ListRequest{PageSize: int(a.integer("page_size", 0)), PageToken: a.text("page_token")}
+	if s := a.text("state"); s != "" {
+		state, err := sandbox.ParseState(s)
+		if err != nil {
+			return t.failure(ctx, aSandbox, err)
+		}
+		r.State = state
+	}
+	page, err := t.sandboxes.List(ctx, r)
+	if err != nil {
+		return t.failure(ctx, aSandbox, err)
+	}
+	answer := struct {
+		Sandboxes     []listed `json:"sandboxes"`
+		NextPageToken string   `json:"next_page_token,omitempty"`
+	}{Sandboxes: []listed{}, NextPageToken: page.NextPageToken}
+	for _, s := range page.Sandboxes {
+		answer.Sandboxes = append(answer.Sandboxes, listed{s.ID, s.DisplayName, s.State, s.Reason, s.Language, s.CreateTime, s.ExpireTime})
+	}
+	words := fmt.Sprintf("%d sandboxes.", len(answer.Sandboxes))
+	switch {
+	case len(answer.Sandboxes) == 0:
+		words = "There are no sandboxes. execute_code without sandbox_id makes one."
+	case page.NextPageToken != "":
+		words += " There are more: call list_sandboxes with this page_token: " + page.NextPageToken
+	}
+	return structured(words, answer)
+}

@@ -1,0 +1,95 @@
+package tools
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// openLocal opens a file of the host for sending. Only files below the folders that
+// the person allowed can be opened, however the path is written and whatever links lie
+// on it: the check is by name first (so that nothing is learnt of what is outside),
+// and the open itself cannot leave the folder.
+func (t *toolset) openLocal(name string) (io.ReadCloser, error) {
+	if len(t.allowed) == 0 {
+		return nil, invalid("local_path is off: no folder is allowed. The user can allow one by starting dormouse with --allow-dir FOLDER; until then send the file as text or base64")
+	}
+	if !filepath.IsAbs(name) {
+		return nil, invalid("local_path %q is not absolute: give the whole path", sandbox.Quote(name))
+	}
+	for _, dir := range t.allowed {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			continue // it is not there now
+		}
+		real, err = filepath.Abs(real)
+		if err != nil {
+			continue
+		}
+		for _, base := range []string{dir, real} {
+			if rel, ok := below(base, name); ok {
+				return openBelow(real, rel, name)
+			}
+		}
+	}
+	return nil, invalid("local_path %q is not below a folder that the user allowed: the user can allow one by starting dormouse with --allow-dir FOLDER; or send the file as text or base64", sandbox.Quote(name))
+}
+
+// below returns name relative to base, if it is below it.
+func below(base, name string) (string, bool) {
+	base, err := filepath.Abs(base)
+	if err != nil {
+		return "", false
+	}
+	rel, err := filepath.Rel(base, filepath.Clean(name))
+	return rel, err == nil && rel != "." && filepath.IsLocal(rel)
+}
+
+// openBelow opens rel in the folder dir, which is free of links. Absolute links
+// inside are followed as long as they stay inside: they are resolved first,
+// and what they resolve to is opened without leaving dir.
+func openBelow(dir, rel, name string) (io.ReadCloser, error) {
+	if real, err := filepath.EvalSymlinks(filepath.Join(dir, rel)); err == nil {
+		inside, ok := below(dir, real)
+		if !ok {
+			return nil, invalid("local_path %q leads out of the folder that the user allowed", sandbox.Quote(name))
+		}
+		rel = inside
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	defer root.Close()
+	// Looked at before it is opened: opening a FIFO would wait for a writer.
+	info, err := root.Stat(rel)
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	switch {
+	case info.IsDir():
+		return nil, invalid("local_path %q is a folder: name the files one by one", sandbox.Quote(name))
+	case !info.Mode().IsRegular():
+		return nil, invalid("local_path %q is not a regular file", sandbox.Quote(name))
+	case info.Size() > sandbox.MaxFileBytes:
+		return nil, tooLarge(name)
+	}
+	f, err := root.Open(rel)
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	return f, nil
+}
+
+func unreadable(name string, err error) error {
+	why := "cannot be read"
+	switch {
+	case os.IsNotExist(err):
+		why = "is not there"
+	case os.IsPermission(err):
+		why = "may not be read by dormouse"
+	}
+	return sandbox.Errorf(sandbox.Invalid, "local_path %q %s", sandbox.Quote(name), why).WithCause(err)
+}

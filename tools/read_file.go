@@ -1,0 +1,196 @@
+package tools
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// How much read_file returns.
+const (
+	filePage       = 10_000   // of text, when length is not given
+	maxTextLength  = 1 << 20  // of text, when it is; more comes as base64
+	maxImageFile   = 20 << 20 // of a picture that is shown
+	maxInlineBytes = 7_500    // of other bytes that are also in the text, for clients that drop resources
+)
+
+func (t *toolset) readFile() Tool {
+	return tool("read_file", "Read a file from a sandbox",
+		"Reads a file of a sandbox. Without length: the first 10,000 bytes of text, or a PNG or JPEG as an image. "+
+			"With length: those bytes, as text up to 1 MiB of UTF-8, otherwise as a base64 resource. The answer says how to go on.",
+		params{
+			sandboxParam(true, ""),
+			{name: "path", kind: text, required: true, about: "In /workspace", example: `"out/plot.png"`},
+			{name: "offset", kind: integer, min: new(0.0), about: "First byte. Default 0", example: "0"},
+			{name: "length", kind: integer, min: new(1.0), max: new(float64(sandbox.MaxFileBytes)), about: "Bytes", example: "10000"},
+		},
+		hints{readOnly: true, idempotent: true}, nil, t.callReadFile)
+}
+
+// reading is one call of read_file.
+type reading struct {
+	sandbox string
+	path    string
+	offset  int64
+	size    int64 // of the whole file
+}
+
+func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolResult {
+	path, err := sandbox.ParsePath(a.text("path"))
+	if err != nil {
+		return t.failure(ctx, aFile, err)
+	}
+	r := reading{sandbox: a.text("sandbox_id"), path: path, offset: a.integer("offset", 0)}
+	exact, length := a.has("length"), a.integer("length", filePage)
+	data, err := t.fetch(ctx, &r, length)
+	if err != nil {
+		return t.failure(ctx, aFile, err)
+	}
+	if r.offset > 0 && r.offset >= r.size {
+		return errorText(fmt.Sprintf("offset %d is at or after the end of %s, which has %s", r.offset, quotePath(r.path), bytesOf(r.size)))
+	}
+	if !exact && r.offset == 0 && isPicture(data) {
+		return t.showPicture(ctx, r)
+	}
+	whole := r.offset+int64(len(data)) >= r.size
+	if readable := textPart(data, whole); len(readable) > 0 || len(data) == 0 {
+		if len(data) <= maxTextLength {
+			return r.text(readable)
+		}
+	} else if !exact && r.size > maxInlineBytes {
+		return r.describe(data)
+	}
+	return r.bytes(data)
+}
+
+// fetch reads length bytes at the reading's offset and notes the whole size.
+func (t *toolset) fetch(ctx context.Context, r *reading, length int64) ([]byte, error) {
+	body, file, err := t.sandboxes.ReadFile(ctx, r.sandbox, r.path, r.offset, length)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	r.size = file.Size
+	var b bytes.Buffer
+	b.Grow(int(max(0, min(length, r.size-r.offset, sandbox.MaxFileBytes))) + bytes.MinRead)
+	_, err = io.Copy(&b, io.LimitReader(body, length))
+	return b.Bytes(), err
+}
+
+func isPicture(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("\x89PNG\r\n\x1a\n")) || bytes.HasPrefix(b, []byte("\xff\xd8\xff"))
+}
+
+// showPicture answers with a picture that the model sees.
+func (t *toolset) showPicture(ctx context.Context, r reading) *mcp.CallToolResult {
+	if r.size > maxImageFile {
+		return r.describePicture("it has more than 20 MiB")
+	}
+	data, err := t.fetch(ctx, &r, maxImageFile)
+	if err != nil {
+		return t.failure(ctx, aFile, err)
+	}
+	p, err := t.images.fit(data, maxImagesBytes)
+	if err != nil {
+		return r.describePicture(err.Error())
+	}
+	s := fmt.Sprintf("%s: an image of %d×%d pixels, %s", quotePath(r.path), p.width, p.height, bytesOf(r.size))
+	if p.note != "" {
+		s += ", " + p.note
+	}
+	return &mcp.CallToolResult{Content: []mcp.Content{textContent(s + "."), p.content}}
+}
+
+func (r reading) describePicture(why string) *mcp.CallToolResult {
+	return errorText(fmt.Sprintf("%s is an image that cannot be shown: %s. It has %s. Make a smaller PNG of it with execute_code, or give length to get its bytes as base64.", quotePath(r.path), why, bytesOf(r.size)))
+}
+
+// textPart returns data as text without a character cut off at its end, or nil when
+// it is not text.
+func textPart(data []byte, whole bool) []byte {
+	if !whole {
+		for cut := 0; cut < utf8.UTFMax && cut < len(data); cut++ {
+			if part := data[:len(data)-cut]; utf8.Valid(part) {
+				data = part
+				break
+			}
+		}
+	}
+	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
+		return nil
+	}
+	return data
+}
+
+func (r reading) text(data []byte) *mcp.CallToolResult {
+	s := string(data)
+	head := fmt.Sprintf("%s: %s", quotePath(r.path), bytesOf(r.size))
+	end := r.offset + int64(len(data))
+	if r.offset > 0 || end < r.size {
+		head += fmt.Sprintf(", of which %d to %d follow", r.offset, end)
+	}
+	if strings.Contains(s, "\r\n") {
+		head += ", lines end in CR LF"
+	}
+	shown := cleanFile(s)
+	if shown != strings.ReplaceAll(s, "\r\n", "\n") {
+		head += ", control characters are written as escapes"
+	}
+	w := &writer{fence: fence([]piece{{text: shown}})}
+	w.line("%s.", head)
+	if s != "" {
+		w.line("%s\n%s\n%s", w.fence, strings.TrimSuffix(shown, "\n"), w.fence)
+	}
+	if end < r.size {
+		w.line("%s more: read_file(sandbox_id=%q, path=%s, offset=%d).", bytesOf(r.size-end), r.sandbox, quotePath(r.path), end)
+	}
+	return &mcp.CallToolResult{Content: []mcp.Content{textContent(w.String())}}
+}
+
+// cleanFile is cleanText for a file, where every byte counts: terminal sequences are
+// written out, not left out.
+func cleanFile(s string) string {
+	return cleanText(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\x1b", `\x1b`))
+}
+
+// describe answers about bytes that are neither text nor a picture, and that nobody
+// asked for by length: a model can do nothing with much base64.
+func (r reading) describe(data []byte) *mcp.CallToolResult {
+	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf(
+		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.",
+		quotePath(r.path), bytesOf(r.size), data[:min(len(data), 16)]))}}
+}
+
+// bytes answers with exact bytes, as a resource; few of them also in the text.
+func (r reading) bytes(data []byte) *mcp.CallToolResult {
+	var blob strings.Builder
+	blob.Grow(base64.StdEncoding.EncodedLen(len(data)))
+	encoder := base64.NewEncoder(base64.StdEncoding, &blob)
+	encoder.Write(data) // a strings.Builder takes everything
+	encoder.Close()
+
+	end := r.offset + int64(len(data))
+	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64", quotePath(r.path), r.offset, end, r.size)
+	if len(data) <= maxInlineBytes {
+		s += ":\n" + blob.String()
+	} else {
+		s += " in the resource that follows."
+	}
+	if end < r.size {
+		s += fmt.Sprintf("\n%s more: offset=%d.", bytesOf(r.size-end), end)
+	}
+	uri := url.URL{Scheme: "sandbox", Host: r.sandbox, Path: "/files/" + r.path}
+	return &mcp.CallToolResult{Content: []mcp.Content{textContent(s), mcp.EmbeddedResource{
+		Type:     mcp.ContentTypeResource,
+		Resource: mcp.BlobResourceContents{URI: uri.String(), MIMEType: "application/octet-stream", Blob: blob.String()},
+	}}}
+}

@@ -1,0 +1,57 @@
+package tools
+
+import (
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Caps of what is not printed text, out of about 10 kB of an answer.
+const (
+	maxResultText    = 4000
+	maxDisplayText   = 2000
+	maxRichText      = 4000 // of displays together; the last one may go over it
+	maxTracebackText = 4000
+)
+
+// readableTypes are the text types in the order in which a model reads them best.
+var readableTypes = []string{"text/plain", "text/markdown", "application/json", "text/html", "text/latex"}
+
+// readable chooses the text that stands for a rich value.
+func readable(data map[string]string) (text, mime string) {
+	for _, mime := range readableTypes {
+		if s := data[mime]; s != "" {
+			return s, mime
+		}
+	}
+	return "", ""
+}
+
+// otherTypes names the types of a value that are not shown, for a value that has
+// nothing readable.
+func otherTypes(data map[string]string) string {
+	var names []string
+	for _, mime := range slices.Sorted(maps.Keys(data)) {
+		names = append(names, fmt.Sprintf("%s (%s)", oneLine(mime, 60), bytesOf(int64(len(data[mime])))))
+		if len(names) == 5 {
+			break
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// imageData returns the picture of a rich value, decoded from base64.
+func imageData(data map[string]string) (b []byte, mime string) {
+	for _, mime := range []string{"image/png", "image/jpeg"} {
+		if s := data[mime]; s != "" {
+			b, err := base64.StdEncoding.DecodeString(s)
+			if err != nil {
+				return nil, mime
+			}
+			return b, mime
+		}
+	}
+	return nil, ""
+}

@@ -1,0 +1,86 @@
+package tools_test
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// shownAs returns how printed text is shown, without its block.
+func shownAs(t testing.TB, printed string) string {
+	t.Helper()
+	d := newDouble()
+	d.scripts["code"] = sandbox.Execution{Events: []sandbox.Event{out(printed)}}
+	d.after["code"] = 1
+	return textOf(t, call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "code"}))
+}
+
+// TestSanitize: what a program prints can't move a cursor, hide or reorder text.
+func TestSanitize(t *testing.T) {
+	for printed, want := range map[string]string{
+		"tab\there":                  "tab\there",
+		"\x1b[1;31mred\x1b[0m":       "red",
+		"\x1b[2J\x1b[Hcleared":       "cleared",
+		"\x1b]0;title\x07text":       "text",
+		"\x1b]8;;http://x\x1b\\link": "link",
+		"\x1bPdevice\x1b\\control":   "control",
+		"\x1b]0;never ends":          `\x1b]0;never ends`,
+		"\x1b[31":                    `\x1b[31`,
+		"\x1bc":                      `\x1bc`,
+		"a\x00b\x07c\x7f":            `a\x00b\x07c\x7f`,
+		"\u009b31m":                  `\x9b31m`,
+		"\u202Eabc\u2069":            `\u202eabc\u2069`,
+		"in\u200bvisible\ufeff":      `in\u200bvisible\ufeff`,
+		"\U000E0041tag":              `\U000e0041tag`,
+		"bad \xc3\x28 \xff":          `bad \xc3( \xff`,
+		"é 漢字 👩‍💻":                   "é 漢字 👩‍💻",
+		"50%\r100%":                  "100%",
+		"50%\r100%\r":                "100%",
+		"dos\r\nlines":               "dos\nlines",
+		"kept\n10%\r20%\nkept":       "kept\n20%\nkept",
+	} {
+		if got := shownAs(t, printed); !strings.Contains(got, "```\n"+want+"\n```") {
+			t.Errorf("%q is shown as %q, want %q in its block", printed, got, want)
+		}
+	}
+}
+
+// FuzzSanitize: whatever is printed, the answer is short, valid and harmless, and
+// its own words stand outside the blocks.
+func FuzzSanitize(f *testing.F) {
+	f.Add(hostile)
+	f.Add("```\n```\n````")
+	f.Add("\x1b]0;\x1b[\r\r\n\xff")
+	f.Add(strings.Repeat("`", 20) + strings.Repeat("é\x00", 90))
+	f.Fuzz(func(t *testing.T, s string) {
+		got := shownAs(t, s)
+		if !utf8.ValidString(got) {
+			t.Error("the answer is not valid UTF-8")
+		}
+		for _, r := range got {
+			if r != '\n' && r != '\t' && unicode.IsControl(r) || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+				t.Errorf("the answer has %U", r)
+			}
+		}
+		if len(got) > 16_000+4*strings.Count(s, "`") {
+			t.Errorf("the answer has %d bytes", len(got))
+		}
+		lines := strings.Split(got, "\n")
+		if len(lines) < 5 {
+			return // nothing to show
+		}
+		fence, open := lines[3], false
+		for _, line := range lines[3:] {
+			if line == fence {
+				open = !open
+			}
+		}
+		if open || strings.Trim(fence, "`") != "" {
+			t.Errorf("the blocks do not close:\n%s", got)
+		}
+	})
+}

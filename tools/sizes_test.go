@@ -1,0 +1,45 @@
+//go:build !race
+
+package tools_test
+
+// Decoding 100 MiB takes a second, but half a minute under the race detector.
+
+import (
+	"context"
+	"encoding/base64"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// counter takes files without keeping them.
+type counter struct{ *double }
+
+func (counter) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
+	n, err := io.Copy(io.Discard, body)
+	return sandbox.File{Path: path, Size: n}, err
+}
+
+// TestFileSizes holds the limit of one file at n and n+1, in both encodings.
+func TestFileSizes(t *testing.T) {
+	var writeFiles tools.Tool
+	for _, tool := range tools.New(counter{newDouble()}, tools.Config{}) {
+		if tool.Definition.Name == "write_files" {
+			writeFiles = tool
+		}
+	}
+	for _, n := range []int{sandbox.MaxFileBytes, sandbox.MaxFileBytes + 1} {
+		text := strings.Repeat("x", n)
+		for source, content := range map[string]string{"text": text, "base64": base64.StdEncoding.EncodeToString([]byte(text))} {
+			r := writeFiles.Call(t.Context(), map[string]any{"sandbox_id": "box", "files": []any{map[string]any{"path": "f", source: content}}})
+			if n > sandbox.MaxFileBytes {
+				wantText(t, r, true, "larger than 100 MiB")
+			} else {
+				wantText(t, r, false, `"size":104857600`)
+			}
+		}
+	}
+}

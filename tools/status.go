@@ -1,0 +1,140 @@
+package tools
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// statusLine says in a sentence or two what became of an execution, and what that
+// means for the variables. fresh says that the call made the sandbox.
+func statusLine(ex sandbox.Execution, fresh bool, now time.Time) string {
+	made := ""
+	if fresh {
+		made = "new "
+	}
+	where := fmt.Sprintf("%ssandbox %s, %s", made, ex.SandboxID, ex.Language)
+	if ex.KernelEpoch > 0 {
+		where += fmt.Sprintf(", kernel_epoch %d", ex.KernelEpoch)
+	}
+	head, tail, _ := strings.Cut(outcome(ex, now), ". ")
+	line := fmt.Sprintf("Execution %s %s (%s).", ex.ID, head, where)
+	return line + after(tail)
+}
+
+// outcome is a predicate for the execution; after its first ". " come whole sentences.
+func outcome(ex sandbox.Execution, now time.Time) string {
+	took := elapsed(ex, now)
+	switch ex.State {
+	case sandbox.ExecQueued:
+		return "is queued: another execution has the kernel"
+	case sandbox.ExecRunning:
+		return "is still running after " + took
+	case sandbox.ExecSucceeded:
+		return "succeeded in " + took
+	case sandbox.ExecFailed:
+		return "failed after " + took + ": the code raised an error. Variables are kept."
+	case sandbox.ExecInterrupted:
+		if ex.StartTime.IsZero() {
+			return "was interrupted before it began; nothing of it ran"
+		}
+		return "was interrupted after " + took + ". " + stopped(ex)
+	case sandbox.ExecTimedOut:
+		return fmt.Sprintf("was stopped when timeout_seconds (%d) was over. %s", ex.TimeoutSeconds, stopped(ex))
+	case sandbox.ExecKernelDied:
+		return "ended after " + took + " because its kernel died: " + death(ex.Death) + ". " + variablesLost(ex)
+	case sandbox.ExecLost:
+		s := "was lost. "
+		if ex.Reason != "" {
+			s += sentence(oneLine(ex.Reason, 300)) + " "
+		}
+		return s + "Run the code again with execute_code if it is still needed."
+	}
+	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40))
+}
+
+// stopped says how an execution was stopped, and what is left.
+func stopped(ex sandbox.Execution) string {
+	switch ex.StoppedBy {
+	case "SIGINT", "":
+		return "Variables are kept."
+	}
+	return "It did not react to SIGINT, so its kernel was ended with " + oneLine(ex.StoppedBy, 20) + ". " + variablesLost(ex)
+}
+
+func variablesLost(ex sandbox.Execution) string {
+	s := "Variables are lost, files are kept; the next execution has a new kernel"
+	if ex.KernelEpoch > 0 {
+		s += fmt.Sprintf(" (kernel_epoch %d)", ex.KernelEpoch+1)
+	}
+	return s + "."
+}
+
+// death says how a kernel ended, as a clause.
+func death(d *sandbox.KernelDeath) string {
+	if d == nil {
+		return "the cause is unknown"
+	}
+	var s string
+	switch d.Cause {
+	case sandbox.DiedOutOfMemory:
+		s = "it used more memory than the sandbox may (create_sandbox has memory_mb)"
+	case sandbox.DiedExit:
+		s = fmt.Sprintf("the code ended it with exit code %d", d.ExitCode)
+	case sandbox.DiedSignal:
+		s = "signal " + oneLine(d.Signal, 20)
+	case sandbox.DiedStopped:
+		s = "it had to be stopped"
+	case sandbox.DiedStart:
+		s = "it did not start"
+	default:
+		s = "the cause is unknown"
+	}
+	if d.Detail != "" {
+		s += " (" + strings.TrimSuffix(oneLine(d.Detail, 300), ".") + ")"
+	}
+	return s
+}
+
+func elapsed(ex sandbox.Execution, now time.Time) string {
+	end := ex.EndTime
+	if end.IsZero() {
+		end = now
+	}
+	start := ex.StartTime
+	if start.IsZero() {
+		start = ex.CreateTime
+	}
+	return seconds(max(0, end.Sub(start)))
+}
+
+// seconds writes a duration with the digits that matter.
+func seconds(d time.Duration) string {
+	switch s := d.Seconds(); {
+	case s < 10:
+		return fmt.Sprintf("%.2f s", s)
+	case s < 120:
+		return fmt.Sprintf("%.0f s", s)
+	}
+	return d.Round(time.Second).String()
+}
+
+// count writes a number with separators, as models and people read it best.
+func count(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// bytesOf writes a number of bytes.
+func bytesOf(n int64) string {
+	if n == 1 {
+		return "1 byte"
+	}
+	return count(n) + " bytes"
+}

@@ -1,0 +1,180 @@
+package tools
+
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// piece is a part of an answer, in the order in which the program made it: printed
+// text, a gap in it, or something rich.
+type piece struct {
+	label  string // stdout, stderr, result, display, error, or "" for a gap or a note
+	stream bool   // printed text, which may be cut
+	gap    bool
+	note   string // words of ours, instead of text
+
+	text   string
+	offset int64 // bytes that were printed before it
+
+	missing int64 // of a gap: bytes that are not here
+	gone    int64 // of those: kept nowhere
+}
+
+// How much printed text an answer has: about 10 kB with everything, of which
+// printed text gets at least a part.
+const (
+	textBudget      = 10_000
+	minStreamBudget = 3_000
+	pageBudget      = 12_000 // room for some escapes in a page of 10,000 bytes
+	headShare       = 0.3
+	maxAlternations = 24
+)
+
+// fitStreams cleans the printed text and cuts it to budget bytes: 30 % from the
+// start and 70 % from the end, or all from the start when a page is read in sequence. It
+// cuts what the program printed, so that offsets stay true, by measuring what is
+// left after cleaning.
+func fitStreams(raw []piece, budget int, paging bool) []piece {
+	limit := 0
+	for _, p := range raw {
+		if p.stream {
+			limit += len(p.text)
+		}
+	}
+	for range 8 {
+		cut := cleanStreams(cutStreams(raw, limit, paging))
+		size := 0
+		for _, p := range cut {
+			if p.stream {
+				size += len(p.text)
+			}
+		}
+		if size <= budget {
+			return cut
+		}
+		limit = max(1, limit*budget/(size+1)) // escapes make text longer, evenly at worst
+	}
+	return cleanStreams(cutStreams(raw, budget/8, paging))
+}
+
+// cleanStreams makes printed text safe to show. Empty pieces go away.
+func cleanStreams(pieces []piece) []piece {
+	out := make([]piece, 0, len(pieces))
+	for _, p := range pieces {
+		if p.stream {
+			p.text = cleanText(collapseReturns(p.text))
+			if p.text == "" {
+				continue
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// cutStreams keeps limit bytes of the printed text and puts one gap in place of the
+// rest, gaps inside the rest included.
+func cutStreams(pieces []piece, limit int, paging bool) []piece {
+	total := 0
+	for _, p := range pieces {
+		if p.stream {
+			total += len(p.text)
+		}
+	}
+	if total <= limit {
+		return slices.Clone(pieces)
+	}
+	head := int(float64(limit) * headShare)
+	if paging {
+		head = limit
+	}
+	tail := total - (limit - head) // where the kept end begins
+
+	var out []piece
+	hole := -1 // index of the gap in out
+	at := 0    // printed text before this piece
+	for _, p := range pieces {
+		switch {
+		case p.gap && at >= head && at <= tail:
+			// It is joined with ours, wherever it lies beside it.
+			if hole < 0 {
+				hole = len(out)
+				out = append(out, p)
+				continue
+			}
+			out[hole].missing += p.missing
+			out[hole].gone += p.gone
+		case !p.stream:
+			out = append(out, p)
+		default:
+			start, end := at, at+len(p.text)
+			at = end
+			keepHead, keepTail := clamp(head-start, len(p.text)), clamp(tail-start, len(p.text))
+			for keepHead > 0 && keepHead < len(p.text) && !utf8.RuneStart(p.text[keepHead]) {
+				keepHead--
+			}
+			for keepTail < len(p.text) && !utf8.RuneStart(p.text[keepTail]) {
+				keepTail++
+			}
+			if keepHead > 0 {
+				out = append(out, p.slice(0, keepHead))
+			}
+			if dropped := keepTail - keepHead; dropped > 0 {
+				if hole < 0 {
+					hole = len(out)
+					out = append(out, piece{gap: true, offset: p.offset + int64(keepHead)})
+				}
+				out[hole].missing += int64(dropped)
+			}
+			if keepTail < len(p.text) && keepTail >= keepHead && end > tail {
+				out = append(out, p.slice(keepTail, len(p.text)))
+			}
+		}
+	}
+	return out
+}
+
+func (p piece) slice(from, to int) piece {
+	p.text, p.offset = p.text[from:to], p.offset+int64(from)
+	return p
+}
+
+func clamp(n, most int) int { return min(max(n, 0), most) }
+
+// groupStreams shows the streams apart when they alternate too often to be read in
+// order: a label for every line would be longer than the lines.
+func groupStreams(pieces []piece) (out []piece, alternations int) {
+	streams := 0
+	for _, p := range pieces {
+		if p.stream {
+			streams++
+		}
+	}
+	if streams <= maxAlternations {
+		return pieces, 0
+	}
+	byLabel := map[string]*strings.Builder{"stdout": {}, "stderr": {}}
+	for _, p := range pieces {
+		switch {
+		case p.stream:
+			byLabel[p.label].WriteString(p.text)
+		case p.gap: // where a gap was in each of them can't be told
+			for _, b := range byLabel {
+				if b.Len() > 0 && !strings.HasSuffix(b.String(), "\n") {
+					b.WriteByte('\n')
+				}
+			}
+			out = append(out, p)
+		default:
+			out = append(out, p)
+		}
+	}
+	var grouped []piece
+	for _, label := range []string{"stdout", "stderr"} {
+		if b := byLabel[label]; b.Len() > 0 {
+			grouped = append(grouped, piece{label: label, stream: true, text: b.String()})
+		}
+	}
+	return append(grouped, out...), streams
+}

@@ -1,0 +1,182 @@
+package tools_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// call runs a tool as a client would: with arguments that went through JSON.
+func call(t testing.TB, list []tools.Tool, name string, arguments any) *mcp.CallToolResult {
+	t.Helper()
+	return callContext(t.Context(), t, list, name, arguments)
+}
+
+func callContext(ctx context.Context, t testing.TB, list []tools.Tool, name string, arguments any) *mcp.CallToolResult {
+	t.Helper()
+	b, err := json.Marshal(arguments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var decoded any
+	if err := json.Unmarshal(b, &decoded); err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range list {
+		if tool.Definition.Name == name {
+			return tool.Call(ctx, decoded)
+		}
+	}
+	t.Fatalf("there is no tool %q", name)
+	return nil
+}
+
+type args = map[string]any
+
+// textOf returns the text that begins every answer.
+func textOf(t testing.TB, r *mcp.CallToolResult) string {
+	t.Helper()
+	if len(r.Content) == 0 {
+		t.Fatal("the answer has no content")
+	}
+	text, ok := r.Content[0].(mcp.TextContent)
+	if !ok {
+		t.Fatalf("the first content is %T, want text", r.Content[0])
+	}
+	return text.Text
+}
+
+// wantText fails unless the answer is an error or not, as wanted, and says all parts.
+func wantText(t testing.TB, r *mcp.CallToolResult, isError bool, parts ...string) {
+	t.Helper()
+	s := textOf(t, r)
+	if r.IsError != isError {
+		t.Errorf("IsError = %v, want %v; the answer is: %s", r.IsError, isError, s)
+	}
+	for _, part := range parts {
+		if !strings.Contains(s, part) {
+			t.Errorf("the answer does not say %q:\n%s", part, s)
+		}
+	}
+}
+
+// golden compares with a file of testdata. DORMOUSE_UPDATE_GOLDEN=1 writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("DORMOUSE_UPDATE_GOLDEN") == "1" {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (DORMOUSE_UPDATE_GOLDEN=1 writes it)", err)
+	}
+	if string(want) != got {
+		t.Errorf("%s differs (DORMOUSE_UPDATE_GOLDEN=1 updates it).\n--- got\n%s\n--- want\n%s", path, got, want)
+	}
+}
+
+// TestDefinitions holds what every client sees to a file that somebody reads.
+func TestDefinitions(t *testing.T) {
+	var definitions []mcp.Tool
+	for _, tool := range tools.New(newDouble(), tools.Config{}) {
+		definitions = append(definitions, tool.Definition)
+	}
+	compact, err := json.Marshal(definitions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, compact, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "tools.golden.json", pretty.String()+"\n")
+
+	// 2,500 tokens, of about four bytes each.
+	if budget := 9500; len(compact) > budget {
+		t.Errorf("tools/list has %d bytes, the budget is %d", len(compact), budget)
+	}
+	t.Logf("tools/list: %d bytes, about %d tokens; instructions: %d bytes", len(compact), len(compact)/4, len(tools.Instructions))
+	for _, word := range []string{`"$ref"`, `"oneOf"`, `"anyOf"`, `"allOf"`} {
+		if bytes.Contains(compact, []byte(word)) {
+			t.Errorf("a schema has %s, which clients refuse", word)
+		}
+	}
+}
+
+func TestEveryToolHasTitleAndHints(t *testing.T) {
+	for _, tool := range tools.New(newDouble(), tools.Config{}) {
+		a := tool.Definition.Annotations
+		if a.Title == "" || a.ReadOnlyHint == nil || a.DestructiveHint == nil || a.IdempotentHint == nil || a.OpenWorldHint == nil {
+			t.Errorf("%s lacks a title or a hint", tool.Definition.Name)
+		}
+		if *a.ReadOnlyHint && *a.DestructiveHint {
+			t.Errorf("%s is both read-only and destructive", tool.Definition.Name)
+		}
+	}
+}
+
+func TestInstructionsAreShort(t *testing.T) {
+	if n := len(tools.Instructions); n > 1500 {
+		t.Errorf("the instructions have %d bytes, the limit is 1500", n)
+	}
+}
+
+// TestExecutionToolsHaveNoStructuredContent: clients that see some hide text and images.
+func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
+	list := tools.New(newDouble(), tools.Config{})
+	for _, tool := range list {
+		switch name := tool.Definition.Name; name {
+		case "execute_code", "get_execution", "interrupt_execution", "read_file":
+			if tool.Definition.RawOutputSchema != nil {
+				t.Errorf("%s has an output schema", name)
+			}
+		default:
+			if tool.Definition.RawOutputSchema == nil {
+				t.Errorf("%s has no output schema", name)
+			}
+		}
+	}
+	if r := call(t, list, "execute_code", args{"code": "1"}); r.StructuredContent != nil {
+		t.Error("execute_code answers with structured content")
+	}
+}
+
+// TestManagementToolsSayEverythingTwice: as text, and as structured content.
+func TestManagementToolsSayEverythingTwice(t *testing.T) {
+	list := tools.New(newDouble(), tools.Config{})
+	made := call(t, list, "create_sandbox", args{"display_name": "work", "ttl": "2h"})
+	wantText(t, made, false, "Sandbox sbx_", "sandbox_id=", `"display_name":"work"`)
+	for _, tool := range []struct {
+		name string
+		args args
+	}{
+		{"create_sandbox", args{}},
+		{"get_sandbox", args{"sandbox_id": "work"}},
+		{"list_sandboxes", args{}},
+		{"update_sandbox", args{"sandbox_id": "work", "ttl": 3600}},
+		{"write_files", args{"sandbox_id": "work", "files": []args{{"path": "a", "text": "b"}}}},
+		{"delete_sandbox", args{"sandbox_id": "work"}},
+	} {
+		r := call(t, list, tool.name, tool.args)
+		want, err := json.Marshal(r.StructuredContent)
+		if err != nil || r.StructuredContent == nil {
+			t.Fatalf("%s: structured content %v, %v", tool.name, r.StructuredContent, err)
+		}
+		wantText(t, r, false, string(want))
+	}
+}

@@ -1,0 +1,105 @@
+package tools
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Windows of an execution's text: the whole so far, and a page in sequence.
+func wholeWindow() sandbox.Window { return sandbox.Window{Head: 3000, Tail: 7000} }
+
+func pageWindow(offset int64) sandbox.Window { return sandbox.Window{Offset: offset, Head: 10000} }
+
+// Progress is told while a call waits: how long it has waited, and the last line that
+// the code printed.
+type Progress func(elapsed time.Duration, lastLine string)
+
+type progressKey struct{}
+
+// WithProgress returns a context in which tools that wait report progress, about
+// once a second. They never report after they have returned.
+func WithProgress(ctx context.Context, p Progress) context.Context {
+	return context.WithValue(ctx, progressKey{}, p)
+}
+
+// Report tells whoever gave ctx, if anybody, how far a call has come.
+func Report(ctx context.Context, elapsed time.Duration, lastLine string) {
+	if p, ok := ctx.Value(progressKey{}).(Progress); ok {
+		p(elapsed, lastLine)
+	}
+}
+
+// reports says whether somebody wants to know.
+func reports(ctx context.Context) bool { return ctx.Value(progressKey{}) != nil }
+
+const progressInterval = 1.0 // seconds
+
+// execute starts an execution and waits for its end as long as the request says.
+func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
+	wait, begun := r.WaitSeconds, time.Now()
+	if reports(ctx) {
+		r.WaitSeconds = min(wait, progressInterval)
+	}
+	ex, err := t.sandboxes.Execute(ctx, name, r)
+	if err != nil || !reports(ctx) || ex.State.Final() {
+		return ex, err
+	}
+	return t.follow(ctx, ex, wait, begun, r.Window), nil
+}
+
+// await waits for the end of an execution that was started before.
+func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
+	begun := time.Now()
+	first := wait
+	if reports(ctx) {
+		first = min(wait, progressInterval)
+	}
+	ex, err := t.sandboxes.GetExecution(ctx, id, first, w)
+	if err != nil || !reports(ctx) || ex.State.Final() {
+		return ex, err
+	}
+	return t.follow(ctx, ex, wait, begun, w), nil
+}
+
+// follow waits in steps and reports between them. When a step fails it returns what
+// it knows: the execution has begun, and its id must not be lost.
+func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time, w sandbox.Window) sandbox.Execution {
+	for !ex.State.Final() {
+		left := wait - time.Since(begun).Seconds()
+		if left <= 0 {
+			break
+		}
+		Report(ctx, time.Since(begun), lastLine(ex.Events))
+		stepBegun := time.Now()
+		latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), min(left, progressInterval), w)
+		if err != nil {
+			break
+		}
+		ex = latest
+		// A daemon that answers at once must not make this a busy loop.
+		if pause := time.Duration(min(left, progressInterval)*float64(time.Second)) - time.Since(stepBegun); !ex.State.Final() && pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+		}
+	}
+	return ex
+}
+
+// lastLine returns the last line that was printed, short and clean.
+func lastLine(events []sandbox.Event) string {
+	for i := len(events) - 1; i >= 0; i-- {
+		if e := events[i]; e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
+			s := strings.TrimRight(collapseReturns(e.Text), "\n \t")
+			if s == "" {
+				continue
+			}
+			return oneLine(s[strings.LastIndexByte(s, '\n')+1:], 200)
+		}
+	}
+	return ""
+}

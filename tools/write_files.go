@@ -1,0 +1,49 @@
+package tools
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (t *toolset) writeFiles() Tool {
+	return tool("write_files", "Write files to a sandbox",
+		"Writes files to a sandbox's /workspace, replacing those that are there. Returns their sizes and sha256. At most 100 files of 100 MiB.",
+		params{
+			sandboxParam(true, ""),
+			{name: filesName, kind: fileList, required: true, about: "Each has path and one of text, base64, local_path", example: filesExample},
+		},
+		hints{destructive: true, idempotent: true}, rawSchema{"files:array", "sandbox_id:string"},
+		func(ctx context.Context, a arguments) *mcp.CallToolResult {
+			name := a.text("sandbox_id")
+			if len(a.files()) == 0 {
+				return errorText("files is an empty list: there is nothing to write")
+			}
+			written, err := t.writeAll(ctx, name, a.files())
+			if err != nil {
+				return errorText(t.explainFiles(ctx, err))
+			}
+			answer := struct {
+				SandboxID string         `json:"sandbox_id"`
+				Files     []sandbox.File `json:"files"`
+			}{name, written}
+			words := fmt.Sprintf("%d files written.", len(written))
+			if len(written) == 1 {
+				words = "1 file written."
+			}
+			return structured(words, answer)
+		})
+}
+
+// explainFiles says why a list of files was not written, and how far it came.
+func (t *toolset) explainFiles(ctx context.Context, err error) string {
+	words := t.explain(ctx, aFile, err)
+	if e, ok := errors.AsType[*filesError](err); ok {
+		words = e.progress() + " " + t.explain(ctx, aFile, e.cause)
+	}
+	return words
+}
