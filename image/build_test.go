@@ -14,6 +14,7 @@ import (
 // fakeEngine has images by name.
 type fakeEngine struct {
 	images map[string]string
+	says   string // what a build writes
 	fail   error
 }
 
@@ -32,7 +33,7 @@ func (f *fakeEngine) BuildImage(_ context.Context, source io.Reader, ref string,
 	if _, err := io.Copy(io.Discard, source); err != nil {
 		return err
 	}
-	io.WriteString(log, "Step 1/5\nstep: downloading and installing the Debian packages\n")
+	io.WriteString(log, "Step 1/5\nstep: downloading and installing the Debian packages\n"+f.says)
 	if f.fail == nil {
 		f.images[ref] = "built"
 	}
@@ -69,6 +70,13 @@ func TestEnsure(t *testing.T) {
 		engine := &fakeEngine{images: map[string]string{}}
 		got, said := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
 		if !got.Made || engine.images[Ref()] != "built" || !strings.Contains(said, "downloading and installing") {
+			t.Errorf("Ensure = %+v, said %q", got, said)
+		}
+	})
+	t.Run("Docker Hub's way says what a build had to leave out", func(t *testing.T) {
+		engine := &fakeEngine{images: map[string]string{}, says: "\x1b[0mstep: LEFT OUT: the packages from PyPI\n"}
+		got, said := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
+		if len(got.LeftOut) != len(Wheels()) || !strings.Contains(said, "WARNING") || !strings.Contains(said, "pyarrow") {
 			t.Errorf("Ensure = %+v, said %q", got, said)
 		}
 	})

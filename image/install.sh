@@ -16,7 +16,7 @@ sed 's/#.*//' packages.txt | xargs apt-get install --yes --no-install-recommends
 apt-get clean
 
 echo "step: downloading the Python wheels"
-python3 -m pip download --no-cache-dir --disable-pip-version-check --progress-bar=off --retries=1 \
+python3 -m pip download --no-color --no-cache-dir --disable-pip-version-check --progress-bar=off --retries=1 \
 	--dest=wheels --no-deps --only-binary=:all: --require-hashes --requirement=requirements.txt || {
 	rm -rf wheels
 	echo "step: LEFT OUT: the packages from PyPI, which could not be downloaded"

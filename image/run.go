@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -53,7 +54,10 @@ func (l buildLog) run(ctx context.Context, env []string, onLine func(string), na
 	return err
 }
 
-// lineWriter calls onLine with each whole line.
+// colour is what a terminal would take as a change of colour.
+var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// lineWriter calls onLine with each whole line, without colours.
 type lineWriter struct {
 	onLine func(string)
 	rest   []byte
@@ -69,7 +73,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		if !found {
 			return len(p), nil
 		}
-		w.onLine(strings.TrimSpace(string(line)))
+		w.onLine(strings.TrimSpace(colour.ReplaceAllString(string(line), "")))
 		w.rest = rest
 	}
 }

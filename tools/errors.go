@@ -76,8 +76,7 @@ func (t *toolset) explain(ctx context.Context, about subject, err error) string 
 	return sentence(known.Message) + after(nextStep[known.Kind][about])
 }
 
-// sentence begins with a capital unless it begins with a name, and ends with a full
-// stop.
+// sentence is clean text that ends with a full stop.
 func sentence(s string) string {
 	s = strings.TrimSpace(cleanText(s))
 	if s != "" && !strings.HasSuffix(s, ".") {

@@ -12,10 +12,9 @@ import (
 
 // view is what an answer about an execution is besides the execution.
 type view struct {
-	fresh  bool   // the call made the sandbox
-	again  bool   // the request_id had been seen
-	paging bool   // the call gave an offset: a page, in sequence
-	note   string // a sentence of ours
+	fresh  bool // the call made the sandbox
+	again  bool // the request_id had been seen
+	paging bool // the call gave an offset: a page, in sequence
 }
 
 // renderExecution writes an execution for a model: one text, then at most four
@@ -49,9 +48,6 @@ func (t *toolset) renderExecution(ex sandbox.Execution, v view) *mcp.CallToolRes
 	}
 	if v.again {
 		w.line("This request_id had been used before: this is what became of its execution, and nothing was run again.")
-	}
-	if v.note != "" {
-		w.line("%s", v.note)
 	}
 	r.body(w, pieces, alternations)
 	r.files(w)

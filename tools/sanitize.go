@@ -28,9 +28,9 @@ func cleanText(s string) string {
 			fmt.Fprintf(&b, `\x%02x`, s[0])
 		case r == '\n' || r == '\t':
 			b.WriteRune(r)
-		case r < 0x20 || r >= 0x7f && r < 0xa0:
+		case r < 0x20 || r == 0x7f:
 			fmt.Fprintf(&b, `\x%02x`, r)
-		case hidden(r):
+		case r >= 0x80 && r < 0xa0 || hidden(r):
 			b.WriteString(escapeRune(r))
 		default:
 			b.WriteString(s[:size])

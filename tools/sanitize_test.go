@@ -32,7 +32,7 @@ func TestSanitize(t *testing.T) {
 		"\x1b[31":                    `\x1b[31`,
 		"\x1bc":                      `\x1bc`,
 		"a\x00b\x07c\x7f":            `a\x00b\x07c\x7f`,
-		"\u009b31m":                  `\x9b31m`,
+		"\u009b31m":                  `\u009b31m`,
 		"\u202Eabc\u2069":            `\u202eabc\u2069`,
 		"in\u200bvisible\ufeff":      `in\u200bvisible\ufeff`,
 		"\U000E0041tag":              `\U000e0041tag`,

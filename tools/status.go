@@ -20,40 +20,38 @@ func statusLine(ex sandbox.Execution, fresh bool, now time.Time) string {
 	if ex.KernelEpoch > 0 {
 		where += fmt.Sprintf(", kernel_epoch %d", ex.KernelEpoch)
 	}
-	head, tail, _ := strings.Cut(outcome(ex, now), ". ")
-	line := fmt.Sprintf("Execution %s %s (%s).", ex.ID, head, where)
-	return line + after(tail)
+	clause, more := outcome(ex, now)
+	return fmt.Sprintf("Execution %s %s (%s).", ex.ID, clause, where) + after(more)
 }
 
-// outcome is a predicate for the execution; after its first ". " come whole sentences.
-func outcome(ex sandbox.Execution, now time.Time) string {
+// outcome is a clause about the execution, and whole sentences that follow from it.
+func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	took := elapsed(ex, now)
 	switch ex.State {
 	case sandbox.ExecQueued:
-		return "is queued: another execution has the kernel"
+		return "is queued: another execution has the kernel", ""
 	case sandbox.ExecRunning:
-		return "is still running after " + took
+		return "is still running after " + took, ""
 	case sandbox.ExecSucceeded:
-		return "succeeded in " + took
+		return "succeeded in " + took, ""
 	case sandbox.ExecFailed:
-		return "failed after " + took + ": the code raised an error. Variables are kept."
+		return "failed after " + took + ": the code raised an error", "Variables are kept."
 	case sandbox.ExecInterrupted:
 		if ex.StartTime.IsZero() {
-			return "was interrupted before it began; nothing of it ran"
+			return "was interrupted before it began", "Nothing of it ran."
 		}
-		return "was interrupted after " + took + ". " + stopped(ex)
+		return "was interrupted after " + took, stopped(ex)
 	case sandbox.ExecTimedOut:
-		return fmt.Sprintf("was stopped when timeout_seconds (%d) was over. %s", ex.TimeoutSeconds, stopped(ex))
+		return fmt.Sprintf("was stopped when timeout_seconds (%d) was over", ex.TimeoutSeconds), stopped(ex)
 	case sandbox.ExecKernelDied:
-		return "ended after " + took + " because its kernel died: " + death(ex.Death) + ". " + variablesLost(ex)
+		return "ended after " + took + " because its kernel died: " + death(ex.Death), variablesLost(ex)
 	case sandbox.ExecLost:
-		s := "was lost. "
 		if ex.Reason != "" {
-			s += sentence(oneLine(ex.Reason, 300)) + " "
+			more = sentence(oneLine(ex.Reason, 300)) + " "
 		}
-		return s + "Run the code again with execute_code if it is still needed."
+		return "was lost", more + "Run the code again with execute_code if it is still needed."
 	}
-	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40))
+	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40)), ""
 }
 
 // stopped says how an execution was stopped, and what is left.

@@ -4,10 +4,10 @@
 //
 //   - tools.go: what the tools need and what they are together, with the server's instructions
 //   - schema.go, decode.go: parameters, declared once: the JSON schema and the lenient decoding of arguments
-//   - files.go, localfile.go: the files argument, and where a string becomes a stream
+//   - files.go, base64.go, localfile.go: the files argument, and where a string becomes a stream
 //   - render.go, stream.go, status.go, rich.go: an execution as text for a model
 //   - sanitize.go: nothing that a program prints can pass for our own words
-//   - images.go: pictures that a client can show
+//   - images.go, gallery.go: pictures that a client can show
 //   - wait.go: waiting for an execution, with progress
 //   - result.go, errors.go: results and errors in words
 package tools

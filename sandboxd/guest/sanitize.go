@@ -24,7 +24,7 @@ const (
 var (
 	signalName = regexp.MustCompile(`^SIG[A-Z0-9+]{1,12}$`)
 	hexSum     = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	mimeType   = regexp.MustCompile(`^[a-z0-9.+-]{1,60}/[A-Za-z0-9.+*;=-]{1,100}$`)
+	mimeType   = regexp.MustCompile(`^[a-z][a-z0-9.+-]{0,60}/[A-Za-z0-9.+*;=-]{1,100}$`)
 )
 
 func sanitizeStatus(s *Status) {

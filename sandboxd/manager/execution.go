@@ -24,7 +24,7 @@ func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.
 	if err != nil {
 		return sandbox.Execution{}, err
 	}
-	e, err := m.GetExecution(ctx, string(rec.ID), 0, noOutput)
+	e, err := m.GetExecution(ctx, string(rec.ID), 0, sandbox.NoOutput)
 	if !e.OutputGone {
 		e.NextOffset = 0 // nothing of it has been read
 	}

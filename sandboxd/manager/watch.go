@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -13,9 +12,6 @@ const (
 	firstBackoff = 200 * time.Millisecond
 	lastBackoff  = 30 * time.Second
 )
-
-// noOutput is the window of one who only wants to know how it ends.
-var noOutput = sandbox.Window{Offset: math.MaxInt64 >> 1, Head: 1}
 
 // follow has an execution's end put on record whenever it comes. Each kernel runs one
 // execution at a time, so one watcher for each suffices, however long the queue.
@@ -37,7 +33,7 @@ func (m *Manager) watch(b *box, lang sandbox.Language) {
 		before, _ := b.expected(id)
 		var e sandbox.Execution
 		err := m.call(b.ctx, b, sandbox.MaxWaitSeconds*time.Second+answerTimeout, twice, func(ctx context.Context) (err error) {
-			e, err = b.guest.Execution(ctx, id, sandbox.MaxWaitSeconds, noOutput)
+			e, err = b.guest.Execution(ctx, id, sandbox.MaxWaitSeconds, sandbox.NoOutput)
 			return err
 		})
 		switch {

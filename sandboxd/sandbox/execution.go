@@ -134,6 +134,12 @@ type Window struct {
 	Tail   int   `json:"tail,omitempty"`
 }
 
+// MaxOffset bounds a [Window]'s offset; no output is that long.
+const MaxOffset = 1 << 52
+
+// NoOutput is the window of one who only wants to know how an execution ends.
+var NoOutput = Window{Offset: MaxOffset, Head: 1}
+
 // ExecuteRequest asks for a run of code.
 type ExecuteRequest struct {
 	Code           string   `json:"code"`

@@ -26,9 +26,7 @@ func (s *Store) AddExecution(e Execution) error {
 		return err
 	}
 	return s.now(func(tx *sql.Tx) error {
-		res, err := tx.Exec(`INSERT INTO executions (id, sandbox, final, request_id, request_hash, record)
-			SELECT ?, id, 0, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`,
-			e.ID, nullable(e.RequestID), e.RequestHash, record, e.SandboxID, sandbox.Running)
+		res, err := tx.Stmt(s.accept).Exec(e.ID, nullable(e.RequestID), e.RequestHash, record, e.SandboxID, sandbox.Running)
 		if taken(err) && strings.Contains(err.Error(), "request_id") {
 			return ErrRequestTaken
 		}
@@ -44,14 +42,14 @@ func (s *Store) AddExecution(e Execution) error {
 
 // FinishExecution stores, soon, how an execution ended. What is final already stays as it is.
 func (s *Store) FinishExecution(e sandbox.Execution) {
-	s.soon(func(tx *sql.Tx) error { return finish(tx, e) })
+	s.soon(func(tx *sql.Tx) error { return s.finish(tx, e) })
 }
 
 // AbandonExecution stores that an accepted execution never ran. Its request id is
 // free again, so that a retry runs.
 func (s *Store) AbandonExecution(e sandbox.Execution) error {
 	return s.now(func(tx *sql.Tx) error {
-		if err := finish(tx, e); err != nil {
+		if err := s.finish(tx, e); err != nil {
 			return err
 		}
 		_, err := tx.Exec("UPDATE executions SET request_id = NULL WHERE id = ?", e.ID)
@@ -85,6 +83,15 @@ func (s *Store) Unfinished(ctx context.Context) ([]Execution, error) {
 	}
 	defer tx.Rollback()
 	return queryExecutions(tx, "WHERE final = 0 ORDER BY seq")
+}
+
+func (s *Store) prepareStatements(ctx context.Context) (err error) {
+	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, final, request_id, request_hash, record)
+		SELECT ?, id, 0, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
+	if err == nil {
+		s.final, err = s.write.PrepareContext(ctx, "UPDATE executions SET final = 1, record = ? WHERE id = ? AND final = 0")
+	}
+	return err
 }
 
 const executionColumns = "coalesce(request_id, ''), request_hash, record"
@@ -122,12 +129,12 @@ func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error)
 	return all, rows.Err()
 }
 
-func finish(tx *sql.Tx, e sandbox.Execution) error {
+func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) error {
 	record, err := encode(e)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec("UPDATE executions SET final = 1, record = ? WHERE id = ? AND final = 0", record, e.ID)
+	_, err = tx.Stmt(s.final).Exec(record, e.ID)
 	return err
 }
 

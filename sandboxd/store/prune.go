@@ -12,8 +12,9 @@ const (
 	// Retention is how long the record of a terminated sandbox, and those of its
 	// executions, can be looked at. Its container is gone long before.
 	Retention = 24 * time.Hour
-	// MaxExecutions is how many finished executions of one sandbox are kept, newest first.
-	MaxExecutions = 10_000
+	// MaxExecutions is how many executions of one sandbox are kept, newest first and not
+	// counting unfinished ones that are older: twice as many as its guest remembers.
+	MaxExecutions = 2_000
 )
 
 // Prune forgets what is older than it is kept. It is called now and then.

@@ -138,7 +138,7 @@ func (s *Store) EndSandbox(id sandbox.ID, end End) error {
 		}
 		for _, e := range unfinished {
 			e.State, e.Reason, e.EndTime = sandbox.ExecLost, end.Executions, end.Time
-			if err := finish(tx, e.Execution); err != nil {
+			if err := s.finish(tx, e.Execution); err != nil {
 				return err
 			}
 		}

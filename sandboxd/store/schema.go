@@ -23,13 +23,14 @@ var migrations = []string{
 		limits       TEXT NOT NULL,       -- JSON of sandbox.Limits
 		uid          INTEGER NOT NULL,
 		container    INTEGER NOT NULL,    -- 1 while the engine may have its container
-		request_id   TEXT UNIQUE,
+		request_id   TEXT,
 		request_hash BLOB,
 		create_time  INTEGER NOT NULL,
 		expire_time  INTEGER NOT NULL,
 		used_time    INTEGER NOT NULL,
 		end_time     INTEGER NOT NULL
 	) STRICT;
+	CREATE UNIQUE INDEX sandboxes_by_request ON sandboxes (request_id) WHERE request_id IS NOT NULL;
 	CREATE INDEX sandboxes_by_state ON sandboxes (state, seq);
 	CREATE INDEX sandboxes_by_name ON sandboxes (display_name, seq) WHERE display_name <> '';
 	-- No two containers have one uid, whatever the code above does.
@@ -40,10 +41,11 @@ var migrations = []string{
 		id           TEXT NOT NULL UNIQUE,
 		sandbox      TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
 		final        INTEGER NOT NULL,    -- 1 when nothing more will come of it
-		request_id   TEXT UNIQUE,
+		request_id   TEXT,
 		request_hash BLOB,
 		record       TEXT NOT NULL        -- JSON of sandbox.Execution, without events
 	) STRICT;
+	CREATE UNIQUE INDEX executions_by_request ON executions (request_id) WHERE request_id IS NOT NULL;
 	CREATE INDEX executions_by_sandbox ON executions (sandbox, seq);
 	CREATE INDEX executions_unfinished ON executions (sandbox) WHERE final = 0;
 	`,
@@ -77,6 +79,13 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	}
 	if health != "ok" {
 		return fmt.Errorf(damaged, fmt.Errorf("%s", health))
+	}
+	// Only now: what is not ours stays as it was.
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&health); err != nil {
+		return fmt.Errorf("turn on its write-ahead log: %w", err)
+	}
+	if health != "wal" {
+		return fmt.Errorf("its journal mode is %s and cannot be changed: its file system is not one for databases", health)
 	}
 	for v := version; v < len(migrations); v++ {
 		if err := migrate(ctx, db, v); err != nil {

@@ -41,6 +41,9 @@ type Store struct {
 	write *sql.DB // one connection
 	log   *slog.Logger
 
+	// What each execution runs, prepared.
+	accept, final *sql.Stmt
+
 	mu      sync.Mutex
 	pending []op        // in the order in which they were asked for
 	timer   *time.Timer // runs while only patient ops are pending
@@ -63,10 +66,13 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
 	s := &Store{log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	if s.write, err = openPool(path, 1, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
+	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
 		return nil, err
 	}
 	if err := prepare(ctx, s.write); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the database %s: %w", path, err), s.write.Close())
+	}
+	if err := s.prepareStatements(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the database %s: %w", path, err), s.write.Close())
 	}
 	if s.read, err = openPool(path, 4, "_pragma=query_only(1)"); err != nil {

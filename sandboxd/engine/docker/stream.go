@@ -77,6 +77,9 @@ func (s *stream) Read(p []byte) (int, error) {
 		if n > 0 {
 			return n, nil
 		}
+		if err == io.EOF && s.left > 0 {
+			err = io.ErrUnexpectedEOF
+		}
 		if err != nil {
 			return 0, s.explain(err)
 		}

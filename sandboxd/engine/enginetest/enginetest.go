@@ -130,7 +130,9 @@ func (b box) ask(ctx context.Context, method, path string, body io.Reader) (stri
 // must is ask, in a test that can't go on without the answer.
 func (b box) must(t *testing.T, method, path string, body io.Reader) string {
 	t.Helper()
-	text, err := b.ask(t.Context(), method, path, body)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	text, err := b.ask(ctx, method, path, body)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -277,8 +277,11 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			k.run(setup)
 			k.send(code)
 			for m := k.next(); m.Type != "stdout"; m = k.next() { // it runs when it has printed
-				if m.Type == "sync" {
+				switch m.Type {
+				case "sync":
 					k.acks.Write([]byte{1})
+				case "error", "done":
+					t.Fatalf("%+v before it was interrupted", m)
 				}
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -316,7 +319,7 @@ func testInterruptStorm(t *testing.T, k *kernel, code string) {
 				}
 			}
 		}()
-		for range 300 {
+		for range 200 {
 			k.run(code)
 		}
 		close(stop)

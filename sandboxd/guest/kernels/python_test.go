@@ -49,7 +49,7 @@ func TestPython(t *testing.T) {
 				"a subprocess":    "import subprocess; print(1, flush=True); subprocess.run(['sleep', '60'])",
 				"printing":        "while True: print('x' * 100)",
 			})
-			testInterruptStorm(t, k, "for i in range(50): print(i)\ni")
+			testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 		})
 	}
 }
@@ -74,7 +74,7 @@ func TestPythonWithoutIPython(t *testing.T) {
 	}
 	k.drain()
 	keep(t, k, pythonPromises)
-	testInterruptStorm(t, k, "for i in range(50): print(i)\ni")
+	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
 
 var pythonPromises = []promise{

@@ -60,8 +60,11 @@ func (b *blob) view() view {
 	if b.done {
 		v.file = nil
 	}
-	if b.file != nil {
+	switch {
+	case b.file != nil:
 		v.mem = nil
+	case v.mem == nil:
+		v.mem = []byte{} // nothing yet, and no file to look for
 	}
 	return v
 }

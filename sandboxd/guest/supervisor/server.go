@@ -211,7 +211,7 @@ func number(r *http.Request, name string) (int64, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 || n > 1<<53 {
+	if err != nil || n < 0 || n > sandbox.MaxOffset {
 		return 0, sandbox.Errorf(sandbox.Invalid, "%s %q is not a number of at least 0", name, sandbox.Quote(text))
 	}
 	return n, nil

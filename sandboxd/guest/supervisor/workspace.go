@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -175,8 +176,7 @@ func (w *workspace) explain(name string, err error) error {
 
 // escapes reports whether os.Root refused a path. Its error has no name, and no use but the message.
 func escapes(err error) bool {
-	e, ok := errors.AsType[*fs.PathError](err)
-	return ok && e.Err.Error() == "path escapes from parent"
+	return strings.HasSuffix(err.Error(), ": path escapes from parent")
 }
 
 func (w *workspace) hide(name string, yes bool) {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,7 +37,6 @@ func serve(args []string) error {
 	if kernelUID == 0 {
 		return fmt.Errorf("no --uid in %q", args)
 	}
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		return err

@@ -1,29 +1,46 @@
 // SIGINT ends the running cell. While the event loop turns, the handler does that by itself. A script that never returns to
-// the loop is ended by a thread of ours, which sees the signal too, notices that the main thread does not, and has V8
-// terminate what runs; then the handler gets its turn.
+// the loop is ended by a thread of ours: it gets the signal too, notices that the main thread does not, and has V8 terminate what
+// runs; then the handler gets its turn. Such a script is simply no more: neither catch nor finally runs in it, nor in our
+// functions that called it, so nothing here may rely on them.
 'use strict';
 
 const path = require('node:path');
 const { Worker, SHARE_ENV } = require('node:worker_threads');
 
+// What the two threads share: how many signals each has got.
+const MAIN = 0;
+const WATCHER = 1;
+
 class Interrupts {
   constructor(interrupt) {
-    this.seen = new Int32Array(new SharedArrayBuffer(4));
+    this.signals = new Int32Array(new SharedArrayBuffer(8));
     this.onSignal = () => {
-      Atomics.add(this.seen, 0, 1);
+      Atomics.add(this.signals, MAIN, 1);
       interrupt();
     };
+    process.on('SIGINT', this.onSignal);
   }
 
+  /** Takes the signal back if user code took it away. */
   install() {
-    if (!process.listeners('SIGINT').includes(this.onSignal)) process.on('SIGINT', this.onSignal);
+    if (process.listeners('SIGINT').includes(this.onSignal)) return;
+    process.on('SIGINT', this.onSignal);
+    Atomics.store(this.signals, MAIN, Atomics.load(this.signals, WATCHER));
   }
 
-  watch() {
+  /** Whether a signal has come that the main thread, busy running this, has not been told of. */
+  get pending() {
+    return Atomics.load(this.signals, MAIN) < Atomics.load(this.signals, WATCHER);
+  }
+
+  /** Starts the thread and calls ready once it watches, or once it is clear that it can't. */
+  watch(ready) {
     const worker = new Worker(path.join(__dirname, 'watcher.cjs'), {
-      workerData: this.seen, env: SHARE_ENV, argv: [], execArgv: [], resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 2 },
+      workerData: this.signals, env: SHARE_ENV, argv: [], execArgv: [],
+      resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 2 },
     });
-    worker.on('error', () => {}); // without it only a stuck loop can't be interrupted, and the guest has other signals
+    worker.once('message', ready);
+    worker.on('error', ready); // what is stuck then takes the guest's other signals to end
     worker.unref();
   }
 }

@@ -38,6 +38,7 @@ class Kernel {
   constructor() {
     this.count = 0;
     this.running = null; // the cell that has not ended yet
+    this.ready = false;
     this.waiting = []; // requests that came before it ended
     this.channel = new Channel();
     this.interrupts = new Interrupts(() => this.interrupt());
@@ -45,7 +46,7 @@ class Kernel {
 
   start() {
     streams.install(this.channel);
-    subprocess.install(this.channel);
+    subprocess.install(this.channel, this.interrupts);
     this.modules = modules.install();
     defineProperty(globalThis, 'display', {
       value: (...shown) => shown.forEach((value) => this.show('display', values.displayBundle(value))),
@@ -57,8 +58,12 @@ class Kernel {
     this.restore();
     this.read();
     transform('await 0; const warm = 1', 0);
-    this.channel.send({ type: 'ready', language: 'javascript', version: process.versions.node, runner: `Node ${process.version}` });
-    this.interrupts.watch();
+    const ready = () => {
+      if (this.ready) return;
+      this.ready = true;
+      this.channel.send({ type: 'ready', language: 'javascript', version: process.versions.node, runner: `Node ${process.version}` });
+    };
+    this.interrupts.watch(ready);
   }
 
   read() {
@@ -89,7 +94,8 @@ class Kernel {
     this.channel.begin(id);
     // A cell ends one turn of the event loop after its code, so that what its promises print at once is still its own.
     const succeed = (value) => setImmediate(() => this.succeed(cell, value));
-    const fail = (error) => setImmediate(() => this.fail(cell, error));
+    // Two after an error, which may be what SIGINT did to a child process: then the signal is told first.
+    const fail = (error) => setImmediate(() => setImmediate(() => this.fail(cell, error)));
     try {
       const value = this.run(code);
       if (types.isPromise(value)) value.then(succeed, fail);

@@ -54,12 +54,17 @@ async function loadAll(imports, load) {
   for (const { source, attributes, bindings } of imports) {
     const namespace = await load(source, attributes);
     for (const { local, imported } of bindings) {
-      if (imported !== '*' && !(imported in namespace)) {
-        throw new SyntaxError(`The requested module '${source}' does not provide an export named '${imported}'`);
-      }
-      globalThis[local] = imported === '*' ? namespace : namespace[imported];
+      globalThis[local] = imported === '*' ? namespace : pick(namespace, imported, source);
     }
   }
+}
+
+function pick(namespace, name, source) {
+  if (name in namespace) return namespace[name];
+  // Of a CommonJS module, Node sees only the exports that it can tell without running it.
+  const whole = namespace.default;
+  if (whole !== null && typeof whole === 'object' && name in whole) return whole[name];
+  throw new SyntaxError(`The requested module '${source}' does not provide an export named '${name}'`);
 }
 
 /** import() for cells: Node's own resolution first, then that of require(), which also knows NODE_PATH. */

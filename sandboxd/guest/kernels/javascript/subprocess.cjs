@@ -4,11 +4,13 @@
 const childProcess = require('node:child_process');
 const { syncBuiltinESMExports } = require('node:module');
 
-function install(channel) {
+function install(channel, interrupts) {
   const before = (object, name) => {
     const original = object[name];
     object[name] = function (...parameters) {
       channel.sync();
+      // SIGINT has missed the child that does not exist yet, and we would wait for it.
+      if (interrupts.pending) throw new Error('the execution was interrupted');
       return original.apply(this, parameters);
     };
   };

@@ -1,26 +1,32 @@
-// The thread that ends a script which keeps the main thread from seeing SIGINT.
+// The thread that ends a script which keeps the main thread from seeing SIGINT. See interrupts.cjs.
 'use strict';
 
 const inspector = require('node:inspector');
-const { parentPort, workerData: seen } = require('node:worker_threads');
+const { parentPort, workerData: signals } = require('node:worker_threads');
 
+const MAIN = 0;
+const WATCHER = 1;
 const PATIENCE_MS = 50;
 
 // process.on() has no signals in a thread; the handle under it has, and says that it is deprecated.
 process.emitWarning = () => {};
 const { Signal } = process.binding('signal_wrap');
 const signal = new Signal();
+let check = null;
 signal.onsignal = () => {
-  const before = Atomics.load(seen, 0);
-  setTimeout(() => {
-    if (Atomics.load(seen, 0) === before) terminate();
-  }, PATIENCE_MS);
+  Atomics.add(signals, WATCHER, 1);
+  check ??= setTimeout(terminateIfStuck, PATIENCE_MS);
 };
 signal.start(2); // SIGINT
-parentPort.on('message', () => {}); // stay
+parentPort.postMessage('watching');
 
-function terminate() {
+function terminateIfStuck() {
+  check = null;
+  if (Atomics.load(signals, MAIN) >= Atomics.load(signals, WATCHER)) return;
   const session = new inspector.Session();
   session.connectToMainThread();
-  session.post('Runtime.terminateExecution', () => session.disconnect());
+  session.post('Runtime.terminateExecution', () => {
+    session.disconnect();
+    check ??= setTimeout(terminateIfStuck, PATIENCE_MS); // it may have been in our own code, or in none
+  });
 }

@@ -1,0 +1,216 @@
+package supervisor_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func TestExecutions(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+
+	t.Run("variables persist", func(t *testing.T) {
+		b.t = t
+		want(t, b.python("x = 20"), sandbox.ExecSucceeded)
+		if e := b.python("print('hello')\nx + 1"); result(e) != "21" || text(e.Events) != "hello\n" || e.KernelEpoch != 1 {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("an exception is the code's own", func(t *testing.T) {
+		b.t = t
+		e := b.python("1/0")
+		want(t, e, sandbox.ExecFailed)
+		if e.Error == nil || e.Error.Name != "ZeroDivisionError" {
+			t.Errorf("error = %+v", e.Error)
+		}
+	})
+	t.Run("the same id runs once", func(t *testing.T) {
+		b.t = t
+		id := sandbox.NewExecutionID()
+		b.python("n = 0")
+		for range 3 {
+			e, err := b.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: "n += 1; n", Language: sandbox.Python, WaitSeconds: 10})
+			if err != nil || e.State != sandbox.ExecSucceeded {
+				t.Fatalf("Execute = %+v, %v", e, err)
+			}
+		}
+		if got := result(b.python("n")); got != "1" {
+			t.Errorf("n = %s, want 1", got)
+		}
+	})
+	t.Run("executions wait in line and keep their order", func(t *testing.T) {
+		b.t = t
+		b.python("order = []")
+		var ids []sandbox.ExecutionID
+		for i := range 20 {
+			id := sandbox.NewExecutionID()
+			if _, err := b.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: fmt.Sprintf("order.append(%d)", i), Language: sandbox.Python}); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+		for _, id := range ids {
+			want(t, b.look(id, 10), sandbox.ExecSucceeded)
+		}
+		if got := result(b.python("order == list(range(20))")); got != "True" {
+			t.Errorf("order kept = %s", got)
+		}
+	})
+	t.Run("the line has an end", func(t *testing.T) {
+		b.t = t
+		first := b.begin("import time\nprint('on')\ntime.sleep(30)", 60)
+		var busy error
+		for range 101 {
+			if _, err := b.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{Code: "pass", Language: sandbox.Python}); err != nil {
+				busy = err
+			}
+		}
+		if sandbox.KindOf(busy) != sandbox.Busy {
+			t.Errorf("the 101st = %v, want busy", busy)
+		}
+		status, err := b.Status(t.Context())
+		if err != nil || len(status.Executions) != 101 {
+			t.Errorf("%d executions in the status, want 101 (%v)", len(status.Executions), err)
+		}
+		last := status.Executions[len(status.Executions)-1].ID
+		e, err := b.Interrupt(t.Context(), last)
+		if err != nil || e.State != sandbox.ExecInterrupted || !e.StartTime.IsZero() {
+			t.Errorf("interrupting a queued one = %+v, %v", e, err)
+		}
+		if e, err = b.Interrupt(t.Context(), first); err != nil || e.State != sandbox.ExecInterrupted {
+			t.Errorf("interrupting the first = %+v, %v", e, err)
+		}
+		want(t, b.python("1"), sandbox.ExecSucceeded)
+	})
+	t.Run("languages run side by side", func(t *testing.T) {
+		b.t = t
+		if !hasProgram("node") {
+			t.Skip("NOT TESTED: no node here")
+		}
+		id := b.begin("import time\nprint('on')\ntime.sleep(2)", 60)
+		e := b.run(sandbox.ExecuteRequest{Code: "1 + 2", Language: sandbox.JavaScript})
+		if result(e) != "3" || b.look(id, 0).State != sandbox.ExecRunning {
+			t.Errorf("JavaScript = %+v, while Python %s", e, b.look(id, 0).State)
+		}
+		want(t, b.look(id, 10), sandbox.ExecSucceeded)
+	})
+	t.Run("what is unknown is not found", func(t *testing.T) {
+		_, err := b.Execution(t.Context(), sandbox.NewExecutionID(), 0, sandbox.Window{})
+		if sandbox.KindOf(err) != sandbox.NotFound {
+			t.Errorf("err = %v", err)
+		}
+	})
+	t.Run("late output is nobody's", func(t *testing.T) {
+		b.t = t
+		want(t, b.python("import threading, time\ndef late():\n    time.sleep(.2); print('late')\nthreading.Thread(target=late).start()"), sandbox.ExecSucceeded)
+		e := b.python("import os, time; time.sleep(.4); os.write(1, b'raw\\n');")
+		if got := text(e.Events); !strings.Contains(got, "raw") || strings.Contains(got, "late") && e.ID == "" {
+			t.Errorf("text = %q", got)
+		}
+		b.python("import subprocess; p = subprocess.Popen('sleep .2; echo late', shell=True)")
+		time.Sleep(400 * time.Millisecond)
+		if s, err := b.Status(t.Context()); err != nil || s.DroppedLate == 0 {
+			t.Errorf("dropped late = %d, %v", s.DroppedLate, err)
+		}
+	})
+	t.Run("the status tells what is used", func(t *testing.T) {
+		s, err := b.Status(t.Context())
+		if err != nil || s.BuildID != "0123456789ab" || s.Usage.Processes < 1 || s.Usage.MemoryBytes < 1<<20 || s.Usage.CPUSeconds <= 0 || len(s.Kernels) == 0 || s.Kernels[0].Version == "" {
+			t.Errorf("Status = %+v, %v", s, err)
+		}
+	})
+}
+
+func TestManyExecutionsAreForgotten(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	first := sandbox.NewExecutionID()
+	if _, err := b.Execute(t.Context(), first, sandbox.ExecuteRequest{Code: "1", Language: sandbox.Python, WaitSeconds: 10}); err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	for range 10 {
+		group.Go(func() {
+			for range 101 {
+				b.python("1")
+			}
+		})
+	}
+	group.Wait()
+	if _, err := b.Execution(t.Context(), first, 0, sandbox.Window{}); sandbox.KindOf(err) != sandbox.NotFound {
+		t.Errorf("the first after 1010 more: %v, want not found", err)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	id := b.begin("import time\nfor i in range(5):\n    print(i, flush=True); time.sleep(.1)\ni", 30)
+	var live []sandbox.Event
+	collect := func(to *[]sandbox.Event) func(sandbox.Event) error {
+		return func(e sandbox.Event) error { *to = append(*to, e); return nil }
+	}
+	if err := b.Events(t.Context(), id, 1, collect(&live)); err != nil {
+		t.Fatal(err)
+	}
+	if text(live) != "0\n1\n2\n3\n4\n" {
+		t.Errorf("live text = %q", text(live))
+	}
+	if last := live[len(live)-1]; last.State != sandbox.ExecSucceeded {
+		t.Errorf("last event = %+v", last)
+	}
+	for i, e := range live {
+		if e.Seq != int64(i+1) {
+			t.Errorf("event %d has number %d", i+1, e.Seq)
+		}
+	}
+	var again []sandbox.Event
+	if err := b.Events(t.Context(), id, 3, collect(&again)); err != nil || len(again) != len(live)-2 || again[0].Seq != 3 {
+		t.Errorf("from 3: %d events of %d, %v", len(again), len(live), err)
+	}
+	var none []sandbox.Event
+	if err := b.Events(t.Context(), id, int64(len(live)+1), collect(&none)); err != nil || none != nil {
+		t.Errorf("from beyond the end: %v, %v", none, err)
+	}
+	enough := errors.New("enough")
+	if err := b.Events(t.Context(), id, 1, func(sandbox.Event) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("a refused event = %v", err)
+	}
+	// A follower that goes away leaves the execution alone.
+	ctx, cancel := context.WithCancel(t.Context())
+	id = b.begin("print('on')\nimport time; time.sleep(.3)", 30)
+	go func() { time.Sleep(50 * time.Millisecond); cancel() }()
+	if err := b.Events(ctx, id, 1, collect(&none)); err == nil {
+		t.Error("a cancelled stream ended well")
+	}
+	want(t, b.look(id, 10), sandbox.ExecSucceeded)
+}
+
+func TestAnImageWithoutInterpreters(t *testing.T) {
+	t.Parallel()
+	b := start(t, with("PATH", "/nowhere:relative"))
+	for language, name := range map[sandbox.Language]string{sandbox.JavaScript: "node", sandbox.Python: "python3"} {
+		e := b.run(sandbox.ExecuteRequest{Code: "1", Language: language})
+		want(t, e, sandbox.ExecKernelDied)
+		if e.Death.Cause != sandbox.DiedStart || !strings.Contains(e.Reason, "this image has no "+name) || e.KernelEpoch != 0 {
+			t.Errorf("death = %+v", e.Death)
+		}
+	}
+}
+
+func hasProgram(name string) bool {
+	for _, dir := range []string{"/usr/bin/", "/bin/", "/usr/local/bin/"} {
+		if _, err := os.Stat(dir + name); err == nil {
+			return true
+		}
+	}
+	return false
+}

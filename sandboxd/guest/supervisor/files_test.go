@@ -1,0 +1,206 @@
+package supervisor_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	b := start(t, with("workspace", "157286400"))
+	read := func(path string, offset, length int64) (string, int64, error) {
+		body, whole, err := b.ReadFile(t.Context(), path, offset, length)
+		if err != nil {
+			return "", 0, err
+		}
+		defer body.Close()
+		p, err := io.ReadAll(body)
+		return string(p), whole, err
+	}
+
+	t.Run("bytes go in and out as they are", func(t *testing.T) {
+		b.t = t
+		data := make([]byte, 100<<20)
+		rand.Read(data)
+		began := time.Now()
+		f, err := b.WriteFile(t.Context(), "deep/er/ä %2F?#.bin", bytes.NewReader(data))
+		sum := sha256.Sum256(data)
+		if err != nil || f.Size != int64(len(data)) || f.SHA256 != hex.EncodeToString(sum[:]) {
+			t.Fatalf("WriteFile = %+v, %v", f, err)
+		}
+		wrote := time.Since(began)
+		began = time.Now()
+		got, whole, err := read("deep/er/ä %2F?#.bin", 0, -1)
+		if err != nil || whole != int64(len(data)) || got != string(data) {
+			t.Fatalf("ReadFile: %d of %d bytes, %v", len(got), whole, err)
+		}
+		t.Logf("100 MiB: put %s, get %s", wrote, time.Since(began))
+		if got, whole, err = read("deep/er/ä %2F?#.bin", 1000, 10); err != nil || whole != 100<<20 || got != string(data[1000:1010]) {
+			t.Errorf("a part = %q of %d, %v", got, whole, err)
+		}
+		if e := b.python("import os; st = os.stat('deep/er/ä %2F?#.bin'); st.st_uid == os.getuid(), oct(st.st_mode)"); result(e) != "(True, '0o100644')" {
+			t.Errorf("owner and mode: %s", result(e))
+		}
+		if _, err := b.WriteFile(t.Context(), "large", io.LimitReader(zeros{}, sandbox.MaxFileBytes+1)); sandbox.KindOf(err) != sandbox.Limit {
+			t.Errorf("too large a file = %v", err)
+		}
+		if _, err := b.WriteFile(t.Context(), "full", io.LimitReader(zeros{}, sandbox.MaxFileBytes)); sandbox.KindOf(err) != sandbox.Limit || !strings.Contains(err.Error(), "150 MiB") {
+			t.Errorf("a full workspace = %v", err)
+		}
+		b.python("os.remove('deep/er/ä %2F?#.bin')")
+		list, err := b.ListFiles(t.Context())
+		if err != nil || len(list.Files) != 0 || len(list.Omitted) != 0 {
+			t.Errorf("left over: %+v, %v", list, err)
+		}
+	})
+	t.Run("only regular files come out", func(t *testing.T) {
+		b.t = t
+		b.python(`
+import os, socket
+os.mkdir('dir'); os.mkfifo('fifo'); os.symlink('/etc/passwd', 'link'); os.symlink('/etc', 'etc'); os.symlink('..', 'up')
+socket.socket(socket.AF_UNIX).bind('socket')
+open('closed', 'w').write('x'); os.chmod('closed', 0)
+`)
+		for path, kind := range map[string]sandbox.Kind{
+			"dir": sandbox.Invalid, "fifo": sandbox.Invalid, "link": sandbox.Invalid, "socket": sandbox.Invalid, "closed": sandbox.Invalid,
+			"etc/passwd": sandbox.Invalid, "up/etc/passwd": sandbox.Invalid, "missing": sandbox.NotFound, "closed/x": sandbox.Invalid,
+		} {
+			if got, _, err := read(path, 0, -1); sandbox.KindOf(err) != kind {
+				t.Errorf("ReadFile(%s) = %q, %v, want %s", path, got, err, kind)
+			}
+		}
+		for _, path := range []string{"etc/new", "up/new", "dir", "closed/x"} {
+			if _, err := b.WriteFile(t.Context(), path, strings.NewReader("x")); sandbox.KindOf(err) != sandbox.Invalid {
+				t.Errorf("WriteFile(%s) = %v", path, err)
+			}
+		}
+		if _, err := b.WriteFile(t.Context(), "link", strings.NewReader("mine")); err != nil {
+			t.Errorf("writing over a link = %v", err)
+		}
+		if got, _, err := read("link", 0, -1); err != nil || got != "mine" {
+			t.Errorf("the file in a link's place = %q, %v", got, err)
+		}
+		if _, _, err := read("link", 5, -1); sandbox.KindOf(err) != sandbox.Invalid {
+			t.Errorf("an offset beyond the end = %v", err)
+		}
+		list, err := b.ListFiles(t.Context())
+		if err != nil || len(list.Files) != 2 || len(list.Omitted) != 4 {
+			t.Errorf("list = %+v, %v", list, err)
+		}
+	})
+	t.Run("a file that changes size does not break the connection", func(t *testing.T) {
+		b.t = t
+		id := b.begin("import os\nf = open('breathing', 'wb')\nprint('on', flush=True)\nwhile True:\n    f.write(b'x' * (1 << 20)); f.flush(); f.truncate(0); f.seek(0)", 60)
+		for range 50 {
+			_, _, _ = read("breathing", 0, -1)
+		}
+		if _, err := b.Interrupt(t.Context(), id); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+		b.python("f.close(); os.remove('breathing')")
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// While code swaps a folder for a link to a folder outside as fast as it can, nothing is read or
+// written outside.
+func TestRacingRenamer(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.python("import os, shutil; os.makedirs('a/d'); open('a/d/f', 'w').write('inside'); os.makedirs('/tmp/out'); open('/tmp/out/f', 'w').write('outside')")
+	id := b.begin(`
+print('on', flush=True)
+while True:
+    try:
+        os.rename('a/d', 'a/x'); os.symlink('/tmp/out', 'a/d'); os.unlink('a/d'); os.rename('a/x', 'a/d')
+    except OSError:
+        shutil.rmtree('a/d', ignore_errors=True) # a write made it
+        if os.path.islink('a/d'): os.unlink('a/d')
+        if os.path.exists('a/x'): os.rename('a/x', 'a/d')
+`, 60)
+	inside := 0
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		body, _, err := b.ReadFile(t.Context(), "a/d/f", 0, -1)
+		if err == nil {
+			p, _ := io.ReadAll(body)
+			body.Close()
+			if string(p) != "inside" {
+				t.Fatalf("read %q", p)
+			}
+			inside++
+		}
+		_, _ = b.WriteFile(t.Context(), "a/d/new", strings.NewReader("new"))
+		_, _ = b.ListFiles(t.Context())
+	}
+	t.Logf("%d reads went well", inside)
+	if _, err := b.Interrupt(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if e := b.python("os.listdir('/tmp/out')"); result(e) != "['f']" {
+		t.Errorf("outside are %s", result(e))
+	}
+}
+
+func TestFilesOfAnExecution(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.python("open('old', 'w').write('x'); open('other', 'w').write('x')")
+	e := b.python(`
+import os
+open('old', 'a').write('y'); os.makedirs('sub/__pycache__'); open('sub/new', 'w').write('new'); open('sub/__pycache__/x', 'w').write('x')
+os.symlink('/etc/passwd', 'link'); os.mkfifo('pipe'); open('secret', 'w').write('x'); os.chmod('secret', 0)
+open(b'bad\xff', 'w').write('x'); open('same', 'w').write('x'); os.remove('same')
+`)
+	want(t, e, sandbox.ExecSucceeded)
+	var got []string
+	for _, f := range e.Files {
+		got = append(got, fmt.Sprintf("%s %d %s", f.Path, f.Size, f.SHA256[:8]))
+	}
+	if s := strings.Join(got, ", "); s != "old 2 769a4e6d, sub/new 3 11507a0e" {
+		t.Errorf("files = %s", s)
+	}
+	var omitted []string
+	for _, f := range e.FilesOmitted {
+		omitted = append(omitted, f.Path+": "+f.Reason)
+	}
+	if s := strings.Join(omitted, "\n"); s != `"bad\xff": its name cannot be used to ask for it
+link: it is a symbolic link
+pipe: it is a named pipe
+secret: it cannot be read` {
+		t.Errorf("omitted:\n%s", s)
+	}
+	if e = b.python("1"); e.Files != nil || e.FilesOmitted != nil {
+		t.Errorf("nothing was written, and yet %+v %+v", e.Files, e.FilesOmitted)
+	}
+	e = b.python("for i in range(150): open(f'many{i}', 'w').write('x')")
+	if len(e.Files) != 100 || len(e.FilesOmitted) != 21 || e.FilesOmitted[20].Reason != "and 30 more" {
+		t.Errorf("%d files, omitted %+v", len(e.Files), e.FilesOmitted)
+	}
+	e = b.python("p = 'deep'\nfor i in range(20): p += '/d'\nos.makedirs(p); open(p + '/f', 'w').write('x')")
+	if len(e.Files) != 0 || len(e.FilesOmitted) != 1 || !strings.Contains(e.FilesOmitted[0].Reason, "too deep") {
+		t.Errorf("deep: %+v %+v", e.Files, e.FilesOmitted)
+	}
+	e = b.python("os.mkdir('crowd')\nfor i in range(20100): open(f'crowd/{i}', 'w').close()")
+	if n := len(e.FilesOmitted); n == 0 || len(e.Files) != 100 {
+		t.Errorf("a crowd: %d files, omitted %+v", len(e.Files), e.FilesOmitted)
+	}
+	var whole bool
+	for _, f := range e.FilesOmitted {
+		whole = whole || strings.Contains(f.Reason, "more than 20000")
+	}
+	if !whole {
+		t.Errorf("nothing says that the look ended: %+v", e.FilesOmitted)
+	}
+}

@@ -1,0 +1,310 @@
+package supervisor_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// These tests run the real guest as PID 1 of its own process and mount namespaces, with the mounts and
+// capabilities that an engine gives it, and talk to its socket. They need root on Linux.
+
+const insideVariable = "DORMOUSE_TEST_INSIDE"
+
+func TestMain(m *testing.M) {
+	if root := os.Getenv(insideVariable); root != "" {
+		if err := becomeGuest(root, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "become the guest:", err)
+			os.Exit(1)
+		}
+	}
+	code := m.Run()
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+	os.Exit(code)
+}
+
+// box is a running guest.
+type box struct {
+	*guest.Client
+	t      *testing.T
+	cmd    *exec.Cmd
+	exited chan error
+	root   string // its files as this process sees them
+	uid    int
+}
+
+type option func(flags map[string]string)
+
+func with(name, value string) option { return func(flags map[string]string) { flags[name] = value } }
+
+var (
+	built struct {
+		once sync.Once
+		dir  string
+		err  error
+	}
+	lastUID   = 310_000
+	lastUIDMu sync.Mutex
+)
+
+// start runs a guest until the test ends.
+func start(t *testing.T, options ...option) *box {
+	t.Helper()
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("NOT TESTED: the guest needs root on Linux to be tried in namespaces")
+	}
+	built.once.Do(func() { built.dir, built.err = buildBundle() })
+	if built.err != nil {
+		t.Fatalf("build the guest: %v", built.err)
+	}
+	lastUIDMu.Lock()
+	lastUID++
+	uid := lastUID
+	lastUIDMu.Unlock()
+	flags := map[string]string{
+		"uid":       strconv.Itoa(uid),
+		"memory":    strconv.Itoa(1 << 30),
+		"processes": "100",
+		"workspace": strconv.Itoa(64 << 20),
+		"expires":   strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10),
+		"language":  "python",
+	}
+	for _, o := range options {
+		o(flags)
+	}
+	args := []string{"serve"}
+	path := os.Getenv("PATH")
+	for name, value := range flags {
+		if name == "PATH" {
+			path = value
+			continue
+		}
+		args = append(args, "--"+name+"="+value)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), insideVariable+"="+built.dir, "PATH="+path)
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWNET,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skipf("NOT TESTED: no namespaces here: %v", err)
+	}
+	b := &box{t: t, cmd: cmd, exited: make(chan error, 1), uid: uid, root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}
+	go func() { b.exited <- cmd.Wait(); close(b.exited) }()
+	b.Client = guest.NewClient(func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", b.root+guest.SocketPath)
+	})
+	t.Cleanup(func() {
+		b.Close()
+		cmd.Process.Kill()
+		<-b.exited
+		if t.Failed() && log.Len() > 0 {
+			t.Logf("the guest wrote:\n%s", log.String())
+		}
+	})
+	for range 200 {
+		if _, err = b.Status(t.Context()); err == nil {
+			return b
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("the guest does not answer: %v\n%s", err, log.String())
+	return nil
+}
+
+// buildBundle makes the folder that engines mount at /opt/dormouse.
+func buildBundle() (string, error) {
+	dir, err := os.MkdirTemp("", "dormouse-guest-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return dir, err
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "guest"), "github.com/dormouse-sandbox/dormouse/sandboxd/guest/cmd/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("%w: %s", err, out)
+	}
+	files, err := fs.Sub(kernels.Files, ".")
+	if err != nil {
+		return dir, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "build-id"), []byte("0123456789ab\n"), 0o644); err != nil {
+		return dir, err
+	}
+	return dir, os.CopyFS(filepath.Join(dir, "kernels"), files)
+}
+
+// becomeGuest turns this process, PID 1 of new namespaces, into the guest: a root of its own with
+// the host's programs, the mounts of a sandbox, and three capabilities.
+func becomeGuest(bundle string, args []string) error {
+	const root = "/tmp"
+	uid := "0"
+	size := "64m"
+	for _, a := range args {
+		if v, ok := strings.CutPrefix(a, "--uid="); ok {
+			uid = v
+		}
+		if v, ok := strings.CutPrefix(a, "--workspace="); ok {
+			size = v
+		}
+	}
+	steps := []struct{ source, target, kind, data string }{
+		{"tmpfs", "", "tmpfs", "mode=0755"},
+		{"proc", "/proc", "proc", ""},
+		{"tmpfs", "/workspace", "tmpfs", "mode=0755,uid=" + uid + ",gid=" + uid + ",nr_inodes=40000,size=" + size},
+		{"tmpfs", "/tmp", "tmpfs", "mode=1777,size=256m"},
+		{"tmpfs", "/run/dormouse", "tmpfs", "mode=0700,size=160m"},
+		{"tmpfs", "/dev/shm", "tmpfs", "mode=1777,size=64m"},
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	// The bundle lies below /tmp, which is about to be covered.
+	from, err := os.Open(bundle)
+	if err != nil {
+		return err
+	}
+	for i, s := range steps {
+		if err := os.MkdirAll(root+s.target, 0o755); err != nil {
+			return err
+		}
+		if err := syscall.Mount(s.source, root+s.target, s.kind, syscall.MS_NOSUID, s.data); err != nil {
+			return fmt.Errorf("mount %s: %w", s.target, err)
+		}
+		if i > 0 {
+			continue
+		}
+		binds := map[string]string{fmt.Sprintf("/proc/self/fd/%d", from.Fd()): "/opt/dormouse"}
+		for _, dir := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/dev"} {
+			binds[dir] = dir
+		}
+		for source, target := range binds {
+			if link, err := os.Readlink(source); err == nil && source == target {
+				if err := os.Symlink(link, root+target); err != nil {
+					return err
+				}
+				continue
+			}
+			if _, err := os.Stat(source); err != nil {
+				continue
+			}
+			if err := os.MkdirAll(root+target, 0o755); err != nil {
+				return err
+			}
+			if err := syscall.Mount(source, root+target, "", syscall.MS_BIND, ""); err != nil {
+				return fmt.Errorf("bind %s: %w", target, err)
+			}
+		}
+	}
+	if err := syscall.Chroot(root); err != nil {
+		return err
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	const boundingDrop, setUID, setGID, kill = 24, 7, 6, 5
+	for c := range uintptr(64) {
+		if c != setUID && c != setGID && c != kill {
+			syscall.RawSyscall(syscall.SYS_PRCTL, boundingDrop, c, 0)
+		}
+	}
+	return syscall.Exec("/opt/dormouse/guest", append([]string{"guest"}, args...), []string{"PATH=" + os.Getenv("PATH")})
+}
+
+// python runs code to its end and returns the record with all its events.
+func (b *box) python(code string) sandbox.Execution {
+	b.t.Helper()
+	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.Python})
+}
+
+func (b *box) run(req sandbox.ExecuteRequest) sandbox.Execution {
+	b.t.Helper()
+	if req.WaitSeconds == 0 {
+		req.WaitSeconds = 60
+	}
+	e, err := b.Execute(b.t.Context(), sandbox.NewExecutionID(), req)
+	if err != nil {
+		b.t.Fatalf("Execute(%q): %v", req.Code, err)
+	}
+	return e
+}
+
+// begin starts code and returns when it has printed something.
+func (b *box) begin(code string, timeout int) sandbox.ExecutionID {
+	b.t.Helper()
+	id := sandbox.NewExecutionID()
+	req := sandbox.ExecuteRequest{Code: code, Language: sandbox.Python, TimeoutSeconds: &timeout}
+	if _, err := b.Execute(b.t.Context(), id, req); err != nil {
+		b.t.Fatalf("Execute(%q): %v", code, err)
+	}
+	for range 1000 {
+		if e := b.look(id, 0); e.OutputBytes > 0 || e.State.Final() {
+			return id
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	b.t.Fatalf("%q printed nothing", code)
+	return ""
+}
+
+func (b *box) look(id sandbox.ExecutionID, wait float64) sandbox.Execution {
+	b.t.Helper()
+	e, err := b.Execution(b.t.Context(), id, wait, sandbox.Window{})
+	if err != nil {
+		b.t.Fatalf("Execution: %v", err)
+	}
+	return e
+}
+
+// text joins what was printed.
+func text(events []sandbox.Event) string {
+	var s strings.Builder
+	for _, e := range events {
+		s.WriteString(e.Text)
+	}
+	return s.String()
+}
+
+func result(e sandbox.Execution) string {
+	for _, ev := range e.Events {
+		if ev.Type == sandbox.EventResult {
+			return ev.Data["text/plain"]
+		}
+	}
+	return ""
+}
+
+// want fails unless the execution ended in this state.
+func want(t *testing.T, e sandbox.Execution, state sandbox.ExecutionState) {
+	t.Helper()
+	if e.State != state {
+		t.Fatalf("state = %s (%s, %+v, %+v), want %s; text %q", e.State, e.Reason, e.Error, e.Death, state, text(e.Events))
+	}
+}

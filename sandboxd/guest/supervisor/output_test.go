@@ -1,0 +1,137 @@
+package supervisor_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+
+	t.Run("what subprocesses print comes in order", func(t *testing.T) {
+		b.t = t
+		e := b.python("import os\nprint(1)\nos.system('echo 2; echo 3 >&2')\nprint(4)\nos.system('echo 5')\nprint(6);")
+		if got := text(e.Events); got != "1\n2\n3\n4\n5\n6\n" {
+			t.Errorf("text = %q", got)
+		}
+	})
+	t.Run("a character that is split between two writes arrives whole", func(t *testing.T) {
+		b.t = t
+		e := b.python(`import subprocess; subprocess.run(['sh', '-c', r"printf '\303'; sleep .1; printf '\244\n\377|'"]);`)
+		if got := text(e.Events); got != "ä\n\uFFFD|" {
+			t.Errorf("text = %q", got)
+		}
+	})
+	t.Run("small prints become few events", func(t *testing.T) {
+		b.t = t
+		e := b.python("import os\nfor i in range(20000): os.write(1, b'x\\n')")
+		if n := len(e.Events); text(e.Events) != strings.Repeat("x\n", 20000) || n > 500 {
+			t.Errorf("%d events, %d bytes", n, len(text(e.Events)))
+		}
+	})
+	t.Run("windows show a part and say what is missing", func(t *testing.T) {
+		b.t = t
+		e := b.run(sandbox.ExecuteRequest{Code: "print('ä' * 1000)", Language: sandbox.Python, Window: sandbox.Window{Head: 11, Tail: 10}})
+		var omitted int64
+		for _, ev := range e.Events {
+			omitted += ev.Bytes
+		}
+		if got := text(e.Events); got != strings.Repeat("ä", 9)+"\n" || omitted != 2001-19 || e.NextOffset != 2001 {
+			t.Errorf("text = %q, %d bytes omitted, next offset %d", got, omitted, e.NextOffset)
+		}
+	})
+	t.Run("windows continue where the last one ended", func(t *testing.T) {
+		b.t = t
+		id := b.begin("import time\nfor i in range(10): print(i, flush=True); time.sleep(.02)", 60)
+		var all strings.Builder
+		var offset int64
+		for final := false; !final; {
+			e, err := b.Execution(t.Context(), id, 0, sandbox.Window{Offset: offset})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.WriteString(text(e.Events))
+			offset, final = e.NextOffset, e.State.Final()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if all.String() != "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n" {
+			t.Errorf("text = %q", all.String())
+		}
+	})
+	t.Run("a gigabyte is counted, its beginning and its end are kept", func(t *testing.T) {
+		b.t = t
+		const line, lines = 1 << 16, 1 << 14
+		began := time.Now()
+		e := b.run(sandbox.ExecuteRequest{
+			Code:     fmt.Sprintf("import os\nline = b'%%06d' + b'x' * (%d - 7) + b'\\n'\nfor i in range(%d): os.write(1, line %% i)", line, lines),
+			Language: sandbox.Python, Window: sandbox.Window{Head: 100, Tail: 100},
+		})
+		want(t, e, sandbox.ExecSucceeded)
+		took := time.Since(began)
+		t.Logf("1 GiB in %s, %d MB/s", took, int(float64(1<<30)/took.Seconds()/1e6))
+		var lost int64
+		for _, ev := range e.Events {
+			if ev.Reason == sandbox.OmittedByLimit {
+				lost = ev.Bytes
+			}
+		}
+		got := text(e.Events)
+		if e.OutputBytes != 1<<30 || lost != 1<<30-sandbox.MaxOutputBytes-sandbox.TailBytes || !strings.HasPrefix(got, "000000xxx") || !strings.HasSuffix(got, "xxx\n") || len(got) != 200 {
+			t.Errorf("%d bytes, %d lost, text %q", e.OutputBytes, lost, got)
+		}
+		s, err := b.Status(t.Context())
+		if err != nil || s.Usage.MemoryBytes > 300<<20 {
+			t.Errorf("%d MiB in use, %v", s.Usage.MemoryBytes>>20, err)
+		}
+		var kept int64
+		err = b.Events(t.Context(), e.ID, 1, func(ev sandbox.Event) error { kept += int64(len(ev.Text)); return nil })
+		if err != nil || kept != sandbox.MaxOutputBytes+sandbox.TailBytes {
+			t.Errorf("%d bytes in events, %v", kept, err)
+		}
+	})
+	t.Run("too many pictures are left out with a note", func(t *testing.T) {
+		b.t = t
+		id := b.begin("print('on')\nclass P:\n    def _repr_html_(self): return 'p' * (7 << 20)\nfor _ in range(6): display(P())", 60)
+		var values, notes int
+		err := b.Events(t.Context(), id, 1, func(e sandbox.Event) error {
+			if e.Type == sandbox.EventDisplay && strings.HasPrefix(e.Data["text/plain"], "[left out") {
+				notes++
+			} else if e.Type == sandbox.EventDisplay {
+				values++
+			}
+			return nil
+		})
+		if err != nil || values != 4 || notes != 2 {
+			t.Errorf("%d values and %d notes, %v; want 4 and 2", values, notes, err)
+		}
+	})
+}
+
+func TestOldOutputMakesRoom(t *testing.T) {
+	t.Parallel()
+	b := start(t) // a gigabyte of memory: 96 MiB of kept output
+	var first sandbox.ExecutionID
+	for i := range 8 {
+		e := b.run(sandbox.ExecuteRequest{Code: "import os\nfor i in range(256): os.write(1, b'x' * 65536)", Language: sandbox.Python, Window: sandbox.Window{Head: 1}})
+		want(t, e, sandbox.ExecSucceeded)
+		if i == 0 {
+			first = e.ID
+		}
+	}
+	e := b.look(first, 0)
+	if !e.OutputGone || e.OutputBytes != 16<<20 || e.State != sandbox.ExecSucceeded {
+		t.Errorf("the first = %+v, want its output gone", e)
+	}
+	var events []sandbox.Event
+	if err := b.Events(t.Context(), first, 1, func(e sandbox.Event) error { events = append(events, e); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(events) != 2 || events[0].Bytes != 16<<20 || events[1].State != sandbox.ExecSucceeded {
+		t.Errorf("its events = %+v", events)
+	}
+}

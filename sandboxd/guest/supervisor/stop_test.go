@@ -1,0 +1,123 @@
+package supervisor_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func TestStopping(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.python("kept = 42")
+
+	t.Run("an interrupt keeps the variables", func(t *testing.T) {
+		b.t = t
+		id := b.begin("print('on')\nwhile True: pass", 60)
+		began := time.Now()
+		e, err := b.Interrupt(t.Context(), id)
+		if err != nil || e.State != sandbox.ExecInterrupted || e.StoppedBy != "SIGINT" || time.Since(began) > 3*time.Second {
+			t.Errorf("Interrupt = %+v, %v after %s", e, err, time.Since(began))
+		}
+		if got := result(b.python("kept")); got != "42" {
+			t.Errorf("kept = %s", got)
+		}
+		if e, err := b.Interrupt(t.Context(), id); err != nil || e.State != sandbox.ExecInterrupted {
+			t.Errorf("interrupting again = %+v, %v", e, err)
+		}
+	})
+	t.Run("a timeout keeps the variables", func(t *testing.T) {
+		b.t = t
+		e := b.run(sandbox.ExecuteRequest{Code: "import time; time.sleep(60)", Language: sandbox.Python, TimeoutSeconds: new(1)})
+		want(t, e, sandbox.ExecTimedOut)
+		if took := e.EndTime.Sub(e.StartTime); e.StoppedBy != "SIGINT" || took < time.Second || took > 3*time.Second {
+			t.Errorf("stopped by %s after %s", e.StoppedBy, took)
+		}
+		if got := result(b.python("kept")); got != "42" {
+			t.Errorf("kept = %s", got)
+		}
+	})
+	t.Run("subprocesses end with it, earlier ones stay", func(t *testing.T) {
+		b.t = t
+		b.python("import subprocess, time; early = subprocess.Popen(['sleep', '600'], start_new_session=True)\ntime.sleep(.05)")
+		e := b.run(sandbox.ExecuteRequest{
+			Code:           "late = subprocess.Popen(['sh', '-c', 'trap \"\" INT; setsid sleep 600 & sleep 600'])\nlate.wait()",
+			Language:       sandbox.Python,
+			TimeoutSeconds: new(1),
+		})
+		want(t, e, sandbox.ExecTimedOut)
+		if got := result(b.python("early.poll(), late.poll()")); got != "(None, -9)" {
+			t.Errorf("early, late = %s, want (None, -9)", got)
+		}
+	})
+	t.Run("code that catches the interrupt was still interrupted", func(t *testing.T) {
+		b.t = t
+		id := b.begin("import time\nprint('on')\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('caught')", 60)
+		e, err := b.Interrupt(t.Context(), id)
+		if err != nil || e.State != sandbox.ExecInterrupted || !strings.Contains(e.Reason, "handled") {
+			t.Errorf("Interrupt = %+v, %v", e, err)
+		}
+	})
+}
+
+func TestStoppingTheStubborn(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.python("kept = 42")
+	id := b.begin("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('on', flush=True)\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: pass", 60)
+	waiting := sandbox.NewExecutionID()
+	if _, err := b.Execute(t.Context(), waiting, sandbox.ExecuteRequest{Code: "'kept' in globals()", Language: sandbox.Python}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	e, err := b.Interrupt(t.Context(), id)
+	if err != nil || e.State != sandbox.ExecInterrupted || e.StoppedBy != "SIGKILL" || e.Death == nil || e.Death.Cause != sandbox.DiedStopped {
+		t.Errorf("Interrupt = %+v, %+v, %v", e, e.Death, err)
+	}
+	if took := time.Since(began); took < 7*time.Second || took > 12*time.Second {
+		t.Errorf("it took %s, want about 7s", took)
+	}
+	next := b.look(waiting, 20)
+	if want(t, next, sandbox.ExecSucceeded); result(next) != "False" || next.KernelEpoch != 2 {
+		t.Errorf("the next = %+v, want a fresh kernel", next)
+	}
+}
+
+func TestForkBomb(t *testing.T) {
+	t.Parallel()
+	b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forks share count often here
+	b.python("kept = 42")
+	e := b.run(sandbox.ExecuteRequest{
+		Code:           "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+		Language:       sandbox.Python,
+		TimeoutSeconds: new(1),
+	})
+	want(t, e, sandbox.ExecTimedOut)
+	t.Logf("stopped by %s after %s: %s", e.StoppedBy, e.EndTime.Sub(e.StartTime), e.Reason)
+	want(t, b.python("1"), sandbox.ExecSucceeded)
+	if s, err := b.Status(t.Context()); err != nil || s.Usage.Processes > 3 {
+		t.Errorf("%d processes are left, %v", s.Usage.Processes, err)
+	}
+}
+
+// A chain of processes that leave every group and die at once is nowhere when it is looked for.
+func TestForkChain(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.python(`
+import os
+for _ in range(3):
+    if os.fork() == 0:
+        while True:
+            if os.fork(): os._exit(0)
+            os.setsid()
+`)
+	want(t, b.python("os._exit(7)"), sandbox.ExecKernelDied)
+	want(t, b.python("1"), sandbox.ExecSucceeded)
+	if s, err := b.Status(t.Context()); err != nil || s.Usage.Processes > 2 {
+		t.Errorf("%d processes are left, %v", s.Usage.Processes, err)
+	}
+}

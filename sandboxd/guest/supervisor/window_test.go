@@ -1,0 +1,156 @@
+package supervisor
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// brief writes events as "out(offset)text", "+value", "-bytes" for a window's omission, "~bytes" for a limit's.
+func brief(events []sandbox.Event) string {
+	var parts []string
+	for _, e := range events {
+		switch e.Type {
+		case sandbox.EventStdout, sandbox.EventStderr:
+			parts = append(parts, fmt.Sprintf("%s(%d)%s", string(e.Type)[3:], e.Offset, e.Text))
+		case sandbox.EventDisplay, sandbox.EventResult:
+			parts = append(parts, "+"+e.Data["text/plain"])
+		case sandbox.EventOmitted:
+			parts = append(parts, fmt.Sprintf("%s%d", map[sandbox.OmitReason]string{sandbox.OmittedByWindow: "-", sandbox.OmittedByLimit: "~"}[e.Reason], e.Bytes))
+		default:
+			parts = append(parts, string(e.Type))
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+func TestWindows(t *testing.T) {
+	j := newJournal(t.TempDir()+"/j", func(int64) {})
+	j.status(sandbox.ExecRunning)
+	j.text(sandbox.EventStdout, []byte("abcdef"))
+	j.value(sandbox.EventDisplay, map[string]string{"text/plain": "fig"})
+	j.text(sandbox.EventStderr, []byte("ghäij"))
+	j.text(sandbox.EventStdout, []byte("klmno"))
+	j.value(sandbox.EventResult, map[string]string{"text/plain": "7"})
+	j.finish(sandbox.ExecSucceeded, nil)
+
+	tests := []struct {
+		name   string
+		window sandbox.Window
+		want   string
+	}{
+		{name: "no limits is everything", want: "out(0)abcdef +fig err(6)ghäij out(12)klmno +7"},
+		{name: "what fits is whole", window: sandbox.Window{Head: 10, Tail: 7}, want: "out(0)abcdef +fig err(6)ghäij out(12)klmno +7"},
+		{name: "head and tail with the rest counted", window: sandbox.Window{Head: 2, Tail: 3}, want: "out(0)ab -12 +fig out(14)mno +7"},
+		{name: "only a head", window: sandbox.Window{Head: 7}, want: "out(0)abcdef +fig err(6)g -10 +7"},
+		{name: "only a tail", window: sandbox.Window{Tail: 6}, want: "-11 +fig err(11)j out(12)klmno +7"},
+		{name: "a head that would end in a character ends before it", window: sandbox.Window{Head: 9, Tail: 1}, want: "out(0)abcdef +fig err(6)gh -8 out(16)o +7"},
+		{name: "a tail that would begin in one begins after it", window: sandbox.Window{Head: 1, Tail: 8}, want: "out(0)a -9 +fig err(10)ij out(12)klmno +7"},
+		{name: "from an offset", window: sandbox.Window{Offset: 4}, want: "out(4)ef +fig err(6)ghäij out(12)klmno +7"},
+		{name: "from an event's end", window: sandbox.Window{Offset: 6}, want: "+fig err(6)ghäij out(12)klmno +7"},
+		{name: "from within a character", window: sandbox.Window{Offset: 9}, want: "err(10)ij out(12)klmno +7"},
+		{name: "from an offset with head and tail", window: sandbox.Window{Offset: 7, Head: 1, Tail: 1}, want: "err(7)h -8 out(16)o +7"},
+		{name: "from the end", window: sandbox.Window{Offset: 17}, want: "+7"},
+		{name: "from beyond the end", window: sandbox.Window{Offset: 99}, want: ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			events, next, err := j.window(test.window)
+			if err != nil || brief(events) != test.want || next != max(17, test.window.Offset) {
+				t.Errorf("window(%+v) = %s, next %d, %v; want %s", test.window, brief(events), next, err, test.want)
+			}
+		})
+	}
+}
+
+func TestWindowOverTheLimit(t *testing.T) {
+	j := newJournal(t.TempDir()+"/j", func(int64) {})
+	chunk := []byte(strings.Repeat("x", 1<<20))
+	for range 20 {
+		j.text(sandbox.EventStdout, chunk)
+	}
+	if _, next, _ := j.window(sandbox.Window{Head: 1}); next != sandbox.MaxOutputBytes {
+		t.Errorf("while it runs the next window begins at %d, want %d", next, sandbox.MaxOutputBytes)
+	}
+	j.text(sandbox.EventStdout, []byte("end"))
+	j.finish(sandbox.ExecSucceeded, nil)
+	events, next, err := j.window(sandbox.Window{Head: 2, Tail: 4})
+	lost := 4<<20 + 3 - sandbox.TailBytes
+	if got, want := brief(events), fmt.Sprintf("out(0)xx -%d ~%d out(20971519)x out(20971520)end", sandbox.MaxOutputBytes+sandbox.TailBytes-6, lost); got != want || next != 20<<20+3 || err != nil {
+		t.Errorf("got %s, next %d, %v; want %s", got, next, err, want)
+	}
+	// What was asked while it ran goes on with what is missing and the tail.
+	events, _, err = j.window(sandbox.Window{Offset: sandbox.MaxOutputBytes, Tail: 4})
+	if got, want := brief(events), fmt.Sprintf("~%d -%d out(20971519)x out(20971520)end", lost, sandbox.TailBytes-4); got != want || err != nil {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+}
+
+// A window that is too large as JSON ends early, and the next one goes on.
+func TestWindowsOfHugeOutput(t *testing.T) {
+	j := newJournal(t.TempDir()+"/j", func(int64) {})
+	chunk := []byte(strings.Repeat("\x01", 1<<20))
+	for range 16 {
+		j.text(sandbox.EventStdout, chunk)
+	}
+	j.finish(sandbox.ExecSucceeded, nil)
+	var offset int64
+	var total, windows int
+	for ; offset < 16<<20; windows++ {
+		events, next, err := j.window(sandbox.Window{Offset: offset})
+		if err != nil || next <= offset {
+			t.Fatalf("window at %d: next %d, %v", offset, next, err)
+		}
+		for _, e := range events {
+			total += len(e.Text)
+		}
+		offset = next
+	}
+	if total != 16<<20 || windows < 2 {
+		t.Errorf("%d bytes in %d windows", total, windows)
+	}
+}
+
+func FuzzWindow(f *testing.F) {
+	f.Add("abcä", "€x", int64(2), 1, 1)
+	f.Add("", "\U0001F600", int64(0), 3, 0)
+	f.Fuzz(func(t *testing.T, a, b string, offset int64, head, tail int) {
+		if offset < 0 || !utf8.ValidString(a) || !utf8.ValidString(b) {
+			return
+		}
+		j := newJournal(t.TempDir()+"/j", func(int64) {})
+		j.text(sandbox.EventStdout, []byte(a))
+		j.text(sandbox.EventStderr, []byte(b))
+		j.text(sandbox.EventStdout, []byte(a))
+		j.finish(sandbox.ExecSucceeded, nil)
+		whole := a + b + a
+		events, next, err := j.window(sandbox.Window{Offset: offset, Head: head, Tail: tail})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shown, omitted int64
+		for _, e := range events {
+			omitted += e.Bytes
+			if e.Text == "" {
+				continue
+			}
+			if !utf8.ValidString(e.Text) || e.Offset < offset || whole[e.Offset:e.Offset+int64(len(e.Text))] != e.Text {
+				t.Fatalf("event %+v is not in %q", e, whole)
+			}
+			shown += int64(len(e.Text))
+		}
+		if head > 0 && tail > 0 && shown > int64(head)+int64(tail) {
+			t.Fatalf("%d bytes shown, asked for %d and %d", shown, head, tail)
+		}
+		available := max(int64(len(whole))-offset, 0)
+		if offset < int64(len(whole)) && !utf8.RuneStart(whole[offset]) {
+			available = shown + omitted // its character is neither
+		}
+		if shown+omitted != available || next != max(int64(len(whole)), offset) {
+			t.Fatalf("%d shown and %d omitted of %d, next %d", shown, omitted, available, next)
+		}
+	})
+}

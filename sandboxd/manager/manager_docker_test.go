@@ -1,0 +1,120 @@
+package manager_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// dockerEngine opens the engine of this machine. What the test leaves is removed.
+func dockerEngine(t testing.TB) (eng *docker.Engine, image string) {
+	t.Helper()
+	missing := func(why any) {
+		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "docker") {
+			t.Fatalf("docker is required, and not there: %v", why)
+		}
+		t.Skipf("NOT TESTED: no docker: %v", why)
+	}
+	if image = os.Getenv("DORMOUSE_TEST_IMAGE"); image == "" {
+		missing("DORMOUSE_TEST_IMAGE names no sandbox image")
+	}
+	home := strings.ReplaceAll(filepath.Base(filepath.Dir(t.TempDir())), "/", "-") + "-" + string(sandbox.NewID())[4:12]
+	eng, err := docker.New(t.Context(), docker.Config{Home: home, Bundle: bundle.Bundle{}, Runtime: os.Getenv("DORMOUSE_TEST_RUNTIME")})
+	if err != nil {
+		missing(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		left, _ := eng.List(ctx)
+		for _, c := range left {
+			_ = eng.Remove(ctx, c.ID)
+		}
+		_ = eng.Close()
+	})
+	return eng, image
+}
+
+func onDocker(t testing.TB, path string, eng *docker.Engine, image string) *daemon {
+	t.Helper()
+	return start(t, path, eng, func(c *manager.Config) { c.DefaultImage = image })
+}
+
+// TestDocker takes a real sandbox through its life: variables, files, an interrupt, a
+// killed daemon, a container that somebody removes, and an expiry.
+func TestDocker(t *testing.T) {
+	eng, image := dockerEngine(t)
+	ctx := t.Context()
+	d := onDocker(t, filepath.Join(t.TempDir(), "a.db"), eng, image)
+	began := time.Now()
+	sb := d.create(t, sandbox.CreateRequest{DisplayName: "x", MemoryMB: 512})
+	first := d.run(t, sb.ID, "x = 41", 30)
+	t.Logf("create and first statement: %v", time.Since(began))
+	if e := d.run(t, sb.ID, "print(x + 1)", 10); output(e) != "42\n" || e.KernelEpoch != first.KernelEpoch {
+		t.Errorf("print(x + 1) = %+v, want 42 from the same kernel", e)
+	}
+	if _, err := d.WriteFile(ctx, "x", "in.bin", bytes.NewReader(make([]byte, 1<<20))); err != nil {
+		t.Errorf("WriteFile() = %v", err)
+	}
+	body, f, err := d.ReadFile(ctx, "x", "in.bin", 10, 20)
+	if err != nil {
+		t.Fatalf("ReadFile() = %v", err)
+	}
+	if part, err := io.ReadAll(body); len(part) != 20 || f.Size != 1<<20 || err != nil {
+		t.Errorf("ReadFile() = %d of %d bytes, %v, want 20", len(part), f.Size, err)
+	}
+	body.Close()
+	loop := d.run(t, sb.ID, "while True: pass", 0)
+	if e, err := d.Interrupt(ctx, string(loop.ID)); err != nil || e.State != sandbox.ExecInterrupted {
+		t.Errorf("Interrupt() = %+v, %v", e, err)
+	}
+
+	code := "import time\nfor i in range(100):\n    print(i, flush=True)\n    time.sleep(0.02)\nx += 1"
+	running, err := d.Execute(ctx, "x", sandbox.ExecuteRequest{Code: code, RequestID: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := onDocker(t, crash(t, d), eng, image)
+	defer next.stop(t)
+	again, err := next.Execute(ctx, "x", sandbox.ExecuteRequest{Code: code, RequestID: "r", WaitSeconds: 30})
+	if err != nil || again.ID != running.ID || again.State != sandbox.ExecSucceeded || strings.Count(output(again), "\n") != 100 {
+		t.Errorf("after the crash: %+v, %v, want %s succeeded with 100 lines", again, err, running.ID)
+	}
+	if e := next.run(t, sb.ID, "x", 10); len(e.Events) == 0 || e.KernelEpoch != first.KernelEpoch {
+		t.Errorf("x = %+v, want the variable kept", e)
+	}
+
+	if err := eng.Remove(ctx, sb.ID); err != nil { // as docker rm -f
+		t.Fatal(err)
+	}
+	_, err = next.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "x"})
+	wantError(t, "Execute after docker rm -f", err, sandbox.Expired, "variables and files are lost")
+
+	short := next.create(t, sandbox.CreateRequest{TTL: ttl(2 * time.Second), MemoryMB: 256})
+	eventually(t, "the short-lived one is gone", func() bool { left, err := eng.List(ctx); return err == nil && len(left) == 0 })
+	if late := time.Since(short.ExpireTime); late < 0 || late > 2*time.Second {
+		t.Errorf("it went %v after its time, want at once", late)
+	}
+}
+
+// BenchmarkDocker is a call in a live sandbox, from the manager to the kernel and back.
+func BenchmarkDocker(b *testing.B) {
+	eng, image := dockerEngine(b)
+	d := onDocker(b, filepath.Join(b.TempDir(), "a.db"), eng, image)
+	defer d.stop(b)
+	sb := d.create(b, sandbox.CreateRequest{MemoryMB: 512})
+	d.run(b, sb.ID, "print(1)", 30)
+	for b.Loop() {
+		d.run(b, sb.ID, "print(1)", 30)
+	}
+}

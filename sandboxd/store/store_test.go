@@ -1,0 +1,412 @@
+package store_test
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+var noLog = slog.New(slog.DiscardHandler)
+
+func open(t testing.TB, path string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), path, noLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func file(t testing.TB) string { return filepath.Join(t.TempDir(), "odd name?#%.db") }
+
+var created = time.Date(2026, 11, 22, 12, 0, 0, 123456789, time.UTC)
+
+func record(uid int) store.Sandbox {
+	return store.Sandbox{
+		ID: sandbox.NewID(), DisplayName: "a name", State: sandbox.Provisioning, Language: sandbox.Python, Image: "i:1",
+		Limits: sandbox.DefaultLimits(), UID: uid, Container: true, CreateTime: created, ExpireTime: created.Add(time.Hour), UsedTime: created,
+	}
+}
+
+// add stores a running sandbox.
+func add(t testing.TB, s *store.Store, r store.Sandbox) store.Sandbox {
+	t.Helper()
+	if err := errors.Join(s.AddSandbox(r), s.SetRunning(r.ID)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Sandbox(t.Context(), r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func accept(t testing.TB, s *store.Store, id sandbox.ID, requestID string) store.Execution {
+	t.Helper()
+	e := store.Execution{RequestID: requestID, RequestHash: []byte{1, 2}, Execution: sandbox.Execution{
+		ID: sandbox.NewExecutionID(), SandboxID: id, Language: sandbox.Python, State: sandbox.ExecQueued, TimeoutSeconds: 7, CreateTime: created,
+	}}
+	if err := s.AddExecution(e); err != nil {
+		t.Fatalf("AddExecution() = %v", err)
+	}
+	return e
+}
+
+// What was stored is there after the next open, to the nanosecond.
+func TestReopen(t *testing.T) {
+	path := file(t)
+	s := open(t, path)
+	r := record(200_001)
+	r.RequestID, r.RequestHash = "r", []byte("hash")
+	add(t, s, r)
+	e := accept(t, s, r.ID, "e")
+	done := e.Execution
+	done.State, done.EndTime, done.OutputBytes = sandbox.ExecSucceeded, created.Add(time.Second), 99
+	done.Events = []sandbox.Event{{Text: "secret"}}
+	s.FinishExecution(done)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	got, err := s.SandboxByRequest(t.Context(), "r")
+	r.State, r.Seq = sandbox.Running, got.Seq
+	if err != nil || fmt.Sprint(got) != fmt.Sprint(r) {
+		t.Errorf("SandboxByRequest() = %+v, %v, want %+v", got, err, r)
+	}
+	found, err := s.ExecutionByRequest(t.Context(), "e")
+	if err != nil || found.State != sandbox.ExecSucceeded || found.OutputBytes != 99 || !found.EndTime.Equal(done.EndTime) || found.Events != nil || !bytes.Equal(found.RequestHash, []byte{1, 2}) {
+		t.Errorf("ExecutionByRequest() = %+v, %v, want it succeeded, without events", found, err)
+	}
+	if data, _ := os.ReadFile(path); bytes.Contains(data, []byte("secret")) {
+		t.Error("output is on disk")
+	}
+}
+
+// After a kill at any moment, what a method returned from is there.
+func TestAbruptEnd(t *testing.T) {
+	path := file(t)
+	s := open(t, path)
+	r := add(t, s, record(200_001))
+	var want []sandbox.ExecutionID
+	for range 50 {
+		want = append(want, accept(t, s, r.ID, "").ID)
+	}
+	copied := file(t)
+	for _, suffix := range []string{"", "-wal"} { // as the disk is now, without Close
+		data, err := os.ReadFile(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if suffix == "-wal" {
+			data = append(data, "a torn write at the end"...)
+		}
+		if err := os.WriteFile(copied+suffix, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := open(t, copied).Unfinished(t.Context())
+	if err != nil || len(all) != len(want) {
+		t.Fatalf("Unfinished() = %d, %v, want %d", len(all), err, len(want))
+	}
+	for i, e := range all {
+		if e.ID != want[i] {
+			t.Errorf("execution %d is %s, want %s", i, e.ID, want[i])
+		}
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	raw := func(t *testing.T, path, statements string) {
+		db, err := sql.Open("sqlite", path)
+		if err == nil {
+			_, err = db.Exec(statements)
+		}
+		if err = errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		make func(t *testing.T, path string)
+		want string
+	}{
+		{"text", func(t *testing.T, path string) { write(t, path, []byte(strings.Repeat("not a database ", 1000))) }, "damaged"},
+		{"another's database", func(t *testing.T, path string) { raw(t, path, "CREATE TABLE x (y)") }, "not a database of Dormouse's"},
+		{"a newer one", func(t *testing.T, path string) {
+			_ = open(t, path).Close()
+			raw(t, path, "PRAGMA user_version = 99")
+		}, "a newer Dormouse wrote it (schema 99"},
+		{"a damaged one", func(t *testing.T, path string) {
+			s := open(t, path)
+			r := add(t, s, record(200_001))
+			for range 300 {
+				accept(t, s, r.ID, "")
+			}
+			_ = s.Close()
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 8192; i < len(data)-4096; i += 4096 {
+				copy(data[i:], bytes.Repeat([]byte{0x5a}, 2000))
+			}
+			write(t, path, data)
+		}, "damaged"},
+		{"a folder", func(t *testing.T, path string) { _ = os.Mkdir(path, 0o700) }, "open the database"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "x.db")
+			c.make(t, path)
+			before, _ := os.ReadFile(path)
+			_, err := store.Open(t.Context(), path, noLog)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Open() = %v, want an error that says %q", err, c.want)
+			}
+			if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+				t.Error("the refused file was changed")
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An empty file, and one whose first migration was interrupted, are made good.
+func TestOpenUnfinished(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	write(t, path, nil)
+	add(t, open(t, path), record(200_001))
+}
+
+// Only the owner can read any of the files.
+func TestMode(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	write(t, path, nil)
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	add(t, open(t, path), record(200_001))
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if info, err := os.Stat(path + suffix); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("mode of %q: %v, %v, want 0600", suffix, info, err)
+		}
+	}
+}
+
+// A sandbox's end takes its unfinished executions along, and what was final stays.
+func TestEndSandbox(t *testing.T) {
+	s := open(t, file(t))
+	ctx := t.Context()
+	r := add(t, s, record(200_001))
+	done, running := accept(t, s, r.ID, ""), accept(t, s, r.ID, "")
+	done.State = sandbox.ExecSucceeded
+	s.FinishExecution(done.Execution)
+	end := store.End{Cause: store.CauseExpired, Reason: "its time was over", Time: created.Add(time.Hour), Used: created.Add(time.Minute), Executions: "its sandbox ended"}
+	if err := s.EndSandbox(r.ID, end); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.EndSandbox(r.ID, end); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the second EndSandbox() = %v, want ErrNotFound", err)
+	}
+	got, err := s.Sandbox(ctx, r.ID)
+	if err != nil || got.State != sandbox.Terminated || got.Cause != store.CauseExpired || got.Reason != end.Reason || !got.UsedTime.Equal(end.Used) || !got.Container {
+		t.Errorf("Sandbox() = %+v, %v, want it terminated, its container still there", got, err)
+	}
+	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded}) // too late
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[sandbox.ExecutionID]sandbox.ExecutionState{done.ID: sandbox.ExecSucceeded, running.ID: sandbox.ExecLost} {
+		if e, err := s.Execution(ctx, id); err != nil || e.State != want {
+			t.Errorf("Execution() = %+v, %v, want %s", e, err, want)
+		}
+	}
+	if err := s.AddExecution(store.Execution{Execution: sandbox.Execution{ID: "e", SandboxID: r.ID}}); !errors.Is(err, store.ErrEnded) {
+		t.Errorf("AddExecution() = %v, want ErrEnded", err)
+	}
+	if err := s.UpdateSandbox(r.ID, "x", created); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("UpdateSandbox() = %v, want ErrNotFound", err)
+	}
+}
+
+// One request id belongs to one record, until that turns out never to have run.
+func TestRequestIDs(t *testing.T) {
+	s := open(t, file(t))
+	a, b := record(200_001), record(200_002)
+	a.RequestID, b.RequestID = "r", "r"
+	add(t, s, a)
+	if err := s.AddSandbox(b); !errors.Is(err, store.ErrRequestTaken) {
+		t.Errorf("AddSandbox() = %v, want ErrRequestTaken", err)
+	}
+	e := accept(t, s, a.ID, "e")
+	if err := s.AddExecution(store.Execution{RequestID: "e", Execution: sandbox.Execution{ID: "x", SandboxID: a.ID}}); !errors.Is(err, store.ErrRequestTaken) {
+		t.Errorf("AddExecution() = %v, want ErrRequestTaken", err)
+	}
+	e.State = sandbox.ExecLost
+	if err := s.AbandonExecution(e.Execution); err != nil {
+		t.Fatal(err)
+	}
+	accept(t, s, a.ID, "e")
+	if err := s.EndSandbox(a.ID, store.End{Cause: store.CauseFailed}); err != nil {
+		t.Fatal(err)
+	}
+	add(t, s, b)
+	if err := s.Ping(t.Context()); err != nil {
+		t.Errorf("Ping() = %v", err)
+	}
+}
+
+// No two containers have one uid, and a uid is free when its container is gone.
+func TestUIDs(t *testing.T) {
+	s := open(t, file(t))
+	a := add(t, s, record(200_001))
+	if err := s.AddSandbox(record(200_001)); err == nil {
+		t.Error("AddSandbox() of a uid that is held is no error")
+	}
+	if err := s.EndSandbox(a.ID, store.End{Cause: store.CauseDeleted}); err != nil {
+		t.Fatal(err)
+	}
+	s.ContainerGone(a.ID)
+	add(t, s, record(200_001))
+}
+
+// Writers from everywhere share transactions, and one that fails does not fail the others.
+func TestGroups(t *testing.T) {
+	s := open(t, file(t))
+	r := add(t, s, record(200_001))
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	taken := 0
+	for i := range 200 {
+		wg.Go(func() {
+			err := s.AddExecution(store.Execution{RequestID: fmt.Sprint(i % 100), Execution: sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: r.ID}})
+			mu.Lock()
+			defer mu.Unlock()
+			if errors.Is(err, store.ErrRequestTaken) {
+				taken++
+			} else if err != nil {
+				t.Errorf("AddExecution() = %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	all, err := s.Unfinished(t.Context())
+	if err != nil || len(all) != 100 || taken != 100 {
+		t.Errorf("%d stored, %d taken, %v, want 100 and 100", len(all), taken, err)
+	}
+}
+
+// What is done soon is done without anybody asking, and in order.
+func TestSoon(t *testing.T) {
+	s := open(t, file(t))
+	r := add(t, s, record(200_001))
+	used := created.Add(time.Minute)
+	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
+	s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // never back
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		got, err := s.Sandbox(t.Context(), r.ID)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("used at %v, %v, want %v", got.UsedTime, err, used)
+		}
+		if got.UsedTime.Equal(used) {
+			return
+		}
+	}
+}
+
+// Old records go with their executions; those whose container may be there stay.
+func TestPrune(t *testing.T) {
+	s := open(t, file(t))
+	ctx := t.Context()
+	gone, present, recent := add(t, s, record(200_001)), add(t, s, record(200_002)), add(t, s, record(200_003))
+	e := accept(t, s, gone.ID, "")
+	for _, r := range []store.Sandbox{gone, present, recent} {
+		at := created
+		if r.ID == recent.ID {
+			at = created.Add(time.Hour)
+		}
+		if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseDeleted, Time: at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.ContainerGone(gone.ID)
+	s.ContainerGone(recent.ID)
+	if err := s.Prune(created.Add(store.Retention + time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Sandbox(ctx, gone.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Sandbox() = %v, want ErrNotFound", err)
+	}
+	if _, err := s.Execution(ctx, e.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Execution() = %v, want ErrNotFound", err)
+	}
+	for _, id := range []sandbox.ID{present.ID, recent.ID} {
+		if _, err := s.Sandbox(ctx, id); err != nil {
+			t.Errorf("Sandbox() = %v", err)
+		}
+	}
+}
+
+// A sandbox's record of executions is bounded, in number and in size.
+func TestBounds(t *testing.T) {
+	s := open(t, file(t))
+	r := add(t, s, record(200_001))
+	big := accept(t, s, r.ID, "").Execution
+	big.State = sandbox.ExecFailed
+	big.Error = &sandbox.CodeError{Name: "E", Message: "m", Traceback: strings.Repeat("x", 1<<20)}
+	for range 10_000 {
+		big.Files = append(big.Files, sandbox.File{Path: strings.Repeat("f", 100)})
+	}
+	s.FinishExecution(big)
+	var wg sync.WaitGroup
+	for range store.MaxExecutions + 5 {
+		wg.Go(func() {
+			e := sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: r.ID, State: sandbox.ExecQueued}
+			if err := s.AddExecution(store.Execution{Execution: e}); err != nil {
+				t.Errorf("AddExecution() = %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	got, err := s.Execution(t.Context(), big.ID)
+	if err != nil || len(got.Files) != 0 || len(got.FilesOmitted) != 1 || got.Error == nil || len(got.Error.Traceback) > 1<<18 {
+		t.Errorf("the big record has %d files, %v", len(got.Files), err)
+	}
+	if err := s.Prune(created); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Execution(t.Context(), big.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Execution() of the oldest = %v, want ErrNotFound", err)
+	}
+	if all, err := s.Unfinished(t.Context()); err != nil || len(all) != store.MaxExecutions+5 {
+		t.Errorf("%d unfinished, %v: none of them may be dropped", len(all), err)
+	}
+}
+
+func TestClosed(t *testing.T) {
+	s := open(t, file(t))
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Errorf("Close() = %v", err)
+	}
+	if err := s.AddSandbox(record(200_001)); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("AddSandbox() = %v, want ErrClosed", err)
+	}
+	s.SetUsed(map[sandbox.ID]time.Time{"x": created})
+}
