@@ -104,7 +104,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 	for {
 		rec, err := m.Store.Execution(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
-			return sandbox.Errorf(sandbox.NotFound, "there is no execution %q", sandbox.Quote(name))
+			return noExecution(name)
 		}
 		if err != nil {
 			return err
@@ -148,6 +148,9 @@ func (m *Manager) fromRecord(ctx context.Context, rec store.Execution, e *sandbo
 			return notRecorded(err)
 		}
 		again, err := m.Store.Execution(context.WithoutCancel(ctx), rec.ID)
+		if errors.Is(err, store.ErrNotFound) { // it was refused
+			return noExecution(string(rec.ID))
+		}
 		if err != nil {
 			return err
 		}
@@ -170,6 +173,10 @@ func (m *Manager) whyOutputGone(ctx context.Context, id sandbox.ID) string {
 		return "its output was dropped to make room"
 	}
 	return "its output went with its sandbox: " + rec.Reason
+}
+
+func noExecution(name string) error {
+	return sandbox.Errorf(sandbox.NotFound, "there is no execution %q", sandbox.Quote(name))
 }
 
 // running returns the box of a sandbox that runs, or nil.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
@@ -46,12 +47,39 @@ func (e *Engine) dial(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.attach(ctx, exec.ID)
+	s, err := e.attach(ctx, exec.ID)
+	if err != nil {
+		return nil, err
+	}
+	e.endWith(id, s)
+	return s, nil
+}
+
+// lastWords is how long a stream may go on after its container has ended.
+const lastWords = 500 * time.Millisecond
+
+// endWith closes the stream when the container ends. The engine should, but Docker
+// with runsc often forgets an exec whose container is gone, and a reader would wait for ever.
+func (e *Engine) endWith(id string, s *stream) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.onClose = cancel
+	go func() {
+		ended, failed := e.api.ContainerWait(ctx, id, container.WaitConditionNotRunning)
+		select {
+		case <-ended:
+		case <-failed: // it is removed already, the engine has gone, or the stream was closed
+		}
+		select {
+		case <-time.After(lastWords):
+			s.Close()
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // attach starts the exec and takes over its connection. Docker's client does not
 // heed ctx while it waits for the engine's answer, so that is done here.
-func (e *Engine) attach(ctx context.Context, exec string) (net.Conn, error) {
+func (e *Engine) attach(ctx context.Context, exec string) (*stream, error) {
 	type answer struct {
 		types.HijackedResponse
 		err error

@@ -18,6 +18,8 @@ import (
 type stream struct {
 	net.Conn // the deadlines and addresses are its own
 
+	onClose func()
+
 	mu     sync.Mutex // one Read at a time
 	reader *bufio.Reader
 	kind   byte   // of the frame being read
@@ -86,6 +88,14 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 }
 
+// Close ends the stream, and with it the program.
+func (s *stream) Close() error {
+	if s.onClose != nil {
+		s.onClose()
+	}
+	return s.Conn.Close()
+}
+
 // next reads a frame's header. It takes all of it or nothing.
 func (s *stream) next() error {
 	header, err := s.reader.Peek(frameHeader)
@@ -97,7 +107,7 @@ func (s *stream) next() error {
 	}
 	kind, size := header[0], binary.BigEndian.Uint32(header[4:])
 	if kind < frameStdout || kind > frameError || header[1]|header[2]|header[3] != 0 || size > maxFrame {
-		s.Conn.Close()
+		s.Close()
 		return fmt.Errorf("the engine's stream is out of step: frame header % x", header)
 	}
 	if _, err := s.reader.Discard(frameHeader); err != nil {

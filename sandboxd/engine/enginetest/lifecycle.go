@@ -86,7 +86,11 @@ func (s *suite) lifecycle(t *testing.T) {
 	})
 	t.Run("a sandbox that ended is listed, and not running", func(t *testing.T) {
 		b := s.create(t, s.spec())
-		_, _ = b.ask(t.Context(), "POST", "/exit", nil) // the answer is cut off
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := b.ask(ctx, "POST", "/exit", nil); err == nil || ctx.Err() != nil {
+			t.Errorf("the request ended with %v, want it cut off at once", err)
+		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			got := list(t, s.engine)
 			if len(got) != 1 || time.Now().After(deadline) {

@@ -306,24 +306,11 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 func testInterruptStorm(t *testing.T, k *kernel, code string) {
 	t.Run("survives an interrupt at any moment", func(t *testing.T) {
 		k.t = t
-		stop := make(chan struct{})
-		stopped := make(chan struct{})
-		go func() {
-			defer close(stopped)
-			for {
-				select {
-				case <-stop:
-					return
-				case <-time.After(300 * time.Microsecond):
-					k.interrupt()
-				}
-			}
-		}()
-		for range 200 {
+		for i := range 200 {
+			interrupt := time.AfterFunc(time.Duration(i)*10*time.Microsecond, k.interrupt)
 			k.run(code)
+			interrupt.Stop()
 		}
-		close(stop)
-		<-stopped
 		time.Sleep(100 * time.Millisecond)
 		if o := k.run("6*7"); o.result["text/plain"] != "42" {
 			t.Errorf("6*7 = %v afterwards: %+v", o.result, o.all)

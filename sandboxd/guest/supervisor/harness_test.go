@@ -145,8 +145,8 @@ func buildBundle() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return dir, err
 	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "guest"), "github.com/dormouse-sandbox/dormouse/sandboxd/guest/cmd/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", filepath.Join(dir, "guest"), "github.com/dormouse-sandbox/dormouse/sandboxd/guest/cmd/guest")...)
+	build.Env = append(os.Environ(), buildEnv)
 	if out, err := build.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("%w: %s", err, out)
 	}

@@ -85,7 +85,7 @@ func parseText(line []byte) (message, bool) {
 		return m, false
 	}
 	id, rest, ok := bytes.Cut(rest, []byte(`","text":"`))
-	if !ok || len(id) > 64 || bytes.ContainsAny(id, `\"`) {
+	if !ok || len(id) > 64 || bytes.ContainsFunc(id, notInID) {
 		return m, false
 	}
 	body, ok := bytes.CutSuffix(rest, []byte(`"}`))
@@ -96,6 +96,8 @@ func parseText(line []byte) (message, bool) {
 	m.ID, m.Text = string(id), text
 	return m, ok
 }
+
+func notInID(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }
 
 // unescape reads the inside of a JSON string, but for \u, which it leaves to
 // encoding/json with its surrogates.

@@ -46,7 +46,7 @@ func FuzzMessage(f *testing.F) {
 	for _, line := range []string{
 		`{"type":"stdout","id":"exec_a","text":"x\ny"}`, `{"type":"stderr","id":"","text":"\u00e4\\"}`, `{"type":"stdout","id":"a","text":"a","text":"b"}`,
 		`{"type":"display","id":"a","data":{"image/png":"aGk="}}`, `{"type":"error","id":"a","name":"E","message":"m","traceback":"t"}`,
-		`{"type":"done","id":"a","status":"ok"}`, `{"type":"ready","language":"python","version":"3","runner":"r"}`, `{"type":"sync"}`,
+		`{"type":"done","id":"a","status":"ok"}`, `{"type":"ready","language":"python","version":"3","runner":"r"}`, `{"type":"sync"}`, "{\"type\":\"stdout\",\"id\":\"0\xff\",\"text\":\"\"}",
 	} {
 		f.Add([]byte(line))
 	}

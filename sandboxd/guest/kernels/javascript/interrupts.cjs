@@ -7,13 +7,15 @@
 const path = require('node:path');
 const { Worker, SHARE_ENV } = require('node:worker_threads');
 
-// What the two threads share: how many signals each has got.
+// What the two threads share: how many signals each has got, and the number of the cell that runs, or 0.
 const MAIN = 0;
 const WATCHER = 1;
+const CELL = 2;
 
 class Interrupts {
   constructor(interrupt) {
-    this.signals = new Int32Array(new SharedArrayBuffer(8));
+    this.interrupt = interrupt;
+    this.signals = new Int32Array(new SharedArrayBuffer(12));
     this.onSignal = () => {
       Atomics.add(this.signals, MAIN, 1);
       interrupt();
@@ -33,6 +35,11 @@ class Interrupts {
     return Atomics.load(this.signals, MAIN) < Atomics.load(this.signals, WATCHER);
   }
 
+  /** Only the cell that runs is ever terminated: our own code between cells, which reads requests, is not. */
+  running(number) {
+    Atomics.store(this.signals, CELL, number);
+  }
+
   /** Starts the thread and calls ready once it watches, or once it is clear that it can't. */
   watch(ready) {
     const worker = new Worker(path.join(__dirname, 'watcher.cjs'), {
@@ -40,6 +47,8 @@ class Interrupts {
       resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 2 },
     });
     worker.once('message', ready);
+    // A number is that of a cell that it ended: should our handler itself have been in the way, this is its second chance.
+    worker.on('message', (number) => number === Atomics.load(this.signals, CELL) && this.interrupt());
     worker.on('error', ready); // what is stuck then takes the guest's other signals to end
     worker.unref();
   }

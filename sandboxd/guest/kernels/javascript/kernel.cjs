@@ -91,6 +91,7 @@ class Kernel {
     this.restore();
     const cell = { id };
     this.running = cell;
+    this.interrupts.running(++this.count);
     this.channel.begin(id);
     // A cell ends one turn of the event loop after its code, so that what its promises print at once is still its own.
     const succeed = (value) => setImmediate(() => this.succeed(cell, value));
@@ -107,7 +108,7 @@ class Kernel {
 
   /** Runs code and returns its value, or a promise of it. */
   run(code) {
-    const plan = transform(code, ++this.count);
+    const plan = transform(code, this.count);
     values.remember(plan.filename, code);
     plan.names.forEach(declare);
     if (!plan.imports.length) return this.runScripts(plan);
@@ -160,6 +161,7 @@ class Kernel {
   }
 
   end(cell, status, error) {
+    this.interrupts.running(0);
     if (error) this.channel.send({ type: 'error', id: cell.id, ...error });
     this.channel.done(status);
     this.running = null;

@@ -1,0 +1,6 @@
+//go:build !race
+
+package supervisor_test
+
+// The guest as it is shipped: static.
+var buildFlags, buildEnv = []string{"-trimpath"}, "CGO_ENABLED=0"

@@ -1,0 +1,6 @@
+//go:build race
+
+package supervisor_test
+
+// Under -race the guest looks for races as well.
+var buildFlags, buildEnv = []string{"-race"}, "CGO_ENABLED=1"

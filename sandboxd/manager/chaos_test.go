@@ -1,0 +1,132 @@
+package manager_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// TestChaos lets several clients do whatever comes to their mind while connections break,
+// containers die and the daemon is killed twice. In the end: no container without a running
+// sandbox and the other way round, no uid held twice, each execution known and final, none run twice.
+func TestChaos(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
+	var mu sync.Mutex
+	var boxes []sandbox.ID
+	runs := map[sandbox.ExecutionID]bool{}
+	for round := range uint64(3) {
+		d := start(t, path, eng, func(c *manager.Config) { c.MaxSandboxes, c.MaxMemory = 12, 1<<40 })
+		var wg sync.WaitGroup
+		for client := range uint64(6) {
+			r := rand.New(rand.NewPCG(seed, round*10+client))
+			wg.Go(func() {
+				for range 40 {
+					mu.Lock()
+					var id sandbox.ID
+					if len(boxes) > 0 {
+						id = boxes[r.IntN(len(boxes))]
+					}
+					mu.Unlock()
+					var err error
+					switch r.IntN(12) {
+					case 0, 1:
+						var sb sandbox.Sandbox
+						if sb, err = d.Create(t.Context(), sandbox.CreateRequest{MemoryMB: 128}); err == nil {
+							mu.Lock()
+							boxes = append(boxes, sb.ID)
+							mu.Unlock()
+						}
+					case 2:
+						if r.IntN(3) == 0 {
+							err = d.Delete(t.Context(), string(id))
+						}
+					case 3:
+						_, err = d.Update(t.Context(), string(id), sandbox.UpdateRequest{TTL: new(ttl(time.Hour))})
+					case 4:
+						if c := eng.of(id); c != nil {
+							c.guest.cut()
+						}
+					case 5:
+						if c := eng.of(id); c != nil && r.IntN(4) == 0 {
+							eng.die(id, "killed")
+						}
+					default:
+						code := []string{"print x", "sleep 5ms", "count 3 1ms", "sleep 1h"}[min(r.IntN(20), 3)]
+						if code == "sleep 1h" && r.IntN(3) > 0 {
+							code = "print y"
+						}
+						var e sandbox.Execution
+						if e, err = d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: code, WaitSeconds: r.Float64() / 50}); err == nil {
+							mu.Lock()
+							runs[e.ID] = true
+							mu.Unlock()
+						}
+					}
+					if sandbox.KindOf(err) == sandbox.Internal && err != nil {
+						t.Errorf("seed %d: an internal error: %v", seed, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if round < 2 {
+			path = crash(t, d)
+			continue
+		}
+		checkChaos(t, d, runs)
+		d.stop(t)
+	}
+	_ = eng.Close()
+	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
+}
+
+func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
+	t.Helper()
+	// What died unseen is noticed when it is looked at.
+	page, err := d.List(t.Context(), sandbox.ListRequest{PageSize: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sb := range page.Sandboxes {
+		if _, err := d.Get(t.Context(), string(sb.ID)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
+			t.Errorf("Get() = %v", err)
+		}
+	}
+	if page, err = d.List(t.Context(), sandbox.ListRequest{PageSize: 100}); err != nil {
+		t.Fatal(err)
+	}
+	var running []sandbox.ID
+	for _, sb := range page.Sandboxes {
+		running = append(running, sb.ID)
+	}
+	containers := d.eng.ids()
+	slices.Sort(running)
+	slices.Sort(containers)
+	if !slices.Equal(running, containers) {
+		t.Errorf("running sandboxes %v, containers %v, want the same", running, containers)
+	}
+	for id := range runs {
+		e, err := d.Interrupt(t.Context(), string(id))
+		if err != nil || !e.State.Final() {
+			t.Errorf("Interrupt(%s) = %+v, %v, want it final", id, e, err)
+		}
+	}
+	if err := errors.Join(d.store.Flush()); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "each execution's end is on record", func() bool {
+		left, err := d.store.Unfinished(t.Context())
+		return err == nil && len(left) == 0
+	})
+}
