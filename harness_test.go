@@ -1,3 +1,5 @@
+//go:build unix
+
 // The end-to-end tests: the built binary, a real engine, real kernels and a real MCP
 // client. Each file is a list of promises; this one is what they stand on.
 package main_test

@@ -25,7 +25,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 	began := time.Now()
 	report.step("getting the Debian base image")
 
-	source, err := buildContext(opts.Mirror)
+	source, err := buildContext(opts)
 	if err != nil {
 		return Result{}, err
 	}
@@ -55,7 +55,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 
 // buildContext is what the engine is sent: the embedded files, so that an installed
 // binary needs no checkout.
-func buildContext(mirror string) (io.Reader, error) {
+func buildContext(opts Options) (io.Reader, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	add := func(name, content string) error {
@@ -66,10 +66,14 @@ func buildContext(mirror string) (io.Reader, error) {
 		_, err := io.WriteString(w, content)
 		return err
 	}
-	dockerfile := read("sandbox.dockerfile")
-	if mirror != DefaultMirror {
-		dockerfile = strings.Replace(dockerfile, "ARG MIRROR=\n", "ARG MIRROR="+mirror+"\n", 1)
+	args := "ARG MIRROR=\n"
+	if opts.Mirror != DefaultMirror {
+		args = "ARG MIRROR=" + opts.Mirror + "\n"
 	}
+	if opts.Rebuild { // an argument that is new each time: no step comes from the engine's cache
+		args += fmt.Sprintf("ARG REBUILT=%d\n", time.Now().Unix())
+	}
+	dockerfile := strings.Replace(read("sandbox.dockerfile"), "ARG MIRROR=\n", args, 1)
 	if err := add("Dockerfile", dockerfile); err != nil {
 		return nil, err
 	}

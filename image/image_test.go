@@ -129,7 +129,7 @@ func TestDockerfile(t *testing.T) {
 		}
 	})
 	t.Run("the build context is whole, with the mirror asked for", func(t *testing.T) {
-		source, err := buildContext("http://mirror.example/debian")
+		source, err := buildContext(Options{Mirror: "http://mirror.example/debian", Rebuild: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,6 +147,9 @@ func TestDockerfile(t *testing.T) {
 		}
 		if !strings.Contains(files["Dockerfile"], "ARG MIRROR=http://mirror.example/debian\n") {
 			t.Errorf("Dockerfile in the context:\n%s", files["Dockerfile"])
+		}
+		if !strings.Contains(files["Dockerfile"], "ARG REBUILT=") {
+			t.Error("a rebuild would come from the engine's cache")
 		}
 		if files["image/packages.txt"] != read("packages.txt") {
 			t.Error("packages.txt in the context is another one")

@@ -21,7 +21,7 @@ func NewLogger(f *os.File, level string) *slog.Logger {
 	if !isatty.IsTerminal(f.Fd()) {
 		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l}))
 	}
-	return slog.New(tint.NewHandler(f, &tint.Options{Level: l, TimeFormat: time.TimeOnly, ReplaceAttr: harmless}))
+	return slog.New(tint.NewTextHandler(f, &tint.Options{Level: l, TimeFormat: time.TimeOnly, ReplaceAttr: harmless}))
 }
 
 func parseLevel(s string) (l slog.Level, err error) {

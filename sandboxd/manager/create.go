@@ -21,9 +21,10 @@ const (
 
 // creation is a sandbox that is being made.
 type creation struct {
-	rec    store.Sandbox
+	rec    store.Sandbox // as it began
 	cancel context.CancelFunc
-	done   chan struct{} // closed when err and rec are what they will be
+	done   chan struct{} // closed when box and err are what they will be
+	box    *box          // nil: err says why
 	err    error
 }
 
@@ -61,7 +62,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		if c.err != nil {
 			return sandbox.Sandbox{}, c.err
 		}
-		return m.view(c.rec), nil
+		return m.view(c.box.record()), nil
 	}
 }
 
@@ -156,11 +157,11 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 	c.err = m.Store.AddSandbox(c.rec)
 	switch {
 	case errors.Is(c.err, store.ErrRequestTaken):
-		m.settle(c, nil, nil)
+		m.settle(c, nil)
 		return
 	case c.err != nil:
 		c.err = notRecorded(c.err)
-		m.settle(c, nil, nil)
+		m.settle(c, nil)
 		return
 	}
 	c.err = m.Engine.Create(ctx, engine.Spec{
@@ -182,27 +183,25 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 	}
 	if c.err != nil {
 		log.Warn("a sandbox could not be made", "error", c.err)
-		m.settle(c, nil, m.undo(c))
+		m.settle(c, m.undo(c.rec))
 		return
 	}
-	c.rec.State = sandbox.Running
-	b := m.newBox(c.rec)
-	b.told = c.rec.ExpireTime
-	m.settle(c, b, nil)
+	rec := c.rec
+	rec.State = sandbox.Running
+	c.box = m.newBox(rec)
+	c.box.told = rec.ExpireTime
+	m.settle(c, nil)
 	m.expiryMoved()
-	log.Info("a sandbox runs", "image", c.rec.Image, "uid", c.rec.UID, "expires", c.rec.ExpireTime, "took", time.Since(start))
+	log.Info("a sandbox runs", "image", rec.Image, "uid", rec.UID, "expires", rec.ExpireTime, "took", time.Since(start))
 }
 
 // settle ends a creation: in a sandbox that runs, in remains, or in nothing.
-func (m *Manager) settle(c *creation, b *box, left *remains) {
+func (m *Manager) settle(c *creation, left *remains) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.creating, c.rec.ID)
-	if b != nil {
-		m.boxes[b.id] = b
-		if m.closed {
-			b.close()
-		}
+	if c.box != nil {
+		m.boxes[c.rec.ID] = c.box
 	}
 	if left != nil {
 		m.leaving[c.rec.ID] = left
@@ -212,22 +211,22 @@ func (m *Manager) settle(c *creation, b *box, left *remains) {
 
 // undo removes what was made before a creation failed. What it cannot remove now,
 // reconciling removes later.
-func (m *Manager) undo(c *creation) *remains {
+func (m *Manager) undo(rec store.Sandbox) *remains {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), removeTimeout)
 	defer cancel()
-	err := m.Engine.Remove(ctx, c.rec.ID)
+	err := m.Engine.Remove(ctx, rec.ID)
 	if err == nil {
-		if err = m.Store.RemoveSandbox(c.rec.ID); err == nil {
+		if err = m.Store.RemoveSandbox(rec.ID); err == nil {
 			return nil
 		}
 	}
-	m.Logger.Warn("what is left of a sandbox goes later", "sandbox", c.rec.ID, "error", err)
+	m.Logger.Warn("what is left of a sandbox goes later", "sandbox", rec.ID, "error", err)
 	end := store.End{Cause: store.CauseFailed, Reason: "it could not be made", Time: m.now()}
-	if err := m.Store.EndSandbox(c.rec.ID, end); err != nil {
-		m.Logger.Error("a record was not written", "sandbox", c.rec.ID, "error", err)
+	if err := m.Store.EndSandbox(rec.ID, end); err != nil {
+		m.Logger.Error("a record was not written", "sandbox", rec.ID, "error", err)
 	}
-	c.rec.State, c.rec.Cause, c.rec.Reason, c.rec.EndTime = sandbox.Terminated, end.Cause, end.Reason, end.Time
-	return &remains{rec: c.rec}
+	rec.State, rec.Cause, rec.Reason, rec.EndTime = sandbox.Terminated, end.Cause, end.Reason, end.Time
+	return &remains{rec: rec}
 }
 
 // hashOf tells requests with the same id apart.

@@ -53,14 +53,17 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 }
 
 // tell moves the guest's own switch to the expiry on record. If that fails, reconciling
-// does it later. It is called by whoever changes the sandbox's life.
+// does it later. It is called by whoever changes the sandbox's life, and so must not find
+// out what is wrong: that could end the sandbox, which is another change.
 func (m *Manager) tell(ctx context.Context, b *box) {
 	expires := b.expires()
 	b.mu.Lock()
 	b.told = time.Time{}
 	b.mu.Unlock()
-	err := m.call(ctx, b, answerTimeout, twice, func(ctx context.Context) error { return b.guest.SetExpiry(ctx, expires) })
-	if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	defer context.AfterFunc(b.ctx, cancel)()
+	if err := b.guest.SetExpiry(ctx, expires); err != nil {
 		b.log.Warn("the guest does not know its expiry yet", "error", err)
 		return
 	}

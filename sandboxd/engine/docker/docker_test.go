@@ -16,7 +16,7 @@ import (
 
 // missing skips a test for the want of something, unless DORMOUSE_TEST_REQUIRE (a
 // list with commas) says that this machine has it.
-func missing(t *testing.T, what string, why any) {
+func missing(t testing.TB, what string, why any) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), what) {
 		t.Fatalf("%s is required, and not there: %v", what, why)
@@ -25,7 +25,7 @@ func missing(t *testing.T, what string, why any) {
 }
 
 // open opens the engine of this machine, and removes the guest's volume in the end.
-func open(t *testing.T, config docker.Config) *docker.Engine {
+func open(t testing.TB, config docker.Config) *docker.Engine {
 	t.Helper()
 	e, err := docker.New(t.Context(), config)
 	if sandbox.KindOf(err) == sandbox.Unavailable {
@@ -51,7 +51,7 @@ func open(t *testing.T, config docker.Config) *docker.Engine {
 }
 
 // anyImage is the image to test with.
-func anyImage(t *testing.T) string {
+func anyImage(t testing.TB) string {
 	t.Helper()
 	if ref := os.Getenv("DORMOUSE_TEST_IMAGE"); ref != "" {
 		return ref

@@ -42,3 +42,9 @@ func (e *Engine) VolumeOf(b engine.Bundle, arch string) string {
 func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
 	return e.api.VolumeRemove(ctx, name, false)
 }
+
+// RemoveImage removes a test's image.
+func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
+	_, err := e.api.ImageRemove(ctx, ref, image.RemoveOptions{})
+	return err
+}

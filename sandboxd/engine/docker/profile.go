@@ -51,15 +51,14 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 		User:     "0:0",
 		Hostname: "sandbox",
 		// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
-		WorkingDir:      "/",
-		Entrypoint:      engine.GuestArgs(spec),
-		Cmd:             []string{},
-		Env:             []string{"PATH=" + cmp.Or(img.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace},
-		NetworkDisabled: true,
-		OpenStdin:       false,
-		Tty:             false,
-		Healthcheck:     &container.HealthConfig{Test: []string{"NONE"}},
-		StopSignal:      "SIGKILL", // nothing to say goodbye to: what is worth keeping is kept by then
+		WorkingDir:  "/",
+		Entrypoint:  engine.GuestArgs(spec),
+		Cmd:         []string{},
+		Env:         []string{"PATH=" + cmp.Or(img.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace},
+		OpenStdin:   false,
+		Tty:         false,
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+		StopSignal:  "SIGKILL", // nothing to say goodbye to: what is worth keeping is kept by then
 		Labels: map[string]string{
 			labelHome:    facts.Home,
 			labelSandbox: string(spec.ID),
@@ -67,8 +66,13 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 		},
 	}
 	host := &container.HostConfig{
-		Runtime:     facts.Runtime,
+		Runtime: facts.Runtime,
+		// Only lo. Not Config.NetworkDisabled, which leaves lo down under gVisor and no
+		// /etc/hosts to find localhost in. The DNS keeps the machine's own out of resolv.conf.
 		NetworkMode: "none",
+		DNS:         []string{"127.0.0.1"},
+		DNSSearch:   []string{"."},
+		DNSOptions:  []string{},
 		CapDrop:     []string{"ALL"},
 		CapAdd:      []string{"KILL", "SETGID", "SETUID"},
 		SecurityOpt: []string{"no-new-privileges", "seccomp=" + seccompProfile()},

@@ -168,7 +168,7 @@ func wantKind(t *testing.T, what string, err error, want sandbox.Kind) {
 }
 
 // Probe builds the suite's guest.
-func Probe(t *testing.T) engine.Bundle {
+func Probe(t testing.TB) engine.Bundle {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "probe")
 	build := exec.Command("go", "build", "-trimpath", "-o", out, "github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest/probe")

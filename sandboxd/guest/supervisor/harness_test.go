@@ -122,6 +122,9 @@ func start(t *testing.T, options ...option) *box {
 		b.Close()
 		cmd.Process.Kill()
 		<-b.exited
+		if strings.Contains(log.String(), "DATA RACE") {
+			t.Error("the guest has a race")
+		}
 		if t.Failed() && log.Len() > 0 {
 			t.Logf("the guest wrote:\n%s", log.String())
 		}

@@ -4,3 +4,5 @@ package supervisor_test
 
 // The guest as it is shipped: static.
 var buildFlags, buildEnv = []string{"-trimpath"}, "CGO_ENABLED=0"
+
+const manyBytes = 1 << 30

@@ -1,9 +1,8 @@
 package supervisor
 
 import (
-	"io"
+	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -63,50 +62,55 @@ type scan struct {
 // wears them already.
 func (w *workspace) walk() *scan {
 	s := &scan{files: map[string]stamp{}}
-	dir, err := w.root.Open(".")
+	const here = -100 // AT_FDCWD; the path is absolute
+	fd, err := openFolderAt(here, w.dir)
 	if err != nil {
 		s.omit("", "the workspace cannot be read by its own user")
 		return s
 	}
-	w.walkDir(s, dir, "", 1)
+	w.walkDir(s, fd, "", 1)
 	return s
 }
 
 // walkDir looks at one folder, which it closes. Every name is resolved from the open folder, so
-// renaming folders meanwhile leads nowhere.
-func (w *workspace) walkDir(s *scan, dir *os.File, prefix string, depth int) {
-	defer dir.Close()
-	conn, err := dir.SyscallConn()
-	if err != nil {
-		return
-	}
+// renaming folders meanwhile leads nowhere. It works on bare descriptors, because this happens before
+// and after every execution, and [os.File] asks the kernel much that is of no interest here.
+func (w *workspace) walkDir(s *scan, fd int, prefix string, depth int) {
+	defer syscall.Close(fd)
+	buf := make([]byte, direntBytes)
+	var names []string
 	for !s.full {
-		names, err := dir.Readdirnames(512)
+		n, err := syscall.ReadDirent(fd, buf)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			s.omit(prefix, "this folder cannot be read")
+			return
+		}
+		if n == 0 {
+			return
+		}
+		_, _, names = syscall.ParseDirent(buf[:n], -1, names[:0])
 		for _, name := range names {
 			if unseen[name] || w.hidden(name) {
 				continue
 			}
 			if s.visited++; s.visited > maxEntries {
 				s.full = true
-				s.omit(prefix, "there are more than 20000 files and folders; what came after was not looked at")
+				s.omit(prefix, fmt.Sprintf("there are more than %d files and folders; what came after was not looked at", maxEntries))
 				return
 			}
-			w.visit(s, conn, name, prefix+name, depth)
-		}
-		if err != nil {
-			if err != io.EOF {
-				s.omit(prefix, "this folder cannot be read")
-			}
-			return
+			w.visit(s, fd, name, prefix+name, depth)
 		}
 	}
 }
 
-func (w *workspace) visit(s *scan, dir syscall.RawConn, name, path string, depth int) {
+const direntBytes = 8 << 10
+
+func (w *workspace) visit(s *scan, dir int, name, path string, depth int) {
 	var st syscall.Stat_t
-	err := error(syscall.EBADF)
-	_ = dir.Control(func(fd uintptr) { err = lstatAt(fd, name, &st) })
-	if err != nil {
+	if err := lstatAt(dir, name, &st); err != nil {
 		return // gone already
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
@@ -126,24 +130,17 @@ func (w *workspace) visit(s *scan, dir syscall.RawConn, name, path string, depth
 	w.walkDir(s, sub, path+"/", depth+1)
 }
 
-func openFolderAt(dir syscall.RawConn, name string) (*os.File, error) {
-	fd, err := -1, error(syscall.EBADF)
-	_ = dir.Control(func(at uintptr) {
-		fd, err = syscall.Openat(int(at), name, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
+func openFolderAt(dir int, name string) (int, error) {
+	return syscall.Openat(dir, name, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 }
 
-func lstatAt(dir uintptr, name string, st *syscall.Stat_t) error {
+func lstatAt(dir int, name string, st *syscall.Stat_t) error {
 	p, err := syscall.BytePtrFromString(name)
 	if err != nil {
 		return err
 	}
 	const noFollow = 0x100 // AT_SYMLINK_NOFOLLOW
-	_, _, errno := syscall.Syscall6(sysFstatat, dir, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(st)), noFollow, 0, 0)
+	_, _, errno := syscall.Syscall6(sysFstatat, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(st)), noFollow, 0, 0)
 	if errno != 0 {
 		return errno
 	}

@@ -91,10 +91,10 @@ func Run(config Config) error {
 	if err != nil {
 		return err
 	}
+	s.watchdog.watch()
 	over := make(chan error, 1)
 	go func() { over <- s.serve(listener) }()
 	go func() { s.deadman.watch(); over <- nil }()
-	go s.watchdog.watch()
 	if l := s.lanes[config.Language]; l != nil {
 		l.prepare <- struct{}{}
 	}

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -12,9 +13,11 @@ import (
 type watchdog struct {
 	sup   *Supervisor
 	meter *memoryMeter
-	work  atomic.Int32  // executions that run
-	wake  chan struct{} // something began to run
-	kills atomic.Int64  // the OOM killer's counter when it was last looked at
+	kills atomic.Int64 // the OOM killer's counter when it was last looked at
+
+	mu    sync.Mutex
+	work  int // executions that run
+	timer *time.Timer
 }
 
 const (
@@ -30,43 +33,52 @@ const (
 )
 
 func newWatchdog(sup *Supervisor) *watchdog {
-	w := &watchdog{sup: sup, meter: newMemoryMeter(sup.config.Memory), wake: make(chan struct{}, 1)}
+	w := &watchdog{sup: sup, meter: newMemoryMeter(sup.config.Memory)}
 	w.kills.Store(w.meter.oomKills())
 	return w
 }
 
-// busy counts executions that run.
-func (w *watchdog) busy(n int32) {
-	if w.work.Add(n) == 1 && n > 0 {
-		select {
-		case w.wake <- struct{}{}:
+// watch begins to look, and never ends.
+func (w *watchdog) watch() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(watchIdle, func() {
+		used := w.check()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		switch {
+		case w.work == 0:
+			w.timer.Reset(watchIdle)
+		case used >= near:
+			w.timer.Reset(watchNear)
 		default:
+			w.timer.Reset(watchBusy)
 		}
+	})
+}
+
+// busy counts executions that run. One that is over within a tick costs nothing but this.
+func (w *watchdog) busy(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch w.work += n; {
+	case n > 0 && w.work == 1:
+		w.timer.Reset(watchBusy)
+	case w.work == 0:
+		w.timer.Reset(watchIdle)
 	}
 }
 
-// watch never returns. An execution that is over within a tick costs nothing here.
-func (w *watchdog) watch() {
-	for used := 0; ; {
-		every := watchIdle
-		if w.work.Load() > 0 {
-			every = watchBusy
-			if used >= near {
-				every = watchNear
-			}
-		}
-		select {
-		case <-time.After(every):
-			used = w.check()
-		case <-w.wake:
-		}
-	}
+func (w *watchdog) working() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.work > 0
 }
 
 // check returns how many percent of the limit are used, after doing something about it.
 func (w *watchdog) check() int {
 	used, full := int(w.meter.used()*100/w.meter.limit), fullIdle
-	if w.work.Load() > 0 {
+	if w.working() {
 		full = fullBusy
 	}
 	if used < full {

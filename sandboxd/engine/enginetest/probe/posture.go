@@ -212,19 +212,43 @@ func network() map[string]string {
 		if err == nil {
 			conn.Close()
 		}
-		results["tcp "+address] = brief(err)
+		results["tcp "+address] = reached(err)
 	}
 	conn, err := net.Dial("udp", "192.0.2.1:53")
 	if err == nil {
 		conn.Close()
 	}
-	results["udp 192.0.2.1:53"] = brief(err)
+	results["udp 192.0.2.1:53"] = reached(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err == nil {
 		listener.Close()
 	}
 	results["listen on 127.0.0.1"] = brief(err)
+	results["resolv.conf"] = strings.Join(nameservers(), " ")
 	return results
+}
+
+// reached does not say how an address was out of reach, which depends on the
+// machine's IPv6.
+func reached(err error) string {
+	for _, out := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT} {
+		if errors.Is(err, out) {
+			return "out of reach"
+		}
+	}
+	return brief(err)
+}
+
+// nameservers must not be the machine's.
+func nameservers() []string {
+	var servers []string
+	text, _ := os.ReadFile("/etc/resolv.conf") // an image need not have one
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 1 && !strings.HasPrefix(fields[0], "#") {
+			servers = append(servers, strings.Join(fields, "="))
+		}
+	}
+	return servers
 }
 
 func devices() []string {
@@ -303,9 +327,9 @@ func limits() map[string]string {
 			results[dir] = brief(err)
 			continue
 		}
-		results[dir] = fmt.Sprintf("%d MiB, %d inodes", s.Blocks*uint64(s.Bsize)>>20, s.Files)
-		if dir == "/dev/shm" { // the engine chooses its inodes by the machine's memory
-			results[dir] = fmt.Sprintf("%d MiB", s.Blocks*uint64(s.Bsize)>>20)
+		results[dir] = fmt.Sprintf("%d MiB", s.Blocks*uint64(s.Bsize)>>20)
+		if s.Files < 100_000 { // else it comes from the machine's memory
+			results[dir] += fmt.Sprintf(", %d inodes", s.Files)
 		}
 	}
 	return results

@@ -18,7 +18,7 @@ async def loop():
     p = await asyncio.create_subprocess_exec("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     out, _ = await p.communicate(b"x" * 200000)
     assert len(out) == 200000
-    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    server = await asyncio.start_server(lambda r, w: w.close(), "localhost", 0)
     r, w = await asyncio.open_connection(*server.sockets[0].getsockname())
     await r.read()
     w.close()
@@ -28,10 +28,10 @@ async def loop():
 
 def main():
     os.chdir(tempfile.mkdtemp())
-    a = numpy.random.rand(500, 500)
+    a = numpy.random.rand(200, 200)
     numpy.linalg.svd(a @ a)
     scipy.linalg.lu(a)
-    sklearn.ensemble.RandomForestClassifier(n_jobs=2).fit(a, [0, 1] * 250)
+    sklearn.ensemble.RandomForestClassifier(20, n_jobs=2).fit(a, [0, 1] * 100)
     joblib.Parallel(n_jobs=2)(joblib.delayed(square)(i) for i in range(8))
     plt.plot([1, 2])
     plt.savefig("x.png")

@@ -23,7 +23,7 @@ const values = require('./values.cjs');
 
 const REQUESTS = 3;
 const exitNow = process.reallyExit.bind(process); // process.exit() is not ours to use: it ends a cell
-const { setImmediate } = globalThis; // captured before user code can change it
+const { setImmediate, MessageChannel } = globalThis; // captured before user code can change it
 const { defineProperty, getOwnPropertyDescriptor } = Object;
 
 /** What process.exit() throws, so that the code that called it goes no further. */
@@ -40,6 +40,9 @@ class Kernel {
     this.running = null; // the cell that has not ended yet
     this.ready = false;
     this.waiting = []; // requests that came before it ended
+    this.tasks = [];
+    this.turn = new MessageChannel();
+    this.turn.port1.on('message', () => this.tasks.shift()?.());
     this.channel = new Channel();
     this.interrupts = new Interrupts(() => this.interrupt());
   }
@@ -77,10 +80,19 @@ class Kernel {
         this.waiting.push(JSON.parse(line.toString()));
       }
       if (data.length) pieces.push(data);
-      this.next();
+      this.later(() => this.next()); // a signal that came before the request is told before it
     });
     requests.on('close', () => exitNow(0));
     requests.on('error', () => exitNow(0));
+  }
+
+  /**
+   * Calls task from the event loop: a port's messages are the loop's one way in that stays whole when a script that it
+   * called is terminated. Timers and immediates keep books, in functions that such a script never returns to.
+   */
+  later(task) {
+    this.tasks.push(task);
+    this.turn.port2.postMessage(null);
   }
 
   next() {
@@ -93,10 +105,10 @@ class Kernel {
     this.running = cell;
     this.interrupts.running(++this.count);
     this.channel.begin(id);
-    // A cell ends one turn of the event loop after its code, so that what its promises print at once is still its own.
-    const succeed = (value) => setImmediate(() => this.succeed(cell, value));
-    // Two after an error, which may be what SIGINT did to a child process: then the signal is told first.
-    const fail = (error) => setImmediate(() => setImmediate(() => this.fail(cell, error)));
+    // A cell ends a little after its code, so that what its promises print at once is still its own.
+    const succeed = (value) => this.later(() => this.succeed(cell, value));
+    // After an error, which may be what SIGINT did to a child process, the event loop turns, so that the signal is told first.
+    const fail = (error) => setImmediate(() => this.later(() => this.fail(cell, error)));
     try {
       const value = this.run(code);
       if (types.isPromise(value)) value.then(succeed, fail);
@@ -166,7 +178,7 @@ class Kernel {
     this.channel.done(status);
     this.running = null;
     process.exitCode = undefined;
-    setImmediate(() => this.next());
+    this.later(() => this.next());
   }
 
   show(type, data) {

@@ -1,0 +1,195 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// maxInFlight bounds the requests that run or wait; more are refused.
+const maxInFlight = 1000
+
+// busy is the JSON-RPC error code of a refused request.
+const busy = -32000
+
+// connection is one client that has a way back: stdio, or an SSE stream.
+type connection struct {
+	server  *Server
+	session *session
+	ctx     context.Context // of its requests
+	broken  context.CancelCauseFunc
+
+	writing sync.Mutex
+	send    func([]byte) error
+
+	running sync.WaitGroup
+	slots   chan struct{} // tool calls at once
+
+	mu    sync.Mutex
+	calls map[string]*call // in flight, by id as it was written
+}
+
+// call is a request in flight. A cancelled one gets no answer, as the protocol wants.
+type call struct {
+	cancel    context.CancelFunc
+	cancelled bool
+}
+
+// open begins a connection whose messages go out by send, one at a time. Requests belong in the
+// context that it returns, which ends with a failed send and with close.
+func (s *Server) open(ctx context.Context, send func([]byte) error) (*connection, context.Context, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: make(chan struct{}, s.config.MaxCalls)}
+	c.session = newSession(c.write)
+	if err := s.mcp.RegisterSession(ctx, c.session); err != nil {
+		cancel(nil)
+		return nil, nil, fmt.Errorf("register session: %w", err)
+	}
+	c.ctx = s.mcp.WithContext(ctx, c.session)
+	go c.session.forward(c.ctx)
+	return c, c.ctx, nil
+}
+
+// close ends what is still in flight. Executions go on.
+func (c *connection) close() {
+	c.broken(nil)
+	c.drained(context.WithoutCancel(c.ctx), time.Second)
+	c.server.mcp.UnregisterSession(context.WithoutCancel(c.ctx), c.session.id)
+}
+
+// write sends one message. Messages of several goroutines don't mix.
+func (c *connection) write(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write message: %w", err)
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if err := c.send(b); err != nil {
+		err = fmt.Errorf("write to client: %w", err)
+		c.broken(err)
+		return err
+	}
+	return nil
+}
+
+func (c *connection) reject(r rejection) {
+	var id any
+	if r.id != nil {
+		id = r.id
+	}
+	// A failed write ends the connection by itself.
+	_ = c.write(mcp.JSONRPCError{JSONRPC: mcp.JSONRPC_VERSION, ID: mcp.NewRequestId(id), Error: mcp.NewJSONRPCErrorDetails(r.code, r.text, nil)})
+}
+
+// dispatch starts what a message asks for, and is back at once, so that a
+// cancellation is always read. done is called when the message is not needed any more.
+func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
+	switch {
+	case m.method == "notifications/cancelled":
+		defer done()
+		c.cancelCall(m)
+	case m.id == nil, m.method == string(mcp.MethodInitialize):
+		defer done()
+		c.answer(ctx, m) // fast, and what follows may depend on it
+	default:
+		ctx, cancel := context.WithCancel(ctx)
+		key, this := string(m.id), &call{cancel: cancel}
+		c.mu.Lock()
+		full := len(c.calls) >= maxInFlight
+		if !full {
+			c.calls[key] = this
+		}
+		c.mu.Unlock()
+		if full {
+			cancel()
+			done()
+			c.reject(rejection{id: m.id, code: busy, text: fmt.Sprintf("more than %d requests are in flight: wait for answers", maxInFlight)})
+			return
+		}
+		c.running.Go(func() {
+			defer done()
+			defer cancel()
+			c.serve(ctx, m, this)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.calls[key] == this { // an id that was used twice belongs to the later one
+				delete(c.calls, key)
+			}
+		})
+	}
+}
+
+// serve handles a request that may take long.
+func (c *connection) serve(ctx context.Context, m *message, this *call) {
+	if m.method == string(mcp.MethodToolsCall) {
+		select {
+		case c.slots <- struct{}{}:
+			defer func() { <-c.slots }()
+		case <-ctx.Done():
+			return
+		}
+	}
+	response := c.handle(ctx, m)
+	c.mu.Lock()
+	cancelled := this.cancelled
+	c.mu.Unlock()
+	if response != nil && !cancelled {
+		_ = c.write(response) // a failed write ends the connection by itself
+	}
+}
+
+func (c *connection) answer(ctx context.Context, m *message) {
+	if response := c.handle(ctx, m); response != nil {
+		_ = c.write(response) // a failed write ends the connection by itself
+	}
+}
+
+// handle lets mcp-go do its work. A panic in it is answered without its text.
+func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONRPCMessage) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.server.log.Error("a request panicked", "method", m.method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if m.id != nil {
+				response = mcp.JSONRPCError{JSONRPC: mcp.JSONRPC_VERSION, ID: mcp.NewRequestId(m.id), Error: mcp.NewJSONRPCErrorDetails(mcp.INTERNAL_ERROR, "internal error", nil)}
+			}
+		}
+	}()
+	return c.server.mcp.HandleMessage(ctx, m.raw)
+}
+
+// cancelCall stops waiting for a call. What it started in a sandbox goes on.
+func (c *connection) cancelCall(m *message) {
+	var n struct {
+		Params struct {
+			RequestID json.RawMessage `json:"requestId"`
+		} `json:"params"`
+	}
+	if json.Unmarshal(m.raw, &n) != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if this := c.calls[string(n.Params.RequestID)]; this != nil {
+		this.cancelled = true
+		this.cancel()
+	}
+}
+
+// drained waits until no call is in flight, at most as long as grace.
+func (c *connection) drained(ctx context.Context, grace time.Duration) bool {
+	done := make(chan struct{})
+	go func() { c.running.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	case <-time.After(grace):
+	}
+	return false
+}
