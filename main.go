@@ -22,6 +22,7 @@ var version = "dev"
 
 type command struct {
 	MCP      mcpCommand      `cmd:"" name:"mcp" help:"Serve the Model Context Protocol on stdio. Starts the daemon if none runs."`
+	Serve    serveCommand    `cmd:"" help:"Run the daemon with MCP over HTTP and the REST API on a TCP address."`
 	Sandboxd sandboxdCommand `cmd:"" help:"Run the daemon in the foreground."`
 	Exec     execCommand     `cmd:"" help:"Run code in a sandbox and exit with its success or failure."`
 	Ls       lsCommand       `cmd:"" help:"List sandboxes."`

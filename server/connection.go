@@ -21,7 +21,7 @@ const busy = -32000
 type connection struct {
 	server  *Server
 	session *session
-	ctx     context.Context // of its requests
+	ctx     context.Context // of its requests; ends with the connection
 	broken  context.CancelCauseFunc
 
 	writing sync.Mutex
@@ -40,25 +40,23 @@ type call struct {
 	cancelled bool
 }
 
-// open begins a connection whose messages go out by send, one at a time. Requests belong in the
-// context that it returns, which ends with a failed send and with close.
-func (s *Server) open(ctx context.Context, send func([]byte) error) (*connection, context.Context, error) {
+// open begins a connection whose messages go out by send, one at a time. A failed send ends it.
+func (s *Server) open(ctx context.Context, send func([]byte) error) (*connection, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: make(chan struct{}, s.config.MaxCalls)}
 	c.session = newSession(c.write)
 	if err := s.mcp.RegisterSession(ctx, c.session); err != nil {
 		cancel(nil)
-		return nil, nil, fmt.Errorf("register session: %w", err)
+		return nil, fmt.Errorf("register session: %w", err)
 	}
 	c.ctx = s.mcp.WithContext(ctx, c.session)
 	go c.session.forward(c.ctx)
-	return c, c.ctx, nil
+	return c, nil
 }
 
-// close ends what is still in flight. Executions go on.
+// close ends what is still in flight, without waiting for it. Executions go on.
 func (c *connection) close() {
 	c.broken(nil)
-	c.drained(context.WithoutCancel(c.ctx), time.Second)
 	c.server.mcp.UnregisterSession(context.WithoutCancel(c.ctx), c.session.id)
 }
 
@@ -79,12 +77,7 @@ func (c *connection) write(v any) error {
 }
 
 func (c *connection) reject(r rejection) {
-	var id any
-	if r.id != nil {
-		id = r.id
-	}
-	// A failed write ends the connection by itself.
-	_ = c.write(mcp.JSONRPCError{JSONRPC: mcp.JSONRPC_VERSION, ID: mcp.NewRequestId(id), Error: mcp.NewJSONRPCErrorDetails(r.code, r.text, nil)})
+	_ = c.write(r.response()) // a failed write ends the connection by itself
 }
 
 // dispatch starts what a message asks for, and is back at once, so that a
@@ -154,13 +147,17 @@ func (c *connection) answer(ctx context.Context, m *message) {
 func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONRPCMessage) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.server.log.Error("a request panicked", "method", m.method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			c.server.logPanic(m, p)
 			if m.id != nil {
-				response = mcp.JSONRPCError{JSONRPC: mcp.JSONRPC_VERSION, ID: mcp.NewRequestId(m.id), Error: mcp.NewJSONRPCErrorDetails(mcp.INTERNAL_ERROR, "internal error", nil)}
+				response = rejection{id: m.id, code: mcp.INTERNAL_ERROR, text: "internal error"}.response()
 			}
 		}
 	}()
 	return c.server.mcp.HandleMessage(ctx, m.raw)
+}
+
+func (s *Server) logPanic(m *message, p any) {
+	s.log.Error("a request panicked", "method", fmt.Sprintf("%+.100q", m.method), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
 // cancelCall stops waiting for a call. What it started in a sandbox goes on.

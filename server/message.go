@@ -24,6 +24,14 @@ type rejection struct {
 	text string
 }
 
+func (r rejection) response() mcp.JSONRPCError {
+	var id any
+	if r.id != nil {
+		id = r.id
+	}
+	return mcp.JSONRPCError{JSONRPC: mcp.JSONRPC_VERSION, ID: mcp.NewRequestId(id), Error: mcp.NewJSONRPCErrorDetails(r.code, r.text, nil)}
+}
+
 // parse reads a line. It returns nil and nil for what needs no answer: an empty line,
 // or a client's response.
 func parse(line []byte) (*message, *rejection) {

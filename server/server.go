@@ -3,11 +3,16 @@
 // open is closed here, once.
 //
 //   - server.go: the server, and what stands around every tool call (panics, progress)
-//   - stdio.go: MCP on stdin and stdout: one connection's messages, in flight and out
-//   - lines.go: lines of bounded length from a stream, the last one without its end too
 //   - message.go: what must be known of a message before mcp-go sees it
-//   - session.go: a connection, as mcp-go knows it
 //   - progress.go: progress notifications that never come after the result
+//   - stdio.go: MCP on stdin and stdout, in lines.go's lines of bounded length
+//   - sse.go: MCP over server-sent events, as 2024-11-05 has it
+//   - connection.go: what these two share: one client's messages, in flight and out; session.go is
+//     what mcp-go knows of it
+//   - streamable.go: MCP over streamable HTTP, in every era of the protocol
+//   - http.go: all that is served over HTTP; guard.go stands in front of it: who may talk (address.go,
+//     token.go), and how much (slots.go, body.go, response.go)
+//   - health.go, metrics.go: what monitoring asks for; waits.go: waits that a stop ends
 package server
 
 import (
@@ -28,6 +33,7 @@ import (
 type Config struct {
 	Version string
 	Logger  *slog.Logger // nil: nothing is logged
+	Metrics *Metrics     // nil: nothing is counted
 
 	// MaxMessageBytes bounds one message; what is longer is answered with an error.
 	// 0: 160 MiB, which has room for a 100 MiB file in base64.
@@ -87,6 +93,10 @@ func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
 				s.log.Error("a tool panicked", "error_id", number, "tool", t.Definition.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				result = mcp.NewToolResultError(fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number))
 			}
+		}()
+		begun := time.Now()
+		defer func() {
+			s.config.Metrics.toolCalled(t.Definition.Name, result == nil || result.IsError, time.Since(begun))
 		}()
 		ctx, settle := s.withProgress(ctx, r)
 		defer settle()

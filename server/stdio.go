@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 )
@@ -20,7 +21,7 @@ import (
 // that overtakes its call, has one session for all connections, and reads lines of
 // any length.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
-	c, ctx, err := s.open(ctx, func(b []byte) error {
+	c, err := s.open(ctx, func(b []byte) error {
 		_, err := out.Write(append(b, '\n'))
 		return err
 	})
@@ -28,6 +29,7 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 		return err
 	}
 	defer c.close()
+	ctx = c.ctx
 
 	ended := make(chan error, 1)
 	go func() { ended <- c.readAll(ctx, newLines(in, s.config.MaxMessageBytes)) }()
@@ -42,6 +44,8 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 	if err == nil {
 		err = context.Cause(ctx) // the connection broke on the way out, or the caller ended it
 	}
+	c.broken(nil)
+	c.drained(context.WithoutCancel(ctx), time.Second) // what is left ends at once now
 	return err
 }
 

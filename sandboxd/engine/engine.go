@@ -61,6 +61,8 @@ type Spec struct {
 type Container struct {
 	ID      sandbox.ID
 	Running bool
+	// Suspended: it does not run, and [Suspender] can resume it.
+	Suspended bool
 	// Detail says how it ended, if it did: "exited with 137 (out of memory)".
 	Detail string
 }

@@ -101,7 +101,7 @@ func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if c.err != nil {
+		if c.err != nil && !errors.Is(c.err, store.ErrRequestTaken) {
 			return nil, c.err
 		}
 	}

@@ -70,11 +70,12 @@ func (e *testEngine) Create(ctx context.Context, spec engine.Spec) error {
 func (e *testEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	e.mu.Lock()
 	c, down := e.containers[id], e.down
+	gone := c == nil || c.dead
 	e.mu.Unlock()
 	switch {
 	case down:
 		return nil, errDown
-	case c == nil || c.dead:
+	case gone:
 		return nil, sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
 	return c.guest.dial(ctx)
@@ -142,6 +143,9 @@ func (e *testEngine) of(id sandbox.ID) *testContainer {
 // die ends a container from outside.
 func (e *testEngine) die(id sandbox.ID, detail string) {
 	c := e.of(id)
+	if c == nil {
+		return
+	}
 	e.mu.Lock()
 	c.dead, c.detail = true, detail
 	e.mu.Unlock()

@@ -32,6 +32,7 @@ import (
 type guestVolumes struct {
 	api    *client.Client
 	bundle engine.Bundle
+	stale  time.Duration // when a helper's maker is taken for dead
 
 	mu     sync.Mutex
 	filled map[string]bool // by volume name
@@ -39,13 +40,13 @@ type guestVolumes struct {
 
 const (
 	marker = ".complete"
-	// staleFill is when a helper container's maker is taken for dead.
+	// staleFill is far above what a fill takes (a second, more to a remote engine).
 	staleFill = 2 * time.Minute
 	fillPoll  = 50 * time.Millisecond
 )
 
 func newGuestVolumes(api *client.Client, bundle engine.Bundle) *guestVolumes {
-	return &guestVolumes{api: api, bundle: bundle, filled: map[string]bool{}}
+	return &guestVolumes{api: api, bundle: bundle, stale: staleFill, filled: map[string]bool{}}
 }
 
 // ensure returns the volume that holds the guest for an image's architecture, filled.
@@ -165,7 +166,7 @@ func (g *guestVolumes) breakStale(ctx context.Context, helper string) error {
 	if err != nil {
 		return fmt.Errorf("the helper's time: %w", err)
 	}
-	if now.Sub(made) < staleFill {
+	if now.Sub(made) < g.stale {
 		return nil
 	}
 	err = g.api.ContainerRemove(ctx, old.ID, container.RemoveOptions{Force: true})

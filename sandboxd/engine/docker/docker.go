@@ -105,7 +105,7 @@ func (e *Engine) open(ctx context.Context, runtime, why string) error {
 	}
 	for _, c := range systemChecks(sys, e.componentVersions(ctx), e.facts) {
 		if c.Status != engine.OK {
-			e.info.Warnings = append(e.info.Warnings, c.Detail+": "+c.Remedy)
+			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("%s: %s: %s", c.Name, c.Detail, c.Remedy))
 		}
 	}
 	return nil

@@ -52,20 +52,20 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 		checks = append(checks, floor("runc version", versions["runc"], runcFloors))
 	}
 	return append(checks,
-		yes(hasOption(sys, "seccomp"), "seccomp", engine.Bad, "the engine has no seccomp",
-			"system calls are not filtered: use a kernel and an engine with seccomp"),
-		yes(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "the engine has neither",
-			"a second wall around containers is missing: enable AppArmor or SELinux on the engine's machine, or use runsc"),
+		yes(hasOption(sys, "seccomp"), "seccomp", engine.Bad, "system calls are not filtered",
+			"use a kernel and an engine with seccomp"),
+		yes(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "a second wall around containers is missing",
+			"enable AppArmor or SELinux on the engine's machine, or use runsc"),
 		yes(facts.Remapped || facts.gvisor(), "user namespace", engine.Weak, "root in the engine is root on the machine",
 			"use rootless Docker, userns-remap or runsc"),
-		yes(sys.MemoryLimit, "memory limit", engine.Bad, "the engine can't limit memory",
-			"one sandbox can use up the machine: enable the memory cgroup"),
-		yes(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "the engine can't limit swap",
-			"a sandbox can swap beyond its memory: boot with swapaccount=1, use cgroup v2, or turn swap off"),
-		yes(sys.CPUCfsQuota, "cpu limit", engine.Bad, "the engine can't limit CPU",
-			"one sandbox can slow all others: enable CFS quotas (rootless: delegate the cpu controller)"),
-		yes(sys.PidsLimit, "process limit", engine.Bad, "the engine can't limit processes",
-			"a fork bomb reaches the machine: enable the pids cgroup (rootless: delegate the pids controller)"),
+		yes(sys.MemoryLimit, "memory limit", engine.Bad, "one sandbox can use up the machine's memory",
+			"enable the memory cgroup"),
+		yes(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "a sandbox can swap beyond its memory",
+			"boot with swapaccount=1, use cgroup v2, or turn swap off"),
+		yes(sys.CPUCfsQuota, "cpu limit", engine.Bad, "one sandbox can slow all others",
+			"enable CFS quotas (rootless: delegate the cpu controller)"),
+		yes(sys.PidsLimit, "process limit", engine.Bad, "a fork bomb reaches the machine",
+			"enable the pids cgroup (rootless: delegate the pids controller)"),
 		yes(sys.LiveRestoreEnabled, "live restore", engine.Weak, "a restart of the engine ends all sandboxes",
 			`set "live-restore": true in the engine's daemon.json`),
 		cgroupCheck(sys),
@@ -75,31 +75,28 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 
 func runtimeCheck(sys system.Info, facts engineFacts) engine.Check {
 	_, has := sys.Runtimes["runsc"]
+	detail := "sandboxes share the machine's kernel, whose bugs are ways out (" + facts.Runtime + ")"
 	switch {
 	case facts.gvisor():
 		return ok("runtime", "%s: %s", facts.Runtime, facts.isolation())
 	case has:
-		return weak("runtime", facts.Runtime+", and the engine has runsc", "a bug of the kernel would be a way out: use --runtime runsc")
+		return weak("runtime", detail, "use --runtime runsc, which the engine has")
 	}
-	return weak("runtime", facts.Runtime+": "+facts.isolation(),
-		"a bug of the kernel would be a way out: install gVisor's runsc as a runtime of the engine")
+	return weak("runtime", detail, "install gVisor's runsc as a runtime of the engine")
 }
 
 func cgroupCheck(sys system.Info) engine.Check {
 	detail := "cgroup v" + sys.CgroupVersion + ", driver " + sys.CgroupDriver
-	switch sys.CgroupVersion {
-	case "2":
-		return ok("cgroups", "%s", detail)
-	case "":
-		return weak("cgroups", "the engine does not say which version it uses", "use an engine of this decade")
+	if sys.CgroupDriver == "none" {
+		return bad("cgroups", "the engine can set no limits", "use a machine with cgroup v2 and systemd, which rootless engines need for limits")
 	}
-	return weak("cgroups", detail, "works; memory is accounted better with cgroup v2")
+	return ok("cgroups", "%s", detail)
 }
 
 func storageCheck(sys system.Info) engine.Check {
 	switch sys.Driver {
 	case "vfs", "devicemapper", "aufs":
-		return weak("storage", "driver "+sys.Driver, "sandboxes start slowly: use overlay2")
+		return weak("storage", "driver "+sys.Driver, "use overlay2: sandboxes start slowly without")
 	}
 	return ok("storage", "driver %s", sys.Driver)
 }

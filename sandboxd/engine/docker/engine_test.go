@@ -77,6 +77,15 @@ func TestAnAbortedInstallationIsNotTrusted(t *testing.T) {
 	createAndRemove(t, open(t, docker.Config{Home: "test-abort", Bundle: guest}), image)
 }
 
+func TestAHelperThatWasLeftIsRemoved(t *testing.T) {
+	image, guest := anyImage(t), enginetest.Probe(t)
+	e := open(t, docker.Config{Home: "test-left", Bundle: guest})
+	if err := e.LeaveHelper(t.Context(), guest, image); err != nil {
+		t.Fatal(err)
+	}
+	createAndRemove(t, e, image)
+}
+
 func TestTwoDaemonsInstallTheGuestAtOnce(t *testing.T) {
 	image, guest := anyImage(t), enginetest.Probe(t)
 	var group sync.WaitGroup

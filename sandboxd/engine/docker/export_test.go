@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/system"
@@ -46,5 +47,17 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
 // RemoveImage removes a test's image.
 func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
 	_, err := e.api.ImageRemove(ctx, ref, image.RemoveOptions{})
+	return err
+}
+
+// LeaveHelper leaves what a daemon that is killed while it installs the guest leaves,
+// and has this engine take it for old.
+func (e *Engine) LeaveHelper(ctx context.Context, b engine.Bundle, ref string) error {
+	img, err := e.inspectImage(ctx, ref)
+	if err != nil {
+		return err
+	}
+	e.guest.stale = time.Second
+	_, err = e.guest.lock(ctx, e.VolumeOf(b, img.Arch), img, nil)
 	return err
 }

@@ -3,6 +3,7 @@ package docker
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -117,10 +118,14 @@ func (s *stream) next() error {
 	return nil
 }
 
-// explain adds to the stream's end what the program said on stderr.
+// explain adds to the stream's end what the program said on stderr, and takes the
+// engine's address out of an error that is no more than its being closed.
 func (s *stream) explain(err error) error {
-	if err != io.EOF || len(s.stderr) == 0 {
-		return err
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		return fmt.Errorf("the stream to the sandbox: %w", net.ErrClosed)
+	case err == io.EOF && len(s.stderr) > 0:
+		return fmt.Errorf("guest connect: %q: %w", strings.TrimSpace(string(s.stderr)), io.ErrUnexpectedEOF)
 	}
-	return fmt.Errorf("guest connect: %q: %w", strings.TrimSpace(string(s.stderr)), io.ErrUnexpectedEOF)
+	return err
 }

@@ -36,6 +36,7 @@ type kernel struct {
 	dir      string
 	requests *os.File
 	messages *bufio.Reader
+	pipe     *os.File // under messages
 	acks     *os.File
 	raw      *os.File
 	ready    message
@@ -82,7 +83,7 @@ func start(t *testing.T, name, interpreter string, env ...string) *kernel {
 	messages, theirMessages := pipe()
 	theirAcks, acks := pipe()
 	raw, theirRaw := pipe()
-	k.requests, k.messages, k.acks, k.raw = requests, bufio.NewReaderSize(messages, 1<<20), acks, raw
+	k.requests, k.messages, k.pipe, k.acks, k.raw = requests, bufio.NewReaderSize(messages, 1<<20), messages, acks, raw
 	k.command.Dir = dir
 	k.command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "MPLCONFIGDIR=" + cache(t)}, env...)
 	k.command.Stdout, k.command.Stderr = theirRaw, theirRaw
@@ -124,6 +125,7 @@ func cache(t *testing.T) string {
 
 func (k *kernel) next() message {
 	k.t.Helper()
+	k.pipe.SetReadDeadline(time.Now().Add(20 * time.Second))
 	line, err := k.messages.ReadBytes('\n')
 	if err != nil {
 		k.t.Fatalf("read a message: %v; raw output: %q", err, k.drain())
@@ -276,15 +278,19 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			k.t = t
 			k.run(setup)
 			k.send(code)
-			for m := k.next(); m.Type != "stdout"; m = k.next() { // it runs when it has printed
-				switch m.Type {
+			started := "stdout" // it runs when it has printed, or is about to start a process
+			if strings.Contains(code, "'sleep") {
+				started = "sync"
+			}
+			for m := (message{}); m.Type != started; {
+				switch m = k.next(); m.Type {
 				case "sync":
 					k.acks.Write([]byte{1})
 				case "error", "done":
 					t.Fatalf("%+v before it was interrupted", m)
 				}
 			}
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 			began := time.Now()
 			k.interrupt()
 			o := k.wait()

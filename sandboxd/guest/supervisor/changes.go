@@ -1,3 +1,5 @@
+//go:build linux
+
 package supervisor
 
 import (
@@ -43,11 +45,11 @@ func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile
 	var files []sandbox.File
 	omitted, budget := news(before, after), int64(maxHashed)
 	for _, path := range changed {
-		st := after.files[path]
-		f, reason := w.describe(path, st, &budget)
-		if reason == "" && len(files) >= maxChanged {
-			reason = fmt.Sprintf("more than %d files were written", maxChanged)
+		if len(files) >= maxChanged {
+			omitted = append(omitted, sandbox.OmittedFile{Path: showPath(path), Reason: fmt.Sprintf("more than %d files were written", maxChanged)})
+			continue
 		}
+		f, reason := w.describe(path, after.files[path], &budget)
 		if reason != "" {
 			omitted = append(omitted, sandbox.OmittedFile{Path: f.Path, Reason: reason})
 			continue
@@ -87,7 +89,7 @@ func (w *workspace) describe(path string, st stamp, budget *int64) (f sandbox.Fi
 	valid, err := sandbox.ParsePath(path)
 	f = sandbox.File{Path: valid, Size: st.size, ModTime: st.modTime()}
 	if err != nil || valid != path {
-		return sandbox.File{Path: fmt.Sprintf("%q", path)}, "its name cannot be used to ask for it"
+		return sandbox.File{Path: showPath(path)}, "its name cannot be used to ask for it"
 	}
 	if !st.regular() {
 		return f, "it is a " + kindOf(st.fileMode())
@@ -111,6 +113,14 @@ func (w *workspace) describe(path string, st stamp, budget *int64) (f sandbox.Fi
 		f.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	}
 	return f, ""
+}
+
+// showPath quotes a name that could not be shown as it is.
+func showPath(path string) string {
+	if valid, err := sandbox.ParsePath(path); err != nil || valid != path {
+		return fmt.Sprintf("%q", path)
+	}
+	return path
 }
 
 // list is all that is in the workspace, without hashes.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package supervisor
 
 import (
@@ -215,8 +217,8 @@ func (k *kernel) release() {
 	k.mu.Unlock()
 }
 
-// begin gives the kernel an execution. The request is written beside the caller, because a kernel
-// need not read it.
+// begin gives the kernel an execution. The request is written beside the caller, because
+// nothing says that a kernel reads it.
 func (k *kernel) begin(e *execution) {
 	k.mu.Lock()
 	k.current = e
@@ -225,13 +227,8 @@ func (k *kernel) begin(e *execution) {
 	if err != nil {
 		return // strings can always be written
 	}
-	request = append(request, '\n')
-	if len(request) <= 4096 { // fits into the empty pipe
-		_, _ = k.requests.Write(request)
-		return
-	}
-	// A kernel that dies or never reads ends the write by its death.
-	go func() { _, _ = k.requests.Write(request) }()
+	// A kernel that does not read ends the write by its death.
+	go func() { _, _ = k.requests.Write(append(request, '\n')) }()
 }
 
 // signal reaches the kernel and its subprocesses that did not leave its process group.

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package supervisor is the guest: PID 1 in a sandbox. It starts and watches kernels,
 // runs executions in them, keeps their output, moves files, and is reached through one
 // unix socket.

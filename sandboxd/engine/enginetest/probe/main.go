@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command probe stands where the guest stands, for the engine's conformance suite: it
 // takes the guest's arguments, answers HTTP on the guest's socket, and says how the
 // sandbox looks from inside, to uid 0 and to the uid that kernels have.

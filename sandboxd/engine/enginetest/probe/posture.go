@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -224,7 +226,6 @@ func network() map[string]string {
 		listener.Close()
 	}
 	results["listen on 127.0.0.1"] = brief(err)
-	results["resolv.conf"] = strings.Join(nameservers(), " ")
 	return results
 }
 
@@ -237,18 +238,6 @@ func reached(err error) string {
 		}
 	}
 	return brief(err)
-}
-
-// nameservers must not be the machine's.
-func nameservers() []string {
-	var servers []string
-	text, _ := os.ReadFile("/etc/resolv.conf") // an image need not have one
-	for line := range strings.Lines(string(text)) {
-		if fields := strings.Fields(line); len(fields) > 1 && !strings.HasPrefix(fields[0], "#") {
-			servers = append(servers, strings.Join(fields, "="))
-		}
-	}
-	return servers
 }
 
 func devices() []string {

@@ -18,7 +18,7 @@ async def loop():
     p = await asyncio.create_subprocess_exec("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     out, _ = await p.communicate(b"x" * 200000)
     assert len(out) == 200000
-    server = await asyncio.start_server(lambda r, w: w.close(), "localhost", 0)
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
     r, w = await asyncio.open_connection(*server.sockets[0].getsockname())
     await r.read()
     w.close()

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command guest is Dormouse's program inside a sandbox. The container runs `guest serve`
 // as PID 1; the daemon reaches it through `guest connect`; kernels are started through
 // `guest launch`; `guest sweep` ends what got out of hand.

@@ -43,13 +43,16 @@ class Interrupts {
   /** Starts the thread and calls ready once it watches, or once it is clear that it can't. */
   watch(ready) {
     const worker = new Worker(path.join(__dirname, 'watcher.cjs'), {
-      workerData: this.signals, env: SHARE_ENV, argv: [], execArgv: [],
+      workerData: this.signals, env: SHARE_ENV, argv: [],
       resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 2 },
     });
     worker.once('message', ready);
     // A number is that of a cell that it ended: should our handler itself have been in the way, this is its second chance.
     worker.on('message', (number) => number === Atomics.load(this.signals, CELL) && this.interrupt());
-    worker.on('error', ready); // what is stuck then takes the guest's other signals to end
+    worker.on('error', (error) => {
+      console.error(`SIGINT cannot end a script that never yields here: ${error.message}`);
+      ready();
+    });
     worker.unref();
   }
 }

@@ -108,7 +108,7 @@ class Kernel {
     // A cell ends a little after its code, so that what its promises print at once is still its own.
     const succeed = (value) => this.later(() => this.succeed(cell, value));
     // After an error, which may be what SIGINT did to a child process, the event loop turns, so that the signal is told first.
-    const fail = (error) => setImmediate(() => this.later(() => this.fail(cell, error)));
+    const fail = (error) => setImmediate(() => setImmediate(() => this.later(() => this.fail(cell, error))));
     try {
       const value = this.run(code);
       if (types.isPromise(value)) value.then(succeed, fail);
@@ -121,7 +121,7 @@ class Kernel {
   /** Runs code and returns its value, or a promise of it. */
   run(code) {
     const plan = transform(code, this.count);
-    values.remember(plan.filename, code);
+    values.remember(plan.filename, code, plan.shift);
     plan.names.forEach(declare);
     if (!plan.imports.length) return this.runScripts(plan);
     return this.modules.load(plan.imports).then(() => this.runScripts(plan));
@@ -148,6 +148,7 @@ class Kernel {
 
   fail(cell, error) {
     if (cell !== this.running) return;
+    if (this.interrupts.pending) return this.interrupt();
     this.end(cell, 'error', values.describeError(error));
   }
 

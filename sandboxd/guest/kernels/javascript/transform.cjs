@@ -12,6 +12,7 @@ const vm = require('node:vm');
 const { frame } = require('./values.cjs');
 
 const PREFIX = '(async () => {';
+const RETURN = 'return (';
 
 function parser() {
   try {
@@ -79,7 +80,9 @@ class Rewriter {
     }
     for (const [node, parent] of this.vars) this.assign(node, parent);
     if (plan.hasResult) {
-      this.edit(last.start, last.start, 'return (');
+      this.edit(last.start, last.start, RETURN);
+      const line = this.code.slice(0, last.start).split('\n').length;
+      plan.shift = { line, after: last.start - this.code.lastIndexOf('\n', last.start - 1) - 1, by: RETURN.length };
       this.close(last, ')');
     }
     const body = apply(this.code, [...this.edits, ...this.functions.map((node) => this.blank(node.start, node.end))]);

@@ -100,8 +100,9 @@ function cut(text, limit) {
 
 const sources = new Map(); // file name of a cell → its lines
 
-function remember(filename, code) {
-  sources.set(filename, code.split('\n'));
+/** Keeps a cell's lines for its errors; shift says where what we put into a line moved the columns. */
+function remember(filename, code, shift) {
+  sources.set(filename, Object.assign(code.split('\n'), { shift }));
   if (sources.size > KEPT_SOURCES) sources.delete(sources.keys().next().value);
 }
 
@@ -148,8 +149,12 @@ function isOurs(line) {
 /** The cell's line that threw and a caret under the place, as Node shows it for a file. */
 function codeFrame(stack) {
   const place = typeof stack === 'string' && /^\s+at .*?(cell-\d+\.js):(\d+):(\d+)/m.exec(stack);
-  const line = place && sources.get(place[1])?.[place[2] - 1];
-  return line === undefined || !line ? '' : frame(place[1], +place[2], line, place[3] - 1);
+  const lines = place && sources.get(place[1]);
+  const line = lines?.[place[2] - 1];
+  if (!line) return '';
+  let column = place[3] - 1;
+  if (lines.shift?.line === +place[2] && column >= lines.shift.after + lines.shift.by) column -= lines.shift.by;
+  return frame(place[1], +place[2], line, column);
 }
 
 function frame(filename, number, line, column) {

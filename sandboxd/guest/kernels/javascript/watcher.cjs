@@ -15,9 +15,10 @@ const INTERVAL_MS = 25;
 const BUSY_SECONDS = 0.03;
 const BLOCKED_MS = 500;
 
-// process.on() has no signals in a thread; the handle under it has, and says that it is deprecated.
+// process.on() has no signals in a thread, but the handle under it has. Node warns that it is internal, and so are we.
 process.emitWarning = () => {};
-const { Signal } = process.binding('signal_wrap');
+const { internalBinding } = require('internal/test/binding');
+const { Signal } = internalBinding('signal_wrap');
 const signal = new Signal();
 let watched = 0; // the cell that a signal came for
 signal.onsignal = () => {

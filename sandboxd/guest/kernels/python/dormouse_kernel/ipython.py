@@ -25,6 +25,9 @@ from .figures import png
 from .plain import system
 
 
+PLAIN = frozenset({int, float, bool, str, bytes})  # have no other form; asking ten formatters takes longer than the cell
+
+
 class Store(dict):
     """IPython's persistent store (%store, %alias), which lasts as long as the kernel."""
 
@@ -117,4 +120,6 @@ class IPythonRunner:
             shell.events.trigger("post_run_cell", ExecutionResult(info))
 
     def bundle(self, value):
+        if type(value) in PLAIN:
+            return {"text/plain": self.shell.display_formatter.formatters["text/plain"](value)}
         return self.shell.display_formatter.format(value)[0]

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+type serveCommand struct {
+	Listen       string   `help:"Address to listen on." default:"127.0.0.1:8765" placeholder:"HOST:PORT"`
+	SSE          bool     `name:"sse" help:"Also offer the SSE transport of older clients: /sse and /message."`
+	TokenFile    string   `help:"File with the token that clients must send. Default: 'token' in the home, made at the first start." type:"path"`
+	AllowHost    []string `help:"Another name by which clients call this server; can be repeated."`
+	AllowOrigin  []string `help:"Origin whose web pages may call this server; can be repeated. Default: none but our own."`
+	TLSCert      string   `name:"tls-cert" help:"Certificate, with its chain, to serve HTTPS." type:"path" and:"tls"`
+	TLSKey       string   `name:"tls-key" help:"The certificate's key." type:"path" and:"tls"`
+	InsecureHTTP bool     `name:"insecure-http" help:"Listen beyond this machine without TLS: anybody on the way can read the token."`
+	AllowDir     []string `help:"Folder of this machine whose files models may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	daemonFlags
+}
+
+func (c *serveCommand) Run(ctx context.Context) (err error) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	encryption, err := c.encryption()
+	if err != nil {
+		return err
+	}
+	l, err := c.listen(encryption != nil) // first: a port that is taken is a quick answer
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	d, err := sandboxd.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	http, err := c.server(d, l, encryption)
+	if err != nil {
+		return err
+	}
+	socket, err := d.Listen()
+	if err != nil {
+		return err
+	}
+	c.greet(os.Stderr, l.Addr(), encryption != nil)
+	return both(ctx, func(ctx context.Context) error { return d.Serve(ctx, socket) }, func(ctx context.Context) error { return http.Serve(ctx, l) })
+}
+
+// encryption is what the TLS flags say; nil is plain HTTP.
+func (c *serveCommand) encryption() (*tls.Config, error) {
+	if c.TLSCert == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("read --tls-cert and --tls-key: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// listen opens the address. What is sent beyond this machine is encrypted, unless
+// somebody has said that it need not be.
+func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
+	}
+	refusal := fmt.Errorf("%s can be reached from other machines, and without TLS anybody on the way can read the token and run code: "+
+		"give --tls-cert and --tls-key, listen on 127.0.0.1, or say --insecure-http", c.Listen)
+	open := encrypted || c.InsecureHTTP
+	if !open && !server.Loopback(c.Listen) {
+		return nil, refusal
+	}
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", c.Listen, err)
+	}
+	if !open && !server.Loopback(l.Addr().String()) { // a name that leads elsewhere than it says
+		return nil, errors.Join(refusal, l.Close())
+	}
+	if _, port, err := net.SplitHostPort(l.Addr().String()); err == nil {
+		c.Listen = net.JoinHostPort(host, port)
+	}
+	return l, nil
+}
+
+// server is MCP and the v1 API over HTTP, in front of the daemon.
+func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tls.Config) (*server.HTTP, error) {
+	token, err := c.token()
+	if err != nil {
+		return nil, err
+	}
+	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
+	metrics := server.NewMetrics(version)
+	waits := server.NewWaits(d.Sandboxes(), metrics)
+	mcp := server.New(tools.New(waits, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log, Metrics: metrics})
+	return server.NewHTTP(mcp, server.HTTPConfig{
+		Address: c.Listen, TLS: encryption, Tokens: []server.Token{token}, AllowHosts: c.AllowHost, AllowOrigins: c.AllowOrigin,
+		SSE: c.SSE, API: d.Handler(), Sandboxes: d.Sandboxes(), Metrics: metrics, OnDrain: waits.Drain,
+	})
+}
+
+// tokenName is whose the token is, while there is only one.
+const tokenName = "default"
+
+func (c *serveCommand) token() (server.Token, error) {
+	if c.TokenFile != "" {
+		return server.LoadToken(tokenName, c.TokenFile)
+	}
+	return server.LoadOrMakeToken(tokenName, c.tokenPath())
+}
+
+func (c *serveCommand) tokenPath() string {
+	if c.TokenFile != "" {
+		return c.TokenFile
+	}
+	return filepath.Join(c.Home, "token")
+}
+
+// greet tells a person how to connect. It never shows the token: what is printed gets
+// into logs.
+func (c *serveCommand) greet(w io.Writer, addr net.Addr, encrypted bool) {
+	scheme, host := "http", c.Listen
+	if encrypted {
+		scheme = "https"
+	}
+	if name, port, err := net.SplitHostPort(c.Listen); err == nil {
+		if ip := net.ParseIP(name); name == "" || ip != nil && ip.IsUnspecified() {
+			host = net.JoinHostPort("localhost", port)
+			if len(c.AllowHost) > 0 {
+				host = net.JoinHostPort(c.AllowHost[0], port)
+			}
+		}
+	}
+	url := scheme + "://" + host
+	fmt.Fprintf(w, "Dormouse serves on %s\n\n", addr)
+	fmt.Fprintf(w, "  MCP     %s/mcp\n", url)
+	if c.SSE {
+		fmt.Fprintf(w, "          %s/sse (older clients)\n", url)
+	}
+	fmt.Fprintf(w, "  REST    %s/v1/\n", url)
+	fmt.Fprintf(w, "  token   cat %q\n\n", c.tokenPath())
+	fmt.Fprintf(w, `A client's configuration (the token goes in place of <token>):
+
+  {"mcpServers": {"dormouse": {"type": "http", "url": "%s/mcp",
+    "headers": {"Authorization": "Bearer <token>"}}}}
+
+`, url)
+	if !encrypted && !server.Loopback(addr.String()) {
+		fmt.Fprint(w, "WARNING: this is plain HTTP on an address that other machines reach. Anybody on the way can read\nthe token and run code. Use --tls-cert and --tls-key, or a proxy that speaks TLS.\n\n")
+	}
+}
+
+// both runs two servers until ctx ends or one of them fails, which ends the other.
+func both(ctx context.Context, a, b func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan error, 2)
+	for _, serve := range []func(context.Context) error{a, b} {
+		go func() {
+			defer cancel()
+			results <- serve(ctx)
+		}()
+	}
+	return errors.Join(<-results, <-results)
+}

@@ -1,0 +1,194 @@
+// Package gvisor runs sandboxes itself with gVisor's runsc, on Linux as root, without
+// Docker. It is the only package that knows runsc.
+//
+//   - [New], [Config], [Engine]: opening an engine, and what it says of itself (gvisor.go)
+//   - where everything is on disk (layout.go), and what is put right at a start (recover.go)
+//   - what isolates a sandbox: [profile], one pure function, with a golden file in testdata
+//     (profile.go; oci.go has the words of its answer)
+//   - finding, keeping and calling runsc (runsc.go)
+//   - a sandbox's life (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
+//   - the stream to its guest (dial.go, stream.go)
+//   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go),
+//     and what makes a checkpoint whole and ours (checkpoint.go, cpu.go)
+//   - images: a root file system in a tar, unpacked once and shared (images.go, unpack.go)
+//   - the guest, written once for each build (guest.go)
+//   - what is weaker than it could be: [Engine.Doctor] (doctor.go)
+//   - what only Linux has (linux.go, other.go)
+//
+// A sandbox is two processes that are nobody's children: they outlive the daemon, and are
+// found again by the folder of their sandbox.
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Config is how an engine is opened.
+type Config struct {
+	// Dir is the folder, of one daemon's home, that holds what the engine keeps. Sandboxes
+	// belong to it: engines with different folders do not see each other's.
+	Dir string
+	// Images is the folder of unpacked images, which homes share. Empty: [DefaultImages].
+	Images string
+	// Bundle is the guest. Without one there are images and checks, and no sandboxes;
+	// with one, nobody else may have Dir open, because what a crash left is put right.
+	Bundle engine.Bundle
+	// Runsc is the program. Empty: beside this program's own file, then in PATH.
+	Runsc string
+	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. Then only the
+	// guest's watchdog bounds memory and processes, and nothing bounds CPU.
+	WithoutCgroups bool
+}
+
+// Engine runs sandboxes with runsc.
+type Engine struct {
+	layout  layout
+	images  images
+	bundle  engine.Bundle
+	build   string // of the runsc that new sandboxes get
+	cgroups cgroups
+	info    engine.Info
+	locks   locks
+	streams streams
+
+	guestOnce sync.Mutex
+	guest     string // the guest's folder, when it is there
+}
+
+var (
+	_ engine.Engine    = (*Engine)(nil)
+	_ engine.Suspender = (*Engine)(nil)
+	_ engine.Forker    = (*Engine)(nil)
+)
+
+// New opens the engine. The error is unavailable, and says what is missing, where the
+// engine can't work. The caller closes it.
+func New(ctx context.Context, cfg Config) (*Engine, error) {
+	if err := possible(); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, fmt.Errorf("open gvisor: the folder %q is not absolute", cfg.Dir)
+	}
+	if cfg.Images == "" {
+		dir, err := DefaultImages()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Images = dir
+	}
+	program, why, err := findRunsc(cfg.Runsc)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle}
+	if err := e.layout.make(); err != nil {
+		return nil, err
+	}
+	if e.build, err = e.layout.keepRunsc(program); err != nil {
+		return nil, err
+	}
+	e.cgroups = findCgroups()
+	if e.cgroups.missing != "" && !cfg.WithoutCgroups {
+		return nil, sandbox.Errorf(sandbox.Unavailable,
+			"the gvisor engine can't limit sandboxes, because %s: mount cgroups writable", e.cgroups.missing)
+	}
+	e.info = engine.Info{
+		Name: "gvisor", Runtime: "runsc", Runtimes: []string{"runsc"},
+		Version:   runscVersion(program),
+		Isolation: "gVisor: a kernel of its own for each sandbox",
+		Why:       why,
+		CPUs:      runtime.NumCPU(),
+		Memory:    totalMemory(),
+	}
+	for _, c := range e.systemChecks() {
+		if c.Status != engine.OK {
+			e.info.Warnings = append(e.info.Warnings, c.Detail+": "+c.Remedy)
+		}
+	}
+	if e.bundle != nil {
+		if err := e.recover(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// possible says what is missing before anything is looked for.
+func possible() error {
+	switch {
+	case runtime.GOOS != "linux":
+		return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine runs on Linux only: use a Docker engine here")
+	case os.Geteuid() != 0:
+		return sandbox.Errorf(sandbox.Unavailable,
+			"the gvisor engine needs root, for namespaces, cgroups and users of its own: run dormouse as root, or use a Docker engine")
+	}
+	return nil
+}
+
+// Info implements [engine.Engine].
+func (e *Engine) Info() engine.Info { return e.info }
+
+// Close implements [engine.Engine]. It closes the streams that are open.
+func (e *Engine) Close() error {
+	e.streams.closeAll()
+	return nil
+}
+
+func noSandbox(id sandbox.ID) *sandbox.Error {
+	return sandbox.Errorf(sandbox.NotFound, "there is no running sandbox %q here", sandbox.Quote(string(id)))
+}
+
+var errExists = errors.New("there is a sandbox of that id already")
+
+// locks lets one operation at a time work on a sandbox.
+type locks struct {
+	mu   sync.Mutex
+	held map[sandbox.ID]*lock
+}
+
+type lock struct {
+	turn  chan struct{}
+	users int
+}
+
+// take waits for the sandbox's turn. The function that it returns ends it.
+func (l *locks) take(ctx context.Context, id sandbox.ID) (release func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	if l.held == nil {
+		l.held = map[sandbox.ID]*lock{}
+	}
+	k := l.held[id]
+	if k == nil {
+		k = &lock{turn: make(chan struct{}, 1)}
+		l.held[id] = k
+	}
+	k.users++
+	l.mu.Unlock()
+	leave := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if k.users--; k.users == 0 {
+			delete(l.held, id)
+		}
+	}
+	select {
+	case k.turn <- struct{}{}:
+		return func() { <-k.turn; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}

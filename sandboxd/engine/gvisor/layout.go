@@ -1,0 +1,171 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// layout is the engine's folder:
+//
+//	sandboxes/<id>/          one sandbox; it exists while this folder does, and the folder is its OCI bundle
+//	  config.json            what runsc is told
+//	  record.json            what made it: which runsc, guest and image
+//	  process.json           its process, when it has started
+//	  checkpoint/            its memory: it is suspended while this is there
+//	  checkpoint.making/     a checkpoint that is not whole yet
+//	sandboxes/.trash-*       being removed
+//	runsc/                   runsc's own state
+//	bin/runsc-<build>        each runsc that a sandbox was made with
+//	guest/<bundle>-<arch>/   each guest
+//	etc/                     small files of every sandbox's /etc
+//
+// What is written is written under another name first, and is whole when it has its own.
+type layout struct{ dir string }
+
+func (l layout) sandboxes() string            { return filepath.Join(l.dir, "sandboxes") }
+func (l layout) box(id sandbox.ID) string     { return filepath.Join(l.sandboxes(), string(id)) }
+func (l layout) runscRoot() string            { return filepath.Join(l.dir, "runsc") }
+func (l layout) runsc(build string) string    { return filepath.Join(l.dir, "bin", "runsc-"+build) }
+func (l layout) guest(name string) string     { return filepath.Join(l.dir, "guest", name) }
+func (l layout) etc() string                  { return filepath.Join(l.dir, "etc") }
+func (l layout) record(id sandbox.ID) string  { return filepath.Join(l.box(id), "record.json") }
+func (l layout) process(id sandbox.ID) string { return filepath.Join(l.box(id), "process.json") }
+func (l layout) checkpoint(id sandbox.ID) string {
+	return filepath.Join(l.box(id), "checkpoint")
+}
+func (l layout) makingCheckpoint(id sandbox.ID) string {
+	return filepath.Join(l.box(id), "checkpoint.making")
+}
+
+// etcFiles are the same in every sandbox.
+var etcFiles = map[string]string{
+	"hostname":    hostname + "\n",
+	"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t" + hostname + "\n",
+	"resolv.conf": "nameserver 127.0.0.1\nsearch .\n",
+}
+
+// make makes the folders that are always there.
+func (l layout) make() error {
+	for _, dir := range []string{l.dir, l.sandboxes(), l.runscRoot(), filepath.Join(l.dir, "bin"), filepath.Join(l.dir, "guest")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("open gvisor: %w", err)
+		}
+	}
+	if err := os.MkdirAll(l.etc(), 0o755); err != nil {
+		return fmt.Errorf("open gvisor: %w", err)
+	}
+	for name, text := range etcFiles {
+		path := filepath.Join(l.etc(), name)
+		if old, err := os.ReadFile(path); err == nil && string(old) == text {
+			continue
+		}
+		if err := writeFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record is what a sandbox was made with, and needs as long as it lives.
+type record struct {
+	Build  string `json:"runsc"` // of runsc
+	Guest  string `json:"guest"`
+	Image  string `json:"image"` // its digest
+	Schema int    `json:"schema"`
+}
+
+const recordSchema = 1
+
+// find returns a sandbox's record; not_found if there is no such sandbox.
+func (l layout) find(id sandbox.ID) (record, error) {
+	var r record
+	if !sandbox.IsID(string(id)) {
+		return r, noSandbox(id)
+	}
+	err := readJSON(l.record(id), &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, noSandbox(id)
+	}
+	return r, err
+}
+
+// ids are the sandboxes that have a folder.
+func (l layout) ids() ([]sandbox.ID, error) {
+	entries, err := os.ReadDir(l.sandboxes())
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	var ids []sandbox.ID
+	for _, entry := range entries {
+		if sandbox.IsID(entry.Name()) {
+			ids = append(ids, sandbox.ID(entry.Name()))
+		}
+	}
+	return ids, nil
+}
+
+func (l layout) suspended(id sandbox.ID) bool {
+	_, err := os.Stat(l.checkpoint(id))
+	return err == nil
+}
+
+func readJSON(path string, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(path, append(text, '\n'), 0o600)
+}
+
+// writeFile writes a file that is whole or not there, also after a power cut.
+func writeFile(path string, text []byte, mode fs.FileMode) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), ".writing-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(file.Name()))
+		}
+	}()
+	_, err = file.Write(text)
+	if err == nil {
+		err = file.Chmod(mode)
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	return nil
+}
+
+// syncDir makes the names in a folder last.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

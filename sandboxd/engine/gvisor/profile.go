@@ -1,0 +1,115 @@
+package gvisor
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const (
+	hostname    = "sandbox"
+	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	cpuPeriod   = 100_000 // microseconds
+)
+
+// facts is all that [profile] needs to know of the machine and of the image.
+type facts struct {
+	Root  string // the image's root file system
+	Path  string // the image's PATH
+	Guest string // the guest's folder
+	Etc   string // the folder of [etcFiles]
+	// Cgroup is the sandbox's; empty where cgroups can't be used. Swap: they can limit it.
+	Cgroup string
+	Swap   bool
+}
+
+// profile is what isolates a sandbox, as it is said to runsc: a pure function, so that a
+// change to isolation is a change to testdata/profile.golden.json that somebody reads. [flags]
+// is the rest of it. It is the Docker engine's profile, but for this:
+//
+//   - no seccomp profile: gVisor's own filter stands around the sandbox, and inside it the
+//     system calls are gVisor's
+//   - no limit of inodes: gVisor's tmpfs has them in memory that the limit counts
+//   - masked and read-only paths are said, and gVisor's /proc and /sys have nothing to mask
+func profile(spec engine.Spec, f facts) ociSpec {
+	capabilities := []string{"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
+	s := ociSpec{
+		Version:  "1.0.2",
+		Hostname: hostname,
+		Root:     ociRoot{Path: f.Root, Readonly: true},
+		Process: ociProcess{
+			// The guest is uid 0, with three capabilities. Kernels are spec.UID, with none.
+			User: ociUser{0, 0},
+			Args: engine.GuestArgs(spec),
+			// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
+			Cwd: "/",
+			Env: []string{"PATH=" + cmp.Or(f.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace, "HOSTNAME=" + hostname},
+			Capabilities: ociCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities,
+				Inheritable: []string{}, Ambient: []string{}},
+			NoNewPrivileges: true,
+			Rlimits: []ociRlimit{
+				rlimit("CORE", 0),
+				rlimit("FSIZE", engine.FileSize(spec.Limits)),
+				rlimit("NOFILE", engine.MaxOpenFiles),
+			},
+		},
+		Mounts: mounts(spec, f),
+		Linux: ociLinux{
+			// No path in any of them: each is new.
+			Namespaces:    []ociNamespace{{"pid"}, {"network"}, {"ipc"}, {"uts"}, {"mount"}},
+			MaskedPaths:   engine.MaskedPaths(),
+			ReadonlyPaths: engine.ReadonlyPaths(),
+		},
+	}
+	if f.Cgroup != "" {
+		s.Linux.CgroupsPath = f.Cgroup
+		s.Linux.Resources = resources(spec.Limits, f.Swap)
+	}
+	return s
+}
+
+func resources(l sandbox.Limits, swap bool) *ociResources {
+	memory := engine.GVisorMemory(l)
+	r := &ociResources{
+		Memory: ociMemory{Limit: memory},
+		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // half of what the host's own work has
+		Pids:   ociPids{Limit: int64(l.Processes + engine.GuestPids + engine.GVisorPids)},
+	}
+	if swap {
+		r.Memory.Swap = &memory // equal: no swap
+	}
+	return r
+}
+
+func rlimit(name string, n int64) ociRlimit {
+	return ociRlimit{Type: "RLIMIT_" + name, Soft: uint64(n), Hard: uint64(n)}
+}
+
+// mounts are what is mounted over the image's files. What can be written is memory, and
+// counts as the sandbox's. Nothing of the host but our own files is there.
+func mounts(spec engine.Spec, f facts) []ociMount {
+	list := []ociMount{
+		{"/proc", "proc", "proc", []string{"nosuid", "noexec", "nodev"}},
+		{"/dev", "tmpfs", "tmpfs", []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{"/dev/pts", "devpts", "devpts", []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{"/dev/shm", "tmpfs", "tmpfs", []string{"nosuid", "noexec", "nodev", "mode=1777", size(engine.ShmBytes)}},
+		{"/sys", "sysfs", "sysfs", []string{"nosuid", "noexec", "nodev", "ro"}},
+		// They may hold programs: an interpreter needs no exec bit, so noexec would break
+		// compiled libraries and stop nobody.
+		{sandbox.Workspace, "tmpfs", "tmpfs", []string{"nosuid", "nodev", "mode=0700", size(spec.Limits.WorkspaceBytes),
+			fmt.Sprintf("uid=%d", spec.UID), fmt.Sprintf("gid=%d", spec.UID)}},
+		{"/tmp", "tmpfs", "tmpfs", []string{"nosuid", "nodev", "mode=1777", size(spec.Limits.WorkspaceBytes / 2)}},
+		{engine.RunDir, "tmpfs", "tmpfs", []string{"nosuid", "noexec", "nodev", "mode=0700", size(engine.RunDirBytes)}},
+		{engine.BundleDir, "bind", f.Guest, []string{"bind", "ro", "nosuid", "nodev"}},
+	}
+	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
+		list = append(list, ociMount{"/etc/" + name, "bind", filepath.Join(f.Etc, name), []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+	}
+	return list
+}
+
+func size(n int64) string { return "size=" + strconv.FormatInt(n, 10) }

@@ -1,0 +1,234 @@
+package gvisor
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// findRunsc returns the program to use, and why.
+func findRunsc(asked string) (path, why string, err error) {
+	if asked != "" {
+		if _, err := os.Stat(asked); err != nil {
+			return "", "", sandbox.Errorf(sandbox.Unavailable, "there is no runsc where it was said to be").WithCause(err)
+		}
+		return asked, "runsc as asked for", nil
+	}
+	if self, err := os.Executable(); err == nil {
+		if self, err = filepath.EvalSymlinks(self); err == nil {
+			beside := filepath.Join(filepath.Dir(self), "runsc")
+			if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
+				return beside, "the runsc beside dormouse", nil
+			}
+		}
+	}
+	if path, err := exec.LookPath("runsc"); err == nil {
+		return path, "the runsc in PATH", nil
+	}
+	return "", "", sandbox.Errorf(sandbox.Unavailable,
+		"the gvisor engine needs gVisor's runsc beside the dormouse program or in PATH: `make build` makes it")
+}
+
+// runscVersion is the version of the Go module that the program was built from, if it says.
+func runscVersion(path string) string {
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return "unknown"
+	}
+	version := info.Main.Version
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == "gvisor.dev/gvisor" {
+			version = m.Version
+		}
+	}
+	return cmp.Or(version, "unknown")
+}
+
+// buildOf names a program by its content: Go's own build id is a hash of it, and quickly read.
+func buildOf(path string) (string, error) {
+	sum := sha256.New()
+	file, err := elf.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read runsc: %w", err)
+	}
+	defer file.Close()
+	if note := file.Section(".note.go.buildid"); note != nil {
+		_, err = io.Copy(sum, note.Open())
+	} else {
+		var whole *os.File
+		if whole, err = os.Open(path); err == nil {
+			_, err = io.Copy(sum, whole)
+			err = errors.Join(err, whole.Close())
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:12], err
+}
+
+// keepRunsc keeps the program under the name of its build, which it returns: a sandbox
+// needs the runsc that made it as long as it lives, and a checkpoint the one that wrote it.
+func (l layout) keepRunsc(path string) (build string, err error) {
+	build, err = buildOf(path)
+	if err != nil {
+		return "", err
+	}
+	kept := l.runsc(build)
+	if have, err := buildOf(kept); err == nil && have == build {
+		return build, nil
+	}
+	making := fmt.Sprintf("%s.%d", kept, os.Getpid())
+	defer os.Remove(making) // there only if something failed
+	if err := os.Link(path, making); err != nil {
+		if err := copyProgram(path, making); err != nil {
+			return "", fmt.Errorf("keep runsc: %w", err)
+		}
+	}
+	return build, os.Rename(making, kept)
+}
+
+func copyProgram(from, to string) error {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	file, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(file, source)
+	return errors.Join(err, file.Sync(), file.Close())
+}
+
+// flags are runsc's for every call, and part of what isolates a sandbox.
+func (l layout) flags(ignoreCgroups bool) []string {
+	list := []string{
+		"--root=" + l.runscRoot(),
+		"--platform=systrap",
+		"--network=none",  // a loopback of gVisor's own, and nothing else
+		"--overlay2=none", // what can be written is in mounts, with a size
+		"--host-uds=none",
+		"--host-fifo=none",
+		"--file-access-mounts=exclusive", // our files never change
+		// A namespace of its own, and no mount in runsc's folder to share one.
+		"--gofer-network-namespace=new",
+	}
+	if ignoreCgroups {
+		list = append(list, "--ignore-cgroups")
+	}
+	return list
+}
+
+// command is a call of runsc in a session of its own: what is meant for the daemon's
+// terminal or process group does not reach a sandbox.
+func (e *Engine) command(build string, args ...string) *exec.Cmd {
+	cmd := exec.Command(e.layout.runsc(build), append(e.layout.flags(e.cgroups.missing != ""), args...)...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Dir = e.layout.dir
+	ownSession(cmd)
+	return cmd
+}
+
+// runscTimeout bounds a call of runsc. None is given up earlier: half of what it does may be done.
+const runscTimeout = 2 * time.Minute
+
+// call runs runsc and returns what it said if it failed.
+func (e *Engine) call(ctx context.Context, build string, args ...string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	said := &bounded{max: 8 << 10}
+	cmd := e.command(build, append([]string{"--log=/dev/null"}, args...)...)
+	cmd.Stderr = said
+	return e.run(cmd, said, args[0])
+}
+
+// start runs a command that makes processes which go on. They would keep a pipe to stderr, so
+// what it says is read from its log while it runs; what is logged later goes nowhere.
+func (e *Engine) start(ctx context.Context, build string, args ...string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd := e.command(build, append([]string{"--log-fd=3"}, args...)...)
+	cmd.ExtraFiles = []*os.File{writer}
+	said, read := &bounded{max: 8 << 10}, make(chan struct{})
+	go func() {
+		io.Copy(said, reader)
+		close(read)
+	}()
+	startErr := e.run(cmd, said, args[0])
+	writer.Close()
+	if startErr != nil {
+		select { // whoever wrote is gone by now, or hangs
+		case <-read:
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	reader.Close()
+	<-read
+	if startErr != nil {
+		return fmt.Errorf("%w: %s", startErr, said)
+	}
+	return nil
+}
+
+func (e *Engine) run(cmd *exec.Cmd, said *bounded, what string) error {
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("runsc %s: %w", what, err)
+	}
+	cmd.WaitDelay = time.Second
+	timeout := time.AfterFunc(runscTimeout, func() { cmd.Process.Kill() })
+	defer timeout.Stop()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("runsc %s: %w: %s", what, err, said)
+	}
+	return nil
+}
+
+// keptBuild returns an error that says so if the runsc that a sandbox needs is gone.
+func (e *Engine) keptBuild(build string) error {
+	_, err := os.Stat(e.layout.runsc(build))
+	if errors.Is(err, fs.ErrNotExist) {
+		return sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: the gVisor build that it was suspended with is gone").WithCause(err)
+	}
+	return err
+}
+
+// bounded keeps the first of what is written to it.
+type bounded struct {
+	max  int
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text.Write(p[:min(len(p), b.max-b.text.Len())])
+	return len(p), nil
+}
+
+func (b *bounded) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.TrimSpace(b.text.String())
+}

@@ -1,0 +1,27 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Suspender is an engine that can put a sandbox's memory on disk. Its methods may be
+// called concurrently, and are safe to repeat.
+type Suspender interface {
+	// Suspend keeps the sandbox's state on disk, and then frees its memory. Open streams
+	// end. What fails leaves it running; a suspended sandbox stays suspended.
+	Suspend(ctx context.Context, id sandbox.ID) error
+	// Resume returns when the guest can be dialled again, everything as it was. What fails
+	// leaves it suspended; a running sandbox stays running. An error of kind expired says
+	// that what was kept can never be resumed, and why.
+	Resume(ctx context.Context, id sandbox.ID) error
+}
+
+// Forker is an engine that can copy a sandbox.
+type Forker interface {
+	// Fork makes the sandbox to with the memory and files of from, which may run or be
+	// suspended, and goes on as it was. The copy has the original's image, limits and uid, and its
+	// guest still has the original's expiry: the caller sets it.
+	Fork(ctx context.Context, from, to sandbox.ID) error
+}

@@ -1,0 +1,22 @@
+package engine
+
+import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+
+// What is the same on every engine of what isolates a sandbox.
+const (
+	MaxOpenFiles = 4096
+	ShmBytes     = 64 * sandbox.MiB
+	// GuestPids is the room for the guest's own threads and for `guest connect`.
+	GuestPids = 64
+	// GVisorPids is the room for gVisor's threads, which its cgroup counts. What code
+	// may start is bounded inside, by the guest's rlimits: this is the last line.
+	GVisorPids = 8192
+)
+
+// GVisorMemory is the cgroup's limit of a sandbox under gVisor. Reaching it kills the whole
+// sandbox, and gVisor's own memory counts too. So the guest's watchdog, which is given the
+// true limit, must act first, and this stands a little above.
+func GVisorMemory(l sandbox.Limits) int64 { return l.MemoryBytes + l.MemoryBytes/8 + 64*sandbox.MiB }
+
+// FileSize is the rlimit of a file's size: the guest's own files, in RunDir, count as well.
+func FileSize(l sandbox.Limits) int64 { return max(l.WorkspaceBytes, RunDirBytes) }

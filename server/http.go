@@ -1,0 +1,238 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	mcpserver "github.com/mark3labs/mcp-go/server"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Sandboxes is what the server itself asks of the daemon.
+type Sandboxes interface {
+	// Ready returns nil when a sandbox could be created.
+	Ready(ctx context.Context) error
+	List(ctx context.Context, r sandbox.ListRequest) (sandbox.Page, error)
+}
+
+// HTTPConfig is what an HTTP server needs beyond MCP. Limits may be zero.
+type HTTPConfig struct {
+	Address      string       // host:port that it listens on
+	Tokens       []Token      // of those who may talk; at least one
+	AllowHosts   []string     // names of this server besides the usual ones
+	AllowOrigins []string     // of web pages that may call it
+	TLS          *tls.Config  // nil: plain HTTP
+	SSE          bool         // also the transport of 2024-11-05: /sse and /message
+	API          http.Handler // REST /v1
+	Sandboxes    Sandboxes    // for /readyz and /metrics
+	Metrics      *Metrics     // nil: only what the sandboxes tell
+	OnDrain      func()       // ends what waits for long elsewhere, when the server stops
+
+	MaxBody      int64         // of a message; zero: as the MCP server has it
+	BodiesBytes  int64         // of all bodies in memory; zero: three of the largest
+	BodyPatience time.Duration // with a body that trickles; zero: 30 s
+	MaxRequests  int           // at once, of all; zero: 256
+	MaxEach      int           // at once, of a token; zero: 256
+	MaxStreams   int           // at once, of all and of a token; zero: 256
+	MaxConns     int           // connections at once; zero: 4096
+	StopPatience time.Duration // with requests that are being answered at the end; zero: 10 s
+}
+
+// HTTP is an MCP server and the v1 API behind one guard (guard.go).
+type HTTP struct {
+	config     HTTPConfig
+	server     *Server
+	log        *slog.Logger
+	names      names
+	bodies     *budget
+	calls      *slots
+	streams    *slots
+	streamable *mcpserver.StreamableHTTPServer
+	readiness  readiness
+
+	stopping context.Context
+	stop     context.CancelFunc
+
+	mu  sync.Mutex
+	sse map[string]*sseStream // by session id
+}
+
+// NewHTTP returns a server that offers s over HTTP. It is an http.Handler, too.
+func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
+	if len(c.Tokens) == 0 {
+		return nil, errors.New("an HTTP server needs a token")
+	}
+	allowed, err := newNames(c.Address, c.TLS != nil, c.AllowHosts, c.AllowOrigins)
+	if err != nil {
+		return nil, err
+	}
+	c.defaults(s)
+	h := &HTTP{
+		config: c, server: s, log: s.log, names: allowed,
+		bodies:  &budget{total: c.BodiesBytes},
+		calls:   newSlots(c.MaxRequests, c.MaxEach, slotPatience),
+		streams: newSlots(c.MaxStreams, c.MaxStreams, 0),
+		sse:     map[string]*sseStream{},
+	}
+	h.streamable = newStreamable(s)
+	h.stopping, h.stop = context.WithCancel(context.Background())
+	return h, nil
+}
+
+// slotPatience is how long a request waits for others before it is refused.
+const slotPatience = 5 * time.Second
+
+func (c *HTTPConfig) defaults(s *Server) {
+	orDefault := func(n *int, d int) {
+		if *n == 0 {
+			*n = d
+		}
+	}
+	orDefault(&c.MaxRequests, 256)
+	orDefault(&c.MaxEach, 256)
+	orDefault(&c.MaxStreams, 256)
+	orDefault(&c.MaxConns, 4096)
+	if c.MaxBody == 0 {
+		c.MaxBody = int64(s.config.MaxMessageBytes)
+	}
+	if c.BodiesBytes == 0 {
+		c.BodiesBytes = 3 * c.MaxBody
+	}
+	if c.BodyPatience == 0 {
+		c.BodyPatience = 30 * time.Second
+	}
+	if c.StopPatience == 0 {
+		c.StopPatience = 10 * time.Second
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics("")
+	}
+}
+
+// public serves the routes that need no token, and says whether r was for one.
+func (h *HTTP) public(w *response, r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	switch r.URL.EscapedPath() {
+	case "/healthz":
+		writeStatus(w, http.StatusOK, "ok")
+	case "/readyz":
+		h.serveReady(w, r)
+	default:
+		return false
+	}
+	return true
+}
+
+func (h *HTTP) route(w *response, r *http.Request) {
+	switch p := r.URL.Path; {
+	case p == "/mcp":
+		h.serveStreamable(w, r)
+	case p == "/sse" && h.config.SSE:
+		h.serveSSE(w, r)
+	case p == "/message" && h.config.SSE:
+		h.serveMessage(w, r)
+	case p == "/metrics":
+		h.serveMetrics(w, r)
+	case strings.HasPrefix(p, "/v1/") && h.config.API != nil:
+		h.config.API.ServeHTTP(w, r)
+	case p == "/sse":
+		fail(w, http.StatusNotFound, "not_found", "the SSE transport is off: use /mcp, or start dormouse serve with --sse")
+	default:
+		fail(w, http.StatusNotFound, "not_found", "there is nothing here: MCP is at /mcp, and the REST API at /v1/")
+	}
+}
+
+// Serve serves l until ctx ends, and then lets those who are being answered finish:
+// waits and streams end at once, executions go on. It closes l.
+func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler:           h,
+		TLSConfig:         h.config.TLS,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       3 * time.Minute, // more than clients', so that they are the ones to close
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          log.New(lineLogger{h.log}, "", 0),
+	}
+	l = &boundedListener{Listener: l, places: make(chan struct{}, h.config.MaxConns)}
+	failed := make(chan error, 1)
+	go func() {
+		if h.config.TLS != nil {
+			failed <- server.ServeTLS(l, "", "")
+		} else {
+			failed <- server.Serve(l)
+		}
+	}()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	h.Drain()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.config.StopPatience)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		h.log.Warn("requests were cut off", "err", err)
+		server.Close()
+	}
+	<-failed
+	return nil
+}
+
+// Drain ends what may last for long: streams, and waits for executions.
+func (h *HTTP) Drain() {
+	h.stop()
+	if h.config.OnDrain != nil {
+		h.config.OnDrain()
+	}
+}
+
+// lineLogger takes the lines that net/http logs, which may quote what a stranger sent.
+type lineLogger struct{ log *slog.Logger }
+
+func (l lineLogger) Write(p []byte) (int, error) {
+	l.log.Debug("http", "text", fmt.Sprintf("%+.500q", strings.TrimSpace(string(p))))
+	return len(p), nil
+}
+
+// boundedListener has at most so many connections at once; those over it are closed.
+type boundedListener struct {
+	net.Listener
+	places chan struct{}
+}
+
+func (l *boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case l.places <- struct{}{}:
+			return &boundedConn{Conn: c, free: sync.OnceFunc(func() { <-l.places })}, nil
+		default:
+			c.Close()
+		}
+	}
+}
+
+type boundedConn struct {
+	net.Conn
+	free func()
+}
+
+func (c *boundedConn) Close() error {
+	defer c.free()
+	return c.Conn.Close()
+}

@@ -1,0 +1,338 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/server"
+)
+
+const secret = "dormouse_a-secret-of-the-tests-0123456789"
+
+// inventory is what the HTTP server asks of the daemon.
+type inventory struct{ ready error }
+
+func (i inventory) Ready(context.Context) error { return i.ready }
+
+func (inventory) List(_ context.Context, r sandbox.ListRequest) (sandbox.Page, error) {
+	if r.PageToken == "" {
+		return sandbox.Page{Sandboxes: []sandbox.Sandbox{{State: sandbox.Running}, {State: sandbox.Suspended}}, NextPageToken: "2"}, nil
+	}
+	return sandbox.Page{Sandboxes: []sandbox.Sandbox{{State: sandbox.Running}}}, nil
+}
+
+// newHTTP is a server at an address, with the API echoing what it is asked.
+func newHTTP(t testing.TB, address string, change func(*server.HTTPConfig)) *server.HTTP {
+	t.Helper()
+	token, err := server.NewToken("default", secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := server.NewMetrics("1.2.3")
+	c := server.HTTPConfig{Address: address, Tokens: []server.Token{token}, SSE: true, Sandboxes: inventory{}, Metrics: metrics,
+		API: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n, err := io.Copy(io.Discard, r.Body)
+			if err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+			}
+			json.NewEncoder(w).Encode(map[string]any{"path": r.URL.Path, "bytes": n, "token": r.Header.Get("Authorization")})
+		})}
+	if change != nil {
+		change(&c)
+	}
+	h, err := server.NewHTTP(server.New(fakeTools(), server.Config{Metrics: metrics, Grace: 100 * time.Millisecond}), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// serve serves on a port of this machine until the test or the returned function ends it.
+func serve(t testing.TB, change func(*server.HTTPConfig)) (address string, end func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHTTP(t, l.Addr().String(), change)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Serve(ctx, l) }()
+	ended := false
+	end = func() {
+		cancel()
+		if !ended {
+			ended = true
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("Serve() = %v", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("Serve() does not end")
+			}
+		}
+	}
+	t.Cleanup(end)
+	return l.Addr().String(), end
+}
+
+// ask sends a request with the token, and header lines such as "Host: x" besides. A header
+// without a value is left out.
+func ask(t testing.TB, method, url, body string, header ...string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	setHeader(r, header)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, url, err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, url, err)
+	}
+	return res, string(b)
+}
+
+func setHeader(r *http.Request, header []string) {
+	r.Header.Set("Authorization", "Bearer "+secret)
+	r.Header.Set("Content-Type", "application/json")
+	for _, line := range header {
+		name, value, _ := strings.Cut(line, ": ")
+		switch {
+		case value == "":
+			r.Header.Del(name)
+		case name == "Host":
+			r.Host = value
+		default:
+			r.Header.Add(name, value)
+			if name == "Content-Type" || name == "Authorization" {
+				r.Header.Set(name, value)
+			}
+		}
+	}
+}
+
+// do is the same without a network.
+func do(h http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = "localhost:8765"
+	setHeader(r, header)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// TestS01_Strangers: a web page that rebinds its name to this machine, or posts across
+// origins, does nothing, wherever the server listens; nor does anybody without the token.
+func TestS01_Strangers(t *testing.T) {
+	type address struct{ listen, own string }
+	paths, turn := []string{"/mcp", "/sse", "/message", "/v1/info", "/metrics", "/healthz", "/nothing"}, 0
+	for _, at := range []address{{"127.0.0.1:8765", "127.0.0.1:8765"}, {"[::1]:8765", "[::1]:8765"},
+		{"172.17.0.2:8765", "172.17.0.2:8765"}, {"0.0.0.0:8765", "localhost"}, {":8765", "127.0.0.1"}} {
+		h := newHTTP(t, at.listen, func(c *server.HTTPConfig) {
+			c.AllowHosts, c.AllowOrigins = []string{"Sandbox.example.com"}, []string{"https://app.example.com"}
+		})
+		hosts := map[string]bool{
+			"localhost": true, "localhost:8765": true, "LocalHost:8765": true, "127.0.0.1:1234": true, "[::1]:8765": true, "[::1]": true,
+			"sandbox.example.com": true, "sandbox.example.com:443": true, at.own: true,
+			"evil.com": false, "evil.com:8765": false, "localhost.evil.com": false, "localhost.": false, "evil.localhost": false,
+			"127.0.0.1.nip.io:8765": false, "127.0.0.1.evil.com": false, "0.0.0.0:8765": false, "127.0.0.2": false, "2130706433": false, "0x7f.1": false,
+			"localhost:8765:evil.com": false, "localhost:port": false, "localhost:": false, "user@localhost": false, "[::1": false, "[::1]x": false,
+			"[::ffff:127.0.0.1]": false, "::1": false, "127.0.0.1,evil.com": false, "": false, " localhost": false,
+		}
+		origins := map[string]bool{
+			"": true, "http://localhost:8765": true, "http://127.0.0.1:8765": true, "http://[::1]:8765": true, "https://app.example.com": true,
+			"null": false, "*": false, "http://evil.com": false, "http://localhost": false, "http://localhost:3000": false, "https://localhost:8765": false,
+			"http://localhost:8765.evil.com": false, "http://localhost:8765/": false, "http://app.example.com": false, "https://app.example.com.evil.com": false,
+			"file://": false, "http://evil.com http://localhost:8765": false,
+		}
+		tokens := map[string]bool{"Bearer " + secret: true, "bearer " + secret: true, "": false, "Bearer ": false, "Bearer x" + secret: false,
+			"Basic " + secret: false, secret: false, "Bearer " + secret[:len(secret)-1]: false}
+		for host, goodHost := range hosts {
+			for origin, goodOrigin := range origins {
+				for token, goodToken := range tokens {
+					// All combinations with each path would take too long; each comes up hundreds of times.
+					turn++
+					path := paths[turn%len(paths)]
+					r := httptest.NewRequest("GET", "/", nil)
+					r.URL.Path = path
+					r.Host = host
+					if origin != "" {
+						r.Header.Set("Origin", origin)
+					}
+					if token != "" {
+						r.Header.Set("Authorization", token)
+					}
+					ctx, cancel := context.WithCancel(r.Context())
+					if path == "/sse" {
+						cancel() // it would stay open
+					}
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, r.WithContext(ctx))
+					cancel()
+					refused := w.Code == http.StatusForbidden || w.Code == http.StatusUnauthorized
+					want := !goodHost || !goodOrigin || !goodToken && path != "/healthz"
+					if refused != want || (!goodHost || !goodOrigin) && w.Code != http.StatusForbidden {
+						t.Fatalf("at %s: %s of Host %q, Origin %q, Authorization %q: %d", at.listen, path, host, origin, token, w.Code)
+					}
+					if w.Code == http.StatusUnauthorized && !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer ") {
+						t.Fatalf("401 without WWW-Authenticate: %v", w.Header())
+					}
+					wantCORS := ""
+					if goodHost && goodOrigin {
+						wantCORS = origin
+					}
+					if got := w.Header().Get("Access-Control-Allow-Origin"); got != wantCORS {
+						t.Fatalf("%s for Origin %q: Access-Control-Allow-Origin = %q", path, origin, got)
+					}
+					if w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Header().Get("Cache-Control") != "no-store" {
+						t.Fatalf("%s: %v", path, w.Header())
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestTwice: headers that come twice are not chosen from.
+func TestTwice(t *testing.T) {
+	h := newHTTP(t, "127.0.0.1:8765", nil)
+	if w := do(h, "POST", "/mcp", "{}", "Origin: http://localhost:8765", "Origin: http://localhost:8765"); w.Code != http.StatusForbidden {
+		t.Errorf("two origins: %d", w.Code)
+	}
+	r := httptest.NewRequest("GET", "/v1/info", nil)
+	r.Host = "localhost"
+	r.Header["Authorization"] = []string{"Bearer " + secret, "Bearer " + secret}
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusUnauthorized {
+		t.Errorf("two tokens: %d", w.Code)
+	}
+}
+
+// TestPreflight: a browser asks first, without a token, and hears yes for an allowed origin alone.
+func TestPreflight(t *testing.T) {
+	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.AllowOrigins = []string{"https://app.example.com"} })
+	w := do(h, "OPTIONS", "/mcp", "", "Authorization: ", "Origin: https://app.example.com", "Access-Control-Request-Method: POST")
+	if w.Code != http.StatusNoContent || w.Header().Get("Access-Control-Allow-Origin") != "https://app.example.com" || !strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	w = do(h, "OPTIONS", "/mcp", "", "Authorization: ", "Origin: https://evil.com", "Access-Control-Request-Method: POST")
+	if w.Code != http.StatusForbidden || w.Header().Get("Access-Control-Allow-Headers") != "" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
+
+// TestRoutes: what is where, and who needs a token.
+func TestRoutes(t *testing.T) {
+	notReady := func(c *server.HTTPConfig) { c.Sandboxes = inventory{ready: errors.New("secret text")} }
+	noSSE := func(c *server.HTTPConfig) { c.SSE = false }
+	for _, c := range []struct {
+		name, method, path string
+		change             func(*server.HTTPConfig)
+		token              bool
+		status             int
+		says               string
+	}{
+		{"health needs no token", "GET", "/healthz", nil, false, 200, "ok"},
+		{"nor readiness", "GET", "/readyz", nil, false, 200, "ready"},
+		{"which says no more than no", "GET", "/readyz", notReady, false, 503, `{"status":"not ready"}`},
+		{"other methods of them do", "POST", "/healthz", nil, false, 401, ""},
+		{"metrics need it", "GET", "/metrics", nil, false, 401, ""},
+		{"metrics", "GET", "/metrics", nil, true, 200, `dormouse_sandboxes{state="running"} 2`},
+		{"the API gets the path as it is, and no token", "GET", "/v1/sandboxes/a%2Fb/files/..%2Fx", nil, true, 200, `"token":""`},
+		{"no stream to listen to", "GET", "/mcp", nil, true, 405, ""},
+		{"no session to end", "DELETE", "/mcp", nil, true, 405, ""},
+		{"SSE only if asked for", "GET", "/sse", noSSE, true, 404, "--sse"},
+		{"nor messages", "POST", "/message?sessionId=x", noSSE, true, 404, ""},
+		{"a foreign stream", "POST", "/message?sessionId=x", nil, true, 404, "no such stream"},
+		{"a stream is not posted to", "POST", "/sse", nil, true, 405, ""},
+		{"nothing", "GET", "/", nil, true, 404, "/mcp"},
+		{"an encoded path is no way around the token", "GET", "/%68ealthz", nil, false, 401, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var header []string
+			if !c.token {
+				header = []string{"Authorization: "}
+			}
+			w := do(newHTTP(t, "127.0.0.1:8765", c.change), c.method, c.path, "", header...)
+			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) || strings.Contains(w.Body.String(), "secret text") {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+			if w.Code == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
+				t.Error("503 without Retry-After")
+			}
+		})
+	}
+}
+
+// TestBadConfig: what can't be meant is refused at the start.
+func TestBadConfig(t *testing.T) {
+	token, _ := server.NewToken("default", secret)
+	good := func() server.HTTPConfig {
+		return server.HTTPConfig{Address: "127.0.0.1:1", Tokens: []server.Token{token}}
+	}
+	for name, change := range map[string]func(*server.HTTPConfig){
+		"no token":            func(c *server.HTTPConfig) { c.Tokens = nil },
+		"no port":             func(c *server.HTTPConfig) { c.Address = "localhost" },
+		"any host":            func(c *server.HTTPConfig) { c.AllowHosts = []string{"*"} },
+		"a URL as host":       func(c *server.HTTPConfig) { c.AllowHosts = []string{"https://a.example"} },
+		"any origin":          func(c *server.HTTPConfig) { c.AllowOrigins = []string{"*"} },
+		"the null origin":     func(c *server.HTTPConfig) { c.AllowOrigins = []string{"null"} },
+		"an origin with path": func(c *server.HTTPConfig) { c.AllowOrigins = []string{"https://a.example/"} },
+		"a wildcard origin":   func(c *server.HTTPConfig) { c.AllowOrigins = []string{"https://*.example"} },
+	} {
+		c := good()
+		change(&c)
+		if _, err := server.NewHTTP(server.New(nil, server.Config{}), c); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// FuzzHostOrigin: only names that are in the list get in, however they are written.
+func FuzzHostOrigin(f *testing.F) {
+	f.Add("localhost:8765", "http://localhost:8765")
+	f.Add("evil.com", "null")
+	f.Add("[::1]:8765", "")
+	f.Add("localhost:8765@evil.com", "http://localhost:8765#@evil.com")
+	f.Add("\u212aocalhost", "HTTP://LOCALHOST:8765")
+	h := newHTTP(f, "127.0.0.1:8765", nil)
+	f.Fuzz(func(t *testing.T, host, origin string) {
+		r := httptest.NewRequest("GET", "/healthz", nil)
+		r.Host = host
+		if origin != "" {
+			r.Header.Set("Origin", origin)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		in := w.Code == http.StatusOK
+		if !in && w.Code != http.StatusForbidden {
+			t.Fatalf("Host %q, Origin %q: %d", host, origin, w.Code)
+		}
+		name := strings.ToLower(host)
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			name = strings.ToLower(h)
+		}
+		name = strings.Trim(name, "[]")
+		ours := name == "localhost" || name == "127.0.0.1" || name == "::1"
+		o := strings.ToLower(origin)
+		oursToo := o == "" || o == "http://localhost:8765" || o == "http://127.0.0.1:8765" || o == "http://[::1]:8765"
+		if in && (!ours || !oursToo) {
+			t.Fatalf("Host %q, Origin %q got in", host, origin)
+		}
+	})
+}
