@@ -26,10 +26,10 @@ import (
 
 // inputs are the files that decide what is in the image, and so its name.
 var inputs = []string{
-	"dpkg.cfg", "install.sh", "inventory.py", "packages.txt", "requirements.txt", "sandbox.dockerfile", "setup.sh",
+	"dpkg.cfg", "hosts", "install.sh", "inventory.py", "packages.txt", "requirements.txt", "sandbox.dockerfile", "setup.sh",
 }
 
-//go:embed dpkg.cfg install.sh inventory.py packages.txt requirements.txt sandbox.dockerfile setup.sh
+//go:embed dpkg.cfg hosts install.sh inventory.py packages.txt requirements.txt sandbox.dockerfile setup.sh
 var embedded embed.FS
 
 // Repository is the name of the image without its tag.

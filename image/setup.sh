@@ -64,6 +64,8 @@ rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache
 	/usr/share/doc-base /usr/share/locale /usr/share/man /usr/share/info
 mkdir -p /var/lib/apt/lists/partial /var/cache/apt/archives/partial
 : >/etc/machine-id
+# No network, but localhost has a name. (Docker's way: a COPY of its own, as it mounts its own file here.)
+[ ! -f hosts ] || cp hosts /etc/hosts
 truncate --size 0 /etc/resolv.conf /etc/hostname 2>/dev/null || true # an engine that builds may mount its own there
 cd /
 rm -rf /image

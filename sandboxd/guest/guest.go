@@ -24,7 +24,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //	POST /v1/executions/{id}/interrupt               sandbox.Execution when it has stopped
 //	GET  /v1/files                                   FileList
 //	PUT  /v1/files/{path...}                         a plain body → sandbox.File
-//	GET  /v1/files/{path...}                         a plain body; Range is understood; X-Dormouse-Size has the whole size
+//	GET  /v1/files/{path...}?offset=&length=        a plain body: length bytes from offset on; X-Dormouse-Size has the whole size
 const (
 	StatusRoute     = "/v1/status"
 	ExpiryRoute     = "/v1/expiry"

@@ -24,7 +24,7 @@ func (e *Engine) Images(ctx context.Context) ([]string, error) {
 	var tags []string
 	for _, i := range images {
 		for _, tag := range i.RepoTags {
-			if strings.HasPrefix(tag, OwnImage) || strings.HasPrefix(tag, "python") {
+			if strings.HasPrefix(tag, "dormouse") || strings.HasPrefix(tag, "python") {
 				tags = slices.Insert(tags, 0, tag)
 			} else if tag != "<none>:<none>" {
 				tags = append(tags, tag)

@@ -14,9 +14,6 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// OwnImage is the name, without a tag, of the image that `dormouse image build` makes.
-const OwnImage = "dormouse"
-
 // inspectImage returns what matters of an image. It never pulls: what code runs in is
 // the operator's decision, and a pull is minutes.
 func (e *Engine) inspectImage(ctx context.Context, ref string) (imageFacts, error) {
