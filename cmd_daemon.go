@@ -19,7 +19,7 @@ import (
 // daemonFlags are what the daemon can be told, by whichever command starts it.
 type daemonFlags struct {
 	Home         string   `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path"`
-	Engine       string   `help:"What runs containers: auto or docker." default:"auto" enum:"auto,docker"`
+	Engine       string   `help:"What runs sandboxes: docker, gvisor (Linux, as root, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
 	Runtime      string   `help:"The engine's runtime: runsc (gVisor), runc. Default: runsc when the engine has it."`
 	Image        string   `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
 	AllowImage   []string `help:"Another image that may be asked for; can be repeated. '*' allows any."`

@@ -12,7 +12,6 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
 )
 
 type doctorCommand struct {
@@ -51,10 +50,10 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
-	e, err := docker.New(ctx, docker.Config{Home: "doctor", Runtime: c.Runtime})
+	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, Runtime: c.Runtime})
 	if err != nil {
 		d.Why = sentence(err)
-		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no container engine answers", Remedy: d.Why})
+		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works here", Remedy: d.Why})
 	} else {
 		defer e.Close()
 		d.OK, d.Why, d.Runtimes = true, e.Info().Why, e.Info().Runtimes

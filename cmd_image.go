@@ -7,7 +7,7 @@ import (
 	"os/signal"
 
 	"github.com/dormouse-sandbox/dormouse/image"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
 )
 
 type imageCommand struct {
@@ -16,6 +16,8 @@ type imageCommand struct {
 
 type imageBuildCommand struct {
 	Way     string `help:"How: auto, debian (mmdebstrap; root on Debian) or dockerhub (docker build)." default:"auto" enum:"${ways}" env:"DORMOUSE_IMAGE_WAY"`
+	Home    string `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	Engine  string `help:"The engine to bring it into: auto, docker or gvisor." default:"auto" enum:"auto,docker,gvisor" env:"DORMOUSE_ENGINE"`
 	Mirror  string `help:"Where Debian's packages come from." default:"${mirror}" env:"DORMOUSE_IMAGE_MIRROR"`
 	Rebuild bool   `help:"Make it again although it is there." env:"-"`
 	JSON    bool   `help:"Print JSON." env:"-"`
@@ -24,7 +26,7 @@ type imageBuildCommand struct {
 func (c *imageBuildCommand) Run(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	e, err := docker.New(ctx, docker.Config{Home: "image"})
+	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ type Config struct {
 	Home    string // zero: DefaultHome
 	Version string // of this program
 
-	Engine       string   // auto, docker
+	Engine       string   // auto, docker, gvisor
 	Runtime      string   // of the engine; empty or auto: the best it has
 	DefaultImage string   // zero: DefaultImage
 	AllowImages  []string // other images that may be asked for; "*" is any
@@ -49,10 +49,10 @@ func (c *Config) validate() error {
 	}
 	switch c.Engine {
 	case "":
-		c.Engine = "auto"
-	case "auto", "docker":
+		c.Engine = autoEngine
+	case autoEngine, dockerEngine, gvisorEngine:
 	default:
-		return sandbox.Errorf(sandbox.Invalid, "engine %q is not known: use auto or docker", sandbox.Quote(c.Engine))
+		return sandbox.Errorf(sandbox.Invalid, "engine %q is not known: use auto, docker or gvisor", sandbox.Quote(c.Engine))
 	}
 	if c.DefaultImage == "" {
 		c.DefaultImage = DefaultImage
@@ -65,9 +65,6 @@ func (c *Config) validate() error {
 	}
 	if c.Logger == nil {
 		c.Logger = NewLogger(os.Stderr, c.LogLevel)
-	}
-	if c.openEngine == nil {
-		c.openEngine = openDocker
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func Open(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	if d.store, err = store.Open(ctx, filepath.Join(cfg.Home, databaseName), cfg.Logger); err != nil {
 		return nil, err
 	}
-	d.engine = newEngine(&d.cfg, id)
+	d.engine = newEngine(&d.cfg, id, d.store)
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}

@@ -2,23 +2,133 @@ package sandboxd
 
 import (
 	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// newEngine returns the engine that c asks for. "auto" is docker, the only one there is.
-func newEngine(c *Config, homeID string) engine.Engine {
-	return newLazyEngine("docker", func(ctx context.Context) (engine.Engine, error) {
-		return c.openEngine(ctx, c, homeID)
+// The engines that can be asked for. [autoEngine] is docker where it answers, else gvisor.
+const (
+	autoEngine   = "auto"
+	dockerEngine = "docker"
+	gvisorEngine = "gvisor"
+)
+
+// LocalEngine is an engine as a command uses it that needs no daemon: images and checks.
+type LocalEngine interface {
+	engine.Engine
+	HasImage(ctx context.Context, ref string) (bool, error)
+	ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error
+	BuildImage(ctx context.Context, buildContext io.Reader, ref string, log io.Writer) error
+	// Doctor says what is weaker than it could be; ref is the image that sandboxes use.
+	Doctor(ctx context.Context, ref string) []engine.Check
+}
+
+// OpenEngine opens the engine that a daemon of these choices would use, without its
+// sandboxes. The caller closes it.
+func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
+	if c.Home == "" {
+		c.Home = DefaultHome()
+	}
+	return open(ctx, &c, "command", nil)
+}
+
+// newEngine returns the engine that c asks for, which is opened when it is needed.
+func newEngine(c *Config, homeID string, s *store.Store) engine.Engine {
+	name := dockerEngine
+	if c.Engine == gvisorEngine {
+		name = gvisorEngine
+	}
+	return newLazyEngine(name, func(ctx context.Context) (engine.Engine, error) {
+		if c.openEngine != nil {
+			return c.openEngine(ctx, c, homeID)
+		}
+		return openOwn(ctx, c, homeID, s)
 	}, c.Logger)
 }
 
-func openDocker(ctx context.Context, c *Config, homeID string) (engine.Engine, error) {
-	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: bundle.Bundle{}, Runtime: c.Runtime})
+// engineName is the file in a home that says which engine has its sandboxes.
+const engineName = "engine"
+
+// openOwn opens the daemon's engine. A home with sandboxes stays with the engine that has
+// them: it may just be starting, and on another one they would be taken for lost.
+func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
+	choice, file := *c, filepath.Join(c.Home, engineName)
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	last := strings.TrimSpace(string(text))
+	if choice.Engine == autoEngine && (last == dockerEngine || last == gvisorEngine) {
+		present, err := s.Present(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(present) > 0 {
+			choice.Engine = last
+		}
+	}
+	e, err := open(ctx, &choice, homeID, bundle.Bundle{})
+	if err != nil {
+		return nil, err // not an engine that is nil
+	}
+	if name := e.Info().Name; name != last {
+		if err := writeFile(file, name+"\n"); err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
+	}
+	return e, nil
+}
+
+// open opens the engine that c names, or for auto the first that works.
+func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
+	switch c.Engine {
+	case dockerEngine:
+		return openDocker(ctx, c, homeID, guest)
+	case gvisorEngine:
+		return openGvisor(ctx, c, guest, "asked for")
+	}
+	d, err := openDocker(ctx, c, homeID, guest)
+	if err == nil {
+		return d, nil
+	}
+	// Who names an engine's address, or a runtime that only Docker has, wants no other engine.
+	if os.Getenv("DOCKER_HOST") != "" || c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
+		return nil, err
+	}
+	g, gvisorErr := openGvisor(ctx, c, guest, "no Docker engine answers")
+	if gvisorErr == nil {
+		return g, nil
+	}
+	return nil, sandbox.Errorf(sandbox.Unavailable, "%s. Without Docker: %s", strings.TrimRight(sandbox.Public(err).Message, "."), sandbox.Public(gvisorErr).Message).
+		WithCause(errors.Join(err, gvisorErr))
+}
+
+func openDocker(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
+	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime})
 	if err != nil {
 		return nil, err // not an *Engine that is nil
+	}
+	return e, nil
+}
+
+func openGvisor(ctx context.Context, c *Config, guest engine.Bundle, why string) (LocalEngine, error) {
+	if c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
+		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine has the runtime runsc only, not %q: use --engine docker", sandbox.Quote(c.Runtime))
+	}
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, gvisorEngine), Bundle: guest, Why: why})
+	if err != nil {
+		return nil, err
 	}
 	return e, nil
 }

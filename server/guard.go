@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -92,7 +91,6 @@ func (h *HTTP) admit(w *response, r *http.Request, name string) {
 		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, and more are not taken: wait for answers", slots.inUse()))
 		return
 	}
-	free = sync.OnceFunc(free)
 	defer free()
 
 	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience}
@@ -105,7 +103,7 @@ func (h *HTTP) admit(w *response, r *http.Request, name string) {
 	}
 	defer b.release()
 	r.Body = b
-	r = r.WithContext(context.WithValue(r.Context(), admissionKey{}, admission{name, free}))
+	r = r.WithContext(context.WithValue(r.Context(), bearerKey{}, name))
 	r.Header.Del("Authorization") // nobody behind needs it
 	h.route(w, r)
 }
@@ -115,21 +113,16 @@ func (h *HTTP) refuse(w *response, status int, why, message string) {
 	h.config.Metrics.refused(why)
 	h.log.Debug("request refused", "why", why)
 	fail(w, status, map[int]string{
-		http.StatusForbidden: "forbidden", http.StatusUnauthorized: "unauthorized", http.StatusServiceUnavailable: "unavailable",
+		http.StatusForbidden: "forbidden", http.StatusUnauthorized: "unauthorized", http.StatusServiceUnavailable: "unavailable", http.StatusUnsupportedMediaType: "invalid",
 	}[status], message)
 }
 
-// admission is what a request's context has of the guard.
-type admission struct {
-	bearer string // the name of the token
-	free   func() // gives back the place among the calls, once
-}
+// bearerKey is under which a request's context has the name of its token.
+type bearerKey struct{}
 
-type admissionKey struct{}
-
-func admissionOf(ctx context.Context) admission {
-	a, _ := ctx.Value(admissionKey{}).(admission)
-	return a
+func bearerOf(ctx context.Context) string {
+	name, _ := ctx.Value(bearerKey{}).(string)
+	return name
 }
 
 // longLived are requests that last as long as the client wants.

@@ -41,6 +41,7 @@ type HTTPConfig struct {
 	MaxBody      int64         // of a message; zero: as the MCP server has it
 	BodiesBytes  int64         // of all bodies in memory; zero: three of the largest
 	BodyPatience time.Duration // with a body that trickles; zero: 30 s
+	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
 	MaxRequests  int           // at once, of all; zero: 256
 	MaxEach      int           // at once, of a token; zero: 256
 	MaxStreams   int           // at once, of all and of a token; zero: 256
@@ -80,7 +81,7 @@ func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 	h := &HTTP{
 		config: c, server: s, log: s.log, names: allowed,
 		bodies:  &budget{total: c.BodiesBytes},
-		calls:   newSlots(c.MaxRequests, c.MaxEach, slotPatience),
+		calls:   newSlots(c.MaxRequests, c.MaxEach, c.Queue),
 		streams: newSlots(c.MaxStreams, c.MaxStreams, 0),
 		sse:     map[string]*sseStream{},
 	}
@@ -88,9 +89,6 @@ func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 	h.stopping, h.stop = context.WithCancel(context.Background())
 	return h, nil
 }
-
-// slotPatience is how long a request waits for others before it is refused.
-const slotPatience = 5 * time.Second
 
 func (c *HTTPConfig) defaults(s *Server) {
 	orDefault := func(n *int, d int) {
@@ -110,6 +108,9 @@ func (c *HTTPConfig) defaults(s *Server) {
 	}
 	if c.BodyPatience == 0 {
 		c.BodyPatience = 30 * time.Second
+	}
+	if c.Queue == 0 {
+		c.Queue = 5 * time.Second
 	}
 	if c.StopPatience == 0 {
 		c.StopPatience = 10 * time.Second

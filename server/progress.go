@@ -49,6 +49,16 @@ func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ con
 	}
 }
 
+// hooks let the acknowledgement of subscriptions/listen out before its result. There is
+// nothing to subscribe to, so one follows the other at once.
+func hooks() *mcpserver.Hooks {
+	h := &mcpserver.Hooks{}
+	h.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {
+		time.Sleep(settleTime)
+	})
+	return h
+}
+
 func notification(method string, params map[string]any) mcp.JSONRPCNotification {
 	return mcp.JSONRPCNotification{
 		JSONRPC: mcp.JSONRPC_VERSION,

@@ -76,6 +76,7 @@ func New(list []tools.Tool, c Config) *Server {
 		mcpserver.WithDescription("Runs code in sandboxes that stay alive"),
 		mcpserver.WithInstructions(tools.Instructions),
 		mcpserver.WithToolCapabilities(false), // the list never changes
+		mcpserver.WithHooks(hooks()),
 	)
 	for _, t := range list {
 		s.mcp.AddTool(t.Definition, s.handler(t))

@@ -43,13 +43,8 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 	if err != nil {
 		panic(err) // session ids are random: two are never the same
 	}
-	stream := &sseStream{owner: admissionOf(r.Context()).bearer, connection: c}
+	stream := &sseStream{owner: bearerOf(r.Context()), connection: c}
 	id := rand.Text()
-	w.Header().Set("Content-Type", "text/event-stream")
-	if err := sendEvent(w, "endpoint", []byte("/message?sessionId="+id)); err != nil {
-		c.close()
-		return
-	}
 	h.mu.Lock()
 	h.sse[id] = stream
 	h.mu.Unlock()
@@ -59,6 +54,10 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		h.mu.Unlock()
 		stream.end(h.server.config.Grace)
 	}()
+	w.Header().Set("Content-Type", "text/event-stream")
+	if stream.sendBetween(func() error { return sendEvent(w, "endpoint", []byte("/message?sessionId="+id)) }) != nil {
+		return
+	}
 
 	beat := time.NewTicker(sseHeartbeat)
 	defer beat.Stop()
@@ -69,14 +68,18 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		case <-h.stopping.Done():
 			return
 		case <-beat.C:
-			c.writing.Lock()
-			err := sendRaw(w, []byte(": alive\n\n"))
-			c.writing.Unlock()
-			if err != nil {
+			if stream.sendBetween(func() error { return sendRaw(w, []byte(": alive\n\n")) }) != nil {
 				return
 			}
 		}
 	}
+}
+
+// sendBetween sends what is no message.
+func (s *sseStream) sendBetween(send func() error) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return send()
 }
 
 // end takes no more messages, lets the calls in flight be answered if somebody is still
@@ -103,7 +106,7 @@ func (h *HTTP) serveMessage(w *response, r *http.Request) {
 	h.mu.Lock()
 	stream := h.sse[r.URL.Query().Get("sessionId")]
 	h.mu.Unlock()
-	if stream == nil || stream.owner != admissionOf(r.Context()).bearer {
+	if stream == nil || stream.owner != bearerOf(r.Context()) {
 		fail(w, http.StatusNotFound, "not_found", "there is no such stream: open one at /sse")
 		return
 	}

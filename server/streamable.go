@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,19 +40,6 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	if m.method == string(mcp.MethodSubscriptionsListen) {
-		defer context.AfterFunc(h.stopping, cancel)()
-		self := admissionOf(ctx)
-		free, ok := h.streams.acquire(ctx, self.bearer)
-		if !ok {
-			h.refuse(w, http.StatusServiceUnavailable, "busy", "too many streams are open")
-			return
-		}
-		defer free()
-		self.free() // it is no call, and may last for ever
-	}
 	defer func() {
 		if p := recover(); p != nil {
 			h.answerPanic(w, m, p)
@@ -61,7 +47,7 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	}()
 	header := r.Header.Clone()
 	header.Del(mcpserver.HeaderKeySessionID)
-	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: ctx})
+	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: r.Context()})
 }
 
 // readMessage reads the one message of a request. It returns nil for what needs no

@@ -30,16 +30,6 @@ const namePrefix = "dormouse-"
 // nameOf is the name of a sandbox's container.
 func nameOf(id sandbox.ID) string { return namePrefix + string(id) }
 
-const (
-	maxOpenFiles = 4096
-	shmBytes     = 64 * sandbox.MiB
-	// guestPids is the room for the guest's own threads and for `guest connect`.
-	guestPids = 64
-	// gvisorPids is the room for gVisor's threads, which its cgroup counts. What code
-	// may start is bounded inside, by the guest's rlimits: this is the last line.
-	gvisorPids = 8192
-)
-
 // profile is what isolates a sandbox, all of it: a pure function, so that a change to
 // isolation is a change to testdata/*.golden.json that somebody reads. docs/isolation.md
 // says why each field is as it is.
@@ -81,12 +71,12 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 			VolumeOptions: &mount.VolumeOptions{NoCopy: true},
 		}},
 		Tmpfs:         tmpfs(spec, img),
-		MaskedPaths:   maskedPaths(),
-		ReadonlyPaths: readonlyPaths(),
+		MaskedPaths:   engine.MaskedPaths(),
+		ReadonlyPaths: engine.ReadonlyPaths(),
 
 		// What it can see of others: nothing.
 		IpcMode: "private",
-		ShmSize: shmBytes,
+		ShmSize: engine.ShmBytes,
 
 		// Its end is ours to decide, and nothing that it prints is kept by the engine.
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
@@ -113,13 +103,13 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 
 // resources are the cgroup's limits and the rlimits.
 func resources(l sandbox.Limits, facts engineFacts) container.Resources {
-	memory, pids := l.MemoryBytes, int64(l.Processes+guestPids)
+	memory, pids := l.MemoryBytes, int64(l.Processes+engine.GuestPids)
 	if facts.gvisor() {
 		// Reaching either limit kills the whole sandbox under gVisor, and its own memory
 		// and threads count too. So the guest's watchdog, which is given the true limits,
 		// must act first, and these stand a little above.
-		memory += memory/8 + 64*sandbox.MiB
-		pids += gvisorPids
+		memory = engine.GVisorMemory(l)
+		pids += engine.GVisorPids
 	}
 	r := container.Resources{
 		Memory:     memory,
@@ -128,8 +118,8 @@ func resources(l sandbox.Limits, facts engineFacts) container.Resources {
 		Ulimits: []*container.Ulimit{
 			{Name: "core", Soft: 0, Hard: 0},
 			// The guest's own files, in RunDir, count as well.
-			ulimit("fsize", max(l.WorkspaceBytes, engine.RunDirBytes)),
-			ulimit("nofile", maxOpenFiles),
+			ulimit("fsize", engine.FileSize(l)),
+			ulimit("nofile", engine.MaxOpenFiles),
 		},
 	}
 	if facts.CPULimit {
@@ -175,45 +165,4 @@ func mapUID(uid int, facts engineFacts) int {
 		return uid
 	}
 	return first + uid%count
-}
-
-// maskedPaths read as nothing. It is Docker's own list, which differs by version, and
-// what else tells of the host.
-func maskedPaths() []string {
-	return []string{
-		"/proc/acpi",
-		"/proc/asound",
-		"/proc/cmdline",
-		"/proc/config.gz",
-		"/proc/interrupts",
-		"/proc/kallsyms",
-		"/proc/kcore",
-		"/proc/keys",
-		"/proc/kmsg",
-		"/proc/latency_stats",
-		"/proc/modules",
-		"/proc/pagetypeinfo",
-		"/proc/sched_debug",
-		"/proc/scsi",
-		"/proc/slabinfo",
-		"/proc/timer_list",
-		"/proc/timer_stats",
-		"/proc/version",
-		"/proc/vmallocinfo",
-		"/proc/zoneinfo",
-		"/sys/devices/virtual/dmi",
-		"/sys/devices/virtual/powercap",
-		"/sys/firmware",
-		"/sys/fs/bpf",
-		"/sys/kernel/debug",
-		"/sys/kernel/notes",
-		"/sys/kernel/security",
-		"/sys/kernel/tracing",
-		"/sys/module",
-	}
-}
-
-// readonlyPaths can be read where they are not masked, and never written.
-func readonlyPaths() []string {
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }

@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
@@ -44,21 +45,27 @@ type Config struct {
 	Bundle engine.Bundle
 	// Runsc is the program. Empty: beside this program's own file, then in PATH.
 	Runsc string
+	// Why says why this engine was chosen, for a person.
+	Why string
 	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. Then only the
 	// guest's watchdog bounds memory and processes, and nothing bounds CPU.
 	WithoutCgroups bool
+	// Compress makes suspended sandboxes a quarter of the size on disk, and suspending several
+	// times as slow.
+	Compress bool
 }
 
 // Engine runs sandboxes with runsc.
 type Engine struct {
-	layout  layout
-	images  images
-	bundle  engine.Bundle
-	build   string // of the runsc that new sandboxes get
-	cgroups cgroups
-	info    engine.Info
-	locks   locks
-	streams streams
+	layout   layout
+	images   images
+	bundle   engine.Bundle
+	build    string // of the runsc that new sandboxes get
+	cgroups  cgroups
+	compress bool
+	info     engine.Info
+	locks    locks
+	streams  streams
 
 	guestOnce sync.Mutex
 	guest     string // the guest's folder, when it is there
@@ -90,7 +97,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle}
+	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, compress: cfg.Compress}
 	if err := e.layout.make(); err != nil {
 		return nil, err
 	}
@@ -106,7 +113,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		Name: "gvisor", Runtime: "runsc", Runtimes: []string{"runsc"},
 		Version:   runscVersion(program),
 		Isolation: "gVisor: a kernel of its own for each sandbox",
-		Why:       why,
+		Why:       strings.TrimPrefix(cfg.Why+"; "+why, "; "),
 		CPUs:      runtime.NumCPU(),
 		Memory:    totalMemory(),
 	}

@@ -25,7 +25,8 @@ import (
 //	guest/<bundle>-<arch>/   each guest
 //	etc/                     small files of every sandbox's /etc
 //
-// What is written is written under another name first, and is whole when it has its own.
+// What is written is written under another name first, and is whole when it has its own. It is made
+// to survive a power cut when a sandbox is suspended: one that runs does not.
 type layout struct{ dir string }
 
 func (l layout) sandboxes() string            { return filepath.Join(l.dir, "sandboxes") }
@@ -126,6 +127,7 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
+// writeJSON writes a file that is whole or not there. A power cut may take it.
 func writeJSON(path string, v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -134,38 +136,30 @@ func writeJSON(path string, v any) error {
 	return writeFile(path, append(text, '\n'), 0o600)
 }
 
-// writeFile writes a file that is whole or not there, also after a power cut.
+// writeFile writes a file that is whole or not there, as long as the power is on.
 func writeFile(path string, text []byte, mode fs.FileMode) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), ".writing-*")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
 	_, err = file.Write(text)
-	if err == nil {
-		err = file.Chmod(mode)
+	if err = errors.Join(err, file.Chmod(mode), file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
 	}
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(file.Name(), path); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return nil
 }
 
-// syncDir makes the names in a folder last.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
+// syncFile makes a file's content last.
+func syncFile(path string) error {
+	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(file.Sync(), file.Close())
 }
+
+// syncDir makes the names in a folder last.
+func syncDir(path string) error { return syncFile(path) }

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,15 +201,6 @@ func (e *Engine) run(cmd *exec.Cmd, said *bounded, what string) error {
 		return fmt.Errorf("runsc %s: %w: %s", what, err, said)
 	}
 	return nil
-}
-
-// keptBuild returns an error that says so if the runsc that a sandbox needs is gone.
-func (e *Engine) keptBuild(build string) error {
-	_, err := os.Stat(e.layout.runsc(build))
-	if errors.Is(err, fs.ErrNotExist) {
-		return sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: the gVisor build that it was suspended with is gone").WithCause(err)
-	}
-	return err
 }
 
 // bounded keeps the first of what is written to it.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // memoryMeter measures what counts against the sandbox's memory limit: the cgroup's own number
@@ -31,8 +33,8 @@ var memoryMounts = []string{"/workspace", "/tmp", "/run/dormouse", "/dev/shm"}
 
 func newMemoryMeter(limit int64) *memoryMeter {
 	m := &memoryMeter{limit: limit, read: readBySum}
-	// A cgroup without a limit near ours is somebody else's.
-	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit }
+	// A cgroup without a limit near ours is somebody else's. Under gVisor its limit stands above ours.
+	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
 	case ours(readNumber(cgroupV2 + "memory.max")):
 		m.read = func() (int64, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }

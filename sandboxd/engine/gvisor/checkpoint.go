@@ -1,0 +1,199 @@
+package gvisor
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// manifest is what makes a checkpoint whole and ours: the files that runsc wrote, and what
+// they can be restored with. It is written last.
+//
+// The sums find damage. Who may write here is root and needs no forged checkpoint.
+type manifest struct {
+	Schema int      `json:"schema"`
+	Build  string   `json:"runsc"`
+	Image  string   `json:"image"`
+	Guest  string   `json:"guest"`
+	Config string   `json:"config"` // sha256 of config.json
+	CPU    []string `json:"cpu"`    // features that the code in memory may rely on
+	Files  []saved  `json:"files,omitempty"`
+}
+
+// saved is a file of a checkpoint.
+type saved struct {
+	Name string   `json:"name"`
+	Size int64    `json:"size"`
+	Sums []uint32 `json:"crc32c"` // of each block
+}
+
+// sealed is a manifest on disk.
+type sealed struct {
+	Sum      string          `json:"sha256"`
+	Manifest json.RawMessage `json:"manifest"`
+}
+
+const (
+	manifestSchema = 1
+	manifestName   = "manifest.json"
+	blockBytes     = 4 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// manifestOf is the manifest of a checkpoint that is made here and now, without its files.
+func manifestOf(r record, config []byte) manifest {
+	return manifest{Schema: manifestSchema, Build: r.Build, Image: r.Image, Guest: r.Guest,
+		Config: sumOf(config), CPU: cpuFeatures()}
+}
+
+// seal makes the files in a folder last, and writes the manifest with them.
+func seal(dir string, m manifest) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		s, err := sums(filepath.Join(dir, entry.Name()), true)
+		if err != nil {
+			return err
+		}
+		m.Files = append(m.Files, s)
+	}
+	if len(m.Files) == 0 {
+		return errors.New("there is nothing in it")
+	}
+	if err := writeManifest(dir, m); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// fits reports why a checkpoint can't be restored with what is there now.
+func (m manifest) fits(now manifest) error {
+	switch {
+	case m.Schema != now.Schema:
+		return lost("another version of Dormouse suspended it")
+	case m.Build != now.Build || m.Image != now.Image || m.Guest != now.Guest || m.Config != now.Config:
+		return lost("its saved memory belongs to another sandbox or another gVisor build")
+	}
+	for _, feature := range m.CPU {
+		if _, has := slices.BinarySearch(now.CPU, feature); !has {
+			return lost("it was suspended on a machine whose CPU has %s, and this one has not", sandbox.Quote(feature))
+		}
+	}
+	return nil
+}
+
+// whole reports whether a checkpoint's files are as they were written.
+func (m manifest) whole(dir string) error {
+	for _, file := range m.Files {
+		if !filepath.IsLocal(file.Name) {
+			return lost("its saved memory is damaged")
+		}
+		got, err := sums(filepath.Join(dir, file.Name), false)
+		if errors.Is(err, fs.ErrNotExist) {
+			return lost("a part of its saved memory is missing").WithCause(err)
+		}
+		if err != nil {
+			return fmt.Errorf("read the checkpoint: %w", err)
+		}
+		if got.Size != file.Size || !slices.Equal(got.Sums, file.Sums) {
+			return lost("its saved memory is damaged").WithCause(fmt.Errorf("the sum of %s is wrong", file.Name))
+		}
+	}
+	return nil
+}
+
+// writeManifest writes a manifest with its own sum.
+func writeManifest(dir string, m manifest) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	whole, err := json.Marshal(sealed{sumOf(text), text})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, manifestName)
+	return errors.Join(writeFile(path, whole, 0o600), syncFile(path))
+}
+
+func sumOf(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+func readManifest(dir string) (m manifest, err error) {
+	var s sealed
+	err = readJSON(filepath.Join(dir, manifestName), &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, lost("a part of its saved memory is missing").WithCause(err)
+	}
+	if err != nil || sumOf(s.Manifest) != s.Sum {
+		return m, lost("its saved memory is damaged").WithCause(err)
+	}
+	if err := json.Unmarshal(s.Manifest, &m); err != nil {
+		return m, lost("its saved memory is damaged").WithCause(err)
+	}
+	return m, nil
+}
+
+// sums reads a file's blocks, some at once, and makes it last if it is told to.
+func sums(path string, sync bool) (saved, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return saved{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return saved{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return saved{}, fmt.Errorf("%s is no file", path)
+	}
+	s := saved{Name: filepath.Base(path), Size: info.Size()}
+	s.Sums = make([]uint32, (s.Size+blockBytes-1)/blockBytes)
+	err = eachBlock(len(s.Sums), func(i int, buffer []byte) error {
+		n, err := file.ReadAt(buffer, int64(i)*blockBytes)
+		if errors.Is(err, io.EOF) && i == len(s.Sums)-1 {
+			err = nil
+		}
+		s.Sums[i] = crc32.Checksum(buffer[:n], castagnoli)
+		return err
+	})
+	if err == nil && sync {
+		err = file.Sync()
+	}
+	return s, err
+}
+
+// eachBlock calls f for each of n blocks, on all CPUs.
+func eachBlock(n int, f func(i int, buffer []byte) error) error {
+	var group sync.WaitGroup
+	workers := min(n, runtime.GOMAXPROCS(0))
+	errs := make([]error, workers)
+	for w := range workers {
+		group.Go(func() {
+			buffer := make([]byte, blockBytes)
+			for i := w; i < n && errs[w] == nil; i += workers {
+				errs[w] = f(i, buffer)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}

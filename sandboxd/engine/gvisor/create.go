@@ -1,0 +1,118 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const (
+	// startTimeout bounds how long a guest may take to answer.
+	startTimeout = 20 * time.Second
+	readyPoll    = 5 * time.Millisecond
+	// cleanupTimeout bounds removing what a failed or cancelled call made.
+	cleanupTimeout = 30 * time.Second
+)
+
+// cleanup is a context for tidying up after ctx, which may have ended.
+func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+}
+
+// Create implements [engine.Engine].
+func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
+	if e.bundle == nil {
+		return errors.New("create: the engine was opened without a guest")
+	}
+	if !sandbox.IsID(string(spec.ID)) {
+		return sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
+	}
+	release, err := e.locks.take(ctx, spec.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	img, err := e.images.find(spec.Image)
+	if err != nil {
+		return err
+	}
+	guest, err := e.installGuest()
+	if err != nil {
+		return err
+	}
+	config := profile(spec, facts{
+		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.guest(guest), Etc: e.layout.etc(),
+		Cgroup: e.cgroups.path(spec.ID), Swap: e.cgroups.swap,
+	})
+	return e.make(ctx, spec.ID, record{Build: e.build, Guest: guest, Image: img.Digest, Schema: recordSchema}, config,
+		func() error { return e.startBox(ctx, spec.ID, e.build, "run") })
+}
+
+// make makes a sandbox's folder and starts it. It leaves nothing behind when it fails.
+func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSpec, start func() error) error {
+	box := e.layout.box(id)
+	if err := os.Mkdir(box, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = errExists
+		}
+		return fmt.Errorf("create %s: %w", id, err)
+	}
+	err := writeJSON(filepath.Join(box, "config.json"), config)
+	if err == nil {
+		err = writeJSON(e.layout.record(id), r)
+	}
+	if err == nil {
+		err = start()
+	}
+	if err == nil {
+		return nil
+	}
+	cleanupCtx, cancel := cleanup(ctx)
+	defer cancel()
+	return errors.Join(fmt.Errorf("create %s: %w", id, err), e.remove(cleanupCtx, id))
+}
+
+// startBox starts a sandbox whose folder is there, by runsc's command run or restore, and
+// waits for its guest.
+func (e *Engine) startBox(ctx context.Context, id sandbox.ID, build, command string, args ...string) error {
+	args = append([]string{command, "--detach", "--bundle=" + e.layout.box(id), "--pid-file=" + e.layout.pidFile(id)}, args...)
+	if err := e.start(ctx, build, append(args, string(id))...); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox could not be started by gVisor; the daemon's log has the details").WithCause(err)
+	}
+	if err := e.layout.recordProcess(id); err != nil {
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
+	}
+	return e.awaitGuest(ctx, id, build)
+}
+
+// awaitGuest returns when the guest has answered.
+func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
+		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
+	defer cancel()
+	for {
+		err := engine.Answers(ctx, func(context.Context) (net.Conn, error) { return e.connect(id, build) })
+		if err == nil {
+			return nil
+		}
+		if _, alive := e.layout.processOfBox(id); !alive {
+			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", e.ending(id)).WithCause(err)
+		}
+		select {
+		case <-time.After(readyPoll):
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}

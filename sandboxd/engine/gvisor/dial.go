@@ -1,0 +1,69 @@
+package gvisor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
+func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
+	release, err := e.locks.take(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", id, err)
+	}
+	defer release()
+	r, err := e.layout.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if e.layout.suspended(id) {
+		return nil, sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
+	}
+	if _, alive := e.layout.processOfBox(id); !alive {
+		return nil, noSandbox(id)
+	}
+	conn, err := e.connect(id, r.Build)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", id, err)
+	}
+	return conn, nil
+}
+
+// connect runs `guest connect`, which joins its stdin and stdout to the guest's socket, and
+// ends when its stdin does.
+func (e *Engine) connect(id sandbox.ID, build string) (_ *stream, err error) {
+	theirIn, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer theirIn.Close()
+	out, theirOut, err := os.Pipe()
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	defer theirOut.Close()
+	growPipe(in)
+	growPipe(out)
+	cmd := e.command(build, append([]string{"--log=/dev/null", "exec", "--user=0:0", "--cwd=/", string(id)}, engine.ConnectArgs()...)...)
+	s := &stream{in: in, out: out, cmd: cmd, stderr: &bounded{max: 4 << 10}, ended: make(chan struct{})}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirIn, theirOut, s.stderr
+	cmd.WaitDelay = lastWords
+	if err := cmd.Start(); err != nil {
+		in.Close()
+		out.Close()
+		return nil, err
+	}
+	e.streams.add(id, s)
+	go func() {
+		_ = cmd.Wait() // why it ended is on stderr, and told to who reads
+		close(s.ended)
+		e.streams.drop(id, s)
+	}()
+	return s, nil
+}

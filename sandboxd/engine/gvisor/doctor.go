@@ -1,0 +1,63 @@
+package gvisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+// Doctor says what is weaker on this machine than it could be, and what to do. ref is
+// the image that sandboxes use.
+func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
+	checks := []engine.Check{ok("engine", "gvisor %s, %s", e.info.Version, e.info.Why), ok("runtime", "runsc: %s", e.info.Isolation)}
+	checks = append(checks, e.systemChecks()...)
+	switch has, err := e.HasImage(ctx, ref); {
+	case err != nil:
+		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: "it could not be seen whether " + ref + " is here",
+			Remedy: "see that " + e.images.dir + " can be read"})
+	case !has:
+		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: ref + " is not here", Remedy: noImage(ref).Message})
+	default:
+		checks = append(checks, ok("image", "%s is here", ref))
+	}
+	return checks
+}
+
+// systemChecks judges the machine.
+func (e *Engine) systemChecks() []engine.Check {
+	checks := []engine.Check{e.cgroupCheck()}
+	if e.cgroups.missing == "" && !e.cgroups.swap && hasSwap() {
+		checks = append(checks, engine.Check{Name: "swap limit", Status: engine.Weak, Detail: "swap can't be limited",
+			Remedy: "a sandbox can swap beyond its memory: boot with swapaccount=1, use cgroup v2, or turn swap off"})
+	}
+	return append(checks, privacyCheck(e.layout.dir))
+}
+
+func (e *Engine) cgroupCheck() engine.Check {
+	if e.cgroups.missing != "" {
+		return engine.Check{Name: "cgroups", Status: engine.Bad, Detail: "sandboxes are not limited: " + e.cgroups.missing,
+			Remedy: "one sandbox can use up the machine: mount cgroups writable"}
+	}
+	return ok("cgroups", "version %d", e.cgroups.version)
+}
+
+func hasSwap() bool {
+	text, err := os.ReadFile("/proc/swaps")
+	return err != nil || strings.Count(string(text), "\n") > 1
+}
+
+// privacyCheck says whether others can look into what the engine keeps.
+func privacyCheck(dir string) engine.Check {
+	info, err := os.Stat(dir)
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		return engine.Check{Name: "home", Status: engine.Weak, Detail: "others on this machine can look into the engine's folder", Remedy: "chmod 700 " + dir}
+	}
+	return ok("home", "only root can look into the engine's folder")
+}
+
+func ok(name, format string, args ...any) engine.Check {
+	return engine.Check{Name: name, Status: engine.OK, Detail: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,29 @@
+package gvisor
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// ProcessesOf finds all that runs for a sandbox.
+func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) { return e.processesOf(id) }
+
+// Refs are the names of the images that are unpacked.
+func (e *Engine) Refs() (refs []string) {
+	files, _ := filepath.Glob(filepath.Join(e.images.dir, "refs", "*.json"))
+	for _, file := range files {
+		var img imageRef
+		if err := readJSON(file, &img); err != nil {
+			continue
+		}
+		if _, err := os.Stat(e.images.root(img.Digest)); err == nil {
+			refs = append(refs, img.Ref)
+		}
+	}
+	return refs
+}
+
+// Unpack unpacks a tar below a folder.
+var Unpack = unpack

@@ -1,0 +1,101 @@
+package gvisor_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// missing skips a test for the want of something, unless DORMOUSE_TEST_REQUIRE (a
+// list with commas) says that this machine has it.
+func missing(t *testing.T, what string, why any) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), what) {
+		t.Fatalf("%s is required, and not there: %v", what, why)
+	}
+	t.Skipf("NOT TESTED: no %s: %v", what, why)
+}
+
+// runsc is the program to test with: the checkout's own, or the one in PATH.
+func runsc(t *testing.T) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	own := filepath.Join(filepath.Dir(here), "..", "..", "..", "bin", "runsc")
+	if _, err := os.Stat(own); err == nil {
+		return own
+	}
+	path, err := exec.LookPath("runsc")
+	if err != nil {
+		missing(t, "runsc", "`make build` makes it")
+	}
+	return path
+}
+
+// tempDir is a folder with a short name, as homes have.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// open opens the engine of a home.
+func open(t *testing.T, dir string, guest engine.Bundle) *gvisor.Engine {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an engine: not with -short")
+	}
+	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: guest, Runsc: runsc(t)})
+	if sandbox.KindOf(err) == sandbox.Unavailable {
+		missing(t, "runsc", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+// anyImage is the image to test with, unpacked: Dormouse's own if it is there, else any.
+func anyImage(t *testing.T) string {
+	t.Helper()
+	refs := open(t, tempDir(t), nil).Refs()
+	if asked := os.Getenv("DORMOUSE_TEST_IMAGE"); slices.Contains(refs, asked) {
+		return asked
+	}
+	switch {
+	case slices.Contains(refs, image.Ref()):
+		return image.Ref()
+	case len(refs) == 0:
+		missing(t, "runsc", "no image is unpacked: run `dormouse image build --engine gvisor`")
+	}
+	return refs[0]
+}
+
+func TestSuite(t *testing.T) {
+	image := anyImage(t)
+	homes := map[string]string{}
+	enginetest.Run(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
+		if homes[home] == "" {
+			homes[home] = tempDir(t)
+		}
+		return open(t, homes[home], guest)
+	}, image)
+}

@@ -1,0 +1,170 @@
+package gvisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// images is a folder of the user's, shared by every home:
+//
+//	<digest>/rootfs     a root file system, named by the sha256 of its tar; whole, and never written again
+//	refs/<hash>.json    an image's name, digest and settings
+//	making-*            a folder to unpack in; one that is there while the lock is free is a leftover
+//	import.lock         held while something is unpacked
+type images struct{ dir string }
+
+// DefaultImages is where unpacked images are, beside those that package image caches.
+func DefaultImages() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the user's cache folder: %w", err)
+	}
+	return filepath.Join(dir, "dormouse", "unpacked"), nil
+}
+
+// imageRef is a name of an image.
+type imageRef struct {
+	Ref    string `json:"ref"`
+	Digest string `json:"digest"`
+	Path   string `json:"path,omitempty"` // the image's PATH
+}
+
+func (i images) root(digest string) string { return filepath.Join(i.dir, digest, "rootfs") }
+
+func (i images) refFile(ref string) string {
+	sum := sha256.Sum256([]byte(ref)) // any name is a file's name so
+	return filepath.Join(i.dir, "refs", hex.EncodeToString(sum[:16])+".json")
+}
+
+// find returns an image. It never pulls: what code runs in is the operator's decision.
+func (i images) find(ref string) (imageRef, error) {
+	var img imageRef
+	err := readJSON(i.refFile(ref), &img)
+	if err == nil && img.Ref == ref {
+		if _, err = os.Stat(i.root(img.Digest)); err == nil {
+			return img, nil
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return imageRef{}, fmt.Errorf("look for the image: %w", err)
+	}
+	return imageRef{}, noImage(ref)
+}
+
+func noImage(ref string) *sandbox.Error {
+	return sandbox.Errorf(sandbox.Unavailable,
+		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own; other images need a Docker engine", sandbox.Quote(ref))
+}
+
+// HasImage reports whether the engine has an image.
+func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
+	_, err := e.images.find(ref)
+	if sandbox.KindOf(err) == sandbox.Unavailable {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// ImportImage makes an image named ref of a root file system in a tar stream. Of changes,
+// which are lines of a Dockerfile, it heeds the PATH: "ENV PATH=/bin".
+func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error {
+	digest, err := e.images.unpack(ctx, root)
+	if err != nil {
+		return fmt.Errorf("import the image: %w", err)
+	}
+	img := imageRef{Ref: ref, Digest: digest}
+	for _, change := range changes {
+		if path, is := strings.CutPrefix(change, "ENV PATH="); is {
+			img.Path = path
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(e.images.dir, "refs"), 0o700); err != nil {
+		return fmt.Errorf("import the image: %w", err)
+	}
+	if err := writeJSON(e.images.refFile(ref), img); err != nil {
+		return fmt.Errorf("import the image: %w", err)
+	}
+	return syncFile(e.images.refFile(ref))
+}
+
+// BuildImage is what a Docker engine could do.
+func (e *Engine) BuildImage(context.Context, io.Reader, string, io.Writer) error {
+	return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine can't build a Dockerfile: use `dormouse image build --way debian`, or a Docker engine")
+}
+
+// unpack unpacks a tar and returns its digest. What gets its name is whole and on disk.
+func (i images) unpack(ctx context.Context, source io.Reader) (digest string, err error) {
+	unlock, err := i.lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	making, err := os.MkdirTemp(i.dir, "making-*")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(making) // there only if something failed, or it was there already
+	sum := sha256.New()
+	rootfs := filepath.Join(making, "rootfs")
+	if err := os.Mkdir(rootfs, 0o755); err != nil {
+		return "", err
+	}
+	if err := unpack(rootfs, io.TeeReader(endWith(ctx, source), sum)); err != nil {
+		return "", err
+	}
+	digest = hex.EncodeToString(sum.Sum(nil))
+	if _, err := os.Stat(i.root(digest)); err == nil {
+		return digest, nil
+	}
+	if err := syncAll(making); err != nil {
+		return "", err
+	}
+	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
+		return "", err
+	}
+	return digest, syncDir(i.dir)
+}
+
+// lock waits until nobody else unpacks, and clears what a killed one left.
+func (i images) lock(ctx context.Context) (unlock func(), err error) {
+	if err := os.MkdirAll(i.dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock := flock.New(filepath.Join(i.dir, "import.lock"))
+	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("wait for %s: %w", lock.Path(), err)
+	}
+	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
+	for _, dir := range leftovers {
+		_ = os.RemoveAll(dir)
+	}
+	return func() { _ = lock.Unlock() }, nil
+}
+
+// endWith is a reader that ends when ctx does.
+func endWith(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
+
+type contextReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}

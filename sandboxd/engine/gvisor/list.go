@@ -1,0 +1,55 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// List implements [engine.Engine]. It reads the engine's folder and /proc, and asks nobody.
+func (e *Engine) List(context.Context) ([]engine.Container, error) {
+	ids, err := e.layout.ids()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]engine.Container, 0, len(ids))
+	for _, id := range ids {
+		c := engine.Container{ID: id, Suspended: e.layout.suspended(id)}
+		if !c.Suspended {
+			_, c.Running = e.layout.processOfBox(id)
+		}
+		switch {
+		case c.Running:
+		case c.Suspended:
+			c.Detail = "is suspended"
+		default:
+			c.Detail = e.ending(id)
+		}
+		if _, err := os.Stat(e.layout.box(id)); errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// ending says how a sandbox that does not run has ended. Nobody waits for it, so its
+// exit status is not known.
+func (e *Engine) ending(id sandbox.ID) string {
+	p, alive := e.layout.processOfBox(id)
+	switch {
+	case alive:
+		return "is running"
+	case p.PID == 0:
+		return "was never started"
+	case p.Boot != bootID():
+		return "ended with the machine, which was started anew"
+	case e.cgroups.ranOutOfMemory(id):
+		return "was killed (out of memory)"
+	}
+	return "exited"
+}

@@ -1,0 +1,61 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// A change to what isolates a sandbox is a change to this file: what runsc is told about a
+// sandbox, and how it is called.
+func TestProfileIsAsReviewed(t *testing.T) {
+	spec := engine.Spec{
+		ID:       "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa",
+		Image:    "dormouse:1",
+		Limits:   sandbox.DefaultLimits(),
+		UID:      200_001,
+		Expires:  time.Unix(1_800_000_000, 0),
+		Language: sandbox.Python,
+	}
+	where := layout{"/home/gvisor"}
+	c := cgroups{version: 2, swap: true}
+	text, err := json.MarshalIndent(struct {
+		Flags  []string `json:"flags"`
+		Config ociSpec  `json:"config"`
+	}{
+		where.flags(false),
+		profile(spec, facts{Root: "/images/0123/rootfs", Path: "/usr/local/bin:/usr/bin:/bin", Guest: where.guest("0123456789ab-amd64"),
+			Etc: where.etc(), Cgroup: c.path(spec.ID), Swap: c.swap}),
+	}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enginetest.Golden(t, "profile.golden.json", append(text, '\n'))
+}
+
+// Only what is certainly a sandbox's is ever killed.
+func TestIsRunscOf(t *testing.T) {
+	const box = "/home/gvisor/sandboxes/sbx_a"
+	for _, test := range []struct {
+		name, cmdline string
+		want          bool
+	}{
+		{"the sandbox", "runsc-sandbox\x00boot\x00--bundle=" + box, true},
+		{"the gofer", "runsc-gofer\x00gofer\x00--bundle\x00" + box + "\x00--spec-fd=4", true},
+		{"who starts it", "/home/gvisor/bin/runsc-0123\x00run\x00--bundle=" + box + "\x00sbx_a", true},
+		{"another sandbox's", "runsc-sandbox\x00boot\x00--bundle=" + box + "b", false},
+		{"an editor", "vi\x00" + box, false},
+		{"an editor with the same word", "vi\x00--bundle\x00" + box, false},
+		{"nothing", "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := isRunscOf(test.cmdline, box); got != test.want {
+				t.Errorf("isRunscOf(%q) = %v, want %v", test.cmdline, got, test.want)
+			}
+		})
+	}
+}

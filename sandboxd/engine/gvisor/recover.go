@@ -1,0 +1,84 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// recover puts right what a daemon that was killed left half done:
+//
+//   - a sandbox with a checkpoint is suspended: what still runs of it is ended, whether it was
+//     being suspended or being resumed; nobody was told of anything that it did since
+//   - a checkpoint that is not whole is no checkpoint: the sandbox goes on
+//   - what was being removed is removed
+//
+// A sandbox that does not run any more stays, for [Engine.List] to tell.
+func (e *Engine) recover(ctx context.Context) error {
+	ids, err := e.layout.ids()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := e.recoverBox(ctx, id); err != nil {
+			return fmt.Errorf("recover %s: %w", id, err)
+		}
+	}
+	if err := e.clearTrash(); err != nil {
+		return err
+	}
+	return e.prune(ids)
+}
+
+func (e *Engine) recoverBox(ctx context.Context, id sandbox.ID) error {
+	if e.layout.suspended(id) {
+		return errors.Join(e.end(ctx, id), os.RemoveAll(e.layout.makingCheckpoint(id)))
+	}
+	return os.RemoveAll(e.layout.makingCheckpoint(id))
+}
+
+func (e *Engine) clearTrash() error {
+	for _, pattern := range []string{e.layout.sandboxes() + "/.trash-*", filepath.Join(e.layout.dir, "guest", ".making-*")} {
+		left, _ := filepath.Glob(pattern)
+		for _, dir := range left {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prune removes each guest and runsc that no sandbox needs and that is not the latest.
+func (e *Engine) prune(ids []sandbox.ID) error {
+	needed := map[string]bool{"runsc-" + e.build: true}
+	for _, id := range ids {
+		r, err := e.layout.find(id)
+		if sandbox.KindOf(err) == sandbox.NotFound {
+			continue // never finished
+		}
+		if err != nil {
+			return nil // who knows what it needs
+		}
+		needed["runsc-"+r.Build], needed[r.Guest] = true, true
+	}
+	for _, dir := range []string{"bin", "guest"} {
+		entries, err := os.ReadDir(filepath.Join(e.layout.dir, dir))
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			if name := entry.Name(); !needed[name] && !strings.HasPrefix(name, e.bundle.ID()+"-") {
+				if err := os.RemoveAll(filepath.Join(e.layout.dir, dir, name)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Remove implements [engine.Engine].
+func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
+	if !sandbox.IsID(string(id)) {
+		return nil
+	}
+	release, err := e.locks.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.remove(ctx, id)
+}
+
+// remove is Remove for who has the sandbox's turn. The folder goes last: as long as
+// anything is left, the sandbox is listed, and can be removed again.
+func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
+	box := e.layout.box(id)
+	if _, err := os.Stat(box); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := e.end(ctx, id); err != nil {
+		return err
+	}
+	trash := filepath.Join(e.layout.sandboxes(), ".trash-"+string(id))
+	if err := os.Rename(box, trash); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	return nil
+}
+
+// end ends everything that runs for a sandbox, and removes its cgroup and what runsc knows
+// of it. It does not ask runsc, which goes by pids: a pid that it wrote down before a reboot,
+// or before the sandbox died, may be anybody's by now.
+func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
+	if err := e.kill(ctx, id); err != nil {
+		return err
+	}
+	e.streams.close(id)
+	if err := e.cgroups.remove(ctx, id); err != nil {
+		return err
+	}
+	s := string(id)
+	for _, path := range []string{
+		filepath.Join(e.layout.runscRoot(), s+"_sandbox:"+s+".state"),
+		filepath.Join(e.layout.runscRoot(), s+"_sandbox:"+s+".lock"),
+		filepath.Join(e.layout.runscRoot(), "runsc-"+s+".sock"),
+		// Where it goes when the path of the home is too long for a socket.
+		"/var/run/runsc-" + s + ".sock",
+		"/run/runsc-" + s + ".sock",
+		"/tmp/runsc-" + s + ".sock",
+		e.layout.process(id),
+		e.layout.pidFile(id),
+	} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("end %s: %w", id, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Not a test: the daemon that TestSandboxesOutliveTheDaemon kills.
+func TestDaemonThatIsKilled(t *testing.T) {
+	text := os.Getenv("DORMOUSE_TEST_DAEMON")
+	if text == "" {
+		t.Skip("only as a part of TestSandboxesOutliveTheDaemon")
+	}
+	var args [2]string // the folder, the image
+	if err := json.Unmarshal([]byte(text), &args); err != nil {
+		t.Fatal(err)
+	}
+	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: args[0], Bundle: bundle.Bundle{}, Runsc: runsc(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := spec(args[1])
+	if err := e.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	python(t, e, s.ID, "x = 42")
+	fmt.Println("created")
+	select {}
+}
+
+func TestSandboxesOutliveTheDaemon(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	daemon := exec.Command(os.Args[0], "-test.run=^TestDaemonThatIsKilled$")
+	args, _ := json.Marshal([2]string{dir, image}) // strings
+	daemon.Env = append(os.Environ(), "DORMOUSE_TEST_DAEMON="+string(args))
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, 4096)
+	n, _ := out.Read(said)
+	// All of its process group, as a terminal or a service manager would.
+	if err := syscall.Kill(-daemon.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	daemon.Wait()
+	if !strings.Contains(string(said[:n]), "created") {
+		t.Fatalf("the daemon said %q", said[:n])
+	}
+
+	e := open(t, dir, bundle.Bundle{})
+	list, err := e.List(t.Context())
+	if err != nil || len(list) != 1 || !list[0].Running {
+		t.Fatalf("List() = %+v, %v, want one that runs", list, err)
+	}
+	removeLater(t, e, list[0].ID)
+	if got := python(t, e, list[0].ID, "print(x)"); got != "42" {
+		t.Errorf("x = %s, want 42", got)
+	}
+	if err := e.Remove(t.Context(), list[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingRuns(t, e, list[0].ID)
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	for name, before := range map[string]func(t *testing.T, id sandbox.ID){
+		"a running one": func(*testing.T, sandbox.ID) {},
+		"one whose gVisor was killed": func(t *testing.T, id sandbox.ID) {
+			kill(t, e, id)
+			if list, err := e.List(t.Context()); err != nil || len(list) != 1 || list[0].Running || list[0].Detail != "exited" {
+				t.Errorf("List() = %+v, %v, want one that exited", list, err)
+			}
+		},
+		"one that runsc knows nothing of": func(t *testing.T, _ sandbox.ID) {
+			if err := os.RemoveAll(filepath.Join(dir, "runsc")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(filepath.Join(dir, "runsc"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"one whose start was cut short": func(t *testing.T, id sandbox.ID) {
+			if err := os.Remove(filepath.Join(dir, "sandboxes", string(id), "process.json")); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a suspended one": func(t *testing.T, id sandbox.ID) {
+			if err := e.Suspend(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := spec(image)
+			create(t, e, s)
+			before(t, s.ID)
+			began := time.Now()
+			if err := e.Remove(t.Context(), s.ID); err != nil {
+				t.Errorf("Remove: %v", err)
+			}
+			t.Logf("remove: %v", time.Since(began))
+			wantNothingRuns(t, e, s.ID)
+			for _, pattern := range []string{"sandboxes/*", "sandboxes/.*", "runsc/*"} {
+				if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 {
+					t.Errorf("%q are left", left)
+				}
+			}
+		})
+	}
+}
+
+// kill ends a sandbox's processes, and none that is another's.
+func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		pids, err := e.ProcessesOf(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	t.Fatal("they do not end")
+}
+
+// After a reboot a sandbox's pid may be anybody's.
+func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	kill(t, e, s.ID)
+	bystander := exec.Command("sleep", "60")
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		bystander.Process.Kill()
+		bystander.Wait()
+	}()
+	path := filepath.Join(dir, "sandboxes", string(s.ID), "process.json")
+	var p map[string]any
+	text, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(text, &p) != nil {
+		t.Fatal(err, string(text))
+	}
+	p["pid"], p["boot"] = bystander.Process.Pid, "another"
+	if text, err = json.Marshal(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || list[0].Running || !strings.Contains(list[0].Detail, "anew") {
+		t.Errorf("List() = %+v, %v, want one that ended with the machine", list, err)
+	}
+	if err := e.Remove(t.Context(), s.ID); err != nil {
+		t.Error(err)
+	}
+	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the bystander: %v", err)
+	}
+}

@@ -1,0 +1,321 @@
+package gvisor_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func spec(image string) engine.Spec {
+	return engine.Spec{
+		ID: sandbox.NewID(), Image: image, UID: 200_000, Expires: time.Now().Add(time.Hour), Language: sandbox.Python,
+		Limits: sandbox.Limits{MemoryBytes: 1024 * sandbox.MiB, CPUs: 2, Processes: 200, WorkspaceBytes: 128 * sandbox.MiB},
+	}
+}
+
+// create makes a sandbox with the real guest, which is removed in the end.
+func create(t *testing.T, e *gvisor.Engine, s engine.Spec) {
+	t.Helper()
+	began := time.Now()
+	if err := e.Create(t.Context(), s); err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	t.Logf("create: %v", time.Since(began))
+	removeLater(t, e, s.ID)
+}
+
+func removeLater(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+	t.Cleanup(func() {
+		if err := e.Remove(context.WithoutCancel(t.Context()), id); err != nil {
+			t.Errorf("Remove: %v", err)
+		}
+	})
+}
+
+// python runs code in a sandbox's kernel and returns what it prints.
+func python(t *testing.T, e *gvisor.Engine, id sandbox.ID, code string) string {
+	t.Helper()
+	client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, id) })
+	defer client.Close()
+	seconds := 120
+	got, err := client.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{
+		Code: code, Language: sandbox.Python, TimeoutSeconds: &seconds, WaitSeconds: 120})
+	if err != nil {
+		t.Fatalf("Execute: %v", err)
+	}
+	if got.State != sandbox.ExecSucceeded {
+		t.Fatalf("Execute = %+v", got)
+	}
+	var text strings.Builder
+	for _, event := range got.Events {
+		text.WriteString(event.Text)
+	}
+	return strings.TrimSpace(text.String())
+}
+
+const make100MB = `
+import itertools
+block = bytearray(b'dormouse') * (100 << 17)
+squares = (n * n for n in itertools.count())
+first = [next(squares) for _ in range(3)]
+log = open('/workspace/log', 'w+')
+log.write('before ')
+`
+
+const goOn = `
+log.write('after'); log.seek(0)
+print(first, next(squares), len(block) >> 20, block[-8:].decode(), log.read())
+log.seek(0, 2)
+`
+
+func TestSuspendedStateSurvives(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, make100MB)
+
+	began := time.Now()
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatalf("Suspend: %v", err)
+	}
+	t.Logf("suspend: %v, %d MB", time.Since(began), bytesIn(t, filepath.Join(dir, "sandboxes", string(s.ID)))>>20)
+	wantNothingRuns(t, e, s.ID)
+	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || !list[0].Suspended || list[0].Running {
+		t.Errorf("List() = %+v, %v, want one that is suspended", list, err)
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Errorf("Suspend again: %v", err)
+	}
+	if _, err := e.Dial(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Busy {
+		t.Errorf("Dial = %v, want busy", err)
+	}
+
+	// Another daemon finds it; whoever comes second finds it resumed.
+	e = open(t, dir, bundle.Bundle{})
+	var group sync.WaitGroup
+	for range 2 {
+		group.Go(func() {
+			began := time.Now()
+			if err := e.Resume(t.Context(), s.ID); err != nil {
+				t.Errorf("Resume: %v", err)
+			}
+			t.Logf("resume: %v", time.Since(began))
+		})
+	}
+	group.Wait()
+	began = time.Now()
+	if got, want := python(t, e, s.ID, goOn), "[0, 1, 4] 9 100 dormouse before after"; got != want {
+		t.Errorf("it printed %q, want %q", got, want)
+	}
+	t.Logf("first answer: %v", time.Since(began))
+
+	// And again: what was restored can be saved.
+	for range 2 {
+		if err := e.Suspend(t.Context(), s.ID); err != nil {
+			t.Fatalf("Suspend: %v", err)
+		}
+		if err := e.Resume(t.Context(), s.ID); err != nil {
+			t.Fatalf("Resume: %v", err)
+		}
+	}
+	if got := python(t, e, s.ID, "print(next(squares))"); got != "16" {
+		t.Errorf("it printed %q, want 16", got)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*", "checkpoint*")); len(left) > 0 {
+		t.Errorf("%q are left of a running sandbox", left)
+	}
+}
+
+func TestForkGivesTwo(t *testing.T) {
+	image := anyImage(t)
+	e := open(t, tempDir(t), bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	fork := func(t *testing.T) sandbox.ID {
+		id := sandbox.NewID()
+		began := time.Now()
+		if err := e.Fork(t.Context(), s.ID, id); err != nil {
+			t.Fatalf("Fork: %v", err)
+		}
+		t.Logf("fork: %v", time.Since(began))
+		removeLater(t, e, id)
+		return id
+	}
+	second := fork(t)
+	python(t, e, second, "x = 2")
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("the original has x = %s, want 1", got)
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	third := fork(t)
+	if got := python(t, e, third, "print(x)") + python(t, e, second, "print(x)"); got != "12" {
+		t.Errorf("the forks have x = %q, want 1 and 2", got)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("the original has x = %s, want 1", got)
+	}
+	if err := e.Fork(t.Context(), s.ID, second); err == nil {
+		t.Error("Fork to a sandbox that is there gave no error")
+	}
+	python(t, e, second, "x")
+	if err := e.Fork(t.Context(), sandbox.NewID(), sandbox.NewID()); sandbox.KindOf(err) != sandbox.NotFound {
+		t.Errorf("Fork of nothing = %v, want not_found", err)
+	}
+}
+
+func TestADamagedCheckpointIsRefused(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	box := filepath.Join(dir, "sandboxes", string(s.ID))
+	for name, damage := range map[string]func(t *testing.T, path string, text []byte) error{
+		"pages.img": func(_ *testing.T, path string, text []byte) error {
+			text[len(text)/2] ^= 1
+			return os.WriteFile(path, text, 0o600)
+		},
+		"checkpoint.img": func(_ *testing.T, path string, text []byte) error {
+			return os.WriteFile(path, text[:len(text)-1], 0o600)
+		},
+		"pages_meta.img": func(_ *testing.T, path string, _ []byte) error { return os.Remove(path) },
+		"manifest.json": func(_ *testing.T, path string, text []byte) error {
+			return os.WriteFile(path, []byte(strings.Replace(string(text), `"cpu":["`, `"cpu":["0`, 1)), 0o600)
+		},
+		"../config.json": func(_ *testing.T, path string, text []byte) error {
+			return os.WriteFile(path, append(text, ' '), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(box, "checkpoint", name)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole := strings.Clone(string(text))
+			if err := damage(t, path, text); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
+				t.Errorf("Resume = %v (%s), want expired", err, sandbox.KindOf(err))
+			}
+			wantNothingRuns(t, e, s.ID)
+			if err := os.WriteFile(path, []byte(whole), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume of what is whole again: %v", err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+}
+
+// What a kill of the daemon leaves, at each step of suspending and resuming.
+func TestCutShort(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	box := filepath.Join(dir, "sandboxes", string(s.ID))
+
+	// While the checkpoint was written: it runs on.
+	if err := os.MkdirAll(filepath.Join(box, "checkpoint.making", "pages.img"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, dir, bundle.Bundle{})
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	// After the restore and before the checkpoint was removed: it is suspended.
+	kept := filepath.Join(tempDir(t), "kept")
+	if err := os.CopyFS(kept, os.DirFS(filepath.Join(box, "checkpoint"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	python(t, e, s.ID, "x = 2")
+	if err := os.CopyFS(filepath.Join(box, "checkpoint"), os.DirFS(kept)); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, dir, bundle.Bundle{})
+	wantNothingRuns(t, e, s.ID)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := e.Resume(ctx, s.ID); err == nil {
+		t.Error("a resume that was given up gave no error")
+	}
+	wantNothingRuns(t, e, s.ID)
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+}
+
+func bytesIn(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		n += info.Size()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// wantNothingRuns looks for processes, cgroups and mounts of a sandbox.
+func wantNothingRuns(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+	t.Helper()
+	pids, err := e.ProcessesOf(id)
+	if err != nil || len(pids) > 0 {
+		t.Errorf("processes %v, %v are left of %s", pids, err, id)
+	}
+	if groups, _ := filepath.Glob("/sys/fs/cgroup/*/dormouse/" + string(id)); len(groups) > 0 {
+		t.Errorf("%q are left", groups)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/dormouse/" + string(id)); len(left) > 0 {
+		t.Errorf("%q is left", left)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), string(id)) {
+		t.Errorf("a mount of %s is left", id)
+	}
+}

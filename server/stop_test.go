@@ -1,0 +1,130 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// TestStop: the end is clean: a call in flight is answered, streams end whole, and who comes
+// later is told.
+func TestStop(t *testing.T) {
+	address, end := serve(t, nil)
+	stream := openSSE(t, address)
+	done := make(chan string, 1)
+	go func() {
+		_, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":300}`))
+		done <- body
+	}()
+	time.Sleep(100 * time.Millisecond)
+	begun := time.Now()
+	end()
+	if body := <-done; !strings.Contains(body, "waited") {
+		t.Errorf("the call in flight: %s", body)
+	}
+	select {
+	case event, open := <-stream.events:
+		if open {
+			t.Errorf("event %q", event)
+		}
+	case <-time.After(time.Second):
+		t.Error("the stream does not end")
+	}
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// slowSandboxes run one execution for ever.
+type slowSandboxes struct {
+	tools.Sandboxes
+	end chan struct{}
+}
+
+func (s *slowSandboxes) state() sandbox.ExecutionState {
+	select {
+	case <-s.end:
+		return sandbox.ExecFailed
+	default:
+		return sandbox.ExecRunning
+	}
+}
+
+func (s *slowSandboxes) Execute(_ context.Context, _ string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
+	return sandbox.Execution{ID: "exec_1", State: s.state(), CreateTime: time.Now()}, nil
+}
+
+func (s *slowSandboxes) GetExecution(ctx context.Context, id string, wait float64, _ sandbox.Window) (sandbox.Execution, error) {
+	select {
+	case <-s.end:
+	case <-time.After(time.Duration(wait * float64(time.Second))):
+	case <-ctx.Done():
+		return sandbox.Execution{}, ctx.Err()
+	}
+	return sandbox.Execution{ID: sandbox.ExecutionID(id), State: s.state()}, nil
+}
+
+// TestWaits: a wait ends when the server stops, with the execution's id; what ends is counted.
+func TestWaits(t *testing.T) {
+	m := server.NewMetrics("1")
+	s := &slowSandboxes{end: make(chan struct{})}
+	w := server.NewWaits(s, m)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ex, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{WaitSeconds: 300})
+		if err != nil || ex.ID != "exec_1" || ex.State != sandbox.ExecRunning {
+			t.Errorf("Execute() = %v, %v; want what is known", ex, err)
+		}
+	})
+	wg.Go(func() {
+		if _, err := w.GetExecution(t.Context(), "exec_1", 300, sandbox.NoOutput); sandbox.KindOf(err) != sandbox.Unavailable {
+			t.Errorf("GetExecution() = %v, want unavailable", err)
+		}
+	})
+	time.Sleep(50 * time.Millisecond)
+	w.Drain()
+	wg.Wait()
+	if _, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{}); sandbox.KindOf(err) != sandbox.Unavailable {
+		t.Errorf("Execute() of a stopped server = %v", err)
+	}
+
+	w = server.NewWaits(s, m)
+	if _, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	close(s.end)
+	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.Metrics = m })
+	waitFor(t, func() bool {
+		text := do(h, "GET", "/metrics", "").Body.String()
+		return strings.Contains(text, `dormouse_executions_ended_total{state="failed"} 1`) && strings.Contains(text, "dormouse_executions_started_total 2")
+	})
+	w.Drain()
+}
+
+// TestVanish: a client that goes away in the middle of a call or a stream leaves nothing behind.
+func TestVanish(t *testing.T) {
+	address, end := serve(t, nil)
+	for range 20 {
+		c := dial(t, address)
+		message := toolCall("1", "wait", `{"ms":60000}`)
+		fmt.Fprint(c, post(address, len(message)), message)
+		s := openSSE(t, address)
+		s.post(message)
+		s.cancel()
+		time.Sleep(5 * time.Millisecond)
+		c.Close()
+	}
+	waitFor(t, func() bool {
+		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
+		return strings.Contains(text, `in_flight{kind="call"} 1`) && strings.Contains(text, `in_flight{kind="stream"} 0`)
+	})
+	aliveHTTP(t, address)
+	end()
+}

@@ -1,0 +1,316 @@
+package server_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mark3labs/mcp-go/client"
+	"github.com/mark3labs/mcp-go/client/transport"
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/server"
+)
+
+// connectHTTP is mcp-go's client over a transport that is served over HTTP, initialized.
+func connectHTTP(t *testing.T, kind, version, address string) *client.Client {
+	t.Helper()
+	header := map[string]string{"Authorization": "Bearer " + secret}
+	var wire transport.Interface
+	var err error
+	if kind == "sse" {
+		wire, err = transport.NewSSE("http://"+address+"/sse", transport.WithHeaders(header))
+	} else {
+		wire, err = transport.NewStreamableHTTP("http://"+address+"/mcp", transport.WithHTTPHeaders(header))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := client.NewClient(wire, client.WithProtocolVersion(version))
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	request := mcp.InitializeRequest{}
+	request.Params.ProtocolVersion = version
+	request.Params.ClientInfo = mcp.Implementation{Name: "test", Version: "1"}
+	if _, err := c.Initialize(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestHTTPClients drives the server with mcp-go's client in each era, many calls at once, with
+// ids that are the same from client to client.
+func TestHTTPClients(t *testing.T) {
+	address, _ := serve(t, nil)
+	for _, kind := range []string{"streamable", "sse"} {
+		for _, version := range slices.Backward(mcp.ValidProtocolVersions) {
+			t.Run(kind+" "+version, func(t *testing.T) {
+				t.Parallel()
+				c := connectHTTP(t, kind, version, address)
+				list, err := c.ListTools(t.Context(), mcp.ListToolsRequest{})
+				if err != nil || len(list.Tools) != 4 {
+					t.Fatalf("%v, %v", list, err)
+				}
+				var wg sync.WaitGroup
+				for i := range 20 {
+					wg.Go(func() {
+						call := mcp.CallToolRequest{}
+						call.Params.Name, call.Params.Arguments = "echo", map[string]any{"a": fmt.Sprint(version, i)}
+						want := fmt.Sprintf(`{"a":"%s%d"}`, version, i)
+						if r, err := c.CallTool(t.Context(), call); err != nil || r.Content[0].(mcp.TextContent).Text != want {
+							t.Errorf("%v, %v, want %s", r, err, want)
+						}
+					})
+				}
+				wg.Wait()
+				call := mcp.CallToolRequest{}
+				call.Params.Name = "panic"
+				if r, err := c.CallTool(t.Context(), call); err != nil || !r.IsError || strings.Contains(r.Content[0].(mcp.TextContent).Text, "secret") {
+					t.Errorf("%v, %v", r, err)
+				}
+			})
+		}
+	}
+}
+
+// TestHTTPProgress comes, and before the result, over both transports.
+func TestHTTPProgress(t *testing.T) {
+	address, _ := serve(t, nil)
+	const call = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"report","_meta":{"progressToken":"tok"}}}`
+	for range 30 {
+		_, body := ask(t, "POST", "http://"+address+"/mcp", call)
+		progress, result := strings.Index(body, "half way"), strings.Index(body, "reported")
+		if progress < 0 || result < progress {
+			t.Fatalf("got %s", body)
+		}
+	}
+	s := openSSE(t, address)
+	for range 30 {
+		s.post(call)
+		if a := s.next(); a.Method != "notifications/progress" || a.Params["message"] != "half way" {
+			t.Fatalf("got %s", a.raw)
+		}
+		if a := s.next(); a.text() != "reported" {
+			t.Fatalf("got %s", a.raw)
+		}
+	}
+}
+
+// sseClient is a client of the SSE transport that posts raw messages.
+type sseClient struct {
+	t        *testing.T
+	endpoint string
+	events   chan string
+	cancel   context.CancelFunc
+}
+
+func openSSE(t *testing.T, address string) *sseClient {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	r, _ := http.NewRequestWithContext(ctx, "GET", "http://"+address+"/sse", nil)
+	setHeader(r, nil)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil || res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Fatalf("%v, %v", res, err)
+	}
+	c := &sseClient{t: t, events: make(chan string, 1000), cancel: cancel}
+	go func() {
+		defer close(c.events)
+		defer res.Body.Close()
+		lines := bufio.NewScanner(res.Body)
+		for lines.Scan() {
+			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				c.events <- data
+			}
+		}
+	}()
+	c.endpoint = "http://" + address + <-c.events
+	return c
+}
+
+func (c *sseClient) post(message string) {
+	c.t.Helper()
+	if res, body := ask(c.t, "POST", c.endpoint, message); res.StatusCode != http.StatusAccepted {
+		c.t.Fatalf("post: %d %s", res.StatusCode, body)
+	}
+}
+
+func (c *sseClient) next() (a answer) {
+	c.t.Helper()
+	select {
+	case a.raw = <-c.events:
+		if err := json.Unmarshal([]byte(a.raw), &a); err != nil {
+			c.t.Fatalf("event %q: %v", a.raw, err)
+		}
+	case <-time.After(5 * time.Second):
+		c.t.Fatal("no event")
+	}
+	return a
+}
+
+// TestSSECancel: a cancelled call gets no answer, and the stream goes on.
+func TestSSECancel(t *testing.T) {
+	address, _ := serve(t, nil)
+	c := openSSE(t, address)
+	c.post(toolCall(`"slow"`, "wait", `{"ms":60000}`))
+	c.post(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"slow"}}`)
+	c.post(toolCall("2", "echo", `{}`))
+	if a := c.next(); a.ID != 2.0 {
+		t.Errorf("got %s", a.raw)
+	}
+}
+
+// TestHTTPCancel: clients share ids, so one must not cancel another's call by its id.
+func TestHTTPCancel(t *testing.T) {
+	address, _ := serve(t, nil)
+	done := make(chan string, 1)
+	go func() {
+		_, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":500}`))
+		done <- body
+	}()
+	time.Sleep(100 * time.Millisecond)
+	if res, _ := ask(t, "POST", "http://"+address+"/mcp", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`); res.StatusCode != http.StatusAccepted {
+		t.Errorf("status %d", res.StatusCode)
+	}
+	if body := <-done; !strings.Contains(body, "waited") {
+		t.Errorf("got %s", body)
+	}
+}
+
+// TestBadRequests: each is answered as the protocol says, on both transports, and the server lives.
+func TestBadRequests(t *testing.T) {
+	address, _ := serve(t, nil)
+	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	stream := openSSE(t, address)
+	for _, c := range []struct {
+		name, body, header string
+		status             int
+		says               string
+	}{
+		{"truncated JSON", `{"jsonrpc":"2.0","id":1,`, "", 400, "-32700"},
+		{"no JSON", `hello`, "", 400, "-32700"},
+		{"nothing", ``, "", 400, "-32700"},
+		{"two messages", ping + ping, "", 400, "-32700"},
+		{"a batch", "[" + ping + "]", "", 400, "batches are not supported"},
+		{"invalid UTF-8", toolCall("7", "echo", "{\"a\":\"\xff\"}"), "", 400, "not valid UTF-8"},
+		{"an object as id", `{"jsonrpc":"2.0","id":{},"method":"ping"}`, "", 400, "id must be"},
+		{"no method", `{"jsonrpc":"2.0","id":3}`, "", 400, "no method"},
+		{"deep nesting", strings.Repeat("[", 100000), "", 400, "-32700"},
+		{"text/plain, as any web page can post", ping, "Content-Type: text/plain", 415, ""},
+		{"a form", ping, "Content-Type: application/x-www-form-urlencoded", 415, ""},
+		{"no type", ping, "Content-Type: ", 415, ""},
+		{"another charset", ping, "Content-Type: application/json; charset=utf-16", 415, ""},
+		{"a broken type", ping, "Content-Type: application/json; =", 415, ""},
+		{"gzip", ping, "Content-Encoding: gzip", 415, "compressed"},
+		{"no encoding by name", ping, "Content-Encoding: identity", 415, "compressed"},
+		{"a foreign session", ping, "Mcp-Session-Id: mcp-session-of-somebody", 200, ""},
+		{"UTF-8", ping, "Content-Type: application/json; charset=UTF-8", 200, ""},
+		{"a notification", `{"jsonrpc":"2.0","method":"notifications/initialized"}`, "", 202, ""},
+		{"a response to nothing", `{"jsonrpc":"2.0","id":1,"result":{}}`, "", 202, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			header := []string{}
+			if c.header != "" {
+				header = append(header, c.header)
+			}
+			res, body := ask(t, "POST", "http://"+address+"/mcp", c.body, header...)
+			if res.StatusCode != c.status || !strings.Contains(body, c.says) {
+				t.Errorf("/mcp: %d %s", res.StatusCode, body)
+			}
+			want := c.status
+			if want == http.StatusOK {
+				want = http.StatusAccepted // the answer comes on the stream
+			}
+			if res, body := ask(t, "POST", stream.endpoint, c.body, header...); res.StatusCode != want || !strings.Contains(body, c.says) {
+				t.Errorf("/message: %d %s", res.StatusCode, body)
+			}
+		})
+	}
+	aliveHTTP(t, address)
+}
+
+// TestS06_Panic: a panic outside of tools, too, is a number and no text.
+func TestS06_Panic(t *testing.T) {
+	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) {
+		c.API = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret text") })
+	})
+	if w := do(h, "GET", "/v1/info", ""); w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "secret") || !strings.Contains(w.Body.String(), "number") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := do(h, "POST", "/mcp", toolCall("1", "panic", `{}`)); strings.Contains(w.Body.String(), "secret") || !strings.Contains(w.Body.String(), `"isError":true`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// TestS08_Framing: nothing that a program prints ends an event or begins another.
+func TestS08_Framing(t *testing.T) {
+	address, _ := serve(t, nil)
+	nasty := "\n\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\r\n\r\n\x1b[2J\u2028\u202e\x00"
+	arguments, _ := json.Marshal(map[string]string{"a": nasty})
+	want := strings.ReplaceAll(string(arguments), "\u2028", `\u2028`)
+	s := openSSE(t, address)
+	s.post(toolCall("1", "echo", string(arguments)))
+	if a := s.next(); a.text() != want {
+		t.Errorf("over SSE: %q, want %q", a.text(), want)
+	}
+	_, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "echo", string(arguments)))
+	var a answer
+	if err := json.Unmarshal([]byte(body), &a); err != nil || a.text() != want {
+		t.Errorf("over HTTP: %v, %q", err, a.text())
+	}
+}
+
+// TestHTTP2: what TLS clients speak, with the same limits.
+func TestHTTP2(t *testing.T) {
+	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.BodyPatience = 200 * time.Millisecond })
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	post := func(body io.Reader) (*http.Response, string) {
+		r, _ := http.NewRequest("POST", s.URL+"/mcp", body)
+		setHeader(r, nil)
+		res, err := s.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, _ := io.ReadAll(res.Body)
+		return res, string(b)
+	}
+	for range 2 {
+		if res, body := post(strings.NewReader(toolCall("1", "wait", `{"ms":400}`))); res.ProtoMajor != 2 || !strings.Contains(body, "waited") {
+			t.Errorf("%s %d %s", res.Proto, res.StatusCode, body)
+		}
+	}
+	never, w := io.Pipe()
+	defer w.Close()
+	if res, _ := post(never); res.StatusCode != http.StatusRequestTimeout {
+		t.Errorf("a body that does not come: %d", res.StatusCode)
+	}
+}
+
+// TestListen: a modern client that wants to hear of changes is told that there are none to hear of.
+func TestListen(t *testing.T) {
+	address, _ := serve(t, nil)
+	const listen = `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},` +
+		`"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}`
+	for range 20 {
+		_, body := ask(t, "POST", "http://"+address+"/mcp", listen, "Mcp-Protocol-Version: 2026-07-28", "Mcp-Method: subscriptions/listen")
+		if acknowledged, done := strings.Index(body, "acknowledged"), strings.Index(body, "complete"); acknowledged < 0 || done < acknowledged {
+			t.Fatalf("got %q", body)
+		}
+	}
+}
