@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/server"
@@ -102,11 +103,15 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 
 // server is MCP and the v1 API over HTTP, in front of the daemon.
 func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tls.Config) (*server.HTTP, error) {
+	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
 	token, err := c.token()
 	if err != nil {
 		return nil, err
 	}
-	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
+	// A mounted secret often is open to all in its container, so this is not refused.
+	if info, err := os.Stat(c.tokenPath()); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		log.Warn("others on this machine can read the token", "file", c.tokenPath(), "mode", info.Mode().Perm().String())
+	}
 	metrics := server.NewMetrics(version)
 	waits := server.NewWaits(d.Sandboxes(), metrics)
 	mcp := server.New(tools.New(waits, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log, Metrics: metrics})

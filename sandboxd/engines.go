@@ -1,6 +1,7 @@
 package sandboxd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -69,13 +70,13 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 		return nil, err
 	}
 	last := strings.TrimSpace(string(text))
-	if choice.Engine == autoEngine && (last == dockerEngine || last == gvisorEngine) {
+	if choice.Engine == autoEngine {
 		present, err := s.Present(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if len(present) > 0 {
-			choice.Engine = last
+			choice.Engine = cmp.Or(last, dockerEngine)
 		}
 	}
 	e, err := open(ctx, &choice, homeID, bundle.Bundle{})

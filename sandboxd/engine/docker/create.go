@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -91,7 +90,7 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
 	defer cancel()
 	for {
-		err := e.askGuest(ctx, container)
+		err := engine.Answers(ctx, func(ctx context.Context) (net.Conn, error) { return e.dial(ctx, container) })
 		if err == nil {
 			return nil
 		}
@@ -108,26 +107,6 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
-}
-
-// askGuest makes a request over a stream of its own.
-func (e *Engine) askGuest(ctx context.Context, container string) error {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{
-		Protocols:   protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx, container) },
-	}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://guest/", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
 }
 
 // find returns the container of a sandbox of this home.

@@ -3,8 +3,11 @@
 package gvisor_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -183,5 +187,35 @@ func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	}
 	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("the bystander: %v", err)
+	}
+}
+
+// Who took all the memory is told so.
+func TestOutOfMemoryIsNamed(t *testing.T) {
+	image := anyImage(t)
+	e := open(t, tempDir(t), enginetest.Probe(t))
+	s := spec(image)
+	s.Limits.MemoryBytes = 128 * sandbox.MiB
+	create(t, e, s)
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	client := http.Client{Transport: &http.Transport{
+		Protocols:   protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx, s.ID) },
+	}}
+	if _, err := client.Post("http://guest/hog/memory", "", nil); err == nil {
+		t.Error("the hog ended well")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		list, err := e.List(t.Context())
+		if err != nil || len(list) != 1 || time.Now().After(deadline) {
+			t.Fatalf("List() = %+v, %v, want one that has ended", list, err)
+		}
+		if !list[0].Running {
+			if !strings.Contains(list[0].Detail, "out of memory") {
+				t.Errorf("List() = %+v, want it out of memory", list)
+			}
+			return
+		}
 	}
 }

@@ -53,7 +53,7 @@ func printPosture(w io.Writer) error {
 		Devices:  devices(),
 		Mounts:   mounts(),
 		Sockets:  sockets(),
-		Env:      slices.Sorted(slices.Values(os.Environ())),
+		Env:      environment(),
 		Limits:   limits(),
 	}
 	p.Hostname, _ = os.Hostname()
@@ -61,6 +61,18 @@ func printPosture(w io.Writer) error {
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(p)
+}
+
+// environment is everything but the value of PATH, which is the image's own.
+func environment() []string {
+	env := os.Environ()
+	for i, v := range env {
+		if strings.HasPrefix(v, "PATH=") {
+			env[i] = "PATH=(the image's)"
+		}
+	}
+	slices.Sort(env)
+	return env
 }
 
 // who does not name the uid, which differs from sandbox to sandbox.

@@ -1,0 +1,40 @@
+package gvisor
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// A checkpoint is restored only where everything is as it was; a CPU may have learned something.
+func TestManifestFits(t *testing.T) {
+	made := manifest{Schema: 1, Build: "b", Image: "i", Guest: "g", Config: "c", CPU: []string{"avx2", "sse"}}
+	for _, test := range []struct {
+		name   string
+		change func(*manifest)
+		says   string // empty: it fits
+	}{
+		{"the same", func(*manifest) {}, ""},
+		{"a CPU with more", func(m *manifest) { m.CPU = []string{"avx2", "avx512f", "sse"} }, ""},
+		{"a CPU with less", func(m *manifest) { m.CPU = []string{"sse"} }, "avx2"},
+		{"another gVisor", func(m *manifest) { m.Build = "x" }, "gVisor build"},
+		{"another image", func(m *manifest) { m.Image = "x" }, "another sandbox"},
+		{"another sandbox", func(m *manifest) { m.Config = "x" }, "another sandbox"},
+		{"another schema", func(m *manifest) { m.Schema = 2 }, "another version"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			now := made
+			now.CPU = slices.Clone(made.CPU)
+			test.change(&now)
+			err := made.fits(now)
+			if test.says == "" && err == nil {
+				return
+			}
+			if err == nil || sandbox.KindOf(err) != sandbox.Expired || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("fits = %v, want %q", err, test.says)
+			}
+		})
+	}
+}
