@@ -73,17 +73,29 @@ func open(t *testing.T, dir string, guest engine.Bundle) *gvisor.Engine {
 	return e
 }
 
-// anyImage is the image to test with, unpacked: Dormouse's own if it is there, else any.
+// anyImage is the image to test with, unpacked: Dormouse's own if it was built here, else any.
 func anyImage(t *testing.T) string {
 	t.Helper()
-	refs := open(t, tempDir(t), nil).Refs()
+	e := open(t, tempDir(t), nil)
+	refs := e.Refs()
 	if asked := os.Getenv("DORMOUSE_TEST_IMAGE"); slices.Contains(refs, asked) {
 		return asked
 	}
-	switch {
-	case slices.Contains(refs, image.Ref()):
+	if slices.Contains(refs, image.Ref()) {
 		return image.Ref()
-	case len(refs) == 0:
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tar := filepath.Join(cache, "dormouse", "image-"+strings.TrimPrefix(image.Ref(), image.Repository+":")+".tar")
+	if _, err := os.Stat(tar); err == nil { // else it would be built
+		if _, err := image.Ensure(t.Context(), e, image.Options{}, t.Output()); err != nil {
+			t.Fatal(err)
+		}
+		return image.Ref()
+	}
+	if len(refs) == 0 {
 		missing(t, "runsc", "no image is unpacked: run `dormouse image build --engine gvisor`")
 	}
 	return refs[0]

@@ -1,0 +1,110 @@
+//go:build unix
+
+package main_test
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Two clients in one sandbox take turns at the kernel, and neither sees the other's output.
+func TestTwoClientsOneSandbox(t *testing.T) {
+	runtimes(t)
+	t.Parallel()
+	h := newHome(t)
+	id := h.connect(t).create(nil)
+	var clients sync.WaitGroup
+	finished := make(chan string, 20)
+	for _, name := range []string{"ann", "bob"} {
+		s := h.connect(t)
+		clients.Go(func() {
+			for i := range 10 {
+				r, err := s.Must(s.ctx, "execute_code", args{"sandbox_id": id, "code": fmt.Sprintf("import time; time.sleep(.1); print('%s', %d)", name, i)})
+				if want := fmt.Sprintf("%s %d\n", name, i); err != nil || !strings.Contains(r.Text, want) || strings.Count(r.Text, "ann")+strings.Count(r.Text, "bob") != 1 {
+					t.Errorf("%v; the answer to %s's call %d:\n%s", err, name, i, r.Text)
+				}
+				finished <- name
+			}
+		})
+	}
+	clients.Wait()
+	close(finished)
+	var order []string
+	for name := range finished {
+		order = append(order, name)
+	}
+	longest, run := 0, 0
+	for i := range order {
+		if run++; i > 0 && order[i] != order[i-1] {
+			run = 1
+		}
+		longest = max(longest, run)
+	}
+	if longest > 3 {
+		t.Errorf("one client had %d turns in a row: %v", longest, order)
+	}
+}
+
+// The same request, many times at once, runs the code once.
+func TestOneRequestManyTimes(t *testing.T) {
+	runtimes(t)
+	t.Parallel()
+	h := newHome(t)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "runs = 0")
+	var calls sync.WaitGroup
+	for range 8 {
+		calls.Go(func() {
+			s.exec(args{"sandbox_id": id, "request_id": "once", "code": "runs += 1\nprint('run', runs)"}, "run 1")
+		})
+	}
+	calls.Wait()
+	s.run(id, "runs", "1")
+}
+
+// An image that the operator allowed is used, with the same guest.
+func TestOtherImage(t *testing.T) {
+	runtimes(t)
+	t.Parallel()
+	if _, err := exec.LookPath("docker"); err != nil {
+		missing(t, "docker-cli", "the docker command is not here")
+	}
+	h := newHome(t, "DORMOUSE_ALLOW_IMAGE=dormouse-other:test")
+	out, _, _ := h.run("", "image", "build")
+	if text, err := exec.Command("docker", "tag", strings.TrimSpace(out), "dormouse-other:test").CombinedOutput(); err != nil {
+		t.Fatalf("docker tag: %s", text)
+	}
+	t.Cleanup(func() { exec.Command("docker", "rmi", "dormouse-other:test").Run() })
+	s := h.connect(t)
+	id := s.create(args{"image": "dormouse-other:test"})
+	s.run(id, "6 * 7", "42")
+	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "dormouse-other:test")
+}
+
+// A sandbox ends by itself if there is no daemon to end it.
+func TestDeadManSwitch(t *testing.T) {
+	if _, err := exec.LookPath("docker"); err != nil {
+		missing(t, "docker-cli", "the docker command is not here")
+	}
+	for _, runtime := range runtimes(t) {
+		t.Run(runtime, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, "DORMOUSE_RUNTIME="+runtime)
+			s := h.connect(t)
+			id := s.create(args{"ttl": "5s"})
+			s.run(id, "'alive'", "alive")
+			h.stop(syscall.SIGKILL)
+			// The guest waits for a minute after the sandbox's time, for a daemon that is only late.
+			eventually(t, 90*time.Second, "the container ends without a daemon", func() bool {
+				out, err := exec.Command("docker", "ps", "--quiet", "--filter", "label=dormouse.sandbox="+id).Output()
+				return err == nil && len(out) == 0
+			})
+		})
+	}
+}
