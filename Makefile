@@ -4,7 +4,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 GOOS     := $(shell go env GOOS)
 LINT     := go tool -modfile=build/lint/go.mod
 GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-linux-arm64
-# Finds a Docker engine, or on Debian as root starts a private one, and runs a command with it.
+# Runs a command with an engine; on Debian as root it starts a private Docker engine where there is none.
 ENGINE   := build/with-engine
 
 .DEFAULT_GOAL := help
@@ -18,19 +18,19 @@ demo: build ## the main job on real data, with a real MCP client: see it work
 	@$(ENGINE) sh -c 'bin/dormouse image build && go run ./examples/demo'
 
 test: build ## all the tests that this machine can run; says which it could not, and why
-	@$(ENGINE) sh -c 'bin/dormouse image build && build/test'
+	@$(ENGINE) --docker build/test
 
 test-fast: guests ## only the tests that need no engine, in seconds
 	go test -short ./...
 
 test-race: build ## all the tests under the race detector
-	@$(ENGINE) sh -c 'bin/dormouse image build && build/test -race'
+	@$(ENGINE) --docker build/test -race
 
 fuzz: guests ## every fuzz target for 20 seconds (FUZZTIME=…)
 	@build/fuzz $(or $(FUZZTIME),20s)
 
 bench: build ## the benchmarks, as medians
-	@$(ENGINE) sh -c 'bin/dormouse image build && go run ./bench'
+	@$(ENGINE) --docker sh -c 'bin/dormouse image build && go run ./bench'
 
 lint: guests ## gofmt, go vet and staticcheck
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || (echo 'run gofmt -w on these' && false)

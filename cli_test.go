@@ -12,7 +12,7 @@ import (
 
 // The command line: what a person and a script can rely on.
 func TestCommandLine(t *testing.T) {
-	runtimes(t)
+	anyEngine(t)
 	h := newHome(t)
 
 	t.Run("exec prints what the code prints and exits with what became of it", func(t *testing.T) {

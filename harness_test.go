@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "dormouse")
+		if runsc, err := filepath.Abs("bin/runsc"); err == nil {
+			// The gvisor engine looks for it beside the binary.
+			_ = os.Symlink(runsc, filepath.Join(dir, "runsc"))
+		}
 		build := exec.Command("go", "build", "-o", binary, ".")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
@@ -46,22 +50,62 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// runtimes are the container runtimes that the engine here has. None: the test is
-// skipped loudly, or fails where CI says that the part must be present.
-func runtimes(t *testing.T) []string {
+// platform is something that sandboxes can run on here.
+type platform struct {
+	name    string
+	runtime string
+	env     []string // chooses it
+}
+
+// platforms are the engines here, Docker once for each runtime that it has. A part that
+// is not there is logged, or fails the test where CI says that it must be.
+func platforms(t *testing.T) []platform {
+	t.Helper()
+	found := dockerPlatforms(t, false)
+	if gvisor := engineHere("gvisor"); gvisor.OK && gvisor.Image {
+		found = append(found, platform{"gvisor", "runsc", []string{"DORMOUSE_ENGINE=gvisor"}})
+	} else if required("gvisor") {
+		t.Fatalf("the gvisor engine is required here: %s", gvisor.Why)
+	} else {
+		t.Logf("not tested on the gvisor engine: %s", gvisor.Why)
+	}
+	if len(found) == 0 {
+		t.Skip("no engine with the sandbox image is here")
+	}
+	return found
+}
+
+// dockerPlatforms are Docker's. The test is skipped where there are none, if it needs one.
+func dockerPlatforms(t *testing.T, needed bool) []platform {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs an engine: not with -short")
 	}
-	engine := engineHere()
-	if !engine.OK || !engine.Image {
-		missing(t, "docker", "no Docker engine with the sandbox image: "+engine.Why)
+	docker := engineHere("docker")
+	if !docker.OK || !docker.Image {
+		why := "no Docker engine with the sandbox image: " + docker.Why
+		if needed || required("docker") {
+			missing(t, "docker", why)
+		}
+		t.Log("not tested on Docker: " + why)
+		return nil
 	}
-	if !slices.Contains(engine.Runtimes, "runsc") && required("runsc") {
-		t.Fatalf("runsc is required here and the engine has only %v", engine.Runtimes)
+	var found []platform
+	for _, runtime := range []string{"runc", "runsc"} {
+		if slices.Contains(docker.Runtimes, runtime) {
+			found = append(found, platform{"docker-" + runtime, runtime, []string{"DORMOUSE_ENGINE=docker", "DORMOUSE_RUNTIME=" + runtime}})
+		} else if required(runtime) {
+			t.Fatalf("%s is required here and the engine has only %v", runtime, docker.Runtimes)
+		}
 	}
-	return slices.DeleteFunc([]string{"runc", "runsc"}, func(r string) bool { return !slices.Contains(engine.Runtimes, r) })
+	return found
 }
+
+// anyEngine skips a test where there is nothing to run sandboxes on.
+func anyEngine(t *testing.T) { t.Helper(); platforms(t) }
+
+// needsDocker skips a test that is about Docker where there is none.
+func needsDocker(t *testing.T) { t.Helper(); dockerPlatforms(t, true) }
 
 func missing(t *testing.T, part, why string) {
 	t.Helper()
@@ -82,14 +126,26 @@ type engineReport struct {
 	Runtimes []string `json:"runtimes"`
 }
 
-var engineHere = sync.OnceValue(func() engineReport {
+var (
+	engines   = map[string]engineReport{}
+	enginesMu sync.Mutex
+)
+
+// engineHere is what doctor says of an engine, asked once.
+func engineHere(name string) engineReport {
+	enginesMu.Lock()
+	defer enginesMu.Unlock()
+	if r, asked := engines[name]; asked {
+		return r
+	}
 	var r engineReport
-	out, err := exec.Command(binary, "doctor", "--engine-only", "--json").Output()
+	out, err := exec.Command(binary, "doctor", "--engine-only", "--engine", name, "--json").Output()
 	if jsonErr := json.Unmarshal(out, &r); jsonErr != nil {
 		r.Why = fmt.Sprintf("doctor: %v, %v", err, jsonErr)
 	}
+	engines[name] = r
 	return r
-})
+}
 
 // home is a DORMOUSE_HOME with what was set for it. Its daemon and its sandboxes
 // end with the test.

@@ -18,16 +18,16 @@ import (
 
 // The main job, under each runtime that the engine has.
 func TestMainJob(t *testing.T) {
-	for _, runtime := range runtimes(t) {
-		t.Run(runtime, func(t *testing.T) {
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			s := newHome(t, "DORMOUSE_RUNTIME="+runtime).connect(t)
+			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{"display_name": "main job"})
 
 			t.Run("the sandbox runs under the runtime that was asked for", func(t *testing.T) {
 				box := s.with(t).ok("get_sandbox", args{"sandbox_id": id})
-				if got := box.Structured["runtime"]; got != runtime {
-					t.Errorf("runtime = %v, want %s", got, runtime)
+				if got := box.Structured["runtime"]; got != p.runtime {
+					t.Errorf("runtime = %v, want %s", got, p.runtime)
 				}
 			})
 			t.Run("variables live from call to call", func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestMainJob(t *testing.T) {
 
 // A folder that the person allowed is where local_path may read, and nothing else.
 func TestLocalPath(t *testing.T) {
-	runtimes(t)
+	anyEngine(t)
 	allowed, other := t.TempDir(), t.TempDir()
 	for _, f := range []string{filepath.Join(allowed, "in.txt"), filepath.Join(other, "secret.txt")} {
 		if err := os.WriteFile(f, []byte("content of "+filepath.Base(f)), 0o600); err != nil {

@@ -17,10 +17,10 @@ import (
 
 // kill -9 of the daemon loses no sandbox, no running execution and none of its output.
 func TestDaemonKilled(t *testing.T) {
-	for _, runtime := range runtimes(t) {
-		t.Run(runtime, func(t *testing.T) {
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			h := newHome(t, "DORMOUSE_RUNTIME="+runtime)
+			h := newHome(t, p.env...)
 			s := h.connect(t)
 			id := s.create(args{"ttl": "1h"})
 			s.run(id, "kept = 'kept'")
@@ -44,7 +44,7 @@ func TestDaemonKilled(t *testing.T) {
 
 // The client that started the daemon goes away; the daemon and its sandboxes stay.
 func TestDaemonOutlivesClients(t *testing.T) {
-	runtimes(t)
+	anyEngine(t)
 	h := newHome(t)
 	first := h.connect(t)
 	id := first.create(nil)
@@ -59,7 +59,7 @@ func TestDaemonOutlivesClients(t *testing.T) {
 
 // Two clients at once start one daemon.
 func TestTwoStartOneDaemon(t *testing.T) {
-	runtimes(t)
+	anyEngine(t)
 	h := newHome(t)
 	var started sync.WaitGroup
 	for range 4 {
@@ -78,11 +78,11 @@ func TestTwoStartOneDaemon(t *testing.T) {
 
 // A container that somebody else removed is told apart from one that never was.
 func TestContainerRemovedByHand(t *testing.T) {
-	runtimes(t)
+	needsDocker(t)
 	if _, err := exec.LookPath("docker"); err != nil {
 		missing(t, "docker-cli", "the docker command is not here")
 	}
-	h := newHome(t)
+	h := newHome(t, "DORMOUSE_ENGINE=docker")
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "x = 1")
@@ -99,7 +99,7 @@ func TestContainerRemovedByHand(t *testing.T) {
 
 // An engine that stops half-way is said to be away; when it is back everything goes on.
 func TestEngineAway(t *testing.T) {
-	runtimes(t)
+	needsDocker(t)
 	real := strings.TrimPrefix(os.Getenv("DOCKER_HOST"), "unix://")
 	if real == "" {
 		real = "/var/run/docker.sock"
@@ -108,7 +108,7 @@ func TestEngineAway(t *testing.T) {
 		t.Skipf("the engine is not on a unix socket: %v", err)
 	}
 	door := newDoor(t, real)
-	h := newHome(t, "DOCKER_HOST=unix://"+door.path)
+	h := newHome(t, "DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix://"+door.path)
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "x = 'survived'")

@@ -14,7 +14,7 @@ import (
 
 // Two clients in one sandbox take turns at the kernel, and neither sees the other's output.
 func TestTwoClientsOneSandbox(t *testing.T) {
-	runtimes(t)
+	anyEngine(t)
 	t.Parallel()
 	h := newHome(t)
 	id := h.connect(t).create(nil)
@@ -52,7 +52,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 
 // The same request, many times at once, runs the code once.
 func TestOneRequestManyTimes(t *testing.T) {
-	runtimes(t)
+	anyEngine(t)
 	t.Parallel()
 	h := newHome(t)
 	s := h.connect(t)
@@ -70,13 +70,13 @@ func TestOneRequestManyTimes(t *testing.T) {
 
 // An image that the operator allowed is used, with the same guest.
 func TestOtherImage(t *testing.T) {
-	runtimes(t)
+	needsDocker(t)
 	t.Parallel()
 	if _, err := exec.LookPath("docker"); err != nil {
 		missing(t, "docker-cli", "the docker command is not here")
 	}
-	h := newHome(t, "DORMOUSE_ALLOW_IMAGE=dormouse-other:test")
-	out, _, _ := h.run("", "image", "build")
+	h := newHome(t, "DORMOUSE_ENGINE=docker", "DORMOUSE_ALLOW_IMAGE=dormouse-other:test")
+	out, _, _ := h.run("", "image", "build", "--engine", "docker")
 	if text, err := exec.Command("docker", "tag", strings.TrimSpace(out), "dormouse-other:test").CombinedOutput(); err != nil {
 		t.Fatalf("docker tag: %s", text)
 	}
@@ -92,10 +92,10 @@ func TestDeadManSwitch(t *testing.T) {
 	if _, err := exec.LookPath("docker"); err != nil {
 		missing(t, "docker-cli", "the docker command is not here")
 	}
-	for _, runtime := range runtimes(t) {
-		t.Run(runtime, func(t *testing.T) {
+	for _, p := range dockerPlatforms(t, true) {
+		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			h := newHome(t, "DORMOUSE_RUNTIME="+runtime)
+			h := newHome(t, p.env...)
 			s := h.connect(t)
 			id := s.create(args{"ttl": "5s"})
 			s.run(id, "'alive'", "alive")
