@@ -36,7 +36,7 @@ func TestBadInput(t *testing.T) {
 				{name: "a misspelt parameter", args: args{"code": "1", "timeout": 5}, refused: true, words: []string{"did you mean", "timeout_seconds"}},
 				{name: "a number as a string", args: args{"code": "6 * 7", "timeout_seconds": "30"}, words: []string{"42"}},
 				{name: "an infinite loop", args: args{"code": "while True: pass", "timeout_seconds": 1}, words: []string{"timeout_seconds"}},
-				{name: "os._exit", args: args{"code": "import os; os._exit(3)"}, words: []string{"exit", "3", "lost"}, lost: true},
+				{name: "os._exit", args: args{"code": "import os; print('last words', flush=True); os._exit(3)"}, words: []string{"last words", "exit", "3", "lost"}, lost: true},
 				{name: "kill -9 of its own kernel", args: args{"code": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"}, words: []string{"SIGKILL", "lost"}, lost: true},
 				{name: "a segmentation fault", args: args{"code": "import ctypes; ctypes.string_at(0)"}, words: []string{"SIGSEGV", "lost"}, lost: true},
 				{name: "a memory bomb in one go", args: args{"code": "x = bytearray(20 << 30)"}, words: []string{"MemoryError"}},
