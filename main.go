@@ -40,7 +40,7 @@ func main() {
 	var cmd command
 	parser := kong.Must(&cmd,
 		kong.Name("dormouse"),
-		kong.Description("Code-execution sandboxes for AI agents. Every flag can also be set as an environment variable: --idle-timeout is DORMOUSE_IDLE_TIMEOUT."),
+		kong.Description("Code-execution sandboxes for AI agents. Every flag can also be set as an environment variable: --max-sandboxes is DORMOUSE_MAX_SANDBOXES."),
 		kong.DefaultEnvars("DORMOUSE"),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.UsageOnError(),
