@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"image/png"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 
 // The main job, under each runtime that the engine has.
 func TestMainJob(t *testing.T) {
-	for _, p := range platforms(t) {
+	for i, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			s := newHome(t, p.env...).connect(t)
@@ -83,16 +84,21 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("the picture is %d wide (%v), want at most 1568", cfg.Width, err)
 				}
 			})
-			t.Run("100 MB go in and out unchanged", func(t *testing.T) {
+			// What is left of the way after the first is the same on every engine, and slow.
+			size := 100 << 20
+			if i > 0 {
+				size = 20 << 20
+			}
+			t.Run(fmt.Sprintf("%d MiB go in and out unchanged", size>>20), func(t *testing.T) {
 				s := s.with(t)
-				data := make([]byte, 100<<20)
+				data := make([]byte, size)
 				rand.Read(data)
 				sum := sha256.Sum256(data)
 				want := hex.EncodeToString(sum[:])
 				r := s.ok("write_files", args{"sandbox_id": id, "files": []args{{"path": "big.bin", "base64": base64.StdEncoding.EncodeToString(data)}}})
 				s.contains(r.Text, want)
 				s.run(id, "import hashlib\nhashlib.sha256(open('big.bin', 'rb').read()).hexdigest()", want)
-				out := s.ok("read_file", args{"sandbox_id": id, "path": "big.bin", "length": 100 << 20})
+				out := s.ok("read_file", args{"sandbox_id": id, "path": "big.bin", "length": size})
 				if !bytes.Equal(out.Blob, data) {
 					t.Errorf("%d bytes came out, and not the same", len(out.Blob))
 				}
