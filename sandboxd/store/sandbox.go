@@ -96,6 +96,13 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 	})
 }
 
+// SetState says whether a sandbox is running or suspended.
+func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
+	return s.now(func(tx *sql.Tx) error {
+		return oneRow(tx.Exec("UPDATE sandboxes SET state = ? WHERE id = ? AND state IN (?, ?)", state, id, sandbox.Running, sandbox.Suspended))
+	})
+}
+
 // RemoveSandbox forgets a sandbox that was never made and has no container.
 func (s *Store) RemoveSandbox(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
