@@ -22,10 +22,11 @@ type testEngine struct {
 	created    chan struct{} // not nil: Create waits for it to be closed, or for its context
 	fail       error         // Create's
 
-	suspends, resumes         int                       // ever asked for
-	failSuspend, failResume   error                     // what they answer
-	suspendedAll              bool                      // a suspend that fails has suspended all the same
-	flaky                     *rand.Rand                // not nil: now and then they fail
+	suspends, resumes         int        // ever asked for
+	failSuspend, failResume   error      // what they answer
+	suspendedAll              bool       // a suspend that fails has suspended all the same
+	flaky                     *rand.Rand // not nil: now and then they fail
+	beforeFork                func(ctx context.Context)
 	beforeSuspend, beforeWake func(ctx context.Context) // not nil: called first
 }
 
@@ -137,6 +138,27 @@ func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
 	c.asleep = false
+	return nil
+}
+
+// Fork implements [engine.Forker].
+func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
+	e.mu.Lock()
+	before, err, c := e.beforeFork, e.fail, e.containers[from]
+	e.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	spec := c.spec
+	spec.ID = to
+	g := c.guest.copy()
+	c.guest.cut()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.containers[to] = &testContainer{spec: spec, guest: g}
 	return nil
 }
 

@@ -3,7 +3,7 @@
 // the engine runs. It knows nothing of HTTP, Docker or MCP. In the order of a life:
 //
 //   - [Manager], [Config]: what there is at all times (manager.go)
-//   - [Manager.Create], and what there is room for (create.go, room.go)
+//   - [Manager.Create], and what there is room for (create.go, room.go); one that is a copy (fork.go)
 //   - names, [Manager.Get], [Manager.List] (find.go, look.go)
 //   - how a sandbox's guest is reached, and what it means when it cannot be (box.go, call.go)
 //   - [Manager.Execute], its later life, and how its end gets on record (execute.go, execution.go, pending.go, watch.go)
