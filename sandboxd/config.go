@@ -26,6 +26,7 @@ type Config struct {
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
 	MaxSandboxes int            // at once; zero: 100
 	MaxMemory    int64          // of all sandboxes together; zero: the manager's choice
+	IdleSuspend  time.Duration  // after which a sandbox is suspended; zero: never
 
 	LogLevel string       // debug, info, warn, error
 	Logger   *slog.Logger // zero: stderr, at LogLevel
@@ -99,8 +100,8 @@ func (c *Config) validateLimits() error {
 		return sandbox.Errorf(sandbox.Invalid, "%d processes are too few for a sandbox: use 16 or more", l.Processes)
 	case l.WorkspaceBytes < sandbox.MiB || l.WorkspaceBytes > l.MemoryBytes:
 		return sandbox.Errorf(sandbox.Invalid, "a workspace of %d MB is out of range: it is part of the sandbox's memory, %d MB", l.WorkspaceBytes/sandbox.MiB, l.MemoryBytes/sandbox.MiB)
-	case c.MaxSandboxes < 0 || c.MaxMemory < 0:
-		return errors.New("the most sandboxes and their memory must not be negative")
+	case c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0:
+		return errors.New("the most sandboxes, their memory and the time before they are suspended must not be negative")
 	}
 	if err := sandbox.ValidateTTL(c.DefaultTTL); err != nil {
 		return fmt.Errorf("default %w", err)

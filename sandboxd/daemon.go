@@ -75,6 +75,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		DefaultTTL:   d.cfg.DefaultTTL,
 		MaxSandboxes: d.cfg.MaxSandboxes,
 		MaxMemory:    d.cfg.MaxMemory,
+		IdleSuspend:  d.cfg.IdleSuspend,
 		Logger:       d.cfg.Logger,
 	})
 	if err != nil {

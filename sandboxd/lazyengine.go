@@ -107,6 +107,14 @@ func (l *lazyEngine) Info() engine.Info {
 	return info
 }
 
+// Unwrap returns the engine, or nil as long as it is not open: what it can do beyond
+// [engine.Engine] is its own matter.
+func (l *lazyEngine) Unwrap() engine.Engine {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.engine
+}
+
 func (l *lazyEngine) Create(ctx context.Context, spec engine.Spec) error {
 	e, err := l.get(ctx)
 	if err != nil {

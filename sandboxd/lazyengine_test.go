@@ -147,3 +147,35 @@ func TestS62_LogForging(t *testing.T) {
 		t.Errorf("log = %q", got)
 	}
 }
+
+// sleeperEngine can do more than run containers.
+type sleeperEngine struct{ engine.Engine }
+
+func (sleeperEngine) Suspend(context.Context, sandbox.ID) error { return nil }
+func (sleeperEngine) Resume(context.Context, sandbox.ID) error  { return nil }
+
+// What an engine can do beyond running containers is known when it is open, and only if it can.
+func TestLazyEngineCan(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		real engine.Engine
+		want bool
+	}{{"one that can", sleeperEngine{new(present)}, true}, {"one that cannot", new(present), false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := sandboxd.NewLazyEngine("test", func(context.Context) (engine.Engine, error) { return tt.real, nil }, slog.New(slog.DiscardHandler))
+			defer e.Close()
+			if _, can := engine.As[engine.Suspender](e); can {
+				t.Error("it can suspend before it is open")
+			}
+			if _, err := e.List(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, can := engine.As[engine.Suspender](e); can != tt.want {
+				t.Errorf("it can suspend: %v, want %v", can, tt.want)
+			}
+			if _, can := engine.As[engine.Forker](e); can {
+				t.Error("it can fork, want that it cannot")
+			}
+		})
+	}
+}

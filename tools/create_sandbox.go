@@ -33,15 +33,13 @@ func ttlParam(about string) param {
 }
 
 func (t *toolset) callCreateSandbox(ctx context.Context, a arguments) *mcp.CallToolResult {
-	if a.has("fork_of") {
-		return errorText("fork_of needs an engine that can copy a live sandbox, and this one cannot. Create a sandbox without it, and send its files and set-up code again.")
-	}
 	r := sandbox.CreateRequest{
 		DisplayName: a.text("display_name"),
 		Language:    sandbox.Language(a.text("language")),
 		MemoryMB:    int(a.integer("memory_mb", 0)),
 		CPUs:        a.number("cpus", 0),
 		Image:       a.text("image"),
+		ForkOf:      a.text("fork_of"),
 	}
 	if ttl, ok := a.duration("ttl"); ok {
 		if err := sandbox.ValidateTTL(time.Duration(ttl)); err != nil { // 0 would mean the default

@@ -69,7 +69,8 @@ func TestRefusedArguments(t *testing.T) {
 		{"files is a number", "write_files", args{"sandbox_id": "x", "files": 5}, []string{"files must be a list of files"}},
 		{"files is text", "write_files", args{"sandbox_id": "x", "files": "a.txt"}, []string{"files must be a list of files"}},
 		{"no files", "write_files", args{"sandbox_id": "x", "files": []int{}}, []string{"nothing to write"}},
-		{"fork", "create_sandbox", args{"fork_of": "x"}, []string{"fork_of needs an engine"}},
+		{"a fork of nobody", "create_sandbox", args{"fork_of": "x"}, []string{`no sandbox "x"`}},
+		{"a fork with its own limits", "create_sandbox", args{"fork_of": "x", "memory_mb": 512}, []string{"leave them out"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDouble()

@@ -65,6 +65,11 @@ func (d *double) Create(_ context.Context, r sandbox.CreateRequest) (sandbox.San
 	if err := r.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	if r.ForkOf != "" {
+		if _, err := d.find(r.ForkOf); err != nil {
+			return sandbox.Sandbox{}, err
+		}
+	}
 	if id, ok := d.creates[r.RequestID]; ok && r.RequestID != "" {
 		for _, s := range d.sandboxes {
 			if s.ID == id {

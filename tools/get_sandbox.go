@@ -29,5 +29,9 @@ func sandboxWords(s sandbox.Sandbox) string {
 	if s.State == sandbox.Terminated {
 		return fmt.Sprintf("Sandbox %s has ended. %s", s.ID, sentence(oneLine(s.Reason, 300)))
 	}
-	return fmt.Sprintf("Sandbox %s is %s. It ends in %s.", s.ID, s.State, max(0, time.Until(s.ExpireTime).Round(time.Second)))
+	asleep := ""
+	if s.State == sandbox.Suspended {
+		asleep = " on disk, with its variables; the next call that needs it resumes it"
+	}
+	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.", s.ID, s.State, asleep, max(0, time.Until(s.ExpireTime).Round(time.Second)))
 }

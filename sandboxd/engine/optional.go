@@ -25,3 +25,20 @@ type Forker interface {
 	// guest still has the original's expiry: the caller sets it.
 	Fork(ctx context.Context, from, to sandbox.ID) error
 }
+
+// As returns what e can do beyond [Engine], a [Suspender] say, if it can. An engine that stands for
+// another has an Unwrap method, which returns that one, or nil while there is none.
+func As[T any](e Engine) (T, bool) {
+	for e != nil {
+		if t, ok := e.(T); ok {
+			return t, true
+		}
+		u, ok := e.(interface{ Unwrap() Engine })
+		if !ok {
+			break
+		}
+		e = u.Unwrap()
+	}
+	var none T
+	return none, false
+}

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// box is a sandbox that runs, as the manager holds it.
+// box is a sandbox that runs or sleeps, as the manager holds it.
 type box struct {
 	id       sandbox.ID
 	language sandbox.Language
@@ -33,6 +33,7 @@ type box struct {
 	told     time.Time     // the expiry that the guest knows; zero: not known
 	ended    bool
 	expiring bool // somebody is ending it
+	rest
 	pending  map[sandbox.ExecutionID]*pending
 	followed map[sandbox.Language][]sandbox.ExecutionID // oldest first; not empty: a watcher is at it
 }
@@ -44,6 +45,7 @@ func (m *Manager) newBox(rec store.Sandbox) *box {
 		rec:  rec, stored: rec.UsedTime,
 		pending:  map[sandbox.ExecutionID]*pending{},
 		followed: map[sandbox.Language][]sandbox.ExecutionID{},
+		rest:     rest{asleep: rec.State == sandbox.Suspended, active: time.Now()},
 	}
 	b.life <- struct{}{}
 	b.ctx, b.close = context.WithCancel(m.ctx)

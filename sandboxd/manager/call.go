@@ -25,10 +25,28 @@ const (
 	twice tries = 2 // only what may arrive twice
 )
 
-// call asks a sandbox's guest something: fn does, under a context with a deadline that ends with
-// the sandbox too. A connection that breaks is dialled again if n allows; if that does not help, the
-// error says what became of the sandbox.
+// call asks a sandbox's guest something, and resumes it first if it sleeps: fn does, under a context with
+// a deadline that ends with the sandbox too. A connection that breaks is dialled again if n allows; if
+// that does not help, the error says what became of the sandbox.
 func (m *Manager) call(ctx context.Context, b *box, timeout time.Duration, n tries, fn func(context.Context) error) error {
+	for ; ; n-- {
+		release, err := m.hold(ctx, b)
+		if err != nil {
+			return err
+		}
+		err = m.send(ctx, b, timeout, n, fn)
+		release()
+		if !errors.Is(err, errAsleep) || n == once || errors.Is(err, errBegun) {
+			return err
+		}
+	}
+}
+
+// errAsleep is part of an error of a sandbox that was suspended unknown to us.
+var errAsleep = errors.New("it was suspended")
+
+// send is call to a sandbox that is held awake.
+func (m *Manager) send(ctx context.Context, b *box, timeout time.Duration, n tries, fn func(context.Context) error) error {
 	inner, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
@@ -74,6 +92,10 @@ func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 			return err
 		}
 		c, there := containers[b.id]
+		if there && c.Suspended {
+			b.fellAsleep()
+			return sandbox.Errorf(sandbox.Unavailable, "sandbox %s was suspended just now: try again", b.id).WithCause(errors.Join(errAsleep, cause))
+		}
 		if !there || !c.Running {
 			if err := m.finish(ctx, func(ctx context.Context) error { return m.endDead(ctx, b, c, there) }); err != nil && b.alive() {
 				return err

@@ -15,7 +15,7 @@ import (
 )
 
 // TestChaos lets several clients do whatever comes to their mind while connections break,
-// containers die and the daemon is killed twice. In the end: no container without a running
+// containers die, sandboxes fall asleep, wake, or fail to, and the daemon is killed twice. In the end: no container without a running
 // sandbox and the other way round, no uid held twice, each execution known and final, none run twice.
 func TestChaos(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
@@ -26,7 +26,8 @@ func TestChaos(t *testing.T) {
 	var boxes []sandbox.ID
 	runs := map[sandbox.ExecutionID]bool{}
 	for round := range uint64(3) {
-		d := start(t, path, eng, func(c *manager.Config) { c.MaxSandboxes, c.MaxMemory = 12, 1<<40 })
+		eng.set(func() { eng.flaky = rand.New(rand.NewPCG(seed, 100+round)) })
+		d := start(t, path, eng, func(c *manager.Config) { c.MaxSandboxes, c.MaxMemory, c.IdleSuspend = 12, 1<<40, 4*time.Millisecond })
 		var wg sync.WaitGroup
 		for client := range uint64(6) {
 			r := rand.New(rand.NewPCG(seed, round*10+client))
@@ -80,10 +81,13 @@ func TestChaos(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		eng.set(func() { eng.flaky = nil })
 		if round < 2 {
 			path = crash(t, d)
 			continue
 		}
+		suspends, resumes := eng.count()
+		t.Logf("suspended %d times, resumed %d times", suspends, resumes)
 		checkChaos(t, d, runs)
 		d.stop(t)
 	}

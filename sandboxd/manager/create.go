@@ -44,6 +44,11 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		if err != nil || first != nil {
 			return m.viewOf(first), err
 		}
+		if req.ForkOf != "" {
+			if err := m.asOriginal(ctx, &rec, req.ForkOf); err != nil {
+				return sandbox.Sandbox{}, err
+			}
+		}
 		c, err := m.begin(rec)
 		if err != nil {
 			return sandbox.Sandbox{}, err
@@ -164,9 +169,13 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 		m.settle(c, nil)
 		return
 	}
-	c.err = m.Engine.Create(ctx, engine.Spec{
-		ID: c.rec.ID, Image: c.rec.Image, Limits: c.rec.Limits, UID: c.rec.UID, Expires: c.rec.ExpireTime, Language: c.rec.Language,
-	})
+	if c.rec.ForkOf != "" {
+		c.err = m.fork(ctx, c.rec)
+	} else {
+		c.err = m.Engine.Create(ctx, engine.Spec{
+			ID: c.rec.ID, Image: c.rec.Image, Limits: c.rec.Limits, UID: c.rec.UID, Expires: c.rec.ExpireTime, Language: c.rec.Language,
+		})
+	}
 	switch {
 	case ctx.Err() == nil:
 	case m.ctx.Err() != nil:
@@ -189,7 +198,11 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 	rec := c.rec
 	rec.State = sandbox.Running
 	c.box = m.newBox(rec)
-	c.box.told = rec.ExpireTime
+	if rec.ForkOf == "" {
+		c.box.told = rec.ExpireTime
+	} else {
+		m.tell(ctx, c.box) // it knows its original's
+	}
 	m.settle(c, nil)
 	m.expiryMoved()
 	log.Info("a sandbox runs", "image", rec.Image, "uid", rec.UID, "expires", rec.ExpireTime, "took", time.Since(start))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -20,12 +21,20 @@ type testEngine struct {
 	creates    int
 	created    chan struct{} // not nil: Create waits for it to be closed, or for its context
 	fail       error         // Create's
+
+	suspends, resumes         int        // ever asked for
+	failSuspend, failResume   error      // what they answer
+	suspendedAll              bool       // a suspend that fails has suspended all the same
+	flaky                     *rand.Rand // not nil: now and then they fail
+	beforeFork                func(ctx context.Context)
+	beforeSuspend, beforeWake func(ctx context.Context) // not nil: called first
 }
 
 type testContainer struct {
 	spec   engine.Spec
 	guest  *testGuest
 	dead   bool
+	asleep bool
 	detail string
 }
 
@@ -70,7 +79,7 @@ func (e *testEngine) Create(ctx context.Context, spec engine.Spec) error {
 func (e *testEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	e.mu.Lock()
 	c, down := e.containers[id], e.down
-	gone := c == nil || c.dead
+	gone := c == nil || c.dead || c.asleep
 	e.mu.Unlock()
 	switch {
 	case down:
@@ -79,6 +88,98 @@ func (e *testEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) 
 		return nil, sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
 	return c.guest.dial(ctx)
+}
+
+// Suspend implements [engine.Suspender]. The guest keeps its state, and nobody can reach it.
+func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
+	e.mu.Lock()
+	e.suspends++
+	before, err, all := e.beforeSuspend, e.failSuspend, e.suspendedAll
+	if e.flaky != nil && e.flaky.IntN(8) == 0 {
+		err, all = errDown, e.flaky.IntN(2) == 0
+	}
+	e.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
+	c := e.of(id)
+	if c == nil || c.isDead(e) {
+		return sandbox.Errorf(sandbox.NotFound, "no such container")
+	}
+	if err == nil || all {
+		e.mu.Lock()
+		c.asleep = true
+		e.mu.Unlock()
+		c.guest.cut()
+	}
+	return err
+}
+
+// Resume implements [engine.Suspender].
+func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
+	e.mu.Lock()
+	before := e.beforeWake
+	e.resumes++
+	e.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.containers[id]
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case e.down, e.flaky != nil && e.flaky.IntN(8) == 0:
+		return errDown
+	case e.failResume != nil:
+		return e.failResume
+	case c == nil || c.dead:
+		return sandbox.Errorf(sandbox.NotFound, "no such container")
+	}
+	c.asleep = false
+	return nil
+}
+
+// Fork implements [engine.Forker].
+func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
+	e.mu.Lock()
+	before, err, c := e.beforeFork, e.fail, e.containers[from]
+	e.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	spec := c.spec
+	spec.ID = to
+	g := c.guest.copy()
+	c.guest.cut()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.containers[to] = &testContainer{spec: spec, guest: g}
+	return nil
+}
+
+func (c *testContainer) isDead(e *testEngine) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return c.dead
+}
+
+// count returns how often sandboxes were suspended and resumed.
+func (e *testEngine) count() (suspends, resumes int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.suspends, e.resumes
+}
+
+// set changes what the engine does.
+func (e *testEngine) set(fn func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	fn()
 }
 
 func (e *testEngine) Remove(_ context.Context, id sandbox.ID) error {
@@ -105,7 +206,7 @@ func (e *testEngine) List(context.Context) ([]engine.Container, error) {
 	}
 	var all []engine.Container
 	for id, c := range e.containers {
-		all = append(all, engine.Container{ID: id, Running: !c.dead, Detail: c.detail})
+		all = append(all, engine.Container{ID: id, Running: !c.dead && !c.asleep, Suspended: c.asleep && !c.dead, Detail: c.detail})
 	}
 	return all, nil
 }

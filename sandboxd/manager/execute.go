@@ -47,6 +47,11 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	if err := req.Validate(b.language); err != nil {
 		return sandbox.Execution{}, err
 	}
+	release, err := m.hold(ctx, b)
+	if err != nil {
+		return sandbox.Execution{}, err
+	}
+	defer release() // from when it is expected, that keeps the sandbox awake
 	e := sandbox.Execution{
 		ID: sandbox.NewExecutionID(), SandboxID: b.id, Language: req.Language, State: sandbox.ExecQueued,
 		TimeoutSeconds: *req.TimeoutSeconds, CreateTime: m.now(),

@@ -110,8 +110,13 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	// The body outlives this call, so it has a context of its own.
+	release, err := m.hold(ctx, b)
+	if err != nil {
+		return nil, sandbox.File{}, err
+	}
+	// The body outlives this call, so it has a context of its own, and keeps the sandbox awake as long.
 	own, cancel := context.WithTimeout(ctx, transferTimeout)
+	context.AfterFunc(own, release)
 	var body io.ReadCloser
 	var size int64
 	err = m.call(ctx, b, answerTimeout, twice, func(ctx context.Context) (err error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -63,6 +64,16 @@ func newTestGuest(expires time.Time) *testGuest {
 	g.server = &http.Server{Handler: mux, Protocols: protocols}
 	g.work.Go(func() { _ = g.server.Serve(g) })
 	return g
+}
+
+// copy is a guest with the same files and finished executions.
+func (g *testGuest) copy() *testGuest {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	other := newTestGuest(g.expires)
+	maps.Copy(other.files, g.files)
+	maps.Copy(other.runs, g.runs)
+	return other
 }
 
 func (g *testGuest) Accept() (net.Conn, error) {

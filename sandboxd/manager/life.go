@@ -19,6 +19,14 @@ func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateReq
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	if req.TTL != nil && m.now().Add(time.Duration(*req.TTL)).After(b.expires()) {
+		// A guest that slept beyond the expiry that it knows would end the sandbox when it wakes.
+		release, err := m.hold(ctx, b)
+		if err != nil {
+			return sandbox.Sandbox{}, err
+		}
+		defer release()
+	}
 	err = m.finish(ctx, func(ctx context.Context) error {
 		return b.change(ctx, func() error { return m.update(ctx, b, req) })
 	})
@@ -56,6 +64,9 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 // does it later. It is called by whoever changes the sandbox's life, and so must not find
 // out what is wrong: that could end the sandbox, which is another change.
 func (m *Manager) tell(ctx context.Context, b *box) {
+	if b.sleeps() {
+		return // whoever resumes it tells it
+	}
 	expires := b.expires()
 	b.mu.Lock()
 	b.told = time.Time{}

@@ -14,7 +14,8 @@ import (
 // statusTimeout is how long a look at a sandbox waits for its guest.
 const statusTimeout = 3 * time.Second
 
-// Get returns a sandbox, with what its guest says of it if it answers. One that has
+// Get returns a sandbox, with what its guest says of it if it runs and answers; one that sleeps is left
+// asleep. One that has
 // expired or was lost is returned too, with the reason, as long as its record is kept; one
 // that was deleted is not there.
 func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error) {
@@ -24,13 +25,17 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	}
 	if b != nil {
 		var st guest.Status
-		err := m.call(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
-			st, err = b.guest.Status(ctx)
-			return err
-		})
+		release, awake := b.holdAwake()
+		if awake {
+			err = m.send(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
+				st, err = b.guest.Status(ctx)
+				return err
+			})
+			release()
+		}
 		if b.alive() {
 			s := m.view(b.record())
-			if err == nil {
+			if awake && err == nil {
 				s.Usage, s.Kernels, s.Executions = &st.Usage, st.Kernels, st.Executions
 				for i := range s.Executions {
 					s.Executions[i].SandboxID = b.id

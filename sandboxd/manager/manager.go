@@ -3,11 +3,12 @@
 // the engine runs. It knows nothing of HTTP, Docker or MCP. In the order of a life:
 //
 //   - [Manager], [Config]: what there is at all times (manager.go)
-//   - [Manager.Create], and what there is room for (create.go, room.go)
+//   - [Manager.Create], and what there is room for (create.go, room.go); one that is a copy (fork.go)
 //   - names, [Manager.Get], [Manager.List] (find.go, look.go)
 //   - how a sandbox's guest is reached, and what it means when it cannot be (box.go, call.go)
 //   - [Manager.Execute], its later life, and how its end gets on record (execute.go, execution.go, pending.go, watch.go)
 //   - files (files.go)
+//   - how it goes to sleep when nobody uses it, and wakes when somebody does (suspend.go)
 //   - [Manager.Update], [Manager.Delete] and every other end (life.go, expire.go)
 //   - what was promised against what runs, at start and ever after (plan.go, reconcile.go)
 //
@@ -42,6 +43,9 @@ type Config struct {
 	// engine's machine, because a limit is a ceiling that few sandboxes come near.
 	MaxMemory int64
 
+	// IdleSuspend is how long a sandbox may be idle before it is suspended, if the engine can. Zero: never.
+	IdleSuspend time.Duration
+
 	Logger *slog.Logger     // zero: none
 	Now    func() time.Time // the wall clock; zero: time.Now
 }
@@ -68,8 +72,8 @@ func (c *Config) validate() error {
 	if c.MaxSandboxes == 0 {
 		c.MaxSandboxes = defaultMaxSandboxes
 	}
-	if c.MaxSandboxes < 0 || c.MaxMemory < 0 {
-		return errors.New("manager: limits must not be negative")
+	if c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0 {
+		return errors.New("manager: limits and times must not be negative")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -90,7 +94,7 @@ type Manager struct {
 
 	mu       sync.Mutex
 	closed   bool
-	boxes    map[sandbox.ID]*box      // those that run
+	boxes    map[sandbox.ID]*box      // those that run or sleep
 	creating map[sandbox.ID]*creation // those that are being made
 	leaving  map[sandbox.ID]*remains  // those that ended, until their container is gone
 
@@ -156,6 +160,9 @@ func (m *Manager) Start(ctx context.Context) error {
 		}
 	}
 	m.spawn(m.expireLoop)
+	if m.IdleSuspend > 0 {
+		m.spawn(m.suspendLoop)
+	}
 	m.spawn(func() { m.sweepLoop(err != nil) })
 	return nil
 }

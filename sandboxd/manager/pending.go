@@ -2,6 +2,7 @@ package manager
 
 import (
 	"slices"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -31,6 +32,7 @@ func (b *box) forget(id sandbox.ExecutionID) bool {
 		return false
 	}
 	delete(b.pending, id)
+	b.active = time.Now()
 	return true
 }
 
@@ -108,7 +110,7 @@ func (b *box) queue(id sandbox.ExecutionID) (lang sandbox.Language, first bool) 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.pending[id]
-	if p == nil {
+	if p == nil || b.asleep { // who resumes it has it followed
 		return "", false
 	}
 	lang = p.accepted.Language
@@ -126,7 +128,7 @@ func (b *box) nextFollowed(lang sandbox.Language) (sandbox.ExecutionID, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	queue := slices.DeleteFunc(b.followed[lang], func(id sandbox.ExecutionID) bool { return b.pending[id] == nil })
-	if len(queue) == 0 {
+	if len(queue) == 0 || b.asleep {
 		delete(b.followed, lang)
 		return "", false
 	}

@@ -23,6 +23,7 @@ const (
 	doRemove verb = "remove" // the container
 	doForget verb = "forget" // that there was a container
 	doTell   verb = "tell"   // the guest its expiry
+	doAgree  verb = "agree"  // the record: running or suspended, as the container is
 )
 
 const unmade = "the daemon stopped while it was being created"
@@ -36,7 +37,7 @@ type action struct {
 }
 
 // plan compares what was promised with what there is, and says what to do. When it is done, a
-// second plan is empty. It never removes the container of a sandbox that is running and has time left.
+// second plan is empty. It never removes the container of a sandbox that is running or suspended and has time left.
 func plan(sandboxes []known, containers []engine.Container, now time.Time) []action {
 	var todo []action
 	there := make(map[sandbox.ID]engine.Container, len(containers))
@@ -73,6 +74,13 @@ func planOne(k known, c engine.Container, there bool, now time.Time) []action {
 		return []action{clear}
 	case k.rec.State == sandbox.Provisioning:
 		cause, reason = store.CauseFailed, unmade
+	case there && c.Suspended && now.Before(k.rec.ExpireTime):
+		if k.rec.State == sandbox.Suspended {
+			return nil
+		}
+		return []action{{do: doAgree, id: id}}
+	case there && c.Running && k.rec.State == sandbox.Suspended && now.Before(k.rec.ExpireTime):
+		return []action{{do: doAgree, id: id}}
 	case there && c.Running && now.Before(k.rec.ExpireTime):
 		if k.told.Equal(k.rec.ExpireTime) {
 			return nil

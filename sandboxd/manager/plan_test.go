@@ -24,7 +24,7 @@ func rec(state sandbox.State, expire time.Time, container bool) *manager.Known {
 
 // TestPlan goes through all that a record and a container can be.
 func TestPlan(t *testing.T) {
-	absent, running, dead := "absent", "running", "dead"
+	absent, running, dead, asleep := "absent", "running", "dead", "asleep"
 	told := rec(sandbox.Running, later, true)
 	told.Told = later
 	busy := rec(sandbox.Provisioning, later, true)
@@ -34,12 +34,14 @@ func TestPlan(t *testing.T) {
 		known *manager.Known
 		want  map[string]string // by container
 	}{
-		{"no record", nil, map[string]string{absent: "", running: "remove", dead: "remove"}},
-		{"left half-made", rec(sandbox.Provisioning, later, true), map[string]string{absent: "end:failed forget", running: "end:failed remove", dead: "end:failed remove"}},
-		{"being made now", busy, map[string]string{absent: "", running: "", dead: ""}},
-		{"running, its guest not told", rec(sandbox.Running, later, true), map[string]string{absent: "end:lost forget", running: "tell", dead: "end:lost remove"}},
-		{"running, its guest told", told, map[string]string{absent: "end:lost forget", running: "", dead: "end:lost remove"}},
-		{"running, its time over", rec(sandbox.Running, earlier, true), map[string]string{absent: "end:expired forget", running: "end:expired remove", dead: "end:expired remove"}},
+		{"no record", nil, map[string]string{asleep: "remove", absent: "", running: "remove", dead: "remove"}},
+		{"left half-made", rec(sandbox.Provisioning, later, true), map[string]string{asleep: "end:failed remove", absent: "end:failed forget", running: "end:failed remove", dead: "end:failed remove"}},
+		{"being made now", busy, map[string]string{asleep: "", absent: "", running: "", dead: ""}},
+		{"running, its guest not told", rec(sandbox.Running, later, true), map[string]string{absent: "end:lost forget", running: "tell", dead: "end:lost remove", asleep: "agree"}},
+		{"running, its guest told", told, map[string]string{absent: "end:lost forget", running: "", dead: "end:lost remove", asleep: "agree"}},
+		{"suspended", rec(sandbox.Suspended, later, true), map[string]string{absent: "end:lost forget", running: "agree", dead: "end:lost remove", asleep: ""}},
+		{"suspended, its time over", rec(sandbox.Suspended, earlier, true), map[string]string{absent: "end:expired forget", running: "end:expired remove", dead: "end:expired remove", asleep: "end:expired remove"}},
+		{"running, its time over", rec(sandbox.Running, earlier, true), map[string]string{asleep: "end:expired remove", absent: "end:expired forget", running: "end:expired remove", dead: "end:expired remove"}},
 		{"running, its time over now", rec(sandbox.Running, planNow, true), map[string]string{absent: "end:expired forget", running: "end:expired remove", dead: "end:expired remove"}},
 		{"terminated, container not known gone", rec(sandbox.Terminated, later, true), map[string]string{absent: "forget", running: "remove", dead: "remove"}},
 		{"terminated, container gone", rec(sandbox.Terminated, later, false), map[string]string{absent: "", running: "remove", dead: "remove"}},
@@ -52,7 +54,7 @@ func TestPlan(t *testing.T) {
 				}
 				var containers []engine.Container
 				if container != absent {
-					containers = append(containers, engine.Container{ID: "s", Running: container == running, Detail: "exited with 137"})
+					containers = append(containers, engine.Container{ID: "s", Running: container == running, Suspended: container == asleep, Detail: "exited with 137"})
 				}
 				var got []string
 				for _, a := range manager.Plan(known, containers, planNow) {
@@ -74,11 +76,11 @@ func TestPlan(t *testing.T) {
 }
 
 // TestPlanConverges carries plans out on random worlds: the second one is empty, and no
-// sandbox that is running and has time left loses its container.
+// sandbox that runs or sleeps and has time left loses its container.
 func TestPlanConverges(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
-	states := []sandbox.State{sandbox.Provisioning, sandbox.Running, sandbox.Terminated}
+	states := []sandbox.State{sandbox.Provisioning, sandbox.Running, sandbox.Suspended, sandbox.Terminated}
 	for range 2000 {
 		known := map[sandbox.ID]*manager.Known{}
 		containers := map[sandbox.ID]engine.Container{}
@@ -93,7 +95,7 @@ func TestPlanConverges(t *testing.T) {
 				known[id] = k
 			}
 			if r.IntN(3) > 0 {
-				containers[id] = engine.Container{ID: id, Running: r.IntN(2) == 0}
+				containers[id] = []engine.Container{{ID: id, Running: true}, {ID: id, Suspended: true}, {ID: id}}[r.IntN(3)]
 			}
 		}
 		lists := func() (ks []manager.Known, cs []engine.Container) {
@@ -112,7 +114,7 @@ func TestPlanConverges(t *testing.T) {
 			case "end":
 				k.Rec.State, k.Rec.Cause = sandbox.Terminated, a.Cause
 			case "remove":
-				if k != nil && k.Rec.State == sandbox.Running {
+				if k != nil && (k.Rec.State == sandbox.Running || k.Rec.State == sandbox.Suspended) {
 					t.Fatalf("seed %d: the container of a running sandbox is removed: %+v", seed, k)
 				}
 				delete(containers, a.ID)
@@ -121,7 +123,17 @@ func TestPlanConverges(t *testing.T) {
 				}
 			case "forget":
 				k.Rec.Container = false
+			case "agree":
+				k.Rec.State = sandbox.Running
+				if containers[a.ID].Suspended {
+					k.Rec.State = sandbox.Suspended
+				}
 			case "tell":
+				k.Told = k.Rec.ExpireTime
+			}
+		}
+		for _, k := range known { // whoever finds out that one runs tells it
+			if c := containers[k.Rec.ID]; c.Running && k.Rec.State == sandbox.Running {
 				k.Told = k.Rec.ExpireTime
 			}
 		}
@@ -130,7 +142,7 @@ func TestPlanConverges(t *testing.T) {
 			t.Fatalf("seed %d: the second plan is %+v, want none", seed, again)
 		}
 		for id := range containers {
-			if k := known[id]; k == nil || k.Rec.State != sandbox.Running {
+			if k := known[id]; k == nil || k.Rec.State == sandbox.Terminated || k.Rec.State == sandbox.Provisioning {
 				t.Fatalf("seed %d: container %s is an orphan", seed, id)
 			}
 		}

@@ -64,11 +64,14 @@ func (m *Manager) empty() bool {
 // reconcile makes a plan and carries it out. The error is the engine's, which did not
 // say what it has; what a step cannot do is logged and planned again.
 func (m *Manager) reconcile(ctx context.Context) error {
-	// A sandbox that comes to run while the engine lists its containers may not be among them.
+	// A sandbox that comes to run while the engine lists its containers may not be among them, and one
+	// that goes to sleep or wakes may look like neither.
 	m.mu.Lock()
-	ran := make(map[sandbox.ID]bool, len(m.boxes))
-	for id := range m.boxes {
-		ran[id] = true
+	ran := make(map[sandbox.ID]int, len(m.boxes))
+	for id, b := range m.boxes {
+		b.mu.Lock()
+		ran[id] = b.moves
+		b.mu.Unlock()
 	}
 	m.mu.Unlock()
 	containers, err := m.inspect(ctx)
@@ -99,15 +102,16 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// known is what there is to compare with the engine's list. Those that did not run when the list
-// was asked for are left alone.
-func (m *Manager) known(ran map[sandbox.ID]bool) []known {
+// known is what there is to compare with the engine's list. Those that were not there when the list
+// was asked for, or were suspended or resumed since, are left alone.
+func (m *Manager) known(ran map[sandbox.ID]int) []known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []known
 	for _, b := range m.boxes {
 		b.mu.Lock()
-		all = append(all, known{rec: b.rec, told: b.told, busy: !ran[b.id]})
+		moves, was := ran[b.id]
+		all = append(all, known{rec: b.rec, told: b.told, busy: !was || moves != b.moves || moves%2 == 1})
 		b.mu.Unlock()
 	}
 	for _, c := range m.creating {
@@ -150,6 +154,10 @@ func (m *Manager) do(ctx context.Context, a action) {
 		})
 		if err != nil {
 			b.log.Error("a sandbox could not be ended yet", "error", err)
+		}
+	case a.do == doAgree && b != nil:
+		if err := m.agree(ctx, b); err != nil {
+			b.log.Warn("a record will be put right later", "error", err)
 		}
 	case a.do == doTell && b != nil:
 		m.spawn(func() { // nobody waits for it, and a guest can be slow

@@ -34,6 +34,9 @@ func (m *Manager) reserve(rec *store.Sandbox) error {
 		return sandbox.Errorf(sandbox.Limit, "the sandboxes' memory limits would add up to %d MB, and this daemon allows %d MB in total (--max-memory): delete a sandbox that is not needed, wait until one expires, or ask for less memory_mb",
 			memory/sandbox.MiB, most/sandbox.MiB)
 	}
+	if rec.ForkOf != "" {
+		return nil // its files are its original's user's
+	}
 	for rec.UID = 0; rec.UID == 0 || uids[rec.UID]; {
 		rec.UID = firstUID + rand.IntN(lastUID-firstUID)
 	}

@@ -130,6 +130,9 @@ type CreateRequest struct {
 	MemoryMB    int      `json:"memory_mb,omitempty"`
 	CPUs        float64  `json:"cpus,omitempty"`
 	Image       string   `json:"image,omitempty"`
+	// ForkOf is the id or display name of a sandbox to copy, with its variables and files. What is
+	// above but the name and the TTL is the original's then, and must be left out.
+	ForkOf string `json:"fork_of,omitempty"`
 	// RequestID makes a retry return the sandbox that the first request made.
 	RequestID string `json:"request_id,omitempty"`
 }
@@ -144,6 +147,9 @@ func (r *CreateRequest) Validate() error {
 		return err
 	}
 	r.Language = lang
+	if r.ForkOf != "" && (r.Language != "" || r.MemoryMB != 0 || r.CPUs != 0 || r.Image != "") {
+		return Errorf(Invalid, "a fork has its original's language, memory_mb, cpus and image: leave them out beside fork_of")
+	}
 	if r.TTL != 0 {
 		if err := ValidateTTL(time.Duration(r.TTL)); err != nil {
 			return err

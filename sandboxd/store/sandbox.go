@@ -33,8 +33,9 @@ type Sandbox struct {
 	Image       string
 	Limits      sandbox.Limits
 	UID         int
+	ForkOf      sandbox.ID // the original of a fork
 	// Container is true from before the engine is asked for one until it is known to be
-	// gone. Its UID is nobody else's as long.
+	// gone. Its UID is nobody else's as long, but its forks'.
 	Container   bool
 	RequestID   string
 	RequestHash []byte
@@ -44,14 +45,14 @@ type Sandbox struct {
 	EndTime     time.Time
 }
 
-const sandboxColumns = `seq, id, display_name, state, cause, reason, language, image, limits, uid, container,
+const sandboxColumns = `seq, id, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
 	coalesce(request_id, ''), request_hash, create_time, expire_time, used_time, end_time`
 
 func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 	var r Sandbox
 	var limits string
 	var create, expire, used, end int64
-	err := row.Scan(&r.Seq, &r.ID, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.Container,
+	err := row.Scan(&r.Seq, &r.ID, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.ForkOf, &r.Container,
 		&r.RequestID, &r.RequestHash, &create, &expire, &used, &end)
 	if err == sql.ErrNoRows {
 		return r, ErrNotFound
@@ -74,10 +75,10 @@ func (s *Store) AddSandbox(r Sandbox) error {
 		return err
 	}
 	return s.now(func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO sandboxes (id, display_name, state, cause, reason, language, image, limits, uid, container,
+		_, err := tx.Exec(`INSERT INTO sandboxes (id, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
 			request_id, request_hash, create_time, expire_time, used_time, end_time)
-			VALUES (?, ?, ?, '', '', ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0)`,
-			r.ID, r.DisplayName, sandbox.Provisioning, r.Language, r.Image, string(limits), r.UID,
+			VALUES (?, ?, ?, '', '', ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0)`,
+			r.ID, r.DisplayName, sandbox.Provisioning, r.Language, r.Image, string(limits), r.UID, r.ForkOf,
 			nullable(r.RequestID), r.RequestHash, toDB(r.CreateTime), toDB(r.ExpireTime), toDB(r.UsedTime))
 		if taken(err) && strings.Contains(err.Error(), "request_id") {
 			return ErrRequestTaken
@@ -93,6 +94,13 @@ func (s *Store) AddSandbox(r Sandbox) error {
 func (s *Store) SetRunning(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET state = ? WHERE id = ? AND state = ?", sandbox.Running, id, sandbox.Provisioning))
+	})
+}
+
+// SetState says whether a sandbox is running or suspended.
+func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
+	return s.now(func(tx *sql.Tx) error {
+		return oneRow(tx.Exec("UPDATE sandboxes SET state = ? WHERE id = ? AND state IN (?, ?)", state, id, sandbox.Running, sandbox.Suspended))
 	})
 }
 

@@ -49,6 +49,13 @@ var migrations = []string{
 	CREATE INDEX executions_by_sandbox ON executions (sandbox, seq);
 	CREATE INDEX executions_unfinished ON executions (sandbox) WHERE final = 0;
 	`,
+	// 2: forks, which have the uid that owns their files: their original's. Only an engine on which each
+	// sandbox has a kernel of its own can fork, and there a uid says nothing outside of it.
+	`
+	ALTER TABLE sandboxes ADD COLUMN fork_of TEXT NOT NULL DEFAULT ''; -- id of the original
+	DROP INDEX sandboxes_by_uid;
+	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '';
+	`,
 }
 
 // applicationID marks the file as ours: "DORM".

@@ -128,15 +128,6 @@ func TestAbruptEnd(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	raw := func(t *testing.T, path, statements string) {
-		db, err := sql.Open("sqlite", path)
-		if err == nil {
-			_, err = db.Exec(statements)
-		}
-		if err = errors.Join(err, db.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, c := range []struct {
 		name string
 		make func(t *testing.T, path string)
@@ -284,7 +275,66 @@ func TestUIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.ContainerGone(a.ID)
-	add(t, s, record(200_001))
+	b := add(t, s, record(200_001))
+	fork := record(200_001)
+	fork.ForkOf = b.ID
+	add(t, s, fork)
+	if got, err := s.Sandbox(t.Context(), fork.ID); err != nil || got.ForkOf != b.ID || got.UID != b.UID {
+		t.Errorf("Sandbox() of a fork = %+v, %v, want it to name its original", got, err)
+	}
+}
+
+// raw runs statements on a database that nobody has open.
+func raw(t *testing.T, path, statements string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err == nil {
+		_, err = db.Exec(statements)
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A database of the first schema is brought up to date with what it has.
+func TestFirstSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	s := open(t, path)
+	old := add(t, s, record(200_001))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, back := range []string{"DROP INDEX sandboxes_by_uid", "ALTER TABLE sandboxes DROP COLUMN fork_of",
+		"CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1", "PRAGMA user_version = 1"} {
+		raw(t, path, back)
+	}
+	s = open(t, path)
+	if got, err := s.Sandbox(t.Context(), old.ID); err != nil || got.UID != old.UID || got.ForkOf != "" {
+		t.Errorf("Sandbox() = %+v, %v, want %+v", got, err, old)
+	}
+	fork := record(200_001)
+	fork.ForkOf = old.ID
+	add(t, s, fork)
+}
+
+// A sandbox sleeps and wakes on record until it has ended.
+func TestSetState(t *testing.T) {
+	s := open(t, file(t))
+	r := add(t, s, record(200_001))
+	for _, state := range []sandbox.State{sandbox.Suspended, sandbox.Running, sandbox.Running, sandbox.Suspended} {
+		if err := s.SetState(r.ID, state); err != nil {
+			t.Errorf("SetState(%s) = %v", state, err)
+		}
+		if got, err := s.Sandbox(t.Context(), r.ID); err != nil || got.State != state {
+			t.Errorf("it is %s, %v, want %s", got.State, err, state)
+		}
+	}
+	if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseExpired}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetState(r.ID, sandbox.Running); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("SetState() of one that has ended = %v, want ErrNotFound", err)
+	}
 }
 
 // Writers from everywhere share transactions, and one that fails does not fail the others.

@@ -1,0 +1,87 @@
+package manager
+
+import (
+	"context"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// forkPatience is how long a fork waits until nobody uses the original.
+const (
+	forkPatience = 5 * time.Second
+	forkLook     = 20 * time.Millisecond
+)
+
+// asOriginal makes a record that of a fork of the sandbox that name means.
+func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name string) error {
+	if f, err := optional[engine.Forker](ctx, m); err != nil {
+		return err
+	} else if f == nil {
+		return sandbox.Errorf(sandbox.Invalid, "the %s engine can't copy a live sandbox, so fork_of can't work here; the gvisor engine can (--engine gvisor): create a sandbox without fork_of, and send its files and set-up code again", m.Engine.Info().Name)
+	}
+	b, err := m.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	of := b.record()
+	rec.ForkOf, rec.Language, rec.Image, rec.Limits, rec.UID = of.ID, of.Language, of.Image, of.Limits, of.UID
+	return nil
+}
+
+// fork has the engine copy the original of a new sandbox, awake or asleep. Nobody reaches the original
+// meanwhile, so that no code runs in the copy that its record knows nothing of.
+func (m *Manager) fork(ctx context.Context, rec store.Sandbox) error {
+	b := m.running(rec.ForkOf)
+	f, ok := engine.As[engine.Forker](m.Engine)
+	if b == nil || !ok {
+		return noSandbox(string(rec.ForkOf))
+	}
+	return b.change(ctx, func() error {
+		wasAsleep, err := b.still(ctx)
+		if err != nil {
+			return err
+		}
+		defer b.move()
+		if !wasAsleep {
+			b.guest.Close()
+		}
+		err = f.Fork(ctx, rec.ForkOf, rec.ID)
+		b.mu.Lock()
+		b.asleep = wasAsleep
+		b.mu.Unlock()
+		return err
+	})
+}
+
+// still keeps everybody from a sandbox's guest, as if it slept, as soon as nobody uses it. It is called by
+// whoever changes its life, and who then has to say whether it sleeps.
+func (b *box) still(ctx context.Context) (wasAsleep bool, err error) {
+	for begin := time.Now(); ; {
+		b.mu.Lock()
+		ended, asleep, busy := b.ended, b.asleep, len(b.pending) > 0
+		quiet := !ended && (asleep || b.holds == 0 && !busy)
+		if quiet {
+			b.asleep = true
+			b.moves++
+		}
+		b.mu.Unlock()
+		switch {
+		case ended:
+			return false, noSandbox(string(b.id))
+		case quiet:
+			return asleep, nil
+		case time.Since(begin) >= forkPatience && busy:
+			return false, sandbox.Errorf(sandbox.Busy, "sandbox %s runs code, which would run twice in a copy: fork it when its executions have ended, or interrupt them", b.id)
+		case time.Since(begin) >= forkPatience:
+			return false, sandbox.Errorf(sandbox.Busy, "files of sandbox %s are being read or written: fork it when that has ended", b.id)
+		}
+		select {
+		case <-time.After(forkLook):
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package manager_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// gvisorEngine opens the embedded engine on a home of its own. What the test leaves is removed.
+func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
+	t.Helper()
+	missing := func(why any) {
+		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "runsc") {
+			t.Fatalf("runsc is required, and not there: %v", why)
+		}
+		t.Skipf("NOT TESTED: no runsc: %v", why)
+	}
+	if testing.Short() {
+		t.Skip("needs an engine: not with -short")
+	}
+	runsc, err := filepath.Abs("../../bin/runsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(runsc); err != nil {
+		missing("`make build` makes it")
+	}
+	dir, err := os.MkdirTemp("", "dm-") // a short name, as homes have
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	eng, err = gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: runsc})
+	if err != nil {
+		missing(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		left, _ := eng.List(ctx)
+		for _, c := range left {
+			_ = eng.Remove(ctx, c.ID)
+		}
+		_ = eng.Close()
+	})
+	if has, err := eng.HasImage(t.Context(), image.Ref()); err != nil || !has {
+		missing("Dormouse's image is not unpacked: run `dormouse image build --engine gvisor`")
+	}
+	return eng, image.Ref()
+}
+
+// TestGvisor lets a real sandbox fall asleep, be woken by many, be forked asleep, and sleep
+// through a daemon that is killed: a generator half-way goes on where it was.
+func TestGvisor(t *testing.T) {
+	eng, ref := gvisorEngine(t)
+	ctx := t.Context()
+	short := func(c *manager.Config) { c.DefaultImage, c.IdleSuspend = ref, time.Second }
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, short)
+	sb := d.create(t, sandbox.CreateRequest{MemoryMB: 1024})
+	d.prints(t, sb.ID, "g = iter(range(100)); print(next(g))", "0")
+	asleep := func(id sandbox.ID) {
+		t.Helper()
+		eventually(t, "it sleeps", func() bool {
+			got, err := d.Get(ctx, string(id))
+			return err == nil && got.State == sandbox.Suspended
+		})
+	}
+	asleep(sb.ID)
+	began := time.Now()
+	var calls sync.WaitGroup
+	for range 20 {
+		calls.Go(func() { d.run(t, sb.ID, "next(g)", 30) })
+	}
+	calls.Wait()
+	t.Logf("woken, and 20 calls answered, in %v", time.Since(began))
+	d.prints(t, sb.ID, "print(next(g))", "21")
+	asleep(sb.ID)
+	began = time.Now()
+	fork := d.create(t, sandbox.CreateRequest{ForkOf: string(sb.ID)})
+	t.Logf("forked asleep in %v", time.Since(began))
+	d.prints(t, fork.ID, "print(next(g))", "22")
+	asleep(fork.ID)
+
+	copied := crash(t, d)
+	d = start(t, copied, eng, short)
+	defer func() { d.stop(t) }()
+	asleep(sb.ID)
+	d.prints(t, sb.ID, "print(next(g))", "22")
+	d.prints(t, fork.ID, "print(next(g))", "23")
+	for _, id := range []sandbox.ID{sb.ID, fork.ID} {
+		if err := d.Delete(ctx, string(id)); err != nil {
+			t.Errorf("Delete() = %v", err)
+		}
+	}
+	if left, err := eng.List(ctx); err != nil || len(left) != 0 {
+		t.Errorf("List() = %+v, %v, want none", left, err)
+	}
+}
+
+func (d *daemon) prints(t testing.TB, id sandbox.ID, code, want string) {
+	t.Helper()
+	began := time.Now()
+	e := d.run(t, id, code, 60)
+	if got := strings.TrimSpace(output(e)); got != want || e.KernelEpoch != 1 {
+		t.Errorf("%s prints %q in epoch %d, want %q in 1", code, got, e.KernelEpoch, want)
+	}
+	t.Logf("%s: %v", code, time.Since(began))
+}

@@ -1,0 +1,351 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// How long the engine may take, and how soon a suspend that failed is tried again.
+const (
+	suspendTimeout = 2 * time.Minute
+	resumeTimeout  = time.Minute
+	firstPutOff    = time.Minute
+	lastPutOff     = time.Hour
+)
+
+// rest is what keeps a sandbox awake, and what is known of its sleep. Under the box's mu.
+type rest struct {
+	// asleep: the engine must be asked to resume it before its guest can be used. It says so from
+	// before the engine suspends it until after it was resumed; on disk is what was reached.
+	asleep bool
+	holds  int           // of those who use its guest right now
+	active time.Time     // when it was last used, by the clock that nobody sets
+	after  time.Time     // it is not suspended before: the last time that failed
+	putOff time.Duration // between the last two
+	waking *waking       // not nil: somebody resumes it
+	moves  int           // begun and ended suspends and resumes; odd: one is under way
+}
+
+// waking is a resume that all who need the guest wait for.
+type waking struct {
+	done chan struct{}
+	err  error
+}
+
+// hold keeps a sandbox awake until release is called, and resumes it first if it sleeps. Of many
+// who ask at once, one resumes it, and goes on if its caller gives up.
+func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) {
+	b.mu.Lock()
+	b.holds++
+	var w *waking
+	first := b.asleep && b.waking == nil
+	if first {
+		b.waking = &waking{done: make(chan struct{})}
+	}
+	if b.asleep {
+		w = b.waking
+	}
+	b.mu.Unlock()
+	release = sync.OnceFunc(func() { b.letGo(true) })
+	if w == nil {
+		return release, nil
+	}
+	if first && !m.spawn(func() { m.wake(b, w) }) {
+		b.awoken(w, errStopping())
+	}
+	select {
+	case <-w.done:
+		err = w.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// holdAwake is hold for who only looks: it does not wake the sandbox, nor does it count as use.
+func (b *box) holdAwake() (release func(), awake bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asleep {
+		return nil, false
+	}
+	b.holds++
+	return func() { b.letGo(false) }, true
+}
+
+func (b *box) letGo(used bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.holds--
+	if used {
+		b.active = time.Now()
+	}
+}
+
+func (m *Manager) wake(b *box, w *waking) {
+	err := b.change(m.ctx, func() error { return m.resume(m.ctx, b) })
+	if err != nil && m.ctx.Err() != nil {
+		err = errStopping()
+	}
+	b.awoken(w, err)
+}
+
+func (b *box) awoken(w *waking, err error) {
+	b.mu.Lock()
+	b.waking = nil
+	b.mu.Unlock()
+	w.err = err
+	close(w.done)
+}
+
+// resume wakes a sandbox. It is called by whoever changes its life. What fails leaves it
+// asleep, unless it can never be resumed.
+func (m *Manager) resume(ctx context.Context, b *box) error {
+	switch {
+	case !b.alive():
+		return m.whyGone(ctx, b)
+	case !b.sleeps():
+		return nil
+	case !m.now().Before(b.expires()):
+		m.expiryMoved()
+		return expired(b.id, b.expires())
+	}
+	s, err := optional[engine.Suspender](ctx, m)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s is suspended, and the %s engine is not the one that can resume it", b.id, m.Engine.Info().Name)
+	}
+	start := time.Now()
+	b.move()
+	defer b.move()
+	limited, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	if err := s.Resume(limited, b.id); err != nil {
+		return m.notResumed(ctx, b, err)
+	}
+	if b.record().State != sandbox.Running {
+		if err := m.Store.SetState(b.id, sandbox.Running); err != nil {
+			return notRecorded(err) // it stays asleep for us; to resume it again does no harm
+		}
+	}
+	m.awake(ctx, b)
+	b.log.Info("a sandbox was resumed", "took", time.Since(start))
+	return nil
+}
+
+// awake makes a sandbox that runs, on record too, usable. It is called by whoever changes its life.
+func (m *Manager) awake(ctx context.Context, b *box) {
+	b.guest.Close() // it dials anew
+	b.mu.Lock()
+	b.rec.State, b.asleep, b.active = sandbox.Running, false, time.Now()
+	var left []sandbox.Execution
+	for _, p := range b.pending {
+		left = append(left, p.accepted)
+	}
+	b.mu.Unlock()
+	m.tell(ctx, b)
+	slices.SortFunc(left, func(x, y sandbox.Execution) int { return x.CreateTime.Compare(y.CreateTime) })
+	for _, e := range left {
+		m.follow(b, e.ID)
+	}
+}
+
+// notResumed explains why a sandbox was not resumed, and ends it if it never can be.
+func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
+	if m.ctx.Err() != nil {
+		return errStopping()
+	}
+	b.log.Error("a sandbox could not be resumed", "error", cause)
+	why := store.Cause("")
+	var reason string
+	if sandbox.KindOf(cause) == sandbox.Expired {
+		why, reason = store.CauseLost, sandbox.Public(cause).Message+": its variables and files are lost"
+	} else if containers, err := m.inspect(ctx); err != nil {
+		return err
+	} else if c, there := containers[b.id]; !there || !c.Running && !c.Suspended {
+		why, reason = whyDead(b.record(), c, there, m.now())
+	}
+	if why == "" {
+		text := "sandbox %s could not be resumed; nothing of it is lost: try again"
+		if known, ok := errors.AsType[*sandbox.Error](cause); ok {
+			return sandbox.Errorf(sandbox.Unavailable, text+" (%s)", b.id, known.Message).WithCause(cause)
+		}
+		return sandbox.Errorf(sandbox.Unavailable, text, b.id).WithCause(cause)
+	}
+	if err := m.endRecord(b, why, reason); err != nil {
+		return err
+	}
+	m.spawn(func() { m.clear(b.id) })
+	return m.whyGone(ctx, b)
+}
+
+// suspendLoop suspends what nobody has used for a while, if the engine can.
+func (m *Manager) suspendLoop() {
+	tick := time.NewTicker(min(max(m.IdleSuspend/4, time.Millisecond), clockCheck))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-m.ctx.Done():
+			return
+		}
+		if s, ok := engine.As[engine.Suspender](m.Engine); ok {
+			m.suspendIdle(s)
+		}
+	}
+}
+
+// suspendIdle suspends all that is idle, some side by side.
+func (m *Manager) suspendIdle(s engine.Suspender) {
+	m.mu.Lock()
+	boxes := m.allBoxes()
+	m.mu.Unlock()
+	var steps sync.WaitGroup
+	defer steps.Wait()
+	slots := make(chan struct{}, atOnce)
+	for _, b := range boxes {
+		b.mu.Lock()
+		idle := b.idle(m.IdleSuspend)
+		b.mu.Unlock()
+		if !idle {
+			continue
+		}
+		slots <- struct{}{}
+		steps.Go(func() {
+			defer func() { <-slots }()
+			_ = b.change(m.ctx, func() error { m.suspend(m.ctx, s, b); return nil })
+		})
+	}
+}
+
+// idle reports whether a sandbox may be suspended, with mu held. Its guest must know its expiry: a
+// guest that wakes after the one that it knows ends the sandbox.
+func (b *box) idle(after time.Duration) bool {
+	now := time.Now()
+	return b.rec.State == sandbox.Running && !b.ended && !b.asleep && b.holds == 0 && len(b.pending) == 0 &&
+		b.told.Equal(b.rec.ExpireTime) && now.Sub(b.active) >= after && !now.Before(b.after)
+}
+
+// suspend suspends a sandbox if it is idle still. It is called by whoever changes its life.
+func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box) {
+	b.mu.Lock()
+	idle := b.idle(m.IdleSuspend)
+	if idle {
+		b.asleep = true
+		b.moves++
+	}
+	b.mu.Unlock()
+	if !idle {
+		return
+	}
+	defer b.move()
+	start := time.Now()
+	b.guest.Close()
+	limited, cancel := context.WithTimeout(ctx, suspendTimeout)
+	defer cancel()
+	if err := s.Suspend(limited, b.id); err != nil {
+		m.notSuspended(ctx, s, b, err)
+		return
+	}
+	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
+		b.log.Error("a record was not written", "error", err) // reconciling writes it
+		return
+	}
+	b.mu.Lock()
+	b.rec.State, b.putOff = sandbox.Suspended, 0
+	b.mu.Unlock()
+	b.log.Info("a sandbox was suspended", "took", time.Since(start))
+}
+
+// notSuspended has a sandbox run on whose suspend failed, wherever it did. If even that fails, it
+// stays asleep for us, and the next who needs it resumes it.
+func (m *Manager) notSuspended(ctx context.Context, s engine.Suspender, b *box, cause error) {
+	if ctx.Err() != nil {
+		return // the next manager finds out
+	}
+	b.mu.Lock()
+	b.putOff = min(max(2*b.putOff, firstPutOff), lastPutOff)
+	b.after = time.Now().Add(b.putOff)
+	putOff := b.putOff
+	b.mu.Unlock()
+	b.log.Warn("a sandbox could not be suspended", "error", cause, "again in", putOff)
+	limited, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	if err := s.Resume(limited, b.id); err != nil {
+		b.log.Warn("whether it runs is not known", "error", err)
+		return
+	}
+	b.mu.Lock()
+	b.asleep = false
+	b.mu.Unlock()
+}
+
+// agree makes the record say what the engine does of a sandbox: that it runs, or is suspended.
+func (m *Manager) agree(ctx context.Context, b *box) error {
+	return b.change(ctx, func() error {
+		containers, err := m.inspect(ctx) // again: it may be otherwise by now
+		if err != nil || !b.alive() {
+			return err
+		}
+		c, state := containers[b.id], b.record().State
+		switch {
+		case c.Suspended && state == sandbox.Running:
+			if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
+				return err
+			}
+			b.mu.Lock()
+			b.rec.State, b.asleep = sandbox.Suspended, true
+			b.mu.Unlock()
+		case c.Running && state == sandbox.Suspended:
+			if err := m.Store.SetState(b.id, sandbox.Running); err != nil {
+				return err
+			}
+			m.awake(ctx, b)
+		}
+		return nil
+	})
+}
+
+// fellAsleep notes that the engine has suspended a sandbox unknown to us.
+func (b *box) fellAsleep() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asleep = true
+}
+
+func (b *box) sleeps() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.asleep
+}
+
+func (b *box) move() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.moves++
+}
+
+// optional returns what the engine can do beyond [engine.Engine], or nil if it cannot. The
+// error says that there is no engine yet.
+func optional[T any](ctx context.Context, m *Manager) (can T, err error) {
+	can, ok := engine.As[T](m.Engine)
+	if !ok {
+		if _, err = m.inspect(ctx); err == nil {
+			can, _ = engine.As[T](m.Engine)
+		}
+	}
+	return can, err
+}

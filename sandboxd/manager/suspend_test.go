@@ -1,0 +1,385 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const idle = 5 * time.Minute
+
+func sleepy(c *manager.Config) { c.IdleSuspend = idle }
+
+// wantState checks a sandbox's state as a look at it says, and as it is on disk.
+func (d *daemon) wantState(t testing.TB, when string, id sandbox.ID, want sandbox.State) {
+	t.Helper()
+	got, err := d.Get(t.Context(), string(id))
+	if err != nil || got.State != want || (got.Usage != nil) != (want == sandbox.Running) {
+		t.Errorf("%s: Get() = %+v, %v, want it %s", when, got, err, want)
+	}
+	if rec, err := d.store.Sandbox(t.Context(), id); err != nil || rec.State != want {
+		t.Errorf("%s: on disk it is %s, %v, want %s", when, rec.State, err, want)
+	}
+}
+
+// wait lets time pass, and then what it caused happen.
+func wait(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// asleep makes a sandbox that ran something and was then left alone until it slept.
+func (d *daemon) asleep(t testing.TB, req sandbox.CreateRequest) (sandbox.Sandbox, sandbox.Execution) {
+	t.Helper()
+	sb := d.create(t, req)
+	e := d.run(t, sb.ID, "print before", 5)
+	wait(idle + 15*time.Second)
+	d.wantState(t, "left alone", sb.ID, sandbox.Suspended)
+	return sb, e
+}
+
+// An idle sandbox sleeps; looking at it does not wake it, and each call that needs it does.
+func TestSuspendsAndResumes(t *testing.T) {
+	for name, call := range map[string]func(*testing.T, *daemon, sandbox.Sandbox, sandbox.Execution){
+		"execute": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
+			if e := d.run(t, sb.ID, "print again", 5); output(e) != "again" {
+				t.Errorf("output = %q, want again", output(e))
+			}
+		},
+		"output": func(t *testing.T, d *daemon, _ sandbox.Sandbox, e sandbox.Execution) {
+			if got, err := d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {
+				t.Errorf("GetExecution() = %+v, %v, want its output", got, err)
+			}
+		},
+		"follow": func(t *testing.T, d *daemon, _ sandbox.Sandbox, e sandbox.Execution) {
+			if err := d.FollowExecution(t.Context(), string(e.ID), 0, func(sandbox.Event) error { return nil }); err != nil {
+				t.Errorf("FollowExecution() = %v", err)
+			}
+		},
+		"list files": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
+			if _, _, err := d.ListFiles(t.Context(), string(sb.ID)); err != nil {
+				t.Errorf("ListFiles() = %v", err)
+			}
+		},
+		"write": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
+			if _, err := d.WriteFile(t.Context(), string(sb.ID), "a", strings.NewReader("x")); err != nil {
+				t.Errorf("WriteFile() = %v", err)
+			}
+		},
+		"interrupt": func(t *testing.T, d *daemon, _ sandbox.Sandbox, e sandbox.Execution) {
+			if _, err := d.Interrupt(t.Context(), string(e.ID)); err != nil {
+				t.Errorf("Interrupt() = %v", err)
+			}
+		},
+		"prolong": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
+			got, err := d.Update(t.Context(), string(sb.ID), sandbox.UpdateRequest{TTL: new(ttl(48 * time.Hour))})
+			if err != nil || d.eng.told(sb.ID).Unix() != got.ExpireTime.Unix() {
+				t.Errorf("Update() = %+v, %v, and its guest knows %v", got, err, d.eng.told(sb.ID))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := bubble(t, sleepy)
+				sb, e := d.asleep(t, sandbox.CreateRequest{DisplayName: "x"})
+				page, err := d.List(t.Context(), sandbox.ListRequest{State: sandbox.Suspended})
+				if err != nil || len(page.Sandboxes) != 1 {
+					t.Errorf("List(suspended) = %+v, %v, want it", page, err)
+				}
+				short, err := d.Update(t.Context(), "x", sandbox.UpdateRequest{TTL: new(ttl(time.Hour))})
+				if err != nil || short.State != sandbox.Suspended {
+					t.Errorf("Update() to less = %+v, %v, want it asleep still", short, err)
+				}
+				wait(time.Minute) // the record is reconciled
+				if _, n := d.eng.count(); n != 0 {
+					t.Errorf("it was resumed %d times by looking, want never", n)
+				}
+				call(t, d, sb, e)
+				d.wantState(t, "called", sb.ID, sandbox.Running)
+				if name != "prolong" && d.eng.told(sb.ID).Unix() != short.ExpireTime.Unix() {
+					t.Errorf("its guest knows the expiry %v, want %v", d.eng.told(sb.ID), short.ExpireTime)
+				}
+				wait(idle + 15*time.Second)
+				d.wantState(t, "left alone again", sb.ID, sandbox.Suspended)
+				if suspends, resumes := d.eng.count(); suspends != 2 || resumes != 1 {
+					t.Errorf("suspended %d and resumed %d times, want 2 and 1", suspends, resumes)
+				}
+			})
+		})
+	}
+}
+
+// What runs, is queued, followed or read is not idle.
+func TestBusyIsNotSuspended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.run(t, id, "sleep 30m", 0)
+		wait(29 * time.Minute)
+		d.wantState(t, "while code runs", id, sandbox.Running)
+		wait(5 * time.Minute)
+		d.wantState(t, "soon after it ended", id, sandbox.Running)
+		wait(2 * time.Minute)
+		d.wantState(t, "later", id, sandbox.Suspended)
+		if _, err := d.WriteFile(t.Context(), string(id), "a", strings.NewReader("0123456789")); err != nil {
+			t.Fatal(err)
+		}
+		body, _, err := d.ReadFile(t.Context(), string(id), "a", 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait(2 * idle)
+		d.wantState(t, "while a file is read", id, sandbox.Running)
+		if data, err := io.ReadAll(body); string(data) != "0123456789" || err != nil {
+			t.Errorf("it reads %q, %v", data, err)
+		}
+		body.Close()
+		for range 10 { // to look at it is no use of it
+			d.wantState(t, "looked at", id, sandbox.Running)
+			wait(idle / 11)
+		}
+		wait(idle/11 + 15*time.Second)
+		d.wantState(t, "after it was read", id, sandbox.Suspended)
+	})
+}
+
+// Zero is never, and an engine that cannot suspend is not asked to.
+func TestNeverSuspended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		eng := newTestEngine()
+		defer eng.Close()
+		plain := start(t, filepath.Join(t.TempDir(), "a.db"), struct{ engine.Engine }{eng}, sleepy)
+		defer plain.stop(t)
+		other := plain.create(t, sandbox.CreateRequest{}).ID
+		wait(time.Hour)
+		d.wantState(t, "without --idle-suspend", id, sandbox.Running)
+		plain.wantState(t, "on an engine that cannot", other, sandbox.Running)
+	})
+}
+
+// However many call at once, one resumes it, and all get their answer; the same when they
+// come while it is being suspended.
+func TestResumedOnce(t *testing.T) {
+	for _, when := range []string{"asleep", "going to sleep"} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := bubble(t, sleepy)
+				slow := func(context.Context) { time.Sleep(10 * time.Second) }
+				d.eng.set(func() { d.eng.beforeWake = slow })
+				var id sandbox.ID
+				ran := 0
+				if when == "asleep" {
+					sb, _ := d.asleep(t, sandbox.CreateRequest{})
+					id, ran = sb.ID, 1
+				} else {
+					d.eng.set(func() { d.eng.beforeSuspend = slow })
+					id = d.create(t, sandbox.CreateRequest{}).ID
+					for n := 0; n == 0; n, _ = d.eng.count() {
+						wait(time.Second)
+					}
+				}
+				var calls sync.WaitGroup
+				for range 20 {
+					calls.Go(func() {
+						if e := d.run(t, id, "print x", 5); output(e) != "x" {
+							t.Errorf("output = %q, want x", output(e))
+						}
+					})
+				}
+				impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if _, err := d.Execute(impatient, string(id), sandbox.ExecuteRequest{Code: "print y"}); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Execute() of one who gives up = %v", err)
+				}
+				calls.Wait()
+				if _, n := d.eng.count(); n != 1 {
+					t.Errorf("it was resumed %d times, want once", n)
+				}
+				d.wantState(t, "after that", id, sandbox.Running)
+				if n := len(d.eng.of(id).guest.runs) - ran; n != 20 {
+					t.Errorf("%d executions ran, want 20", n)
+				}
+			})
+		})
+	}
+}
+
+// A suspend that fails leaves it running, wherever it failed, and is tried again later.
+func TestSuspendFails(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			d := bubble(t, sleepy)
+			id := d.create(t, sandbox.CreateRequest{}).ID
+			d.eng.set(func() { d.eng.failSuspend, d.eng.suspendedAll = errors.New("no space left on device"), after })
+			wait(idle + 15*time.Second)
+			d.wantState(t, "after a failed suspend", id, sandbox.Running)
+			wait(time.Hour)
+			if n, _ := d.eng.count(); n < 3 || n > 8 {
+				t.Errorf("tried %d times in an hour, want a few", n)
+			}
+			d.eng.set(func() { d.eng.failSuspend = nil })
+			if e := d.run(t, id, "print x", 5); output(e) != "x" {
+				t.Errorf("output = %q, want x", output(e))
+			}
+			wait(time.Hour)
+			d.wantState(t, "when it works again", id, sandbox.Suspended)
+		})
+	}
+}
+
+// A resume that fails says why and loses nothing.
+func TestResumeFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy)
+		sb, e := d.asleep(t, sandbox.CreateRequest{})
+		d.eng.set(func() {
+			d.eng.failResume = sandbox.Errorf(sandbox.Unavailable, "the machine has no memory left")
+			d.eng.beforeWake = func(context.Context) { time.Sleep(time.Second) }
+		})
+		var calls sync.WaitGroup
+		for range 5 {
+			calls.Go(func() {
+				_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x", RequestID: "retry"})
+				wantError(t, "Execute", err, sandbox.Unavailable, "could not be resumed", "nothing of it is lost", "no memory left")
+			})
+		}
+		calls.Wait()
+		if _, n := d.eng.count(); n != 1 {
+			t.Errorf("tried %d times for five calls, want once", n)
+		}
+		d.wantState(t, "after a failed resume", sb.ID, sandbox.Suspended)
+		d.eng.set(func() { d.eng.failResume = errDown })
+		_, err := d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{})
+		wantError(t, "GetExecution", err, sandbox.Unavailable, "could not be resumed")
+		d.eng.set(func() { d.eng.failResume = nil })
+		got, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x", RequestID: "retry", WaitSeconds: 5})
+		if err != nil || output(got) != "x" {
+			t.Errorf("Execute() when it works again = %+v, %v", got, err)
+		}
+	})
+}
+
+// What can never be resumed is terminated, with the reason.
+func TestNeverResumed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		spoil func(*testEngine, sandbox.ID)
+		why   string
+	}{
+		"lost": {func(e *testEngine, _ sandbox.ID) {
+			e.failResume = sandbox.Errorf(sandbox.Expired, "its saved memory is damaged")
+		}, "its saved memory is damaged"},
+		"removed": {func(e *testEngine, id sandbox.ID) { e.containers[id].guest.kill(); delete(e.containers, id) }, "no longer there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := bubble(t, sleepy)
+				sb, _ := d.asleep(t, sandbox.CreateRequest{})
+				d.eng.set(func() { tt.spoil(d.eng, sb.ID) })
+				_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
+				wantError(t, "Execute", err, sandbox.Expired, tt.why, "Create a new one")
+				d.wantState(t, "after that", sb.ID, sandbox.Terminated)
+				synctest.Wait()
+				if ids := d.eng.ids(); len(ids) != 0 {
+					t.Errorf("containers = %v, want none", ids)
+				}
+			})
+		})
+	}
+}
+
+// Its time goes on while it sleeps, and it is deleted without being woken.
+func TestExpiresAsleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy)
+		sb, _ := d.asleep(t, sandbox.CreateRequest{TTL: ttl(time.Hour)})
+		wait(time.Until(sb.ExpireTime))
+		d.wantState(t, "when its time is over", sb.ID, sandbox.Terminated)
+		_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
+		wantError(t, "Execute", err, sandbox.Expired, "time was over")
+		if _, n := d.eng.count(); n != 0 || len(d.eng.ids()) != 0 {
+			t.Errorf("resumed %d times, containers %v, want neither", n, d.eng.ids())
+		}
+	})
+}
+
+// A sleeping one is deleted without being woken; one that is being resumed, after that. Who
+// waits for it gets an answer.
+func TestDeleteAsleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy)
+		sb, _ := d.asleep(t, sandbox.CreateRequest{})
+		if err := d.Delete(t.Context(), string(sb.ID)); err != nil {
+			t.Errorf("Delete() = %v", err)
+		}
+		if _, n := d.eng.count(); n != 0 {
+			t.Errorf("resumed %d times to be deleted", n)
+		}
+		sb, _ = d.asleep(t, sandbox.CreateRequest{})
+		d.eng.set(func() { d.eng.beforeWake = func(context.Context) { time.Sleep(10 * time.Second) } })
+		answer := make(chan error, 1)
+		go func() {
+			_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "sleep 1h", WaitSeconds: 60})
+			answer <- err
+		}()
+		wait(time.Second)
+		if err := d.Delete(t.Context(), string(sb.ID)); err != nil {
+			t.Errorf("Delete() during resume = %v", err)
+		}
+		if err := <-answer; err != nil { // it was accepted in time, and is lost
+			wantError(t, "Execute", err, sandbox.NotFound, "deleted")
+		}
+		if ids := d.eng.ids(); len(ids) != 0 {
+			t.Errorf("containers = %v, want none", ids)
+		}
+	})
+}
+
+// A daemon that starts leaves asleep what sleeps, also when the last one was killed between
+// engine and store, and goes on with it.
+func TestRestartAsleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eng := newTestEngine()
+		defer eng.Close()
+		ctx := t.Context()
+		d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, sleepy)
+		asleep, e := d.asleep(t, sandbox.CreateRequest{})
+		fell := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends it, and the record does not say so
+		_, resumed := d.run(t, fell, "print x", 5), d.create(t, sandbox.CreateRequest{}).ID
+		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil { // the other way round
+			t.Fatal(err)
+		}
+		path := crash(t, d)
+		if err := eng.Suspend(ctx, fell); err != nil {
+			t.Fatal(err)
+		}
+		next := start(t, path, eng, sleepy)
+		defer next.stop(t)
+		wait(2 * time.Minute)
+		next.wantState(t, "after a restart", asleep.ID, sandbox.Suspended)
+		next.wantState(t, "suspended in the moment of the crash", fell, sandbox.Suspended)
+		next.wantState(t, "resumed in the moment of the crash", resumed, sandbox.Running)
+		if _, n := eng.count(); n != 0 {
+			t.Errorf("%d were resumed by a restart, want none", n)
+		}
+		if got, err := next.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {
+			t.Errorf("GetExecution() = %+v, %v, want its output", got, err)
+		}
+		for _, id := range []sandbox.ID{asleep.ID, fell, resumed} {
+			if e := next.run(t, id, "print x", 5); output(e) != "x" {
+				t.Errorf("output = %q, want x", output(e))
+			}
+		}
+	})
+}
