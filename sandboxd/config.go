@@ -19,7 +19,7 @@ type Config struct {
 
 	Engine       string   // auto, docker, gvisor
 	Runtime      string   // of the engine; empty or auto: the best it has
-	DefaultImage string   // zero: DefaultImage
+	DefaultImage string   // of sandboxes that ask for none
 	AllowImages  []string // other images that may be asked for; "*" is any
 
 	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
@@ -34,11 +34,8 @@ type Config struct {
 	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error) // tests have another
 }
 
-// Defaults of a [Config].
-const (
-	DefaultImage        = "dormouse-sandbox:latest"
-	defaultMaxSandboxes = 100
-)
+// defaultMaxSandboxes is for a [Config] that does not say.
+const defaultMaxSandboxes = 100
 
 func (c *Config) validate() error {
 	if c.Home == "" {
@@ -54,9 +51,6 @@ func (c *Config) validate() error {
 	case autoEngine, dockerEngine, gvisorEngine:
 	default:
 		return sandbox.Errorf(sandbox.Invalid, "engine %q is not known: use auto, docker or gvisor", sandbox.Quote(c.Engine))
-	}
-	if c.DefaultImage == "" {
-		c.DefaultImage = DefaultImage
 	}
 	if err := c.validateLimits(); err != nil {
 		return err

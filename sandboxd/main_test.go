@@ -44,7 +44,7 @@ var errNoEngine = sandbox.Errorf(sandbox.Unavailable, "no engine answers: start 
 
 // config is of a daemon without an engine, which all of this package can do without.
 func config(home string) sandboxd.Config {
-	return sandboxd.Config{Home: home, Version: "1.2.3", Logger: slog.New(slog.DiscardHandler)}.
+	return sandboxd.Config{Home: home, Version: "1.2.3", DefaultImage: "an-image:1", Logger: slog.New(slog.DiscardHandler)}.
 		WithEngine(func(context.Context) (engine.Engine, error) { return nil, errNoEngine })
 }
 
