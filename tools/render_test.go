@@ -71,6 +71,7 @@ var corpus = []struct {
 	{"html and text", sandbox.Execution{Events: []sandbox.Event{result(map[string]string{"text/html": "<table><tr><td>1</td></tr></table>", "text/plain": "   a\n0  1"})}}},
 	{"html only", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/html": "<b>bold</b>"})}}},
 	{"svg only", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"image/svg+xml": "<svg></svg>"})}}},
+	{"a plain text that says nothing", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/plain": "<IPython.core.display.Markdown object>", "text/markdown": "# Title"})}}},
 	{"long result", sandbox.Execution{Events: []sandbox.Event{result(plain("[" + strings.Repeat("1234567890, ", 2000) + "]"))}}},
 	{"running", sandbox.Execution{State: sandbox.ExecRunning, Events: []sandbox.Event{out("epoch 1\n")}}},
 	{"running, nothing yet", sandbox.Execution{State: sandbox.ExecRunning}},

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -17,14 +18,25 @@ const (
 )
 
 // readableTypes are the text types in the order in which a model reads them best.
-var readableTypes = []string{"text/plain", "text/markdown", "application/json", "text/html", "text/latex"}
+var readableTypes = []string{"text/plain", "text/markdown", "application/json", "text/latex", "text/html", "image/svg+xml"}
+
+// bareObject is a text/plain that says only what class of thing it stands for, such as
+// "<IPython.core.display.HTML object>".
+var bareObject = regexp.MustCompile(`^<[\w.]+ object( at 0x[0-9a-f]+)?>$`)
 
 // readable chooses the text that stands for a rich value.
 func readable(data map[string]string) (text, mime string) {
-	for _, mime := range readableTypes {
+	plain := data[readableTypes[0]]
+	if plain != "" && !bareObject.MatchString(plain) {
+		return plain, readableTypes[0]
+	}
+	for _, mime := range readableTypes[1:] {
 		if s := data[mime]; s != "" {
 			return s, mime
 		}
+	}
+	if plain != "" {
+		return plain, readableTypes[0]
 	}
 	return "", ""
 }
