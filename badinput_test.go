@@ -77,7 +77,7 @@ func TestBadFiles(t *testing.T) {
 				huge := base64.StdEncoding.EncodeToString(make([]byte, 101<<20))
 				s.refused("write_files", args{"sandbox_id": id, "files": []args{{"path": "huge", "base64": huge}}}, "limit")
 			}
-			s.run(id, "import os\nos.symlink('/etc/passwd', 'link')\nos.symlink('/proc/1/environ', 'init')\nos.mkfifo('fifo')\nos.symlink('/dev/zero', 'zero')\nos.mkdir('folder')")
+			s.run(id, "import os\nos.symlink('/etc/passwd', 'link')\nos.symlink('/proc/1/environ', 'init')\nos.mkfifo('fifo')\nos.symlink('/dev/zero', 'zero')\nos.mkdir('folder')\nos.symlink('/etc', 'etc')\nos.symlink('..', 'up')")
 
 			write := func(path string) args {
 				return args{"sandbox_id": id, "files": []args{{"path": path, "text": "x"}}}
@@ -97,6 +97,10 @@ func TestBadFiles(t *testing.T) {
 				{"a symlink out", "read_file", read("link"), nil},
 				{"a symlink to the guest", "read_file", read("init"), nil},
 				{"a symlink to a device", "read_file", read("zero"), nil},
+				{"through a link out", "read_file", read("etc/passwd"), []string{"link"}},
+				{"through a link up", "read_file", read("up/etc/passwd"), []string{"link"}},
+				{"writing through a link up", "write_files", write("up/tmp/x.txt"), []string{"link"}},
+				{"making folders through a link up", "write_files", write("up/tmp/new/x.txt"), []string{"link"}},
 				{"a pipe", "read_file", read("fifo"), nil},
 				{"a folder", "read_file", read("folder"), []string{"folder"}},
 				{"not there", "read_file", read("nothing.txt"), []string{"nothing.txt"}},

@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -20,12 +19,11 @@ import (
 )
 
 // workspace is the folder that files go in and out of. Paths are looked up with the kernels' rights and
-// within the folder ([os.Root]); what was opened is then used through its descriptor only.
+// within the folder (descend.go); what was opened is then used through its descriptor only.
 type workspace struct {
 	dir      string
 	capacity int64
 	identity identity
-	root     *os.Root
 
 	mu      sync.Mutex
 	uploads map[string]bool // names of files that are being written, which are not listed
@@ -35,8 +33,11 @@ const copyBytes = 256 << 10
 
 func openWorkspace(dir string, capacity int64, id identity) (*workspace, error) {
 	w := &workspace{dir: dir, capacity: capacity, identity: id, uploads: map[string]bool{}}
-	err := id.asKernel(func() (err error) {
-		w.root, err = os.OpenRoot(dir)
+	err := id.asKernel(func() error {
+		f, err := w.descend(".", false)
+		if err == nil {
+			f.close()
+		}
 		return err
 	})
 	if err != nil {
@@ -51,21 +52,18 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	w.hide(temp, true)
 	defer w.hide(temp, false)
 
-	var parent *os.Root
+	parent := folder(-1)
 	var file *os.File
 	err := w.identity.asKernel(func() (err error) {
-		if err := w.root.MkdirAll(path.Dir(name), 0o755); err != nil {
-			return err
-		}
 		// The folder is held open: if code renames it meanwhile, the file goes with it.
-		if parent, err = w.root.OpenRoot(path.Dir(name)); err != nil {
+		if parent, err = w.descend(name, true); err != nil {
 			return err
 		}
-		file, err = parent.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		file, err = parent.open(temp, syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY, 0o644)
 		return err
 	})
-	if parent != nil {
-		defer parent.Close()
+	if parent >= 0 {
+		defer parent.close()
 	}
 	if err != nil {
 		return sandbox.File{}, w.explain(name, err)
@@ -73,10 +71,10 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	f, err := w.fill(file, name, body)
 	err = errors.Join(err, file.Close())
 	if err == nil {
-		err = w.identity.asKernel(func() error { return parent.Rename(temp, path.Base(name)) })
+		err = w.identity.asKernel(func() error { return parent.rename(temp, path.Base(name)) })
 	}
 	if err != nil {
-		_ = w.identity.asKernel(func() error { return parent.Remove(temp) })
+		_ = w.identity.asKernel(func() error { return parent.remove(temp) })
 		return sandbox.File{}, w.explain(name, err)
 	}
 	return f, nil
@@ -104,14 +102,20 @@ func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.Fi
 // open returns a regular file and its size at this moment.
 func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error) {
 	err = w.identity.asKernel(func() (err error) {
-		if st, err = w.root.Lstat(name); err != nil {
+		parent, err := w.descend(name, false)
+		if err != nil {
+			return err
+		}
+		defer parent.close()
+		// Looked at before it is opened: opening a device can do something.
+		if st, err = parent.lstat(path.Base(name)); err != nil {
 			return err
 		}
 		if !st.Mode().IsRegular() {
 			return notRegular(name, st.Mode())
 		}
 		// Not to wait for the other end, should it be a named pipe by now.
-		file, err = w.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+		file, err = parent.open(path.Base(name), syscall.O_RDONLY|syscall.O_NONBLOCK, 0)
 		return err
 	})
 	if err != nil {
@@ -163,22 +167,17 @@ func (w *workspace) explain(name string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		e = sandbox.Errorf(sandbox.Invalid, "the sandbox's own user has no permission for %q", quoted)
 	case errors.Is(err, syscall.ENOTDIR):
-		e = sandbox.Errorf(sandbox.Invalid, "a part of the path %q is not a folder", quoted)
+		e = sandbox.Errorf(sandbox.Invalid, "a part of the path %q is a file or a link, not a folder: name the file by its real path below %s", quoted, sandbox.Workspace)
 	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.EEXIST), errors.Is(err, syscall.ENOTEMPTY):
 		e = sandbox.Errorf(sandbox.Invalid, "%q is a folder, not a file", quoted)
-	case errors.Is(err, syscall.ELOOP), escapes(err):
-		e = sandbox.Errorf(sandbox.Invalid, "%q leads through a link out of %s", quoted, sandbox.Workspace)
+	case errors.Is(err, syscall.ELOOP):
+		e = sandbox.Errorf(sandbox.Invalid, "%q leads through a link, which could lead out of %s", quoted, sandbox.Workspace)
 	case errors.Is(err, syscall.ENAMETOOLONG):
 		e = sandbox.Errorf(sandbox.Invalid, "the path %q is too long", quoted)
 	default:
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return e.WithCause(err)
-}
-
-// escapes reports whether os.Root refused a path. Its error has no name, and no use but the message.
-func escapes(err error) bool {
-	return strings.HasSuffix(err.Error(), ": path escapes from parent")
 }
 
 func (w *workspace) hide(name string, yes bool) {

@@ -1,0 +1,75 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// folder is an open folder of the workspace. It is reached part by part, and no part may be a
+// link: under gVisor os.Root follows links in the middle of a path to wherever they lead, so
+// what it promises on Linux is done here by hand, the same for every runtime.
+type folder int
+
+// oPath opens a folder only to look things up in it, which needs no right to read it.
+const oPath = 0x200000
+
+// descend opens the folder that holds name, making it if it is not there and make says so.
+func (w *workspace) descend(name string, make bool) (folder, error) {
+	const flags = oPath | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
+	fd, err := syscall.Open(w.dir, flags, 0)
+	if err != nil {
+		return -1, err
+	}
+	dir := path.Dir(name)
+	if dir == "." {
+		return folder(fd), nil
+	}
+	for part := range strings.SplitSeq(dir, "/") {
+		next, err := syscall.Openat(fd, part, flags, 0)
+		if make && errors.Is(err, fs.ErrNotExist) {
+			if err = syscall.Mkdirat(fd, part, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+				next, err = syscall.Openat(fd, part, flags, 0)
+			}
+		}
+		syscall.Close(fd)
+		if err != nil {
+			return -1, err
+		}
+		fd = next
+	}
+	return folder(fd), nil
+}
+
+// open opens a file of the folder, and follows no link.
+func (f folder) open(name string, flags int, mode uint32) (*os.File, error) {
+	fd, err := syscall.Openat(int(f), name, flags|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, mode)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// lstat looks at a file of the folder, or at the link in its place.
+func (f folder) lstat(name string) (fs.FileInfo, error) {
+	fd, err := syscall.Openat(int(f), name, oPath|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	return file.Stat()
+}
+
+func (f folder) rename(from, to string) error {
+	return syscall.Renameat(int(f), from, int(f), to)
+}
+
+func (f folder) remove(name string) error { return syscall.Unlinkat(int(f), name) }
+
+func (f folder) close() { syscall.Close(int(f)) }
