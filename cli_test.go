@@ -36,6 +36,7 @@ func TestCommandLine(t *testing.T) {
 			{name: "out of time", args: []string{"exec", "--timeout", "1", "-e", "while True: pass"}, status: 124},
 			{name: "the kernel died", args: []string{"exec", "-e", "import os; os._exit(9)"}, stderr: "9", status: 137},
 			{name: "an unknown sandbox", args: []string{"exec", "-s", "nobody", "-e", "1"}, stderr: "nobody", status: 125},
+			{name: "two things to run", args: []string{"exec", "-e", "1", script}, stderr: "not both", status: 125},
 			{name: "nothing to run", args: []string{"exec"}, stderr: "nothing to run", status: 125},
 		} {
 			t.Run(c.name, func(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 type execCommand struct {
 	Sandbox  string `short:"s" help:"Sandbox to run in, by id or display name. None: a new one, deleted afterwards."`
 	Language string `short:"l" help:"python or javascript. Default: by the file's name, else the sandbox's own."`
-	Code     string `short:"e" xor:"code" help:"Code to run."`
-	File     string `arg:"" optional:"" xor:"code" help:"File with the code to run; - is standard input."`
+	Code     string `short:"e" help:"Code to run."`
+	File     string `arg:"" optional:"" help:"File with the code to run; - is standard input."`
 	Timeout  int    `default:"600" help:"Seconds after which the code is interrupted."`
 	clientFlags
 }
@@ -80,6 +80,9 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 		return req, err
 	}
 	req.Language = lang
+	if c.File != "" && c.Code != "" {
+		return req, errors.New("there are two things to run: give -e CODE or a FILE, not both")
+	}
 	if c.File == "" {
 		if c.Code == "" {
 			return req, errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")

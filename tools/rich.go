@@ -21,8 +21,8 @@ const (
 var readableTypes = []string{"text/plain", "text/markdown", "application/json", "text/latex", "text/html", "image/svg+xml"}
 
 // bareObject is a text/plain that says only what class of thing it stands for, such as
-// "<IPython.core.display.HTML object>".
-var bareObject = regexp.MustCompile(`^<[\w.]+ object( at 0x[0-9a-f]+)?>$`)
+// "<IPython.core.display.HTML object>" or "<pandas.io.formats.style.Styler at 0x7f…>".
+var bareObject = regexp.MustCompile(`^<[\w.]+( object| at 0x[0-9a-f]+| object at 0x[0-9a-f]+)>$`)
 
 // readable chooses the text that stands for a rich value.
 func readable(data map[string]string) (text, mime string) {
