@@ -46,6 +46,7 @@ func TestBadInput(t *testing.T) {
 				{name: "room again", args: args{"code": "import os; os.remove('fill')"}},
 				{name: "1 GB of output", args: args{"code": "import sys\nfor i in range(1000): sys.stdout.write('x' * 999_999 + '\\n')", "timeout_seconds": 120, "wait_seconds": 120}, words: []string{"succeeded", "bytes", "gone"}},
 				{name: "output that is not UTF-8", args: args{"code": "import os; os.write(1, b'\\xff\\xfe\\x1b[31m ok')"}, words: []string{"ok"}},
+				{name: "a JavaScript memory bomb", args: args{"language": "javascript", "code": "const hog = []; while (true) hog.push(new Array(1e6).fill(1.5))"}, words: []string{"memory", "heap", "lost"}},
 			} {
 				t.Run(c.name, func(t *testing.T) {
 					s := s.with(t)

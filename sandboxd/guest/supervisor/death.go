@@ -23,6 +23,10 @@ func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang san
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && oom && d.Cause != sandbox.DiedStopped:
 		d.Cause = sandbox.DiedOutOfMemory
 		d.Detail = fmt.Sprintf("the sandbox's memory limit of %s was reached", size(s.config.Memory))
+	case lang == sandbox.JavaScript && status.Signaled() && status.Signal() == syscall.SIGABRT && k.heapFull.Load():
+		// What the kernel printed only tells this abort from another one.
+		d.Cause = sandbox.DiedOutOfMemory
+		d.Detail = fmt.Sprintf("Node's heap was full: its limit is %d MiB, 60 %% of the sandbox's memory", heapMiB(s.config.Memory))
 	}
 	if status.Signaled() {
 		d.Signal = signalName(status.Signal())

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -29,6 +30,7 @@ type kernel struct {
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
+	heapFull atomic.Bool // V8 said so, as it does before it aborts
 
 	// outOfMemory says that the watchdog killed it, and why.
 	outOfMemory atomic.Pointer[string]
@@ -183,6 +185,9 @@ func (k *kernel) handle(m message) {
 
 // rawText is what came out of fd 1 or 2.
 func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
+	if typ == sandbox.EventStderr && bytes.Contains(p, []byte("heap out of memory")) {
+		k.heapFull.Store(true)
+	}
 	k.mu.Lock()
 	e := k.current
 	k.mu.Unlock()

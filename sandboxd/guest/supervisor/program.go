@@ -41,6 +41,9 @@ func pythonLimits(memory int64) (data, space int64) {
 	return data, data + 256*sandbox.MiB + int64(runtime.GOMAXPROCS(0))*48*sandbox.MiB
 }
 
+// heapMiB is the size of V8's heap: 60 % of the sandbox's memory.
+func heapMiB(memory int64) int { return int(memory / 10 * 6 / sandbox.MiB) }
+
 // searchPath is where interpreters are looked for if the container does not say.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -70,8 +73,7 @@ func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err err
 		"--home=" + home,
 		"--",
 	}
-	heap := int(s.config.Memory / 10 * 6 / sandbox.MiB)
-	argv = append(argv, p.Argv(interpreter, filepath.Join(s.config.Bundle, "kernels"), heap)...)
+	argv = append(argv, p.Argv(interpreter, filepath.Join(s.config.Bundle, "kernels"), heapMiB(s.config.Memory))...)
 	return argv, environment(path), nil
 }
 
