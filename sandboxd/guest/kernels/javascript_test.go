@@ -9,7 +9,7 @@ import (
 func TestJavaScript(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("not tested: no node in PATH")
+		missing(t, "node")
 	}
 	t.Parallel()
 	began := time.Now()

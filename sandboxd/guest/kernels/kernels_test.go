@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -333,4 +334,14 @@ func TestEveryProgramIsEmbedded(t *testing.T) {
 	if _, err := fs.Stat(kernels.Files, "python/dormouse_kernel/__init__.py"); err != nil {
 		t.Error(err)
 	}
+}
+
+// missing skips a test for the want of an interpreter, unless DORMOUSE_TEST_REQUIRE (a
+// list with commas) says that it must be here.
+func missing(t *testing.T, part string) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), part) {
+		t.Fatalf("%s is required, and not in PATH", part)
+	}
+	t.Skipf("NOT TESTED: no %s in PATH", part)
 }

@@ -58,7 +58,7 @@ func TestPython(t *testing.T) {
 func TestPythonWithoutIPython(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("no python3 in PATH")
+		missing(t, "python")
 	}
 	t.Parallel()
 	without := t.TempDir()
