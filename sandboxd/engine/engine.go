@@ -42,7 +42,18 @@ type Info struct {
 	CPUs      int      // of the machine that runs the containers
 	Memory    int64    // of that machine, in bytes
 	Warnings  []string // what is weaker than it could be, with the remedy
+	// Suspend is what [Suspender] does with the memory here. Empty: the engine is none.
+	Suspend Suspension
 }
+
+// Suspension is where a suspended sandbox's memory is.
+type Suspension string
+
+// Ways to suspend.
+const (
+	ToDisk Suspension = "disk"  // checkpointed: no process, no memory
+	Paused Suspension = "pause" // frozen: it keeps its memory, and ends with the machine
+)
 
 // Spec is all that decides a container.
 type Spec struct {
@@ -63,6 +74,11 @@ type Container struct {
 	Running bool
 	// Suspended: it does not run, and [Suspender] can resume it.
 	Suspended bool
+	// AsOf is when the state was saved that Resume brings back, if the sandbox ran on after that and its
+	// processes have died. Zero: nothing is lost.
+	AsOf time.Time
+	// StateBytes is what its saved state takes on disk.
+	StateBytes int64
 	// Detail says how it ended, if it did: "exited with 137 (out of memory)".
 	Detail string
 }

@@ -18,6 +18,16 @@ type Suspender interface {
 	Resume(ctx context.Context, id sandbox.ID) error
 }
 
+// Checkpointer is a [Suspender] that can keep the state of a sandbox that runs on. If its processes die, it is
+// listed as suspended, AsOf the checkpoint, and Resume brings it back as it was then.
+type Checkpointer interface {
+	Suspender
+	// Checkpoint keeps the sandbox's state on disk as it is now, in place of an older one, and lets it
+	// run on. Open streams end. What fails leaves the older one. Discard drops what is kept, if it is there.
+	Checkpoint(ctx context.Context, id sandbox.ID) error
+	Discard(ctx context.Context, id sandbox.ID) error
+}
+
 // Forker is an engine that can copy a sandbox.
 type Forker interface {
 	// Fork makes the sandbox to with the memory and files of from, which may run or be

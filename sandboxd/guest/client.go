@@ -62,6 +62,11 @@ func (c *Client) SetExpiry(ctx context.Context, t time.Time) error {
 	return c.call(ctx, http.MethodPut, ExpiryRoute, nil, Expiry{ExpireUnix: t.Unix()}, nil)
 }
 
+// Awaken tells the guest that its memory was restored.
+func (c *Client) Awaken(ctx context.Context, a Awakening) error {
+	return c.call(ctx, http.MethodPost, AwakeningRoute, nil, a, nil)
+}
+
 // Execute starts an execution, or joins the one that has this id, and waits up to
 // req.WaitSeconds for its end. The answer has the events of req.Window.
 func (c *Client) Execute(ctx context.Context, id sandbox.ExecutionID, req sandbox.ExecuteRequest) (sandbox.Execution, error) {

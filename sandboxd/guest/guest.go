@@ -18,6 +18,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //
 //	GET  /v1/status                                  Status
 //	PUT  /v1/expiry                                  Expiry → Status
+//	POST /v1/awakening                               Awakening → Status
 //	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; the second PUT of an id returns the first's
 //	GET  /v1/executions/{id}?wait=&offset=&head=&tail=   sandbox.Execution with the window's events
 //	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final
@@ -28,6 +29,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 const (
 	StatusRoute     = "/v1/status"
 	ExpiryRoute     = "/v1/expiry"
+	AwakeningRoute  = "/v1/awakening"
 	ExecutionsRoute = "/v1/executions/"
 	FilesRoute      = "/v1/files/"
 )
@@ -45,6 +47,17 @@ type Status struct {
 // Expiry moves the guest's dead man's switch, in Unix seconds.
 type Expiry struct {
 	ExpireUnix int64 `json:"expire_unix"`
+}
+
+// Awakening tells a guest what it can't notice: that its memory was saved, and is restored. To be told
+// twice does no harm.
+type Awakening struct {
+	// Copy: others woke from the same memory. Each kernel gets new random state before it runs anything.
+	Copy bool `json:"copy,omitempty"`
+	// AsOfUnix is when the memory was saved, in Unix seconds, if what came after it is lost. Each kernel's next
+	// execution says so, and its epoch grows above EpochAbove.
+	AsOfUnix   int64 `json:"as_of_unix,omitempty"`
+	EpochAbove int   `json:"epoch_above,omitempty"`
 }
 
 // FileList is what is in the workspace.
