@@ -30,6 +30,14 @@ type serveCommand struct {
 	daemonFlags
 }
 
+// Validate is called by kong before anything is done.
+func (c *serveCommand) Validate() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
+	}
+	return nil
+}
+
 func (c *serveCommand) Run(ctx context.Context) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
