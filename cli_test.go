@@ -100,6 +100,7 @@ func TestCLIWrongUsage(t *testing.T) {
 		{"no argument", []string{"rm"}, []string{"<sandbox>", "see dormouse rm --help"}},
 		{"a number that is none", []string{"ls", "--max-sandboxes", "many"}, []string{"--max-sandboxes", "many"}},
 		{"a word that is not one of them", []string{"mcp", "--engine", "podman"}, []string{"--engine", "docker", "podman"}},
+		{"a ttl that is none", []string{"sandboxd", "--ttl", "tomorrow"}, []string{"--ttl", `"1d12h"`}},
 		{"an unknown state", []string{"ls", "--state", "asleep"}, []string{"asleep", "suspended"}},
 		{"an address without a port", []string{"serve", "--listen", "localhost"}, []string{"HOST:PORT"}},
 		{"one of two flags", []string{"serve", "--tls-cert", "x"}, []string{"--tls-cert and --tls-key"}},

@@ -41,10 +41,6 @@ func (c *serveCommand) Validate() error {
 func (c *serveCommand) Run(ctx context.Context) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
 	encryption, err := c.encryption()
 	if err != nil {
 		return err
@@ -54,7 +50,7 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer l.Close()
-	d, err := sandboxd.Open(ctx, cfg)
+	d, err := sandboxd.Open(ctx, c.config())
 	if err != nil {
 		return err
 	}
