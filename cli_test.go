@@ -104,6 +104,7 @@ func TestCLIWrongUsage(t *testing.T) {
 		{"an unknown state", []string{"ls", "--state", "asleep"}, []string{"asleep", "suspended"}},
 		{"an address without a port", []string{"serve", "--listen", "localhost"}, []string{"HOST:PORT"}},
 		{"one of two flags", []string{"serve", "--tls-cert", "x"}, []string{"--tls-cert and --tls-key"}},
+		{"an unknown client", []string{"mcp", "--print-config", "emacs"}, []string{"emacs", "claude-code"}},
 		{"two things to run", []string{"exec", "-e", "1", "script.py"}, []string{"not both"}},
 		{"nothing to run", []string{"exec"}, []string{"nothing to run"}},
 		{"an unknown language", []string{"exec", "-l", "cobol", "-e", "1"}, []string{"cobol", "python"}},

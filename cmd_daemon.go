@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
@@ -79,11 +81,29 @@ func (f clientFlags) connect(ctx context.Context) (*api.Client, error) {
 }
 
 type mcpCommand struct {
-	AllowDir []string `help:"Folder whose files the model may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	AllowDir    []string `help:"Folder whose files the model may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	PrintConfig string   `help:"Print what a client must be told to use this server, with the flags given beside this one, and do nothing else: ${clients}." placeholder:"CLIENT" env:"-"`
 	clientFlags
 }
 
-func (c *mcpCommand) Run(ctx context.Context) error {
+// Validate is called by kong before anything is done.
+func (c *mcpCommand) Validate() error {
+	if c.PrintConfig == "" {
+		return nil
+	}
+	_, err := findClient(c.PrintConfig)
+	return err
+}
+
+func (c *mcpCommand) Run(ctx context.Context, k *kong.Context) error {
+	if c.PrintConfig != "" {
+		client, _ := findClient(c.PrintConfig) // Validate has looked for it
+		this, err := thisServer(k)
+		if err != nil {
+			return err
+		}
+		return client.printConfig(os.Stdout, os.Stderr, this)
+	}
 	client, err := c.connect(ctx)
 	if err != nil {
 		return err

@@ -46,9 +46,10 @@ func main() {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Vars{
-			"home":   sandboxd.DefaultHome(),
-			"mirror": image.DefaultMirror,
-			"ways":   fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
+			"home":    sandboxd.DefaultHome(),
+			"clients": clientKeys(),
+			"mirror":  image.DefaultMirror,
+			"ways":    fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
 		},
 	)
 	words := os.Args[1:]
