@@ -68,7 +68,7 @@ func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolRe
 		}
 		if order := t.utf16Order(ctx, r, data); order != nil {
 			if readable, used := utf16Part(data, order, whole); used > 0 {
-				return r.text(readable, used, fmt.Sprintf(", UTF-16 (%s), shown decoded; offset and length count its bytes", order))
+				return r.text(readable, used, fmt.Sprintf(", UTF-16 (%s) shown decoded", order))
 			}
 		}
 	}
@@ -142,11 +142,12 @@ func textPart(data []byte, whole bool) []byte {
 
 // text shows a part of a file that takes n bytes there; note says what else is to know of it.
 func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
-	head := fmt.Sprintf("%s: %s%s", quotePath(r.path), bytesOf(r.size), note)
+	head := fmt.Sprintf("%s: %s", quotePath(r.path), bytesOf(r.size))
 	end := r.offset + int64(n)
 	if r.offset > 0 || end < r.size {
 		head += fmt.Sprintf(", of which %d to %d follow", r.offset, end)
 	}
+	head += note
 	if strings.Contains(s, "\r\n") {
 		head += ", lines end in CR LF"
 	}

@@ -82,7 +82,7 @@ func TestReadUTF16(t *testing.T) {
 		args          args
 		says          []string
 	}{
-		{"little-endian", utf16Of(le, "naïve €\r\n"), nil, []string{"20 bytes, UTF-16 (little-endian), shown decoded", "lines end in CR LF", "\n```\nnaïve €\n```"}},
+		{"little-endian", utf16Of(le, "naïve €\r\n"), nil, []string{"20 bytes, UTF-16 (little-endian) shown decoded, lines end in CR LF", "\n```\nnaïve €\n```"}},
 		{"big-endian", utf16Of(be, "naïve 😀"), nil, []string{"UTF-16 (big-endian)", "naïve 😀"}},
 		{"with length", utf16Of(le, "abc"), args{"length": 6}, []string{"of which 0 to 6 follow", "\nab\n", "offset=6"}},
 		{"first page", long, nil, []string{"of which 0 to 10000 follow", "30,002 bytes more", "offset=10000"}},
