@@ -38,5 +38,6 @@ func TestSleepAndFork(t *testing.T) {
 	fork := s.ok("create_sandbox", args{"fork_of": id}).Structured["id"].(string)
 	s.run(id, "f.write('original'); f.close(); next(counter)", "4")
 	s.exec(args{"sandbox_id": id, "language": "javascript", "code": "kept.get('a')"}, "1")
+	s.contains(s.ok("get_sandbox", args{"sandbox_id": fork}).Text, `"fork_of":"`+id+`"`)
 	s.run(fork, "next(counter), open('log').read()", "(4, '')")
 }
