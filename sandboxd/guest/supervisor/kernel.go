@@ -31,6 +31,7 @@ type kernel struct {
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
 	heapFull atomic.Bool // V8 said so, as it does before it aborts
+	crash    crashReport // Python's, which it writes as it dies
 
 	// outOfMemory says that the watchdog killed it, and why.
 	outOfMemory atomic.Pointer[string]
@@ -101,6 +102,7 @@ func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{},
 	k.messages.finish(time.Now().Add(lastWords))
 	<-pumped
 	k.drainRaw()
+	k.print(sandbox.EventStderr, k.crash.report())
 	ends.closeOurs()
 	k.mu.Lock()
 	k.status = s
@@ -173,6 +175,7 @@ func (k *kernel) handle(m message) {
 	case "error":
 		e.raised(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
 	case "done":
+		k.print(sandbox.EventStderr, k.crash.rest())
 		for i, raw := range k.raw {
 			if rest := raw.rest(); rest != nil {
 				e.journal.text([]sandbox.EventType{sandbox.EventStdout, sandbox.EventStderr}[i], rest)
@@ -188,6 +191,14 @@ func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	if typ == sandbox.EventStderr && bytes.Contains(p, []byte("heap out of memory")) {
 		k.heapFull.Store(true)
 	}
+	if typ == sandbox.EventStderr {
+		p = k.crash.pass(p)
+	}
+	k.print(typ, p)
+}
+
+// print gives text to the execution that runs.
+func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	k.mu.Lock()
 	e := k.current
 	k.mu.Unlock()
