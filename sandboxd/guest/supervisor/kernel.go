@@ -25,6 +25,7 @@ type kernel struct {
 	exited    chan struct{}   // closed when wait4 has it
 	done      chan string     // status of the current execution's done message
 	dropped   *droppedCounter // what it sent that nobody wanted
+	late      func([]byte)    // takes text that no execution printed
 
 	requests *os.File    // fd 3 of the kernel
 	messages *pipeReader // fd 4
@@ -49,13 +50,14 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program with the descriptors of docs/kernel-protocol.md.
-func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter) (*kernel, error) {
+func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
 	k := &kernel{
 		started: time.Now(),
 		ready:   make(chan struct{}),
 		exited:  make(chan struct{}),
 		done:    make(chan string, 1),
 		dropped: dropped,
+		late:    late,
 	}
 	var ends pipeEnds
 	defer ends.closeChild()
@@ -156,8 +158,8 @@ func (k *kernel) handle(m message) {
 	}
 	e := k.running(m.ID)
 	if e == nil {
-		if n := len(m.Text); n > 0 {
-			k.dropped.late.Add(int64(n))
+		if m.Text != "" {
+			k.printLate([]byte(m.Text))
 		} else {
 			k.dropped.bad.Add(1)
 		}
@@ -203,10 +205,20 @@ func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	e := k.current
 	k.mu.Unlock()
 	if e == nil {
-		k.dropped.late.Add(int64(len(p)))
+		k.printLate(p)
 		return
 	}
 	e.journal.text(typ, p)
+}
+
+// printLate is for text that came while nothing ran. What a kernel prints as it starts is not of interest.
+func (k *kernel) printLate(p []byte) {
+	k.dropped.late.Add(int64(len(p)))
+	select {
+	case <-k.ready:
+		k.late(p)
+	default:
+	}
 }
 
 // running returns the current execution if it has this id.
