@@ -5,6 +5,7 @@
 //   - tools.go: what the tools need and what they are together, with the server's instructions
 //   - schema.go, decode.go: parameters, declared once: the JSON schema and the lenient decoding of arguments
 //   - files.go, base64.go, localfile.go: the files argument, and where a string becomes a stream
+//   - large.go: strings that are not in memory, in arguments and in answers
 //   - render.go, stream.go, status.go, rich.go: an execution as text for a model
 //   - sanitize.go: nothing that a program prints can pass for our own words
 //   - images.go, gallery.go: pictures that a client can show
