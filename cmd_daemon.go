@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -99,6 +101,10 @@ func (c *mcpCommand) Run(ctx context.Context) error {
 	defer client.Close()
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
 	sandboxd.WarnSkew(ctx, client, version, log)
-	s := server.New(tools.New(client, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log})
+	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
+	if err != nil {
+		return err
+	}
+	s := server.New(tools.New(client, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log, Spool: folder})
 	return s.ServeStdio(ctx, os.Stdin, os.Stdout)
 }

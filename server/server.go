@@ -4,8 +4,9 @@
 //
 //   - server.go: the server, and what stands around every tool call (panics, progress)
 //   - message.go: what must be known of a message before mcp-go sees it
+//   - long.go: strings that are on disk (package spool) and not in a message, in and out
 //   - progress.go: progress notifications that never come after the result
-//   - stdio.go: MCP on stdin and stdout, in lines.go's lines of bounded length
+//   - stdio.go: MCP on stdin and stdout, in lines.go's lines
 //   - sse.go: MCP over server-sent events, as 2024-11-05 has it
 //   - connection.go: what these two share: one client's messages, in flight and out; session.go is
 //     what mcp-go knows of it
@@ -26,6 +27,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
 
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -38,6 +40,8 @@ type Config struct {
 	// MaxMessageBytes bounds one message; what is longer is answered with an error.
 	// 0: 160 MiB, which has room for a 100 MiB file in base64.
 	MaxMessageBytes int
+	// Spool is where long strings of messages are while they are needed. nil: they are in memory.
+	Spool *spool.Folder
 	// MaxCalls bounds the tool calls that run at once on one connection; the next ones
 	// wait. 0: 64.
 	MaxCalls int
@@ -101,6 +105,6 @@ func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
 		}()
 		ctx, settle := s.withProgress(ctx, r)
 		defer settle()
-		return t.Call(ctx, r.Params.Arguments), nil
+		return t.Call(ctx, resolve(ctx, r.Params.Arguments)), nil
 	}
 }
