@@ -27,6 +27,9 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 		return m, refused
 	}
 	m.long = long
+	if long.CountIn(m.id) > 0 {
+		m.id = nil // too long to be sent back, as in parse
+	}
 	var call struct {
 		Params struct {
 			Arguments json.RawMessage `json:"arguments"`

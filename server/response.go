@@ -67,9 +67,6 @@ func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
 	}
-	if r.box.Empty() {
-		return timely{r}.Write(p)
-	}
 	if err := r.box.Send(timely{r}, p); err != nil {
 		return 0, err
 	}

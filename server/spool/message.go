@@ -11,10 +11,11 @@ type Limits struct {
 	Message int64 // as it comes; 0: 160 MiB
 	String  int64 // of one long string, unescaped; 0: 144 MiB, which is a 100 MiB file in lines of base64
 	Kept    int64 // of what stays in memory, which is all but the long strings; 0: 8 MiB
+	Long    int64 // what is longer is a long string; 0: [Long]
 }
 
-// Long is the length from which on a string goes to disk. A message that is no longer
-// needs no [Message].
+// Long is the length, as it is written, up to which a string stays in memory. A message that is no
+// longer needs no [Message].
 const Long = 64 << 10
 
 // DefaultMessage is the limit of a message when none is given.
@@ -86,6 +87,9 @@ func (f *Folder) NewMessage(l Limits) *Message {
 	}
 	if l.Kept == 0 {
 		l.Kept = MaxKept
+	}
+	if l.Long == 0 {
+		l.Long = Long
 	}
 	if f == nil {
 		l.Kept = l.Message
@@ -194,7 +198,7 @@ func (m *Message) oddBackslashes(p []byte) bool {
 // piece takes a piece of a string.
 func (m *Message) piece(p []byte) {
 	m.length += int64(len(p))
-	if !m.long && !m.isKey && !m.over && m.store.folder != nil && m.length > Long {
+	if !m.long && !m.isKey && !m.over && m.store.folder != nil && m.length > m.limits.Long {
 		m.toDisk()
 	}
 	switch {
@@ -270,9 +274,10 @@ func (m *Message) keep(p []byte) {
 	}
 }
 
-// fail notes the first thing that is wrong. What was on disk is not needed any more.
+// fail notes the first thing that is wrong, or that there will never be room. What was on
+// disk is not needed any more.
 func (m *Message) fail(kind FlawKind, text string, cause error) {
-	if m.flaw == nil {
+	if m.flaw == nil || m.flaw.Kind >= Busy && kind == TooLong {
 		m.flaw = &Flaw{Kind: kind, Text: text, Cause: cause}
 		m.store.close()
 	}

@@ -6,11 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"sync"
 )
 
 // Outbox holds what is too long for an answer in memory. It belongs to one answer.
-type Outbox struct{ store store }
+// Base64 is called by one goroutine, Send meanwhile by others: progress goes out while a file
+// comes in.
+type Outbox struct {
+	store store
+
+	mu     sync.Mutex
+	prefix []byte    // of the tokens; nil: there is none
+	ready  []section // by number
+}
 
 // NewOutbox returns an empty outbox; nil for a nil folder. The caller closes it when the
 // answer was written.
@@ -30,44 +40,49 @@ func (o *Outbox) Base64(r io.Reader) (token string, n int64, err error) {
 	if n, err = io.CopyBuffer(onlyWriter{&o.store}, r, make([]byte, chunk)); err != nil {
 		return "", n, err
 	}
+	if err := o.store.flush(); err != nil {
+		return "", n, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.prefix, o.ready = []byte(o.store.prefix()), slices.Clone(o.store.sections)
 	return token, n, nil
 }
 
 // onlyWriter hides what would make io.Copy choose another buffer.
 type onlyWriter struct{ io.Writer }
 
-// Empty reports that an answer can be written as it is.
-func (o *Outbox) Empty() bool { return o == nil || len(o.store.sections) == 0 }
-
 // Send writes a part of an answer in which no token is cut, with what they stand for in
 // their place.
 func (o *Outbox) Send(w io.Writer, part []byte) error {
-	if o.Empty() {
-		_, err := w.Write(part)
-		return err
+	var prefix []byte
+	var ready []section
+	if o != nil {
+		o.mu.Lock()
+		prefix, ready = o.prefix, o.ready
+		o.mu.Unlock()
 	}
-	if err := o.store.flush(); err != nil {
-		return err
-	}
-	begin := []byte(o.store.prefix())
 	for {
-		i := bytes.Index(part, begin)
+		i := -1
+		if prefix != nil {
+			i = bytes.Index(part, prefix)
+		}
 		if i < 0 {
 			_, err := w.Write(part)
 			return err
 		}
-		n := i + len(begin)
+		n := i + len(prefix)
 		for n < len(part) && part[n] >= '0' && part[n] <= '9' {
 			n++
 		}
-		at, ok := o.store.find(string(part[i:n]))
-		if !ok {
+		number, err := strconv.Atoi(string(part[i+len(prefix) : n]))
+		if err != nil || number >= len(ready) {
 			return errors.New("an answer has a token that stands for nothing")
 		}
 		if _, err := w.Write(part[:i]); err != nil {
 			return err
 		}
-		if err := encode(w, o.store.open(at)); err != nil {
+		if err := encode(w, o.store.open(ready[number])); err != nil {
 			return err
 		}
 		part = part[n:]
