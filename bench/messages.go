@@ -74,12 +74,13 @@ func messages(ctx context.Context, name string, w wire) error {
 		{"four times 100 MB in at once, " + name, 3, func() error { return atOnce(4, in) }},
 		{"four times 100 MB out at once, " + name, 3, func() error { return atOnce(4, out) }},
 	} {
-		before := memory(w.pid(), "VmRSS")
+		before, used := memory(w.pid(), "VmRSS"), cpu(w.pid())
 		resetPeak(w.pid())
 		if err := row(r.name, r.times, r.do); err != nil {
 			return err
 		}
-		fmt.Printf("  %-40s %8.0f MiB\n", "  the server's memory grew by", float64(memory(w.pid(), "VmHWM")-before)/1024)
+		fmt.Printf("    the server took %d MiB more memory, and %.0f ms of CPU each time\n",
+			(memory(w.pid(), "VmHWM")-before)>>10, ms(cpu(w.pid())-used)/float64(r.times))
 	}
 	return rate("small calls a second, "+name, 16, 4000, func(id int) error {
 		head, _, err := w.call(id, request(id, "get_sandbox", `{"sandbox_id":"`+box+`"}`))
@@ -132,6 +133,19 @@ func memory(pid int, field string) (kib int64) {
 		}
 	}
 	return kib
+}
+
+// cpu is the time that a process has computed; 0 where there is no /proc.
+func cpu(pid int) time.Duration {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 everywhere
 }
 
 func resetPeak(pid int) {
