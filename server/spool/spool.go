@@ -112,7 +112,8 @@ const step = 1 << 20
 // chunk is how much goes to or from the disk at a time.
 const chunk = 256 << 10
 
-var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, chunk) }}
+// writers gather what is small; a piece that fills one goes to the disk as it is.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}
 
 // begin opens a section and returns the token that stands for it.
 func (s *store) begin() (token string, err error) {

@@ -178,11 +178,13 @@ func hex4(p []byte) (r rune, ok bool) {
 
 // plain writes text without escapes.
 func (u *unescaper) plain(p []byte) error {
-	if hasControl(p) {
-		return errControl
-	}
-	if !u.valid(p) {
-		return errNotUTF8
+	if len(u.part) > 0 || !isPlainASCII(p) {
+		if hasControl(p) {
+			return errControl
+		}
+		if !u.valid(p) {
+			return errNotUTF8
+		}
 	}
 	_, err := u.to.Write(p)
 	return err
@@ -211,12 +213,37 @@ func (u *unescaper) valid(p []byte) bool {
 	return utf8.Valid(p)
 }
 
-// hasControl reports whether p has a byte below 0x20, eight at a time.
+// Eight bytes at a time.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// isPlainASCII reports whether p is what base64 is, and most text: no byte is below 0x20 or
+// above 0x7f. It looks at 32 bytes at a time.
+func isPlainASCII(p []byte) bool {
+	for ; len(p) >= 32; p = p[32:] {
+		a, b := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])
+		c, d := binary.LittleEndian.Uint64(p[16:]), binary.LittleEndian.Uint64(p[24:])
+		// Of a byte below 0x80 the highest bit is set by adding 0x60 when it is 0x20 or more.
+		all := (a + 0x60*ones) & (b + 0x60*ones) & (c + 0x60*ones) & (d + 0x60*ones)
+		if (a|b|c|d)&highs != 0 || all&highs != highs {
+			return false
+		}
+	}
+	for _, c := range p {
+		if c < 0x20 || c >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// hasControl reports whether p has a byte below 0x20.
 func hasControl(p []byte) bool {
-	const ones, high = 0x0101010101010101, 0x8080808080808080
 	for ; len(p) >= 8; p = p[8:] {
 		x := binary.LittleEndian.Uint64(p)
-		if (x-0x20*ones)&^x&high != 0 {
+		if (x-0x20*ones)&^x&highs != 0 {
 			return true
 		}
 	}
