@@ -105,6 +105,7 @@ func (c *mcpCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := server.New(tools.New(client, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log, Spool: folder})
+	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
+	s := server.New(tools.New(client, config), server.Config{Version: version, Logger: log, Spool: folder, Resources: []tools.Resource{tools.Files(client, config)}})
 	return s.ServeStdio(ctx, os.Stdin, os.Stdout)
 }

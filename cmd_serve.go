@@ -119,7 +119,8 @@ func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tl
 		return nil, err
 	}
 	waits := server.NewWaits(d.Sandboxes(), metrics)
-	mcp := server.New(tools.New(waits, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log, Metrics: metrics, Spool: folder})
+	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
+	mcp := server.New(tools.New(waits, config), server.Config{Version: version, Logger: log, Metrics: metrics, Spool: folder, Resources: []tools.Resource{tools.Files(waits, config)}})
 	return server.NewHTTP(mcp, server.HTTPConfig{
 		Address: c.Listen, TLS: encryption, Tokens: []server.Token{token}, AllowHosts: c.AllowHost, AllowOrigins: c.AllowOrigin,
 		SSE: c.SSE, API: d.Handler(), Sandboxes: d.Sandboxes(), Metrics: metrics, OnDrain: waits.Drain,

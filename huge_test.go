@@ -172,6 +172,11 @@ func TestHugeMessages(t *testing.T) {
 			if i := strings.Index(out, `"blob":"`); i < 0 || !strings.HasPrefix(out[i+8:], b64+`"`) || !strings.Contains(out[:i], `"id":2`) {
 				t.Errorf("another file came out: %.300s", out)
 			}
+			p.send(`{"jsonrpc":"2.0","id":3,"method":"resources/read","params":{"uri":"sandbox://` + box + `/files/big.bin"}}`)
+			out = p.next()
+			if i := strings.Index(out, `"blob":"`); i < 0 || !strings.HasPrefix(out[i+8:], b64+`"`) {
+				t.Errorf("another resource came out: %.300s", out)
+			}
 			out = ""
 			if grown := memoryOf(p.pid, "VmHWM") - before; grown > 64<<10 {
 				t.Errorf("the server's memory grew by %d KiB", grown)
