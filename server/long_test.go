@@ -286,6 +286,33 @@ func TestLongAnswers(t *testing.T) {
 	}
 }
 
+// TestLongClients: mcp-go's own client, in its newest and its oldest era.
+func TestLongClients(t *testing.T) {
+	folder := openSpool(t, 0)
+	address, _ := serveOf(t, longTools(), folder, nil)
+	text := strings.Repeat("some \"text\" of é漢\n", 100_000)
+	for _, kind := range []string{"streamable", "sse"} {
+		for _, version := range []string{"2026-07-28", "2024-11-05"} {
+			c := connectHTTP(t, kind, version, address)
+			call := mcp.CallToolRequest{}
+			call.Params.Name, call.Params.Arguments = "sum", map[string]any{"a": text}
+			if r, err := c.CallTool(t.Context(), call); err != nil || r.Content[0].(mcp.TextContent).Text != "on disk "+sum(text) {
+				t.Errorf("%s %s, in: %v, %v", kind, version, r, err)
+			}
+			call.Params.Name, call.Params.Arguments = "large", map[string]any{"size": 3_000_000}
+			r, err := c.CallTool(t.Context(), call)
+			if err != nil || len(r.Content) != 2 {
+				t.Fatalf("%s %s, out: %v, %v", kind, version, r, err)
+			}
+			blob := r.Content[1].(mcp.EmbeddedResource).Resource.(mcp.BlobResourceContents).Blob
+			if blob != base64.StdEncoding.EncodeToString(pattern(3_000_000)) {
+				t.Errorf("%s %s: another file came out", kind, version)
+			}
+		}
+	}
+	waitFor(t, func() bool { return folder.Used() == 0 })
+}
+
 // TestLongAtOnce: many at once, all with the same id, come and go whole.
 func TestLongAtOnce(t *testing.T) {
 	for _, kind := range transports {
