@@ -98,8 +98,8 @@ func (h *HTTP) admit(w *response, r *http.Request, name string) {
 	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience}
 	if !streamsIn(r) {
 		b.budget = h.bodies
-		if h.server.config.Spool != nil && (r.URL.Path == "/mcp" || r.URL.Path == "/message") {
-			b.most = spool.MaxKept // the rest is on disk
+		if h.server.config.Spool != nil {
+			b.most = spool.MaxKept // the rest of a message is on disk, and the API's bodies are smaller
 		}
 	}
 	if !b.begin(min(r.ContentLength, h.config.MaxBody)) {

@@ -388,7 +388,7 @@ func TestLongVanishes(t *testing.T) {
 func TestS04_LongBodies(t *testing.T) {
 	const size = 8 << 20
 	folder := openSpool(t, 3*size)
-	address, _ := serveOf(t, longTools(), folder, nil)
+	address, _ := serveOf(t, longTools(), folder, func(c *server.HTTPConfig) { c.BodiesBytes = 1 << 30 })
 	message := toolCall("1", "sum", `{"b":"`+strings.Repeat("x", size)+`"}`)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
