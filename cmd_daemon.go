@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -111,6 +113,11 @@ func (c *mcpCommand) Run(ctx context.Context, k *kong.Context) error {
 	defer client.Close()
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
 	sandboxd.WarnSkew(ctx, client, version, log)
-	s := server.New(tools.New(client, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log})
+	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
+	if err != nil {
+		return err
+	}
+	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
+	s := server.New(tools.New(client, config), server.Config{Version: version, Logger: log, Spool: folder, Resources: []tools.Resource{tools.Files(client, config)}})
 	return s.ServeStdio(ctx, os.Stdin, os.Stdout)
 }

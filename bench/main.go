@@ -1,5 +1,5 @@
 // Bench measures what a person or an agent waits for, through the built binary, and
-// prints medians: `make bench`. Each runtime that the engine has gets a daemon of its own.
+// prints medians: `make bench`, or a part of it: `go run ./bench messages`. Each runtime that the engine has gets a daemon of its own.
 package main
 
 import (
@@ -45,9 +45,15 @@ func main() {
 			continue
 		}
 		fmt.Printf("\ndocker, %s\n", runtime)
-		if err := measure(ctx, runtime); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
+		parts := []func(context.Context, string) error{measure, rawMessages}
+		if slices.Contains(os.Args[1:], "messages") {
+			parts = parts[1:]
+		}
+		for _, f := range parts {
+			if err := f(ctx, runtime); err != nil {
+				fmt.Fprintln(os.Stderr, "bench:", err)
+				os.Exit(1)
+			}
 		}
 	}
 }
