@@ -45,7 +45,10 @@ func (m *Manager) newBox(rec store.Sandbox) *box {
 		rec:  rec, stored: rec.UsedTime,
 		pending:  map[sandbox.ExecutionID]*pending{},
 		followed: map[sandbox.Language][]sandbox.ExecutionID{},
-		rest:     rest{asleep: rec.State == sandbox.Suspended, active: time.Now()},
+		rest: rest{
+			asleep: rec.State == sandbox.Suspended, room: rec.State != sandbox.Suspended, work: rec.State != sandbox.Suspended,
+			active: time.Now(),
+		},
 	}
 	b.life <- struct{}{}
 	b.ctx, b.close = context.WithCancel(m.ctx)
@@ -125,6 +128,17 @@ func (b *box) change(ctx context.Context, fn func() error) error {
 	}
 	defer func() { b.life <- struct{}{} }()
 	return fn()
+}
+
+// tryChange is change if nobody changes the sandbox's life right now: it does not wait.
+func (b *box) tryChange(fn func()) {
+	select {
+	case <-b.life:
+	default:
+		return
+	}
+	defer func() { b.life <- struct{}{} }()
+	fn()
 }
 
 // ending claims the ending of an expired sandbox for one, and notEnding gives it back.

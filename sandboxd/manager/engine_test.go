@@ -28,6 +28,12 @@ type testEngine struct {
 	flaky                     *rand.Rand // not nil: now and then they fail
 	beforeFork                func(ctx context.Context)
 	beforeSuspend, beforeWake func(ctx context.Context) // not nil: called first
+	checkpoints, discards     int                       // ever
+	failCheckpoint            error
+	beforeCheckpoint          func(ctx context.Context)
+	failAwaken                error // what guests answer that are told of an awakening
+	stateBytes                int64 // of each saved state
+	info                      engine.Info
 }
 
 type testContainer struct {
@@ -35,13 +41,28 @@ type testContainer struct {
 	guest  *testGuest
 	dead   bool
 	asleep bool
+	saved  *testMemory // while it runs on
+	at     time.Time   // when that was
+	asOf   time.Time   // of a container that is asleep because it died
+	bytes  int64
 	detail string
 }
 
-func newTestEngine() *testEngine { return &testEngine{containers: map[sandbox.ID]*testContainer{}} }
+func newTestEngine() *testEngine {
+	return &testEngine{containers: map[sandbox.ID]*testContainer{}, info: engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30, Suspend: engine.ToDisk}}
+}
 
-func (e *testEngine) Info() engine.Info {
-	return engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30}
+func (e *testEngine) Info() engine.Info { return e.info }
+
+// newGuest is a guest that answers as the engine is set to.
+func (e *testEngine) newGuest(m testMemory) *testGuest {
+	g := newTestGuest(m)
+	g.refuse = func() error {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.failAwaken
+	}
+	return g
 }
 
 var errDown = errors.New("connection refused")
@@ -72,7 +93,7 @@ func (e *testEngine) Create(ctx context.Context, spec engine.Spec) error {
 			return fmt.Errorf("container %s is in the way", id)
 		}
 	}
-	e.containers[spec.ID] = &testContainer{spec: spec, guest: newTestGuest(spec.Expires)}
+	e.containers[spec.ID] = &testContainer{spec: spec, guest: e.newGuest(testMemory{expires: spec.Expires})}
 	return nil
 }
 
@@ -108,7 +129,7 @@ func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 	}
 	if err == nil || all {
 		e.mu.Lock()
-		c.asleep = true
+		c.asleep, c.saved, c.bytes = true, nil, e.stateBytes
 		e.mu.Unlock()
 		c.guest.cut()
 	}
@@ -137,8 +158,64 @@ func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
 	case c == nil || c.dead:
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
-	c.asleep = false
+	c.asleep, c.asOf = false, time.Time{}
 	return nil
+}
+
+// Checkpoint implements [engine.Checkpointer].
+func (e *testEngine) Checkpoint(ctx context.Context, id sandbox.ID) error {
+	e.mu.Lock()
+	e.checkpoints++
+	before := e.beforeCheckpoint
+	e.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
+	c := e.of(id)
+	if c == nil || c.isDead(e) {
+		return sandbox.Errorf(sandbox.NotFound, "no such container")
+	}
+	c.guest.cut()
+	m := c.guest.memory()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.failCheckpoint != nil {
+		return e.failCheckpoint
+	}
+	c.saved, c.at, c.bytes = &m, time.Now(), e.stateBytes
+	return nil
+}
+
+// Discard implements [engine.Checkpointer].
+func (e *testEngine) Discard(_ context.Context, id sandbox.ID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.discards++
+	if c := e.containers[id]; c != nil && !c.asleep {
+		c.saved, c.bytes = nil, 0
+	}
+	return nil
+}
+
+// powerCut ends all processes, as the end of their machine would.
+func (e *testEngine) powerCut() {
+	for _, id := range e.ids() {
+		c := e.of(id)
+		e.mu.Lock()
+		saved, asleep := c.saved, c.asleep
+		e.mu.Unlock()
+		switch {
+		case asleep:
+		case saved == nil:
+			e.die(id, "ended with the machine")
+		default:
+			c.guest.kill()
+			g := e.newGuest(*saved)
+			e.mu.Lock()
+			c.guest, c.asleep, c.asOf = g, true, c.at
+			e.mu.Unlock()
+		}
+	}
 }
 
 // Fork implements [engine.Forker].
@@ -154,7 +231,7 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	}
 	spec := c.spec
 	spec.ID = to
-	g := c.guest.copy()
+	g := e.newGuest(c.guest.memory())
 	c.guest.cut()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -206,7 +283,7 @@ func (e *testEngine) List(context.Context) ([]engine.Container, error) {
 	}
 	var all []engine.Container
 	for id, c := range e.containers {
-		all = append(all, engine.Container{ID: id, Running: !c.dead && !c.asleep, Suspended: c.asleep && !c.dead, Detail: c.detail})
+		all = append(all, engine.Container{ID: id, Running: !c.dead && !c.asleep, Suspended: c.asleep && !c.dead, AsOf: c.asOf, StateBytes: c.bytes, Detail: c.detail})
 	}
 	return all, nil
 }

@@ -19,14 +19,6 @@ func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateReq
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if req.TTL != nil && m.now().Add(time.Duration(*req.TTL)).After(b.expires()) {
-		// A guest that slept beyond the expiry that it knows would end the sandbox when it wakes.
-		release, err := m.hold(ctx, b)
-		if err != nil {
-			return sandbox.Sandbox{}, err
-		}
-		defer release()
-	}
 	err = m.finish(ctx, func(ctx context.Context) error {
 		return b.change(ctx, func() error { return m.update(ctx, b, req) })
 	})
@@ -52,6 +44,7 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 	}
 	b.mu.Lock()
 	b.rec.DisplayName, b.rec.ExpireTime = rec.DisplayName, rec.ExpireTime
+	b.work = b.work || req.TTL != nil && !b.asleep // a saved state has the expiry in it
 	b.mu.Unlock()
 	if req.TTL != nil {
 		m.expiryMoved()

@@ -14,6 +14,9 @@ type pending struct {
 	delivering int  // deliveries to the guest under way
 	deliveries int  // ever
 	abandoned  bool // it was found never to have begun, and must not begin any more
+	// reached reports whether anything can have reached the guest since the first delivery. Nil: there was none
+	// by this daemon.
+	reached func() bool
 }
 
 // expect adds an execution that has been accepted.
@@ -21,6 +24,19 @@ func (b *box) expect(e sandbox.Execution) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pending[e.ID] = &pending{accepted: e}
+	b.work = true
+}
+
+// unbegun returns the executions that are on their way to the guest and have not reached it.
+func (b *box) unbegun() (ids []sandbox.ExecutionID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, p := range b.pending {
+		if p.delivering > 0 && p.reached != nil && !p.reached() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // forget drops what was expected, and reports whether it still was.
@@ -46,6 +62,9 @@ func (b *box) beginDelivery(id sandbox.ExecutionID) bool {
 	}
 	p.delivering++
 	p.deliveries++
+	if p.deliveries == 1 {
+		p.reached = b.reach()
+	}
 	return true
 }
 
