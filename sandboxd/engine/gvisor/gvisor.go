@@ -8,8 +8,9 @@
 //   - finding, keeping and calling runsc (runsc.go)
 //   - a sandbox's life (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
 //   - the stream to its guest (dial.go, stream.go)
-//   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go),
-//     and what makes a checkpoint whole and ours (checkpoint.go, cpu.go)
+//   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
+//     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
+//   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
 //   - images: a root file system in a tar, unpacked once and shared (images.go, unpack.go)
 //   - the guest, written once for each build (guest.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go)
@@ -20,6 +21,7 @@
 package gvisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +30,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -50,31 +53,31 @@ type Config struct {
 	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. Then only the
 	// guest's watchdog bounds memory and processes, and nothing bounds CPU.
 	WithoutCgroups bool
-	// Compress makes suspended sandboxes a quarter of the size on disk, and suspending several
-	// times as slow.
-	Compress bool
+	// CompressAfter is how long a sandbox is suspended before its state is compressed. Zero:
+	// [DefaultCompressAfter]; negative: never.
+	CompressAfter time.Duration
 }
 
 // Engine runs sandboxes with runsc.
 type Engine struct {
-	layout   layout
-	images   images
-	bundle   engine.Bundle
-	build    string // of the runsc that new sandboxes get
-	cgroups  cgroups
-	compress bool
-	info     engine.Info
-	locks    locks
-	streams  streams
+	layout  layout
+	images  images
+	bundle  engine.Bundle
+	build   string // of the runsc that new sandboxes get
+	cgroups cgroups
+	info    engine.Info
+	locks   locks
+	streams streams
+	packer  packer
 
 	guestOnce sync.Mutex
 	guest     string // the guest's folder, when it is there
 }
 
 var (
-	_ engine.Engine    = (*Engine)(nil)
-	_ engine.Suspender = (*Engine)(nil)
-	_ engine.Forker    = (*Engine)(nil)
+	_ engine.Engine       = (*Engine)(nil)
+	_ engine.Checkpointer = (*Engine)(nil)
+	_ engine.Forker       = (*Engine)(nil)
 )
 
 // New opens the engine. The error is unavailable, and says what is missing, where the
@@ -97,7 +100,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, compress: cfg.Compress}
+	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle}
 	if err := e.layout.make(); err != nil {
 		return nil, err
 	}
@@ -116,6 +119,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		Why:       strings.TrimPrefix(cfg.Why+"; "+why, "; "),
 		CPUs:      runtime.NumCPU(),
 		Memory:    totalMemory(),
+		Suspend:   engine.ToDisk,
 	}
 	for _, c := range e.systemChecks() {
 		if c.Status != engine.OK {
@@ -125,6 +129,9 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if e.bundle != nil {
 		if err := e.recover(ctx); err != nil {
 			return nil, err
+		}
+		if cfg.CompressAfter >= 0 {
+			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
 		}
 	}
 	return e, nil
@@ -147,6 +154,7 @@ func (e *Engine) Info() engine.Info { return e.info }
 
 // Close implements [engine.Engine]. It closes the streams that are open.
 func (e *Engine) Close() error {
+	e.packer.stop()
 	e.streams.closeAll()
 	return nil
 }
