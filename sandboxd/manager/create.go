@@ -50,7 +50,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 			}
 		}
 		c, err := m.begin(rec)
-		for sandbox.KindOf(err) == sandbox.Limit && m.evict(ctx) {
+		for start := time.Now(); sandbox.KindOf(err) == sandbox.Limit && m.makeRoom(ctx, start); {
 			c, err = m.begin(rec)
 		}
 		if err != nil {

@@ -128,8 +128,9 @@ func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
 	if err == nil || all {
+		m := c.guest.memory()
 		e.mu.Lock()
-		c.asleep, c.saved, c.bytes = true, nil, e.stateBytes
+		c.asleep, c.saved, c.at, c.bytes = true, &m, time.Now(), e.stateBytes
 		e.mu.Unlock()
 		c.guest.cut()
 	}

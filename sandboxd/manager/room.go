@@ -20,6 +20,12 @@ const (
 	lastUID  = 1_200_000
 )
 
+// How long one that is to run waits until another is idle: code may be ending just now.
+const (
+	roomPatience = time.Second
+	roomLook     = 50 * time.Millisecond
+)
+
 // full says why there is no room for another sandbox to run, if there is none, with mu held. What sleeps on disk takes
 // none; what has ended does until its container is gone.
 func (m *Manager) full(memory int64) string {
@@ -42,7 +48,7 @@ func (m *Manager) full(memory int64) string {
 // takeRoom finds room for a sandbox to wake, and suspends others for that, the longest idle first. It is called by whoever changes its life.
 func (m *Manager) takeRoom(ctx context.Context, b *box) error {
 	memory := b.record().Limits.MemoryBytes
-	for {
+	for begin := time.Now(); ; {
 		m.mu.Lock()
 		b.mu.Lock()
 		runs := b.room
@@ -62,7 +68,7 @@ func (m *Manager) takeRoom(ctx context.Context, b *box) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case !m.evict(ctx):
+		case !m.makeRoom(ctx, begin):
 			return sandbox.Errorf(sandbox.Limit, "sandbox %s sleeps, and there is no room to wake it: %s, and none of them is idle. Nothing of it is lost: try again later, or delete a sandbox that is not needed", b.id, full)
 		}
 	}
@@ -72,6 +78,22 @@ func (b *box) leaveRoom() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.room = false
+}
+
+// makeRoom reports whether to try again, who has found no room since begin.
+func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
+	if m.evict(ctx) {
+		return true
+	}
+	if m.IdleSuspend == 0 || time.Since(begin) >= roomPatience {
+		return false
+	}
+	select {
+	case <-time.After(roomLook):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // evict suspends the sandbox that has been idle for longest, and reports whether there was one. It waits for nobody

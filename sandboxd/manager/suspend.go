@@ -177,7 +177,7 @@ func (m *Manager) awake(ctx context.Context, b *box) {
 	b.guest.Close() // it dials anew
 	b.mu.Lock()
 	b.rec.State, b.rec.Rewound.Owed = sandbox.Running, false
-	b.asleep, b.room, b.work, b.active = false, true, true, time.Now()
+	b.asleep, b.room, b.active = false, true, time.Now()
 	var left []sandbox.Execution
 	for _, p := range b.pending {
 		left = append(left, p.accepted)
@@ -292,7 +292,7 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 		return false
 	}
 	defer b.move()
-	start := time.Now()
+	start, at := time.Now(), m.now()
 	freed, err := m.reserveDisk(ctx, b, true)
 	defer freed()
 	if err != nil {
@@ -307,8 +307,9 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 		return false
 	}
 	b.mu.Lock()
-	b.room, b.work, b.suspending.putOff = false, false, 0
+	b.room, b.work, b.suspending.putOff, b.rec.SavedTime = false, false, 0, at
 	b.mu.Unlock()
+	m.Store.SetSaved(b.id, at) // what it is resumed from is kept
 	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
 		b.log.Error("a record was not written", "error", err) // reconciling writes it
 		return true

@@ -43,7 +43,7 @@ type Sandbox struct {
 	ExpireTime  time.Time
 	UsedTime    time.Time
 	EndTime     time.Time
-	// SavedTime is when its state was last saved while it ran on. Zero: it is not kept.
+	// SavedTime is when its state was last saved. Zero: it is not kept.
 	SavedTime time.Time
 	Rewound   Rewind
 }
