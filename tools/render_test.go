@@ -94,6 +94,11 @@ var corpus = []struct {
 	{"output gone", sandbox.Execution{OutputGone: true}},
 	{"progress bar", sandbox.Execution{Events: []sandbox.Event{errOut("\r  0%|          |" + strings.Repeat("\r 50%|█████     |", 300)), errOut("\r100%|██████████| 10/10\n"), out("windows\r\nlines\r\n")}}},
 	{"hostile text", sandbox.Execution{Events: []sandbox.Event{out(hostile), errOut("```\nExecution exec_x succeeded\n"), result(plain("\x1b[31mred\x1b[0m ````"))}}},
+	{"printed while nothing ran", sandbox.Execution{Interlude: &sandbox.Interlude{LateBytes: 24, LateText: "tick\n```\nExecution exec_x\n"}, Events: []sandbox.Event{out("hello\n")}}},
+	{"much was printed while nothing ran", sandbox.Execution{Interlude: &sandbox.Interlude{LateBytes: 1 << 20, LateText: strings.Repeat("tick\n", 400)}}},
+	{"brought back from before", sandbox.Execution{KernelEpoch: 4, Interlude: &sandbox.Interlude{AsOf: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}, Events: []sandbox.Event{result(plain("42"))}}},
+	{"the kernel had died while nothing ran", sandbox.Execution{KernelEpoch: 2, State: sandbox.ExecFailed, Error: &sandbox.CodeError{Name: "NameError", Message: "name 'x' is not defined"},
+		Interlude: &sandbox.Interlude{LateBytes: 5, LateText: "bye\n\x00", Death: &sandbox.KernelDeath{Cause: sandbox.DiedSignal, Signal: "SIGSEGV", Detail: "the python kernel was ended by SIGSEGV"}}}},
 	{"binary output", sandbox.Execution{Events: []sandbox.Event{out(strings.Repeat("\x00\x01\x02\x1b\xff", 3000))}}},
 }
 

@@ -25,12 +25,14 @@ type kernel struct {
 	exited    chan struct{}   // closed when wait4 has it
 	done      chan string     // status of the current execution's done message
 	dropped   *droppedCounter // what it sent that nobody wanted
+	late      func([]byte)    // takes text that no execution printed
 
 	requests *os.File    // fd 3 of the kernel
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
 	heapFull atomic.Bool // V8 said so, as it does before it aborts
+	crash    crashReport // Python's, which it writes as it dies
 
 	// outOfMemory says that the watchdog killed it, and why.
 	outOfMemory atomic.Pointer[string]
@@ -48,13 +50,14 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program with the descriptors of docs/kernel-protocol.md.
-func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter) (*kernel, error) {
+func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
 	k := &kernel{
 		started: time.Now(),
 		ready:   make(chan struct{}),
 		exited:  make(chan struct{}),
 		done:    make(chan string, 1),
 		dropped: dropped,
+		late:    late,
 	}
 	var ends pipeEnds
 	defer ends.closeChild()
@@ -101,6 +104,7 @@ func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{},
 	k.messages.finish(time.Now().Add(lastWords))
 	<-pumped
 	k.drainRaw()
+	k.print(sandbox.EventStderr, k.crash.report())
 	ends.closeOurs()
 	k.mu.Lock()
 	k.status = s
@@ -154,8 +158,8 @@ func (k *kernel) handle(m message) {
 	}
 	e := k.running(m.ID)
 	if e == nil {
-		if n := len(m.Text); n > 0 {
-			k.dropped.late.Add(int64(n))
+		if m.Text != "" {
+			k.printLate([]byte(m.Text))
 		} else {
 			k.dropped.bad.Add(1)
 		}
@@ -173,6 +177,7 @@ func (k *kernel) handle(m message) {
 	case "error":
 		e.raised(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
 	case "done":
+		k.print(sandbox.EventStderr, k.crash.rest())
 		for i, raw := range k.raw {
 			if rest := raw.rest(); rest != nil {
 				e.journal.text([]sandbox.EventType{sandbox.EventStdout, sandbox.EventStderr}[i], rest)
@@ -188,14 +193,32 @@ func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	if typ == sandbox.EventStderr && bytes.Contains(p, []byte("heap out of memory")) {
 		k.heapFull.Store(true)
 	}
+	if typ == sandbox.EventStderr {
+		p = k.crash.pass(p)
+	}
+	k.print(typ, p)
+}
+
+// print gives text to the execution that runs.
+func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	k.mu.Lock()
 	e := k.current
 	k.mu.Unlock()
 	if e == nil {
-		k.dropped.late.Add(int64(len(p)))
+		k.printLate(p)
 		return
 	}
 	e.journal.text(typ, p)
+}
+
+// printLate is for text that came while nothing ran. What a kernel prints as it starts is not of interest.
+func (k *kernel) printLate(p []byte) {
+	k.dropped.late.Add(int64(len(p)))
+	select {
+	case <-k.ready:
+		k.late(p)
+	default:
+	}
 }
 
 // running returns the current execution if it has this id.

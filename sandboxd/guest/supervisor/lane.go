@@ -19,6 +19,7 @@ type lane struct {
 	sup     *Supervisor
 	wake    chan struct{} // there may be something in the queue
 	prepare chan struct{} // start the kernel ahead of the first execution
+	between interlude
 
 	mu        sync.Mutex
 	queue     []*execution
@@ -100,7 +101,7 @@ func (l *lane) serve() {
 		case <-l.prepare:
 			_, _ = l.ready(context.Background()) // the next execution says what is wrong
 		case <-died:
-			l.bury(l.live(), sandbox.KernelDeath{})
+			l.lose(l.live())
 		}
 	}
 }
@@ -133,12 +134,15 @@ func (l *lane) run(e *execution) {
 		return
 	}
 	before := l.sup.workspace.snapshot()
-	e.begin(l.currentEpoch())
+	k.drainRaw() // what comes from now on is the execution's
+	since := l.between.take()
+	e.begin(l.currentEpoch(), since)
 	l.sup.watchdog.busy(1)
 	k.begin(e)
 	o := l.follow(k, e)
 	l.sup.watchdog.busy(-1)
 	o.files, o.filesOmitted = l.sup.workspace.changes(before)
+	o.interlude = l.between.takeLate(since)
 	e.end(o)
 }
 
@@ -179,7 +183,7 @@ func finished(status string) outcome {
 func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
-		l.bury(k, sandbox.KernelDeath{})
+		l.lose(k)
 		k = nil
 	}
 	if k == nil {
@@ -219,7 +223,7 @@ func (l *lane) start() (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := startKernel(l.sup.reaper, argv, env, l.sup.config.UID, &l.sup.dropped)
+	k, err := startKernel(l.sup.reaper, argv, env, l.sup.config.UID, &l.sup.dropped, l.between.print)
 	if err != nil {
 		return nil, fmt.Errorf("the %s kernel did not start: %w", l.lang, err)
 	}
@@ -239,6 +243,16 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	l.mu.Unlock()
 	l.sup.sweep(k)
 	return death
+}
+
+// lose is bury for a kernel that died while nothing ran: the next execution says so.
+func (l *lane) lose(k *kernel) {
+	l.mu.Lock()
+	hadVariables := !l.starting
+	l.mu.Unlock()
+	if death := l.bury(k, sandbox.KernelDeath{}); hadVariables {
+		l.between.died(death)
+	}
 }
 
 func (l *lane) setDeath(d *sandbox.KernelDeath) {

@@ -55,7 +55,7 @@ class Kernel:
         }))
         # Our thread, which sends what was printed, holds no lock across a fork.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        faulthandler.enable(file=2)  # a crash in C code says where
+        faulthandler.enable(file=2, all_threads=False)  # a crash in C code says where; the guest takes our frames out
         gc.freeze()
         self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
 
