@@ -40,7 +40,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 		return err
 	}
 	defer release()
-	img, err := e.images.find(spec.Image)
+	img, err := e.findOrPull(ctx, spec.Image)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@
 //   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
 //   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
-//   - images: a root file system in a tar, unpacked once and shared (images.go, unpack.go)
+//   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
+//     unpacked once and shared (images.go, unpack.go)
 //   - the guest, written once for each build (guest.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go)
 //   - what only Linux has (linux.go, other.go)
@@ -56,6 +57,9 @@ type Config struct {
 	// CompressAfter is how long a sandbox is suspended before its state is compressed. Zero:
 	// [DefaultCompressAfter]; negative: never.
 	CompressAfter time.Duration
+	// Pull allows images that are not here to be pulled from their registries when a sandbox asks for them. Which
+	// may be asked for is decided elsewhere.
+	Pull bool
 }
 
 // Engine runs sandboxes with runsc.
@@ -69,6 +73,11 @@ type Engine struct {
 	locks   locks
 	streams streams
 	packer  packer
+	pulls   pulls
+	mayPull bool
+
+	ctx  context.Context // of what goes on by itself, until Close
+	quit context.CancelFunc
 
 	guestOnce sync.Mutex
 	guest     string // the guest's folder, when it is there
@@ -100,7 +109,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle}
+	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull}
 	if err := e.layout.make(); err != nil {
 		return nil, err
 	}
@@ -130,6 +139,9 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		if err := e.recover(ctx); err != nil {
 			return nil, err
 		}
+	}
+	e.ctx, e.quit = context.WithCancel(context.WithoutCancel(ctx))
+	if e.bundle != nil {
 		if cfg.CompressAfter >= 0 {
 			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
 		}
@@ -154,7 +166,9 @@ func (e *Engine) Info() engine.Info { return e.info }
 
 // Close implements [engine.Engine]. It closes the streams that are open.
 func (e *Engine) Close() error {
-	e.packer.stop()
+	e.quit()
+	e.packer.wait()
+	e.pulls.group.Wait()
 	e.streams.closeAll()
 	return nil
 }

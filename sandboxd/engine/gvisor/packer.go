@@ -19,42 +19,31 @@ const DefaultCompressAfter = time.Minute
 // packer compresses the checkpoints of sandboxes that sleep, one at a time, when nobody else needs the
 // machine. It gives up at once when a sandbox is wanted. Its zero value does nothing.
 type packer struct {
-	quit context.CancelFunc
-	done chan struct{}
-
+	group  sync.WaitGroup
 	mu     sync.Mutex
 	at     sandbox.ID // being compressed
 	cancel context.CancelFunc
 }
 
-// start begins to compress what sleeps for longer than after, until stop.
+// start begins to compress what sleeps for longer than after, until e is closed.
 func (p *packer) start(e *Engine, after time.Duration) {
-	ctx, quit := context.WithCancel(context.Background())
-	p.quit, p.done = quit, make(chan struct{})
-	go func() {
-		defer close(p.done)
+	p.group.Go(func() {
 		giveWay()
 		tick := time.NewTicker(max(after/4, time.Millisecond))
 		defer tick.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-e.ctx.Done():
 				return
 			case <-tick.C:
-				e.packAll(ctx, after)
+				e.packAll(e.ctx, after)
 			}
 		}
-	}()
+	})
 }
 
-// stop returns when nothing is compressed any more.
-func (p *packer) stop() {
-	if p.quit == nil {
-		return
-	}
-	p.quit()
-	<-p.done
-}
+// wait returns when nothing is compressed any more.
+func (p *packer) wait() { p.group.Wait() }
 
 // begin notes what is being compressed. The context that it returns ends with [packer.abandon].
 func (p *packer) begin(ctx context.Context, id sandbox.ID) (_ context.Context, end func()) {

@@ -3,6 +3,7 @@ package gvisor_test
 import (
 	"archive/tar"
 	"bytes"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,14 +98,73 @@ func TestUnpackStaysInside(t *testing.T) {
 					headers[i].Linkname = outside
 				}
 			}
-			err := gvisor.Unpack(dir, tarOf(t, headers...))
-			if err == nil {
-				t.Error("it gave no error")
+			if err := gvisor.Unpack(dir, tarOf(t, headers...)); err != nil {
+				t.Logf("refused: %v", err) // else links were followed as they are inside
 			}
 			entries, _ := os.ReadDir(outside)
 			other, _ := os.Stat(filepath.Join(outside, "other"))
 			if len(entries) != 3 || other.Mode().Perm() != 0o700 {
 				t.Errorf("outside are %v, other with mode %v", entries, other.Mode())
+			}
+		})
+	}
+}
+
+// Layers are applied as every other engine applies them.
+func TestUnpackLayers(t *testing.T) {
+	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644} }
+	folder := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o750} }
+	link := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}
+	}
+	for _, test := range []struct {
+		name   string
+		layers [][]tar.Header
+		there  []string
+		gone   []string
+	}{
+		{"a file is hidden", [][]tar.Header{{file("a/x"), file("a/y")}, {file("a/.wh.x")}}, []string{"a/y"}, []string{"a/x", "a/.wh.x"}},
+		{"a folder is hidden", [][]tar.Header{{file("a/b/c")}, {file("a/.wh.b")}}, []string{"a"}, []string{"a/b"}},
+		{"all of a folder is hidden", [][]tar.Header{{file("a/x"), file("a/b/y")}, {file("a/new"), file("a/b/new"), file("a/.wh..wh..opq")}},
+			[]string{"a/new", "a/b/new"}, []string{"a/x", "a/b/y", "a/.wh..wh..opq"}},
+		{"a layer does not hide its own", [][]tar.Header{{file("a/x")}, {file("a/x"), file("a/.wh.x")}}, []string{"a/x"}, nil},
+		{"what is not there is hidden", [][]tar.Header{{file("a")}, {file("b/.wh.c")}}, []string{"a", "b"}, nil},
+		{"a folder becomes a file", [][]tar.Header{{file("a/x")}, {file("a")}}, []string{"a"}, []string{"a/x"}},
+		{"a file becomes a folder", [][]tar.Header{{file("a")}, {folder("a"), file("a/x")}}, []string{"a/x"}, nil},
+		{"through an absolute link", [][]tar.Header{{folder("run"), link("var/run", "/run")}, {file("var/run/x")}}, []string{"run/x"}, nil},
+		{"through a link above the root", [][]tar.Header{{link("up", "../../../run")}, {file("up/x")}}, []string{"run/x"}, nil},
+		{"a link is hidden, and not what it leads to", [][]tar.Header{{file("b/x"), link("a", "b")}, {file(".wh.a")}}, []string{"b/x"}, []string{"a"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			var layers []io.Reader
+			for _, headers := range test.layers {
+				layers = append(layers, tarOf(t, headers...))
+			}
+			if err := gvisor.Unpack(dir, layers...); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range test.there {
+				if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, name := range test.gone {
+				if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+					t.Errorf("%s is there", name)
+				}
+			}
+		})
+	}
+	for name, headers := range map[string][]tar.Header{
+		"a whiteout of all":    {file(".wh...")},
+		"a whiteout of itself": {file("a/.wh..")},
+		"links without an end": {link("a", "b"), link("b", "a"), file("a/x")},
+		"a file as a folder":   {file("a"), file("a/x")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := gvisor.Unpack(t.TempDir(), tarOf(t, headers...)); err == nil {
+				t.Error("it gave no error")
 			}
 		})
 	}
