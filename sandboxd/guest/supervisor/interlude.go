@@ -45,7 +45,7 @@ func (i *interlude) died(d sandbox.KernelDeath) {
 func (i *interlude) restored(t time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.asOf, i.death = t, nil
+	i.asOf = t
 }
 
 // take returns what has happened since the last time, or nil.

@@ -4,7 +4,6 @@ package supervisor
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
@@ -28,6 +27,7 @@ type kernel struct {
 	late      func([]byte)    // takes text that no execution printed
 
 	requests *os.File    // fd 3 of the kernel
+	outbox   chan []byte // what is to be written to it, in order
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
@@ -58,6 +58,7 @@ func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter
 		done:    make(chan string, 1),
 		dropped: dropped,
 		late:    late,
+		outbox:  make(chan []byte, 4),
 	}
 	var ends pipeEnds
 	defer ends.closeChild()
@@ -93,6 +94,7 @@ func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter
 	}
 	pumped := make(chan struct{})
 	go func() { k.pump(); close(pumped) }()
+	go k.post()
 	go k.await(status, pumped, &ends)
 	return k, nil
 }
@@ -245,18 +247,40 @@ func (k *kernel) release() {
 	k.mu.Unlock()
 }
 
-// begin gives the kernel an execution. The request is written beside the caller, because
-// nothing says that a kernel reads it.
+// begin gives the kernel an execution.
 func (k *kernel) begin(e *execution) {
 	k.mu.Lock()
 	k.current = e
 	k.mu.Unlock()
-	request, err := json.Marshal(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
-	if err != nil {
-		return // strings can always be written
+	k.request(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
+}
+
+// renew has the kernel take new random state before it runs anything that begins from now on.
+func (k *kernel) renew() {
+	if len(k.outbox) < cap(k.outbox)/2 { // what waits there is not read, and executions come first
+		k.request(map[string]string{"type": "renew"})
 	}
-	// A kernel that does not read ends the write by its death.
-	go func() { _, _ = k.requests.Write(append(request, '\n')) }()
+}
+
+// request sends a kernel a line, which is written beside the caller: nothing says that a kernel reads it. One that
+// has so many to read already, because it does not, gets no more.
+func (k *kernel) request(fields map[string]string) {
+	select {
+	case k.outbox <- append(encode(fields), '\n'):
+	default:
+	}
+}
+
+// post writes the requests until the kernel is dead, which also ends a write.
+func (k *kernel) post() {
+	for {
+		select {
+		case line := <-k.outbox:
+			_, _ = k.requests.Write(line)
+		case <-k.exited:
+			return
+		}
+	}
 }
 
 // signal reaches the kernel and its subprocesses that did not leave its process group.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -26,7 +27,8 @@ type lane struct {
 	running   *execution
 	kernel    *kernel // nil: none was started yet
 	starting  bool
-	epoch     int // of the kernel that is or was ready last
+	epoch     int   // of the kernel that is or was ready last
+	asOf      int64 // what came after that, in Unix seconds, was lost
 	lastDeath *sandbox.KernelDeath
 }
 
@@ -253,6 +255,27 @@ func (l *lane) lose(k *kernel) {
 	if death := l.bury(k, sandbox.KernelDeath{}); hadVariables {
 		l.between.died(death)
 	}
+}
+
+// awaken takes in what no kernel can notice: that its memory was saved, and is restored. What it is told twice counts
+// once.
+func (l *lane) awaken(a guest.Awakening) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lives := l.kernel != nil && !l.kernel.dead()
+	if lives && a.Copy {
+		l.kernel.renew()
+	}
+	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {
+		return
+	}
+	l.asOf = a.AsOfUnix
+	// Kernels that came after this memory was saved have had the epochs up to EpochAbove.
+	l.epoch = max(l.epoch, a.EpochAbove)
+	if lives && !l.starting {
+		l.epoch++
+	}
+	l.between.restored(time.Unix(a.AsOfUnix, 0).UTC())
 }
 
 func (l *lane) setDeath(d *sandbox.KernelDeath) {

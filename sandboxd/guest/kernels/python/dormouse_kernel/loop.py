@@ -10,7 +10,7 @@ import platform
 import sys
 import warnings
 
-from . import figures, imports
+from . import figures, imports, randomness
 from .cell import Cells
 from .channel import REQUESTS, Channel
 from .errors import cut, describe
@@ -85,6 +85,10 @@ class Kernel:
             os._exit(1 if status != "ok" else 0)
         self.channel.done(status)
 
+    def renew(self):
+        """Makes random state new: this process is a copy."""
+        randomness.renew(lambda complaint: self.channel.text("stderr", complaint))
+
     def _run(self, code):
         value = self.runner.run(self.cells, code)
         if value is not None:
@@ -133,5 +137,8 @@ def main():
     with io.open(REQUESTS, "rb", closefd=False) as requests:
         for line in requests:
             request = json.loads(line)
-            kernel.execute(request["id"], request["code"])
+            if request["type"] == "renew":
+                kernel.renew()
+            else:
+                kernel.execute(request["id"], request["code"])
     os._exit(0)
