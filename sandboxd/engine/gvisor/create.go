@@ -44,6 +44,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	if err != nil {
 		return err
 	}
+	e.images.use(img.Digest)
 	guest, err := e.installGuest()
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
 //   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
 //   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
-//     unpacked once and shared (images.go, unpack.go)
+//     unpacked once and shared (images.go, unpack.go), and removed when nobody uses them (tidy.go)
 //   - the guest, written once for each build (guest.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go)
 //   - what only Linux has (linux.go, other.go)
@@ -76,8 +76,9 @@ type Engine struct {
 	pulls   pulls
 	mayPull bool
 
-	ctx  context.Context // of what goes on by itself, until Close
-	quit context.CancelFunc
+	ctx    context.Context // of what goes on by itself, until Close
+	quit   context.CancelFunc
+	chores sync.WaitGroup
 
 	guestOnce sync.Mutex
 	guest     string // the guest's folder, when it is there
@@ -113,7 +114,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := e.layout.make(); err != nil {
 		return nil, err
 	}
-	if e.build, err = e.layout.keepRunsc(program); err != nil {
+	if e.build, err = e.layout.keepRunsc(program, e.images); err != nil {
 		return nil, err
 	}
 	e.cgroups = findCgroups()
@@ -142,6 +143,13 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	e.ctx, e.quit = context.WithCancel(context.WithoutCancel(ctx))
 	if e.bundle != nil {
+		if err := e.images.enter(e.layout); err != nil {
+			return nil, err
+		}
+		e.chores.Go(func() {
+			giveWay()
+			_ = e.images.tidy(e.ctx, time.Now()) // what can't be removed now is tried again at the next start
+		})
 		if cfg.CompressAfter >= 0 {
 			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
 		}
@@ -167,8 +175,7 @@ func (e *Engine) Info() engine.Info { return e.info }
 // Close implements [engine.Engine]. It closes the streams that are open.
 func (e *Engine) Close() error {
 	e.quit()
-	e.packer.wait()
-	e.pulls.group.Wait()
+	e.chores.Wait()
 	e.streams.closeAll()
 	return nil
 }

@@ -23,6 +23,8 @@ import (
 //	<digest>/rootfs     a root file system, named by the sha256 of its tar, or of an OCI image's configuration;
 //	                    whole, and never written again
 //	refs/<hash>.json    an image's name, digest and settings
+//	homes/<hash>        the engine's folder of a home whose sandboxes use them
+//	bin/runsc-<build>   a copy of each runsc that homes were opened with
 //	making-*            a folder to unpack in; one that is there while the lock is free is a leftover
 //	import.lock         held while something is unpacked
 type images struct{ dir string }
@@ -147,7 +149,7 @@ func (i images) keep(making, digest string) error {
 	return syncDir(i.dir)
 }
 
-// lock waits until nobody else unpacks, and clears what a killed one left.
+// lock waits until nobody else unpacks.
 func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(i.dir, 0o700); err != nil {
 		return nil, err
@@ -156,11 +158,16 @@ func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
 		return nil, fmt.Errorf("wait for %s: %w", lock.Path(), err)
 	}
+	i.clear()
+	return func() { _ = lock.Unlock() }, nil
+}
+
+// clear clears what a killed one left, for who has the lock.
+func (i images) clear() {
 	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
 	for _, dir := range leftovers {
 		_ = os.RemoveAll(dir)
 	}
-	return func() { _ = lock.Unlock() }, nil
 }
 
 // endWith is a reader that ends when ctx does.

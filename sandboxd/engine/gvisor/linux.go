@@ -51,6 +51,14 @@ func allocated(info fs.FileInfo) int64 {
 	return info.Size()
 }
 
+// links is how many names a file has.
+func links(info fs.FileInfo) uint64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(stat.Nlink)
+	}
+	return 0
+}
+
 // giveWay makes the goroutine's thread one that works when nobody else does. It ends with the goroutine.
 func giveWay() {
 	runtime.LockOSThread()

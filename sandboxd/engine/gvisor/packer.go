@@ -19,7 +19,6 @@ const DefaultCompressAfter = time.Minute
 // packer compresses the checkpoints of sandboxes that sleep, one at a time, when nobody else needs the
 // machine. It gives up at once when a sandbox is wanted. Its zero value does nothing.
 type packer struct {
-	group  sync.WaitGroup
 	mu     sync.Mutex
 	at     sandbox.ID // being compressed
 	cancel context.CancelFunc
@@ -27,7 +26,7 @@ type packer struct {
 
 // start begins to compress what sleeps for longer than after, until e is closed.
 func (p *packer) start(e *Engine, after time.Duration) {
-	p.group.Go(func() {
+	e.chores.Go(func() {
 		giveWay()
 		tick := time.NewTicker(max(after/4, time.Millisecond))
 		defer tick.Stop()
@@ -41,9 +40,6 @@ func (p *packer) start(e *Engine, after time.Duration) {
 		}
 	})
 }
-
-// wait returns when nothing is compressed any more.
-func (p *packer) wait() { p.group.Wait() }
 
 // begin notes what is being compressed. The context that it returns ends with [packer.abandon].
 func (p *packer) begin(ctx context.Context, id sandbox.ID) (_ context.Context, end func()) {

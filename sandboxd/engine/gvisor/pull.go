@@ -32,7 +32,6 @@ const pullTimeout = 15 * time.Minute
 type pulls struct {
 	mu    sync.Mutex
 	going map[string]*pull
-	group sync.WaitGroup
 }
 
 type pull struct {
@@ -78,7 +77,7 @@ func (l *pulls) join(e *Engine, ref string) (*pull, error) {
 		l.going = map[string]*pull{}
 	}
 	l.going[ref] = p
-	l.group.Go(func() {
+	e.chores.Go(func() {
 		ctx, cancel := context.WithTimeout(e.ctx, pullTimeout)
 		defer cancel()
 		p.img, p.err = e.images.pull(ctx, named, ref)

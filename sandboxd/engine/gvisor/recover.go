@@ -50,7 +50,8 @@ func (e *Engine) recoverBox(ctx context.Context, id sandbox.ID) error {
 }
 
 func (e *Engine) clearTrash() error {
-	for _, pattern := range []string{e.layout.sandboxes() + "/.trash-*", filepath.Join(e.layout.dir, "guest", ".making-*")} {
+	for _, pattern := range []string{e.layout.sandboxes() + "/.trash-*", filepath.Join(e.layout.dir, "guest", ".making-*"),
+		filepath.Join(e.layout.dir, "bin", ".making-*")} {
 		left, _ := filepath.Glob(pattern)
 		for _, dir := range left {
 			if err := os.RemoveAll(dir); err != nil {

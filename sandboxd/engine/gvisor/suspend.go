@@ -141,6 +141,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	if err := e.restorable(r); err != nil {
 		return err
 	}
+	e.images.use(r.Image)
 	m, err := readManifest(dir)
 	if err != nil {
 		return err
