@@ -219,7 +219,7 @@ func epochOf(t *testing.T, text string) int {
 // has grown. DORMOUSE_TEST_HIBERNATION=10m goes on for so long, and DORMOUSE_TEST_SEED repeats what another did.
 func TestHibernation(t *testing.T) {
 	t.Parallel()
-	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=3s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
+	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=2s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
 	long := 20 * time.Second
 	if d, err := time.ParseDuration(os.Getenv("DORMOUSE_TEST_HIBERNATION")); err == nil {
 		long = d
@@ -315,12 +315,18 @@ func (w *world) count(s session, b *counters, lang string) (n, epoch int, text s
 	return n, epochOf(w.t, r.Text), r.Text
 }
 
+// often is what can be done, as often as it is.
+var often = []string{
+	"count", "count", "count", "count", "count", "count", "twice", "twice", "suspend", "save", "save",
+	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete while it wakes",
+}
+
 // step does one thing.
 func (w *world) step() {
 	w.steps++
 	b := w.boxes[w.r.IntN(len(w.boxes))]
 	lang := languages[w.r.IntN(2)]
-	do := []string{"count", "count", "count", "count", "twice", "suspend", "save", "kill the daemon", "kill the sandbox", "fork", "delete", "delete while it wakes"}[w.r.IntN(12)]
+	do := often[w.r.IntN(len(often))]
 	w.did[do]++
 	switch do {
 	case "count":

@@ -141,6 +141,7 @@ var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
 func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
 	reached := b.reach()
+	b.sendDelivery(accepted.ID)
 	err := m.call(b.ctx, b, waiting(req.WaitSeconds), twice, func(ctx context.Context) (err error) {
 		if _, waiting := b.expected(accepted.ID); !waiting {
 			return errOver

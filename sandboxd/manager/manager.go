@@ -156,7 +156,7 @@ func (m *Manager) Start(ctx context.Context) error {
 	m.endUnmade()
 	for _, e := range unfinished { // what the engine says can mean that they are lost
 		if b := m.running(e.SandboxID); b != nil {
-			b.expect(e.Execution)
+			b.expectOld(e.Execution)
 		}
 	}
 	err = m.reconcile(ctx)

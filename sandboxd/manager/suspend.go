@@ -178,6 +178,7 @@ func (m *Manager) awake(ctx context.Context, b *box) {
 	b.mu.Lock()
 	b.rec.State, b.rec.Rewound.Owed = sandbox.Running, false
 	b.asleep, b.room, b.active = false, true, time.Now()
+	b.suspending, b.saving = patience{}, patience{}
 	var left []sandbox.Execution
 	for _, p := range b.pending {
 		left = append(left, p.accepted)
