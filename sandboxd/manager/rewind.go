@@ -44,13 +44,14 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 		return notRecorded(err)
 	}
 	b.mu.Lock()
-	b.rec.State, b.rec.Rewound = sandbox.Suspended, done
+	b.rec.State, b.rec.Rewound, b.rec.SavedTime = sandbox.Suspended, done, done.AsOf
 	kept := make(map[sandbox.ExecutionID]*pending, len(keep))
 	for _, id := range keep {
 		kept[id] = b.pending[id]
 	}
 	b.pending = kept
 	b.mu.Unlock()
+	m.Store.SetSaved(b.id, done.AsOf)
 	b.log.Warn("the processes of a sandbox died: it goes on from a saved state", "as of", asOf)
 	return nil
 }
