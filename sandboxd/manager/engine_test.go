@@ -34,6 +34,23 @@ type testEngine struct {
 	failAwaken                error // what guests answer that are told of an awakening
 	stateBytes                int64 // of each saved state
 	info                      engine.Info
+	crashAt                   string        // a step
+	crashing                  chan struct{} // closed when it is reached
+}
+
+// step is a moment at which a daemon can be killed. Who reaches that one goes no further.
+func (e *testEngine) step(ctx context.Context, name string) error {
+	e.mu.Lock()
+	here := name == e.crashAt
+	if here {
+		e.crashAt = ""
+		close(e.crashing)
+	}
+	e.mu.Unlock()
+	if here {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
 type testContainer struct {
@@ -57,7 +74,10 @@ func (e *testEngine) Info() engine.Info { return e.info }
 // newGuest is a guest that answers as the engine is set to.
 func (e *testEngine) newGuest(m testMemory) *testGuest {
 	g := newTestGuest(m)
-	g.refuse = func() error {
+	g.refuse = func(ctx context.Context) error {
+		if err := e.step(ctx, "awaken"); err != nil {
+			return err
+		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return e.failAwaken
@@ -123,6 +143,9 @@ func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 	if before != nil {
 		before(ctx)
 	}
+	if err := e.step(ctx, "suspend"); err != nil {
+		return err
+	}
 	c := e.of(id)
 	if c == nil || c.isDead(e) {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
@@ -133,12 +156,25 @@ func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 		c.asleep, c.saved, c.at, c.bytes = true, &m, time.Now(), e.stateBytes
 		e.mu.Unlock()
 		c.guest.cut()
+		if err := e.step(ctx, "suspended"); err != nil {
+			return err
+		}
 	}
 	return err
 }
 
 // Resume implements [engine.Suspender].
 func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
+	if err := e.step(ctx, "resume"); err != nil {
+		return err
+	}
+	if err := e.wake(ctx, id); err != nil {
+		return err
+	}
+	return e.step(ctx, "resumed")
+}
+
+func (e *testEngine) wake(ctx context.Context, id sandbox.ID) error {
 	e.mu.Lock()
 	before := e.beforeWake
 	e.resumes++
@@ -164,7 +200,7 @@ func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
 }
 
 // Checkpoint implements [engine.Checkpointer].
-func (e *testEngine) Checkpoint(ctx context.Context, id sandbox.ID) error {
+func (e *testEngine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	e.mu.Lock()
 	e.checkpoints++
 	before := e.beforeCheckpoint
@@ -172,6 +208,14 @@ func (e *testEngine) Checkpoint(ctx context.Context, id sandbox.ID) error {
 	if before != nil {
 		before(ctx)
 	}
+	if err := e.step(ctx, "checkpoint"); err != nil {
+		return err
+	}
+	defer func() {
+		if stepErr := e.step(ctx, "checkpointed"); err == nil {
+			err = stepErr
+		}
+	}()
 	c := e.of(id)
 	if c == nil || c.isDead(e) {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
@@ -227,6 +271,9 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if before != nil {
 		before(ctx)
 	}
+	if stepErr := e.step(ctx, "fork"); stepErr != nil {
+		return stepErr
+	}
 	if err != nil {
 		return err
 	}
@@ -235,9 +282,9 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	g := e.newGuest(c.guest.memory())
 	c.guest.cut()
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.containers[to] = &testContainer{spec: spec, guest: g}
-	return nil
+	e.mu.Unlock()
+	return e.step(ctx, "forked")
 }
 
 func (c *testContainer) isDead(e *testEngine) bool {

@@ -38,7 +38,7 @@ type testGuest struct {
 	expires time.Time
 	epoch   int
 	told    []guest.Awakening
-	refuse  func() error // what it answers who tells it that
+	refuse  func(context.Context) error // what it answers who tells it that
 	open    []net.Conn
 }
 
@@ -93,7 +93,7 @@ func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
 		wire.WriteError(w, err)
 		return
 	}
-	if err := g.refuse(); err != nil {
+	if err := g.refuse(r.Context()); err != nil {
 		wire.WriteError(w, err)
 		return
 	}
