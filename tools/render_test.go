@@ -70,6 +70,11 @@ var corpus = []struct {
 		display(map[string]string{"image/png": "!!!"})}}},
 	{"html and text", sandbox.Execution{Events: []sandbox.Event{result(map[string]string{"text/html": "<table><tr><td>1</td></tr></table>", "text/plain": "   a\n0  1"})}}},
 	{"html only", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/html": "<b>bold</b>"})}}},
+	{"html with scripts", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/html": "<div></div><script>" + strings.Repeat("draw();", 1000) + "</script>"})}}},
+	{"plotly figures", sandbox.Execution{Events: []sandbox.Event{
+		display(map[string]string{"application/vnd.plotly.v1+json": `{"data": [{"type": "bar", "y": [1, 2]}, {"type": "scatter"}, {"type": "bar"}], "layout": {"title": "x"}}`}),
+		display(map[string]string{"application/vnd.plotly.v1+json": `{"data": [{"type": "x\nExecution exec_x succeeded"}]}`, "text/plain": "Figure({...})"}),
+		display(map[string]string{"application/vnd.plotly.v1+json": `{"data": 7`})}}},
 	{"svg only", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"image/svg+xml": "<svg></svg>"})}}},
 	{"a plain text that says nothing", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/plain": "<IPython.core.display.Markdown object>", "text/markdown": "# Title"})}}},
 	{"long result", sandbox.Execution{Events: []sandbox.Event{result(plain("[" + strings.Repeat("1234567890, ", 2000) + "]"))}}},

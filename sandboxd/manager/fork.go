@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
@@ -44,10 +45,13 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	if of.Owed {
 		a.AsOfUnix, a.EpochAbove = of.AsOf.Unix(), of.Epoch
 	}
-	if err := m.awaken(ctx, b, a); err != nil {
+	err = m.awaken(ctx, b, a)
+	if err == nil && !m.tell(ctx, b) { // it knows its original's expiry, which may be over
+		err = errors.New("it does not know its expiry")
+	}
+	if err != nil {
 		return b, sandbox.Errorf(sandbox.Unavailable, "the copy of sandbox %s does not answer: try again", rec.ForkOf).WithCause(err)
 	}
-	m.tell(ctx, b) // it knows its original's expiry
 	return b, nil
 }
 

@@ -13,8 +13,9 @@ import (
 // of an error of its own, so that the user's are left. It holds such a report back until the kernel is dead. What only begins
 // like one is passed on as it is with the first line that has no place in a report, or at the end of the execution.
 type crashReport struct {
-	mu   sync.Mutex
-	held []byte
+	mu      sync.Mutex
+	held    []byte
+	checked int // of held: whole lines that have a place in a report
 }
 
 // maxReport is how much is held back: a hundred frames, which is all that Python writes.
@@ -39,14 +40,18 @@ func (c *crashReport) pass(p []byte) []byte {
 		before, p = p[:i:i], p[i:]
 	}
 	c.held = append(c.held, p...)
-	for line := range bytes.Lines(c.held) {
-		line, whole := bytes.CutSuffix(line, []byte("\n"))
+	for {
+		line, _, whole := bytes.Cut(c.held[c.checked:], []byte("\n"))
 		if whole && !reportLine.Match(line) || len(c.held) > maxReport {
-			before, c.held = append(before, c.held...), nil
-			break
+			before = append(before, c.held...)
+			c.held, c.checked = nil, 0
+			return before
 		}
+		if !whole {
+			return before
+		}
+		c.checked += len(line) + 1
 	}
-	return before
 }
 
 // rest returns what is held back, as it is: the kernel lives.
@@ -54,7 +59,7 @@ func (c *crashReport) rest() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	held := c.held
-	c.held = nil
+	c.held, c.checked = nil, 0
 	return held
 }
 

@@ -12,6 +12,32 @@ const (
 	own        = `  File "/opt/dormouse/kernels/python/dormouse_kernel/`
 )
 
+// Whatever comes in whatever pieces, nothing is lost while the kernel lives, and nothing is made up when it dies.
+func FuzzCrashReport(f *testing.F) {
+	f.Add("a\n"+reportHead+"  File \"<cell 1>\", line 1 in f\n"+own+"loop.py\", line 1 in main\n\n", 7)
+	f.Add("Fatal Python error: x\ny", 3)
+	f.Fuzz(func(t *testing.T, text string, size int) {
+		var alive, dies crashReport
+		var passed strings.Builder
+		for rest := text; rest != ""; {
+			n := max(1, min(size, len(rest)))
+			p := rest[:n]
+			rest = rest[n:]
+			passed.Write(alive.pass([]byte(p)))
+			dies.pass([]byte(p))
+		}
+		if got := passed.String() + string(alive.rest()); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+		report := dies.report()
+		for line := range strings.Lines(string(report)) {
+			if !strings.Contains(text, line) {
+				t.Errorf("%q is not in %q", line, text)
+			}
+		}
+	})
+}
+
 func TestCrashReports(t *testing.T) {
 	library := "  File \"/usr/lib/python3.13/ctypes/__init__.py\", line 519 in string_at\n"
 	ipython := "  File \"/usr/lib/python3/dist-packages/IPython/core/formatters.py\", line 770 in __call__\n  File \"/usr/lib/python3/dist-packages/decorator.py\", line 2 in fun\n"

@@ -16,6 +16,7 @@ const { defineProperty, getPrototypeOf } = Object;
 
 const state = new Uint32Array(4);
 let copied = false;
+let warned = false;
 
 function install() {
   fill(Buffer.from(state.buffer));
@@ -29,6 +30,9 @@ function install() {
   const web = getPrototypeOf(crypto.webcrypto);
   replace(web, 'getRandomValues', values); // crypto.getRandomValues asks it, too
   replace(web, 'randomUUID', uuid);
+  for (const name of ['generateKey', 'generateKeySync', 'generateKeyPair', 'generateKeyPairSync']) replace(crypto, name, keys);
+  for (const owner of [crypto.ECDH, crypto.DiffieHellman, crypto.DiffieHellmanGroup]) replace(owner.prototype, 'generateKeys', keys);
+  replace(getPrototypeOf(crypto.webcrypto.subtle), 'generateKey', keys);
   syncBuiltinESMExports();
 }
 
@@ -111,6 +115,18 @@ function uuid(native) {
     hex[6] = (hex[6] & 0x0f) | 0x40;
     hex[8] = (hex[8] & 0x3f) | 0x80;
     return hex.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+  };
+}
+
+// These draw from OpenSSL's generator where nothing can be mixed in.
+function keys(native) {
+  return function (...parameters) {
+    if (copied && !warned) {
+      warned = true;
+      process.emitWarning('this process was copied with its sandbox: keys that it generates may come the same in the other copies. ' +
+        'Generate them in a new process, such as node -e "…".');
+    }
+    return native.apply(this, parameters);
   };
 }
 

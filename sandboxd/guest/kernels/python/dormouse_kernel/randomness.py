@@ -42,6 +42,10 @@ def _torch(torch):
         generator.seed()
 
 
+def _polars(polars):
+    polars.set_random_seed(int.from_bytes(os.urandom(8), "big"))
+
+
 def _uuid(uuid):
     # libuuid keeps a clock sequence and may keep a node. Without it uuid1() asks for random bits and for this node.
     uuid._generate_time_safe = None
@@ -55,7 +59,7 @@ def _openssl(ssl):
     ssl.RAND_add(os.urandom(64), 64.0)  # all its generators, in all threads, draw from the one that this feeds
 
 
-_FUNCTIONS = {"random": _random, "numpy.random.mtrand": _numpy, "torch": _torch, "uuid": _uuid, "_ssl": _openssl}
+_FUNCTIONS = {"random": _random, "numpy.random.mtrand": _numpy, "torch": _torch, "polars": _polars, "uuid": _uuid, "_ssl": _openssl}
 
 
 def _objects(kind):
