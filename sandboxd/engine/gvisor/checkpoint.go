@@ -71,7 +71,11 @@ func seal(dir string, m manifest) error {
 		return err
 	}
 	for _, entry := range entries {
-		s, err := sums(filepath.Join(dir, entry.Name()), true)
+		path := filepath.Join(dir, entry.Name())
+		if err := os.Chmod(path, 0o600); err != nil { // the folder is closed to others too
+			return err
+		}
+		s, err := sums(path, true)
 		if err != nil {
 			return err
 		}

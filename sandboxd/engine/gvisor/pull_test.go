@@ -210,16 +210,19 @@ func TestAPullThatFailsSaysWhy(t *testing.T) {
 	}
 }
 
+// saveImage writes an image as `docker save` does.
+func saveImage(path string, img v1.Image) error {
+	tag, err := name.NewTag("some/tool:1")
+	if err != nil {
+		return err
+	}
+	return tarball.WriteToFile(path, tag, img)
+}
+
 // Where there is no registry, an image comes in a file or a folder.
 func TestAnImageIsLoaded(t *testing.T) {
 	for name, write := range map[string]func(t *testing.T, path string, img v1.Image) error{
-		"docker save": func(_ *testing.T, path string, img v1.Image) error {
-			tag, err := name.NewTag("some/tool:1")
-			if err != nil {
-				return err
-			}
-			return tarball.WriteToFile(path, tag, img)
-		},
+		"docker save": func(_ *testing.T, path string, img v1.Image) error { return saveImage(path, img) },
 		"an OCI layout": func(_ *testing.T, path string, img v1.Image) error {
 			p, err := layout.Write(path, empty.Index)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -168,4 +169,55 @@ func TestUnpackLayers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever is in a layer, it stays inside.
+func FuzzUnpackStaysInside(f *testing.F) {
+	f.Add("up", "..", "up/out", byte(tar.TypeReg), "x", "../secret", byte(tar.TypeLink))
+	f.Add("a", "/", "a/../../out", byte(tar.TypeDir), "a/.wh..wh..opq", "", byte(tar.TypeReg))
+	f.Add(".wh...", "b", "b", byte(tar.TypeSymlink), "b/c", "../../other", byte(tar.TypeSymlink))
+	f.Fuzz(func(t *testing.T, link, target, second string, kind byte, third, linked string, other byte) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range []tar.Header{
+			{Name: link, Typeflag: tar.TypeSymlink, Linkname: target},
+			{Name: second, Typeflag: kind, Linkname: target, Mode: 0o4777},
+			{Name: third, Typeflag: other, Linkname: linked, Mode: 0o777},
+			{Name: link + "/" + third, Typeflag: tar.TypeReg, Mode: 0o777},
+		} {
+			h.Uid, h.Gid = os.Getuid(), os.Getgid()
+			if w.WriteHeader(&h) != nil {
+				return
+			}
+		}
+		outside := t.TempDir()
+		dir := filepath.Join(outside, "root")
+		for _, d := range []string{dir, filepath.Join(outside, "other")} {
+			if err := os.Mkdir(d, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		secret := filepath.Join(outside, "secret")
+		if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		whole := b.String()
+		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // or refuses
+		entries, _ := os.ReadDir(outside)
+		inside, _ := os.ReadDir(filepath.Join(outside, "other"))
+		info, err := os.Stat(secret)
+		if len(entries) != 3 || len(inside) != 0 || err != nil || info.Mode() != 0o600 || info.Size() != 6 {
+			t.Errorf("outside are %v, %v, and %v, %v", entries, inside, info, err)
+		}
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.Type()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 {
+				t.Errorf("%s is a %v", path, entry.Type())
+			}
+			info, err := os.Lstat(path)
+			if err == nil && info.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+				t.Errorf("%s has mode %v", path, info.Mode())
+			}
+			return nil
+		})
+	})
 }
