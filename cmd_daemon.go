@@ -25,7 +25,7 @@ type daemonFlags struct {
 	AllowImage   []string      `help:"Another image that may be asked for; can be repeated. '*' allows any."`
 	TTL          string        `name:"ttl" help:"Life of sandboxes that ask for none, at most 14 days." default:"24h"`
 	MaxSandboxes int           `help:"Sandboxes at once." default:"100"`
-	IdleSuspend  time.Duration `help:"A sandbox that nobody uses for so long sleeps on disk until it is used, where the engine can (gvisor). 0: never." default:"5m"`
+	IdleSuspend  time.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
 	LogLevel     string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 

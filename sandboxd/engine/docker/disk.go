@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"time"
 )
 
 // checkpointsOf is the folder, on the engine's machine, of a container's checkpoints. An engine can't
@@ -36,6 +37,15 @@ func syncPath(path string) error {
 		return err
 	}
 	return errors.Join(file.Sync(), file.Close())
+}
+
+// touchCheckpoint makes an engine's next copy of a checkpoint differ from the last, where its folder is this machine's.
+func (e *Engine) touchCheckpoint(box, name string) {
+	dir := filepath.Join(e.checkpointsOf(box), name)
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		_ = os.Chtimes(filepath.Join(dir, entry.Name()), time.Time{}, time.Now())
+	}
 }
 
 // checkpointBytes is what a checkpoint takes on disk, if that can be seen from here.

@@ -36,8 +36,11 @@ const (
 	// hangUpTimeout is how long streams may take to end.
 	hangUpTimeout = 10 * time.Second
 	hangUpPoll    = 5 * time.Millisecond
-	// maxStillThere bounds the pauses, each twice the last, until containerd has dropped a copy.
-	maxStillThere = 5 * time.Second
+	// startAgain is the pause before a start that failed is tried again; each is twice the last.
+	startAgain    = 50 * time.Millisecond
+	maxStartAgain = 2 * time.Second
+	// thawAfter is how soon a guest answers that is not frozen.
+	thawAfter     = 2 * time.Second
 	checkpointTag = "-asleep-"
 )
 
@@ -152,7 +155,12 @@ func (e *Engine) save(ctx context.Context, from, to, name string) error {
 	saveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
 	err := e.api.CheckpointCreate(saveCtx, from, options)
-	if err != nil {
+	switch {
+	case err != nil && gone(err):
+	case err != nil && strings.Contains(err.Error(), "invalid task checkpoint option"):
+		// Docker 20.10 forgets what it needs for it.
+		err = sandbox.Errorf(sandbox.Unavailable, "this engine can't save the memory of a sandbox that ran when the engine was restarted, and it runs on: update the engine").WithCause(err)
+	case err != nil:
 		err = sandbox.Errorf(sandbox.Unavailable, "the sandbox's memory could not be saved, and it runs on: see that the disk of the engine's machine is not full").WithCause(err)
 	}
 	if err == nil {
@@ -210,6 +218,8 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 		err = e.unpause(ctx, found.ID)
 	case !found.State.Running:
 		err = noSandbox(id)
+	case e.info.Suspend == engine.ToDisk:
+		err = e.thaw(ctx, found.ID)
 	}
 	return wrap("resume "+string(id), err)
 }
@@ -233,7 +243,10 @@ func (e *Engine) startFrom(ctx context.Context, box, name string) error {
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
 	err := e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: name})
-	for wait := readyPoll; stillThere(err) && ctx.Err() == nil && wait < maxStillThere; wait *= 2 {
+	for wait := startAgain; err != nil && ctx.Err() == nil && wait <= maxStartAgain; wait *= 2 {
+		// containerd has a copy of the checkpoint left, from when it was made or from an engine that was killed,
+		// and the engine takes that for a failure, or half a copy for a whole one. So it gets another one.
+		e.touchCheckpoint(box, name)
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: name})
 	}
@@ -254,11 +267,22 @@ func (e *Engine) startFrom(ctx context.Context, box, name string) error {
 	return errors.Join(err, e.end(cleanupCtx, box))
 }
 
-// stillThere reports whether an engine could not start from a checkpoint because containerd has not yet dropped
-// its own copy, left from when it was made, and the engine takes that for a failure. It
-// has no kind of error for it.
-func stillThere(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "upload checkpoint") && strings.Contains(err.Error(), "already exists")
+// thaw makes sure that a container which the engine takes for running does run. An engine that was killed
+// while it made a checkpoint can leave it frozen, and not know it.
+func (e *Engine) thaw(ctx context.Context, box string) error {
+	if left, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
+		return nil // no checkpoint was cut short
+	}
+	soon, cancel := context.WithTimeout(ctx, thawAfter)
+	defer cancel()
+	if e.awaitGuest(soon, box) == nil {
+		return e.dropCheckpoints(ctx, box)
+	}
+	_ = e.pause(ctx, box) // which it may be already
+	if err := e.unpause(ctx, box); err != nil {
+		return err
+	}
+	return e.dropCheckpoints(ctx, box)
 }
 
 // pause freezes a container. It is not to be given up: an engine that nobody waits for pauses it later.
@@ -273,7 +297,7 @@ func (e *Engine) unpause(ctx context.Context, box string) error {
 	unpauseCtx, cancel := cleanup(ctx)
 	defer cancel()
 	err := e.api.ContainerUnpause(unpauseCtx, box)
-	if err == nil {
+	if err == nil || cerrdefs.IsConflict(err) { // a conflict: it runs, and the engine has just heard of it
 		err = e.awaitGuest(ctx, box)
 	}
 	if err == nil {
@@ -331,19 +355,25 @@ func (e *Engine) dropCheckpoints(ctx context.Context, box string) error {
 	return errors.Join(errs...)
 }
 
-// recover ends what still runs though it is suspended, which a daemon that was killed has left. What can't
-// be ended is ended when it is resumed or removed.
+// recover puts right what a daemon or an engine that was killed has left: what is suspended and still runs
+// is ended, and what runs and is frozen goes on. What can't be put right is when it is resumed or removed.
 func (e *Engine) recover(ctx context.Context) error {
 	all, err := e.summaries(ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range all {
-		if checkpointIn(s.name) == "" || s.state != container.StateRunning {
+		if s.state != container.StateRunning {
 			continue
 		}
-		if err := e.end(ctx, s.container); err != nil {
-			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("suspended sandbox: %s still runs: see why the engine can't end it", s.id))
+		err := error(nil)
+		if checkpointIn(s.name) != "" {
+			err = e.end(ctx, s.container)
+		} else if e.info.Suspend == engine.ToDisk {
+			err = e.thaw(ctx, s.container)
+		}
+		if err != nil {
+			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("sandbox %s: a suspend was cut short, and could not be put right: see that the engine works", s.id))
 		}
 	}
 	return nil
