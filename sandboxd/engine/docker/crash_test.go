@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -60,7 +61,9 @@ func newPrivate(t *testing.T, runsc string) *private {
 			t.Error(err)
 		}
 	})
-	p.start()
+	if err := p.start(); err != nil {
+		missing(t, "dockerd", err)
+	}
 	return p
 }
 
@@ -93,11 +96,10 @@ func (p *private) unmount() {
 	}
 }
 
-func (p *private) start() {
-	p.t.Helper()
+func (p *private) start() error {
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		p.t.Fatal(err)
+		return err
 	}
 	defer log.Close()
 	// A killed one leaves them, and a pid may be anybody's, or a zombie's.
@@ -107,16 +109,15 @@ func (p *private) start() {
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
+		return err
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		e, err := docker.New(p.t.Context(), docker.Config{Home: "test", Host: p.host()})
 		if err == nil {
-			e.Close()
-			return
+			return e.Close()
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("the engine does not start: %v", err)
+			return fmt.Errorf("the engine does not start: %w", err)
 		}
 	}
 }
@@ -194,8 +195,8 @@ func ownRunsc(t *testing.T) string {
 
 // What runs and what is suspended are still there after kill -9 of the engine, whenever that was.
 func TestAnEngineThatIsKilled(t *testing.T) {
-	guest := enginetest.Probe(t)
 	p := newPrivate(t, ownRunsc(t))
+	guest := enginetest.Probe(t)
 	importEmpty(t, p.open(t, nil, "runc"))
 	ms := time.Millisecond
 	nothing := func(*docker.Engine, context.Context, sandbox.ID) error { return nil }
@@ -229,7 +230,9 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				go func() { done <- tt.does(e, t.Context(), s.ID) }()
 				time.Sleep(after)
 				p.stop(syscall.SIGKILL)
-				p.start()
+				if err := p.start(); err != nil {
+					t.Fatal(err)
+				}
 				t.Logf("killed after %v, it ended with %v", after, <-done)
 				e = p.open(t, guest, tt.runtime)
 				list, err := e.List(t.Context())
