@@ -26,7 +26,7 @@ type daemonFlags struct {
 	AllowImage   []string      `help:"Another image that may be asked for; can be repeated. '*' allows any."`
 	TTL          string        `name:"ttl" help:"Life of sandboxes that ask for none, at most 14 days." default:"24h"`
 	MaxSandboxes int           `help:"Sandboxes that run at once. Those that sleep on disk do not count." default:"100"`
-	IdleSuspend  time.Duration `help:"A sandbox that nobody uses for so long sleeps on disk until it is used, where the engine can (gvisor). 0: never." default:"5m"`
+	IdleSuspend  time.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
 
 	CheckpointEvery time.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
 	MaxDisk         diskSize      `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
