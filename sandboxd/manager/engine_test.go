@@ -128,7 +128,7 @@ func (e *testEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) 
 	case gone:
 		return nil, sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
-	return c.guest.dial(ctx)
+	return c.in(e).dial(ctx)
 }
 
 // Suspend implements [engine.Suspender]. The guest keeps its state, and nobody can reach it.
@@ -151,11 +151,11 @@ func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
 	if err == nil || all {
-		m := c.guest.memory()
+		m := c.in(e).memory()
 		e.mu.Lock()
 		c.asleep, c.saved, c.at, c.bytes = true, &m, time.Now(), e.stateBytes
 		e.mu.Unlock()
-		c.guest.cut()
+		c.in(e).cut()
 		if err := e.step(ctx, "suspended"); err != nil {
 			return err
 		}
@@ -220,8 +220,9 @@ func (e *testEngine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) 
 	if c == nil || c.isDead(e) {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
-	c.guest.cut()
-	m := c.guest.memory()
+	g := c.in(e)
+	g.cut()
+	m := g.memory()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.failCheckpoint != nil {
@@ -245,21 +246,20 @@ func (e *testEngine) Discard(_ context.Context, id sandbox.ID) error {
 // powerCut ends all processes, as the end of their machine would.
 func (e *testEngine) powerCut() {
 	for _, id := range e.ids() {
-		c := e.of(id)
 		e.mu.Lock()
-		saved, asleep := c.saved, c.asleep
-		e.mu.Unlock()
-		switch {
-		case asleep:
-		case saved == nil:
-			e.die(id, "ended with the machine")
-		default:
-			c.guest.kill()
-			g := e.newGuest(*saved)
-			e.mu.Lock()
-			c.guest, c.asleep, c.asOf = g, true, c.at
+		c := e.containers[id]
+		if c == nil || c.dead || c.asleep {
 			e.mu.Unlock()
+			continue
 		}
+		old := c.guest
+		if c.saved == nil {
+			c.dead, c.detail = true, "ended with the machine"
+		} else {
+			c.guest, c.asleep, c.asOf = e.newGuest(*c.saved), true, c.at
+		}
+		e.mu.Unlock()
+		old.kill()
 	}
 }
 
@@ -279,12 +279,19 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	}
 	spec := c.spec
 	spec.ID = to
-	g := e.newGuest(c.guest.memory())
-	c.guest.cut()
+	g := e.newGuest(c.in(e).memory())
+	c.in(e).cut()
 	e.mu.Lock()
 	e.containers[to] = &testContainer{spec: spec, guest: g}
 	e.mu.Unlock()
 	return e.step(ctx, "forked")
+}
+
+// in is the guest that is in a container now.
+func (c *testContainer) in(e *testEngine) *testGuest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return c.guest
 }
 
 func (c *testContainer) isDead(e *testEngine) bool {
@@ -318,7 +325,7 @@ func (e *testEngine) Remove(_ context.Context, id sandbox.ID) error {
 		return errDown
 	}
 	if c != nil {
-		c.guest.kill()
+		c.in(e).kill()
 	}
 	return nil
 }
@@ -375,7 +382,7 @@ func (e *testEngine) die(id sandbox.ID, detail string) {
 	e.mu.Lock()
 	c.dead, c.detail = true, detail
 	e.mu.Unlock()
-	c.guest.kill()
+	c.in(e).kill()
 }
 
 // setDown makes the engine answer nothing, or again. Guests live on; connections through it break.
@@ -396,7 +403,7 @@ func (e *testEngine) setDown(down bool) {
 
 // told is the expiry that a guest knows.
 func (e *testEngine) told(id sandbox.ID) time.Time {
-	g := e.of(id).guest
+	g := e.of(id).in(e)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.expires
