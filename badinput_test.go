@@ -42,6 +42,7 @@ func TestBadInput(t *testing.T) {
 				{name: "a memory bomb in one go", args: args{"code": "x = bytearray(20 << 30)"}, words: []string{"MemoryError"}},
 				{name: "a memory bomb in steps", args: args{"code": "blocks = []\nwhile True: blocks.append(bytearray(10 << 20))"}, words: []string{"emory"}, lost: true},
 				{name: "a fork bomb", args: args{"code": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "timeout_seconds": 3}, lost: true},
+				{name: "a fork bomb that leaves its session", args: args{"code": "import os\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass", "timeout_seconds": 3}, lost: true},
 				{name: "a full disk", args: args{"code": "with open('fill', 'wb') as f:\n    while True: f.write(bytes(1 << 20))"}, words: []string{"Error"}},
 				{name: "room again", args: args{"code": "import os; os.remove('fill')"}},
 				{name: "1 GB of output", args: args{"code": "import sys\nfor i in range(1000): sys.stdout.write('x' * 999_999 + '\\n')", "timeout_seconds": 120, "wait_seconds": 120}, words: []string{"succeeded", "bytes", "gone"}},

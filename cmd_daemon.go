@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
@@ -19,18 +21,18 @@ import (
 
 // daemonFlags are what the daemon can be told, by whichever command starts it.
 type daemonFlags struct {
-	Home         string        `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path"`
-	Engine       string        `help:"What runs sandboxes: docker, gvisor (Linux, as root, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
-	Runtime      string        `help:"The engine's runtime: runsc (gVisor), runc. Default: runsc when the engine has it."`
-	Image        string        `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
-	AllowImage   []string      `help:"Another image that may be asked for; can be repeated. '*' allows any."`
-	TTL          string        `name:"ttl" help:"Life of sandboxes that ask for none, at most 14 days." default:"24h"`
-	MaxSandboxes int           `help:"Sandboxes that run at once. Those that sleep on disk do not count." default:"100"`
-	IdleSuspend  time.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
+	Home         string           `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path"`
+	Engine       string           `help:"What runs sandboxes: docker, gvisor (Linux, as root, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
+	Runtime      string           `help:"The engine's runtime: runsc (gVisor), runc. Default: runsc when the engine has it."`
+	Image        string           `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
+	AllowImage   []string         `help:"Another image that may be asked for; can be repeated. '*' allows any."`
+	TTL          sandbox.Duration `name:"ttl" help:"Life of sandboxes that ask for none, such as 36h, 1d12h or 1w; at most 14 days." default:"24h"`
+	MaxSandboxes int              `help:"Sandboxes that run at once. Those that sleep on disk do not count." default:"100"`
+	IdleSuspend  sandbox.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
 
-	CheckpointEvery time.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
-	MaxDisk         diskSize      `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
-	LogLevel        string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	CheckpointEvery sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
+	MaxDisk         diskSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
+	LogLevel        string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
 // diskSize is a number of bytes, given as 20GB, 500MB or bytes.
@@ -63,16 +65,12 @@ func (s *diskSize) UnmarshalText(text []byte) error {
 // String is the size in bytes, which it can be given as again.
 func (s diskSize) String() string { return strconv.FormatInt(int64(s), 10) }
 
-func (f daemonFlags) config() (sandboxd.Config, error) {
-	ttl, err := sandbox.ParseDuration(f.TTL)
-	if err != nil {
-		return sandboxd.Config{}, err
-	}
+func (f daemonFlags) config() sandboxd.Config {
 	return sandboxd.Config{
 		Home: f.Home, Engine: f.Engine, Runtime: f.Runtime, DefaultImage: f.image(), AllowImages: f.AllowImage,
-		DefaultTTL: time.Duration(ttl), MaxSandboxes: f.MaxSandboxes, IdleSuspend: f.IdleSuspend, CheckpointEvery: f.CheckpointEvery, MaxDisk: int64(f.MaxDisk),
-		LogLevel: f.LogLevel, Version: version,
-	}, nil
+		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, IdleSuspend: time.Duration(f.IdleSuspend),
+		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), LogLevel: f.LogLevel, Version: version,
+	}
 }
 
 func (f daemonFlags) image() string {
@@ -85,7 +83,7 @@ func (f daemonFlags) image() string {
 // args are the flags again, for the daemon that a command starts.
 func (f daemonFlags) args() []string {
 	a := []string{
-		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL,
+		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL.String(),
 		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--idle-suspend=" + f.IdleSuspend.String(),
 		"--checkpoint-every=" + f.CheckpointEvery.String(), "--max-disk=" + f.MaxDisk.String(), "--log-level=" + f.LogLevel,
 	}
@@ -103,11 +101,7 @@ type sandboxdCommand struct{ daemonFlags }
 func (c *sandboxdCommand) Run(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
-	return sandboxd.Run(ctx, cfg)
+	return sandboxd.Run(ctx, c.config())
 }
 
 // clientFlags are for commands that talk to the daemon, and start it if none runs.
@@ -123,11 +117,29 @@ func (f clientFlags) connect(ctx context.Context) (*api.Client, error) {
 }
 
 type mcpCommand struct {
-	AllowDir []string `help:"Folder whose files the model may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	AllowDir    []string `help:"Folder whose files the model may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	PrintConfig string   `help:"Print what a client must be told to use this server, with the flags given beside this one, and do nothing else: ${clients}." placeholder:"CLIENT" env:"-"`
 	clientFlags
 }
 
-func (c *mcpCommand) Run(ctx context.Context) error {
+// Validate is called by kong before anything is done.
+func (c *mcpCommand) Validate() error {
+	if c.PrintConfig == "" {
+		return nil
+	}
+	_, err := findClient(c.PrintConfig)
+	return err
+}
+
+func (c *mcpCommand) Run(ctx context.Context, k *kong.Context) error {
+	if c.PrintConfig != "" {
+		client, _ := findClient(c.PrintConfig) // Validate has looked for it
+		this, err := thisServer(k)
+		if err != nil {
+			return err
+		}
+		return client.printConfig(os.Stdout, os.Stderr, this)
+	}
 	client, err := c.connect(ctx)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
@@ -26,7 +27,20 @@ type execCommand struct {
 // Help describes the exit statuses, which scripts depend on.
 func (execCommand) Help() string {
 	return `Exit status: 0 the code succeeded; 1 it failed; 124 it ran out of time; 130 it was
-interrupted; 137 its kernel died; 125 Dormouse could not run it.`
+interrupted; 137 its kernel died; 125 Dormouse could not run it; 2 the command line is
+wrong. The code's own exit status is never passed on.`
+}
+
+// Validate is called by kong before anything is done.
+func (c *execCommand) Validate() error {
+	switch {
+	case c.File != "" && c.Code != "":
+		return errors.New("there are two things to run: give -e CODE or a FILE, not both")
+	case c.File == "" && c.Code == "":
+		return errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")
+	}
+	_, err := sandbox.ParseLanguage(c.Language)
+	return err
 }
 
 // Exit statuses that tell what became of the code, as timeout(1) and shells have them.
@@ -80,13 +94,7 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 		return req, err
 	}
 	req.Language = lang
-	if c.File != "" && c.Code != "" {
-		return req, errors.New("there are two things to run: give -e CODE or a FILE, not both")
-	}
 	if c.File == "" {
-		if c.Code == "" {
-			return req, errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")
-		}
 		return req, nil
 	}
 	in := io.Reader(os.Stdin)
@@ -181,10 +189,26 @@ func finish(exec sandbox.Execution) error {
 	if exec.Reason != "" {
 		fmt.Fprintln(os.Stderr, "dormouse:", exec.Reason)
 	}
+	if i := exec.Interlude; i != nil {
+		printInterlude(*i)
+	}
 	if status, ok := exitStatus[exec.State]; ok {
 		return status
 	}
 	return nil
+}
+
+// printInterlude says what happened between the execution before and this one.
+func printInterlude(i sandbox.Interlude) {
+	if !i.AsOf.IsZero() {
+		fmt.Fprintln(os.Stderr, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")
+	}
+	if i.Death != nil {
+		fmt.Fprintln(os.Stderr, "dormouse: the kernel had died before, and its variables with it:", i.Death.Detail)
+	}
+	if i.LateBytes > 0 {
+		fmt.Fprintf(os.Stderr, "dormouse: %d bytes were printed after the execution before; the end of them:\n%s\n", i.LateBytes, strings.TrimSuffix(i.LateText, "\n"))
+	}
 }
 
 func deleteQuietly(client *api.Client, name string) {

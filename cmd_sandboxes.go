@@ -17,14 +17,19 @@ type lsCommand struct {
 	clientFlags
 }
 
+// Validate is called by kong before anything is done.
+func (c *lsCommand) Validate() error {
+	if c.State == "" {
+		return nil
+	}
+	_, err := sandbox.ParseState(c.State)
+	return err
+}
+
 func (c *lsCommand) Run(ctx context.Context) error {
 	req := sandbox.ListRequest{PageSize: sandbox.MaxPageSize}
 	if c.State != "" {
-		state, err := sandbox.ParseState(c.State)
-		if err != nil {
-			return err
-		}
-		req.State = state
+		req.State, _ = sandbox.ParseState(c.State) // Validate has looked at it
 	}
 	client, err := c.connect(ctx)
 	if err != nil {

@@ -30,13 +30,17 @@ type serveCommand struct {
 	daemonFlags
 }
 
+// Validate is called by kong before anything is done.
+func (c *serveCommand) Validate() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
+	}
+	return nil
+}
+
 func (c *serveCommand) Run(ctx context.Context) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
 	encryption, err := c.encryption()
 	if err != nil {
 		return err
@@ -46,7 +50,7 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer l.Close()
-	d, err := sandboxd.Open(ctx, cfg)
+	d, err := sandboxd.Open(ctx, c.config())
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -43,17 +44,22 @@ func main() {
 		kong.Description("Code-execution sandboxes for AI agents. Every flag can also be set as an environment variable: --max-sandboxes is DORMOUSE_MAX_SANDBOXES."),
 		kong.DefaultEnvars("DORMOUSE"),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.UsageOnError(),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Vars{
-			"home":   sandboxd.DefaultHome(),
-			"mirror": image.DefaultMirror,
-			"ways":   fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
+			"home":    sandboxd.DefaultHome(),
+			"clients": clientKeys(),
+			"mirror":  image.DefaultMirror,
+			"ways":    fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
 		},
 	)
-	args, err := parser.Parse(os.Args[1:])
+	words := os.Args[1:]
+	if len(words) == 0 {
+		words = []string{"--help"}
+	}
+	args, err := parser.Parse(words)
 	if err != nil {
-		parser.FatalIfErrorf(err)
+		fmt.Fprintln(os.Stderr, "dormouse:", wrongUsage(err))
+		os.Exit(exitUsage)
 	}
 	if err := args.Run(); err != nil {
 		var exit exitCode
@@ -63,6 +69,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, "dormouse:", sentence(err))
 		os.Exit(exitTrouble)
 	}
+}
+
+// wrongUsage says what is wrong with the command line, and where its right use is told.
+func wrongUsage(err error) string {
+	help := "dormouse --help"
+	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
+		if node := parse.Context.Selected(); node != nil {
+			help = node.FullPath() + " --help"
+		}
+	}
+	says := err.Error()
+	if wrong, meant, ok := strings.Cut(says, ", did you mean "); ok {
+		says = wrong + " (did you mean " + meant + ")"
+	}
+	return fmt.Sprintf("%s; see %s", says, help)
 }
 
 // sentence is what a person is shown of an error. At the command line nothing is
@@ -79,7 +100,8 @@ type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
 
-// Exit statuses. exec has more, for what became of the code.
+// Exit statuses; README.md tells them. exec has more, for what became of the code.
 const (
+	exitUsage   = 2   // the command line is wrong, and nothing was done
 	exitTrouble = 125 // Dormouse itself could not do it
 )

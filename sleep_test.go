@@ -47,6 +47,7 @@ func sleepAndFork(t *testing.T, p platform) {
 	s.run(id, "f.write('original'); f.close(); next(counter)", "4")
 	s.exec(args{"sandbox_id": id, "language": "javascript", "code": "kept.get('a')"}, "1")
 	if fork != "" {
+		s.contains(s.ok("get_sandbox", args{"sandbox_id": fork}).Text, `"fork_of":"`+id+`"`)
 		s.run(fork, "next(counter), open('log').read()", "(4, '')")
 	}
 }

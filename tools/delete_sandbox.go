@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 func (t *toolset) deleteSandbox() Tool {
@@ -12,13 +14,17 @@ func (t *toolset) deleteSandbox() Tool {
 		params{sandboxParam(true, "Id or display_name")},
 		hints{destructive: true, idempotent: true}, rawSchema{"sandbox_id:string", "deleted:boolean"},
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
-			name := a.text("sandbox_id")
-			if err := t.sandboxes.Delete(ctx, name); err != nil {
+			id, name, err := t.identify(ctx, a.text("sandbox_id"))
+			if err == nil {
+				err = t.sandboxes.Delete(ctx, string(id))
+			}
+			if err != nil {
 				return t.failure(ctx, aSandbox, err)
 			}
 			return structured("The sandbox is gone.", struct {
-				SandboxID string `json:"sandbox_id"`
-				Deleted   bool   `json:"deleted"`
-			}{name, true})
+				SandboxID   sandbox.ID `json:"sandbox_id"`
+				DisplayName string     `json:"display_name,omitempty"`
+				Deleted     bool       `json:"deleted"`
+			}{id, name, true})
 		})
 }

@@ -65,10 +65,13 @@ func (d *double) Create(_ context.Context, r sandbox.CreateRequest) (sandbox.San
 	if err := r.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	var original sandbox.ID
 	if r.ForkOf != "" {
-		if _, err := d.find(r.ForkOf); err != nil {
+		of, err := d.find(r.ForkOf)
+		if err != nil {
 			return sandbox.Sandbox{}, err
 		}
+		original = of.ID
 	}
 	if id, ok := d.creates[r.RequestID]; ok && r.RequestID != "" {
 		for _, s := range d.sandboxes {
@@ -85,7 +88,7 @@ func (d *double) Create(_ context.Context, r sandbox.CreateRequest) (sandbox.San
 	}
 	now := time.Now().UTC()
 	s := &sandbox.Sandbox{ID: sandbox.ID(letterID("sbx_", len(d.sandboxes))), DisplayName: r.DisplayName, State: sandbox.Running,
-		Language: r.Language, Image: "dormouse/default", Engine: "docker", Runtime: "runc", Limits: sandbox.DefaultLimits(),
+		Language: r.Language, Image: "dormouse/default", Engine: "docker", Runtime: "runc", Limits: sandbox.DefaultLimits(), ForkOf: original,
 		CreateTime: now, LastUsed: now, ExpireTime: now.Add(time.Duration(r.TTL))}
 	d.sandboxes = append(d.sandboxes, s)
 	d.creates[r.RequestID] = s.ID

@@ -41,3 +41,13 @@ func sandboxWords(s sandbox.Sandbox) string {
 	}
 	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, asleep, max(0, time.Until(s.ExpireTime).Round(time.Second)), back)
 }
+
+// identify returns the id of the sandbox that a call names, for an answer that holds after
+// the sandbox was renamed or is gone. displayName is what the call named it by, if not by its id.
+func (t *toolset) identify(ctx context.Context, name string) (id sandbox.ID, displayName string, err error) {
+	if sandbox.IsID(name) {
+		return sandbox.ID(name), "", nil
+	}
+	s, err := t.sandboxes.Get(ctx, name)
+	return s.ID, s.DisplayName, err
+}

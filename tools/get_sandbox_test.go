@@ -18,3 +18,43 @@ func TestGetSuspendedSandbox(t *testing.T) {
 	d.sandboxes[0].SuspendedTo, d.sandboxes[0].RewoundTo = "pause", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "went back to its state as of 2026-01-02 03:04:05 UTC")
 }
+
+// Whatever a call names a sandbox by, the answer has its id.
+func TestAnswersHaveTheID(t *testing.T) {
+	list := tools.New(newDouble(), tools.Config{})
+	call(t, list, "create_sandbox", args{"display_name": "mine"})
+	id := letterID("sbx_", 0)
+	for _, c := range []struct {
+		tool string
+		args args
+		says []string
+	}{
+		{"get_sandbox", nil, []string{`"id":"` + id}},
+		{"update_sandbox", args{"ttl": "1d12h"}, []string{`"id":"` + id, "36h0m0s"}},
+		{"execute_code", args{"code": "1"}, []string{"sandbox " + id}},
+		{"write_files", args{"files": []args{{"path": "a", "text": "x"}}}, []string{`"sandbox_id":"` + id}},
+		{"list_sandboxes", nil, []string{"1 sandbox.", `"id":"` + id}},
+		{"delete_sandbox", nil, []string{`"sandbox_id":"` + id, `"display_name":"mine"`}},
+	} {
+		a := args{"sandbox_id": "mine"}
+		for k, v := range c.args {
+			a[k] = v
+		}
+		if c.tool == "list_sandboxes" {
+			a = nil
+		}
+		wantText(t, call(t, list, c.tool, a), false, c.says...)
+	}
+	wantText(t, call(t, list, "delete_sandbox", args{"sandbox_id": "nobody"}), true, `there is no sandbox "nobody"`)
+}
+
+// A copy says of whom, also when the original is gone.
+func TestForkOf(t *testing.T) {
+	list := tools.New(newDouble(), tools.Config{})
+	call(t, list, "create_sandbox", args{"display_name": "original"})
+	of := `"fork_of":"` + letterID("sbx_", 0)
+	wantText(t, call(t, list, "create_sandbox", args{"display_name": "copy", "fork_of": "original"}), false, of)
+	call(t, list, "delete_sandbox", args{"sandbox_id": "original"})
+	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "copy"}), false, of)
+	wantText(t, call(t, list, "list_sandboxes", nil), false, of)
+}

@@ -28,6 +28,7 @@ type listed struct {
 	State       sandbox.State    `json:"state"`
 	Reason      string           `json:"reason,omitempty"`
 	Language    sandbox.Language `json:"language"`
+	ForkOf      sandbox.ID       `json:"fork_of,omitempty"`
 	CreateTime  time.Time        `json:"create_time"`
 	ExpireTime  time.Time        `json:"expire_time"`
 }
@@ -50,13 +51,16 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 		NextPageToken string   `json:"next_page_token,omitempty"`
 	}{Sandboxes: []listed{}, NextPageToken: page.NextPageToken}
 	for _, s := range page.Sandboxes {
-		answer.Sandboxes = append(answer.Sandboxes, listed{s.ID, s.DisplayName, s.State, s.Reason, s.Language, s.CreateTime, s.ExpireTime})
+		answer.Sandboxes = append(answer.Sandboxes, listed{s.ID, s.DisplayName, s.State, s.Reason, s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
 	}
 	words := fmt.Sprintf("%d sandboxes.", len(answer.Sandboxes))
-	switch {
-	case len(answer.Sandboxes) == 0:
+	switch len(answer.Sandboxes) {
+	case 0:
 		words = "There are no sandboxes. execute_code without sandbox_id makes one."
-	case page.NextPageToken != "":
+	case 1:
+		words = "1 sandbox."
+	}
+	if page.NextPageToken != "" {
 		words += " There are more: call list_sandboxes with this page_token: " + page.NextPageToken
 	}
 	return structured(words, answer)

@@ -20,7 +20,7 @@ const (
 	filePage       = 10_000   // of text, when length is not given
 	maxTextLength  = 1 << 20  // of text, when it is; more comes as base64
 	maxImageFile   = 20 << 20 // of a picture that is shown
-	maxInlineBytes = 7_500    // of other bytes that are also in the text, for clients that drop resources
+	maxInlineBytes = 7_500    // of other bytes that are in the text as base64, when length is not given
 )
 
 func (t *toolset) readFile() Tool {
@@ -62,14 +62,23 @@ func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolRe
 		return t.showPicture(ctx, r)
 	}
 	whole := r.offset+int64(len(data)) >= r.size
-	if readable := textPart(data, whole); len(readable) > 0 || len(data) == 0 {
-		if len(data) <= maxTextLength {
-			return r.text(readable)
+	if len(data) <= maxTextLength {
+		if readable := textPart(data, whole); len(readable) > 0 || len(data) == 0 {
+			return r.text(string(readable), len(readable), "")
 		}
-	} else if !exact && r.size > maxInlineBytes {
+		if order := t.utf16Order(ctx, r, data); order != nil {
+			if readable, used := utf16Part(data, order, whole); used > 0 {
+				return r.text(readable, used, fmt.Sprintf(", UTF-16 (%s) shown decoded", order))
+			}
+		}
+	}
+	switch {
+	case exact:
+		return r.bytes(data)
+	case r.size > maxInlineBytes:
 		return r.describe(data)
 	}
-	return r.bytes(data)
+	return r.inline(data)
 }
 
 // fetch reads length bytes at the reading's offset and notes the whole size.
@@ -131,13 +140,14 @@ func textPart(data []byte, whole bool) []byte {
 	return data
 }
 
-func (r reading) text(data []byte) *mcp.CallToolResult {
-	s := string(data)
+// text shows a part of a file that takes n bytes there; note says what else is to know of it.
+func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
 	head := fmt.Sprintf("%s: %s", quotePath(r.path), bytesOf(r.size))
-	end := r.offset + int64(len(data))
+	end := r.offset + int64(n)
 	if r.offset > 0 || end < r.size {
 		head += fmt.Sprintf(", of which %d to %d follow", r.offset, end)
 	}
+	head += note
 	if strings.Contains(s, "\r\n") {
 		head += ", lines end in CR LF"
 	}
@@ -166,11 +176,28 @@ func cleanFile(s string) string {
 // asked for by length: a model can do nothing with much base64.
 func (r reading) describe(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf(
-		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.",
-		quotePath(r.path), bytesOf(r.size), data[:min(len(data), 16)]))}}
+		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.%s",
+		quotePath(r.path), bytesOf(r.size), data[:min(len(data), 16)], r.otherEncoding(data)))}}
 }
 
-// bytes answers with exact bytes, as a resource; few of them also in the text.
+// inline answers with few such bytes in the text itself, which every client shows a model.
+func (r reading) inline(data []byte) *mcp.CallToolResult {
+	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf("%s: bytes %d to %d of %d, not text, as base64:\n%s%s",
+		quotePath(r.path), r.offset, r.offset+int64(len(data)), r.size, base64.StdEncoding.EncodeToString(data), r.otherEncoding(data)))}}
+}
+
+// otherEncoding says how to read bytes that seem to be text of an older encoding, which
+// nobody can tell from the bytes.
+func (r reading) otherEncoding(data []byte) string {
+	for _, b := range data {
+		if b < 0x20 && !strings.ContainsRune("\t\n\r\f", rune(b)) || b == 0x7f {
+			return ""
+		}
+	}
+	return fmt.Sprintf("\nIt may be text in another encoding: with execute_code, open(%s, encoding=\"latin-1\").read() decodes Latin-1.", quotePath(r.path))
+}
+
+// bytes answers with exact bytes, as a resource.
 func (r reading) bytes(data []byte) *mcp.CallToolResult {
 	var blob strings.Builder
 	blob.Grow(base64.StdEncoding.EncodedLen(len(data)))
@@ -179,12 +206,7 @@ func (r reading) bytes(data []byte) *mcp.CallToolResult {
 	encoder.Close()
 
 	end := r.offset + int64(len(data))
-	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64", quotePath(r.path), r.offset, end, r.size)
-	if len(data) <= maxInlineBytes {
-		s += ":\n" + blob.String()
-	} else {
-		s += " in the resource that follows."
-	}
+	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64 in the resource that follows.", quotePath(r.path), r.offset, end, r.size)
 	if end < r.size {
 		s += fmt.Sprintf("\n%s more: offset=%d.", bytesOf(r.size-end), end)
 	}

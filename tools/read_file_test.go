@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -63,15 +64,69 @@ func TestReadErrors(t *testing.T) {
 	wantText(t, read(t, "abc", args{"sandbox_id": "none"}), true, "there is no sandbox")
 }
 
-// TestReadBytes: exact bytes come as a resource; a model gets base64 only when there
-// is little of it.
+// utf16Of writes text as Windows does, with the mark in front.
+func utf16Of(order binary.AppendByteOrder, s string) string {
+	var b []byte
+	for _, unit := range utf16.Encode([]rune("\ufeff" + s)) {
+		b = order.AppendUint16(b, unit)
+	}
+	return string(b)
+}
+
+// TestReadUTF16: a model reads the text, and is told what it is in the file.
+func TestReadUTF16(t *testing.T) {
+	le, be := binary.LittleEndian, binary.BigEndian
+	long := utf16Of(le, strings.Repeat("😀 é line\n", 2000)) // 40,002 bytes
+	for _, c := range []struct {
+		name, content string
+		args          args
+		says          []string
+	}{
+		{"little-endian", utf16Of(le, "naïve €\r\n"), nil, []string{"20 bytes, UTF-16 (little-endian) shown decoded, lines end in CR LF", "\n```\nnaïve €\n```"}},
+		{"big-endian", utf16Of(be, "naïve 😀"), nil, []string{"UTF-16 (big-endian)", "naïve 😀"}},
+		{"with length", utf16Of(le, "abc"), args{"length": 6}, []string{"of which 0 to 6 follow", "\nab\n", "offset=6"}},
+		{"first page", long, nil, []string{"of which 0 to 10000 follow", "30,002 bytes more", "offset=10000"}},
+		{"next page", long, args{"offset": 20002}, []string{"UTF-16 (little-endian)", "of which 20002 to 30002 follow", "😀 é line"}},
+		{"a cut character", long, args{"length": 5}, []string{"of which 0 to 2 follow", "offset=2"}},
+		{"only the mark", utf16Of(le, ""), nil, []string{"2 bytes, UTF-16"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := read(t, c.content, c.args)
+			wantText(t, r, false, c.says...)
+			if len(r.Content) != 1 {
+				t.Errorf("the answer has %d contents, want the text alone", len(r.Content))
+			}
+		})
+	}
+	for name, content := range map[string]string{
+		"half a unit":      utf16Of(le, "abc") + "x",
+		"half a character": utf16Of(le, "abc") + "\x3d\xd8",
+		"a wrong pair":     utf16Of(le, "abc") + "\x3d\xd8a\x00",
+		"a NUL":            utf16Of(le, "abc\x00"),
+		"UTF-32":           "\xff\xfe\x00\x00a\x00\x00\x00",
+	} {
+		wantText(t, read(t, content, nil), false, "not text, as base64")
+		if got := blob(t, read(t, content, args{"length": 100})); got != content {
+			t.Errorf("%s: the resource has %q, want %q", name, got, content)
+		}
+	}
+}
+
+// TestReadBytes: few bytes come once, as base64 that a model can read; by length they come
+// as a resource.
 func TestReadBytes(t *testing.T) {
 	small := "\x00\x01\xff"
 	r := read(t, small, nil)
-	wantText(t, r, false, "bytes 0 to 3 of 3, as base64:\nAAH/")
-	if got := blob(t, r); got != small {
+	wantText(t, r, false, "bytes 0 to 3 of 3, not text, as base64:\nAAH/")
+	if len(r.Content) != 1 || strings.Contains(textOf(t, r), "encoding=") {
+		t.Errorf("the bytes come twice, or are taken for text: %v", r.Content)
+	}
+	if got := blob(t, read(t, small, args{"length": 10})); got != small {
 		t.Errorf("the resource has %q, want %q", got, small)
 	}
+	wantText(t, read(t, "a\x00b", nil), false, "as base64:\nYQBi")
+	wantText(t, read(t, "na\xefve\n", nil), false, "as base64:\nbmHvdmUK\n", `open("f", encoding="latin-1")`)
+	wantText(t, read(t, strings.Repeat("na\xefve\n", 2000), nil), false, "not text", `open("f", encoding="latin-1")`)
 	big := strings.Repeat("\x00\xff", 1<<20)
 	wantText(t, read(t, big, nil), false, "not text", "execute_code", "length")
 	r = read(t, big, args{"length": 104857600})

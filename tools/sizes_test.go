@@ -34,7 +34,7 @@ func TestFileSizes(t *testing.T) {
 	for _, n := range []int{sandbox.MaxFileBytes, sandbox.MaxFileBytes + 1} {
 		text := strings.Repeat("x", n)
 		for source, content := range map[string]string{"text": text, "base64": base64.StdEncoding.EncodeToString([]byte(text))} {
-			r := writeFiles.Call(t.Context(), map[string]any{"sandbox_id": "box", "files": []any{map[string]any{"path": "f", source: content}}})
+			r := writeFiles.Call(t.Context(), map[string]any{"sandbox_id": letterID("sbx_", 0), "files": []any{map[string]any{"path": "f", source: content}}})
 			if n > sandbox.MaxFileBytes {
 				wantText(t, r, true, "larger than 100 MiB")
 			} else {

@@ -8,6 +8,7 @@
 //   - render.go, stream.go, status.go, rich.go: an execution as text for a model
 //   - sanitize.go: nothing that a program prints can pass for our own words
 //   - images.go, gallery.go: pictures that a client can show
+//   - utf16.go: text files of Windows
 //   - wait.go: waiting for an execution, with progress
 //   - result.go, errors.go: results and errors in words
 package tools

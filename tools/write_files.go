@@ -19,18 +19,21 @@ func (t *toolset) writeFiles() Tool {
 		},
 		hints{destructive: true, idempotent: true}, rawSchema{"files:array", "sandbox_id:string"},
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
-			name := a.text("sandbox_id")
 			if len(a.files()) == 0 {
 				return errorText("files is an empty list: there is nothing to write")
 			}
-			written, err := t.writeAll(ctx, name, a.files())
+			id, _, err := t.identify(ctx, a.text("sandbox_id"))
+			if err != nil {
+				return t.failure(ctx, aFile, err)
+			}
+			written, err := t.writeAll(ctx, string(id), a.files())
 			if err != nil {
 				return errorText(t.explainFiles(ctx, err))
 			}
 			answer := struct {
-				SandboxID string         `json:"sandbox_id"`
+				SandboxID sandbox.ID     `json:"sandbox_id"`
 				Files     []sandbox.File `json:"files"`
-			}{name, written}
+			}{id, written}
 			words := fmt.Sprintf("%d files written.", len(written))
 			if len(written) == 1 {
 				words = "1 file written."

@@ -129,7 +129,10 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 	if err != nil {
 		return err
 	}
-	return c.decode(ctx, resp, limit, out)
+	if err = c.decode(ctx, resp, limit, out); in != nil || q != nil {
+		err = c.skewed(ctx, err)
+	}
+	return err
 }
 
 // request makes a request for an escaped path.

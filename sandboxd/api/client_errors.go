@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"regexp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -26,4 +27,27 @@ func lost(ctx context.Context, err error) error {
 			WithCause(fmt.Errorf("%w: %w", ErrNotRunning, err))
 	}
 	return sandbox.Errorf(sandbox.Unavailable, "the connection to the Dormouse daemon was lost: try again; code that has begun goes on, and the same request_id finds it").WithCause(err)
+}
+
+// notKnown finds in a daemon's refusal the field or parameter that it does not know. This
+// client sends only those that its own version knows.
+var notKnown = regexp.MustCompile(`unknown field "([a-z_]+)"|^"([a-z_]+)" is not a parameter here`)
+
+// skewed explains the refusal of something that a daemon of this version understands: the
+// one that runs is of another. Other errors are returned as they are.
+func (c *Client) skewed(ctx context.Context, err error) error {
+	refusal, ok := errors.AsType[*sandbox.Error](err)
+	if !ok || refusal.Kind != sandbox.Invalid {
+		return err
+	}
+	found := notKnown.FindStringSubmatch(refusal.Message)
+	if found == nil {
+		return err
+	}
+	version := ""
+	if info, infoErr := c.Info(ctx); infoErr == nil {
+		version = " (" + sandbox.Quote(info.Version) + ")"
+	}
+	return sandbox.Errorf(sandbox.Invalid, "the running Dormouse daemon is of another version%s and does not know %s: restart it. "+
+		"Stop it (dormouse doctor says how), and the next command starts the installed version; sandboxes go on", version, found[1]+found[2]).WithCause(err)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 var testInfo = api.Info{Version: "1.2.3", Engine: "memory", Limits: api.FixedLimits()}
@@ -259,5 +260,40 @@ func equal[T any](t testing.TB, what string, got, want T) {
 	t.Helper()
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%s = %+v, want %+v", what, got, want)
+	}
+}
+
+// A daemon of another version that refuses what this one knows is named as the cause.
+func TestAnotherVersion(t *testing.T) {
+	daemon := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var create struct {
+			DisplayName string `json:"display_name"`
+		}
+		switch {
+		case r.URL.Path == "/v1/info":
+			wire.WriteJSON(w, http.StatusOK, api.Info{Version: "v0.0.1"})
+		case r.Method == http.MethodPost:
+			if err := wire.ReadJSON(w, r, 1<<10, &create); err != nil {
+				wire.WriteError(w, err)
+				return
+			}
+			wire.WriteError(w, sandbox.Errorf(sandbox.Invalid, "another refusal"))
+		default:
+			wire.WriteError(w, sandbox.Errorf(sandbox.Invalid, `"page_size" is not a parameter here: there are none`))
+		}
+	}))
+	defer daemon.Close()
+	c, err := api.NewClient(daemon.URL)
+	must(t, err)
+	_, create := c.Create(t.Context(), sandbox.CreateRequest{ForkOf: "x"})
+	_, list := c.List(t.Context(), sandbox.ListRequest{PageSize: 5})
+	for field, err := range map[string]error{"fork_of": create, "page_size": list} {
+		want := "the running Dormouse daemon is of another version (v0.0.1) and does not know " + field + ": restart it."
+		if err == nil || !strings.HasPrefix(err.Error(), want) || sandbox.KindOf(err) != sandbox.Invalid {
+			t.Errorf("the error is %v, want %s …", err, want)
+		}
+	}
+	if _, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "x"}); err == nil || err.Error() != "another refusal" {
+		t.Errorf("another refusal became %v", err)
 	}
 }

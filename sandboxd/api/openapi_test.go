@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"encoding/json"
+	"html"
 	"reflect"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -133,6 +135,11 @@ func TestDocsPage(t *testing.T) {
 		if strings.Contains(page, foreign) {
 			t.Errorf("the page has %q", foreign)
 		}
+	}
+	// Sentences end once: the template adds the full stop of a summary.
+	text := html.UnescapeString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(page[strings.Index(page, "<h1>"):], ""))
+	if twice := regexp.MustCompile(`.{0,30}[.?,:;]\s*[.,?;]`).FindAllString(text, -1); twice != nil {
+		t.Errorf("the page has two marks in a row: %q", twice)
 	}
 	if !strings.Contains(w.Header().Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Errorf("Content-Security-Policy = %q", w.Header().Get("Content-Security-Policy"))

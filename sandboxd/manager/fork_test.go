@@ -55,6 +55,9 @@ func TestFork(t *testing.T) {
 			if fork.ID == of.ID || fork.Language != of.Language || fork.Limits != of.Limits || fork.ExpireTime.Sub(fork.CreateTime) != time.Hour {
 				t.Errorf("Create() = %+v, want a copy of %+v that lives for an hour", fork, of)
 			}
+			if got, err := d.Get(ctx, "copy"); err != nil || got.ForkOf != of.ID || fork.ForkOf != of.ID || of.ForkOf != "" {
+				t.Errorf("Get() of the fork = %+v, %v, want fork_of %s", got, err, of.ID)
+			}
 			if told := d.eng.told(fork.ID); told.Unix() != fork.ExpireTime.Unix() {
 				t.Errorf("its guest knows the expiry %v, want %v", told, fork.ExpireTime)
 			}

@@ -130,7 +130,7 @@ func (m *Manager) view(r store.Sandbox) sandbox.Sandbox {
 	info := m.Engine.Info()
 	s := sandbox.Sandbox{
 		ID: r.ID, DisplayName: r.DisplayName, State: r.State, Reason: r.Reason, Language: r.Language, Image: r.Image,
-		Engine: info.Name, Runtime: info.Runtime, Limits: r.Limits,
+		Engine: info.Name, Runtime: info.Runtime, Limits: r.Limits, ForkOf: r.ForkOf,
 		CreateTime: r.CreateTime, ExpireTime: r.ExpireTime, LastUsed: r.UsedTime, RewoundTo: r.Rewound.AsOf,
 	}
 	switch r.State {

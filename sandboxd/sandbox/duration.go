@@ -2,40 +2,75 @@ package sandbox
 
 import (
 	"encoding/json"
+	"math"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Duration is a time.Duration that reads and writes as "24h", "14d" or a number of
-// seconds.
+// Duration is a time.Duration that reads as "90m", "1d12h", "2w" or a number of
+// seconds, and writes as Go does.
 type Duration time.Duration
 
-// ParseDuration accepts Go's durations ("90m", "1h30m"), days ("14d") and plain
-// seconds ("3600").
+// ParseDuration accepts Go's durations ("90m", "1h30m"), the same after weeks and days
+// ("14d", "1w", "1d12h", "1.5d"), and plain seconds ("3600"). Spaces may stand between.
 func ParseDuration(s string) (Duration, error) {
-	t := strings.TrimSpace(s)
+	t := strings.ReplaceAll(strings.TrimSpace(s), " ", "")
 	if n, err := strconv.ParseFloat(t, 64); err == nil {
-		return seconds(n, s)
-	}
-	if days, ok := strings.CutSuffix(t, "d"); ok {
-		if n, err := strconv.ParseFloat(days, 64); err == nil {
-			return seconds(n*24*60*60, s)
+		if !(math.Abs(n) <= longest.Seconds()) { // not a number is not, either
+			return 0, outOfRange(s)
 		}
+		return Duration(n * float64(time.Second)), nil
 	}
-	d, err := time.ParseDuration(t)
-	if err != nil {
-		return 0, Errorf(Invalid, "%q is not a duration: write it like \"30m\", \"24h\" or \"14d\"", Quote(s))
+	rest, negative := strings.CutPrefix(t, "-")
+	if rest == "" || strings.ContainsAny(rest, "+-") {
+		return 0, noDuration(s)
 	}
-	return Duration(d), nil
+	var sum time.Duration
+	for _, unit := range []struct {
+		name  string
+		hours time.Duration
+	}{{"w", 7 * 24}, {"d", 24}, {"", 1}} {
+		term := rest // the last unit takes all that is left, as Go reads it
+		if unit.name != "" {
+			n, after, found := strings.Cut(rest, unit.name)
+			if !found {
+				continue
+			}
+			if strings.Trim(n, "0123456789.") != "" {
+				return 0, noDuration(s)
+			}
+			term, rest = n+"h", after
+		} else if rest == "" {
+			break
+		}
+		d, err := time.ParseDuration(term)
+		if err != nil {
+			return 0, noDuration(s)
+		}
+		if d > longest/unit.hours {
+			return 0, outOfRange(s)
+		}
+		sum += d * unit.hours
+	}
+	if sum > longest {
+		return 0, outOfRange(s)
+	}
+	if negative {
+		sum = -sum
+	}
+	return Duration(sum), nil
 }
 
-func seconds(n float64, s string) (Duration, error) {
-	const most = 1e9 // seconds; far beyond every limit, and safe to convert
-	if n != n || n > most || n < -most {
-		return 0, Errorf(Invalid, "%q is out of range for a duration", Quote(s))
-	}
-	return Duration(n * float64(time.Second)), nil
+// longest is far beyond every limit, and safe to add up.
+const longest = 1e9 * time.Second
+
+func noDuration(s string) error {
+	return Errorf(Invalid, "%q is not a duration: write it like \"30m\", \"24h\", \"1d12h\" or \"1w\"", Quote(s))
+}
+
+func outOfRange(s string) error {
+	return Errorf(Invalid, "%q is out of range for a duration", Quote(s))
 }
 
 // String writes the duration as Go does.
@@ -58,4 +93,10 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	}
 	*d = v
 	return nil
+}
+
+// UnmarshalText is ParseDuration, for flags.
+func (d *Duration) UnmarshalText(b []byte) (err error) {
+	*d, err = ParseDuration(string(b))
+	return err
 }

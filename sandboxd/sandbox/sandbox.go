@@ -81,6 +81,7 @@ type Sandbox struct {
 	Engine      string    `json:"engine"`  // docker
 	Runtime     string    `json:"runtime"` // runc, runsc
 	Limits      Limits    `json:"limits"`
+	ForkOf      ID        `json:"fork_of,omitempty"` // the sandbox that it is a copy of, which may be gone
 	CreateTime  time.Time `json:"create_time"`
 	ExpireTime  time.Time `json:"expire_time"`
 	LastUsed    time.Time `json:"last_used_time"`

@@ -12,9 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memoryMeter measures what counts against the sandbox's memory limit: the cgroup's own number
-// where the sandbox can see it (runc and gVisor under Docker), else /proc/meminfo where that is the sandbox's
-// own (gVisor), else the sum over processes and temporary file systems.
+// memoryMeter measures what counts against the sandbox's memory limit: sysinfo where that is the sandbox's own
+// (gVisor), else the cgroup's number where the sandbox can see it, else the sum over processes and temporary file systems.
 type memoryMeter struct {
 	limit int64
 	read  func() (int64, bool)
@@ -36,6 +35,11 @@ func newMemoryMeter(limit int64) *memoryMeter {
 	// A cgroup without a limit near ours is somebody else's. Under gVisor its limit stands above ours.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
+	case onGVisor() && ours(readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram })):
+		// Its files tell the same, but take up to a tenth of a second when there are many processes.
+		m.read = func() (int64, bool) {
+			return readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram - s.Freeram })
+		}
 	case ours(readNumber(cgroupV2 + "memory.max")):
 		m.read = func() (int64, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }
 		m.oomEvents = cgroupV2 + "memory.events"
@@ -44,12 +48,6 @@ func newMemoryMeter(limit int64) *memoryMeter {
 			return readCgroup(cgroupV1+"memory.usage_in_bytes", cgroupV1+"memory.stat", "total_")
 		}
 		m.oomEvents = cgroupV1 + "memory.oom_control"
-	case ours(readMeminfo("MemTotal:")):
-		m.read = func() (int64, bool) {
-			total, _ := readMeminfo("MemTotal:")
-			free, ok := readMeminfo("MemAvailable:")
-			return total - free, ok
-		}
 	}
 	return m
 }
@@ -121,9 +119,28 @@ func readNumber(path string) (int64, bool) {
 	return n, err == nil
 }
 
-func readMeminfo(name string) (int64, bool) {
-	n := readField("/proc/meminfo", name)
-	return n << 10, n > 0
+// onGVisor reads it from the kernel's release, "4.19.0-gvisor".
+func onGVisor() bool {
+	var name syscall.Utsname
+	if syscall.Uname(&name) != nil {
+		return false
+	}
+	var release []byte
+	for _, c := range name.Release {
+		if c == 0 {
+			break
+		}
+		release = append(release, byte(c))
+	}
+	return bytes.HasSuffix(release, []byte("-gvisor"))
+}
+
+func readSysinfo(bytesOf func(*syscall.Sysinfo_t) uint64) (int64, bool) {
+	var s syscall.Sysinfo_t
+	if syscall.Sysinfo(&s) != nil {
+		return 0, false
+	}
+	return int64(bytesOf(&s)) * int64(s.Unit), true
 }
 
 func readField(path, name string) int64 {

@@ -12,7 +12,7 @@
 //   - output: events (journal.go, blob.go, tail.go, utf8.go), parts of it (window.go), live (follow.go)
 //   - the workspace: files in and out (workspace.go), what an execution changed (changes.go)
 //   - rights: acting as the kernels' user (identity.go)
-//   - limits: memory (watchdog.go, memory.go), leftovers (procs.go), time (deadman.go)
+//   - limits: memory (watchdog.go, memory.go), leftovers (procs.go, sweep.go, sweeper.go), time (deadman.go)
 //
 // # Security model
 //
@@ -69,6 +69,7 @@ type Supervisor struct {
 	registry   *registry
 	workspace  *workspace
 	watchdog   *watchdog
+	sweeper    sweeper
 	deadman    deadman
 	lanes      map[sandbox.Language]*lane
 	dropped    droppedCounter
@@ -94,6 +95,7 @@ func Run(config Config) error {
 		return err
 	}
 	s.watchdog.watch()
+	time.AfterFunc(standByAfter, s.sweeper.standBy)
 	over := make(chan error, 1)
 	go func() { over <- s.serve(listener) }()
 	go func() { s.deadman.watch(); over <- nil }()
@@ -107,7 +109,7 @@ func Run(config Config) error {
 	}
 	// PID 1's end takes every process of the sandbox with it; where the guest is not
 	// PID 1 (a shared process namespace), this does.
-	s.sweepAll()
+	s.sweeper.sweep()
 	return err
 }
 
@@ -131,6 +133,7 @@ func newSupervisor(config Config) (*Supervisor, error) {
 	s.registry = newRegistry(s.executions, config.Memory)
 	s.deadman.set(config.Expires)
 	s.watchdog = newWatchdog(s)
+	s.sweeper.sup = s
 	s.lanes = map[sandbox.Language]*lane{}
 	for lang := range programs {
 		s.lanes[lang] = newLane(lang, s)

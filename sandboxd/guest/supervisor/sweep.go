@@ -3,7 +3,6 @@
 package supervisor
 
 import (
-	"os"
 	"syscall"
 	"time"
 )
@@ -14,11 +13,11 @@ const sweepTime = 5 * time.Second
 
 // sweep kills what a dead kernel left behind: its session, and every other process of the
 // kernels' user that is not in the session of a living kernel. What spawns faster than it can be
-// found is ended by `guest sweep`, and then the other kernels with it: kill(-1) is atomic, and knows no exceptions.
+// found is ended by the sweeper, and then the other kernels with it.
 func (s *Supervisor) sweep(k *kernel) {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
-	if _, all := s.killAll(func(process) bool { return true }); !all {
-		s.sweepAll()
+	if _, all := s.killAll(anyProcess); !all {
+		s.sweeper.sweep()
 	}
 }
 
@@ -39,42 +38,35 @@ func (s *Supervisor) sweepSince(k *kernel, since time.Time) (killed int, all boo
 func (s *Supervisor) killAll(wanted func(process) bool, sessions ...int) (killed int, all bool) {
 	seen := map[int]bool{}
 	for pause, end := time.Millisecond, time.Now().Add(sweepTime); time.Now().Before(end); pause = min(2*pause, 50*time.Millisecond) {
-		spared := s.kernelSessions()
-		for _, session := range sessions {
-			delete(spared, session)
-		}
-		found := false
-		for _, p := range processes(s.config.UID) {
-			if spared[p.session] || p.zombie || !wanted(p) {
-				continue
-			}
-			found, seen[p.pid] = true, true
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-		}
-		if !found {
+		found := s.killFound(wanted, sessions...)
+		if len(found) == 0 {
 			return len(seen), true
+		}
+		for _, pid := range found {
+			seen[pid] = true
 		}
 		time.Sleep(pause)
 	}
 	return len(seen), false
 }
 
-// sweepAll kills every process of the kernels' user at once.
-func (s *Supervisor) sweepAll() {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return
+// killFound is one round of killAll: it returns whom it killed.
+func (s *Supervisor) killFound(wanted func(process) bool, sessions ...int) (pids []int) {
+	spared := s.kernelSessions()
+	for _, session := range sessions {
+		delete(spared, session)
 	}
-	defer null.Close()
-	argv := []string{s.program, "sweep"}
-	_, exited, err := s.reaper.start(argv, nil, "/", []*os.File{null, null, null}, &syscall.SysProcAttr{
-		Setsid:     true,
-		Credential: &syscall.Credential{Uid: uint32(s.config.UID), Gid: uint32(s.config.UID)},
-	})
-	if err == nil {
-		<-exited
+	for _, p := range processes(s.config.UID) {
+		if spared[p.session] || p.zombie || !wanted(p) {
+			continue
+		}
+		pids = append(pids, p.pid)
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
+	return pids
 }
+
+func anyProcess(process) bool { return true }
 
 // kernelSessions returns the sessions of living kernels.
 func (s *Supervisor) kernelSessions() map[int]bool {

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,9 +14,10 @@ import (
 // watchdog stops the kernel that fills the sandbox's memory before the limit stops the sandbox:
 // under gVisor that limit takes everything with it, and under runc it takes whatever it likes.
 type watchdog struct {
-	sup   *Supervisor
-	meter *memoryMeter
-	kills atomic.Int64 // the OOM killer's counter when it was last looked at
+	sup       *Supervisor
+	meter     *memoryMeter
+	kills     atomic.Int64 // the OOM killer's counter when it was last looked at
+	searching atomic.Bool  // for processes that belong to no kernel
 
 	mu    sync.Mutex
 	work  int // executions that run
@@ -23,7 +25,7 @@ type watchdog struct {
 }
 
 const (
-	watchIdle = 5 * time.Second
+	watchIdle = 500 * time.Millisecond // what an execution left behind can grow as well
 	watchBusy = 100 * time.Millisecond
 	watchNear = 10 * time.Millisecond // from half of the limit on: a gigabyte takes a third of a second
 
@@ -32,6 +34,8 @@ const (
 	fullBusy = 95
 	fullIdle = 99
 	near     = 50
+	// Percent at which nothing is spared any more: under gVisor the sandbox itself ends at twice its limit and a bit.
+	runaway = 115
 )
 
 func newWatchdog(sup *Supervisor) *watchdog {
@@ -49,12 +53,12 @@ func (w *watchdog) watch() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		switch {
-		case w.work == 0:
-			w.timer.Reset(watchIdle)
-		case used >= near:
+		case used >= near && (w.work > 0 || used >= fullBusy):
 			w.timer.Reset(watchNear)
-		default:
+		case w.work > 0:
 			w.timer.Reset(watchBusy)
+		default:
+			w.timer.Reset(watchIdle)
 		}
 	})
 }
@@ -86,55 +90,73 @@ func (w *watchdog) check() int {
 	if used < full {
 		return used
 	}
-	k := w.culprit()
-	if k == nil {
-		return used // files fill the memory, and no kernel's end would help
+	if used >= runaway {
+		// It spawns faster than it is found, and out of its kernel's session.
+		for _, k := range w.living() {
+			w.blame(k)
+		}
+		w.sup.sweeper.sweep()
+		return used
 	}
-	// First of all the memory has to stop growing.
-	k.signal(syscall.SIGKILL)
+	if running := w.running(); len(running) == 1 {
+		w.stop(running[0])
+	} else if w.searching.CompareAndSwap(false, true) {
+		go func() { // because it takes its time, and meanwhile somebody has to look
+			defer w.searching.Store(false)
+			// What belongs to no kernel is worth the least.
+			if len(w.sup.killFound(anyProcess)) == 0 {
+				w.stop(w.largest())
+			}
+		}()
+	}
+	return used
+}
+
+// stop ends a kernel and what did not leave its process group; what did goes when it is buried. No
+// kernel: files fill the memory.
+func (w *watchdog) stop(k *kernel) {
+	if k != nil {
+		k.signal(syscall.SIGKILL)
+		w.blame(k)
+	}
+}
+
+// blame notes why a kernel ends.
+func (w *watchdog) blame(k *kernel) {
 	why := fmt.Sprintf("the sandbox's memory limit of %s was reached", size(w.meter.limit))
 	if files := mountsUsed(); files > w.meter.limit/10 {
 		why += fmt.Sprintf("; files in /workspace, /tmp and /dev/shm use %s of it", size(files))
 	}
 	k.outOfMemory.CompareAndSwap(nil, &why)
-	for _, p := range processes(-1) {
-		if p.session == k.pid {
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-		}
-	}
-	return 0
 }
 
-// culprit is the kernel to stop: the only one that runs something, or else the one whose session uses most.
-// Looking at every process takes its time when there are hundreds, so it is the last resort.
-func (w *watchdog) culprit() *kernel {
-	var living, running []*kernel
-	for _, l := range w.sup.lanes {
-		k := l.live()
-		if k == nil || k.dead() {
-			continue
-		}
-		living = append(living, k)
-		if k.busy() {
-			running = append(running, k)
-		}
-	}
-	if len(running) == 1 {
-		return running[0]
-	}
+// largest is the living kernel whose session uses most, or nil if there is none.
+func (w *watchdog) largest() (worst *kernel) {
 	bySession := map[int]int64{}
-	if len(living) > 1 {
-		for _, p := range processes(-1) {
-			bySession[p.session] += p.rss
-		}
+	for _, p := range processes(-1) {
+		bySession[p.session] += p.rss
 	}
-	var worst *kernel
-	for _, k := range living {
+	for _, k := range w.living() {
 		if worst == nil || bySession[k.pid] > bySession[worst.pid] {
 			worst = k
 		}
 	}
 	return worst
+}
+
+// living returns the kernels there are.
+func (w *watchdog) living() (living []*kernel) {
+	for _, l := range w.sup.lanes {
+		if k := l.live(); k != nil && !k.dead() {
+			living = append(living, k)
+		}
+	}
+	return living
+}
+
+// running returns the kernels that run something.
+func (w *watchdog) running() []*kernel {
+	return slices.DeleteFunc(w.living(), func(k *kernel) bool { return !k.busy() })
 }
 
 // oomKilled reports whether the kernel's OOM killer has ended something since the last call.

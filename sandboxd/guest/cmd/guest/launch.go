@@ -99,14 +99,3 @@ func limit(resource int, n uint64) error {
 	n = min(n, now.Max)
 	return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: n, Max: n})
 }
-
-// sweep kills every process of its own user at once, itself included or not.
-func sweep([]string) error {
-	if os.Getuid() == 0 {
-		return errors.New("only for the kernels' user")
-	}
-	if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
-		return err
-	}
-	return nil
-}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// mcpServer is how a client starts Dormouse.
+type mcpServer struct {
+	Command string            `json:"command"`
+	Args    []string          `json:"args"`
+	Env     map[string]string `json:"env,omitempty"`
+}
+
+// mcpClient is a program that can use Dormouse, and what to tell it.
+type mcpClient struct {
+	key    string // of --print-config
+	name   string
+	where  string                   // the configuration belongs
+	config func(s mcpServer) string // with a newline at its end
+	link   func(s mcpServer) string // that installs it with a click; nil: there is none
+}
+
+// mcpClients is all that Dormouse knows of its clients; README.md's part about them is
+// made from it.
+var mcpClients = []mcpClient{
+	{key: "claude-code", name: "Claude Code", where: "run this command", config: claudeCommand},
+	{key: "claude-desktop", name: "Claude Desktop", where: "claude_desktop_config.json (Settings, Developer, Edit Config)", config: jsonUnder("mcpServers")},
+	{key: "cursor", name: "Cursor", where: "~/.cursor/mcp.json", config: jsonUnder("mcpServers"), link: cursorLink},
+	{key: "vscode", name: "VS Code", where: ".vscode/mcp.json in a project, or the command MCP: Open User Configuration", config: jsonUnder("servers", `"type": "stdio"`), link: vscodeLink},
+	{key: "codex", name: "Codex", where: "~/.codex/config.toml", config: codexConfig},
+	{key: "gemini", name: "Gemini CLI", where: "~/.gemini/settings.json", config: jsonUnder("mcpServers")},
+	{key: "windsurf", name: "Windsurf", where: "~/.codeium/windsurf/mcp_config.json", config: jsonUnder("mcpServers")},
+	{key: "zed", name: "Zed", where: "~/.config/zed/settings.json", config: jsonUnder("context_servers", `"source": "custom"`)},
+	{key: "goose", name: "goose", where: "~/.config/goose/config.yaml", config: gooseConfig},
+}
+
+// callSeconds is how long a client must wait for a call's answer: the longest
+// wait_seconds and the making of a sandbox. Some give up after a minute by themselves.
+const callSeconds = 360
+
+func clientKeys() string {
+	var keys []string
+	for _, c := range mcpClients {
+		keys = append(keys, c.key)
+	}
+	return strings.Join(keys, ", ")
+}
+
+func findClient(key string) (mcpClient, error) {
+	for _, c := range mcpClients {
+		if c.key == key {
+			return c, nil
+		}
+	}
+	return mcpClient{}, fmt.Errorf("--print-config knows no client %q: use one of %s", key, clientKeys())
+}
+
+// printConfig prints a client's configuration, and to notes where it belongs.
+func (c mcpClient) printConfig(out, notes io.Writer, s mcpServer) error {
+	fmt.Fprintf(notes, "%s: %s\n", c.name, c.where)
+	if c.link != nil {
+		fmt.Fprintf(notes, "or open %s\n", c.link(s))
+	}
+	_, err := io.WriteString(out, c.config(s))
+	return err
+}
+
+func claudeCommand(s mcpServer) string {
+	words := []string{"claude", "mcp", "add", "dormouse"}
+	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+		words = append(words, "--env", name+"="+s.Env[name])
+	}
+	words = append(words, "--", s.Command)
+	words = append(words, s.Args...)
+	for i, w := range words {
+		words[i] = shellQuote(w)
+	}
+	return strings.Join(words, " ") + "\n"
+}
+
+// jsonUnder writes JSON as a person would: a client's key, its own fields, and ours.
+func jsonUnder(key string, own ...string) func(mcpServer) string {
+	return func(s mcpServer) string {
+		fields := append(slices.Clone(own), `"command": `+inlineJSON(s.Command), `"args": `+inlineJSON(s.Args))
+		if len(s.Env) > 0 {
+			fields = append(fields, `"env": `+inlineJSON(s.Env))
+		}
+		return fmt.Sprintf("{\n  %q: {\n    \"dormouse\": {\n      %s\n    }\n  }\n}\n", key, strings.Join(fields, ",\n      "))
+	}
+}
+
+func codexConfig(s mcpServer) string {
+	text := fmt.Sprintf("[mcp_servers.dormouse]\ncommand = %s\nargs = %s\ntool_timeout_sec = %d\n", inlineJSON(s.Command), inlineJSON(s.Args), callSeconds)
+	if len(s.Env) > 0 {
+		text += "\n[mcp_servers.dormouse.env]\n"
+		for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+			text += name + " = " + inlineJSON(s.Env[name]) + "\n"
+		}
+	}
+	return text
+}
+
+func gooseConfig(s mcpServer) string {
+	text := fmt.Sprintf("extensions:\n  dormouse:\n    name: dormouse\n    type: stdio\n    enabled: true\n    cmd: %s\n    args: %s\n    timeout: %d\n",
+		inlineJSON(s.Command), inlineJSON(s.Args), callSeconds)
+	if len(s.Env) > 0 {
+		text += "    envs:\n"
+		for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+			text += "      " + name + ": " + inlineJSON(s.Env[name]) + "\n"
+		}
+	}
+	return text
+}
+
+func cursorLink(s mcpServer) string {
+	return "cursor://anysphere.cursor-deeplink/mcp/install?name=dormouse&config=" + url.QueryEscape(base64.StdEncoding.EncodeToString([]byte(inlineJSON(s))))
+}
+
+func vscodeLink(s mcpServer) string {
+	return "vscode:mcp/install?" + url.PathEscape(inlineJSON(struct {
+		Name string `json:"name"`
+		Type string `json:"type"`
+		mcpServer
+	}{"dormouse", "stdio", s}))
+}
+
+// inlineJSON is JSON on one line, which TOML and YAML read as the same strings and lists.
+func inlineJSON(v any) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // strings, and lists and maps of them, always encode
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// shellQuote writes a word so that a shell reads it as it is.
+func shellQuote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,./:@%"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// passedOn are variables that decide where the engine and the home are, and that a client
+// does not pass on by itself. Our own come besides.
+var passedOn = []string{"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG", "XDG_STATE_HOME"}
+
+// thisServer is the running command as a client would start it: this binary, with the
+// flags that were given and the variables that were set.
+func thisServer(k *kong.Context) (mcpServer, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return mcpServer{}, fmt.Errorf("find this program's own file: %w", err)
+	}
+	s := mcpServer{Command: exe, Args: []string{"mcp"}, Env: map[string]string{}}
+	given := map[string]bool{}
+	for _, p := range k.Path {
+		if p.Flag != nil {
+			given[p.Flag.Name] = true
+		}
+	}
+	for _, f := range k.Flags() {
+		switch {
+		case f.Name == "print-config" || f.Name == "help":
+		case given[f.Name]:
+			for _, v := range flagValues(f) {
+				s.Args = append(s.Args, "--"+f.Name+"="+v)
+			}
+		default:
+			for _, name := range f.Envs {
+				if os.Getenv(name) != "" {
+					s.Env[name] = strings.Join(flagValues(f), ",")
+				}
+			}
+		}
+	}
+	for _, name := range passedOn {
+		if v := os.Getenv(name); v != "" {
+			s.Env[name] = v
+		}
+	}
+	return s, nil
+}
+
+// flagValues are what a flag is set to as kong has read it: paths are absolute.
+func flagValues(f *kong.Flag) []string {
+	list, ok := f.Target.Interface().([]string)
+	if !ok {
+		return []string{fmt.Sprint(f.Target.Interface())}
+	}
+	list = slices.Clone(list)
+	for i, v := range list {
+		list[i] = strings.ReplaceAll(v, ",", `\,`) // which kong splits at
+	}
+	return list
+}

@@ -1,0 +1,70 @@
+package tools
+
+import (
+	"context"
+	"encoding/binary"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// byteOrder is UTF-16's; its String is for people.
+type byteOrder struct {
+	binary.ByteOrder
+	name string
+}
+
+func (o *byteOrder) String() string { return o.name }
+
+// utf16Order returns the byte order of a file that begins with UTF-16's mark, as Windows
+// programs write it, or nil. data is the part of the file that was read.
+func (t *toolset) utf16Order(ctx context.Context, r reading, data []byte) *byteOrder {
+	if r.offset%2 != 0 {
+		return nil
+	}
+	mark := data
+	if r.offset > 0 {
+		r.offset = 0
+		mark, _ = t.fetch(ctx, &r, 2) // a file that can't be read any more has no mark
+	}
+	switch {
+	case len(mark) < 2:
+	case mark[0] == 0xff && mark[1] == 0xfe:
+		return &byteOrder{binary.LittleEndian, "little-endian"}
+	case mark[0] == 0xfe && mark[1] == 0xff:
+		return &byteOrder{binary.BigEndian, "big-endian"}
+	}
+	return nil
+}
+
+// utf16Part returns the text of a part of such a file without its mark, and how many bytes
+// of data that is: a character that is cut off at the end is not in it. No bytes: it is not text.
+func utf16Part(data []byte, order binary.ByteOrder, whole bool) (text string, used int) {
+	if whole && len(data)%2 != 0 {
+		return "", 0
+	}
+	var b strings.Builder
+	for used+2 <= len(data) {
+		r, size := rune(order.Uint16(data[used:])), 2
+		if utf16.IsSurrogate(r) {
+			if used+4 > len(data) && !whole {
+				break
+			}
+			var low rune
+			if used+4 <= len(data) {
+				low = rune(order.Uint16(data[used+2:]))
+			}
+			if r, size = utf16.DecodeRune(r, low), 4; r == utf8.RuneError {
+				return "", 0
+			}
+		}
+		if r == 0 {
+			return "", 0
+		}
+		if r != '\ufeff' || used > 0 {
+			b.WriteRune(r)
+		}
+		used += size
+	}
+	return b.String(), used
+}
