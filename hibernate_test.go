@@ -441,7 +441,7 @@ func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 	}
 	otherN, otherEpoch, otherText := w.count(w.s, b, other)
 	got := map[string]int{lang: n - 1, other: otherN - 1}
-	const slack = time.Second                          // until an answer is here
+	const slack = time.Second // until an answer is here
 	grew := epoch > b.epoch[lang] && otherEpoch > b.epoch[other]
 	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n) // it had just been suspended
 	for i, m := range b.past {

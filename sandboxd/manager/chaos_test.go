@@ -102,22 +102,12 @@ func TestChaos(t *testing.T) {
 func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 	t.Helper()
 	// What died unseen is noticed when it is looked at.
-	page, err := d.List(t.Context(), sandbox.ListRequest{PageSize: 100})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, sb := range page.Sandboxes {
-		if _, err := d.Get(t.Context(), string(sb.ID)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
+	for _, id := range d.all(t) {
+		if _, err := d.Get(t.Context(), string(id)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
 			t.Errorf("Get() = %v", err)
 		}
 	}
-	if page, err = d.List(t.Context(), sandbox.ListRequest{PageSize: 100}); err != nil {
-		t.Fatal(err)
-	}
-	var running []sandbox.ID
-	for _, sb := range page.Sandboxes {
-		running = append(running, sb.ID)
-	}
+	running := d.all(t)
 	containers := d.eng.ids()
 	slices.Sort(running)
 	slices.Sort(containers)
@@ -137,4 +127,21 @@ func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 		left, err := d.store.Unfinished(t.Context())
 		return err == nil && len(left) == 0
 	})
+}
+
+// all are the sandboxes that have not ended.
+func (d *daemon) all(t *testing.T) (ids []sandbox.ID) {
+	t.Helper()
+	for req := (sandbox.ListRequest{PageSize: 100}); ; {
+		page, err := d.List(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sb := range page.Sandboxes {
+			ids = append(ids, sb.ID)
+		}
+		if req.PageToken = page.NextPageToken; req.PageToken == "" {
+			return ids
+		}
+	}
 }
