@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -293,23 +294,23 @@ func (w *httpWire) close() {
 }
 
 // rawMessages measures both transports, each with a daemon of its own.
-func rawMessages(ctx context.Context, runtime string) error {
+func rawMessages(ctx context.Context, env ...string) error {
 	for _, kind := range []string{"stdio", "HTTP"} {
-		if err := rawMessagesOf(ctx, runtime, kind); err != nil {
+		if err := rawMessagesOf(ctx, kind, env); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 	}
 	return nil
 }
 
-func rawMessagesOf(ctx context.Context, runtime, kind string) error {
+func rawMessagesOf(ctx context.Context, kind string, env []string) error {
 	home, err := os.MkdirTemp("", "dmb")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(home)
 	defer stopDaemon(home)
-	env := []string{"DORMOUSE_HOME=" + home, "DORMOUSE_RUNTIME=" + runtime}
+	env = append(slices.Clone(env), "DORMOUSE_HOME="+home)
 	if kind == "HTTP" {
 		w, err := startHTTP(ctx, home, env)
 		if err != nil {

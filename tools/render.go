@@ -177,7 +177,10 @@ func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 	if alternations > 0 {
 		w.line("stdout and stderr alternated %d times and are shown apart.", alternations)
 	}
-	if r.ex.OutputGone {
+	switch {
+	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // which has said so
+		w.line("[What was printed is gone: %s]", oneLine(r.ex.Reason, 400))
+	case r.ex.OutputGone:
 		w.line("[What was printed was dropped to make room for newer executions' output.]")
 	}
 	r.write(w, pieces)

@@ -19,7 +19,8 @@ type Suspender interface {
 }
 
 // Checkpointer is a [Suspender] that can keep the state of a sandbox that runs on. If its processes die, it is
-// listed as suspended, AsOf the checkpoint, and Resume brings it back as it was then.
+// listed as suspended, AsOf the checkpoint, and Resume brings it back as it was then. What a sandbox was resumed from is
+// such a checkpoint too.
 type Checkpointer interface {
 	Suspender
 	// Checkpoint keeps the sandbox's state on disk as it is now, in place of an older one, and lets it

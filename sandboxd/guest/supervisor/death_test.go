@@ -159,7 +159,7 @@ func TestExpiry(t *testing.T) {
 	}
 	select {
 	case <-b.exited:
-	case <-time.After(8 * time.Second):
+	case <-time.After(14 * time.Second):
 		t.Fatal("the guest outlived its time")
 	}
 	if _, err := os.Stat(b.root); err == nil {
