@@ -24,7 +24,8 @@ type Suspender interface {
 type Checkpointer interface {
 	Suspender
 	// Checkpoint keeps the sandbox's state on disk as it is now, in place of an older one, and lets it
-	// run on. Open streams end. What fails leaves the older one. Discard drops what is kept, if it is there.
+	// run on. Open streams end. What fails leaves the older one. Discard drops what is kept of one that runs;
+	// of one that has died it is all that there is, and stays.
 	Checkpoint(ctx context.Context, id sandbox.ID) error
 	Discard(ctx context.Context, id sandbox.ID) error
 }

@@ -37,9 +37,7 @@ func (s *suite) suspend(t *testing.T) {
 			start = time.Now()
 			resume(t, sleeper, b.id)
 			t.Logf("suspended in %v, resumed in %v", slept, time.Since(start))
-			if got, want := list(t, s.engine), (engine.Container{ID: b.id, Running: true}); len(got) != 1 || got[0] != want {
-				t.Errorf("List() = %+v, want %+v alone", got, want)
-			}
+			s.wantOnly(t, b.id)
 		}
 		if b.must(t, "GET", "/blob", nil) != string(block) {
 			t.Error("a file of 10 MB is not what it was")
@@ -315,9 +313,14 @@ func (s *suite) fork(t *testing.T) {
 	})
 }
 
+// wantOnly fails the test unless the engine lists the sandbox alone, running. It may have a state to fall back to.
 func (s *suite) wantOnly(t *testing.T, id sandbox.ID) {
 	t.Helper()
-	if got, want := list(t, s.engine), (engine.Container{ID: id, Running: true}); len(got) != 1 || got[0] != want {
+	got, want := list(t, s.engine), engine.Container{ID: id, Running: true}
+	if len(got) == 1 {
+		want.StateBytes = got[0].StateBytes
+	}
+	if len(got) != 1 || got[0] != want {
 		t.Errorf("List() = %+v, want %+v alone", got, want)
 	}
 }
