@@ -87,8 +87,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A home has one daemon; the second is told which. Two homes never meet.
-func TestSecondDaemon(t *testing.T) {
+// S13: a home has one daemon; the second is told which. Two homes never meet.
+func TestS13_SecondDaemon(t *testing.T) {
 	home := newHome(t)
 	c, _ := run(t, home)
 	err := sandboxd.Run(t.Context(), config(home))
