@@ -16,6 +16,7 @@ import (
 // box is a sandbox that runs or sleeps, as the manager holds it.
 type box struct {
 	id       sandbox.ID
+	owner    sandbox.Owner
 	language sandbox.Language
 	log      *slog.Logger
 	guest    *guest.Client // dials when it is first used
@@ -41,7 +42,7 @@ type box struct {
 
 func (m *Manager) newBox(rec store.Sandbox) *box {
 	b := &box{
-		id: rec.ID, language: rec.Language, log: m.Logger.With("sandbox", rec.ID),
+		id: rec.ID, owner: rec.Owner, language: rec.Language, log: m.Logger.With("sandbox", rec.ID),
 		life: make(chan struct{}, 1),
 		rec:  rec, stored: rec.UsedTime,
 		pending:  map[sandbox.ExecutionID]*pending{},

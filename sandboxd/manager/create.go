@@ -35,7 +35,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 	if err := req.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	rec, err := m.newRecord(req)
+	rec, err := m.newRecord(sandbox.OwnerOf(ctx), req)
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
@@ -50,7 +50,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 			}
 		}
 		c, err := m.begin(rec)
-		for start := time.Now(); sandbox.KindOf(err) == sandbox.Limit && m.makeRoom(ctx, start); {
+		for start := time.Now(); sandbox.KindOf(err) == sandbox.Limit && !errors.Is(err, errShare) && m.makeRoom(ctx, start); {
 			c, err = m.begin(rec)
 		}
 		if err != nil {
@@ -74,7 +74,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 	}
 }
 
-func (m *Manager) newRecord(req sandbox.CreateRequest) (store.Sandbox, error) {
+func (m *Manager) newRecord(owner sandbox.Owner, req sandbox.CreateRequest) (store.Sandbox, error) {
 	image, err := m.image(req.Image)
 	if err != nil {
 		return store.Sandbox{}, err
@@ -92,18 +92,18 @@ func (m *Manager) newRecord(req sandbox.CreateRequest) (store.Sandbox, error) {
 	}
 	now := m.now()
 	return store.Sandbox{
-		ID: sandbox.NewID(), DisplayName: req.DisplayName, State: sandbox.Provisioning, Language: req.Language,
+		ID: sandbox.NewID(), Owner: owner, DisplayName: req.DisplayName, State: sandbox.Provisioning, Language: req.Language,
 		Image: image, Limits: limits, Container: true, RequestID: req.RequestID, RequestHash: hashOf(req),
 		CreateTime: now, ExpireTime: now.Add(ttl), UsedTime: now,
 	}, nil
 }
 
-// createdBefore returns the sandbox that an earlier request with the same id made, or is making.
+// createdBefore returns the sandbox that an earlier request of the owner's with the same id made, or is making.
 func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.Sandbox, error) {
 	if rec.RequestID == "" {
 		return nil, nil
 	}
-	if c := m.creatingFor(rec.RequestID); c != nil {
+	if c := m.creatingFor(rec.Owner, rec.RequestID); c != nil {
 		select {
 		case <-c.done:
 		case <-ctx.Done():
@@ -113,7 +113,7 @@ func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.
 			return nil, c.err
 		}
 	}
-	first, err := m.Store.SandboxByRequest(ctx, rec.RequestID)
+	first, err := m.Store.SandboxByRequest(ctx, rec.Owner, rec.RequestID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -126,11 +126,11 @@ func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.
 	return &first, nil
 }
 
-func (m *Manager) creatingFor(requestID string) *creation {
+func (m *Manager) creatingFor(owner sandbox.Owner, requestID string) *creation {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range m.creating {
-		if c.rec.RequestID == requestID {
+		if c.rec.Owner == owner && c.rec.RequestID == requestID {
 			return c
 		}
 	}

@@ -18,7 +18,7 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 	}
 	for {
 		if req.RequestID != "" {
-			first, err := m.Store.ExecutionByRequest(ctx, req.RequestID)
+			first, err := m.Store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), req.RequestID)
 			if err == nil {
 				e, err := m.executeAgain(ctx, name, first, req)
 				if errors.Is(err, errStale) {
@@ -56,7 +56,7 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 		ID: sandbox.NewExecutionID(), SandboxID: b.id, Language: req.Language, State: sandbox.ExecQueued,
 		TimeoutSeconds: *req.TimeoutSeconds, CreateTime: m.now(),
 	}
-	rec := store.Execution{Execution: e, RequestID: req.RequestID}
+	rec := store.Execution{Execution: e, Requester: sandbox.OwnerOf(ctx), RequestID: req.RequestID}
 	if req.RequestID != "" {
 		rec.RequestHash = hashOfExecute(req)
 	}
@@ -87,7 +87,7 @@ func (m *Manager) executeAgain(ctx context.Context, name string, first store.Exe
 	if !bytes.Equal(first.RequestHash, hashOfExecute(req)) {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Invalid, "request_id %q was used for other code, by execution %s: use a new one", req.RequestID, first.ID)
 	}
-	if b, _, err := m.named(name); err != nil {
+	if b, _, err := m.named(ctx, name); err != nil {
 		return sandbox.Execution{}, err
 	} else if sandbox.IsID(name) && name != string(first.SandboxID) || b != nil && b.id != first.SandboxID {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Invalid, "request_id %q was used in another sandbox, %s, by execution %s: use a new one", req.RequestID, first.SandboxID, first.ID)

@@ -17,7 +17,7 @@ func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.
 	if err := sandbox.ValidateRequestID(requestID); err != nil {
 		return sandbox.Execution{}, err
 	}
-	rec, err := m.Store.ExecutionByRequest(ctx, requestID)
+	rec, err := m.Store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), requestID)
 	if requestID == "" || errors.Is(err, store.ErrNotFound) {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.NotFound, "no execution has the request_id %q", sandbox.Quote(requestID))
 	}
@@ -94,7 +94,7 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 	return nil
 }
 
-// ask has fn ask an execution's guest. When there is no guest that knows the answer, e
+// ask has fn ask an execution's guest. What ctx's owner does not see is not there. When there is no guest that knows the answer, e
 // is what the record says. A final answer in e is put on record.
 func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn func(context.Context, *box, sandbox.ExecutionID) error, e *sandbox.Execution) error {
 	id, err := sandbox.ParseExecutionID(name)
@@ -103,7 +103,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 	}
 	for {
 		rec, err := m.Store.Execution(ctx, id)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) || err == nil && !sandbox.OwnerOf(ctx).Sees(rec.Owner) {
 			return noExecution(name)
 		}
 		if err != nil {

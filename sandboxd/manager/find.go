@@ -12,10 +12,10 @@ import (
 )
 
 // find returns the running sandbox that has this id or display name, waiting for one that
-// is being made. The error says what became of one that does not run.
+// is being made. The error says what became of one that does not run. What ctx's owner does not see is not there.
 func (m *Manager) find(ctx context.Context, name string) (*box, error) {
 	for {
-		b, c, err := m.named(name)
+		b, c, err := m.named(ctx, name)
 		switch {
 		case err != nil:
 			return nil, err
@@ -43,12 +43,21 @@ func (m *Manager) find(ctx context.Context, name string) (*box, error) {
 	}
 }
 
-// named returns the sandbox of this name that runs or is being made, if there is one.
-func (m *Manager) named(name string) (*box, *creation, error) {
+// named returns the sandbox of this name that runs or is being made, if there is one. An id names what ctx's owner
+// sees, a display name only what it made: what somebody else calls theirs must not stand in the operator's way.
+func (m *Manager) named(ctx context.Context, name string) (*box, *creation, error) {
+	owner := sandbox.OwnerOf(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if sandbox.IsID(name) {
-		return m.boxes[sandbox.ID(name)], m.creating[sandbox.ID(name)], nil
+		b, c := m.boxes[sandbox.ID(name)], m.creating[sandbox.ID(name)]
+		if b != nil && !owner.Sees(b.owner) {
+			b = nil
+		}
+		if c != nil && !owner.Sees(c.rec.Owner) {
+			c = nil
+		}
+		return b, c, nil
 	}
 	if name == "" {
 		return nil, nil, sandbox.Errorf(sandbox.Invalid, "no sandbox is named: give its id or its display name")
@@ -57,12 +66,12 @@ func (m *Manager) named(name string) (*box, *creation, error) {
 	var making *creation
 	var ids []string
 	for _, b := range m.boxes {
-		if b.record().DisplayName == name {
+		if b.owner == owner && b.record().DisplayName == name {
 			box, ids = b, append(ids, string(b.id))
 		}
 	}
 	for _, c := range m.creating {
-		if c.rec.DisplayName == name {
+		if c.rec.Owner == owner && c.rec.DisplayName == name {
 			making, ids = c, append(ids, string(c.rec.ID))
 		}
 	}
@@ -77,21 +86,22 @@ func (m *Manager) named(name string) (*box, *creation, error) {
 	return box, making, nil
 }
 
-// endedNamed returns the record of a terminated sandbox, as long as it is kept.
+// endedNamed returns the record of a terminated sandbox that ctx's owner sees, as long as it is kept.
 func (m *Manager) endedNamed(ctx context.Context, name string) (store.Sandbox, error) {
 	const longest = 4 * sandbox.MaxDisplayName // bytes
 	if len(name) > longest {
 		return store.Sandbox{}, noSandbox(name)
 	}
+	owner := sandbox.OwnerOf(ctx)
 	var rec store.Sandbox
 	var err error
 	if sandbox.IsID(name) {
 		rec, err = m.Store.Sandbox(ctx, sandbox.ID(name))
 	} else {
-		rec, err = m.Store.NewestNamed(ctx, name)
+		rec, err = m.Store.NewestNamed(ctx, owner, name)
 	}
-	if errors.Is(err, store.ErrNotFound) || err == nil && rec.State != sandbox.Terminated {
-		err = noSandbox(name)
+	if errors.Is(err, store.ErrNotFound) || err == nil && (rec.State != sandbox.Terminated || !owner.Sees(rec.Owner)) {
+		return store.Sandbox{}, noSandbox(name)
 	}
 	return rec, err
 }

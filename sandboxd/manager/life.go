@@ -80,7 +80,7 @@ func (m *Manager) tell(ctx context.Context, b *box) bool {
 // Delete ends a sandbox. It returns when its container is gone, or when the engine would
 // not have it so yet: the deletion is on record, and the rest follows.
 func (m *Manager) Delete(ctx context.Context, name string) error {
-	b, c, err := m.named(name)
+	b, c, err := m.named(ctx, name)
 	if err == nil && c != nil {
 		c.cancel() // and if that comes too late, find waits for it
 	}

@@ -19,7 +19,7 @@ const statusTimeout = 3 * time.Second
 // expired or was lost is returned too, with the reason, as long as its record is kept; one
 // that was deleted is not there.
 func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error) {
-	b, c, err := m.named(name)
+	b, c, err := m.named(ctx, name)
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
@@ -62,7 +62,7 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	return m.view(rec), nil
 }
 
-// List returns a page of sandboxes, newest first. A page token stays good while sandboxes come and go.
+// List returns a page of the sandboxes that ctx's owner sees, newest first. A page token stays good while sandboxes come and go.
 func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Page, error) {
 	size := req.PageSize
 	if size == 0 {
@@ -82,7 +82,7 @@ func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Pa
 	if err != nil {
 		return sandbox.Page{}, err
 	}
-	records, err := m.Store.Sandboxes(ctx, req.State, before, size+1)
+	records, err := m.Store.Sandboxes(ctx, sandbox.OwnerOf(ctx), req.State, before, size+1)
 	if err != nil {
 		return sandbox.Page{}, err
 	}

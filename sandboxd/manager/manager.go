@@ -40,6 +40,8 @@ type Config struct {
 	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
 	MaxSandboxes int            // at once; zero: 100
+	// MaxSandboxesPerOwner bounds the sandboxes that an owner who is not the operator has, awake or asleep. Zero: nothing does.
+	MaxSandboxesPerOwner int
 	// MaxMemory bounds the sum of the sandboxes' memory limits. Zero: four times the memory of the
 	// engine's machine, because a limit is a ceiling that few sandboxes come near.
 	MaxMemory int64
@@ -78,7 +80,7 @@ func (c *Config) validate() error {
 	if c.MaxSandboxes == 0 {
 		c.MaxSandboxes = defaultMaxSandboxes
 	}
-	if c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0 || c.CheckpointEvery < 0 || c.MaxDisk < 0 {
+	if c.MaxSandboxes < 0 || c.MaxSandboxesPerOwner < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0 || c.CheckpointEvery < 0 || c.MaxDisk < 0 {
 		return errors.New("manager: limits and times must not be negative")
 	}
 	if c.Logger == nil {

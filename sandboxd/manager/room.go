@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -127,8 +128,31 @@ func (m *Manager) evict(ctx context.Context) (done bool) {
 	return false
 }
 
+// errShare is the cause of the error of an owner who has as many sandboxes as one may: nobody else's sleep helps.
+var errShare = errors.New("the owner's share is used up")
+
+// share says no to an owner who has as many sandboxes as one may have, with mu held.
+func (m *Manager) share(owner sandbox.Owner) error {
+	if m.MaxSandboxesPerOwner == 0 || owner == sandbox.Operator {
+		return nil
+	}
+	count := 0
+	for r := range m.held {
+		if r.Owner == owner {
+			count++
+		}
+	}
+	if count < m.MaxSandboxesPerOwner {
+		return nil
+	}
+	return sandbox.Errorf(sandbox.Limit, "you have %d sandboxes, awake or asleep, the most that one owner may have here (--max-sandboxes-per-owner): delete one that is not needed, or wait until one expires", count).WithCause(errShare)
+}
+
 // reserve finds room for a sandbox, with mu held, and fills in the record's uid.
 func (m *Manager) reserve(rec *store.Sandbox) error {
+	if err := m.share(rec.Owner); err != nil {
+		return err
+	}
 	if full := m.full(rec.Limits.MemoryBytes); full != "" {
 		return sandbox.Errorf(sandbox.Limit, "%s: delete a sandbox that is not needed, wait until one expires, or ask for less memory_mb", full)
 	}

@@ -13,20 +13,22 @@ import (
 // Execution is an execution's record. Code and output are not part of it.
 type Execution struct {
 	sandbox.Execution
+	Owner       sandbox.Owner // of its sandbox; set by the store
+	Requester   sandbox.Owner // whose request id it is: of who asked for it
 	RequestID   string
 	RequestHash []byte
 }
 
 // AddExecution stores an execution that has been accepted: the one flush of the disk
-// that an execution costs. The error is [ErrRequestTaken] if a record has its
-// request id, [ErrEnded] if its sandbox is not running.
+// that an execution costs. The error is [ErrRequestTaken] if a record of its
+// requester has its request id, [ErrEnded] if its sandbox is not running.
 func (s *Store) AddExecution(e Execution) error {
 	record, err := encode(e.Execution)
 	if err != nil {
 		return err
 	}
 	return s.now(func(tx *sql.Tx) error {
-		res, err := tx.Stmt(s.accept).Exec(e.ID, nullable(e.RequestID), e.RequestHash, record, e.SandboxID, sandbox.Running)
+		res, err := tx.Stmt(s.accept).Exec(e.ID, e.Requester, nullable(e.RequestID), e.RequestHash, record, e.SandboxID, sandbox.Running)
 		if taken(err) && strings.Contains(err.Error(), "request_id") {
 			return ErrRequestTaken
 		}
@@ -70,9 +72,9 @@ func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Executio
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
 }
 
-// ExecutionByRequest returns the execution that a request made, or [ErrNotFound].
-func (s *Store) ExecutionByRequest(ctx context.Context, requestID string) (Execution, error) {
-	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE request_id = ?", requestID))
+// ExecutionByRequest returns the execution that a request of somebody made, or [ErrNotFound].
+func (s *Store) ExecutionByRequest(ctx context.Context, requester sandbox.Owner, requestID string) (Execution, error) {
+	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE requester = ? AND request_id = ?", requester, requestID))
 }
 
 // Unfinished returns the executions whose end is not stored, oldest first.
@@ -86,20 +88,20 @@ func (s *Store) Unfinished(ctx context.Context) ([]Execution, error) {
 }
 
 func (s *Store) prepareStatements(ctx context.Context) (err error) {
-	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, final, request_id, request_hash, record)
-		SELECT ?, id, 0, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
+	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, final, requester, request_id, request_hash, record)
+		SELECT ?, id, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
 	if err == nil {
 		s.final, err = s.write.PrepareContext(ctx, "UPDATE executions SET final = 1, record = ? WHERE id = ? AND final = 0")
 	}
 	return err
 }
 
-const executionColumns = "coalesce(request_id, ''), request_hash, record"
+const executionColumns = "(SELECT owner FROM sandboxes WHERE sandboxes.id = executions.sandbox), requester, coalesce(request_id, ''), request_hash, record"
 
 func scanExecution(row interface{ Scan(...any) error }) (Execution, error) {
 	var e Execution
 	var record []byte
-	err := row.Scan(&e.RequestID, &e.RequestHash, &record)
+	err := row.Scan(&e.Owner, &e.Requester, &e.RequestID, &e.RequestHash, &record)
 	if err == sql.ErrNoRows {
 		return e, ErrNotFound
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -11,14 +12,14 @@ func (s *Store) Sandbox(ctx context.Context, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ?", id))
 }
 
-// SandboxByRequest returns the sandbox that a request made, or [ErrNotFound].
-func (s *Store) SandboxByRequest(ctx context.Context, requestID string) (Sandbox, error) {
-	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE request_id = ?", requestID))
+// SandboxByRequest returns the sandbox that an owner's request made, or [ErrNotFound].
+func (s *Store) SandboxByRequest(ctx context.Context, owner sandbox.Owner, requestID string) (Sandbox, error) {
+	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE owner = ? AND request_id = ?", owner, requestID))
 }
 
-// NewestNamed returns the newest sandbox of a display name, ended or not, or [ErrNotFound].
-func (s *Store) NewestNamed(ctx context.Context, name string) (Sandbox, error) {
-	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE display_name = ? AND display_name <> '' ORDER BY seq DESC LIMIT 1", name))
+// NewestNamed returns an owner's newest sandbox of a display name, ended or not, or [ErrNotFound].
+func (s *Store) NewestNamed(ctx context.Context, owner sandbox.Owner, name string) (Sandbox, error) {
+	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE owner = ? AND display_name = ? AND display_name <> '' ORDER BY seq DESC LIMIT 1", owner, name))
 }
 
 // Present returns the sandboxes that have not ended, and those whose container may
@@ -27,16 +28,17 @@ func (s *Store) Present(ctx context.Context) ([]Sandbox, error) {
 	return s.querySandboxes(ctx, "WHERE state <> ? OR container = 1 ORDER BY seq", sandbox.Terminated)
 }
 
-// Sandboxes returns at most limit sandboxes of a state (empty: all but terminated),
+// Sandboxes returns at most limit sandboxes that an owner sees, of a state (empty: all but terminated),
 // newest first, beginning below the record with the sequence number before (0: the newest).
-func (s *Store) Sandboxes(ctx context.Context, state sandbox.State, before int64, limit int) ([]Sandbox, error) {
+func (s *Store) Sandboxes(ctx context.Context, owner sandbox.Owner, state sandbox.State, before int64, limit int) ([]Sandbox, error) {
 	if before == 0 {
 		before = 1<<63 - 1
 	}
+	where := "WHERE state = ? AND seq < ? AND (owner = ? OR ?) ORDER BY seq DESC LIMIT ?"
 	if state == "" {
-		return s.querySandboxes(ctx, "WHERE state <> ? AND seq < ? ORDER BY seq DESC LIMIT ?", sandbox.Terminated, before, limit)
+		state, where = sandbox.Terminated, strings.Replace(where, "state =", "state <>", 1)
 	}
-	return s.querySandboxes(ctx, "WHERE state = ? AND seq < ? ORDER BY seq DESC LIMIT ?", state, before, limit)
+	return s.querySandboxes(ctx, where, state, before, owner, owner == sandbox.Operator, limit)
 }
 
 func (s *Store) querySandboxes(ctx context.Context, where string, args ...any) ([]Sandbox, error) {

@@ -25,6 +25,7 @@ const (
 type Sandbox struct {
 	Seq         int64 // order of creation; set by the store
 	ID          sandbox.ID
+	Owner       sandbox.Owner
 	DisplayName string
 	State       sandbox.State
 	Cause       Cause  // of its end
@@ -48,7 +49,7 @@ type Sandbox struct {
 	Rewound   Rewind
 }
 
-const sandboxColumns = `seq, id, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
+const sandboxColumns = `seq, id, owner, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
 	coalesce(request_id, ''), request_hash, create_time, expire_time, used_time, end_time,
 	saved_time, rewound_as_of, rewound_epoch, rewound_owed`
 
@@ -56,7 +57,7 @@ func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 	var r Sandbox
 	var limits string
 	var create, expire, used, end, saved, asOf int64
-	err := row.Scan(&r.Seq, &r.ID, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.ForkOf, &r.Container,
+	err := row.Scan(&r.Seq, &r.ID, &r.Owner, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.ForkOf, &r.Container,
 		&r.RequestID, &r.RequestHash, &create, &expire, &used, &end,
 		&saved, &asOf, &r.Rewound.Epoch, &r.Rewound.Owed)
 	if err == sql.ErrNoRows {
@@ -74,17 +75,17 @@ func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 }
 
 // AddSandbox stores a new sandbox as provisioning, with a container that may exist.
-// The error is [ErrRequestTaken] if a record has its request id.
+// The error is [ErrRequestTaken] if a record of its owner has its request id.
 func (s *Store) AddSandbox(r Sandbox) error {
 	limits, err := json.Marshal(r.Limits)
 	if err != nil {
 		return err
 	}
 	return s.now(func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO sandboxes (id, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
+		_, err := tx.Exec(`INSERT INTO sandboxes (id, owner, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
 			request_id, request_hash, create_time, expire_time, used_time, end_time)
-			VALUES (?, ?, ?, '', '', ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0)`,
-			r.ID, r.DisplayName, sandbox.Provisioning, r.Language, r.Image, string(limits), r.UID, r.ForkOf,
+			VALUES (?, ?, ?, ?, '', '', ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0)`,
+			r.ID, r.Owner, r.DisplayName, sandbox.Provisioning, r.Language, r.Image, string(limits), r.UID, r.ForkOf,
 			nullable(r.RequestID), r.RequestHash, toDB(r.CreateTime), toDB(r.ExpireTime), toDB(r.UsedTime))
 		if taken(err) && strings.Contains(err.Error(), "request_id") {
 			return ErrRequestTaken

@@ -63,6 +63,18 @@ var migrations = []string{
 	ALTER TABLE sandboxes ADD COLUMN rewound_epoch INTEGER NOT NULL DEFAULT 0;
 	ALTER TABLE sandboxes ADD COLUMN rewound_owed  INTEGER NOT NULL DEFAULT 0; -- 1 while the guest does not know of it
 	`,
+	// 4: owners. What there was is the operator's. A request id is one only among those of who sent it, which for an
+	// execution need not be its sandbox's owner: the operator can run code in any.
+	`
+	ALTER TABLE sandboxes  ADD COLUMN owner     TEXT NOT NULL DEFAULT '';
+	ALTER TABLE executions ADD COLUMN requester TEXT NOT NULL DEFAULT '';
+	DROP INDEX sandboxes_by_request;
+	DROP INDEX sandboxes_by_name;
+	DROP INDEX executions_by_request;
+	CREATE UNIQUE INDEX sandboxes_by_request ON sandboxes (owner, request_id) WHERE request_id IS NOT NULL;
+	CREATE INDEX sandboxes_by_name ON sandboxes (owner, display_name, seq) WHERE display_name <> '';
+	CREATE UNIQUE INDEX executions_by_request ON executions (requester, request_id) WHERE request_id IS NOT NULL;
+	`,
 }
 
 // applicationID marks the file as ours: "DORM".

@@ -80,12 +80,12 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, path)
-	got, err := s.SandboxByRequest(t.Context(), "r")
+	got, err := s.SandboxByRequest(t.Context(), sandbox.Operator, "r")
 	r.State, r.Seq = sandbox.Running, got.Seq
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(r) {
 		t.Errorf("SandboxByRequest() = %+v, %v, want %+v", got, err, r)
 	}
-	found, err := s.ExecutionByRequest(t.Context(), "e")
+	found, err := s.ExecutionByRequest(t.Context(), sandbox.Operator, "e")
 	if err != nil || found.State != sandbox.ExecSucceeded || found.OutputBytes != 99 || !found.EndTime.Equal(done.EndTime) || found.Events != nil || !bytes.Equal(found.RequestHash, []byte{1, 2}) {
 		t.Errorf("ExecutionByRequest() = %+v, %v, want it succeeded, without events", found, err)
 	}
@@ -300,9 +300,19 @@ func raw(t *testing.T, path, statements string) {
 func TestFirstSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	s := open(t, path)
-	old := add(t, s, record(200_001))
+	first := record(200_001)
+	first.RequestID = "made"
+	old := add(t, s, first)
+	ran := accept(t, s, old.ID, "ran")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+	for _, back := range []string{"DROP INDEX sandboxes_by_request", "DROP INDEX sandboxes_by_name", "DROP INDEX executions_by_request",
+		"ALTER TABLE sandboxes DROP COLUMN owner", "ALTER TABLE executions DROP COLUMN requester",
+		"CREATE UNIQUE INDEX sandboxes_by_request ON sandboxes (request_id) WHERE request_id IS NOT NULL",
+		"CREATE INDEX sandboxes_by_name ON sandboxes (display_name, seq) WHERE display_name <> ''",
+		"CREATE UNIQUE INDEX executions_by_request ON executions (request_id) WHERE request_id IS NOT NULL"} {
+		raw(t, path, back)
 	}
 	for _, column := range []string{"saved_time", "rewound_as_of", "rewound_epoch", "rewound_owed"} {
 		raw(t, path, "ALTER TABLE sandboxes DROP COLUMN "+column)
@@ -312,12 +322,67 @@ func TestFirstSchema(t *testing.T) {
 		raw(t, path, back)
 	}
 	s = open(t, path)
-	if got, err := s.Sandbox(t.Context(), old.ID); err != nil || got.UID != old.UID || got.ForkOf != "" {
+	if got, err := s.Sandbox(t.Context(), old.ID); err != nil || got.UID != old.UID || got.ForkOf != "" || got.Owner != sandbox.Operator {
 		t.Errorf("Sandbox() = %+v, %v, want %+v", got, err, old)
+	}
+	if got, err := s.SandboxByRequest(t.Context(), sandbox.Operator, "made"); err != nil || got.ID != old.ID {
+		t.Errorf("SandboxByRequest() = %+v, %v, want %s", got, err, old.ID)
+	}
+	if got, err := s.ExecutionByRequest(t.Context(), sandbox.Operator, "ran"); err != nil || got.ID != ran.ID || got.Owner != sandbox.Operator {
+		t.Errorf("ExecutionByRequest() = %+v, %v, want %s", got, err, ran.ID)
 	}
 	fork := record(200_001)
 	fork.ForkOf = old.ID
 	add(t, s, fork)
+}
+
+// Request ids and display names are each owner's own; the operator sees all of the list, others what is theirs.
+func TestOwners(t *testing.T) {
+	s := open(t, file(t))
+	ctx := t.Context()
+	made := map[sandbox.Owner]store.Sandbox{}
+	ran := map[sandbox.Owner]store.Execution{}
+	for i, owner := range []sandbox.Owner{sandbox.Operator, "alice", "bob"} {
+		r := record(200_001 + i)
+		r.Owner, r.RequestID = owner, "made"
+		made[owner] = add(t, s, r)
+		e := store.Execution{Requester: owner, RequestID: "ran", Execution: sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: r.ID, State: sandbox.ExecQueued}}
+		if err := s.AddExecution(e); err != nil {
+			t.Fatalf("AddExecution() of %q = %v", owner, err)
+		}
+		ran[owner] = e
+		r.ID, r.UID = sandbox.NewID(), 200_100
+		if err := s.AddSandbox(r); err != store.ErrRequestTaken {
+			t.Errorf("AddSandbox() again of %q = %v, want ErrRequestTaken", owner, err)
+		}
+		e.ID = sandbox.NewExecutionID()
+		if err := s.AddExecution(e); err != store.ErrRequestTaken {
+			t.Errorf("AddExecution() again of %q = %v, want ErrRequestTaken", owner, err)
+		}
+	}
+	for owner, want := range made {
+		if want.Owner != owner {
+			t.Errorf("the owner on record is %q, want %q", want.Owner, owner)
+		}
+		if got, err := s.SandboxByRequest(ctx, owner, "made"); err != nil || got.ID != want.ID {
+			t.Errorf("SandboxByRequest(%q) = %s, %v, want %s", owner, got.ID, err, want.ID)
+		}
+		if got, err := s.NewestNamed(ctx, owner, "a name"); err != nil || got.ID != want.ID {
+			t.Errorf("NewestNamed(%q) = %s, %v, want %s", owner, got.ID, err, want.ID)
+		}
+		if got, err := s.ExecutionByRequest(ctx, owner, "ran"); err != nil || got.ID != ran[owner].ID || got.Owner != owner || got.Requester != owner {
+			t.Errorf("ExecutionByRequest(%q) = %+v, %v, want %s", owner, got, err, ran[owner].ID)
+		}
+		see := 1
+		if owner == sandbox.Operator {
+			see = 3
+		}
+		for _, state := range []sandbox.State{"", sandbox.Running} {
+			if got, err := s.Sandboxes(ctx, owner, state, 0, 10); err != nil || len(got) != see {
+				t.Errorf("Sandboxes(%q, %q) = %d, %v, want %d", owner, state, len(got), err, see)
+			}
+		}
+	}
 }
 
 // A sandbox sleeps and wakes on record until it has ended.
