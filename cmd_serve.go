@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/server"
@@ -21,13 +21,16 @@ import (
 type serveCommand struct {
 	Listen       string   `help:"Address to listen on." default:"127.0.0.1:8765" placeholder:"HOST:PORT"`
 	SSE          bool     `name:"sse" help:"Also offer the SSE transport of older clients: /sse and /message."`
-	TokenFile    string   `help:"File with the token that clients must send. Default: 'token' in the home, made at the first start." type:"path"`
+	TokenFile    string   `help:"File with the tokens that let clients in; see dormouse token. Default: 'token' in the home, made at the first start." type:"path"`
 	AllowHost    []string `help:"Another name by which clients call this server; can be repeated."`
 	AllowOrigin  []string `help:"Origin whose web pages may call this server; can be repeated. Default: none but our own."`
 	TLSCert      string   `name:"tls-cert" help:"Certificate, with its chain, to serve HTTPS." type:"path" and:"tls"`
 	TLSKey       string   `name:"tls-key" help:"The certificate's key." type:"path" and:"tls"`
 	InsecureHTTP bool     `name:"insecure-http" help:"Listen beyond this machine without TLS: anybody on the way can read the token."`
 	AllowDir     []string `help:"Folder of this machine whose files models may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
+	Rate         float64  `help:"Requests a second that one token may make. 0: no limit." default:"5000"`
+
+	MaxSandboxesPerOwner int `help:"Sandboxes that the bearer of a named token may have, awake or asleep. 0: no limit of its own." default:"0"`
 	daemonFlags
 }
 
@@ -35,6 +38,9 @@ type serveCommand struct {
 func (c *serveCommand) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
+	}
+	if !(c.Rate >= 0 && c.Rate <= 1e9) || c.MaxSandboxesPerOwner < 0 {
+		return errors.New("--rate and --max-sandboxes-per-owner must not be negative")
 	}
 	return nil
 }
@@ -51,7 +57,9 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer l.Close()
-	d, err := sandboxd.Open(ctx, c.config())
+	config := c.config()
+	config.MaxSandboxesPerOwner = c.MaxSandboxesPerOwner
+	d, err := sandboxd.Open(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -109,13 +117,9 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 // server is MCP and the v1 API over HTTP, in front of the daemon.
 func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tls.Config) (*server.HTTP, error) {
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
-	token, err := c.token()
+	tokens, err := c.tokens(log)
 	if err != nil {
 		return nil, err
-	}
-	// A mounted secret often is open to all in its container, so this is not refused.
-	if info, err := os.Stat(c.tokenPath()); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		log.Warn("others on this machine can read the token", "file", c.tokenPath(), "mode", info.Mode().Perm().String())
 	}
 	metrics := server.NewMetrics(version)
 	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
@@ -126,19 +130,16 @@ func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tl
 	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
 	mcp := server.New(tools.New(waits, config), server.Config{Version: version, Logger: log, Metrics: metrics, Spool: folder, Resources: []tools.Resource{tools.Files(waits, config)}})
 	return server.NewHTTP(mcp, server.HTTPConfig{
-		Address: c.Listen, TLS: encryption, Tokens: []server.Token{token}, AllowHosts: c.AllowHost, AllowOrigins: c.AllowOrigin,
-		SSE: c.SSE, API: d.Handler(), Sandboxes: d.Sandboxes(), Metrics: metrics, OnDrain: waits.Drain,
+		Address: c.Listen, TLS: encryption, TokenFile: tokens, AllowHosts: c.AllowHost, AllowOrigins: c.AllowOrigin,
+		Rate: c.Rate, SSE: c.SSE, API: d.Handler(), Sandboxes: d.Sandboxes(), Metrics: metrics, OnDrain: waits.Drain,
 	})
 }
 
-// tokenName is whose the token is, while there is only one.
-const tokenName = "default"
-
-func (c *serveCommand) token() (server.Token, error) {
+func (c *serveCommand) tokens(log *slog.Logger) (*server.TokenFile, error) {
 	if c.TokenFile != "" {
-		return server.LoadToken(tokenName, c.TokenFile)
+		return server.OpenTokenFile(c.TokenFile, log)
 	}
-	return server.LoadOrMakeToken(tokenName, c.tokenPath())
+	return server.OpenOrMakeTokenFile(c.tokenPath(), log)
 }
 
 func (c *serveCommand) tokenPath() string {

@@ -13,7 +13,7 @@ import (
 // somebody reads. DORMOUSE_UPDATE_GOLDEN=1 rewrites them.
 func TestHelp(t *testing.T) {
 	var got strings.Builder
-	for _, command := range []string{"", "mcp", "serve", "sandboxd", "exec", "ls", "rm", "doctor", "image build", "version"} {
+	for _, command := range []string{"", "mcp", "serve", "sandboxd", "exec", "ls", "rm", "doctor", "image build", "token add", "token ls", "token rm", "version"} {
 		arg := append(strings.Fields(command), "--help")
 		cmd := exec.Command(binary, arg...)
 		cmd.Env = []string{"DORMOUSE_HOME=/home/me/.dormouse", "COLUMNS=100"}

@@ -30,6 +30,7 @@ type command struct {
 	Rm       rmCommand       `cmd:"" help:"Delete sandboxes."`
 	Doctor   doctorCommand   `cmd:"" help:"Say what works on this machine, what is missing, and how to mend it."`
 	Image    imageCommand    `cmd:"" help:"The default sandbox image."`
+	Token    tokenCommand    `cmd:"" help:"The tokens of those who may use dormouse serve."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 }
 

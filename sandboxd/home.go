@@ -83,6 +83,9 @@ func canonical(dir string) string {
 	}
 }
 
+// PrepareHome makes the home, if it is not there, for this user alone.
+func PrepareHome(home string) error { return prepare(canonical(home)) }
+
 // prepare makes the home, and the socket's folder if that is elsewhere, for this user alone.
 func prepare(home string) error {
 	if err := private(home, true); err != nil {

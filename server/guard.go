@@ -4,11 +4,16 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"math"
 	"net/http"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
@@ -47,21 +52,21 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if h.public(w, r) {
 		return
 	}
-	name, ok := bearer(h.config.Tokens, r.Header.Values("Authorization"))
+	token, ok := bearer(h.tokens(), r.Header.Values("Authorization"))
 	if !ok {
 		challenge := `Bearer realm="dormouse"`
 		if r.Header.Get("Authorization") != "" {
 			challenge += `, error="invalid_token"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
-		h.refuse(w, http.StatusUnauthorized, "token", "this needs the header Authorization, with Bearer and the token; `dormouse serve` says at its start which file has it")
+		h.refuse(w, http.StatusUnauthorized, "token", "this needs the header Authorization, with Bearer and a token; `dormouse serve` says at its start which file has one")
 		return
 	}
 	if len(r.Header.Values("Content-Encoding")) > 0 {
 		h.refuse(w, http.StatusUnsupportedMediaType, "encoding", "bodies must not be compressed: leave out Content-Encoding")
 		return
 	}
-	h.admit(w, r, name)
+	h.admit(w, r, token)
 }
 
 // strangers turns away who calls this machine by a name that it does not have, or comes
@@ -83,12 +88,16 @@ func (h *HTTP) strangers(w *response, r *http.Request) bool {
 }
 
 // admit serves a request of a token's bearer, when there is room for it.
-func (h *HTTP) admit(w *response, r *http.Request, name string) {
+func (h *HTTP) admit(w *response, r *http.Request, token Token) {
+	if wait := h.rates.take(token.Name); wait > 0 {
+		h.tooOften(w, r, wait)
+		return
+	}
 	slots := h.calls
 	if longLived(r) {
 		slots = h.streams
 	}
-	free, ok := slots.acquire(r.Context(), name)
+	free, ok := slots.acquire(r.Context(), token.Name)
 	if !ok {
 		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, and more are not taken: wait for answers", slots.inUse()))
 		return
@@ -108,9 +117,69 @@ func (h *HTTP) admit(w *response, r *http.Request, name string) {
 	}
 	defer b.release()
 	r.Body = b
-	r = r.WithContext(context.WithValue(r.Context(), bearerKey{}, name))
+	ctx, end := h.whileKnown(r.Context(), token)
+	defer end()
+	// On whose behalf is said here and nowhere else: no header, field or parameter can.
+	ctx = sandbox.WithOwner(context.WithValue(ctx, bearerKey{}, token.Name), token.Owner())
+	r = r.WithContext(ctx)
 	r.Header.Del("Authorization") // nobody behind needs it
 	h.route(w, r)
+}
+
+// tokens are those that let in now.
+func (h *HTTP) tokens() []Token {
+	if h.config.TokenFile != nil {
+		return h.config.TokenFile.Tokens()
+	}
+	return h.config.Tokens
+}
+
+// tokenCheck is how often it is asked whether the token of a request that lasts still lets in.
+const tokenCheck = time.Second
+
+// whileKnown returns a context that ends soon after the token has been revoked. end is deferred: after
+// a revocation it breaks the connection, so that what was cut short is not taken for whole.
+func (h *HTTP) whileKnown(ctx context.Context, token Token) (_ context.Context, end func()) {
+	if h.config.TokenFile == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	revoked := false
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		check := time.NewTicker(tokenCheck)
+		defer check.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-check.C:
+				if revoked = !slices.Contains(h.tokens(), token); revoked {
+					cancel()
+					return
+				}
+			}
+		}
+	})
+	return ctx, func() {
+		cancel()
+		watching.Wait()
+		if revoked {
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// tooOften answers who asks more often than it may, in the form of what was asked.
+func (h *HTTP) tooOften(w *response, r *http.Request, wait time.Duration) {
+	says := fmt.Sprintf("this token may ask %g times a second, and asked more often: wait %s, and ask again", h.config.Rate, wait.Round(time.Millisecond))
+	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	if p := r.URL.Path; r.Method == http.MethodPost && (p == "/mcp" || p == "/message") {
+		h.config.Metrics.refused("rate")
+		writeRejection(w, http.StatusTooManyRequests, rejection{code: busy, text: says})
+		return
+	}
+	h.refuse(w, http.StatusTooManyRequests, "rate", says)
 }
 
 // refuse answers whom the guard does not let in.
@@ -118,7 +187,7 @@ func (h *HTTP) refuse(w *response, status int, why, message string) {
 	h.config.Metrics.refused(why)
 	h.log.Debug("request refused", "why", why)
 	fail(w, status, map[int]string{
-		http.StatusForbidden: "forbidden", http.StatusUnauthorized: "unauthorized", http.StatusServiceUnavailable: "unavailable", http.StatusUnsupportedMediaType: "invalid",
+		http.StatusForbidden: "forbidden", http.StatusUnauthorized: "unauthorized", http.StatusServiceUnavailable: "unavailable", http.StatusTooManyRequests: "limit", http.StatusUnsupportedMediaType: "invalid",
 	}[status], message)
 }
 

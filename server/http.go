@@ -14,6 +14,7 @@ import (
 	"time"
 
 	mcpserver "github.com/mark3labs/mcp-go/server"
+	"golang.org/x/time/rate"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
@@ -29,7 +30,8 @@ type Sandboxes interface {
 // HTTPConfig is what an HTTP server needs beyond MCP. Limits may be zero.
 type HTTPConfig struct {
 	Address      string       // host:port that it listens on
-	Tokens       []Token      // of those who may talk; at least one
+	Tokens       []Token      // of those who may talk; at least one, if there is no TokenFile
+	TokenFile    *TokenFile   // the same, from a file that may change
 	AllowHosts   []string     // names of this server besides the usual ones
 	AllowOrigins []string     // of web pages that may call it
 	TLS          *tls.Config  // nil: plain HTTP
@@ -44,8 +46,9 @@ type HTTPConfig struct {
 	BodyPatience time.Duration // with a body that trickles; zero: 30 s
 	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
 	MaxRequests  int           // at once, of all; zero: 256
-	MaxEach      int           // at once, of a token; zero: 256
-	MaxStreams   int           // at once, of all and of a token; zero: 256
+	MaxEach      int           // at once, of a token; zero: three quarters of MaxRequests
+	MaxStreams   int           // at once, of all; of a token three quarters; zero: 256
+	Rate         float64       // requests a second, of a token; zero: as many as it wants
 	MaxConns     int           // connections at once; zero: 4096
 	StopPatience time.Duration // with requests that are being answered at the end; zero: 10 s
 }
@@ -57,6 +60,7 @@ type HTTP struct {
 	log        *slog.Logger
 	names      names
 	bodies     *budget
+	rates      *rates
 	calls      *slots
 	streams    *slots
 	streamable *mcpserver.StreamableHTTPServer
@@ -71,7 +75,7 @@ type HTTP struct {
 
 // NewHTTP returns a server that offers s over HTTP. It is an http.Handler, too.
 func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
-	if len(c.Tokens) == 0 {
+	if len(c.Tokens) == 0 && c.TokenFile == nil {
 		return nil, errors.New("an HTTP server needs a token")
 	}
 	allowed, err := newNames(c.Address, c.TLS != nil, c.AllowHosts, c.AllowOrigins)
@@ -82,8 +86,9 @@ func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 	h := &HTTP{
 		config: c, server: s, log: s.log, names: allowed,
 		bodies:  &budget{total: c.BodiesBytes},
+		rates:   &rates{each: c.Rate, byName: map[string]*rate.Limiter{}},
 		calls:   newSlots(c.MaxRequests, c.MaxEach, c.Queue),
-		streams: newSlots(c.MaxStreams, c.MaxStreams, 0),
+		streams: newSlots(c.MaxStreams, share(c.MaxStreams), 0),
 		sse:     map[string]*sseStream{},
 	}
 	h.streamable = newStreamable(s)
@@ -98,7 +103,7 @@ func (c *HTTPConfig) defaults(s *Server) {
 		}
 	}
 	orDefault(&c.MaxRequests, 256)
-	orDefault(&c.MaxEach, 256)
+	orDefault(&c.MaxEach, share(c.MaxRequests))
 	orDefault(&c.MaxStreams, 256)
 	orDefault(&c.MaxConns, 4096)
 	if c.MaxBody == 0 {
@@ -123,6 +128,9 @@ func (c *HTTPConfig) defaults(s *Server) {
 		c.Metrics = NewMetrics("")
 	}
 }
+
+// share is how many of n places one token may have: there are some left for others.
+func share(n int) int { return max(1, n-n/4) }
 
 // public serves the routes that need no token, and says whether r was for one.
 func (h *HTTP) public(w *response, r *http.Request) bool {

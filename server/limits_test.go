@@ -257,7 +257,7 @@ func TestS02_Token(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if _, err := server.LoadOrMakeToken("default", path); err != nil {
+			if _, err := server.OpenOrMakeTokenFile(path, quiet); err != nil {
 				t.Error(err)
 			}
 		})
@@ -267,10 +267,11 @@ func TestS02_Token(t *testing.T) {
 	if err != nil || len(strings.TrimSpace(string(text))) != len("dormouse_")+43 {
 		t.Fatalf("token %q, %v", text, err)
 	}
-	token, err := server.LoadOrMakeToken("default", path)
-	if err != nil {
-		t.Fatal(err)
+	file, err := server.OpenOrMakeTokenFile(path, quiet)
+	if err != nil || len(file.Tokens()) != 1 {
+		t.Fatalf("%v, %v", file, err)
 	}
+	token := file.Tokens()[0]
 	if again, _ := os.ReadFile(path); string(again) != string(text) {
 		t.Error("the token was made again")
 	}
@@ -287,17 +288,17 @@ func TestS02_Token(t *testing.T) {
 		t.Errorf("mode %o", info.Mode().Perm())
 	}
 	os.Chmod(path, 0o644)
-	if _, err := server.LoadOrMakeToken("default", path); err == nil || !strings.Contains(err.Error(), "others may have read") {
+	if _, err := server.OpenOrMakeTokenFile(path, quiet); err == nil || !strings.Contains(err.Error(), "others may have read") {
 		t.Errorf("a token that others can read: %v", err)
 	}
 	for name, content := range map[string]string{"empty": "", "short": "abc", "two lines": secret + "\n" + secret, "long": strings.Repeat("x", 2000)} {
 		bad := filepath.Join(t.TempDir(), "token")
 		os.WriteFile(bad, []byte(content), 0o600)
-		if _, err := server.LoadToken("default", bad); err == nil || strings.Contains(err.Error(), secret) {
+		if _, err := server.OpenTokenFile(bad, quiet); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := server.LoadToken("default", filepath.Join(t.TempDir(), "none")); err == nil {
+	if _, err := server.OpenTokenFile(filepath.Join(t.TempDir(), "none"), quiet); err == nil {
 		t.Error("no file: no error")
 	}
 }

@@ -219,14 +219,14 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(text.Bytes()) // a client that has gone needs no answer
 }
 
-// sandboxStates counts the sandboxes that there are.
+// sandboxStates counts the sandboxes that there are, everybody's: sums tell nothing of whose they are.
 func (h *HTTP) sandboxStates(r *http.Request) (map[sandbox.State]int, error) {
 	states := map[sandbox.State]int{}
 	if h.config.Sandboxes == nil {
 		return states, nil
 	}
 	for ask := (sandbox.ListRequest{PageSize: sandbox.MaxPageSize}); ; {
-		page, err := h.config.Sandboxes.List(r.Context(), ask)
+		page, err := h.config.Sandboxes.List(sandbox.WithOwner(r.Context(), sandbox.Operator), ask)
 		if err != nil {
 			return nil, err
 		}

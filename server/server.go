@@ -12,7 +12,7 @@
 //     what mcp-go knows of it
 //   - streamable.go: MCP over streamable HTTP, in every era of the protocol
 //   - http.go: all that is served over HTTP; guard.go stands in front of it: who may talk (address.go,
-//     token.go), and how much (slots.go, body.go, response.go)
+//     token.go, tokenfile.go), and how much (slots.go, body.go, response.go)
 //   - health.go, metrics.go: what monitoring asks for; waits.go: waits that a stop ends
 package server
 

@@ -4,7 +4,38 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
+
+// rates bound how often each token's bearer asks: so many times a second, and that many at once
+// after a rest. Zero: as often as it wants.
+type rates struct {
+	each float64
+
+	mu     sync.Mutex
+	byName map[string]*rate.Limiter
+}
+
+// take returns zero, or how long to wait before asking again. Names are those of tokens, so there are few.
+func (r *rates) take(name string) time.Duration {
+	if r.each == 0 {
+		return 0
+	}
+	r.mu.Lock()
+	own := r.byName[name]
+	if own == nil {
+		own = rate.NewLimiter(rate.Limit(r.each), max(1, int(r.each)))
+		r.byName[name] = own
+	}
+	r.mu.Unlock()
+	turn := own.Reserve()
+	wait := turn.Delay()
+	if wait > 0 {
+		turn.Cancel() // who is refused has not asked
+	}
+	return wait
+}
 
 // slots bound what is in flight at once, in total and for each token.
 type slots struct {

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/server"
+)
+
+type tokenCommand struct {
+	Add tokenAddCommand `cmd:"" help:"Make a token for somebody, and print it: it is not shown again."`
+	Ls  tokenLsCommand  `cmd:"" help:"List the names that have a token."`
+	Rm  tokenRmCommand  `cmd:"" help:"Revoke the token of a name, at once. Its sandboxes stay."`
+}
+
+// tokenFlags say which file; a server that runs takes up what changes in it.
+type tokenFlags struct {
+	Home      string `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	TokenFile string `help:"File with the tokens. Default: 'token' in the home." type:"path" env:"DORMOUSE_TOKEN_FILE"`
+	JSON      bool   `help:"Print JSON." env:"-"`
+}
+
+func (f tokenFlags) path() string {
+	if f.TokenFile != "" {
+		return f.TokenFile
+	}
+	return filepath.Join(f.Home, "token")
+}
+
+type tokenAddCommand struct {
+	Name string `arg:"" help:"Whose it is. Each name sees only the sandboxes that it made; 'default' is you, who see all."`
+	tokenFlags
+}
+
+func (c *tokenAddCommand) Run() error {
+	if c.TokenFile == "" {
+		if err := sandboxd.PrepareHome(c.Home); err != nil {
+			return err
+		}
+	}
+	secret, err := server.AddToken(c.path(), c.Name)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(map[string]string{"name": c.Name, "token": secret})
+	}
+	_, err = fmt.Println(secret)
+	return err
+}
+
+type tokenLsCommand struct{ tokenFlags }
+
+func (c *tokenLsCommand) Run() error {
+	names, err := server.TokenNames(c.path())
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(names)
+	}
+	if len(names) == 0 {
+		fmt.Fprintln(os.Stderr, "there are no tokens; dormouse serve makes the first one")
+	}
+	for _, name := range names {
+		fmt.Println(name)
+	}
+	return nil
+}
+
+type tokenRmCommand struct {
+	Name string `arg:"" help:"Whose token."`
+	tokenFlags
+}
+
+func (c *tokenRmCommand) Run() error {
+	if err := server.RemoveToken(c.path(), c.Name); err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(map[string]string{"name": c.Name})
+	}
+	fmt.Println(c.Name)
+	return nil
+}
