@@ -59,12 +59,14 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 	defer l.Close()
 	config := c.config()
 	config.MaxSandboxesPerOwner = c.MaxSandboxesPerOwner
+	metrics := server.NewMetrics(version)
+	config.OnExecution = metrics.Execution
 	d, err := sandboxd.Open(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	http, err := c.server(d, l, encryption)
+	http, err := c.server(d, metrics, encryption)
 	if err != nil {
 		return err
 	}
@@ -115,18 +117,17 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 }
 
 // server is MCP and the v1 API over HTTP, in front of the daemon.
-func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tls.Config) (*server.HTTP, error) {
+func (c *serveCommand) server(d *sandboxd.Daemon, metrics *server.Metrics, encryption *tls.Config) (*server.HTTP, error) {
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
 	tokens, err := c.tokens(log)
 	if err != nil {
 		return nil, err
 	}
-	metrics := server.NewMetrics(version)
 	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
 	if err != nil {
 		return nil, err
 	}
-	waits := server.NewWaits(d.Sandboxes(), metrics)
+	waits := server.NewWaits(d.Sandboxes())
 	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
 	mcp := server.New(tools.New(waits, config), server.Config{Version: version, Logger: log, Metrics: metrics, Spool: folder, Resources: []tools.Resource{tools.Files(waits, config)}})
 	return server.NewHTTP(mcp, server.HTTPConfig{

@@ -182,6 +182,11 @@ func TestS03_TwoTokens(t *testing.T) {
 		t.Errorf("dormouse ls: %s", out)
 	}
 
+	// What came over REST is counted like any other, for whoever may see the sums.
+	if _, metrics := bob.ask("GET", "/metrics", ""); !strings.Contains(metrics, "dormouse_executions_started_total 1\n") || !strings.Contains(metrics, `dormouse_executions_ended_total{state="succeeded"} 1`) {
+		t.Errorf("metrics: %s", metrics)
+	}
+
 	if _, errout, status := h.run("", "token", "rm", "alice"); status != 0 {
 		t.Fatal(errout)
 	}

@@ -34,6 +34,9 @@ type Config struct {
 	CheckpointEvery time.Duration
 	MaxDisk         int64 // of all saved states together, in bytes; zero: no limit
 
+	// OnExecution is told of each execution when it has begun, and once more when it is final. It must not wait.
+	OnExecution func(sandbox.Execution)
+
 	LogLevel string       // debug, info, warn, error
 	Logger   *slog.Logger // zero: stderr, at LogLevel
 

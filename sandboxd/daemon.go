@@ -79,6 +79,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		IdleSuspend:          d.cfg.IdleSuspend,
 		CheckpointEvery:      d.cfg.CheckpointEvery,
 		MaxDisk:              d.cfg.MaxDisk,
+		OnExecution:          d.cfg.OnExecution,
 		Logger:               d.cfg.Logger,
 	})
 	if err != nil {

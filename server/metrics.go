@@ -95,16 +95,18 @@ func (m *Metrics) toolCalled(tool string, isError bool, took time.Duration) {
 	observe(m.callTook, tool, took)
 }
 
-func (m *Metrics) executionStarted() {
+// Execution counts an execution that has begun, or has ended. It is called once for each.
+func (m *Metrics) Execution(e sandbox.Execution) {
+	if m == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.started++
-}
-
-func (m *Metrics) executionEnded(s sandbox.ExecutionState) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.ended[s]++
+	if e.State.Final() {
+		m.ended[e.State]++
+	} else {
+		m.started++
+	}
 }
 
 // finalStates are shown with a zero, too: a rate needs a beginning.

@@ -71,11 +71,10 @@ func (s *slowSandboxes) GetExecution(ctx context.Context, id string, wait float6
 	return sandbox.Execution{ID: sandbox.ExecutionID(id), State: s.state()}, nil
 }
 
-// TestWaits: a wait ends when the server stops, with the execution's id; what ends is counted.
+// TestWaits: a wait ends when the server stops, with the execution's id.
 func TestWaits(t *testing.T) {
-	m := server.NewMetrics("1")
 	s := &slowSandboxes{end: make(chan struct{})}
-	w := server.NewWaits(s, m)
+	w := server.NewWaits(s)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		ex, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{WaitSeconds: 300})
@@ -94,18 +93,19 @@ func TestWaits(t *testing.T) {
 	if _, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{}); sandbox.KindOf(err) != sandbox.Unavailable {
 		t.Errorf("Execute() of a stopped server = %v", err)
 	}
+}
 
-	w = server.NewWaits(s, m)
-	if _, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{}); err != nil {
-		t.Fatal(err)
+// TestExecutionMetrics: what the daemon tells of executions is counted.
+func TestExecutionMetrics(t *testing.T) {
+	m := server.NewMetrics("1")
+	for _, state := range []sandbox.ExecutionState{sandbox.ExecQueued, sandbox.ExecQueued, sandbox.ExecFailed} {
+		m.Execution(sandbox.Execution{ID: "exec_1", State: state})
 	}
-	close(s.end)
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.Metrics = m })
-	waitFor(t, func() bool {
-		text := do(h, "GET", "/metrics", "").Body.String()
-		return strings.Contains(text, `dormouse_executions_ended_total{state="failed"} 1`) && strings.Contains(text, "dormouse_executions_started_total 2")
-	})
-	w.Drain()
+	text := do(h, "GET", "/metrics", "").Body.String()
+	if !strings.Contains(text, `dormouse_executions_ended_total{state="failed"} 1`) || !strings.Contains(text, "dormouse_executions_started_total 2") {
+		t.Errorf("metrics: %s", text)
+	}
 }
 
 // TestVanish: a client that goes away in the middle of a call or a stream leaves nothing behind.

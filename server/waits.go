@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -10,35 +9,23 @@ import (
 )
 
 // Waits are the sandboxes as tools see them in the daemon's own process: waits for the end
-// of an execution end when the process does, and executions are counted.
+// of an execution end when the process does.
 type Waits struct {
 	tools.Sandboxes
-	metrics *Metrics
 
 	stopping context.Context
 	stop     context.CancelFunc
-
-	mu       sync.Mutex
-	stopped  bool
-	watching sync.WaitGroup // nothing is added when stopped
 }
 
-// NewWaits returns sandboxes whose waits Drain ends. metrics may be nil.
-func NewWaits(s tools.Sandboxes, m *Metrics) *Waits {
-	w := &Waits{Sandboxes: s, metrics: m}
+// NewWaits returns sandboxes whose waits Drain ends.
+func NewWaits(s tools.Sandboxes) *Waits {
+	w := &Waits{Sandboxes: s}
 	w.stopping, w.stop = context.WithCancel(context.Background())
 	return w
 }
 
-// Drain ends all waits, now and later. What runs goes on. It returns when nothing here
-// uses the sandboxes by itself any more.
-func (w *Waits) Drain() {
-	w.mu.Lock()
-	w.stopped = true
-	w.mu.Unlock()
-	w.stop()
-	w.watching.Wait()
-}
+// Drain ends all waits, now and later. What runs goes on.
+func (w *Waits) Drain() { w.stop() }
 
 // errServerStopping is what a wait is told that had begun with an execution's id.
 var errServerStopping = sandbox.Errorf(sandbox.Unavailable,
@@ -58,9 +45,6 @@ func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteReque
 	ex, err := w.Sandboxes.Execute(ctx, name, r)
 	if err != nil {
 		return ex, err
-	}
-	if !ex.CreateTime.Before(begun.Add(-time.Millisecond)) { // else it is an earlier call's, found by its request id
-		w.count(ex)
 	}
 	left := wait - time.Since(begun).Seconds()
 	if ex.State.Final() || left <= 0 {
@@ -86,39 +70,4 @@ func (w *Waits) GetExecution(ctx context.Context, id string, wait float64, windo
 		return ex, errServerStopping
 	}
 	return ex, err
-}
-
-// count counts an execution now, and its end when it comes.
-func (w *Waits) count(ex sandbox.Execution) {
-	if w.metrics == nil {
-		return
-	}
-	w.metrics.executionStarted()
-	if ex.State.Final() {
-		w.metrics.executionEnded(ex.State)
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.stopped {
-		return
-	}
-	id := string(ex.ID)
-	w.watching.Go(func() {
-		for w.stopping.Err() == nil {
-			ex, err := w.GetExecution(w.stopping, id, sandbox.MaxWaitSeconds, sandbox.NoOutput)
-			switch kind := sandbox.KindOf(err); {
-			case err == nil && ex.State.Final():
-				w.metrics.executionEnded(ex.State)
-				return
-			case err != nil && (kind == sandbox.NotFound || kind == sandbox.Expired):
-				return // its record is gone, and nobody knows how it ended
-			case err != nil:
-				select {
-				case <-time.After(5 * time.Second):
-				case <-w.stopping.Done():
-				}
-			}
-		}
-	})
 }

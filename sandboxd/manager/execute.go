@@ -138,6 +138,9 @@ func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Executi
 // errOver says that an execution needs no delivery any more: it is final, or was lost when its sandbox was rewound.
 var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
 
+// refusing is how soon a guest says that it does not take an execution.
+const refusing = 200 * time.Millisecond
+
 func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
 	reached := b.reach()
@@ -146,6 +149,8 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 		if _, waiting := b.expected(accepted.ID); !waiting {
 			return errOver
 		}
+		// A guest that refuses says so at once; the answer of one that runs it can take as long as somebody waits.
+		defer time.AfterFunc(refusing, func() { m.began(b, accepted.ID) }).Stop()
 		e, err = b.guest.Execute(ctx, accepted.ID, req)
 		return err
 	})
@@ -154,6 +159,7 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 		return m.GetExecution(m.ctx, string(accepted.ID), 0, req.Window)
 	}
 	if err == nil {
+		m.began(b, accepted.ID)
 		e = m.own(b, e, accepted)
 		m.recordEnd(b, e)
 		m.follow(b, accepted.ID) // does nothing when that was its end
@@ -172,6 +178,7 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 	if !b.alive() {
 		return m.GetExecution(m.ctx, string(accepted.ID), 0, req.Window)
 	}
+	m.began(b, accepted.ID)
 	m.follow(b, accepted.ID) // whatever happened, it will be found out
 	return sandbox.Execution{}, sandbox.Errorf(sandbox.KindOf(err), "%s (the code was accepted as execution %s: ask what became of it before you run it again)",
 		sandbox.Public(err).Message, accepted.ID).WithCause(err)

@@ -162,7 +162,9 @@ func (m *Manager) endRecord(b *box, cause store.Cause, reason string) error {
 	rec.State, rec.Cause, rec.Reason, rec.EndTime = sandbox.Terminated, cause, reason, end.Time
 	b.mu.Lock()
 	b.rec, b.ended = rec, true
+	unfinished := b.allPending()
 	b.mu.Unlock()
+	m.lost(b, unfinished)
 	m.mu.Lock()
 	delete(m.boxes, b.id)
 	m.leaving[b.id] = &remains{rec: rec}

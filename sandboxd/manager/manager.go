@@ -54,6 +54,9 @@ type Config struct {
 	// MaxDisk bounds what saved states take on disk, in bytes. Zero: nothing does.
 	MaxDisk int64
 
+	// OnExecution is told of each execution when it has begun, and once more when it is final. It must not wait. Zero: nobody is.
+	OnExecution func(sandbox.Execution)
+
 	Logger *slog.Logger     // zero: none
 	Now    func() time.Time // the wall clock; zero: time.Now
 }

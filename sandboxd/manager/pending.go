@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,8 @@ type pending struct {
 	delivering int  // deliveries to the guest under way
 	deliveries int  // ever
 	abandoned  bool // it was found never to have begun, and must not begin any more
+	begun      bool // OnExecution has heard of it
+	over       bool // and of its end
 	// heard reports whether anybody can have seen anything of it. Nil: it is not on its way yet.
 	heard func() bool
 }
@@ -39,18 +42,59 @@ func (b *box) unbegun() (ids []sandbox.ExecutionID) {
 	return ids
 }
 
-// forget drops what was expected, and reports whether it still was.
-func (b *box) forget(id sandbox.ExecutionID) bool {
+// forget drops what was expected, and returns it; nil if it no longer was.
+func (b *box) forget(id sandbox.ExecutionID) *pending {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.pending[id]
 	if p == nil {
-		return false
+		return nil
 	}
 	delete(b.pending, id)
 	b.active = time.Now()
-	return true
+	return p
 }
+
+// began tells OnExecution of an execution that the guest has taken, or may have.
+func (m *Manager) began(b *box, id sandbox.ExecutionID) {
+	b.mu.Lock()
+	p := b.pending[id]
+	first := p != nil && !p.begun
+	if first {
+		p.begun = true
+	}
+	b.mu.Unlock()
+	if first && m.OnExecution != nil {
+		m.OnExecution(p.accepted)
+	}
+}
+
+// ended tells OnExecution of an execution's end, and before that of its beginning if it has not heard of it: each once.
+func (m *Manager) ended(b *box, p *pending, e sandbox.Execution) {
+	b.mu.Lock()
+	begun, over := p.begun, p.over
+	p.begun, p.over = true, true
+	b.mu.Unlock()
+	if m.OnExecution == nil || over {
+		return
+	}
+	if !begun {
+		m.OnExecution(p.accepted)
+	}
+	m.OnExecution(e)
+}
+
+// lost tells OnExecution that executions were lost.
+func (m *Manager) lost(b *box, some []*pending) {
+	for _, p := range some {
+		e := p.accepted
+		e.State = sandbox.ExecLost
+		m.ended(b, p, e)
+	}
+}
+
+// allPending is called with mu held.
+func (b *box) allPending() []*pending { return slices.Collect(maps.Values(b.pending)) }
 
 // beginDelivery marks the begin of a delivery, or reports that the execution needs none any more.
 func (b *box) beginDelivery(id sandbox.ExecutionID) bool {
@@ -79,7 +123,7 @@ func (b *box) expectOld(e sandbox.Execution) {
 	b.expect(e)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.pending[e.ID].heard = func() bool { return true }
+	b.pending[e.ID].heard, b.pending[e.ID].begun = func() bool { return true }, true
 }
 
 // endDelivery marks the end of a delivery.
@@ -116,8 +160,12 @@ func (b *box) abandon(id sandbox.ExecutionID, before pending) bool {
 
 // recordEnd stores how an execution ended, if that was still expected.
 func (m *Manager) recordEnd(b *box, e sandbox.Execution) {
-	if e.State.Final() && b.forget(e.ID) {
+	if !e.State.Final() {
+		return
+	}
+	if p := b.forget(e.ID); p != nil {
 		m.Store.FinishExecution(e)
+		m.ended(b, p, e)
 	}
 }
 
@@ -132,7 +180,9 @@ func (m *Manager) neverRan(b *box, id sandbox.ExecutionID, before pending) bool 
 	if err := m.Store.AbandonExecution(e); err != nil {
 		b.log.Error("a record was not written", "execution", id, "error", err)
 	}
-	b.forget(id)
+	if p := b.forget(id); p != nil {
+		m.ended(b, p, e)
+	}
 	b.log.Warn("an execution never started", "execution", id)
 	return true
 }

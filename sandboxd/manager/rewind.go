@@ -47,10 +47,15 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 	b.rec.State, b.rec.Rewound, b.rec.SavedTime = sandbox.Suspended, done, done.AsOf
 	kept := make(map[sandbox.ExecutionID]*pending, len(keep))
 	for _, id := range keep {
-		kept[id] = b.pending[id]
+		if p := b.pending[id]; p != nil { // it has not ended meanwhile
+			kept[id] = p
+			delete(b.pending, id)
+		}
 	}
+	undone := b.allPending()
 	b.pending = kept
 	b.mu.Unlock()
+	m.lost(b, undone)
 	m.Store.SetSaved(b.id, done.AsOf)
 	b.log.Warn("the processes of a sandbox died: it goes on from a saved state", "as of", asOf)
 	return nil

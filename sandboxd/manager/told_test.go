@@ -1,0 +1,110 @@
+package manager_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// told is what OnExecution has heard, by execution.
+type told struct {
+	mu  sync.Mutex
+	all map[sandbox.ExecutionID][]string
+}
+
+func (l *told) listen(c *manager.Config) {
+	l.all = map[sandbox.ExecutionID][]string{}
+	c.OnExecution = func(e sandbox.Execution) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.all[e.ID] = append(l.all[e.ID], string(e.State))
+	}
+}
+
+func (l *told) of(id sandbox.ExecutionID) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.all[id], " ")
+}
+
+// Each execution is told of once when it begins and once when it ends, whoever asks for it and however often, and
+// whether it ends by itself or with its sandbox; what runs for long is told of before somebody's wait is over.
+func TestOnExecution(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l told
+		d := bubble(t, l.listen)
+		ctx := t.Context()
+		sb := d.create(t, sandbox.CreateRequest{})
+		want := func(id sandbox.ExecutionID, states string) {
+			t.Helper()
+			if got := l.of(id); got != states {
+				t.Errorf("of %s was told %q, want %q", id, got, states)
+			}
+		}
+		e := d.run(t, sb.ID, "print x", 5)
+		for range 3 {
+			if _, err := d.GetExecution(ctx, string(e.ID), 1, sandbox.NoOutput); err != nil {
+				t.Error(err)
+			}
+		}
+		want(e.ID, "queued succeeded")
+
+		req := sandbox.ExecuteRequest{Code: "sleep 10s", RequestID: "r", WaitSeconds: 60}
+		var slow sandbox.Execution
+		var wg sync.WaitGroup
+		for i := range 3 { // of one and the same
+			wg.Go(func() {
+				got, err := d.Execute(ctx, string(sb.ID), req)
+				if err != nil {
+					t.Error(err)
+				}
+				if i == 0 {
+					slow = got
+				}
+			})
+			time.Sleep(time.Second)
+		}
+		begun := 0
+		l.mu.Lock()
+		for _, states := range l.all {
+			if slices.Equal(states, []string{"queued"}) {
+				begun++
+			}
+		}
+		l.mu.Unlock()
+		if begun != 1 {
+			t.Errorf("while it runs: %v, want one that has begun", fmt.Sprint(l.all))
+		}
+		wg.Wait()
+		want(slow.ID, "queued succeeded")
+
+		stopped := d.run(t, sb.ID, "sleep 1h", 0)
+		if _, err := d.Interrupt(ctx, string(stopped.ID)); err != nil {
+			t.Error(err)
+		}
+		want(stopped.ID, "queued interrupted")
+
+		running, queued := d.run(t, sb.ID, "sleep 1h", 0), d.run(t, sb.ID, "print y", 0)
+		if err := d.Delete(ctx, string(sb.ID)); err != nil {
+			t.Error(err)
+		}
+		want(running.ID, "queued lost")
+		want(queued.ID, "queued "+d.stateOf(t, queued.ID))
+	})
+}
+
+func (d *daemon) stateOf(t testing.TB, id sandbox.ExecutionID) string {
+	t.Helper()
+	e, err := d.GetExecution(t.Context(), string(id), 0, sandbox.NoOutput)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(e.State)
+}
