@@ -93,6 +93,9 @@ func TestS02_TokenFile(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("the file's mode: %v, %v", info, err)
 		}
+		long := time.Now().Add(-time.Hour) // it has been as it is for long, and has been read since
+		os.Chtimes(path, long, long)
+		want("nothing was changed", 200, first, bob)
 		os.Chmod(path, 0o640)
 		want("others can read it", 401, first, bob)
 		if _, err := server.AddToken(path, "eve"); err == nil {
@@ -108,6 +111,13 @@ func TestS02_TokenFile(t *testing.T) {
 	want("no file", 401, first, bob)
 	os.WriteFile(path, []byte("bob "+bob), 0o600)
 	want("it is back", 200, bob)
+	for i := range 20 { // in place, of the same size, and perhaps of the same time
+		another := fmt.Sprintf("dormouse_%043d", i)
+		os.WriteFile(path, []byte("bob "+another+strings.Repeat(" ", len(bob)-len(another))), 0o600)
+		want("written over", 200, another)
+		want("overwritten", 401, bob)
+		bob = another
+	}
 	if left, _ := filepath.Glob(path + ".*"); len(left) != 1 || left[0] != path+".lock" {
 		t.Errorf("left behind: %v", left)
 	}

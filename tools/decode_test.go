@@ -41,8 +41,8 @@ func TestTTLForms(t *testing.T) {
 	}
 }
 
-// TestRefusedArguments: each refusal says what was given and what to give.
-func TestRefusedArguments(t *testing.T) {
+// S05: each refusal says what was given and what to give.
+func TestS05_RefusedArguments(t *testing.T) {
 	for _, c := range []struct {
 		name, tool string
 		arguments  any
@@ -82,8 +82,8 @@ func TestRefusedArguments(t *testing.T) {
 	}
 }
 
-// TestBounds holds each limit at n−1, n and n+1.
-func TestBounds(t *testing.T) {
+// S05: TestS05_Bounds holds each limit at n−1, n and n+1.
+func TestS05_Bounds(t *testing.T) {
 	for _, c := range []struct {
 		tool, name string
 		low, high  float64

@@ -129,6 +129,42 @@ func TestS03_NotYours(t *testing.T) {
 	}
 }
 
+// S03: what another is still making is not there either, and can't be stopped.
+func TestS03_BeingMade(t *testing.T) {
+	d := newDaemon(t)
+	d.eng.created = make(chan struct{})
+	made := make(chan error, 1)
+	go func() {
+		_, err := d.Create(as(t, "alice"), sandbox.CreateRequest{DisplayName: "sales"})
+		made <- err
+	}()
+	var id string
+	eventually(t, "it is being made", func() bool {
+		page, err := d.List(as(t, "alice"), sandbox.ListRequest{})
+		if err == nil && len(page.Sandboxes) == 1 {
+			id = string(page.Sandboxes[0].ID)
+		}
+		return id != ""
+	})
+	for _, name := range []string{id, "sales"} {
+		for what, use := range uses(d) {
+			if strings.HasSuffix(what, "Execution") || what == "Interrupt" {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(as(t, "bob"), 5*time.Second)
+			wantError(t, what+" of "+name, use(ctx, name, ""), sandbox.NotFound, "there is no sandbox")
+			cancel()
+		}
+		if got, err := d.Get(as(t, "alice"), name); err != nil || got.State != sandbox.Provisioning {
+			t.Errorf("Get(%s) of alice = %+v, %v", name, got, err)
+		}
+	}
+	close(d.eng.created)
+	if err := <-made; err != nil {
+		t.Errorf("Create() of alice = %v", err)
+	}
+}
+
 // S03: two owners have the same names and the same request ids, and each means its own.
 func TestS03_SameNames(t *testing.T) {
 	d := newDaemon(t)
