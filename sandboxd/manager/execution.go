@@ -102,8 +102,8 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 		return err
 	}
 	for {
-		rec, err := m.Store.Execution(ctx, id)
-		if errors.Is(err, store.ErrNotFound) || err == nil && !sandbox.OwnerOf(ctx).Sees(rec.Owner) {
+		rec, err := m.Store.ExecutionFor(ctx, sandbox.OwnerOf(ctx), id)
+		if errors.Is(err, store.ErrNotFound) {
 			return noExecution(name)
 		}
 		if err != nil {

@@ -96,11 +96,11 @@ func (m *Manager) endedNamed(ctx context.Context, name string) (store.Sandbox, e
 	var rec store.Sandbox
 	var err error
 	if sandbox.IsID(name) {
-		rec, err = m.Store.Sandbox(ctx, sandbox.ID(name))
+		rec, err = m.Store.SandboxFor(ctx, owner, sandbox.ID(name))
 	} else {
 		rec, err = m.Store.NewestNamed(ctx, owner, name)
 	}
-	if errors.Is(err, store.ErrNotFound) || err == nil && (rec.State != sandbox.Terminated || !owner.Sees(rec.Owner)) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && rec.State != sandbox.Terminated {
 		return store.Sandbox{}, noSandbox(name)
 	}
 	return rec, err

@@ -72,6 +72,11 @@ func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Executio
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
 }
 
+// ExecutionFor returns an execution's record if who sees its sandbox, or [ErrNotFound], as [Store.SandboxFor] does.
+func (s *Store) ExecutionFor(ctx context.Context, who sandbox.Owner, id sandbox.ExecutionID) (Execution, error) {
+	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
+}
+
 // ExecutionByRequest returns the execution that a request of somebody made, or [ErrNotFound].
 func (s *Store) ExecutionByRequest(ctx context.Context, requester sandbox.Owner, requestID string) (Execution, error) {
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE requester = ? AND request_id = ?", requester, requestID))
@@ -88,15 +93,15 @@ func (s *Store) Unfinished(ctx context.Context) ([]Execution, error) {
 }
 
 func (s *Store) prepareStatements(ctx context.Context) (err error) {
-	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, final, requester, request_id, request_hash, record)
-		SELECT ?, id, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
+	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, owner, final, requester, request_id, request_hash, record)
+		SELECT ?, id, owner, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
 	if err == nil {
 		s.final, err = s.write.PrepareContext(ctx, "UPDATE executions SET final = 1, record = ? WHERE id = ? AND final = 0")
 	}
 	return err
 }
 
-const executionColumns = "(SELECT owner FROM sandboxes WHERE sandboxes.id = executions.sandbox), requester, coalesce(request_id, ''), request_hash, record"
+const executionColumns = "owner, requester, coalesce(request_id, ''), request_hash, record"
 
 func scanExecution(row interface{ Scan(...any) error }) (Execution, error) {
 	var e Execution

@@ -67,6 +67,7 @@ var migrations = []string{
 	// execution need not be its sandbox's owner: the operator can run code in any.
 	`
 	ALTER TABLE sandboxes  ADD COLUMN owner     TEXT NOT NULL DEFAULT '';
+	ALTER TABLE executions ADD COLUMN owner     TEXT NOT NULL DEFAULT ''; -- its sandbox's
 	ALTER TABLE executions ADD COLUMN requester TEXT NOT NULL DEFAULT '';
 	DROP INDEX sandboxes_by_request;
 	DROP INDEX sandboxes_by_name;

@@ -308,7 +308,7 @@ func TestFirstSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, back := range []string{"DROP INDEX sandboxes_by_request", "DROP INDEX sandboxes_by_name", "DROP INDEX executions_by_request",
-		"ALTER TABLE sandboxes DROP COLUMN owner", "ALTER TABLE executions DROP COLUMN requester",
+		"ALTER TABLE sandboxes DROP COLUMN owner", "ALTER TABLE executions DROP COLUMN requester", "ALTER TABLE executions DROP COLUMN owner",
 		"CREATE UNIQUE INDEX sandboxes_by_request ON sandboxes (request_id) WHERE request_id IS NOT NULL",
 		"CREATE INDEX sandboxes_by_name ON sandboxes (display_name, seq) WHERE display_name <> ''",
 		"CREATE UNIQUE INDEX executions_by_request ON executions (request_id) WHERE request_id IS NOT NULL"} {
@@ -372,6 +372,15 @@ func TestOwners(t *testing.T) {
 		}
 		if got, err := s.ExecutionByRequest(ctx, owner, "ran"); err != nil || got.ID != ran[owner].ID || got.Owner != owner || got.Requester != owner {
 			t.Errorf("ExecutionByRequest(%q) = %+v, %v, want %s", owner, got, err, ran[owner].ID)
+		}
+		for other, r := range made {
+			sees := owner == sandbox.Operator || owner == other
+			if _, err := s.SandboxFor(ctx, owner, r.ID); (err == nil) != sees || err != nil && err != store.ErrNotFound {
+				t.Errorf("SandboxFor(%q) of %q's = %v", owner, other, err)
+			}
+			if _, err := s.ExecutionFor(ctx, owner, ran[other].ID); (err == nil) != sees || err != nil && err != store.ErrNotFound {
+				t.Errorf("ExecutionFor(%q) of %q's = %v", owner, other, err)
+			}
 		}
 		see := 1
 		if owner == sandbox.Operator {
