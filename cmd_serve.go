@@ -28,7 +28,7 @@ type serveCommand struct {
 	TLSKey       string   `name:"tls-key" help:"The certificate's key." type:"path" and:"tls"`
 	InsecureHTTP bool     `name:"insecure-http" help:"Listen beyond this machine without TLS: anybody on the way can read the token."`
 	AllowDir     []string `help:"Folder of this machine whose files models may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
-	Rate         float64  `help:"Requests a second that one token may make. 0: no limit." default:"5000"`
+	Rate         float64  `help:"Requests a second that one token may make. 0: no limit." default:"10000"`
 
 	MaxSandboxesPerOwner int `help:"Sandboxes that the bearer of a named token may have, awake or asleep. 0: no limit of its own." default:"0"`
 	daemonFlags
