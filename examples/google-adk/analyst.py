@@ -17,20 +17,20 @@ from mcp import StdioServerParameters
 TASK = """Visitors of 2020 to 2025: Ulm 40, 47, 51, 60, 66, 70; Bonn 90, 85, 99, 104, 110, 121.
 How do the two correlate? Plot them too, and delete the sandbox when you are done."""
 
-env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_"))}
+env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
 server = StdioServerParameters(command="dormouse", args=["mcp"], env=env)
 
 
 async def keep_plots(tool, args, tool_context, tool_response):
     """Keeps plots as artifacts of the session: ADK itself would write them out for the model in base64."""
     shown = []
-    for part in tool_response["content"]:
+    for part in tool_response.get("content", []):  # none where ADK itself had an error
         if part["type"] == "image":
             plot = types.Part.from_bytes(data=base64.b64decode(part["data"]), mime_type=part["mimeType"])
             version = await tool_context.save_artifact("plot", plot)
             part = {"type": "text", "text": f"kept as artifact 'plot', version {version}"}
         shown.append(part)
-    return tool_response | {"content": shown}
+    return tool_response | {"content": shown} if shown else None
 
 
 async def main() -> None:

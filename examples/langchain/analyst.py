@@ -18,7 +18,7 @@ How do the two correlate? Plot them too, and delete the sandbox when you are don
 if url := os.environ.get("DORMOUSE_URL"):
     server = {"transport": "http", "url": url, "headers": {"Authorization": "Bearer " + os.environ["DORMOUSE_TOKEN"]}}
 else:
-    env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_"))}
+    env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
     server = {"transport": "stdio", "command": "dormouse", "args": ["mcp"], "env": env}
 
 

@@ -27,7 +27,8 @@ class Dormouse(BasicMCPClient):
 
 async def main() -> None:
     url = os.environ.get("DORMOUSE_URL", "http://127.0.0.1:8765/mcp")
-    dormouse = Dormouse(url, headers={"Authorization": "Bearer " + os.environ["DORMOUSE_TOKEN"]})
+    # A call may wait for its code for 45 s; LlamaIndex's own patience is 30 s.
+    dormouse = Dormouse(url, headers={"Authorization": "Bearer " + os.environ["DORMOUSE_TOKEN"]}, timeout=120)
     tools = await McpToolSpec(client=dormouse).to_tool_list_async()
     llm = OpenAIResponses(model=os.environ.get("MODEL", "gpt-5-mini"), api_base=os.environ.get("OPENAI_BASE_URL"))
     agent = FunctionAgent(tools=tools, llm=llm, streaming=False)

@@ -13,7 +13,7 @@ from agents.mcp import MCPServerStdio
 TASK = """Visitors of 2020 to 2025: Ulm 40, 47, 51, 60, 66, 70; Bonn 90, 85, 99, 104, 110, 121.
 How do the two correlate? Plot them too, and delete the sandbox when you are done."""
 
-env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_"))}
+env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
 set_tracing_disabled(True)  # a trace would send code and data to OpenAI
 
 

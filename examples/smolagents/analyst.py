@@ -12,7 +12,7 @@ from smolagents import MCPClient, OpenAIModel, ToolCallingAgent
 TASK = """Visitors of 2020 to 2025: Ulm 40, 47, 51, 60, 66, 70; Bonn 90, 85, 99, 104, 110, 121.
 How do the two correlate? Plot them too, and delete the sandbox when you are done."""
 
-env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_"))}
+env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
 server = StdioServerParameters(command="dormouse", args=["mcp"], env=env)
 
 # A ToolCallingAgent: smolagents' CodeAgent runs the model's code itself, here and not in the sandbox.
