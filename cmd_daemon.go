@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -26,15 +29,49 @@ type daemonFlags struct {
 	Image        string           `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
 	AllowImage   []string         `help:"Another image that may be asked for; can be repeated. '*' allows any."`
 	TTL          sandbox.Duration `name:"ttl" help:"Life of sandboxes that ask for none, such as 36h, 1d12h or 1w; at most 14 days." default:"24h"`
-	MaxSandboxes int              `help:"Sandboxes at once." default:"100"`
-	IdleSuspend  sandbox.Duration `help:"A sandbox that nobody uses for so long sleeps on disk until it is used, where the engine can (gvisor). 0: never." default:"5m"`
-	LogLevel     string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	MaxSandboxes int              `help:"Sandboxes that run at once. Those that sleep on disk do not count." default:"100"`
+	IdleSuspend  sandbox.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
+
+	CheckpointEvery sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
+	MaxDisk         diskSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
+	LogLevel        string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
+
+// diskSize is a number of bytes, given as 20GB, 500MB or bytes.
+type diskSize int64
+
+var diskUnits = []struct {
+	name  string
+	bytes int64
+}{{"TB", 1 << 40}, {"GB", 1 << 30}, {"MB", 1 << 20}, {"KB", 1 << 10}, {"", 1}}
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (s *diskSize) UnmarshalText(text []byte) error {
+	given := strings.ToUpper(strings.TrimSpace(string(text)))
+	given = strings.Replace(given, "IB", "B", 1)
+	for _, u := range diskUnits {
+		number, ok := strings.CutSuffix(given, u.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		if !(err == nil && n >= 0 && n*float64(u.bytes) < 1<<62) {
+			break
+		}
+		*s = diskSize(n * float64(u.bytes))
+		return nil
+	}
+	return fmt.Errorf("%q is no size: use 20GB, 500MB, or 0 for no limit", sandbox.Quote(string(text)))
+}
+
+// String is the size in bytes, which it can be given as again.
+func (s diskSize) String() string { return strconv.FormatInt(int64(s), 10) }
 
 func (f daemonFlags) config() sandboxd.Config {
 	return sandboxd.Config{
 		Home: f.Home, Engine: f.Engine, Runtime: f.Runtime, DefaultImage: f.image(), AllowImages: f.AllowImage,
-		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, IdleSuspend: time.Duration(f.IdleSuspend), LogLevel: f.LogLevel, Version: version,
+		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, IdleSuspend: time.Duration(f.IdleSuspend),
+		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), LogLevel: f.LogLevel, Version: version,
 	}
 }
 
@@ -49,7 +86,8 @@ func (f daemonFlags) image() string {
 func (f daemonFlags) args() []string {
 	a := []string{
 		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL.String(),
-		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--idle-suspend=" + f.IdleSuspend.String(), "--log-level=" + f.LogLevel,
+		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--idle-suspend=" + f.IdleSuspend.String(),
+		"--checkpoint-every=" + f.CheckpointEvery.String(), "--max-disk=" + f.MaxDisk.String(), "--log-level=" + f.LogLevel,
 	}
 	if f.Runtime != "" {
 		a = append(a, "--runtime="+f.Runtime)
@@ -111,6 +149,11 @@ func (c *mcpCommand) Run(ctx context.Context, k *kong.Context) error {
 	defer client.Close()
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
 	sandboxd.WarnSkew(ctx, client, version, log)
-	s := server.New(tools.New(client, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log})
+	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
+	if err != nil {
+		return err
+	}
+	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
+	s := server.New(tools.New(client, config), server.Config{Version: version, Logger: log, Spool: folder, Resources: []tools.Resource{tools.Files(client, config)}})
 	return s.ServeStdio(ctx, os.Stdin, os.Stdout)
 }

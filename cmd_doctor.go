@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -50,12 +51,14 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
+	var weak []string // as the engine's own checks say
 	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, Runtime: c.Runtime})
 	if err != nil {
 		d.Why = sentence(err)
 		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works here", Remedy: d.Why})
 	} else {
 		defer e.Close()
+		weak = e.Info().Warnings
 		d.OK, d.Why, d.Runtimes = true, e.Info().Why, e.Info().Runtimes
 		d.Image, _ = e.HasImage(ctx, c.image())
 		if !c.EngineOnly {
@@ -65,7 +68,7 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	if c.EngineOnly {
 		return d
 	}
-	d.Checks = append(d.Checks, c.daemon(ctx), imageCache(), platform())
+	d.Checks = append(d.Checks, c.daemon(ctx, weak), imageCache(), platform())
 	for _, check := range d.Checks {
 		d.OK = d.OK && check.Status != engine.Bad
 	}
@@ -73,8 +76,8 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 }
 
 // daemon says whether the home's daemon runs; that it does not is no fault, because the
-// first command that needs it starts it.
-func (c *doctorCommand) daemon(ctx context.Context) engine.Check {
+// first command that needs it starts it. What it warns of is said, but for what is known.
+func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check {
 	client := api.Dial(sandboxd.SocketPath(c.Home))
 	defer client.Close()
 	info, err := client.Info(ctx)
@@ -84,6 +87,11 @@ func (c *doctorCommand) daemon(ctx context.Context) engine.Check {
 	case info.Version != version:
 		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, as version " + info.Version + "; this is " + version,
 			Remedy: "stop it (its pid is in sandboxd.pid in " + c.Home + "): the next command starts this version, and sandboxes go on"}
+	}
+	for _, w := range info.Warnings {
+		if !slices.Contains(known, w) {
+			return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, home " + c.Home + ": " + w}
+		}
 	}
 	return engine.Check{Name: "daemon", Status: engine.OK, Detail: "runs, home " + c.Home}
 }

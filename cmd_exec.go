@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
@@ -188,10 +189,26 @@ func finish(exec sandbox.Execution) error {
 	if exec.Reason != "" {
 		fmt.Fprintln(os.Stderr, "dormouse:", exec.Reason)
 	}
+	if i := exec.Interlude; i != nil {
+		printInterlude(*i)
+	}
 	if status, ok := exitStatus[exec.State]; ok {
 		return status
 	}
 	return nil
+}
+
+// printInterlude says what happened between the execution before and this one.
+func printInterlude(i sandbox.Interlude) {
+	if !i.AsOf.IsZero() {
+		fmt.Fprintln(os.Stderr, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")
+	}
+	if i.Death != nil {
+		fmt.Fprintln(os.Stderr, "dormouse: the kernel had died before, and its variables with it:", i.Death.Detail)
+	}
+	if i.LateBytes > 0 {
+		fmt.Fprintf(os.Stderr, "dormouse: %d bytes were printed after the execution before; the end of them:\n%s\n", i.LateBytes, strings.TrimSuffix(i.LateText, "\n"))
+	}
 }
 
 func deleteQuietly(client *api.Client, name string) {

@@ -12,6 +12,28 @@ import (
 
 type imageCommand struct {
 	Build imageBuildCommand `cmd:"" help:"Make the sandbox image, or find it made, and bring it into the engine."`
+	Load  imageLoadCommand  `cmd:"" help:"Bring another image into the gvisor engine: an OCI layout, or a tar of docker save."`
+}
+
+type imageLoadCommand struct {
+	Path string `arg:"" help:"The folder of an OCI layout, or a tar of docker save." type:"existingpath"`
+	Name string `help:"What the image is called, for --allow-image and create_sandbox. Default: the name that it has there."`
+	Home string `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	JSON bool   `help:"Print JSON." env:"-"`
+}
+
+func (c *imageLoadCommand) Run(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	ref, err := sandboxd.LoadImage(ctx, c.Home, c.Path, c.Name)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(map[string]string{"ref": ref})
+	}
+	fmt.Println(ref)
+	return nil
 }
 
 type imageBuildCommand struct {

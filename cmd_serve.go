@@ -14,6 +14,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -117,8 +118,13 @@ func (c *serveCommand) server(d *sandboxd.Daemon, l net.Listener, encryption *tl
 		log.Warn("others on this machine can read the token", "file", c.tokenPath(), "mode", info.Mode().Perm().String())
 	}
 	metrics := server.NewMetrics(version)
+	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
+	if err != nil {
+		return nil, err
+	}
 	waits := server.NewWaits(d.Sandboxes(), metrics)
-	mcp := server.New(tools.New(waits, tools.Config{AllowDirs: c.AllowDir, Logger: log}), server.Config{Version: version, Logger: log, Metrics: metrics})
+	config := tools.Config{AllowDirs: c.AllowDir, Logger: log}
+	mcp := server.New(tools.New(waits, config), server.Config{Version: version, Logger: log, Metrics: metrics, Spool: folder, Resources: []tools.Resource{tools.Files(waits, config)}})
 	return server.NewHTTP(mcp, server.HTTPConfig{
 		Address: c.Listen, TLS: encryption, Tokens: []server.Token{token}, AllowHosts: c.AllowHost, AllowOrigins: c.AllowOrigin,
 		SSE: c.SSE, API: d.Handler(), Sandboxes: d.Sandboxes(), Metrics: metrics, OnDrain: waits.Drain,

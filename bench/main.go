@@ -1,5 +1,5 @@
 // Bench measures what a person or an agent waits for, through the built binary, and
-// prints medians: `make bench`. Each runtime that the engine has gets a daemon of its own.
+// prints medians: `make bench`, or a part of it (calls, messages, sleep): `go run ./bench messages`. Each runtime that the engine has gets a daemon of its own.
 package main
 
 import (
@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -28,43 +30,78 @@ const binary = "bin/dormouse"
 type args = mcpclient.Args
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	only := flag.String("only", "", "docker or gvisor alone")
+	sleepers := flag.Int("sleepers", 0, "how many sandboxes to have sleep at once (500 take a while)")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
-	var engine struct {
-		OK       bool     `json:"ok"`
-		Why      string   `json:"why"`
-		Runtimes []string `json:"runtimes"`
-	}
-	out, _ := exec.Command(binary, "doctor", "--engine-only", "--json").Output()
-	if err := json.Unmarshal(out, &engine); err != nil || !engine.OK {
-		fmt.Fprintln(os.Stderr, "bench: no engine:", engine.Why, err)
-		os.Exit(1)
-	}
-	for _, runtime := range []string{"runc", "runsc"} {
-		if !slices.Contains(engine.Runtimes, runtime) {
-			continue
+	done := 0
+	part := func(name string, f func() error) {
+		if flag.NArg() > 0 && !slices.Contains(flag.Args(), name) {
+			return
 		}
-		fmt.Printf("\ndocker, %s\n", runtime)
-		if err := measure(ctx, runtime); err != nil {
+		if err := f(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
 	}
+	engine := func(title string, env ...string) {
+		done++
+		fmt.Printf("\n%s\n", title)
+		part("calls", func() error { return measure(ctx, env...) })
+		part("messages", func() error { return rawMessages(ctx, env...) })
+	}
+	for _, runtime := range []string{"runc", "runsc"} {
+		if *only != "gvisor" && slices.Contains(engineHere("docker").Runtimes, runtime) {
+			engine("docker, "+runtime, "DORMOUSE_ENGINE=docker", "DORMOUSE_RUNTIME="+runtime)
+		}
+	}
+	if *only != "docker" && engineHere("gvisor").OK {
+		engine("gvisor", "DORMOUSE_ENGINE=gvisor")
+		part("sleep", func() error { return hibernation(ctx, *sleepers) })
+	}
+	if done == 0 {
+		fmt.Fprintln(os.Stderr, "bench: no engine:", engineHere("docker").Why)
+		os.Exit(1)
+	}
 }
 
-func measure(ctx context.Context, runtime string) error {
-	home, err := os.MkdirTemp("", "dmb")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(home)
-	s, err := mcpclient.Start(ctx, binary, []string{"DORMOUSE_HOME=" + home, "DORMOUSE_RUNTIME=" + runtime})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	defer stopDaemon(home)
+type engineReport struct {
+	OK       bool     `json:"ok"`
+	Why      string   `json:"why"`
+	Runtimes []string `json:"runtimes"`
+}
 
+func engineHere(name string) (r engineReport) {
+	out, _ := exec.Command(binary, "doctor", "--engine-only", "--engine", name, "--json").Output()
+	_ = json.Unmarshal(out, &r)
+	if !r.OK {
+		r.Runtimes = nil
+	}
+	return r
+}
+
+// daemon starts one in a home of its own. The caller ends both.
+func daemon(ctx context.Context, env ...string) (home string, s *mcpclient.Session, end func(), err error) {
+	if home, err = os.MkdirTemp("", "dmb"); err != nil {
+		return "", nil, nil, err
+	}
+	if s, err = mcpclient.Start(ctx, binary, append(env, "DORMOUSE_HOME="+home)); err != nil {
+		return "", nil, nil, errors.Join(err, os.RemoveAll(home))
+	}
+	return home, s, func() {
+		s.Close()
+		stopDaemon(home)
+		os.RemoveAll(home)
+	}, nil
+}
+
+func measure(ctx context.Context, env ...string) error {
+	home, s, end, err := daemon(ctx, env...)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if err := row("create_sandbox + first statement", 10, func() error { return create(ctx, s) }); err != nil {
 		return err
 	}
@@ -153,8 +190,7 @@ func row(name string, n int, f func() error) error {
 		}
 		times = append(times, time.Since(started)-paused)
 	}
-	slices.Sort(times)
-	fmt.Printf("  %-40s median %8.2f ms   p95 %8.2f ms   n=%d\n", name, ms(times[n/2]), ms(times[n*95/100]), n)
+	report(name, times)
 	return nil
 }
 

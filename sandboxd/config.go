@@ -27,6 +27,9 @@ type Config struct {
 	MaxSandboxes int            // at once; zero: 100
 	MaxMemory    int64          // of all sandboxes together; zero: the manager's choice
 	IdleSuspend  time.Duration  // after which a sandbox is suspended; zero: never
+	// CheckpointEvery is how long a sandbox that runs may be idle before its state is saved; zero: never.
+	CheckpointEvery time.Duration
+	MaxDisk         int64 // of all saved states together, in bytes; zero: no limit
 
 	LogLevel string       // debug, info, warn, error
 	Logger   *slog.Logger // zero: stderr, at LogLevel
@@ -94,8 +97,8 @@ func (c *Config) validateLimits() error {
 		return sandbox.Errorf(sandbox.Invalid, "%d processes are too few for a sandbox: use 16 or more", l.Processes)
 	case l.WorkspaceBytes < sandbox.MiB || l.WorkspaceBytes > l.MemoryBytes:
 		return sandbox.Errorf(sandbox.Invalid, "a workspace of %d MB is out of range: it is part of the sandbox's memory, %d MB", l.WorkspaceBytes/sandbox.MiB, l.MemoryBytes/sandbox.MiB)
-	case c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0:
-		return errors.New("the most sandboxes, their memory and the time before they are suspended must not be negative")
+	case c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.MaxDisk < 0 || c.IdleSuspend < 0 || c.CheckpointEvery < 0:
+		return errors.New("the most sandboxes, their memory and disk, and the times before they are suspended and saved must not be negative")
 	}
 	if err := sandbox.ValidateTTL(c.DefaultTTL); err != nil {
 		return fmt.Errorf("default %w", err)

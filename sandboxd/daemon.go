@@ -67,16 +67,18 @@ func Open(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 
 func (d *Daemon) start(ctx context.Context) (err error) {
 	d.manager, err = manager.New(manager.Config{
-		Store:        d.store,
-		Engine:       d.engine,
-		DefaultImage: d.cfg.DefaultImage,
-		AllowImages:  d.cfg.AllowImages,
-		Limits:       d.cfg.Limits,
-		DefaultTTL:   d.cfg.DefaultTTL,
-		MaxSandboxes: d.cfg.MaxSandboxes,
-		MaxMemory:    d.cfg.MaxMemory,
-		IdleSuspend:  d.cfg.IdleSuspend,
-		Logger:       d.cfg.Logger,
+		Store:           d.store,
+		Engine:          d.engine,
+		DefaultImage:    d.cfg.DefaultImage,
+		AllowImages:     d.cfg.AllowImages,
+		Limits:          d.cfg.Limits,
+		DefaultTTL:      d.cfg.DefaultTTL,
+		MaxSandboxes:    d.cfg.MaxSandboxes,
+		MaxMemory:       d.cfg.MaxMemory,
+		IdleSuspend:     d.cfg.IdleSuspend,
+		CheckpointEvery: d.cfg.CheckpointEvery,
+		MaxDisk:         d.cfg.MaxDisk,
+		Logger:          d.cfg.Logger,
 	})
 	if err != nil {
 		return err

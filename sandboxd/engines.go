@@ -44,6 +44,20 @@ func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
 	return open(ctx, &c, "command", nil)
 }
 
+// LoadImage brings the image at a path into the gvisor engine, and returns its name. A Docker engine has
+// `docker load` for that.
+func LoadImage(ctx context.Context, home, path, name string) (string, error) {
+	if home == "" {
+		home = DefaultHome()
+	}
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(home, gvisorEngine)})
+	if err != nil {
+		return "", err
+	}
+	ref, err := e.LoadImage(ctx, path, name)
+	return ref, errors.Join(err, e.Close())
+}
+
 // newEngine returns the engine that c asks for, which is opened when it is needed.
 func newEngine(c *Config, homeID string, s *store.Store) engine.Engine {
 	name := dockerEngine
@@ -127,7 +141,8 @@ func openGvisor(ctx context.Context, c *Config, guest engine.Bundle, why string)
 	if c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine has the runtime runsc only, not %q: use --engine docker", sandbox.Quote(c.Runtime))
 	}
-	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, gvisorEngine), Bundle: guest, Why: why})
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, gvisorEngine), Bundle: guest, Why: why,
+		Pull: true})
 	if err != nil {
 		return nil, err
 	}

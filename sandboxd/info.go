@@ -2,6 +2,7 @@ package sandboxd
 
 import (
 	"context"
+	"slices"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -19,7 +20,7 @@ func (d *Daemon) info(context.Context) api.Info {
 		Runtime:   e.Runtime,
 		Isolation: e.Isolation,
 		Why:       e.Why,
-		Warnings:  e.Warnings,
+		Warnings:  slices.Concat(e.Warnings, d.manager.Warnings()),
 		Languages: []sandbox.Language{sandbox.Python, sandbox.JavaScript},
 		Defaults: api.Defaults{
 			Image:  d.cfg.DefaultImage,

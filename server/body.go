@@ -50,6 +50,7 @@ type body struct {
 	patience time.Duration
 
 	budget *budget // nil: it goes by and is not kept
+	most   int64   // of it that is kept; 0: all
 	held   int64
 	read   int64
 }
@@ -64,6 +65,9 @@ const bodyStep = 256 << 10
 func (b *body) begin(declared int64) bool {
 	if b.budget == nil || declared <= 0 {
 		return true
+	}
+	if b.most > 0 {
+		declared = min(declared, b.most)
 	}
 	if !b.budget.take(declared) {
 		return false
@@ -81,8 +85,11 @@ func (b *body) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	b.read += int64(n)
-	if b.budget != nil && b.read > b.held {
+	if b.budget != nil && b.read > b.held && (b.most == 0 || b.held < b.most) {
 		more := max(b.read-b.held, bodyStep)
+		if b.most > 0 {
+			more = min(more, b.most-b.held)
+		}
 		if !b.budget.take(more) {
 			return n, errBodiesBusy
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // maxInFlight bounds the requests that run or wait; more are refused.
@@ -25,7 +27,7 @@ type connection struct {
 	broken  context.CancelCauseFunc
 
 	writing sync.Mutex
-	send    func([]byte) error
+	send    func([]byte, *spool.Outbox) error
 
 	running sync.WaitGroup
 	slots   chan struct{} // tool calls at once
@@ -41,10 +43,10 @@ type call struct {
 }
 
 // open begins a connection whose messages go out by send, one at a time. A failed send ends it.
-func (s *Server) open(ctx context.Context, send func([]byte) error) (*connection, error) {
+func (s *Server) open(ctx context.Context, send func([]byte, *spool.Outbox) error) (*connection, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: make(chan struct{}, s.config.MaxCalls)}
-	c.session = newSession(c.write)
+	c.session = newSession(func(v any) error { return c.write(v, nil) })
 	if err := s.mcp.RegisterSession(ctx, c.session); err != nil {
 		cancel(nil)
 		return nil, fmt.Errorf("register session: %w", err)
@@ -60,15 +62,15 @@ func (c *connection) close() {
 	c.server.mcp.UnregisterSession(context.WithoutCancel(c.ctx), c.session.id)
 }
 
-// write sends one message. Messages of several goroutines don't mix.
-func (c *connection) write(v any) error {
+// write sends one message, with what box has for it. Messages of several goroutines don't mix.
+func (c *connection) write(v any, box *spool.Outbox) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write message: %w", err)
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := c.send(b); err != nil {
+	if err := c.send(b, box); err != nil {
 		err = fmt.Errorf("write to client: %w", err)
 		c.broken(err)
 		return err
@@ -77,7 +79,10 @@ func (c *connection) write(v any) error {
 }
 
 func (c *connection) reject(r rejection) {
-	_ = c.write(r.response()) // a failed write ends the connection by itself
+	if r.cause != nil {
+		c.server.log.Error("a message cannot be taken", "error", r.cause)
+	}
+	_ = c.write(r.response(), nil) // a failed write ends the connection by itself
 }
 
 // dispatch starts what a message asks for, and is back at once, so that a
@@ -128,18 +133,20 @@ func (c *connection) serve(ctx context.Context, m *message, this *call) {
 			return
 		}
 	}
-	response := c.handle(ctx, m)
+	box := c.server.config.Spool.NewOutbox()
+	defer box.Close()
+	response := c.handle(c.server.withOutbox(ctx, box), m)
 	c.mu.Lock()
 	cancelled := this.cancelled
 	c.mu.Unlock()
 	if response != nil && !cancelled {
-		_ = c.write(response) // a failed write ends the connection by itself
+		_ = c.write(response, box) // a failed write ends the connection by itself
 	}
 }
 
 func (c *connection) answer(ctx context.Context, m *message) {
 	if response := c.handle(ctx, m); response != nil {
-		_ = c.write(response) // a failed write ends the connection by itself
+		_ = c.write(response, nil) // a failed write ends the connection by itself
 	}
 }
 
@@ -153,7 +160,7 @@ func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONR
 			}
 		}
 	}()
-	return c.server.mcp.HandleMessage(ctx, m.raw)
+	return c.server.mcp.HandleMessage(withLong(ctx, m), m.raw)
 }
 
 func (s *Server) logPanic(m *message, p any) {

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // ServeHTTP is the guard in front of every route: nothing behind it sees a request of
@@ -96,6 +98,9 @@ func (h *HTTP) admit(w *response, r *http.Request, name string) {
 	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience}
 	if !streamsIn(r) {
 		b.budget = h.bodies
+		if h.server.config.Spool != nil {
+			b.most = spool.MaxKept // the rest of a message is on disk, and the API's bodies are smaller
+		}
 	}
 	if !b.begin(min(r.ContentLength, h.config.MaxBody)) {
 		h.refuse(w, http.StatusServiceUnavailable, "busy", errBodiesBusy.Message)

@@ -16,6 +16,7 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // Sandboxes is what the server itself asks of the daemon.
@@ -39,7 +40,7 @@ type HTTPConfig struct {
 	OnDrain      func()       // ends what waits for long elsewhere, when the server stops
 
 	MaxBody      int64         // of a message; zero: as the MCP server has it
-	BodiesBytes  int64         // of all bodies in memory; zero: three of the largest
+	BodiesBytes  int64         // of all bodies in memory; zero: 128 MiB, or three of the largest if there is no spool
 	BodyPatience time.Duration // with a body that trickles; zero: 30 s
 	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
 	MaxRequests  int           // at once, of all; zero: 256
@@ -105,6 +106,9 @@ func (c *HTTPConfig) defaults(s *Server) {
 	}
 	if c.BodiesBytes == 0 {
 		c.BodiesBytes = 3 * c.MaxBody
+		if s.config.Spool != nil {
+			c.BodiesBytes = 16 * spool.MaxKept // decoding takes several times as much
+		}
 	}
 	if c.BodyPatience == 0 {
 		c.BodyPatience = 30 * time.Second

@@ -14,6 +14,8 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
+	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
 const secret = "dormouse_a-secret-of-the-tests-0123456789"
@@ -33,6 +35,11 @@ func (inventory) List(_ context.Context, r sandbox.ListRequest) (sandbox.Page, e
 // newHTTP is a server at an address, with the API echoing what it is asked.
 func newHTTP(t testing.TB, address string, change func(*server.HTTPConfig)) *server.HTTP {
 	t.Helper()
+	return newHTTPOf(t, address, fakeTools(), openSpool(t, 0), change)
+}
+
+func newHTTPOf(t testing.TB, address string, list []tools.Tool, folder *spool.Folder, change func(*server.HTTPConfig)) *server.HTTP {
+	t.Helper()
 	token, err := server.NewToken("default", secret)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +56,7 @@ func newHTTP(t testing.TB, address string, change func(*server.HTTPConfig)) *ser
 	if change != nil {
 		change(&c)
 	}
-	h, err := server.NewHTTP(server.New(fakeTools(), server.Config{Metrics: metrics, Grace: 100 * time.Millisecond}), c)
+	h, err := server.NewHTTP(server.New(list, server.Config{Metrics: metrics, Grace: 100 * time.Millisecond, Spool: folder}), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,11 +66,16 @@ func newHTTP(t testing.TB, address string, change func(*server.HTTPConfig)) *ser
 // serve serves on a port of this machine until the test or the returned function ends it.
 func serve(t testing.TB, change func(*server.HTTPConfig)) (address string, end func()) {
 	t.Helper()
+	return serveOf(t, fakeTools(), openSpool(t, 0), change)
+}
+
+func serveOf(t testing.TB, list []tools.Tool, folder *spool.Folder, change func(*server.HTTPConfig)) (address string, end func()) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := newHTTP(t, l.Addr().String(), change)
+	h := newHTTPOf(t, l.Addr().String(), list, folder, change)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Serve(ctx, l) }()

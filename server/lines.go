@@ -4,64 +4,49 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// lines reads lines of at most max bytes from a stream.
+// lines reads messages from a stream, one a line.
 type lines struct {
-	r   *bufio.Reader
-	max int
+	r      *bufio.Reader
+	folder *spool.Folder
+	limits spool.Limits
 }
 
-func newLines(r io.Reader, most int) *lines {
-	return &lines{r: bufio.NewReaderSize(r, 64<<10), max: most}
+func newLines(r io.Reader, folder *spool.Folder, most int) *lines {
+	return &lines{r: bufio.NewReaderSize(r, spool.Long), folder: folder, limits: spool.Limits{Message: int64(most)}}
 }
 
-// tooLong is a line over the limit. Its middle is thrown away as it arrives; the ends
-// are kept, because they may tell which request it was.
-type tooLong struct{ head, tail []byte }
-
-func (*tooLong) Error() string { return "the line is too long" }
-
-const keptEnd = 4 << 10
-
-// next returns the next line without its end. The last line counts even when no end
-// follows; then comes io.EOF. A [tooLong] line has been read to its end, and the
-// stream goes on behind it.
-func (l *lines) next() ([]byte, error) {
-	var line []byte
-	for {
-		part, err := l.r.ReadSlice('\n')
-		if len(line)+len(part) > l.max+1 {
-			return nil, l.skip(append(line, part...), err)
+// next returns the next message. It returns nil and nil for a line that needs no answer. The
+// last line counts even when no end follows; then comes io.EOF. What is refused has
+// been read to its end, and the stream goes on behind it.
+func (l *lines) next() (*message, *rejection, error) {
+	part, err := l.r.ReadSlice('\n')
+	if err != bufio.ErrBufferFull && len(part) <= l.most()+1 { // nearly always
+		if err != nil && (err != io.EOF || len(part) == 0) {
+			return nil, nil, err
 		}
-		line = append(line, part...)
-		switch err {
-		case bufio.ErrBufferFull:
-			continue
-		case nil:
-			return bytes.TrimRight(line, "\r\n"), nil
-		case io.EOF:
-			if len(line) > 0 {
-				return line, nil // the next read finds the end again
-			}
-		}
-		return nil, err
+		m, refused := parse(bytes.Clone(part)) // after io.EOF the next read finds the end again
+		return m, refused, nil
 	}
-}
-
-// skip reads the rest of a line that is too long, begun with start.
-func (l *lines) skip(start []byte, err error) error {
-	long := &tooLong{head: bytes.Clone(start[:min(len(start), keptEnd)])}
-	tail := bytes.Clone(start[max(0, len(start)-keptEnd):])
+	long := l.folder.NewMessage(l.limits)
 	for err == bufio.ErrBufferFull {
-		var part []byte
+		long.Write(part)
 		part, err = l.r.ReadSlice('\n')
-		tail = append(tail, part...)
-		tail = append(tail[:0], tail[max(0, len(tail)-keptEnd):]...)
 	}
+	long.Write(bytes.TrimRight(part, "\r\n"))
 	if err != nil && err != io.EOF {
-		return err
+		long.Close()
+		return nil, nil, err
 	}
-	long.tail = bytes.TrimRight(tail, "\r\n")
-	return long
+	m, refused := parseSpooled(long)
+	if m == nil {
+		long.Close()
+	}
+	return m, refused, nil
 }
+
+// most is the limit of a line, as far as it is below that of what comes in one piece.
+func (l *lines) most() int { return int(min(l.limits.Message, 1<<30)) }

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // message is what must be known of a message before mcp-go sees it.
@@ -15,13 +17,19 @@ type message struct {
 	raw    json.RawMessage
 	id     json.RawMessage // as it was written; nil for a notification
 	method string
+	long   *spool.Message // its long strings; nil: it has none
 }
+
+// close lets go of what the message has on disk.
+func (m *message) close() { m.long.Close() }
 
 // rejection is a message that gets an error for an answer.
 type rejection struct {
-	id   json.RawMessage // nil: it is not known
-	code int
-	text string
+	id     json.RawMessage // nil: it is not known
+	code   int
+	text   string
+	status int   // over HTTP; 0: 400
+	cause  error // for the log
 }
 
 func (r rejection) response() mcp.JSONRPCError {
@@ -94,9 +102,22 @@ var (
 	idAtEnd   = regexp.MustCompile(`[^\\]"id"\s*:\s*(-?\d+|"[^"\\]*")\s*(?:,\s*"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*)*\}\s*$`)
 )
 
+// tooLong is what is left of a message that can't be handled. Its ends may tell which
+// request it was.
+type tooLong struct{ head, tail []byte }
+
 // idOf finds the id of a message of which only the ends are known, so that the call
 // is answered and does not hang.
 func (t *tooLong) idOf() json.RawMessage {
+	if t.tail == nil {
+		t.tail = t.head
+		var whole struct {
+			ID json.RawMessage `json:"id"`
+		}
+		if json.Unmarshal(t.head, &whole) == nil {
+			return known(whole.ID)
+		}
+	}
 	for _, m := range [][][]byte{idAtStart.FindSubmatch(t.head), idAtEnd.FindSubmatch(t.tail)} {
 		if m != nil {
 			return m[1]

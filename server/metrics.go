@@ -206,6 +206,8 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	p.line("dormouse_http_requests_in_flight", float64(h.streams.inUse()), "kind", "stream")
 	p.head("dormouse_http_body_bytes", "gauge", "Bytes of requests' bodies in memory.")
 	p.line("dormouse_http_body_bytes", float64(h.bodies.inUse()))
+	p.head("dormouse_spool_bytes", "gauge", "Bytes of messages and answers on disk.")
+	p.line("dormouse_spool_bytes", float64(h.server.config.Spool.Used()))
 	p.head("go_goroutines", "gauge", "Goroutines.")
 	p.line("go_goroutines", float64(runtime.NumGoroutine()))
 	var mem runtime.MemStats

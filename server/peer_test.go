@@ -56,6 +56,9 @@ type peer struct {
 
 func connect(t *testing.T, c server.Config) *peer {
 	t.Helper()
+	if c.Spool == nil {
+		c.Spool = openSpool(t, 0)
+	}
 	return connectTo(t, server.New(fakeTools(), c))
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // response is what every answer over HTTP has in common: headers that no handler
@@ -17,6 +19,8 @@ type response struct {
 	status  int
 
 	preflight bool // a browser asks what a page may send
+
+	box *spool.Outbox // what the answer has instead of long strings; may be nil
 }
 
 // writePatience is how long a client may take to accept a piece of an answer.
@@ -57,12 +61,24 @@ func (r *response) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
+// Write writes a part of an answer, with what the outbox has for it. mcp-go writes a message in one
+// piece, so no token is cut.
 func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
 	}
-	r.extend()
-	return r.ResponseWriter.Write(p)
+	if err := r.box.Send(timely{r}, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// timely writes what is written as it is, and gives each write its time.
+type timely struct{ r *response }
+
+func (t timely) Write(p []byte) (int, error) {
+	t.r.extend()
+	return t.r.ResponseWriter.Write(p)
 }
 
 // Flush is for http.Flusher.

@@ -4,8 +4,9 @@
 //
 //   - server.go: the server, and what stands around every tool call (panics, progress)
 //   - message.go: what must be known of a message before mcp-go sees it
+//   - long.go: strings that are on disk (package spool) and not in a message, in and out
 //   - progress.go: progress notifications that never come after the result
-//   - stdio.go: MCP on stdin and stdout, in lines.go's lines of bounded length
+//   - stdio.go: MCP on stdin and stdout, in lines.go's lines
 //   - sse.go: MCP over server-sent events, as 2024-11-05 has it
 //   - connection.go: what these two share: one client's messages, in flight and out; session.go is
 //     what mcp-go knows of it
@@ -18,6 +19,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -26,6 +28,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
 
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -35,9 +38,14 @@ type Config struct {
 	Logger  *slog.Logger // nil: nothing is logged
 	Metrics *Metrics     // nil: nothing is counted
 
+	// Resources are offered besides the tools.
+	Resources []tools.Resource
+
 	// MaxMessageBytes bounds one message; what is longer is answered with an error.
 	// 0: 160 MiB, which has room for a 100 MiB file in base64.
 	MaxMessageBytes int
+	// Spool is where long strings of messages are while they are needed. nil: they are in memory.
+	Spool *spool.Folder
 	// MaxCalls bounds the tool calls that run at once on one connection; the next ones
 	// wait. 0: 64.
 	MaxCalls int
@@ -71,15 +79,22 @@ func New(list []tools.Tool, c Config) *Server {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.mcp = mcpserver.NewMCPServer("dormouse", c.Version,
+	options := []mcpserver.ServerOption{
 		mcpserver.WithTitle("Dormouse"),
 		mcpserver.WithDescription("Runs code in sandboxes that stay alive"),
 		mcpserver.WithInstructions(tools.Instructions),
 		mcpserver.WithToolCapabilities(false), // the list never changes
 		mcpserver.WithHooks(hooks()),
-	)
+	}
+	if len(c.Resources) > 0 {
+		options = append(options, mcpserver.WithResourceCapabilities(false, false))
+	}
+	s.mcp = mcpserver.NewMCPServer("dormouse", c.Version, options...)
 	for _, t := range list {
 		s.mcp.AddTool(t.Definition, s.handler(t))
+	}
+	for _, r := range c.Resources {
+		s.mcp.AddResourceTemplate(r.Template, s.reader(r))
 	}
 	return s
 }
@@ -90,9 +105,7 @@ func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
 	return func(ctx context.Context, r mcp.CallToolRequest) (result *mcp.CallToolResult, _ error) {
 		defer func() {
 			if p := recover(); p != nil {
-				number := rand.Text()[:8]
-				s.log.Error("a tool panicked", "error_id", number, "tool", t.Definition.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				result = mcp.NewToolResultError(fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number))
+				result = mcp.NewToolResultError(s.panicked(t.Definition.Name, p))
 			}
 		}()
 		begun := time.Now()
@@ -101,6 +114,29 @@ func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
 		}()
 		ctx, settle := s.withProgress(ctx, r)
 		defer settle()
-		return t.Call(ctx, r.Params.Arguments), nil
+		return t.Call(ctx, resolve(ctx, r.Params.Arguments)), nil
 	}
+}
+
+// reader is what stands around every read of a resource.
+func (s *Server) reader(r tools.Resource) mcpserver.ResourceTemplateHandlerFunc {
+	return func(ctx context.Context, request mcp.ReadResourceRequest) (contents []mcp.ResourceContents, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				contents, err = nil, errors.New(s.panicked(r.Template.Name, p))
+			}
+		}()
+		one, err := r.Read(ctx, request.Params.URI)
+		if err != nil {
+			return nil, err
+		}
+		return []mcp.ResourceContents{one}, nil
+	}
+}
+
+// panicked logs a panic under a number, and says no more than the number.
+func (s *Server) panicked(what string, p any) string {
+	number := rand.Text()[:8]
+	s.log.Error("a tool panicked", "error_id", number, "tool", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
 }

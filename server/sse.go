@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // The transport of protocol version 2024-11-05: a client opens a stream at /sse, hears
@@ -37,8 +39,8 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		fail(w, http.StatusServiceUnavailable, "unavailable", "the server is stopping")
 		return
 	}
-	c, err := h.server.open(r.Context(), func(b []byte) error {
-		return sendEvent(w, "message", b)
+	c, err := h.server.open(r.Context(), func(b []byte, box *spool.Outbox) error {
+		return sendEvent(w, "message", b, box)
 	})
 	if err != nil {
 		panic(err) // session ids are random: two are never the same
@@ -55,7 +57,7 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		stream.end(h.server.config.Grace)
 	}()
 	w.Header().Set("Content-Type", "text/event-stream")
-	if stream.sendBetween(func() error { return sendEvent(w, "endpoint", []byte("/message?sessionId="+id)) }) != nil {
+	if stream.sendBetween(func() error { return sendEvent(w, "endpoint", []byte("/message?sessionId="+id), nil) }) != nil {
 		return
 	}
 
@@ -93,7 +95,7 @@ func (s *sseStream) end(grace time.Duration) {
 	s.drained(context.WithoutCancel(s.ctx), grace)
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	s.send = func([]byte) error { return http.ErrHandlerTimeout }
+	s.send = func([]byte, *spool.Outbox) error { return http.ErrHandlerTimeout }
 }
 
 // serveMessage is where a client of a stream posts its messages.
@@ -118,15 +120,22 @@ func (h *HTTP) serveMessage(w *response, r *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
+	taken := false
+	defer func() {
+		if !taken {
+			m.close()
+		}
+	}()
 	stream.ending.RLock()
 	defer stream.ending.RUnlock()
 	if stream.ended {
 		fail(w, http.StatusNotFound, "not_found", "the stream has ended: open another at /sse")
 		return
 	}
-	// The message is in memory until its call has ended, longer than this request.
+	// The message is in memory, and on disk, until its call has ended, longer than this request.
 	held := h.keep(r)
-	stream.dispatch(stream.ctx, m, held)
+	taken = true
+	stream.dispatch(stream.ctx, m, func() { m.close(); held() })
 	w.WriteHeader(http.StatusAccepted)
 }
 
@@ -142,14 +151,18 @@ func (h *HTTP) keep(r *http.Request) (release func()) {
 	return func() { h.bodies.give(n) }
 }
 
-// sendEvent writes a server-sent event. data has no line ends, because it is JSON.
-func sendEvent(w *response, name string, data []byte) error {
+// sendEvent writes a server-sent event. data, and what box has for it, have no line ends,
+// because they are JSON.
+func sendEvent(w *response, name string, data []byte, box *spool.Outbox) error {
 	var b bytes.Buffer
 	b.Grow(len(data) + 64)
 	fmt.Fprintf(&b, "event: %s\ndata: ", name)
 	b.Write(data)
 	b.WriteString("\n\n")
-	return sendRaw(w, b.Bytes())
+	if err := box.Send(w, b.Bytes()); err != nil {
+		return err
+	}
+	return w.control.Flush()
 }
 
 func sendRaw(w *response, b []byte) error {

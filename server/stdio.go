@@ -2,12 +2,11 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // ServeStdio speaks MCP on one connection, one JSON-RPC message a line, until in
@@ -21,9 +20,8 @@ import (
 // that overtakes its call, has one session for all connections, and reads lines of
 // any length.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
-	c, err := s.open(ctx, func(b []byte) error {
-		_, err := out.Write(append(b, '\n'))
-		return err
+	c, err := s.open(ctx, func(b []byte, box *spool.Outbox) error {
+		return box.Send(out, append(b, '\n'))
 	})
 	if err != nil {
 		return err
@@ -32,7 +30,7 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 	ctx = c.ctx
 
 	ended := make(chan error, 1)
-	go func() { ended <- c.readAll(ctx, newLines(in, s.config.MaxMessageBytes)) }()
+	go func() { ended <- c.readAll(ctx, newLines(in, s.config.Spool, s.config.MaxMessageBytes)) }()
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
@@ -51,24 +49,16 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 
 func (c *connection) readAll(ctx context.Context, in *lines) error {
 	for ctx.Err() == nil {
-		line, err := in.next()
-		if long, ok := errors.AsType[*tooLong](err); ok {
-			c.reject(rejection{id: long.idOf(), code: mcp.INVALID_REQUEST,
-				text: fmt.Sprintf("the message is longer than %d MiB, the limit of one message", in.max>>20)})
-			continue
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read from client: %w", err)
-		}
-		m, refused := parse(line)
+		m, refused, err := in.next()
 		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read from client: %w", err)
 		case refused != nil:
 			c.reject(*refused)
 		case m != nil:
-			c.dispatch(ctx, m, func() {})
+			c.dispatch(ctx, m, m.close)
 		}
 	}
 	return nil

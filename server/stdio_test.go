@@ -44,6 +44,42 @@ func TestInitialize(t *testing.T) {
 	}
 }
 
+// TestResources: one template, nothing to list, and a file's content or why there is none.
+func TestResources(t *testing.T) {
+	files := tools.Files(oneFile{}, tools.Config{})
+	broken := files
+	broken.Template.Name = "broken"
+	broken.Template.URITemplate = mcp.NewResourceTemplate("panic://{x}", "").URITemplate
+	broken.Read = func(context.Context, string) (mcp.ResourceContents, error) { panic("secret text") }
+	p := connect(t, server.Config{Resources: []tools.Resource{files, broken}})
+	ask := func(method, params string) answer {
+		p.send(`{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":` + params + `}`)
+		return p.next()
+	}
+	p.send(initialize("2025-11-25"))
+	if got := fmt.Sprint(p.next().Result["capabilities"]); got != "map[resources:map[] tools:map[]]" {
+		t.Errorf("capabilities %s", got)
+	}
+	if a := ask("resources/templates/list", `{}`); !strings.Contains(a.raw, `"uriTemplate":"sandbox://{sandbox_id}/files/{+path}"`) {
+		t.Errorf("templates: %s", a.raw)
+	}
+	if a := ask("resources/list", `{}`); fmt.Sprint(a.Result["resources"]) != "[]" {
+		t.Errorf("list: %s", a.raw)
+	}
+	if a := ask("resources/read", `{"uri":"sandbox://box/files/a/b.txt"}`); !strings.Contains(a.raw, `"uri":"sandbox://box/files/a/b.txt"`) || !strings.Contains(a.raw, `"mimeType":"text/plain"`) {
+		t.Errorf("a file: %.300s", a.raw)
+	}
+	wantError(t, ask("resources/read", `{"uri":"sandbox://box/files/../x"}`), 1.0, -32603, `has a ".."`)
+	wantError(t, ask("resources/read", `{"uri":"file:///etc/passwd"}`), 1.0, -32002, "not found")
+	if a := ask("resources/read", `{"uri":"panic://x"}`); a.Error == nil || strings.Contains(a.raw, "secret") || !strings.Contains(a.raw, "number") {
+		t.Errorf("a panic: %s", a.raw)
+	}
+	if a := ask("resources/read", `{"uri":"sandbox://box/files/`+strings.Repeat("x", 100_000)+`"}`); a.Error == nil || a.Error.Code != -32600 {
+		t.Errorf("a long URI: %.300s", a.raw)
+	}
+	p.alive()
+}
+
 // TestClients drives the server with mcp-go's client in each era.
 func TestClients(t *testing.T) {
 	for _, version := range slices.Backward(mcp.ValidProtocolVersions) {

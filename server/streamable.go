@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
+
+	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
 // newStreamable has no sessions: mcp-go would keep one for every initialize for ever, and
@@ -40,6 +41,10 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
+	defer m.close()
+	box := h.server.config.Spool.NewOutbox()
+	defer box.Close()
+	w.box = box
 	defer func() {
 		if p := recover(); p != nil {
 			h.answerPanic(w, m, p)
@@ -47,7 +52,7 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	}()
 	header := r.Header.Clone()
 	header.Del(mcpserver.HeaderKeySessionID)
-	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: r.Context()})
+	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: h.server.withOutbox(withLong(r.Context(), m), box)})
 }
 
 // readMessage reads the one message of a request. It returns nil for what needs no
@@ -58,12 +63,10 @@ func (h *HTTP) readMessage(w http.ResponseWriter, r *http.Request) (*message, bo
 		fail(w, http.StatusUnsupportedMediaType, "invalid", "send JSON, with the header Content-Type: application/json")
 		return nil, false
 	}
-	raw, err := readAll(http.MaxBytesReader(w, r.Body, h.config.MaxBody), r.ContentLength)
+	m, refused, err := h.readBody(r.Body)
 	if err != nil {
 		status, text := http.StatusBadRequest, "the request's body could not be read to its end"
-		switch tooLarge, _ := errors.AsType[*http.MaxBytesError](err); {
-		case tooLarge != nil:
-			status, text = http.StatusRequestEntityTooLarge, fmt.Sprintf("the message is longer than %d MiB, the limit of one message", h.config.MaxBody>>20)
+		switch {
 		case errors.Is(err, errBodiesBusy):
 			h.config.Metrics.refused("busy")
 			status, text = http.StatusServiceUnavailable, errBodiesBusy.Message
@@ -74,23 +77,59 @@ func (h *HTTP) readMessage(w http.ResponseWriter, r *http.Request) (*message, bo
 		writeRejection(w, status, rejection{code: mcp.INVALID_REQUEST, text: text})
 		return nil, false
 	}
-	m, refused := parse(raw)
 	if refused != nil {
-		writeRejection(w, http.StatusBadRequest, *refused)
-		return nil, false
-	}
-	if m == nil && len(raw) == 0 {
-		writeRejection(w, http.StatusBadRequest, rejection{code: mcp.PARSE_ERROR, text: "the request has no body"})
+		switch {
+		case refused.status == 0:
+			refused.status = http.StatusBadRequest
+		case refused.status == http.StatusServiceUnavailable:
+			h.config.Metrics.refused("busy")
+		case refused.status == http.StatusRequestEntityTooLarge:
+			w.Header().Set("Connection", "close")
+		}
+		if refused.cause != nil {
+			h.log.Error("a message cannot be taken", "error", refused.cause)
+		}
+		writeRejection(w, refused.status, *refused)
 		return nil, false
 	}
 	return m, true
 }
 
-// readAll reads a body whose size was declared, or not. What is set aside for it grows
-// with what has come, not with what was declared.
-func readAll(r io.Reader, declared int64) ([]byte, error) {
-	const first = 64 << 10
-	b := make([]byte, 0, min(max(declared, 511)+1, first))
+// readBody reads a message. What is longer than a message may be goes by for a while, so that a
+// client which writes before it reads gets its answer.
+func (h *HTTP) readBody(r io.Reader) (*message, *rejection, error) {
+	raw, err := readAll(io.LimitReader(r, min(spool.Long, h.config.MaxBody+1)))
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(raw) == 0:
+		return nil, &rejection{code: mcp.PARSE_ERROR, text: "the request has no body"}, nil
+	case len(raw) < spool.Long && int64(len(raw)) <= h.config.MaxBody: // nearly always
+		m, refused := parse(raw)
+		return m, refused, nil
+	}
+	long := h.server.config.Spool.NewMessage(spool.Limits{Message: h.config.MaxBody})
+	long.Write(raw)
+	piece := make([]byte, 256<<10)
+	for err == nil && long.Read() <= 2*h.config.MaxBody {
+		var n int
+		n, err = r.Read(piece)
+		long.Write(piece[:n])
+	}
+	if err != nil && err != io.EOF {
+		long.Close()
+		return nil, nil, err
+	}
+	m, refused := parseSpooled(long)
+	if m == nil {
+		long.Close()
+	}
+	return m, refused, nil
+}
+
+// readAll reads a small body. What is set aside for it grows with what has come.
+func readAll(r io.Reader) ([]byte, error) {
+	b := make([]byte, 0, 1024)
 	for {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
@@ -101,11 +140,7 @@ func readAll(r io.Reader, declared int64) ([]byte, error) {
 			return nil, err
 		}
 		if len(b) == cap(b) {
-			size := 2 * cap(b)
-			if declared > int64(len(b)) {
-				size = int(min(int64(size), declared+1))
-			}
-			b = append(make([]byte, 0, size), b...)
+			b = append(make([]byte, 0, 2*cap(b)), b...)
 		}
 	}
 }

@@ -130,6 +130,7 @@ func openSSE(t *testing.T, address string) *sseClient {
 		defer close(c.events)
 		defer res.Body.Close()
 		lines := bufio.NewScanner(res.Body)
+		lines.Buffer(nil, 64<<20)
 		for lines.Scan() {
 			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 				c.events <- data

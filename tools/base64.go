@@ -26,7 +26,8 @@ type base64Reader struct {
 const base64Piece = 64 << 10
 
 func newBase64Reader(r io.Reader) *base64Reader {
-	return &base64Reader{src: bufio.NewReaderSize(r, base64Piece), in: make([]byte, base64Piece), buf: make([]byte, base64Piece)}
+	// The buffer is for looking ahead: what is larger goes past it.
+	return &base64Reader{src: bufio.NewReaderSize(r, 2*maxDataURI), in: make([]byte, base64Piece), buf: make([]byte, base64Piece)}
 }
 
 func (b *base64Reader) Read(p []byte) (int, error) {

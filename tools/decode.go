@@ -80,6 +80,13 @@ func (ps params) decode(tool string, raw any) (arguments, error) {
 
 // object accepts an object, the same as a JSON string, and nothing at all.
 func object(raw any) (map[string]any, error) {
+	if long, ok := raw.(LongText); ok {
+		s, err := inMemory("the arguments", long, maxFilesText)
+		if err != nil {
+			return nil, err
+		}
+		raw = s
+	}
 	switch v := raw.(type) {
 	case nil:
 		return nil, nil
@@ -102,6 +109,9 @@ func (p param) decode(v any) (any, error) {
 		return p.decodeDuration(v)
 	case integer, number:
 		return p.decodeNumber(v)
+	}
+	if long, ok := v.(LongText); ok {
+		return inMemory(p.name, long, sandbox.MaxCodeBytes)
 	}
 	if s, ok := v.(string); ok {
 		return s, nil
@@ -176,6 +186,8 @@ func describe(v any) string {
 		return fmt.Sprintf("a list of %d", len(v))
 	case map[string]any:
 		return "an object"
+	case LongText:
+		return fmt.Sprintf("a string of %d bytes", v.Size())
 	}
 	return "something else"
 }

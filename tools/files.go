@@ -14,8 +14,9 @@ import (
 // source.
 type fileArgument struct {
 	path   string
-	source string // which of the three fields
-	value  string // what is in it
+	source string   // which of the three fields
+	value  string   // what is in it
+	long   LongText // what is in it, when it is too long for value
 }
 
 // The fields of a file, besides its path.
@@ -29,6 +30,13 @@ const filesExample = `[{"path": "in.csv", "text": "a,b\n1,2\n"}]`
 
 // decodeFiles accepts a list of files, one file, and either as a JSON string.
 func decodeFiles(v any) ([]fileArgument, error) {
+	if long, ok := v.(LongText); ok {
+		s, err := inMemory(filesName, long, maxFilesText)
+		if err != nil {
+			return nil, err
+		}
+		v = s
+	}
 	if s, ok := v.(string); ok {
 		var parsed any
 		if err := json.Unmarshal([]byte(s), &parsed); err != nil {
@@ -71,8 +79,13 @@ func decodeFile(item any) (fileArgument, error) {
 	var filled, empty []string
 	for _, name := range []string{"path", sourceText, sourceBase64, sourceLocal} {
 		s, isText := fields[name].(string)
+		long, isLong := fields[name].(LongText)
 		switch v := fields[name]; {
 		case v == nil:
+		case isLong && (name == sourceText || name == sourceBase64):
+			filled, f.long = append(filled, name), long
+		case isLong:
+			return f, invalid("%s has %d bytes: no path is so long", name, long.Size())
 		case !isText:
 			return f, invalid("%s must be a string, and is %s (write JSON and numbers as text)", name, describe(v))
 		case name == "path":
@@ -101,24 +114,38 @@ func decodeFile(item any) (fileArgument, error) {
 	case len(filled) > 1:
 		return f, invalid("%q has %s: give exactly one of text, base64, local_path", sandbox.Quote(f.path), strings.Join(filled, " and "))
 	case len(filled) == 1:
-		f.source, f.value = filled[0], fields[filled[0]].(string)
+		f.source = filled[0]
+		f.value, _ = fields[f.source].(string)
 	case len(empty) > 0 && empty[0] != sourceLocal: // an empty file is a file
 		f.source = empty[0]
 	default:
 		return f, invalid("%q has no content: give one of text, base64, local_path", sandbox.Quote(f.path))
 	}
-	if f.source == sourceText && len(f.value) > sandbox.MaxFileBytes {
+	if f.source == sourceText && f.size() > sandbox.MaxFileBytes {
 		return f, tooLarge(f.path)
 	}
 	return f, nil
+}
+
+// size is how long the source is, as it was written.
+func (f fileArgument) size() int64 {
+	if f.long != nil {
+		return f.long.Size()
+	}
+	return int64(len(f.value))
 }
 
 func tooLarge(path string) error {
 	return invalid("%q is larger than %d MiB, the limit of one file: split it", sandbox.Quote(path), sandbox.MaxFileBytes/sandbox.MiB)
 }
 
-// stringSource is the one place where a string argument becomes a stream.
-func stringSource(s string) (io.Reader, error) { return strings.NewReader(s), nil }
+// content is the one place where a string argument becomes a stream.
+func (f fileArgument) content() io.Reader {
+	if f.long != nil {
+		return f.long.Open()
+	}
+	return strings.NewReader(f.value)
+}
 
 // open returns the file's bytes as a stream; nothing of it is copied in memory. The
 // caller closes it.
@@ -126,10 +153,7 @@ func (t *toolset) open(f fileArgument) (io.ReadCloser, error) {
 	if f.source == sourceLocal {
 		return t.openLocal(f.value)
 	}
-	r, err := stringSource(f.value)
-	if err != nil {
-		return nil, err
-	}
+	r := f.content()
 	if f.source == sourceBase64 {
 		r = newBase64Reader(r)
 	}

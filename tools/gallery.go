@@ -60,6 +60,9 @@ func (g *gallery) rich(label string, data map[string]string) []piece {
 	if label != string(sandbox.EventResult) {
 		most = maxDisplayText
 	}
+	if note := browserOnly(data, mime); note != "" {
+		return append(pieces, piece{note: label + ": " + note})
+	}
 	switch {
 	case len(pieces) > 0 && (s == "" || isRepr(s)):
 		return pieces

@@ -29,11 +29,17 @@ func sandboxWords(s sandbox.Sandbox) string {
 	if s.State == sandbox.Terminated {
 		return fmt.Sprintf("Sandbox %s has ended. %s", s.ID, sentence(oneLine(s.Reason, 300)))
 	}
-	asleep := ""
+	asleep, back := "", ""
 	if s.State == sandbox.Suspended {
 		asleep = " on disk, with its variables; the next call that needs it resumes it"
+		if s.SuspendedTo == "pause" {
+			asleep = " (paused, in memory), with its variables; the next call that needs it resumes it"
+		}
 	}
-	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.", s.ID, s.State, asleep, max(0, time.Until(s.ExpireTime).Round(time.Second)))
+	if !s.RewoundTo.IsZero() {
+		back = fmt.Sprintf(" Its processes had died, and it went back to its state as of %s: what was done after that, until they died, is lost.", s.RewoundTo.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, asleep, max(0, time.Until(s.ExpireTime).Round(time.Second)), back)
 }
 
 // identify returns the id of the sandbox that a call names, for an answer that holds after

@@ -2,6 +2,7 @@ package tools_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
@@ -14,6 +15,8 @@ func TestGetSuspendedSandbox(t *testing.T) {
 	call(t, list, "create_sandbox", args{"display_name": "mine"})
 	d.sandboxes[0].State = sandbox.Suspended
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "is suspended on disk, with its variables; the next call")
+	d.sandboxes[0].SuspendedTo, d.sandboxes[0].RewoundTo = "pause", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "went back to its state as of 2026-01-02 03:04:05 UTC")
 }
 
 // Whatever a call names a sandbox by, the answer has its id.

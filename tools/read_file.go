@@ -51,6 +51,9 @@ func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolRe
 	}
 	r := reading{sandbox: a.text("sandbox_id"), path: path, offset: a.integer("offset", 0)}
 	exact, length := a.has("length"), a.integer("length", filePage)
+	if large := t.readLarge(ctx, r, length); large != nil {
+		return large
+	}
 	data, err := t.fetch(ctx, &r, length)
 	if err != nil {
 		return t.failure(ctx, aFile, err)
@@ -204,8 +207,12 @@ func (r reading) bytes(data []byte) *mcp.CallToolResult {
 	encoder := base64.NewEncoder(base64.StdEncoding, &blob)
 	encoder.Write(data) // a strings.Builder takes everything
 	encoder.Close()
+	return r.resource(int64(len(data)), blob.String())
+}
 
-	end := r.offset + int64(len(data))
+// resource answers with n bytes as a resource, blob in base64.
+func (r reading) resource(n int64, blob string) *mcp.CallToolResult {
+	end := r.offset + n
 	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64 in the resource that follows.", quotePath(r.path), r.offset, end, r.size)
 	if end < r.size {
 		s += fmt.Sprintf("\n%s more: offset=%d.", bytesOf(r.size-end), end)
@@ -213,6 +220,6 @@ func (r reading) bytes(data []byte) *mcp.CallToolResult {
 	uri := url.URL{Scheme: "sandbox", Host: r.sandbox, Path: "/files/" + r.path}
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(s), mcp.EmbeddedResource{
 		Type:     mcp.ContentTypeResource,
-		Resource: mcp.BlobResourceContents{URI: uri.String(), MIMEType: "application/octet-stream", Blob: blob.String()},
+		Resource: mcp.BlobResourceContents{URI: uri.String(), MIMEType: "application/octet-stream", Blob: blob},
 	}}}
 }

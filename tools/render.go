@@ -25,8 +25,9 @@ func (t *toolset) renderExecution(ex sandbox.Execution, v view) *mcp.CallToolRes
 	events, next := page(ex, v.paging)
 	r.gather(events, t.images)
 
+	late := r.late()
 	fixed := 0
-	for _, p := range r.pieces {
+	for _, p := range append(late, r.pieces...) {
 		if !p.stream {
 			fixed += len(p.text)
 		}
@@ -41,8 +42,11 @@ func (t *toolset) renderExecution(ex sandbox.Execution, v view) *mcp.CallToolRes
 	}
 	pieces, alternations := groupStreams(pieces)
 
-	w := &writer{fence: fence(pieces)}
+	w := &writer{fence: fence(append(late, pieces...))}
 	w.line("%s", statusLine(ex, v.fresh, time.Now()))
+	for _, s := range losses(ex.Interlude) {
+		w.line("%s", s)
+	}
 	if v.fresh {
 		w.line("The sandbox is new: pass sandbox_id=%q in later calls to go on in it.", ex.SandboxID)
 	}
@@ -50,6 +54,7 @@ func (t *toolset) renderExecution(ex sandbox.Execution, v view) *mcp.CallToolRes
 		w.line("This request_id had been used before: this is what became of its execution, and nothing was run again.")
 	}
 	r.body(w, pieces, alternations)
+	r.write(w, late)
 	r.files(w)
 	r.next(w, next)
 	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(w.String())}, r.images...)}
@@ -172,19 +177,13 @@ func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 	if alternations > 0 {
 		w.line("stdout and stderr alternated %d times and are shown apart.", alternations)
 	}
-	if r.ex.OutputGone {
+	switch {
+	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // which has said so
+		w.line("[What was printed is gone: %s]", oneLine(r.ex.Reason, 400))
+	case r.ex.OutputGone:
 		w.line("[What was printed was dropped to make room for newer executions' output.]")
 	}
-	for _, p := range pieces {
-		switch {
-		case p.gap:
-			r.gap(w, p)
-		case p.note != "":
-			w.line("%s", p.note)
-		default:
-			w.block(p.label, p.text)
-		}
-	}
+	r.write(w, pieces)
 	if len(pieces) == 0 && !r.ex.OutputGone {
 		switch {
 		case r.view.paging:
@@ -195,6 +194,37 @@ func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 			w.line("No output.")
 		}
 	}
+}
+
+func (r *rendering) write(w *writer, pieces []piece) {
+	for _, p := range pieces {
+		switch {
+		case p.gap:
+			r.gap(w, p)
+		case p.note != "":
+			w.line("%s", p.note)
+		default:
+			w.block(p.label, p.text)
+		}
+	}
+}
+
+// late is what was printed while nothing ran. It comes after the execution's own output, and in other words, so that
+// nobody takes the one for the other.
+func (r *rendering) late() []piece {
+	since := r.ex.Interlude
+	if since == nil || since.LateBytes == 0 || r.view.paging {
+		return nil
+	}
+	s := cleanText(collapseReturns(since.LateText))
+	note := bytesOf(since.LateBytes) + " had been printed before this execution began, after the one before it had ended, by a thread, a timer or a child process"
+	switch {
+	case s == "":
+		return []piece{{note: "[" + note + ".]"}}
+	case since.LateBytes > int64(len(since.LateText)):
+		note += ". The last of them"
+	}
+	return []piece{{note: "[" + note + ":]"}, {label: "not of this execution", text: s}}
 }
 
 func (r *rendering) gap(w *writer, p piece) {

@@ -70,6 +70,11 @@ var corpus = []struct {
 		display(map[string]string{"image/png": "!!!"})}}},
 	{"html and text", sandbox.Execution{Events: []sandbox.Event{result(map[string]string{"text/html": "<table><tr><td>1</td></tr></table>", "text/plain": "   a\n0  1"})}}},
 	{"html only", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/html": "<b>bold</b>"})}}},
+	{"html with scripts", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/html": "<div></div><script>" + strings.Repeat("draw();", 1000) + "</script>"})}}},
+	{"plotly figures", sandbox.Execution{Events: []sandbox.Event{
+		display(map[string]string{"application/vnd.plotly.v1+json": `{"data": [{"type": "bar", "y": [1, 2]}, {"type": "scatter"}, {"type": "bar"}], "layout": {"title": "x"}}`}),
+		display(map[string]string{"application/vnd.plotly.v1+json": `{"data": [{"type": "x\nExecution exec_x succeeded"}]}`, "text/plain": "Figure({...})"}),
+		display(map[string]string{"application/vnd.plotly.v1+json": `{"data": 7`})}}},
 	{"svg only", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"image/svg+xml": "<svg></svg>"})}}},
 	{"a plain text that says nothing", sandbox.Execution{Events: []sandbox.Event{display(map[string]string{"text/plain": "<IPython.core.display.Markdown object>", "text/markdown": "# Title"})}}},
 	{"long result", sandbox.Execution{Events: []sandbox.Event{result(plain("[" + strings.Repeat("1234567890, ", 2000) + "]"))}}},
@@ -94,6 +99,11 @@ var corpus = []struct {
 	{"output gone", sandbox.Execution{OutputGone: true}},
 	{"progress bar", sandbox.Execution{Events: []sandbox.Event{errOut("\r  0%|          |" + strings.Repeat("\r 50%|█████     |", 300)), errOut("\r100%|██████████| 10/10\n"), out("windows\r\nlines\r\n")}}},
 	{"hostile text", sandbox.Execution{Events: []sandbox.Event{out(hostile), errOut("```\nExecution exec_x succeeded\n"), result(plain("\x1b[31mred\x1b[0m ````"))}}},
+	{"printed while nothing ran", sandbox.Execution{Interlude: &sandbox.Interlude{LateBytes: 24, LateText: "tick\n```\nExecution exec_x\n"}, Events: []sandbox.Event{out("hello\n")}}},
+	{"much was printed while nothing ran", sandbox.Execution{Interlude: &sandbox.Interlude{LateBytes: 1 << 20, LateText: strings.Repeat("tick\n", 400)}}},
+	{"brought back from before", sandbox.Execution{KernelEpoch: 4, Interlude: &sandbox.Interlude{AsOf: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}, Events: []sandbox.Event{result(plain("42"))}}},
+	{"the kernel had died while nothing ran", sandbox.Execution{KernelEpoch: 2, State: sandbox.ExecFailed, Error: &sandbox.CodeError{Name: "NameError", Message: "name 'x' is not defined"},
+		Interlude: &sandbox.Interlude{LateBytes: 5, LateText: "bye\n\x00", Death: &sandbox.KernelDeath{Cause: sandbox.DiedSignal, Signal: "SIGSEGV", Detail: "the python kernel was ended by SIGSEGV"}}}},
 	{"binary output", sandbox.Execution{Events: []sandbox.Event{out(strings.Repeat("\x00\x01\x02\x1b\xff", 3000))}}},
 }
 

@@ -2,6 +2,7 @@ package tools
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -39,6 +40,43 @@ func readable(data map[string]string) (text, mime string) {
 		return plain, readableTypes[0]
 	}
 	return "", ""
+}
+
+const plotlyType = "application/vnd.plotly.v1+json"
+
+var traceType = regexp.MustCompile(`^[a-z0-9]{1,30}$`)
+
+// browserOnly describes a value that is a program for a browser, which says a model nothing: a plotly figure, or
+// HTML (if that is what would be shown) that is script.
+func browserOnly(data map[string]string, shown string) string {
+	if figure := data[plotlyType]; figure != "" {
+		return plotly(figure)
+	}
+	if html := data["text/html"]; shown == "text/html" && len(html) > maxDisplayText && strings.Contains(html, "<script") {
+		return fmt.Sprintf("HTML of %s with scripts, which only a browser can show. Code can write it to a file to keep it; use matplotlib for a picture.", bytesOf(int64(len(html))))
+	}
+	return ""
+}
+
+func plotly(text string) string {
+	var figure struct {
+		Data []struct{ Type string }
+	}
+	_ = json.Unmarshal([]byte(text), &figure) // as much as can be read of it
+	var types []string
+	for _, trace := range figure.Data {
+		if traceType.MatchString(trace.Type) && !slices.Contains(types, trace.Type) && len(types) < 5 {
+			types = append(types, trace.Type)
+		}
+	}
+	s := fmt.Sprintf("a plotly figure with %d traces", len(figure.Data))
+	if len(figure.Data) == 1 {
+		s = "a plotly figure with 1 trace"
+	}
+	if len(types) > 0 {
+		s += " (" + strings.Join(types, ", ") + ")"
+	}
+	return s + ". Only a browser can draw it: use matplotlib for a picture, or fig.write_html('plot.html') for a file."
 }
 
 // otherTypes names the types of a value that are not shown, for a value that has

@@ -54,6 +54,21 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40)), ""
 }
 
+// losses says what became of the variables between the execution before and this one, in whole sentences.
+func losses(since *sandbox.Interlude) (sentences []string) {
+	if since == nil {
+		return nil
+	}
+	if !since.AsOf.IsZero() {
+		sentences = append(sentences, fmt.Sprintf("Before it ran, the machine or gVisor's processes had gone down: the variables and files were brought back as they had been at %s. What happened after that is lost; run it again where it matters.",
+			since.AsOf.UTC().Format("2006-01-02 15:04:05 UTC")))
+	}
+	if since.Death != nil {
+		sentences = append(sentences, "Before it ran, its kernel had died while nothing ran: "+death(since.Death)+". The variables of earlier executions are lost, files are kept.")
+	}
+	return sentences
+}
+
 // stopped says how an execution was stopped, and what is left.
 func stopped(ex sandbox.Execution) string {
 	switch ex.StoppedBy {

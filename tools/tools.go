@@ -5,6 +5,8 @@
 //   - tools.go: what the tools need and what they are together, with the server's instructions
 //   - schema.go, decode.go: parameters, declared once: the JSON schema and the lenient decoding of arguments
 //   - files.go, base64.go, localfile.go: the files argument, and where a string becomes a stream
+//   - large.go: strings that are not in memory, in arguments and in answers
+//   - resource.go: files as MCP resources
 //   - render.go, stream.go, status.go, rich.go: an execution as text for a model
 //   - sanitize.go: nothing that a program prints can pass for our own words
 //   - images.go, gallery.go: pictures that a client can show
@@ -73,12 +75,17 @@ type toolset struct {
 	images    imageShop
 }
 
-// New returns the ten tools, in the order in which a person would explain them.
-func New(s Sandboxes, c Config) []Tool {
+func newToolset(s Sandboxes, c Config) *toolset {
 	t := &toolset{sandboxes: s, allowed: c.AllowDirs, log: c.Logger, images: newImageShop()}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
+	return t
+}
+
+// New returns the ten tools, in the order in which a person would explain them.
+func New(s Sandboxes, c Config) []Tool {
+	t := newToolset(s, c)
 	return []Tool{
 		t.executeCode(),
 		t.getExecution(),

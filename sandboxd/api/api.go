@@ -73,7 +73,7 @@ type Defaults struct {
 
 // RequestLimits bound what may be asked for.
 type RequestLimits struct {
-	Sandboxes      int              `json:"sandboxes,omitempty"` // live ones, in total
+	Sandboxes      int              `json:"sandboxes,omitempty"` // that run at once
 	TTL            sandbox.Duration `json:"ttl"`
 	TimeoutSeconds int              `json:"timeout_seconds"`
 	WaitSeconds    int              `json:"wait_seconds"`

@@ -86,7 +86,7 @@ func TestOpenAPIHasTheFields(t *testing.T) {
 	doc := document(t)
 	values := []any{
 		sandbox.CreateRequest{}, sandbox.UpdateRequest{}, sandbox.ExecuteRequest{}, sandbox.Sandbox{}, sandbox.Page{}, sandbox.Limits{},
-		sandbox.Usage{}, sandbox.Kernel{}, sandbox.KernelDeath{}, sandbox.Execution{}, sandbox.CodeError{}, sandbox.Event{}, sandbox.File{},
+		sandbox.Usage{}, sandbox.Kernel{}, sandbox.KernelDeath{}, sandbox.Execution{}, sandbox.Interlude{}, sandbox.CodeError{}, sandbox.Event{}, sandbox.File{},
 		sandbox.OmittedFile{}, sandbox.Error{}, api.FileList{}, api.Info{}, api.Defaults{}, api.RequestLimits{}, api.Status{},
 	}
 	for _, v := range values {

@@ -19,11 +19,13 @@ type Suspender interface {
 }
 
 // Checkpointer is a [Suspender] that can keep the state of a sandbox that runs on. If its processes die, it is
-// listed as suspended, AsOf the checkpoint, and Resume brings it back as it was then.
+// listed as suspended, AsOf the checkpoint, and Resume brings it back as it was then. What a sandbox was resumed from is
+// such a checkpoint too.
 type Checkpointer interface {
 	Suspender
 	// Checkpoint keeps the sandbox's state on disk as it is now, in place of an older one, and lets it
-	// run on. Open streams end. What fails leaves the older one. Discard drops what is kept, if it is there.
+	// run on. Open streams end. What fails leaves the older one. Discard drops what is kept of one that runs;
+	// of one that has died it is all that there is, and stays.
 	Checkpoint(ctx context.Context, id sandbox.ID) error
 	Discard(ctx context.Context, id sandbox.ID) error
 }

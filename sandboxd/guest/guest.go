@@ -40,7 +40,7 @@ type Status struct {
 	Usage       sandbox.Usage       `json:"usage"`
 	Kernels     []sandbox.Kernel    `json:"kernels"`
 	Executions  []sandbox.Execution `json:"executions"`           // queued and running, without events
-	DroppedLate int64               `json:"dropped_late_bytes"`   // of text that came when nothing ran
+	DroppedLate int64               `json:"dropped_late_bytes"`   // of text that came when nothing ran; the next execution tells of it
 	DroppedBad  int64               `json:"dropped_bad_messages"` // of kernels' messages that made no sense
 }
 

@@ -90,6 +90,7 @@ func sanitizeExecution(e *sandbox.Execution) error {
 		err.Traceback = cut(err.Traceback, maxTraceback)
 	}
 	sanitizeDeath(e.Death)
+	e.Interlude = sanitizeInterlude(e.Interlude)
 	e.Files = sanitizeFiles(e.Files)
 	e.FilesOmitted = sanitizeOmitted(e.FilesOmitted)
 	e.OutputBytes, e.NextOffset = max(e.OutputBytes, 0), max(e.NextOffset, 0)
@@ -101,6 +102,20 @@ func sanitizeExecution(e *sandbox.Execution) error {
 	}
 	e.Events = events
 	return nil
+}
+
+func sanitizeInterlude(i *sandbox.Interlude) *sandbox.Interlude {
+	if i == nil {
+		return nil
+	}
+	i.LateText = cut(i.LateText, sandbox.MaxLateText)
+	i.LateBytes = max(i.LateBytes, int64(len(i.LateText)))
+	i.AsOf = sanitizeTime(i.AsOf)
+	sanitizeDeath(i.Death)
+	if *i == (sandbox.Interlude{}) {
+		return nil
+	}
+	return i
 }
 
 func sanitizeDeath(d *sandbox.KernelDeath) {

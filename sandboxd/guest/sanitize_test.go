@@ -33,6 +33,7 @@ func TestHostileFieldsAreNormalised(t *testing.T) {
 		Language: "py", State: sandbox.ExecKernelDied, KernelEpoch: -1, OutputBytes: -5, StoppedBy: "SIGINT; rm",
 		CreateTime: time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC),
 		Death:      &sandbox.KernelDeath{Cause: "magic", Signal: "<b>", Detail: strings.Repeat("ä", 5000)},
+		Interlude:  &sandbox.Interlude{LateBytes: -7, LateText: strings.Repeat("ä", 5000), AsOf: time.Date(99999, 1, 1, 0, 0, 0, 0, time.UTC), Death: &sandbox.KernelDeath{Cause: "x"}},
 		Error:      &sandbox.CodeError{Name: "E\x1b[31m\nForged: line"},
 		Files:      []sandbox.File{{Path: "../../etc/passwd"}, {Path: "/etc/passwd"}, {Path: "ok", SHA256: "nope", Size: 1}, {Path: "neg", Size: -1}},
 		Events: []sandbox.Event{
@@ -47,9 +48,10 @@ func TestHostileFieldsAreNormalised(t *testing.T) {
 	}
 	want := sandbox.Execution{
 		Language: sandbox.Python, State: sandbox.ExecKernelDied,
-		Death: &sandbox.KernelDeath{Cause: sandbox.DiedExit, Detail: strings.Repeat("ä", maxSentence/2)},
-		Error: &sandbox.CodeError{Name: "E [31m Forged: line"},
-		Files: []sandbox.File{{Path: "ok", Size: 1}},
+		Death:     &sandbox.KernelDeath{Cause: sandbox.DiedExit, Detail: strings.Repeat("ä", maxSentence/2)},
+		Interlude: &sandbox.Interlude{LateBytes: sandbox.MaxLateText, LateText: strings.Repeat("ä", sandbox.MaxLateText/2), Death: &sandbox.KernelDeath{Cause: sandbox.DiedExit}},
+		Error:     &sandbox.CodeError{Name: "E [31m Forged: line"},
+		Files:     []sandbox.File{{Path: "ok", Size: 1}},
 		Events: []sandbox.Event{
 			{Seq: 2, Type: sandbox.EventStdout, Text: "x"},
 			{Seq: 3, Type: sandbox.EventDisplay, Data: map[string]string{"text/html": "<b>"}},

@@ -24,6 +24,7 @@ type box struct {
 	close context.CancelFunc
 
 	open, dials atomic.Int64 // connections to the guest, now and ever
+	heard       atomic.Int64 // how often anything was read from them
 
 	life chan struct{} // holds one value while nobody is changing its life
 
@@ -45,7 +46,10 @@ func (m *Manager) newBox(rec store.Sandbox) *box {
 		rec:  rec, stored: rec.UsedTime,
 		pending:  map[sandbox.ExecutionID]*pending{},
 		followed: map[sandbox.Language][]sandbox.ExecutionID{},
-		rest:     rest{asleep: rec.State == sandbox.Suspended, active: time.Now()},
+		rest: rest{
+			asleep: rec.State == sandbox.Suspended, room: rec.State != sandbox.Suspended, work: rec.State != sandbox.Suspended,
+			active: time.Now(),
+		},
 	}
 	b.life <- struct{}{}
 	b.ctx, b.close = context.WithCancel(m.ctx)
@@ -61,17 +65,20 @@ func (m *Manager) dial(ctx context.Context, b *box) (net.Conn, error) {
 	}
 	b.dials.Add(1)
 	b.open.Add(1)
-	return &stream{Conn: conn, end: sync.OnceFunc(func() { b.open.Add(-1) })}, nil
+	return &stream{Conn: conn, end: sync.OnceFunc(func() { b.open.Add(-1) }), read: func() { b.heard.Add(1) }}, nil
 }
 
 // stream is a connection that says when it is of no use any more.
 type stream struct {
 	net.Conn
-	end func()
+	read, end func()
 }
 
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
+	if n > 0 {
+		s.read()
+	}
 	if err != nil {
 		s.end()
 	}
@@ -87,6 +94,12 @@ func (s *stream) Close() error {
 func (b *box) reach() (reached func() bool) {
 	open, dials := b.open.Load() > 0, b.dials.Load()
 	return func() bool { return open || b.dials.Load() != dials }
+}
+
+// hear returns what reports later whether anything at all was heard of the guest meanwhile.
+func (b *box) hear() (heard func() bool) {
+	before := b.heard.Load()
+	return func() bool { return b.heard.Load() != before }
 }
 
 // dialError is the engine's, and hides its kind: that a guest cannot be reached is
@@ -125,6 +138,17 @@ func (b *box) change(ctx context.Context, fn func() error) error {
 	}
 	defer func() { b.life <- struct{}{} }()
 	return fn()
+}
+
+// tryChange is change if nobody changes the sandbox's life right now: it does not wait.
+func (b *box) tryChange(fn func()) {
+	select {
+	case <-b.life:
+	default:
+		return
+	}
+	defer func() { b.life <- struct{}{} }()
+	fn()
 }
 
 // ending claims the ending of an expired sandbox for one, and notEnding gives it back.

@@ -15,7 +15,7 @@ import (
 )
 
 // TestChaos lets several clients do whatever comes to their mind while connections break,
-// containers die, sandboxes fall asleep, wake, or fail to, and the daemon is killed twice. In the end: no container without a running
+// containers die, the power fails, sandboxes fall asleep, wake, or fail to, and the daemon is killed twice. In the end: no container without a running
 // sandbox and the other way round, no uid held twice, each execution known and final, none run twice.
 func TestChaos(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
@@ -27,7 +27,9 @@ func TestChaos(t *testing.T) {
 	runs := map[sandbox.ExecutionID]bool{}
 	for round := range uint64(3) {
 		eng.set(func() { eng.flaky = rand.New(rand.NewPCG(seed, 100+round)) })
-		d := start(t, path, eng, func(c *manager.Config) { c.MaxSandboxes, c.MaxMemory, c.IdleSuspend = 12, 1<<40, 4*time.Millisecond })
+		d := start(t, path, eng, func(c *manager.Config) {
+			c.MaxSandboxes, c.MaxMemory, c.IdleSuspend, c.CheckpointEvery = 12<<(2*round), 1<<40, 4*time.Millisecond, 2*time.Millisecond
+		})
 		var wg sync.WaitGroup
 		for client := range uint64(6) {
 			r := rand.New(rand.NewPCG(seed, round*10+client))
@@ -59,7 +61,9 @@ func TestChaos(t *testing.T) {
 							c.guest.cut()
 						}
 					case 5:
-						if c := eng.of(id); c != nil && r.IntN(4) == 0 {
+						if r.IntN(8) == 0 {
+							eng.powerCut()
+						} else if c := eng.of(id); c != nil && r.IntN(4) == 0 {
 							eng.die(id, "killed")
 						}
 					default:
@@ -98,22 +102,12 @@ func TestChaos(t *testing.T) {
 func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 	t.Helper()
 	// What died unseen is noticed when it is looked at.
-	page, err := d.List(t.Context(), sandbox.ListRequest{PageSize: 100})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, sb := range page.Sandboxes {
-		if _, err := d.Get(t.Context(), string(sb.ID)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
+	for _, id := range d.all(t) {
+		if _, err := d.Get(t.Context(), string(id)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
 			t.Errorf("Get() = %v", err)
 		}
 	}
-	if page, err = d.List(t.Context(), sandbox.ListRequest{PageSize: 100}); err != nil {
-		t.Fatal(err)
-	}
-	var running []sandbox.ID
-	for _, sb := range page.Sandboxes {
-		running = append(running, sb.ID)
-	}
+	running := d.all(t)
 	containers := d.eng.ids()
 	slices.Sort(running)
 	slices.Sort(containers)
@@ -133,4 +127,21 @@ func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 		left, err := d.store.Unfinished(t.Context())
 		return err == nil && len(left) == 0
 	})
+}
+
+// all are the sandboxes that have not ended.
+func (d *daemon) all(t *testing.T) (ids []sandbox.ID) {
+	t.Helper()
+	for req := (sandbox.ListRequest{PageSize: 100}); ; {
+		page, err := d.List(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sb := range page.Sandboxes {
+			ids = append(ids, sb.ID)
+		}
+		if req.PageToken = page.NextPageToken; req.PageToken == "" {
+			return ids
+		}
+	}
 }

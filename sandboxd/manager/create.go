@@ -50,6 +50,9 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 			}
 		}
 		c, err := m.begin(rec)
+		for start := time.Now(); sandbox.KindOf(err) == sandbox.Limit && m.makeRoom(ctx, start); {
+			c, err = m.begin(rec)
+		}
 		if err != nil {
 			return sandbox.Sandbox{}, err
 		}
@@ -169,8 +172,9 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 		m.settle(c, nil)
 		return
 	}
+	var b *box
 	if c.rec.ForkOf != "" {
-		c.err = m.fork(ctx, c.rec)
+		b, c.err = m.fork(ctx, c.rec)
 	} else {
 		c.err = m.Engine.Create(ctx, engine.Spec{
 			ID: c.rec.ID, Image: c.rec.Image, Limits: c.rec.Limits, UID: c.rec.UID, Expires: c.rec.ExpireTime, Language: c.rec.Language,
@@ -191,18 +195,20 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 		}
 	}
 	if c.err != nil {
+		if b != nil {
+			b.close()
+		}
 		log.Warn("a sandbox could not be made", "error", c.err)
 		m.settle(c, m.undo(c.rec))
 		return
 	}
 	rec := c.rec
 	rec.State = sandbox.Running
-	c.box = m.newBox(rec)
-	if rec.ForkOf == "" {
-		c.box.told = rec.ExpireTime
-	} else {
-		m.tell(ctx, c.box) // it knows its original's
+	if b == nil {
+		b = m.newBox(rec)
+		b.told = rec.ExpireTime
 	}
+	c.box = b
 	m.settle(c, nil)
 	m.expiryMoved()
 	log.Info("a sandbox runs", "image", rec.Image, "uid", rec.UID, "expires", rec.ExpireTime, "took", time.Since(start))

@@ -28,6 +28,29 @@ type testEngine struct {
 	flaky                     *rand.Rand // not nil: now and then they fail
 	beforeFork                func(ctx context.Context)
 	beforeSuspend, beforeWake func(ctx context.Context) // not nil: called first
+	checkpoints, discards     int                       // ever
+	failCheckpoint            error
+	beforeCheckpoint          func(ctx context.Context)
+	failAwaken                error // what guests answer that are told of an awakening
+	stateBytes                int64 // of each saved state
+	info                      engine.Info
+	crashAt                   string        // a step
+	crashing                  chan struct{} // closed when it is reached
+}
+
+// step is a moment at which a daemon can be killed. Who reaches that one goes no further.
+func (e *testEngine) step(ctx context.Context, name string) error {
+	e.mu.Lock()
+	here := name == e.crashAt
+	if here {
+		e.crashAt = ""
+		close(e.crashing)
+	}
+	e.mu.Unlock()
+	if here {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
 type testContainer struct {
@@ -35,13 +58,31 @@ type testContainer struct {
 	guest  *testGuest
 	dead   bool
 	asleep bool
+	saved  *testMemory // while it runs on
+	at     time.Time   // when that was
+	asOf   time.Time   // of a container that is asleep because it died
+	bytes  int64
 	detail string
 }
 
-func newTestEngine() *testEngine { return &testEngine{containers: map[sandbox.ID]*testContainer{}} }
+func newTestEngine() *testEngine {
+	return &testEngine{containers: map[sandbox.ID]*testContainer{}, info: engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30, Suspend: engine.ToDisk}}
+}
 
-func (e *testEngine) Info() engine.Info {
-	return engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30}
+func (e *testEngine) Info() engine.Info { return e.info }
+
+// newGuest is a guest that answers as the engine is set to.
+func (e *testEngine) newGuest(m testMemory) *testGuest {
+	g := newTestGuest(m)
+	g.refuse = func(ctx context.Context) error {
+		if err := e.step(ctx, "awaken"); err != nil {
+			return err
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.failAwaken
+	}
+	return g
 }
 
 var errDown = errors.New("connection refused")
@@ -72,7 +113,7 @@ func (e *testEngine) Create(ctx context.Context, spec engine.Spec) error {
 			return fmt.Errorf("container %s is in the way", id)
 		}
 	}
-	e.containers[spec.ID] = &testContainer{spec: spec, guest: newTestGuest(spec.Expires)}
+	e.containers[spec.ID] = &testContainer{spec: spec, guest: e.newGuest(testMemory{expires: spec.Expires})}
 	return nil
 }
 
@@ -87,7 +128,7 @@ func (e *testEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) 
 	case gone:
 		return nil, sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
-	return c.guest.dial(ctx)
+	return c.in(e).dial(ctx)
 }
 
 // Suspend implements [engine.Suspender]. The guest keeps its state, and nobody can reach it.
@@ -102,21 +143,38 @@ func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 	if before != nil {
 		before(ctx)
 	}
+	if err := e.step(ctx, "suspend"); err != nil {
+		return err
+	}
 	c := e.of(id)
 	if c == nil || c.isDead(e) {
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
 	if err == nil || all {
+		m := c.in(e).memory()
 		e.mu.Lock()
-		c.asleep = true
+		c.asleep, c.saved, c.at, c.bytes = true, &m, time.Now(), e.stateBytes
 		e.mu.Unlock()
-		c.guest.cut()
+		c.in(e).cut()
+		if err := e.step(ctx, "suspended"); err != nil {
+			return err
+		}
 	}
 	return err
 }
 
 // Resume implements [engine.Suspender].
 func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
+	if err := e.step(ctx, "resume"); err != nil {
+		return err
+	}
+	if err := e.wake(ctx, id); err != nil {
+		return err
+	}
+	return e.step(ctx, "resumed")
+}
+
+func (e *testEngine) wake(ctx context.Context, id sandbox.ID) error {
 	e.mu.Lock()
 	before := e.beforeWake
 	e.resumes++
@@ -137,8 +195,72 @@ func (e *testEngine) Resume(ctx context.Context, id sandbox.ID) error {
 	case c == nil || c.dead:
 		return sandbox.Errorf(sandbox.NotFound, "no such container")
 	}
-	c.asleep = false
+	c.asleep, c.asOf = false, time.Time{}
 	return nil
+}
+
+// Checkpoint implements [engine.Checkpointer].
+func (e *testEngine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
+	e.mu.Lock()
+	e.checkpoints++
+	before := e.beforeCheckpoint
+	e.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
+	if err := e.step(ctx, "checkpoint"); err != nil {
+		return err
+	}
+	defer func() {
+		if stepErr := e.step(ctx, "checkpointed"); err == nil {
+			err = stepErr
+		}
+	}()
+	c := e.of(id)
+	if c == nil || c.isDead(e) {
+		return sandbox.Errorf(sandbox.NotFound, "no such container")
+	}
+	g := c.in(e)
+	g.cut()
+	m := g.memory()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.failCheckpoint != nil {
+		return e.failCheckpoint
+	}
+	c.saved, c.at, c.bytes = &m, time.Now(), e.stateBytes
+	return nil
+}
+
+// Discard implements [engine.Checkpointer].
+func (e *testEngine) Discard(_ context.Context, id sandbox.ID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.discards++
+	if c := e.containers[id]; c != nil && !c.asleep {
+		c.saved, c.bytes = nil, 0
+	}
+	return nil
+}
+
+// powerCut ends all processes, as the end of their machine would.
+func (e *testEngine) powerCut() {
+	for _, id := range e.ids() {
+		e.mu.Lock()
+		c := e.containers[id]
+		if c == nil || c.dead || c.asleep {
+			e.mu.Unlock()
+			continue
+		}
+		old := c.guest
+		if c.saved == nil {
+			c.dead, c.detail = true, "ended with the machine"
+		} else {
+			c.guest, c.asleep, c.asOf = e.newGuest(*c.saved), true, c.at
+		}
+		e.mu.Unlock()
+		old.kill()
+	}
 }
 
 // Fork implements [engine.Forker].
@@ -149,17 +271,27 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if before != nil {
 		before(ctx)
 	}
+	if stepErr := e.step(ctx, "fork"); stepErr != nil {
+		return stepErr
+	}
 	if err != nil {
 		return err
 	}
 	spec := c.spec
 	spec.ID = to
-	g := c.guest.copy()
-	c.guest.cut()
+	g := e.newGuest(c.in(e).memory())
+	c.in(e).cut()
+	e.mu.Lock()
+	e.containers[to] = &testContainer{spec: spec, guest: g}
+	e.mu.Unlock()
+	return e.step(ctx, "forked")
+}
+
+// in is the guest that is in a container now.
+func (c *testContainer) in(e *testEngine) *testGuest {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.containers[to] = &testContainer{spec: spec, guest: g}
-	return nil
+	return c.guest
 }
 
 func (c *testContainer) isDead(e *testEngine) bool {
@@ -193,7 +325,7 @@ func (e *testEngine) Remove(_ context.Context, id sandbox.ID) error {
 		return errDown
 	}
 	if c != nil {
-		c.guest.kill()
+		c.in(e).kill()
 	}
 	return nil
 }
@@ -206,7 +338,7 @@ func (e *testEngine) List(context.Context) ([]engine.Container, error) {
 	}
 	var all []engine.Container
 	for id, c := range e.containers {
-		all = append(all, engine.Container{ID: id, Running: !c.dead && !c.asleep, Suspended: c.asleep && !c.dead, Detail: c.detail})
+		all = append(all, engine.Container{ID: id, Running: !c.dead && !c.asleep, Suspended: c.asleep && !c.dead, AsOf: c.asOf, StateBytes: c.bytes, Detail: c.detail})
 	}
 	return all, nil
 }
@@ -250,7 +382,7 @@ func (e *testEngine) die(id sandbox.ID, detail string) {
 	e.mu.Lock()
 	c.dead, c.detail = true, detail
 	e.mu.Unlock()
-	c.guest.kill()
+	c.in(e).kill()
 }
 
 // setDown makes the engine answer nothing, or again. Guests live on; connections through it break.
@@ -271,7 +403,7 @@ func (e *testEngine) setDown(down bool) {
 
 // told is the expiry that a guest knows.
 func (e *testEngine) told(id sandbox.ID) time.Time {
-	g := e.of(id).guest
+	g := e.of(id).in(e)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.expires

@@ -135,14 +135,24 @@ func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Executi
 	}
 }
 
+// errOver says that an execution needs no delivery any more: it is final, or was lost when its sandbox was rewound.
+var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
+
 func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
 	reached := b.reach()
+	b.sendDelivery(accepted.ID)
 	err := m.call(b.ctx, b, waiting(req.WaitSeconds), twice, func(ctx context.Context) (err error) {
+		if _, waiting := b.expected(accepted.ID); !waiting {
+			return errOver
+		}
 		e, err = b.guest.Execute(ctx, accepted.ID, req)
 		return err
 	})
 	b.endDelivery(accepted.ID)
+	if errors.Is(err, errOver) {
+		return m.GetExecution(m.ctx, string(accepted.ID), 0, req.Window)
+	}
 	if err == nil {
 		e = m.own(b, e, accepted)
 		m.recordEnd(b, e)

@@ -38,6 +38,7 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 	if err != nil {
 		return sandbox.File{}, err
 	}
+	b.worked()
 	in := &upload{body: body}
 	defer in.end()
 	var f sandbox.File
@@ -126,6 +127,9 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	})
 	if err != nil {
 		cancel()
+		if asOf := b.record().Rewound.AsOf; sandbox.KindOf(err) == sandbox.NotFound && !asOf.IsZero() {
+			err = sandbox.Errorf(sandbox.NotFound, "%s (the sandbox went back to its state as of %s when its processes had died: files written after that are lost)", sandbox.Public(err).Message, stamp(asOf)).WithCause(err)
+		}
 		return nil, sandbox.File{}, err
 	}
 	return &download{ReadCloser: body, cancel: cancel}, sandbox.File{Path: path, Size: size}, nil

@@ -2,9 +2,11 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -31,15 +33,37 @@ func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name strin
 	return nil
 }
 
-// fork has the engine copy the original of a new sandbox, awake or asleep. Nobody reaches the original
-// meanwhile, so that no code runs in the copy that its record knows nothing of.
-func (m *Manager) fork(ctx context.Context, rec store.Sandbox) error {
+// fork makes a new sandbox as a copy of its original, and tells it what it has to know of that before anybody uses it.
+func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
+	of, err := m.copyOriginal(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	rec.State = sandbox.Running
+	b := m.newBox(rec)
+	a := guest.Awakening{Copy: true}
+	if of.Owed {
+		a.AsOfUnix, a.EpochAbove = of.AsOf.Unix(), of.Epoch
+	}
+	err = m.awaken(ctx, b, a)
+	if err == nil && !m.tell(ctx, b) { // it knows its original's expiry, which may be over
+		err = errors.New("it does not know its expiry")
+	}
+	if err != nil {
+		return b, sandbox.Errorf(sandbox.Unavailable, "the copy of sandbox %s does not answer: try again", rec.ForkOf).WithCause(err)
+	}
+	return b, nil
+}
+
+// copyOriginal has the engine copy the original of a new sandbox, awake or asleep. Nobody reaches the original
+// meanwhile, so that no code runs in the copy that its record knows nothing of. It returns what the original was rewound to.
+func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store.Rewind, err error) {
 	b := m.running(rec.ForkOf)
 	f, ok := engine.As[engine.Forker](m.Engine)
 	if b == nil || !ok {
-		return noSandbox(string(rec.ForkOf))
+		return of, noSandbox(string(rec.ForkOf))
 	}
-	return b.change(ctx, func() error {
+	err = b.change(ctx, func() error {
 		wasAsleep, err := b.still(ctx)
 		if err != nil {
 			return err
@@ -48,12 +72,16 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) error {
 		if !wasAsleep {
 			b.guest.Close()
 		}
-		err = f.Fork(ctx, rec.ForkOf, rec.ID)
+		if err = m.findRewound(ctx, b); err == nil {
+			of = b.record().Rewound
+			err = f.Fork(ctx, rec.ForkOf, rec.ID)
+		}
 		b.mu.Lock()
-		b.asleep = wasAsleep
+		b.asleep = wasAsleep || b.rec.State == sandbox.Suspended
 		b.mu.Unlock()
 		return err
 	})
+	return of, err
 }
 
 // still keeps everybody from a sandbox's guest, as if it slept, as soon as nobody uses it. It is called by

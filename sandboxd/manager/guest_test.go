@@ -36,7 +36,18 @@ type testGuest struct {
 	runs    map[string]*testRun
 	files   map[string][]byte
 	expires time.Time
+	epoch   int
+	told    []guest.Awakening
+	refuse  func(context.Context) error // what it answers who tells it that
 	open    []net.Conn
+}
+
+// testMemory is what of a guest can be saved.
+type testMemory struct {
+	runs    map[string]*testRun
+	files   map[string][]byte
+	expires time.Time
+	epoch   int
 }
 
 type testRun struct {
@@ -46,12 +57,15 @@ type testRun struct {
 	starts int
 }
 
-func newTestGuest(expires time.Time) *testGuest {
-	g := &testGuest{conns: make(chan net.Conn), changed: make(chan struct{}), runs: map[string]*testRun{}, files: map[string][]byte{}, expires: expires}
+func newTestGuest(m testMemory) *testGuest {
+	g := &testGuest{conns: make(chan net.Conn), changed: make(chan struct{}), runs: map[string]*testRun{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1)}
+	maps.Copy(g.files, m.files)
+	maps.Copy(g.runs, m.runs)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", g.status)
 	mux.HandleFunc("PUT /v1/expiry", g.expiry)
+	mux.HandleFunc("POST /v1/awakening", g.awakening)
 	mux.HandleFunc("PUT /v1/executions/{id}", g.execute)
 	mux.HandleFunc("GET /v1/executions/{id}", g.execution)
 	mux.HandleFunc("GET /v1/executions/{id}/events", g.events)
@@ -66,14 +80,37 @@ func newTestGuest(expires time.Time) *testGuest {
 	return g
 }
 
-// copy is a guest with the same files and finished executions.
-func (g *testGuest) copy() *testGuest {
+// memory is the guest's files and executions, all finished.
+func (g *testGuest) memory() testMemory {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	other := newTestGuest(g.expires)
-	maps.Copy(other.files, g.files)
-	maps.Copy(other.runs, g.runs)
-	return other
+	return testMemory{maps.Clone(g.runs), maps.Clone(g.files), g.expires, g.epoch}
+}
+
+func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
+	var a guest.Awakening
+	if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
+		wire.WriteError(w, err)
+		return
+	}
+	if err := g.refuse(r.Context()); err != nil {
+		wire.WriteError(w, err)
+		return
+	}
+	g.change(func() {
+		g.told = append(g.told, a)
+		if a.AsOfUnix != 0 {
+			g.epoch = max(g.epoch, a.EpochAbove) + 1
+		}
+	})
+	wire.WriteJSON(w, 200, guest.Status{})
+}
+
+// awakenings is what it was told of itself.
+func (g *testGuest) awakenings() []guest.Awakening {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.told)
 }
 
 func (g *testGuest) Accept() (net.Conn, error) {
@@ -154,7 +191,7 @@ func (g *testGuest) await(ctx context.Context, d time.Duration, cond func() bool
 func (g *testGuest) status(w http.ResponseWriter, _ *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	st := guest.Status{Usage: sandbox.Usage{MemoryBytes: 12345}, Kernels: []sandbox.Kernel{{Language: sandbox.Python, State: sandbox.KernelIdle, Epoch: 1}}}
+	st := guest.Status{Usage: sandbox.Usage{MemoryBytes: 12345}, Kernels: []sandbox.Kernel{{Language: sandbox.Python, State: sandbox.KernelIdle, Epoch: g.epoch}}}
 	for _, r := range g.runs {
 		if !r.e.State.Final() {
 			st.Executions = append(st.Executions, r.e)
@@ -188,7 +225,7 @@ func (g *testGuest) execute(w http.ResponseWriter, r *http.Request) {
 	g.change(func() {
 		if g.runs[id] == nil {
 			ctx, cancel := context.WithCancel(g.ctx)
-			run := &testRun{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: 1,
+			run := &testRun{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: g.epoch,
 				TimeoutSeconds: *req.TimeoutSeconds, CreateTime: time.Now(), StartTime: time.Now()}}
 			g.runs[id] = run
 			g.work.Go(func() { g.run(ctx, run, words) })

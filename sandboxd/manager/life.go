@@ -19,14 +19,6 @@ func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateReq
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if req.TTL != nil && m.now().Add(time.Duration(*req.TTL)).After(b.expires()) {
-		// A guest that slept beyond the expiry that it knows would end the sandbox when it wakes.
-		release, err := m.hold(ctx, b)
-		if err != nil {
-			return sandbox.Sandbox{}, err
-		}
-		defer release()
-	}
 	err = m.finish(ctx, func(ctx context.Context) error {
 		return b.change(ctx, func() error { return m.update(ctx, b, req) })
 	})
@@ -52,6 +44,7 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 	}
 	b.mu.Lock()
 	b.rec.DisplayName, b.rec.ExpireTime = rec.DisplayName, rec.ExpireTime
+	b.work = b.work || req.TTL != nil && !b.asleep // a saved state has the expiry in it
 	b.mu.Unlock()
 	if req.TTL != nil {
 		m.expiryMoved()
@@ -61,11 +54,11 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 }
 
 // tell moves the guest's own switch to the expiry on record. If that fails, reconciling
-// does it later. It is called by whoever changes the sandbox's life, and so must not find
+// does it later. It reports whether the guest knows it. It is called by whoever changes the sandbox's life, and so must not find
 // out what is wrong: that could end the sandbox, which is another change.
-func (m *Manager) tell(ctx context.Context, b *box) {
+func (m *Manager) tell(ctx context.Context, b *box) bool {
 	if b.sleeps() {
-		return // whoever resumes it tells it
+		return false // whoever resumes it tells it
 	}
 	expires := b.expires()
 	b.mu.Lock()
@@ -76,11 +69,12 @@ func (m *Manager) tell(ctx context.Context, b *box) {
 	defer context.AfterFunc(b.ctx, cancel)()
 	if err := b.guest.SetExpiry(ctx, expires); err != nil {
 		b.log.Warn("the guest does not know its expiry yet", "error", err)
-		return
+		return false
 	}
 	b.mu.Lock()
 	b.told = expires
 	b.mu.Unlock()
+	return true
 }
 
 // Delete ends a sandbox. It returns when its container is gone, or when the engine would

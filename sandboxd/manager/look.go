@@ -26,6 +26,12 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	if b != nil {
 		var st guest.Status
 		release, awake := b.holdAwake()
+		if !awake && b.record().State == sandbox.Running { // its state is being saved: that takes a moment
+			limited, cancel := context.WithTimeout(ctx, statusTimeout)
+			_ = b.change(limited, func() error { return nil })
+			cancel()
+			release, awake = b.holdAwake()
+		}
 		if awake {
 			err = m.send(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
 				st, err = b.guest.Status(ctx)
@@ -122,11 +128,18 @@ func parsePageToken(token string) (int64, error) {
 
 func (m *Manager) view(r store.Sandbox) sandbox.Sandbox {
 	info := m.Engine.Info()
-	return sandbox.Sandbox{
+	s := sandbox.Sandbox{
 		ID: r.ID, DisplayName: r.DisplayName, State: r.State, Reason: r.Reason, Language: r.Language, Image: r.Image,
 		Engine: info.Name, Runtime: info.Runtime, Limits: r.Limits, ForkOf: r.ForkOf,
-		CreateTime: r.CreateTime, ExpireTime: r.ExpireTime, LastUsed: r.UsedTime,
+		CreateTime: r.CreateTime, ExpireTime: r.ExpireTime, LastUsed: r.UsedTime, RewoundTo: r.Rewound.AsOf,
 	}
+	switch r.State {
+	case sandbox.Suspended:
+		s.SuspendedTo = string(info.Suspend)
+	case sandbox.Running:
+		s.SavedTime = r.SavedTime
+	}
+	return s
 }
 
 // viewOf is view of a record that may be nil.

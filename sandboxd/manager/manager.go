@@ -8,7 +8,8 @@
 //   - how a sandbox's guest is reached, and what it means when it cannot be (box.go, call.go)
 //   - [Manager.Execute], its later life, and how its end gets on record (execute.go, execution.go, pending.go, watch.go)
 //   - files (files.go)
-//   - how it goes to sleep when nobody uses it, and wakes when somebody does (suspend.go)
+//   - how it goes to sleep when nobody uses it, and wakes when somebody does (suspend.go); how its state is saved while it
+//     runs on (checkpoint.go), what room that takes (disk.go), and how it goes back to that when its processes died (rewind.go)
 //   - [Manager.Update], [Manager.Delete] and every other end (life.go, expire.go)
 //   - what was promised against what runs, at start and ever after (plan.go, reconcile.go)
 //
@@ -45,6 +46,11 @@ type Config struct {
 
 	// IdleSuspend is how long a sandbox may be idle before it is suspended, if the engine can. Zero: never.
 	IdleSuspend time.Duration
+	// CheckpointEvery is how long a sandbox may be idle before its state is saved while it runs on, if the
+	// engine can. Zero: never.
+	CheckpointEvery time.Duration
+	// MaxDisk bounds what saved states take on disk, in bytes. Zero: nothing does.
+	MaxDisk int64
 
 	Logger *slog.Logger     // zero: none
 	Now    func() time.Time // the wall clock; zero: time.Now
@@ -72,7 +78,7 @@ func (c *Config) validate() error {
 	if c.MaxSandboxes == 0 {
 		c.MaxSandboxes = defaultMaxSandboxes
 	}
-	if c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0 {
+	if c.MaxSandboxes < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0 || c.CheckpointEvery < 0 || c.MaxDisk < 0 {
 		return errors.New("manager: limits and times must not be negative")
 	}
 	if c.Logger == nil {
@@ -100,6 +106,7 @@ type Manager struct {
 
 	expiryChanged chan struct{}
 	inspection    inspection
+	disk          disk
 	telling       chan struct{} // holds one value for each guest that may be told its expiry at once
 }
 
@@ -121,6 +128,7 @@ func New(c Config) (*Manager, error) {
 		leaving:       map[sandbox.ID]*remains{},
 		expiryChanged: make(chan struct{}, 1),
 		telling:       make(chan struct{}, atOnce),
+		disk:          disk{saving: map[sandbox.ID]int64{}},
 	}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	present, err := c.Store.Present(m.ctx)
@@ -146,22 +154,23 @@ func (m *Manager) Start(ctx context.Context) error {
 		return fmt.Errorf("manager: %w", err)
 	}
 	m.endUnmade()
+	for _, e := range unfinished { // what the engine says can mean that they are lost
+		if b := m.running(e.SandboxID); b != nil {
+			b.expectOld(e.Execution)
+		}
+	}
 	err = m.reconcile(ctx)
 	if err != nil {
 		m.Logger.Warn("the engine does not answer yet", "error", err)
 	}
 	for _, e := range unfinished {
-		m.mu.Lock()
-		b := m.boxes[e.SandboxID]
-		m.mu.Unlock()
-		if b != nil {
-			b.expect(e.Execution)
+		if b := m.running(e.SandboxID); b != nil {
 			m.follow(b, e.ID)
 		}
 	}
 	m.spawn(m.expireLoop)
-	if m.IdleSuspend > 0 {
-		m.spawn(m.suspendLoop)
+	if m.IdleSuspend > 0 || m.CheckpointEvery > 0 {
+		m.spawn(m.idleLoop)
 	}
 	m.spawn(func() { m.sweepLoop(err != nil) })
 	return nil

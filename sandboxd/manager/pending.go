@@ -14,6 +14,8 @@ type pending struct {
 	delivering int  // deliveries to the guest under way
 	deliveries int  // ever
 	abandoned  bool // it was found never to have begun, and must not begin any more
+	// heard reports whether anybody can have seen anything of it. Nil: it is not on its way yet.
+	heard func() bool
 }
 
 // expect adds an execution that has been accepted.
@@ -21,6 +23,20 @@ func (b *box) expect(e sandbox.Execution) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pending[e.ID] = &pending{accepted: e}
+	b.work = true
+}
+
+// unbegun returns the executions that are on their way to the guest, and of which nobody has seen anything: if what
+// the guest did is undone, they have not run.
+func (b *box) unbegun() (ids []sandbox.ExecutionID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, p := range b.pending {
+		if p.delivering > 0 && (p.heard == nil || !p.heard()) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // forget drops what was expected, and reports whether it still was.
@@ -47,6 +63,23 @@ func (b *box) beginDelivery(id sandbox.ExecutionID) bool {
 	p.delivering++
 	p.deliveries++
 	return true
+}
+
+// sendDelivery marks the moment from which on the guest can have it.
+func (b *box) sendDelivery(id sandbox.ExecutionID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.pending[id]; p != nil && p.heard == nil {
+		p.heard = b.hear()
+	}
+}
+
+// expectOld adds an execution that an earlier daemon has accepted, and perhaps heard of.
+func (b *box) expectOld(e sandbox.Execution) {
+	b.expect(e)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending[e.ID].heard = func() bool { return true }
 }
 
 // endDelivery marks the end of a delivery.

@@ -23,7 +23,7 @@ const (
 	doRemove verb = "remove" // the container
 	doForget verb = "forget" // that there was a container
 	doTell   verb = "tell"   // the guest its expiry
-	doAgree  verb = "agree"  // the record: running or suspended, as the container is
+	doAgree  verb = "agree"  // the record: running or suspended, and as of when, as the container is
 )
 
 const unmade = "the daemon stopped while it was being created"
@@ -75,7 +75,7 @@ func planOne(k known, c engine.Container, there bool, now time.Time) []action {
 	case k.rec.State == sandbox.Provisioning:
 		cause, reason = store.CauseFailed, unmade
 	case there && c.Suspended && now.Before(k.rec.ExpireTime):
-		if k.rec.State == sandbox.Suspended {
+		if r := k.rec.Rewound; k.rec.State == sandbox.Suspended && (c.AsOf.IsZero() || r.Owed && r.AsOf.Equal(c.AsOf)) {
 			return nil
 		}
 		return []action{{do: doAgree, id: id}}

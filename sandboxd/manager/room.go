@@ -1,10 +1,14 @@
 package manager
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -16,23 +20,121 @@ const (
 	lastUID  = 1_200_000
 )
 
-// reserve finds room for a sandbox, with mu held: what has ended takes room until its container
-// is gone. It fills in the record's uid.
-func (m *Manager) reserve(rec *store.Sandbox) error {
-	memory := rec.Limits.MemoryBytes
-	uids := map[int]bool{}
-	held := 0
-	for r := range m.held {
-		held++
-		memory += r.Limits.MemoryBytes
-		uids[r.UID] = true
+// How long one that is to run waits until another is idle: code may be ending just now.
+const (
+	roomPatience = time.Second
+	roomLook     = 50 * time.Millisecond
+)
+
+// full says why there is no room for another sandbox to run, if there is none, with mu held. What sleeps on disk takes
+// none; what has ended does until its container is gone.
+func (m *Manager) full(memory int64) string {
+	count := 0
+	for r, runs := range m.held {
+		if runs {
+			count++
+			memory += r.Limits.MemoryBytes
+		}
 	}
-	if held >= m.MaxSandboxes {
-		return sandbox.Errorf(sandbox.Limit, "there are %d sandboxes already, the most that this daemon keeps at once (--max-sandboxes): delete one that is not needed, or wait until one expires", held)
+	if count >= m.MaxSandboxes {
+		return fmt.Sprintf("%d sandboxes run already, the most that this daemon has at once (--max-sandboxes)", count)
 	}
 	if most := m.maxMemory(); most > 0 && memory > most {
-		return sandbox.Errorf(sandbox.Limit, "the sandboxes' memory limits would add up to %d MB, and this daemon allows %d MB in total (--max-memory): delete a sandbox that is not needed, wait until one expires, or ask for less memory_mb",
-			memory/sandbox.MiB, most/sandbox.MiB)
+		return fmt.Sprintf("the memory limits of the sandboxes that run would add up to %d MB, and this daemon allows %d MB in total (--max-memory)", memory/sandbox.MiB, most/sandbox.MiB)
+	}
+	return ""
+}
+
+// takeRoom finds room for a sandbox to wake, and suspends others for that, the longest idle first. It is called by whoever changes its life.
+func (m *Manager) takeRoom(ctx context.Context, b *box) error {
+	memory := b.record().Limits.MemoryBytes
+	for begin := time.Now(); ; {
+		m.mu.Lock()
+		b.mu.Lock()
+		runs := b.room
+		b.mu.Unlock()
+		full := ""
+		if !runs && !m.pauses() {
+			full = m.full(memory)
+		}
+		if full == "" {
+			b.mu.Lock()
+			b.room = true
+			b.mu.Unlock()
+		}
+		m.mu.Unlock()
+		switch {
+		case full == "":
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !m.makeRoom(ctx, begin):
+			return sandbox.Errorf(sandbox.Limit, "sandbox %s sleeps, and there is no room to wake it: %s, and none of them is idle. Nothing of it is lost: try again later, or delete a sandbox that is not needed", b.id, full)
+		}
+	}
+}
+
+func (b *box) leaveRoom() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.room = false
+}
+
+// makeRoom reports whether to try again, who has found no room since begin.
+func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
+	if m.evict(ctx) {
+		return true
+	}
+	if m.IdleSuspend == 0 || time.Since(begin) >= roomPatience {
+		return false
+	}
+	select {
+	case <-time.After(roomLook):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// evict suspends the sandbox that has been idle for longest, and reports whether there was one. It waits for nobody
+// else's change of a life, because others may wait for room in theirs.
+func (m *Manager) evict(ctx context.Context) (done bool) {
+	s, ok := engine.As[engine.Suspender](m.Engine)
+	if !ok || m.IdleSuspend == 0 || m.pauses() {
+		return false
+	}
+	type candidate struct {
+		*box
+		since time.Time
+	}
+	var idle []candidate
+	m.mu.Lock()
+	for _, b := range m.boxes {
+		b.mu.Lock()
+		if b.idle(0) {
+			idle = append(idle, candidate{b, b.active})
+		}
+		b.mu.Unlock()
+	}
+	m.mu.Unlock()
+	slices.SortFunc(idle, func(x, y candidate) int { return x.since.Compare(y.since) })
+	for _, b := range idle {
+		b.tryChange(func() { done = m.suspend(ctx, s, b.box, 0) })
+		if done {
+			return true
+		}
+	}
+	return false
+}
+
+// reserve finds room for a sandbox, with mu held, and fills in the record's uid.
+func (m *Manager) reserve(rec *store.Sandbox) error {
+	if full := m.full(rec.Limits.MemoryBytes); full != "" {
+		return sandbox.Errorf(sandbox.Limit, "%s: delete a sandbox that is not needed, wait until one expires, or ask for less memory_mb", full)
+	}
+	uids := map[int]bool{}
+	for r := range m.held {
+		uids[r.UID] = true
 	}
 	if rec.ForkOf != "" {
 		return nil // its files are its original's user's
@@ -43,20 +145,24 @@ func (m *Manager) reserve(rec *store.Sandbox) error {
 	return nil
 }
 
-// held yields the records of all that takes room, with mu held.
-func (m *Manager) held(yield func(store.Sandbox) bool) {
+// held yields the records of all that has a uid, and whether it takes memory, with mu held.
+func (m *Manager) held(yield func(r store.Sandbox, runs bool) bool) {
+	pauses := m.pauses()
 	for _, b := range m.boxes {
-		if !yield(b.record()) {
+		b.mu.Lock()
+		rec, runs := b.rec, b.room || pauses
+		b.mu.Unlock()
+		if !yield(rec, runs) {
 			return
 		}
 	}
 	for _, c := range m.creating {
-		if !yield(c.rec) {
+		if !yield(c.rec, true) {
 			return
 		}
 	}
 	for _, l := range m.leaving {
-		if !yield(l.rec) {
+		if !yield(l.rec, true) {
 			return
 		}
 	}

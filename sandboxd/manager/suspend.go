@@ -25,12 +25,28 @@ type rest struct {
 	// asleep: the engine must be asked to resume it before its guest can be used. It says so from
 	// before the engine suspends it until after it was resumed; on disk is what was reached.
 	asleep bool
-	holds  int           // of those who use its guest right now
-	active time.Time     // when it was last used, by the clock that nobody sets
-	after  time.Time     // it is not suspended before: the last time that failed
-	putOff time.Duration // between the last two
-	waking *waking       // not nil: somebody resumes it
-	moves  int           // begun and ended suspends and resumes; odd: one is under way
+	holds  int       // of those who use its guest right now
+	active time.Time // when it was last used, by the clock that nobody sets
+	waking *waking   // not nil: somebody resumes it
+	moves  int       // begun and ended suspends and resumes; odd: one is under way
+	room   bool      // it runs, or may: it counts towards what may run at once
+	work   bool      // it may have changed since its state was last saved
+
+	suspending, saving patience
+}
+
+// patience is how long not to try again what failed. Each failure in a row doubles it.
+type patience struct {
+	after  time.Time
+	putOff time.Duration
+}
+
+func (p *patience) over() bool { return !time.Now().Before(p.after) }
+
+func (p *patience) failed() time.Duration {
+	p.putOff = min(max(2*p.putOff, firstPutOff), lastPutOff)
+	p.after = time.Now().Add(p.putOff)
+	return p.putOff
 }
 
 // waking is a resume that all who need the guest wait for.
@@ -131,10 +147,20 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 	start := time.Now()
 	b.move()
 	defer b.move()
+	if err := m.findRewound(ctx, b); err != nil {
+		return err
+	}
+	if err := m.takeRoom(ctx, b); err != nil {
+		return err
+	}
 	limited, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
 	if err := s.Resume(limited, b.id); err != nil {
+		b.leaveRoom()
 		return m.notResumed(ctx, b, err)
+	}
+	if err := m.tellRewound(ctx, b); err != nil {
+		return err
 	}
 	if b.record().State != sandbox.Running {
 		if err := m.Store.SetState(b.id, sandbox.Running); err != nil {
@@ -150,7 +176,9 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 func (m *Manager) awake(ctx context.Context, b *box) {
 	b.guest.Close() // it dials anew
 	b.mu.Lock()
-	b.rec.State, b.asleep, b.active = sandbox.Running, false, time.Now()
+	b.rec.State, b.rec.Rewound.Owed = sandbox.Running, false
+	b.asleep, b.room, b.active = false, true, time.Now()
+	b.suspending, b.saving = patience{}, patience{}
 	var left []sandbox.Execution
 	for _, p := range b.pending {
 		left = append(left, p.accepted)
@@ -192,9 +220,16 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	return m.whyGone(ctx, b)
 }
 
-// suspendLoop suspends what nobody has used for a while, if the engine can.
-func (m *Manager) suspendLoop() {
-	tick := time.NewTicker(min(max(m.IdleSuspend/4, time.Millisecond), clockCheck))
+// idleLoop suspends what nobody has used for a while, and saves what is not idle for that long yet, if
+// the engine can.
+func (m *Manager) idleLoop() {
+	every := clockCheck
+	for _, d := range []time.Duration{m.IdleSuspend, m.CheckpointEvery} {
+		if d > 0 {
+			every = min(every, max(d/4, time.Millisecond))
+		}
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -202,14 +237,17 @@ func (m *Manager) suspendLoop() {
 		case <-m.ctx.Done():
 			return
 		}
-		if s, ok := engine.As[engine.Suspender](m.Engine); ok {
-			m.suspendIdle(s)
+		if s, ok := engine.As[engine.Suspender](m.Engine); ok && m.IdleSuspend > 0 {
+			m.each(func(b *box) bool { return b.idle(m.IdleSuspend) && b.suspending.over() }, func(b *box) { m.suspend(m.ctx, s, b, m.IdleSuspend) })
+		}
+		if c, ok := engine.As[engine.Checkpointer](m.Engine); ok && m.CheckpointEvery > 0 {
+			m.each(func(b *box) bool { return b.unsaved(m.CheckpointEvery) }, func(b *box) { m.checkpoint(m.ctx, c, b) })
 		}
 	}
 }
 
-// suspendIdle suspends all that is idle, some side by side.
-func (m *Manager) suspendIdle(s engine.Suspender) {
+// each calls do for all that is due, with mu held, some side by side. It changes their lives.
+func (m *Manager) each(due func(*box) bool, do func(*box)) {
 	m.mu.Lock()
 	boxes := m.allBoxes()
 	m.mu.Unlock()
@@ -218,15 +256,15 @@ func (m *Manager) suspendIdle(s engine.Suspender) {
 	slots := make(chan struct{}, atOnce)
 	for _, b := range boxes {
 		b.mu.Lock()
-		idle := b.idle(m.IdleSuspend)
+		is := due(b)
 		b.mu.Unlock()
-		if !idle {
+		if !is {
 			continue
 		}
 		slots <- struct{}{}
 		steps.Go(func() {
 			defer func() { <-slots }()
-			_ = b.change(m.ctx, func() error { m.suspend(m.ctx, s, b); return nil })
+			_ = b.change(m.ctx, func() error { do(b); return nil })
 		})
 	}
 }
@@ -234,40 +272,54 @@ func (m *Manager) suspendIdle(s engine.Suspender) {
 // idle reports whether a sandbox may be suspended, with mu held. Its guest must know its expiry: a
 // guest that wakes after the one that it knows ends the sandbox.
 func (b *box) idle(after time.Duration) bool {
-	now := time.Now()
-	return b.rec.State == sandbox.Running && !b.ended && !b.asleep && b.holds == 0 && len(b.pending) == 0 &&
-		b.told.Equal(b.rec.ExpireTime) && now.Sub(b.active) >= after && !now.Before(b.after)
+	return b.unused(after) && b.told.Equal(b.rec.ExpireTime)
 }
 
-// suspend suspends a sandbox if it is idle still. It is called by whoever changes its life.
-func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box) {
+// unused reports whether nobody has used a sandbox for so long, with mu held.
+func (b *box) unused(long time.Duration) bool {
+	return b.rec.State == sandbox.Running && !b.ended && !b.asleep && b.holds == 0 && len(b.pending) == 0 && time.Since(b.active) >= long
+}
+
+// suspend suspends a sandbox if it is idle still, and reports whether it did. It is called by whoever changes its life.
+func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after time.Duration) (done bool) {
 	b.mu.Lock()
-	idle := b.idle(m.IdleSuspend)
+	idle := b.idle(after)
 	if idle {
 		b.asleep = true
 		b.moves++
 	}
 	b.mu.Unlock()
 	if !idle {
-		return
+		return false
 	}
 	defer b.move()
-	start := time.Now()
+	start, at := time.Now(), m.now()
+	freed, err := m.reserveDisk(ctx, b, true)
+	defer freed()
+	if err != nil {
+		m.notSaved(b, &b.suspending, err)
+		return false
+	}
 	b.guest.Close()
 	limited, cancel := context.WithTimeout(ctx, suspendTimeout)
 	defer cancel()
 	if err := s.Suspend(limited, b.id); err != nil {
 		m.notSuspended(ctx, s, b, err)
-		return
-	}
-	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
-		b.log.Error("a record was not written", "error", err) // reconciling writes it
-		return
+		return false
 	}
 	b.mu.Lock()
-	b.rec.State, b.putOff = sandbox.Suspended, 0
+	b.room, b.work, b.suspending.putOff, b.rec.SavedTime = false, false, 0, at
+	b.mu.Unlock()
+	m.Store.SetSaved(b.id, at) // what it is resumed from is kept
+	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
+		b.log.Error("a record was not written", "error", err) // reconciling writes it
+		return true
+	}
+	b.mu.Lock()
+	b.rec.State = sandbox.Suspended
 	b.mu.Unlock()
 	b.log.Info("a sandbox was suspended", "took", time.Since(start))
+	return true
 }
 
 // notSuspended has a sandbox run on whose suspend failed, wherever it did. If even that fails, it
@@ -277,9 +329,7 @@ func (m *Manager) notSuspended(ctx context.Context, s engine.Suspender, b *box, 
 		return // the next manager finds out
 	}
 	b.mu.Lock()
-	b.putOff = min(max(2*b.putOff, firstPutOff), lastPutOff)
-	b.after = time.Now().Add(b.putOff)
-	putOff := b.putOff
+	putOff := b.suspending.failed()
 	b.mu.Unlock()
 	b.log.Warn("a sandbox could not be suspended", "error", cause, "again in", putOff)
 	limited, cancel := context.WithTimeout(ctx, resumeTimeout)
@@ -302,14 +352,19 @@ func (m *Manager) agree(ctx context.Context, b *box) error {
 		}
 		c, state := containers[b.id], b.record().State
 		switch {
+		case c.Suspended && !c.AsOf.IsZero():
+			return m.rewind(b, c.AsOf)
 		case c.Suspended && state == sandbox.Running:
 			if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
 				return err
 			}
 			b.mu.Lock()
-			b.rec.State, b.asleep = sandbox.Suspended, true
+			b.rec.State, b.asleep, b.room = sandbox.Suspended, true, false
 			b.mu.Unlock()
 		case c.Running && state == sandbox.Suspended:
+			if err := m.tellRewound(ctx, b); err != nil {
+				return err
+			}
 			if err := m.Store.SetState(b.id, sandbox.Running); err != nil {
 				return err
 			}
@@ -323,7 +378,7 @@ func (m *Manager) agree(ctx context.Context, b *box) error {
 func (b *box) fellAsleep() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.asleep = true
+	b.asleep, b.room = true, false
 }
 
 func (b *box) sleeps() bool {

@@ -43,6 +43,9 @@ type Execution struct {
 	Error     *CodeError   `json:"error,omitempty"` // the code's own exception
 	Death     *KernelDeath `json:"death,omitempty"`
 
+	// Interlude is what happened to its kernel since the execution before, if anything did.
+	Interlude *Interlude `json:"interlude,omitempty"`
+
 	// Files that were created or changed in the workspace while it ran.
 	Files        []File        `json:"files,omitempty"`
 	FilesOmitted []OmittedFile `json:"files_omitted,omitempty"`
@@ -84,6 +87,23 @@ type KernelDeath struct {
 	Detail   string     `json:"detail,omitempty"` // a sentence
 	Time     time.Time  `json:"time"`
 }
+
+// Interlude is what happened to a kernel between two executions. The second one carries it, because nobody
+// listens in between.
+type Interlude struct {
+	// LateBytes were printed by a thread, a timer or a child process; LateText is the end of them.
+	// They are no execution's output, least of all that of the one which carries them.
+	LateBytes int64  `json:"late_bytes,omitempty"`
+	LateText  string `json:"late_text,omitempty"`
+	// AsOf is set if the sandbox was lost and brought back: variables and files are as they were then, and what
+	// came after is lost.
+	AsOf time.Time `json:"as_of_time,omitzero"`
+	// Death is set if the kernel died, and its variables with it.
+	Death *KernelDeath `json:"death,omitempty"`
+}
+
+// MaxLateText bounds what is kept of text that no execution printed.
+const MaxLateText = 2000
 
 // EventType says what an event carries.
 type EventType string

@@ -86,6 +86,14 @@ type Sandbox struct {
 	ExpireTime  time.Time `json:"expire_time"`
 	LastUsed    time.Time `json:"last_used_time"`
 
+	// SuspendedTo is where the memory of a suspended one is: disk, or pause (frozen, and in memory still).
+	SuspendedTo string `json:"suspended_to,omitempty"`
+	// SavedTime is when the state of a running one was last saved, for the case that its machine stops.
+	SavedTime time.Time `json:"saved_time,omitzero"`
+	// RewoundTo is the time of the saved state that it went back to when its processes had died: variables
+	// and files are as of then, but for what was done since. Absent: that never happened.
+	RewoundTo time.Time `json:"rewound_to,omitzero"`
+
 	// What follows is asked of the guest, and absent from lists and from
 	// sandboxes that do not run.
 	Usage      *Usage      `json:"usage,omitempty"`

@@ -43,17 +43,22 @@ type Sandbox struct {
 	ExpireTime  time.Time
 	UsedTime    time.Time
 	EndTime     time.Time
+	// SavedTime is when its state was last saved. Zero: it is not kept.
+	SavedTime time.Time
+	Rewound   Rewind
 }
 
 const sandboxColumns = `seq, id, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
-	coalesce(request_id, ''), request_hash, create_time, expire_time, used_time, end_time`
+	coalesce(request_id, ''), request_hash, create_time, expire_time, used_time, end_time,
+	saved_time, rewound_as_of, rewound_epoch, rewound_owed`
 
 func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 	var r Sandbox
 	var limits string
-	var create, expire, used, end int64
+	var create, expire, used, end, saved, asOf int64
 	err := row.Scan(&r.Seq, &r.ID, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.ForkOf, &r.Container,
-		&r.RequestID, &r.RequestHash, &create, &expire, &used, &end)
+		&r.RequestID, &r.RequestHash, &create, &expire, &used, &end,
+		&saved, &asOf, &r.Rewound.Epoch, &r.Rewound.Owed)
 	if err == sql.ErrNoRows {
 		return r, ErrNotFound
 	}
@@ -64,6 +69,7 @@ func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 		return r, fmt.Errorf("read the record of sandbox %s: %w", r.ID, err)
 	}
 	r.CreateTime, r.ExpireTime, r.UsedTime, r.EndTime = fromDB(create), fromDB(expire), fromDB(used), fromDB(end)
+	r.SavedTime, r.Rewound.AsOf = fromDB(saved), fromDB(asOf)
 	return r, nil
 }
 
@@ -97,10 +103,19 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 	})
 }
 
-// SetState says whether a sandbox is running or suspended.
+// SetState says whether a sandbox is running or suspended. The guest of one that runs knows of its rewind.
 func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	return s.now(func(tx *sql.Tx) error {
-		return oneRow(tx.Exec("UPDATE sandboxes SET state = ? WHERE id = ? AND state IN (?, ?)", state, id, sandbox.Running, sandbox.Suspended))
+		return oneRow(tx.Exec("UPDATE sandboxes SET state = ?1, rewound_owed = min(rewound_owed, ?1 <> ?3) WHERE id = ?2 AND state IN (?3, ?4)",
+			state, id, sandbox.Running, sandbox.Suspended))
+	})
+}
+
+// SetSaved says, soon, when a sandbox's state was saved while it ran on; zero: that it is kept no more.
+func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
+	s.soon(func(tx *sql.Tx) error {
+		_, err := tx.Exec("UPDATE sandboxes SET saved_time = ? WHERE id = ?", toDB(t), id)
+		return err
 	})
 }
 

@@ -56,6 +56,13 @@ var migrations = []string{
 	DROP INDEX sandboxes_by_uid;
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '';
 	`,
+	// 3: checkpoints of sandboxes that run on, and what came after one that a sandbox went back to.
+	`
+	ALTER TABLE sandboxes ADD COLUMN saved_time    INTEGER NOT NULL DEFAULT 0; -- of the last checkpoint
+	ALTER TABLE sandboxes ADD COLUMN rewound_as_of INTEGER NOT NULL DEFAULT 0; -- a store.Rewind, the last
+	ALTER TABLE sandboxes ADD COLUMN rewound_epoch INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE sandboxes ADD COLUMN rewound_owed  INTEGER NOT NULL DEFAULT 0; -- 1 while the guest does not know of it
+	`,
 }
 
 // applicationID marks the file as ours: "DORM".

@@ -304,6 +304,9 @@ func TestFirstSchema(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	for _, column := range []string{"saved_time", "rewound_as_of", "rewound_epoch", "rewound_owed"} {
+		raw(t, path, "ALTER TABLE sandboxes DROP COLUMN "+column)
+	}
 	for _, back := range []string{"DROP INDEX sandboxes_by_uid", "ALTER TABLE sandboxes DROP COLUMN fork_of",
 		"CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1", "PRAGMA user_version = 1"} {
 		raw(t, path, back)

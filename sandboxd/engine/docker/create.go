@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -39,6 +40,9 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	}
 	img, err := e.inspectImage(ctx, spec.Image)
 	if err != nil {
+		return err
+	}
+	if err := e.vacant(ctx, spec.ID); err != nil {
 		return err
 	}
 	volume, err := e.guest.ensure(ctx, img)
@@ -109,12 +113,23 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	}
 }
 
-// find returns the container of a sandbox of this home.
+// find returns the container of a sandbox of this home. It looks for the name first, which is the
+// fastest, and then for the label, which a suspended one still has.
 func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResponse, error) {
 	if !sandbox.IsID(string(id)) {
 		return container.InspectResponse{}, noSandbox(id)
 	}
 	found, err := e.api.ContainerInspect(ctx, nameOf(id))
+	if cerrdefs.IsNotFound(err) {
+		var labelled []summary
+		if labelled, err = e.summaries(ctx, filters.Arg("label", labelSandbox+"="+string(id))); err != nil {
+			return found, err
+		}
+		if len(labelled) == 0 {
+			return found, noSandbox(id)
+		}
+		found, err = e.api.ContainerInspect(ctx, labelled[0].container)
+	}
 	if cerrdefs.IsNotFound(err) {
 		return found, noSandbox(id)
 	}
@@ -127,8 +142,31 @@ func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResp
 	return found, nil
 }
 
-// Remove implements [engine.Engine].
+// vacant returns an error if there is a sandbox of that id. The engine itself refuses only a name twice.
+func (e *Engine) vacant(ctx context.Context, id sandbox.ID) error {
+	_, err := e.find(ctx, id)
+	switch {
+	case err == nil:
+		return fmt.Errorf("create %s: %w", id, errExists)
+	case sandbox.KindOf(err) == sandbox.NotFound:
+		return nil
+	}
+	return err
+}
+
+// Remove implements [engine.Engine]. It waits while the sandbox is being suspended or resumed: a checkpoint that
+// is being written would come back after its container has gone.
 func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
+	done, err := e.turns.toChange(ctx, id)
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	defer done()
+	return e.remove(ctx, id)
+}
+
+// remove is Remove for who has the sandbox's turn.
+func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	for {
 		found, err := e.find(ctx, id)
 		if sandbox.KindOf(err) == sandbox.NotFound {
@@ -153,27 +191,56 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	}
 }
 
-// List implements [engine.Engine].
-func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
-	summaries, err := e.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(
-		filters.Arg("label", labelHome+"="+e.home), filters.Arg("label", labelSandbox))})
+// summary is what a list says of a container of ours.
+type summary struct {
+	id        sandbox.ID
+	container string
+	name      string
+	state     container.ContainerState
+}
+
+// summaries lists the containers of this home's sandboxes.
+func (e *Engine) summaries(ctx context.Context, only ...filters.KeyValuePair) ([]summary, error) {
+	args := append(only, filters.Arg("label", labelHome+"="+e.home), filters.Arg("label", labelSandbox))
+	found, err := e.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(args...)})
 	if err != nil {
 		return nil, wrap("list containers", err)
 	}
-	list := make([]engine.Container, 0, len(summaries))
-	for _, s := range summaries {
+	var list []summary
+	for _, s := range found {
 		id := s.Labels[labelSandbox]
 		if !sandbox.IsID(id) {
 			continue // not made by us, whatever its label says
 		}
-		c := engine.Container{ID: sandbox.ID(id), Running: s.State == container.StateRunning}
-		if !c.Running {
-			state, err := e.api.ContainerInspect(ctx, s.ID)
+		list = append(list, summary{sandbox.ID(id), s.ID, strings.Join(s.Names, ""), s.State})
+	}
+	return list, nil
+}
+
+// List implements [engine.Engine].
+func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
+	all, err := e.summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]engine.Container, 0, len(all))
+	for _, s := range all {
+		c := engine.Container{ID: s.id}
+		checkpoint := checkpointIn(s.name)
+		switch {
+		case checkpoint != "": // also while it is being ended or started
+			c.Suspended, c.Detail, c.StateBytes = true, "is suspended", e.checkpointBytes(s.container, checkpoint)
+		case s.state == container.StatePaused:
+			c.Suspended, c.Detail = true, "is paused"
+		case s.state == container.StateRunning:
+			c.Running = true
+		default:
+			state, err := e.api.ContainerInspect(ctx, s.container)
 			if cerrdefs.IsNotFound(err) {
 				continue // removed meanwhile
 			}
 			if err != nil {
-				return nil, wrap("look at "+id, err)
+				return nil, wrap("look at "+string(s.id), err)
 			}
 			c.Running, c.Detail = state.State.Running, ending(state.State)
 		}

@@ -14,13 +14,21 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Dial implements [engine.Engine].
+// Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
+	done, err := e.turns.toDial(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", id, err)
+	}
+	defer done()
 	found, err := e.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if !found.State.Running {
+	switch {
+	case checkpointIn(found.Name) != "" || found.State.Paused:
+		return nil, asleep()
+	case !found.State.Running:
 		return nil, noSandbox(id)
 	}
 	conn, err := e.dial(ctx, found.ID)
@@ -62,7 +70,11 @@ const lastWords = 500 * time.Millisecond
 // with runsc often forgets an exec whose container is gone, and a reader would wait for ever.
 func (e *Engine) endWith(id string, s *stream) {
 	ctx, cancel := context.WithCancel(context.Background())
-	s.onClose = cancel
+	s.onClose = func() {
+		cancel()
+		e.streams.drop(id, s)
+	}
+	e.streams.add(id, s)
 	go func() {
 		ended, failed := e.api.ContainerWait(ctx, id, container.WaitConditionNotRunning)
 		select {

@@ -7,6 +7,8 @@
 //     it allows (profile.go, seccomp.go), with golden files in testdata
 //   - what the profile needs to know of an engine and of an image (facts.go)
 //   - a container's life (create.go) and the stream to its guest (dial.go, stream.go)
+//   - memory to disk and back, or frozen: [Engine.Suspend], [Engine.Resume] (suspend.go, disk.go), one at a
+//     time (turns.go), and copies: [Engine.Fork] (fork.go)
 //   - how the guest gets into a container: one read-only volume per build (bundle.go)
 //   - images: have, import, build (images.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go, floors.go)
@@ -32,7 +34,8 @@ type Config struct {
 	// Home is the opaque name of the daemon's home; containers carry it as a label, and
 	// an engine sees and touches only containers of its own.
 	Home string
-	// Bundle is the guest. Without one there are images and checks, and no sandboxes.
+	// Bundle is the guest. Without one there are images and checks, and no sandboxes; with
+	// one, nobody else may suspend or resume the home's, because what a crash left is put right.
 	Bundle engine.Bundle
 	// Runtime names the engine's runtime to use. Empty or "auto": runsc if the
 	// engine lists it, else the engine's default. A runtime that is named and not
@@ -58,6 +61,9 @@ type Engine struct {
 	facts  engineFacts
 	system system.Info
 	info   engine.Info
+
+	turns   turns
+	streams streams
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -78,6 +84,12 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e.guest = newGuestVolumes(e.api, cfg.Bundle)
+	if cfg.Bundle != nil {
+		if err := e.recover(ctx); err != nil {
+			found.api.Close()
+			return nil, err
+		}
+	}
 	return e, nil
 }
 
@@ -93,6 +105,7 @@ func (e *Engine) open(ctx context.Context, runtime, why string) error {
 	}
 	e.system = sys
 	e.facts = factsOf(sys, e.home, e.api.ClientVersion(), runtime)
+	versions := e.componentVersions(ctx)
 	e.info = engine.Info{
 		Name:      "docker",
 		Runtime:   runtime,
@@ -102,8 +115,9 @@ func (e *Engine) open(ctx context.Context, runtime, why string) error {
 		Why:       why + "; " + whyRuntime,
 		CPUs:      sys.NCPU,
 		Memory:    sys.MemTotal,
+		Suspend:   suspensionOf(sys, versions, e.facts),
 	}
-	for _, c := range systemChecks(sys, e.componentVersions(ctx), e.facts) {
+	for _, c := range systemChecks(sys, versions, e.facts) {
 		if c.Status != engine.OK {
 			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("%s: %s: %s", c.Name, c.Detail, c.Remedy))
 		}

@@ -27,6 +27,9 @@ func missing(t testing.TB, what string, why any) {
 // open opens the engine of this machine, and removes the guest's volume in the end.
 func open(t testing.TB, config docker.Config) *docker.Engine {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an engine: not with -short")
+	}
 	e, err := docker.New(t.Context(), config)
 	if sandbox.KindOf(err) == sandbox.Unavailable {
 		what := "docker"

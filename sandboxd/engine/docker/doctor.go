@@ -68,9 +68,29 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 			"enable the pids cgroup (rootless: delegate the pids controller)"),
 		yes(sys.LiveRestoreEnabled, "live restore", engine.Weak, "a restart of the engine ends all sandboxes",
 			`set "live-restore": true in the engine's daemon.json`),
+		suspendCheck(sys, versions, facts),
 		cgroupCheck(sys),
 		storageCheck(sys),
 	)
+}
+
+// suspendCheck says where a sandbox's memory is while it sleeps, and what would put it on disk.
+func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts) engine.Check {
+	const name = "suspend"
+	if suspensionOf(sys, versions, facts) == engine.ToDisk {
+		return ok(name, "to disk: a sandbox that sleeps costs no memory, and can be copied")
+	}
+	var remedies []string
+	if _, has := sys.Runtimes["runsc"]; !has && !facts.gvisor() {
+		remedies = append(remedies, "install gVisor's runsc as a runtime of the engine")
+	} else if !facts.gvisor() {
+		remedies = append(remedies, "use --runtime runsc")
+	}
+	if !sys.ExperimentalBuild {
+		remedies = append(remedies, `set "experimental": true in the engine's daemon.json`)
+	}
+	remedies = append(remedies, "or use --engine gvisor")
+	return weak(name, "a sandbox that sleeps is paused: it keeps its memory, and ends with the machine", strings.Join(remedies, ", "))
 }
 
 func runtimeCheck(sys system.Info, facts engineFacts) engine.Check {

@@ -108,6 +108,7 @@ func TestAnEngineThatHasGoneIsUnavailable(t *testing.T) {
 	mux.HandleFunc("/v1.41/info", func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"ServerVersion":"20.10.24","DefaultRuntime":"runc","Runtimes":{"runc":{}},"OSType":"linux"}`)
 	})
+	mux.HandleFunc("/v1.41/containers/json", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `[]`) })
 	mux.HandleFunc("/v1.41/version", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{}`) })
 	server := &http.Server{Handler: mux}
 	go server.Serve(listener)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -128,4 +130,41 @@ func (s *stream) explain(err error) error {
 		return fmt.Errorf("guest connect: %q: %w", strings.TrimSpace(string(s.stderr)), io.ErrUnexpectedEOF)
 	}
 	return err
+}
+
+// streams are those that are open, by container: none may be when its memory is saved.
+type streams struct {
+	mu   sync.Mutex
+	open map[string]map[*stream]struct{}
+}
+
+func (l *streams) add(box string, s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = map[string]map[*stream]struct{}{}
+	}
+	if l.open[box] == nil {
+		l.open[box] = map[*stream]struct{}{}
+	}
+	l.open[box][s] = struct{}{}
+}
+
+func (l *streams) drop(box string, s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open[box], s)
+	if len(l.open[box]) == 0 {
+		delete(l.open, box)
+	}
+}
+
+// close closes a container's streams.
+func (l *streams) close(box string) {
+	l.mu.Lock()
+	list := slices.Collect(maps.Keys(l.open[box]))
+	l.mu.Unlock()
+	for _, s := range list {
+		s.Close()
+	}
 }

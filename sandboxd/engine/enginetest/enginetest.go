@@ -5,6 +5,8 @@
 //   - a container's life: create, dial, list, remove, and what fails (lifecycle.go)
 //   - the stream: intact, many at once, gone when closed (stream.go)
 //   - limits hold while a neighbour answers (limits.go)
+//   - suspending, resuming and copying, where the engine can (suspend.go), and what a sandbox that
+//     ends falls back to (checkpoint.go)
 //   - the walls, compared with golden files, and real programs within them (posture.go)
 //
 // DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew.
@@ -41,6 +43,9 @@ func Run(t *testing.T, open Open, image string) {
 	t.Logf("engine: %+v", s.engine.Info())
 	t.Run("Lifecycle", s.lifecycle)
 	t.Run("Stream", s.stream)
+	t.Run("Suspend", s.suspend)
+	t.Run("Checkpoint", s.checkpoint)
+	t.Run("Fork", s.fork)
 	t.Run("Posture", s.posture)
 	t.Run("Programs", s.programs)
 	t.Run("Limits", s.limits)

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -23,13 +24,14 @@ import (
 //
 // The sums find damage. Who may write here is root and needs no forged checkpoint.
 type manifest struct {
-	Schema int      `json:"schema"`
-	Build  string   `json:"runsc"`
-	Image  string   `json:"image"`
-	Guest  string   `json:"guest"`
-	Config string   `json:"config"` // sha256 of config.json
-	CPU    []string `json:"cpu"`    // features that the code in memory may rely on
-	Files  []saved  `json:"files,omitempty"`
+	Schema int       `json:"schema"`
+	Saved  time.Time `json:"saved"` // nothing in it is older
+	Build  string    `json:"runsc"`
+	Image  string    `json:"image"`
+	Guest  string    `json:"guest"`
+	Config string    `json:"config"` // sha256 of config.json
+	CPU    []string  `json:"cpu"`    // features that the code in memory may rely on
+	Files  []saved   `json:"files,omitempty"`
 }
 
 // saved is a file of a checkpoint.
@@ -37,6 +39,9 @@ type saved struct {
 	Name string   `json:"name"`
 	Size int64    `json:"size"`
 	Sums []uint32 `json:"crc32c"` // of each block
+	// Packed are the sizes of the blocks when they are compressed: they stand one after another in the
+	// file of this name with packedSuffix. The rest is of the file as runsc wrote it, and reads it.
+	Packed []int `json:"packed,omitempty"`
 }
 
 // sealed is a manifest on disk.
@@ -66,7 +71,11 @@ func seal(dir string, m manifest) error {
 		return err
 	}
 	for _, entry := range entries {
-		s, err := sums(filepath.Join(dir, entry.Name()), true)
+		path := filepath.Join(dir, entry.Name())
+		if err := os.Chmod(path, 0o600); err != nil { // the folder is closed to others too
+			return err
+		}
+		s, err := sums(path, true)
 		if err != nil {
 			return err
 		}
@@ -100,9 +109,6 @@ func (m manifest) fits(now manifest) error {
 // whole reports whether a checkpoint's files are as they were written.
 func (m manifest) whole(dir string) error {
 	for _, file := range m.Files {
-		if !filepath.IsLocal(file.Name) {
-			return lost("its saved memory is damaged")
-		}
 		got, err := sums(filepath.Join(dir, file.Name), false)
 		if errors.Is(err, fs.ErrNotExist) {
 			return lost("a part of its saved memory is missing").WithCause(err)
@@ -147,6 +153,12 @@ func readManifest(dir string) (m manifest, err error) {
 	}
 	if err := json.Unmarshal(s.Manifest, &m); err != nil {
 		return m, lost("its saved memory is damaged").WithCause(err)
+	}
+	for _, file := range m.Files {
+		blocks := int64(len(file.Sums))
+		if !filepath.IsLocal(file.Name) || blocks != (file.Size+blockBytes-1)/blockBytes || file.Packed != nil && len(file.Packed) != len(file.Sums) {
+			return m, lost("its saved memory is damaged")
+		}
 	}
 	return m, nil
 }

@@ -40,10 +40,11 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 		return err
 	}
 	defer release()
-	img, err := e.images.find(spec.Image)
+	img, err := e.findOrPull(ctx, spec.Image)
 	if err != nil {
 		return err
 	}
+	e.images.use(img.Digest)
 	guest, err := e.installGuest()
 	if err != nil {
 		return err

@@ -22,9 +22,12 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, err
 	}
 	if e.layout.suspended(id) {
-		return nil, sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
+		return nil, asleep()
 	}
 	if _, alive := e.layout.processOfBox(id); !alive {
+		if exists(e.layout.kept(id)) {
+			return nil, asleep()
+		}
 		return nil, noSandbox(id)
 	}
 	conn, err := e.connect(id, r.Build)

@@ -10,6 +10,11 @@ import (
 // ProcessesOf finds all that runs for a sandbox.
 func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) { return e.processesOf(id) }
 
+// ConfigFile is what runsc is told about a sandbox.
+func (e *Engine) ConfigFile(id sandbox.ID) string {
+	return filepath.Join(e.layout.box(id), "config.json")
+}
+
 // Refs are the names of the images that are unpacked.
 func (e *Engine) Refs() (refs []string) {
 	files, _ := filepath.Glob(filepath.Join(e.images.dir, "refs", "*.json"))

@@ -16,6 +16,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}
+	e.packer.abandon(from)
 	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // in one order, or two could wait for each other
 		release, err := e.locks.take(ctx, id)
 		if err != nil {
@@ -27,35 +28,44 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err != nil {
 		return err
 	}
+	if err := e.fallBack(ctx, from); err != nil {
+		return err
+	}
 	var config ociSpec
 	if err := readJSON(filepath.Join(e.layout.box(from), "config.json"), &config); err != nil {
 		return err
 	}
 	config.Linux.CgroupsPath = e.cgroups.path(to)
-	return e.make(ctx, to, r, config, func() error {
-		if err := e.copyMemory(ctx, from, to, r); err != nil {
-			return err
-		}
-		return e.restore(ctx, to, r)
-	})
+	return e.make(ctx, to, r, config, func() error { return e.startCopy(ctx, from, to, r) })
 }
 
-// copyMemory gives the sandbox to the checkpoint of from: its own if it is suspended, else a new one.
-func (e *Engine) copyMemory(ctx context.Context, from, to sandbox.ID, r record) error {
+// startCopy starts the sandbox to from the checkpoint of from if it is suspended, else from one that
+// is made for it, and neither hashed nor on disk for good: it is gone before anything is promised.
+func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(to)
 	if e.layout.suspended(from) {
 		if err := linkTree(e.layout.checkpoint(from), dir); err != nil {
 			return fmt.Errorf("copy the memory of %s: %w", from, err)
 		}
-	} else {
-		if _, alive := e.layout.processOfBox(from); !alive {
-			return noSandbox(from)
+		if err := e.adopt(from, to, r); err != nil {
+			return err
 		}
-		if err := e.save(ctx, from, r, dir, false); err != nil {
-			return fmt.Errorf("copy the memory of %s: %w", from, err)
+		if err := e.restore(ctx, to, r); err != nil {
+			return err
 		}
+		return e.layout.discard(dir)
 	}
-	return e.adopt(from, to, r)
+	if _, alive := e.layout.processOfBox(from); !alive {
+		return noSandbox(from)
+	}
+	making := e.layout.makingCheckpoint(to)
+	if err := e.dump(ctx, from, r.Build, making); err != nil {
+		return fmt.Errorf("copy the memory of %s: %w", from, err)
+	}
+	if err := e.startBox(ctx, to, r.Build, "restore", "--image-path="+making); err != nil {
+		return err
+	}
+	return e.layout.discard(making)
 }
 
 // adopt makes a checkpoint of from one of to: only the configuration differs.

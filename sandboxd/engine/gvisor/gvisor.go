@@ -8,9 +8,11 @@
 //   - finding, keeping and calling runsc (runsc.go)
 //   - a sandbox's life (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
 //   - the stream to its guest (dial.go, stream.go)
-//   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go),
-//     and what makes a checkpoint whole and ours (checkpoint.go, cpu.go)
-//   - images: a root file system in a tar, unpacked once and shared (images.go, unpack.go)
+//   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
+//     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
+//   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
+//   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
+//     unpacked once and shared (images.go, unpack.go), and removed when nobody uses them (tidy.go)
 //   - the guest, written once for each build (guest.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go)
 //   - what only Linux has (linux.go, other.go)
@@ -20,6 +22,7 @@
 package gvisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +31,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -50,31 +54,40 @@ type Config struct {
 	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. Then only the
 	// guest's watchdog bounds memory and processes, and nothing bounds CPU.
 	WithoutCgroups bool
-	// Compress makes suspended sandboxes a quarter of the size on disk, and suspending several
-	// times as slow.
-	Compress bool
+	// CompressAfter is how long a sandbox is suspended before its state is compressed. Zero:
+	// [DefaultCompressAfter]; negative: never.
+	CompressAfter time.Duration
+	// Pull allows images that are not here to be pulled from their registries when a sandbox asks for them. Which
+	// may be asked for is decided elsewhere.
+	Pull bool
 }
 
 // Engine runs sandboxes with runsc.
 type Engine struct {
-	layout   layout
-	images   images
-	bundle   engine.Bundle
-	build    string // of the runsc that new sandboxes get
-	cgroups  cgroups
-	compress bool
-	info     engine.Info
-	locks    locks
-	streams  streams
+	layout  layout
+	images  images
+	bundle  engine.Bundle
+	build   string // of the runsc that new sandboxes get
+	cgroups cgroups
+	info    engine.Info
+	locks   locks
+	streams streams
+	packer  packer
+	pulls   pulls
+	mayPull bool
+
+	ctx    context.Context // of what goes on by itself, until Close
+	quit   context.CancelFunc
+	chores sync.WaitGroup
 
 	guestOnce sync.Mutex
 	guest     string // the guest's folder, when it is there
 }
 
 var (
-	_ engine.Engine    = (*Engine)(nil)
-	_ engine.Suspender = (*Engine)(nil)
-	_ engine.Forker    = (*Engine)(nil)
+	_ engine.Engine       = (*Engine)(nil)
+	_ engine.Checkpointer = (*Engine)(nil)
+	_ engine.Forker       = (*Engine)(nil)
 )
 
 // New opens the engine. The error is unavailable, and says what is missing, where the
@@ -97,11 +110,11 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, compress: cfg.Compress}
+	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull}
 	if err := e.layout.make(); err != nil {
 		return nil, err
 	}
-	if e.build, err = e.layout.keepRunsc(program); err != nil {
+	if e.build, err = e.layout.keepRunsc(program, e.images); err != nil {
 		return nil, err
 	}
 	e.cgroups = findCgroups()
@@ -116,6 +129,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		Why:       strings.TrimPrefix(cfg.Why+"; "+why, "; "),
 		CPUs:      runtime.NumCPU(),
 		Memory:    totalMemory(),
+		Suspend:   engine.ToDisk,
 	}
 	for _, c := range e.systemChecks() {
 		if c.Status != engine.OK {
@@ -125,6 +139,19 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if e.bundle != nil {
 		if err := e.recover(ctx); err != nil {
 			return nil, err
+		}
+	}
+	e.ctx, e.quit = context.WithCancel(context.WithoutCancel(ctx))
+	if e.bundle != nil {
+		if err := e.images.enter(e.layout); err != nil {
+			return nil, err
+		}
+		e.chores.Go(func() {
+			giveWay()
+			_ = e.images.tidy(e.ctx, time.Now()) // what can't be removed now is tried again at the next start
+		})
+		if cfg.CompressAfter >= 0 {
+			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
 		}
 	}
 	return e, nil
@@ -147,6 +174,8 @@ func (e *Engine) Info() engine.Info { return e.info }
 
 // Close implements [engine.Engine]. It closes the streams that are open.
 func (e *Engine) Close() error {
+	e.quit()
+	e.chores.Wait()
 	e.streams.closeAll()
 	return nil
 }

@@ -20,8 +20,11 @@ import (
 
 // images is a folder of the user's, shared by every home:
 //
-//	<digest>/rootfs     a root file system, named by the sha256 of its tar; whole, and never written again
+//	<digest>/rootfs     a root file system, named by the sha256 of its tar, or of an OCI image's configuration;
+//	                    whole, and never written again
 //	refs/<hash>.json    an image's name, digest and settings
+//	homes/<hash>        the engine's folder of a home whose sandboxes use them
+//	bin/runsc-<build>   a copy of each runsc that homes were opened with
 //	making-*            a folder to unpack in; one that is there while the lock is free is a leftover
 //	import.lock         held while something is unpacked
 type images struct{ dir string }
@@ -49,7 +52,7 @@ func (i images) refFile(ref string) string {
 	return filepath.Join(i.dir, "refs", hex.EncodeToString(sum[:16])+".json")
 }
 
-// find returns an image. It never pulls: what code runs in is the operator's decision.
+// find returns an image that is here.
 func (i images) find(ref string) (imageRef, error) {
 	var img imageRef
 	err := readJSON(i.refFile(ref), &img)
@@ -66,7 +69,7 @@ func (i images) find(ref string) (imageRef, error) {
 
 func noImage(ref string) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Unavailable,
-		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own; other images need a Docker engine", sandbox.Quote(ref))
+		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own, else `dormouse image load`", sandbox.Quote(ref))
 }
 
 // HasImage reports whether the engine has an image.
@@ -91,13 +94,10 @@ func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, ch
 			img.Path = path
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(e.images.dir, "refs"), 0o700); err != nil {
+	if err := e.images.name(img); err != nil {
 		return fmt.Errorf("import the image: %w", err)
 	}
-	if err := writeJSON(e.images.refFile(ref), img); err != nil {
-		return fmt.Errorf("import the image: %w", err)
-	}
-	return syncFile(e.images.refFile(ref))
+	return nil
 }
 
 // BuildImage is what a Docker engine could do.
@@ -118,27 +118,38 @@ func (i images) unpack(ctx context.Context, source io.Reader) (digest string, er
 	}
 	defer os.RemoveAll(making) // there only if something failed, or it was there already
 	sum := sha256.New()
-	rootfs := filepath.Join(making, "rootfs")
-	if err := os.Mkdir(rootfs, 0o755); err != nil {
+	rootfs, err := i.makeRoot(making)
+	if err != nil {
 		return "", err
 	}
 	if err := unpack(rootfs, io.TeeReader(endWith(ctx, source), sum)); err != nil {
 		return "", err
 	}
 	digest = hex.EncodeToString(sum.Sum(nil))
-	if _, err := os.Stat(i.root(digest)); err == nil {
-		return digest, nil
-	}
-	if err := syncAll(making); err != nil {
-		return "", err
-	}
-	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
-		return "", err
-	}
-	return digest, syncDir(i.dir)
+	return digest, i.keep(making, digest)
 }
 
-// lock waits until nobody else unpacks, and clears what a killed one left.
+// makeRoot makes the folder to unpack in.
+func (i images) makeRoot(making string) (string, error) {
+	rootfs := filepath.Join(making, "rootfs")
+	return rootfs, os.Mkdir(rootfs, 0o755)
+}
+
+// keep gives what was unpacked its name, when it is on disk.
+func (i images) keep(making, digest string) error {
+	if exists(i.root(digest)) {
+		return nil
+	}
+	if err := syncAll(making); err != nil {
+		return err
+	}
+	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
+		return err
+	}
+	return syncDir(i.dir)
+}
+
+// lock waits until nobody else unpacks.
 func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(i.dir, 0o700); err != nil {
 		return nil, err
@@ -147,11 +158,16 @@ func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
 		return nil, fmt.Errorf("wait for %s: %w", lock.Path(), err)
 	}
+	i.clear()
+	return func() { _ = lock.Unlock() }, nil
+}
+
+// clear clears what a killed one left, for who has the lock.
+func (i images) clear() {
 	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
 	for _, dir := range leftovers {
 		_ = os.RemoveAll(dir)
 	}
-	return func() { _ = lock.Unlock() }, nil
 }
 
 // endWith is a reader that ends when ctx does.

@@ -18,7 +18,10 @@ import (
 //	  record.json            what made it: which runsc, guest and image
 //	  process.json           its process, when it has started
 //	  checkpoint/            its memory: it is suspended while this is there
+//	  kept/                  its memory as it was a while ago: what it falls back to if its processes die
 //	  checkpoint.making/     a checkpoint that is not whole yet
+//	  checkpoint.packing/    one that is being compressed
+//	  checkpoint.open/       one that is being decompressed, to be restored
 //	sandboxes/.trash-*       being removed
 //	runsc/                   runsc's own state
 //	bin/runsc-<build>        each runsc that a sandbox was made with
@@ -40,9 +43,12 @@ func (l layout) process(id sandbox.ID) string { return filepath.Join(l.box(id), 
 func (l layout) checkpoint(id sandbox.ID) string {
 	return filepath.Join(l.box(id), "checkpoint")
 }
-func (l layout) makingCheckpoint(id sandbox.ID) string {
-	return filepath.Join(l.box(id), "checkpoint.making")
-}
+func (l layout) kept(id sandbox.ID) string { return filepath.Join(l.box(id), "kept") }
+
+// Checkpoints that are not whole yet, or not any more.
+func (l layout) makingCheckpoint(id sandbox.ID) string  { return l.checkpoint(id) + ".making" }
+func (l layout) packingCheckpoint(id sandbox.ID) string { return l.checkpoint(id) + ".packing" }
+func (l layout) openCheckpoint(id sandbox.ID) string    { return l.checkpoint(id) + ".open" }
 
 // etcFiles are the same in every sandbox.
 var etcFiles = map[string]string{
@@ -111,9 +117,49 @@ func (l layout) ids() ([]sandbox.ID, error) {
 	return ids, nil
 }
 
-func (l layout) suspended(id sandbox.ID) bool {
-	_, err := os.Stat(l.checkpoint(id))
+func (l layout) suspended(id sandbox.ID) bool { return exists(l.checkpoint(id)) }
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
 	return err == nil
+}
+
+// put gives a folder the name to. What had that name is replaced in one step, and then removed.
+func (l layout) put(making, to string) error {
+	if err := l.swap(making, to); err != nil {
+		return err
+	}
+	return l.discard(making)
+}
+
+// swap gives a folder the name to, in one step. What had that name gets the other.
+func (l layout) swap(making, to string) error {
+	err := os.Rename(making, to)
+	if err != nil && exists(to) {
+		err = exchange(making, to)
+	}
+	if errors.Is(err, errors.ErrUnsupported) { // by the file system: a power cut here takes both
+		err = errors.Join(l.discard(to), os.Rename(making, to))
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+// discard removes a folder, if it is there: its name goes at once.
+func (l layout) discard(dir string) error {
+	if !exists(dir) {
+		return nil
+	}
+	trash, err := os.MkdirTemp(l.sandboxes(), ".trash-*")
+	if err != nil { // no room for that either
+		return os.RemoveAll(dir)
+	}
+	if err := os.Rename(dir, filepath.Join(trash, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, os.Remove(trash))
+	}
+	return os.RemoveAll(trash)
 }
 
 func readJSON(path string, v any) error {

@@ -2,9 +2,6 @@ package gvisor
 
 import (
 	"context"
-	"errors"
-	"io/fs"
-	"os"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -18,18 +15,8 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	}
 	list := make([]engine.Container, 0, len(ids))
 	for _, id := range ids {
-		c := engine.Container{ID: id, Suspended: e.layout.suspended(id)}
-		if !c.Suspended {
-			_, c.Running = e.layout.processOfBox(id)
-		}
-		switch {
-		case c.Running:
-		case c.Suspended:
-			c.Detail = "is suspended"
-		default:
-			c.Detail = e.ending(id)
-		}
-		if _, err := os.Stat(e.layout.box(id)); errors.Is(err, fs.ErrNotExist) {
+		c := e.look(id)
+		if !exists(e.layout.box(id)) {
 			continue // removed meanwhile
 		}
 		list = append(list, c)
@@ -44,6 +31,8 @@ func (e *Engine) ending(id sandbox.ID) string {
 	switch {
 	case alive:
 		return "is running"
+	case p.PID == 0 && exists(e.layout.kept(id)):
+		return "ended, and nothing says how" // its process was not on disk yet when the power failed
 	case p.PID == 0:
 		return "was never started"
 	case p.Boot != bootID():

@@ -90,9 +90,13 @@ func (l layout) recordProcess(id sandbox.ID) error {
 }
 
 // processesOf finds all that runs for a sandbox, the half-started too: what is in its cgroup,
-// and each runsc that was given its folder.
+// each runsc that was given its folder, and the one that was recorded, which is in no cgroup and has no
+// command line any more while it ends.
 func (e *Engine) processesOf(id sandbox.ID) ([]int, error) {
 	found := map[int]bool{}
+	if p, alive := e.layout.processOfBox(id); alive {
+		found[p.PID] = true
+	}
 	for _, pid := range e.cgroups.processes(id) {
 		found[pid] = true
 	}

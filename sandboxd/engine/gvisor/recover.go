@@ -16,9 +16,10 @@ import (
 //   - a sandbox with a checkpoint is suspended: what still runs of it is ended, whether it was
 //     being suspended or being resumed; nobody was told of anything that it did since
 //   - a checkpoint that is not whole is no checkpoint: the sandbox goes on
+//   - a sandbox whose processes have died falls back to what is kept of it
 //   - what was being removed is removed
 //
-// A sandbox that does not run any more stays, for [Engine.List] to tell.
+// A sandbox that does not run any more and has nothing to fall back to stays, for [Engine.List] to tell.
 func (e *Engine) recover(ctx context.Context) error {
 	ids, err := e.layout.ids()
 	if err != nil {
@@ -36,14 +37,21 @@ func (e *Engine) recover(ctx context.Context) error {
 }
 
 func (e *Engine) recoverBox(ctx context.Context, id sandbox.ID) error {
+	var err error
 	if e.layout.suspended(id) {
-		return errors.Join(e.end(ctx, id), os.RemoveAll(e.layout.makingCheckpoint(id)))
+		err = errors.Join(e.end(ctx, id), e.layout.discard(e.layout.kept(id)))
+	} else {
+		err = e.fallBack(ctx, id)
 	}
-	return os.RemoveAll(e.layout.makingCheckpoint(id))
+	for _, dir := range []string{e.layout.makingCheckpoint(id), e.layout.packingCheckpoint(id), e.layout.openCheckpoint(id)} {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
 }
 
 func (e *Engine) clearTrash() error {
-	for _, pattern := range []string{e.layout.sandboxes() + "/.trash-*", filepath.Join(e.layout.dir, "guest", ".making-*")} {
+	for _, pattern := range []string{e.layout.sandboxes() + "/.trash-*", filepath.Join(e.layout.dir, "guest", ".making-*"),
+		filepath.Join(e.layout.dir, "bin", ".making-*")} {
 		left, _ := filepath.Glob(pattern)
 		for _, dir := range left {
 			if err := os.RemoveAll(dir); err != nil {

@@ -16,6 +16,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	if !sandbox.IsID(string(id)) {
 		return nil
 	}
+	e.packer.abandon(id)
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
 		return err
@@ -34,11 +35,7 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	trash := filepath.Join(e.layout.sandboxes(), ".trash-"+string(id))
-	if err := os.Rename(box, trash); err != nil {
-		return fmt.Errorf("remove %s: %w", id, err)
-	}
-	if err := os.RemoveAll(trash); err != nil {
+	if err := e.layout.discard(box); err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	return nil

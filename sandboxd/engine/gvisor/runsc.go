@@ -80,8 +80,9 @@ func buildOf(path string) (string, error) {
 }
 
 // keepRunsc keeps the program under the name of its build, which it returns: a sandbox
-// needs the runsc that made it as long as it lives, and a checkpoint the one that wrote it.
-func (l layout) keepRunsc(path string) (build string, err error) {
+// needs the runsc that made it as long as it lives, and a checkpoint the one that wrote it. It is a link to a
+// copy that homes share, and not to the program itself, which somebody may write over.
+func (l layout) keepRunsc(path string, shared images) (build string, err error) {
 	build, err = buildOf(path)
 	if err != nil {
 		return "", err
@@ -90,14 +91,39 @@ func (l layout) keepRunsc(path string) (build string, err error) {
 	if have, err := buildOf(kept); err == nil && have == build {
 		return build, nil
 	}
-	making := fmt.Sprintf("%s.%d", kept, os.Getpid())
-	defer os.Remove(making) // there only if something failed
-	if err := os.Link(path, making); err != nil {
-		if err := copyProgram(path, making); err != nil {
+	share := shared.program(build)
+	if have, err := buildOf(share); err != nil || have != build {
+		if err := os.MkdirAll(filepath.Dir(share), 0o700); err != nil {
+			return "", fmt.Errorf("keep runsc: %w", err)
+		}
+		if err := placeProgram(share, func(making string) error { return copyProgram(path, making) }); err != nil {
 			return "", fmt.Errorf("keep runsc: %w", err)
 		}
 	}
-	return build, os.Rename(making, kept)
+	err = placeProgram(kept, func(making string) error {
+		if os.Link(share, making) == nil {
+			return nil
+		}
+		return copyProgram(share, making) // on another file system
+	})
+	if err != nil {
+		return "", fmt.Errorf("keep runsc: %w", err)
+	}
+	return build, nil
+}
+
+// placeProgram makes a program under another name first.
+func placeProgram(path string, write func(making string) error) error {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".making-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	making := filepath.Join(dir, "runsc")
+	if err := write(making); err != nil {
+		return err
+	}
+	return os.Rename(making, path)
 }
 
 func copyProgram(from, to string) error {

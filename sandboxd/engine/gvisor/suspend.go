@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -24,27 +25,32 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	if err != nil {
 		return err
 	}
+	if err := e.fallBack(ctx, id); err != nil {
+		return err
+	}
 	if !e.layout.suspended(id) {
 		if _, alive := e.layout.processOfBox(id); !alive {
 			return noSandbox(id)
 		}
-		if err := e.save(ctx, id, r, e.layout.checkpoint(id), e.compress); err != nil {
+		if err := e.save(ctx, id, r, e.layout.checkpoint(id)); err != nil {
 			return fmt.Errorf("suspend %s: %w", id, err)
 		}
 	}
 	endCtx, cancel := cleanup(ctx)
 	defer cancel()
-	return e.end(endCtx, id)
+	return errors.Join(e.end(endCtx, id), e.layout.discard(e.layout.kept(id)))
 }
 
 // save writes a running sandbox's memory to the folder to, which gets its name when it is whole
-// and on disk. The sandbox runs on.
-func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string, compress bool) (err error) {
-	making := e.layout.makingCheckpoint(id)
-	if err := os.RemoveAll(making); err != nil {
+// and on disk, and replaces what had it. The sandbox runs on.
+func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
+	config, err := os.ReadFile(filepath.Join(e.layout.box(id), "config.json"))
+	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(making, 0o700); err != nil {
+	making, m := e.layout.makingCheckpoint(id), manifestOf(r, config)
+	m.Saved = time.Now().UTC()
+	if err := e.dump(ctx, id, r.Build, making); err != nil {
 		return err
 	}
 	defer func() {
@@ -52,37 +58,46 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string, c
 			err = errors.Join(err, os.RemoveAll(making))
 		}
 	}()
-	e.streams.close(id) // a pipe of the host's can't be in a checkpoint
-	args := []string{"checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path=" + making}
-	if compress {
-		args = append(args, "--compression=flate-best-speed")
-	}
-	if err := e.call(ctx, r.Build, append(args, string(id))...); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's memory could not be saved, and it runs on: see that the disk of the machine is not full").WithCause(err)
-	}
-	config, err := os.ReadFile(filepath.Join(e.layout.box(id), "config.json"))
-	if err != nil {
-		return err
-	}
-	if err := seal(making, manifestOf(r, config)); err != nil {
-		return fmt.Errorf("seal the checkpoint: %w", err)
+	if err := seal(making, m); err != nil {
+		return noRoom(fmt.Errorf("seal the checkpoint: %w", err))
 	}
 	box := e.layout.box(id)
 	if err := errors.Join(syncFile(e.layout.record(id)), syncFile(filepath.Join(box, "config.json")), syncDir(box), syncDir(e.layout.sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
 	}
-	if err := os.Rename(making, to); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
+	return e.layout.put(making, to)
 }
 
-// Resume implements [engine.Suspender]. The checkpoint goes when the guest has answered; until
-// then, whatever fails or is killed leaves the sandbox suspended.
+// dump has runsc write a running sandbox's memory to a folder that it makes.
+func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return noRoom(err)
+	}
+	e.streams.close(id) // a pipe of the host's can't be in a checkpoint
+	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, string(id))
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	} else {
+		err = noRoom(err)
+	}
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// noRoom is the error of a checkpoint that could not be written. What the engine can't know, a person can see.
+func noRoom(cause error) *sandbox.Error {
+	return sandbox.Errorf(sandbox.Unavailable, "the sandbox's memory could not be saved, and it runs on: see that the disk of the machine is not full").WithCause(cause)
+}
+
+// Resume implements [engine.Suspender]. When the guest has answered, the checkpoint is what the sandbox
+// falls back to; until then, whatever fails or is killed leaves the sandbox suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
+	e.packer.abandon(id)
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
 		return err
@@ -90,6 +105,9 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	defer release()
 	r, err := e.layout.find(id)
 	if err != nil {
+		return err
+	}
+	if err := e.fallBack(ctx, id); err != nil {
 		return err
 	}
 	if !e.layout.suspended(id) {
@@ -102,6 +120,9 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	err = e.restore(ctx, id, r)
+	if err == nil {
+		err = errors.Join(e.layout.discard(e.layout.kept(id)), e.layout.put(e.layout.checkpoint(id), e.layout.kept(id)))
+	}
 	if err != nil {
 		endCtx, cancel := cleanup(ctx)
 		defer cancel()
@@ -110,7 +131,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// restore starts a sandbox from its checkpoint, which is then gone.
+// restore starts a sandbox from its checkpoint, if it is whole and fits.
 func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(id)
 	config, err := os.ReadFile(filepath.Join(e.layout.box(id), "config.json"))
@@ -120,12 +141,21 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	if err := e.restorable(r); err != nil {
 		return err
 	}
+	e.images.use(r.Image)
 	m, err := readManifest(dir)
 	if err != nil {
 		return err
 	}
 	if err := m.fits(manifestOf(r, config)); err != nil {
 		return err
+	}
+	if m.packed() {
+		open := e.layout.openCheckpoint(id)
+		defer os.RemoveAll(open) // a leftover is removed at the next start, or with the sandbox
+		if err := m.unpack(ctx, dir, open); err != nil {
+			return err
+		}
+		return e.startBox(ctx, id, r.Build, "restore", "--image-path="+open)
 	}
 	// The files are looked through while runsc reads them: what is damaged reaches a
 	// sandbox, and nobody reaches that one.
@@ -135,14 +165,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	if err := <-damage; err != nil {
 		return err
 	}
-	if startErr != nil {
-		return startErr
-	}
-	trash := filepath.Join(e.layout.sandboxes(), ".trash-checkpoint-"+string(id))
-	if err := errors.Join(os.RemoveAll(trash), os.Rename(dir, trash), syncDir(e.layout.box(id))); err != nil {
-		return err
-	}
-	return os.RemoveAll(trash)
+	return startErr
 }
 
 // restorable says what a checkpoint needs and is gone.
@@ -165,4 +188,9 @@ func (e *Engine) restorable(r record) error {
 // lost is the error of a checkpoint that can never be resumed.
 func lost(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: "+format, args...)
+}
+
+// noRoomToWake is the error of a checkpoint that could not be decompressed, and is whole.
+func noRoomToWake(cause error) *sandbox.Error {
+	return sandbox.Errorf(sandbox.Unavailable, "the sandbox's saved memory could not be read back, and nothing of it is lost: see that the disk of the machine is not full").WithCause(cause)
 }

@@ -92,6 +92,12 @@ func TestSuspendedStateSurvives(t *testing.T) {
 	}
 	t.Logf("suspend: %v, %d MB", time.Since(began), bytesIn(t, filepath.Join(dir, "sandboxes", string(s.ID)))>>20)
 	wantNothingRuns(t, e, s.ID)
+	files, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*", "checkpoint", "*"))
+	for _, file := range files {
+		if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v, want it for its owner alone", file, info.Mode(), err)
+		}
+	}
 	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || !list[0].Suspended || list[0].Running {
 		t.Errorf("List() = %+v, %v, want one that is suspended", list, err)
 	}

@@ -3,9 +3,11 @@ package gvisor_test
 import (
 	"archive/tar"
 	"bytes"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,9 +99,8 @@ func TestUnpackStaysInside(t *testing.T) {
 					headers[i].Linkname = outside
 				}
 			}
-			err := gvisor.Unpack(dir, tarOf(t, headers...))
-			if err == nil {
-				t.Error("it gave no error")
+			if err := gvisor.Unpack(dir, tarOf(t, headers...)); err != nil {
+				t.Logf("refused: %v", err) // else links were followed as they are inside
 			}
 			entries, _ := os.ReadDir(outside)
 			other, _ := os.Stat(filepath.Join(outside, "other"))
@@ -108,4 +109,115 @@ func TestUnpackStaysInside(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Layers are applied as every other engine applies them.
+func TestUnpackLayers(t *testing.T) {
+	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644} }
+	folder := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o750} }
+	link := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}
+	}
+	for _, test := range []struct {
+		name   string
+		layers [][]tar.Header
+		there  []string
+		gone   []string
+	}{
+		{"a file is hidden", [][]tar.Header{{file("a/x"), file("a/y")}, {file("a/.wh.x")}}, []string{"a/y"}, []string{"a/x", "a/.wh.x"}},
+		{"a folder is hidden", [][]tar.Header{{file("a/b/c")}, {file("a/.wh.b")}}, []string{"a"}, []string{"a/b"}},
+		{"all of a folder is hidden", [][]tar.Header{{file("a/x"), file("a/b/y")}, {file("a/new"), file("a/b/new"), file("a/.wh..wh..opq")}},
+			[]string{"a/new", "a/b/new"}, []string{"a/x", "a/b/y", "a/.wh..wh..opq"}},
+		{"a layer does not hide its own", [][]tar.Header{{file("a/x")}, {file("a/x"), file("a/.wh.x")}}, []string{"a/x"}, nil},
+		{"what is not there is hidden", [][]tar.Header{{file("a")}, {file("b/.wh.c")}}, []string{"a", "b"}, nil},
+		{"a folder becomes a file", [][]tar.Header{{file("a/x")}, {file("a")}}, []string{"a"}, []string{"a/x"}},
+		{"a file becomes a folder", [][]tar.Header{{file("a")}, {folder("a"), file("a/x")}}, []string{"a/x"}, nil},
+		{"through an absolute link", [][]tar.Header{{folder("run"), link("var/run", "/run")}, {file("var/run/x")}}, []string{"run/x"}, nil},
+		{"through a link above the root", [][]tar.Header{{link("up", "../../../run")}, {file("up/x")}}, []string{"run/x"}, nil},
+		{"a link is hidden, and not what it leads to", [][]tar.Header{{file("b/x"), link("a", "b")}, {file(".wh.a")}}, []string{"b/x"}, []string{"a"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			var layers []io.Reader
+			for _, headers := range test.layers {
+				layers = append(layers, tarOf(t, headers...))
+			}
+			if err := gvisor.Unpack(dir, layers...); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range test.there {
+				if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, name := range test.gone {
+				if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+					t.Errorf("%s is there", name)
+				}
+			}
+		})
+	}
+	for name, headers := range map[string][]tar.Header{
+		"a whiteout of all":    {file(".wh...")},
+		"a whiteout of itself": {file("a/.wh..")},
+		"links without an end": {link("a", "b"), link("b", "a"), file("a/x")},
+		"a file as a folder":   {file("a"), file("a/x")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := gvisor.Unpack(t.TempDir(), tarOf(t, headers...)); err == nil {
+				t.Error("it gave no error")
+			}
+		})
+	}
+}
+
+// Whatever is in a layer, it stays inside.
+func FuzzUnpackStaysInside(f *testing.F) {
+	f.Add("up", "..", "up/out", byte(tar.TypeReg), "x", "../secret", byte(tar.TypeLink))
+	f.Add("a", "/", "a/../../out", byte(tar.TypeDir), "a/.wh..wh..opq", "", byte(tar.TypeReg))
+	f.Add(".wh...", "b", "b", byte(tar.TypeSymlink), "b/c", "../../other", byte(tar.TypeSymlink))
+	f.Fuzz(func(t *testing.T, link, target, second string, kind byte, third, linked string, other byte) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range []tar.Header{
+			{Name: link, Typeflag: tar.TypeSymlink, Linkname: target},
+			{Name: second, Typeflag: kind, Linkname: target, Mode: 0o4777},
+			{Name: third, Typeflag: other, Linkname: linked, Mode: 0o777},
+			{Name: link + "/" + third, Typeflag: tar.TypeReg, Mode: 0o777},
+		} {
+			h.Uid, h.Gid = os.Getuid(), os.Getgid()
+			if w.WriteHeader(&h) != nil {
+				return
+			}
+		}
+		outside := t.TempDir()
+		dir := filepath.Join(outside, "root")
+		for _, d := range []string{dir, filepath.Join(outside, "other")} {
+			if err := os.Mkdir(d, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		secret := filepath.Join(outside, "secret")
+		if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		whole := b.String()
+		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // or refuses
+		entries, _ := os.ReadDir(outside)
+		inside, _ := os.ReadDir(filepath.Join(outside, "other"))
+		info, err := os.Stat(secret)
+		if len(entries) != 3 || len(inside) != 0 || err != nil || info.Mode() != 0o600 || info.Size() != 6 {
+			t.Errorf("outside are %v, %v, and %v, %v", entries, inside, info, err)
+		}
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.Type()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 {
+				t.Errorf("%s is a %v", path, entry.Type())
+			}
+			info, err := os.Lstat(path)
+			if err == nil && info.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+				t.Errorf("%s has mode %v", path, info.Mode())
+			}
+			return nil
+		})
+	})
 }

@@ -2,6 +2,7 @@ package kernels_test
 
 import (
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 )
@@ -23,7 +24,50 @@ func TestJavaScript(t *testing.T) {
 		"printing":              "while (true) console.log('x'.repeat(100))",
 		"a subprocess":          "console.log(1); require('child_process').execSync('sleep 60')",
 	})
+	testRenewedCrypto(t, k)
 	testInterruptStorm(t, k, "for (let i = 0; i < 5; i++) console.log(i)\n42")
+}
+
+// What a copy gives in place of Node's own is as Node's own. That it differs between copies only a copy can
+// show: see the gvisor engine's tests.
+func testRenewedCrypto(t *testing.T, k *kernel) {
+	defer func() {
+		k.t = t
+		o := k.run("crypto.generateKeyPairSync('ed25519').privateKey.type")
+		o.text += k.run("await new Promise(setImmediate)").text
+		if o.result["text/plain"] != "'private'" || strings.Count(o.text, "may come the same in the other copies") != 1 {
+			t.Errorf("a key in a copy: %+v, %q", o.result, o.text)
+		}
+	}()
+	for _, renewed := range []bool{false, true} {
+		if renewed {
+			k.renew()
+		}
+		for name, code := range map[string]string{
+			"randomBytes":            "crypto.randomBytes(20).length === 20 && crypto.randomBytes(0).length === 0",
+			"randomBytes later":      "(await new Promise((r) => crypto.randomBytes(9, (e, b) => r(b)))).length === 9",
+			"randomBytes of nothing": "throws(() => crypto.randomBytes()) && throws(() => crypto.randomBytes(-1)) && throws(() => crypto.randomBytes(1, 2))",
+			"randomFillSync":         "const f = Buffer.alloc(40); crypto.randomFillSync(f, 10, 20) === f && f.subarray(0, 10).every((b) => !b) && f.subarray(30).every((b) => !b) && f.subarray(10, 30).some((b) => b)",
+			"randomFillSync of wide": "const w = new Uint32Array(40); crypto.randomFillSync(w, 10, 20); w.subarray(0, 10).every((b) => !b) && w.subarray(30).every((b) => !b) && new Set(w.subarray(10, 30)).size > 15",
+			"randomFillSync of raw":  "new Set(new Uint8Array(crypto.randomFillSync(new ArrayBuffer(300)))).size > 50",
+			"randomFill":             "(await new Promise((r) => crypto.randomFill(new Uint8Array(300), 100, (e, b) => r(b)))).filter((b) => b).length > 100",
+			"randomInt":              "Array.from({length: 2000}, () => crypto.randomInt(3, 6)).sort().filter((v, i, a) => v !== a[i - 1]).join() === '3,4,5' && crypto.randomInt(1) === 0",
+			"randomInt later":        "(await new Promise((r) => crypto.randomInt(5, (e, n) => r(n)))) < 5 && throws(() => crypto.randomInt(6, 3))",
+			"randomUUID":             "/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(crypto.randomUUID()) && crypto.randomUUID.name === 'randomUUID'",
+			"getRandomValues":        "const g = new Uint16Array(300); globalThis.crypto.getRandomValues(g) === g && new Set(g).size > 250 && crypto.webcrypto.randomUUID().length === 36 && throws(() => globalThis.crypto.getRandomValues(new Float32Array(1)))",
+			"import":                 "(await import('node:crypto')).randomBytes === crypto.randomBytes && crypto.rng === crypto.randomBytes",
+			"keys":                   "crypto.generateKeySync.length === 2 && typeof crypto.createECDH('secp256k1').getPublicKey === 'function' && crypto.createECDH.name === 'createECDH'",
+			"Math.random":            "new Set(Array.from({length: 10000}, Math.random)).size === 10000",
+		} {
+			t.Run(name, func(t *testing.T) {
+				k.t = t
+				o := k.run("var crypto = require('crypto'); var throws = (f) => { try { f() } catch { return true } }\n" + code)
+				if o.result["text/plain"] != "true" {
+					t.Errorf("renewed = %t: %+v", renewed, o.all)
+				}
+			})
+		}
+	}
 }
 
 var javascriptPromises = []promise{
@@ -77,5 +121,6 @@ var javascriptPromises = []promise{
 	{name: "prompt() says that nobody is there", cells: []string{"prompt('name?')"}, err: "prompt() cannot work here: there is no person"},
 	{name: "readline says so too", cells: []string{"await require('readline/promises').createInterface({ input: process.stdin }).question('?')"}, err: "readline cannot ask here"},
 	{name: "captured stdout comes back", cells: []string{"process.stdout.write = () => {}; console.log = null", "console.log('back')"}, text: "back\n"},
+	{name: "Math.random looks as it should", cells: []string{"const draws = Array.from({length: 10000}, Math.random); [Math.random.name, Math.random.length, String(Math.random).includes('[native code]'), new Set(draws).size, draws.every(x => x >= 0 && x < 1)]"}, result: "[ 'random', 0, true, 10000, true ]"},
 	{name: "strict mode works", cells: []string{"'use strict'\nconst s = await 1\nfunction self() { return this }\nself() === undefined && s"}, result: "1"},
 }

@@ -49,6 +49,12 @@ func TestPython(t *testing.T) {
 				"a subprocess":    "import subprocess; print(1, flush=True); subprocess.run(['sleep', '60'])",
 				"printing":        "while True: print('x' * 100)",
 			})
+			testRenewal(t, k, pythonSeeds, pythonDraws, pythonRenewed)
+			if k.run("import numpy").status == "ok" {
+				testRenewal(t, k, numpySeeds, numpyDraws, pythonRenewed)
+			} else {
+				t.Log("not tested: numpy's random state, for want of numpy")
+			}
 			testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 		})
 	}
@@ -74,8 +80,39 @@ func TestPythonWithoutIPython(t *testing.T) {
 	}
 	k.drain()
 	keep(t, k, pythonPromises)
+	testRenewal(t, k, pythonSeeds, pythonDraws, pythonRenewed)
 	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
+
+// What makes random values come the same, what prints some, and what must hold when the state is new.
+const (
+	pythonSeeds = `
+import random, uuid, ssl
+random.seed(42)
+class Own(random.Random):
+    def seed(self, *a): super().seed(7)
+mine, own = random.Random(1), Own()
+mine.gauss(0, 1)
+uuid._node, uuid._generate_time_safe = 42, None
+`
+	pythonDraws = `
+for value in random.random(), mine.gauss(0, 1), own.random(), uuid.getnode(): print(value)
+`
+	pythonRenewed = `
+ssl.RAND_bytes(8); tuple(sorted([uuid.uuid4().version, uuid.uuid1().version])) == (1, 4) and 'ok'
+`
+	numpySeeds = `
+import numpy as np
+np.random.seed(42); np.random.standard_normal()
+rng, other, held = np.random.default_rng(1), np.random.Generator(np.random.Philox(2)), [np.random.SFC64(3)]
+state = np.random.RandomState(4); state.standard_normal()
+odd = np.random.RandomState(np.random.PCG64(5))
+`
+	numpyDraws = `
+for value in np.random.standard_normal(), rng.random(), other.random(), held[0].random_raw(), state.standard_normal(), odd.random(): print(value)
+for value in rng.spawn(1)[0].random(), np.random.rand(): print(value)
+`
+)
 
 var pythonPromises = []promise{
 	{name: "the last expression is the result", cells: []string{"x = 20\nx + 1"}, result: "21"},
@@ -89,6 +126,10 @@ var pythonPromises = []promise{
 	{name: "!command runs in the shell", cells: []string{"if True:\n    !echo one; echo two\nprint('three')"}, text: "one\ntwo\nthree\n"},
 	{name: "bash cells run", cells: []string{"%%bash\necho in bash"}, text: "in bash\n"},
 	{name: "a string with ! at a line's start is a string", cells: []string{"'''\n!ls'''"}, result: `!ls`},
+	{name: "a task that a cell creates goes on while later ones await", cells: []string{"import asyncio\nasync def work(n):\n    await asyncio.sleep(.01); done.append(n)\ndone = []\ntask = asyncio.create_task(work(1), name='one')", "done, task.get_name()", "await asyncio.sleep(.1)\ndone"}, result: "[1]"},
+	{name: "asyncio.run works beside it", cells: []string{"from asyncio import create_task\nasync def main():\n    await create_task(work(3)); return done\ncreate_task(work(2))\nasyncio.run(main())"}, result: "[1, 3]"},
+	{name: "and so does the loop itself", cells: []string{"asyncio.get_event_loop().run_until_complete(asyncio.sleep(.1)); done"}, result: "[1, 3, 2]"},
+	{name: "an error in a task that is awaited is the cell's", cells: []string{"async def bad(): 1/0\nfailing = asyncio.create_task(bad())", "await failing"}, err: "ZeroDivisionError", not: []string{"base_events"}},
 	{name: "an indented cell runs", cells: []string{"  a = 1\n  a"}, result: "1"},
 	{name: "display() shows", cells: []string{"display(1, 'two')"}, displays: []string{"text/plain", "text/plain"}},
 	{name: "_repr_html_ is shown", cells: []string{"class H:\n    def _repr_html_(self): return '<b>'\ndisplay(H())"}, displays: []string{"text/html"}},

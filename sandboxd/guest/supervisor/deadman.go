@@ -22,9 +22,13 @@ func (d *deadman) due(now time.Time) bool {
 	return now.Unix() > d.expires.Load()+int64(expiryGrace/time.Second)
 }
 
-// watch returns when the time is over.
+// watch returns when the time is over, and is still at the next look: a guest that was just restored from disk
+// is about to be told when its time is over by now.
 func (d *deadman) watch() {
-	for !d.due(time.Now()) {
-		time.Sleep(expiryCheck)
+	for late := false; ; time.Sleep(expiryCheck) {
+		was := late
+		if late = d.due(time.Now()); late && was {
+			return
+		}
 	}
 }

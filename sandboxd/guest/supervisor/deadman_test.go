@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -17,5 +18,35 @@ func TestDeadman(t *testing.T) {
 		if got := d.due(expires.Add(after)); got != due {
 			t.Errorf("due %s after the expiry = %t, want %t", after, got, due)
 		}
+	}
+}
+
+// A guest that wakes up too late has a moment to be told that its time was prolonged meanwhile.
+func TestDeadmanWaits(t *testing.T) {
+	for _, prolonged := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var d deadman
+			d.set(time.Now().Add(-time.Hour))
+			ended := make(chan struct{})
+			go func() { d.watch(); close(ended) }()
+			time.Sleep(expiryCheck / 2)
+			if prolonged {
+				d.set(time.Now().Add(time.Hour))
+			}
+			time.Sleep(expiryCheck)
+			synctest.Wait()
+			select {
+			case <-ended:
+				if prolonged {
+					t.Error("it ended a sandbox whose time was prolonged")
+				}
+			default:
+				if !prolonged {
+					t.Error("it did not end a sandbox whose time is over")
+				}
+			}
+			d.set(time.Now().Add(-time.Hour))
+			<-ended
+		})
 	}
 }

@@ -5,6 +5,7 @@ package supervisor_test
 import (
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,27 @@ func TestKernelDeaths(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the report of a crash has the user's frames only", func(t *testing.T) {
+		b.t = t
+		for name, code := range map[string]string{
+			"a cell":     "import ctypes\ndef f(): ctypes.string_at(0)\nf()",
+			"an await":   "import ctypes\nasync def f(): ctypes.string_at(0)\nawait f()",
+			"a repr":     "import ctypes\nclass R:\n    def __repr__(self): return ctypes.string_at(0)\nR()",
+			"the end of": "import ctypes, os\nos.write(2, b'Fatal Python error: is my text\\n')\nctypes.string_at(0)",
+		} {
+			e := b.python(code)
+			want(t, e, sandbox.ExecKernelDied)
+			got := text(e.Events)
+			if !strings.Contains(got, "Fatal Python error: Segmentation fault") || !strings.Contains(got, `  File "<cell 1>", line `) ||
+				strings.Contains(got, "dormouse") || strings.Contains(got, "kernel.py") || strings.Contains(got, "asyncio") {
+				t.Errorf("%s: the report is\n%s", name, got)
+			}
+		}
+		e := b.python("import os\nos.write(2, b'Fatal Python error: is my text\\n')\nprint('next')")
+		if want(t, e, sandbox.ExecSucceeded); text(e.Events) != "next\nFatal Python error: is my text\n" {
+			t.Errorf("text = %q", text(e.Events))
+		}
+	})
 	t.Run("what it leaves behind is ended", func(t *testing.T) {
 		b.t = t
 		want(t, b.python("import os, subprocess; subprocess.Popen(['setsid', 'sleep', '600']); subprocess.Popen(['sleep', '600']); os._exit(0)"), sandbox.ExecKernelDied)
@@ -137,7 +159,7 @@ func TestExpiry(t *testing.T) {
 	}
 	select {
 	case <-b.exited:
-	case <-time.After(8 * time.Second):
+	case <-time.After(14 * time.Second):
 		t.Fatal("the guest outlived its time")
 	}
 	if _, err := os.Stat(b.root); err == nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -94,9 +95,7 @@ func TestExecutions(t *testing.T) {
 	})
 	t.Run("languages run side by side", func(t *testing.T) {
 		b.t = t
-		if !hasProgram("node") {
-			t.Skip("NOT TESTED: no node here")
-		}
+		b.needsNode()
 		id := b.begin("import time\nprint('on')\ntime.sleep(2)", 60)
 		e := b.run(sandbox.ExecuteRequest{Code: "1 + 2", Language: sandbox.JavaScript})
 		if result(e) != "3" || b.look(id, 0).State != sandbox.ExecRunning {
@@ -205,6 +204,19 @@ func TestAnImageWithoutInterpreters(t *testing.T) {
 		if e.Death.Cause != sandbox.DiedStart || !strings.Contains(e.Reason, "this image has no "+name) || e.KernelEpoch != 0 {
 			t.Errorf("death = %+v", e.Death)
 		}
+	}
+}
+
+// needsNode skips a test where there is no node, unless DORMOUSE_TEST_REQUIRE (a list with commas)
+// says that it must be here.
+func (b *box) needsNode() {
+	b.t.Helper()
+	switch {
+	case hasProgram("node"):
+	case slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "node"):
+		b.t.Fatal("node is required, and not where the sandbox of this test could see it")
+	default:
+		b.t.Skip("NOT TESTED: no node here")
 	}
 }
 

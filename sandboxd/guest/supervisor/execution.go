@@ -55,11 +55,12 @@ func (e *execution) interrupt() {
 	}
 }
 
-// begin says that a kernel has it now.
-func (e *execution) begin(epoch int) {
+// begin says that a kernel has it now, and what happened to that since the execution before.
+func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.began = time.Now()
 	e.mu.Lock()
 	e.record.State, e.record.KernelEpoch, e.record.StartTime = sandbox.ExecRunning, epoch, e.began.UTC()
+	e.record.Interlude = since
 	e.mu.Unlock()
 	e.journal.status(sandbox.ExecRunning)
 }
@@ -80,6 +81,7 @@ type outcome struct {
 	death        *sandbox.KernelDeath
 	files        []sandbox.File
 	filesOmitted []sandbox.OmittedFile
+	interlude    *sandbox.Interlude
 }
 
 // end makes the execution final.
@@ -89,6 +91,7 @@ func (e *execution) end(o outcome) {
 	defer e.mu.Unlock()
 	e.record.State, e.record.Reason, e.record.StoppedBy = o.state, o.reason, o.stoppedBy
 	e.record.Death, e.record.Files, e.record.FilesOmitted = o.death, o.files, o.filesOmitted
+	e.record.Interlude = o.interlude
 	e.record.EndTime = time.Now().UTC()
 	e.code = ""
 	close(e.ended)

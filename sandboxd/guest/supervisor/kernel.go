@@ -4,7 +4,6 @@ package supervisor
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
@@ -25,12 +24,15 @@ type kernel struct {
 	exited    chan struct{}   // closed when wait4 has it
 	done      chan string     // status of the current execution's done message
 	dropped   *droppedCounter // what it sent that nobody wanted
+	late      func([]byte)    // takes text that no execution printed
 
 	requests *os.File    // fd 3 of the kernel
+	outbox   chan []byte // what is to be written to it, in order
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
 	heapFull atomic.Bool // V8 said so, as it does before it aborts
+	crash    crashReport // Python's, which it writes as it dies
 
 	// outOfMemory says that the watchdog killed it, and why.
 	outOfMemory atomic.Pointer[string]
@@ -48,13 +50,15 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program with the descriptors of docs/kernel-protocol.md.
-func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter) (*kernel, error) {
+func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
 	k := &kernel{
 		started: time.Now(),
 		ready:   make(chan struct{}),
 		exited:  make(chan struct{}),
 		done:    make(chan string, 1),
 		dropped: dropped,
+		late:    late,
+		outbox:  make(chan []byte, 4),
 	}
 	var ends pipeEnds
 	defer ends.closeChild()
@@ -90,6 +94,7 @@ func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter
 	}
 	pumped := make(chan struct{})
 	go func() { k.pump(); close(pumped) }()
+	go k.post()
 	go k.await(status, pumped, &ends)
 	return k, nil
 }
@@ -101,6 +106,7 @@ func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{},
 	k.messages.finish(time.Now().Add(lastWords))
 	<-pumped
 	k.drainRaw()
+	k.print(sandbox.EventStderr, k.crash.report())
 	ends.closeOurs()
 	k.mu.Lock()
 	k.status = s
@@ -154,8 +160,8 @@ func (k *kernel) handle(m message) {
 	}
 	e := k.running(m.ID)
 	if e == nil {
-		if n := len(m.Text); n > 0 {
-			k.dropped.late.Add(int64(n))
+		if m.Text != "" {
+			k.printLate([]byte(m.Text))
 		} else {
 			k.dropped.bad.Add(1)
 		}
@@ -173,6 +179,7 @@ func (k *kernel) handle(m message) {
 	case "error":
 		e.raised(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
 	case "done":
+		k.print(sandbox.EventStderr, k.crash.rest())
 		for i, raw := range k.raw {
 			if rest := raw.rest(); rest != nil {
 				e.journal.text([]sandbox.EventType{sandbox.EventStdout, sandbox.EventStderr}[i], rest)
@@ -188,14 +195,32 @@ func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	if typ == sandbox.EventStderr && bytes.Contains(p, []byte("heap out of memory")) {
 		k.heapFull.Store(true)
 	}
+	if typ == sandbox.EventStderr {
+		p = k.crash.pass(p)
+	}
+	k.print(typ, p)
+}
+
+// print gives text to the execution that runs.
+func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	k.mu.Lock()
 	e := k.current
 	k.mu.Unlock()
 	if e == nil {
-		k.dropped.late.Add(int64(len(p)))
+		k.printLate(p)
 		return
 	}
 	e.journal.text(typ, p)
+}
+
+// printLate is for text that came while nothing ran. What a kernel prints as it starts is not of interest.
+func (k *kernel) printLate(p []byte) {
+	k.dropped.late.Add(int64(len(p)))
+	select {
+	case <-k.ready:
+		k.late(p)
+	default:
+	}
 }
 
 // running returns the current execution if it has this id.
@@ -222,18 +247,40 @@ func (k *kernel) release() {
 	k.mu.Unlock()
 }
 
-// begin gives the kernel an execution. The request is written beside the caller, because
-// nothing says that a kernel reads it.
+// begin gives the kernel an execution.
 func (k *kernel) begin(e *execution) {
 	k.mu.Lock()
 	k.current = e
 	k.mu.Unlock()
-	request, err := json.Marshal(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
-	if err != nil {
-		return // strings can always be written
+	k.request(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
+}
+
+// renew has the kernel take new random state before it runs anything that begins from now on.
+func (k *kernel) renew() {
+	if len(k.outbox) < cap(k.outbox)/2 { // what waits there is not read, and executions come first
+		k.request(map[string]string{"type": "renew"})
 	}
-	// A kernel that does not read ends the write by its death.
-	go func() { _, _ = k.requests.Write(append(request, '\n')) }()
+}
+
+// request sends a kernel a line, which is written beside the caller: nothing says that a kernel reads it. One that
+// has so many to read already, because it does not, gets no more.
+func (k *kernel) request(fields map[string]string) {
+	select {
+	case k.outbox <- append(encode(fields), '\n'):
+	default:
+	}
+}
+
+// post writes the requests until the kernel is dead, which also ends a write.
+func (k *kernel) post() {
+	for {
+		select {
+		case line := <-k.outbox:
+			_, _ = k.requests.Write(line)
+		case <-k.exited:
+			return
+		}
+	}
 }
 
 // signal reaches the kernel and its subprocesses that did not leave its process group.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -19,13 +20,15 @@ type lane struct {
 	sup     *Supervisor
 	wake    chan struct{} // there may be something in the queue
 	prepare chan struct{} // start the kernel ahead of the first execution
+	between interlude
 
 	mu        sync.Mutex
 	queue     []*execution
 	running   *execution
 	kernel    *kernel // nil: none was started yet
 	starting  bool
-	epoch     int // of the kernel that is or was ready last
+	epoch     int   // of the kernel that is or was ready last
+	asOf      int64 // what came after that, in Unix seconds, was lost
 	lastDeath *sandbox.KernelDeath
 }
 
@@ -100,7 +103,7 @@ func (l *lane) serve() {
 		case <-l.prepare:
 			_, _ = l.ready(context.Background()) // the next execution says what is wrong
 		case <-died:
-			l.bury(l.live(), sandbox.KernelDeath{})
+			l.lose(l.live())
 		}
 	}
 }
@@ -133,12 +136,15 @@ func (l *lane) run(e *execution) {
 		return
 	}
 	before := l.sup.workspace.snapshot()
-	e.begin(l.currentEpoch())
+	k.drainRaw() // what comes from now on is the execution's
+	since := l.between.take()
+	e.begin(l.currentEpoch(), since)
 	l.sup.watchdog.busy(1)
 	k.begin(e)
 	o := l.follow(k, e)
 	l.sup.watchdog.busy(-1)
 	o.files, o.filesOmitted = l.sup.workspace.changes(before)
+	o.interlude = l.between.takeLate(since)
 	e.end(o)
 }
 
@@ -179,7 +185,7 @@ func finished(status string) outcome {
 func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
-		l.bury(k, sandbox.KernelDeath{})
+		l.lose(k)
 		k = nil
 	}
 	if k == nil {
@@ -219,7 +225,7 @@ func (l *lane) start() (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := startKernel(l.sup.reaper, argv, env, l.sup.config.UID, &l.sup.dropped)
+	k, err := startKernel(l.sup.reaper, argv, env, l.sup.config.UID, &l.sup.dropped, l.between.print)
 	if err != nil {
 		return nil, fmt.Errorf("the %s kernel did not start: %w", l.lang, err)
 	}
@@ -239,6 +245,37 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	l.mu.Unlock()
 	l.sup.sweep(k)
 	return death
+}
+
+// lose is bury for a kernel that died while nothing ran: the next execution says so.
+func (l *lane) lose(k *kernel) {
+	l.mu.Lock()
+	hadVariables := !l.starting
+	l.mu.Unlock()
+	if death := l.bury(k, sandbox.KernelDeath{}); hadVariables {
+		l.between.died(death)
+	}
+}
+
+// awaken takes in what no kernel can notice: that its memory was saved, and is restored. What it is told twice counts
+// once.
+func (l *lane) awaken(a guest.Awakening) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lives := l.kernel != nil && !l.kernel.dead()
+	if lives && a.Copy {
+		l.kernel.renew()
+	}
+	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {
+		return
+	}
+	l.asOf = a.AsOfUnix
+	// Kernels that came after this memory was saved have had the epochs up to EpochAbove.
+	l.epoch = max(l.epoch, a.EpochAbove)
+	if lives && !l.starting {
+		l.epoch++
+	}
+	l.between.restored(time.Unix(a.AsOfUnix, 0).UTC())
 }
 
 func (l *lane) setDeath(d *sandbox.KernelDeath) {

@@ -99,7 +99,7 @@ func environment(path string) []string {
 		"IPYTHONDIR=" + home + "/.ipython",
 		"MPLCONFIGDIR=" + home + "/.matplotlib",
 		"MPLBACKEND=agg",
-		"PLOTLY_RENDERER=json", // no browser looks: a figure is its data, not 5 MB of script
+		"PLOTLY_RENDERER=plotly_mimetype", // no browser looks: a figure is its data, not 5 MB of script
 		"NODE_PATH=/usr/local/lib/node_modules:/usr/lib/node_modules:/usr/share/nodejs",
 		"OMP_NUM_THREADS=" + cpus,
 		"OPENBLAS_NUM_THREADS=" + cpus,

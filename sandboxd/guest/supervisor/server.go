@@ -50,6 +50,7 @@ func (s *Supervisor) routes() http.Handler {
 	}
 	handle("GET "+guest.StatusRoute, s.getStatus)
 	handle("PUT "+guest.ExpiryRoute, s.putExpiry)
+	handle("POST "+guest.AwakeningRoute, s.postAwakening)
 	handle("PUT "+guest.ExecutionsRoute+"{id}", s.putExecution)
 	handle("GET "+guest.ExecutionsRoute+"{id}", s.getExecution)
 	handle("GET "+guest.ExecutionsRoute+"{id}/events", s.getEvents)
@@ -73,6 +74,20 @@ func (s *Supervisor) putExpiry(w http.ResponseWriter, r *http.Request) error {
 		return sandbox.Errorf(sandbox.Invalid, "expire_unix %d is no time", expiry.ExpireUnix)
 	}
 	s.deadman.set(time.Unix(expiry.ExpireUnix, 0))
+	return writeJSON(w, s.status())
+}
+
+func (s *Supervisor) postAwakening(w http.ResponseWriter, r *http.Request) error {
+	var a guest.Awakening
+	if err := wire.ReadJSON(w, r, maxRequest, &a); err != nil {
+		return err
+	}
+	if a.AsOfUnix < 0 || a.EpochAbove < 0 {
+		return sandbox.Errorf(sandbox.Invalid, "as_of_unix %d and epoch_above %d must be at least 0", a.AsOfUnix, a.EpochAbove)
+	}
+	for _, l := range s.lanes {
+		l.awaken(a)
+	}
 	return writeJSON(w, s.status())
 }
 

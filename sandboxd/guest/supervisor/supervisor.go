@@ -6,9 +6,9 @@
 //
 //   - [Run]: the order of things at start (supervisor.go), the routes (server.go, fileserver.go)
 //   - a kernel's process and pipes (kernel.go, pipes.go, message.go), its program (program.go), how it
-//     died (death.go), and the one place that waits for processes (reaper.go)
+//     died (death.go) and what it wrote then (crash.go), and the one place that waits for processes (reaper.go)
 //   - executions: in line for a kernel (lane.go), how they are stopped (ladder.go), their
-//     record (execution.go), and which are remembered (registry.go)
+//     record (execution.go), what happens between two (interlude.go), and which are remembered (registry.go)
 //   - output: events (journal.go, blob.go, tail.go, utf8.go), parts of it (window.go), live (follow.go)
 //   - the workspace: files in and out (workspace.go), what an execution changed (changes.go)
 //   - rights: acting as the kernels' user (identity.go)

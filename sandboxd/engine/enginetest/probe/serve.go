@@ -66,6 +66,7 @@ func serve(args []string) error {
 	mux.HandleFunc("PUT /workspace/{name}", putWorkspace)
 	mux.HandleFunc("GET /streams", func(w http.ResponseWriter, r *http.Request) { answer(w, streams()) })
 	mux.HandleFunc("POST /exit", func(w http.ResponseWriter, r *http.Request) { os.Exit(3) })
+	mux.HandleFunc("POST /count", counter())
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	return (&http.Server{Handler: mux, Protocols: protocols}).Serve(listener)

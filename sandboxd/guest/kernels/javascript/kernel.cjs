@@ -7,6 +7,7 @@
 //   modules     require() and import() as if the cell were a file in the working directory
 //   values      values and errors as text and as MIME bundles
 //   subprocess  order between our output and that of child processes
+//   randomness  Math.random and crypto, when the process was copied
 //   interrupts  SIGINT, also when the event loop is stuck; watcher is its thread
 'use strict';
 
@@ -16,6 +17,7 @@ const { types } = require('node:util');
 const { Channel } = require('./channel.cjs');
 const { Interrupts } = require('./interrupts.cjs');
 const modules = require('./modules.cjs');
+const randomness = require('./randomness.cjs');
 const streams = require('./streams.cjs');
 const subprocess = require('./subprocess.cjs');
 const { transform } = require('./transform.cjs');
@@ -50,6 +52,7 @@ class Kernel {
   start() {
     streams.install(this.channel);
     subprocess.install(this.channel, this.interrupts);
+    randomness.install();
     this.modules = modules.install();
     defineProperty(globalThis, 'display', {
       value: (...shown) => shown.forEach((value) => this.show('display', values.displayBundle(value))),
@@ -77,7 +80,9 @@ class Kernel {
       for (let end; (end = data.indexOf(10)) >= 0; data = data.subarray(end + 1)) {
         const line = Buffer.concat([...pieces, data.subarray(0, end)]);
         pieces = [];
-        this.waiting.push(JSON.parse(line.toString()));
+        const request = JSON.parse(line.toString());
+        if (request.type === 'renew') randomness.renew(); // now, since timers do not wait for a cell's end
+        else this.waiting.push(request);
       }
       if (data.length) pieces.push(data);
       this.later(() => this.next()); // a signal that came before the request is told before it

@@ -10,6 +10,7 @@
     mime        values as MIME bundles, within limits
     errors      tracebacks as text, without our own frames
     imports     what to do when the user imports matplotlib, pandas, …
+    randomness  new random state, when the process was copied
     figures     matplotlib figures as PNG
 
 Everything is imported before `ready`, so that the first cell is as fast as the second.

@@ -1,7 +1,8 @@
 """Compiles a cell and runs it: the last expression's value is the result, and `await` works at the top level.
 
 A cell without a top-level await runs outside of any event loop, so that asyncio.run() works in it; one with an await runs as a
-task on one loop that lives as long as the kernel. That is also the loop that asyncio.get_event_loop() answers.
+task on one loop that lives as long as the kernel. That is also the loop that asyncio.get_event_loop() answers, and where asyncio.create_task() puts
+tasks when no loop runs; they go on while cells await.
 """
 
 import __future__
@@ -9,9 +10,11 @@ import __future__
 import ast
 import asyncio
 import collections
+import functools
 import inspect
 import io
 import linecache
+import threading
 import tokenize
 
 NAME = "<cell {}>"
@@ -30,6 +33,8 @@ class Cells:
         self._future = 0  # `from __future__ import …` counts for all later cells, as at a prompt
         self._sources = collections.deque()
         self._loop = None
+        self._main = threading.get_ident()
+        asyncio.create_task = asyncio.tasks.create_task = self._create_task(asyncio.create_task)
 
     def run(self, source, transform, transform_ast=None):
         """Runs source and returns its last expression's value; None when there is none, or when it ends with a semicolon.
@@ -76,6 +81,15 @@ class Cells:
             if code.co_flags & inspect.CO_COROUTINE:
                 value = await value
         return value
+
+    def _create_task(self, original):
+        @functools.wraps(original)
+        def create_task(coroutine, **options):
+            if threading.get_ident() != self._main or asyncio._get_running_loop() is not None:
+                return original(coroutine, **options)
+            return self._event_loop().create_task(coroutine, **options)
+
+        return create_task
 
     def _event_loop(self):
         if self._loop is None or self._loop.is_closed():

@@ -20,7 +20,7 @@ def describe(exception, hidden=()):
         described = traceback.TracebackException(kind, exception, exception.__traceback__)
         hide = (HOME, "<frozen importlib", *hidden)
         for each in _chain(described):
-            each.stack[:] = [frame for frame in each.stack if not frame.filename.startswith(hide)]
+            each.stack[:] = [frame for frame in _from_cell(each.stack) if not frame.filename.startswith(hide)]
         if isinstance(exception, KeyboardInterrupt):
             _shorten(described)
         # An error in the cell's syntax has no frames at all, so no heading for them either.
@@ -57,6 +57,14 @@ def _chain(described):
         seen.add(id(each))
         yield each
         todo += each.__cause__, each.__context__, *(getattr(each, "exceptions", None) or ())
+
+
+def _from_cell(stack):
+    """stack from the outermost cell on: what stands outside of it, such as asyncio's loop, is not the user's."""
+    for index, frame in enumerate(stack):
+        if frame.filename.startswith("<cell "):
+            return stack[index:]
+    return stack
 
 
 def _shorten(described):

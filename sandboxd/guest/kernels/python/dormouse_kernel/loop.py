@@ -10,7 +10,7 @@ import platform
 import sys
 import warnings
 
-from . import figures, imports
+from . import figures, imports, randomness
 from .cell import Cells
 from .channel import REQUESTS, Channel
 from .errors import cut, describe
@@ -55,7 +55,7 @@ class Kernel:
         }))
         # Our thread, which sends what was printed, holds no lock across a fork.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        faulthandler.enable(file=2)  # a crash in C code says where
+        faulthandler.enable(file=2, all_threads=False)  # a crash in C code says where; the guest takes our frames out
         gc.freeze()
         self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
 
@@ -84,6 +84,10 @@ class Kernel:
         if self.channel.forked:  # a child of os.fork() that ran on to the end of the cell
             os._exit(1 if status != "ok" else 0)
         self.channel.done(status)
+
+    def renew(self):
+        """Makes random state new: this process is a copy."""
+        randomness.renew(lambda complaint: self.channel.text("stderr", complaint))
 
     def _run(self, code):
         value = self.runner.run(self.cells, code)
@@ -133,5 +137,8 @@ def main():
     with io.open(REQUESTS, "rb", closefd=False) as requests:
         for line in requests:
             request = json.loads(line)
-            kernel.execute(request["id"], request["code"])
+            if request["type"] == "renew":
+                kernel.renew()
+            else:
+                kernel.execute(request["id"], request["code"])
     os._exit(0)

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/examples/mcpclient"
+)
+
+// hibernation measures sleeping, waking and forking on the gvisor engine, and with -sleepers how many can sleep.
+func hibernation(ctx context.Context, sleepers int) error {
+	home, s, end, err := daemon(ctx, "DORMOUSE_ENGINE=gvisor", "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
+	if err != nil {
+		return err
+	}
+	defer end()
+	box := sleeper{s: s}
+	if err := box.create(ctx, nil); err != nil {
+		return err
+	}
+	defer box.delete()
+	if err := box.run(ctx, "import numpy, pandas, scipy, sklearn, matplotlib.pyplot\nstate = bytearray(numpy.random.default_rng(1).bytes(100 << 20))\nlen(state)", "104857600"); err != nil {
+		return err
+	}
+	if err := row("wake to the first answer, 100 MB of state", 10, func() (err error) {
+		pause(func() { err = box.sleeps(ctx) })
+		if err != nil {
+			return err
+		}
+		return box.run(ctx, "state[0] == state[0]", "True")
+	}); err != nil {
+		return err
+	}
+	took(home, "suspend, 100 MB of state (daemon's log)", "a sandbox was suspended")
+	fork := sleeper{s: s}
+	if err := row("fork of one that runs, 100 MB of state", 10, func() (err error) {
+		pause(func() { err = box.run(ctx, "1", "1") })
+		if err != nil {
+			return err
+		}
+		if err := fork.create(ctx, args{"fork_of": box.id}); err != nil {
+			return err
+		}
+		pause(fork.delete)
+		return nil
+	}); err != nil {
+		return err
+	}
+
+	small := sleeper{s: s}
+	if err := small.create(ctx, nil); err != nil {
+		return err
+	}
+	defer small.delete()
+	if err := small.run(ctx, "import numpy, pandas, scipy, sklearn, matplotlib.pyplot\n1", "1"); err != nil {
+		return err
+	}
+	if err := small.sleeps(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("  %-44s %6.1f MB", "asleep with the data stack imported", megabytes(home, small.id))
+	time.Sleep(90 * time.Second)
+	fmt.Printf(", %.1f MB after 90 s\n", megabytes(home, small.id))
+	if sleepers == 0 {
+		return nil
+	}
+	return many(ctx, home, s, small, sleepers)
+}
+
+// many has n copies of a sandbox sleep, and each answer.
+func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n int) error {
+	boxes := make([]sleeper, n)
+	defer func() {
+		for _, b := range boxes {
+			if b.id != "" {
+				b.delete()
+			}
+		}
+	}()
+	started := time.Now()
+	for i := range boxes {
+		boxes[i] = sleeper{s: s}
+		if err := boxes[i].create(ctx, args{"fork_of": of.id, "display_name": fmt.Sprint("sleeper ", i)}); err != nil {
+			return err
+		}
+		if err := boxes[i].run(ctx, fmt.Sprintf("number = %d; number", i), fmt.Sprint(i)); err != nil {
+			return err
+		}
+	}
+	for _, b := range boxes {
+		if err := b.sleeps(ctx); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("  %d made and asleep after %.0f s\n", n, time.Since(started).Seconds())
+	fmt.Printf("  %-44s %6.0f MB, %d processes\n", fmt.Sprintf("%d asleep", n), megabytes(home, ""), processes(home))
+	i := 0
+	return row(fmt.Sprintf("each of %d wakes and answers", n), n, func() error {
+		err := boxes[i].run(ctx, "number", fmt.Sprint(i))
+		i++
+		return err
+	})
+}
+
+// sleeper is a sandbox.
+type sleeper struct {
+	s  *mcpclient.Session
+	id string
+}
+
+func (b *sleeper) create(ctx context.Context, a args) error {
+	r, err := b.s.Must(ctx, "create_sandbox", a)
+	if err == nil {
+		b.id, _ = r.Structured["id"].(string)
+	}
+	return err
+}
+
+func (b *sleeper) delete() {
+	_, _ = b.s.Call(context.Background(), "delete_sandbox", args{"sandbox_id": b.id})
+}
+
+func (b *sleeper) run(ctx context.Context, code, want string) error {
+	r, err := b.s.Must(ctx, "execute_code", args{"sandbox_id": b.id, "code": code})
+	if err == nil && !strings.Contains(r.Text, want) {
+		err = fmt.Errorf("%s: %s", code, r.Text)
+	}
+	return err
+}
+
+func (b *sleeper) sleeps(ctx context.Context) error {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		r, err := b.s.Must(ctx, "get_sandbox", args{"sandbox_id": b.id})
+		if err != nil {
+			return err
+		}
+		if r.Structured["state"] == "suspended" {
+			return nil
+		}
+	}
+	return fmt.Errorf("sandbox %s does not fall asleep", b.id)
+}
+
+// took prints what the daemon's log says how long something took.
+func took(home, name, message string) {
+	f, err := os.Open(filepath.Join(home, "sandboxd.log"))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	var times []time.Duration
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var line struct {
+			Msg  string
+			Took time.Duration
+		}
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == message {
+			times = append(times, line.Took)
+		}
+	}
+	report(name, times)
+}
+
+func megabytes(home, id string) float64 {
+	var n int64
+	_ = filepath.WalkDir(filepath.Join(home, "gvisor/sandboxes", id), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+		return nil
+	})
+	return float64(n) / (1 << 20)
+}
+
+// processes counts those of the home's sandboxes.
+func processes(home string) (n int) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), filepath.Join(home, "gvisor")) {
+			n++
+		}
+	}
+	return n
+}
+
+func report(name string, times []time.Duration) {
+	if n := len(times); n > 0 {
+		slices.Sort(times)
+		fmt.Printf("  %-44s median %8.2f ms   p95 %8.2f ms   n=%d\n", name, ms(times[n/2]), ms(times[n*95/100]), n)
+	}
+}

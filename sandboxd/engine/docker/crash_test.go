@@ -1,0 +1,269 @@
+//go:build linux
+
+package docker_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// private is a Docker engine of the test's own, which it may kill.
+type private struct {
+	t    *testing.T
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+}
+
+func newPrivate(t *testing.T, runsc string) *private {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an engine: not with -short")
+	}
+	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
+		missing(t, "dockerd", "an engine of the test's own needs root, and dockerd in PATH")
+	}
+	dir, err := os.MkdirTemp("", "dm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &private{t: t, dir: dir, args: []string{"--iptables=false", "--ip6tables=false", "--bridge=none", "--experimental", "--live-restore",
+		"--add-runtime=runsc=" + runsc, "--host=" + "unix://" + dir + "/docker.sock", "--data-root=" + dir + "/data",
+		"--exec-root=" + dir + "/exec", "--pidfile=" + dir + "/docker.pid"}}
+	t.Cleanup(func() {
+		p.removeAll()
+		p.stop(syscall.SIGTERM)
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("the engine's log ends with\n%s", log[max(0, len(log)-4000):])
+		}
+		p.unmount()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := p.start(); err != nil {
+		missing(t, "dockerd", err)
+	}
+	return p
+}
+
+// removeAll leaves no container: they outlive their engine.
+func (p *private) removeAll() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.t.Context()), time.Minute)
+	defer cancel()
+	e, err := docker.New(ctx, docker.Config{Home: "test", Host: p.host()})
+	if err != nil {
+		p.t.Log(err)
+		return
+	}
+	defer e.Close()
+	list, _ := e.List(ctx)
+	for _, c := range list {
+		_ = e.Remove(ctx, c.ID)
+	}
+}
+
+// unmount unmounts what an engine that was killed has left.
+func (p *private) unmount() {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		p.t.Error(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if at := strings.Fields(line)[1]; strings.HasPrefix(at, p.dir+"/") {
+			_ = syscall.Unmount(at, syscall.MNT_DETACH)
+		}
+	}
+}
+
+func (p *private) start() error {
+	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	// A killed one leaves them, and a pid may be anybody's, or a zombie's.
+	_ = os.Remove(filepath.Join(p.dir, "docker.pid"))
+	_ = os.Remove(p.containerd())
+	p.cmd = exec.Command("dockerd", p.args...)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		e, err := docker.New(p.t.Context(), docker.Config{Home: "test", Host: p.host()})
+		if err == nil {
+			return e.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the engine does not start: %w", err)
+		}
+	}
+}
+
+// stop ends the engine. Killed, it takes its containerd with it.
+func (p *private) stop(sig syscall.Signal) {
+	_ = p.cmd.Process.Signal(sig)
+	_ = p.cmd.Wait()
+	text, _ := os.ReadFile(p.containerd())
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && sig == syscall.SIGKILL {
+		_ = syscall.Kill(pid, sig)
+	}
+}
+
+func (p *private) containerd() string { return filepath.Join(p.dir, "exec/containerd/containerd.pid") }
+
+func (p *private) host() string { return "unix://" + p.dir + "/docker.sock" }
+
+// open opens the engine for one home.
+func (p *private) open(t *testing.T, guest engine.Bundle, runtime string) *docker.Engine {
+	t.Helper()
+	e, err := docker.New(t.Context(), docker.Config{Home: "test", Host: p.host(), Bundle: guest, Runtime: runtime})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+const emptyImage = "dormouse-test-empty:1"
+
+func importEmpty(t *testing.T, e *docker.Engine) {
+	t.Helper()
+	var root bytes.Buffer
+	archive := tar.NewWriter(&root)
+	err := errors.Join(archive.WriteHeader(&tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755}), archive.Close(),
+		e.ImportImage(t.Context(), &root, emptyImage))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// count asks the suite's guest to count on, and returns all that it has counted.
+func count(t *testing.T, e *docker.Engine, id sandbox.ID) string {
+	t.Helper()
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx, id) }}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Post("http://guest/count", "", nil)
+	if err != nil {
+		t.Errorf("count: %v", err)
+		return ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Errorf("count: %v", err)
+	}
+	return string(text)
+}
+
+func ownRunsc(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("../../../bin/runsc")
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		missing(t, "runsc", "`make build` makes it")
+	}
+	return path
+}
+
+// What runs and what is suspended are still there after kill -9 of the engine, whenever that was.
+func TestAnEngineThatIsKilled(t *testing.T) {
+	p := newPrivate(t, ownRunsc(t))
+	guest := enginetest.Probe(t)
+	importEmpty(t, p.open(t, nil, "runc"))
+	ms := time.Millisecond
+	nothing := func(*docker.Engine, context.Context, sandbox.ID) error { return nil }
+	for _, tt := range []struct {
+		name     string
+		runtime  string
+		asleep   bool
+		does     func(*docker.Engine, context.Context, sandbox.ID) error
+		killedIn []time.Duration // of that; 0: when it is done
+	}{
+		{"one that runs", "runc", false, nothing, []time.Duration{0}},
+		{"one that is paused", "runc", true, nothing, []time.Duration{0}},
+		{"one that runs", "runsc", false, nothing, []time.Duration{0}},
+		{"one that is suspended", "runsc", true, nothing, []time.Duration{0}},
+		{"one that is being suspended", "runsc", false, (*docker.Engine).Suspend, []time.Duration{10 * ms, 40 * ms, 80 * ms, 150 * ms, 300 * ms}},
+		{"one that is being resumed", "runsc", true, (*docker.Engine).Resume, []time.Duration{10 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms}},
+	} {
+		t.Run(tt.name+" with "+tt.runtime, func(t *testing.T) {
+			for _, after := range tt.killedIn {
+				e, s := p.open(t, guest, tt.runtime), spec(emptyImage)
+				if err := e.Create(t.Context(), s); err != nil {
+					t.Fatal(err)
+				}
+				count(t, e, s.ID)
+				if tt.asleep {
+					if err := e.Suspend(t.Context(), s.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+				done := make(chan error, 1)
+				go func() { done <- tt.does(e, t.Context(), s.ID) }()
+				time.Sleep(after)
+				p.stop(syscall.SIGKILL)
+				if err := p.start(); err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("killed after %v, it ended with %v", after, <-done)
+				e = p.open(t, guest, tt.runtime)
+				list, err := e.List(t.Context())
+				if err != nil || len(list) != 1 || list[0].Running == list[0].Suspended || after == 0 && list[0].Suspended != tt.asleep {
+					t.Errorf("List() = %+v, %v", list, err)
+				}
+				t.Logf("%+v", list)
+				if err := e.Resume(t.Context(), s.ID); err != nil {
+					t.Errorf("Resume: %v", err)
+				}
+				if got := count(t, e, s.ID); got != "1 2 " {
+					t.Errorf("it counted %q, want 1 2", got)
+				}
+				// Some engines can't save what they found running. Then it runs on.
+				err = e.Suspend(t.Context(), s.ID)
+				if err != nil {
+					t.Logf("suspended again: %v", err)
+				}
+				if err != nil && sandbox.KindOf(err) != sandbox.Unavailable {
+					t.Errorf("Suspend: %v", err)
+				}
+				if err := e.Resume(t.Context(), s.ID); err != nil {
+					t.Errorf("Resume: %v", err)
+				}
+				if got := count(t, e, s.ID); got != "1 2 3 " {
+					t.Errorf("it counted %q, want 1 2 3", got)
+				}
+				if err := e.Remove(t.Context(), s.ID); err != nil {
+					t.Errorf("Remove: %v", err)
+				}
+			}
+		})
+	}
+}

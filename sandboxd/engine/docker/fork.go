@@ -1,0 +1,89 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Fork implements [engine.Forker], where sandboxes are suspended to disk. The copy is a container of the
+// same configuration, which is started from a checkpoint of the original's that the engine
+// wrote into the copy's folder. An original that is suspended runs for that long.
+func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
+	if !sandbox.IsID(string(to)) || from == to {
+		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
+	}
+	if e.info.Suspend != engine.ToDisk {
+		return sandbox.Errorf(sandbox.Invalid, "this Docker engine can't copy a live sandbox: the gvisor engine can (--engine gvisor), and so can Docker with the runtime runsc and experimental features")
+	}
+	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // in one order, or two could wait for each other
+		done, err := e.alone(ctx, id)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
+	found, err := e.find(ctx, from)
+	if err != nil {
+		return err
+	}
+	if err := e.vacant(ctx, to); err != nil {
+		return err
+	}
+	name := checkpointIn(found.Name)
+	switch {
+	case name != "":
+		err = e.end(ctx, found.ID)
+		if err == nil {
+			err = e.startFrom(ctx, found.ID, name)
+		}
+	case found.State.Paused:
+		err = asleep()
+	case !found.State.Running:
+		err = noSandbox(from)
+	default:
+		e.streams.close(found.ID)
+	}
+	if err != nil {
+		return wrap("fork "+string(from), err)
+	}
+	err = e.copyTo(ctx, found, to)
+	if name != "" {
+		err = errors.Join(err, e.end(ctx, found.ID)) // its name says that it is suspended, as it was
+	}
+	return wrap("fork "+string(from), err)
+}
+
+// copyTo makes the sandbox to of a container that runs. It leaves nothing behind when it fails.
+func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
+	config := *of.Config
+	config.Labels = maps.Clone(config.Labels)
+	config.Labels[labelSandbox] = string(to)
+	createCtx, cancel := cleanup(ctx)
+	defer cancel()
+	made, err := e.api.ContainerCreate(createCtx, &config, of.HostConfig, nil, nil, nameOf(to))
+	if cerrdefs.IsConflict(err) {
+		return fmt.Errorf("create %s: %w", to, errExists)
+	}
+	name := newCheckpoint()
+	if err == nil {
+		err = e.save(ctx, of.ID, made.ID, name)
+	}
+	if err == nil {
+		err = e.startFrom(ctx, made.ID, name)
+	}
+	cleanupCtx, cancelCleanup := cleanup(ctx)
+	defer cancelCleanup()
+	if err != nil {
+		return errors.Join(err, e.remove(cleanupCtx, to))
+	}
+	_ = e.dropCheckpoints(cleanupCtx, made.ID) // else the next suspend does
+	return nil
+}

@@ -1,0 +1,388 @@
+package docker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/checkpoint"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/system"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// How a sandbox is suspended is the engine's matter, and [engine.Info] says which it is.
+//
+// To disk, under gVisor on an engine with experimental features: the engine checkpoints the sandbox, which
+// runs on; then its container is renamed, and then killed. The name is the durable mark, because
+// an engine can't change labels, and it names the one checkpoint that is whole. So whoever is killed, the engine
+// itself included: before the rename the sandbox runs, and what there is of a checkpoint is nobody's; after it
+// the sandbox is suspended, even if it still runs, because no stream is open and nobody was
+// told of what it does. Resume starts the container from the checkpoint and renames it back when its guest
+// has answered. The engine could end the sandbox itself when it has the memory, but does so
+// before the checkpoint has its name.
+//
+// Else paused: the container's own state is the mark. It keeps its memory, and ends with the machine.
+
+const (
+	// checkpointTimeout bounds the engine's work, which nobody can call off.
+	checkpointTimeout = 5 * time.Minute
+	// hangUpTimeout is how long streams may take to end.
+	hangUpTimeout = 10 * time.Second
+	hangUpPoll    = 5 * time.Millisecond
+	// startAgain is the pause before a start that failed is tried again; each is twice the last.
+	startAgain    = 50 * time.Millisecond
+	maxStartAgain = 2 * time.Second
+	// thawAfter is how soon a guest answers that is not frozen.
+	thawAfter     = 2 * time.Second
+	checkpointTag = "-asleep-"
+)
+
+var (
+	_ engine.Suspender = (*Engine)(nil)
+	_ engine.Forker    = (*Engine)(nil)
+)
+
+// suspensionOf says how sandboxes are suspended. Podman calls itself experimental, and its Docker API has no checkpoints.
+func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts) engine.Suspension {
+	_, podman := versions["Podman Engine"]
+	if facts.gvisor() && sys.ExperimentalBuild && !podman {
+		return engine.ToDisk
+	}
+	return engine.Paused
+}
+
+var errDialled = sandbox.Errorf(sandbox.Busy, "the sandbox is being dialled, and the engine does not answer: try again")
+
+// asleepName is the name of a suspended sandbox's container.
+func asleepName(id sandbox.ID, checkpoint string) string {
+	return nameOf(id) + checkpointTag + checkpoint
+}
+
+// checkpointIn returns the checkpoint that a container's name says it is suspended to, if it does.
+func checkpointIn(name string) string {
+	_, checkpoint, _ := strings.Cut(name, checkpointTag)
+	return checkpoint
+}
+
+// newCheckpoint is a name that no other call has used: the engine goes on with one that nobody
+// waits for any more, and must not write into ours.
+func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
+
+// alone gives a sandbox to one who suspends, resumes or copies it.
+func (e *Engine) alone(ctx context.Context, id sandbox.ID) (done func(), err error) {
+	changed, err := e.turns.toChange(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	waitCtx, cancel := context.WithTimeoutCause(ctx, hangUpTimeout, errDialled)
+	defer cancel()
+	dialled, err := e.turns.toBeAlone(waitCtx, id)
+	if err != nil {
+		changed()
+		if ctx.Err() == nil {
+			err = context.Cause(waitCtx)
+		}
+		return nil, err
+	}
+	return func() { dialled(); changed() }, nil
+}
+
+// Suspend implements [engine.Suspender].
+func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
+	done, err := e.alone(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := e.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case checkpointIn(found.Name) != "":
+		return e.end(ctx, found.ID)
+	case found.State.Paused:
+		return nil
+	case !found.State.Running:
+		return noSandbox(id)
+	}
+	e.streams.close(found.ID)
+	if e.info.Suspend == engine.ToDisk {
+		return e.putToSleep(ctx, id, found.ID)
+	}
+	if err := e.pause(ctx, found.ID); err != nil {
+		return sandbox.Errorf(sandbox.Unavailable, "the engine could not pause the sandbox, which runs on").WithCause(err)
+	}
+	return nil
+}
+
+// putToSleep suspends to disk.
+func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) error {
+	if err := e.dropCheckpoints(ctx, box); err != nil {
+		return wrap("suspend "+string(id), err)
+	}
+	name := newCheckpoint()
+	if err := e.save(ctx, box, box, name); err != nil {
+		return wrap("suspend "+string(id), err)
+	}
+	// From here on it goes through: the state is kept.
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	if err := e.api.ContainerRename(ctx, box, asleepName(id, name)); err != nil {
+		return wrap("mark "+string(id)+" as suspended", err)
+	}
+	return wrap("end "+string(id), e.end(ctx, box))
+}
+
+// save has the engine write the memory of the container from, which runs on, as a checkpoint of the
+// container to.
+func (e *Engine) save(ctx context.Context, from, to, name string) error {
+	if err := e.hangUp(ctx, from); err != nil {
+		return err
+	}
+	options := checkpoint.CreateOptions{CheckpointID: name}
+	if from != to {
+		options.CheckpointDir = e.checkpointsOf(to)
+	}
+	// Not to be given up: an engine goes on when nobody waits for it any more.
+	saveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
+	defer cancel()
+	err := e.api.CheckpointCreate(saveCtx, from, options)
+	switch {
+	case err != nil && gone(err):
+	case err != nil && strings.Contains(err.Error(), "invalid task checkpoint option"):
+		// Docker 20.10 forgets what it needs for it.
+		err = sandbox.Errorf(sandbox.Unavailable, "this engine can't save the memory of a sandbox that ran when the engine was restarted, and it runs on: update the engine").WithCause(err)
+	case err != nil:
+		err = sandbox.Errorf(sandbox.Unavailable, "the sandbox's memory could not be saved, and it runs on: see that the disk of the engine's machine is not full").WithCause(err)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = e.syncCheckpoint(to, name)
+	}
+	if err != nil {
+		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: name}) // else the next suspend does
+	}
+	return err
+}
+
+// hangUp waits until no program runs in a container that the engine has joined to somebody: its pipes
+// can't be in a checkpoint. Ours end because their streams are closed.
+func (e *Engine) hangUp(ctx context.Context, box string) error {
+	for deadline := time.Now().Add(hangUpTimeout); ; {
+		found, err := e.api.ContainerInspect(ctx, box)
+		if err != nil {
+			return err
+		}
+		if len(found.ExecIDs) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return sandbox.Errorf(sandbox.Busy, "somebody is connected to the sandbox (docker exec), so its memory can't be saved, and it runs on")
+		}
+		select {
+		case <-time.After(hangUpPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Resume implements [engine.Suspender].
+func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
+	done, err := e.alone(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := e.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	name := checkpointIn(found.Name)
+	switch {
+	case name != "":
+		if err = e.end(ctx, found.ID); err == nil { // it runs if a suspend or resume was cut short
+			err = e.wake(ctx, id, found.ID, name)
+		}
+	case found.State.Paused:
+		err = e.unpause(ctx, found.ID)
+	case !found.State.Running:
+		err = noSandbox(id)
+	case e.info.Suspend == engine.ToDisk:
+		err = e.thaw(ctx, found.ID)
+	}
+	return wrap("resume "+string(id), err)
+}
+
+// wake starts a container from its checkpoint, which is then gone.
+func (e *Engine) wake(ctx context.Context, id sandbox.ID, box, name string) error {
+	if err := e.startFrom(ctx, box, name); err != nil {
+		return err
+	}
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	if err := e.api.ContainerRename(ctx, box, nameOf(id)); err != nil {
+		return err // whichever name it has, it is what the name says
+	}
+	_ = e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: name}) // else the next suspend does
+	return nil
+}
+
+// startFrom starts a container from a checkpoint of its own. If that fails, nothing runs.
+func (e *Engine) startFrom(ctx context.Context, box, name string) error {
+	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
+	defer cancel()
+	err := e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: name})
+	for wait := startAgain; err != nil && ctx.Err() == nil && wait <= maxStartAgain; wait *= 2 {
+		// containerd has a copy of the checkpoint left, from when it was made or from an engine that was killed,
+		// and the engine takes that for a failure, or half a copy for a whole one. So it gets another one.
+		e.touchCheckpoint(box, name)
+		time.Sleep(wait)
+		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: name})
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = e.awaitGuest(ctx, box)
+	}
+	if err == nil {
+		return nil
+	}
+	cleanupCtx, cancelCleanup := cleanup(ctx)
+	defer cancelCleanup()
+	if kept, listErr := e.hasCheckpoint(cleanupCtx, box, name); listErr == nil && !kept {
+		err = sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: the engine has lost its saved memory").WithCause(err)
+	}
+	return errors.Join(err, e.end(cleanupCtx, box))
+}
+
+// thaw makes sure that a container which the engine takes for running does run. An engine that was killed
+// while it made a checkpoint can leave it frozen, and not know it.
+func (e *Engine) thaw(ctx context.Context, box string) error {
+	if left, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
+		return nil // no checkpoint was cut short
+	}
+	soon, cancel := context.WithTimeout(ctx, thawAfter)
+	defer cancel()
+	if e.awaitGuest(soon, box) == nil {
+		return e.dropCheckpoints(ctx, box)
+	}
+	_ = e.pause(ctx, box) // which it may be already
+	if err := e.unpause(ctx, box); err != nil {
+		return err
+	}
+	return e.dropCheckpoints(ctx, box)
+}
+
+// pause freezes a container. It is not to be given up: an engine that nobody waits for pauses it later.
+func (e *Engine) pause(ctx context.Context, box string) error {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	return e.api.ContainerPause(ctx, box)
+}
+
+// unpause lets a paused container go on. An engine whose view lags behind, after a checkpoint that failed, says that
+// it can't: then what counts is whether the guest answers.
+func (e *Engine) unpause(ctx context.Context, box string) error {
+	unpauseCtx, cancel := cleanup(ctx)
+	defer cancel()
+	err := e.api.ContainerUnpause(unpauseCtx, box)
+	if err != nil {
+		soon, cancel := context.WithTimeout(ctx, thawAfter)
+		defer cancel()
+		if answers := e.awaitGuest(soon, box); answers != nil {
+			return errors.Join(err, answers)
+		}
+		return nil
+	}
+	if err := e.awaitGuest(ctx, box); err != nil {
+		return errors.Join(err, e.pause(ctx, box))
+	}
+	return nil
+}
+
+// end kills a container that may run, and waits until it does not.
+func (e *Engine) end(ctx context.Context, box string) error {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	err := e.api.ContainerKill(ctx, box, "KILL")
+	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict: it does not run
+		return err
+	}
+	ended, failed := e.api.ContainerWait(ctx, box, container.WaitConditionNotRunning)
+	select {
+	case <-ended:
+		return nil
+	case err := <-failed:
+		if cerrdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+}
+
+func (e *Engine) hasCheckpoint(ctx context.Context, box, name string) (bool, error) {
+	list, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, c := range list {
+		if c.Name == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// dropCheckpoints removes what was not finished, or was resumed from, of a container that runs.
+func (e *Engine) dropCheckpoints(ctx context.Context, box string) error {
+	list, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range list {
+		errs = append(errs, e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: c.Name}))
+	}
+	return errors.Join(errs...)
+}
+
+// recover puts right what a daemon or an engine that was killed has left: what is suspended and still runs
+// is ended, and what runs and is frozen goes on. What can't be put right is when it is resumed or removed.
+func (e *Engine) recover(ctx context.Context) error {
+	all, err := e.summaries(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.state != container.StateRunning {
+			continue
+		}
+		err := error(nil)
+		if checkpointIn(s.name) != "" {
+			err = e.end(ctx, s.container)
+		} else if e.info.Suspend == engine.ToDisk {
+			err = e.thaw(ctx, s.container)
+		}
+		if err != nil {
+			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("sandbox %s: a suspend was cut short, and could not be put right: see that the engine works", s.id))
+		}
+	}
+	return nil
+}
+
+// asleep is the answer to who dials a sandbox that is suspended.
+func asleep() error {
+	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
+}

@@ -1,0 +1,94 @@
+package docker_test
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const make100MB = `
+import itertools, os, socket
+block = bytearray(os.urandom(1 << 20)) * 100
+squares = (n * n for n in itertools.count())
+first = [next(squares) for _ in range(3)]
+log = open('/workspace/log', 'w+')
+log.write('before ')
+who = os.getuid(), os.getpid(), socket.gethostname(), os.listdir('/proc/self/fd')
+`
+
+const goOn = `
+log.write('after '); log.flush()
+print(first, next(squares), len(block) >> 20, block[:9] == block[1 << 20:][:9], open('/workspace/log').read(),
+      (os.getuid(), os.getpid(), socket.gethostname()) == who[:3])
+`
+
+// What the real guest and its kernels had is there when they wake, with 100 MB of it, again and again.
+func TestKernelsSleepAndWake(t *testing.T) {
+	for _, runtime := range []string{"runc", "runsc"} {
+		t.Run(runtime, func(t *testing.T) {
+			image := anyImage(t)
+			e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: runtime})
+			s := spec(image)
+			s.Limits.MemoryBytes, s.Limits.Processes = 1024*sandbox.MiB, 200
+			if err := e.Create(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = e.Remove(context.WithoutCancel(t.Context()), s.ID) })
+			execute(t, e, s.ID, sandbox.Python, make100MB)
+			execute(t, e, s.ID, sandbox.JavaScript, "const kept = new Map([['n', 1]])")
+			want := "before "
+			for n, square := range []string{"9", "16", "25"} {
+				began := time.Now()
+				if err := e.Suspend(t.Context(), s.ID); err != nil {
+					t.Fatalf("Suspend: %v", err)
+				}
+				slept := time.Since(began)
+				list, err := e.List(t.Context())
+				if err != nil || len(list) != 1 || !list[0].Suspended {
+					t.Fatalf("List() = %+v, %v, want one that is suspended", list, err)
+				}
+				began = time.Now()
+				if err := e.Resume(t.Context(), s.ID); err != nil {
+					t.Fatalf("Resume: %v", err)
+				}
+				woke := time.Since(began)
+				want += "after "
+				if got, want := execute(t, e, s.ID, sandbox.Python, goOn), "[0, 1, 4] "+square+" 100 True "+want+" True"; got != want {
+					t.Errorf("it printed %q, want %q", got, want)
+				}
+				if got, want := execute(t, e, s.ID, sandbox.JavaScript, "kept.set('n', kept.get('n') + 1); console.log(kept.get('n'))"), string(rune('2'+n)); got != want {
+					t.Errorf("it printed %q, want %q", got, want)
+				}
+				t.Logf("suspended in %v, %d MB on disk, resumed in %v, first answers after %v", slept, list[0].StateBytes>>20, woke, time.Since(began))
+			}
+		})
+	}
+}
+
+// execute runs code in a sandbox's kernel and returns what it prints.
+func execute(t *testing.T, e *docker.Engine, id sandbox.ID, language sandbox.Language, code string) string {
+	t.Helper()
+	client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, id) })
+	defer client.Close()
+	seconds := 120
+	got, err := client.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{
+		Code: code, Language: language, TimeoutSeconds: &seconds, WaitSeconds: 120})
+	if err != nil {
+		t.Fatalf("Execute: %v", err)
+	}
+	if got.State != sandbox.ExecSucceeded {
+		t.Fatalf("Execute = %+v", got)
+	}
+	var text strings.Builder
+	for _, event := range got.Events {
+		text.WriteString(event.Text)
+	}
+	return strings.TrimSpace(text.String())
+}

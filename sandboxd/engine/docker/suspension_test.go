@@ -1,0 +1,40 @@
+package docker
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/docker/docker/api/types/system"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+func TestHowAnEngineSuspends(t *testing.T) {
+	both := map[string]system.RuntimeWithStatus{"runc": {}, "runsc": {}}
+	for _, tt := range []struct {
+		name     string
+		sys      system.Info
+		runtime  string
+		versions map[string]string
+		want     engine.Suspension
+		remedy   string // words of it
+	}{
+		{"gVisor on an experimental engine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil, engine.ToDisk, ""},
+		{"gVisor", system.Info{Runtimes: both}, "runsc", nil, engine.Paused, `"experimental": true`},
+		{"runc where there is gVisor", system.Info{Runtimes: both, ExperimentalBuild: true}, "runc", nil, engine.Paused, "use --runtime runsc"},
+		{"runc alone", system.Info{}, "runc", nil, engine.Paused, "install gVisor's runsc"},
+		{"Podman, which calls itself experimental", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc",
+			map[string]string{"Podman Engine": "5.0.0"}, engine.Paused, "--engine gvisor"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			facts := engineFacts{Runtime: tt.runtime}
+			if got := suspensionOf(tt.sys, tt.versions, facts); got != tt.want {
+				t.Errorf("suspensionOf() = %q, want %q", got, tt.want)
+			}
+			check := suspendCheck(tt.sys, tt.versions, facts)
+			if (check.Status == engine.OK) != (tt.want == engine.ToDisk) || !strings.Contains(check.Remedy, tt.remedy) {
+				t.Errorf("doctor says %+v, want the remedy %q", check, tt.remedy)
+			}
+		})
+	}
+}

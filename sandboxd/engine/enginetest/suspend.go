@@ -1,0 +1,348 @@
+package enginetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (s *suite) suspend(t *testing.T) {
+	sleeper, ok := engine.As[engine.Suspender](s.engine)
+	if !ok {
+		t.Skip("the engine can't suspend sandboxes")
+	}
+	t.Run("memory, open files and walls are as they were, twice in a row", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		block := make([]byte, 10<<20)
+		rand.Read(block)
+		b.must(t, "PUT", "/blob", bytes.NewReader(block))
+		walls := b.must(t, "GET", "/posture/kernel", nil)
+		for _, want := range []string{"1 ", "1 2 ", "1 2 3 "} {
+			if got := b.must(t, "POST", "/count", nil); got != want {
+				t.Fatalf("it counted %q, want %q", got, want)
+			}
+			start := time.Now()
+			suspend(t, sleeper, b.id)
+			slept := time.Since(start)
+			s.wantSuspended(t, s.engine, b.id)
+			start = time.Now()
+			resume(t, sleeper, b.id)
+			t.Logf("suspended in %v, resumed in %v", slept, time.Since(start))
+			s.wantOnly(t, b.id)
+		}
+		if b.must(t, "GET", "/blob", nil) != string(block) {
+			t.Error("a file of 10 MB is not what it was")
+		}
+		if got := b.must(t, "GET", "/posture/kernel", nil); got != walls {
+			t.Errorf("the walls were\n%s\nand are now\n%s", walls, got)
+		}
+	})
+	t.Run("what is suspended or runs already stays so", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		b.must(t, "POST", "/count", nil)
+		resume(t, sleeper, b.id)
+		suspend(t, sleeper, b.id)
+		suspend(t, sleeper, b.id)
+		s.wantSuspended(t, s.engine, b.id)
+		resume(t, sleeper, b.id)
+		resume(t, sleeper, b.id)
+		if got := b.must(t, "POST", "/count", nil); got != "1 2 " {
+			t.Errorf("it counted %q, want 1 2", got)
+		}
+	})
+	t.Run("many who ask at once come to the same end", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		b.must(t, "POST", "/count", nil)
+		var group sync.WaitGroup
+		for _, step := range []func(*testing.T, engine.Suspender, sandbox.ID){suspend, resume, suspend, resume} {
+			for range 3 {
+				group.Go(func() { step(t, sleeper, b.id) })
+			}
+			group.Wait()
+		}
+		if got := b.must(t, "POST", "/count", nil); got != "1 2 " {
+			t.Errorf("it counted %q, want 1 2", got)
+		}
+	})
+	t.Run("several sandboxes at once", func(t *testing.T) {
+		var group sync.WaitGroup
+		for range 3 {
+			b := s.create(t, s.spec())
+			b.must(t, "POST", "/count", nil)
+			group.Go(func() {
+				suspend(t, sleeper, b.id)
+				resume(t, sleeper, b.id)
+				if got, err := b.ask(t.Context(), "POST", "/count", nil); got != "1 2 " || err != nil {
+					t.Errorf("it counted %q, %v, want 1 2", got, err)
+				}
+			})
+		}
+		group.Wait()
+	})
+	t.Run("a suspended sandbox is busy for who dials it", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		suspend(t, sleeper, b.id)
+		start := time.Now()
+		_, err := s.engine.Dial(t.Context(), b.id)
+		wantKind(t, "Dial", err, sandbox.Busy)
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("Dial took %v", took)
+		}
+	})
+	t.Run("who dials while it is suspended and resumed gets an answer", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range 3 {
+			group.Go(func() {
+				for ctx.Err() == nil {
+					conn, err := s.engine.Dial(ctx, b.id)
+					if err == nil {
+						conn.Close()
+					} else if ctx.Err() == nil && sandbox.KindOf(err) != sandbox.Busy {
+						t.Errorf("Dial = %v, want a stream or busy", err)
+					}
+				}
+			})
+		}
+		for range 2 {
+			suspend(t, sleeper, b.id)
+			resume(t, sleeper, b.id)
+		}
+		cancel()
+		group.Wait()
+		b.must(t, "POST", "/count", nil)
+	})
+	t.Run("open streams end", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		done := make(chan error, 1)
+		go func() {
+			_, err := b.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
+			done <- err
+		}()
+		time.Sleep(50 * time.Millisecond) // the request is on its way
+		suspend(t, sleeper, b.id)
+		select {
+		case err := <-done:
+			if err == nil {
+				t.Error("the request gave no error")
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("the request still waits")
+		}
+		resume(t, sleeper, b.id)
+		b.must(t, "GET", "/args", nil)
+	})
+	t.Run("a suspended sandbox can be removed", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		suspend(t, sleeper, b.id)
+		remove(t, s.engine, b.id)
+		s.wantEmpty(t, s.engine)
+		wantKind(t, "Resume", sleeper.Resume(t.Context(), b.id), sandbox.NotFound)
+	})
+	t.Run("a sandbox can be removed while it is suspended or resumed", func(t *testing.T) {
+		for _, asleep := range []bool{false, true} {
+			b, step := s.create(t, s.spec()), sleeper.Suspend
+			if asleep {
+				suspend(t, sleeper, b.id)
+				step = sleeper.Resume
+			}
+			var group sync.WaitGroup
+			group.Go(func() { _ = step(t.Context(), b.id) }) // it may be gone by then
+			time.Sleep(20 * time.Millisecond)
+			remove(t, s.engine, b.id)
+			group.Wait()
+			s.wantEmpty(t, s.engine)
+		}
+	})
+	t.Run("the id of a suspended sandbox is taken", func(t *testing.T) {
+		spec := s.spec()
+		b := s.create(t, spec)
+		b.must(t, "POST", "/count", nil)
+		suspend(t, sleeper, b.id)
+		if err := s.engine.Create(t.Context(), spec); err == nil {
+			t.Error("Create gave no error")
+		}
+		resume(t, sleeper, b.id)
+		if got := b.must(t, "POST", "/count", nil); got != "1 2 " {
+			t.Errorf("it counted %q, want 1 2", got)
+		}
+	})
+	t.Run("who opens the engine next finds it suspended", func(t *testing.T) {
+		home := "test-" + string(sandbox.NewID())
+		first := s.open(t, home, s.guest)
+		spec := s.spec()
+		if err := first.Create(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { remove(t, first, spec.ID) })
+		own, _ := engine.As[engine.Suspender](first)
+		with := &suite{engine: first}
+		with.dial(t, spec.ID).must(t, "POST", "/count", nil)
+		suspend(t, own, spec.ID)
+		next := s.open(t, home, s.guest)
+		s.wantSuspended(t, next, spec.ID)
+		own, _ = engine.As[engine.Suspender](next)
+		resume(t, own, spec.ID)
+		with = &suite{engine: next}
+		if got := with.dial(t, spec.ID).must(t, "POST", "/count", nil); got != "1 2 " {
+			t.Errorf("it counted %q, want 1 2", got)
+		}
+	})
+	t.Run("one that is given up does no harm", func(t *testing.T) {
+		b := s.create(t, s.spec())
+		count := ""
+		for i, patience := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			_ = sleeper.Suspend(ctx, b.id)
+			_ = sleeper.Resume(ctx, b.id)
+			cancel()
+			resume(t, sleeper, b.id)
+			count += string(rune('1'+i)) + " "
+			if got := b.must(t, "POST", "/count", nil); got != count {
+				t.Fatalf("after %v it counted %q, want %q", patience, got, count)
+			}
+			suspend(t, sleeper, b.id)
+			ctx, cancel = context.WithTimeout(t.Context(), patience)
+			_ = sleeper.Resume(ctx, b.id)
+			cancel()
+		}
+	})
+	t.Run("what is not there, or has ended, is not_found", func(t *testing.T) {
+		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_../../etc/passwd"} {
+			wantKind(t, "Suspend("+string(id)+")", sleeper.Suspend(t.Context(), id), sandbox.NotFound)
+			wantKind(t, "Resume("+string(id)+")", sleeper.Resume(t.Context(), id), sandbox.NotFound)
+		}
+		b := s.create(t, s.spec())
+		_, _ = b.ask(t.Context(), "POST", "/exit", nil)
+		for deadline := time.Now().Add(10 * time.Second); list(t, s.engine)[0].Running && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond)
+		}
+		wantKind(t, "Suspend of what ended", sleeper.Suspend(t.Context(), b.id), sandbox.NotFound)
+		wantKind(t, "Resume of what ended", sleeper.Resume(t.Context(), b.id), sandbox.NotFound)
+	})
+}
+
+func (s *suite) fork(t *testing.T) {
+	forker, ok := engine.As[engine.Forker](s.engine)
+	if !ok {
+		t.Skip("the engine can't copy sandboxes")
+	}
+	sleeper, _ := engine.As[engine.Suspender](s.engine)
+	original := s.create(t, s.spec())
+	original.must(t, "POST", "/count", nil)
+	if s.engine.Info().Suspend == engine.Paused { // what can't write memory down can't copy it
+		wantKind(t, "Fork", forker.Fork(t.Context(), original.id, sandbox.NewID()), sandbox.Invalid)
+		s.wantOnly(t, original.id)
+		return
+	}
+	copied := func(t *testing.T) box {
+		id := sandbox.NewID()
+		start := time.Now()
+		if err := forker.Fork(t.Context(), original.id, id); err != nil {
+			t.Fatalf("Fork: %v", err)
+		}
+		t.Logf("copied in %v", time.Since(start))
+		t.Cleanup(func() { remove(t, s.engine, id) })
+		return s.dial(t, id)
+	}
+	t.Run("a copy goes on by itself", func(t *testing.T) {
+		b := copied(t)
+		walls := original.must(t, "GET", "/posture/kernel", nil)
+		if got := b.must(t, "GET", "/posture/kernel", nil); got != walls {
+			t.Errorf("the original's walls are\n%s\nand the copy's\n%s", walls, got)
+		}
+		b.must(t, "POST", "/count", nil)
+		if got := b.must(t, "POST", "/count", nil); got != "1 2 3 " {
+			t.Errorf("the copy counted %q, want 1 2 3", got)
+		}
+		if got := original.must(t, "POST", "/count", nil); got != "1 2 " {
+			t.Errorf("the original counted %q, want 1 2", got)
+		}
+		if sleeper == nil {
+			return
+		}
+		suspend(t, sleeper, b.id)
+		resume(t, sleeper, b.id)
+		if got := b.must(t, "POST", "/count", nil); got != "1 2 3 4 " {
+			t.Errorf("the copy counted %q after it slept, want 1 2 3 4", got)
+		}
+	})
+	t.Run("a copy of a suspended sandbox, which sleeps on", func(t *testing.T) {
+		if sleeper == nil {
+			t.Skip("the engine can't suspend sandboxes")
+		}
+		suspend(t, sleeper, original.id)
+		b := copied(t)
+		if got := b.must(t, "POST", "/count", nil); !strings.HasSuffix(got, " 3 ") {
+			t.Errorf("the copy counted %q, want 1 2 3", got)
+		}
+		for _, c := range list(t, s.engine) {
+			if c.Suspended != (c.ID == original.id) {
+				t.Errorf("List() has %+v", c)
+			}
+		}
+		resume(t, sleeper, original.id)
+		if got := original.must(t, "POST", "/count", nil); got != "1 2 3 " {
+			t.Errorf("the original counted %q, want 1 2 3", got)
+		}
+	})
+	t.Run("what can't be copied leaves nothing", func(t *testing.T) {
+		if err := forker.Fork(t.Context(), original.id, original.id); err == nil {
+			t.Error("Fork to itself gave no error")
+		}
+		if err := forker.Fork(t.Context(), sandbox.NewID(), sandbox.NewID()); err == nil {
+			t.Error("Fork of nothing gave no error")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if id := sandbox.NewID(); forker.Fork(ctx, original.id, id) == nil {
+			remove(t, s.engine, id)
+		}
+		s.wantOnly(t, original.id)
+		original.must(t, "POST", "/count", nil)
+	})
+}
+
+// wantOnly fails the test unless the engine lists the sandbox alone, running. It may have a state to fall back to.
+func (s *suite) wantOnly(t *testing.T, id sandbox.ID) {
+	t.Helper()
+	got, want := list(t, s.engine), engine.Container{ID: id, Running: true}
+	if len(got) == 1 {
+		want.StateBytes = got[0].StateBytes
+	}
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("List() = %+v, want %+v alone", got, want)
+	}
+}
+
+// wantSuspended fails the test unless the engine lists the sandbox alone, as suspended.
+func (s *suite) wantSuspended(t *testing.T, e engine.Engine, id sandbox.ID) {
+	t.Helper()
+	if got := list(t, e); len(got) != 1 || got[0].ID != id || !got[0].Suspended || got[0].Running || got[0].Detail == "" || !got[0].AsOf.IsZero() {
+		t.Errorf("List() = %+v, want %s alone, suspended", got, id)
+	}
+}
+
+func suspend(t *testing.T, e engine.Suspender, id sandbox.ID) {
+	t.Helper()
+	if err := e.Suspend(t.Context(), id); err != nil {
+		t.Errorf("Suspend: %v (%v)", err, errors.Unwrap(err))
+	}
+}
+
+func resume(t *testing.T, e engine.Suspender, id sandbox.ID) {
+	t.Helper()
+	if err := e.Resume(t.Context(), id); err != nil {
+		t.Errorf("Resume: %v", err)
+	}
+}

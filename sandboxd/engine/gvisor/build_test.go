@@ -1,0 +1,92 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"bytes"
+	"debug/elf"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+)
+
+// otherBuild is the same runsc with another build id.
+func otherBuild(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(runsc(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := elf.NewFile(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	note := program.Section(".note.go.buildid")
+	if note == nil {
+		t.Skip("NOT TESTED: runsc has no build id")
+	}
+	text[note.Offset+note.Size-8] ^= 1
+	path := filepath.Join(t.TempDir(), "runsc")
+	if err := os.WriteFile(path, text, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A sandbox keeps the runsc that made it, through an upgrade and whatever becomes of the program itself.
+func TestASandboxKeepsItsRunsc(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	old := otherBuild(t)
+	with := func(program string) *gvisor.Engine {
+		t.Helper()
+		e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: program})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		return e
+	}
+	builds := func(want int) {
+		t.Helper()
+		if have, _ := filepath.Glob(filepath.Join(dir, "bin", "*")); len(have) != want {
+			t.Errorf("there are %q, want %d", have, want)
+		}
+	}
+	e := with(old)
+	programs, _ := filepath.Glob(filepath.Join(dir, "bin", "*"))
+	images, err := gvisor.DefaultImages()
+	if err != nil || len(programs) != 1 {
+		t.Fatalf("the programs are %q, %v", programs, err)
+	}
+	t.Cleanup(func() { // the copy that homes share, of a build that nobody else has
+		if err := os.Remove(filepath.Join(images, "bin", filepath.Base(programs[0]))); err != nil {
+			t.Error(err)
+		}
+	})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	// As `cp` does, which writes into the file that is there.
+	if err := os.WriteFile(old, []byte("another"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e = with(runsc(t))
+	builds(2)
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume: %v", err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+	if err := e.Remove(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	with(runsc(t))
+	builds(1)
+}

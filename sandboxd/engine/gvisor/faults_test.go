@@ -1,0 +1,443 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// life is what has been promised of a sandbox: the engine must have exactly that.
+type life struct {
+	x         int  // what it has in memory, or in its checkpoint if it is suspended
+	suspended bool // nothing of it is lost
+	kept      []int
+}
+
+// Whatever is done to a sandbox in whatever order, and whatever is killed meanwhile, its state is the last one that
+// was promised. What was killed half-way has happened or has not.
+func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := openPacking(t, dir, 300*time.Millisecond)
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("DORMOUSE_TEST_SEED"); text != "" {
+		seed, _ = strconv.ParseUint(text, 10, 64)
+	}
+	rounds := 50
+	if text := os.Getenv("DORMOUSE_TEST_ROUNDS"); text != "" {
+		rounds, _ = strconv.Atoi(text)
+	}
+	t.Logf("DORMOUSE_TEST_SEED=%d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	counts := map[string]int{}
+	var id sandbox.ID
+	var l life
+	fresh := func() {
+		s := spec(image)
+		s.Limits.MemoryBytes = 512 * sandbox.MiB
+		if err := e.Create(t.Context(), s); err != nil {
+			t.Fatalf("Create: %v", err)
+		}
+		id, l = s.ID, life{}
+		python(t, e, id, "x = 0")
+	}
+	fresh()
+	for round := range rounds {
+		op := []string{"suspend", "suspend", "suspend", "checkpoint", "checkpoint", "resume", "die", "reopen", "discard", "fork"}[random.IntN(10)]
+		meanwhile := []string{"", "", "kill command", "kill all", "give up"}[random.IntN(5)]
+		delay := time.Duration(random.IntN(300)) * time.Millisecond
+		counts[op]++
+		step := fmt.Sprintf("round %d, %s, %s after %v", round, op, meanwhile, delay)
+		if l.suspended && op == "suspend" {
+			op = "resume"
+		}
+		if !l.suspended {
+			l.x++
+			python(t, e, id, fmt.Sprintf("assert x == %d; x += 1", l.x-1))
+		}
+		before := l
+		switch op {
+		case "suspend", "checkpoint", "resume":
+			err := disturbed(t, e, id, dir, op, meanwhile, delay)
+			if err != nil {
+				counts["failed"]++
+			}
+			l.after(t, step, op, err)
+		case "die":
+			if !l.suspended {
+				kill(t, e, id)
+			}
+		case "reopen":
+			if err := e.Close(); err != nil {
+				t.Fatalf("%s: %v", step, err)
+			}
+			e = openPacking(t, dir, 300*time.Millisecond)
+		case "discard":
+			if err := e.Discard(t.Context(), id); err != nil {
+				t.Fatalf("%s: %v", step, err)
+			}
+			if !l.suspended {
+				l.kept = nil
+			}
+		case "fork":
+			copied := sandbox.NewID()
+			if err := e.Fork(t.Context(), id, copied); err != nil {
+				t.Fatalf("%s: %v", step, err)
+			}
+			if got := python(t, e, copied, "print(x)"); got != strconv.Itoa(l.x) {
+				t.Fatalf("%s: the fork has x = %s, want %d", step, got, l.x)
+			}
+			if err := e.Remove(t.Context(), copied); err != nil {
+				t.Fatalf("%s: %v", step, err)
+			}
+		}
+		c := only(t, e)
+		switch {
+		case c.Running:
+			if l.suspended && op != "resume" || op == "die" && !before.suspended {
+				t.Fatalf("%s: it runs: %+v", step, c)
+			}
+			l.suspended = false
+			if got := python(t, e, id, "print(x)"); got != strconv.Itoa(l.x) {
+				t.Fatalf("%s: x = %s, want %d", step, got, l.x)
+			}
+		case c.Suspended && c.AsOf.IsZero():
+			if !before.suspended && op != "suspend" {
+				t.Fatalf("%s: it is suspended: %+v", step, c)
+			}
+			l.suspended = true
+		case c.Suspended: // it died, and is what it was
+			if op != "die" && meanwhile != "kill all" || len(l.kept) == 0 {
+				t.Fatalf("%s: it fell back, with %v kept: %+v", step, l.kept, c)
+			}
+			if err := e.Resume(t.Context(), id); err != nil {
+				t.Fatalf("%s: Resume: %v", step, err)
+			}
+			x, err := strconv.Atoi(python(t, e, id, "print(x)"))
+			if err != nil || x != l.kept[0] && x != l.kept[len(l.kept)-1] {
+				t.Fatalf("%s: x = %d, %v, want one of %v", step, x, err, l.kept)
+			}
+			l = life{x: x, kept: []int{x}}
+			counts["fell back"]++
+		default:
+			if op != "die" && meanwhile != "kill all" || len(l.kept) == 1 {
+				t.Fatalf("%s: it is lost, with %v kept: %+v", step, l.kept, c)
+			}
+			if err := e.Remove(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			wantNothingRuns(t, e, id)
+			fresh()
+			counts["lost"]++
+		}
+		if l.suspended {
+			wantNothingRuns(t, e, id)
+		}
+		if t.Failed() {
+			t.Fatal(step)
+		}
+	}
+	if err := e.Remove(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	wantNothingRuns(t, e, id)
+	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*")); len(left) > 0 {
+		t.Errorf("%q are left", left)
+	}
+	t.Logf("%v", counts)
+}
+
+// after is what is promised after an operation. kept are the states that it may fall back to: two if the
+// operation failed, of which one is there.
+func (l *life) after(t *testing.T, step, op string, err error) {
+	t.Helper()
+	switch {
+	case op == "suspend" && err == nil:
+		l.suspended, l.kept = true, nil
+	case op == "suspend":
+		l.kept = append(l.kept, l.x) // it may have been suspended before what failed did
+	case op == "checkpoint" && err == nil && !l.suspended:
+		l.kept = []int{l.x}
+	case op == "checkpoint" && !l.suspended:
+		l.kept = append(l.kept, l.x)
+	case op == "resume" && err == nil && l.suspended:
+		l.kept = []int{l.x}
+	case op == "resume" && err != nil && !l.suspended:
+		t.Logf("%s: %v", step, err) // it died before it was asked for
+	}
+}
+
+// disturbed does one operation, and something else to the sandbox meanwhile.
+func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() {
+		switch meanwhile {
+		case "kill command":
+			killCommand(dir, map[string]string{"suspend": "checkpoint", "checkpoint": "checkpoint", "resume": "restore"}[op], delay, stop)
+			return
+		case "":
+			return
+		}
+		select {
+		case <-time.After(delay):
+		case <-stop:
+			return
+		}
+		if meanwhile == "give up" {
+			cancel()
+			return
+		}
+		pids, _ := e.ProcessesOf(id) // none, perhaps
+		for _, pid := range pids {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	err := map[string]func(context.Context, sandbox.ID) error{"suspend": e.Suspend, "checkpoint": e.Checkpoint, "resume": e.Resume}[op](ctx, id)
+	close(stop)
+	group.Wait()
+	return err
+}
+
+// A checkpoint that finds no room leaves the older one, and what is asleep stays so until there is room to wake.
+func TestCheckpointOnAFullDisk(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=260m"); err != nil {
+		missing(t, "runsc", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	e := openPacking(t, dir, 50*time.Millisecond)
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+		t.Fatalf("Checkpoint of what is small: %v", err)
+	}
+	python(t, e, s.ID, "import os; block = os.urandom(200 << 20); x = 2")
+	if err := e.Checkpoint(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Unavailable {
+		t.Errorf("Checkpoint = %v, want unavailable", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*", "checkpoint*")); len(left) > 0 {
+		t.Errorf("%q are left", left)
+	}
+	if got := python(t, e, s.ID, "print(x, len(block))"); got != "2 209715200" {
+		t.Errorf("it printed %q", got)
+	}
+	kill(t, e, s.ID)
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume: %v", err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	awaitPacked(t, e, dir, s.ID)
+	full := filepath.Join(dir, "full")
+	if err := fill(full); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Unavailable {
+		t.Errorf("Resume on a full disk = %v, want unavailable", err)
+	}
+	wantNothingRuns(t, e, s.ID)
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume: %v", err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+}
+
+// fill writes a file as large as the disk has room for.
+func fill(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	for block := make([]byte, 1<<20); len(block) > 0; {
+		if _, err := file.Write(block); err != nil {
+			block = block[:len(block)/2]
+		}
+	}
+	return file.Close()
+}
+
+// What runs when a sandbox is suspended, in C or in Python, goes on where it was.
+func TestABlockedKernelIsSuspended(t *testing.T) {
+	image := anyImage(t)
+	e := open(t, tempDir(t), bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "import hashlib, subprocess, time")
+	for name, code := range map[string]string{
+		"in C":                "print(len(hashlib.pbkdf2_hmac('sha256', b'a', b'b', 6_000_000)))",
+		"in C, with the lock": "print(32 if 3 ** 10_000_000 % 7 else 0)",
+		"asleep":              "time.sleep(3); print(32)",
+		"waiting for a child": "print(subprocess.run(['sh', '-c', 'sleep 3; echo 32'], capture_output=True, text=True).stdout)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, s.ID) })
+			defer client.Close()
+			id, seconds := sandbox.NewExecutionID(), 120
+			got, err := client.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: code, Language: sandbox.Python, TimeoutSeconds: &seconds, WaitSeconds: 0.5})
+			if err != nil || got.State != sandbox.ExecRunning {
+				t.Fatalf("Execute = %+v, %v, want it running", got, err)
+			}
+			for range 2 {
+				if err := e.Suspend(t.Context(), s.ID); err != nil {
+					t.Fatalf("Suspend: %v", err)
+				}
+				if err := e.Resume(t.Context(), s.ID); err != nil {
+					t.Fatalf("Resume: %v", err)
+				}
+			}
+			again := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, s.ID) })
+			defer again.Close()
+			got, err = again.Execution(t.Context(), id, 60, sandbox.Window{})
+			if err != nil || got.State != sandbox.ExecSucceeded || len(got.Events) == 0 || got.Events[0].Text[:2] != "32" {
+				t.Errorf("Execution = %+v, %v, want it to print 32", got, err)
+			}
+		})
+	}
+}
+
+// Removing wins, whenever it comes.
+func TestRemoveDuringResume(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	for i := range 5 {
+		s := spec(image)
+		create(t, e, s)
+		if err := e.Suspend(t.Context(), s.ID); err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		group.Go(func() {
+			if err := e.Resume(t.Context(), s.ID); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
+				t.Errorf("Resume: %v", err)
+			}
+		})
+		time.Sleep(time.Duration(i) * 30 * time.Millisecond) // somewhere within
+		if err := e.Remove(t.Context(), s.ID); err != nil {
+			t.Errorf("Remove: %v", err)
+		}
+		group.Wait()
+		wantNothingRuns(t, e, s.ID)
+		if list, err := e.List(t.Context()); err != nil || len(list) > 0 {
+			t.Errorf("List() = %+v, %v, want nothing", list, err)
+		}
+	}
+}
+
+// A name that means another image by now is nothing to what sleeps; an image that is gone is said to be.
+func TestTheImageIsReplacedMeanwhile(t *testing.T) {
+	e, images := openPulling(t)
+	load := func(img v1.Image) string {
+		t.Helper()
+		path := filepath.Join(tempDir(t), "image.tar")
+		if err := saveImage(path, img); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := filepath.Glob(filepath.Join(images, "*", "rootfs"))
+		if _, err := e.LoadImage(t.Context(), path, "own:1"); err != nil {
+			t.Fatal(err)
+		}
+		after, _ := filepath.Glob(filepath.Join(images, "*", "rootfs"))
+		for _, root := range after {
+			if len(before) == 0 || root != before[0] {
+				return root
+			}
+		}
+		t.Fatal("no image was unpacked")
+		return ""
+	}
+	first := load(twoLayers(t))
+	s := spec("own:1")
+	create(t, e, s)
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	load(imageOf(t, []tar.Header{{Name: "another", Typeflag: tar.TypeReg, Mode: 0o644}}))
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume: %v", err)
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(first, first+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
+		t.Errorf("Resume without the image = %v, want expired", err)
+	}
+	if err := os.Rename(first+".gone", first); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Errorf("Resume: %v", err)
+	}
+}
+
+// A gigabyte, for who has the time.
+func TestAGigabyteSleeps(t *testing.T) {
+	if os.Getenv("DORMOUSE_TEST_SLOW") == "" {
+		t.Skip("only with DORMOUSE_TEST_SLOW=1")
+	}
+	image, dir := anyImage(t), tempDir(t)
+	e := openPacking(t, dir, time.Second)
+	s := spec(image)
+	s.Limits.MemoryBytes = 2048 * sandbox.MiB
+	create(t, e, s)
+	python(t, e, s.ID, `import random, zlib
+block = bytearray()
+for i in range(1024): block += random.Random(i).randbytes(1 << 19) + bytes([i % 251]) * (1 << 19)
+sum = zlib.crc32(block)`)
+	for _, packed := range []bool{false, true} {
+		began := time.Now()
+		if err := e.Suspend(t.Context(), s.ID); err != nil {
+			t.Fatalf("Suspend: %v", err)
+		}
+		t.Logf("suspend: %v", time.Since(began))
+		if packed {
+			awaitPacked(t, e, dir, s.ID)
+		}
+		t.Logf("on disk: %d MB", only(t, e).StateBytes>>20)
+		began = time.Now()
+		if err := e.Resume(t.Context(), s.ID); err != nil {
+			t.Fatalf("Resume: %v", err)
+		}
+		t.Logf("resume: %v", time.Since(began))
+		if got := python(t, e, s.ID, "print(len(block) >> 20, zlib.crc32(block) == sum)"); got != "1024 True" {
+			t.Errorf("it printed %q", got)
+		}
+	}
+}

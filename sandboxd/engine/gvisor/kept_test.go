@@ -1,0 +1,265 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// only returns the engine's one container.
+func only(t *testing.T, e *gvisor.Engine) engine.Container {
+	t.Helper()
+	list, err := e.List(t.Context())
+	if err != nil || len(list) != 1 {
+		t.Fatalf("List() = %+v, %v, want one", list, err)
+	}
+	return list[0]
+}
+
+// wantFallenBack fails unless the one sandbox is suspended as of a time between two.
+func wantFallenBack(t *testing.T, e *gvisor.Engine, after, before time.Time) {
+	t.Helper()
+	c := only(t, e)
+	if !c.Suspended || c.Running || c.AsOf.Before(after) || c.AsOf.After(before) || c.StateBytes < 1<<20 || c.Detail == "" {
+		t.Errorf("List() = %+v, want it suspended as of %v to %v", c, after, before)
+	}
+	if _, err := e.Dial(t.Context(), c.ID); sandbox.KindOf(err) != sandbox.Busy {
+		t.Errorf("Dial = %v, want busy", err)
+	}
+}
+
+const saveFiles = `
+import os
+for name in '/workspace/file', '/tmp/file', '/dev/shm/file':
+    with open(name, 'w') as file: file.write(str(x))
+log = open('/workspace/log', 'a'); log.write('%d ' % x); log.flush()
+`
+
+const showFiles = `print(x, *[open(name).read() for name in ('/workspace/file', '/tmp/file', '/dev/shm/file', '/workspace/log')])`
+
+// What is kept of a sandbox that runs is what it comes back to: its memory and its files as of one moment.
+func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	checkpoint := func(t *testing.T) (began, ended time.Time) {
+		t.Helper()
+		began = time.Now()
+		if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+			t.Fatalf("Checkpoint: %v", err)
+		}
+		t.Logf("checkpoint: %v", time.Since(began))
+		return began, time.Now()
+	}
+	resume := func(t *testing.T, want string) {
+		t.Helper()
+		if err := e.Resume(t.Context(), s.ID); err != nil {
+			t.Fatalf("Resume: %v", err)
+		}
+		if c := only(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
+			t.Errorf("List() = %+v, want it running, and a checkpoint kept", c)
+		}
+		if got := python(t, e, s.ID, showFiles); got != want {
+			t.Errorf("it has %q, want %q", got, want)
+		}
+	}
+	python(t, e, s.ID, "x = 1"+saveFiles)
+	checkpoint(t)
+	python(t, e, s.ID, "x = 2"+saveFiles)
+	after, before := checkpoint(t) // in place of the older one
+	python(t, e, s.ID, "x = 3"+saveFiles)
+	if c := only(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
+		t.Errorf("List() = %+v, want it running, with a checkpoint", c)
+	}
+	kill(t, e, s.ID)
+	wantFallenBack(t, e, after, before)
+	if err := e.Checkpoint(t.Context(), s.ID); err == nil {
+		t.Error("Checkpoint of what does not run gave no error")
+	}
+	if err := e.Discard(t.Context(), s.ID); err != nil {
+		t.Error(err)
+	}
+	wantFallenBack(t, e, after, before) // it is all that there is of it
+
+	// Another daemon sees the same, and so does a fork.
+	e = open(t, dir, bundle.Bundle{})
+	wantFallenBack(t, e, after, before)
+	wantNothingRuns(t, e, s.ID)
+	fork := sandbox.NewID()
+	if err := e.Fork(t.Context(), s.ID, fork); err != nil {
+		t.Fatalf("Fork: %v", err)
+	}
+	if got, want := python(t, e, fork, showFiles), "2 2 2 2 1 2"; got != want {
+		t.Errorf("the fork has %q, want %q", got, want)
+	}
+	if err := e.Remove(t.Context(), fork); err != nil {
+		t.Error(err)
+	}
+	resume(t, "2 2 2 2 1 2")
+
+	// It falls back to the same as often as it must.
+	python(t, e, s.ID, "x = 4"+saveFiles)
+	kill(t, e, s.ID)
+	wantFallenBack(t, e, after, before)
+	resume(t, "2 2 2 2 1 2")
+
+	// A suspend takes its place, loses nothing, and is what it falls back to from then on.
+	python(t, e, s.ID, "x = 5"+saveFiles)
+	after = time.Now()
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatalf("Suspend: %v", err)
+	}
+	before = time.Now()
+	if c := only(t, e); !c.Suspended || !c.AsOf.IsZero() {
+		t.Errorf("List() = %+v, want it suspended, with nothing lost", c)
+	}
+	resume(t, "5 5 5 5 1 2 5")
+	python(t, e, s.ID, "x = 6"+saveFiles)
+	reboot(t, e, dir, s.ID)
+	e = open(t, dir, bundle.Bundle{})
+	wantFallenBack(t, e, after, before)
+	if c := only(t, e); !strings.Contains(c.Detail, "anew") {
+		t.Errorf("List() = %+v, want it to tell of the reboot", c)
+	}
+	resume(t, "5 5 5 5 1 2 5")
+
+	// Without one it is lost.
+	if err := e.Discard(t.Context(), s.ID); err != nil {
+		t.Error(err)
+	}
+	if c := only(t, e); !c.Running || c.StateBytes != 0 {
+		t.Errorf("List() = %+v, want it running, and nothing on disk", c)
+	}
+	kill(t, e, s.ID)
+	if c := only(t, e); c.Running || c.Suspended {
+		t.Errorf("List() = %+v, want it ended", c)
+	}
+}
+
+// reboot leaves what a reboot leaves: no process, no cgroup, no file of a run, and another boot id.
+func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
+	t.Helper()
+	kill(t, e, id)
+	path := filepath.Join(dir, "sandboxes", string(id), "process.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p map[string]any
+	if err := json.Unmarshal(text, &p); err != nil {
+		t.Fatal(err)
+	}
+	p["boot"] = "another"
+	text, _ = json.Marshal(p) // it was JSON
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*/dormouse/" + string(id), "/sys/fs/cgroup/dormouse/" + string(id)} {
+		groups, _ := filepath.Glob(pattern)
+		for _, group := range groups {
+			err := os.Remove(group)
+			for range 1000 { // the kernel may need a moment to see that its processes have ended
+				if err == nil {
+					break
+				}
+				time.Sleep(2 * time.Millisecond)
+				err = os.Remove(group)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "runsc")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A checkpoint that can't be resumed is lost, and said to be.
+func TestADamagedKeptCheckpointIsLost(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	for name, damage := range map[string]func(path string) error{
+		"truncated pages":   func(dir string) error { return os.Truncate(filepath.Join(dir, "pages.img"), 1<<20) },
+		"no manifest":       func(dir string) error { return os.Remove(filepath.Join(dir, "manifest.json")) },
+		"an empty manifest": func(dir string) error { return os.Truncate(filepath.Join(dir, "manifest.json"), 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := spec(image)
+			create(t, e, s)
+			python(t, e, s.ID, "x = 1")
+			if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(filepath.Join(dir, "sandboxes", string(s.ID), "kept")); err != nil {
+				t.Fatal(err)
+			}
+			if got := python(t, e, s.ID, "print(x)"); got != "1" {
+				t.Errorf("x = %s, want 1", got)
+			}
+			kill(t, e, s.ID)
+			if c := only(t, e); !c.Suspended || c.AsOf.IsZero() {
+				t.Errorf("List() = %+v, want it suspended as of some time", c)
+			}
+			if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
+				t.Errorf("Resume = %v, want expired", err)
+			}
+			wantNothingRuns(t, e, s.ID)
+			if err := e.Remove(t.Context(), s.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Who took all the memory is told so, and falls back.
+func TestOutOfMemoryFallsBack(t *testing.T) {
+	image := anyImage(t)
+	e := open(t, tempDir(t), enginetest.Probe(t))
+	s := spec(image)
+	s.Limits.MemoryBytes = 128 * sandbox.MiB
+	create(t, e, s)
+	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	client := http.Client{Transport: &http.Transport{
+		Protocols:   protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx, s.ID) },
+	}}
+	if _, err := client.Post("http://guest/hog/memory", "", nil); err == nil {
+		t.Error("the hog ended well")
+	}
+	for deadline := time.Now().Add(10 * time.Second); only(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	}
+	for range 2 { // as it is seen, and as it is written down
+		if c := only(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
+			t.Errorf("List() = %+v, want it suspended as of a while ago, out of memory", c)
+		}
+		if err := e.Suspend(t.Context(), s.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Errorf("Resume: %v", err)
+	}
+	if c := only(t, e); !c.Running {
+		t.Errorf("List() = %+v, want it running", c)
+	}
+}

@@ -1,0 +1,146 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// packedSuffix is of a checkpoint's files whose blocks are compressed.
+const packedSuffix = ".zst"
+
+func (m manifest) packed() bool {
+	for _, file := range m.Files {
+		if file.Packed != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// pack writes a checkpoint's files compressed to another folder, and returns their manifest. It checks their
+// sums: what is damaged is not made to look whole.
+func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	if err != nil {
+		return m, err
+	}
+	defer encoder.Close()
+	files := m.Files
+	m.Files = make([]saved, 0, len(files))
+	for _, file := range files {
+		if file.Packed, err = packFile(ctx, encoder, file, filepath.Join(from, file.Name), filepath.Join(to, file.Name+packedSuffix)); err != nil {
+			return m, fmt.Errorf("compress %s: %w", file.Name, err)
+		}
+		m.Files = append(m.Files, file)
+	}
+	return m, nil
+}
+
+func packFile(ctx context.Context, encoder *zstd.Encoder, file saved, from, to string) (sizes []int, err error) {
+	source, err := os.Open(from)
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	target, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, target.Close()) }()
+	block, packed := make([]byte, blockBytes), []byte(nil)
+	sizes = make([]int, 0, len(file.Sums)) // never nil: it says that the file is packed
+	for i, sum := range file.Sums {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		block := block[:min(blockBytes, file.Size-int64(i)*blockBytes)]
+		if _, err := io.ReadFull(source, block); err != nil {
+			return nil, err
+		}
+		if crc32.Checksum(block, castagnoli) != sum {
+			return nil, errors.New("it is damaged")
+		}
+		packed = encoder.EncodeAll(block, packed[:0])
+		if _, err := target.Write(packed); err != nil {
+			return nil, err
+		}
+		sizes = append(sizes, len(packed))
+	}
+	return sizes, target.Sync()
+}
+
+// unpack writes a packed checkpoint's files, as runsc wrote them, to a folder that it makes.
+func (m manifest) unpack(ctx context.Context, from, to string) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	err := os.Mkdir(to, 0o700)
+	for _, file := range m.Files {
+		if err == nil {
+			err = file.unpack(ctx, filepath.Join(from, file.Name+packedSuffix), filepath.Join(to, file.Name))
+		}
+	}
+	switch {
+	case err == nil, ctx.Err() != nil:
+		return err
+	case errors.Is(err, errDamaged):
+		return lost("its saved memory is damaged").WithCause(err)
+	case errors.Is(err, fs.ErrNotExist):
+		return lost("a part of its saved memory is missing").WithCause(err)
+	}
+	return noRoomToWake(err)
+}
+
+var errDamaged = errors.New("a block is not as it was written")
+
+// unpack decompresses the blocks, some at once.
+func (f saved) unpack(ctx context.Context, from, to string) (err error) {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, target.Close()) }()
+	starts := make([]int64, len(f.Packed)+1)
+	for i, n := range f.Packed {
+		if n < 0 || n > 2*blockBytes {
+			return errDamaged
+		}
+		starts[i+1] = starts[i] + int64(n)
+	}
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2*blockBytes))
+	if err != nil {
+		return err
+	}
+	defer decoder.Close()
+	return eachBlock(len(f.Sums), func(i int, buffer []byte) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		packed := make([]byte, f.Packed[i])
+		if _, err := source.ReadAt(packed, starts[i]); errors.Is(err, io.EOF) {
+			return errDamaged
+		} else if err != nil {
+			return err
+		}
+		at := int64(i) * blockBytes
+		block, err := decoder.DecodeAll(packed, buffer[:0])
+		if err != nil || int64(len(block)) != min(blockBytes, f.Size-at) || crc32.Checksum(block, castagnoli) != f.Sums[i] {
+			return errDamaged
+		}
+		_, err = target.WriteAt(block, at)
+		return err
+	})
+}

@@ -1,0 +1,188 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// openPacking opens the engine of a home so that it compresses what has slept for a moment.
+func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
+	t.Helper()
+	open(t, tempDir(t), nil) // or skips
+	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: runsc(t), CompressAfter: after})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+func awaitPacked(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
+	t.Helper()
+	box := filepath.Join(dir, "sandboxes", string(id))
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		_, plain := os.Stat(filepath.Join(box, "checkpoint", "pages.img"))
+		_, packed := os.Stat(filepath.Join(box, "checkpoint", "pages.img.zst"))
+		_, packing := os.Stat(filepath.Join(box, "checkpoint.packing"))
+		if plain != nil && packed == nil && packing != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not compressed: %v, %v, %v", plain, packed, packing)
+		}
+	}
+}
+
+const dataStack = `
+import numpy, pandas, scipy.stats, scipy.optimize, matplotlib.pyplot as plt, sklearn.linear_model
+frame = pandas.DataFrame({'a': numpy.arange(1000)})
+model = sklearn.linear_model.LinearRegression().fit(frame[['a']], frame.a * 2 + 1)
+`
+
+// A sandbox that sleeps for long takes little room, and wakes as it was.
+func TestWhatSleepsIsCompressed(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := openPacking(t, dir, time.Millisecond)
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, dataStack+"x = 1")
+	began := time.Now()
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	slept, before := time.Since(began), only(t, e).StateBytes
+	began = time.Now()
+	awaitPacked(t, e, dir, s.ID)
+	c := only(t, e)
+	t.Logf("suspend: %v; compress: %v, from %.1f to %.1f MB", slept, time.Since(began), float64(before)/1e6, float64(c.StateBytes)/1e6)
+	if !c.Suspended || !c.AsOf.IsZero() || c.StateBytes > 40e6 {
+		t.Errorf("List() = %+v, want it suspended, in 40 MB", c)
+	}
+
+	// A copy of it, and itself.
+	fork := sandbox.NewID()
+	began = time.Now()
+	if err := e.Fork(t.Context(), s.ID, fork); err != nil {
+		t.Fatalf("Fork: %v", err)
+	}
+	t.Logf("fork: %v", time.Since(began))
+	removeLater(t, e, fork)
+	began = time.Now()
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume: %v", err)
+	}
+	resumed := time.Since(began)
+	for _, id := range []sandbox.ID{fork, s.ID} {
+		if got := python(t, e, id, "print(x, round(model.predict(pandas.DataFrame({'a': [5]}))[0]))"); got != "1 11" {
+			t.Errorf("%s has %q, want 1 11", id, got)
+		}
+	}
+	t.Logf("resume: %v", resumed)
+	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*", "checkpoint*")); len(left) > 0 {
+		t.Errorf("%q are left of running sandboxes", left)
+	}
+
+	// What it was resumed from is still there to fall back to.
+	python(t, e, s.ID, "x = 2")
+	kill(t, e, s.ID)
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume: %v", err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+}
+
+func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := openPacking(t, dir, time.Millisecond)
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	awaitPacked(t, e, dir, s.ID)
+	path := filepath.Join(dir, "sandboxes", string(s.ID), "checkpoint", "pages.img.zst")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(text []byte) []byte{
+		"a bit":     func(text []byte) []byte { text[len(text)/2] ^= 1; return text },
+		"truncated": func(text []byte) []byte { return text[:len(text)/2] },
+		"empty":     func([]byte) []byte { return nil },
+		"shifted":   func(text []byte) []byte { return append([]byte{0}, text...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(path, damage(append([]byte(nil), whole...)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
+				t.Errorf("Resume = %v (%s), want expired", err, sandbox.KindOf(err))
+			}
+			wantNothingRuns(t, e, s.ID)
+		})
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume of what is whole again: %v", err)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+}
+
+// Compressing is in nobody's way: whoever wakes a sandbox meanwhile, or removes it, need not wait.
+func TestCompressingGivesWay(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := openPacking(t, dir, time.Millisecond)
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "import os; x = 0; block = os.urandom(200 << 20)")
+	for i := range 4 {
+		if err := e.Suspend(t.Context(), s.ID); err != nil {
+			t.Fatalf("Suspend: %v", err)
+		}
+		time.Sleep(time.Duration(i) * 60 * time.Millisecond) // somewhere within
+		began := time.Now()
+		if err := e.Resume(t.Context(), s.ID); err != nil {
+			t.Fatalf("Resume: %v", err)
+		}
+		t.Logf("resume: %v", time.Since(began))
+		if got := python(t, e, s.ID, "x += 1; print(x, len(block))"); got != []string{"1", "2", "3", "4"}[i]+" 209715200" {
+			t.Errorf("it printed %q", got)
+		}
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatalf("Suspend: %v", err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := e.Resume(t.Context(), s.ID); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
+			t.Errorf("Resume: %v", err)
+		}
+	})
+	group.Go(func() {
+		if err := e.Remove(t.Context(), s.ID); err != nil {
+			t.Errorf("Remove: %v", err)
+		}
+	})
+	group.Wait()
+	wantNothingRuns(t, e, s.ID)
+	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*")); len(left) > 0 {
+		t.Errorf("%q are left", left)
+	}
+}

@@ -1,0 +1,315 @@
+package gvisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// pullTimeout bounds a pull. It may be longer than who waits for it: the next one finds the image there.
+const pullTimeout = 15 * time.Minute
+
+// pulls are those that go on, one for each image.
+type pulls struct {
+	mu    sync.Mutex
+	going map[string]*pull
+}
+
+type pull struct {
+	done chan struct{}
+	img  imageRef
+	err  error
+}
+
+// findOrPull returns an image, from its registry if it is not here and may be pulled.
+func (e *Engine) findOrPull(ctx context.Context, ref string) (imageRef, error) {
+	img, err := e.images.find(ref)
+	if sandbox.KindOf(err) != sandbox.Unavailable || !e.mayPull || strings.HasPrefix(ref, image.Repository+":") {
+		return img, err
+	}
+	p, err := e.pulls.join(e, ref)
+	if err != nil {
+		return imageRef{}, err
+	}
+	select {
+	case <-p.done:
+		return p.img, p.err
+	case <-ctx.Done():
+		return imageRef{}, sandbox.Errorf(sandbox.Unavailable, "the image %s is still being pulled from its registry: try again in a minute", sandbox.Quote(ref)).WithCause(ctx.Err())
+	}
+}
+
+// join returns the pull of an image that goes on, or begins one.
+func (l *pulls) join(e *Engine, ref string) (*pull, error) {
+	named, err := name.ParseReference(ref)
+	if err != nil {
+		return nil, sandbox.Errorf(sandbox.Invalid, "%s is no name of an image", sandbox.Quote(ref)).WithCause(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.going[ref]; p != nil {
+		return p, nil
+	}
+	if err := e.ctx.Err(); err != nil {
+		return nil, err
+	}
+	p := &pull{done: make(chan struct{})}
+	if l.going == nil {
+		l.going = map[string]*pull{}
+	}
+	l.going[ref] = p
+	e.chores.Go(func() {
+		ctx, cancel := context.WithTimeout(e.ctx, pullTimeout)
+		defer cancel()
+		p.img, p.err = e.images.pull(ctx, named, ref)
+		l.mu.Lock()
+		delete(l.going, ref)
+		l.mu.Unlock()
+		close(p.done)
+	})
+	return p, nil
+}
+
+func (i images) pull(ctx context.Context, named name.Reference, ref string) (imageRef, error) {
+	img, err := remote.Image(named, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform()))
+	var made imageRef
+	if err == nil {
+		made, err = i.add(ctx, img, ref)
+	}
+	var known *sandbox.Error
+	if err == nil || errors.As(err, &known) {
+		return made, err
+	}
+	return imageRef{}, sandbox.Errorf(sandbox.Unavailable,
+		"the image %s is not here, and could not be pulled from %s: see that the name is right and the registry can be reached, or bring it with `dormouse image load`",
+		sandbox.Quote(ref), sandbox.Quote(named.Context().RegistryStr())).WithCause(err)
+}
+
+func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
+
+// LoadImage brings in the image of an OCI layout's folder, or of a tar that `docker save` made, and returns its
+// name: ref, or if that is empty the one that it has there.
+func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", sandbox.Errorf(sandbox.Invalid, "there is no image at %s", sandbox.Quote(path)).WithCause(err)
+	}
+	var img v1.Image
+	var own string
+	if info.IsDir() {
+		img, own, err = fromLayout(path)
+	} else {
+		img, own, err = fromTar(path)
+	}
+	var known *sandbox.Error
+	if errors.As(err, &known) {
+		return "", err
+	}
+	if err != nil {
+		return "", sandbox.Errorf(sandbox.Invalid, "%s is no image: give the folder of an OCI layout, or a tar of `docker save`", sandbox.Quote(path)).WithCause(err)
+	}
+	if ref == "" {
+		ref = own
+	}
+	if ref == "" {
+		return "", sandbox.Errorf(sandbox.Invalid, "the image has no name: give it one")
+	}
+	_, err = e.images.add(ctx, img, ref)
+	return ref, err
+}
+
+// fromTar returns the image of a `docker save` tar, and its name.
+func fromTar(path string) (v1.Image, string, error) {
+	list, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(path) })
+	if err != nil {
+		return nil, "", err
+	}
+	if len(list) != 1 {
+		return nil, "", sandbox.Errorf(sandbox.Invalid, "it has %d images: save one alone", len(list))
+	}
+	own := ""
+	if len(list[0].RepoTags) > 0 {
+		own = list[0].RepoTags[0]
+	}
+	img, err := tarball.ImageFromPath(path, nil)
+	return img, own, err
+}
+
+// fromLayout returns the image of an OCI layout for this machine, and its name.
+func fromLayout(path string) (v1.Image, string, error) {
+	index, err := ocilayout.ImageIndexFromPath(path)
+	if err != nil {
+		return nil, "", err
+	}
+	return fromIndex(index, "", 0)
+}
+
+func fromIndex(index v1.ImageIndex, own string, depth int) (v1.Image, string, error) {
+	list, err := index.IndexManifest()
+	if err != nil {
+		return nil, "", err
+	}
+	var fit []v1.Descriptor
+	for _, d := range list.Manifests {
+		if (d.MediaType.IsImage() || d.MediaType.IsIndex()) && (d.Platform == nil || d.Platform.Satisfies(platform())) {
+			fit = append(fit, d)
+		}
+	}
+	if len(fit) != 1 || depth > 3 {
+		return nil, "", sandbox.Errorf(sandbox.Invalid, "it has %d images for linux/%s: keep one", len(fit), runtime.GOARCH)
+	}
+	for _, key := range []string{"io.containerd.image.name", "org.opencontainers.image.ref.name"} {
+		if said := fit[0].Annotations[key]; own == "" && said != "" {
+			own = said
+		}
+	}
+	if fit[0].MediaType.IsIndex() {
+		below, err := index.ImageIndex(fit[0].Digest)
+		if err != nil {
+			return nil, "", err
+		}
+		return fromIndex(below, own, depth+1)
+	}
+	img, err := index.Image(fit[0].Digest)
+	return img, own, err
+}
+
+// add unpacks an image, if it is not there yet, and names it. Its digest is that of its configuration, which has the
+// digests of its layers; all are checked here, wherever it came from.
+func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, error) {
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		return imageRef{}, err
+	}
+	sum := sha256.Sum256(raw)
+	digest := hex.EncodeToString(sum[:])
+	if said, err := img.ConfigName(); err != nil || said.Hex != digest {
+		return imageRef{}, errors.Join(errors.New("the image's configuration is not what its manifest says"), err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return imageRef{}, err
+	}
+	if config.OS != "" && config.OS != "linux" || config.Architecture != "" && config.Architecture != runtime.GOARCH {
+		return imageRef{}, sandbox.Errorf(sandbox.Invalid, "the image %s is for %s/%s, and sandboxes here are linux/%s",
+			sandbox.Quote(ref), sandbox.Quote(config.OS), sandbox.Quote(config.Architecture), runtime.GOARCH)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return imageRef{}, err
+	}
+	if len(layers) != len(config.RootFS.DiffIDs) {
+		return imageRef{}, fmt.Errorf("the image has %d layers, and its configuration %d", len(layers), len(config.RootFS.DiffIDs))
+	}
+	if _, err := os.Stat(i.root(digest)); err != nil {
+		if err := i.addLayers(ctx, digest, layers, config.RootFS.DiffIDs); err != nil {
+			return imageRef{}, err
+		}
+	}
+	made := imageRef{Ref: ref, Digest: digest}
+	for _, kv := range config.Config.Env {
+		if path, is := strings.CutPrefix(kv, "PATH="); is {
+			made.Path = path
+		}
+	}
+	return made, i.name(made)
+}
+
+func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer, want []v1.Hash) error {
+	unlock, err := i.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	making, err := os.MkdirTemp(i.dir, "making-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(making) // there only if something failed, or it was there already
+	var readers []io.Reader
+	for n, layer := range layers {
+		l := &layerReader{ctx: ctx, layer: layer, want: want[n]}
+		defer l.close()
+		readers = append(readers, l)
+	}
+	rootfs, err := i.makeRoot(making)
+	if err != nil {
+		return err
+	}
+	if err := unpack(rootfs, readers...); err != nil {
+		return err
+	}
+	return i.keep(making, digest)
+}
+
+// layerReader reads a layer's tar from when it is first read, and checks its digest at the end.
+type layerReader struct {
+	ctx   context.Context
+	layer v1.Layer
+	want  v1.Hash
+	open  io.ReadCloser
+	sum   interface {
+		io.Writer
+		Sum([]byte) []byte
+	}
+}
+
+func (l *layerReader) Read(p []byte) (int, error) {
+	if err := l.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if l.open == nil {
+		// Another server's than the registry's: nobody asked for that.
+		if kind, err := l.layer.MediaType(); err != nil || !kind.IsDistributable() {
+			return 0, errors.Join(fmt.Errorf("a layer of the kind %q can't be had", kind), err)
+		}
+		open, err := l.layer.Uncompressed()
+		if err != nil {
+			return 0, err
+		}
+		l.open, l.sum = open, sha256.New()
+	}
+	n, err := l.open.Read(p)
+	l.sum.Write(p[:n])
+	if err == io.EOF && (l.want.Algorithm != "sha256" || hex.EncodeToString(l.sum.Sum(nil)) != l.want.Hex) {
+		err = errors.New("a layer is not what the image's configuration says")
+	}
+	return n, err
+}
+
+func (l *layerReader) close() {
+	if l.open != nil {
+		l.open.Close()
+	}
+}
+
+// name makes an image's name last.
+func (i images) name(img imageRef) error {
+	file := i.refFile(img.Ref)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	if err := writeJSON(file, img); err != nil {
+		return err
+	}
+	return syncFile(file)
+}

@@ -1,0 +1,160 @@
+package gvisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// unusedFor is how long nobody may have used an image, or a runsc, before it is removed.
+const unusedFor = 30 * 24 * time.Hour
+
+// enter notes that the sandboxes of a home use these images.
+func (i images) enter(home layout) error {
+	sum := sha256.Sum256([]byte(home.dir))
+	dir := filepath.Join(i.dir, "homes")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, hex.EncodeToString(sum[:16])), []byte(home.dir), 0o600)
+}
+
+// use notes that an image is used now.
+func (i images) use(digest string) {
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(i.dir, digest), now, now) // else it may be removed, and has to be brought in again
+}
+
+// tidy removes what was left half unpacked; and each image that no sandbox of any home needs, that nobody has used
+// for long, and that has a newer one of the same name, whatever its tag; and each runsc that only it has.
+// Whatever is in doubt stays. It does nothing while something is unpacked.
+func (i images) tidy(ctx context.Context, now time.Time) error {
+	lock := flock.New(filepath.Join(i.dir, "import.lock"))
+	if mine, err := lock.TryLock(); err != nil || !mine {
+		return err
+	}
+	defer lock.Unlock()
+	i.clear()
+	needed, err := i.needed()
+	if err != nil {
+		return err
+	}
+	latest, refs, err := i.named()
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(i.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		digest := entry.Name()
+		info, err := entry.Info()
+		if err != nil || !isDigest(digest) || needed[digest] || latest[digest] || now.Sub(info.ModTime()) < unusedFor || ctx.Err() != nil {
+			continue
+		}
+		for _, file := range refs[digest] {
+			errs = append(errs, os.Remove(file))
+		}
+		going := filepath.Join(i.dir, "making-"+digest) // a leftover, if this is cut short
+		errs = append(errs, os.Rename(filepath.Join(i.dir, digest), going), os.RemoveAll(going))
+	}
+	return errors.Join(append(errs, i.tidyPrograms(now))...)
+}
+
+func isDigest(name string) bool {
+	text, err := hex.DecodeString(name)
+	return err == nil && len(text) == sha256.Size
+}
+
+// needed are the images of all sandboxes of the homes that are still there.
+func (i images) needed() (map[string]bool, error) {
+	needed := map[string]bool{}
+	files, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		home := layout{string(text)}
+		ids, err := home.ids()
+		if errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(file); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			r, err := home.find(id)
+			if sandbox.KindOf(err) == sandbox.NotFound {
+				continue // being made, or never finished
+			}
+			if err != nil {
+				return nil, err
+			}
+			needed[r.Image] = true
+		}
+	}
+	return needed, nil
+}
+
+// named are the latest image of each name, and the files that name each image.
+func (i images) named() (latest map[string]bool, refs map[string][]string, err error) {
+	type version struct {
+		digest string
+		at     time.Time
+	}
+	newest := map[string]version{}
+	latest, refs = map[string]bool{}, map[string][]string{}
+	files, _ := filepath.Glob(filepath.Join(i.dir, "refs", "*.json"))
+	for _, file := range files {
+		var img imageRef
+		if err := readJSON(file, &img); err != nil {
+			return nil, nil, err
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return nil, nil, err
+		}
+		refs[img.Digest] = append(refs[img.Digest], file)
+		name, _, _ := strings.Cut(img.Ref, "@")
+		if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+			name = name[:colon]
+		}
+		if v := newest[name]; info.ModTime().After(v.at) {
+			newest[name] = version{img.Digest, info.ModTime()}
+		}
+	}
+	for _, v := range newest {
+		latest[v.digest] = true
+	}
+	return latest, refs, nil
+}
+
+// program is the copy of a runsc that homes share: what is linked to by nobody else.
+func (i images) program(build string) string { return filepath.Join(i.dir, "bin", "runsc-"+build) }
+
+func (i images) tidyPrograms(now time.Time) error {
+	var errs []error
+	files, _ := filepath.Glob(i.program("*"))
+	for _, file := range files {
+		if info, err := os.Lstat(file); err == nil && links(info) == 1 && now.Sub(info.ModTime()) > unusedFor {
+			errs = append(errs, os.Remove(file))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,95 @@
+package gvisor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Only what certainly nobody needs is removed: images are shared by homes that know nothing of each other.
+func TestImagesThatNobodyUsesGo(t *testing.T) {
+	i := images{t.TempDir()}
+	now := time.Now()
+	add := func(digit, ref string, age time.Duration) string {
+		t.Helper()
+		digest := strings.Repeat(digit, 64)
+		if err := os.MkdirAll(i.root(digest), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if ref != "" {
+			if err := i.name(imageRef{Ref: ref, Digest: digest}); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(i.refFile(ref), now.Add(-age), now.Add(-age)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chtimes(filepath.Join(i.dir, digest), now.Add(-age), now.Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+		return digest
+	}
+	const day = 24 * time.Hour
+	want := map[string]bool{
+		add("1", "host:5000/own:1", 90*day): false,
+		add("2", "host:5000/own:2", 80*day): true,  // a sandbox has it
+		add("3", "host:5000/own:3", 70*day): true,  // the latest of its name
+		add("4", "other", 100*day):          true,  // so is it
+		add("5", "", 40*day):                false, // nobody can even name it
+		add("6", "", 20*day):                true,
+		add("7", "other@sha256:aa", 95*day): true,
+	}
+	want[strings.Repeat("4", 64)] = false // the latest of its name is 7
+	add("8", "host:5000/own:0", 85*day)
+	i.use(strings.Repeat("8", 64)) // somebody did, just now
+	want[strings.Repeat("8", 64)] = true
+	if err := os.Mkdir(filepath.Join(i.dir, "making-x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	home, gone := layout{t.TempDir()}, layout{filepath.Join(t.TempDir(), "gone")}
+	if err := home.make(); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []layout{home, gone} {
+		if err := i.enter(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := sandbox.NewID()
+	if err := os.Mkdir(home.box(id), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeJSON(home.record(id), record{Image: strings.Repeat("2", 64)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.tidy(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	for digest, stays := range want {
+		if exists(i.root(digest)) != stays {
+			t.Errorf("%s… is there: %v, want %v", digest[:3], !stays, stays)
+		}
+	}
+	if exists(i.refFile("host:5000/own:1")) || !exists(i.refFile("host:5000/own:2")) {
+		t.Error("the name of what is gone is there, or that of what is not is gone")
+	}
+	if exists(filepath.Join(i.dir, "making-x")) {
+		t.Error("what was left half unpacked is there")
+	}
+	if homes, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*")); len(homes) != 1 {
+		t.Errorf("the homes are %q, want the one that is there", homes)
+	}
+
+	// A record that can't be read: who knows what it needs.
+	if err := os.WriteFile(home.record(id), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := add("9", "host:5000/own:9", 95*day)
+	if err := i.tidy(t.Context(), now); err == nil || !exists(i.root(old)) {
+		t.Errorf("tidy = %v, and the image is there: %v, want an error and all kept", err, exists(i.root(old)))
+	}
+}

@@ -1,0 +1,93 @@
+//go:build linux
+
+package supervisor_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (b *box) awaken(a guest.Awakening) {
+	b.t.Helper()
+	if err := b.Awaken(b.t.Context(), a); err != nil {
+		b.t.Fatalf("Awaken(%+v): %v", a, err)
+	}
+}
+
+func TestACopyHasItsOwnRandomState(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.needsNode()
+	const seed, draw = "import random; random.seed(42)", "random.random()"
+	b.python(seed)
+	first := result(b.python(draw))
+	b.python(seed)
+	for range 10 { // as often as it likes
+		b.awaken(guest.Awakening{Copy: true})
+	}
+	e := b.python(draw)
+	if got := result(e); got == first || !strings.HasPrefix(got, "0.") || e.KernelEpoch != 1 || e.Interlude != nil {
+		t.Errorf("%s came after %s; epoch %d, %+v", got, first, e.KernelEpoch, e.Interlude)
+	}
+	if s, err := b.Status(t.Context()); err != nil || len(s.Kernels) != 1 {
+		t.Errorf("kernels = %+v, %v, want none that was not there", s.Kernels, err)
+	}
+	b.javascript("const own = Math.random()")
+	b.awaken(guest.Awakening{Copy: true})
+	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
+		t.Errorf("JavaScript = %+v", e)
+	}
+	// While code runs, it waits its turn.
+	b.python(seed)
+	id := b.begin("import time; print('on'); time.sleep(.5); random.random()", 60)
+	b.awaken(guest.Awakening{Copy: true})
+	if got := result(b.look(id, 10)); got != first {
+		t.Errorf("%s, want %s: code that ran was touched", got, first)
+	}
+	if got := result(b.python("random.seed(42); random.random()")); got != first {
+		t.Errorf("a new seed gives %s, want %s", got, first)
+	}
+}
+
+func TestWhatCameAfterIsLost(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.needsNode()
+	saved := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	told := func(t *testing.T, e sandbox.Execution, asOf time.Time, epoch int) {
+		t.Helper()
+		if e.KernelEpoch != epoch {
+			t.Errorf("epoch = %d, want %d", e.KernelEpoch, epoch)
+		}
+		if asOf.IsZero() != (e.Interlude == nil) || e.Interlude != nil && !e.Interlude.AsOf.Equal(asOf) {
+			t.Errorf("interlude = %+v, want %v", e.Interlude, asOf)
+		}
+	}
+	b.python("x = 1")
+	for range 3 {
+		b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	}
+	told(t, b.python("x"), saved, 5)
+	told(t, b.python("x"), time.Time{}, 5)
+	b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	told(t, b.python("x"), time.Time{}, 5)
+	// A kernel that did not run when the memory was saved may have run since.
+	told(t, b.javascript("1"), saved, 5)
+	b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	told(t, b.javascript("1"), time.Time{}, 5)
+	// The next loss.
+	later := saved.Add(time.Hour)
+	b.awaken(guest.Awakening{AsOfUnix: later.Unix(), EpochAbove: 2, Copy: true})
+	told(t, b.javascript("1"), later, 6)
+	told(t, b.python("x"), later, 6)
+	// A kernel that dies has an epoch of its own then.
+	b.python("import os; os._exit(1)")
+	told(t, b.python("1"), time.Time{}, 7)
+	if err := b.Awaken(t.Context(), guest.Awakening{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
+		t.Errorf("a time before 1970 = %v, want invalid", err)
+	}
+}

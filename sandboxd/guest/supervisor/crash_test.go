@@ -1,0 +1,86 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"strings"
+	"testing"
+)
+
+const (
+	reportHead = "Fatal Python error: Segmentation fault\n\nStack (most recent call first):\n"
+	own        = `  File "/opt/dormouse/kernels/python/dormouse_kernel/`
+)
+
+// Whatever comes in whatever pieces, nothing is lost while the kernel lives, and nothing is made up when it dies.
+func FuzzCrashReport(f *testing.F) {
+	f.Add("a\n"+reportHead+"  File \"<cell 1>\", line 1 in f\n"+own+"loop.py\", line 1 in main\n\n", 7)
+	f.Add("Fatal Python error: x\ny", 3)
+	f.Fuzz(func(t *testing.T, text string, size int) {
+		var alive, dies crashReport
+		var passed strings.Builder
+		for rest := text; rest != ""; {
+			n := max(1, min(size, len(rest)))
+			p := rest[:n]
+			rest = rest[n:]
+			passed.Write(alive.pass([]byte(p)))
+			dies.pass([]byte(p))
+		}
+		if got := passed.String() + string(alive.rest()); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+		report := dies.report()
+		for line := range strings.Lines(string(report)) {
+			if !strings.Contains(text, line) {
+				t.Errorf("%q is not in %q", line, text)
+			}
+		}
+	})
+}
+
+func TestCrashReports(t *testing.T) {
+	library := "  File \"/usr/lib/python3.13/ctypes/__init__.py\", line 519 in string_at\n"
+	ipython := "  File \"/usr/lib/python3/dist-packages/IPython/core/formatters.py\", line 770 in __call__\n  File \"/usr/lib/python3/dist-packages/decorator.py\", line 2 in fun\n"
+	loop := own + "cell.py\", line 77 in _await\n  File \"/usr/lib/python3.13/asyncio/events.py\", line 80 in _run\n" + own +
+		"loop.py\", line 89 in _run\n  File \"/opt/dormouse/kernels/python/kernel.py\", line 16 in <module>\n"
+	cell := "  File \"<cell 1>\", line 5 in f\n  File \"<cell 1>\", line 6 in <module>\n"
+	repr := "  File \"<cell 1>\", line 3 in __repr__\n"
+	thread := "  File \"<cell 1>\", line 2 in work\n"
+	tests := []struct {
+		name, raw     string
+		atOnce, atEnd string // what is passed on before the kernel is dead, and then
+	}{
+		{name: "a report is the user's frames", raw: reportHead + library + cell + loop + "\nExtension modules: a._b (total: 1)\n", atEnd: reportHead + library + cell},
+		{name: "a repr that IPython called is the user's", raw: reportHead + library + repr + ipython + cell + loop, atEnd: reportHead + library + repr + cell},
+		{name: "text before it is not kept waiting", raw: "before\n" + reportHead + cell + loop, atOnce: "before\n", atEnd: reportHead + cell},
+		{name: "threads have their own frames", raw: "Fatal Python error: Aborted\n\nThread 0x00007f01 (most recent call first):\n" + thread +
+			"  File \"/usr/lib/python3.13/threading.py\", line 1 in _bootstrap\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell + loop,
+			atEnd: "Fatal Python error: Aborted\n\nThread 0x00007f01 (most recent call first):\n" + thread + "Current thread 0x00007f02 (most recent call first):\n" + cell},
+		{name: "an error of Python's own", raw: "Fatal Python error: _PyX: bad\nPython runtime state: initialized\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell + loop,
+			atEnd: "Fatal Python error: _PyX: bad\nPython runtime state: initialized\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell},
+		{name: "what only looks like one is passed on", raw: reportHead + loop + "and more\n", atOnce: reportHead + loop + "and more\n"},
+		{name: "a line that quotes one is no report", raw: "it said: Fatal Python error: Aborted\n", atOnce: "it said: Fatal Python error: Aborted\n"},
+		{name: "a report without an end is passed on", raw: reportHead + strings.Repeat(cell, maxReport/len(cell)), atOnce: reportHead + strings.Repeat(cell, maxReport/len(cell))},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var pieces crashReport
+			passed := string(pieces.pass([]byte(test.raw)))
+			if got := string(pieces.report()); passed != test.atOnce || got != test.atEnd {
+				t.Errorf("passed on at once %q, want %q; at the end %q, want %q", passed, test.atOnce, got, test.atEnd)
+			}
+		})
+	}
+	t.Run("it comes in pieces, and the kernel lives", func(t *testing.T) {
+		var c crashReport
+		if got := c.pass([]byte("Fatal Python error: ")); len(got) > 0 {
+			t.Errorf("passed on %q", got)
+		}
+		if got := string(c.pass([]byte("Abor"))) + string(c.rest()); got != "Fatal Python error: Abor" {
+			t.Errorf("passed on %q", got)
+		}
+		if got := string(c.pass([]byte("next"))); got != "next" {
+			t.Errorf("passed on %q", got)
+		}
+	})
+}

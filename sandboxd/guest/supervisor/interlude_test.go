@@ -1,0 +1,88 @@
+//go:build linux
+
+package supervisor_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func (b *box) javascript(code string) sandbox.Execution {
+	b.t.Helper()
+	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.JavaScript})
+}
+
+// What is printed while nothing runs is told by the next execution, and is not its output.
+func TestPrintedWhileNothingRan(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	tests := []struct {
+		name, code, next string
+		run              func(string) sandbox.Execution
+		late             string
+	}{
+		{name: "a thread", run: b.python, code: "import threading, time\ndef late():\n    time.sleep(.1); print('tick')\nthreading.Thread(target=late).start(); print('own')", next: "print('next')", late: "tick\n"},
+		{name: "a child process", run: b.python, code: "import subprocess\nsubprocess.Popen('sleep .1; echo tock; echo tick', shell=True); print('own')", next: "print('next')", late: "tock\ntick\n"},
+		{name: "a thread's error", run: b.python, code: "def late():\n    time.sleep(.1); 1/0\nthreading.Thread(target=late).start(); print('own')", next: "print('next')", late: "ZeroDivisionError: division by zero\n"},
+		{name: "a timer", run: b.javascript, code: "setTimeout(() => console.log('tick'), 100); console.log('own')", next: "console.log('next')", late: "tick\n"},
+		{name: "a late error", run: b.javascript, code: "setTimeout(() => { throw new TypeError('late') }, 100); console.log('own')", next: "console.log('next')", late: "TypeError: late"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			b.t = t
+			if strings.Contains(test.next, "console") {
+				b.needsNode()
+			}
+			if e := test.run(test.code); text(e.Events) != "own\n" || e.Interlude != nil {
+				t.Fatalf("the first printed %q, with %+v", text(e.Events), e.Interlude)
+			}
+			time.Sleep(400 * time.Millisecond)
+			e := test.run(test.next)
+			if text(e.Events) != "next\n" || e.Interlude == nil || !strings.Contains(e.Interlude.LateText, test.late) || e.Interlude.LateBytes != int64(len(e.Interlude.LateText)) {
+				t.Errorf("the next printed %q, with %+v, want %q late", text(e.Events), e.Interlude, test.late)
+			}
+			if e = test.run(test.next); e.Interlude != nil {
+				t.Errorf("and the one after it has %+v", e.Interlude)
+			}
+		})
+	}
+	t.Run("of much the end is kept", func(t *testing.T) {
+		b.t = t
+		b.python("def late():\n    time.sleep(.1); print('é' * 500_000 + 'end')\nthreading.Thread(target=late).start()")
+		time.Sleep(400 * time.Millisecond)
+		if i := b.python("1").Interlude; i == nil || i.LateBytes != 1_000_004 || !strings.HasSuffix(i.LateText, "éend\n") || len(i.LateText) > sandbox.MaxLateText {
+			t.Errorf("got %+v", i)
+		}
+	})
+	t.Run("it comes with the next execution however soon that is", func(t *testing.T) {
+		b.t = t
+		b.python("def late():\n    time.sleep(.1); print('tick')\nt = threading.Thread(target=late); t.start()")
+		time.Sleep(100 * time.Millisecond)
+		for range 100 {
+			if i := b.python("1").Interlude; i != nil {
+				if i.LateText != "tick\n" {
+					t.Errorf("got %+v", i)
+				}
+				return
+			}
+		}
+		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // it may have hit an execution
+			t.Log("it was printed during an execution")
+		}
+	})
+	t.Run("a death is told, with its last words", func(t *testing.T) {
+		b.t = t
+		b.python("def late():\n    time.sleep(.1); os.write(1, b'bye'); os._exit(9)\nimport os; threading.Thread(target=late).start()")
+		time.Sleep(400 * time.Millisecond)
+		e := b.python("1")
+		if i := e.Interlude; i == nil || i.LateText != "bye" || i.Death == nil || i.Death.ExitCode != 9 || e.KernelEpoch != 2 {
+			t.Errorf("epoch %d, %+v", e.KernelEpoch, i)
+		}
+		if e = b.python("1"); e.Interlude != nil {
+			t.Errorf("and once more: %+v", e.Interlude)
+		}
+	})
+}

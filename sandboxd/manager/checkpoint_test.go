@@ -1,0 +1,224 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const saveEvery = time.Minute
+
+func saving(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = idle, saveEvery }
+
+// counts returns how often states were saved and discarded.
+func (e *testEngine) counts() (checkpoints, discards int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.checkpoints, e.discards
+}
+
+// What rests is saved once after new work, and runs on; when it is idle for longer it is suspended.
+func TestCheckpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, saving)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		for i, work := range []func(){
+			func() { _, _ = d.Update(t.Context(), string(id), sandbox.UpdateRequest{TTL: new(ttl(48 * time.Hour))}) },
+			func() { d.run(t, id, "print x", 5) },
+			func() { d.writes(t, id, "a", "x") },
+		} {
+			work()
+			began := time.Now()
+			wait(saveEvery / 2)
+			if n, _ := d.eng.counts(); n != i {
+				t.Fatalf("after half the time it was saved %d times, want %d", n, i)
+			}
+			wait(2 * saveEvery)
+			if n, _ := d.eng.counts(); n != i+1 {
+				t.Fatalf("it was saved %d times, want %d", n, i+1)
+			}
+			d.wantState(t, "saved", id, sandbox.Running)
+			if got, _ := d.Get(t.Context(), string(id)); got.SavedTime.Before(began) {
+				t.Errorf("saved_time = %v, want it after %v", got.SavedTime, began)
+			}
+		}
+		d.run(t, id, "sleep 10m", 0)
+		wait(9 * time.Minute)
+		if n, _ := d.eng.counts(); n != 3 {
+			t.Errorf("it was saved while code ran")
+		}
+		wait(10 * time.Minute)
+		d.wantState(t, "idle for longer", id, sandbox.Suspended)
+		if got, _ := d.Get(t.Context(), string(id)); got.SuspendedTo != "disk" || !got.SavedTime.IsZero() {
+			t.Errorf("Get() = %+v, want it suspended to disk", got)
+		}
+	})
+}
+
+// Who calls meanwhile waits until its state is saved.
+func TestCallDuringCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, saving)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.eng.set(func() { d.eng.beforeCheckpoint = func(context.Context) { time.Sleep(time.Second) } })
+		for n := 0; n == 0; n, _ = d.eng.counts() {
+			wait(100 * time.Millisecond)
+		}
+		d.wantState(t, "being saved", id, sandbox.Running)
+		if e := d.run(t, id, "print x", 5); output(e) != "x" {
+			t.Errorf("output = %q, want x", output(e))
+		}
+		if _, n := d.eng.count(); n != 0 {
+			t.Errorf("it was resumed %d times, want never", n)
+		}
+	})
+}
+
+// A checkpoint that fails does no harm, and is tried again, not too often.
+func TestCheckpointFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, func(c *manager.Config) { c.CheckpointEvery = saveEvery })
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.eng.set(func() { d.eng.failCheckpoint = errors.New("no space left on device") })
+		wait(2 * time.Hour)
+		if n, _ := d.eng.counts(); n < 3 || n > 8 {
+			t.Errorf("tried %d times in two hours, want a few", n)
+		}
+		d.eng.set(func() { d.eng.failCheckpoint = nil })
+		if e := d.run(t, id, "print x", 5); output(e) != "x" {
+			t.Errorf("output = %q, want x", output(e))
+		}
+		wait(2 * time.Hour)
+		if got, _ := d.Get(t.Context(), string(id)); got.SavedTime.IsZero() {
+			t.Error("it was not saved when that worked again")
+		}
+	})
+}
+
+// After a power cut a sandbox is as of its last checkpoint, and says so: to its guest before anybody uses it, in
+// the record, and for each execution and file that came after.
+func TestPowerCut(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			eng := newTestEngine()
+			defer eng.Close()
+			ctx := t.Context()
+			d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, saving)
+			id := d.create(t, sandbox.CreateRequest{}).ID
+			d.writes(t, id, "a", "before")
+			kept := d.run(t, id, "print kept", 5)
+			wait(2 * saveEvery)
+			d.writes(t, id, "a", "after")
+			d.writes(t, id, "b", "after")
+			undone := d.run(t, id, "print undone", 5)
+			ran := d.run(t, id, "sleep 1h", 0)
+			unsaved := d.create(t, sandbox.CreateRequest{}).ID
+			asOf := eng.of(id).at
+			wait(time.Second)
+			if restart {
+				path := crash(t, d)
+				eng.powerCut()
+				d = start(t, path, eng, saving)
+				d.wantState(t, "after a restart", id, sandbox.Suspended)
+			} else {
+				eng.powerCut()
+			}
+			defer func() { d.stop(t) }()
+			eng.set(func() { eng.failAwaken = errDown })
+			_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
+			wantError(t, "Execute of what could not be told", err, sandbox.Unavailable, "try again")
+			d.wantState(t, "not told", id, sandbox.Suspended)
+			if restart { // in the middle of it
+				path := crash(t, d)
+				d = start(t, path, eng, saving)
+				d.wantState(t, "not told, after a restart", id, sandbox.Suspended)
+			}
+			eng.set(func() { eng.failAwaken = nil })
+			e := d.run(t, id, "print x", 5)
+			if output(e) != "x" || e.KernelEpoch <= undone.KernelEpoch {
+				t.Errorf("Execute() = %q in epoch %d, want x in one above %d", output(e), e.KernelEpoch, undone.KernelEpoch)
+			}
+			told := eng.of(id).guest.awakenings()
+			if want := (guest.Awakening{AsOfUnix: asOf.Unix(), EpochAbove: 2}); len(told) != 1 || told[0] != want {
+				t.Errorf("its guest was told %+v, want %+v once", told, want)
+			}
+			if got, err := d.Get(ctx, string(id)); err != nil || !got.RewoundTo.Equal(asOf) || got.State != sandbox.Running {
+				t.Errorf("Get() = %+v, %v, want it as of %v", got, err, asOf)
+			}
+			if got, err := d.GetExecution(ctx, string(kept.ID), 0, sandbox.Window{}); err != nil || output(got) != "kept" || got.Reason != "" {
+				t.Errorf("the execution before = %+v, %v, want its output", got, err)
+			}
+			for e, want := range map[sandbox.ExecutionID]struct {
+				state sandbox.ExecutionState
+				gone  bool
+			}{undone.ID: {sandbox.ExecSucceeded, true}, ran.ID: {sandbox.ExecLost, false}} {
+				got, err := d.GetExecution(ctx, string(e), 5, sandbox.Window{})
+				if err != nil || got.State != want.state || got.OutputGone != want.gone || !strings.Contains(got.Reason, "as of "+asOf.UTC().Format(time.RFC3339)) || !strings.Contains(got.Reason, "undone") {
+					t.Errorf("GetExecution() = %+v, %v, want it %s, and to say that it is undone", got, err, want.state)
+				}
+			}
+			d.reads(t, id, "a", "before")
+			_, _, err = d.ReadFile(ctx, string(id), "b", 0, -1)
+			wantError(t, "ReadFile of what was written after", err, sandbox.NotFound, "files written after that are lost")
+			_, err = d.Execute(ctx, string(unsaved), sandbox.ExecuteRequest{Code: "print x"})
+			wantError(t, "Execute in what was never saved", err, sandbox.Expired, "variables and files are lost")
+			wait(time.Hour)
+			d.wantState(t, "left alone", id, sandbox.Suspended)
+			d.run(t, id, "print x", 5)
+			if n := len(eng.of(id).guest.awakenings()); n != 1 {
+				t.Errorf("its guest was told %d times, want once", n)
+			}
+		})
+	}
+}
+
+// What a call brings after the processes have died runs once they are back.
+func TestCallAfterPowerCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, saving)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		wait(2 * saveEvery)
+		d.eng.powerCut()
+		for range 2 {
+			e := d.run(t, id, "print x", 5)
+			if e.State != sandbox.ExecSucceeded || output(e) != "x" {
+				t.Errorf("Execute() = %+v, want x", e)
+			}
+		}
+	})
+}
+
+// A copy of what went back, and does not know yet, is told as well; each copy is told that it is one, or not handed out.
+func TestForkIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, saving)
+		of := d.create(t, sandbox.CreateRequest{}).ID
+		d.run(t, of, "print x", 5)
+		fork := d.create(t, sandbox.CreateRequest{ForkOf: string(of)}).ID
+		if got := d.eng.of(fork).guest.awakenings(); len(got) != 1 || got[0] != (guest.Awakening{Copy: true}) {
+			t.Errorf("the fork was told %+v, want that it is a copy", got)
+		}
+		wait(2 * saveEvery)
+		asOf := d.eng.of(of).at
+		d.run(t, of, "print y", 5)
+		d.eng.powerCut()
+		fork = d.create(t, sandbox.CreateRequest{ForkOf: string(of)}).ID
+		if got := d.eng.of(fork).guest.awakenings(); len(got) != 1 || got[0] != (guest.Awakening{Copy: true, AsOfUnix: asOf.Unix(), EpochAbove: 1}) {
+			t.Errorf("the fork of what went back was told %+v, want that too", got)
+		}
+		d.eng.set(func() { d.eng.failAwaken = errDown })
+		_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(of)})
+		wantError(t, "Create", err, sandbox.Unavailable, "does not answer")
+		if n := len(d.eng.ids()); n != 3 {
+			t.Errorf("%d containers, want the original and two forks", n)
+		}
+	})
+}

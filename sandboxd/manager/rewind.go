@@ -1,0 +1,82 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// findRewound finds out whether the processes of a sandbox that does not run have died, and what the engine
+// would resume is older than what was last done in it. It is called before that is resumed or copied, by whoever changes its life.
+func (m *Manager) findRewound(ctx context.Context, b *box) error {
+	containers, err := m.inspect(ctx)
+	if err != nil {
+		return err
+	}
+	if c := containers[b.id]; c.Suspended && !c.AsOf.IsZero() {
+		return m.rewind(b, c.AsOf)
+	}
+	return nil
+}
+
+// rewind puts on record that a sandbox went back to its state as of asOf, before anybody sees that state. What
+// had not begun yet is still to run; what had is lost, and what ended since is undone. It is called by whoever changes its life.
+func (m *Manager) rewind(b *box, asOf time.Time) error {
+	rec := b.record()
+	if known := rec.Rewound; rec.State == sandbox.Suspended && known.Owed && known.AsOf.Equal(asOf) {
+		return nil
+	}
+	b.mu.Lock()
+	b.asleep, b.room = true, false
+	b.mu.Unlock()
+	how := fmt.Sprintf("the sandbox's processes died (its machine stopped, or they were killed), and it went back to its state as of %s", stamp(asOf))
+	keep := b.unbegun()
+	done, err := m.Store.Rewind(b.id, store.Rewinding{
+		AsOf: asOf, Time: m.now(), Keep: keep,
+		Lost:   how + ": whatever this did is undone",
+		Undone: how + ": what this did is undone, and its output is gone",
+	})
+	if err != nil {
+		return notRecorded(err)
+	}
+	b.mu.Lock()
+	b.rec.State, b.rec.Rewound, b.rec.SavedTime = sandbox.Suspended, done, done.AsOf
+	kept := make(map[sandbox.ExecutionID]*pending, len(keep))
+	for _, id := range keep {
+		kept[id] = b.pending[id]
+	}
+	b.pending = kept
+	b.mu.Unlock()
+	m.Store.SetSaved(b.id, done.AsOf)
+	b.log.Warn("the processes of a sandbox died: it goes on from a saved state", "as of", asOf)
+	return nil
+}
+
+// tellRewound tells the guest of a sandbox that was rewound, before anybody uses it; until that has
+// worked nobody does. It is called by whoever changes its life.
+func (m *Manager) tellRewound(ctx context.Context, b *box) error {
+	r := b.record().Rewound
+	if !r.Owed {
+		return nil
+	}
+	if err := m.awaken(ctx, b, guest.Awakening{AsOfUnix: r.AsOf.Unix(), EpochAbove: r.Epoch}); err != nil {
+		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s was resumed, and does not answer yet; nothing of it is lost: try again", b.id).WithCause(err)
+	}
+	return nil
+}
+
+// awaken tells a guest what its memory cannot: that it was restored.
+func (m *Manager) awaken(ctx context.Context, b *box, a guest.Awakening) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	b.guest.Close() // it dials anew
+	err := b.guest.Awaken(ctx, a)
+	if err != nil && !answered(err) && ctx.Err() == nil {
+		err = b.guest.Awaken(ctx, a) // to be told twice does no harm
+	}
+	return err
+}

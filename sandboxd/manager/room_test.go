@@ -1,0 +1,206 @@
+package manager_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// What sleeps takes no room. What wakes, or is made, takes the place of what was idle for longest; if nothing is
+// idle, it is refused, and nothing is lost.
+func TestRoomToWake(t *testing.T) {
+	for name, limit := range map[string]func(*manager.Config){
+		"number": func(c *manager.Config) { c.MaxSandboxes = 2 },
+		"memory": func(c *manager.Config) { c.MaxMemory = 2 * 512 * sandbox.MiB },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := bubble(t, sleepy, limit)
+				var ids []sandbox.ID
+				for range 4 {
+					ids = append(ids, d.create(t, sandbox.CreateRequest{MemoryMB: 512}).ID)
+					wait(time.Second)
+				}
+				for i, want := range []sandbox.State{sandbox.Suspended, sandbox.Suspended, sandbox.Running, sandbox.Running} {
+					d.wantState(t, fmt.Sprintf("number %d of 4", i), ids[i], want)
+				}
+				d.run(t, ids[2], "print x", 5)
+				wait(time.Second)
+				d.run(t, ids[0], "print x", 5)
+				d.wantState(t, "used a while ago", ids[2], sandbox.Running)
+				d.wantState(t, "used before that", ids[3], sandbox.Suspended)
+				d.run(t, ids[0], "sleep 1h", 0)
+				busy := d.run(t, ids[2], "sleep 1h", 0)
+				_, err := d.Execute(t.Context(), string(ids[1]), sandbox.ExecuteRequest{Code: "print x"})
+				wantError(t, "Execute", err, sandbox.Limit, "no room to wake it", "--max-", "Nothing of it is lost")
+				_, err = d.Create(t.Context(), sandbox.CreateRequest{MemoryMB: 512})
+				wantError(t, "Create", err, sandbox.Limit, "--max-")
+				if _, err := d.Interrupt(t.Context(), string(busy.ID)); err != nil {
+					t.Fatal(err)
+				}
+				if e := d.run(t, ids[1], "print x", 5); output(e) != "x" {
+					t.Errorf("output = %q, want x", output(e))
+				}
+			})
+		})
+	}
+}
+
+// What only pauses stays in memory, and takes room.
+func TestPausedTakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxSandboxes = 1 })
+		d.eng.set(func() { d.eng.info.Suspend = engine.Paused })
+		sb, _ := d.asleep(t, sandbox.CreateRequest{})
+		if got, err := d.Get(t.Context(), string(sb.ID)); err != nil || got.SuspendedTo != "pause" {
+			t.Errorf("Get() = %+v, %v, want it paused", got, err)
+		}
+		_, err := d.Create(t.Context(), sandbox.CreateRequest{})
+		wantError(t, "Create", err, sandbox.Limit, "--max-sandboxes")
+		d.run(t, sb.ID, "print x", 5)
+	})
+}
+
+// 500 sandboxes sleep under the default limits, through a restart too, and each answers.
+func TestFiveHundredSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 500
+		eng := newTestEngine()
+		defer eng.Close()
+		eng.stateBytes = 40 * sandbox.MiB
+		limits := func(c *manager.Config) {
+			c.IdleSuspend, c.CheckpointEvery, c.MaxDisk = idle, saveEvery, 20<<30
+		}
+		d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, limits)
+		ids := make([]sandbox.ID, many)
+		each := func(do func(i int)) {
+			var clients sync.WaitGroup
+			for client := range 8 {
+				clients.Go(func() {
+					for i := client; i < many; i += 8 {
+						do(i)
+					}
+				})
+			}
+			clients.Wait()
+		}
+		each(func(i int) {
+			ids[i] = d.create(t, sandbox.CreateRequest{}).ID
+			d.writes(t, ids[i], "name", fmt.Sprint(i))
+		})
+		wait(2 * idle)
+		goroutines := runtime.NumGoroutine()
+		path := crash(t, d)
+		d = start(t, path, eng, limits)
+		defer func() { d.stop(t) }()
+		asleep, req := 0, sandbox.ListRequest{State: sandbox.Suspended, PageSize: 100}
+		for {
+			page, err := d.List(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			asleep += len(page.Sandboxes)
+			if req.PageToken = page.NextPageToken; req.PageToken == "" {
+				break
+			}
+		}
+		if asleep != many {
+			t.Fatalf("%d sleep, want %d", asleep, many)
+		}
+		if goroutines > many+50 { // the guests have one each
+			t.Errorf("%d goroutines when all slept, want none for each", goroutines)
+		}
+		each(func(i int) { d.reads(t, ids[i], "name", fmt.Sprint(i)) })
+	})
+}
+
+// Saved states take no more disk than they may. What is kept of sandboxes that run goes first; then those that are idle
+// run on, which is said, and sleep when there is room.
+func TestMaxDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 12345 // what the test guest says that it uses
+		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 3*size + 1 })
+		d.eng.stateBytes = size
+		var ids []sandbox.ID
+		for range 5 {
+			ids = append(ids, d.create(t, sandbox.CreateRequest{}).ID)
+			wait(time.Second)
+		}
+		wait(2 * saveEvery)
+		saved := func() (n int) {
+			for _, id := range ids {
+				if got, err := d.Get(t.Context(), string(id)); err == nil && !got.SavedTime.IsZero() {
+					n++
+				}
+			}
+			return n
+		}
+		if n := saved(); n != 3 {
+			t.Errorf("%d of 5 are saved, want 3", n)
+		}
+		if len(d.Warnings()) != 1 {
+			t.Errorf("Warnings() = %q, want one", d.Warnings())
+		}
+		wait(idle)
+		states := map[sandbox.State]int{}
+		for _, id := range ids {
+			got, _ := d.Get(t.Context(), string(id))
+			states[got.State]++
+		}
+		if states[sandbox.Suspended] != 3 || states[sandbox.Running] != 2 {
+			t.Errorf("states = %v, want 3 suspended and 2 running", states)
+		}
+		total := int64(0)
+		all, _ := d.eng.List(t.Context())
+		for _, c := range all {
+			total += c.StateBytes
+		}
+		if total > 3*size+1 {
+			t.Errorf("saved states take %d bytes, want at most %d", total, 3*size+1)
+		}
+		for _, id := range ids {
+			if got, _ := d.Get(t.Context(), string(id)); got.State == sandbox.Suspended {
+				if err := d.Delete(t.Context(), string(id)); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		wait(2 * time.Hour)
+		page, err := d.List(t.Context(), sandbox.ListRequest{State: sandbox.Suspended})
+		if err != nil || len(page.Sandboxes) != 3 {
+			t.Errorf("%d sleep when there is room, %v, want 3", len(page.Sandboxes), err)
+		}
+	})
+}
+
+// A state that is kept of a sandbox that runs makes room for one that is suspended.
+func TestDiscardsForSuspend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 20_000 })
+		d.eng.stateBytes = 12345
+		runs := d.create(t, sandbox.CreateRequest{}).ID
+		wait(2 * saveEvery)
+		other := d.create(t, sandbox.CreateRequest{}).ID
+		for range 6 {
+			d.writes(t, runs, "a", "x") // never idle for long
+			wait(saveEvery)
+		}
+		d.wantState(t, "idle", other, sandbox.Suspended)
+		d.wantState(t, "used", runs, sandbox.Running)
+		if _, n := d.eng.counts(); n == 0 {
+			t.Error("no saved state was discarded")
+		}
+		if got, _ := d.Get(t.Context(), string(runs)); !got.SavedTime.IsZero() {
+			t.Errorf("saved_time = %v, want none: it is kept no more", got.SavedTime)
+		}
+	})
+}

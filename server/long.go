@@ -1,0 +1,123 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/server/spool"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// parseSpooled parses a message whose long strings are on disk. Only a tool's arguments may have
+// such: anywhere else a token could be taken for what the client said. The caller closes
+// long in any case.
+func parseSpooled(long *spool.Message) (*message, *rejection) {
+	text, flaw := long.End()
+	if flaw != nil {
+		return nil, flawed(flaw)
+	}
+	m, refused := parse(text)
+	if m == nil || long.Count() == 0 {
+		return m, refused
+	}
+	m.long = long
+	if long.CountIn(m.id) > 0 {
+		m.id = nil // too long to be sent back, as in parse
+	}
+	var call struct {
+		Params struct {
+			Arguments json.RawMessage `json:"arguments"`
+		} `json:"params"`
+	}
+	if m.method == string(mcp.MethodToolsCall) {
+		_ = json.Unmarshal(m.raw, &call) // no arguments have no tokens
+	}
+	if long.CountIn(call.Params.Arguments) != long.Count() {
+		return nil, &rejection{id: m.id, code: mcp.INVALID_REQUEST, text: "a string of more than 64 KiB is somewhere else than in the arguments of a tool"}
+	}
+	return m, nil
+}
+
+// flawed says what is wrong with a message, under its id if that has been seen.
+func flawed(f *spool.Flaw) *rejection {
+	r := &rejection{text: f.Text, cause: f.Cause, id: (&tooLong{head: f.Head, tail: f.Tail}).idOf()}
+	switch f.Kind {
+	case spool.Malformed:
+		r.code, r.status = mcp.PARSE_ERROR, http.StatusBadRequest
+	case spool.TooLong:
+		r.code, r.status = mcp.INVALID_REQUEST, http.StatusRequestEntityTooLarge
+	default:
+		r.code, r.status = busy, http.StatusServiceUnavailable
+	}
+	return r
+}
+
+type longKey struct{}
+
+// withLong returns the context of a message's call.
+func withLong(ctx context.Context, m *message) context.Context {
+	if m.long == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, longKey{}, m.long)
+}
+
+// resolve puts long strings where their tokens are. No tool ever sees a token.
+func resolve(ctx context.Context, v any) any {
+	long, ok := ctx.Value(longKey{}).(*spool.Message)
+	if !ok {
+		return v
+	}
+	return withStrings(long, v)
+}
+
+func withStrings(long *spool.Message, v any) any {
+	switch v := v.(type) {
+	case string:
+		if s, ok := long.Find(v); ok {
+			return tools.LongText(s)
+		}
+	case []any:
+		for i := range v {
+			v[i] = withStrings(long, v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = withStrings(long, v[k])
+		}
+	}
+	return v
+}
+
+// outbox is a spool.Outbox with errors for models.
+type outbox struct {
+	*spool.Outbox
+	log func(error)
+}
+
+func (o outbox) Base64(r io.Reader) (string, int64, error) {
+	token, n, err := o.Outbox.Base64(r)
+	switch {
+	case errors.Is(err, spool.ErrBusy):
+		err = sandbox.Errorf(sandbox.Unavailable, "%s", spool.ErrBusy)
+	case errors.Is(err, spool.ErrDisk):
+		o.log(err)
+		err = sandbox.Errorf(sandbox.Unavailable, "%s", spool.ErrDisk)
+	}
+	return token, n, err
+}
+
+// withOutbox gives a message's call a place for what is too long for its answer. box may
+// be nil, and then everything is in memory.
+func (s *Server) withOutbox(ctx context.Context, box *spool.Outbox) context.Context {
+	if box == nil {
+		return ctx
+	}
+	return tools.WithOutbox(ctx, outbox{box, func(err error) { s.log.Error("the spool cannot be written to", "error", err) }})
+}

@@ -1,0 +1,107 @@
+package tools
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Resource is what a client lists and reads by URI, without a model's doing.
+type Resource struct {
+	Template mcp.ResourceTemplate
+	// Read returns the contents. Its errors are words for a person.
+	Read func(ctx context.Context, uri string) (mcp.ResourceContents, error)
+}
+
+// fileURI is how read_file names a file, too.
+const fileURI = "sandbox://{sandbox_id}/files/{+path}"
+
+// Files are the files of all sandboxes as resources.
+func Files(s Sandboxes, c Config) Resource {
+	t := newToolset(s, c)
+	return Resource{
+		Template: mcp.NewResourceTemplate(fileURI, "sandbox-file",
+			mcp.WithTemplateTitle("A file of a sandbox"),
+			mcp.WithTemplateDescription("A file in a sandbox's /workspace, at most 100 MiB, as text where it is text and else as base64. sandbox_id can be a display_name.")),
+		Read: func(ctx context.Context, uri string) (mcp.ResourceContents, error) {
+			contents, err := t.readResource(ctx, uri)
+			if err != nil {
+				return nil, errors.New(t.explain(ctx, aFile, err))
+			}
+			return contents, nil
+		},
+	}
+}
+
+func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceContents, error) {
+	name, file, err := parseFileURI(uri)
+	if err != nil {
+		return nil, err
+	}
+	body, info, err := t.sandboxes.ReadFile(ctx, name, file, 0, sandbox.MaxFileBytes)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if info.Size > sandbox.MaxFileBytes {
+		return nil, invalid("%q has %s, and a resource at most %d MiB: read a part of it with read_file", sandbox.Quote(file), bytesOf(info.Size), sandbox.MaxFileBytes/sandbox.MiB)
+	}
+	if box, ok := ctx.Value(outboxKey{}).(Outbox); ok && info.Size > maxTextLength {
+		token, _, err := box.Base64(body)
+		return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, nil), Blob: token}, err
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	if s := string(data); len(data) <= maxTextLength && textPart(data, true) != nil && cleanFile(s) == strings.ReplaceAll(s, "\r\n", "\n") {
+		return mcp.TextResourceContents{URI: uri, MIMEType: mediaType(file, data), Text: s}, nil
+	}
+	return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, data), Blob: base64.StdEncoding.EncodeToString(data)}, nil
+}
+
+// parseFileURI takes a file's URI apart.
+func parseFileURI(uri string) (name, file string, err error) {
+	rest, isOurs := strings.CutPrefix(uri, "sandbox://")
+	name, file, isFile := strings.Cut(rest, "/files/")
+	name, nameErr := url.PathUnescape(name)
+	file, fileErr := url.PathUnescape(file)
+	if !isOurs || !isFile || nameErr != nil || fileErr != nil || name == "" {
+		return "", "", invalid("%q is not the URI of a file: write sandbox://<sandbox_id>/files/<path>", sandbox.Quote(uri))
+	}
+	file, err = sandbox.ParsePath(file)
+	return name, file, err
+}
+
+// mediaType goes by the name, and where that says nothing by the content: the same on
+// every machine.
+func mediaType(name string, data []byte) string {
+	if known := mediaTypes[strings.ToLower(path.Ext(name))]; known != "" {
+		return known
+	}
+	if len(data) == 0 {
+		return "application/octet-stream"
+	}
+	media, _, err := mime.ParseMediaType(http.DetectContentType(data))
+	if err != nil {
+		return "application/octet-stream"
+	}
+	return media
+}
+
+var mediaTypes = map[string]string{
+	".csv": "text/csv", ".css": "text/css", ".gif": "image/gif", ".gz": "application/gzip", ".htm": "text/html", ".html": "text/html", ".ipynb": "application/x-ipynb+json",
+	".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".js": "text/javascript", ".json": "application/json", ".log": "text/plain", ".md": "text/markdown", ".parquet": "application/vnd.apache.parquet",
+	".pdf": "application/pdf", ".png": "image/png", ".py": "text/x-python", ".svg": "image/svg+xml", ".toml": "application/toml", ".tsv": "text/tab-separated-values", ".txt": "text/plain",
+	".webp": "image/webp", ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", ".xml": "application/xml", ".yaml": "application/yaml", ".yml": "application/yaml", ".zip": "application/zip",
+}
