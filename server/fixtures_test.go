@@ -115,6 +115,7 @@ func addClientFixtures(s *mcpserver.MCPServer) {
 		func(ctx context.Context, r mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 			defer cancel()
+			//lint:ignore SA1019 2025-11-25 has it, and the suite asks for it
 			answer, err := s.RequestSampling(ctx, mcp.CreateMessageRequest{CreateMessageParams: sampling(r.GetString("prompt", ""), 100)})
 			if err != nil {
 				return mcp.NewToolResultError(err.Error()), nil
