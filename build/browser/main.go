@@ -109,6 +109,8 @@ func run() error {
 			return fmt.Errorf("the page could read %q", r.Got)
 		case len(after.bad) > 0:
 			return fmt.Errorf("the server did not refuse: %q", after.bad)
+		case !slices.Contains(after.statuses, "403"):
+			return fmt.Errorf("only the token kept the page out: Host and Origin must, too")
 		case after.total-before.total < r.Tried/2:
 			return fmt.Errorf("only %d requests came of %d: the page proves nothing", after.total-before.total, r.Tried)
 		}
