@@ -6,3 +6,19 @@ COPY image/dpkg.cfg image/install.sh image/inventory.py image/packages.txt image
 RUN sh /image/install.sh
 ENV PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8
 CMD ["bash"]
+
+# The server: MCP over HTTP in a container, which packaging/compose.yaml runs.
+FROM golang:1.26-trixie AS build
+WORKDIR /src
+COPY . .
+ARG VERSION=dev
+RUN make guests && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/dormouse .
+
+FROM scratch AS server
+COPY --from=build /out/dormouse /dormouse
+ENV DORMOUSE_HOME=/var/lib/dormouse TMPDIR=/var/lib/dormouse
+VOLUME /var/lib/dormouse
+EXPOSE 8765
+ENTRYPOINT ["/dormouse"]
+# Its own address is all of the container's; what reaches that is for whoever runs the container to say.
+CMD ["serve", "--listen=0.0.0.0:8765", "--insecure-http"]

@@ -44,6 +44,10 @@ cross: guests ## builds for every platform that Dormouse runs on
 	@for p in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do \
 	  echo "build $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -o /dev/null . || exit 1; done
 
+mcpb: guests ## bin/dormouse-*.mcpb: MCP bundles, to install Dormouse in Claude Desktop by a double click
+	@mkdir -p bin
+	@go run ./packaging/mcpb $(VERSION) darwin/arm64 darwin/amd64 windows/amd64 linux/amd64 linux/arm64
+
 golden: guests ## rewrites the golden files; read the diff
 	DORMOUSE_UPDATE_GOLDEN=1 go test ./...
 
@@ -65,4 +69,4 @@ bin/runsc: build/runsc/go.mod build/runsc/go.sum
 	@cd build/runsc && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ gvisor.dev/gvisor/runsc
 
 FORCE:
-.PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross golden clean guests FORCE
+.PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross mcpb golden clean guests FORCE

@@ -143,7 +143,15 @@ func TestBadSandboxes(t *testing.T) {
 	t.Run("too many sandboxes", func(t *testing.T) {
 		s := s.with(t)
 		a, b := s.create(nil), s.create(nil)
+		var running []string
+		for _, id := range []string{a, b} { // one that is idle might make room by its sleep
+			r := s.exec(args{"sandbox_id": id, "wait_seconds": 1, "code": "import time; time.sleep(600)"}, "running")
+			running = append(running, executionID(t, r.Text))
+		}
 		s.refused("create_sandbox", nil, "2 sandboxes", "--max-sandboxes")
+		for _, id := range running {
+			s.ok("interrupt_execution", args{"execution_id": id})
+		}
 		s.ok("delete_sandbox", args{"sandbox_id": a})
 		s.run(b, "1 + 1", "2")
 		s.ok("delete_sandbox", args{"sandbox_id": b})

@@ -22,37 +22,13 @@ func hibernation(ctx context.Context, sleepers int) error {
 		return err
 	}
 	defer end()
-	box := sleeper{s: s}
-	if err := box.create(ctx, nil); err != nil {
-		return err
-	}
-	defer box.delete()
-	if err := box.run(ctx, "import numpy, pandas, scipy, sklearn, matplotlib.pyplot\nstate = bytearray(numpy.random.default_rng(1).bytes(100 << 20))\nlen(state)", "104857600"); err != nil {
-		return err
-	}
-	if err := row("wake to the first answer, 100 MB of state", 10, func() (err error) {
-		pause(func() { err = box.sleeps(ctx) })
-		if err != nil {
+	for _, state := range []struct{ name, code string }{
+		{"100 MB: the data stack", "import numpy, pandas, scipy, sklearn, matplotlib.pyplot\nstate = bytearray(1)"},
+		{"and 100 MB more", "state = bytearray(__import__('numpy').random.default_rng(1).bytes(100 << 20)); import numpy, pandas, scipy, sklearn, matplotlib.pyplot"},
+	} {
+		if err := sleepAndFork(ctx, home, s, state.name, state.code); err != nil {
 			return err
 		}
-		return box.run(ctx, "state[0] == state[0]", "True")
-	}); err != nil {
-		return err
-	}
-	took(home, "suspend, 100 MB of state (daemon's log)", "a sandbox was suspended")
-	fork := sleeper{s: s}
-	if err := row("fork of one that runs, 100 MB of state", 10, func() (err error) {
-		pause(func() { err = box.run(ctx, "1", "1") })
-		if err != nil {
-			return err
-		}
-		if err := fork.create(ctx, args{"fork_of": box.id}); err != nil {
-			return err
-		}
-		pause(fork.delete)
-		return nil
-	}); err != nil {
-		return err
 	}
 
 	small := sleeper{s: s}
@@ -73,6 +49,40 @@ func hibernation(ctx context.Context, sleepers int) error {
 		return nil
 	}
 	return many(ctx, home, s, small, sleepers)
+}
+
+// sleepAndFork measures a sandbox whose kernel holds what code makes.
+func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, code string) error {
+	box := sleeper{s: s}
+	if err := box.create(ctx, nil); err != nil {
+		return err
+	}
+	defer box.delete()
+	if err := box.run(ctx, code+"\nlen(state) > 0", "True"); err != nil {
+		return err
+	}
+	if err := row("wake to the first answer, "+name, 10, func() (err error) {
+		pause(func() { err = box.sleeps(ctx) })
+		if err != nil {
+			return err
+		}
+		return box.run(ctx, "state[0] == state[0]", "True")
+	}); err != nil {
+		return err
+	}
+	took(home, box.id, "suspend (daemon's log), "+name, "a sandbox was suspended")
+	fork := sleeper{s: s}
+	return row("fork of one that runs, "+name, 10, func() (err error) {
+		pause(func() { err = box.run(ctx, "1", "1") })
+		if err != nil {
+			return err
+		}
+		if err := fork.create(ctx, args{"fork_of": box.id}); err != nil {
+			return err
+		}
+		pause(fork.delete)
+		return nil
+	})
 }
 
 // many has n copies of a sandbox sleep, and each answer.
@@ -150,7 +160,7 @@ func (b *sleeper) sleeps(ctx context.Context) error {
 }
 
 // took prints what the daemon's log says how long something took.
-func took(home, name, message string) {
+func took(home, id, name, message string) {
 	f, err := os.Open(filepath.Join(home, "sandboxd.log"))
 	if err != nil {
 		return
@@ -159,10 +169,11 @@ func took(home, name, message string) {
 	var times []time.Duration
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		var line struct {
-			Msg  string
-			Took time.Duration
+			Msg     string
+			Sandbox string
+			Took    time.Duration
 		}
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == message {
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == message && line.Sandbox == id {
 			times = append(times, line.Took)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/server/spool"
+	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
 // maxInFlight bounds the requests that run or wait; more are refused.
@@ -38,7 +39,8 @@ type connection struct {
 
 // call is a request in flight. A cancelled one gets no answer, as the protocol wants.
 type call struct {
-	cancel    context.CancelFunc
+	raw       []byte // the request
+	cancel    context.CancelCauseFunc
 	cancelled bool
 }
 
@@ -96,8 +98,8 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 		defer done()
 		c.answer(ctx, m) // fast, and what follows may depend on it
 	default:
-		ctx, cancel := context.WithCancel(ctx)
-		key, this := string(m.id), &call{cancel: cancel}
+		ctx, cancel := context.WithCancelCause(ctx)
+		key, this := string(m.id), &call{raw: m.raw, cancel: cancel}
 		c.mu.Lock()
 		full := len(c.calls) >= maxInFlight
 		if !full {
@@ -105,14 +107,14 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 		}
 		c.mu.Unlock()
 		if full {
-			cancel()
+			cancel(nil)
 			done()
 			c.reject(rejection{id: m.id, code: busy, text: fmt.Sprintf("more than %d requests are in flight: wait for answers", maxInFlight)})
 			return
 		}
 		c.running.Go(func() {
 			defer done()
-			defer cancel()
+			defer cancel(nil)
 			c.serve(ctx, m, this)
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -167,7 +169,8 @@ func (s *Server) logPanic(m *message, p any) {
 	s.log.Error("a request panicked", "method", fmt.Sprintf("%+.100q", m.method), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
-// cancelCall stops waiting for a call. What it started in a sandbox goes on.
+// cancelCall stops waiting for a call. What it started in a sandbox goes on, unless the call speaks the protocol
+// of 2026-07-28 or later: clients of the ones before cancel what takes them too long, and ask for it again.
 func (c *connection) cancelCall(m *message) {
 	var n struct {
 		Params struct {
@@ -181,8 +184,24 @@ func (c *connection) cancelCall(m *message) {
 	defer c.mu.Unlock()
 	if this := c.calls[string(n.Params.RequestID)]; this != nil {
 		this.cancelled = true
-		this.cancel()
+		if modern(this.raw) {
+			this.cancel(tools.ErrUnwanted)
+		} else {
+			this.cancel(nil)
+		}
 	}
+}
+
+// modern reports whether a request says itself which protocol it speaks, as all have done since 2026-07-28.
+func modern(request []byte) bool {
+	var r struct {
+		Params struct {
+			Meta struct {
+				Protocol string `json:"io.modelcontextprotocol/protocolVersion"`
+			} `json:"_meta"`
+		} `json:"params"`
+	}
+	return json.Unmarshal(request, &r) == nil && r.Params.Meta.Protocol >= "2026-07-28"
 }
 
 // drained waits until no call is in flight, at most as long as grace.

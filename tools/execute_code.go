@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
@@ -69,10 +70,15 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 		words := t.explainFiles(ctx, err) + " The code was not run."
 		return errorText(words + t.abandon(ctx, name, fresh, r.RequestID, true))
 	}
+	theirs := r.RequestID
+	if theirs == "" {
+		r.RequestID = "call:" + rand.Text() // finds the execution of a call that is cancelled before it knows the id
+	}
 	ex, err := t.execute(ctx, name, r)
+	t.endUnwanted(ctx, r.RequestID)
 	if err != nil {
 		refused := sandbox.KindOf(err) == sandbox.Invalid // so nothing runs in it
-		return errorText(t.explain(ctx, aSandbox, err) + t.abandon(ctx, name, fresh, r.RequestID, refused))
+		return errorText(t.explain(ctx, aSandbox, err) + t.abandon(ctx, name, fresh, theirs, refused))
 	}
 	return t.renderExecution(ex, view{fresh: fresh})
 }

@@ -1,0 +1,211 @@
+// Command browser shows that a web page can do nothing: a real Chromium loads a page of another
+// origin, which tries what a page can try against a running `dormouse serve --sse`. It passes when
+// the page could read nothing and the server, asked by its metrics, refused every request and ran no tool.
+package main
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+//go:embed page.html
+var page string
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "browser:", err)
+		fmt.Println("0 passed, 1 failed")
+		os.Exit(1)
+	}
+	fmt.Println("1 passed, 0 failed")
+}
+
+func run() error {
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "dormouse-browser-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	server, stop, err := serve(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	// The page's own server, at another port, is another origin.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	_, own, _ := net.SplitHostPort(l.Addr().String())
+	_, port, _ := net.SplitHostPort(server)
+	targets, _ := json.Marshal([]string{"http://127.0.0.1:" + port, "http://localhost:" + port, "http://rebound.test:" + port})
+	reports := make(chan report, 1)
+	go http.Serve(l, pages(strings.ReplaceAll(page, "TARGETS", string(targets)), reports))
+
+	for _, from := range []string{
+		"http://127.0.0.1:" + own, // another port of the same host
+		"http://evil.test:" + own, // another host
+		"http://rebound.test:" + own,
+		"http://rebound.test:" + port, // this name was another machine's, and is now ours: the page is Dormouse's own answer
+	} {
+		browser := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+			"--user-data-dir="+filepath.Join(dir, "profile"), "--host-resolver-rules=MAP *.test 127.0.0.1", from+"/")
+		// A browser has children; all end with it.
+		browser.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		browser.Cancel = func() error { return syscall.Kill(-browser.Process.Pid, syscall.SIGKILL) }
+		before, err := requests(server, dir)
+		if err != nil {
+			return err
+		}
+		if err := browser.Start(); err != nil {
+			return err
+		}
+		var r report
+		if strings.HasSuffix(from, ":"+own) {
+			select {
+			case r = <-reports:
+			case <-time.After(40 * time.Second):
+				err = fmt.Errorf("no report of the page at %s", from)
+			}
+		} else {
+			time.Sleep(3 * time.Second)
+			r.Tried = 1
+		}
+		_ = browser.Cancel()
+		_ = browser.Wait() // it was killed
+		if err != nil {
+			return err
+		}
+		after, err := requests(server, dir)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("browser: a page at %s tried %d ways: %d requests, all refused (%s)\n", from, r.Tried, after.total-before.total, strings.Join(after.statuses, ", "))
+		switch {
+		case len(r.Got) > 0:
+			return fmt.Errorf("the page could read %q", r.Got)
+		case len(after.bad) > 0:
+			return fmt.Errorf("the server did not refuse: %q", after.bad)
+		case !slices.Contains(after.statuses, "403"):
+			return fmt.Errorf("only the token kept the page out: Host and Origin must, too")
+		case after.total-before.total < r.Tried/2:
+			return fmt.Errorf("only %d requests came of %d: the page proves nothing", after.total-before.total, r.Tried)
+		}
+	}
+	return nil
+}
+
+type report struct {
+	Tried int
+	Got   []string
+}
+
+// pages serves the page, and takes its report.
+func pages(page string, reports chan<- report) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
+	mux.HandleFunc("POST /report", func(_ http.ResponseWriter, r *http.Request) {
+		var out report
+		if err := json.NewDecoder(r.Body).Decode(&out); err != nil {
+			out.Got = []string{err.Error()}
+		}
+		reports <- out
+	})
+	return mux
+}
+
+// serve starts `dormouse serve`, whose engine does not matter, and returns its address.
+func serve(ctx context.Context, dir string) (address string, stop func(), err error) {
+	server := exec.CommandContext(ctx, "bin/dormouse", "serve", "--listen=127.0.0.1:0", "--sse")
+	server.Env = append(os.Environ(), "DORMOUSE_HOME="+dir, "DOCKER_HOST=unix:///nonexistent/docker.sock")
+	stderr, err := server.StderrPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := server.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() {
+		_ = server.Process.Signal(syscall.SIGTERM)
+		_ = server.Wait() // its status says nothing here
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if m := regexp.MustCompile(`^  MCP +http://(\S+)/mcp$`).FindStringSubmatch(lines.Text()); m != nil {
+			go io.Copy(io.Discard, stderr)
+			return m[1], stop, nil
+		}
+	}
+	stop()
+	return "", nil, fmt.Errorf("dormouse serve does not serve: %w", lines.Err())
+}
+
+// counts is what the server says of the requests that it got.
+type counts struct {
+	total    int
+	statuses []string // with which they were refused
+	bad      []string // what was not refused
+}
+
+var counted = regexp.MustCompile(`(?m)^(dormouse_http_requests_total\{(.*)\}|dormouse_tool_calls_total.*|dormouse_sandboxes.*) (\d+)$`)
+
+// requests asks the metrics, with the token that no page has.
+func requests(address, dir string) (counts, error) {
+	token, err := os.ReadFile(filepath.Join(dir, "token"))
+	if err != nil {
+		return counts{}, err
+	}
+	r, err := http.NewRequest(http.MethodGet, "http://"+address+"/metrics", nil)
+	if err != nil {
+		return counts{}, err
+	}
+	r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return counts{}, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return counts{}, err
+	}
+	var c counts
+	for _, m := range counted.FindAllStringSubmatch(string(body), -1) {
+		n, _ := strconv.Atoi(m[3]) // the pattern has digits only
+		switch status := regexp.MustCompile(`status="(\d+)"`).FindStringSubmatch(m[2]); {
+		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200": // what we ask ourselves
+		case status != nil && (status[1] == "401" || status[1] == "403"):
+			c.total += n
+			if !slices.Contains(c.statuses, status[1]) {
+				c.statuses = append(c.statuses, status[1])
+			}
+		default:
+			c.bad = append(c.bad, m[0])
+		}
+	}
+	slices.Sort(c.statuses)
+	return c, nil
+}

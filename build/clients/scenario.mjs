@@ -1,0 +1,31 @@
+// The scenario of scenario.json for a client in JavaScript: what every client calls, and what it must be told.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+
+export const transport = process.argv[2];
+export const { DORMOUSE: command, DORMOUSE_URL: url, DORMOUSE_TOKEN: token } = process.env;
+export const headers = { Authorization: `Bearer ${token}` };
+
+// Clients pass on little of the environment, so name what Dormouse needs of it.
+export const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(PATH|HOME|DORMOUSE_.*|DOCKER_.*|XDG_.*)$/.test(name)));
+
+// run takes a client's way to call a tool and to list the names of all tools.
+export async function run(client, list, call) {
+  const tools = await list();
+  assert.equal(tools.length, 10, tools.join());
+  const known = { name: `${client}-${transport}` };
+  const fill = (text) => text.replace(/\$(\w+)/g, (_, name) => known[name]);
+  const used = new Set();
+  for (const step of JSON.parse(readFileSync(process.env.DORMOUSE_SCENARIO))) {
+    if (step.slow && !process.env.DORMOUSE_SLOW) continue;
+    used.add(step.tool);
+    const result = await call(step.tool, JSON.parse(fill(JSON.stringify(step.args))));
+    const text = result.content.filter((c) => c.type === "text").map((c) => c.text).join("\n");
+    const where = `${step.tool} said: ${text}`;
+    assert.equal(Boolean(result.isError), Boolean(step.error), where);
+    assert.equal(result.content.filter((c) => c.type === "image").length, step.images ?? 0, where);
+    for (const words of step.says) assert.ok(text.includes(fill(words)), `${fill(words)} is missing: ${where}`);
+    for (const [name, pattern] of Object.entries(step.save ?? {})) known[name] = text.match(pattern)[0];
+  }
+  assert.deepEqual([...used].sort(), [...tools].sort());
+}

@@ -1,0 +1,287 @@
+package server_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/server"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// neighbour calls without a break while a test goes on, and fails it when a call is not answered
+// as it should be: whatever one client sends, others do not notice.
+func neighbour(t *testing.T, address string) {
+	t.Helper()
+	stop, done := make(chan struct{}), make(chan struct{})
+	stream := openSSE(t, address)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			r, _ := http.NewRequest("POST", "http://"+address+"/mcp", strings.NewReader(toolCall("1", "wait", `{"ms":5}`)))
+			setHeader(r, nil)
+			res, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Errorf("a neighbour's call: %v", err)
+				return
+			}
+			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "waited") {
+				t.Errorf("a neighbour's call: %d %s, %v", res.StatusCode, body, err)
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-done
+		stream.post(toolCall("2", "echo", `{}`))
+		if a := stream.next(); a.ID != 2.0 {
+			t.Errorf("a neighbour's stream: %s", a.raw)
+		}
+		aliveHTTP(t, address)
+	})
+}
+
+// serveTools serves the ten tools, with nobody behind them.
+func serveTools(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := server.NewToken("default", secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := server.NewHTTP(server.New(tools.New(nil, tools.Config{}), server.Config{}), server.HTTPConfig{Address: l.Addr().String(), Tokens: []server.Token{token}, Sandboxes: inventory{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go h.Serve(t.Context(), l)
+	return l.Addr().String()
+}
+
+// TestBadShapes: a value of another kind than it should be is answered, by the protocol where it is
+// the protocol's, and in words for the model where it is a tool's.
+func TestBadShapes(t *testing.T) {
+	address := serveTools(t)
+	for _, c := range []struct {
+		name, message string
+		status        int
+		says          string
+	}{
+		{"a number for a tool's list", toolCall("1", "write_files", `{"sandbox_id":"x","files":5}`), 200, "files must be a list of files"},
+		{"a number in a tool's list", toolCall("1", "write_files", `{"sandbox_id":"x","files":[5]}`), 200, `"isError":true`},
+		{"a list for a tool's text", toolCall("1", "execute_code", `{"code":["1"]}`), 200, "code must be a string"},
+		{"a number for the arguments", toolCall("1", "execute_code", `5`), 200, "arguments are"},
+		{"a list for the arguments", toolCall("1", "execute_code", `[1]`), 200, "the arguments are a list of 1"},
+		{"null for the arguments", toolCall("1", "execute_code", `null`), 200, "code"},
+		{"a number for the params", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":5}`, 200, "-32600"},
+		{"a number for a tool's name", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":5}}`, 200, `"error"`},
+		{"a list for a cursor", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":[]}}`, 200, `"error"`},
+		{"a number for a protocol version", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":5}}`, 200, `"error"`},
+		{"a huge number as id", `{"jsonrpc":"2.0","id":1e999,"method":"ping"}`, 200, "-32700"},
+		{"a name twice", `{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}`, 200, `"id":2`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			res, body := ask(t, "POST", "http://"+address+"/mcp", c.message)
+			if res.StatusCode != c.status || !strings.Contains(body, c.says) || strings.Contains(body, "panic") {
+				t.Errorf("%d %s, want %d %s", res.StatusCode, body, c.status, c.says)
+			}
+			if !json.Valid([]byte(body)) {
+				t.Errorf("no JSON: %s", body)
+			}
+		})
+	}
+}
+
+// TestBrokenConnections: what is no HTTP, or ends in the middle, ends that connection alone.
+func TestBrokenConnections(t *testing.T) {
+	address, _ := serve(t, nil)
+	neighbour(t, address)
+	head := func(line ...string) string {
+		return "POST /mcp HTTP/1.1\r\nHost: " + address + "\r\nAuthorization: Bearer " + secret + "\r\nContent-Type: application/json\r\n" + strings.Join(line, "\r\n") + "\r\n\r\n"
+	}
+	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	length := fmt.Sprintf("Content-Length: %d", len(ping))
+	for _, c := range []struct {
+		name, sent, says string // says is how the answer begins; none: the connection is closed without one
+		vanish           bool   // the client closes its end at once
+	}{
+		{"no HTTP", "hello\r\n\r\n", "HTTP/1.1 400", false},
+		{"TLS to a plain port", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP/1.1 400", true},
+		{"a method of its own", strings.Replace(head(length), "POST", "EXEC", 1) + ping, "HTTP/1.1 405", false},
+		{"a body that ends before its length", head("Content-Length: 1000") + ping, "HTTP/1.1 400", true},
+		{"a chunk that ends before its length", head("Transfer-Encoding: chunked") + "ff\r\n" + ping, "HTTP/1.1 400", true},
+		{"chunks without sense", head("Transfer-Encoding: chunked") + "zz\r\n" + ping, "HTTP/1.1 400", false},
+		{"two lengths", head(length, "Content-Length: 3") + ping, "HTTP/1.1 400", false},
+		{"a length and chunks, where proxies differ", head(length, "Transfer-Encoding: chunked") + "0\r\n\r\n", "HTTP/1.1 400", false},
+		{"a length below zero", head("Content-Length: -1"), "HTTP/1.1 400", false},
+		{"no host", strings.Replace(head(length), "Host: "+address+"\r\n", "", 1) + ping, "HTTP/1.1 400", false},
+		{"two hosts", head(length, "Host: localhost") + ping, "HTTP/1.1 400", false},
+		{"another's URL, as to a proxy", strings.Replace(head(length), "POST /mcp", "POST http://evil.com/mcp", 1) + ping, "HTTP/1.1 403", false},
+		{"invalid UTF-8 in a header", head(length, "Mcp-Session-Id: \xff\xfe") + ping, "HTTP/1.1 200", false},
+		{"invalid UTF-8 in the path", strings.Replace(head(length), "/mcp", "/\xff", 1) + ping, "HTTP/1.1 404", false},
+		{"a line end in a header", head(length, "X: a\rb") + ping, "HTTP/1.1 400", false},
+		{"a request after a request", head(length) + ping + head(length) + ping, "HTTP/1.1 200", false},
+		{"half of a head", "POST /mcp HTTP/1.1\r\nHost: ", "", true},
+		{"nothing", "", "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn := dial(t, address)
+			io.WriteString(conn, c.sent)
+			if c.vanish {
+				conn.(*net.TCPConn).CloseWrite()
+			}
+			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			if !strings.HasPrefix(line, c.says) || c.says == "" && strings.HasPrefix(line, "HTTP/1.1 2") {
+				t.Errorf("%q, want %q", line, c.says)
+			}
+		})
+	}
+}
+
+// TestForeignStream: one token's bearer can't speak on the stream of another's.
+func TestForeignStream(t *testing.T) {
+	other, err := server.NewToken("other", secret+"-other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, _ := serve(t, func(c *server.HTTPConfig) { c.Tokens = append(c.Tokens, other) })
+	stream := openSSE(t, address)
+	for name, header := range map[string]string{"another's token": "Authorization: Bearer " + secret + "-other", "no token": "Authorization: "} {
+		res, body := ask(t, "POST", stream.endpoint, toolCall("1", "echo", `{"a":"foreign"}`), header)
+		if res.StatusCode != http.StatusNotFound && res.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %d %s", name, res.StatusCode, body)
+		}
+	}
+	stream.post(toolCall("2", "echo", `{}`))
+	if a := stream.next(); a.ID != 2.0 {
+		t.Errorf("got %s", a.raw)
+	}
+}
+
+// TestSameIDs: an id that is used twice gets two answers on a stream, and over HTTP each client its own.
+func TestSameIDs(t *testing.T) {
+	address, _ := serve(t, nil)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // what was dialled and never used would hold up the server's end
+	s := openSSE(t, address)
+	s.post(toolCall("1", "wait", `{"ms":100}`))
+	s.post(toolCall("1", "echo", `{"a":"second"}`))
+	var said []string
+	for range 2 {
+		a := s.next()
+		if a.ID != 1.0 {
+			t.Errorf("got %s", a.raw)
+		}
+		said = append(said, a.text())
+	}
+	if said[0] != `{"a":"second"}` || said[1] != "waited" {
+		t.Errorf("got %q", said)
+	}
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			want := fmt.Sprintf(`{"client":%d}`, i)
+			var a answer
+			_, body := ask(t, "POST", "http://"+address+"/mcp", toolCall(`"same"`, "echo", want))
+			if err := json.Unmarshal([]byte(body), &a); err != nil || a.ID != "same" || a.text() != want {
+				t.Errorf("got %s, want %s", body, want)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestManyConnections: a thousand connections that say nothing, or begin and never go on, cost others nothing.
+func TestManyConnections(t *testing.T) {
+	address, _ := serve(t, nil)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // what was dialled and never used would hold up the server's end
+	neighbour(t, address)
+	var conns []net.Conn
+	for i := range 1000 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		conns = append(conns, c)
+		switch i % 3 {
+		case 1:
+			io.WriteString(c, "POST /mcp HTTP/1.1\r\n")
+		case 2:
+			message := toolCall("1", "echo", `{}`)
+			io.WriteString(c, post(address, len(message))+message)
+		}
+	}
+	for i := 2; i < len(conns); i += 3 {
+		if got := status(t, conns[i]); !strings.Contains(got, "200") {
+			t.Fatalf("connection %d: %q", i, got)
+		}
+	}
+	begun := time.Now()
+	aliveHTTP(t, address)
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("a call beside them took %v", took)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// TestManyStreams: more streams than there may be are refused by name, and a place comes back.
+func TestManyStreams(t *testing.T) {
+	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxStreams = 20 })
+	var streams []*sseClient
+	for range 20 {
+		streams = append(streams, openSSE(t, address))
+	}
+	if res, body := ask(t, "GET", "http://"+address+"/sse", ""); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+		t.Errorf("one stream more: %d %s", res.StatusCode, body)
+	}
+	streams[0].cancel()
+	waitFor(t, func() bool {
+		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
+		return strings.Contains(text, `in_flight{kind="stream"} 19`)
+	})
+	openSSE(t, address)
+	for _, s := range streams[1:] {
+		s.post(toolCall("1", "echo", `{}`))
+		if a := s.next(); a.ID != 1.0 {
+			t.Errorf("got %s", a.raw)
+		}
+	}
+}
+
+// TestVanishWhileReading: a client that goes away in the middle of a long answer ends that answer alone.
+func TestVanishWhileReading(t *testing.T) {
+	address, _ := serve(t, nil)
+	neighbour(t, address)
+	message := toolCall("1", "echo", `{"a":"`+strings.Repeat("x", 4<<20)+`"}`)
+	for range 5 {
+		c := dial(t, address)
+		io.WriteString(c, post(address, len(message))+message)
+		if got := status(t, c); !strings.Contains(got, "200") {
+			t.Errorf("got %q", got)
+		}
+		c.Close()
+	}
+	waitFor(t, func() bool {
+		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
+		return strings.Contains(text, "dormouse_http_body_bytes 0")
+	})
+}
