@@ -46,8 +46,8 @@ type HTTPConfig struct {
 	BodyPatience time.Duration // with a body that trickles; zero: 30 s
 	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
 	MaxRequests  int           // at once, of all; zero: 256
-	MaxEach      int           // at once, of a token; zero: three quarters of MaxRequests
-	MaxStreams   int           // at once, of all; of a token three quarters; zero: 256
+	MaxEach      int           // at once, of a token; zero: three quarters of all, and the operator's may have all
+	MaxStreams   int           // at once, likewise; zero: 256
 	Rate         float64       // requests a second, of a token; zero: as many as it wants
 	MaxConns     int           // connections at once; zero: 4096
 	StopPatience time.Duration // with requests that are being answered at the end; zero: 10 s
@@ -88,7 +88,7 @@ func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 		bodies:  &budget{total: c.BodiesBytes},
 		rates:   &rates{each: c.Rate, byName: map[string]*rate.Limiter{}},
 		calls:   newSlots(c.MaxRequests, c.MaxEach, c.Queue),
-		streams: newSlots(c.MaxStreams, share(c.MaxStreams), 0),
+		streams: newSlots(c.MaxStreams, 0, 0),
 		sse:     map[string]*sseStream{},
 	}
 	h.streamable = newStreamable(s)
@@ -103,7 +103,6 @@ func (c *HTTPConfig) defaults(s *Server) {
 		}
 	}
 	orDefault(&c.MaxRequests, 256)
-	orDefault(&c.MaxEach, share(c.MaxRequests))
 	orDefault(&c.MaxStreams, 256)
 	orDefault(&c.MaxConns, 4096)
 	if c.MaxBody == 0 {
@@ -128,9 +127,6 @@ func (c *HTTPConfig) defaults(s *Server) {
 		c.Metrics = NewMetrics("")
 	}
 }
-
-// share is how many of n places one token may have: there are some left for others.
-func share(n int) int { return max(1, n-n/4) }
 
 // public serves the routes that need no token, and says whether r was for one.
 func (h *HTTP) public(w *response, r *http.Request) bool {

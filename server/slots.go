@@ -41,7 +41,7 @@ func (r *rates) take(name string) time.Duration {
 type slots struct {
 	patience time.Duration // with others, before a request is refused
 	all      chan struct{}
-	each     int
+	each     int // zero: three quarters of all, so that there are some left for others; the operator's may have all
 
 	mu     sync.Mutex
 	byName map[string]chan struct{}
@@ -57,7 +57,7 @@ func (s *slots) acquire(ctx context.Context, name string) (free func(), ok bool)
 	s.mu.Lock()
 	own := s.byName[name]
 	if own == nil {
-		own = make(chan struct{}, s.each)
+		own = make(chan struct{}, s.most(name))
 		s.byName[name] = own
 	}
 	s.mu.Unlock()
@@ -71,6 +71,17 @@ func (s *slots) acquire(ctx context.Context, name string) (free func(), ok bool)
 		return nil, false
 	}
 	return func() { <-s.all; <-own }, true
+}
+
+func (s *slots) most(name string) int {
+	switch all := cap(s.all); {
+	case s.each > 0:
+		return s.each
+	case name == OperatorToken:
+		return all
+	default:
+		return max(1, all-all/4)
+	}
 }
 
 func enter(ctx context.Context, slot chan struct{}, timeout <-chan time.Time) bool {
