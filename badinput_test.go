@@ -156,6 +156,10 @@ func TestBadSandboxes(t *testing.T) {
 		s.run(b, "1 + 1", "2")
 		s.ok("delete_sandbox", args{"sandbox_id": b})
 	})
+	t.Run("too much memory in total", func(t *testing.T) {
+		h := newHome(t, "DORMOUSE_MAX_MEMORY=1GB")
+		h.connect(t).refused("create_sandbox", args{"memory_mb": 1025}, "1024 MB in total", "--max-memory")
+	})
 	t.Run("an expired sandbox says so", func(t *testing.T) {
 		s := s.with(t)
 		id := s.create(args{"ttl": "2s"})

@@ -30,26 +30,27 @@ type daemonFlags struct {
 	AllowImage   []string         `help:"Another image that may be asked for; can be repeated. '*' allows any."`
 	TTL          sandbox.Duration `name:"ttl" help:"Life of sandboxes that ask for none, such as 36h, 1d12h or 1w; at most 14 days." default:"24h"`
 	MaxSandboxes int              `help:"Sandboxes that run at once. Those that sleep on disk do not count." default:"100"`
+	MaxMemory    byteSize         `help:"What the memory limits of the sandboxes that run may add up to: 64GB. 0: four times the machine's memory, because few come near their limit." default:"0"`
 	IdleSuspend  sandbox.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
 
 	CheckpointEvery sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
-	MaxDisk         diskSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
+	MaxDisk         byteSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
 	LogLevel        string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
-// diskSize is a number of bytes, given as 20GB, 500MB or bytes.
-type diskSize int64
+// byteSize is a number of bytes, given as 20GB, 500MB or bytes.
+type byteSize int64
 
-var diskUnits = []struct {
+var byteUnits = []struct {
 	name  string
 	bytes int64
 }{{"TB", 1 << 40}, {"GB", 1 << 30}, {"MB", 1 << 20}, {"KB", 1 << 10}, {"", 1}}
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (s *diskSize) UnmarshalText(text []byte) error {
+func (s *byteSize) UnmarshalText(text []byte) error {
 	given := strings.ToUpper(strings.TrimSpace(string(text)))
 	given = strings.Replace(given, "IB", "B", 1)
-	for _, u := range diskUnits {
+	for _, u := range byteUnits {
 		number, ok := strings.CutSuffix(given, u.name)
 		if !ok {
 			continue
@@ -58,19 +59,19 @@ func (s *diskSize) UnmarshalText(text []byte) error {
 		if !(err == nil && n >= 0 && n*float64(u.bytes) < 1<<62) {
 			break
 		}
-		*s = diskSize(n * float64(u.bytes))
+		*s = byteSize(n * float64(u.bytes))
 		return nil
 	}
 	return fmt.Errorf("%q is no size: use 20GB, 500MB, or 0 for no limit", sandbox.Quote(string(text)))
 }
 
 // String is the size in bytes, which it can be given as again.
-func (s diskSize) String() string { return strconv.FormatInt(int64(s), 10) }
+func (s byteSize) String() string { return strconv.FormatInt(int64(s), 10) }
 
 func (f daemonFlags) config() sandboxd.Config {
 	return sandboxd.Config{
 		Home: f.Home, Engine: f.Engine, Runtime: f.Runtime, DefaultImage: f.image(), AllowImages: f.AllowImage,
-		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, IdleSuspend: time.Duration(f.IdleSuspend),
+		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, MaxMemory: int64(f.MaxMemory), IdleSuspend: time.Duration(f.IdleSuspend),
 		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), LogLevel: f.LogLevel, Version: version,
 	}
 }
@@ -86,7 +87,7 @@ func (f daemonFlags) image() string {
 func (f daemonFlags) args() []string {
 	a := []string{
 		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL.String(),
-		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--idle-suspend=" + f.IdleSuspend.String(),
+		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--max-memory=" + f.MaxMemory.String(), "--idle-suspend=" + f.IdleSuspend.String(),
 		"--checkpoint-every=" + f.CheckpointEvery.String(), "--max-disk=" + f.MaxDisk.String(), "--log-level=" + f.LogLevel,
 	}
 	if f.Runtime != "" {
