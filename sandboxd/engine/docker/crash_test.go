@@ -206,14 +206,14 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 		asleep   bool
 		does     func(*docker.Engine, context.Context, sandbox.ID) error
 		killedIn []time.Duration // of that; 0: when it is done
-		frozen   bool            // it may be left so
+		stuck    bool            // it may be left so
 	}{
 		{"one that runs", "runc", false, nothing, []time.Duration{0}, false},
 		{"one that is paused", "runc", true, nothing, []time.Duration{0}, false},
 		{"one that runs", "runsc", false, nothing, []time.Duration{0}, false},
 		{"one that is suspended", "runsc", true, nothing, []time.Duration{0}, false},
 		{"one that is being suspended", "runsc", false, (*docker.Engine).Suspend, []time.Duration{10 * ms, 40 * ms, 80 * ms, 150 * ms, 300 * ms}, true},
-		{"one that is being resumed", "runsc", true, (*docker.Engine).Resume, []time.Duration{10 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms}, false},
+		{"one that is being resumed", "runsc", true, (*docker.Engine).Resume, []time.Duration{10 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms}, true},
 	} {
 		t.Run(tt.name+" with "+tt.runtime, func(t *testing.T) {
 			for _, after := range tt.killedIn {
@@ -242,10 +242,11 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				}
 				t.Logf("%+v", list)
 				err = e.Resume(t.Context(), s.ID)
-				if tt.frozen && err != nil {
-					// An engine that died while gVisor saved can leave it frozen, and then neither thaws nor kills it at once.
-					// It is said that it does not run, and it can be removed in the end.
-					t.Logf("it stays frozen: %v", err)
+				if tt.stuck && err != nil {
+					// Docker that died while gVisor saved can leave it frozen, and then neither thaws nor kills it at once; when it
+					// died while gVisor restored, its containerd can have half of it, and then it starts no second one. It is said
+					// that it can't be resumed now, and it can be removed in the end.
+					t.Logf("it is stuck: %v", err)
 					eventually(t, time.Minute, func() error { return e.Remove(t.Context(), s.ID) })
 					continue
 				}

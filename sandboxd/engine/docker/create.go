@@ -162,6 +162,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	defer done()
+	e.thawed.Delete(id)
 	return e.remove(ctx, id)
 }
 

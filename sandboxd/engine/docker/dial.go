@@ -21,7 +21,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}
 	defer done()
-	found, err := e.find(ctx, id)
+	found, err := e.findSettled(ctx, id)
 	if err != nil {
 		return nil, err
 	}

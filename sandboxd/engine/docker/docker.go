@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
@@ -64,6 +65,7 @@ type Engine struct {
 
 	turns   turns
 	streams streams
+	thawed  sync.Map // ids of what was paused and, as the engine was told by us, is not any more
 }
 
 var _ engine.Engine = (*Engine)(nil)

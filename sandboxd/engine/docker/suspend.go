@@ -41,6 +41,8 @@ const (
 	maxStartAgain = 2 * time.Second
 	// thawAfter is how soon a guest answers that is not frozen.
 	thawAfter     = 2 * time.Second
+	unpauseTries  = 5
+	settlePoll    = 20 * time.Millisecond
 	checkpointTag = "-asleep-"
 )
 
@@ -101,7 +103,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	defer done()
-	found, err := e.find(ctx, id)
+	found, err := e.findSettled(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -120,7 +122,24 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	if err := e.pause(ctx, found.ID); err != nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the engine could not pause the sandbox, which runs on").WithCause(err)
 	}
+	e.thawed.Delete(id)
 	return nil
+}
+
+// findSettled is find, for whom it matters whether a container is paused. Docker hears of that twice: from who
+// does it, and later from containerd, so that what was just resumed can be paused again in its view for a moment.
+func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
+	for end := time.Now().Add(thawAfter); ; {
+		found, err = e.find(ctx, id)
+		if _, ours := e.thawed.Load(id); err != nil || !found.State.Paused || !ours || time.Now().After(end) {
+			return found, err
+		}
+		select {
+		case <-time.After(settlePoll):
+		case <-ctx.Done():
+			return found, ctx.Err()
+		}
+	}
 }
 
 // putToSleep suspends to disk.
@@ -214,12 +233,15 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 		if err = e.end(ctx, found.ID); err == nil { // it runs if a suspend or resume was cut short
 			err = e.wake(ctx, id, found.ID, name)
 		}
-	case found.State.Paused:
-		err = e.unpause(ctx, found.ID)
-	case !found.State.Running:
+	case !found.State.Running: // what is paused does run, for Docker
 		err = noSandbox(id)
-	case e.info.Suspend == engine.ToDisk:
+	case e.info.Suspend == engine.ToDisk && !found.State.Paused:
 		err = e.thaw(ctx, found.ID)
+	default: // also if it is not paused in the engine's view, which may lag behind
+		err = e.unpause(ctx, found.ID)
+	}
+	if err == nil {
+		e.thawed.Store(id, true)
 	}
 	return wrap("resume "+string(id), err)
 }
@@ -292,24 +314,26 @@ func (e *Engine) pause(ctx context.Context, box string) error {
 	return e.api.ContainerPause(ctx, box)
 }
 
-// unpause lets a paused container go on. An engine whose view lags behind, after a checkpoint that failed, says that
-// it can't: then what counts is whether the guest answers.
+// unpause lets a paused container go on. An engine whose view lags behind says that it can't: what counts is whether
+// the guest answers.
 func (e *Engine) unpause(ctx context.Context, box string) error {
-	unpauseCtx, cancel := cleanup(ctx)
-	defer cancel()
-	err := e.api.ContainerUnpause(unpauseCtx, box)
-	if err != nil {
+	var errs error
+	for range unpauseTries {
+		unpauseCtx, cancel := cleanup(ctx)
+		err := e.api.ContainerUnpause(unpauseCtx, box)
+		cancel()
 		soon, cancel := context.WithTimeout(ctx, thawAfter)
-		defer cancel()
-		if answers := e.awaitGuest(soon, box); answers != nil {
-			return errors.Join(err, answers)
+		answers := e.awaitGuest(soon, box)
+		cancel()
+		if answers == nil {
+			return nil
 		}
-		return nil
+		errs = errors.Join(err, answers)
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	if err := e.awaitGuest(ctx, box); err != nil {
-		return errors.Join(err, e.pause(ctx, box))
-	}
-	return nil
+	return errors.Join(errs, e.pause(ctx, box))
 }
 
 // end kills a container that may run, and waits until it does not.
