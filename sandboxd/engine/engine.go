@@ -60,7 +60,7 @@ type Spec struct {
 	ID     sandbox.ID
 	Image  string
 	Limits sandbox.Limits
-	// UID is the user and group that kernels run as, unique among live sandboxes.
+	// UID is the user and group that kernels run as, unique among live sandboxes that share a kernel.
 	UID int
 	// Expires is when the guest ends the sandbox by itself if nobody did.
 	Expires time.Time

@@ -38,6 +38,17 @@ type Forker interface {
 	Fork(ctx context.Context, from, to sandbox.ID) error
 }
 
+// Snapshotter is an engine that can start a sandbox from a snapshot: the memory and files of one that was made for
+// that, and that nobody has used.
+type Snapshotter interface {
+	// Start is Create from the snapshot of a sandbox of the same image, limits, user and language. It reports false,
+	// and has made nothing, if there is none. The guest still has the other's expiry: the caller sets it.
+	Start(ctx context.Context, spec Spec) (bool, error)
+	// Snapshot sees to it that Start finds a snapshot for spec: if there is none, it makes a sandbox, which is not listed,
+	// waits until ready returns, stores it, and removes it.
+	Snapshot(ctx context.Context, spec Spec, ready func(context.Context) error) error
+}
+
 // As returns what e can do beyond [Engine], a [Suspender] say, if it can. An engine that stands for
 // another has an Unwrap method, which returns that one, or nil while there is none.
 func As[T any](e Engine) (T, bool) {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -176,9 +175,7 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 	if c.rec.ForkOf != "" {
 		b, c.err = m.fork(ctx, c.rec)
 	} else {
-		c.err = m.Engine.Create(ctx, engine.Spec{
-			ID: c.rec.ID, Image: c.rec.Image, Limits: c.rec.Limits, UID: c.rec.UID, Expires: c.rec.ExpireTime, Language: c.rec.Language,
-		})
+		b, c.err = m.launch(ctx, c.rec)
 	}
 	switch {
 	case ctx.Err() == nil:
@@ -202,16 +199,10 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 		m.settle(c, m.undo(c.rec))
 		return
 	}
-	rec := c.rec
-	rec.State = sandbox.Running
-	if b == nil {
-		b = m.newBox(rec)
-		b.told = rec.ExpireTime
-	}
 	c.box = b
 	m.settle(c, nil)
 	m.expiryMoved()
-	log.Info("a sandbox runs", "image", rec.Image, "uid", rec.UID, "expires", rec.ExpireTime, "took", time.Since(start))
+	log.Info("a sandbox runs", "image", c.rec.Image, "uid", c.rec.UID, "expires", c.rec.ExpireTime, "took", time.Since(start))
 }
 
 // settle ends a creation: in a sandbox that runs, in remains, or in nothing.

@@ -45,14 +45,22 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	if of.Owed {
 		a.AsOfUnix, a.EpochAbove = of.AsOf.Unix(), of.Epoch
 	}
-	err = m.awaken(ctx, b, a)
-	if err == nil && !m.tell(ctx, b) { // it knows its original's expiry, which may be over
-		err = errors.New("it does not know its expiry")
-	}
-	if err != nil {
+	if err := m.begins(ctx, b, a); err != nil {
 		return b, sandbox.Errorf(sandbox.Unavailable, "the copy of sandbox %s does not answer: try again", rec.ForkOf).WithCause(err)
 	}
 	return b, nil
+}
+
+// begins tells the guest of a sandbox that starts with another's memory so, and its own expiry in place of the other's, which
+// may be over.
+func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
+	if err := m.awaken(ctx, b, a); err != nil {
+		return err
+	}
+	if !m.tell(ctx, b) {
+		return errors.New("the guest does not know its expiry")
+	}
+	return nil
 }
 
 // copyOriginal has the engine copy the original of a new sandbox, awake or asleep. Nobody reaches the original

@@ -3,7 +3,7 @@
 // the engine runs. It knows nothing of HTTP, Docker or MCP. In the order of a life:
 //
 //   - [Manager], [Config]: what there is at all times (manager.go)
-//   - [Manager.Create], and what there is room for (create.go, room.go); one that is a copy (fork.go)
+//   - [Manager.Create], and what there is room for (create.go, room.go); how it is started (launch.go); one that is a copy (fork.go)
 //   - names, [Manager.Get], [Manager.List] (find.go, look.go)
 //   - how a sandbox's guest is reached, and what it means when it cannot be (box.go, call.go)
 //   - [Manager.Execute], its later life, and how its end gets on record (execute.go, execution.go, pending.go, watch.go)
@@ -103,11 +103,12 @@ type Manager struct {
 	stop context.CancelFunc
 	work sync.WaitGroup
 
-	mu       sync.Mutex
-	closed   bool
-	boxes    map[sandbox.ID]*box      // those that run or sleep
-	creating map[sandbox.ID]*creation // those that are being made
-	leaving  map[sandbox.ID]*remains  // those that ended, until their container is gone
+	mu        sync.Mutex
+	closed    bool
+	boxes     map[sandbox.ID]*box      // those that run or sleep
+	creating  map[sandbox.ID]*creation // those that are being made
+	leaving   map[sandbox.ID]*remains  // those that ended, until their container is gone
+	preparing patience                 // with snapshots
 
 	expiryChanged chan struct{}
 	inspection    inspection
@@ -178,6 +179,7 @@ func (m *Manager) Start(ctx context.Context) error {
 		m.spawn(m.idleLoop)
 	}
 	m.spawn(func() { m.sweepLoop(err != nil) })
+	m.prepare(m.usual())
 	return nil
 }
 

@@ -107,6 +107,48 @@ func TestGvisor(t *testing.T) {
 	}
 }
 
+// TestGvisorSnapshot has sandboxes start from a snapshot. They share what a Python process gets when it starts, which shows that they
+// do, and no random state.
+func TestGvisorSnapshot(t *testing.T) {
+	eng, ref := gvisorEngine(t)
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
+	defer func() { d.stop(t) }()
+	says := func(id sandbox.ID, code string) string {
+		t.Helper()
+		e := d.run(t, id, code, 60)
+		if e.State != sandbox.ExecSucceeded || e.KernelEpoch != 1 || e.Interlude != nil {
+			t.Errorf("%s: %+v, want it to succeed in epoch 1 and nothing said of before", code, e)
+		}
+		return output(e)
+	}
+	made := func() (id sandbox.ID, seed string) {
+		sb := d.create(t, sandbox.CreateRequest{})
+		t.Cleanup(func() { _ = d.Delete(context.WithoutCancel(t.Context()), string(sb.ID)) })
+		return sb.ID, says(sb.ID, "print(hash('dormouse'))")
+	}
+	_, first := made()
+	var ids [2]sandbox.ID
+	var seed string
+	eventually(t, "two sandboxes start from the same snapshot", func() bool {
+		var seeds [2]string
+		for i := range ids {
+			ids[i], seeds[i] = made()
+		}
+		seed = seeds[0]
+		return seed == seeds[1] && seed != first
+	})
+	const random = "import random, uuid, os, secrets; print(random.random(), uuid.uuid4(), secrets.token_hex(8))"
+	if a, b := says(ids[0], random), says(ids[1], random); a == b {
+		t.Errorf("both print %q", a)
+	}
+	// Who starts from it anew, after the daemon, too.
+	d.stop(t)
+	d = start(t, filepath.Join(t.TempDir(), "b.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
+	if _, next := made(); next != seed {
+		t.Errorf("the next daemon's sandbox has %q, want the snapshot's %q", next, seed)
+	}
+}
+
 func (d *daemon) prints(t testing.TB, id sandbox.ID, code, want string) {
 	t.Helper()
 	began := time.Now()

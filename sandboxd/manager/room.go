@@ -15,10 +15,12 @@ import (
 )
 
 // Kernels' uids. A sandbox's own is chosen at random, so that one that was just given back
-// is not the next to be given out.
+// is not the next to be given out. Those that start from a snapshot have its one: each has a kernel of its own, and so users of
+// its own. The store knows the difference.
 const (
-	firstUID = 200_000
-	lastUID  = 1_200_000
+	firstUID    = 200_000
+	lastUID     = 1_200_000
+	snapshotUID = firstUID - 1
 )
 
 // How long one that is to run waits until another is idle: code may be ending just now.
@@ -160,8 +162,12 @@ func (m *Manager) reserve(rec *store.Sandbox) error {
 	for r := range m.held {
 		uids[r.UID] = true
 	}
-	if rec.ForkOf != "" {
+	switch {
+	case rec.ForkOf != "":
 		return nil // its files are its original's user's
+	case m.snapshots():
+		rec.UID = snapshotUID
+		return nil
 	}
 	for rec.UID = 0; rec.UID == 0 || uids[rec.UID]; {
 		rec.UID = firstUID + rand.IntN(lastUID-firstUID)

@@ -36,7 +36,7 @@ type Sandbox struct {
 	UID         int
 	ForkOf      sandbox.ID // the original of a fork
 	// Container is true from before the engine is asked for one until it is known to be
-	// gone. Its UID is nobody else's as long, but its forks'.
+	// gone. Its UID is nobody else's as long, but its forks' and, where sandboxes share no kernel, any's.
 	Container   bool
 	RequestID   string
 	RequestHash []byte

@@ -76,6 +76,11 @@ var migrations = []string{
 	CREATE INDEX sandboxes_by_name ON sandboxes (owner, display_name, seq) WHERE display_name <> '';
 	CREATE UNIQUE INDEX executions_by_request ON executions (requester, request_id) WHERE request_id IS NOT NULL;
 	`,
+	// 5: sandboxes that start from one snapshot have its uid. It is below those that are given out where sandboxes share a kernel.
+	`
+	DROP INDEX sandboxes_by_uid;
+	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '' AND uid >= 200000;
+	`,
 }
 
 // applicationID marks the file as ours: "DORM".

@@ -282,6 +282,9 @@ func TestUIDs(t *testing.T) {
 	if got, err := s.Sandbox(t.Context(), fork.ID); err != nil || got.ForkOf != b.ID || got.UID != b.UID {
 		t.Errorf("Sandbox() of a fork = %+v, %v, want it to name its original", got, err)
 	}
+	// Below 200,000 they are of sandboxes that share no kernel.
+	add(t, s, record(199_999))
+	add(t, s, record(199_999))
 }
 
 // raw runs statements on a database that nobody has open.

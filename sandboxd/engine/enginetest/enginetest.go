@@ -6,7 +6,7 @@
 //   - the stream: intact, many at once, gone when closed (stream.go)
 //   - limits hold while a neighbour answers (limits.go)
 //   - suspending, resuming and copying, where the engine can (suspend.go), and what a sandbox that
-//     ends falls back to (checkpoint.go)
+//     ends falls back to (checkpoint.go); starting from a snapshot (snapshot.go)
 //   - the walls, compared with golden files, and real programs within them (posture.go)
 //
 // DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew.
@@ -46,6 +46,7 @@ func Run(t *testing.T, open Open, image string) {
 	t.Run("Suspend", s.suspend)
 	t.Run("Checkpoint", s.checkpoint)
 	t.Run("Fork", s.fork)
+	t.Run("Snapshot", s.snapshot)
 	t.Run("Posture", s.posture)
 	t.Run("Programs", s.programs)
 	t.Run("Limits", s.limits)

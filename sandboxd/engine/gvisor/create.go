@@ -29,13 +29,7 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
-	if e.bundle == nil {
-		return errors.New("create: the engine was opened without a guest")
-	}
-	if !sandbox.IsID(string(spec.ID)) {
-		return sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
-	}
-	release, err := e.locks.take(ctx, spec.ID)
+	release, err := e.begin(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -44,17 +38,35 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	if err != nil {
 		return err
 	}
-	e.images.use(img.Digest)
-	guest, err := e.installGuest()
+	r, config, err := e.plan(spec, img)
 	if err != nil {
 		return err
 	}
-	config := profile(spec, facts{
+	return e.make(ctx, spec.ID, r, config, func() error { return e.startBox(ctx, spec.ID, r.Build, "run") })
+}
+
+// begin takes the turn of a sandbox that is to be made.
+func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), err error) {
+	if e.bundle == nil {
+		return nil, errors.New("create: the engine was opened without a guest")
+	}
+	if !sandbox.IsID(string(spec.ID)) {
+		return nil, sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
+	}
+	return e.locks.take(ctx, spec.ID)
+}
+
+// plan is what a new sandbox is made of.
+func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
+	e.images.use(img.Digest)
+	guest, err := e.installGuest()
+	if err != nil {
+		return record{}, ociSpec{}, err
+	}
+	return record{Build: e.build, Guest: guest, Image: img.Digest, Schema: recordSchema}, profile(spec, facts{
 		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.guest(guest), Etc: e.layout.etc(),
 		Cgroup: e.cgroups.path(spec.ID), Swap: e.cgroups.swap,
-	})
-	return e.make(ctx, spec.ID, record{Build: e.build, Guest: guest, Image: img.Digest, Schema: recordSchema}, config,
-		func() error { return e.startBox(ctx, spec.ID, e.build, "run") })
+	}), nil
 }
 
 // make makes a sandbox's folder and starts it. It leaves nothing behind when it fails.

@@ -10,6 +10,7 @@
 //   - the stream to its guest (dial.go, stream.go)
 //   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
+//   - what new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
 //   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
 //   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
 //     unpacked once and shared (images.go, unpack.go), and removed when nobody uses them (tidy.go)
@@ -76,6 +77,8 @@ type Engine struct {
 	pulls   pulls
 	mayPull bool
 
+	snapshots snapshots
+
 	ctx    context.Context // of what goes on by itself, until Close
 	quit   context.CancelFunc
 	chores sync.WaitGroup
@@ -88,6 +91,7 @@ var (
 	_ engine.Engine       = (*Engine)(nil)
 	_ engine.Checkpointer = (*Engine)(nil)
 	_ engine.Forker       = (*Engine)(nil)
+	_ engine.Snapshotter  = (*Engine)(nil)
 )
 
 // New opens the engine. The error is unavailable, and says what is missing, where the

@@ -23,6 +23,7 @@ import (
 //	  checkpoint.packing/    one that is being compressed
 //	  checkpoint.open/       one that is being decompressed, to be restored
 //	sandboxes/.trash-*       being removed
+//	snapshots/<hash>/        what new sandboxes start from: the folder of one that was suspended for that
 //	runsc/                   runsc's own state
 //	bin/runsc-<build>        each runsc that a sandbox was made with
 //	guest/<bundle>-<arch>/   each guest

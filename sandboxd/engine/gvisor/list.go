@@ -16,8 +16,8 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	list := make([]engine.Container, 0, len(ids))
 	for _, id := range ids {
 		c := e.look(id)
-		if !exists(e.layout.box(id)) {
-			continue // removed meanwhile
+		if !exists(e.layout.box(id)) || e.snapshots.hides(id) {
+			continue // removed meanwhile, or nobody's
 		}
 		list = append(list, c)
 	}

@@ -30,7 +30,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			return fmt.Errorf("recover %s: %w", id, err)
 		}
 	}
-	if err := e.clearTrash(); err != nil {
+	if err := errors.Join(e.clearTrash(), e.tidySnapshots()); err != nil {
 		return err
 	}
 	return e.prune(ids)

@@ -157,11 +157,15 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 		}
 		return e.startBox(ctx, id, r.Build, "restore", "--image-path="+open)
 	}
-	// The files are looked through while runsc reads them: what is damaged reaches a
-	// sandbox, and nobody reaches that one.
+	return e.restoreFrom(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
+}
+
+// restoreFrom starts a sandbox from a folder whose files are looked through while runsc reads them: what is
+// damaged reaches a sandbox, and nobody reaches that one.
+func (e *Engine) restoreFrom(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
 	damage := make(chan error, 1)
-	go func() { damage <- m.whole(dir) }()
-	startErr := e.startBox(ctx, id, r.Build, "restore", "--image-path="+dir)
+	go func() { damage <- whole() }()
+	startErr := e.startBox(ctx, id, build, "restore", "--image-path="+dir)
 	if err := <-damage; err != nil {
 		return err
 	}

@@ -1,0 +1,242 @@
+package gvisor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const (
+	// maxSnapshots bounds how many there are: one for each image, language and size that was asked for lately. With
+	// Dormouse's image each takes about 40 MB.
+	maxSnapshots = 8
+	// snapshotLife is how long one is used. It is less than [sandbox.MaxTTL], which the guest in it was given: should
+	// nobody tell a sandbox that was started from it its own expiry, the guest's is still to come.
+	snapshotLife = sandbox.MaxTTL / 2
+)
+
+// snapshots is what the engine knows of its snapshots. Each is a folder: a sandbox's, without the sandbox.
+type snapshots struct {
+	making sync.Mutex // held while one is made
+
+	mu     sync.Mutex
+	hidden map[sandbox.ID]bool // sandboxes that are there to be stored
+	whole  map[string]bool     // the folders whose files were found to be as they were written
+}
+
+func (l layout) snapshots() string { return filepath.Join(l.dir, "snapshots") }
+
+// snapshotOf is the folder of the snapshot for a spec, named by all that must be the same.
+func (e *Engine) snapshotOf(r record, spec engine.Spec, img imageRef) (string, error) {
+	spec.ID, spec.Expires = "", time.Unix(0, 0)
+	_, config, err := e.plan(spec, img)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(struct {
+		Record record
+		Config ociSpec
+	}{r, config})
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(e.layout.snapshots(), sumOf(text)[:24]), nil
+}
+
+// Start implements [engine.Snapshotter].
+func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
+	release, err := e.begin(ctx, spec)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	img, err := e.images.find(spec.Image)
+	if err != nil {
+		return false, nil // Create has more to say, and may pull it
+	}
+	r, _, err := e.plan(spec, img)
+	if err != nil {
+		return false, err
+	}
+	dir, err := e.snapshotOf(r, spec, img)
+	if err != nil || !fresh(dir) {
+		return false, err
+	}
+	err = e.startFrom(ctx, dir, spec.ID, r)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) { // it is of no use, and the next is as good as new
+		err = errors.Join(err, e.layout.discard(dir))
+	}
+	return err == nil, err
+}
+
+func fresh(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && time.Since(info.ModTime()).Abs() < snapshotLife
+}
+
+// startFrom starts a sandbox from a snapshot.
+func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r record) error {
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return err
+	}
+	var config ociSpec
+	if err := json.Unmarshal(text, &config); err != nil {
+		return err
+	}
+	config.Linux.CgroupsPath = e.cgroups.path(id)
+	checkpoint := filepath.Join(dir, "checkpoint")
+	m, err := readManifest(checkpoint)
+	if err != nil {
+		return err
+	}
+	if err := m.fits(manifestOf(r, text)); err != nil {
+		return err
+	}
+	return e.make(ctx, id, r, config, func() error {
+		return e.restoreFrom(ctx, id, r.Build, checkpoint, func() error { return e.snapshots.check(m, checkpoint) })
+	})
+}
+
+// check reads a snapshot through once.
+func (s *snapshots) check(m manifest, dir string) error {
+	s.mu.Lock()
+	known := s.whole[dir]
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := m.whole(dir); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.whole == nil {
+		s.whole = map[string]bool{}
+	}
+	s.whole[dir] = true
+	return nil
+}
+
+// Snapshot implements [engine.Snapshotter]. The image must be here.
+func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(context.Context) error) (err error) {
+	e.snapshots.making.Lock()
+	defer e.snapshots.making.Unlock()
+	img, err := e.images.find(spec.Image)
+	if err != nil {
+		return err
+	}
+	r, _, err := e.plan(spec, img)
+	if err != nil {
+		return err
+	}
+	dir, err := e.snapshotOf(r, spec, img)
+	if err != nil || fresh(dir) {
+		return err
+	}
+	e.snapshots.hide(spec.ID, true)
+	defer e.snapshots.hide(spec.ID, false)
+	spec.Expires = time.Now().Add(sandbox.MaxTTL)
+	if err := e.Create(ctx, spec); err != nil {
+		return err
+	}
+	defer func() {
+		endCtx, cancel := cleanup(ctx)
+		defer cancel()
+		err = errors.Join(err, e.Remove(endCtx, spec.ID))
+	}()
+	if err := ready(ctx); err != nil {
+		return fmt.Errorf("make a snapshot: %w", err)
+	}
+	if err := e.store(ctx, spec.ID, dir); err != nil {
+		return fmt.Errorf("make a snapshot: %w", err)
+	}
+	return nil
+}
+
+// store makes a sandbox's folder a snapshot.
+func (e *Engine) store(ctx context.Context, id sandbox.ID, dir string) error {
+	if err := e.Suspend(ctx, id); err != nil {
+		return err
+	}
+	release, err := e.locks.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := os.MkdirAll(e.layout.snapshots(), 0o700); err != nil {
+		return err
+	}
+	if err := e.layout.put(e.layout.box(id), dir); err != nil {
+		return err
+	}
+	now := time.Now()
+	return errors.Join(os.Chtimes(dir, now, now), e.tidySnapshots())
+}
+
+func (s *snapshots) hide(id sandbox.ID, hidden bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hidden == nil {
+		s.hidden = map[sandbox.ID]bool{}
+	}
+	if hidden {
+		s.hidden[id] = true
+	} else {
+		delete(s.hidden, id)
+	}
+}
+
+func (s *snapshots) hides(id sandbox.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hidden[id]
+}
+
+// tidySnapshots removes those that can't be used any more, and the oldest if there are too many.
+func (e *Engine) tidySnapshots() error {
+	entries, err := os.ReadDir(e.layout.snapshots())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	type snapshot struct {
+		dir  string
+		made time.Time
+	}
+	var good []snapshot
+	for _, entry := range entries {
+		dir := filepath.Join(e.layout.snapshots(), entry.Name())
+		var r record
+		info, err := entry.Info()
+		if err == nil {
+			err = readJSON(filepath.Join(dir, "record.json"), &r)
+		}
+		if err == nil && r.Build == e.build && strings.HasPrefix(r.Guest, e.bundle.ID()+"-") && fresh(dir) {
+			good = append(good, snapshot{dir, info.ModTime()})
+		} else if err := e.layout.discard(dir); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(good, func(a, b snapshot) int { return cmp.Compare(b.made.UnixNano(), a.made.UnixNano()) })
+	for _, s := range good[min(len(good), maxSnapshots):] {
+		if err := e.layout.discard(s.dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
