@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -88,14 +87,15 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 	return errors.Join(wrap("start "+string(spec.ID), err), e.Remove(cleanupCtx, spec.ID))
 }
 
-// awaitGuest returns when the guest has answered one request, whatever the answer.
+// awaitGuest returns when the guest can be dialled.
 func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
 	defer cancel()
 	for {
-		err := engine.Answers(ctx, func(ctx context.Context) (net.Conn, error) { return e.dial(ctx, container) })
+		s, err := e.dial(ctx, container)
 		if err == nil {
+			e.streams.offer(container, s)
 			return nil
 		}
 		state, inspectErr := e.api.ContainerInspect(context.WithoutCancel(ctx), container)

@@ -31,19 +31,22 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	case !found.State.Running:
 		return nil, noSandbox(id)
 	}
-	conn, err := e.dial(ctx, found.ID)
+	if s, ok := e.streams.take(found.ID); ok {
+		return s, nil
+	}
+	s, err := e.dial(ctx, found.ID)
 	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
 		return nil, noSandbox(id).WithCause(err) // it ended meanwhile
 	}
 	if err != nil {
 		return nil, wrap("dial "+string(id), err)
 	}
-	return conn, nil
+	return s, nil
 }
 
 // dial runs `guest connect`, which joins its stdin and stdout to the guest's socket, and
 // ends when its stdin does.
-func (e *Engine) dial(ctx context.Context, id string) (net.Conn, error) {
+func (e *Engine) dial(ctx context.Context, id string) (*stream, error) {
 	exec, err := e.api.ContainerExecCreate(ctx, id, container.ExecOptions{
 		User:         "0:0",
 		WorkingDir:   "/",
@@ -60,6 +63,9 @@ func (e *Engine) dial(ctx context.Context, id string) (net.Conn, error) {
 		return nil, err
 	}
 	e.endWith(id, s)
+	if err := engine.AwaitJoined(ctx, s); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 

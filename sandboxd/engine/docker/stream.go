@@ -132,22 +132,44 @@ func (s *stream) explain(err error) error {
 	return err
 }
 
-// streams are those that are open, by container: none may be when its memory is saved.
+// streams are those that are open, by container: none may be when its memory is saved. One that nobody has is true: it
+// showed that the guest can be dialled, and is for who dials first.
 type streams struct {
 	mu   sync.Mutex
-	open map[string]map[*stream]struct{}
+	open map[string]map[*stream]bool
 }
 
 func (l *streams) add(box string, s *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open == nil {
-		l.open = map[string]map[*stream]struct{}{}
+		l.open = map[string]map[*stream]bool{}
 	}
 	if l.open[box] == nil {
-		l.open[box] = map[*stream]struct{}{}
+		l.open[box] = map[*stream]bool{}
 	}
-	l.open[box][s] = struct{}{}
+	l.open[box][s] = false
+}
+
+// offer leaves a stream to the first who takes it.
+func (l *streams) offer(box string, s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, open := l.open[box][s]; open {
+		l.open[box][s] = true
+	}
+}
+
+func (l *streams) take(box string) (s *stream, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s, free := range l.open[box] {
+		if free {
+			l.open[box][s] = false
+			return s, true
+		}
+	}
+	return nil, false
 }
 
 func (l *streams) drop(box string, s *stream) {

@@ -177,6 +177,14 @@ func sums(path string, sync bool) (saved, error) {
 	if !info.Mode().IsRegular() {
 		return saved{}, fmt.Errorf("%s is no file", path)
 	}
+	synced := make(chan error, 1)
+	go func() { // the disk writes while the CPUs sum up
+		if sync {
+			synced <- file.Sync()
+		} else {
+			synced <- nil
+		}
+	}()
 	s := saved{Name: filepath.Base(path), Size: info.Size()}
 	s.Sums = make([]uint32, (s.Size+blockBytes-1)/blockBytes)
 	err = eachBlock(len(s.Sums), func(i int, buffer []byte) error {
@@ -187,10 +195,7 @@ func sums(path string, sync bool) (saved, error) {
 		s.Sums[i] = crc32.Checksum(buffer[:n], castagnoli)
 		return err
 	})
-	if err == nil && sync {
-		err = file.Sync()
-	}
-	return s, err
+	return s, errors.Join(err, <-synced)
 }
 
 // eachBlock calls f for each of n blocks, on all CPUs.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -109,14 +108,15 @@ func (e *Engine) startBox(ctx context.Context, id sandbox.ID, build, command str
 	return e.awaitGuest(ctx, id, build)
 }
 
-// awaitGuest returns when the guest has answered.
+// awaitGuest returns when the guest can be dialled.
 func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
 	defer cancel()
 	for {
-		err := engine.Answers(ctx, func(context.Context) (net.Conn, error) { return e.connect(id, build) })
+		s, err := e.connect(ctx, id, build)
 		if err == nil {
+			e.streams.offer(id, s)
 			return nil
 		}
 		if _, alive := e.layout.processOfBox(id); !alive {

@@ -30,16 +30,19 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		}
 		return nil, noSandbox(id)
 	}
-	conn, err := e.connect(id, r.Build)
+	if s, ok := e.streams.take(id); ok {
+		return s, nil
+	}
+	s, err := e.connect(ctx, id, r.Build)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}
-	return conn, nil
+	return s, nil
 }
 
 // connect runs `guest connect`, which joins its stdin and stdout to the guest's socket, and
 // ends when its stdin does.
-func (e *Engine) connect(id sandbox.ID, build string) (_ *stream, err error) {
+func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (_ *stream, err error) {
 	theirIn, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -68,5 +71,8 @@ func (e *Engine) connect(id sandbox.ID, build string) (_ *stream, err error) {
 		close(s.ended)
 		e.streams.drop(id, s)
 	}()
+	if err := engine.AwaitJoined(ctx, s); err != nil {
+		return nil, err
+	}
 	return s, nil
 }

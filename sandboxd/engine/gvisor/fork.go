@@ -62,7 +62,7 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 	if err := e.dump(ctx, from, r.Build, making); err != nil {
 		return fmt.Errorf("copy the memory of %s: %w", from, err)
 	}
-	if err := e.startBox(ctx, to, r.Build, "restore", "--image-path="+making); err != nil {
+	if err := e.startSaved(ctx, to, r.Build, making); err != nil {
 		return err
 	}
 	return e.layout.discard(making)

@@ -76,22 +76,44 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "runsc exec" }
 
-// streams are those that are open: none may be when a sandbox is suspended.
+// streams are those that are open: none may be when a sandbox is suspended. One that nobody has is true: it
+// showed that the guest can be dialled, and is for who dials first.
 type streams struct {
 	mu   sync.Mutex
-	open map[sandbox.ID]map[*stream]struct{}
+	open map[sandbox.ID]map[*stream]bool
 }
 
 func (l *streams) add(id sandbox.ID, s *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open == nil {
-		l.open = map[sandbox.ID]map[*stream]struct{}{}
+		l.open = map[sandbox.ID]map[*stream]bool{}
 	}
 	if l.open[id] == nil {
-		l.open[id] = map[*stream]struct{}{}
+		l.open[id] = map[*stream]bool{}
 	}
-	l.open[id][s] = struct{}{}
+	l.open[id][s] = false
+}
+
+// offer leaves a stream to the first who takes it.
+func (l *streams) offer(id sandbox.ID, s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, open := l.open[id][s]; open {
+		l.open[id][s] = true
+	}
+}
+
+func (l *streams) take(id sandbox.ID) (s *stream, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s, free := range l.open[id] {
+		if free {
+			l.open[id][s] = false
+			return s, true
+		}
+	}
+	return nil, false
 }
 
 func (l *streams) drop(id sandbox.ID, s *stream) {

@@ -155,7 +155,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 		if err := m.unpack(ctx, dir, open); err != nil {
 			return err
 		}
-		return e.startBox(ctx, id, r.Build, "restore", "--image-path="+open)
+		return e.startSaved(ctx, id, r.Build, open)
 	}
 	return e.restoreFrom(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
 }
@@ -165,11 +165,17 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 func (e *Engine) restoreFrom(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
 	damage := make(chan error, 1)
 	go func() { damage <- whole() }()
-	startErr := e.startBox(ctx, id, build, "restore", "--image-path="+dir)
+	startErr := e.startSaved(ctx, id, build, dir)
 	if err := <-damage; err != nil {
 		return err
 	}
 	return startErr
+}
+
+// startSaved starts a sandbox from runsc's files in a folder. It runs before all its memory is read, and reads what it needs
+// first; the files are open by then, and may lose their names.
+func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir string) error {
+	return e.startBox(ctx, id, build, "restore", "--background", "--image-path="+dir)
 }
 
 // restorable says what a checkpoint needs and is gone.

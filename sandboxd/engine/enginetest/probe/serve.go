@@ -126,6 +126,9 @@ func connect() error {
 			time.Sleep(2 * time.Millisecond)
 		}
 	}
+	if _, err := os.Stdout.Write([]byte{engine.Joined}); err != nil {
+		return err
+	}
 	ends := make(chan error, 2)
 	pump := func(w io.Writer, r io.Reader) {
 		_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, buffer))

@@ -8,12 +8,19 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 )
 
+// How long the guest may take to listen: who started it connects at once.
+const (
+	listenPatience = 10 * time.Second
+	listenLook     = 2 * time.Millisecond
+)
+
 // connect joins its standard input and output with the guest's socket, until the guest has
-// said all. The end of the input is passed on as such.
+// said all. It says one byte when they are joined: engine.Joined. The end of the input is passed on as such.
 func connect(args []string) error {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	socket := flags.String("socket", guest.SocketPath, "where the guest listens")
@@ -21,10 +28,16 @@ func connect(args []string) error {
 		return err
 	}
 	conn, err := net.Dial("unix", *socket)
+	for end := time.Now().Add(listenPatience); err != nil && time.Now().Before(end); conn, err = net.Dial("unix", *socket) {
+		time.Sleep(listenLook)
+	}
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	if _, err := os.Stdout.Write([]byte{'+'}); err != nil {
+		return err
+	}
 	go func() {
 		_ = pipe(conn, os.Stdin)
 		// Errors end the input as well; the guest sees either as its end.
