@@ -274,10 +274,6 @@ var languages = []string{"python", "javascript"}
 
 func (w *world) create() {
 	w.add(w.s.create(nil), map[string]int{"python": 0, "javascript": 0}, nil)
-	b := w.boxes[len(w.boxes)-1]
-	w.s.exec(args{"sandbox_id": b.id, "code": "n = 0"})
-	w.s.exec(args{"sandbox_id": b.id, "language": "javascript", "code": "var n = 0"})
-	b.remember()
 }
 
 func (w *world) add(id string, n, epoch map[string]int) {
@@ -297,7 +293,10 @@ func (b *counters) remember() {
 	b.past = append(b.past, moment{time.Now(), maps.Clone(b.n)})
 }
 
-var countCode = map[string]string{"python": "n += 1\nprint('counted', n)", "javascript": "n += 1; console.log('counted', n)"}
+var countCode = map[string]string{
+	"python":     "n = globals().get('n', 0) + 1\nprint('counted', n)",
+	"javascript": "var n = (globalThis.n ?? 0) + 1; console.log('counted', n)",
+}
 
 var counted = regexp.MustCompile(`counted (\d+)`)
 
@@ -389,7 +388,7 @@ func (w *world) killBox(b *counters) {
 	b.shaky = true
 	if before.SavedTime.IsZero() {
 		r := w.s.call("execute_code", args{"sandbox_id": b.id, "code": "1"})
-		if !r.IsError { // it was saved just then
+		if !r.IsError && w.s.look(b.id).State != "terminated" { // it was saved just then
 			return
 		}
 		if !strings.Contains(r.Text, "lost") {
