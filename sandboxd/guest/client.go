@@ -67,6 +67,11 @@ func (c *Client) Awaken(ctx context.Context, a Awakening) error {
 	return c.call(ctx, http.MethodPost, AwakeningRoute, nil, a, nil)
 }
 
+// Prepare returns when a kernel is ready for a snapshot.
+func (c *Client) Prepare(ctx context.Context, lang sandbox.Language) error {
+	return c.call(ctx, http.MethodPost, PrepareRoute, nil, Preparation{Language: lang}, nil)
+}
+
 // Execute starts an execution, or joins the one that has this id, and waits up to
 // req.WaitSeconds for its end. The answer has the events of req.Window.
 func (c *Client) Execute(ctx context.Context, id sandbox.ExecutionID, req sandbox.ExecuteRequest) (sandbox.Execution, error) {

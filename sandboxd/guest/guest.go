@@ -19,6 +19,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //	GET  /v1/status                                  Status
 //	PUT  /v1/expiry                                  Expiry → Status
 //	POST /v1/awakening                               Awakening → Status
+//	POST /v1/preparation                             Preparation → Status, when that kernel is ready
 //	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; the second PUT of an id returns the first's
 //	GET  /v1/executions/{id}?wait=&offset=&head=&tail=   sandbox.Execution with the window's events
 //	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final
@@ -30,6 +31,7 @@ const (
 	StatusRoute     = "/v1/status"
 	ExpiryRoute     = "/v1/expiry"
 	AwakeningRoute  = "/v1/awakening"
+	PrepareRoute    = "/v1/preparation"
 	ExecutionsRoute = "/v1/executions/"
 	FilesRoute      = "/v1/files/"
 )
@@ -58,6 +60,11 @@ type Awakening struct {
 	// execution says so, and its epoch grows above EpochAbove.
 	AsOfUnix   int64 `json:"as_of_unix,omitempty"`
 	EpochAbove int   `json:"epoch_above,omitempty"`
+}
+
+// Preparation has a guest make a kernel ready for a snapshot: started, and with what most code imports imported already.
+type Preparation struct {
+	Language sandbox.Language `json:"language"`
 }
 
 // FileList is what is in the workspace.

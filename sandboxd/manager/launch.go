@@ -11,14 +11,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Where the engine can, new sandboxes start from a snapshot: of one that was made like them and whose kernel is ready,
-// but in which nobody's code has run. It takes a fraction of the time.
+// Where the engine can, new sandboxes start from a snapshot: of one that was made like them and whose kernel is ready, with what most
+// code imports, but in which nobody's code has run. It takes a fraction of the time.
 
 const (
 	// prepareAfter is how long a snapshot waits to be made, so as to be in nobody's way who has just asked for a sandbox.
 	prepareAfter = 2 * time.Second
-	readyTimeout = 90 * time.Second // for a kernel to be ready
-	readyLook    = 20 * time.Millisecond
+	readyTimeout = 2 * time.Minute // for a kernel to be ready
 )
 
 func (m *Manager) snapshots() bool {
@@ -102,26 +101,11 @@ func (m *Manager) prepared(err error) {
 	m.Logger.Warn("there is no snapshot to start sandboxes from", "error", err, "again in", again)
 }
 
-// untilReady returns when the kernel of a sandbox that nobody has is ready, and nobody speaks to its guest.
+// untilReady returns when the kernel of a sandbox that nobody has is ready for a snapshot.
 func (m *Manager) untilReady(ctx context.Context, spec engine.Spec) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errors.New("its kernel is not ready in time"))
 	defer cancel()
 	b := m.newBox(store.Sandbox{ID: spec.ID, Language: spec.Language})
 	defer b.close()
-	for {
-		st, err := b.guest.Status(ctx)
-		for _, k := range st.Kernels {
-			if k.Language == spec.Language && k.State == sandbox.KernelIdle {
-				return nil
-			}
-			if k.LastDeath != nil {
-				return errors.New("its kernel died: " + k.LastDeath.Detail)
-			}
-		}
-		select {
-		case <-time.After(readyLook):
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
-		}
-	}
+	return b.guest.Prepare(ctx, spec.Language)
 }

@@ -129,7 +129,8 @@ func TestGvisorSnapshot(t *testing.T) {
 	_, first := made()
 	var ids [2]sandbox.ID
 	var seed string
-	eventually(t, "two sandboxes start from the same snapshot", func() bool {
+	within(t, 3*time.Minute, "two sandboxes start from the same snapshot", func() bool {
+		time.Sleep(time.Second) // it is made meanwhile
 		var seeds [2]string
 		for i := range ids {
 			ids[i], seeds[i] = made()
@@ -138,6 +139,9 @@ func TestGvisorSnapshot(t *testing.T) {
 		return seed == seeds[1] && seed != first
 	})
 	const random = "import random, uuid, os, secrets; print(random.random(), uuid.uuid4(), secrets.token_hex(8))"
+	if got := says(ids[0], "import sys; print('pandas' in sys.modules, 'pandas' in globals())"); got != "True False\n" {
+		t.Errorf("what is imported ahead, and named: %q, want True False", got)
+	}
 	if a, b := says(ids[0], random), says(ids[1], random); a == b {
 		t.Errorf("both print %q", a)
 	}

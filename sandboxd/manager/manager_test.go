@@ -113,7 +113,12 @@ func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ..
 // eventually waits for something that happens in the background.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	within(t, 30*time.Second, what, cond)
+}
+
+func within(t testing.TB, long time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(long); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if cond() {
 			return
 		}

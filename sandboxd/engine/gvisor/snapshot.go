@@ -20,7 +20,7 @@ import (
 
 const (
 	// maxSnapshots bounds how many there are: one for each image, language and size that was asked for lately. With
-	// Dormouse's image each takes about 40 MB.
+	// Dormouse's image each takes about 100 MB.
 	maxSnapshots = 8
 	// snapshotLife is how long one is used. It is less than [sandbox.MaxTTL], which the guest in it was given: should
 	// nobody tell a sandbox that was started from it its own expiry, the guest's is still to come.

@@ -16,6 +16,7 @@ func TestJavaScript(t *testing.T) {
 	began := time.Now()
 	k := start(t, "javascript", node)
 	t.Logf("%s ready after %v", k.ready.Runner, time.Since(began).Round(time.Millisecond))
+	testWarm(t, k, "'ok'")
 	keep(t, k, javascriptPromises)
 	testInterrupts(t, k, "const answer = 42", "answer", map[string]string{
 		"a loop":                "console.log(1); while (true) {}",
@@ -41,7 +42,7 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 	}()
 	for _, renewed := range []bool{false, true} {
 		if renewed {
-			k.renew()
+			k.ask("renew")
 		}
 		for name, code := range map[string]string{
 			"randomBytes":            "crypto.randomBytes(20).length === 20 && crypto.randomBytes(0).length === 0",

@@ -199,12 +199,26 @@ func (k *kernel) run(code string) outcome {
 	return k.wait()
 }
 
-// renew has the kernel make its random state new, as in a copy.
-func (k *kernel) renew() {
+// ask sends a request that has a type alone.
+func (k *kernel) ask(what string) {
 	k.t.Helper()
-	if _, err := k.requests.WriteString(`{"type":"renew"}` + "\n"); err != nil {
+	if _, err := k.requests.WriteString(`{"type":"` + what + `"}` + "\n"); err != nil {
 		k.t.Fatal(err)
 	}
+}
+
+// testWarm has a kernel import ahead what most code does. Then check has to say "ok".
+func testWarm(t *testing.T, k *kernel, check string) {
+	t.Run("what most code imports is there before, under no name", func(t *testing.T) {
+		k.t = t
+		k.ask("warm")
+		if m := k.next(); m.Type != "warm" {
+			t.Errorf("it says %+v, want warm", m)
+		}
+		if o := k.run(check); !strings.Contains(o.result["text/plain"], "ok") || o.text != "" {
+			t.Errorf("afterwards %q, %+v", o.text, o.result)
+		}
+	})
 }
 
 // testRenewal runs draw, whose result is a list of random values, twice after setup has made them come the same; after
@@ -226,7 +240,7 @@ func testRenewal(t *testing.T, k *kernel, setup, draw, check string) {
 			t.Fatalf("the seed does not count: %q, then %q", first, again)
 		}
 		k.run(setup)
-		k.renew()
+		k.ask("renew")
 		for i, value := range values() {
 			if value == first[i] {
 				t.Errorf("%q came again", value)

@@ -31,6 +31,7 @@ func TestPython(t *testing.T) {
 			began := time.Now()
 			k := start(t, "python", python)
 			t.Logf("%s ready after %v", k.ready.Runner, time.Since(began).Round(time.Millisecond))
+			testWarm(t, k, pythonWarm)
 			keep(t, k, pythonPromises)
 			if strings.HasPrefix(k.ready.Runner, "IPython") {
 				keep(t, k, ipythonPromises)
@@ -79,10 +80,17 @@ func TestPythonWithoutIPython(t *testing.T) {
 		t.Fatalf("runner = %q, want plain Python", k.ready.Runner)
 	}
 	k.drain()
+	testWarm(t, k, pythonWarm)
 	keep(t, k, pythonPromises)
 	testRenewal(t, k, pythonSeeds, pythonDraws, pythonRenewed)
 	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
+
+// What can be imported was, and nothing has a name.
+const pythonWarm = `
+import importlib.util as _util, sys as _sys
+'ok' if all((_util.find_spec(n) is not None) == (n in _sys.modules) and n not in globals() for n in ('numpy', 'pandas', 'matplotlib')) else 'bad'
+`
 
 // What makes random values come the same, what prints some, and what must hold when the state is new.
 const (

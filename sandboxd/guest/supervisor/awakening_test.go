@@ -91,3 +91,26 @@ func TestWhatCameAfterIsLost(t *testing.T) {
 		t.Errorf("a time before 1970 = %v, want invalid", err)
 	}
 }
+
+// A kernel that is made ready for a snapshot says nothing of it: not in what it has, and not in what its next execution prints.
+func TestAKernelIsPrepared(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.needsNode()
+	for _, lang := range []sandbox.Language{sandbox.Python, sandbox.JavaScript} {
+		for range 2 { // as often as it likes
+			if err := b.Prepare(t.Context(), lang); err != nil {
+				t.Fatalf("Prepare(%s): %v", lang, err)
+			}
+		}
+	}
+	if s, err := b.Status(t.Context()); err != nil || len(s.Kernels) != 2 || s.Kernels[0].State != sandbox.KernelIdle || s.Kernels[1].State != sandbox.KernelIdle {
+		t.Errorf("Status() = %+v, %v, want two kernels that are idle", s, err)
+	}
+	if e := b.python("[name for name in ('numpy', 'np', 'pandas', 'plt', 'importlib') if name in globals()]"); result(e) != "[]" || e.KernelEpoch != 1 || e.Interlude != nil {
+		t.Errorf("it has %s; epoch %d, %+v", result(e), e.KernelEpoch, e.Interlude)
+	}
+	if err := b.Prepare(t.Context(), "cobol"); sandbox.KindOf(err) != sandbox.Invalid {
+		t.Errorf("Prepare(cobol) = %v, want invalid", err)
+	}
+}

@@ -21,6 +21,7 @@ type kernel struct {
 	started   time.Time
 	startTick int64           // the same as /proc has it
 	ready     chan struct{}   // closed by the ready message
+	warm      chan struct{}   // closed by the warm message
 	exited    chan struct{}   // closed when wait4 has it
 	done      chan string     // status of the current execution's done message
 	dropped   *droppedCounter // what it sent that nobody wanted
@@ -54,6 +55,7 @@ func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter
 	k := &kernel{
 		started: time.Now(),
 		ready:   make(chan struct{}),
+		warm:    make(chan struct{}),
 		exited:  make(chan struct{}),
 		done:    make(chan string, 1),
 		dropped: dropped,
@@ -155,6 +157,13 @@ func (k *kernel) handle(m message) {
 		if k.hello.Type == "" {
 			k.hello = m
 			close(k.ready)
+		}
+		return
+	case "warm":
+		select {
+		case <-k.warm:
+		default:
+			close(k.warm) // by this goroutine alone
 		}
 		return
 	}

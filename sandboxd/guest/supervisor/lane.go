@@ -18,8 +18,8 @@ import (
 type lane struct {
 	lang    sandbox.Language
 	sup     *Supervisor
-	wake    chan struct{} // there may be something in the queue
-	prepare chan struct{} // start the kernel ahead of the first execution
+	wake    chan struct{}     // there may be something in the queue
+	prepare chan chan<- error // start the kernel ahead of the first execution; who sends a channel wants it warm, and hears when it is
 	between interlude
 
 	mu        sync.Mutex
@@ -40,7 +40,7 @@ const (
 )
 
 func newLane(lang sandbox.Language, sup *Supervisor) *lane {
-	l := &lane{lang: lang, sup: sup, wake: make(chan struct{}, 1), prepare: make(chan struct{}, 1)}
+	l := &lane{lang: lang, sup: sup, wake: make(chan struct{}, 1), prepare: make(chan chan<- error, 1)}
 	go l.serve()
 	return l
 }
@@ -100,8 +100,11 @@ func (l *lane) serve() {
 				l.running = nil
 				l.mu.Unlock()
 			}
-		case <-l.prepare:
-			_, _ = l.ready(context.Background()) // the next execution says what is wrong
+		case asked := <-l.prepare:
+			k, death := l.ready(context.Background()) // the next execution says what is wrong
+			if asked != nil {
+				asked <- l.warm(k, death)
+			}
 		case <-died:
 			l.lose(l.live())
 		}
@@ -218,6 +221,45 @@ func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
 		l.epoch++
 	}
 	return k, nil
+}
+
+// prepareFor returns when the kernel is ready for a snapshot.
+func (l *lane) prepareFor(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case l.prepare <- done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// warmMemory is how much a sandbox must have for its kernel to import ahead what it may not need.
+const warmMemory = 1024 * sandbox.MiB
+
+// warm has a kernel import what most code does.
+func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
+	if k == nil {
+		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not start: %s", l.lang, death.Detail)
+	}
+	if l.sup.config.Memory < warmMemory {
+		return nil
+	}
+	k.request(map[string]string{"type": "warm"})
+	timeout := time.NewTimer(startTimeout)
+	defer timeout.Stop()
+	select {
+	case <-k.warm:
+		return nil
+	case <-k.exited:
+	case <-timeout.C:
+	}
+	return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not import its libraries", l.lang)
 }
 
 func (l *lane) start() (*kernel, error) {

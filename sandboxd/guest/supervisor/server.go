@@ -51,6 +51,7 @@ func (s *Supervisor) routes() http.Handler {
 	handle("GET "+guest.StatusRoute, s.getStatus)
 	handle("PUT "+guest.ExpiryRoute, s.putExpiry)
 	handle("POST "+guest.AwakeningRoute, s.postAwakening)
+	handle("POST "+guest.PrepareRoute, s.postPreparation)
 	handle("PUT "+guest.ExecutionsRoute+"{id}", s.putExecution)
 	handle("GET "+guest.ExecutionsRoute+"{id}", s.getExecution)
 	handle("GET "+guest.ExecutionsRoute+"{id}/events", s.getEvents)
@@ -91,6 +92,30 @@ func (s *Supervisor) postAwakening(w http.ResponseWriter, r *http.Request) error
 	return writeJSON(w, s.status())
 }
 
+func (s *Supervisor) postPreparation(w http.ResponseWriter, r *http.Request) error {
+	var p guest.Preparation
+	if err := wire.ReadJSON(w, r, maxRequest, &p); err != nil {
+		return err
+	}
+	lane, err := s.lane(p.Language)
+	if err != nil {
+		return err
+	}
+	if err := lane.prepareFor(r.Context()); err != nil {
+		return err
+	}
+	return writeJSON(w, s.status())
+}
+
+// lane returns a language's.
+func (s *Supervisor) lane(lang sandbox.Language) (*lane, error) {
+	l := s.lanes[lang]
+	if l == nil {
+		return nil, sandbox.Errorf(sandbox.Invalid, "there is no kernel for %q", sandbox.Quote(string(lang)))
+	}
+	return l, nil
+}
+
 func (s *Supervisor) putExecution(w http.ResponseWriter, r *http.Request) error {
 	id, err := sandbox.ParseExecutionID(r.PathValue("id"))
 	if err != nil {
@@ -107,9 +132,9 @@ func (s *Supervisor) putExecution(w http.ResponseWriter, r *http.Request) error 
 	if err := req.Validate(s.config.Language); err != nil {
 		return err
 	}
-	lane := s.lanes[req.Language]
-	if lane == nil {
-		return sandbox.Errorf(sandbox.Invalid, "there is no kernel for %q", sandbox.Quote(string(req.Language)))
+	lane, err := s.lane(req.Language)
+	if err != nil {
+		return err
 	}
 	e, err := s.registry.accept(id, req, lane.add)
 	if err != nil {

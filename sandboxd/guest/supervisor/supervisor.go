@@ -100,7 +100,7 @@ func Run(config Config) error {
 	go func() { over <- s.serve(listener) }()
 	go func() { s.deadman.watch(); over <- nil }()
 	if l := s.lanes[config.Language]; l != nil {
-		l.prepare <- struct{}{}
+		l.prepare <- nil
 	}
 	select {
 	case <-terminate:

@@ -82,6 +82,7 @@ class Kernel {
         pieces = [];
         const request = JSON.parse(line.toString());
         if (request.type === 'renew') randomness.renew(); // now, since timers do not wait for a cell's end
+        else if (request.type === 'warm') this.channel.send({ type: 'warm' }); // Node starts with all that it has
         else this.waiting.push(request);
       }
       if (data.length) pieces.push(data);

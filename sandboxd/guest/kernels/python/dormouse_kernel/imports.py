@@ -1,6 +1,13 @@
-"""What to do once the user has imported a module: no module is imported for its own sake."""
+"""What to do once the user has imported a module: no module is imported for its own sake, but those that a snapshot is to have."""
 
+import contextlib
+import importlib
+import io
 import sys
+import warnings
+
+# What much code imports, and takes long.
+_AHEAD = "numpy", "pandas", "matplotlib.pyplot"
 
 
 class Hooks:
@@ -39,6 +46,15 @@ class Hooks:
                 function(module)
             except Exception:  # a version that we do not know: the module itself works
                 pass
+
+
+def ahead():
+    """Imports modules before anybody asks for them. No name is bound to them, and what can't be imported is said when somebody does."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for name in _AHEAD:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 def widen_pandas(pandas):

@@ -89,6 +89,12 @@ class Kernel:
         """Makes random state new: this process is a copy."""
         randomness.renew(lambda complaint: self.channel.text("stderr", complaint))
 
+    def warm(self):
+        """Imports what most code will: this process is to be copied."""
+        imports.ahead()
+        gc.freeze()
+        self.channel.send("warm")
+
     def _run(self, code):
         value = self.runner.run(self.cells, code)
         if value is not None:
@@ -139,6 +145,8 @@ def main():
             request = json.loads(line)
             if request["type"] == "renew":
                 kernel.renew()
+            elif request["type"] == "warm":
+                kernel.warm()
             else:
                 kernel.execute(request["id"], request["code"])
     os._exit(0)
