@@ -168,7 +168,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	return startErr
 }
 
-// restorable says what a checkpoint needs and is gone.
+// restorable says what a checkpoint needs and is missing.
 func (e *Engine) restorable(r record) error {
 	for what, path := range map[string]string{
 		"the gVisor build that it was suspended with": e.layout.runsc(r.Build),
@@ -176,13 +176,18 @@ func (e *Engine) restorable(r record) error {
 		"its guest program": e.layout.guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {
-			return lost("%s is gone", what).WithCause(err)
+			return notNow("%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
 		}
 	}
 	if build, err := buildOf(e.layout.runsc(r.Build)); err != nil || build != r.Build {
-		return lost("the gVisor build that it was suspended with was changed").WithCause(err)
+		return notNow("the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
 	}
 	return nil
+}
+
+// notNow is the error of a checkpoint that can be resumed, but not on this machine as it is.
+func notNow(format string, args ...any) *sandbox.Error {
+	return sandbox.Errorf(sandbox.Unavailable, format, args...)
 }
 
 // lost is the error of a checkpoint that can never be resumed.
@@ -192,5 +197,5 @@ func lost(format string, args ...any) *sandbox.Error {
 
 // noRoomToWake is the error of a checkpoint that could not be decompressed, and is whole.
 func noRoomToWake(cause error) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Unavailable, "the sandbox's saved memory could not be read back, and nothing of it is lost: see that the disk of the machine is not full").WithCause(cause)
+	return sandbox.Errorf(sandbox.Unavailable, "its saved memory could not be read back: see that the disk of the machine is not full").WithCause(cause)
 }
