@@ -200,7 +200,7 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	why := store.Cause("")
 	var reason string
 	if sandbox.KindOf(cause) == sandbox.Expired {
-		why, reason = store.CauseLost, sandbox.Public(cause).Message+": its variables and files are lost"
+		why, reason = store.CauseLost, sandbox.Public(cause).Message+", and its variables and files are lost"
 	} else if containers, err := m.inspect(ctx); err != nil {
 		return err
 	} else if c, there := containers[b.id]; !there || !c.Running && !c.Suspended {

@@ -192,7 +192,7 @@ func notNow(format string, args ...any) *sandbox.Error {
 
 // lost is the error of a checkpoint that can never be resumed.
 func lost(format string, args ...any) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: "+format, args...)
+	return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because "+format, args...)
 }
 
 // noRoomToWake is the error of a checkpoint that could not be decompressed, and is whole.
