@@ -69,6 +69,29 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// Files without end stop the kernel that makes them, or are refused to it. The other one goes on, and they can be removed.
+func TestFilesWithoutEnd(t *testing.T) {
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			s := newHome(t, p.env...).connect(t)
+			id := s.create(args{"memory_mb": 256})
+			js := func(code string, words ...string) {
+				s.exec(args{"sandbox_id": id, "language": "javascript", "code": code}, words...)
+			}
+			js("var kept = 'still here'")
+			s.exec(args{"sandbox_id": id, "timeout_seconds": 240, "wait_seconds": 240, "code": `
+import os
+os.mkdir('many')
+for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]string{true: "room for 65536 files", false: "No space left"}[p.runtime == "runsc"])
+			js("kept", "still here")
+			s.run(id, "import os\nfor name in os.listdir('many')[1000:]: os.remove('many/' + name)\nlen(os.listdir('many'))", "1000")
+			s.run(id, "open('one more', 'w').write('x')", "one more")
+			js("kept", "still here")
+		})
+	}
+}
+
 func TestBadFiles(t *testing.T) {
 	for i, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

@@ -201,6 +201,33 @@ next(squares), next(squares), next(squares)`, "(0, 1, 4)")
 	s.contains(s.ok("get_execution", args{"execution_id": executionID(t, late.Text)}).Text, "undone", "as of")
 }
 
+// What waking needs and is not there may come back: nothing of a sandbox is lost until then.
+func TestWhatWakingNeedsIsMissing(t *testing.T) {
+	t.Parallel()
+	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "x = 'kept'")
+	s.sleeps(id)
+	programs, _ := filepath.Glob(filepath.Join(h.dir, "gvisor/bin/runsc-*"))
+	if len(programs) != 1 {
+		t.Fatalf("the home has the runsc %q, want one", programs)
+	}
+	if err := os.Rename(programs[0], programs[0]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s.refused("execute_code", args{"sandbox_id": id, "code": "x"}, id, "nothing of it is lost", "gVisor build")
+	if v := s.look(id); v.State != "suspended" {
+		t.Errorf("the sandbox is %+v, want it asleep", v)
+	}
+	if err := os.Rename(programs[0]+".away", programs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.run(id, "x", "kept"); epochOf(t, r.Text) != 1 {
+		t.Errorf("the kernel_epoch is another:\n%s", r.Text)
+	}
+}
+
 var epochWords = regexp.MustCompile(`kernel_epoch (\d+)`)
 
 // epochOf is the kernel_epoch that an answer names.

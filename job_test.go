@@ -131,6 +131,12 @@ func TestMainJob(t *testing.T) {
 				}
 				s.run(id, "kept", "kept")
 			})
+			t.Run("a timeout ends what a shell started, and keeps the variables", func(t *testing.T) {
+				s := s.with(t)
+				s.exec(args{"sandbox_id": id, "timeout_seconds": 1, "code": "import subprocess; subprocess.run('(sleep 60 & sleep 60 & wait) | cat', shell=True)"}, "timeout_seconds", "Variables are kept")
+				s.run(id, "kept + '!'", "kept!")
+				s.run(id, "subprocess.run(['pgrep', 'sleep'], capture_output=True, text=True).stdout", "''")
+			})
 			t.Run("a retry with the same request_id returns the first execution", func(t *testing.T) {
 				s := s.with(t)
 				s.run(id, "runs = 0")

@@ -32,8 +32,8 @@ var nextStep = map[sandbox.Kind]map[subject]string{
 		aFile:       "List the files with execute_code (import os; os.listdir()); list_sandboxes shows the sandboxes.",
 	},
 	sandbox.Expired: {
-		aSandbox:    "Its variables and files are gone: make a new one with create_sandbox, or with execute_code without sandbox_id.",
-		aNewSandbox: "Call create_sandbox again.",
+		aSandbox:    "create_sandbox makes one, and so does execute_code without sandbox_id.",
+		aNewSandbox: "Call create_sandbox without fork_of.",
 		anExecution: "Run the code again with execute_code.",
 		aFile:       "Make the file again, in a new sandbox if this one has ended (execute_code without sandbox_id).",
 	},
@@ -83,6 +83,12 @@ func sentence(s string) string {
 		s += "."
 	}
 	return s
+}
+
+// because is the reason of a record as a sentence of its own.
+func because(reason string) string {
+	s := sentence(oneLine(reason, 300))
+	return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):]
 }
 
 func after(s string) string {

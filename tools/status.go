@@ -46,10 +46,7 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	case sandbox.ExecKernelDied:
 		return "ended after " + took + " because its kernel died: " + death(ex.Death), variablesLost(ex)
 	case sandbox.ExecLost:
-		if ex.Reason != "" {
-			more = sentence(oneLine(ex.Reason, 300)) + " "
-		}
-		return "was lost", more + "Run the code again with execute_code if it is still needed."
+		return "was lost", strings.TrimSpace(because(ex.Reason) + " Run the code again with execute_code if it is still needed.")
 	}
 	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40)), ""
 }

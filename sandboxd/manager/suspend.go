@@ -200,18 +200,18 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	why := store.Cause("")
 	var reason string
 	if sandbox.KindOf(cause) == sandbox.Expired {
-		why, reason = store.CauseLost, sandbox.Public(cause).Message+": its variables and files are lost"
+		why, reason = store.CauseLost, sandbox.Public(cause).Message+", and its variables and files are lost"
 	} else if containers, err := m.inspect(ctx); err != nil {
 		return err
 	} else if c, there := containers[b.id]; !there || !c.Running && !c.Suspended {
 		why, reason = whyDead(b.record(), c, there, m.now())
 	}
 	if why == "" {
-		text := "sandbox %s could not be resumed; nothing of it is lost: try again"
+		what := "try again"
 		if known, ok := errors.AsType[*sandbox.Error](cause); ok {
-			return sandbox.Errorf(sandbox.Unavailable, text+" (%s)", b.id, known.Message).WithCause(cause)
+			what = known.Message
 		}
-		return sandbox.Errorf(sandbox.Unavailable, text, b.id).WithCause(cause)
+		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s could not be resumed, and nothing of it is lost: %s", b.id, what).WithCause(cause)
 	}
 	if err := m.endRecord(b, why, reason); err != nil {
 		return err

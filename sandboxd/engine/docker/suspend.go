@@ -284,7 +284,7 @@ func (e *Engine) startFrom(ctx context.Context, box, name string) error {
 	cleanupCtx, cancelCleanup := cleanup(ctx)
 	defer cancelCleanup()
 	if kept, listErr := e.hasCheckpoint(cleanupCtx, box, name); listErr == nil && !kept {
-		err = sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: the engine has lost its saved memory").WithCause(err)
+		err = sandbox.Errorf(sandbox.Expired, "it can't be resumed, because the engine has lost its saved memory").WithCause(err)
 	}
 	return errors.Join(err, e.end(cleanupCtx, box))
 }

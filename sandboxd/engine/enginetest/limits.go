@@ -65,7 +65,7 @@ func (s *suite) limits(t *testing.T) {
 	})
 	t.Run("inodes", func(t *testing.T) {
 		if gvisor {
-			t.Skip("gVisor's tmpfs counts no inodes: they are the sandbox's own memory")
+			t.Skip("gVisor's tmpfs takes no limit of inodes: the guest, which is not in this suite, counts files")
 		}
 		b := s.create(t, s.spec())
 		got := hog(t, b, "inodes")

@@ -94,13 +94,13 @@ func seal(dir string, m manifest) error {
 func (m manifest) fits(now manifest) error {
 	switch {
 	case m.Schema != now.Schema:
-		return lost("another version of Dormouse suspended it")
+		return notNow("another version of Dormouse suspended it, and that can resume it")
 	case m.Build != now.Build || m.Image != now.Image || m.Guest != now.Guest || m.Config != now.Config:
 		return lost("its saved memory belongs to another sandbox or another gVisor build")
 	}
 	for _, feature := range m.CPU {
 		if _, has := slices.BinarySearch(now.CPU, feature); !has {
-			return lost("it was suspended on a machine whose CPU has %s, and this one has not", sandbox.Quote(feature))
+			return notNow("it was suspended on a machine whose CPU has %s, and this one has not: one that has can resume it", sandbox.Quote(feature))
 		}
 	}
 	return nil

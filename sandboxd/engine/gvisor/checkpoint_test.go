@@ -8,21 +8,23 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A checkpoint is restored only where everything is as it was; a CPU may have learned something.
+// A checkpoint is restored only where everything is as it was; a CPU may have learned something. What another machine or
+// version can restore is not lost.
 func TestManifestFits(t *testing.T) {
 	made := manifest{Schema: 1, Build: "b", Image: "i", Guest: "g", Config: "c", CPU: []string{"avx2", "sse"}}
 	for _, test := range []struct {
 		name   string
 		change func(*manifest)
 		says   string // empty: it fits
+		kind   sandbox.Kind
 	}{
-		{"the same", func(*manifest) {}, ""},
-		{"a CPU with more", func(m *manifest) { m.CPU = []string{"avx2", "avx512f", "sse"} }, ""},
-		{"a CPU with less", func(m *manifest) { m.CPU = []string{"sse"} }, "avx2"},
-		{"another gVisor", func(m *manifest) { m.Build = "x" }, "gVisor build"},
-		{"another image", func(m *manifest) { m.Image = "x" }, "another sandbox"},
-		{"another sandbox", func(m *manifest) { m.Config = "x" }, "another sandbox"},
-		{"another schema", func(m *manifest) { m.Schema = 2 }, "another version"},
+		{"the same", func(*manifest) {}, "", ""},
+		{"a CPU with more", func(m *manifest) { m.CPU = []string{"avx2", "avx512f", "sse"} }, "", ""},
+		{"a CPU with less", func(m *manifest) { m.CPU = []string{"sse"} }, "avx2", sandbox.Unavailable},
+		{"another gVisor", func(m *manifest) { m.Build = "x" }, "gVisor build", sandbox.Expired},
+		{"another image", func(m *manifest) { m.Image = "x" }, "another sandbox", sandbox.Expired},
+		{"another sandbox", func(m *manifest) { m.Config = "x" }, "another sandbox", sandbox.Expired},
+		{"another schema", func(m *manifest) { m.Schema = 2 }, "another version", sandbox.Unavailable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			now := made
@@ -32,8 +34,8 @@ func TestManifestFits(t *testing.T) {
 			if test.says == "" && err == nil {
 				return
 			}
-			if err == nil || sandbox.KindOf(err) != sandbox.Expired || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("fits = %v, want %q", err, test.says)
+			if err == nil || sandbox.KindOf(err) != test.kind || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("fits = %v (%s), want %q (%s)", err, sandbox.KindOf(err), test.says, test.kind)
 			}
 		})
 	}

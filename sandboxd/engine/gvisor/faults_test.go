@@ -358,7 +358,7 @@ func TestRemoveDuringResume(t *testing.T) {
 	}
 }
 
-// A name that means another image by now is nothing to what sleeps; an image that is gone is said to be.
+// A name that means another image by now is nothing to what sleeps; an image that is gone is said to be, and may come back.
 func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 	e, images := openPulling(t)
 	load := func(img v1.Image) string {
@@ -396,8 +396,8 @@ func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 	if err := os.Rename(first, first+".gone"); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
-		t.Errorf("Resume without the image = %v, want expired", err)
+	if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Unavailable {
+		t.Errorf("Resume without the image = %v, want unavailable", err)
 	}
 	if err := os.Rename(first+".gone", first); err != nil {
 		t.Fatal(err)

@@ -34,11 +34,11 @@ func (e *Engine) ending(id sandbox.ID) string {
 	case p.PID == 0 && exists(e.layout.kept(id)):
 		return "ended, and nothing says how" // its process was not on disk yet when the power failed
 	case p.PID == 0:
-		return "was never started"
+		return "nothing of it runs, and no saved memory is there"
 	case p.Boot != bootID():
 		return "ended with the machine, which was started anew"
 	case e.cgroups.ranOutOfMemory(id):
-		return "was killed (out of memory)"
+		return "was killed, out of memory"
 	}
 	return "exited"
 }

@@ -33,7 +33,7 @@ type facts struct {
 //
 //   - no seccomp profile: gVisor's own filter stands around the sandbox, and inside it the
 //     system calls are gVisor's
-//   - no limit of inodes: gVisor's tmpfs has them in memory that the limit counts
+//   - no limit of inodes: runsc passes none on to its tmpfs, and the guest counts files instead
 //   - masked and read-only paths are said, and gVisor's /proc and /sys have nothing to mask
 func profile(spec engine.Spec, f facts) ociSpec {
 	capabilities := []string{"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}

@@ -178,7 +178,7 @@ func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir strin
 	return e.startBox(ctx, id, build, "restore", "--background", "--image-path="+dir)
 }
 
-// restorable says what a checkpoint needs and is gone.
+// restorable says what a checkpoint needs and is missing.
 func (e *Engine) restorable(r record) error {
 	for what, path := range map[string]string{
 		"the gVisor build that it was suspended with": e.layout.runsc(r.Build),
@@ -186,21 +186,26 @@ func (e *Engine) restorable(r record) error {
 		"its guest program": e.layout.guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {
-			return lost("%s is gone", what).WithCause(err)
+			return notNow("%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
 		}
 	}
 	if build, err := buildOf(e.layout.runsc(r.Build)); err != nil || build != r.Build {
-		return lost("the gVisor build that it was suspended with was changed").WithCause(err)
+		return notNow("the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
 	}
 	return nil
 }
 
+// notNow is the error of a checkpoint that can be resumed, but not on this machine as it is.
+func notNow(format string, args ...any) *sandbox.Error {
+	return sandbox.Errorf(sandbox.Unavailable, format, args...)
+}
+
 // lost is the error of a checkpoint that can never be resumed.
 func lost(format string, args ...any) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Expired, "the sandbox can't be resumed: "+format, args...)
+	return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because "+format, args...)
 }
 
 // noRoomToWake is the error of a checkpoint that could not be decompressed, and is whole.
 func noRoomToWake(cause error) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Unavailable, "the sandbox's saved memory could not be read back, and nothing of it is lost: see that the disk of the machine is not full").WithCause(cause)
+	return sandbox.Errorf(sandbox.Unavailable, "its saved memory could not be read back: see that the disk of the machine is not full").WithCause(cause)
 }

@@ -28,7 +28,10 @@ const (
 )
 
 // memoryMounts are the file systems whose content is memory.
-var memoryMounts = []string{"/workspace", "/tmp", "/run/dormouse", "/dev/shm"}
+var memoryMounts = append([]string{"/run/dormouse"}, kernelMounts...)
+
+// kernelMounts are those that kernels can write.
+var kernelMounts = []string{"/workspace", "/tmp", "/dev/shm"}
 
 func newMemoryMeter(limit int64) *memoryMeter {
 	m := &memoryMeter{limit: limit, read: readBySum}
@@ -100,14 +103,29 @@ func mountsUsed() int64 {
 	return n
 }
 
+// filesIn counts the files of all kinds in temporary file systems.
+func filesIn(mounts []string) (n int64) {
+	for _, path := range mounts {
+		if s, ok := statTmpfs(path); ok {
+			n += int64(s.Files - s.Ffree)
+		}
+	}
+	return n
+}
+
 // mountUsed is what a temporary file system holds, and 0 for any other.
 func mountUsed(path string) int64 {
-	const tmpfs = 0x01021994
-	var s syscall.Statfs_t
-	if syscall.Statfs(path, &s) != nil || s.Type != tmpfs {
+	s, ok := statTmpfs(path)
+	if !ok {
 		return 0
 	}
 	return int64(s.Blocks-s.Bfree) * int64(s.Bsize)
+}
+
+func statTmpfs(path string) (s syscall.Statfs_t, ok bool) {
+	const tmpfs = 0x01021994
+	err := syscall.Statfs(path, &s)
+	return s, err == nil && s.Type == tmpfs
 }
 
 func readNumber(path string) (int64, bool) {

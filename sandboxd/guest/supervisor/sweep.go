@@ -27,9 +27,12 @@ func (s *Supervisor) sweep(k *kernel) {
 func (s *Supervisor) sweepSince(k *kernel, since time.Time) (killed int, all bool) {
 	from := k.startTick + int64(since.Sub(k.started)/tick)
 	// One call stops all that did not leave the process group, a fork bomb included, so that there is peace
-	// for looking at what is to go. The kernel and what is to stay go on afterwards.
-	_ = syscall.Kill(-k.pid, syscall.SIGSTOP)
-	defer syscall.Kill(-k.pid, syscall.SIGCONT)
+	// for looking at what is to go. The kernel and what is to stay go on afterwards. Not under gVisor: when a member
+	// of a group ends of which one is stopped, it sends SIGHUP to them all, which Linux does only if that made the group an orphan.
+	if !onGVisor() {
+		_ = syscall.Kill(-k.pid, syscall.SIGSTOP)
+		defer syscall.Kill(-k.pid, syscall.SIGCONT)
+	}
 	return s.killAll(func(p process) bool { return p.pid != k.pid && p.start >= from }, k.pid)
 }
 

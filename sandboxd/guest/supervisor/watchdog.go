@@ -18,6 +18,8 @@ type watchdog struct {
 	meter     *memoryMeter
 	kills     atomic.Int64 // the OOM killer's counter when it was last looked at
 	searching atomic.Bool  // for processes that belong to no kernel
+	files     atomic.Int64 // that there were when it was last looked, or an execution began
+	maxFiles  int64        // 0: the file systems see to it
 
 	mu    sync.Mutex
 	work  int // executions that run
@@ -36,11 +38,18 @@ const (
 	near     = 50
 	// Percent at which nothing is spared any more: under gVisor the sandbox itself ends at twice its limit and a bit.
 	runaway = 115
+
+	// memoryPerFile is the sandbox's memory that there must be for each file under gVisor, whose file systems have no
+	// limit of their own. A file takes 2 KB of gVisor's own memory, which ends the sandbox, and which is seen nowhere inside.
+	memoryPerFile = 4096
 )
 
 func newWatchdog(sup *Supervisor) *watchdog {
 	w := &watchdog{sup: sup, meter: newMemoryMeter(sup.config.Memory)}
 	w.kills.Store(w.meter.oomKills())
+	if onGVisor() {
+		w.maxFiles = sup.config.Memory / memoryPerFile
+	}
 	return w
 }
 
@@ -65,6 +74,9 @@ func (w *watchdog) watch() {
 
 // busy counts executions that run. One that is over within a tick costs nothing but this.
 func (w *watchdog) busy(n int) {
+	if n > 0 && w.maxFiles > 0 {
+		w.files.Store(filesIn(kernelMounts)) // what is there is not its work
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch w.work += n; {
@@ -88,6 +100,9 @@ func (w *watchdog) check() int {
 		full = fullBusy
 	}
 	if used < full {
+		if w.moreFiles() {
+			w.stopRunning()
+		}
 		return used
 	}
 	if used >= runaway {
@@ -100,16 +115,43 @@ func (w *watchdog) check() int {
 	}
 	if running := w.running(); len(running) == 1 {
 		w.stop(running[0])
-	} else if w.searching.CompareAndSwap(false, true) {
-		go func() { // because it takes its time, and meanwhile somebody has to look
-			defer w.searching.Store(false)
-			// What belongs to no kernel is worth the least.
-			if len(w.sup.killFound(anyProcess)) == 0 {
-				w.stop(w.largest())
-			}
-		}()
+	} else {
+		w.stopStrays(func() { w.stop(w.largest()) })
 	}
 	return used
+}
+
+// stopStrays ends what belongs to no kernel, which is worth the least; if there is nothing, it calls otherwise.
+func (w *watchdog) stopStrays(otherwise func()) {
+	if !w.searching.CompareAndSwap(false, true) {
+		return
+	}
+	go func() { // because it takes its time, and meanwhile somebody has to look
+		defer w.searching.Store(false)
+		if len(w.sup.killFound(anyProcess)) == 0 {
+			otherwise()
+		}
+	}()
+}
+
+// stopRunning ends the kernels that run something, or if none does, what belongs to no kernel.
+func (w *watchdog) stopRunning() {
+	running := w.running()
+	for _, k := range running {
+		w.stop(k)
+	}
+	if len(running) == 0 {
+		w.stopStrays(func() {})
+	}
+}
+
+// moreFiles reports whether there are more files than there may be, and more than last time: who removes some goes on.
+func (w *watchdog) moreFiles() bool {
+	if w.maxFiles == 0 {
+		return false
+	}
+	now := filesIn(kernelMounts)
+	return w.files.Swap(now) < now && now > w.maxFiles
 }
 
 // stop ends a kernel and what did not leave its process group; what did goes when it is buried. No
@@ -126,6 +168,9 @@ func (w *watchdog) blame(k *kernel) {
 	why := fmt.Sprintf("the sandbox's memory limit of %s was reached", size(w.meter.limit))
 	if files := mountsUsed(); files > w.meter.limit/10 {
 		why += fmt.Sprintf("; files in /workspace, /tmp and /dev/shm use %s of it", size(files))
+	}
+	if n := filesIn(kernelMounts); w.maxFiles > 0 && n > w.maxFiles {
+		why = fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, n)
 	}
 	k.outOfMemory.CompareAndSwap(nil, &why)
 }
