@@ -120,7 +120,7 @@ func TestErrorsSayWhatNext(t *testing.T) {
 	delete(d.fail, "Create")
 	call(t, list, "create_sandbox", args{"display_name": "old"})
 	call(t, list, "delete_sandbox", args{"sandbox_id": "old"})
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "make a new one")
+	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox makes one")
 }
 
 // TestInternalErrorsStayHome: their text is logged under the number that the model sees.

@@ -27,7 +27,7 @@ func (t *toolset) getSandbox() Tool {
 // sandboxWords says where a sandbox is in its life.
 func sandboxWords(s sandbox.Sandbox) string {
 	if s.State == sandbox.Terminated {
-		return fmt.Sprintf("Sandbox %s has ended. %s", s.ID, sentence(oneLine(s.Reason, 300)))
+		return fmt.Sprintf("Sandbox %s has ended: %s", s.ID, sentence(oneLine(s.Reason, 300)))
 	}
 	asleep, back := "", ""
 	if s.State == sandbox.Suspended {
