@@ -107,6 +107,8 @@ func TestCLIWrongUsage(t *testing.T) {
 		{"an unknown client", []string{"mcp", "--print-config", "emacs"}, []string{"emacs", "claude-code"}},
 		{"two things to run", []string{"exec", "-e", "1", "script.py"}, []string{"not both"}},
 		{"nothing to run", []string{"exec"}, []string{"nothing to run"}},
+		{"no time to run", []string{"exec", "--timeout", "0", "-e", "1"}, []string{"--timeout 0", "86400"}},
+		{"a name that is none", []string{"token", "add", "Bad Name"}, []string{`"Bad Name"`, "lower-case"}},
 		{"an unknown language", []string{"exec", "-l", "cobol", "-e", "1"}, []string{"cobol", "python"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

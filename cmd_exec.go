@@ -38,6 +38,8 @@ func (c *execCommand) Validate() error {
 		return errors.New("there are two things to run: give -e CODE or a FILE, not both")
 	case c.File == "" && c.Code == "":
 		return errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")
+	case c.Timeout < 1 || c.Timeout > sandbox.MaxTimeoutSeconds:
+		return fmt.Errorf("--timeout %d is out of range: use 1 to %d", c.Timeout, sandbox.MaxTimeoutSeconds)
 	}
 	_, err := sandbox.ParseLanguage(c.Language)
 	return err

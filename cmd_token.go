@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
 )
 
@@ -32,6 +33,12 @@ func (f tokenFlags) path() string {
 type tokenAddCommand struct {
 	Name string `arg:"" help:"Whose it is. Each name sees only the sandboxes that it made; 'default' is you, who see all."`
 	tokenFlags
+}
+
+// Validate is called by kong before anything is done.
+func (c *tokenAddCommand) Validate() error {
+	_, err := sandbox.ParseOwner(c.Name)
+	return err
 }
 
 func (c *tokenAddCommand) Run() error {

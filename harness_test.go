@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -222,7 +223,16 @@ func (h *home) stop(sig syscall.Signal) {
 	}
 	p, _ := os.FindProcess(pid)
 	_ = p.Signal(sig)
-	eventually(h.t, 20*time.Second, "the daemon ends", func() bool { return !alive(pid) })
+	eventually(h.t, 20*time.Second, "the daemon ends", func() bool { return !alive(pid) && !h.listens() })
+}
+
+// listens reports whether somebody has the daemon's socket: its last threads may, after it has been killed.
+func (h *home) listens() bool {
+	conn, err := net.Dial("unix", filepath.Join(h.dir, "sandboxd.sock"))
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 // alive reports whether a process runs; a zombie (the test may be its parent) does not.

@@ -42,6 +42,27 @@ func TestDaemonKilled(t *testing.T) {
 	}
 }
 
+// A client outlives the daemon: its next call starts it again, once however many calls there are, and finds everything.
+func TestDaemonGoneUnderClient(t *testing.T) {
+	anyEngine(t)
+	h := newHome(t)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "kept = 'kept'")
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		before := h.pid()
+		h.stop(sig)
+		var calls sync.WaitGroup
+		for range 4 {
+			calls.Go(func() { s.with(t).run(id, "kept", "kept") })
+		}
+		calls.Wait()
+		if h.pid() == before || !alive(h.pid()) {
+			t.Errorf("after %v the daemon's pid is %d, before it was %d", sig, h.pid(), before)
+		}
+	}
+}
+
 // The client that started the daemon goes away; the daemon and its sandboxes stay.
 func TestDaemonOutlivesClients(t *testing.T) {
 	anyEngine(t)

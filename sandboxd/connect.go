@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,7 +25,8 @@ const (
 
 // Connect returns a client for the home's daemon, and starts it if none runs: with
 // `exe sandboxd --home=HOME args…` in the environment of the caller. Of several that do so at
-// once, one starts it. The daemon outlives the caller.
+// once, one starts it. The daemon outlives the caller; and when it has gone, the client starts it again with
+// the next call.
 func Connect(ctx context.Context, home, exe string, args ...string) (client *api.Client, started bool, err error) {
 	if home == "" {
 		home = DefaultHome()
@@ -37,7 +40,21 @@ func Connect(ctx context.Context, home, exe string, args ...string) (client *api
 			return nil, false, err
 		}
 	}
-	return api.Dial(SocketPath(home)), started, nil
+	return api.DialBy(func(ctx context.Context) (net.Conn, error) { return dial(ctx, home, exe, args) }), started, nil
+}
+
+// dial connects to the home's daemon, and starts it if it has gone: killed, or stopped for an upgrade, while
+// a client of hours lives on.
+func dial(ctx context.Context, home, exe string, args []string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", SocketPath(home))
+	if err == nil || ctx.Err() != nil || errors.Is(err, fs.ErrPermission) {
+		return conn, err
+	}
+	if _, startErr := start(ctx, home, exe, args); startErr != nil {
+		return nil, err // why it did not start is in its log; that it does not run is what the caller can tell
+	}
+	return d.DialContext(ctx, "unix", SocketPath(home))
 }
 
 // WarnSkew logs that the running daemon is of another version than this program, if so.

@@ -285,3 +285,34 @@ func TestVanishWhileReading(t *testing.T) {
 		return strings.Contains(text, "dormouse_http_body_bytes 0")
 	})
 }
+
+// TestLargeIDs: a number beyond what a float64 holds, such as the nanoseconds of a clock, comes back as it was sent.
+func TestLargeIDs(t *testing.T) {
+	address, _ := serve(t, nil)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // what was dialled and never used would hold up the server's end
+	stdio, sse := connect(t, server.Config{}), openSSE(t, address)
+	for _, id := range []string{"9007199254740993", "1764220000123456789", "9223372036854775807", "-9223372036854775808", "123456789012345678901234567890", "0.12345678901234567890", `"9007199254740993"`} {
+		progress := strings.Replace(toolCall(id, "report", `{}`), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1)
+		for _, message := range []string{toolCall(id, "echo", `{"id":9007199254740993}`), toolCall(id, "panic", `{}`), toolCall(id, "none", `{}`), `{"method":"nope","id":` + id + `,"jsonrpc":"2.0"}`, progress} {
+			over := map[string]string{}
+			stdio.send(message)
+			sse.post(message)
+			_, over["/mcp"] = ask(t, "POST", "http://"+address+"/mcp", message)
+			for over["stdio"] == "" {
+				if a := stdio.next(); a.Method == "" {
+					over["stdio"] = a.raw
+				}
+			}
+			for over["/sse"] == "" {
+				if a := sse.next(); a.Method == "" {
+					over["/sse"] = a.raw
+				}
+			}
+			for transport, answer := range over {
+				if !strings.Contains(answer, `{"jsonrpc":"2.0","id":`+id+`,`) {
+					t.Errorf("%s of %s: %s", transport, message, answer)
+				}
+			}
+		}
+	}
+}

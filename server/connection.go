@@ -66,10 +66,16 @@ func (c *connection) close() {
 
 // write sends one message, with what box has for it. Messages of several goroutines don't mix.
 func (c *connection) write(v any, box *spool.Outbox) error {
+	return c.writeAnswer(&message{}, v, box)
+}
+
+// writeAnswer sends the answer to m.
+func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write message: %w", err)
 	}
+	b = m.exactly(b)
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if err := c.send(b, box); err != nil {
@@ -142,13 +148,13 @@ func (c *connection) serve(ctx context.Context, m *message, this *call) {
 	cancelled := this.cancelled
 	c.mu.Unlock()
 	if response != nil && !cancelled {
-		_ = c.write(response, box) // a failed write ends the connection by itself
+		_ = c.writeAnswer(m, response, box) // a failed write ends the connection by itself
 	}
 }
 
 func (c *connection) answer(ctx context.Context, m *message) {
 	if response := c.handle(ctx, m); response != nil {
-		_ = c.write(response, nil) // a failed write ends the connection by itself
+		_ = c.writeAnswer(m, response, nil) // a failed write ends the connection by itself
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -86,6 +87,24 @@ func known(id json.RawMessage) json.RawMessage {
 		return id
 	}
 	return nil
+}
+
+// answerHead is how an answer of mcp-go begins that is to a number.
+var answerHead = regexp.MustCompile(`^(?:event: message\ndata: )?\{"jsonrpc":"2\.0","id":([-+.0-9eE]+)`)
+
+// exactly returns an answer to m with its id as it was written. mcp-go reads numbers as float64, which
+// changes those beyond 2^53 (a client that counts in nanoseconds has such), and who sent one
+// would wait for ever.
+func (m *message) exactly(answer []byte) []byte {
+	const exact = 15 // so many digits are always kept
+	if len(m.id) <= exact || m.id[0] == '"' {
+		return answer
+	}
+	at := answerHead.FindSubmatchIndex(answer)
+	if at == nil {
+		return answer
+	}
+	return slices.Concat(answer[:at[2]], m.id, answer[at[3]:])
 }
 
 func firstError(err error) string {

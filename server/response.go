@@ -20,6 +20,7 @@ type response struct {
 
 	preflight bool // a browser asks what a page may send
 
+	to  *message      // what is answered; nil: no message
 	box *spool.Outbox // what the answer has instead of long strings; may be nil
 }
 
@@ -67,7 +68,11 @@ func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
 	}
-	if err := r.box.Send(timely{r}, p); err != nil {
+	answer := p
+	if r.to != nil {
+		answer = r.to.exactly(p)
+	}
+	if err := r.box.Send(timely{r}, answer); err != nil {
 		return 0, err
 	}
 	return len(p), nil

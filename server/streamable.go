@@ -44,7 +44,7 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	defer m.close()
 	box := h.server.config.Spool.NewOutbox()
 	defer box.Close()
-	w.box = box
+	w.to, w.box = m, box
 	defer func() {
 		if p := recover(); p != nil {
 			h.answerPanic(w, m, p)

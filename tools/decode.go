@@ -39,6 +39,12 @@ func (a arguments) duration(name string) (d sandbox.Duration, ok bool) {
 
 func (a arguments) files() []fileArgument { f, _ := a[filesName].([]fileArgument); return f }
 
+// maxInteger bounds whole numbers that have no bound of their own (offsets), so that they fit an int64.
+const maxInteger = 1 << 50
+
+// decimal writes a number without an exponent, as people and schemas do.
+func decimal(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
 // filesName is the one parameter that is a list.
 const filesName = "files"
 
@@ -152,7 +158,10 @@ func (p param) decodeNumber(v any) (any, error) {
 		return nil, p.wrong(want, v)
 	}
 	if p.min != nil && n < *p.min || p.max != nil && n > *p.max {
-		return nil, invalid("%s is %s: use %s", p.name, strconv.FormatFloat(n, 'f', -1, 64), p.bounds())
+		return nil, invalid("%s is %s: use %s", p.name, decimal(n), p.bounds())
+	}
+	if p.kind == integer && math.Abs(n) > maxInteger {
+		return nil, invalid("%s is %s: nothing here is so long", p.name, decimal(n))
 	}
 	return n, nil
 }

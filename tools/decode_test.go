@@ -51,6 +51,8 @@ func TestS05_RefusedArguments(t *testing.T) {
 		{"missing", "execute_code", args{}, []string{`execute_code needs code, for example "code": "print(1 + 1)"`}},
 		{"no arguments", "get_sandbox", nil, []string{"get_sandbox needs sandbox_id"}},
 		{"empty", "execute_code", args{"code": ""}, []string{"code is empty"}},
+		{"far beyond any file", "read_file", args{"sandbox_id": "x", "path": "a", "offset": 1e30}, []string{"offset is 1000000000000000000000000000000", "nothing here is so long"}},
+		{"far beyond any output", "get_execution", args{"execution_id": "exec_x", "offset": "1e30"}, []string{"nothing here is so long"}},
 		{"blank", "execute_code", args{"code": " \n"}, []string{"code is empty"}},
 		{"NUL byte", "execute_code", args{"code": "a\x00b"}, []string{"NUL byte at byte 1"}},
 		{"too long", "execute_code", args{"code": strings.Repeat("x", sandbox.MaxCodeBytes+1)}, []string{"1048577 bytes", "write_files"}},

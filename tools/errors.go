@@ -27,9 +27,9 @@ const (
 var nextStep = map[sandbox.Kind]map[subject]string{
 	sandbox.NotFound: {
 		aSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
-		aNewSandbox: "Leave out what was not found, or ask the user.",
+		aNewSandbox: "list_sandboxes shows the sandboxes that there are; an image that was not found can be left out.",
 		anExecution: "get_sandbox shows what runs in a sandbox. If its code never ran, call execute_code again.",
-		aFile:       "List the files with execute_code (import os; os.listdir()); list_sandboxes shows the sandboxes.",
+		aFile:       "list_sandboxes shows the sandboxes that there are, and execute_code the files in one (import os; os.listdir()).",
 	},
 	sandbox.Expired: {
 		aSandbox:    "create_sandbox makes one, and so does execute_code without sandbox_id.",

@@ -101,6 +101,9 @@ func decodeFile(item any) (fileArgument, error) {
 			near := nearest(name, []string{"path", sourceText, sourceBase64, sourceLocal})
 			if near == "" {
 				near = sourceText
+				if f.path == "" && len(filled)+len(empty) > 0 {
+					near = "path" // name, filename, …
+				}
 			}
 			return f, invalid("a file has no field %q: did you mean %q? It has path and one of text, base64, local_path", sandbox.Quote(name), near)
 		}
@@ -219,9 +222,9 @@ type filesError struct {
 func (e *filesError) Error() string { return fmt.Sprintf("write %q: %v", e.failed, e.cause) }
 func (e *filesError) Unwrap() error { return e.cause }
 
-// progress says which files are there and which are not, for the model.
+// progress says which of the other files are there and which are not, for the model.
 func (e *filesError) progress() string {
-	s := fmt.Sprintf("%s was not written.", quotePath(e.failed))
+	s := ""
 	if len(e.written) > 0 {
 		s += " Written before it: " + pathList(e.written) + "."
 	}

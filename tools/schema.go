@@ -2,7 +2,6 @@ package tools
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 )
 
@@ -71,10 +70,10 @@ func (p param) schema() string {
 		s += `,"enum":` + string(b)
 	}
 	if p.min != nil {
-		s += fmt.Sprintf(`,"minimum":%v`, *p.min)
+		s += `,"minimum":` + decimal(*p.min)
 	}
 	if p.max != nil {
-		s += fmt.Sprintf(`,"maximum":%v`, *p.max)
+		s += `,"maximum":` + decimal(*p.max)
 	}
 	return s + p.describe() + "}"
 }

@@ -29,7 +29,7 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	took := elapsed(ex, now)
 	switch ex.State {
 	case sandbox.ExecQueued:
-		return "is queued: another execution has the kernel", ""
+		return "is queued: the kernel is starting, or another execution has it", ""
 	case sandbox.ExecRunning:
 		return "is still running after " + took, ""
 	case sandbox.ExecSucceeded:

@@ -46,7 +46,7 @@ func (t *toolset) writeFiles() Tool {
 func (t *toolset) explainFiles(ctx context.Context, err error) string {
 	words := t.explain(ctx, aFile, err)
 	if e, ok := errors.AsType[*filesError](err); ok {
-		words = e.progress() + " " + t.explain(ctx, aFile, e.cause)
+		words = quotePath(e.failed) + " was not written: " + t.explain(ctx, aFile, e.cause) + e.progress()
 	}
 	return words
 }

@@ -57,11 +57,17 @@ func NewClient(target string) (*Client, error) {
 
 // Dial returns a client for the daemon at a unix socket. It connects when it is first used.
 func Dial(socket string) *Client {
-	t := newTransport()
-	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return DialBy(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
-	}
+	})
+}
+
+// DialBy returns a client that connects by dial, whenever it needs a connection. A dial that fails with a
+// *net.OpError says that no daemon answers.
+func DialBy(dial func(context.Context) (net.Conn, error)) *Client {
+	t := newTransport()
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
 	return newClient(&url.URL{Scheme: "http", Host: "dormouse"}, t)
 }
 

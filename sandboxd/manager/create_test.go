@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,13 +23,16 @@ func TestCreateLimits(t *testing.T) {
 		t.Errorf("image = %s, want other:2", sb.Image)
 	}
 	_, err = d.Create(ctx, sandbox.CreateRequest{MemoryMB: 6000})
-	wantError(t, "Create over the memory", err, sandbox.Limit, "6144 MB", "delete")
+	wantError(t, "Create over the memory", err, sandbox.Limit, "6144 MB", "delete", "less memory_mb")
 	_, err = d.Create(ctx, sandbox.CreateRequest{CPUs: 5})
 	wantError(t, "Create with more CPUs than there are", err, sandbox.Invalid, "cpus")
 	d.create(t, sandbox.CreateRequest{})
 	last := d.create(t, sandbox.CreateRequest{})
 	_, err = d.Create(ctx, sandbox.CreateRequest{MemoryMB: 128})
 	wantError(t, "the fourth Create", err, sandbox.Limit, "3 sandboxes", "delete")
+	if strings.Contains(err.Error(), "memory_mb") {
+		t.Errorf("less memory is no help: %v", err)
+	}
 	if err := d.Delete(ctx, string(last.ID)); err != nil {
 		t.Fatal(err)
 	}

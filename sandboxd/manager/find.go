@@ -118,7 +118,7 @@ func gone(rec store.Sandbox) error {
 	case store.CauseExpired:
 		return expired(rec.ID, rec.ExpireTime)
 	}
-	return sandbox.Errorf(sandbox.Expired, "sandbox %s is gone: %s. Create a new one", rec.ID, rec.Reason)
+	return sandbox.Errorf(sandbox.Expired, "sandbox %s is gone, with its variables and files: %s. Create a new one", rec.ID, rec.Reason)
 }
 
 func expired(id sandbox.ID, at time.Time) error {

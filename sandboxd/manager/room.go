@@ -156,7 +156,11 @@ func (m *Manager) reserve(rec *store.Sandbox) error {
 		return err
 	}
 	if full := m.full(rec.Limits.MemoryBytes); full != "" {
-		return sandbox.Errorf(sandbox.Limit, "%s: delete a sandbox that is not needed, wait until one expires, or ask for less memory_mb", full)
+		less := ""
+		if m.full(sandbox.MinMemoryMB*sandbox.MiB) == "" {
+			less = ", or ask for less memory_mb"
+		}
+		return sandbox.Errorf(sandbox.Limit, "%s: delete a sandbox that is not needed, or wait until one expires%s", full, less)
 	}
 	uids := map[int]bool{}
 	for r := range m.held {

@@ -11,7 +11,7 @@ type ExecutionState string
 
 // The states of an execution. All after Running are final.
 const (
-	ExecQueued      ExecutionState = "queued"  // another execution has the kernel
+	ExecQueued      ExecutionState = "queued"  // the kernel starts, or another execution has it
 	ExecRunning     ExecutionState = "running" //
 	ExecSucceeded   ExecutionState = "succeeded"
 	ExecFailed      ExecutionState = "failed"      // the code raised an error

@@ -47,7 +47,9 @@ func ParsePath(s string) (string, error) {
 		return "", Errorf(Invalid, "%q names a folder, not a file", Quote(s))
 	}
 	rel := s
-	if path.IsAbs(s) {
+	if path.IsAbs(s) && path.Clean(s) == Workspace {
+		rel = "."
+	} else if path.IsAbs(s) {
 		var ok bool
 		if rel, ok = strings.CutPrefix(path.Clean(s), Workspace+"/"); !ok {
 			return "", Errorf(Invalid, "%q is outside %s: files go in and out of %s only (code can copy them there)", Quote(s), Workspace, Workspace)

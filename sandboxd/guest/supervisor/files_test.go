@@ -80,6 +80,11 @@ open('closed', 'w').write('x'); os.chmod('closed', 0)
 				t.Errorf("ReadFile(%s) = %q, %v, want %s", path, got, err, kind)
 			}
 		}
+		for path, next := range map[string]string{"dir": "list it with code", "link": "name the file that it leads to", "fifo": "only code can use it"} {
+			if _, _, err := read(path, 0, -1); err == nil || !strings.Contains(err.Error(), next) {
+				t.Errorf("ReadFile(%s) = %v, want it to say %q", path, err, next)
+			}
+		}
 		for _, path := range []string{"etc/new", "up/new", "dir", "closed/x"} {
 			if _, err := b.WriteFile(t.Context(), path, strings.NewReader("x")); sandbox.KindOf(err) != sandbox.Invalid {
 				t.Errorf("WriteFile(%s) = %v", path, err)

@@ -29,8 +29,8 @@ func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 	if !j.final && j.full {
 		next = j.printed - j.tail.total // the tail comes at the end
 	}
+	next = max(next, min(w.Offset, j.printed)) // who goes on from beyond the end would never see what comes before it
 	j.mu.Unlock()
-	next = max(next, w.Offset)
 	if gone || len(index) == 0 {
 		return nil, next, nil
 	}

@@ -132,7 +132,14 @@ func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error)
 }
 
 func notRegular(name string, mode fs.FileMode) error {
-	return sandbox.Errorf(sandbox.Invalid, "%q is a %s, not a regular file", sandbox.Quote(name), kindOf(mode))
+	next := "only code can use it"
+	switch {
+	case mode.IsDir():
+		next = "list it with code"
+	case mode&fs.ModeSymlink != 0:
+		next = "name the file that it leads to"
+	}
+	return sandbox.Errorf(sandbox.Invalid, "%q is a %s, not a regular file: %s", sandbox.Quote(name), kindOf(mode), next)
 }
 
 // kindOf names what is no regular file.

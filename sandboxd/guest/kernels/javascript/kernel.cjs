@@ -213,7 +213,8 @@ class Kernel {
   /** An error in a timer or in a promise that nobody awaits: it belongs to no cell, so it is text. */
   uncaught(error) {
     if (error instanceof ProcessExit || error === null) return; // null: what is left of a script that SIGINT ended
-    this.channel.text('stderr', `Uncaught ${values.describeError(error).traceback}\n`);
+    const { traceback } = values.describeError(error);
+    this.channel.text('stderr', `${traceback.startsWith('Uncaught ') ? '' : 'Uncaught '}${traceback}\n`);
   }
 }
 
