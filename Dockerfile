@@ -1,12 +1,3 @@
-# The sandbox image, for people who reach Docker Hub. What is in it, and the other way to make it: image/README.md.
-FROM debian:trixie-slim AS sandbox
-ARG MIRROR=
-COPY image/hosts /etc/hosts
-COPY image/dpkg.cfg image/install.sh image/inventory.py image/packages.txt image/requirements.txt image/setup.sh /image/
-RUN sh /image/install.sh
-ENV PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8
-CMD ["bash"]
-
 # The server: MCP over HTTP in a container, which packaging/compose.yaml runs.
 FROM golang:1.26-trixie AS build
 WORKDIR /src
@@ -22,3 +13,12 @@ EXPOSE 8765
 ENTRYPOINT ["/dormouse"]
 # Its own address is all of the container's; what reaches that is for whoever runs the container to say.
 CMD ["serve", "--listen=0.0.0.0:8765", "--insecure-http"]
+
+# The sandbox image, for people who reach Docker Hub. What is in it, and the other way to make it: image/README.md.
+FROM debian:trixie-slim AS sandbox
+ARG MIRROR=
+COPY image/hosts /etc/hosts
+COPY image/dpkg.cfg image/install.sh image/inventory.py image/packages.txt image/requirements.txt image/setup.sh /image/
+RUN sh /image/install.sh
+ENV PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8
+CMD ["bash"]

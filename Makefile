@@ -44,7 +44,7 @@ cross: guests ## builds for every platform that Dormouse runs on
 	@for p in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do \
 	  echo "build $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -o /dev/null . || exit 1; done
 
-mcpb: guests ## bin/dormouse-*.mcpb: MCP bundles, to install Dormouse in Claude Desktop by a double click
+mcpb: guests ## bin/dormouse-*.mcpb: MCP bundles, to install Dormouse in Claude Desktop by a double click; bin/server.json: the MCP registry's entry
 	@mkdir -p bin
 	@go run ./packaging/mcpb $(VERSION) darwin/arm64 darwin/amd64 windows/amd64 linux/amd64 linux/arm64
 

@@ -18,6 +18,7 @@ import (
 // and word what they call and expect.
 func addFixtures(s *mcpserver.MCPServer) {
 	mcpserver.WithCompletions()(s)
+	mcpserver.WithLogging()(s) // Dormouse has nothing to tell by log messages
 	mcpserver.WithResourceCapabilities(true, false)(s)
 	addContentFixtures(s)
 	addClientFixtures(s)
@@ -94,18 +95,18 @@ func addContentFixtures(s *mcpserver.MCPServer) {
 		}
 		return mcp.NewToolResultText("progress was reported"), nil
 	})
-	addFixture(s, "test_logging_tool", func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		return mcp.NewToolResultText("nothing is logged to clients"), nil
-	})
-	addFixture(s, "test_tool_with_logging", func(ctx context.Context, r mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		for _, text := range []string{"Tool execution started", "Tool processing data", "Tool execution completed"} {
-			if err := s.SendNotificationToClient(ctx, "notifications/message", map[string]any{"level": "info", "data": text}); err != nil {
-				return nil, err
+	// The suite asks for these messages by the one, and not for any by the other.
+	for _, name := range []string{"test_tool_with_logging", "test_logging_tool"} {
+		addFixture(s, name, func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			for _, text := range []string{"Tool execution started", "Tool processing data", "Tool execution completed"} {
+				if err := s.SendLogMessageToClient(ctx, mcp.NewLoggingMessageNotification(mcp.LoggingLevelInfo, "fixture", text)); err != nil {
+					return nil, err
+				}
+				time.Sleep(50 * time.Millisecond)
 			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		return mcp.NewToolResultText("logged"), nil
-	})
+			return mcp.NewToolResultText("logged"), nil
+		})
+	}
 }
 
 // addClientFixtures are tools that ask the client something in the midst of a call, as it was done

@@ -1,16 +1,16 @@
-// Mcpb makes MCP bundles, one for each platform: `make mcpb`. A bundle is a zip of a
-// manifest, the dormouse binary and its icon, which Claude Desktop and others install
-// with a double click.
+// Mcpb makes what a release has: MCP bundles, one for each platform, and server.json, which tells the MCP registry of
+// them: `make mcpb`. A bundle is a zip of a manifest, the dormouse binary and its icon, which Claude Desktop and others
+// install with a double click. describe.go has all that is said of Dormouse in them.
 package main
 
 import (
 	"archive/zip"
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -19,15 +19,41 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: mcpb VERSION OS/ARCH…")
 		os.Exit(2)
 	}
-	for _, platform := range os.Args[2:] {
+	if err := release(os.Args[1], os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "mcpb:", err)
+		os.Exit(1)
+	}
+}
+
+// release makes the bundles of a version, and bin/server.json, which has their sums.
+func release(version string, platforms []string) error {
+	var bundles []madeBundle
+	for _, platform := range platforms {
 		goos, arch, _ := strings.Cut(platform, "/")
-		out := filepath.Join("bin", "dormouse-"+goos+"-"+arch+".mcpb")
-		if err := bundle(out, os.Args[1], goos, arch); err != nil {
-			fmt.Fprintln(os.Stderr, "mcpb:", err)
-			os.Exit(1)
+		b := madeBundle{file: "dormouse-" + goos + "-" + arch + ".mcpb"}
+		out := filepath.Join("bin", b.file)
+		if err := bundle(out, version, goos, arch); err != nil {
+			return err
 		}
+		content, err := os.ReadFile(out)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(content)
+		b.sha256 = hex.EncodeToString(sum[:])
+		bundles = append(bundles, b)
 		fmt.Println("build", out)
 	}
+	text, err := registryEntry(version, bundles)
+	if err != nil {
+		return err
+	}
+	out := filepath.Join("bin", "server.json")
+	if err := os.WriteFile(out, text, 0o644); err != nil {
+		return err
+	}
+	fmt.Println("build", out)
+	return nil
 }
 
 func bundle(out, version, goos, arch string) error {
@@ -36,21 +62,22 @@ func bundle(out, version, goos, arch string) error {
 		return err
 	}
 	defer os.RemoveAll(temp)
-	name := "dormouse"
-	if goos == "windows" {
-		name += ".exe"
-	}
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", filepath.Join(temp, name), ".")
+	binary := filepath.Join(temp, "dormouse")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+arch)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("build for %s/%s: %w", goos, arch, err)
 	}
-	manifest, err := manifest(version, goos, name)
+	golden, err := os.ReadFile("tools/testdata/tools.golden.json")
 	if err != nil {
 		return err
 	}
-	binary, err := os.ReadFile(filepath.Join(temp, name))
+	manifest, err := manifest(version, goos, golden)
+	if err != nil {
+		return err
+	}
+	program, err := os.ReadFile(binary)
 	if err != nil {
 		return err
 	}
@@ -58,50 +85,7 @@ func bundle(out, version, goos, arch string) error {
 	if err != nil {
 		return err
 	}
-	return write(out, []file{{"manifest.json", 0o644, manifest}, {"icon.png", 0o644, icon}, {"server/" + name, 0o755, binary}})
-}
-
-// semver is what a manifest must have for a version; a commit without a tag has none.
-var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+.*)$`)
-
-// manifest says how the bundle is started and what tools it has, as
-// tools/testdata/tools.golden.json says it.
-func manifest(version, goos, name string) ([]byte, error) {
-	golden, err := os.ReadFile("tools/testdata/tools.golden.json")
-	if err != nil {
-		return nil, err
-	}
-	var tools []struct {
-		Name        string `json:"name"`
-		Description string `json:"description"`
-	}
-	if err := json.Unmarshal(golden, &tools); err != nil {
-		return nil, fmt.Errorf("read the tools: %w", err)
-	}
-	if m := semver.FindStringSubmatch(version); m != nil {
-		version = m[1]
-	} else {
-		version = "0.0.0-" + version
-	}
-	type object = map[string]any
-	return json.MarshalIndent(object{
-		"manifest_version": "0.3",
-		"name":             "dormouse",
-		"display_name":     "Dormouse",
-		"version":          version,
-		"description":      "Sandboxes without network, on your own machine, in which an agent runs Python and JavaScript and keeps its variables. Needs Docker.",
-		"author":           object{"name": "Dormouse"},
-		"license":          "Apache-2.0",
-		"icon":             "icon.png",
-		"keywords":         []string{"sandbox", "code execution", "python", "javascript"},
-		"server": object{
-			"type":        "binary",
-			"entry_point": "server/" + name,
-			"mcp_config":  object{"command": "${__dirname}/server/" + name, "args": []string{"mcp"}},
-		},
-		"tools":         tools,
-		"compatibility": object{"platforms": []string{strings.Replace(goos, "windows", "win32", 1)}},
-	}, "", "  ")
+	return write(out, []file{{"manifest.json", 0o644, manifest}, {"icon.png", 0o644, icon}, {entryPoint(goos), 0o755, program}})
 }
 
 type file struct {

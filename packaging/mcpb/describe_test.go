@@ -1,0 +1,51 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What strangers read of Dormouse before they have it. DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew. That they are
+// valid, build/packaging/run has the official tools say; that they agree with the other ways to install, packaging_test.go.
+func TestGolden(t *testing.T) {
+	tools, err := os.ReadFile("../../tools/testdata/tools.golden.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, make := range map[string]func() ([]byte, error){
+		"manifest-darwin.golden.json":  func() ([]byte, error) { return manifest("v1.2.3", "darwin", tools) },
+		"manifest-windows.golden.json": func() ([]byte, error) { return manifest("v1.2.3", "windows", tools) },
+		"server.golden.json": func() ([]byte, error) {
+			return registryEntry("v1.2.3", []madeBundle{{"dormouse-darwin-arm64.mcpb", strings.Repeat("a", 64)}, {"dormouse-windows-amd64.mcpb", strings.Repeat("b", 64)}})
+		},
+	} {
+		got, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden := filepath.Join("testdata", file)
+		if os.Getenv("DORMOUSE_UPDATE_GOLDEN") != "" {
+			if err := os.WriteFile(golden, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatalf("no golden file: %v; DORMOUSE_UPDATE_GOLDEN=1 writes it", err)
+		}
+		if string(got) != string(want) {
+			t.Errorf("%s is not as made now:\n%s", golden, got)
+		}
+	}
+}
+
+// A manifest and the registry want a semantic version, which a commit without a tag has not.
+func TestSemantic(t *testing.T) {
+	for version, want := range map[string]string{"v1.2.3": "1.2.3", "1.2.3": "1.2.3", "v1.2.3-4-gabc-dirty": "1.2.3-4-gabc-dirty", "abc1234": "0.0.0-abc1234", "unknown": "0.0.0-unknown"} {
+		if got := semantic(version); got != want {
+			t.Errorf("semantic(%q) = %q, want %q", version, got, want)
+		}
+	}
+}
