@@ -159,8 +159,32 @@ func readManifest(dir string) (m manifest, err error) {
 		if !filepath.IsLocal(file.Name) || blocks != (file.Size+blockBytes-1)/blockBytes || file.Packed != nil && len(file.Packed) != len(file.Sums) {
 			return m, lost("its saved memory is damaged")
 		}
+		if err := file.present(dir); err != nil {
+			return m, err
+		}
 	}
 	return m, nil
+}
+
+// present looks at a checkpoint's file and does not open it: to open what is a pipe by now would wait for somebody to write to it.
+func (s saved) present(dir string) error {
+	name, size := s.Name, s.Size
+	if s.Packed != nil {
+		name, size = s.Name+packedSuffix, 0
+		for _, n := range s.Packed {
+			size += int64(n)
+		}
+	}
+	info, err := os.Lstat(filepath.Join(dir, name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return lost("a part of its saved memory is missing").WithCause(err)
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular() || info.Size() != size:
+		return lost("its saved memory is damaged").WithCause(fmt.Errorf("%s is %s of %d bytes", name, info.Mode(), info.Size()))
+	}
+	return nil
 }
 
 // sums reads a file's blocks, some at once, and makes it last if it is told to.

@@ -2,8 +2,10 @@ package gvisor_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -232,6 +234,21 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a pipe, which nobody writes to", func(t *testing.T) {
+		path := filepath.Join(box, "checkpoint", "pages.img")
+		if err := errors.Join(os.Rename(path, path+".kept"), exec.Command("mkfifo", path).Run()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := e.Resume(ctx, s.ID); sandbox.KindOf(err) != sandbox.Expired {
+			t.Errorf("Resume = %v (%s), want expired", err, sandbox.KindOf(err))
+		}
+		wantNothingRuns(t, e, s.ID)
+		if err := os.Rename(path+".kept", path); err != nil {
+			t.Fatal(err)
+		}
+	})
 	if err := e.Resume(t.Context(), s.ID); err != nil {
 		t.Fatalf("Resume of what is whole again: %v", err)
 	}
