@@ -52,6 +52,9 @@ func newStranger(t *testing.T) stranger {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
+	if said, err := s.run(t, ".", nil, filepath.Join(dir, "dormouse"), "doctor", "--engine-only", "--engine=gvisor", "--without-cgroups"); err != nil {
+		missing(t, "gvisor", "as an ordinary user: "+said)
+	}
 	return s
 }
 
