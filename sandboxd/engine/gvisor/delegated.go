@@ -3,17 +3,14 @@
 package gvisor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,18 +26,10 @@ func delegatedCgroups() cgroups {
 		c.missing = "only cgroup v2 can be given to who is not root, and it is not at " + cgroupMount + " here"
 		return c
 	}
-	own := ownCgroup()
-	if c.base = writableCgroup(own); c.base == "" {
-		err := errors.New("it belongs to no session of a user's")
-		if strings.HasPrefix(own, "/user.slice/") { // and not to a service, which would lose it
-			err = joinOwnSystemd()
-		}
-		if err != nil {
-			c.missing = fmt.Sprintf("this process has no cgroup of the user's systemd (%v)", err)
-			c.remedy = "start it with `systemd-run --user --scope dormouse …`, or run it as root"
-			return c
-		}
-		c.base = writableCgroup(ownCgroup())
+	if c.base = writableCgroup(ownCgroup()); c.base == "" {
+		c.missing = "this process is in no cgroup of the user's systemd, as after a login by ssh or on a text console"
+		c.remedy = "start it with `systemd-run --user --scope dormouse …`, or run it as root"
+		return c
 	}
 	tree := cgroupMount + c.base
 	c.trees = []string{tree}
@@ -86,30 +75,6 @@ func writableCgroup(group string) (highest string) {
 		highest = group
 	}
 	return highest
-}
-
-// joinOwnSystemd asks the user's systemd to take this process to itself, out of the login session, where a user may
-// not move processes.
-func joinOwnSystemd() error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second, errors.New("it did not answer"))
-	defer cancel()
-	pid := strconv.Itoa(os.Getpid())
-	cmd := exec.CommandContext(ctx, "busctl", "--user", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
-		"org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", "dormouse-"+pid+".scope", "fail", "1", "PIDs", "au", "1", pid, "0")
-	if os.Getenv("XDG_RUNTIME_DIR") == "" { // clients may start us with little
-		cmd.Env = append(os.Environ(), fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", os.Getuid()))
-	}
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return errors.Join(err, errors.New(strings.TrimSpace(string(said))))
-	}
-	for writableCgroup(ownCgroup()) == "" { // it has begun the move
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
 }
 
 func writeCgroup(dir, file, value string) error {
