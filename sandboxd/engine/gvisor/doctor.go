@@ -49,7 +49,10 @@ func (e *Engine) cgroupCheck() engine.Check {
 		return engine.Check{Name: "cgroups", Status: engine.Weak, Detail: "sandboxes are not limited: " + e.cgroups.missing,
 			Remedy: "one sandbox can use up the machine: " + e.cgroups.remedy}
 	}
-	return ok("cgroups", "version %d%s", e.cgroups.version, e.cgroups.base)
+	if e.cgroups.base != "" {
+		return ok("cgroups", "version %d, below %s", e.cgroups.version, e.cgroups.base)
+	}
+	return ok("cgroups", "version %d", e.cgroups.version)
 }
 
 // lingers reports whether what this user runs in systemd goes on when the user has logged out.
