@@ -24,7 +24,7 @@ import (
 // daemonFlags are what the daemon can be told, by whichever command starts it.
 type daemonFlags struct {
 	Home         string           `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path"`
-	Engine       string           `help:"What runs sandboxes: docker, gvisor (Linux, as root, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
+	Engine       string           `help:"What runs sandboxes: docker, gvisor (Linux, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
 	Runtime      string           `help:"The engine's runtime: runsc (gVisor), runc. Default: runsc when the engine has it."`
 	Image        string           `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
 	AllowImage   []string         `help:"Another image that may be asked for; can be repeated. '*' allows any."`
@@ -35,6 +35,7 @@ type daemonFlags struct {
 
 	CheckpointEvery sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
 	MaxDisk         byteSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
+	WithoutCgroups  bool             `help:"Let the gvisor engine run sandboxes where no cgroup can limit them: then only the program inside bounds their memory and processes, and nothing their use of CPUs."`
 	LogLevel        string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
@@ -72,7 +73,7 @@ func (f daemonFlags) config() sandboxd.Config {
 	return sandboxd.Config{
 		Home: f.Home, Engine: f.Engine, Runtime: f.Runtime, DefaultImage: f.image(), AllowImages: f.AllowImage,
 		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, MaxMemory: int64(f.MaxMemory), IdleSuspend: time.Duration(f.IdleSuspend),
-		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), LogLevel: f.LogLevel, Version: version,
+		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), WithoutCgroups: f.WithoutCgroups, LogLevel: f.LogLevel, Version: version,
 	}
 }
 
@@ -92,6 +93,9 @@ func (f daemonFlags) args() []string {
 	}
 	if f.Runtime != "" {
 		a = append(a, "--runtime="+f.Runtime)
+	}
+	if f.WithoutCgroups {
+		a = append(a, "--without-cgroups")
 	}
 	if len(f.AllowImage) > 0 {
 		a = append(a, "--allow-image="+strings.Join(f.AllowImage, ","))

@@ -52,7 +52,7 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
 	var weak []string // as the engine's own checks say
-	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, Runtime: c.Runtime})
+	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, Runtime: c.Runtime, WithoutCgroups: c.WithoutCgroups})
 	if err != nil {
 		d.Why = sentence(err)
 		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works here", Remedy: d.Why})

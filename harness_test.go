@@ -31,6 +31,9 @@ var binary string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if binary = os.Getenv("DORMOUSE_TEST_BINARY"); binary != "" { // the tests run as somebody who can't build it
+			return m.Run()
+		}
 		dir, err := os.MkdirTemp("", "dormouse-e2e-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

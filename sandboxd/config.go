@@ -21,6 +21,8 @@ type Config struct {
 	Runtime      string   // of the engine; empty or auto: the best it has
 	DefaultImage string   // of sandboxes that ask for none
 	AllowImages  []string // other images that may be asked for; "*" is any
+	// WithoutCgroups lets the gvisor engine run sandboxes that no cgroup limits.
+	WithoutCgroups bool
 
 	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL

@@ -50,7 +50,7 @@ func LoadImage(ctx context.Context, home, path, name string) (string, error) {
 	if home == "" {
 		home = DefaultHome()
 	}
-	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(home, gvisorEngine)})
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(home, gvisorEngine), WithoutCgroups: true}) // an image needs none
 	if err != nil {
 		return "", err
 	}
@@ -142,7 +142,7 @@ func openGvisor(ctx context.Context, c *Config, guest engine.Bundle, why string)
 		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine has the runtime runsc only, not %q: use --engine docker", sandbox.Quote(c.Runtime))
 	}
 	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, gvisorEngine), Bundle: guest, Why: why,
-		Pull: true})
+		Pull: true, WithoutCgroups: c.WithoutCgroups})
 	if err != nil {
 		return nil, err
 	}

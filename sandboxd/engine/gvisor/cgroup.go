@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,33 +17,39 @@ import (
 
 // cgroups is what limits sandboxes on this machine: a tree of version 2, or one for each
 // controller of version 1. runsc makes a sandbox's, from the profile; it stands at the
-// root of the trees, because the daemon's own may end with the daemon.
+// root of the trees, because the daemon's own may end with the daemon. Who is not root has a part of the tree
+// (delegated.go).
 type cgroups struct {
 	version int
 	trees   []string // where they are mounted
+	base    string   // of the part of the tree that is the user's; empty for root, who has all
+	ours    bool     // we make a sandbox's, not runsc
 	swap    bool
 	missing string // why they can't be used
+	remedy  string
 }
 
 const (
 	cgroupMount  = "/sys/fs/cgroup"
 	cgroupParent = "/dormouse"
+	mountRemedy  = "mount cgroups writable"
 )
 
 // needed are the controllers without which a sandbox has no limits.
 var needed = []string{"memory", "cpu", "pids"}
 
 func findCgroups() cgroups {
+	if rootless() {
+		return delegatedCgroups()
+	}
 	if text, err := os.ReadFile(cgroupMount + "/cgroup.controllers"); err == nil {
-		c := cgroups{version: 2, trees: []string{cgroupMount}, swap: true}
-		for _, name := range needed {
-			if !strings.Contains(" "+strings.TrimSpace(string(text))+" ", " "+name+" ") {
-				c.missing = "cgroup v2 has no " + name + " controller here"
-			}
+		c := cgroups{version: 2, trees: []string{cgroupMount}, swap: true, remedy: mountRemedy}
+		if name := lacks(string(text)); name != "" {
+			c.missing = "cgroup v2 has no " + name + " controller here"
 		}
 		return c.tried()
 	}
-	c := cgroups{version: 1}
+	c := cgroups{version: 1, remedy: mountRemedy}
 	entries, err := os.ReadDir(cgroupMount)
 	if err != nil {
 		c.missing = "cgroups are not mounted"
@@ -62,6 +69,17 @@ func findCgroups() cgroups {
 	_, err = os.Stat(cgroupMount + "/memory/memory.memsw.limit_in_bytes")
 	c.swap = err == nil
 	return c.tried()
+}
+
+// lacks is what a list of controllers has not, and is needed.
+func lacks(controllers string) string {
+	have := strings.Fields(controllers)
+	for _, name := range needed {
+		if !slices.Contains(have, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // tried makes a cgroup, to see that it can.
@@ -84,7 +102,7 @@ func (c cgroups) path(id sandbox.ID) string {
 	if c.missing != "" {
 		return ""
 	}
-	return cgroupParent + "/" + string(id)
+	return c.base + cgroupParent + "/" + string(id)
 }
 
 func (c cgroups) dirs(id sandbox.ID) []string {

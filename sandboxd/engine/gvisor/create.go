@@ -95,8 +95,17 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSp
 // startBox starts a sandbox whose folder is there, by runsc's command run or restore, and
 // waits for its guest.
 func (e *Engine) startBox(ctx context.Context, id sandbox.ID, build, command string, args ...string) error {
+	var config ociSpec
+	if err := readJSON(filepath.Join(e.layout.box(id), "config.json"), &config); err != nil {
+		return err
+	}
+	cgroup, err := e.cgroups.open(id, config.Linux.Resources)
+	if err != nil {
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
+	}
+	defer cgroup.Close() // also of nil
 	args = append([]string{command, "--detach", "--bundle=" + e.layout.box(id), "--pid-file=" + e.layout.pidFile(id)}, args...)
-	if err := e.start(ctx, build, append(args, string(id))...); err != nil {
+	if err := e.start(ctx, cgroup, build, append(args, string(id))...); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/user"
 	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
@@ -29,6 +30,13 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 // systemChecks judges the machine.
 func (e *Engine) systemChecks() []engine.Check {
 	checks := []engine.Check{e.cgroupCheck()}
+	if rootless() {
+		checks = append(checks, ok("user", "not root: sandboxes are processes of this user's, in user namespaces"))
+	}
+	if strings.Contains(e.cgroups.base, "/user@") && !lingers() {
+		checks = append(checks, engine.Check{Name: "logout", Status: engine.Weak,
+			Detail: "systemd ends sandboxes when you have logged out, and they go on from their last saved state", Remedy: "loginctl enable-linger"})
+	}
 	if e.cgroups.missing == "" && !e.cgroups.swap && hasSwap() {
 		checks = append(checks, engine.Check{Name: "swap limit", Status: engine.Weak, Detail: "swap can't be limited",
 			Remedy: "a sandbox can swap beyond its memory: boot with swapaccount=1, use cgroup v2, or turn swap off"})
@@ -38,10 +46,19 @@ func (e *Engine) systemChecks() []engine.Check {
 
 func (e *Engine) cgroupCheck() engine.Check {
 	if e.cgroups.missing != "" {
-		return engine.Check{Name: "cgroups", Status: engine.Bad, Detail: "sandboxes are not limited: " + e.cgroups.missing,
-			Remedy: "one sandbox can use up the machine: mount cgroups writable"}
+		return engine.Check{Name: "cgroups", Status: engine.Weak, Detail: "sandboxes are not limited: " + e.cgroups.missing,
+			Remedy: "one sandbox can use up the machine: " + e.cgroups.remedy}
+	}
+	if e.cgroups.base != "" {
+		return ok("cgroups", "version %d, below %s", e.cgroups.version, e.cgroups.base)
 	}
 	return ok("cgroups", "version %d", e.cgroups.version)
+}
+
+// lingers reports whether what this user runs in systemd goes on when the user has logged out.
+func lingers() bool {
+	me, err := user.Current()
+	return err == nil && exists("/var/lib/systemd/linger/"+me.Username)
 }
 
 func hasSwap() bool {
@@ -55,7 +72,7 @@ func privacyCheck(dir string) engine.Check {
 	if err == nil && info.Mode().Perm()&0o077 != 0 {
 		return engine.Check{Name: "home", Status: engine.Weak, Detail: "others on this machine can look into the engine's folder", Remedy: "chmod 700 " + dir}
 	}
-	return ok("home", "only root can look into the engine's folder")
+	return ok("home", "only this user can look into the engine's folder")
 }
 
 func ok(name, format string, args ...any) engine.Check {

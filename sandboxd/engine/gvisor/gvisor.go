@@ -1,5 +1,5 @@
-// Package gvisor runs sandboxes itself with gVisor's runsc, on Linux as root, without
-// Docker. It is the only package that knows runsc.
+// Package gvisor runs sandboxes itself with gVisor's runsc, on Linux without Docker, as root
+// or as an ordinary user. It is the only package that knows runsc.
 //
 //   - [New], [Config], [Engine]: opening an engine, and what it says of itself (gvisor.go)
 //   - where everything is on disk (layout.go), and what is put right at a start (recover.go)
@@ -7,6 +7,7 @@
 //     (profile.go; oci.go has the words of its answer)
 //   - finding, keeping and calling runsc (runsc.go)
 //   - a sandbox's life (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
+//   - what is otherwise for who is not root: namespaces (rootless.go) and cgroups (delegated.go)
 //   - the stream to its guest (dial.go, stream.go)
 //   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
@@ -27,7 +28,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -97,8 +97,8 @@ var (
 // New opens the engine. The error is unavailable, and says what is missing, where the
 // engine can't work. The caller closes it.
 func New(ctx context.Context, cfg Config) (*Engine, error) {
-	if err := possible(); err != nil {
-		return nil, err
+	if runtime.GOOS != "linux" {
+		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine runs on Linux only: use a Docker engine here")
 	}
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("open gvisor: the folder %q is not absolute", cfg.Dir)
@@ -114,6 +114,9 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := tryNamespace(program); err != nil {
+		return nil, err
+	}
 	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull}
 	if err := e.layout.make(); err != nil {
 		return nil, err
@@ -124,7 +127,8 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	e.cgroups = findCgroups()
 	if e.cgroups.missing != "" && !cfg.WithoutCgroups {
 		return nil, sandbox.Errorf(sandbox.Unavailable,
-			"the gvisor engine can't limit sandboxes, because %s: mount cgroups writable", e.cgroups.missing)
+			"the gvisor engine can't limit sandboxes, because %s: %s, or say --without-cgroups if you trust what runs in them not to use up this machine",
+			e.cgroups.missing, e.cgroups.remedy)
 	}
 	e.info = engine.Info{
 		Name: "gvisor", Runtime: "runsc", Runtimes: []string{"runsc"},
@@ -159,18 +163,6 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		}
 	}
 	return e, nil
-}
-
-// possible says what is missing before anything is looked for.
-func possible() error {
-	switch {
-	case runtime.GOOS != "linux":
-		return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine runs on Linux only: use a Docker engine here")
-	case os.Geteuid() != 0:
-		return sandbox.Errorf(sandbox.Unavailable,
-			"the gvisor engine needs root, for namespaces, cgroups and users of its own: run dormouse as root, or use a Docker engine")
-	}
-	return nil
 }
 
 // Info implements [engine.Engine].

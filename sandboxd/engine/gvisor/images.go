@@ -102,7 +102,7 @@ func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, ch
 
 // BuildImage is what a Docker engine could do.
 func (e *Engine) BuildImage(context.Context, io.Reader, string, io.Writer) error {
-	return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine can't build a Dockerfile: use `dormouse image build --way debian`, or a Docker engine")
+	return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine can't build a Dockerfile: use `dormouse image build --way debian`, which needs root, or a Docker engine, or have another image pulled: --image python:3.13-slim")
 }
 
 // unpack unpacks a tar and returns its digest. What gets its name is whole and on disk.

@@ -13,7 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func ownSession(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+// detach gives a command a session of its own, and if we are not root a user namespace.
+func detach(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if rootless() {
+		asRoot(cmd.SysProcAttr)
+	}
+}
+
+// startIn starts a command in a cgroup, of which this is the folder.
+func startIn(cmd *exec.Cmd, cgroup *os.File) {
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
+}
 
 // growPipe makes a pipe hold more. Where it may not, the stream is slower, and works.
 func growPipe(pipe *os.File) {

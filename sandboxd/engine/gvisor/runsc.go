@@ -162,10 +162,10 @@ func (l layout) flags(ignoreCgroups bool) []string {
 // command is a call of runsc in a session of its own: what is meant for the daemon's
 // terminal or process group does not reach a sandbox.
 func (e *Engine) command(build string, args ...string) *exec.Cmd {
-	cmd := exec.Command(e.layout.runsc(build), append(e.layout.flags(e.cgroups.missing != ""), args...)...)
+	cmd := exec.Command(e.layout.runsc(build), append(e.layout.flags(e.cgroups.missing != "" || e.cgroups.ours), args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = e.layout.dir
-	ownSession(cmd)
+	detach(cmd)
 	return cmd
 }
 
@@ -183,9 +183,9 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 	return e.run(cmd, said, args[0])
 }
 
-// start runs a command that makes processes which go on. They would keep a pipe to stderr, so
-// what it says is read from its log while it runs; what is logged later goes nowhere.
-func (e *Engine) start(ctx context.Context, build string, args ...string) error {
+// start runs a command that makes processes which go on, in a cgroup if one is given. They would keep a pipe to
+// stderr, so what it says is read from its log while it runs; what is logged later goes nowhere.
+func (e *Engine) start(ctx context.Context, cgroup *os.File, build string, args ...string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -195,6 +195,9 @@ func (e *Engine) start(ctx context.Context, build string, args ...string) error 
 	}
 	cmd := e.command(build, append([]string{"--log-fd=3"}, args...)...)
 	cmd.ExtraFiles = []*os.File{writer}
+	if cgroup != nil {
+		startIn(cmd, cgroup)
+	}
 	said, read := &bounded{max: 8 << 10}, make(chan struct{})
 	go func() {
 		io.Copy(said, reader)

@@ -268,6 +268,9 @@ func (t *tree) settle(h *tar.Header) error {
 	if h.Name == "." {
 		mode = 0o755
 	}
+	if h.Typeflag == tar.TypeDir && rootless() {
+		mode |= 0o700 // or its owner could not remove what is in it
+	}
 	if err := t.root.Chmod(h.Name, mode); err != nil {
 		return err
 	}

@@ -56,8 +56,12 @@ func TestUnpackKeepsWhatMatters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closed := fs.FileMode(0o500)
+	if os.Geteuid() != 0 { // who would never get rid of what is in it
+		closed = 0o700
+	}
 	for name, want := range map[string]fs.FileMode{
-		"usr/bin/tool": 0o755, "closed": 0o500 | fs.ModeDir, "closed/file": 0o600, "etc/resolv.conf": 0o644,
+		"usr/bin/tool": 0o755, "closed": closed | fs.ModeDir, "closed/file": 0o600, "etc/resolv.conf": 0o644,
 		"opt/dormouse": 0o755 | fs.ModeDir, "run/dormouse": 0o755 | fs.ModeDir, "workspace": 0o755 | fs.ModeDir,
 	} {
 		info, err := os.Lstat(filepath.Join(dir, name))

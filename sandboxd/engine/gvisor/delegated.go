@@ -1,0 +1,104 @@
+//go:build linux
+
+package gvisor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// delegatedCgroups are those of a user who is not root: the part of version 2's tree that systemd has given to the
+// user's own instance of it. runsc sets limits from the root of the tree on, which only root may, so we make a
+// sandbox's cgroup, and start runsc in it.
+func delegatedCgroups() cgroups {
+	c := cgroups{version: 2, ours: true, swap: true, remedy: "run dormouse as root"}
+	if _, err := os.Stat(cgroupMount + "/cgroup.controllers"); err != nil {
+		c.missing = "only cgroup v2 can be given to who is not root, and it is not at " + cgroupMount + " here"
+		return c
+	}
+	if c.base = writableCgroup(ownCgroup()); c.base == "" {
+		c.missing = "this process is in no cgroup of the user's systemd, as after a login by ssh or on a text console"
+		c.remedy = "start it with `systemd-run --user --scope dormouse …`, or run it as root"
+		return c
+	}
+	tree := cgroupMount + c.base
+	c.trees = []string{tree}
+	text, _ := os.ReadFile(tree + "/cgroup.controllers")
+	if name := lacks(string(text)); name != "" {
+		c.missing = "systemd gives users no " + name + " controller here"
+		c.remedy = "`sudo systemctl edit user@.service`, write [Service] and Delegate=cpu memory pids, and log in anew"
+		return c
+	}
+	parent := tree + cgroupParent
+	err := os.Mkdir(parent, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	for _, dir := range []string{tree, parent} {
+		if err == nil {
+			err = writeCgroup(dir, "cgroup.subtree_control", "+"+strings.Join(needed, " +"))
+		}
+	}
+	if err == nil {
+		err = writeCgroup(parent, "cpu.weight", "50") // half of what the user's own work has
+	}
+	if err != nil {
+		c.missing = fmt.Sprintf("the cgroup that this user was given can't be used (%v)", err)
+	}
+	return c
+}
+
+// ownCgroup is this process's in version 2's tree.
+func ownCgroup() string {
+	text, _ := os.ReadFile("/proc/self/cgroup")
+	for line := range strings.Lines(string(text)) {
+		if group, is := strings.CutPrefix(strings.TrimSpace(line), "0::"); is {
+			return path.Clean(group)
+		}
+	}
+	return "/"
+}
+
+// writableCgroup is the highest above a cgroup that this user may move processes in; empty if there is none.
+func writableCgroup(group string) (highest string) {
+	for ; group != "/" && unix.Access(cgroupMount+group+"/cgroup.procs", unix.W_OK) == nil; group = path.Dir(group) {
+		highest = group
+	}
+	return highest
+}
+
+func writeCgroup(dir, file, value string) error {
+	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
+}
+
+// open makes the cgroup of a sandbox that is about to be started, if that is ours to do; else it returns nil.
+func (c cgroups) open(id sandbox.ID, r *ociResources) (*os.File, error) {
+	if !c.ours || c.missing != "" || r == nil {
+		return nil, nil
+	}
+	dir := c.dirs(id)[0]
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	err := errors.Join(
+		writeCgroup(dir, "memory.max", strconv.FormatInt(r.Memory.Limit, 10)),
+		writeCgroup(dir, "cpu.max", fmt.Sprintf("%d %d", r.CPU.Quota, r.CPU.Period)),
+		writeCgroup(dir, "pids.max", strconv.FormatInt(r.Pids.Limit, 10)))
+	if swapErr := writeCgroup(dir, "memory.swap.max", "0"); !errors.Is(swapErr, fs.ErrNotExist) { // a kernel without swap
+		err = errors.Join(err, swapErr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
+}

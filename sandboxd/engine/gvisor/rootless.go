@@ -1,0 +1,71 @@
+//go:build linux
+
+package gvisor
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+func rootless() bool { return os.Geteuid() != 0 }
+
+// asRoot makes a user who is not root the root of a user namespace that a command gets, where nobody else exists.
+// Each call of runsc has another, and that is enough: what it makes is the user's as seen from all of them, so any
+// later daemon may signal it, talk to its socket and read its checkpoints. The files of an image are all the user's,
+// and so root's inside; kernels own none of them anyway.
+func asRoot(attr *syscall.SysProcAttr) {
+	attr.Cloneflags |= syscall.CLONE_NEWUSER
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	// In a step of its own: it fails where AppArmor allows the namespace, and takes its root's power away.
+	attr.Unshareflags |= syscall.CLONE_NEWNS
+}
+
+// tryNamespace reports why a user who is not root can't be root in a namespace here.
+func tryNamespace(program string) error {
+	if !rootless() {
+		return nil
+	}
+	cmd := exec.Command(program, "--version")
+	detach(cmd)
+	if err := cmd.Start(); err != nil {
+		return whyNoNamespace(os.DirFS("/proc/sys"), program, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return sandbox.Errorf(sandbox.Unavailable, "%s can't be run: `make build` makes it anew", program).WithCause(err)
+	}
+	return nil
+}
+
+// whyNoNamespace is the error of a user namespace that could not be made, by the settings in sys, which is /proc/sys.
+func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
+	is := func(setting, value string) bool {
+		text, err := fs.ReadFile(sys, strings.ReplaceAll(setting, ".", "/"))
+		return err == nil && strings.TrimSpace(string(text)) == value
+	}
+	const sysctl = "`sudo sysctl -w %s`, and put that setting into /etc/sysctl.d to keep it"
+	var why string
+	switch {
+	case is("user.max_user_namespaces", "0"):
+		why = "this machine allows none: " + fmt.Sprintf(sysctl, "user.max_user_namespaces=15000")
+	case is("kernel.unprivileged_userns_clone", "0"):
+		why = "this machine allows them to root alone: " + fmt.Sprintf(sysctl, "kernel.unprivileged_userns_clone=1")
+	case is("kernel.apparmor_restrict_unprivileged_userns", "1"):
+		self, err := os.Executable()
+		if err != nil {
+			self = program
+		}
+		why = fmt.Sprintf("AppArmor allows them only to programs that it knows: "+
+			`echo 'abi <abi/4.0>, profile dormouse "%s" flags=(unconfined) { userns, }' | sudo tee /etc/apparmor.d/dormouse && sudo apparmor_parser -r /etc/apparmor.d/dormouse`, self)
+	default:
+		why = fmt.Sprintf("it can't make one (%v), as in a container that forbids it", cause)
+	}
+	return sandbox.Errorf(sandbox.Unavailable, "without root the gvisor engine needs a user namespace, and %s. Or run dormouse as root, or use a Docker engine", why).
+		WithCause(cause)
+}
