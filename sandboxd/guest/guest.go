@@ -24,7 +24,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final
 //	POST /v1/executions/{id}/interrupt               sandbox.Execution when it has stopped
 //	GET  /v1/files                                   FileList
-//	PUT  /v1/files/{path...}                         a plain body → sandbox.File
+//	PUT  /v1/files/{path...}                         a plain body → sandbox.File without its hash
 //	GET  /v1/files/{path...}?offset=&length=        a plain body: length bytes from offset on; X-Dormouse-Size has the whole size
 const (
 	StatusRoute     = "/v1/status"
