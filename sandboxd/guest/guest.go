@@ -4,7 +4,7 @@
 // injected into containers.
 //
 // The protocol is HTTP/2 without TLS (net/http's own) over one byte stream,
-// which `guest connect` joins to the guest's socket. Bodies are JSON in the vocabulary of
+// whose ends `guest connect` hands to the guest through its socket. Bodies are JSON in the vocabulary of
 // package sandbox, except files, which are plain. Errors are a [sandbox.Error] as
 // JSON with the status of its kind. docs/guest-protocol.md has the details.
 package guest
