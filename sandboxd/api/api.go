@@ -109,5 +109,5 @@ type Status struct {
 const (
 	maxExecuteBody = 6*sandbox.MaxCodeBytes + 64<<10 // JSON may write a byte of code as six
 	maxSmallBody   = 64 << 10
-	copyBytes      = 256 << 10 // the unit in which file bodies move
+	copyBytes      = 512 << 10 // the unit in which file bodies move
 )

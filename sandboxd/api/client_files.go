@@ -181,6 +181,11 @@ func (l *lentReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo is for net/http, which would copy in pieces of 32 KiB otherwise.
+func (l *lentReader) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{l}, make([]byte, copyBytes))
+}
+
 func (l *lentReader) giveBack() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -4,7 +4,7 @@
 // injected into containers.
 //
 // The protocol is HTTP/2 without TLS (net/http's own) over one byte stream,
-// which `guest connect` joins to the guest's socket. Bodies are JSON in the vocabulary of
+// whose ends `guest connect` hands to the guest through its socket. Bodies are JSON in the vocabulary of
 // package sandbox, except files, which are plain. Errors are a [sandbox.Error] as
 // JSON with the status of its kind. docs/guest-protocol.md has the details.
 package guest
@@ -25,7 +25,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final
 //	POST /v1/executions/{id}/interrupt               sandbox.Execution when it has stopped
 //	GET  /v1/files                                   FileList
-//	PUT  /v1/files/{path...}                         a plain body → sandbox.File
+//	PUT  /v1/files/{path...}                         a plain body → sandbox.File without its hash
 //	GET  /v1/files/{path...}?offset=&length=        a plain body: length bytes from offset on; X-Dormouse-Size has the whole size
 const (
 	StatusRoute     = "/v1/status"

@@ -28,6 +28,7 @@ type box struct {
 	heard       atomic.Int64 // how often anything was read from them
 
 	life chan struct{} // holds one value while nobody is changing its life
+	last look          // at the guest's status
 
 	mu       sync.Mutex
 	rec      store.Sandbox // as it is on disk, but UsedTime is newer

@@ -141,9 +141,6 @@ type download struct {
 	cancel context.CancelFunc
 }
 
-// WriteTo lets the body choose its buffer.
-func (d *download) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, d.ReadCloser) }
-
 func (d *download) Close() error {
 	defer d.cancel()
 	return d.ReadCloser.Close()

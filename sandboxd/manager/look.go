@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
@@ -33,19 +34,13 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 			release, awake = b.holdAwake()
 		}
 		if awake {
-			err = m.send(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
-				st, err = b.guest.Status(ctx)
-				return err
-			})
+			st, err = m.status(ctx, b)
 			release()
 		}
 		if b.alive() {
 			s := m.view(b.record())
 			if awake && err == nil {
 				s.Usage, s.Kernels, s.Executions = &st.Usage, st.Kernels, st.Executions
-				for i := range s.Executions {
-					s.Executions[i].SandboxID = b.id
-				}
 			}
 			return s, nil
 		}
@@ -60,6 +55,39 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 		return sandbox.Sandbox{}, gone(rec)
 	}
 	return m.view(rec), nil
+}
+
+// look is what a guest said last of its sandbox.
+type look struct {
+	mu     sync.Mutex
+	began  time.Time
+	status guest.Status
+	err    error
+}
+
+// status asks a guest that is held awake what its sandbox uses and runs. Of many who ask at once, one goes, and the answer
+// is for all who asked before it went: nobody gets one that is older than the question. They share it, so
+// nobody changes it.
+func (m *Manager) status(ctx context.Context, b *box) (guest.Status, error) {
+	asked := time.Now()
+	l := &b.last
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.began.After(asked) {
+		return l.status, l.err
+	}
+	l.began = time.Now()
+	l.err = m.send(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
+		l.status, err = b.guest.Status(ctx)
+		return err
+	})
+	for i := range l.status.Executions {
+		l.status.Executions[i].SandboxID = b.id
+	}
+	if ctx.Err() != nil {
+		l.began = time.Time{} // the next one asks for itself
+	}
+	return l.status, l.err
 }
 
 // List returns a page of the sandboxes that ctx's owner sees, newest first. A page token stays good while sandboxes come and go.

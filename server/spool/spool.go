@@ -110,7 +110,7 @@ type section struct{ offset, size int64 }
 const step = 1 << 20
 
 // chunk is how much goes to or from the disk at a time.
-const chunk = 256 << 10
+const chunk = 512 << 10
 
 // writers gather what is small; a piece that fills one goes to the disk as it is.
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}

@@ -44,7 +44,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// dial runs `guest connect`, which joins its stdin and stdout to the guest's socket, and
+// dial runs `guest connect`, which joins its stdin and stdout to the guest, and
 // ends when its stdin does.
 func (e *Engine) dial(ctx context.Context, id string) (*stream, error) {
 	exec, err := e.api.ContainerExecCreate(ctx, id, container.ExecOptions{

@@ -40,7 +40,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// connect runs `guest connect`, which joins its stdin and stdout to the guest's socket, and
+// connect runs `guest connect`, which joins its stdin and stdout to the guest, and
 // ends when its stdin does.
 func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (_ *stream, err error) {
 	theirIn, in, err := os.Pipe()

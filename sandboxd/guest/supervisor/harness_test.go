@@ -4,6 +4,7 @@ package supervisor_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -117,9 +118,7 @@ func start(t *testing.T, options ...option) *box {
 	}
 	b := &box{t: t, cmd: cmd, exited: make(chan error, 1), uid: uid, root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}
 	go func() { b.exited <- cmd.Wait(); close(b.exited) }()
-	b.Client = guest.NewClient(func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", b.root+guest.SocketPath)
-	})
+	b.Client = guest.NewClient(func(context.Context) (net.Conn, error) { return connectTo(b.root + guest.SocketPath) })
 	t.Cleanup(func() {
 		b.Close()
 		cmd.Process.Kill()
@@ -139,6 +138,29 @@ func start(t *testing.T, options ...option) *box {
 	}
 	t.Fatalf("the guest does not answer: %v\n%s", err, log.String())
 	return nil
+}
+
+// connectTo does what `guest connect` does, with one end of a socket pair as its stdin and stdout.
+func connectTo(socket string) (net.Conn, error) {
+	lender, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, errors.Join(err, lender.Close())
+	}
+	defer syscall.Close(pair[0])
+	ours := os.NewFile(uintptr(pair[1]), "ours")
+	defer ours.Close()
+	if _, _, err := lender.WriteMsgUnix([]byte{0}, syscall.UnixRights(pair[0], pair[0]), nil); err != nil {
+		return nil, errors.Join(err, lender.Close())
+	}
+	go func() { // as long as the guest has them
+		_, _ = lender.Read(make([]byte, 1))
+		lender.Close()
+	}()
+	return net.FileConn(ours)
 }
 
 // buildBundle makes the folder that engines mount at /opt/dormouse.

@@ -4,7 +4,7 @@
 // runs executions in them, keeps their output, moves files, and is reached through one
 // unix socket.
 //
-//   - [Run]: the order of things at start (supervisor.go), the routes (server.go, fileserver.go)
+//   - [Run]: the order of things at start (supervisor.go), the routes (server.go, fileserver.go), the daemon's stream (lent.go)
 //   - a kernel's process and pipes (kernel.go, pipes.go, message.go), its program (program.go), how it
 //     died (death.go) and what it wrote then (crash.go), and the one place that waits for processes (reaper.go)
 //   - executions: in line for a kernel (lane.go), how they are stopped (ladder.go), their
@@ -183,12 +183,12 @@ func listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("close the socket's folder: %w", err)
 	}
 	_ = os.Remove(path)
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("close the socket: %w", err)
 	}
-	return l, nil
+	return lentListener{l}, nil
 }

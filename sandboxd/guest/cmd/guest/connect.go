@@ -3,11 +3,10 @@
 package main
 
 import (
-	"errors"
 	"flag"
-	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
@@ -19,16 +18,17 @@ const (
 	listenLook     = 2 * time.Millisecond
 )
 
-// connect joins its standard input and output with the guest's socket, until the guest has
-// said all. It says one byte when they are joined: engine.Joined. The end of the input is passed on as such.
+// connect lends its standard input and output to the guest, until the guest is done with them: when they
+// end, or the guest does. It says one byte first, when it has reached the guest: engine.Joined.
 func connect(args []string) error {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	socket := flags.String("socket", guest.SocketPath, "where the guest listens")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	conn, err := net.Dial("unix", *socket)
-	for end := time.Now().Add(listenPatience); err != nil && time.Now().Before(end); conn, err = net.Dial("unix", *socket) {
+	address := &net.UnixAddr{Name: *socket, Net: "unix"}
+	conn, err := net.DialUnix("unix", nil, address)
+	for end := time.Now().Add(listenPatience); err != nil && time.Now().Before(end); conn, err = net.DialUnix("unix", nil, address) {
 		time.Sleep(listenLook)
 	}
 	if err != nil {
@@ -38,21 +38,9 @@ func connect(args []string) error {
 	if _, err := os.Stdout.Write([]byte{'+'}); err != nil {
 		return err
 	}
-	go func() {
-		_ = pipe(conn, os.Stdin)
-		// Errors end the input as well; the guest sees either as its end.
-		_ = conn.(*net.UnixConn).CloseWrite()
-	}()
-	if err := pipe(os.Stdout, conn); err != nil && !errors.Is(err, net.ErrClosed) {
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, syscall.UnixRights(syscall.Stdin, syscall.Stdout), nil); err != nil {
 		return err
 	}
+	_, _ = conn.Read(make([]byte, 1)) // nothing comes but the end
 	return nil
-}
-
-// pipe copies with a buffer that suits files of many megabytes. Only Read and Write are
-// shown to io.CopyBuffer, which would otherwise choose a way of its own.
-func pipe(to io.Writer, from io.Reader) error {
-	const buffer = 256 << 10
-	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, buffer))
-	return err
 }
