@@ -39,7 +39,7 @@ func (e *Engine) systemChecks() []engine.Check {
 func (e *Engine) cgroupCheck() engine.Check {
 	if e.cgroups.missing != "" {
 		return engine.Check{Name: "cgroups", Status: engine.Bad, Detail: "sandboxes are not limited: " + e.cgroups.missing,
-			Remedy: "one sandbox can use up the machine: mount cgroups writable"}
+			Remedy: "one sandbox can use up the machine: " + e.cgroups.remedy}
 	}
 	return ok("cgroups", "version %d", e.cgroups.version)
 }

@@ -120,7 +120,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	e.cgroups = findCgroups()
 	if e.cgroups.missing != "" && !cfg.WithoutCgroups {
 		return nil, sandbox.Errorf(sandbox.Unavailable,
-			"the gvisor engine can't limit sandboxes, because %s: mount cgroups writable", e.cgroups.missing)
+			"the gvisor engine can't limit sandboxes, because %s: %s", e.cgroups.missing, e.cgroups.remedy)
 	}
 	e.info = engine.Info{
 		Name: "gvisor", Runtime: "runsc", Runtimes: []string{"runsc"},
