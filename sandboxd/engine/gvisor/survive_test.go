@@ -143,6 +143,16 @@ func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	}
 }
 
+// A service's umask, or that of a careful root's shell, hides from a kernel nothing that it needs.
+func TestAUmaskHidesNothing(t *testing.T) {
+	anyImage(t)
+	cmd := exec.Command("sh", "-c", `umask 077 && exec "$@"`, "sh",
+		os.Args[0], "-test.run=^(TestUnpackKeepsWhatMatters|TestUnpackLayers|TestSandboxesOutliveTheDaemon)$")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // kill ends a sandbox's processes, and none that is another's.
 func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
