@@ -19,7 +19,7 @@ import (
 func NewLogger(f *os.File, level string) *slog.Logger {
 	l, _ := parseLevel(level) // info, if it is no level
 	if !isatty.IsTerminal(f.Fd()) {
-		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l}))
+		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l, ReplaceAttr: detailed}))
 	}
 	return slog.New(tint.NewTextHandler(f, &tint.Options{Level: l, TimeFormat: time.TimeOnly, ReplaceAttr: harmless}))
 }
@@ -34,8 +34,17 @@ func parseLevel(s string) (l slog.Level, err error) {
 	return l, nil
 }
 
-// harmless quotes a value that could move a terminal's cursor. (JSON does that by itself.)
-func harmless(_ []string, a slog.Attr) slog.Attr {
+// detailed shows an error with the causes that nobody else is shown.
+func detailed(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		return slog.String(a.Key, sandbox.Details(err))
+	}
+	return a
+}
+
+// harmless is that, and quotes a value that could move a terminal's cursor. (JSON does that by itself.)
+func harmless(groups []string, a slog.Attr) slog.Attr {
+	a = detailed(groups, a)
 	if k := a.Value.Kind(); k != slog.KindString && k != slog.KindAny {
 		return a
 	}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says what sort of thing went wrong; each edge maps it in one table.
@@ -45,6 +46,29 @@ func (e *Error) WithCause(err error) *Error {
 func (e *Error) Error() string { return e.Message }
 
 func (e *Error) Unwrap() error { return e.cause }
+
+// Details is err's text with that of the causes in it that are not shown, for the log.
+func Details(err error) string {
+	text := err.Error()
+	var add func(error)
+	add = func(err error) {
+		if e, ok := err.(*Error); ok && e.cause != nil && !strings.Contains(text, e.cause.Error()) {
+			text += " (cause: " + e.cause.Error() + ")"
+		}
+		switch err := err.(type) {
+		case interface{ Unwrap() error }:
+			if next := err.Unwrap(); next != nil {
+				add(next)
+			}
+		case interface{ Unwrap() []error }:
+			for _, next := range err.Unwrap() {
+				add(next)
+			}
+		}
+	}
+	add(err)
+	return text
+}
 
 // KindOf returns the kind of the first [Error] in err's chain, or [Internal].
 func KindOf(err error) Kind {

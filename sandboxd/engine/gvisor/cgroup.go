@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -26,13 +27,13 @@ type cgroups struct {
 	ours    bool     // we make a sandbox's, not runsc
 	swap    bool
 	missing string // why they can't be used
-	remedy  string
+	remedy  string // what to do about it
 }
 
 const (
 	cgroupMount  = "/sys/fs/cgroup"
 	cgroupParent = "/dormouse"
-	mountRemedy  = "mount cgroups writable"
+	mountThem    = "mount cgroups writable"
 )
 
 // needed are the controllers without which a sandbox has no limits.
@@ -43,13 +44,13 @@ func findCgroups() cgroups {
 		return delegatedCgroups()
 	}
 	if text, err := os.ReadFile(cgroupMount + "/cgroup.controllers"); err == nil {
-		c := cgroups{version: 2, trees: []string{cgroupMount}, swap: true, remedy: mountRemedy}
+		c := cgroups{version: 2, trees: []string{cgroupMount}, remedy: mountThem}
 		if name := lacks(string(text)); name != "" {
 			c.missing = "cgroup v2 has no " + name + " controller here"
 		}
 		return c.tried()
 	}
-	c := cgroups{version: 1, remedy: mountRemedy}
+	c := cgroups{version: 1, remedy: mountThem}
 	entries, err := os.ReadDir(cgroupMount)
 	if err != nil {
 		c.missing = "cgroups are not mounted"
@@ -82,18 +83,34 @@ func lacks(controllers string) string {
 	return ""
 }
 
-// tried makes a cgroup, to see that it can.
+// tried makes the cgroup that sandboxes' are in, to see that it can.
 func (c cgroups) tried() cgroups {
 	if c.missing != "" {
 		return c
 	}
-	tree := c.trees[0]
-	if c.version == 1 {
-		tree = filepath.Join(cgroupMount, "memory")
+	parent := cgroupMount + "/memory" + cgroupParent
+	if c.version == 2 {
+		parent = cgroupMount + cgroupParent
 	}
-	if err := os.MkdirAll(tree+cgroupParent, 0o755); err != nil {
+	if err := os.MkdirAll(parent, 0o755); err != nil {
 		c.missing = "cgroups can't be written here"
+		return c
 	}
+	if c.version == 1 {
+		return c
+	}
+	// A controller is there for the cgroups below one where it is enabled. systemd enables what its units need, and takes none away
+	// that is enabled further down, as runsc does for a sandbox.
+	switch err := os.WriteFile(cgroupMount+"/cgroup.subtree_control", []byte("+"+strings.Join(needed, " +")), 0); {
+	case errors.Is(err, syscall.EBUSY):
+		// Only the machine's own root may have both. This is a container's.
+		c.missing = "the processes of this container are in the cgroup that is its root, and below such a one version 2 has no limits"
+		c.remedy = "start it with the host's cgroup namespace (docker run --cgroupns=host), or move them into a cgroup of their own before dormouse starts"
+	case err != nil:
+		c.missing = "controllers of cgroup v2 can't be enabled here"
+	}
+	_, err := os.Stat(parent + "/memory.swap.max") // not of a kernel without swap
+	c.swap = err == nil
 	return c
 }
 

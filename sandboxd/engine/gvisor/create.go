@@ -15,7 +15,7 @@ import (
 
 const (
 	// startTimeout bounds how long a guest may take to answer.
-	startTimeout = 20 * time.Second
+	startTimeout = time.Minute
 	readyPoll    = 5 * time.Millisecond
 	// cleanupTimeout bounds removing what a failed or cancelled call made.
 	cleanupTimeout = 30 * time.Second

@@ -42,7 +42,7 @@ func (e *Engine) installGuest() (string, error) {
 	return name, nil
 }
 
-// writeTree writes files for everybody to read, the guest executable.
+// writeTree writes files for everybody to read, whatever the umask, the guest executable.
 func writeTree(dir string, files fs.FS) error {
 	return fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -50,7 +50,7 @@ func writeTree(dir string, files fs.FS) error {
 		}
 		path := filepath.Join(dir, filepath.FromSlash(name))
 		if entry.IsDir() {
-			return os.MkdirAll(path, 0o755)
+			return errors.Join(os.MkdirAll(path, 0o755), os.Chmod(path, 0o755))
 		}
 		data, err := fs.ReadFile(files, name)
 		if err != nil {

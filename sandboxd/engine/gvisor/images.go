@@ -132,7 +132,7 @@ func (i images) unpack(ctx context.Context, source io.Reader) (digest string, er
 // makeRoot makes the folder to unpack in.
 func (i images) makeRoot(making string) (string, error) {
 	rootfs := filepath.Join(making, "rootfs")
-	return rootfs, os.Mkdir(rootfs, 0o755)
+	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // whatever the umask
 }
 
 // keep gives what was unpacked its name, when it is on disk.

@@ -65,7 +65,7 @@ func (l layout) make() error {
 			return fmt.Errorf("open gvisor: %w", err)
 		}
 	}
-	if err := os.MkdirAll(l.etc(), 0o755); err != nil {
+	if err := errors.Join(os.MkdirAll(l.etc(), 0o755), os.Chmod(l.etc(), 0o755)); err != nil {
 		return fmt.Errorf("open gvisor: %w", err)
 	}
 	for name, text := range etcFiles {

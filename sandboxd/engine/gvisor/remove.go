@@ -64,6 +64,10 @@ func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 		e.layout.process(id),
 		e.layout.pidFile(id),
 	} {
+		// Looked for first: where a service's /run is read-only, removing what is not there is an error.
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end %s: %w", id, err)
 		}

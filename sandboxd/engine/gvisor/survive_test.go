@@ -133,6 +133,26 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
+// A service that systemd shields (ProtectSystem=strict) has a read-only /run, where runsc's socket may be, and is not.
+func TestRemoveWhereRunIsReadOnly(t *testing.T) {
+	anyImage(t)
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind /run /run && mount -o remount,bind,ro /run && exec "$@"`, "sh",
+		os.Args[0], "-test.run=^TestRemoveLeavesNothing$/^a_suspended_one$")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// A service's umask, or that of a careful root's shell, hides from a kernel nothing that it needs.
+func TestAUmaskHidesNothing(t *testing.T) {
+	anyImage(t)
+	cmd := exec.Command("sh", "-c", `umask 077 && exec "$@"`, "sh",
+		os.Args[0], "-test.run=^(TestUnpackKeepsWhatMatters|TestUnpackLayers|TestSandboxesOutliveTheDaemon)$")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // kill ends a sandbox's processes, and none that is another's.
 func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()

@@ -185,7 +185,7 @@ func (t *tree) folder(name string) (string, error) {
 		info, err := t.root.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			err = t.root.Mkdir(next, 0o755)
+			err = errors.Join(t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755)) // whatever the umask
 		case err == nil && info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > 40 {
 				return "", errors.New("its links have no end")
@@ -306,7 +306,7 @@ func (t *tree) mountPoints() error {
 				return err
 			}
 		}
-		if err := t.root.WriteFile(name, nil, 0o644); err != nil {
+		if err := errors.Join(t.root.WriteFile(name, nil, 0o644), t.root.Chmod(name, 0o644)); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,40 @@
+package sandboxd_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// What is not shown of an error is in the log, however it is wrapped: an answer that refers to the log may rely on it.
+func TestTheLogHasTheCause(t *testing.T) {
+	shown := sandbox.Errorf(sandbox.Unavailable, "it could not be started").WithCause(errors.New("runsc said why"))
+	for name, err := range map[string]error{
+		"by itself": shown,
+		"wrapped":   fmt.Errorf("create x: %w", shown),
+		"joined":    errors.Join(fmt.Errorf("create x: %w", shown), errors.New("something else")),
+		"a cause of a cause": sandbox.Errorf(sandbox.Unavailable, "outer").WithCause(
+			sandbox.Errorf(sandbox.Unavailable, "it could not be started").WithCause(errors.New("runsc said why"))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, openErr := os.Create(filepath.Join(t.TempDir(), "log"))
+			if openErr != nil {
+				t.Fatal(openErr)
+			}
+			defer f.Close()
+			sandboxd.NewLogger(f, "info").Warn("a sandbox could not be made", "error", err)
+			text, _ := os.ReadFile(f.Name())
+			for _, want := range []string{"it could not be started", "runsc said why"} {
+				if strings.Count(string(text), want) != 1 {
+					t.Errorf("the log has %s, want %q once", text, want)
+				}
+			}
+		})
+	}
+}
