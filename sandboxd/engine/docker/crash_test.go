@@ -235,6 +235,9 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Logf("killed after %v, it ended with %v", after, <-done)
+				if err := e.Close(); err != nil { // the next daemon is another
+					t.Error(err)
+				}
 				e = p.open(t, guest, tt.runtime)
 				list, err := e.List(t.Context())
 				if err != nil || len(list) != 1 || list[0].Running == list[0].Suspended || after == 0 && list[0].Suspended != tt.asleep {

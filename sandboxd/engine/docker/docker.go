@@ -131,4 +131,7 @@ func (e *Engine) open(ctx context.Context, runtime, why string) error {
 func (e *Engine) Info() engine.Info { return e.info }
 
 // Close implements [engine.Engine].
-func (e *Engine) Close() error { return e.api.Close() }
+func (e *Engine) Close() error {
+	e.streams.closeAll()
+	return e.api.Close()
+}

@@ -181,6 +181,15 @@ func (l *streams) drop(box string, s *stream) {
 	}
 }
 
+func (l *streams) closeAll() {
+	l.mu.Lock()
+	boxes := slices.Collect(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, box := range boxes {
+		l.close(box)
+	}
+}
+
 // close closes a container's streams.
 func (l *streams) close(box string) {
 	l.mu.Lock()

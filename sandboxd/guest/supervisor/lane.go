@@ -286,6 +286,7 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	l.lastDeath = &death
 	l.mu.Unlock()
 	l.sup.sweep(k)
+	l.sup.watchdog.settle()
 	return death
 }
 

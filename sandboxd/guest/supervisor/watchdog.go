@@ -36,6 +36,9 @@ const (
 	fullBusy = 95
 	fullIdle = 99
 	near     = 50
+	// Percent at which there is room for another kernel, and how long it is waited for.
+	settled    = 75
+	settleTime = 3 * time.Second
 	// Percent at which nothing is spared any more: under gVisor the sandbox itself ends at twice its limit and a bit.
 	runaway = 115
 
@@ -119,6 +122,14 @@ func (w *watchdog) check() int {
 		w.stopStrays(func() { w.stop(w.largest()) })
 	}
 	return used
+}
+
+// settle waits until the memory of what was ended is free, which takes it a moment when there was much: the next kernel would
+// be blamed for it.
+func (w *watchdog) settle() {
+	for end := time.Now().Add(settleTime); w.meter.used()*100/w.meter.limit >= settled && time.Now().Before(end); {
+		time.Sleep(watchNear)
+	}
 }
 
 // stopStrays ends what belongs to no kernel, which is worth the least; if there is nothing, it calls otherwise.
