@@ -48,12 +48,11 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 		err = asleep()
 	case !found.State.Running:
 		err = noSandbox(from)
-	default:
-		e.streams.close(found.ID)
 	}
 	if err != nil {
 		return wrap("fork "+string(from), err)
 	}
+	e.streams.close(found.ID)
 	err = e.copyTo(ctx, found, to)
 	if name != "" {
 		err = errors.Join(err, e.end(ctx, found.ID)) // its name says that it is suspended, as it was
