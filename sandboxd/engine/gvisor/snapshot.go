@@ -48,7 +48,8 @@ func (e *Engine) snapshotOf(r record, spec engine.Spec, img imageRef) (string, e
 	text, err := json.Marshal(struct {
 		Record record
 		Config ociSpec
-	}{r, config})
+		Limits sandbox.Limits // of which the configuration has not all where cgroups can't be used
+	}{r, config, spec.Limits})
 	if err != nil {
 		return "", err
 	}
