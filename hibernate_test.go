@@ -460,6 +460,7 @@ func (w *world) expect(b *counters, lang string) {
 func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 	w.t.Helper()
 	b.shaky = false
+	first := time.Now()
 	v := w.s.look(b.id)
 	other := languages[0]
 	if other == lang {
@@ -485,6 +486,7 @@ func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 		w.s.contains(otherText, "brought back as they had been at")
 		w.did["rewound"]++
 	}
+	b.past = append(b.past, moment{first, map[string]int{lang: n, other: otherN - 1}}) // which may have been saved, too
 	b.n, b.epoch = map[string]int{lang: n, other: otherN}, map[string]int{lang: epoch, other: otherEpoch}
 	b.remember()
 }
