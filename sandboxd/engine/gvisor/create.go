@@ -122,6 +122,9 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string) er
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
 	defer cancel()
+	ctx, died := context.WithCancelCause(ctx)
+	defer died(nil)
+	go e.watchBox(ctx, id, died)
 	for {
 		s, err := e.connect(ctx, id, build)
 		if err == nil {
@@ -135,6 +138,23 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string) er
 		case <-time.After(readyPoll):
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// watchBox calls died when the sandbox's process has, until ctx ends: a runsc exec that was about to join it can wait for long.
+func (e *Engine) watchBox(ctx context.Context, id sandbox.ID, died context.CancelCauseFunc) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if _, alive := e.layout.processOfBox(id); !alive {
+			died(errors.New("its process has died"))
+			return
 		}
 	}
 }
