@@ -36,7 +36,7 @@ func openSpool(t testing.TB, most int64) *spool.Folder {
 // longTools are fakeTools, "sum", which says what came, and "large", which answers with much.
 func longTools() []tools.Tool {
 	var readFile tools.Tool
-	for _, t := range tools.New(oneFile{}, tools.Config{}) {
+	for _, t := range tools.New(oneFile{size: 60_000_000}, tools.Config{}) {
 		if t.Definition.Name == "read_file" {
 			readFile = t
 		}
@@ -417,10 +417,13 @@ func pattern(n int) []byte {
 	return bytes.Repeat([]byte("0123456789 spool:\x00\xff\n"), n/20+1)[:n]
 }
 
-// oneFile is a daemon with one file.
-type oneFile struct{ tools.Sandboxes }
+// oneFile is a daemon with one file, of size bytes.
+type oneFile struct {
+	tools.Sandboxes
+	size int64
+}
 
-func (oneFile) ReadFile(_ context.Context, _, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
-	length = min(length, 60_000_000) - offset
+func (f oneFile) ReadFile(_ context.Context, _, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+	length = min(length, f.size) - offset
 	return io.NopCloser(bytes.NewReader(pattern(int(length)))), sandbox.File{Path: path, Size: offset + length}, nil
 }

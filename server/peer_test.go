@@ -121,7 +121,7 @@ func (a answer) text() string {
 
 func (p *peer) next() answer {
 	p.t.Helper()
-	a, err := p.tryNext(5 * time.Second)
+	a, err := p.tryNext(30 * time.Second) // the race detector on a slow machine
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func TestInitialize(t *testing.T) {
 
 // TestResources: one template, nothing to list, and a file's content or why there is none.
 func TestResources(t *testing.T) {
-	files := tools.Files(oneFile{}, tools.Config{})
+	files := tools.Files(oneFile{size: 1000}, tools.Config{})
 	broken := files
 	broken.Template.Name = "broken"
 	broken.Template.URITemplate = mcp.NewResourceTemplate("panic://{x}", "").URITemplate
