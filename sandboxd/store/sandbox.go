@@ -147,9 +147,9 @@ type End struct {
 }
 
 // EndSandbox makes a sandbox terminated, and its unfinished executions lost. A
-// sandbox that was never made gives its request id back, for the retry.
+// sandbox that was never made gives its request id back, for the retry. A full disk does not stand in its way.
 func (s *Store) EndSandbox(id sandbox.ID, end End) error {
-	return s.now(func(tx *sql.Tx) error {
+	return s.evenFull(func(tx *sql.Tx) error {
 		err := oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, cause = ?, reason = ?, end_time = ?, used_time = max(used_time, ?),
 			request_id = CASE WHEN ? THEN NULL ELSE request_id END WHERE id = ? AND state <> ?`,
 			sandbox.Terminated, end.Cause, end.Reason, toDB(end.Time), toDB(end.Used), end.Cause == CauseFailed, id, sandbox.Terminated))

@@ -7,6 +7,7 @@
 //   - [Sandbox]: a sandbox's record (sandbox.go, list.go)
 //   - [Execution]: an execution's record (execution.go)
 //   - what is forgotten, and when (prune.go)
+//   - how a full disk lets room be made (reserve.go)
 //
 // A method that changes something returns when the change is on disk (WAL,
 // synchronous=FULL), except those whose comment says "soon". Times are wall times.
@@ -50,6 +51,8 @@ type Store struct {
 	closed  bool
 	failure error // of the last transaction
 
+	reserve reserve
+
 	wake chan struct{}
 	done chan struct{} // closed when the writer has ended
 }
@@ -65,7 +68,7 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	s := &Store{log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &Store{log: log, reserve: reserve{path: path + ".reserve"}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
 		return nil, err
 	}
@@ -78,6 +81,7 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	if s.read, err = openPool(path, 4, "_pragma=query_only(1)"); err != nil {
 		return nil, errors.Join(err, s.write.Close())
 	}
+	s.reserve.keep()
 	go s.writeLoop()
 	return s, nil
 }

@@ -11,8 +11,9 @@ import (
 
 // op is one change. It may run twice, so it changes nothing but the database.
 type op struct {
-	do   func(*sql.Tx) error
-	done chan error // nil when nobody waits
+	do    func(*sql.Tx) error
+	done  chan error // nil when nobody waits
+	frees bool       // it makes room on the disk
 }
 
 // patience is how long a change that nobody waits for may stay in memory. Within it
@@ -22,17 +23,22 @@ const patience = 100 * time.Millisecond
 
 // now makes a change and returns when it is on disk. It takes no context: a change
 // is short, and is not abandoned half-way.
-func (s *Store) now(do func(*sql.Tx) error) error {
-	done := make(chan error, 1)
+func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
+
+// evenFull is now for a change that makes room, and so must be possible on a full disk.
+func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do, frees: true}) }
+
+func (s *Store) wait(o op) error {
+	o.done = make(chan error, 1)
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return ErrClosed
 	}
-	s.pending = append(s.pending, op{do, done})
+	s.pending = append(s.pending, o)
 	s.mu.Unlock()
 	s.signal()
-	return <-done
+	return <-o.done
 }
 
 // soon makes a change in a moment, after all that were asked for before it. A change
@@ -43,7 +49,7 @@ func (s *Store) soon(do func(*sql.Tx) error) {
 	if s.closed {
 		return
 	}
-	s.pending = append(s.pending, op{do, nil})
+	s.pending = append(s.pending, op{do: do})
 	if s.timer == nil {
 		s.timer = time.AfterFunc(patience, s.signal)
 	}
@@ -91,6 +97,11 @@ func (s *Store) commit(ops []op) {
 			s.commit([]op{o})
 		}
 		return
+	}
+	if full(err) && ops[0].frees && s.reserve.giveUp() {
+		err = s.transact(ops)
+	} else if err == nil {
+		s.reserve.keep()
 	}
 	s.note(err)
 	for _, o := range ops {
