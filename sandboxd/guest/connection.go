@@ -34,23 +34,31 @@ func newConnection(dial func(context.Context) (net.Conn, error)) connection {
 		},
 		HTTP2: &http.HTTP2Config{
 			MaxReadFrameSize: 1 << 20,
-			// A stream through a container engine can die without a word.
-			SendPingTimeout:  20 * time.Second,
+			// A stream through a container engine can die without a word, and a guest be stopped. Together with
+			// dialTimeout these are less than the minute after which clients give up.
+			SendPingTimeout:  10 * time.Second,
 			PingTimeout:      10 * time.Second,
 			WriteByteTimeout: 60 * time.Second,
 		},
 	}}
 }
 
-// dialFor dials under a context that ends with ctx while dialling and not at all afterwards: the
+// dialTimeout is for a guest to be joined. It is long, because a dial waits while the sandbox's memory is being saved.
+const dialTimeout = 20 * time.Second
+
+// dialFor dials under a context that ends with ctx, or after dialTimeout, while dialling, and not at all afterwards: the
 // connection outlives the request that it was made for.
 func dialFor(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	limited, done := context.WithTimeout(ctx, dialTimeout)
+	defer done()
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, cancel)
+	stop := context.AfterFunc(limited, cancel)
 	conn, err := dial(own)
-	if !stop() && err == nil {
-		conn.Close()
-		err = context.Cause(ctx)
+	if !stop() {
+		if err == nil {
+			conn.Close()
+		}
+		err = context.Cause(limited)
 	}
 	if err != nil {
 		cancel()

@@ -61,7 +61,7 @@ func (m *Manager) send(ctx context.Context, b *box, timeout time.Duration, n tri
 			return m.whyGone(ctx, b)
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case inner.Err() == nil && n > once && !errors.Is(err, errBegun):
+		case inner.Err() == nil && n > once && !errors.Is(err, errBegun) && !errors.Is(err, context.DeadlineExceeded):
 			b.log.Debug("a call to the guest is sent again", "error", err)
 			continue
 		}
