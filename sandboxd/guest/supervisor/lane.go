@@ -35,8 +35,8 @@ type lane struct {
 const (
 	maxQueued = 100
 	// startTimeout is how long a kernel may take until it reads requests. It is long because
-	// many sandboxes may start at once on a busy machine.
-	startTimeout = 60 * time.Second
+	// many sandboxes may start at once on a busy machine, and a machine may be emulated.
+	startTimeout = 3 * time.Minute
 )
 
 func newLane(lang sandbox.Language, sup *Supervisor) *lane {
