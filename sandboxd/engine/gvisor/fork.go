@@ -53,7 +53,7 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 		if err := e.restore(ctx, to, r); err != nil {
 			return err
 		}
-		return e.layout.discard(dir)
+		return e.drop(dir)
 	}
 	if _, alive := e.layout.processOfBox(from); !alive {
 		return noSandbox(from)
@@ -65,7 +65,7 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 	if err := e.startSaved(ctx, to, r.Build, making); err != nil {
 		return err
 	}
-	return e.layout.discard(making)
+	return e.drop(making)
 }
 
 // adopt makes a checkpoint of from one of to: only the configuration differs.

@@ -60,7 +60,7 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 	if _, alive := e.layout.processOfBox(id); !alive || e.layout.suspended(id) || !exists(e.layout.kept(id)) {
 		return nil
 	}
-	return errors.Join(e.layout.discard(e.layout.kept(id)), syncDir(e.layout.box(id)))
+	return errors.Join(e.drop(e.layout.kept(id)), syncDir(e.layout.box(id)))
 }
 
 // fallBack makes a sandbox suspended whose processes have died, if there is a checkpoint to fall back to. For who has
@@ -80,7 +80,7 @@ func (e *Engine) fallBack(ctx context.Context, id sandbox.ID) error {
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	return e.layout.put(kept, e.layout.checkpoint(id))
+	return e.put(kept, e.layout.checkpoint(id))
 }
 
 // look says what a sandbox is, and asks nobody. It needs no turn: what changes meanwhile is seen as it was or as it

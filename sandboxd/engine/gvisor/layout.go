@@ -125,14 +125,6 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// put gives a folder the name to. What had that name is replaced in one step, and then removed.
-func (l layout) put(making, to string) error {
-	if err := l.swap(making, to); err != nil {
-		return err
-	}
-	return l.discard(making)
-}
-
 // swap gives a folder the name to, in one step. What had that name gets the other.
 func (l layout) swap(making, to string) error {
 	err := os.Rename(making, to)
@@ -150,17 +142,26 @@ func (l layout) swap(making, to string) error {
 
 // discard removes a folder, if it is there: its name goes at once.
 func (l layout) discard(dir string) error {
-	if !exists(dir) {
-		return nil
-	}
-	trash, err := os.MkdirTemp(l.sandboxes(), ".trash-*")
-	if err != nil { // no room for that either
-		return os.RemoveAll(dir)
-	}
-	if err := os.Rename(dir, filepath.Join(trash, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, os.Remove(trash))
+	trash, err := l.trash(dir)
+	if err != nil || trash == "" {
+		return err
 	}
 	return os.RemoveAll(trash)
+}
+
+// trash takes a folder's name away, if it is there, and returns where it is now. What is there is removed at the next start at the latest.
+func (l layout) trash(dir string) (path string, err error) {
+	if !exists(dir) {
+		return "", nil
+	}
+	path, err = os.MkdirTemp(l.sandboxes(), ".trash-*")
+	if err != nil { // no room for that either
+		return "", os.RemoveAll(dir)
+	}
+	if err := os.Rename(dir, filepath.Join(path, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", errors.Join(err, os.Remove(path))
+	}
+	return path, nil
 }
 
 func readJSON(path string, v any) error {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,6 +44,29 @@ func syncAll(dir string) error {
 	}
 	defer file.Close()
 	return unix.Syncfs(int(file.Fd()))
+}
+
+// writeOut has a file that grows written to the disk meanwhile, so that there is less to wait for in the end. It promises
+// nothing. stop ends it.
+func writeOut(path string) (stop func()) {
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ended:
+				return
+			}
+			if file, err := os.Open(path); err == nil {
+				_ = unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+				_ = file.Close()
+			}
+		}
+	}()
+	return func() { close(ended); <-done }
 }
 
 // exchange swaps the names of two folders in one step.

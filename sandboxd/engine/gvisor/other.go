@@ -20,6 +20,7 @@ func rootless() bool                { return false }
 func tryNamespace(string) error     { return nil }
 func growPipe(*os.File)             {}
 func syncAll(string) error          { return nil }
+func writeOut(string) func()        { return func() {} }
 func totalMemory() int64            { return 0 }
 func exchange(string, string) error { return errors.ErrUnsupported }
 func allocated(fs.FileInfo) int64   { return 0 }

@@ -73,7 +73,7 @@ func (e *Engine) packAll(ctx context.Context, after time.Duration) {
 	}
 	for _, id := range ids {
 		// Cheap for those that are packed already, which are most.
-		info, err := os.Stat(filepath.Join(e.layout.checkpoint(id), "pages.img"))
+		info, err := os.Stat(filepath.Join(e.layout.checkpoint(id), pagesFile))
 		if ctx.Err() == nil && err == nil && time.Since(info.ModTime()) >= after {
 			packing, end := e.packer.begin(ctx, id)
 			_ = e.pack(packing, id)

@@ -38,7 +38,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	}
 	endCtx, cancel := cleanup(ctx)
 	defer cancel()
-	return errors.Join(e.end(endCtx, id), e.layout.discard(e.layout.kept(id)))
+	return errors.Join(e.end(endCtx, id), e.drop(e.layout.kept(id)))
 }
 
 // save writes a running sandbox's memory to the folder to, which gets its name when it is whole
@@ -50,7 +50,10 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	}
 	making, m := e.layout.makingCheckpoint(id), manifestOf(r, config)
 	m.Saved = time.Now().UTC()
-	if err := e.dump(ctx, id, r.Build, making); err != nil {
+	stop := writeOut(filepath.Join(making, pagesFile))
+	err = e.dump(ctx, id, r.Build, making)
+	stop()
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -65,8 +68,29 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	if err := errors.Join(syncFile(e.layout.record(id)), syncFile(filepath.Join(box, "config.json")), syncDir(box), syncDir(e.layout.sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
 	}
-	return e.layout.put(making, to)
+	return e.put(making, to)
 }
+
+// put gives a folder the name to. What had that name is replaced in one step, and then removed.
+func (e *Engine) put(making, to string) error {
+	if err := e.layout.swap(making, to); err != nil {
+		return err
+	}
+	return e.drop(making)
+}
+
+// drop removes a folder, if it is there: its name goes at once, and what is in it by and by. To give back the disk of a large
+// file takes a while (0.2 s for 130 MB on ext4), for which nobody who sleeps, wakes or is copied waits.
+func (e *Engine) drop(dir string) error {
+	trash, err := e.layout.trash(dir)
+	if err == nil && trash != "" {
+		e.chores.Go(func() { _ = os.RemoveAll(trash) }) // what can't be removed now is at the next start
+	}
+	return err
+}
+
+// pagesFile is of a checkpoint's files the one that is large.
+const pagesFile = "pages.img"
 
 // dump has runsc write a running sandbox's memory to a folder that it makes.
 func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) error {
@@ -121,7 +145,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	}
 	err = e.restore(ctx, id, r)
 	if err == nil {
-		err = errors.Join(e.layout.discard(e.layout.kept(id)), e.layout.put(e.layout.checkpoint(id), e.layout.kept(id)))
+		err = errors.Join(e.drop(e.layout.kept(id)), e.put(e.layout.checkpoint(id), e.layout.kept(id)))
 	}
 	if err != nil {
 		endCtx, cancel := cleanup(ctx)
