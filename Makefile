@@ -52,7 +52,7 @@ golden: guests ## rewrites the golden files; read the diff
 	DORMOUSE_UPDATE_GOLDEN=1 go test ./...
 
 clean: ## removes what was built here (images and homes stay)
-	rm -rf bin $(GUESTS)
+	rm -rf bin $(GUESTS) build/runsc/compiled.go
 
 # The guest is embedded for both architectures, so that a Mac can inject it. Go decides
 # whether there is anything to do, so these always run.
@@ -64,9 +64,9 @@ bin/dormouse: guests FORCE
 	@echo "build $@"
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ .
 
-bin/runsc: build/runsc/go.mod build/runsc/go.sum
+bin/runsc: $(wildcard build/runsc/go.* build/runsc/main.go build/runsc/filters/*)
 	@echo "build $@ (gVisor, from its Go module; about a minute the first time)"
-	@cd build/runsc && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ gvisor.dev/gvisor/runsc
+	@cd build/runsc && export CGO_ENABLED=0 && go run -trimpath ./filters compiled.go && go build -trimpath -ldflags '-s -w' -o ../../$@ .
 
 FORCE:
 .PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross mcpb golden clean guests FORCE

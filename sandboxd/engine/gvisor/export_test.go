@@ -32,3 +32,6 @@ func (e *Engine) Refs() (refs []string) {
 
 // Unpack unpacks a tar below a folder.
 var Unpack = unpack
+
+// Flags are runsc's for every call, in a folder.
+func Flags(dir string) []string { return layout{dir}.flags(true) }

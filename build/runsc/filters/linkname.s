@@ -1,0 +1,1 @@
+// Lets filters/main.go declare a function without a body.

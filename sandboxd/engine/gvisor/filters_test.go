@@ -1,0 +1,57 @@
+package gvisor_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+)
+
+// The seccomp filter around a sandbox was compiled when runsc was built: runsc finds it by the options that the engine's flags
+// amount to, and compiles one itself, which takes a while, when it finds none.
+func TestFilterIsCompiledAhead(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: runsc alone needs root")
+	}
+	program := runsc(t)
+	if filepath.Base(filepath.Dir(program)) != "bin" {
+		t.Skip("NOT TESTED: this is not the runsc that `make build` makes")
+	}
+	e, s, dir := open(t, tempDir(t), bundle.Bundle{}), spec(anyImage(t)), tempDir(t)
+	create(t, e, s)
+	var config map[string]any
+	text, err := os.ReadFile(e.ConfigFile(s.ID))
+	if err == nil {
+		err = json.Unmarshal(text, &config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	config["process"].(map[string]any)["args"] = []string{"true"}
+	delete(config["linux"].(map[string]any), "cgroupsPath")
+	if text, err = json.Marshal(config); err == nil {
+		err = os.WriteFile(filepath.Join(dir, "config.json"), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append(gvisor.Flags(dir), "--debug-log="+dir+"/log/", "run", "--bundle="+dir, "x")
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("runsc run: %v: %s", err, out)
+	}
+	logs, _ := filepath.Glob(dir + "/log/*boot*")
+	if len(logs) != 1 {
+		t.Fatalf("logs of the sandbox: %q", logs)
+	}
+	if text, err = os.ReadFile(logs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte("precompiled seccomp program rendered")) || bytes.Contains(text, []byte("No precompiled program")) {
+		t.Errorf("it compiled a filter: %s", text)
+	}
+}
