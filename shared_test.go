@@ -20,12 +20,12 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 	id := h.connect(t).create(nil)
 	var clients sync.WaitGroup
 	finished := make(chan string, 20)
-	for _, name := range []string{"ann", "bob"} {
+	for _, name := range []string{"Ann", "Bob"} { // capitals: no id has them
 		s := h.connect(t)
 		clients.Go(func() {
 			for i := range 10 {
 				r, err := s.Must(s.ctx, "execute_code", args{"sandbox_id": id, "code": fmt.Sprintf("import time; time.sleep(.1); print('%s', %d)", name, i)})
-				if want := fmt.Sprintf("%s %d\n", name, i); err != nil || !strings.Contains(r.Text, want) || strings.Count(r.Text, "ann")+strings.Count(r.Text, "bob") != 1 {
+				if want := fmt.Sprintf("%s %d\n", name, i); err != nil || !strings.Contains(r.Text, want) || strings.Count(r.Text, "Ann")+strings.Count(r.Text, "Bob") != 1 {
 					t.Errorf("%v; the answer to %s's call %d:\n%s", err, name, i, r.Text)
 				}
 				finished <- name
