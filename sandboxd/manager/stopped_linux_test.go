@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -17,9 +18,7 @@ import (
 // TestGvisorStopped stops a sandbox's process, as a debugger or a freezer does: who waits is told before clients give up, and
 // when it is let go, all is as it was.
 func TestGvisorStopped(t *testing.T) {
-	if os.Getenv("DORMOUSE_TEST_SLOW") == "" {
-		t.Skip("only with DORMOUSE_TEST_SLOW=1")
-	}
+	enginetest.Slow(t)
 	eng, ref := gvisorEngine(t)
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
 	defer func() { d.stop(t) }()

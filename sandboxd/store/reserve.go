@@ -2,7 +2,6 @@ package store
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 
 	"modernc.org/sqlite"
@@ -39,9 +38,8 @@ func (r *reserve) keep() {
 
 // giveUp reports whether there was one.
 func (r *reserve) giveUp() bool {
-	err := os.Remove(r.path)
-	r.kept = err != nil && !errors.Is(err, fs.ErrNotExist)
-	return err == nil
+	r.kept = false
+	return os.Remove(r.path) == nil
 }
 
 // full reports whether err is that of a full disk.

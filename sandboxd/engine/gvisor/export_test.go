@@ -2,6 +2,7 @@ package gvisor
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -33,5 +34,5 @@ func (e *Engine) Refs() (refs []string) {
 // Unpack unpacks a tar below a folder.
 var Unpack = unpack
 
-// Flags are runsc's for every call, in a folder.
-func Flags(dir string) []string { return layout{dir}.flags(true) }
+// Command is a call of runsc as the engine makes it.
+func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }

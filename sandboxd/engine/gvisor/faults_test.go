@@ -18,6 +18,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
@@ -409,9 +410,7 @@ func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 
 // A gigabyte, for who has the time.
 func TestAGigabyteSleeps(t *testing.T) {
-	if os.Getenv("DORMOUSE_TEST_SLOW") == "" {
-		t.Skip("only with DORMOUSE_TEST_SLOW=1")
-	}
+	enginetest.Slow(t)
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Second)
 	s := spec(image)
