@@ -76,6 +76,10 @@ func TestKilledAt(t *testing.T) {
 			defer next.stop(t)
 			d = next
 
+			eventually(t, "what became of the call is on record, though nobody asks", func() bool {
+				left, err := d.store.Unfinished(ctx)
+				return err == nil && len(left) == 0
+			})
 			d.reads(t, id, "a", "kept")
 			if got, err := d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {
 				t.Errorf("GetExecution() = %+v, %v, want its output", got, err)

@@ -193,7 +193,7 @@ func (b *box) queue(id sandbox.ExecutionID) (lang sandbox.Language, first bool) 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.pending[id]
-	if p == nil || b.asleep { // who resumes it has it followed
+	if p == nil {
 		return "", false
 	}
 	lang = p.accepted.Language
@@ -211,7 +211,7 @@ func (b *box) nextFollowed(lang sandbox.Language) (sandbox.ExecutionID, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	queue := slices.DeleteFunc(b.followed[lang], func(id sandbox.ExecutionID) bool { return b.pending[id] == nil })
-	if len(queue) == 0 || b.asleep {
+	if len(queue) == 0 {
 		delete(b.followed, lang)
 		return "", false
 	}

@@ -73,6 +73,7 @@ func TestPausedTakesRoom(t *testing.T) {
 func TestFiveHundredSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const many = 500
+		before := runtime.NumGoroutine()
 		eng := newTestEngine()
 		defer eng.Close()
 		eng.stateBytes = 40 * sandbox.MiB
@@ -97,7 +98,7 @@ func TestFiveHundredSleep(t *testing.T) {
 			d.writes(t, ids[i], "name", fmt.Sprint(i))
 		})
 		wait(2 * idle)
-		goroutines := runtime.NumGoroutine()
+		goroutines := runtime.NumGoroutine() - before
 		path := crash(t, d)
 		d = start(t, path, eng, limits)
 		defer func() { d.stop(t) }()

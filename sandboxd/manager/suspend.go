@@ -81,6 +81,9 @@ func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) 
 		err = w.err
 	case <-ctx.Done():
 		err = ctx.Err()
+		if b.ctx.Err() != nil { // which ctx may be
+			err = m.whyGone(ctx, b)
+		}
 	}
 	if err != nil {
 		release()

@@ -44,6 +44,7 @@ func TestOnExecution(t *testing.T) {
 		sb := d.create(t, sandbox.CreateRequest{})
 		want := func(id sandbox.ExecutionID, states string) {
 			t.Helper()
+			synctest.Wait() // who is told may be so a moment after the one who asked has the answer
 			if got := l.of(id); got != states {
 				t.Errorf("of %s was told %q, want %q", id, got, states)
 			}

@@ -22,7 +22,7 @@ func (m *Manager) follow(b *box, id sandbox.ExecutionID) {
 }
 
 // watch waits for one execution after another. Not knowing is no end: it asks until the guest
-// answers or the sandbox has ended.
+// answers or the sandbox has ended. A sandbox sleeps with an execution to follow only after a crash, and is resumed for it.
 func (m *Manager) watch(b *box, lang sandbox.Language) {
 	backoff := firstBackoff
 	for b.ctx.Err() == nil {
