@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // cgroups is what limits sandboxes on this machine: a tree of version 2, or one for each
@@ -114,26 +112,26 @@ func (c cgroups) tried() cgroups {
 	return c
 }
 
-// path is a sandbox's cgroup in every tree; empty where there are none.
-func (c cgroups) path(id sandbox.ID) string {
+// path is an instance's cgroup in every tree; empty where there are none.
+func (c cgroups) path(name string) string {
 	if c.missing != "" {
 		return ""
 	}
-	return c.base + cgroupParent + "/" + string(id)
+	return c.base + cgroupParent + "/" + name
 }
 
-func (c cgroups) dirs(id sandbox.ID) []string {
+func (c cgroups) dirs(name string) []string {
 	var dirs []string
 	for _, tree := range c.trees {
-		dirs = append(dirs, tree+cgroupParent+"/"+string(id))
+		dirs = append(dirs, tree+cgroupParent+"/"+name)
 	}
 	return dirs
 }
 
-// processes are those in the sandbox's cgroup.
-func (c cgroups) processes(id sandbox.ID) []int {
+// processes are those in an instance's cgroup.
+func (c cgroups) processes(name string) []int {
 	var pids []int
-	for _, dir := range c.dirs(id) {
+	for _, dir := range c.dirs(name) {
 		text, err := os.ReadFile(dir + "/cgroup.procs")
 		if err != nil {
 			continue
@@ -147,9 +145,9 @@ func (c cgroups) processes(id sandbox.ID) []int {
 	return pids
 }
 
-// ranOutOfMemory reports whether the kernel ended the sandbox for its memory.
-func (c cgroups) ranOutOfMemory(id sandbox.ID) bool {
-	for _, dir := range c.dirs(id) {
+// ranOutOfMemory reports whether the kernel ended an instance for its memory.
+func (c cgroups) ranOutOfMemory(name string) bool {
+	for _, dir := range c.dirs(name) {
 		for _, name := range []string{"memory.events", "memory.oom_control"} {
 			text, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {
@@ -165,12 +163,12 @@ func (c cgroups) ranOutOfMemory(id sandbox.ID) bool {
 	return false
 }
 
-// remove removes the sandbox's cgroup, whose processes have ended. The kernel may need a
+// remove removes an instance's cgroup, whose processes have ended. The kernel may need a
 // moment to see that.
-func (c cgroups) remove(ctx context.Context, id sandbox.ID) error {
+func (c cgroups) remove(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	for _, dir := range c.dirs(id) {
+	for _, dir := range c.dirs(name) {
 		for {
 			err := os.Remove(dir)
 			if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -179,7 +177,7 @@ func (c cgroups) remove(ctx context.Context, id sandbox.ID) error {
 			select {
 			case <-time.After(2 * time.Millisecond):
 			case <-ctx.Done():
-				return fmt.Errorf("remove the cgroup of %s: %w", id, err)
+				return fmt.Errorf("remove the cgroup of %s: %w", name, err)
 			}
 		}
 	}

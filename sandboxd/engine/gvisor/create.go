@@ -41,7 +41,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	if err != nil {
 		return err
 	}
-	return e.make(ctx, spec.ID, r, config, func() error { return e.startBox(ctx, spec.ID, r.Build, "run") })
+	return e.make(ctx, spec.ID, r, config, func() error { return e.startNew(ctx, spec.ID, r.Build) })
 }
 
 // begin takes the turn of a sandbox that is to be made.
@@ -64,7 +64,7 @@ func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
 	}
 	return record{Build: e.build, Guest: guest, Image: img.Digest, Schema: recordSchema}, profile(spec, facts{
 		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.guest(guest), Etc: e.layout.etc(),
-		Cgroup: e.cgroups.path(spec.ID), Swap: e.cgroups.swap,
+		Cgroup: e.cgroups.path(string(spec.ID)), Swap: e.cgroups.swap,
 	}), nil
 }
 
@@ -92,27 +92,49 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSp
 	return errors.Join(fmt.Errorf("create %s: %w", id, err), e.remove(cleanupCtx, id))
 }
 
-// startBox starts a sandbox whose folder is there, by runsc's command run or restore, and
-// waits for its guest.
-func (e *Engine) startBox(ctx context.Context, id sandbox.ID, build, command string, args ...string) error {
-	var config ociSpec
-	if err := readJSON(filepath.Join(e.layout.box(id), "config.json"), &config); err != nil {
+// startNew starts a sandbox whose folder is there, and waits for its guest.
+func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) error {
+	config, err := e.layout.config(id)
+	if err != nil {
 		return err
 	}
-	cgroup, err := e.cgroups.open(id, config.Linux.Resources)
+	p, err := e.launch(ctx, e.layout.own(id), config, build, "run", "--detach")
 	if err != nil {
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
+		return err
+	}
+	return e.started(ctx, id, build, p)
+}
+
+// launch has runsc make the processes of an instance whose folder is there, by its command run, restore or create.
+func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build, command string, args ...string) (process, error) {
+	cgroup, err := e.cgroups.open(in.name, config.Linux.Resources)
+	if err != nil {
+		return process{}, sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
 	}
 	defer cgroup.Close() // also of nil
-	args = append([]string{command, "--detach", "--bundle=" + e.layout.box(id), "--pid-file=" + e.layout.pidFile(id)}, args...)
-	if err := e.start(ctx, cgroup, build, append(args, string(id))...); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox could not be started by gVisor; the daemon's log has the details").WithCause(err)
+	args = append([]string{command, "--bundle=" + in.bundle, "--pid-file=" + in.pidFile()}, args...)
+	if err := e.start(ctx, cgroup, build, append(args, in.name)...); err != nil {
+		return process{}, notStarted(ctx, err)
 	}
-	if err := e.layout.recordProcess(id); err != nil {
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
+	p, err := in.started()
+	if err != nil {
+		return process{}, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
+	}
+	return p, nil
+}
+
+// notStarted is the error of a sandbox that runsc did not start.
+func notStarted(ctx context.Context, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return sandbox.Errorf(sandbox.Unavailable, "the sandbox could not be started by gVisor; the daemon's log has the details").WithCause(cause)
+}
+
+// started notes the process of a sandbox, and waits for its guest.
+func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process) error {
+	if err := writeJSON(e.layout.process(id), p); err != nil {
+		return err
 	}
 	return e.awaitGuest(ctx, id, build)
 }

@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // delegatedCgroups are those of a user who is not root: the part of version 2's tree that systemd has given to the
@@ -81,12 +79,12 @@ func writeCgroup(dir, file, value string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
 }
 
-// open makes the cgroup of a sandbox that is about to be started, if that is ours to do; else it returns nil.
-func (c cgroups) open(id sandbox.ID, r *ociResources) (*os.File, error) {
+// open makes the cgroup of an instance that is about to be started, if that is ours to do; else it returns nil.
+func (c cgroups) open(name string, r *ociResources) (*os.File, error) {
 	if !c.ours || c.missing != "" || r == nil {
 		return nil, nil
 	}
-	dir := c.dirs(id)[0]
+	dir := c.dirs(name)[0]
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}

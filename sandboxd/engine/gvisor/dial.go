@@ -56,7 +56,7 @@ func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (_ *s
 	defer theirOut.Close()
 	growPipe(in)
 	growPipe(out)
-	cmd := e.command(build, append([]string{"--log=/dev/null", "exec", "--user=0:0", "--cwd=/", string(id)}, engine.ConnectArgs()...)...)
+	cmd := e.command(build, append([]string{"--log=/dev/null", "exec", "--user=0:0", "--cwd=/", e.layout.instanceOf(id).name}, engine.ConnectArgs()...)...)
 	s := &stream{in: in, out: out, cmd: cmd, stderr: &bounded{max: 4 << 10}, ended: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirIn, theirOut, s.stderr
 	cmd.WaitDelay = lastWords

@@ -9,7 +9,9 @@ import (
 )
 
 // ProcessesOf finds all that runs for a sandbox.
-func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) { return e.processesOf(id) }
+func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) {
+	return e.processesOf(e.layout.instanceOf(id), e.layout.process(id))
+}
 
 // ConfigFile is what runsc is told about a sandbox.
 func (e *Engine) ConfigFile(id sandbox.ID) string {
@@ -36,3 +38,13 @@ var Unpack = unpack
 
 // Command is a call of runsc as the engine makes it.
 func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }
+
+// Spare is the name of the spare that is ready; empty if none is.
+func (e *Engine) Spare() string {
+	e.spares.mu.Lock()
+	defer e.spares.mu.Unlock()
+	if e.spares.ready == nil {
+		return ""
+	}
+	return e.spares.ready.name
+}

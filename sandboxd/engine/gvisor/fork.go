@@ -31,11 +31,11 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err := e.fallBack(ctx, from); err != nil {
 		return err
 	}
-	var config ociSpec
-	if err := readJSON(filepath.Join(e.layout.box(from), "config.json"), &config); err != nil {
+	config, err := e.layout.config(from)
+	if err != nil {
 		return err
 	}
-	config.Linux.CgroupsPath = e.cgroups.path(to)
+	config.Linux.CgroupsPath = e.cgroups.path(string(to))
 	return e.make(ctx, to, r, config, func() error { return e.startCopy(ctx, from, to, r) })
 }
 

@@ -12,6 +12,7 @@
 //   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
 //   - what new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
+//   - the processes that the next one which is restored need not wait for (spare.go)
 //   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
 //   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
 //     unpacked once and shared (images.go, unpack.go), and removed when nobody uses them (tidy.go)
@@ -78,6 +79,7 @@ type Engine struct {
 	mayPull bool
 
 	snapshots snapshots
+	spares    spares
 
 	ctx    context.Context // of what goes on by itself, until Close
 	quit   context.CancelFunc
@@ -117,7 +119,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := tryNamespace(program); err != nil {
 		return nil, err
 	}
-	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull}
+	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
 	if err := e.layout.make(); err != nil {
 		return nil, err
 	}
@@ -158,6 +160,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 			giveWay()
 			_ = e.images.tidy(e.ctx, time.Now()) // what can't be removed now is tried again at the next start
 		})
+		e.chores.Go(e.keepSpare)
 		if cfg.CompressAfter >= 0 {
 			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
 		}

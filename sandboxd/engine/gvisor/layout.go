@@ -17,12 +17,14 @@ import (
 //	  config.json            what runsc is told
 //	  record.json            what made it: which runsc, guest and image
 //	  process.json           its process, when it has started
+//	  spare                  the name of the spare that it runs in, if it does
 //	  checkpoint/            its memory: it is suspended while this is there
 //	  kept/                  its memory as it was a while ago: what it falls back to if its processes die
 //	  checkpoint.making/     a checkpoint that is not whole yet
 //	  checkpoint.packing/    one that is being compressed
 //	  checkpoint.open/       one that is being decompressed, to be restored
 //	sandboxes/.trash-*       being removed
+//	spares/<name>/           the bundle of a sandbox that waits for what to restore, or did
 //	snapshots/<hash>/        what new sandboxes start from: the folder of one that was suspended for that
 //	runsc/                   runsc's own state
 //	bin/runsc-<build>        each runsc that a sandbox was made with
@@ -35,12 +37,14 @@ type layout struct{ dir string }
 
 func (l layout) sandboxes() string            { return filepath.Join(l.dir, "sandboxes") }
 func (l layout) box(id sandbox.ID) string     { return filepath.Join(l.sandboxes(), string(id)) }
+func (l layout) spares() string               { return filepath.Join(l.dir, "spares") }
 func (l layout) runscRoot() string            { return filepath.Join(l.dir, "runsc") }
 func (l layout) runsc(build string) string    { return filepath.Join(l.dir, "bin", "runsc-"+build) }
 func (l layout) guest(name string) string     { return filepath.Join(l.dir, "guest", name) }
 func (l layout) etc() string                  { return filepath.Join(l.dir, "etc") }
 func (l layout) record(id sandbox.ID) string  { return filepath.Join(l.box(id), "record.json") }
 func (l layout) process(id sandbox.ID) string { return filepath.Join(l.box(id), "process.json") }
+func (l layout) spareOf(id sandbox.ID) string { return filepath.Join(l.box(id), "spare") }
 func (l layout) checkpoint(id sandbox.ID) string {
 	return filepath.Join(l.box(id), "checkpoint")
 }
@@ -60,7 +64,7 @@ var etcFiles = map[string]string{
 
 // make makes the folders that are always there.
 func (l layout) make() error {
-	for _, dir := range []string{l.dir, l.sandboxes(), l.runscRoot(), filepath.Join(l.dir, "bin"), filepath.Join(l.dir, "guest")} {
+	for _, dir := range []string{l.dir, l.sandboxes(), l.spares(), l.runscRoot(), filepath.Join(l.dir, "bin"), filepath.Join(l.dir, "guest")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("open gvisor: %w", err)
 		}
@@ -116,6 +120,12 @@ func (l layout) ids() ([]sandbox.ID, error) {
 		}
 	}
 	return ids, nil
+}
+
+// config is what runsc is told about a sandbox that runs in no spare.
+func (l layout) config(id sandbox.ID) (config ociSpec, err error) {
+	err = readJSON(filepath.Join(l.box(id), "config.json"), &config)
+	return config, err
 }
 
 func (l layout) suspended(id sandbox.ID) bool { return exists(l.checkpoint(id)) }

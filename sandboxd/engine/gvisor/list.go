@@ -37,7 +37,7 @@ func (e *Engine) ending(id sandbox.ID) string {
 		return "nothing of it runs, and no saved memory is there"
 	case p.Boot != bootID():
 		return "ended with the machine, which was started anew"
-	case e.cgroups.ranOutOfMemory(id):
+	case e.cgroups.ranOutOfMemory(e.layout.instanceOf(id).name):
 		return "was killed, out of memory"
 	}
 	return "exited"

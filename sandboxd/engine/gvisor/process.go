@@ -69,49 +69,62 @@ func (l layout) processOfBox(id sandbox.ID) (p process, alive bool) {
 	return p, p.alive()
 }
 
-// pidFile is where runsc writes the sandbox's pid.
-func (l layout) pidFile(id sandbox.ID) string { return filepath.Join(l.box(id), "pid") }
+// instance is what runs of a sandbox: its name is what runsc calls it, and its cgroup. It is the sandbox's own, or the
+// spare that it has taken.
+type instance struct {
+	name   string
+	bundle string // the folder that runsc was given
+}
 
-// recordProcess notes the process that runsc has just started.
-func (l layout) recordProcess(id sandbox.ID) error {
-	text, err := os.ReadFile(l.pidFile(id))
+func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.box(id)} }
+func (l layout) spare(name string) instance { return instance{name, filepath.Join(l.spares(), name)} }
+
+func (l layout) instanceOf(id sandbox.ID) instance {
+	if name, err := os.ReadFile(l.spareOf(id)); err == nil {
+		return l.spare(string(name))
+	}
+	return l.own(id)
+}
+
+// pidFile is where runsc writes the pid.
+func (in instance) pidFile() string { return filepath.Join(in.bundle, "pid") }
+
+// started names the process that runsc has just started.
+func (in instance) started() (process, error) {
+	text, err := os.ReadFile(in.pidFile())
 	if err != nil {
-		return err
+		return process{}, err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		return fmt.Errorf("the sandbox's pid: %w", err)
+		return process{}, fmt.Errorf("the sandbox's pid: %w", err)
 	}
-	p, err := processOf(pid)
-	if err != nil {
-		return err
-	}
-	return writeJSON(l.process(id), p)
+	return processOf(pid)
 }
 
-// processesOf finds all that runs for a sandbox, the half-started too: what is in its cgroup,
-// each runsc that was given its folder, and the one that was recorded, which is in no cgroup and has no
-// command line any more while it ends.
-func (e *Engine) processesOf(id sandbox.ID) ([]int, error) {
+// processesOf finds all that runs of an instance, the half-started too: what is in its cgroup,
+// each runsc that was given its folder, and the one that is on record in a file, if there is one: while it ends it is in no cgroup and
+// has no command line any more.
+func (e *Engine) processesOf(in instance, record string) ([]int, error) {
 	found := map[int]bool{}
-	if p, alive := e.layout.processOfBox(id); alive {
+	var p process
+	if err := readJSON(record, &p); err == nil && p.alive() {
 		found[p.PID] = true
 	}
-	for _, pid := range e.cgroups.processes(id) {
+	for _, pid := range e.cgroups.processes(in.name) {
 		found[pid] = true
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
-	box := e.layout.box(id)
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
 		if err != nil {
 			continue
 		}
 		args, err := os.ReadFile("/proc/" + entry.Name() + "/cmdline")
-		if err == nil && isRunscOf(string(args), box) {
+		if err == nil && isRunscOf(string(args), in.bundle) {
 			found[pid] = true
 		}
 	}
@@ -141,12 +154,12 @@ func isRunscOf(cmdline, box string) bool {
 // killTimeout is when a process that was killed is taken to be stuck in the kernel.
 const killTimeout = 20 * time.Second
 
-// kill ends everything that runs for a sandbox, and returns when it has ended.
-func (e *Engine) kill(ctx context.Context, id sandbox.ID) error {
+// kill ends everything that runs of an instance, and returns when it has ended.
+func (e *Engine) kill(ctx context.Context, in instance, record string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, errors.New("a process does not end"))
 	defer cancel()
 	for {
-		pids, err := e.processesOf(id)
+		pids, err := e.processesOf(in, record)
 		if err != nil || len(pids) == 0 {
 			return err
 		}
@@ -158,7 +171,7 @@ func (e *Engine) kill(ctx context.Context, id sandbox.ID) error {
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("end the processes of %s: %w", id, context.Cause(ctx))
+			return fmt.Errorf("end the processes of %s: %w", in.name, context.Cause(ctx))
 		}
 	}
 }

@@ -29,7 +29,7 @@ func TestProfileIsAsReviewed(t *testing.T) {
 	}{
 		where.flags(false),
 		profile(spec, facts{Root: "/images/0123/rootfs", Path: "/usr/local/bin:/usr/bin:/bin", Guest: where.guest("0123456789ab-amd64"),
-			Etc: where.etc(), Cgroup: c.path(spec.ID), Swap: c.swap}),
+			Etc: where.etc(), Cgroup: c.path(string(spec.ID)), Swap: c.swap}),
 	}, "", "  ")
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 //     being suspended or being resumed; nobody was told of anything that it did since
 //   - a checkpoint that is not whole is no checkpoint: the sandbox goes on
 //   - a sandbox whose processes have died falls back to what is kept of it
-//   - what was being removed is removed
+//   - what was being removed is removed, and so is a spare that nobody took
 //
 // A sandbox that does not run any more and has nothing to fall back to stays, for [Engine.List] to tell.
 func (e *Engine) recover(ctx context.Context) error {
@@ -30,7 +30,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			return fmt.Errorf("recover %s: %w", id, err)
 		}
 	}
-	if err := errors.Join(e.clearTrash(), e.tidySnapshots()); err != nil {
+	if err := errors.Join(e.endSpares(ctx), e.clearTrash(), e.tidySnapshots()); err != nil {
 		return err
 	}
 	return e.prune(ids)

@@ -97,7 +97,7 @@ func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r rec
 	if err := json.Unmarshal(text, &config); err != nil {
 		return err
 	}
-	config.Linux.CgroupsPath = e.cgroups.path(id)
+	config.Linux.CgroupsPath = e.cgroups.path(string(id))
 	checkpoint := filepath.Join(dir, "checkpoint")
 	m, err := readManifest(checkpoint)
 	if err != nil {
@@ -109,6 +109,16 @@ func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r rec
 	return e.make(ctx, id, r, config, func() error {
 		return e.restoreFrom(ctx, id, r.Build, checkpoint, func() error { return e.snapshots.check(m, checkpoint) })
 	})
+}
+
+// wantSpare asks for a spare for those that start from a snapshot.
+func (e *Engine) wantSpare(dir, build string) error {
+	var config ociSpec
+	if err := readJSON(filepath.Join(dir, "config.json"), &config); err != nil {
+		return err
+	}
+	e.spares.want(kindOf(build, config))
+	return nil
 }
 
 // check reads a snapshot through once.
@@ -144,8 +154,16 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 		return err
 	}
 	dir, err := e.snapshotOf(r, spec, img)
-	if err != nil || fresh(dir) {
+	if err != nil {
 		return err
+	}
+	defer func() {
+		if err == nil { // for the first that is started from it
+			err = e.wantSpare(dir, r.Build)
+		}
+	}()
+	if fresh(dir) {
+		return nil
 	}
 	e.snapshots.hide(spec.ID, true)
 	defer e.snapshots.hide(spec.ID, false)

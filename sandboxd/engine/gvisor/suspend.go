@@ -101,7 +101,7 @@ func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) err
 		return noRoom(err)
 	}
 	e.streams.close(id) // a pipe of the host's can't be in a checkpoint
-	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, string(id))
+	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.instanceOf(id).name)
 	if err == nil {
 		return nil
 	}
@@ -199,7 +199,24 @@ func (e *Engine) restoreFrom(ctx context.Context, id sandbox.ID, build, dir stri
 // startSaved starts a sandbox from runsc's files in a folder. It runs before all its memory is read, and reads what it needs
 // first; the files are open by then, and may lose their names.
 func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir string) error {
-	return e.startBox(ctx, id, build, "restore", "--background", "--image-path="+dir)
+	config, err := e.layout.config(id)
+	if err != nil {
+		return err
+	}
+	kind := kindOf(build, config)
+	var p process
+	if s := e.spares.take(kind); s != nil {
+		p, err = s.process, e.restoreInto(ctx, id, s, build, dir)
+	} else {
+		p, err = e.launch(ctx, e.layout.own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)
+	}
+	if err == nil {
+		err = e.started(ctx, id, build, p)
+	}
+	if err == nil {
+		e.spares.want(kind)
+	}
+	return err
 }
 
 // restorable says what a checkpoint needs and is missing.

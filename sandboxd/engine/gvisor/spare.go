@@ -1,0 +1,182 @@
+package gvisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory
+// to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
+// wait until they are made. There is one at most; it is used once, takes some 25 MB of memory, and ends with the engine.
+
+// spareDelay is how long after a start the next spare is made: what was just started has the CPUs first.
+const spareDelay = 500 * time.Millisecond
+
+// spares are the spare that there is, if there is one.
+type spares struct {
+	wants chan spareKind // holds the last wish
+
+	mu    sync.Mutex
+	ready *spare
+}
+
+// spareKind is what sandboxes have in common that can take the same spare.
+type spareKind struct {
+	build  string
+	config ociSpec // without a cgroup
+}
+
+type spare struct {
+	instance
+	sum     string // of its kind
+	process process
+}
+
+// kindOf is the kind of a sandbox that has this configuration.
+func kindOf(build string, config ociSpec) spareKind {
+	config.Linux.CgroupsPath = ""
+	return spareKind{build, config}
+}
+
+func (k spareKind) sum() string {
+	text, _ := json.Marshal(k.config) // of strings and numbers: it can't fail
+	return sumOf(append(text, k.build...))
+}
+
+// want asks for a spare of a kind, instead of what was asked for before.
+func (s *spares) want(k spareKind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.wants:
+	default:
+	}
+	s.wants <- k
+}
+
+// take returns the spare if it is of that kind, and nil if not. It is the caller's now.
+func (s *spares) take(k spareKind) *spare {
+	sum := k.sum()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it := s.ready
+	if it == nil || it.sum != sum || !it.process.alive() {
+		return nil
+	}
+	s.ready = nil
+	return it
+}
+
+// keepSpare makes spares as they are wanted, until the engine is closed.
+func (e *Engine) keepSpare() {
+	defer e.dropSpare("")
+	for {
+		select {
+		case k := <-e.spares.wants:
+			select {
+			case <-time.After(spareDelay):
+			case <-e.ctx.Done():
+				return
+			}
+			if e.dropSpare(k.sum()) {
+				continue
+			}
+			if made, err := e.makeSpare(e.ctx, k); err == nil { // without one, starts are slower
+				e.spares.mu.Lock()
+				e.spares.ready = made
+				e.spares.mu.Unlock()
+			}
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}
+
+// dropSpare ends the spare, unless it is alive and of the kind with this sum. It reports whether there is one still.
+func (e *Engine) dropSpare(sum string) (is bool) {
+	e.spares.mu.Lock()
+	it := e.spares.ready
+	is = it != nil && it.sum == sum && it.process.alive()
+	if !is {
+		e.spares.ready = nil
+	}
+	e.spares.mu.Unlock()
+	if it != nil && !is {
+		ctx, cancel := cleanup(e.ctx)
+		defer cancel()
+		_ = e.endInstance(ctx, it.instance, "") // what is left is ended at the next start
+	}
+	return is
+}
+
+func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err error) {
+	in := e.layout.spare("spare-" + strings.ToLower(rand.Text()))
+	config := k.config
+	config.Linux.CgroupsPath = e.cgroups.path(in.name)
+	if err := os.Mkdir(in.bundle, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			cleanupCtx, cancel := cleanup(ctx)
+			defer cancel()
+			err = errors.Join(err, e.endInstance(cleanupCtx, in, ""))
+		}
+	}()
+	if err := writeJSON(filepath.Join(in.bundle, "config.json"), config); err != nil {
+		return nil, err
+	}
+	p, err := e.launch(ctx, in, config, k.build, "create")
+	if err != nil {
+		return nil, err
+	}
+	return &spare{in, k.sum(), p}, nil
+}
+
+// endSpares ends the spares that no sandbox has taken.
+func (e *Engine) endSpares(ctx context.Context) error {
+	ids, err := e.layout.ids()
+	if err != nil {
+		return err
+	}
+	taken := map[string]bool{}
+	for _, id := range ids {
+		taken[e.layout.instanceOf(id).name] = true
+	}
+	entries, err := os.ReadDir(e.layout.spares())
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if taken[entry.Name()] {
+			continue
+		}
+		if err := e.endInstance(ctx, e.layout.spare(entry.Name()), ""); err != nil {
+			return fmt.Errorf("end a spare: %w", err)
+		}
+	}
+	return nil
+}
+
+// restoreInto starts a sandbox in a spare from runsc's files in a folder.
+func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build, dir string) error {
+	if err := writeFile(e.layout.spareOf(id), []byte(s.name), 0o600); err != nil {
+		endCtx, cancel := cleanup(ctx)
+		defer cancel()
+		return errors.Join(err, e.endInstance(endCtx, s.instance, ""))
+	}
+	if err := e.call(ctx, build, "restore", "--detach", "--background", "--bundle="+s.bundle, "--image-path="+dir, s.name); err != nil {
+		return notStarted(ctx, err)
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// spares are the names of those that a home has, taken or not.
+func spares(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	paths, _ := filepath.Glob(filepath.Join(dir, "spares", "*"))
+	for _, path := range paths {
+		names = append(names, filepath.Base(path))
+	}
+	return names
+}
+
+// ready waits until a spare is, other than those, and returns its name.
+func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if name := e.Spare(); name != "" && !slices.Contains(others, name) {
+			return name
+		}
+	}
+	t.Fatal("no spare was made")
+	return ""
+}
+
+// taken is the spare that a sandbox runs in; empty if it runs in none.
+func taken(dir string, id sandbox.ID) string {
+	text, _ := os.ReadFile(filepath.Join(dir, "sandboxes", string(id), "spare"))
+	return string(text)
+}
+
+// sleepAndWake suspends a sandbox and resumes it.
+func sleepAndWake(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+	t.Helper()
+	if err := e.Suspend(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A sandbox that is resumed in a spare is as any: it is listed, saved, copied, falls back when it is killed, and is removed with all that was
+// the spare's. Each spare is used once, and ends with the engine.
+func TestASpareBecomesASandbox(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	sleepAndWake(t, e, s.ID)
+	first := ready(t, e)
+	sleepAndWake(t, e, s.ID)
+	if got := taken(dir, s.ID); got != first {
+		t.Fatalf("it runs in the spare %q, want %q", got, first)
+	}
+	python(t, e, s.ID, "x += 1")
+	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || !list[0].Running {
+		t.Errorf("List() = %+v, %v, want one that runs", list, err)
+	}
+	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+
+	second := ready(t, e, first)
+	fork := sandbox.NewID()
+	if err := e.Fork(t.Context(), s.ID, fork); err != nil {
+		t.Fatal(err)
+	}
+	removeLater(t, e, fork)
+	if got := taken(dir, fork); got != second {
+		t.Errorf("the copy runs in the spare %q, want %q", got, second)
+	}
+	python(t, e, fork, "x += 10")
+
+	kill(t, e, s.ID)
+	if list, err := e.List(t.Context()); err != nil || len(list) != 2 || list[0].Running && list[1].Running {
+		t.Errorf("List() = %+v, %v, want one that was killed", list, err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, e, s.ID, "print(x)") + " " + python(t, e, fork, "print(x)"); got != "2 12" {
+		t.Errorf("x is %s in them, want 2 and 12", got)
+	}
+	if slices.Contains(spares(t, dir), first) {
+		t.Error("the spare that was killed has left its folder")
+	}
+	for _, id := range []sandbox.ID{s.ID, fork} {
+		if err := e.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		wantNothingRuns(t, e, id)
+	}
+	e.Close()
+	for _, pattern := range []string{"sandboxes/*", "sandboxes/.*", "runsc/*", "spares/*"} {
+		if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 {
+			t.Errorf("%q are left", left)
+		}
+	}
+	if left := runscOf(dir + "/"); len(left) > 0 {
+		t.Errorf("%v run", left)
+	}
+}
+
+// runscOf are the runsc whose command lines have a text in them.
+func runscOf(text string) (pids []int) {
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range paths {
+		line, err := os.ReadFile(path)
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if err == nil && strings.HasPrefix(filepath.Base(program), "runsc") && strings.Contains(string(line), text) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Of a daemon that was killed, the next ends the spare that nobody took, and lets the sandbox run that is in one.
+func TestASpareThatIsLeft(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	killed := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, killed, s)
+	sleepAndWake(t, killed, s.ID)
+	first := ready(t, killed)
+	sleepAndWake(t, killed, s.ID)
+	python(t, killed, s.ID, "x = 42")
+	second := ready(t, killed, first)
+
+	e := open(t, dir, bundle.Bundle{})
+	if left := spares(t, dir); !slices.Equal(left, []string{first}) {
+		t.Errorf("there are the spares %q, want %q, in which a sandbox runs, and not %q", left, first, second)
+	}
+	if got := python(t, e, s.ID, "print(x)"); got != "42" {
+		t.Errorf("x = %s, want 42", got)
+	}
+}
+
+// A spare is taken only by what is configured as it is, and only if it is alive.
+func TestASpareThatDoesNotFit(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	other, s := spec(image), spec(image)
+	other.Limits.MemoryBytes /= 2
+	for _, s := range []engine.Spec{s, other} {
+		create(t, e, s)
+	}
+	sleepAndWake(t, e, s.ID)
+	first := ready(t, e)
+	sleepAndWake(t, e, other.ID)
+	if got := taken(dir, other.ID); got != "" {
+		t.Errorf("one of another size runs in the spare %q", got)
+	}
+	second := ready(t, e, first) // of that size, because that was asked for last
+	if slices.Contains(spares(t, dir), first) {
+		t.Error("there are two spares")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		pids := runscOf(second)
+		if len(pids) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v do not end", pids)
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	sleepAndWake(t, e, other.ID)
+	if got := taken(dir, other.ID); got != "" {
+		t.Errorf("it runs in the spare %q, which was killed", got)
+	}
+	python(t, e, other.ID, "1")
+}
