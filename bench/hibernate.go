@@ -73,7 +73,10 @@ func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, 
 	took(home, box.id, "suspend (daemon's log), "+name, "a sandbox was suspended")
 	fork := sleeper{s: s}
 	return row("fork of one that runs, "+name, 10, func() (err error) {
-		pause(func() { err = box.run(ctx, "1", "1") })
+		pause(func() {
+			err = box.run(ctx, "1", "1")
+			time.Sleep(time.Second) // a model thinks for longer
+		})
 		if err != nil {
 			return err
 		}

@@ -2,13 +2,13 @@
 //
 //   - The seccomp filter around it is compiled when runsc is built (filters/), as in gVisor's releases. Bazel does that for them,
 //     and the Go module is made without; there every sandbox compiles it anew, which takes 60 to 90 ms of a CPU.
-//   - The garbage collector lets the first second alone, in which a resumed sandbox decodes its state: what it decodes is
-//     all still needed (40 of 350 ms).
+//   - The garbage collector lets a resumed sandbox decode its state: what it decodes is all still needed (40 of 350 ms).
 package main
 
 import (
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"time"
 	_ "unsafe" // for go:linkname
@@ -32,8 +32,24 @@ func main() {
 		for _, p := range compiled {
 			programs[p.Name] = p
 		}
-		usual := debug.SetGCPercent(400)
-		time.AfterFunc(time.Second, func() { debug.SetGCPercent(usual) })
+		go collectLater()
 	}
 	maincli.Main()
+}
+
+// waiting is more than a sandbox allocates until it is told what to run or restore (4.5 MB), which can take as long as a spare lives.
+const waiting = 8 << 20
+
+// collectLater leaves the collector idle until a second or two after a sandbox was told what to do.
+func collectLater() {
+	usual := debug.SetGCPercent(400)
+	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	for range time.Tick(time.Second) {
+		metrics.Read(allocated)
+		if allocated[0].Value.Uint64() > waiting {
+			break
+		}
+	}
+	time.Sleep(time.Second)
+	debug.SetGCPercent(usual)
 }

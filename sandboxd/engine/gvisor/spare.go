@@ -19,7 +19,7 @@ import (
 // to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
 // wait until they are made. There is one at most; it is used once, takes some 25 MB of memory, and ends with the engine.
 
-// spareDelay is how long after a start the next spare is made: what was just started has the CPUs first.
+// spareDelay is how long nothing may have been started when the next spare is made: what was just started has the CPUs first.
 const spareDelay = 500 * time.Millisecond
 
 // spares are the spare that there is, if there is one.
@@ -80,18 +80,18 @@ func (s *spares) take(k spareKind) *spare {
 // keepSpare makes spares as they are wanted, until the engine is closed.
 func (e *Engine) keepSpare() {
 	defer e.dropSpare("")
+	var wanted spareKind
+	quiet := time.NewTimer(0)
+	quiet.Stop()
 	for {
 		select {
-		case k := <-e.spares.wants:
-			select {
-			case <-time.After(spareDelay):
-			case <-e.ctx.Done():
-				return
-			}
-			if e.dropSpare(k.sum()) {
+		case wanted = <-e.spares.wants:
+			quiet.Reset(spareDelay)
+		case <-quiet.C:
+			if e.dropSpare(wanted.sum()) {
 				continue
 			}
-			if made, err := e.makeSpare(e.ctx, k); err == nil { // without one, starts are slower
+			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // without one, starts are slower
 				e.spares.mu.Lock()
 				e.spares.ready = made
 				e.spares.mu.Unlock()
