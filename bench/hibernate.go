@@ -101,7 +101,13 @@ func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n 
 	started := time.Now()
 	for i := range boxes {
 		boxes[i] = sleeper{s: s}
-		if err := boxes[i].create(ctx, args{"fork_of": of.id, "display_name": fmt.Sprint("sleeper ", i)}); err != nil {
+		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("sleeper ", i)}
+		err := boxes[i].create(ctx, fork)
+		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour { // until some are compressed
+			time.Sleep(5 * time.Second)
+			err = boxes[i].create(ctx, fork)
+		}
+		if err != nil {
 			return err
 		}
 		if err := boxes[i].run(ctx, fmt.Sprintf("number = %d; number", i), fmt.Sprint(i)); err != nil {

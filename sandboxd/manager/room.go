@@ -39,11 +39,15 @@ func (m *Manager) full(memory int64) string {
 			memory += r.Limits.MemoryBytes
 		}
 	}
+	awake := ""
+	if m.disk.full {
+		awake = "; idle ones can't make room by going to sleep, because saved states take as much disk as they may (--max-disk)"
+	}
 	if count >= m.MaxSandboxes {
-		return fmt.Sprintf("%d sandboxes run already, the most that this daemon has at once (--max-sandboxes)", count)
+		return fmt.Sprintf("%d sandboxes run already, the most that this daemon has at once (--max-sandboxes)%s", count, awake)
 	}
 	if most := m.maxMemory(); most > 0 && memory > most {
-		return fmt.Sprintf("the memory limits of the sandboxes that run would add up to %d MB, and this daemon allows %d MB in total (--max-memory)", memory/sandbox.MiB, most/sandbox.MiB)
+		return fmt.Sprintf("the memory limits of the sandboxes that run would add up to %d MB, and this daemon allows %d MB in total (--max-memory)%s", memory/sandbox.MiB, most/sandbox.MiB, awake)
 	}
 	return ""
 }
@@ -72,7 +76,7 @@ func (m *Manager) takeRoom(ctx context.Context, b *box) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case !m.makeRoom(ctx, begin):
-			return sandbox.Errorf(sandbox.Limit, "sandbox %s sleeps, and there is no room to wake it: %s, and none of them is idle. Nothing of it is lost: try again later, or delete a sandbox that is not needed", b.id, full)
+			return sandbox.Errorf(sandbox.Limit, "sandbox %s sleeps, and there is no room to wake it: %s, and none of them can go to sleep now. Nothing of it is lost: try again later, or delete a sandbox that is not needed", b.id, full)
 		}
 	}
 }

@@ -183,6 +183,23 @@ func TestMaxDisk(t *testing.T) {
 	})
 }
 
+// Who finds no room because nothing can go to sleep is told so.
+func TestNoRoomForWantOfDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxDisk, c.MaxSandboxes = 20_000, 2 })
+		d.eng.stateBytes = 12345
+		first := d.create(t, sandbox.CreateRequest{}).ID
+		wait(2 * idle)
+		d.create(t, sandbox.CreateRequest{})
+		d.create(t, sandbox.CreateRequest{})
+		wait(2 * idle)
+		_, err := d.Create(t.Context(), sandbox.CreateRequest{})
+		wantError(t, "Create", err, sandbox.Limit, "--max-sandboxes", "--max-disk")
+		_, err = d.Execute(t.Context(), string(first), sandbox.ExecuteRequest{Code: "print x"})
+		wantError(t, "Execute", err, sandbox.Limit, "--max-sandboxes", "--max-disk", "Nothing of it is lost")
+	})
+}
+
 // A state that is kept of a sandbox that runs makes room for one that is suspended.
 func TestDiscardsForSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 
 // A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory
 // to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
-// wait until they are made. There is one at most; it is used once, takes some 25 MB of memory, and ends with the engine.
+// wait until they are made. There is one at most; it is used once, takes some 30 MB of memory, and ends with the engine.
 
 // spareDelay is how long nothing may have been started when the next spare is made: what was just started has the CPUs first.
 const spareDelay = 500 * time.Millisecond

@@ -134,17 +134,27 @@ func runscOf(text string) (pids []int) {
 	return pids
 }
 
-// Of a daemon that was killed, the next ends the spare that nobody took, and lets the sandbox run that is in one.
+// Of a daemon that was killed, the next ends the spare that nobody took and the one that was just being taken, and lets the sandbox run that
+// is in one.
 func TestASpareThatIsLeft(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	killed := open(t, dir, bundle.Bundle{})
-	s := spec(image)
-	create(t, killed, s)
+	s, taking := spec(image), spec(image)
+	for _, s := range []engine.Spec{s, taking} {
+		create(t, killed, s)
+	}
+	python(t, killed, taking.ID, "y = 7")
+	if err := killed.Suspend(t.Context(), taking.ID); err != nil {
+		t.Fatal(err)
+	}
 	sleepAndWake(t, killed, s.ID)
 	first := ready(t, killed)
 	sleepAndWake(t, killed, s.ID)
 	python(t, killed, s.ID, "x = 42")
 	second := ready(t, killed, first)
+	if err := os.WriteFile(filepath.Join(dir, "sandboxes", string(taking.ID), "spare"), []byte(second), 0o600); err != nil {
+		t.Fatal(err)
+	}
 
 	e := open(t, dir, bundle.Bundle{})
 	if left := spares(t, dir); !slices.Equal(left, []string{first}) {
@@ -152,6 +162,12 @@ func TestASpareThatIsLeft(t *testing.T) {
 	}
 	if got := python(t, e, s.ID, "print(x)"); got != "42" {
 		t.Errorf("x = %s, want 42", got)
+	}
+	if err := e.Resume(t.Context(), taking.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, e, taking.ID, "print(y)"); got != "7" {
+		t.Errorf("y = %s, want 7", got)
 	}
 }
 
