@@ -53,7 +53,12 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	if over > 0 && discard {
 		over -= m.discardSaved(ctx, b, containers, over)
 	}
-	m.diskIsFull(over > 0)
+	switch {
+	case over > 0:
+		m.diskIsFull(true)
+	case over < -m.MaxDisk/20: // nearly full is full: else it would be so one moment and not the next
+		m.diskIsFull(false)
+	}
 	if over > 0 {
 		freed()
 		return func() {}, errDiskFull
