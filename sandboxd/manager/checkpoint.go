@@ -59,6 +59,9 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 func (m *Manager) notSaved(b *box, p *patience, cause error) {
 	b.mu.Lock()
 	b.asleep = false
+	if cause == errDiskFull { // each time it may be another's turn: what sleeps is compressed soon
+		p.putOff = 0
+	}
 	putOff := p.failed()
 	b.mu.Unlock()
 	if cause != errDiskFull { // which was said once, for all
