@@ -54,13 +54,13 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 // begins tells the guest of a sandbox that starts with another's memory so, and its own expiry in place of the other's, which
 // may be over.
 func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
-	if err := m.awaken(ctx, b, a); err != nil {
-		return err
+	told := make(chan bool, 1)
+	go func() { told <- m.tell(ctx, b) }() // at once: either takes a while in memory that is still being read
+	err := m.awaken(ctx, b, a)
+	if !<-told && err == nil {
+		err = errors.New("the guest does not know its expiry")
 	}
-	if !m.tell(ctx, b) {
-		return errors.New("the guest does not know its expiry")
-	}
-	return nil
+	return err
 }
 
 // copyOriginal has the engine copy the original of a new sandbox, awake or asleep. Nobody reaches the original

@@ -44,7 +44,7 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 		return notRecorded(err)
 	}
 	b.mu.Lock()
-	b.rec.State, b.rec.Rewound, b.rec.SavedTime = sandbox.Suspended, done, done.AsOf
+	b.rec.State, b.rec.Rewound, b.rec.SavedTime, b.told = sandbox.Suspended, done, done.AsOf, time.Time{}
 	kept := make(map[sandbox.ExecutionID]*pending, len(keep))
 	for _, id := range keep {
 		if p := b.pending[id]; p != nil { // it has not ended meanwhile
@@ -68,6 +68,7 @@ func (m *Manager) tellRewound(ctx context.Context, b *box) error {
 	if !r.Owed {
 		return nil
 	}
+	b.guest.Close() // it dials anew
 	if err := m.awaken(ctx, b, guest.Awakening{AsOfUnix: r.AsOf.Unix(), EpochAbove: r.Epoch}); err != nil {
 		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s was resumed, and does not answer yet; nothing of it is lost: try again", b.id).WithCause(err)
 	}
@@ -78,7 +79,6 @@ func (m *Manager) tellRewound(ctx context.Context, b *box) error {
 func (m *Manager) awaken(ctx context.Context, b *box, a guest.Awakening) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	b.guest.Close() // it dials anew
 	err := b.guest.Awaken(ctx, a)
 	if err != nil && !answered(err) && ctx.Err() == nil {
 		err = b.guest.Awaken(ctx, a) // to be told twice does no harm

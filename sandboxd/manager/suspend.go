@@ -186,8 +186,11 @@ func (m *Manager) awake(ctx context.Context, b *box) {
 	for _, p := range b.pending {
 		left = append(left, p.accepted)
 	}
+	knows := b.told.Equal(b.rec.ExpireTime) // as it did when it fell asleep
 	b.mu.Unlock()
-	m.tell(ctx, b)
+	if !knows {
+		m.tell(ctx, b)
+	}
 	slices.SortFunc(left, func(x, y sandbox.Execution) int { return x.CreateTime.Compare(y.CreateTime) })
 	for _, e := range left {
 		m.follow(b, e.ID)
