@@ -156,7 +156,7 @@ func (b *sleeper) run(ctx context.Context, code, want string) error {
 }
 
 func (b *sleeper) sleeps(ctx context.Context) error {
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		r, err := b.s.Must(ctx, "get_sandbox", args{"sandbox_id": b.id})
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ func (m manifest) packed() bool {
 // pack writes a checkpoint's files compressed to another folder, and returns their manifest. It checks their
 // sums: what is damaged is not made to look whole.
 func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return m, err
 	}
