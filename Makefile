@@ -64,9 +64,9 @@ bin/dormouse: guests FORCE
 	@echo "build $@"
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ .
 
-bin/runsc: $(wildcard build/runsc/go.* build/runsc/main.go build/runsc/filters/*)
+bin/runsc: $(wildcard build/runsc/go.* build/runsc/main.go build/runsc/filters/* build/runsc/build/*)
 	@echo "build $@ (gVisor, from its Go module; about a minute the first time)"
-	@cd build/runsc && export CGO_ENABLED=0 && go run -trimpath ./filters compiled.go && go build -trimpath -ldflags '-s -w' -o ../../$@ .
+	@cd build/runsc && export CGO_ENABLED=0 && go run -trimpath ./filters compiled.go && go run ./build ../../$@
 
 FORCE:
 .PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross mcpb golden clean guests FORCE

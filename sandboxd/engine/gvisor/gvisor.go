@@ -12,7 +12,8 @@
 //   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
 //   - what new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
-//   - the processes that the next one which is restored need not wait for (spare.go)
+//   - the processes that the next one which is restored need not wait for (spare.go), and the calls of runsc that
+//     have started already (standby.go)
 //   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
 //   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
 //     unpacked once and shared (images.go, unpack.go), and removed when nobody uses them (tidy.go)
@@ -80,6 +81,7 @@ type Engine struct {
 
 	snapshots snapshots
 	spares    spares
+	standbys  standbys
 
 	ctx    context.Context // of what goes on by itself, until Close
 	quit   context.CancelFunc

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -70,7 +69,8 @@ func TestRunscKilledAtAnyMoment(t *testing.T) {
 	wantNothingRuns(t, e, s.ID)
 }
 
-// killCommand kills, once, a runsc command that works in dir, some time after it has started.
+// killCommand kills, once, a runsc command that works in dir, some time after it has started; or those that stand by, one of
+// which may be that command.
 func killCommand(dir, command string, after time.Duration, stop <-chan struct{}) {
 	for {
 		select {
@@ -78,22 +78,23 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 			return
 		case <-time.After(2 * time.Millisecond):
 		}
-		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-		for _, file := range files {
-			text, _ := os.ReadFile(file)
-			if !strings.Contains(string(text), "\x00"+command+"\x00") || !strings.Contains(string(text), dir) {
-				continue
+		var found []int
+		for _, pid := range runscOf(dir + "/") {
+			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if strings.Contains(string(text), "\x00"+command+"\x00") || strings.HasSuffix(string(text), "\x00standby\x00") {
+				found = append(found, pid)
 			}
-			var pid int
-			if _, err := fmt.Sscanf(file, "/proc/%d/cmdline", &pid); err != nil {
-				continue
-			}
-			select {
-			case <-stop:
-			case <-time.After(after):
+		}
+		if len(found) == 0 {
+			continue
+		}
+		select {
+		case <-stop:
+		case <-time.After(after):
+			for _, pid := range found {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
-			return
 		}
+		return
 	}
 }

@@ -159,10 +159,15 @@ func (l layout) flags(ignoreCgroups bool) []string {
 	return list
 }
 
+// arguments are those of a call of runsc.
+func (e *Engine) arguments(args []string) []string {
+	return append(e.layout.flags(e.cgroups.missing != "" || e.cgroups.ours), args...)
+}
+
 // command is a call of runsc in a session of its own: what is meant for the daemon's
 // terminal or process group does not reach a sandbox.
 func (e *Engine) command(build string, args ...string) *exec.Cmd {
-	cmd := exec.Command(e.layout.runsc(build), append(e.layout.flags(e.cgroups.missing != "" || e.cgroups.ours), args...)...)
+	cmd := exec.Command(e.layout.runsc(build), e.arguments(args)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = e.layout.dir
 	detach(cmd)
@@ -177,10 +182,26 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	said := &bounded{max: 8 << 10}
-	cmd := e.command(build, append([]string{"--log=/dev/null"}, args...)...)
-	cmd.Stderr = said
-	return e.run(cmd, said, args[0])
+	s, err := e.stream(build, args...)
+	if err != nil {
+		return fmt.Errorf("runsc %s: %w", args[0], err)
+	}
+	defer s.Close()
+	timeout := time.AfterFunc(runscTimeout, func() { s.cmd.Process.Kill() })
+	defer timeout.Stop()
+	if <-s.ended; s.err != nil {
+		return fmt.Errorf("runsc %s: %w: %s", args[0], s.err, s.stderr)
+	}
+	return nil
+}
+
+// stream starts runsc, or tells one that stands by, which says on stderr why it fails, and logs nothing.
+func (e *Engine) stream(build string, args ...string) (*stream, error) {
+	args = append([]string{"--log=/dev/null"}, args...)
+	if s := e.standbys.take(build); s != nil && s.tell(e.arguments(args)) {
+		return s.stream, nil
+	}
+	return startStream(e.command(build, args...))
 }
 
 // start runs a command that makes processes which go on, in a cgroup if one is given. They would keep a pipe to

@@ -79,6 +79,7 @@ func (s *spares) take(k spareKind) *spare {
 
 // keepSpare makes spares as they are wanted, until the engine is closed.
 func (e *Engine) keepSpare() {
+	defer e.standbys.close()
 	defer e.dropSpare("")
 	var wanted spareKind
 	quiet := time.NewTimer(0)
@@ -88,6 +89,7 @@ func (e *Engine) keepSpare() {
 		case wanted = <-e.spares.wants:
 			quiet.Reset(spareDelay)
 		case <-quiet.C:
+			e.keepStandbys(wanted.build)
 			if e.dropSpare(wanted.sum()) {
 				continue
 			}

@@ -208,3 +208,47 @@ func TestASpareThatDoesNotFit(t *testing.T) {
 	}
 	python(t, e, other.ID, "1")
 }
+
+// stoodBy are the runsc of a home that stand by, or did until they were told what to do, other than those.
+func stoodBy(dir string, others ...int) (pids []int) {
+	for _, pid := range runscOf(dir + "/") {
+		text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+		if strings.HasSuffix(string(text), "\x00standby\x00") && !slices.Contains(others, pid) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Calls of runsc that stand by are used once each; without them, and with such that were killed, all works as well. They end with the engine.
+func TestStandbys(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 1")
+	sleepAndWake(t, e, s.ID)
+	first := ready(t, e)
+	before := stoodBy(dir)
+	if len(before) != 3 {
+		t.Fatalf("%v stand by, want three", before)
+	}
+	sleepAndWake(t, e, s.ID)
+	second := ready(t, e, first)
+	after := stoodBy(dir, before...)
+	if len(after) != 3 || len(stoodBy(dir)) != 4 { // one of the first joins us to the guest
+		t.Errorf("%v stand by after %v, want three others, and one of them", stoodBy(dir), before)
+	}
+	for _, pid := range after {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	sleepAndWake(t, e, s.ID)
+	ready(t, e, first, second)
+	if got := python(t, e, s.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+	e.Close()
+	if left := stoodBy(dir); len(left) > 0 {
+		t.Errorf("%v stand by still", left)
+	}
+}

@@ -19,17 +19,48 @@ const (
 	lastWords = 2 * time.Second
 )
 
-// stream is the stdin and stdout of `guest connect` as a net.Conn.
+// stream is the stdin and stdout of a runsc command as a net.Conn: of one that joins them to the guest.
 type stream struct {
 	in, out *os.File // pipes, which have deadlines
 	cmd     *exec.Cmd
 	stderr  *bounded
-	ended   chan struct{} // closed when the program has ended and was waited for
+	ended   chan struct{} // closed when the command has ended and was waited for
+	err     error         // how, then
 
 	once sync.Once
 }
 
 var _ net.Conn = (*stream)(nil)
+
+// startStream starts a command.
+func startStream(cmd *exec.Cmd) (*stream, error) {
+	theirIn, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer theirIn.Close()
+	out, theirOut, err := os.Pipe()
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	defer theirOut.Close()
+	growPipe(in)
+	growPipe(out)
+	s := &stream{in: in, out: out, cmd: cmd, stderr: &bounded{max: 8 << 10}, ended: make(chan struct{})}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirIn, theirOut, s.stderr
+	cmd.WaitDelay = lastWords
+	if err := cmd.Start(); err != nil {
+		in.Close()
+		out.Close()
+		return nil, err
+	}
+	go func() {
+		s.err = cmd.Wait()
+		close(s.ended)
+	}()
+	return s, nil
+}
 
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.out.Read(p)

@@ -1,0 +1,87 @@
+// Command build builds runsc from gVisor's module, with one change: a checkpoint's two halves, which gVisor writes at once, do not wait
+// for each other. That of the memory holds a lock for as long as it looks through the pages, and that of the kernel took it for each
+// mapping, only to read a flag that was set before either began.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+const gvisor = "gvisor.dev/gvisor"
+
+// patch replaces a text, which is in the file once, or this is not the gVisor that it was made for.
+type patch struct{ file, old, new string }
+
+var patches = []patch{{
+	file: "pkg/sentry/pgalloc/save_restore.go",
+	old: `func (f *MemoryFile) IsSavable() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.savable
+}`,
+	new: `func (f *MemoryFile) IsSavable() bool {
+	return f.savable // set before anybody asks
+}`,
+}}
+
+func main() {
+	if err := build(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "build runsc:", err)
+		os.Exit(1)
+	}
+}
+
+// build builds the module in the working folder with a copy of gVisor's that has the patches.
+func build(program string) error {
+	const dir = "./patched" // always the same: it is in the program
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", gvisor).Output()
+	if err != nil {
+		return fmt.Errorf("find gVisor's module: %w", err)
+	}
+	copied := dir + "/gvisor"
+	if err := os.CopyFS(copied, os.DirFS(string(bytes.TrimSpace(module)))); err != nil {
+		return err
+	}
+	for _, p := range patches {
+		if err := p.apply(copied); err != nil {
+			return err
+		}
+	}
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		return err
+	}
+	sum, err := os.ReadFile("go.sum")
+	if err != nil {
+		return err
+	}
+	modfile := filepath.Join(dir, "go.mod")
+	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", gvisor, copied)
+	if err := errors.Join(os.WriteFile(modfile, mod, 0o644), os.WriteFile(filepath.Join(dir, "go.sum"), sum, 0o644)); err != nil {
+		return err
+	}
+	cmd := exec.Command("go", "build", "-modfile", modfile, "-trimpath", "-ldflags", "-s -w", "-o", program, ".")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+func (p patch) apply(dir string) error {
+	path := filepath.Join(dir, filepath.FromSlash(p.file))
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n := bytes.Count(text, []byte(p.old)); n != 1 {
+		return fmt.Errorf("%s has %d times what is to be replaced: see whether it still has to be", p.file, n)
+	}
+	return os.WriteFile(path, bytes.Replace(text, []byte(p.old), []byte(p.new), 1), 0o644)
+}
