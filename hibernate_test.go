@@ -414,8 +414,10 @@ func (w *world) killBox(b *counters) {
 	}
 	b.shaky = true
 	if before.SavedTime.IsZero() {
-		r := w.s.call("execute_code", args{"sandbox_id": b.id, "code": "1"})
-		if !r.IsError && w.s.look(b.id).State != "terminated" { // it was saved just then
+		r := w.s.call("execute_code", args{"sandbox_id": b.id, "language": "python", "code": countCode["python"]})
+		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil { // it was saved just then, or the daemon was killed before that was on record
+			n, _ := strconv.Atoi(m[1])
+			w.rewound(b, "python", n, epochOf(w.t, r.Text), r.Text)
 			return
 		}
 		if !strings.Contains(r.Text, "lost") {

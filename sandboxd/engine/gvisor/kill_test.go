@@ -94,6 +94,10 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 			for _, pid := range found {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
+			for _, pid := range found { // one that is about to end could be told what to do yet
+				for deadline := time.Now().Add(time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				}
+			}
 		}
 		return
 	}
