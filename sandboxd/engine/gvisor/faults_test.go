@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -30,6 +31,7 @@ type life struct {
 	x         int  // what it has in memory, or in its checkpoint if it is suspended
 	suspended bool // nothing of it is lost
 	kept      []int
+	nothing   bool // or nothing is kept
 }
 
 // Whatever is done to a sandbox in whatever order, and whatever is killed meanwhile, its state is the last one that
@@ -95,7 +97,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 				t.Fatalf("%s: %v", step, err)
 			}
 			if !l.suspended {
-				l.kept = nil
+				l.kept, l.nothing = nil, false
 			}
 		case "fork":
 			copied := sandbox.NewID()
@@ -138,7 +140,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			l = life{x: x, kept: []int{x}}
 			counts["fell back"]++
 		default:
-			if op != "die" && meanwhile != "kill all" || len(before.kept) > 0 || before.suspended {
+			if op != "die" && meanwhile != "kill all" || len(before.kept) > 0 && !before.nothing || before.suspended {
 				t.Fatalf("%s: it is lost, with %v kept: %+v", step, before.kept, c)
 			}
 			if err := e.Remove(t.Context(), id); err != nil {
@@ -166,20 +168,17 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 }
 
 // after is what is promised after an operation. kept are the states that it may fall back to: two if the
-// operation failed, of which one is there.
+// operation failed, of which one is there, if there was one before.
 func (l *life) after(t *testing.T, step, op string, err error) {
 	t.Helper()
 	switch {
 	case op == "suspend" && err == nil:
-		l.suspended, l.kept = true, nil
-	case op == "suspend":
-		l.kept = append(l.kept, l.x) // it may have been suspended before what failed did
-	case op == "checkpoint" && err == nil && !l.suspended:
-		l.kept = []int{l.x}
-	case op == "checkpoint" && !l.suspended:
+		l.suspended, l.kept, l.nothing = true, nil, false
+	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended: // it may have been saved before what failed did
+		l.nothing = l.nothing || len(l.kept) == 0
 		l.kept = append(l.kept, l.x)
-	case op == "resume" && err == nil && l.suspended:
-		l.kept = []int{l.x}
+	case op == "checkpoint" && !l.suspended, op == "resume" && err == nil && l.suspended:
+		l.kept, l.nothing = []int{l.x}, false
 	case op == "resume" && err != nil && !l.suspended:
 		t.Logf("%s: %v", step, err) // it died before it was asked for
 	}
@@ -212,6 +211,12 @@ func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile
 		pids, _ := e.ProcessesOf(id) // none, perhaps
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // a large one takes a while
+			left, _ := e.ProcessesOf(id)
+			if !slices.ContainsFunc(left, func(pid int) bool { return slices.Contains(pids, pid) }) {
+				return
+			}
 		}
 	})
 	err := map[string]func(context.Context, sandbox.ID) error{"suspend": e.Suspend, "checkpoint": e.Checkpoint, "resume": e.Resume}[op](ctx, id)
