@@ -69,7 +69,7 @@ func TestStoppingTheStubborn(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	b.python("kept = 42")
-	id := b.begin("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('on', flush=True)\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: pass", 60)
+	id := b.begin("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True:\n    try: print('on', flush=True); time.sleep(60)\n    except KeyboardInterrupt: pass", 60)
 	waiting := sandbox.NewExecutionID()
 	if _, err := b.Execute(t.Context(), waiting, sandbox.ExecuteRequest{Code: "'kept' in globals()", Language: sandbox.Python}); err != nil {
 		t.Fatal(err)
