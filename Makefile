@@ -52,7 +52,7 @@ golden: guests ## rewrites the golden files; read the diff
 	DORMOUSE_UPDATE_GOLDEN=1 go test ./...
 
 clean: ## removes what was built here (images and homes stay)
-	rm -rf bin $(GUESTS) build/runsc/compiled.go
+	rm -rf bin $(GUESTS) build/runsc/compiled.go build/runsc/patched
 
 # The guest is embedded for both architectures, so that a Mac can inject it. Go decides
 # whether there is anything to do, so these always run.

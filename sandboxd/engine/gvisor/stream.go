@@ -19,7 +19,7 @@ const (
 	lastWords = 2 * time.Second
 )
 
-// stream is the stdin and stdout of a runsc command as a net.Conn: of one that joins them to the guest.
+// stream is the stdin and stdout of a runsc command: as a net.Conn where it is `guest connect`, unused where it is not.
 type stream struct {
 	in, out *os.File // pipes, which have deadlines
 	cmd     *exec.Cmd
