@@ -198,7 +198,7 @@ func TestBadSandboxes(t *testing.T) {
 		h.connect(t).refused("create_sandbox", nil, "image")
 	})
 	t.Run("no engine", func(t *testing.T) {
-		h := newHome(t, "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=docker")
+		h := newHome(t, noEngine...)
 		h.connect(t).refused("create_sandbox", nil, "engine")
 	})
 }

@@ -231,7 +231,7 @@ func TestHugeMessages(t *testing.T) {
 
 // A server that is killed in the middle of a message leaves nothing on the disk.
 func TestSpoolAfterKill(t *testing.T) {
-	h := newHome(t, noEngine)
+	h := newHome(t, noEngine...)
 	s := startServe(t, h)
 	r, w := io.Pipe()
 	go func() {

@@ -71,7 +71,7 @@ func grant(t *testing.T, s *served, name string) bearer {
 
 // The token command makes, lists and revokes, a running server takes it up at once, and nothing shows a token again.
 func TestCLIToken(t *testing.T) {
-	h := newHome(t, noEngine)
+	h := newHome(t, noEngine...)
 	early, _, status := h.run("", "token", "add", "early") // before there is a server, or a home
 	if status != 0 {
 		t.Fatalf("token add without a home: %d", status)

@@ -41,7 +41,7 @@ type served struct {
 }
 
 // noEngine keeps these tests away from whatever engine there is.
-const noEngine = "DOCKER_HOST=unix:///nonexistent/docker.sock"
+var noEngine = []string{"DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix:///nonexistent/docker.sock"}
 
 func startServe(t *testing.T, h *home, arg ...string) *served {
 	t.Helper()
@@ -120,7 +120,7 @@ func (s *served) stop() int {
 // The server starts without an engine, says so where it is asked, serves the socket as well, and
 // never shows its token.
 func TestServe(t *testing.T) {
-	h := newHome(t, noEngine)
+	h := newHome(t, noEngine...)
 	s := startServe(t, h)
 	if info, err := os.Stat(filepath.Join(h.dir, "token")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("the token's file: %v, %v", info, err)
@@ -191,7 +191,7 @@ func TestS02_Listen(t *testing.T) {
 		{"any origin", "origin", []string{"--listen=127.0.0.1:0", "--allow-origin=*"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := newHome(t, noEngine)
+			h := newHome(t, noEngine...)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, binary, append([]string{"serve"}, c.args...)...)
@@ -203,7 +203,7 @@ func TestS02_Listen(t *testing.T) {
 		})
 	}
 	t.Run("said to be insecure, it warns", func(t *testing.T) {
-		h := newHome(t, noEngine)
+		h := newHome(t, noEngine...)
 		s := startServe(t, h, "--listen=0.0.0.0:0", "--insecure-http")
 		if status, _ := s.get("/v1/info", ""); status != http.StatusUnauthorized {
 			t.Errorf("without a token: %d", status)
@@ -214,7 +214,7 @@ func TestS02_Listen(t *testing.T) {
 
 // With a certificate it speaks TLS, and nothing else.
 func TestServeTLS(t *testing.T) {
-	h := newHome(t, noEngine)
+	h := newHome(t, noEngine...)
 	cert, key, pool := certificate(t)
 	s := startServe(t, h, "--listen=0.0.0.0:0", "--tls-cert="+cert, "--tls-key="+key, "--sse")
 	s.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
