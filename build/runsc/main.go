@@ -1,4 +1,4 @@
-// Command runsc is gVisor's, as its Go module has it, but for one function of it (build/) and three things that a sandbox's start and resume gain by:
+// Command runsc is gVisor's, as its Go module has it, but for some changes to it (build/) and three things that a sandbox's start and resume gain by:
 //
 //   - The seccomp filter around it is compiled when runsc is built (filters/), as in gVisor's releases. Bazel does that for them,
 //     and the Go module is made without; there every sandbox compiles it anew, which takes 60 to 90 ms of a CPU.

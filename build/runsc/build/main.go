@@ -1,6 +1,4 @@
-// Command build builds runsc from gVisor's module, with one change: a checkpoint's two halves, which gVisor writes at once, do not wait
-// for each other. That of the memory holds a lock for as long as it looks through the pages, and that of the kernel took it for each
-// mapping, only to read a flag that was set before either began.
+// Command build builds runsc from gVisor's module, with some changes to how long a checkpoint and a restore take (patches.go).
 package main
 
 import (
@@ -13,21 +11,6 @@ import (
 )
 
 const gvisor = "gvisor.dev/gvisor"
-
-// patch replaces a text, which is in the file once, or this is not the gVisor that it was made for.
-type patch struct{ file, old, new string }
-
-var patches = []patch{{
-	file: "pkg/sentry/pgalloc/save_restore.go",
-	old: `func (f *MemoryFile) IsSavable() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.savable
-}`,
-	new: `func (f *MemoryFile) IsSavable() bool {
-	return f.savable // set before anybody asks
-}`,
-}}
 
 func main() {
 	if err := build(os.Args[1]); err != nil {
@@ -72,16 +55,4 @@ func build(program string) error {
 	cmd := exec.Command("go", "build", "-modfile", modfile, "-trimpath", "-ldflags", "-s -w", "-o", program, ".")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
-}
-
-func (p patch) apply(dir string) error {
-	path := filepath.Join(dir, filepath.FromSlash(p.file))
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if n := bytes.Count(text, []byte(p.old)); n != 1 {
-		return fmt.Errorf("%s has %d times what is to be replaced: see whether it still has to be", p.file, n)
-	}
-	return os.WriteFile(path, bytes.Replace(text, []byte(p.old), []byte(p.new), 1), 0o644)
 }

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// patch replaces a text, which is in the file once, or this is not the gVisor that it was made for.
+type patch struct{ file, old, new string }
+
+var patches = []patch{
+	// A checkpoint's two halves, which gVisor writes at once, do not wait for each other. That of the memory holds a lock for as long
+	// as it looks through the pages, and that of the kernel took it for each mapping, only to read a flag.
+	{
+		file: "pkg/sentry/pgalloc/save_restore.go",
+		old: `func (f *MemoryFile) IsSavable() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.savable
+}`,
+		new: `func (f *MemoryFile) IsSavable() bool {
+	return f.savable // set before anybody asks
+}`,
+	},
+
+	// The garbage collector lets a checkpoint alone: what is encoded is in use. In its first second a sandbox has that
+	// percentage already (build/runsc/main.go).
+	{
+		file: "runsc/boot/restore.go",
+		old: `func (l *Loader) save(o *control.SaveOpts) (err error) {
+`,
+		new: `func (l *Loader) save(o *control.SaveOpts) (err error) {
+	const lazy = 400
+	if usual := gc.SetGCPercent(lazy); usual != lazy {
+		defer gc.SetGCPercent(usual)
+	}
+`,
+	},
+	{
+		file: "runsc/boot/restore.go",
+		old: `	"os"
+	"strconv"
+`,
+		new: `	"os"
+	gc "runtime/debug"
+	"strconv"
+`,
+	},
+
+	// The encoder's maps have room from the start for the objects that a small sandbox consists of (some 10,000).
+	{
+		file: "pkg/state/state.go",
+		old: `		pending:        make(map[objectID]*objectEncodeState),
+		encodedStructs: make(map[reflect.Value]*wire.Struct),
+`,
+		new: `		pending:        make(map[objectID]*objectEncodeState, 1<<14),
+		encodedStructs: make(map[reflect.Value]*wire.Struct, 1<<14),
+`,
+	},
+
+	// Nobody reads how long each type took, and to find out, the clock is asked twice for each object.
+	{
+		file: "pkg/state/stats.go",
+		old: `	now := gohacks.Nanotime()
+`,
+		new: `	now := s.last
+`,
+	},
+
+	// The decoder reads numbers byte by byte, and each byte went through two Reads of one.
+	{
+		file: "pkg/state/wire/wire.go",
+		old: `func (r *Reader) readByte() byte {
+`,
+		new: `func (r *Reader) readByte() byte {
+	if s, ok := r.Reader.(io.ByteReader); ok {
+		b, err := s.ReadByte()
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+`,
+	},
+	{
+		file: "pkg/compressio/nocompressio.go",
+		old: `// Read implements io.Reader.Read.
+func (r *SimpleReader) Read(`,
+		new: `// ReadByte implements io.ByteReader.
+func (r *SimpleReader) ReadByte() (byte, error) {
+	if r.h == nil {
+		return r.bin.ReadByte()
+	}
+	var b [1]byte
+	_, err := io.ReadFull(r, b[:])
+	return b[0], err
+}
+
+// Read implements io.Reader.Read.
+func (r *SimpleReader) Read(`,
+	},
+}
+
+func (p patch) apply(dir string) error {
+	path := filepath.Join(dir, filepath.FromSlash(p.file))
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n := bytes.Count(text, []byte(p.old)); n != 1 {
+		return fmt.Errorf("%s has %d times what is to be replaced: see whether it still has to be", p.file, n)
+	}
+	return os.WriteFile(path, bytes.Replace(text, []byte(p.old), []byte(p.new), 1), 0o644)
+}
