@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -17,6 +19,7 @@ const (
 	// startTimeout bounds how long a guest may take to answer.
 	startTimeout = time.Minute
 	readyPoll    = 5 * time.Millisecond
+	ownPatience  = 5 * time.Second
 	// cleanupTimeout bounds removing what a failed or cancelled call made.
 	cleanupTimeout = 30 * time.Second
 )
@@ -98,29 +101,47 @@ func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) erro
 	if err != nil {
 		return err
 	}
-	p, err := e.launch(ctx, e.layout.own(id), config, build, "run", "--detach")
+	p, own, err := e.launch(ctx, e.layout.own(id), config, build, "run", "--detach")
 	if err != nil {
 		return err
 	}
-	return e.started(ctx, id, build, p)
+	return e.started(ctx, id, build, p, own)
 }
 
-// launch has runsc make the processes of an instance whose folder is there, by its command run, restore or create.
-func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build, command string, args ...string) (process, error) {
+// launch has runsc make the processes of an instance whose folder is there, by its command run, restore or create. It returns the
+// stream over the guest's stdin and stdout, if the guest is to listen there.
+func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build, command string, args ...string) (_ process, own *stdio.Stream, err error) {
 	cgroup, err := e.cgroups.open(in.name, config.Linux.Resources)
 	if err != nil {
-		return process{}, sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
+		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
 	}
 	defer cgroup.Close() // also of nil
 	args = append([]string{command, "--bundle=" + in.bundle, "--pid-file=" + in.pidFile()}, args...)
-	if err := e.start(ctx, cgroup, build, append(args, in.name)...); err != nil {
-		return process{}, notStarted(ctx, err)
+	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.name)...)
+	if slices.Contains(config.Process.Args, stdio.Flag) {
+		ours, stdin, stdout, openErr := openPipes()
+		if openErr != nil {
+			return process{}, nil, openErr
+		}
+		defer stdin.Close()
+		defer stdout.Close()
+		cmd.Stdin, cmd.Stdout = stdin, stdout
+		stream := stdio.New(ours)
+		defer func() {
+			if own == nil {
+				stream.Close()
+			}
+		}()
+		own = stream
+	}
+	if err := e.start(ctx, cgroup, cmd, command); err != nil {
+		return process{}, nil, notStarted(ctx, err)
 	}
 	p, err := in.started()
 	if err != nil {
-		return process{}, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
+		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
 	}
-	return p, nil
+	return p, own, nil
 }
 
 // notStarted is the error of a sandbox that runsc did not start.
@@ -132,21 +153,28 @@ func notStarted(ctx context.Context, cause error) error {
 }
 
 // started notes the process of a sandbox, and waits for its guest.
-func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process) error {
+func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process, own *stdio.Stream) error {
+	if own != nil {
+		e.streams.add(id, own)
+	}
 	if err := writeJSON(e.layout.process(id), p); err != nil {
 		return err
 	}
-	return e.awaitGuest(ctx, id, build)
+	return e.awaitGuest(ctx, id, build, own)
 }
 
-// awaitGuest returns when the guest can be dialled.
-func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string) error {
+// awaitGuest returns when the guest can be dialled: over its own stdin and stdout, or by who joins it.
+func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, own *stdio.Stream) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
 	defer cancel()
 	ctx, died := context.WithCancelCause(ctx)
 	defer died(nil)
 	go e.watchBox(ctx, id, died)
+	if own != nil && openOwn(ctx, own) {
+		e.streams.offer(id, own)
+		return nil
+	}
 	for {
 		s, err := e.connect(ctx, id, build)
 		if err == nil {
@@ -162,6 +190,14 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string) er
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
+}
+
+// openOwn opens the stream over the guest's own stdin and stdout. A guest that does not take it, because another was open when its memory
+// was saved, can still be joined.
+func openOwn(ctx context.Context, own *stdio.Stream) bool {
+	ctx, cancel := context.WithTimeout(ctx, ownPatience)
+	defer cancel()
+	return own.Open(ctx) == nil
 }
 
 // watchBox calls died when the sandbox's process has, until ctx ends: a runsc exec that was about to join it can wait for long.

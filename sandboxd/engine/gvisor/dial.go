@@ -48,10 +48,6 @@ func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*str
 		return nil, err
 	}
 	e.streams.add(id, s)
-	go func() {
-		<-s.ended // why is on stderr, and told to who reads
-		e.streams.drop(id, s)
-	}()
 	if err := engine.AwaitJoined(ctx, s); err != nil {
 		return nil, err
 	}

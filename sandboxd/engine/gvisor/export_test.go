@@ -1,10 +1,12 @@
 package gvisor
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -47,4 +49,10 @@ func (e *Engine) Spare() string {
 		return ""
 	}
 	return e.spares.ready.name
+}
+
+// Own reports whether a stream goes over the guest's own stdin and stdout.
+func Own(conn net.Conn) bool {
+	_, ok := conn.(*stdio.Stream)
+	return ok
 }

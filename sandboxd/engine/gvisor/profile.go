@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -44,7 +45,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 		Process: ociProcess{
 			// The guest is uid 0, with three capabilities. Kernels are spec.UID, with none.
 			User: ociUser{0, 0},
-			Args: engine.GuestArgs(spec),
+			Args: append(engine.GuestArgs(spec), stdio.Flag),
 			// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
 			Cwd: "/",
 			Env: []string{"PATH=" + cmp.Or(f.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace, "HOSTNAME=" + hostname},

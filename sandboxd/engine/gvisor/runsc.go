@@ -206,7 +206,7 @@ func (e *Engine) stream(build string, args ...string) (*stream, error) {
 
 // start runs a command that makes processes which go on, in a cgroup if one is given. They would keep a pipe to
 // stderr, so what it says is read from its log while it runs; what is logged later goes nowhere.
-func (e *Engine) start(ctx context.Context, cgroup *os.File, build string, args ...string) error {
+func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -214,7 +214,6 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, build string, args 
 	if err != nil {
 		return err
 	}
-	cmd := e.command(build, append([]string{"--log-fd=3"}, args...)...)
 	cmd.ExtraFiles = []*os.File{writer}
 	if cgroup != nil {
 		startIn(cmd, cgroup)
@@ -224,7 +223,7 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, build string, args 
 		io.Copy(said, reader)
 		close(read)
 	}()
-	startErr := e.run(cmd, said, args[0])
+	startErr := e.run(cmd, said, what)
 	writer.Close()
 	if startErr != nil {
 		select { // whoever wrote is gone by now, or hangs

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -40,6 +41,7 @@ type spare struct {
 	instance
 	sum     string // of its kind
 	process process
+	own     *stdio.Stream // if its kind has one
 }
 
 // kindOf is the kind of a sandbox that has this configuration.
@@ -117,6 +119,7 @@ func (e *Engine) dropSpare(sum string) (is bool) {
 		ctx, cancel := cleanup(e.ctx)
 		defer cancel()
 		_ = e.endInstance(ctx, it.instance, "") // what is left is ended at the next start
+		it.close()
 	}
 	return is
 }
@@ -138,11 +141,18 @@ func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err erro
 	if err := writeJSON(filepath.Join(in.bundle, "config.json"), config); err != nil {
 		return nil, err
 	}
-	p, err := e.launch(ctx, in, config, k.build, "create")
+	p, own, err := e.launch(ctx, in, config, k.build, "create")
 	if err != nil {
 		return nil, err
 	}
-	return &spare{in, k.sum(), p}, nil
+	return &spare{in, k.sum(), p, own}, nil
+}
+
+// close closes the stream of a spare that nobody has taken.
+func (s *spare) close() {
+	if s.own != nil {
+		s.own.Close()
+	}
 }
 
 // endSpares ends the spares that no sandbox has taken.
@@ -175,9 +185,11 @@ func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build
 	if err := writeFile(e.layout.spareOf(id), []byte(s.name), 0o600); err != nil {
 		endCtx, cancel := cleanup(ctx)
 		defer cancel()
+		s.close()
 		return errors.Join(err, e.endInstance(endCtx, s.instance, ""))
 	}
 	if err := e.call(ctx, build, "restore", "--detach", "--background", "--bundle="+s.bundle, "--image-path="+dir, s.name); err != nil {
+		s.close()
 		return notStarted(ctx, err)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 )
 
 // A standby is a runsc that has started ahead and waits to be told what to do. To start, it needs 9 ms of a CPU, which
-// who wakes a sandbox would wait for twice (restore, exec), and who copies one three times.
+// who wakes a sandbox would wait for, and who copies one twice (checkpoint, restore).
 type standby struct {
 	*stream
 	arguments *os.File // to be written once
@@ -22,7 +22,7 @@ type standby struct {
 const standbyCommand = "standby"
 
 // standbyCount is as many as the copy of a sandbox takes.
-const standbyCount = 3
+const standbyCount = 2
 
 // standbys are those that wait. All are of one build.
 type standbys struct {

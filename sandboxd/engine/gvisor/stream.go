@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -21,38 +22,58 @@ const (
 
 // stream is the stdin and stdout of a runsc command: as a net.Conn where it is `guest connect`, unused where it is not.
 type stream struct {
-	in, out *os.File // pipes, which have deadlines
-	cmd     *exec.Cmd
-	stderr  *bounded
-	ended   chan struct{} // closed when the command has ended and was waited for
-	err     error         // how, then
+	stdio.Pipes
+	cmd    *exec.Cmd
+	stderr *bounded
+	ended  chan struct{} // closed when the command has ended and was waited for
+	err    error         // how, then
 
 	once sync.Once
 }
 
-var _ net.Conn = (*stream)(nil)
+// guestStream is a connection to a guest, through a command or not.
+type guestStream interface {
+	net.Conn
+	// Ended is closed when the stream has been closed, and nothing is left of it in the sandbox.
+	Ended() <-chan struct{}
+}
+
+var (
+	_ guestStream = (*stream)(nil)
+	_ guestStream = (*stdio.Stream)(nil)
+)
+
+// openPipes makes the stdin and stdout of a process, which are closed when it has them, and our ends of them.
+func openPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
+	stdin, in, err := os.Pipe()
+	if err != nil {
+		return ours, nil, nil, err
+	}
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		stdin.Close()
+		in.Close()
+		return ours, nil, nil, err
+	}
+	growPipe(in)
+	growPipe(out)
+	return stdio.Pipes{In: out, Out: in}, stdin, stdout, nil
+}
 
 // startStream starts a command.
 func startStream(cmd *exec.Cmd) (*stream, error) {
-	theirIn, in, err := os.Pipe()
+	ours, stdin, stdout, err := openPipes()
 	if err != nil {
 		return nil, err
 	}
-	defer theirIn.Close()
-	out, theirOut, err := os.Pipe()
-	if err != nil {
-		in.Close()
-		return nil, err
-	}
-	defer theirOut.Close()
-	growPipe(in)
-	growPipe(out)
-	s := &stream{in: in, out: out, cmd: cmd, stderr: &bounded{max: 8 << 10}, ended: make(chan struct{})}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirIn, theirOut, s.stderr
+	defer stdin.Close()
+	defer stdout.Close()
+	s := &stream{Pipes: ours, cmd: cmd, stderr: &bounded{max: 8 << 10}, ended: make(chan struct{})}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, s.stderr
 	cmd.WaitDelay = lastWords
 	if err := cmd.Start(); err != nil {
-		in.Close()
-		out.Close()
+		ours.In.Close()
+		ours.Out.Close()
 		return nil, err
 	}
 	go func() {
@@ -63,7 +84,7 @@ func startStream(cmd *exec.Cmd) (*stream, error) {
 }
 
 func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.out.Read(p)
+	n, err := s.Pipes.Read(p)
 	if err == io.EOF {
 		if said := s.stderr.String(); said != "" {
 			err = fmt.Errorf("guest connect: %q: %w", said, io.ErrUnexpectedEOF)
@@ -72,13 +93,11 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *stream) Write(p []byte) (int, error) { return s.in.Write(p) }
-
 // Close ends the stream, and with it the program. It may be called twice.
 func (s *stream) Close() error {
 	s.once.Do(func() {
-		s.in.Close()
-		s.out.Close()
+		s.In.Close()
+		s.Out.Close()
 		time.AfterFunc(lastWords, func() {
 			select {
 			case <-s.ended:
@@ -90,44 +109,35 @@ func (s *stream) Close() error {
 	return nil
 }
 
-func (s *stream) LocalAddr() net.Addr  { return pipeAddr{} }
-func (s *stream) RemoteAddr() net.Addr { return pipeAddr{} }
-
-func (s *stream) SetDeadline(t time.Time) error {
-	if err := s.out.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return s.in.SetWriteDeadline(t)
-}
-func (s *stream) SetReadDeadline(t time.Time) error  { return s.out.SetReadDeadline(t) }
-func (s *stream) SetWriteDeadline(t time.Time) error { return s.in.SetWriteDeadline(t) }
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "runsc exec" }
+// Ended implements [guestStream].
+func (s *stream) Ended() <-chan struct{} { return s.ended }
 
 // streams are those that are open: none may be when a sandbox is suspended. One that nobody has is true: it
 // showed that the guest can be dialled, and is for who dials first.
 type streams struct {
 	mu   sync.Mutex
-	open map[sandbox.ID]map[*stream]bool
+	open map[sandbox.ID]map[guestStream]bool
 }
 
-func (l *streams) add(id sandbox.ID, s *stream) {
+// add counts a stream until it ends.
+func (l *streams) add(id sandbox.ID, s guestStream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open == nil {
-		l.open = map[sandbox.ID]map[*stream]bool{}
+		l.open = map[sandbox.ID]map[guestStream]bool{}
 	}
 	if l.open[id] == nil {
-		l.open[id] = map[*stream]bool{}
+		l.open[id] = map[guestStream]bool{}
 	}
 	l.open[id][s] = false
+	go func() {
+		<-s.Ended()
+		l.drop(id, s)
+	}()
 }
 
 // offer leaves a stream to the first who takes it.
-func (l *streams) offer(id sandbox.ID, s *stream) {
+func (l *streams) offer(id sandbox.ID, s guestStream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, open := l.open[id][s]; open {
@@ -135,7 +145,7 @@ func (l *streams) offer(id sandbox.ID, s *stream) {
 	}
 }
 
-func (l *streams) take(id sandbox.ID) (s *stream, ok bool) {
+func (l *streams) take(id sandbox.ID) (s guestStream, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s, free := range l.open[id] {
@@ -147,7 +157,7 @@ func (l *streams) take(id sandbox.ID) (s *stream, ok bool) {
 	return nil, false
 }
 
-func (l *streams) drop(id sandbox.ID, s *stream) {
+func (l *streams) drop(id sandbox.ID, s guestStream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open[id], s)
@@ -156,10 +166,10 @@ func (l *streams) drop(id sandbox.ID, s *stream) {
 	}
 }
 
-// close closes a sandbox's streams and waits for their programs to end.
+// close closes a sandbox's streams and waits for them to end.
 func (l *streams) close(id sandbox.ID) {
 	l.mu.Lock()
-	var list []*stream
+	var list []guestStream
 	for s := range l.open[id] {
 		list = append(list, s)
 	}
@@ -168,7 +178,7 @@ func (l *streams) close(id sandbox.ID) {
 		s.Close()
 	}
 	for _, s := range list {
-		<-s.ended
+		<-s.Ended()
 	}
 }
 

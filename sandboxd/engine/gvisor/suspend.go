@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -205,13 +206,14 @@ func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir strin
 	}
 	kind := kindOf(build, config)
 	var p process
+	var own *stdio.Stream
 	if s := e.spares.take(kind); s != nil {
-		p, err = s.process, e.restoreInto(ctx, id, s, build, dir)
+		p, own, err = s.process, s.own, e.restoreInto(ctx, id, s, build, dir)
 	} else {
-		p, err = e.launch(ctx, e.layout.own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)
+		p, own, err = e.launch(ctx, e.layout.own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)
 	}
 	if err == nil {
-		err = e.started(ctx, id, build, p)
+		err = e.started(ctx, id, build, p, own)
 	}
 	if err == nil {
 		e.spares.want(kind)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 )
 
 // lentListener accepts the daemon's connections. Who connects to the socket (`guest connect`, uid 0 like us) hands
@@ -64,7 +66,7 @@ func borrow(lender *net.UnixConn) (net.Conn, error) {
 		}
 		return nil, errors.Join(err, fmt.Errorf("%d descriptors came, want 2", len(fds)))
 	}
-	s := &lentStream{lender: lender, in: os.NewFile(uintptr(fds[0]), "in"), out: os.NewFile(uintptr(fds[1]), "out")}
+	s := &lentStream{lender: lender, Pipes: stdio.Pipes{In: os.NewFile(uintptr(fds[0]), "in"), Out: os.NewFile(uintptr(fds[1]), "out")}}
 	_ = lender.SetReadDeadline(time.Time{})
 	go func() { // the lender sends no more: this is its end
 		_, _ = lender.Read(make([]byte, 1))
@@ -75,30 +77,18 @@ func borrow(lender *net.UnixConn) (net.Conn, error) {
 
 // lentStream is a program's stdin and stdout as a net.Conn.
 type lentStream struct {
-	in, out *os.File
-	lender  *net.UnixConn
-	once    sync.Once
+	stdio.Pipes
+	lender *net.UnixConn
+	once   sync.Once
 }
-
-func (s *lentStream) Read(p []byte) (int, error)  { return s.in.Read(p) }
-func (s *lentStream) Write(p []byte) (int, error) { return s.out.Write(p) }
 
 // Close gives the descriptors back, and only then lets the lender go: when its process has ended, no stream is
 // left in the sandbox.
 func (s *lentStream) Close() error {
 	s.once.Do(func() {
-		s.in.Close()
-		s.out.Close()
+		s.In.Close()
+		s.Out.Close()
 		s.lender.Close()
 	})
 	return nil
 }
-
-func (s *lentStream) LocalAddr() net.Addr  { return s.lender.LocalAddr() }
-func (s *lentStream) RemoteAddr() net.Addr { return s.lender.RemoteAddr() }
-
-func (s *lentStream) SetDeadline(t time.Time) error {
-	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
-}
-func (s *lentStream) SetReadDeadline(t time.Time) error  { return s.in.SetReadDeadline(t) }
-func (s *lentStream) SetWriteDeadline(t time.Time) error { return s.out.SetWriteDeadline(t) }

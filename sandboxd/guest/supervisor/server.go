@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -20,11 +19,11 @@ import (
 // maxRequest bounds a request's JSON: a megabyte of code, every byte of it escaped.
 const maxRequest = 8 * sandbox.MiB
 
-// serve answers the daemon, which is the only one who can reach the socket.
-func (s *Supervisor) serve(l net.Listener) error {
+// server answers the daemon, which is the only one who can reach us.
+func (s *Supervisor) server() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	server := &http.Server{
+	return &http.Server{
 		Handler:   s.routes(),
 		Protocols: protocols,
 		ErrorLog:  log.New(io.Discard, "", 0),
@@ -35,7 +34,6 @@ func (s *Supervisor) serve(l net.Listener) error {
 			MaxReceiveBufferPerStream:     4<<20 - 1,
 		},
 	}
-	return server.Serve(l)
 }
 
 // routes are those of package guest.

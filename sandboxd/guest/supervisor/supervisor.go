@@ -32,6 +32,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -44,6 +45,7 @@ type Config struct {
 	Expires   time.Time
 	Language  sandbox.Language // the kernel to start ahead
 	Socket    string           // where to listen; its folder is the guest's own
+	Stdio     bool             // listen on stdin and stdout, too, for the engine
 	Bundle    string           // the folder of the guest and the kernels' programs
 }
 
@@ -97,7 +99,15 @@ func Run(config Config) error {
 	s.watchdog.watch()
 	time.AfterFunc(standByAfter, s.sweeper.standBy)
 	over := make(chan error, 1)
-	go func() { over <- s.serve(listener) }()
+	server := s.server()
+	go func() { over <- server.Serve(listener) }()
+	if config.Stdio {
+		own, err := stdio.Listen()
+		if err != nil {
+			return err
+		}
+		go func() { _ = server.Serve(own) }() // without it the daemon comes by the socket
+	}
 	go func() { s.deadman.watch(); over <- nil }()
 	if l := s.lanes[config.Language]; l != nil {
 		l.prepare <- nil

@@ -12,12 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 )
 
 var (
@@ -69,7 +71,15 @@ func serve(args []string) error {
 	mux.HandleFunc("POST /count", counter())
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return (&http.Server{Handler: mux, Protocols: protocols}).Serve(listener)
+	server := &http.Server{Handler: mux, Protocols: protocols}
+	if slices.Contains(args, stdio.Flag) {
+		own, err := stdio.Listen()
+		if err != nil {
+			return err
+		}
+		go server.Serve(own)
+	}
+	return server.Serve(listener)
 }
 
 // asKernel is this program, run as a kernel is.

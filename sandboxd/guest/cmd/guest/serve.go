@@ -25,6 +25,7 @@ func serve(args []string) error {
 	flags.Int64Var(&config.Workspace, "workspace", 0, "bytes of /workspace")
 	expires := flags.Int64("expires", 0, "when the sandbox ends, in Unix seconds")
 	language := flags.String("language", "", "the kernel to start ahead of the first execution")
+	flags.BoolVar(&config.Stdio, "stdio", false, "listen on stdin and stdout, too")
 	flags.StringVar(&config.Socket, "socket", guest.SocketPath, "where to listen")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -1,0 +1,57 @@
+package gvisor_test
+
+import (
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// The first stream in each life of a sandbox goes over the guest's own stdin and stdout, and no process is started for it. To those that
+// come after it, also when that was closed because the memory was saved or the daemon ended, the guest is joined.
+func TestFirstStream(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	first := func(when string, id sandbox.ID, want bool) {
+		t.Helper()
+		for range 2 {
+			conn, err := e.Dial(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if got := gvisor.Own(conn); got != want {
+				t.Errorf("%s: over the guest's own stdin and stdout: %t, want %t", when, got, want)
+			}
+			want = false
+		}
+	}
+	s, copied := spec(image), spec(image)
+	create(t, e, s)
+	first("created", s.ID, true)
+	sleepAndWake(t, e, s.ID)
+	first("resumed without a spare", s.ID, true)
+	ready(t, e)
+	sleepAndWake(t, e, s.ID)
+	first("resumed in a spare", s.ID, true)
+	if err := e.Fork(t.Context(), s.ID, copied.ID); err != nil {
+		t.Fatal(err)
+	}
+	removeLater(t, e, copied.ID)
+	first("a copy", copied.ID, true)
+	first("copied", s.ID, false)
+	e.Close()
+	e = open(t, dir, bundle.Bundle{})
+	first("after another daemon", s.ID, false)
+	sleepAndWake(t, e, s.ID)
+	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	first("saved before anybody came", s.ID, false)
+	sleepAndWake(t, e, s.ID)
+	first("and resumed", s.ID, true)
+	if got := python(t, e, s.ID, "print(1)"); got != "1" {
+		t.Errorf("print(1) = %q", got)
+	}
+}

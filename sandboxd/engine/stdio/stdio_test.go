@@ -1,0 +1,188 @@
+//go:build linux
+
+package stdio
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// fifos stand for the pipes of a guest: they can be opened again, as other pipes come with another life.
+type fifos struct{ in, out string }
+
+func newFifos(t *testing.T) fifos {
+	t.Helper()
+	f := fifos{filepath.Join(t.TempDir(), "in"), filepath.Join(t.TempDir(), "out")}
+	for _, path := range []string{f.in, f.out} {
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func open(t *testing.T, path string, mode int) *os.File {
+	t.Helper()
+	file, err := os.OpenFile(path, mode|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
+}
+
+// serve has a guest echo what comes over the streams to it, and returns the engine's side of the first one.
+func (f fifos) serve(t *testing.T) *Stream {
+	t.Helper()
+	in := open(t, f.in, os.O_RDONLY)
+	first := f.live(t)
+	l := newListener(Pipes{in, open(t, f.out, os.O_WRONLY)})
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				io.Copy(conn, conn)
+				conn.Close()
+			}()
+		}
+	}()
+	return first
+}
+
+// live returns the engine's side of a guest that begins another life.
+func (f fifos) live(t *testing.T) *Stream {
+	t.Helper()
+	out := open(t, f.out, os.O_RDONLY)
+	return New(Pipes{out, open(t, f.in, os.O_WRONLY)})
+}
+
+func opened(t *testing.T, s *Stream) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := s.Open(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func echoes(t *testing.T, s *Stream, size int) {
+	t.Helper()
+	sent := bytes.Repeat([]byte("0123456789abcdef"), size/16)
+	go s.Write(sent)
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("another echo: %v", err)
+	}
+}
+
+func closed(t *testing.T, s *Stream) {
+	t.Helper()
+	begin := time.Now()
+	s.Close()
+	s.Close()
+	<-s.Ended()
+	if time.Since(begin) > lastWords/2 {
+		t.Errorf("the guest did not say that it let go")
+	}
+	if _, err := s.Read(make([]byte, 1)); err != net.ErrClosed {
+		t.Errorf("Read of a closed stream: %v", err)
+	}
+}
+
+func TestStream(t *testing.T) {
+	s := newFifos(t).serve(t)
+	opened(t, s)
+	echoes(t, s, 16)
+	echoes(t, s, 10<<20)
+	closed(t, s)
+}
+
+// TestCloseWhileBothAreBusy: somebody reads and somebody writes when a stream is closed, and the pipes are full.
+func TestCloseWhileBothAreBusy(t *testing.T) {
+	f := newFifos(t)
+	s := f.serve(t)
+	opened(t, s)
+	done := make(chan bool, 2)
+	go func() {
+		s.Write(make([]byte, 10<<20))
+		done <- true
+	}()
+	time.Sleep(20 * time.Millisecond)
+	go func() {
+		io.Copy(io.Discard, s)
+		done <- true
+	}()
+	closed(t, s)
+	<-done
+	<-done
+	s = f.live(t)
+	opened(t, s)
+	echoes(t, s, 16)
+}
+
+// TestLives: a stream can be opened in each life of a guest, whatever the one before left of its own, and the guest waits for it without
+// using a CPU.
+func TestLives(t *testing.T) {
+	f := newFifos(t)
+	s := f.serve(t)
+	for range 3 {
+		opened(t, s)
+		echoes(t, s, 1<<20)
+		closed(t, s)
+		before := cpu(t)
+		time.Sleep(100 * time.Millisecond)
+		if used := cpu(t) - before; used > 50*time.Millisecond {
+			t.Errorf("waiting took %v of a CPU", used)
+		}
+		s = f.live(t)
+		io.WriteString(s.Out, "half a tick") // and its engine dies
+		s.In.Close()
+		s.Out.Close()
+		time.Sleep(10 * time.Millisecond)
+		s = f.live(t)
+	}
+}
+
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// TestNobodyThere: a guest that does not listen.
+func TestNobodyThere(t *testing.T) {
+	for name, says := range map[string]string{"nothing": "", "something else": "HTTP/1.1 400"} {
+		t.Run(name, func(t *testing.T) {
+			f := newFifos(t)
+			in := open(t, f.in, os.O_RDONLY)
+			defer in.Close()
+			s := f.live(t)
+			out := open(t, f.out, os.O_WRONLY)
+			io.WriteString(out, says)
+			if says == "" {
+				defer out.Close()
+			} else {
+				out.Close()
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if err := s.Open(ctx); err == nil {
+				t.Fatal("it was opened")
+			}
+			<-s.Ended()
+		})
+	}
+}
