@@ -24,8 +24,9 @@ func (sink) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbo
 // BenchmarkStdio is a call on stdio without a daemon: a small one, with a spool and without (it
 // must cost an ordinary message nothing), and one of 100 MB.
 func BenchmarkStdio(b *testing.B) {
-	small := toolCall("1", "write_files", `{"sandbox_id":"box","files":[{"path":"a","text":"a few words"}]}`)
-	huge := toolCall("1", "write_files", `{"sandbox_id":"box","files":[{"path":"a","base64":"`+strings.Repeat("QUJD", 100<<20/3)+`"}]}`)
+	box := string(sandbox.NewID())
+	small := toolCall("1", "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"a","text":"a few words"}]}`)
+	huge := toolCall("1", "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"a","base64":"`+strings.Repeat("QUJD", 100<<20/3)+`"}]}`)
 	for _, c := range []struct {
 		name, message string
 		spool         bool

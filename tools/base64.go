@@ -2,9 +2,10 @@ package tools
 
 import (
 	"bufio"
-	"encoding/base64"
 	"io"
 	"strings"
+
+	"github.com/emmansun/base64"
 )
 
 // base64Reader decodes base64 as it is found in the wild: standard or URL alphabet,

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -145,11 +144,8 @@ func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
 // whole or not at all. The returned size and hash are of what was sent: the guest only counts, because
 // a hash costs more than all else that happens to a byte.
 func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sandbox.File, error) {
-	sum, n := sha256.New(), int64(0)
-	sent := io.TeeReader(inLargePieces{body}, writerFunc(func(p []byte) (int, error) {
-		n += int64(len(p))
-		return sum.Write(p)
-	}))
+	sent := newDigest(inLargePieces{body})
+	defer sent.close()
 	resp, err := c.send(ctx, http.MethodPut, FilesRoute+path, nil, io.NopCloser(sent))
 	if err != nil {
 		return sandbox.File{}, err
@@ -158,10 +154,11 @@ func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sa
 	if err := wire.Decode(resp, maxAnswer, &f); err != nil {
 		return sandbox.File{}, err
 	}
+	n, sum := sent.result()
 	if f.Size != n {
 		return sandbox.File{}, sandbox.Errorf(sandbox.Unavailable, "%q did not arrive in the sandbox as it was sent: write it again", sandbox.Quote(path))
 	}
-	return sandbox.File{Path: path, Size: n, SHA256: hex.EncodeToString(sum.Sum(nil)), ModTime: sanitizeTime(f.ModTime)}, nil
+	return sandbox.File{Path: path, Size: n, SHA256: hex.EncodeToString(sum), ModTime: sanitizeTime(f.ModTime)}, nil
 }
 
 // ReadFile reads length bytes (less than 0: all) of a file from offset on, and says

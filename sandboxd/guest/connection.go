@@ -167,7 +167,3 @@ func (b *exactBody) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

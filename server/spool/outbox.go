@@ -2,13 +2,14 @@ package spool
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"sync"
+
+	"github.com/emmansun/base64"
 )
 
 // Outbox holds what is too long for an answer in memory. It belongs to one answer.
