@@ -17,9 +17,9 @@ const SocketPath = "/run/dormouse/guest.sock"
 // Routes of the guest.
 //
 //	GET  /v1/status                                  Status
-//	PUT  /v1/expiry                                  Expiry → Status
-//	POST /v1/awakening                               Awakening → Status
-//	POST /v1/preparation                             Preparation → Status, when that kernel is ready
+//	PUT  /v1/expiry                                  Expiry → nothing
+//	POST /v1/awakening                               Awakening → nothing
+//	POST /v1/preparation                             Preparation → nothing, when that kernel is ready
 //	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; the second PUT of an id returns the first's
 //	GET  /v1/executions/{id}?wait=&offset=&head=&tail=   sandbox.Execution with the window's events
 //	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final

@@ -73,7 +73,7 @@ func (s *Supervisor) putExpiry(w http.ResponseWriter, r *http.Request) error {
 		return sandbox.Errorf(sandbox.Invalid, "expire_unix %d is no time", expiry.ExpireUnix)
 	}
 	s.deadman.set(time.Unix(expiry.ExpireUnix, 0))
-	return writeJSON(w, s.status())
+	return done(w)
 }
 
 func (s *Supervisor) postAwakening(w http.ResponseWriter, r *http.Request) error {
@@ -87,7 +87,7 @@ func (s *Supervisor) postAwakening(w http.ResponseWriter, r *http.Request) error
 	for _, l := range s.lanes {
 		l.awaken(a)
 	}
-	return writeJSON(w, s.status())
+	return done(w)
 }
 
 func (s *Supervisor) postPreparation(w http.ResponseWriter, r *http.Request) error {
@@ -102,7 +102,7 @@ func (s *Supervisor) postPreparation(w http.ResponseWriter, r *http.Request) err
 	if err := lane.prepareFor(r.Context()); err != nil {
 		return err
 	}
-	return writeJSON(w, s.status())
+	return done(w)
 }
 
 // lane returns a language's.
@@ -255,6 +255,12 @@ func number(r *http.Request, name string) (int64, error) {
 		return 0, sandbox.Errorf(sandbox.Invalid, "%s %q is not a number of at least 0", name, sandbox.Quote(text))
 	}
 	return n, nil
+}
+
+// done answers that it is.
+func done(w http.ResponseWriter) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // writeJSON answers with v. Unlike wire.WriteJSON it escapes nothing for HTML, which would make
