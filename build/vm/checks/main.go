@@ -40,16 +40,18 @@ func main() {
 	if port, err := os.OpenFile("/dev/ttyS1", os.O_WRONLY, 0); err == nil {
 		report = port
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute)
 	defer cancel()
 	line, _ := os.ReadFile("/proc/cmdline")
 	switch {
 	case strings.Contains(string(line), "dormouse.boot=1"):
-		machine(ctx)
-		limits(ctx)
-		services(ctx)
-		logins(ctx)
-		engineTests(ctx)
+		if !strings.Contains(string(line), "dormouse.part=reboot") {
+			machine(ctx)
+			limits(ctx)
+			services(ctx)
+			logins(ctx)
+			engineTests(ctx)
+		}
 		beforePowerCut(ctx)
 		say("now cut the power")
 	case strings.Contains(string(line), "dormouse.boot=2"):

@@ -71,7 +71,7 @@ func beforePowerCut(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		for _, arg := range []string{"daemon-reload", "restart " + service} {
+		for _, arg := range []string{"daemon-reload", "enable " + service, "restart " + service} {
 			if _, err := command(ctx, "systemctl", strings.Fields(arg)...); err != nil {
 				return err
 			}
