@@ -12,6 +12,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
@@ -63,7 +64,7 @@ func (e *Engine) dial(ctx context.Context, id string) (*stream, error) {
 		return nil, err
 	}
 	e.endWith(id, s)
-	if err := engine.AwaitJoined(ctx, s); err != nil {
+	if err := stdio.AwaitJoined(ctx, s); err != nil {
 		return nil, err
 	}
 	return s, nil

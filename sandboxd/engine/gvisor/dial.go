@@ -7,6 +7,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
@@ -48,7 +49,7 @@ func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*str
 		return nil, err
 	}
 	e.streams.add(id, s)
-	if err := engine.AwaitJoined(ctx, s); err != nil {
+	if err := stdio.AwaitJoined(ctx, s); err != nil {
 		return nil, err
 	}
 	return s, nil

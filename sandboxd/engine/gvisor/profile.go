@@ -7,8 +7,8 @@ import (
 	"strconv"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 const (

@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory

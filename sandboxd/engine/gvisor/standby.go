@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // A standby is a runsc that has started ahead and waits to be told what to do. To start, it needs 9 ms of a CPU, which
@@ -89,7 +89,7 @@ func (e *Engine) makeStandby(ctx context.Context, build string) (*standby, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := engine.AwaitJoined(ctx, s); err != nil {
+	if err := stdio.AwaitJoined(ctx, s); err != nil {
 		return nil, errors.Join(err, arguments.Close())
 	}
 	return &standby{s, arguments}, nil

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 const (

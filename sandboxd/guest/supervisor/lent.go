@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // lentListener accepts the daemon's connections. Who connects to the socket (`guest connect`, uid 0 like us) hands

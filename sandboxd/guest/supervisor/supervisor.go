@@ -32,8 +32,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // Config is what the guest is told when it is started.

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/stdio"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 var (
@@ -136,7 +136,7 @@ func connect() error {
 			time.Sleep(2 * time.Millisecond)
 		}
 	}
-	if _, err := os.Stdout.Write([]byte{engine.Joined}); err != nil {
+	if _, err := os.Stdout.Write([]byte{stdio.Joined}); err != nil {
 		return err
 	}
 	ends := make(chan error, 2)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // How long the guest may take to listen: who started it connects at once.
@@ -19,7 +20,7 @@ const (
 )
 
 // connect lends its standard input and output to the guest, until the guest is done with them: when they
-// end, or the guest does. It says one byte first, when it has reached the guest: engine.Joined.
+// end, or the guest does. It says one byte first, when it has reached the guest: stdio.Joined.
 func connect(args []string) error {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	socket := flags.String("socket", guest.SocketPath, "where the guest listens")
@@ -35,7 +36,7 @@ func connect(args []string) error {
 		return err
 	}
 	defer conn.Close()
-	if _, err := os.Stdout.Write([]byte{'+'}); err != nil {
+	if _, err := os.Stdout.Write([]byte{stdio.Joined}); err != nil {
 		return err
 	}
 	if _, _, err := conn.WriteMsgUnix([]byte{0}, syscall.UnixRights(syscall.Stdin, syscall.Stdout), nil); err != nil {

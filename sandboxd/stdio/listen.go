@@ -10,8 +10,6 @@ import (
 	"os"
 	"syscall"
 	"time"
-
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
 // Listener accepts the streams that come over two pipes, one after another.
@@ -61,7 +59,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		return nil, fmt.Errorf("wait for a stream: %w", err)
 	}
 	c := &accepted{half: half{Pipes: l.pipes}, ticket: ticket, free: l.free}
-	_, _ = c.Write([]byte{engine.Joined}) // who has gone already is noticed by who reads
+	_, _ = c.Write([]byte{Joined}) // who has gone already is noticed by who reads
 	return c, nil
 }
 

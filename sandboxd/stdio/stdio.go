@@ -1,14 +1,14 @@
-// Package stdio is a stream between an engine and a guest that needs no other process in the sandbox: it goes over the guest's own
-// stdin and stdout, two pipes of which the engine holds the other ends.
+// Package stdio is what engine and guest have in common of the streams between them, which go over stdin and stdout: those of
+// `guest connect`, which says [Joined] first (joined.go), or the guest's own, which need no other process in the sandbox.
 //
-//   - [Stream]: the engine's side
+//   - [Stream]: the engine's side of the guest's own, two pipes of which it holds the other ends
 //   - [Listener]: the guest's (listen.go)
 //   - [Pipes]: two pipes as a connection (pipes.go)
 //
 // Each life of a sandbox, which is its start and each time that its memory is restored, has new pipes, and one stream over them:
 //
 //	the engine says a ticket: 16 bytes that no other stream has
-//	the guest says engine.Joined, and all that follows is the stream
+//	the guest says [Joined], and all that follows is the stream
 //	the engine closes its end
 //	the guest says the ticket: it holds nothing of the stream any more, and its memory may be saved
 //
@@ -23,8 +23,6 @@ import (
 	"io"
 	"sync"
 	"time"
-
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
 // Flag has the guest listen on its stdin and stdout.
@@ -56,7 +54,7 @@ func (s *Stream) Open(ctx context.Context) error {
 		s.Close()
 		return fmt.Errorf("open the stream to the guest: %w", err)
 	}
-	return engine.AwaitJoined(ctx, s)
+	return AwaitJoined(ctx, s)
 }
 
 // Close closes the stream, also one that was not opened. It may be called twice, and waits for nothing.
