@@ -18,5 +18,5 @@ func GuestArgs(s Spec) []string {
 
 // ConnectArgs is the command that joins its stdin and stdout to the guest. It
 // waits for the socket to appear (ten seconds at most), says stdio.Joined, and ends when its stdin or
-// the guest's end does. It is uid 0, and the only way in.
+// the guest's end does. It is uid 0, and the only way in but for the guest's own stdin and stdout (package stdio).
 func ConnectArgs() []string { return []string{BundleDir + "/guest", "connect"} }

@@ -4,7 +4,7 @@
 // runs executions in them, keeps their output, moves files, and is reached through one
 // unix socket.
 //
-//   - [Run]: the order of things at start (supervisor.go), the routes (server.go, fileserver.go), the daemon's stream (lent.go)
+//   - [Run]: the order of things at start (supervisor.go), the routes (server.go, fileserver.go), the daemon's streams (lent.go, package stdio)
 //   - a kernel's process and pipes (kernel.go, pipes.go, message.go), its program (program.go), how it
 //     died (death.go) and what it wrote then (crash.go), and the one place that waits for processes (reaper.go)
 //   - executions: in line for a kernel (lane.go), how they are stopped (ladder.go), their
