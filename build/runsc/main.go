@@ -2,7 +2,7 @@
 //
 //   - The seccomp filter around it is compiled when runsc is built (filters/), as in gVisor's releases. Bazel does that for them,
 //     and the Go module is made without; there every sandbox compiles it anew, which takes 60 to 90 ms of a CPU.
-//   - One can be started ahead: as `runsc standby` it waits for its arguments.
+//   - One can be started ahead: as `runsc stand-by` it waits for its arguments.
 //   - The garbage collector lets a resumed sandbox decode its state: what it decodes is all still needed (40 of 350 ms).
 package main
 
@@ -29,7 +29,7 @@ var compiled []precompiledseccomp.Program
 var programs map[string]precompiledseccomp.Program
 
 func main() {
-	if os.Args[len(os.Args)-1] == "standby" && !stoodBy() {
+	if os.Args[len(os.Args)-1] == "stand-by" && !stoodBy() {
 		return
 	}
 	if slices.Contains(os.Args, "boot") { // the command that is the sandbox
@@ -42,15 +42,20 @@ func main() {
 	maincli.Main()
 }
 
-// stoodBy waits for the arguments, as JSON, on descriptor 3. It reports whether there are any: else nobody needs us any more.
+// stoodBy waits for the arguments, as JSON, on descriptor 3, and says when it has them. It reports whether there are any: else
+// nobody needs us any more.
 func stoodBy() bool {
 	from := os.NewFile(3, "arguments")
 	defer from.Close()
 	var args []string
 	_, _ = os.Stdout.WriteString("+") // who can't say so is another runsc
 	err := json.NewDecoder(from).Decode(&args)
+	if err != nil {
+		return false
+	}
+	_, _ = os.Stdout.WriteString("+") // who doesn't hear it has another runsc do it
 	os.Args = append(os.Args[:1], args...)
-	return err == nil
+	return true
 }
 
 // waiting is more than a sandbox allocates until it is told what to run or restore (4.5 MB), which can take as long as a spare lives.

@@ -81,7 +81,7 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 		var found []int
 		for _, pid := range runscOf(dir + "/") {
 			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if strings.Contains(string(text), "\x00"+command+"\x00") || strings.HasSuffix(string(text), "\x00standby\x00") {
+			if strings.Contains(string(text), "\x00"+command+"\x00") || strings.HasSuffix(string(text), "\x00stand-by\x00") {
 				found = append(found, pid)
 			}
 		}

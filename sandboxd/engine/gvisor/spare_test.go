@@ -213,7 +213,7 @@ func TestASpareThatDoesNotFit(t *testing.T) {
 func stoodBy(dir string, others ...int) (pids []int) {
 	for _, pid := range runscOf(dir + "/") {
 		text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-		if strings.HasSuffix(string(text), "\x00standby\x00") && !slices.Contains(others, pid) {
+		if strings.HasSuffix(string(text), "\x00stand-by\x00") && !slices.Contains(others, pid) {
 			pids = append(pids, pid)
 		}
 	}

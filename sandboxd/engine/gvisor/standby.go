@@ -19,7 +19,7 @@ type standby struct {
 }
 
 // standbyCommand is in place of a command, and is the last argument (build/runsc).
-const standbyCommand = "standby"
+const standbyCommand = "stand-by" // not "standby": a build that knows that one says nothing when it has its arguments
 
 // standbyCount is as many as the copy of a sandbox takes.
 const standbyCount = 2
@@ -44,20 +44,20 @@ func (l *standbys) take(build string) *standby {
 	return s
 }
 
-// tell has a standby do as runsc with these arguments, unless it has ended.
+// tell has a standby do as runsc with these arguments, unless it ends before it has read them: it says when it has.
 func (s *standby) tell(args []string) bool {
-	defer s.arguments.Close()
-	select {
-	case <-s.ended:
-		s.Close()
-		return false
-	default:
+	err := json.NewEncoder(s.arguments).Encode(args)
+	s.arguments.Close()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), runscTimeout)
+		defer cancel()
+		err = stdio.AwaitJoined(ctx, s)
 	}
-	if err := json.NewEncoder(s.arguments).Encode(args); err != nil {
+	if err != nil {
+		_ = s.cmd.Process.Kill()
 		s.Close()
-		return false
 	}
-	return true
+	return err == nil
 }
 
 // keepStandbys makes as many as there may be, of one build.

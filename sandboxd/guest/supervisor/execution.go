@@ -20,7 +20,7 @@ type execution struct {
 	stop    chan struct{} // closed when somebody asks for an interrupt
 	ended   chan struct{} // closed when the state is final
 
-	began time.Time // by the monotonic clock; the lane's
+	beganTick int64 // see procNow; the lane's
 
 	mu        sync.Mutex
 	record    sandbox.Execution // without events
@@ -57,9 +57,9 @@ func (e *execution) interrupt() {
 
 // begin says that a kernel has it now, and what happened to that since the execution before.
 func (e *execution) begin(epoch int, since *sandbox.Interlude) {
-	e.began = time.Now()
+	e.beganTick = procNow()
 	e.mu.Lock()
-	e.record.State, e.record.KernelEpoch, e.record.StartTime = sandbox.ExecRunning, epoch, e.began.UTC()
+	e.record.State, e.record.KernelEpoch, e.record.StartTime = sandbox.ExecRunning, epoch, time.Now().UTC()
 	e.record.Interlude = since
 	e.mu.Unlock()
 	e.journal.status(sandbox.ExecRunning)

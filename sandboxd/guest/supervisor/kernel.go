@@ -17,15 +17,13 @@ import (
 // kernel is one interpreter process and its pipes, from start to death. It runs one
 // execution at a time; its lane decides which.
 type kernel struct {
-	pid       int // and its session and process group
-	started   time.Time
-	startTick int64           // the same as /proc has it
-	ready     chan struct{}   // closed by the ready message
-	warm      chan struct{}   // closed by the warm message
-	exited    chan struct{}   // closed when wait4 has it
-	done      chan string     // status of the current execution's done message
-	dropped   *droppedCounter // what it sent that nobody wanted
-	late      func([]byte)    // takes text that no execution printed
+	pid     int             // and its session and process group
+	ready   chan struct{}   // closed by the ready message
+	warm    chan struct{}   // closed by the warm message
+	exited  chan struct{}   // closed when wait4 has it
+	done    chan string     // status of the current execution's done message
+	dropped *droppedCounter // what it sent that nobody wanted
+	late    func([]byte)    // takes text that no execution printed
 
 	requests *os.File    // fd 3 of the kernel
 	outbox   chan []byte // what is to be written to it, in order
@@ -53,7 +51,6 @@ type droppedCounter struct {
 // startKernel starts the program with the descriptors of docs/kernel-protocol.md.
 func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
 	k := &kernel{
-		started: time.Now(),
 		ready:   make(chan struct{}),
 		warm:    make(chan struct{}),
 		exited:  make(chan struct{}),
@@ -84,9 +81,6 @@ func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter
 		return nil, err
 	}
 	k.pid, k.requests = pid, requests
-	if p, ok := readProcess(pid); ok {
-		k.startTick = p.start
-	}
 	k.raw[0] = newRawOutput(out, func(p []byte) { k.rawText(sandbox.EventStdout, p) })
 	k.raw[1] = newRawOutput(errOut, func(p []byte) { k.rawText(sandbox.EventStderr, p) })
 	k.messages = newPipeReader(messages)

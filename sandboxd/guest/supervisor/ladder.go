@@ -61,7 +61,7 @@ func (l *lane) stopped(k *kernel, e *execution, r rung, o outcome, status string
 	if status == "ok" {
 		o.reason += "; the code handled that and finished"
 	}
-	killed, all := l.sup.sweepSince(k, e.began)
+	killed, all := l.sup.sweepSince(k, e.beganTick)
 	if killed > 0 {
 		o.reason += fmt.Sprintf("; %d processes that it had started were ended", killed)
 	}

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"strconv"
 	"syscall"
@@ -14,7 +15,7 @@ import (
 type process struct {
 	pid     int
 	session int
-	start   int64 // ticks since the machine began
+	start   int64 // in ticks of /proc's clock, see procNow
 	zombie  bool
 	rss     int64         // bytes
 	cpu     time.Duration // its own, and of its children that are gone
@@ -69,6 +70,15 @@ func readProcess(pid int) (process, bool) {
 
 // tick is the unit of times in /proc: USER_HZ is 100 on every architecture of ours.
 const tick = time.Second / 100
+
+// procNow is the time in the clock that a process's start is told in: ticks since the machine began. It is never
+// ahead of that clock; gVisor rounds the time to the nearest tick, so it can be two behind.
+func procNow() int64 {
+	text, _ := readProc("/proc/uptime")
+	seconds, _, _ := bytes.Cut(text, []byte(" "))
+	uptime, _ := strconv.ParseFloat(string(seconds), 64)
+	return max(int64(math.Round(uptime*float64(time.Second/tick)))-1, 0)
+}
 
 // ownedBy reads the real uid. The owner of the folder in /proc would not do: it is root for
 // a process that is not dumpable.

@@ -21,11 +21,10 @@ func (s *Supervisor) sweep(k *kernel) {
 	}
 }
 
-// sweepSince kills what was started in a kernel's session, or out of it, since a moment: an execution that
-// is stopped takes its subprocesses with it, those of earlier ones stay. It reports how many there were,
-// and false if they spawn faster than they can be found.
-func (s *Supervisor) sweepSince(k *kernel, since time.Time) (killed int, all bool) {
-	from := k.startTick + int64(since.Sub(k.started)/tick)
+// sweepSince kills what was started in a kernel's session, or out of it, since a moment of /proc's clock: an
+// execution that is stopped takes its subprocesses with it, those of earlier ones stay. It reports how many there
+// were, and false if they spawn faster than they can be found.
+func (s *Supervisor) sweepSince(k *kernel, since int64) (killed int, all bool) {
 	// One call stops all that did not leave the process group, a fork bomb included, so that there is peace
 	// for looking at what is to go. The kernel and what is to stay go on afterwards. Not under gVisor: when a member
 	// of a group ends of which one is stopped, it sends SIGHUP to them all, which Linux does only if that made the group an orphan.
@@ -33,7 +32,7 @@ func (s *Supervisor) sweepSince(k *kernel, since time.Time) (killed int, all boo
 		_ = syscall.Kill(-k.pid, syscall.SIGSTOP)
 		defer syscall.Kill(-k.pid, syscall.SIGCONT)
 	}
-	return s.killAll(func(p process) bool { return p.pid != k.pid && p.start >= from }, k.pid)
+	return s.killAll(func(p process) bool { return p.pid != k.pid && p.start >= since }, k.pid)
 }
 
 // killAll kills every process of the kernels' user that is wanted, until none is left. Those in the session
