@@ -169,8 +169,8 @@ func (w *watchdog) moreFiles() bool {
 // kernel: files fill the memory.
 func (w *watchdog) stop(k *kernel) {
 	if k != nil {
+		w.blame(k) // first, because who buries it reads why
 		k.signal(syscall.SIGKILL)
-		w.blame(k)
 	}
 }
 
