@@ -227,7 +227,7 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 	list := make([]engine.Container, 0, len(all))
 	for _, s := range all {
 		c := engine.Container{ID: s.id}
-		checkpoint := checkpointIn(s.name)
+		checkpoint := savedIn(s.name).name
 		switch {
 		case checkpoint != "": // also while it is being ended or started
 			c.Suspended, c.Detail, c.StateBytes = true, "is suspended", e.checkpointBytes(s.container, checkpoint)

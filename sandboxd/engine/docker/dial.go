@@ -27,7 +27,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, err
 	}
 	switch {
-	case checkpointIn(found.Name) != "" || found.State.Paused:
+	case savedIn(found.Name).name != "" || found.State.Paused:
 		return nil, asleep()
 	case !found.State.Running:
 		return nil, noSandbox(id)

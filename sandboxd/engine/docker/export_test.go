@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/docker/docker/api/types/system"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // System is what the engine said of itself.
@@ -32,6 +34,12 @@ func (e *Engine) Images(ctx context.Context) ([]string, error) {
 		}
 	}
 	return tags, nil
+}
+
+// SavedTo is the folder of a suspended sandbox's memory.
+func (e *Engine) SavedTo(ctx context.Context, id sandbox.ID) (string, error) {
+	found, err := e.find(ctx, id)
+	return filepath.Join(e.checkpointsOf(found.ID), savedIn(found.Name).name), err
 }
 
 // VolumeOf is the name of a bundle's volume.

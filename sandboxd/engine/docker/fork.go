@@ -37,12 +37,12 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err := e.vacant(ctx, to); err != nil {
 		return err
 	}
-	name := checkpointIn(found.Name)
+	s := savedIn(found.Name)
 	switch {
-	case name != "":
+	case s.name != "":
 		err = e.end(ctx, found.ID)
 		if err == nil {
-			err = e.startFrom(ctx, found.ID, name)
+			err = e.startFrom(ctx, found.ID, s)
 		}
 	case found.State.Paused:
 		err = asleep()
@@ -54,7 +54,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	}
 	e.streams.close(found.ID)
 	err = e.copyTo(ctx, found, to)
-	if name != "" {
+	if s.name != "" {
 		err = errors.Join(err, e.end(ctx, found.ID)) // its name says that it is suspended, as it was
 	}
 	return wrap("fork "+string(from), err)
@@ -71,12 +71,12 @@ func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sa
 	if cerrdefs.IsConflict(err) {
 		return fmt.Errorf("create %s: %w", to, errExists)
 	}
-	name := newCheckpoint()
+	var s saved
 	if err == nil {
-		err = e.save(ctx, of.ID, made.ID, name)
+		s, err = e.save(ctx, of.ID, made.ID)
 	}
 	if err == nil {
-		err = e.startFrom(ctx, made.ID, name)
+		err = e.startFrom(ctx, made.ID, s)
 	}
 	cleanupCtx, cancelCleanup := cleanup(ctx)
 	defer cancelCleanup()

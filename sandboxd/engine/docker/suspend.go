@@ -21,7 +21,7 @@ import (
 //
 // To disk, under gVisor on an engine with experimental features: the engine checkpoints the sandbox, which
 // runs on; then its container is renamed, and then killed. The name is the durable mark, because
-// an engine can't change labels, and it names the one checkpoint that is whole. So whoever is killed, the engine
+// an engine can't change labels, and it names the one checkpoint that is whole, and its sum. So whoever is killed, the engine
 // itself included: before the rename the sandbox runs, and what there is of a checkpoint is nobody's; after it
 // the sandbox is suspended, even if it still runs, because no stream is open and nobody was
 // told of what it does. Resume starts the container from the checkpoint and renames it back when its guest
@@ -62,15 +62,19 @@ func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts
 
 var errDialled = sandbox.Errorf(sandbox.Busy, "the sandbox is being dialled, and the engine does not answer: try again")
 
+// saved is a checkpoint: its name, and what its files sum up to if they can be read from here.
+type saved struct{ name, sum string }
+
 // asleepName is the name of a suspended sandbox's container.
-func asleepName(id sandbox.ID, checkpoint string) string {
-	return nameOf(id) + checkpointTag + checkpoint
+func asleepName(id sandbox.ID, s saved) string {
+	return nameOf(id) + checkpointTag + s.name + "-" + s.sum
 }
 
-// checkpointIn returns the checkpoint that a container's name says it is suspended to, if it does.
-func checkpointIn(name string) string {
-	_, checkpoint, _ := strings.Cut(name, checkpointTag)
-	return checkpoint
+// savedIn returns the checkpoint that a container's name says it is suspended to; without a name, it is not.
+func savedIn(container string) (s saved) {
+	_, rest, _ := strings.Cut(container, checkpointTag)
+	s.name, s.sum, _ = strings.Cut(rest, "-")
+	return s
 }
 
 // newCheckpoint is a name that no other call has used: the engine goes on with one that nobody
@@ -108,7 +112,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	switch {
-	case checkpointIn(found.Name) != "":
+	case savedIn(found.Name).name != "":
 		return e.end(ctx, found.ID)
 	case found.State.Paused:
 		return nil
@@ -147,14 +151,14 @@ func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) erro
 	if err := e.dropCheckpoints(ctx, box); err != nil {
 		return wrap("suspend "+string(id), err)
 	}
-	name := newCheckpoint()
-	if err := e.save(ctx, box, box, name); err != nil {
+	s, err := e.save(ctx, box, box)
+	if err != nil {
 		return wrap("suspend "+string(id), err)
 	}
 	// From here on it goes through: the state is kept.
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	if err := e.api.ContainerRename(ctx, box, asleepName(id, name)); err != nil {
+	if err := e.api.ContainerRename(ctx, box, asleepName(id, s)); err != nil {
 		return wrap("mark "+string(id)+" as suspended", err)
 	}
 	return wrap("end "+string(id), e.end(ctx, box))
@@ -162,18 +166,19 @@ func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) erro
 
 // save has the engine write the memory of the container from, which runs on, as a checkpoint of the
 // container to.
-func (e *Engine) save(ctx context.Context, from, to, name string) error {
+func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error) {
 	if err := e.hangUp(ctx, from); err != nil {
-		return err
+		return s, err
 	}
-	options := checkpoint.CreateOptions{CheckpointID: name}
+	s.name = newCheckpoint()
+	options := checkpoint.CreateOptions{CheckpointID: s.name}
 	if from != to {
 		options.CheckpointDir = e.checkpointsOf(to)
 	}
 	// Not to be given up: an engine goes on when nobody waits for it any more.
 	saveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
-	err := e.api.CheckpointCreate(saveCtx, from, options)
+	err = e.api.CheckpointCreate(saveCtx, from, options)
 	switch {
 	case err != nil && gone(err):
 	case err != nil && strings.Contains(err.Error(), "invalid task checkpoint option"):
@@ -186,12 +191,12 @@ func (e *Engine) save(ctx context.Context, from, to, name string) error {
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = e.syncCheckpoint(to, name)
+		s.sum, err = e.sealCheckpoint(to, s.name)
 	}
 	if err != nil {
-		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: name}) // else the next suspend does
+		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // else the next suspend does
 	}
-	return err
+	return s, err
 }
 
 // hangUp waits until no program runs in a container that the engine has joined to somebody: its pipes
@@ -227,11 +232,11 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	if err != nil {
 		return err
 	}
-	name := checkpointIn(found.Name)
+	s := savedIn(found.Name)
 	switch {
-	case name != "":
+	case s.name != "":
 		if err = e.end(ctx, found.ID); err == nil { // it runs if a suspend or resume was cut short
-			err = e.wake(ctx, id, found.ID, name)
+			err = e.wake(ctx, id, found.ID, s)
 		}
 	case !found.State.Running: // what is paused does run, for Docker
 		err = noSandbox(id)
@@ -247,8 +252,8 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 }
 
 // wake starts a container from its checkpoint, which is then gone.
-func (e *Engine) wake(ctx context.Context, id sandbox.ID, box, name string) error {
-	if err := e.startFrom(ctx, box, name); err != nil {
+func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) error {
+	if err := e.startFrom(ctx, box, s); err != nil {
 		return err
 	}
 	ctx, cancel := cleanup(ctx)
@@ -256,21 +261,24 @@ func (e *Engine) wake(ctx context.Context, id sandbox.ID, box, name string) erro
 	if err := e.api.ContainerRename(ctx, box, nameOf(id)); err != nil {
 		return err // whichever name it has, it is what the name says
 	}
-	_ = e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: name}) // else the next suspend does
+	_ = e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: s.name}) // else the next suspend does
 	return nil
 }
 
-// startFrom starts a container from a checkpoint of its own. If that fails, nothing runs.
-func (e *Engine) startFrom(ctx context.Context, box, name string) error {
+// startFrom starts a container from a checkpoint of its own, whose files are looked through meanwhile: what is damaged reaches
+// a sandbox, and nobody reaches that one. If it fails, nothing runs.
+func (e *Engine) startFrom(ctx context.Context, box string, s saved) error {
+	damage := make(chan error, 1)
+	go func() { damage <- e.whole(box, s) }()
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
-	err := e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: name})
+	err := e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
 	for wait := startAgain; err != nil && ctx.Err() == nil && wait <= maxStartAgain; wait *= 2 {
 		// containerd has a copy of the checkpoint left, from when it was made or from an engine that was killed,
 		// and the engine takes that for a failure, or half a copy for a whole one. So it gets another one.
-		e.touchCheckpoint(box, name)
+		e.touchCheckpoint(box, s.name)
 		time.Sleep(wait)
-		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: name})
+		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
 	}
 	if err == nil {
 		err = ctx.Err()
@@ -278,12 +286,15 @@ func (e *Engine) startFrom(ctx context.Context, box, name string) error {
 	if err == nil {
 		err = e.awaitGuest(ctx, box)
 	}
-	if err == nil {
+	damaged := <-damage
+	if err == nil && damaged == nil {
 		return nil
 	}
 	cleanupCtx, cancelCleanup := cleanup(ctx)
 	defer cancelCleanup()
-	if kept, listErr := e.hasCheckpoint(cleanupCtx, box, name); listErr == nil && !kept {
+	if damaged != nil {
+		err = damaged
+	} else if kept, listErr := e.hasCheckpoint(cleanupCtx, box, s.name); listErr == nil && !kept {
 		err = sandbox.Errorf(sandbox.Expired, "it can't be resumed, because the engine has lost its saved memory").WithCause(err)
 	}
 	return errors.Join(err, e.end(cleanupCtx, box))
@@ -394,7 +405,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			continue
 		}
 		err := error(nil)
-		if checkpointIn(s.name) != "" {
+		if savedIn(s.name).name != "" {
 			err = e.end(ctx, s.container)
 		} else if e.info.Suspend == engine.ToDisk {
 			err = e.thaw(ctx, s.container)

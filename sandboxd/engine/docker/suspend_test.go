@@ -2,11 +2,15 @@ package docker_test
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
@@ -69,6 +73,74 @@ func TestKernelsSleepAndWake(t *testing.T) {
 				t.Logf("suspended in %v, %d MB on disk, resumed in %v, first answers after %v", slept, list[0].StateBytes>>20, woke, time.Since(began))
 			}
 		})
+	}
+}
+
+// Saved memory that is not as it was written is found out, and nobody reaches what was made of it.
+func TestDamagedMemory(t *testing.T) {
+	image := anyImage(t)
+	e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: "runsc"})
+	if e.Info().Suspend != engine.ToDisk {
+		t.Fatalf("it suspends %v", e.Info().Suspend)
+	}
+	s := spec(image)
+	if err := e.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Remove(context.WithoutCancel(t.Context()), s.ID) })
+	execute(t, e, s.ID, sandbox.Python, "kept = bytearray(b'dormouse' * 1000000)")
+	suspend := func() (pages *os.File) {
+		t.Helper()
+		if err := e.Suspend(t.Context(), s.ID); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := e.SavedTo(t.Context(), s.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pages, err = os.OpenFile(filepath.Join(dir, "pages.img"), os.O_RDWR, 0); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pages.Close() })
+		return pages
+	}
+	suspend()
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume of what is whole: %v", err)
+	}
+	pages := suspend()
+	info, err := pages.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := make([]byte, 1)
+	at := info.Size() / 2
+	if _, err := pages.ReadAt(one, at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pages.WriteAt([]byte{one[0] ^ 1}, at); err != nil {
+		t.Fatal(err)
+	}
+	resumed := e.Resume(t.Context(), s.ID)
+	var because *sandbox.Error
+	if !errors.As(resumed, &because) || because.Kind != sandbox.Expired || !strings.Contains(because.Message, "damaged") {
+		t.Fatalf("Resume of what is damaged: %v", resumed)
+	}
+	if conn, err := e.Dial(t.Context(), s.ID); err == nil {
+		conn.Close()
+		t.Error("what is damaged can be reached")
+	}
+	if err := e.Fork(t.Context(), s.ID, sandbox.NewID()); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("Fork of what is damaged: %v", err)
+	}
+	if _, err := pages.WriteAt(one, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatalf("Resume of what was mended: %v", err)
+	}
+	if got := execute(t, e, s.ID, sandbox.Python, "print(kept[:8].decode(), len(kept))"); got != "dormouse 8000000" {
+		t.Errorf("it printed %q", got)
 	}
 }
 
