@@ -26,7 +26,10 @@ import (
 // Huge messages and many small ones, as raw JSON: a client library's own cost is not ours.
 // Memory is the server's: its peak in the row less what it had before.
 
-const fileSize = 100 << 20
+const (
+	fileSize   = 100 << 20
+	concurrent = 4
+)
 
 // wire is a raw client of one server.
 type wire interface {
@@ -36,7 +39,7 @@ type wire interface {
 	close()
 }
 
-func messages(ctx context.Context, name string, w wire) error {
+func messages(home, name string, w wire) error {
 	defer w.close()
 	head, _, err := w.call(0, request(0, "create_sandbox", `{}`))
 	if err != nil {
@@ -47,12 +50,16 @@ func messages(ctx context.Context, name string, w wire) error {
 		return fmt.Errorf("create_sandbox: %s", head)
 	}
 	defer w.call(0, request(0, "delete_sandbox", fmt.Sprintf(`{"sandbox_id":%q}`, box)))
+	awaitSnapshot(home)
 	data := make([]byte, fileSize)
 	rand.Read(data)
-	write := []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"write_files","arguments":{"sandbox_id":"` + box + `","files":[{"path":"big.bin","base64":"` +
-		base64.StdEncoding.EncodeToString(data) + `"}]}}}` + "\n")
+	text := base64.StdEncoding.EncodeToString(data)
+	writes := make([][]byte, concurrent+1) // made ahead: to copy 140 MB is not the server's work
+	for id := range writes {
+		writes[id] = request(id, "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"big.bin","base64":"`+text+`"}]}`)
+	}
 	in := func(id int) error {
-		head, _, err := w.call(id, bytes.Replace(write, []byte(`"id":1,`), []byte(`"id":`+strconv.Itoa(id)+`,`), 1))
+		head, _, err := w.call(id, writes[id])
 		if err == nil && !bytes.Contains(head, []byte("1 file written")) {
 			err = fmt.Errorf("write_files: %.300s", head)
 		}
@@ -72,8 +79,8 @@ func messages(ctx context.Context, name string, w wire) error {
 	}{
 		{"100 MB in, " + name, 5, func() error { return in(1) }},
 		{"100 MB out, " + name, 5, func() error { return out(1) }},
-		{"four times 100 MB in at once, " + name, 3, func() error { return atOnce(4, in) }},
-		{"four times 100 MB out at once, " + name, 3, func() error { return atOnce(4, out) }},
+		{"four times 100 MB in at once, " + name, 3, func() error { return atOnce(concurrent, in) }},
+		{"four times 100 MB out at once, " + name, 3, func() error { return atOnce(concurrent, out) }},
 	} {
 		before, used := memory(w.pid(), "VmRSS"), cpu(w.pid())
 		resetPeak(w.pid())
@@ -316,11 +323,11 @@ func rawMessagesOf(ctx context.Context, kind string, env []string) error {
 		if err != nil {
 			return err
 		}
-		return messages(ctx, kind, w)
+		return messages(home, kind, w)
 	}
 	w, err := startStdio(ctx, env)
 	if err != nil {
 		return err
 	}
-	return messages(ctx, kind, w)
+	return messages(home, kind, w)
 }
