@@ -144,7 +144,7 @@ func limits(ctx context.Context) {
 			return err
 		}
 		s.Close()
-		return nothingLeft(home)
+		return nothingLeft(home, id)
 	})
 }
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ const (
 	service = "dormouse-gvisor.service"
 	home    = "/var/lib/dormouse" // the service's
 	ids     = "/root/sandboxes"   // what the boots tell each other
+	all     = "sbx_"              // how every sandbox's id begins
 )
 
 type args = mcpclient.Args
@@ -132,9 +134,15 @@ var executionID = regexp.MustCompile(`exec_\w+`)
 
 // run runs code and wants words in the answer.
 func (s session) run(id, language, code string, words ...string) (string, error) {
-	r, err := s.Must(s.ctx, "execute_code", args{"sandbox_id": id, "language": language, "code": code, "wait_seconds": 300})
-	for err == nil && strings.Contains(r.Text, "is still running after") { // the machine is emulated: to import scikit-learn takes minutes
-		r, err = s.Must(s.ctx, "get_execution", args{"execution_id": executionID.FindString(r.Text), "offset": 0, "wait_seconds": 300})
+	ask := args{"sandbox_id": id, "language": language, "code": code, "wait_seconds": 300, "request_id": rand.Text()}
+	r, err := s.Must(s.ctx, "execute_code", ask)
+	// The machine is emulated: to import scikit-learn takes minutes, and to resume a sandbox longer than it may.
+	for range 10 {
+		if err != nil && strings.Contains(err.Error(), "nothing of it is lost: try again") {
+			r, err = s.Must(s.ctx, "execute_code", ask)
+		} else if err == nil && strings.Contains(r.Text, "is still running after") {
+			r, err = s.Must(s.ctx, "get_execution", args{"execution_id": executionID.FindString(r.Text), "offset": 0, "wait_seconds": 300})
+		}
 	}
 	for _, w := range words {
 		if err == nil && !strings.Contains(r.Text, w) {
@@ -192,20 +200,22 @@ func epochOf(text string) string {
 // cgroupOf is where a sandbox's cgroup is.
 func cgroupOf(id string) string { return filepath.Join("/sys/fs/cgroup/dormouse", id) }
 
-// nothingLeft wants no process, cgroup, mount or folder of any sandbox.
-func nothingLeft(home string) error {
+// nothingLeft wants no process, cgroup, mount or folder of a sandbox. A daemon that runs has others, of which nobody was told: a spare,
+// and the one that becomes a snapshot. all stands for any sandbox.
+func nothingLeft(home, id string) error {
 	var left []string
-	for _, pattern := range []string{"/sys/fs/cgroup/dormouse/sbx_*", home + "/gvisor/sandboxes/*", home + "/gvisor/sandboxes/.*", home + "/gvisor/runsc/*",
-		"/run/runsc-*", "/tmp/runsc-*"} {
-		found, _ := filepath.Glob(pattern)
+	for _, pattern := range []string{"/sys/fs/cgroup/dormouse/" + id, home + "/gvisor/sandboxes/" + id, home + "/gvisor/sandboxes/." + id, home + "/gvisor/runsc/*" + id,
+		"/run/runsc-*" + id, "/tmp/runsc-*" + id} {
+		found, _ := filepath.Glob(pattern + "*")
 		left = append(left, found...)
 	}
-	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), home) {
+	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), home) && (id == all || strings.Contains(string(mounts), id)) {
 		left = append(left, "a mount below "+home)
 	}
 	programs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range programs {
-		if line, _ := os.ReadFile(file); strings.HasPrefix(filepath.Base(strings.SplitN(string(line), "\x00", 2)[0]), "runsc") {
+		line, _ := os.ReadFile(file)
+		if strings.HasPrefix(filepath.Base(strings.SplitN(string(line), "\x00", 2)[0]), "runsc") && (id == all || strings.Contains(string(line), id)) {
 			left = append(left, strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}

@@ -154,7 +154,7 @@ func (s session) goOn(name, id, square, log string, number int, rewound bool) {
 		if err != nil {
 			return err
 		}
-		if !rewound && epochOf(text) != "1" || rewound && (epochOf(text) == "1" || !strings.Contains(text, "as of")) {
+		if !rewound && epochOf(text) != "1" || rewound && (epochOf(text) == "1" || !strings.Contains(text, "brought back as they had been at")) {
 			return errors.New(text)
 		}
 		_, err = s.run(id, "javascript", goOnJS, fmt.Sprintf("[ 1, %d ]", number))
@@ -193,7 +193,7 @@ func eventuallyNothing(ctx context.Context) error {
 	var last error
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := eventually(ctx, "nothing is left", func() (bool, error) { last = nothingLeft(home); return last == nil, nil }); err != nil {
+	if err := eventually(ctx, "nothing is left", func() (bool, error) { last = nothingLeft(home, all); return last == nil, nil }); err != nil {
 		return errors.Join(err, last)
 	}
 	return nil

@@ -78,7 +78,7 @@ func services(ctx context.Context) {
 			return err
 		}
 		s.Close()
-		return nothingLeft(home)
+		return nothingLeft(home, id)
 	})
 }
 
@@ -127,13 +127,14 @@ func logins(ctx context.Context) {
 		return err
 	})
 	check("deleted, it leaves nothing", func() error {
-		if _, err := command(ctx, binary, "rm", "mine"); err != nil {
+		id, err := command(ctx, binary, "rm", "mine")
+		if err != nil {
 			return err
 		}
 		if pid, err := os.ReadFile(filepath.Join(other, "sandboxd.pid")); err == nil {
 			_, _ = command(ctx, "kill", strings.TrimSpace(string(pid)))
 		}
-		return nothingLeft(other)
+		return nothingLeft(other, strings.TrimSpace(id))
 	})
 }
 
