@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
@@ -16,6 +18,8 @@ var errDiskFull = errors.New("the saved states take as much as --max-disk allows
 
 // disk is what saved states take, and are about to take. Under the manager's mu.
 type disk struct {
+	reserving sync.Mutex // held by who finds room for one: taken before mu
+
 	saving map[sandbox.ID]int64 // what is being saved now, as estimated
 	full   bool                 // the last that was to be saved had no room
 }
@@ -24,31 +28,28 @@ type disk struct {
 // is there, the engine counts it. If need be and it may, it discards what is kept of sandboxes that run.
 // It is called by whoever changes the sandbox's life and keeps everybody else from its guest.
 func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed func(), err error) {
-	freed = func() {}
 	if m.MaxDisk == 0 || m.pauses() {
-		return freed, nil
+		return func() {}, nil
 	}
 	need := m.estimate(ctx, b)
+	m.disk.reserving.Lock()
+	defer m.disk.reserving.Unlock()
+	// What is saved before the engine is asked may not be in its answer, and no longer be here afterwards.
+	m.mu.Lock()
+	saving := maps.Clone(m.disk.saving)
+	m.mu.Unlock()
 	containers, err := m.inspect(ctx)
 	if err != nil {
-		return freed, err
+		return func() {}, err
 	}
 	if need == 0 {
 		need = containers[b.id].StateBytes
 	}
-	m.mu.Lock()
 	over := need - m.MaxDisk
 	for id, c := range containers {
 		if id != b.id { // whose own state is replaced
-			over += max(c.StateBytes, m.disk.saving[id])
+			over += max(c.StateBytes, saving[id])
 		}
-	}
-	m.disk.saving[b.id] = need
-	m.mu.Unlock()
-	freed = func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.disk.saving, b.id)
 	}
 	if over > 0 && discard {
 		over -= m.discardSaved(ctx, b, containers, over)
@@ -60,10 +61,16 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 		m.diskIsFull(false)
 	}
 	if over > 0 {
-		freed()
 		return func() {}, errDiskFull
 	}
-	return freed, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.disk.saving[b.id] = need
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.disk.saving, b.id)
+	}, nil
 }
 
 // estimate is what a sandbox's memory takes, which is what its saved state takes at most, or 0 if its guest does not say.
