@@ -16,7 +16,7 @@ import (
 
 var errDiskFull = errors.New("the saved states take as much as --max-disk allows")
 
-// disk is what saved states take, and are about to take. Under the manager's mu.
+// disk is what saved states take, and are about to take. Under the manager's mu, but for reserving.
 type disk struct {
 	reserving sync.Mutex // held by who finds room for one: taken before mu
 

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -24,7 +25,6 @@ const (
 	service = "dormouse-gvisor.service"
 	home    = "/var/lib/dormouse" // the service's
 	ids     = "/root/sandboxes"   // what the boots tell each other
-	all     = "sbx_"              // how every sandbox's id begins
 )
 
 type args = mcpclient.Args
@@ -201,21 +201,21 @@ func epochOf(text string) string {
 func cgroupOf(id string) string { return filepath.Join("/sys/fs/cgroup/dormouse", id) }
 
 // nothingLeft wants no process, cgroup, mount or folder of a sandbox. A daemon that runs has others, of which nobody was told: a spare,
-// and the one that becomes a snapshot. all stands for any sandbox.
+// and the one that becomes a snapshot. Without an id nothing may be left of any, nor of those.
 func nothingLeft(home, id string) error {
 	var left []string
-	for _, pattern := range []string{"/sys/fs/cgroup/dormouse/" + id, home + "/gvisor/sandboxes/" + id, home + "/gvisor/sandboxes/." + id, home + "/gvisor/runsc/*" + id,
+	for _, pattern := range []string{"/sys/fs/cgroup/dormouse/" + cmp.Or(id, "sbx_"), home + "/gvisor/sandboxes/" + id, home + "/gvisor/sandboxes/." + id, home + "/gvisor/runsc/*" + id,
 		"/run/runsc-*" + id, "/tmp/runsc-*" + id} {
 		found, _ := filepath.Glob(pattern + "*")
 		left = append(left, found...)
 	}
-	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), home) && (id == all || strings.Contains(string(mounts), id)) {
+	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), home) && strings.Contains(string(mounts), id) {
 		left = append(left, "a mount below "+home)
 	}
 	programs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range programs {
 		line, _ := os.ReadFile(file)
-		if strings.HasPrefix(filepath.Base(strings.SplitN(string(line), "\x00", 2)[0]), "runsc") && (id == all || strings.Contains(string(line), id)) {
+		if strings.HasPrefix(filepath.Base(strings.SplitN(string(line), "\x00", 2)[0]), "runsc") && strings.Contains(string(line), id) {
 			left = append(left, strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}

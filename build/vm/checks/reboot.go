@@ -193,7 +193,7 @@ func eventuallyNothing(ctx context.Context) error {
 	var last error
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := eventually(ctx, "nothing is left", func() (bool, error) { last = nothingLeft(home, all); return last == nil, nil }); err != nil {
+	if err := eventually(ctx, "nothing is left", func() (bool, error) { last = nothingLeft(home, ""); return last == nil, nil }); err != nil {
 		return errors.Join(err, last)
 	}
 	return nil
