@@ -13,6 +13,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -92,23 +93,24 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
 	defer cancel()
-	for {
-		s, err := e.dial(ctx, container)
-		if err == nil {
-			e.streams.offer(container, s)
+	for err := error(nil); ; {
+		found, inspectErr := e.api.ContainerInspect(ctx, container)
+		switch {
+		case ctx.Err() != nil:
+			return errors.Join(context.Cause(ctx), err)
+		case inspectErr != nil:
+			return errors.Join(inspectErr, err)
+		case !found.State.Running:
+			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", ending(found.State)).WithCause(err)
+		}
+		var s streams.Stream
+		if s, err = e.dial(ctx, container, found.State.Pid); err == nil {
+			e.streams.Offer(container, s)
 			return nil
-		}
-		state, inspectErr := e.api.ContainerInspect(context.WithoutCancel(ctx), container)
-		if inspectErr != nil {
-			return errors.Join(err, inspectErr)
-		}
-		if !state.State.Running {
-			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", ending(state.State)).WithCause(err)
 		}
 		select {
 		case <-time.After(readyPoll):
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -32,10 +34,10 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	case !found.State.Running:
 		return nil, noSandbox(id)
 	}
-	if s, ok := e.streams.take(found.ID); ok {
+	if s, ok := e.streams.Take(found.ID); ok {
 		return s, nil
 	}
-	s, err := e.dial(ctx, found.ID)
+	s, err := e.dial(ctx, found.ID, found.State.Pid)
 	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
 		return nil, noSandbox(id).WithCause(err) // it ended meanwhile
 	}
@@ -45,9 +47,36 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// dial runs `guest connect`, which joins its stdin and stdout to the guest, and
-// ends when its stdin does.
-func (e *Engine) dial(ctx context.Context, id string) (*stream, error) {
+// dial runs `guest connect`, which joins its stdin and stdout to the guest, and ends when its stdin does. The engine says that pid is the
+// container's first process.
+func (e *Engine) dial(ctx context.Context, box string, pid int) (streams.Stream, error) {
+	var errs error
+	if runtime, ok := e.runtimeOf(box, pid); ok {
+		s, err := streams.Start(runtime.connect(box))
+		if err == nil {
+			if err = e.join(ctx, box, s); err == nil {
+				return s, nil
+			}
+		}
+		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // the engine's exec does it, too
+	}
+	s, err := e.exec(ctx, box)
+	if err == nil {
+		if err = e.join(ctx, box, s); err == nil {
+			return s, nil
+		}
+	}
+	return nil, errors.Join(err, errs)
+}
+
+// join returns when the guest has the stream. If it fails, the stream is closed.
+func (e *Engine) join(ctx context.Context, box string, s streams.Stream) error {
+	e.streams.Add(box, s)
+	return stdio.AwaitJoined(ctx, s)
+}
+
+// exec runs `guest connect` as everybody can, through the engine.
+func (e *Engine) exec(ctx context.Context, id string) (*stream, error) {
 	exec, err := e.api.ContainerExecCreate(ctx, id, container.ExecOptions{
 		User:         "0:0",
 		WorkingDir:   "/",
@@ -64,9 +93,6 @@ func (e *Engine) dial(ctx context.Context, id string) (*stream, error) {
 		return nil, err
 	}
 	e.endWith(id, s)
-	if err := stdio.AwaitJoined(ctx, s); err != nil {
-		return nil, err
-	}
 	return s, nil
 }
 
@@ -76,22 +102,20 @@ const lastWords = 500 * time.Millisecond
 // endWith closes the stream when the container ends. The engine should, but Docker
 // with runsc often forgets an exec whose container is gone, and a reader would wait for ever.
 func (e *Engine) endWith(id string, s *stream) {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.onClose = func() {
-		cancel()
-		e.streams.drop(id, s)
-	}
-	e.streams.add(id, s)
 	go func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
 		ended, failed := e.api.ContainerWait(ctx, id, container.WaitConditionNotRunning)
 		select {
 		case <-ended:
-		case <-failed: // it is removed already, the engine has gone, or the stream was closed
+		case <-failed: // it is removed already, or the engine has gone
+		case <-s.ended:
+			return
 		}
 		select {
 		case <-time.After(lastWords):
 			s.Close()
-		case <-ctx.Done():
+		case <-s.ended:
 		}
 	}()
 }

@@ -6,7 +6,8 @@
 //   - what isolates a sandbox: [profile], one pure function, and the system calls that
 //     it allows (profile.go, seccomp.go), with golden files in testdata
 //   - what the profile needs to know of an engine and of an image (facts.go)
-//   - a container's life (create.go) and the stream to its guest (dial.go, stream.go)
+//   - a container's life (create.go) and the stream to its guest (dial.go): through the engine's exec (stream.go) or, on
+//     the same machine, the container's own runtime (runtime.go)
 //   - memory to disk and back, or frozen: [Engine.Suspend], [Engine.Resume] (suspend.go, disk.go), one at a
 //     time (turns.go), and copies: [Engine.Fork] (fork.go)
 //   - how the guest gets into a container: one read-only volume per build (bundle.go)
@@ -22,12 +23,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 )
 
 // Config is how an engine is opened.
@@ -62,10 +65,11 @@ type Engine struct {
 	facts  engineFacts
 	system system.Info
 	info   engine.Info
+	local  bool // the engine may be on this machine
 
 	turns   turns
-	streams streams
-	thawed  sync.Map // ids of what was paused and, as the engine was told by us, is not any more
+	streams streams.Open[string] // by container
+	thawed  sync.Map             // ids of what was paused and, as the engine was told by us, is not any more
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -80,7 +84,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{api: found.api, home: cfg.Home, bundle: cfg.Bundle}
+	e := &Engine{api: found.api, home: cfg.Home, bundle: cfg.Bundle, local: strings.HasPrefix(found.api.DaemonHost(), "unix:")}
 	if err := e.open(ctx, cfg.Runtime, found.why); err != nil {
 		found.api.Close()
 		return nil, err
@@ -132,6 +136,6 @@ func (e *Engine) Info() engine.Info { return e.info }
 
 // Close implements [engine.Engine].
 func (e *Engine) Close() error {
-	e.streams.closeAll()
+	e.streams.CloseAll()
 	return e.api.Close()
 }

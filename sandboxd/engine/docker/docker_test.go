@@ -2,11 +2,16 @@ package docker_test
 
 import (
 	"context"
+	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/docker/docker/client"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
@@ -76,6 +81,84 @@ func TestSuite(t *testing.T) {
 			enginetest.Run(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				return open(t, docker.Config{Home: home, Bundle: guest, Runtime: name})
 			}, image)
+		})
+	}
+}
+
+// An engine that is reached over TCP is another machine's: guests are reached through it alone.
+func TestRemote(t *testing.T) {
+	for _, name := range []string{"runc", "runsc"} {
+		t.Run(name, func(t *testing.T) {
+			image, host := anyImage(t), "tcp://"+forward(t)
+			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
+				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
+				if e.Local() {
+					t.Fatal("the engine is taken for this machine's")
+				}
+				return e
+			}, image)
+		})
+	}
+}
+
+// forward lets the engine of this machine be reached over TCP, at the address that is returned.
+func forward(t *testing.T) string {
+	t.Helper()
+	url, err := client.ParseHostURL(open(t, docker.Config{Home: "test"}).Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial(url.Scheme, url.Host)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			pipe := func(to, from net.Conn) {
+				_, _ = io.Copy(to, from)
+				if half, ok := to.(interface{ CloseWrite() error }); ok {
+					_ = half.CloseWrite()
+				}
+			}
+			go pipe(far, near)
+			go pipe(near, far)
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// The runtime of a container on this machine is found, by root; it is not for a pid that is not the container's.
+func TestLocalRuntime(t *testing.T) {
+	for _, name := range []string{"runc", "runsc"} {
+		t.Run(name, func(t *testing.T) {
+			image, guest := anyImage(t), enginetest.Probe(t)
+			e := open(t, docker.Config{Home: "test-local", Bundle: guest, Runtime: name})
+			s := spec(image)
+			if err := e.Create(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = e.Remove(context.WithoutCancel(t.Context()), s.ID) })
+			if found, program := e.RuntimeOf(t.Context(), s.ID); !found {
+				missing(t, name, "the daemon is not root, or the engine is another machine's")
+			} else if !strings.Contains(filepath.Base(program), name) {
+				t.Errorf("its runtime is said to be %s", program)
+			}
+			if docker.LocalRuntime("0123456789ab", os.Getpid()) {
+				t.Error("a container was found that is none")
+			}
+			if execs, err := e.Execs(t.Context(), s.ID); err != nil || execs > 0 {
+				t.Errorf("the engine has %d execs, %v, want none: its guest was reached through it", execs, err)
+			}
 		})
 	}
 }

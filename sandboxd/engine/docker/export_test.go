@@ -69,3 +69,31 @@ func (e *Engine) LeaveHelper(ctx context.Context, b engine.Bundle, ref string) e
 	_, err = e.guest.lock(ctx, e.VolumeOf(b, img.Arch), img, nil)
 	return err
 }
+
+// Host is the engine's address.
+func (e *Engine) Host() string { return e.api.DaemonHost() }
+
+// Local reports whether the engine may be on this machine.
+func (e *Engine) Local() bool { return e.local }
+
+// RuntimeOf is the program of a sandbox's runtime, if it can be called from here.
+func (e *Engine) RuntimeOf(ctx context.Context, id sandbox.ID) (ok bool, program string) {
+	found, err := e.find(ctx, id)
+	if err != nil {
+		return false, ""
+	}
+	r, ok := e.runtimeOf(found.ID, found.State.Pid)
+	return ok, r.program
+}
+
+// LocalRuntime reports whether a container's runtime is found.
+func LocalRuntime(container string, pid int) bool {
+	_, ok := localRuntime(container, pid)
+	return ok
+}
+
+// Execs is how many execs the engine has in a sandbox.
+func (e *Engine) Execs(ctx context.Context, id sandbox.ID) (int, error) {
+	found, err := e.find(ctx, id)
+	return len(found.ExecIDs), err
+}

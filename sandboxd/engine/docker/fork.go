@@ -52,7 +52,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err != nil {
 		return wrap("fork "+string(from), err)
 	}
-	e.streams.close(found.ID)
+	e.streams.Close(found.ID)
 	err = e.copyTo(ctx, found, to)
 	if s.name != "" {
 		err = errors.Join(err, e.end(ctx, found.ID)) // its name says that it is suspended, as it was

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"strings"
 	"sync"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 )
 
 // stream is an exec's connection as a net.Conn. What is written goes to the program's
@@ -21,7 +21,8 @@ import (
 type stream struct {
 	net.Conn // the deadlines and addresses are its own
 
-	onClose func()
+	closing sync.Once
+	ended   chan struct{} // closed by Close
 
 	mu     sync.Mutex // one Read at a time
 	reader *bufio.Reader
@@ -30,7 +31,7 @@ type stream struct {
 	stderr []byte // the first of it, for the error's text
 }
 
-var _ net.Conn = (*stream)(nil)
+var _ streams.Stream = (*stream)(nil)
 
 const (
 	streamBuffer = 256 << 10
@@ -53,7 +54,7 @@ func newStream(conn net.Conn, buffered io.Reader) *stream {
 		_ = c.SetReadBuffer(streamBuffer)
 		_ = c.SetWriteBuffer(streamBuffer)
 	}
-	return &stream{Conn: conn, reader: bufio.NewReaderSize(buffered, streamBuffer)}
+	return &stream{Conn: conn, ended: make(chan struct{}), reader: bufio.NewReaderSize(buffered, streamBuffer)}
 }
 
 // Read returns the program's stdout. A deadline that passes loses nothing.
@@ -93,11 +94,12 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // Close ends the stream, and with it the program.
 func (s *stream) Close() error {
-	if s.onClose != nil {
-		s.onClose()
-	}
+	s.closing.Do(func() { close(s.ended) })
 	return s.Conn.Close()
 }
+
+// Ended implements [streams.Stream]. When the program has ended is for the engine to say (hangUp).
+func (s *stream) Ended() <-chan struct{} { return s.ended }
 
 // next reads a frame's header. It takes all of it or nothing.
 func (s *stream) next() error {
@@ -130,72 +132,4 @@ func (s *stream) explain(err error) error {
 		return fmt.Errorf("guest connect: %q: %w", strings.TrimSpace(string(s.stderr)), io.ErrUnexpectedEOF)
 	}
 	return err
-}
-
-// streams are those that are open, by container: none may be when its memory is saved. One that nobody has is true: it
-// showed that the guest can be dialled, and is for who dials first.
-type streams struct {
-	mu   sync.Mutex
-	open map[string]map[*stream]bool
-}
-
-func (l *streams) add(box string, s *stream) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open == nil {
-		l.open = map[string]map[*stream]bool{}
-	}
-	if l.open[box] == nil {
-		l.open[box] = map[*stream]bool{}
-	}
-	l.open[box][s] = false
-}
-
-// offer leaves a stream to the first who takes it.
-func (l *streams) offer(box string, s *stream) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, open := l.open[box][s]; open {
-		l.open[box][s] = true
-	}
-}
-
-func (l *streams) take(box string) (s *stream, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for s, free := range l.open[box] {
-		if free {
-			l.open[box][s] = false
-			return s, true
-		}
-	}
-	return nil, false
-}
-
-func (l *streams) drop(box string, s *stream) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.open[box], s)
-	if len(l.open[box]) == 0 {
-		delete(l.open, box)
-	}
-}
-
-func (l *streams) closeAll() {
-	l.mu.Lock()
-	boxes := slices.Collect(maps.Keys(l.open))
-	l.mu.Unlock()
-	for _, box := range boxes {
-		l.close(box)
-	}
-}
-
-// close closes a container's streams.
-func (l *streams) close(box string) {
-	l.mu.Lock()
-	list := slices.Collect(maps.Keys(l.open[box]))
-	l.mu.Unlock()
-	for _, s := range list {
-		s.Close()
-	}
 }

@@ -119,7 +119,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	case !found.State.Running:
 		return noSandbox(id)
 	}
-	e.streams.close(found.ID)
+	e.streams.Close(found.ID)
 	if e.info.Suspend == engine.ToDisk {
 		return e.putToSleep(ctx, id, found.ID)
 	}
@@ -322,6 +322,12 @@ func (e *Engine) thaw(ctx context.Context, box string) error {
 func (e *Engine) pause(ctx context.Context, box string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
+	e.streams.Close(box)
+	// An exec that the engine still starts, for a dial that was given up, would hang in a frozen container, and every
+	// question about it with it (Docker 20.10). The engine answers this one when no exec is being started.
+	if _, err := e.api.ContainerInspect(ctx, box); err != nil {
+		return err
+	}
 	return e.api.ContainerPause(ctx, box)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -119,7 +120,7 @@ func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build,
 	args = append([]string{command, "--bundle=" + in.bundle, "--pid-file=" + in.pidFile()}, args...)
 	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.name)...)
 	if slices.Contains(config.Process.Args, stdio.Flag) {
-		ours, stdin, stdout, openErr := openPipes()
+		ours, stdin, stdout, openErr := streams.OpenPipes()
 		if openErr != nil {
 			return process{}, nil, openErr
 		}
@@ -155,7 +156,7 @@ func notStarted(ctx context.Context, cause error) error {
 // started notes the process of a sandbox, and waits for its guest.
 func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process, own *stdio.Stream) error {
 	if own != nil {
-		e.streams.add(id, own)
+		e.streams.Add(id, own)
 	}
 	if err := writeJSON(e.layout.process(id), p); err != nil {
 		return err
@@ -172,13 +173,13 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	defer died(nil)
 	go e.watchBox(ctx, id, died)
 	if own != nil && openOwn(ctx, own) {
-		e.streams.offer(id, own)
+		e.streams.Offer(id, own)
 		return nil
 	}
 	for {
 		s, err := e.connect(ctx, id, build)
 		if err == nil {
-			e.streams.offer(id, s)
+			e.streams.Offer(id, s)
 			return nil
 		}
 		if _, alive := e.layout.processOfBox(id); !alive {

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -30,7 +31,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		}
 		return nil, noSandbox(id)
 	}
-	if s, ok := e.streams.take(id); ok {
+	if s, ok := e.streams.Take(id); ok {
 		return s, nil
 	}
 	s, err := e.connect(ctx, id, r.Build)
@@ -42,13 +43,13 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 
 // connect runs `guest connect`, which joins its stdin and stdout to the guest, and
 // ends when its stdin does.
-func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*stream, error) {
+func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*streams.Program, error) {
 	args := append([]string{"exec", "--user=0:0", "--cwd=/", e.layout.instanceOf(id).name}, engine.ConnectArgs()...)
 	s, err := e.stream(build, args...)
 	if err != nil {
 		return nil, err
 	}
-	e.streams.add(id, s)
+	e.streams.Add(id, s)
 	if err := stdio.AwaitJoined(ctx, s); err != nil {
 		return nil, err
 	}

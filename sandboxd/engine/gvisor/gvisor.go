@@ -37,6 +37,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -74,7 +75,7 @@ type Engine struct {
 	cgroups cgroups
 	info    engine.Info
 	locks   locks
-	streams streams
+	streams streams.Open[sandbox.ID]
 	packer  packer
 	pulls   pulls
 	mayPull bool
@@ -177,7 +178,7 @@ func (e *Engine) Info() engine.Info { return e.info }
 func (e *Engine) Close() error {
 	e.quit()
 	e.chores.Wait()
-	e.streams.closeAll()
+	e.streams.CloseAll()
 	return nil
 }
 

@@ -27,15 +27,6 @@ func startIn(cmd *exec.Cmd, cgroup *os.File) {
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 }
 
-// growPipe makes a pipe hold more. Where it may not, the stream is slower, and works.
-func growPipe(pipe *os.File) {
-	conn, err := pipe.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeBytes) })
-}
-
 // syncAll makes everything in the file system of a folder last.
 func syncAll(dir string) error {
 	file, err := os.Open(dir)

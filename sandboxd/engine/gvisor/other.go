@@ -16,7 +16,6 @@ func startIn(*exec.Cmd, *os.File)   {}
 func delegatedCgroups() cgroups     { return cgroups{} }
 func rootless() bool                { return false }
 func tryNamespace(string) error     { return nil }
-func growPipe(*os.File)             {}
 func syncAll(string) error          { return nil }
 func writeOut(string) func()        { return func() {} }
 func totalMemory() int64            { return 0 }

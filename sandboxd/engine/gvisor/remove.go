@@ -48,7 +48,7 @@ func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 	if err := e.endInstance(ctx, e.layout.instanceOf(id), e.layout.process(id)); err != nil {
 		return err
 	}
-	e.streams.close(id)
+	e.streams.Close(id)
 	return removeFiles(e.layout.process(id), e.layout.spareOf(id))
 }
 

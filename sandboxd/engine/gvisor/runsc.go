@@ -1,7 +1,6 @@
 package gvisor
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -14,10 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -187,21 +185,21 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 		return fmt.Errorf("runsc %s: %w", args[0], err)
 	}
 	defer s.Close()
-	timeout := time.AfterFunc(runscTimeout, func() { s.cmd.Process.Kill() })
+	timeout := time.AfterFunc(runscTimeout, s.Kill)
 	defer timeout.Stop()
-	if <-s.ended; s.err != nil {
-		return fmt.Errorf("runsc %s: %w: %s", args[0], s.err, s.stderr)
+	if err := s.Wait(); err != nil {
+		return fmt.Errorf("runsc %s: %w", args[0], err)
 	}
 	return nil
 }
 
 // stream starts runsc, or tells one that stands by, which says on stderr why it fails, and logs nothing.
-func (e *Engine) stream(build string, args ...string) (*stream, error) {
+func (e *Engine) stream(build string, args ...string) (*streams.Program, error) {
 	args = append([]string{"--log=/dev/null"}, args...)
 	if s := e.standbys.take(build); s != nil && s.tell(e.arguments(args)) {
-		return s.stream, nil
+		return s.Program, nil
 	}
-	return startStream(e.command(build, args...))
+	return streams.Start(e.command(build, args...))
 }
 
 // start runs a command that makes processes which go on, in a cgroup if one is given. They would keep a pipe to
@@ -218,7 +216,7 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what
 	if cgroup != nil {
 		startIn(cmd, cgroup)
 	}
-	said, read := &bounded{max: 8 << 10}, make(chan struct{})
+	said, read := &streams.Bounded{Max: 8 << 10}, make(chan struct{})
 	go func() {
 		io.Copy(said, reader)
 		close(read)
@@ -239,7 +237,7 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what
 	return nil
 }
 
-func (e *Engine) run(cmd *exec.Cmd, said *bounded, what string) error {
+func (e *Engine) run(cmd *exec.Cmd, said *streams.Bounded, what string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("runsc %s: %w", what, err)
 	}
@@ -250,24 +248,4 @@ func (e *Engine) run(cmd *exec.Cmd, said *bounded, what string) error {
 		return fmt.Errorf("runsc %s: %w: %s", what, err, said)
 	}
 	return nil
-}
-
-// bounded keeps the first of what is written to it.
-type bounded struct {
-	max  int
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.text.Write(p[:min(len(p), b.max-b.text.Len())])
-	return len(p), nil
-}
-
-func (b *bounded) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.TrimSpace(b.text.String())
 }

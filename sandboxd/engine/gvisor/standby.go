@@ -8,13 +8,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // A standby is a runsc that has started ahead and waits to be told what to do. To start, it needs 9 ms of a CPU, which
 // who wakes a sandbox would wait for, and who copies one twice (checkpoint, restore).
 type standby struct {
-	*stream
+	*streams.Program
 	arguments *os.File // to be written once
 }
 
@@ -54,7 +55,7 @@ func (s *standby) tell(args []string) bool {
 		err = stdio.AwaitJoined(ctx, s)
 	}
 	if err != nil {
-		_ = s.cmd.Process.Kill()
+		s.Kill()
 		s.Close()
 	}
 	return err == nil
@@ -83,7 +84,7 @@ func (e *Engine) makeStandby(ctx context.Context, build string) (*standby, error
 	defer theirs.Close()
 	cmd := e.command(build, standbyCommand)
 	cmd.ExtraFiles = []*os.File{theirs}
-	s, err := startStream(cmd)
+	s, err := streams.Start(cmd)
 	if err != nil {
 		return nil, errors.Join(err, arguments.Close())
 	}
@@ -113,7 +114,7 @@ func (l *standbys) drop() {
 		s.Close()
 	}
 	for _, s := range l.ready {
-		<-s.ended
+		<-s.Ended()
 	}
 	l.ready = nil
 }

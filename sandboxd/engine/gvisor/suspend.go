@@ -101,7 +101,7 @@ func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) err
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return noRoom(err)
 	}
-	e.streams.close(id) // a pipe of the host's can't be in a checkpoint
+	e.streams.Close(id) // a pipe of the host's can't be in a checkpoint
 	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.instanceOf(id).name)
 	if err == nil {
 		return nil
