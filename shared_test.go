@@ -97,11 +97,11 @@ func TestDeadManSwitch(t *testing.T) {
 			t.Parallel()
 			h := newHome(t, p.env...)
 			s := h.connect(t)
-			id := s.create(args{"ttl": "5s"})
+			id := s.create(args{"ttl": "15s"}) // a busy machine needs some of it until the code runs
 			s.run(id, "'alive'", "alive")
 			h.stop(syscall.SIGKILL)
 			// The guest waits for a minute after the sandbox's time, for a daemon that is only late.
-			eventually(t, 90*time.Second, "the container ends without a daemon", func() bool {
+			eventually(t, 100*time.Second, "the container ends without a daemon", func() bool {
 				out, err := exec.Command("docker", "ps", "--quiet", "--filter", "label=dormouse.sandbox="+id).Output()
 				return err == nil && len(out) == 0
 			})

@@ -52,6 +52,7 @@ func newPrivate(t *testing.T, runsc string) *private {
 	t.Cleanup(func() {
 		p.removeAll()
 		p.stop(syscall.SIGTERM)
+		p.killForgotten()
 		if t.Failed() {
 			log, _ := os.ReadFile(filepath.Join(dir, "log"))
 			t.Logf("the engine's log ends with\n%s", log[max(0, len(log)-4000):])
@@ -80,6 +81,25 @@ func (p *private) removeAll() {
 	list, _ := e.List(ctx)
 	for _, c := range list {
 		_ = e.Remove(ctx, c.ID)
+	}
+}
+
+// killForgotten ends the processes of containers that an engine which was killed does not know any more. Their command lines name
+// files in its folder, which is nobody else's.
+func (p *private) killForgotten() {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		p.t.Error(err)
+	}
+	for _, line := range lines {
+		command, _ := os.ReadFile(line) // it may have ended
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
+		if err != nil || !bytes.Contains(command, []byte(p.dir+"/")) {
+			continue
+		}
+		name, _, _ := bytes.Cut(command, []byte{0})
+		p.t.Logf("a process is left of a container that the engine has forgotten: %d, %s", pid, name)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 

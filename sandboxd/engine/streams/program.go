@@ -53,7 +53,7 @@ func OpenPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
 	return stdio.Pipes{In: out, Out: in}, stdin, stdout, nil
 }
 
-// Start starts a program.
+// Start starts a program, in a session of its own.
 func Start(cmd *exec.Cmd) (*Program, error) {
 	ours, stdin, stdout, err := OpenPipes()
 	if err != nil {
@@ -64,6 +64,7 @@ func Start(cmd *exec.Cmd) (*Program, error) {
 	p := &Program{Pipes: ours, cmd: cmd, stderr: &Bounded{Max: 8 << 10}, ended: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, p.stderr
 	cmd.WaitDelay = lastWords
+	detach(cmd)
 	if err := cmd.Start(); err != nil {
 		ours.In.Close()
 		ours.Out.Close()

@@ -1,7 +1,11 @@
+//go:build linux
+
 package streams
 
 import (
 	"os"
+	"os/exec"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,4 +17,12 @@ func growPipe(pipe *os.File) {
 		return
 	}
 	_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeBytes) })
+}
+
+// detach gives a program a session of its own: what is meant for the daemon's terminal or process group does not reach it.
+func detach(cmd *exec.Cmd) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setsid = true
 }
