@@ -8,7 +8,7 @@
 //   - finding, keeping and calling runsc (runsc.go)
 //   - a sandbox's life (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
 //   - what is otherwise for who is not root: namespaces (rootless.go) and cgroups (delegated.go)
-//   - the streams to its guest: over that one's stdin and stdout (sandboxd/stdio), or by who joins it (dial.go, stream.go)
+//   - the streams to its guest: over that one's stdin and stdout (sandboxd/stdio), or by who joins it (dial.go)
 //   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
 //     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
 //   - what new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
