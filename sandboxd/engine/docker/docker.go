@@ -3,8 +3,8 @@
 //
 //   - [New], [Config], [Engine]: opening an engine, and what it says of itself (docker.go)
 //   - which engine: DOCKER_HOST, contexts, the usual sockets (discover.go, contexts.go)
-//   - what isolates a sandbox: [profile], one pure function, and the system calls that
-//     it allows (profile.go, seccomp.go), with golden files in testdata
+//   - what isolates a sandbox: [profile], one pure function (profile.go), and the system calls that
+//     it allows ([engine.Seccomp]), with golden files in testdata
 //   - what the profile needs to know of an engine and of an image (facts.go)
 //   - a container's life (create.go) and the stream to its guest (dial.go): through the engine's exec (stream.go) or, on
 //     the same machine, the container's own runtime (runtime.go)

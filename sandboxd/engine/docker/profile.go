@@ -2,6 +2,7 @@ package docker
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -61,7 +62,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 		NetworkMode: "none",
 		CapDrop:     []string{"ALL"},
 		CapAdd:      []string{"KILL", "SETGID", "SETUID"},
-		SecurityOpt: []string{"no-new-privileges", "seccomp=" + seccompProfile()},
+		SecurityOpt: []string{"no-new-privileges", "seccomp=" + seccompText(facts.gvisor())},
 		Privileged:  false,
 
 		// Files. Nothing of the host is mounted; the guest's volume holds our own program.
@@ -99,6 +100,15 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 		host.CgroupnsMode = container.CgroupnsModePrivate
 	}
 	return config, host
+}
+
+// seccompText is the filter as the engine reads it. gVisor ignores it unless the engine's runtime has --oci-seccomp.
+func seccompText(gvisor bool) string {
+	text, err := json.Marshal(engine.Seccomp(gvisor))
+	if err != nil {
+		panic(err) // it is made of strings and numbers
+	}
+	return string(text)
 }
 
 // resources are the cgroup's limits and the rlimits.

@@ -12,6 +12,63 @@ import (
 // never is a value that is no pointer, file descriptor or flag.
 const never = ^uintptr(0)
 
+// trySockets makes sockets of each kind that a filter must refuse or allow, with socket and with socketpair.
+func trySockets(results map[string]string) {
+	for name, family := range map[string]uintptr{"netlink": unix.AF_NETLINK, "packet": unix.AF_PACKET, "alg": unix.AF_ALG,
+		"vsock": unix.AF_VSOCK, "bluetooth": unix.AF_BLUETOOTH, "can": unix.AF_CAN, "key": unix.AF_KEY, "rds": unix.AF_RDS,
+		"tipc": unix.AF_TIPC, "xdp": unix.AF_XDP} {
+		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_RAW, 0)
+		results[name+" socket"] = closed(errno, int32(fd))
+	}
+	const uncommon = 1 << 40 // the kernel looks at the low 32 bits of these arguments
+	for name, kind := range map[string][3]uintptr{
+		"TCP over IPv4 socket":      {unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, unix.IPPROTO_TCP},
+		"UDP over IPv4 socket":      {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP},
+		"unix stream socket":        {unix.AF_UNIX, unix.SOCK_STREAM, 0},
+		"unix seqpacket socket":     {unix.AF_UNIX, unix.SOCK_SEQPACKET | unix.SOCK_CLOEXEC, 0},
+		"unix socket, high bits":    {unix.AF_UNIX | uncommon, unix.SOCK_STREAM | uncommon, uncommon},
+		"netlink socket, high bits": {unix.AF_NETLINK | uncommon, unix.SOCK_RAW, 0},
+		"netlink, generic":          {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC},
+		"netlink, netfilter":        {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER},
+		"raw IPv4 socket":           {unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP},
+		"ping IPv4 socket":          {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP},
+		"MPTCP socket":              {unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP},
+		"MPTCP IPv6 socket":         {unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_MPTCP},
+		"MPTCP socket, high bits":   {unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP | uncommon},
+		"UDP-Lite socket":           {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE},
+		"UDP-Lite IPv6 socket":      {unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE},
+		"SCTP socket":               {unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP},
+		"SCTP seqpacket socket":     {unix.AF_INET, unix.SOCK_SEQPACKET, unix.IPPROTO_SCTP},
+		"DCCP socket":               {unix.AF_INET, unix.SOCK_DCCP, unix.IPPROTO_DCCP},
+	} {
+		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, kind[0], kind[1], kind[2])
+		results[name] = closed(errno, int32(fd))
+	}
+	for name, kind := range map[string][3]uintptr{
+		"unix socketpair":            {unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0},
+		"unix socketpair, high bits": {unix.AF_UNIX | uncommon, unix.SOCK_DGRAM, 0},
+		"tipc socketpair":            {unix.AF_TIPC, unix.SOCK_STREAM, 0},
+		"netlink socketpair":         {unix.AF_NETLINK, unix.SOCK_RAW, 0},
+		"IPv4 socketpair":            {unix.AF_INET, unix.SOCK_STREAM, 0},
+		"vsock socketpair":           {unix.AF_VSOCK, unix.SOCK_STREAM, 0},
+	} {
+		var pair [2]int32
+		_, _, errno := syscall.RawSyscall6(unix.SYS_SOCKETPAIR, kind[0], kind[1], kind[2], uintptr(unsafe.Pointer(&pair)), 0, 0)
+		results[name] = closed(errno, pair[:]...)
+	}
+}
+
+// closed says how a call ended that makes descriptors, and closes them.
+func closed(errno syscall.Errno, fds ...int32) string {
+	if errno != 0 {
+		return brief(errno)
+	}
+	for _, fd := range fds {
+		unix.Close(int(fd))
+	}
+	return "ok"
+}
+
 // trySyscalls makes system calls that code in a sandbox has no business with, with
 // arguments that do no harm where they are let through: EPERM is the filter (or a missing
 // capability), anything else came from the kernel behind it.
@@ -87,23 +144,7 @@ func trySyscalls() map[string]string {
 	try("semget", unix.SYS_SEMGET, never, 1, 0)
 	try("msgget", unix.SYS_MSGGET, never, 0)
 	try("mq_open", unix.SYS_MQ_OPEN, never, 0, 0, 0)
-	for name, family := range map[string]uintptr{"netlink": unix.AF_NETLINK, "packet": unix.AF_PACKET, "alg": unix.AF_ALG,
-		"vsock": unix.AF_VSOCK, "bluetooth": unix.AF_BLUETOOTH, "can": unix.AF_CAN, "key": unix.AF_KEY, "rds": unix.AF_RDS,
-		"tipc": unix.AF_TIPC, "xdp": unix.AF_XDP} {
-		socketResult := name + " socket"
-		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_RAW, 0)
-		if errno == 0 {
-			unix.Close(int(fd))
-			results[socketResult] = "ok"
-			continue
-		}
-		results[socketResult] = brief(errno)
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
-	if err == nil {
-		unix.Close(fd)
-	}
-	results["raw IPv4 socket"] = brief(err)
+	trySockets(results)
 
 	// The machine itself.
 	try("personality", unix.SYS_PERSONALITY, 0x0400000)

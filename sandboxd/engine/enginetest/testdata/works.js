@@ -33,6 +33,18 @@ async function main() {
   await new Promise(resolve => net.connect('s.sock').on('close', resolve).resume());
   unix.close();
 
+  assert.equal((await promisify(require('dns').lookup)('127.0.0.1')).address, '127.0.0.1');
+  const udp = require('dgram').createSocket('udp4').bind(0, '127.0.0.1');
+  await new Promise(resolve => udp.on('listening', resolve));
+  udp.send('x', udp.address().port, '127.0.0.1');
+  await new Promise(resolve => udp.on('message', resolve));
+  udp.close();
+  try {
+    assert.equal(os.networkInterfaces().lo[0].address, '127.0.0.1');
+  } catch (err) { // there is no netlink under runc
+    assert.equal(err.code, 'ERR_SYSTEM_ERROR', err);
+  }
+
   fs.copyFileSync('fork.js', 'copy.js');
   fs.mkdirSync('a/b/c', { recursive: true });
   fs.cpSync('a', 'd', { recursive: true });

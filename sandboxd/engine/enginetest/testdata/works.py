@@ -1,5 +1,5 @@
 """What an allowlist of system calls that is too small would break, in Python."""
-import asyncio, ctypes, fcntl, mmap, multiprocessing, os, resource, select, shutil, signal, socket, sqlite3, ssl, subprocess, tempfile, threading, time, uuid
+import asyncio, ctypes, errno, fcntl, mmap, multiprocessing, os, resource, select, shutil, signal, socket, sqlite3, ssl, subprocess, tempfile, threading, time, uuid
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import shared_memory
 
@@ -104,6 +104,20 @@ def main():
     a, b = socket.socketpair()
     a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"\0\0\0\0")])
     b.recvmsg(10, 100)
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    b.settimeout(5)
+    a.send(b"x")
+    assert b.recv(1) == b"x"
+    assert socket.getaddrinfo("127.0.0.1", 80, flags=socket.AI_ADDRCONFIG)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near, socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as far:
+        far.bind(("127.0.0.1", 0))
+        near.sendto(b"x", far.getsockname())
+        assert far.recv(1) == b"x"
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        try:
+            socket.socket(socket.AF_INET6, kind).close()
+        except OSError as err:  # a kernel without IPv6
+            assert err.errno == errno.EAFNOSUPPORT, err
     epoll = select.epoll()
     epoll.register(b)
     ssl.create_default_context()

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+)
+
+// syscallGroup is system calls that are allowed, and why.
+type syscallGroup struct {
+	why   string
+	names string       // separated by spaces; calls that an architecture or kernel lacks are ignored
+	args  []SeccompArg // all must hold
+}
+
+// SeccompProfile is the filter of system calls, as Docker and OCI runtimes read it.
+type SeccompProfile struct {
+	DefaultAction string        `json:"defaultAction"`
+	Syscalls      []SeccompRule `json:"syscalls"`
+}
+
+// SeccompRule applies if all of Args hold. Several rules may name the same call.
+type SeccompRule struct {
+	Names    []string     `json:"names"`
+	Action   string       `json:"action"`
+	ErrnoRet *uint        `json:"errnoRet,omitempty"`
+	Args     []SeccompArg `json:"args,omitempty"`
+	Comment  string       `json:"comment,omitempty"`
+}
+
+// SeccompArg is a condition on an argument.
+type SeccompArg struct {
+	Index    uint   `json:"index"`
+	Value    uint64 `json:"value"`
+	ValueTwo uint64 `json:"valueTwo"`
+	Op       string `json:"op"`
+}
+
+// allowed is every system call that code in a sandbox can make. The list was written
+// from traces of Python with the data stack (threads, multiprocessing in all three ways,
+// subprocesses, asyncio, SQLite), of Node with workers and child processes, and of
+// the tools of a shell. What is not here fails with EPERM.
+var allowed = []syscallGroup{
+	{why: "read and write open files", names: `
+		read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek _llseek
+		close close_range dup dup2 dup3 fcntl flock ioctl sendfile copy_file_range
+		fsync fdatasync sync_file_range syncfs ftruncate fallocate fadvise64 readahead pipe pipe2`},
+	{why: "find and change files", names: `
+		open openat openat2 creat access faccessat faccessat2 stat fstat lstat newfstatat statx
+		statfs fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir umask
+		mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat truncate
+		chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
+		getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr`},
+	{why: "mkfifo, and no devices", names: `mknod`, args: []SeccompArg{{Index: 1, Value: sIFMT, ValueTwo: sIFIFO, Op: masked}}},
+	{why: "mkfifo, and no devices", names: `mknodat`, args: []SeccompArg{{Index: 2, Value: sIFMT, ValueTwo: sIFIFO, Op: masked}}},
+	{why: "notice changes of files", names: `inotify_init inotify_init1 inotify_add_watch inotify_rm_watch`},
+	{why: "memory", names: `
+		brk mmap munmap mremap mprotect madvise mincore msync mlock mlock2 munlock mlockall munlockall
+		memfd_create membarrier pkey_alloc pkey_free pkey_mprotect`},
+	{why: "new processes and threads, and no new namespaces", names: `clone`,
+		args: []SeccompArg{{Index: 0, Value: cloneNamespaces, ValueTwo: 0, Op: masked}}},
+	{why: "processes and threads", names: `
+		fork vfork execve execveat exit exit_group wait4 waitid pidfd_open
+		getpid getppid gettid getpgid getpgrp getsid setpgid setsid set_tid_address arch_prctl prctl
+		futex futex_waitv futex_wait futex_wake futex_requeue get_robust_list set_robust_list rseq restart_syscall`},
+	{why: "who am I; and the guest becomes the kernels' user (kernels lack the capabilities)", names: `
+		getuid geteuid getresuid getgid getegid getresgid getgroups
+		setuid setreuid setresuid setfsuid setgid setregid setresgid setfsgid setgroups capget capset`},
+	{why: "signals, without those that carry a forged sender", names: `
+		kill tkill tgkill rt_sigaction rt_sigprocmask rt_sigpending rt_sigreturn rt_sigsuspend rt_sigtimedwait
+		sigaltstack signalfd signalfd4 pause alarm getitimer setitimer`},
+	{why: "scheduling and limits of one's own", names: `
+		sched_yield sched_getaffinity sched_setaffinity sched_getattr sched_setattr sched_getparam sched_setparam
+		sched_getscheduler sched_setscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval
+		getcpu getpriority setpriority ioprio_get ioprio_set getrlimit setrlimit prlimit64 getrusage times`},
+	{why: "time", names: `
+		time gettimeofday clock_gettime clock_getres clock_nanosleep nanosleep
+		timer_create timer_settime timer_gettime timer_getoverrun timer_delete
+		timerfd_create timerfd_settime timerfd_gettime`},
+	{why: "waiting for many things", names: `
+		select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_wait epoll_wait_old
+		epoll_pwait epoll_pwait2 eventfd eventfd2`},
+	{why: "unix sockets", names: `socket socketpair`, args: []SeccompArg{low32(0, afUnix)}},
+	{why: "TCP: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet), socketType(sockStream), low32(2, 0)}},
+	{why: "TCP: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet), socketType(sockStream), low32(2, ipprotoTCP)}},
+	{why: "UDP: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet), socketType(sockDgram), low32(2, 0)}},
+	{why: "UDP: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet), socketType(sockDgram), low32(2, ipprotoUDP)}},
+	{why: "TCP over IPv6: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet6), socketType(sockStream), low32(2, 0)}},
+	{why: "TCP over IPv6: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet6), socketType(sockStream), low32(2, ipprotoTCP)}},
+	{why: "UDP over IPv6: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet6), socketType(sockDgram), low32(2, 0)}},
+	{why: "UDP over IPv6: there is only lo", names: `socket`, args: []SeccompArg{low32(0, afInet6), socketType(sockDgram), low32(2, ipprotoUDP)}},
+	{why: "use of sockets", names: `
+		bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt shutdown
+		sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg`},
+	{why: "harmless questions", names: `uname sysinfo getrandom`},
+}
+
+// allowedInGVisor is allowed in addition where gVisor's own kernel answers.
+var allowedInGVisor = []syscallGroup{
+	{why: "getifaddrs lists lo with it", names: `socket`, args: []SeccompArg{low32(0, afNetlink), low32(2, netlinkRoute)}},
+}
+
+// refused are calls whose refusal must look like something else than EPERM, so that
+// programs fall back.
+var refused = []struct {
+	why, names string
+	errno      uint
+}{
+	{"its flags are behind a pointer, where no filter can look; libc falls back to clone", "clone3", enosys},
+	{"a source of kernel bugs; programs fall back to copying", "splice tee vmsplice", einval},
+}
+
+const (
+	sIFMT, sIFIFO                      = 0o170000, 0o010000
+	afUnix, afInet, afInet6, afNetlink = 1, 2, 10, 16
+	sockStream, sockDgram              = 1, 2
+	sockNonblock, sockCloexec          = 0x800, 0x80000
+	ipprotoTCP, ipprotoUDP             = 6, 17
+	netlinkRoute                       = 0
+	// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET.
+	cloneNamespaces = 0x7e020000
+	einval, enosys  = 22, 38
+	int32Bits       = 0xffffffff
+
+	masked = "SCMP_CMP_MASKED_EQ"
+)
+
+// low32 holds if an argument of the C type int has the value. A register has 64 bits, and the kernel ignores the
+// upper half of an int: a rule that compares all of them would refuse calls that the kernel takes.
+func low32(index uint, value uint64) SeccompArg {
+	return SeccompArg{Index: index, Value: int32Bits, ValueTwo: value, Op: masked}
+}
+
+// socketType holds if the second argument of socket is the type, with or without the two flags.
+func socketType(value uint64) SeccompArg {
+	return SeccompArg{Index: 1, Value: int32Bits &^ (sockNonblock | sockCloexec), ValueTwo: value, Op: masked}
+}
+
+// Seccomp returns the filter. It names no architecture: Docker's filter then knows the native one only, and kills
+// calls that come through another (32-bit calls on a 64-bit machine). gvisor says that the calls are answered by gVisor's kernel
+// and not by the machine's.
+func Seccomp(gvisor bool) SeccompProfile {
+	profile := SeccompProfile{DefaultAction: "SCMP_ACT_ERRNO"} // EPERM
+	groups := allowed
+	if gvisor {
+		groups = slices.Concat(allowed, allowedInGVisor)
+	}
+	for _, g := range groups {
+		profile.Syscalls = append(profile.Syscalls, SeccompRule{
+			Names: strings.Fields(g.names), Action: "SCMP_ACT_ALLOW", Args: g.args, Comment: g.why})
+	}
+	for _, r := range refused {
+		profile.Syscalls = append(profile.Syscalls, SeccompRule{
+			Names: strings.Fields(r.names), Action: "SCMP_ACT_ERRNO", ErrnoRet: new(r.errno), Comment: r.why})
+	}
+	return profile
+}

@@ -1,0 +1,35 @@
+package engine
+
+import (
+	"strings"
+	"testing"
+)
+
+// The filter must name each call once, or one rule would quietly undo another.
+func TestSeccompNamesEachCallOnce(t *testing.T) {
+	seen := map[string]bool{}
+	check := func(names string, once bool) {
+		for _, name := range strings.Fields(names) {
+			if seen[name] && once {
+				t.Errorf("%s is there twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	for _, g := range allowed {
+		check(g.names, !strings.HasPrefix(g.names, "socket")) // one rule for each kind
+	}
+	for _, r := range refused {
+		check(r.names, true)
+	}
+	for _, name := range strings.Fields(`ptrace process_vm_readv process_vm_writev pidfd_getfd pidfd_send_signal
+		rt_sigqueueinfo rt_tgsigqueueinfo keyctl add_key request_key bpf perf_event_open userfaultfd
+		io_uring_setup io_uring_enter io_uring_register mount umount2 pivot_root chroot unshare setns open_tree move_mount
+		fsopen fsconfig fsmount fspick mount_setattr shmget shmat shmctl semget semop semctl msgget msgsnd msgrcv
+		mq_open mq_timedsend personality name_to_handle_at open_by_handle_at kexec_load init_module finit_module
+		reboot swapon syslog quotactl acct settimeofday clock_settime sethostname modify_ldt iopl ioperm`) {
+		if seen[name] {
+			t.Errorf("%s is allowed", name)
+		}
+	}
+}
