@@ -37,12 +37,31 @@ func newIdentity(uid int) (identity, error) {
 //     this thread alone (syscall.Setresuid would change all), and the goroutine is locked to it. Go never
 //     starts a new thread from a locked one, so no other goroutine inherits them.
 //   - Only the effective ids change; the real and saved ones stay 0. So a kernel can't signal or
-//     trace this thread while it wears the kernel's uid: those checks want all three to match.
+//     trace this thread while it wears the kernel's uid: a signal wants the real or the saved one to match, a trace all three.
 //   - An effective uid that is not 0 takes the effective capabilities away; they come back
 //     with it, because the saved uid is 0.
 //   - Both changes are read back. If the way back fails, the thread stays locked, and so ends with its
 //     goroutine instead of serving others with the wrong rights.
-func (id identity) asKernel(f func() error) (err error) {
+func (id identity) asKernel(f func() error) error { return id.as(0, f) }
+
+// thirdUID is the user of no process: kernels have uids from 199,999 on, or from 1,000 to 61,000 where an engine maps users.
+const thirdUID = 65_533
+
+// killAll sends SIGKILL to every process of the kernels' user at once; it waits for none. A system call of this thread
+// does it, so neither a fork bomb nor code that stops processes can prevent it. kill(-1) spares the caller's own process, and
+// it reaches processes of the caller's effective and of its real user: the effective one is the kernels' user, and the real one
+// is thirdUID, because root's processes (`guest connect`) must go on.
+func (id identity) killAll() error {
+	return id.as(thirdUID, func() error {
+		if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+			return fmt.Errorf("kill the processes of user %d: %w", id.uid, err)
+		}
+		return nil
+	})
+}
+
+// as is asKernel with a real uid other than 0. No kernel may have that uid.
+func (id identity) as(real int, f func() error) (err error) {
 	runtime.LockOSThread()
 	defer func() {
 		if back := id.restore(); back != nil {
@@ -51,13 +70,13 @@ func (id identity) asKernel(f func() error) (err error) {
 		}
 		runtime.UnlockOSThread()
 	}()
-	if err := id.assume(); err != nil {
+	if err := id.assume(real); err != nil {
 		return err
 	}
 	return f()
 }
 
-func (id identity) assume() error {
+func (id identity) assume(real int) error {
 	// In this order: without the uid 0 there is no right to change groups.
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setgroups: %w", e)
@@ -65,14 +84,14 @@ func (id identity) assume() error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, uintptr(id.gid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresgid: %w", e)
 	}
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, uintptr(id.uid), unchanged); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(real), uintptr(id.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
 	}
-	return verify(id.uid, id.gid)
+	return verify(real, id.uid, id.gid)
 }
 
 func (id identity) restore() error {
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, 0, unchanged); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, 0, 0, unchanged); e != 0 {
 		return fmt.Errorf("act as the guest again: setresuid: %w", e)
 	}
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, 0, unchanged); e != 0 {
@@ -81,14 +100,14 @@ func (id identity) restore() error {
 	if e := setgroups(id.own); e != 0 {
 		return fmt.Errorf("act as the guest again: setgroups: %w", e)
 	}
-	return verify(0, 0)
+	return verify(0, 0, 0)
 }
 
-// verify reads this thread's ids: the effective ones as wanted, the others 0.
-func verify(uid, gid int) error {
+// verify reads this thread's ids: the real and effective ones as wanted, the saved uid 0.
+func verify(real, uid, gid int) error {
 	var r, e, s uint32
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || r != 0 || int(e) != uid || s != 0 {
-		return fmt.Errorf("this thread's uids are %d, %d, %d (%v), want 0, %d, 0", r, e, s, errno, uid)
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || int(r) != real || int(e) != uid || s != 0 {
+		return fmt.Errorf("this thread's uids are %d, %d, %d (%v), want %d, %d, 0", r, e, s, errno, real, uid)
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESGID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || int(e) != gid {
 		return fmt.Errorf("this thread's gids are %d, %d, %d (%v), want %d in effect", r, e, s, errno, gid)

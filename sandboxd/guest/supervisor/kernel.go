@@ -49,7 +49,7 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program with the descriptors of docs/kernel-protocol.md.
-func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
+func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
 	k := &kernel{
 		ready:   make(chan struct{}),
 		warm:    make(chan struct{}),
@@ -72,10 +72,7 @@ func startKernel(r *reaper, argv, env []string, uid int, dropped *droppedCounter
 		ends.closeOurs()
 		return nil, fmt.Errorf("make pipes: %w", ends.err)
 	}
-	pid, status, err := r.start(argv, env, sandbox.Workspace, ends.child, &syscall.SysProcAttr{
-		Setsid:     true,
-		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)},
-	})
+	pid, status, err := r.start(argv, env, ends.child)
 	if err != nil {
 		ends.closeOurs()
 		return nil, err

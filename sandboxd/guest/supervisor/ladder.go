@@ -26,7 +26,7 @@ var ladder = []rung{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGTERM, "SIGTERM", 2 * time.Second},
-	{syscall.SIGKILL, "SIGKILL", 0}, // 0: until it is dead
+	{syscall.SIGKILL, "SIGKILL", 0}, // 0: it is dead when kill returns
 }
 
 // stop climbs the ladder until the execution or its kernel has ended.
@@ -38,7 +38,11 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 			defer timer.Stop()
 			over = timer.C
 		}
-		k.signal(r.signal)
+		if r.signal == syscall.SIGKILL {
+			l.sup.kill(k)
+		} else {
+			k.signal(r.signal)
+		}
 		select {
 		case status := <-k.done:
 			return l.stopped(k, e, r, outcome{state: state, reason: why, stoppedBy: r.name}, status)
@@ -66,8 +70,7 @@ func (l *lane) stopped(k *kernel, e *execution, r rung, o outcome, status string
 		o.reason += fmt.Sprintf("; %d processes that it had started were ended", killed)
 	}
 	if !all {
-		k.signal(syscall.SIGKILL)
-		<-k.exited
+		l.sup.kill(k)
 		death := l.bury(k, sandbox.KernelDeath{
 			Cause:  sandbox.DiedStopped,
 			Detail: "the code started processes faster than they could be ended; the kernel's variables are lost",

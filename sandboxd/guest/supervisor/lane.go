@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
@@ -209,8 +208,7 @@ func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
 		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart})
 		return nil, &death
 	case <-timeout.C:
-		k.signal(syscall.SIGKILL)
-		<-k.exited
+		l.sup.kill(k)
 		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, startTimeout)})
 		return nil, &death
 	}
@@ -267,7 +265,7 @@ func (l *lane) start() (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := startKernel(l.sup.reaper, argv, env, l.sup.config.UID, &l.sup.dropped, l.between.print)
+	k, err := startKernel(l.sup.reaper, argv, env, &l.sup.dropped, l.between.print)
 	if err != nil {
 		return nil, fmt.Errorf("the %s kernel did not start: %w", l.lang, err)
 	}

@@ -47,7 +47,7 @@ func heapMiB(memory int64) int { return int(memory / 10 * 6 / sandbox.MiB) }
 // searchPath is where interpreters are looked for if the container does not say.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// command is `guest launch`, which takes the limits on and becomes the kernel.
+// command is `guest launch`, which takes on the kernels' user and limits and becomes the kernel.
 func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err error) {
 	p := programs[lang]
 	path := os.Getenv("PATH")
@@ -66,6 +66,8 @@ func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err err
 	data, space := limits(lang, s.config.Memory)
 	argv = []string{
 		s.program, "launch",
+		"--uid=" + strconv.Itoa(s.config.UID),
+		"--dir=" + sandbox.Workspace,
 		"--processes=" + strconv.Itoa(s.config.Processes),
 		"--file=" + strconv.FormatInt(s.config.Workspace, 10),
 		"--data=" + strconv.FormatInt(data, 10),

@@ -48,16 +48,17 @@ func (r *reaper) reap() {
 	}
 }
 
-// start runs a program with these files as its descriptors. The channel gets its status
-// once.
-func (r *reaper) start(argv, env []string, dir string, files []*os.File, sys *syscall.SysProcAttr) (pid int, exited <-chan syscall.WaitStatus, err error) {
+// start runs a program as root, in a session of its own, with these files as its descriptors. The channel gets its
+// status once. No program may be started as the kernels' user: code in the sandbox could stop the process before it
+// executes the program, and fork returns only after that.
+func (r *reaper) start(argv, env []string, files []*os.File) (pid int, exited <-chan syscall.WaitStatus, err error) {
 	fds := make([]uintptr, len(files))
 	for i, f := range files {
 		fds[i] = f.Fd()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err = syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Dir: dir, Env: env, Files: fds, Sys: sys})
+	pid, err = syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Dir: "/", Env: env, Files: fds, Sys: &syscall.SysProcAttr{Setsid: true}})
 	if err != nil {
 		return 0, nil, err
 	}

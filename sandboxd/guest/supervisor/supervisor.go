@@ -12,7 +12,7 @@
 //   - output: events (journal.go, blob.go, tail.go, utf8.go), parts of it (window.go), live (follow.go)
 //   - the workspace: files in and out (workspace.go), what an execution changed (changes.go)
 //   - rights: acting as the kernels' user (identity.go)
-//   - limits: memory (watchdog.go, memory.go), leftovers (procs.go, sweep.go, sweeper.go), time (deadman.go)
+//   - limits: memory (watchdog.go, memory.go), leftovers (procs.go, sweep.go), time (deadman.go)
 //
 // # Security model
 //
@@ -51,8 +51,8 @@ type Config struct {
 
 func (c Config) validate() error {
 	switch {
-	case c.UID <= 0:
-		return errors.New("--uid must be above 0: kernels must not be the guest's user")
+	case c.UID <= 0 || c.UID == thirdUID:
+		return fmt.Errorf("--uid must be above 0 and not %d: kernels must not be the guest's user", thirdUID)
 	case c.Memory <= 0 || c.Processes <= 0 || c.Workspace <= 0:
 		return errors.New("--memory, --processes and --workspace must be above 0")
 	case c.Expires.Unix() <= 0:
@@ -71,7 +71,6 @@ type Supervisor struct {
 	registry   *registry
 	workspace  *workspace
 	watchdog   *watchdog
-	sweeper    sweeper
 	deadman    deadman
 	lanes      map[sandbox.Language]*lane
 	dropped    droppedCounter
@@ -97,7 +96,6 @@ func Run(config Config) error {
 		return err
 	}
 	s.watchdog.watch()
-	time.AfterFunc(standByAfter, s.sweeper.standBy)
 	over := make(chan error, 1)
 	server := s.server()
 	go func() { over <- server.Serve(listener) }()
@@ -118,8 +116,8 @@ func Run(config Config) error {
 	case err = <-over:
 	}
 	// PID 1's end takes every process of the sandbox with it; where the guest is not
-	// PID 1 (a shared process namespace), this does.
-	s.sweeper.sweep()
+	// PID 1 (a shared process namespace), this does. It waits for no process.
+	_ = s.identity.killAll()
 	return err
 }
 
@@ -143,7 +141,6 @@ func newSupervisor(config Config) (*Supervisor, error) {
 	s.registry = newRegistry(s.executions, config.Memory)
 	s.deadman.set(config.Expires)
 	s.watchdog = newWatchdog(s)
-	s.sweeper.sup = s
 	s.lanes = map[sandbox.Language]*lane{}
 	for lang := range programs {
 		s.lanes[lang] = newLane(lang, s)

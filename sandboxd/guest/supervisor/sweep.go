@@ -12,12 +12,36 @@ import (
 const sweepTime = 5 * time.Second
 
 // sweep kills what a dead kernel left behind: its session, and every other process of the
-// kernels' user that is not in the session of a living kernel. What spawns faster than it can be
-// found is ended by the sweeper, and then the other kernels with it.
+// kernels' user that is not in the session of a living kernel. If they spawn faster than they can be
+// found, it kills every process of the user at once, other kernels included.
 func (s *Supervisor) sweep(k *kernel) {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
 	if _, all := s.killAll(anyProcess); !all {
-		s.sweeper.sweep()
+		_ = s.identity.killAll() // it does all that can be done
+	}
+}
+
+// How long a killed kernel may take to end before its end is enforced, and how often this spares other kernels.
+const (
+	killPatience = 2 * time.Second
+	killSparing  = 3
+)
+
+// kill ends a kernel and returns when it is dead. A process that traces the kernel keeps its end from its parent
+// until the tracer ends, so kill also ends the other processes of the kernels' user: those that belong to no kernel first.
+func (s *Supervisor) kill(k *kernel) {
+	for round := 0; ; round++ {
+		k.signal(syscall.SIGKILL)
+		select {
+		case <-k.exited:
+			return
+		case <-time.After(killPatience):
+		}
+		if round < killSparing {
+			s.killFound(anyProcess)
+		} else {
+			_ = s.identity.killAll() // the next round does it again
+		}
 	}
 }
 

@@ -113,7 +113,7 @@ func (w *watchdog) check() int {
 		for _, k := range w.living() {
 			w.blame(k)
 		}
-		w.sup.sweeper.sweep()
+		_ = w.sup.identity.killAll() // the next look does it again
 		return used
 	}
 	if running := w.running(); len(running) == 1 {

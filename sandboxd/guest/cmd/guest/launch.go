@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 )
 
@@ -20,9 +21,12 @@ const maxOpenFiles = 4096
 // sandboxes among each other have their cgroups' shares.
 const niceness = 10
 
-// launch takes a kernel's limits on and becomes the kernel. It runs as the kernels' user already.
+// launch becomes a kernel: it takes on the kernels' user and limits, and executes the kernel's program. It starts
+// as root, because the guest waits for the start of this program, and code in the sandbox can stop a process of the kernels' user.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
+	uid := flags.Int("uid", 0, "user and group to become")
+	dir := flags.String("dir", "/", "the working directory")
 	processes := flags.Uint64("processes", 0, "processes of this user")
 	file := flags.Uint64("file", 0, "bytes of one file")
 	data := flags.Uint64("data", 0, "bytes of private memory; 0: no limit")
@@ -35,14 +39,24 @@ func launch(args []string) error {
 	if len(argv) == 0 {
 		return errors.New("name the program to become")
 	}
+	if *uid <= 0 {
+		return errors.New("--uid must be above 0")
+	}
 	syscall.Umask(0o022)
+	// Should memory run out anyway, the kernel is to be chosen and not the guest.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+	runtime.LockOSThread() // the niceness and the ids are this thread's until it executes the program
+	// However many processes the code starts, the guest comes first.
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
+	if err := become(uintptr(*uid)); err != nil {
+		return fmt.Errorf("become user %d: %w", *uid, err)
+	}
+	if err := os.Chdir(*dir); err != nil {
+		return err
+	}
 	if *home != "" {
 		_ = os.MkdirAll(*home, 0o700) // programs manage without
 	}
-	// Should memory run out anyway, the kernel is to be chosen and not the guest.
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	// However many processes the code starts, the guest comes first.
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
 	env := os.Environ()
 	for _, l := range []struct {
 		name     string
@@ -71,6 +85,20 @@ func launch(args []string) error {
 		}
 	}
 	return fmt.Errorf("become %s: %w", argv[0], syscall.Exec(argv[0], argv, env))
+}
+
+// become gives this thread another user and group, for good.
+func become(id uintptr) error {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
+		return fmt.Errorf("setgroups: %w", e)
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, id, id, id); e != 0 {
+		return fmt.Errorf("setresgid: %w", e)
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, id, id, id); e != 0 {
+		return fmt.Errorf("setresuid: %w", e)
+	}
+	return nil
 }
 
 // sharedSpace is what may be mapped beside private memory.

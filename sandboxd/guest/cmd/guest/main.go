@@ -2,7 +2,7 @@
 
 // Command guest is Dormouse's program inside a sandbox. The container runs `guest serve`
 // as PID 1; the daemon reaches it through `guest connect`; kernels are started through
-// `guest launch`; `guest sweep` ends what got out of hand.
+// `guest launch`.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 	"os"
 )
 
-const usage = "usage: guest serve|connect|launch|sweep [flags]"
+const usage = "usage: guest serve|connect|launch [flags]"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -25,8 +25,6 @@ func main() {
 		run = connect
 	case "launch":
 		run = launch
-	case "sweep":
-		run = sweep
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)

@@ -1,0 +1,75 @@
+//go:build linux
+
+package supervisor_test
+
+import (
+	_ "embed"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+//go:embed testdata/stopper.py
+var stopper string
+
+// stopEverything starts hostile code that stops all that it can, from a second later on, and then an execution. It returns
+// that execution when its kernel has been stopped.
+func (b *box) stopEverything(timeout int) sandbox.ExecutionID {
+	b.t.Helper()
+	want(b.t, b.python("DELAY = 1\n"+stopper), sandbox.ExecSucceeded)
+	id := sandbox.NewExecutionID()
+	req := sandbox.ExecuteRequest{Code: "while True: pass", Language: sandbox.Python, TimeoutSeconds: &timeout}
+	if _, err := b.Execute(b.t.Context(), id, req); err != nil {
+		b.t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		stats, _ := filepath.Glob(b.root + "/proc/[0-9]*/stat")
+		for _, path := range stats {
+			stat, _ := os.ReadFile(path)
+			if _, state, _ := strings.Cut(string(stat), ") "); strings.HasPrefix(state, "T") || strings.HasPrefix(state, "t") {
+				return id
+			}
+		}
+	}
+	b.t.Fatal("no process was stopped within a minute")
+	return ""
+}
+
+// TestTheGuestEndsWhileCodeStopsProcesses: the dead man's switch waits for no process that a kernel can stop.
+func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.stopEverything(600)
+	if err := b.SetExpiry(t.Context(), time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-b.exited:
+	case <-time.After(60 * time.Second):
+		t.Fatal("the guest still runs a minute after its expiry, want it ended")
+	}
+}
+
+// TestStoppedKernelsCanBeStopped: timeouts and interrupts work while hostile code stops the kernel and traces it.
+func TestStoppedKernelsCanBeStopped(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	e := b.look(b.stopEverything(3), 60)
+	if want(t, e, sandbox.ExecTimedOut); e.StoppedBy != "SIGKILL" {
+		t.Errorf("stopped by %s, want SIGKILL", e.StoppedBy)
+	}
+	want(t, b.python("1"), sandbox.ExecSucceeded)
+
+	id := b.stopEverything(600)
+	if e, err := b.Interrupt(t.Context(), id); err != nil || e.State != sandbox.ExecInterrupted {
+		t.Errorf("Interrupt() = %s, %v, want %s", e.State, err, sandbox.ExecInterrupted)
+	}
+	want(t, b.python("1"), sandbox.ExecSucceeded)
+	if s, err := b.Status(t.Context()); err != nil || s.Usage.Processes > 1 {
+		t.Errorf("%d processes are left, %v, want the kernel alone", s.Usage.Processes, err)
+	}
+}
