@@ -11,13 +11,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func printed(t *testing.T, c *guest.Client, lang sandbox.Language, code string) string {
+func run(t *testing.T, c *guest.Client, lang sandbox.Language, code string) sandbox.Execution {
 	t.Helper()
 	seconds := 120
 	got, err := c.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{Code: code, Language: lang, TimeoutSeconds: &seconds, WaitSeconds: 120})
 	if err != nil || got.State != sandbox.ExecSucceeded {
 		t.Fatalf("Execute = %+v, %v", got, err)
 	}
+	return got
+}
+
+func printed(t *testing.T, c *guest.Client, lang sandbox.Language, code string) string {
+	t.Helper()
+	got := run(t, c, lang, code)
 	var text strings.Builder
 	for _, event := range got.Events {
 		text.WriteString(event.Text)
@@ -25,83 +31,255 @@ func printed(t *testing.T, c *guest.Client, lang sandbox.Language, code string) 
 	return text.String()
 }
 
+// Code that uses every generator before the memory is saved, so that its state is part of the copies.
 const pythonBefore = `
-import random, secrets, ssl, uuid
-import numpy as np
-import polars as pl
+import multiprocessing, queue, random, secrets, sqlite3, ssl, tempfile, threading, uuid
+import cryptography.hazmat.primitives.asymmetric.ed25519 as ed25519, cryptography.hazmat.primitives.asymmetric.rsa as rsa
+import duckdb, numpy as np, pandas as pd, polars as pl, pyarrow.compute as pc, sympy, sympy.core.random
+from scipy import stats
+from sklearn.utils import check_random_state
 pl.set_random_seed(42)
 random.seed(42); np.random.seed(42)
 rng = np.random.default_rng(42)
+state = np.random.RandomState(42)
 mine = random.Random(1)
+frozen, frozen_rng = random.Random(2), np.random.default_rng(3)
+import gc; gc.freeze()
 uuid.uuid1(); uuid.uuid4(); ssl.RAND_bytes(8); random.random(); np.random.standard_normal()
+ed25519.Ed25519PrivateKey.generate(); multiprocessing.current_process().authkey; tempfile.mktemp(); pc.random(1)
+database = sqlite3.connect(':memory:')
+def sql(text): return database.execute('select ' + text).fetchone()[0]
+sql('hex(randomblob(16))')
+duckdb.sql('select random()').fetchone()
+asked, answered = queue.Queue(), queue.Queue()
+def serve():
+    own, numbers = random.Random(4), np.random.default_rng(5)
+    while True:
+        asked.get(); answered.put((own.random(), numbers.random(), ssl.RAND_bytes(8).hex()))
+threading.Thread(target=serve, daemon=True).start()
+asked.put(1); answered.get()
 `
 
-// Each line has a name and a value that must differ in each copy.
-const pythonAfter = `
-print('random', random.random()); print('Random', mine.random()); print('gauss', random.gauss(0, 1))
-print('np.random', np.random.rand()); print('normal', np.random.standard_normal()); print('default_rng', rng.random())
-print('uuid1', uuid.uuid1()); print('node', uuid.getnode()); print('uuid4', uuid.uuid4())
-print('secrets', secrets.token_hex()); print('ssl', ssl.RAND_bytes(16).hex())
+// Code that prints values of the generators that a snapshot has. Each line has a name and a value that no other copy may have.
+const pythonNew = `
+import hashlib, multiprocessing, os, random, secrets, sqlite3, ssl, tempfile, threading, uuid
+import numpy as np, pandas as pd, polars as pl
+from scipy import stats
 from sklearn.utils import check_random_state
-print('sklearn', check_random_state(None).rand())
-print('polars', pl.Series(range(1 << 40, (1 << 40) + 10_000_000)).sample(1)[0])
-import tempfile; print('tempfile', tempfile.mktemp())
+def drawn(function):
+    values = []
+    thread = threading.Thread(target=lambda: values.append(function())); thread.start(); thread.join()
+    return values[0]
+say('random', random.random()); say('gauss', random.gauss(0, 1)); say('new Random', random.Random().random())
+say('np.random', np.random.rand()); say('normal', np.random.standard_normal()); say('default_rng', np.random.default_rng().random())
+say('np in a thread', drawn(np.random.rand)); say('random in a thread', drawn(random.random)); say('ssl in a thread', drawn(lambda: ssl.RAND_bytes(16).hex()))
+say('pandas', pd.Series(range(10 ** 6)).sample(4).tolist()); say('scipy', stats.norm.rvs()); say('sklearn', check_random_state(None).rand())
+say('uuid1', uuid.uuid1()); say('node', uuid.getnode()); say('uuid4', uuid.uuid4())
+say('secrets', secrets.token_hex()); say('ssl', ssl.RAND_bytes(16).hex()); say('urandom', os.urandom(8).hex())
+say('tempfile', tempfile.mktemp()); say('authkey', bytes(multiprocessing.current_process().authkey).hex())
+say('sqlite', sqlite3.connect(':memory:').execute('select hex(randomblob(16)), random()').fetchone())
+say('polars', pl.Series(range(1 << 40, (1 << 40) + 10_000_000)).sample(4).to_list())
+import duckdb; say('duckdb', duckdb.connect().sql('select uuid(), random()').fetchone())
+import cryptography.hazmat.primitives.asymmetric.ed25519 as ed25519
+say('ed25519', ed25519.Ed25519PrivateKey.generate().private_bytes_raw().hex())
+with multiprocessing.Pool(1) as pool: say('a pool', pool.apply(random.random))
+`
+
+// The same of the generators that pythonBefore has made.
+const pythonOld = `
+say('Random', mine.random()); say('rng', rng.random()); say('RandomState', state.rand())
+say('after gc.freeze()', frozen.random()); say('numpy after gc.freeze()', frozen_rng.random())
+asked.put(1); own, numbers, openssl = answered.get()
+say('Random of a thread', own); say('Generator of a thread', numbers); say('openssl of a thread', openssl)
+say('randomblob', sql('hex(randomblob(16))')); say('sqlite random()', sql('random()'))
+say('sympy', sympy.core.random.random())
+say('rsa', rsa.generate_private_key(65537, 1024).private_numbers().p)
+say('arrow', pc.random(1)[0])
 `
 
 const javascriptBefore = `
-const crypto = require('crypto'), { randomUUID, randomBytes } = crypto, { random } = Math
+const crypto = require('crypto'), vm = require('vm'), { Worker } = require('worker_threads'), { randomUUID, randomBytes } = crypto, { random } = Math
 ;[Math.random(), randomUUID(), randomBytes(8), crypto.randomInt(9), globalThis.crypto.getRandomValues(new Uint8Array(8))].length
+const context = vm.createContext({})
+const old = new Worker(` + "`" + `
+const { parentPort } = require('worker_threads'), crypto = require('crypto')
+const draw = () => [Math.random(), crypto.randomUUID(), globalThis.crypto.randomUUID(), crypto.randomInt(2 ** 47), crypto.randomBytes(8).toString('hex'),
+  crypto.generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' }).d]
+draw()
+parentPort.on('message', () => parentPort.postMessage(draw()))` + "`" + `, { eval: true })
+const ask = (worker) => new Promise((done) => { worker.once('message', done); worker.postMessage(1) })
+await ask(old)
+await new Promise((done) => crypto.generateKeyPair('ed25519', {}, done))
+old.unref()
 `
 
-const javascriptAfter = `
-const say = (name, value) => console.log(name, value)
-say('Math.random', Math.random()); say('random', random())
-say('randomUUID', crypto.randomUUID()); say('kept randomUUID', randomUUID()); say('webcrypto.randomUUID', globalThis.crypto.randomUUID())
-say('randomBytes', crypto.randomBytes(16).toString('hex')); say('kept randomBytes', randomBytes(16).toString('hex'))
-say('randomInt', crypto.randomInt(2 ** 47)); say('randomFillSync', crypto.randomFillSync(Buffer.alloc(16)).toString('hex'))
-say('getRandomValues', Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(16))).toString('hex'))
+const (
+	pythonSay     = "def say(name, value): print(name, value)\n"
+	javascriptSay = "const say = (name, value) => console.log(name, value);\n"
+)
+
+const javascriptNew = `
+{
+  const crypto = require('crypto'), vm = require('vm'), { Worker } = require('worker_threads'), { subtle } = globalThis.crypto
+  const jwk = (pair) => pair.privateKey.export({ format: 'jwk' })
+  const later = (function_, ...parameters) => new Promise((done, fail) => function_(...parameters, (error, value) => error ? fail(error) : done(value)))
+  say('Math.random', Math.random())
+  say('randomUUID', crypto.randomUUID()); say('webcrypto.randomUUID', globalThis.crypto.randomUUID())
+  say('without a cache', crypto.randomUUID({ disableEntropyCache: true }))
+  say('randomBytes', crypto.randomBytes(16).toString('hex')); say('randomBytes later', (await later(crypto.randomBytes, 16)).toString('hex'))
+  say('randomInt', crypto.randomInt(2 ** 47)); say('randomFillSync', crypto.randomFillSync(Buffer.alloc(16)).toString('hex'))
+  say('randomInt later', await later(crypto.randomInt, 2 ** 47)); say('randomFill', (await later(crypto.randomFill, Buffer.alloc(16))).toString('hex'))
+  say('getRandomValues', Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(16))).toString('hex'))
+  for (const type of ['ed25519', 'x25519', 'ed448', 'x448']) say(type, jwk(crypto.generateKeyPairSync(type)).d)
+  say('ec', jwk(crypto.generateKeyPairSync('ec', { namedCurve: 'P-256' })).d); say('rsa', jwk(crypto.generateKeyPairSync('rsa', { modulusLength: 1024 })).p)
+  const pair = await new Promise((done) => crypto.generateKeyPair('ed25519', {}, (error, publicKey, privateKey) => done({ publicKey, privateKey })))
+  say('ed25519 later', jwk(pair).d)
+  say('hmac', crypto.generateKeySync('hmac', { length: 128 }).export().toString('hex')); say('aes later', (await later(crypto.generateKey, 'aes', { length: 128 })).export().toString('hex'))
+  const ecdh = crypto.createECDH('secp256k1'); ecdh.generateKeys(); say('ECDH', ecdh.getPrivateKey('hex'))
+  const dh = crypto.getDiffieHellman('modp1'); dh.generateKeys(); say('DiffieHellman', dh.getPrivateKey('hex'))
+  say('prime', crypto.generatePrimeSync(128, { bigint: true })); say('prime later', await later(crypto.generatePrime, 128, { bigint: true }))
+  const { privateKey, publicKey } = crypto.generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  say('oaep', crypto.publicEncrypt(crypto.generateKeyPairSync('rsa', { modulusLength: 1024 }).publicKey, Buffer.from('a')).toString('hex'))
+  say('ecdsa', crypto.sign('sha256', Buffer.from('a'), privateKey).toString('hex'))
+  say('subtle aes', Buffer.from(await subtle.exportKey('raw', await subtle.generateKey({ name: 'AES-GCM', length: 128 }, true, ['encrypt']))).toString('hex'))
+  say('subtle ecdsa', (await subtle.exportKey('jwk', (await subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, true, ['sign'])).privateKey)).d)
+  say('a new vm context', vm.runInNewContext('Math.random()'))
+  const made = new Worker('const crypto = require("crypto"); require("worker_threads").parentPort.postMessage([Math.random(), crypto.randomUUID(), crypto.randomInt(2 ** 47), crypto.randomBytes(8).toString("hex"), crypto.generateKeyPairSync("ed25519").privateKey.export({ format: "jwk" }).d])', { eval: true })
+  for (const [i, value] of Object.entries(await new Promise((done) => made.once('message', done)))) say('new worker ' + i, value)
+}
 `
 
-// Two copies of a sandbox and their original have no random value in common, once the copies were told.
-func TestCopiesShareNoRandomState(t *testing.T) {
+const javascriptOld = `
+say('kept random', random()); say('kept randomUUID', randomUUID()); say('kept randomBytes', randomBytes(16).toString('hex'))
+for (const [i, value] of Object.entries(await ask(old))) say('old worker ' + i, value)
+`
+
+// Sandboxes that begin with the same memory share no random value after an Awaken. Their memory is that of a snapshot, of a sandbox that is
+// forked after its code has used every generator, or of a checkpoint that a sandbox goes back to.
+func TestTwinsShareNoRandomState(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(image)
-	create(t, e, s)
+	s.Limits.MemoryBytes = 2048 * sandbox.MiB
 	client := func(id sandbox.ID) *guest.Client {
 		c := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, id) })
 		t.Cleanup(c.Close)
 		return c
 	}
+	awaken := func(t *testing.T, id sandbox.ID, a guest.Awakening) *guest.Client {
+		t.Helper()
+		c := client(id)
+		if err := c.Awaken(t.Context(), a); err != nil {
+			t.Fatalf("Awaken(%+v): %v", a, err)
+		}
+		return c
+	}
+	// The first execution has a warning about generators that can't be renewed.
+	complains := func(t *testing.T, c *guest.Client, lang sandbox.Language, want string) {
+		t.Helper()
+		if got := run(t, c, lang, "1").Interlude; want == "" && got != nil || want != "" && (got == nil || !strings.Contains(got.LateText, want)) {
+			t.Errorf("the first execution tells of %+v, want %q", got, want)
+		}
+	}
+	t.Run("snapshot", func(t *testing.T) {
+		made := s
+		made.ID = sandbox.NewID()
+		if err := e.Snapshot(t.Context(), made, func(ctx context.Context) error {
+			c := client(made.ID)
+			defer c.Close()
+			for _, lang := range []sandbox.Language{sandbox.Python, sandbox.JavaScript} {
+				if err := c.Prepare(ctx, lang); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatalf("Snapshot: %v", err)
+		}
+		twins := newTwins(t)
+		for range 2 {
+			twin := s
+			twin.ID = sandbox.NewID()
+			if started, err := e.Start(t.Context(), twin); !started || err != nil {
+				t.Fatalf("Start = %t, %v", started, err)
+			}
+			removeLater(t, e, twin.ID)
+			c := awaken(t, twin.ID, guest.Awakening{Copy: true})
+			complains(t, c, sandbox.Python, "")
+			complains(t, c, sandbox.JavaScript, "")
+			twins.add(t, printed(t, c, sandbox.Python, pythonSay+pythonNew)+printed(t, c, sandbox.JavaScript, javascriptSay+javascriptNew))
+			c.Close()
+			if err := e.Remove(t.Context(), twin.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	s.ID = sandbox.NewID()
+	create(t, e, s)
+	draw := func(t *testing.T, c *guest.Client) string {
+		t.Helper()
+		defer c.Close()
+		// What was there before comes first: a new generator may change it.
+		return printed(t, c, sandbox.Python, pythonSay+pythonOld+pythonNew) + printed(t, c, sandbox.JavaScript, javascriptSay+javascriptOld+javascriptNew)
+	}
 	original := client(s.ID)
 	printed(t, original, sandbox.Python, pythonBefore)
 	printed(t, original, sandbox.JavaScript, javascriptBefore)
 	original.Close()
-	all := []*guest.Client{client(s.ID)}
-	for range 2 {
-		id := sandbox.NewID()
-		if err := e.Fork(t.Context(), s.ID, id); err != nil {
-			t.Fatalf("Fork: %v", err)
-		}
-		removeLater(t, e, id)
-		copied := client(id)
-		if err := copied.Awaken(t.Context(), guest.Awakening{Copy: true}); err != nil {
-			t.Fatalf("Awaken: %v", err)
-		}
-		all = append(all, copied)
-	}
-	seen := map[string]int{}
-	for i, c := range all {
-		text := printed(t, c, sandbox.Python, pythonAfter) + printed(t, c, sandbox.JavaScript, javascriptAfter)
-		lines := strings.Split(strings.TrimSpace(text), "\n")
-		if len(lines) != 24 {
-			t.Errorf("%d lines: %s", len(lines), text)
-		}
-		for _, line := range lines {
-			if other, ok := seen[line]; ok {
-				t.Errorf("%q came from %d and %d", line, other, i)
+	t.Run("fork", func(t *testing.T) {
+		twins := newTwins(t)
+		for range 2 {
+			id := sandbox.NewID()
+			if err := e.Fork(t.Context(), s.ID, id); err != nil {
+				t.Fatalf("Fork: %v", err)
 			}
-			seen[line] = i
+			removeLater(t, e, id)
+			c := awaken(t, id, guest.Awakening{Copy: true})
+			complains(t, c, sandbox.Python, "DuckDB connections")
+			complains(t, c, sandbox.JavaScript, "vm contexts")
+			twins.add(t, draw(t, c))
+			if err := e.Remove(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
 		}
+	})
+	t.Run("checkpoint", func(t *testing.T) {
+		if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+			t.Fatalf("Checkpoint: %v", err)
+		}
+		twins := newTwins(t)
+		twins.add(t, draw(t, client(s.ID)))
+		for epoch := range 2 { // it goes back twice
+			kill(t, e, s.ID)
+			asOf := only(t, e).AsOf
+			if err := e.Resume(t.Context(), s.ID); err != nil {
+				t.Fatalf("Resume: %v", err)
+			}
+			twins.add(t, draw(t, awaken(t, s.ID, guest.Awakening{AsOfUnix: asOf.Unix(), EpochAbove: epoch + 1})))
+		}
+	})
+}
+
+// twins collects what sandboxes print that began with the same memory.
+type twins struct {
+	seen  map[string]int
+	count int
+}
+
+func newTwins(t *testing.T) *twins { return &twins{seen: map[string]int{}} }
+
+// add fails for each line that an earlier sandbox has printed, too.
+func (w *twins) add(t *testing.T, text string) {
+	t.Helper()
+	w.count++
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if len(lines) < 59 {
+		t.Errorf("sandbox %d printed %d lines, want at least 59:\n%s", w.count, len(lines), text)
+	}
+	for _, line := range lines {
+		if other, ok := w.seen[line]; ok {
+			t.Errorf("sandboxes %d and %d have the same: %s", other, w.count, line)
+		}
+		w.seen[line] = w.count
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // Files holds each kernel's program in a folder named after its language.
 //
-//go:embed python/*.py python/dormouse_kernel/*.py javascript/*.cjs
+//go:embed python/*.py python/dormouse_kernel/*.py javascript/*.cjs javascript/*.node
 var Files embed.FS
 
 // A Language is a kind of kernel.
@@ -24,7 +24,7 @@ type Language struct {
 	Name         string   // also its folder in Files
 	Program      string   // the file to start, a path in Files
 	Interpreters []string // names to look up in PATH; the first one found runs the program
-	flags        func(memoryMiB int) []string
+	flags        func(root string, memoryMiB int) []string
 }
 
 // Languages is every language that there is a kernel for.
@@ -33,7 +33,7 @@ var Languages = []Language{
 		Name:         "python",
 		Program:      "python/kernel.py",
 		Interpreters: []string{"python3", "python"},
-		flags: func(int) []string {
+		flags: func(string, int) []string {
 			// Unbuffered, and without .pyc files: the kernel's folder is read-only, and the user's should stay as they made it.
 			return []string{"-u", "-B"}
 		},
@@ -42,8 +42,9 @@ var Languages = []Language{
 		Name:         "javascript",
 		Program:      "javascript/kernel.cjs",
 		Interpreters: []string{"node", "nodejs"},
-		flags: func(memoryMiB int) []string {
+		flags: func(root string, memoryMiB int) []string {
 			flags := []string{
+				"--require=" + path.Join(root, "javascript/randomness.cjs"), // in the main thread and in each worker
 				"--expose-internals",            // for the parser that Node's own REPL uses
 				"--no-force-async-hooks-checks", // a script that SIGINT ends leaves the hooks' stack as it is
 			}
@@ -58,6 +59,6 @@ var Languages = []Language{
 // Argv returns the command that starts the kernel with an interpreter that was found for it, the contents of [Files] being
 // unpacked at root. memoryMiB is how large an interpreter that wants to know may let its heap grow; 0 leaves that to it.
 func (l Language) Argv(interpreter, root string, memoryMiB int) []string {
-	argv := append([]string{interpreter}, l.flags(memoryMiB)...)
+	argv := append([]string{interpreter}, l.flags(root, memoryMiB)...)
 	return append(argv, path.Join(root, l.Program))
 }

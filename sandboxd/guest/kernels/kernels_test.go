@@ -34,6 +34,7 @@ type message struct {
 type kernel struct {
 	t        *testing.T
 	command  *exec.Cmd
+	root     string // where the kernels' programs are
 	dir      string
 	requests *os.File
 	messages *bufio.Reader
@@ -72,7 +73,7 @@ func start(t *testing.T, name, interpreter string, env ...string) *kernel {
 		t.Fatal(err)
 	}
 	argv := language(t, name).Argv(interpreter, root, 512)
-	k := &kernel{t: t, dir: dir, command: exec.Command(argv[0], argv[1:]...)}
+	k := &kernel{t: t, root: root, dir: dir, command: exec.Command(argv[0], argv[1:]...)}
 	pipe := func() (*os.File, *os.File) {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -207,6 +208,24 @@ func (k *kernel) ask(what string) {
 	}
 }
 
+// renew has the kernel renew its random state, and wants its complaint to begin so, or to be empty.
+func (k *kernel) renew(want string) {
+	k.t.Helper()
+	k.ask("renew")
+	for {
+		switch m := k.next(); m.Type {
+		case "renewed":
+			if want == "" && m.Text != "" || !strings.HasPrefix(m.Text, want) {
+				k.t.Errorf("it complains of %q, want %q", m.Text, want)
+			}
+			return
+		case "stderr": // the same, for a person
+		default:
+			k.t.Fatalf("it says %+v, want renewed", m)
+		}
+	}
+}
+
 // testWarm has a kernel import ahead what most code does. Then check has to say "ok".
 func testWarm(t *testing.T, k *kernel, check string) {
 	t.Run("what most code imports is there before, under no name", func(t *testing.T) {
@@ -240,7 +259,7 @@ func testRenewal(t *testing.T, k *kernel, setup, draw, check string) {
 			t.Fatalf("the seed does not count: %q, then %q", first, again)
 		}
 		k.run(setup)
-		k.ask("renew")
+		k.renew("")
 		for i, value := range values() {
 			if value == first[i] {
 				t.Errorf("%q came again", value)

@@ -57,6 +57,9 @@ func TestPython(t *testing.T) {
 				t.Log("not tested: numpy's random state, for want of numpy")
 			}
 			testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
+			k.t = t
+			k.run("import sys, types; sys.modules['torch'] = types.ModuleType('torch')")
+			k.renew("What torch draws at random comes as in the other copies of this sandbox")
 		})
 	}
 }
@@ -102,9 +105,11 @@ class Own(random.Random):
 mine, own = random.Random(1), Own()
 mine.gauss(0, 1)
 uuid._node, uuid._generate_time_safe = 42, None
+hidden = random.Random(3)
+import gc; gc.freeze()
 `
 	pythonDraws = `
-for value in random.random(), mine.gauss(0, 1), own.random(), uuid.getnode(): print(value)
+for value in random.random(), mine.gauss(0, 1), own.random(), hidden.random(), uuid.getnode(): print(value)
 `
 	pythonRenewed = `
 ssl.RAND_bytes(8); tuple(sorted([uuid.uuid4().version, uuid.uuid1().version])) == (1, 4) and 'ok'

@@ -20,6 +20,7 @@ type kernel struct {
 	pid     int             // and its session and process group
 	ready   chan struct{}   // closed by the ready message
 	warm    chan struct{}   // closed by the warm message
+	renewed chan string     // what the last renewed message complains of
 	exited  chan struct{}   // closed when wait4 has it
 	done    chan string     // status of the current execution's done message
 	dropped *droppedCounter // what it sent that nobody wanted
@@ -53,6 +54,7 @@ func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, late fu
 	k := &kernel{
 		ready:   make(chan struct{}),
 		warm:    make(chan struct{}),
+		renewed: make(chan string, 1),
 		exited:  make(chan struct{}),
 		done:    make(chan string, 1),
 		dropped: dropped,
@@ -155,6 +157,12 @@ func (k *kernel) handle(m message) {
 		case <-k.warm:
 		default:
 			close(k.warm) // by this goroutine alone
+		}
+		return
+	case "renewed":
+		select {
+		case k.renewed <- m.Text:
+		default: // a snapshot is not being made
 		}
 		return
 	}

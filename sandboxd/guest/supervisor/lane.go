@@ -240,24 +240,40 @@ func (l *lane) prepareFor(ctx context.Context) error {
 // warmMemory is how much a sandbox must have for its kernel to import ahead what it may not need.
 const warmMemory = 1024 * sandbox.MiB
 
-// warm has a kernel import what most code does.
+// warm has a kernel import what most code does, and makes sure that it can renew its random state: sandboxes that start
+// from its memory would have the same otherwise.
 func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 	if k == nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not start: %s", l.lang, death.Detail)
 	}
-	if l.sup.config.Memory < warmMemory {
-		return nil
-	}
-	k.request(map[string]string{"type": "warm"})
 	timeout := time.NewTimer(startTimeout)
 	defer timeout.Stop()
+	if l.sup.config.Memory >= warmMemory {
+		k.request(map[string]string{"type": "warm"})
+		select {
+		case <-k.warm:
+		case <-k.exited:
+			return sandbox.Errorf(sandbox.Unavailable, "the %s kernel died as it imported its libraries", l.lang)
+		case <-timeout.C:
+			return sandbox.Errorf(sandbox.Unavailable, "the %s kernel did not import its libraries within %s", l.lang, startTimeout)
+		}
+	}
 	select {
-	case <-k.warm:
+	case <-k.renewed: // of an earlier time
+	default:
+	}
+	k.renew()
+	select {
+	case complaint := <-k.renewed:
+		if complaint != "" {
+			return sandbox.Errorf(sandbox.Unavailable, "no sandbox can start from the memory of the %s kernel, because its random state can't be renewed: %s", l.lang, sandbox.Quote(complaint))
+		}
 		return nil
 	case <-k.exited:
+		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel died as it renewed its random state", l.lang)
 	case <-timeout.C:
+		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel did not renew its random state within %s", l.lang, startTimeout)
 	}
-	return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not import its libraries", l.lang)
 }
 
 func (l *lane) start() (*kernel, error) {
@@ -304,7 +320,7 @@ func (l *lane) awaken(a guest.Awakening) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lives := l.kernel != nil && !l.kernel.dead()
-	if lives && a.Copy {
+	if lives && (a.Copy || a.AsOfUnix != 0) { // the lost time has used the random values that come next
 		l.kernel.renew()
 	}
 	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {

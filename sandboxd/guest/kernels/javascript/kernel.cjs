@@ -7,7 +7,7 @@
 //   modules     require() and import() as if the cell were a file in the working directory
 //   values      values and errors as text and as MIME bundles
 //   subprocess  order between our output and that of child processes
-//   randomness  Math.random and crypto, when the process was copied
+//   randomness  Math.random and crypto, when the process was copied; preloaded here and in workers
 //   interrupts  SIGINT, also when the event loop is stuck; watcher is its thread
 'use strict';
 
@@ -52,7 +52,6 @@ class Kernel {
   start() {
     streams.install(this.channel);
     subprocess.install(this.channel, this.interrupts);
-    randomness.install();
     this.modules = modules.install();
     defineProperty(globalThis, 'display', {
       value: (...shown) => shown.forEach((value) => this.show('display', values.displayBundle(value))),
@@ -81,7 +80,7 @@ class Kernel {
         const line = Buffer.concat([...pieces, data.subarray(0, end)]);
         pieces = [];
         const request = JSON.parse(line.toString());
-        if (request.type === 'renew') randomness.renew(); // now, since timers do not wait for a cell's end
+        if (request.type === 'renew') this.renew(); // now, since timers do not wait for a cell's end
         else if (request.type === 'warm') this.channel.send({ type: 'warm' }); // Node starts with all that it has
         else this.waiting.push(request);
       }
@@ -90,6 +89,12 @@ class Kernel {
     });
     requests.on('close', () => exitNow(0));
     requests.on('error', () => exitNow(0));
+  }
+
+  renew() {
+    const complaint = randomness.renew();
+    if (complaint) this.channel.text('stderr', complaint);
+    this.channel.send({ type: 'renewed', text: complaint });
   }
 
   /**

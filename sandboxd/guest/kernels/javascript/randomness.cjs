@@ -1,45 +1,64 @@
-// Random values that two copies of this process do not share. V8's Math.random and OpenSSL's generator keep their state in memory and
-// have no way to take another, so a copy of it would give what the original gives. Math.random is a generator of our own from the
-// start, which can be given new state; crypto is Node's until renew(), and then what it gives is mixed with the operating system's.
+// Random values that two copies of this process do not share. V8's Math.random, OpenSSL's generator and two caches in front of it keep
+// state in memory, so a copy of it would give what the original gives. Node preloads this file in the main thread and in each worker, before any
+// other code. Math.random is a generator of ours from the start, OpenSSL is called by an addon, and the caches are used up.
 'use strict';
 
 const crypto = require('node:crypto');
 const fs = require('node:fs');
+const { join } = require('node:path');
+const v8 = require('node:v8');
+const vm = require('node:vm');
 const { syncBuiltinESMExports } = require('node:module');
+const { isMainThread, getEnvironmentData, setEnvironmentData } = require('node:worker_threads');
 
 // Captured before user code can change them.
 const { openSync, readSync, closeSync } = fs;
+const { randomInt, randomUUID } = crypto;
+const { createContext, isContext, runInContext } = vm;
+const { setFlagsFromString } = v8;
 const { Buffer } = globalThis;
 const { imul } = Math;
-const { nextTick } = process;
+const { load, add } = Atomics;
 const { defineProperty, getPrototypeOf } = Object;
+const dlopen = process.dlopen.bind(process);
+const addon = join(__dirname, `reseed-${process.arch}.node`);
 
+// Node keeps random bytes for this many values of randomUUID() and randomInt(). Drawing twice as many is sure to use them up.
+const CACHED_UUIDS = 128;
+const CACHED_INTS = 1024;
+
+// How often the process was copied, in memory that all its threads share.
+const KEY = 'dormouse.copies';
+const copies = getEnvironmentData(KEY) ?? new Int32Array(new SharedArrayBuffer(4));
 const state = new Uint32Array(4);
-let copied = false;
-let warned = false;
+let seeded = -1; // the number of copies when state was filled
+let emptied = load(copies, 0); // and when the caches were last known to be of this process alone
+let contexts = false; // whether there are vm contexts, whose Math.random is V8's
 
 function install() {
-  fill(Buffer.from(state.buffer));
+  if (isMainThread) setEnvironmentData(KEY, copies);
   replace(Math, 'random', () => next.bind()); // a bound function's source is [native code]
-  replace(crypto, 'randomBytes', bytes);
-  for (const alias of ['pseudoRandomBytes', 'rng', 'prng']) replace(crypto, alias, () => crypto.randomBytes);
-  replace(crypto, 'randomFillSync', filled);
-  replace(crypto, 'randomFill', filledLater);
-  replace(crypto, 'randomInt', integer);
-  replace(crypto, 'randomUUID', uuid);
-  const web = getPrototypeOf(crypto.webcrypto);
-  replace(web, 'getRandomValues', values); // crypto.getRandomValues asks it, too
-  replace(web, 'randomUUID', uuid);
-  for (const name of ['generateKey', 'generateKeySync', 'generateKeyPair', 'generateKeyPairSync']) replace(crypto, name, keys);
-  for (const owner of [crypto.ECDH, crypto.DiffieHellman, crypto.DiffieHellmanGroup]) replace(owner.prototype, 'generateKeys', keys);
-  replace(getPrototypeOf(crypto.webcrypto.subtle), 'generateKey', keys);
+  replace(crypto, 'randomInt', cached);
+  replace(crypto, 'randomUUID', cached);
+  replace(getPrototypeOf(crypto.webcrypto), 'randomUUID', cached);
+  replace(vm, 'createContext', () => newContext);
+  replace(vm, 'runInNewContext', inNewContext);
+  replace(vm.Script.prototype, 'runInNewContext', inNewContext);
   syncBuiltinESMExports();
 }
 
-/** From now on nothing comes as in another copy of this process. */
+/** From now on nothing comes as in another copy of this process. It returns what does all the same, in a sentence, or "". */
 function renew() {
-  copied = true;
-  fill(Buffer.from(state.buffer));
+  let complaint = '';
+  try {
+    dlopen({ exports: {} }, addon);
+  } catch (error) {
+    complaint = `Keys and bytes of node:crypto come as in the other copies of this sandbox (${error.message}). Generate them in a new process, such as node -e "…".\n`;
+  }
+  add(copies, 0, 1);
+  if (contexts) complaint += 'Math.random in vm contexts that were made before comes as in the other copies of this sandbox.\n';
+  contexts = false;
+  return complaint;
 }
 
 /** A number of 53 bits, of two values of xoshiro128**. */
@@ -48,6 +67,11 @@ function next() {
 }
 
 function draw() {
+  const now = load(copies, 0);
+  if (seeded !== now) {
+    fill(Buffer.from(state.buffer));
+    seeded = now;
+  }
   const one = state[1];
   const product = imul(one, 5);
   state[2] ^= state[0];
@@ -59,75 +83,41 @@ function draw() {
   return imul((product << 7) | (product >>> 25), 9) >>> 0;
 }
 
-// What follows makes a function of Node's into one that we can answer for. Node's own is called all the same: it checks the arguments.
-
-function bytes(native) {
-  return function (size, callback) {
-    if (!copied || (callback !== undefined && typeof callback !== 'function')) return native.apply(this, arguments);
-    if (!callback) return mix(native(size));
-    return native(size, (error, buffer) => callback(error, buffer && mix(buffer)));
-  };
-}
-
-function filled(native) {
-  return function (buffer, offset, size) {
-    native.apply(this, arguments);
-    if (copied) mix(buffer, offset, size);
-    return buffer;
-  };
-}
-
-function filledLater(native) {
+function cached(native) {
   return function (...parameters) {
-    const callback = parameters.pop();
-    const [buffer, offset, size] = parameters;
-    if (!copied || typeof callback !== 'function') return native.apply(this, arguments);
-    return native(...parameters, (error) => callback(error, error ? undefined : mix(buffer, offset, size)));
-  };
-}
-
-function values(native) {
-  return function (array) {
-    native.apply(this, arguments);
-    return copied ? mix(array) : array;
-  };
-}
-
-function integer(native) {
-  return function (min, max, callback) {
-    const [low, high, done] = max === undefined || typeof max === 'function' ? [0, min, max] : [min, max, callback];
-    if (!copied || (done !== undefined && typeof done !== 'function')) return native.apply(this, arguments);
-    native(low, high);
-    const range = high - low;
-    let value;
-    do value = fill(Buffer.alloc(6)).readUIntBE(0, 6); while (value >= 2 ** 48 - (2 ** 48 % range));
-    value = low + (value % range);
-    if (!done) return value;
-    nextTick(done, undefined, value);
-  };
-}
-
-function uuid(native) {
-  return function () {
-    const text = native.apply(this, arguments);
-    if (!copied) return text;
-    const hex = mix(Buffer.from(text.replaceAll('-', ''), 'hex'));
-    hex[6] = (hex[6] & 0x0f) | 0x40;
-    hex[8] = (hex[8] & 0x3f) | 0x80;
-    return hex.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
-  };
-}
-
-// These draw from OpenSSL's generator where nothing can be mixed in.
-function keys(native) {
-  return function (...parameters) {
-    if (copied && !warned) {
-      warned = true;
-      process.emitWarning('this process was copied with its sandbox: keys that it generates may come the same in the other copies. ' +
-        'Generate them in a new process, such as node -e "…".');
+    const now = load(copies, 0);
+    if (emptied !== now) {
+      for (let i = 0; i < 2 * CACHED_UUIDS; i++) randomUUID();
+      for (let i = 0; i < 2 * CACHED_INTS; i++) randomInt(2);
+      emptied = now;
     }
     return native.apply(this, parameters);
   };
+}
+
+function inNewContext(native) {
+  return function (...parameters) {
+    const script = this instanceof vm.Script;
+    const [object = {}, options] = script ? parameters : parameters.slice(1);
+    if (object === null || typeof object !== 'object' || isContext(object)) return native.apply(this, parameters);
+    const { contextName: name, contextOrigin: origin, contextCodeGeneration: codeGeneration, microtaskMode } = Object(options);
+    const made = newContext(object, { name, origin, codeGeneration, microtaskMode });
+    return script ? native.call(this, made, options) : native.call(this, parameters[0], made, options);
+  };
+}
+
+/** Makes a context. V8 seeds its Math.random with a number of ours: V8's own come from a generator that nothing can change. */
+function newContext(...parameters) {
+  const context = createContext(...parameters);
+  contexts = true;
+  setFlagsFromString(`--random-seed=${(draw() >>> 1) || 1}`);
+  try {
+    runInContext('Math.random()', context); // V8 takes the seed when it draws first
+  } catch {
+    // The object that the user made a context of has another Math.
+  }
+  setFlagsFromString('--random-seed=0');
+  return context;
 }
 
 function replace(object, name, make) {
@@ -136,18 +126,6 @@ function replace(object, name, make) {
   const made = make(native);
   for (const property of ['name', 'length']) defineProperty(made, property, { value: native[property], configurable: true });
   defineProperty(object, name, { value: made });
-}
-
-/** Mixes the operating system's bytes into size elements of buffer from offset on, which default to all, as in randomFillSync. */
-function mix(buffer, offset = 0, size) {
-  const width = buffer.BYTES_PER_ELEMENT || 1;
-  const memory = buffer.buffer ?? buffer;
-  const start = (buffer.byteOffset ?? 0) + offset * width;
-  const length = size === undefined ? buffer.byteLength - offset * width : size * width;
-  const view = Buffer.from(memory, start, length);
-  const other = fill(Buffer.alloc(length));
-  for (let i = 0; i < length; i++) view[i] ^= other[i];
-  return buffer;
 }
 
 /** Fills a buffer from the operating system, which no copy of this process shares. */
@@ -161,4 +139,6 @@ function fill(buffer) {
   return buffer;
 }
 
-module.exports = { install, renew };
+install();
+
+module.exports = { renew };

@@ -1,7 +1,6 @@
 """Reads requests, runs cells, says how they ended."""
 
 import faulthandler
-import gc
 import importlib.util
 import io
 import json
@@ -56,7 +55,7 @@ class Kernel:
         # Our thread, which sends what was printed, holds no lock across a fork.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         faulthandler.enable(file=2, all_threads=False)  # a crash in C code says where; the guest takes our frames out
-        gc.freeze()
+        randomness.freeze()
         self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
 
     def restore(self):
@@ -87,12 +86,15 @@ class Kernel:
 
     def renew(self):
         """Makes random state new: this process is a copy."""
-        randomness.renew(lambda complaint: self.channel.text("stderr", complaint))
+        complaints = "".join(f"{complaint}\n" for complaint in randomness.renew())
+        if complaints:
+            self.channel.text("stderr", complaints)
+        self.channel.send("renewed", text=complaints)
 
     def warm(self):
         """Imports what most code will: this process is to be copied."""
         imports.ahead()
-        gc.freeze()
+        randomness.freeze()
         self.channel.send("warm")
 
     def _run(self, code):

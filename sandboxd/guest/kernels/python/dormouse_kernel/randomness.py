@@ -1,52 +1,133 @@
-"""New random state for a kernel whose memory was copied: what its generators would give next, those of the other copies give too.
+"""Gives new random state to a kernel whose memory was copied: its generators would draw the same values as those of the other copies.
 
-What asks the operating system each time (os.urandom, secrets, SystemRandom, uuid4) needs nothing.
+Functions that ask the operating system each time (os.urandom, secrets, SystemRandom, uuid4) need nothing.
 """
 
 import gc
 import os
 import sys
 
+_SAME = "comes as in the other copies of this sandbox"
 
-def renew(complain):
-    """Makes the state of all generators that can be found new, also of those that the user gave a seed. What can't be made new is
-    told to complain, in a sentence."""
+# The types of objects that keep random state, by the module that has them.
+_GENERATORS = {
+    "random": ("Random",),
+    "numpy.random.bit_generator": ("BitGenerator",),
+    "numpy.random.mtrand": ("RandomState",),
+    "torch": ("Generator",),
+}
+
+_frozen = []  # the generators among the objects that freeze() hides from gc.get_objects()
+_count = 0  # how many objects freeze() left frozen
+
+
+def freeze():
+    """Calls gc.freeze(), and keeps a list of the generators that gc.get_objects() does not return from then on."""
+    global _count
+    _frozen.extend(_find())
+    gc.freeze()
+    _count = gc.get_freeze_count()
+
+
+def renew():
+    """Gives new state to all generators that can be found, also to those that the user gave a seed. It returns a sentence for each library
+    whose generators keep their state."""
+    complaints = []
+    generators = _all()
     for name, function in _FUNCTIONS.items():
         if name in sys.modules:
             try:
-                function(sys.modules[name])
+                complaint = function(sys.modules[name], generators)
             except Exception as exception:  # a version that we do not know, or a module of the user's with that name
-                complain(f"The random state of {name} is that of the sandbox that this one is a copy of: {exception!r}\n")
+                complaint = f"What {name} draws at random {_SAME}: {exception!r}"
+            if complaint:
+                complaints.append(complaint)
+    return complaints
 
 
-def _random(random):
-    random.Random.seed(random._inst, os.urandom(64))  # which gc.freeze() has hidden
-    for generator in _objects(random.Random):
-        random.Random.seed(generator, os.urandom(64))
+def _all():
+    if gc.get_freeze_count() > _count:  # the user's code has called gc.freeze(), too
+        gc.unfreeze()
+        _frozen.clear()
+        freeze()
+    return _frozen + _find()
 
 
-def _numpy(mtrand):
+def _find():
+    """Returns the generators that the garbage collector knows. One that only C code knows is not among them."""
+    wanted = tuple(getattr(sys.modules[module], name, None) for module, names in _GENERATORS.items() if module in sys.modules for name in names)
+    wanted = tuple(kind for kind in wanted if isinstance(kind, type))
+    kinds = {}
+    found = []
+    for each in gc.get_objects():
+        its = type(each)
+        if its not in kinds:
+            kinds[its] = not {*wanted}.isdisjoint(its.__mro__)
+        if kinds[its]:
+            found.append(each)
+    return found
+
+
+# The functions below call methods on the type, because an object's own attribute may be the user's.
+
+
+def _random(random, generators):
+    for generator in generators:
+        if isinstance(generator, random.Random):
+            random.Random.seed(generator, os.urandom(64))
+
+
+def _numpy(mtrand, generators):
     from numpy.random import BitGenerator
 
-    # The methods are asked of the type: np.random.seed itself may be somebody else's by now.
-    for generator in _objects(BitGenerator):
-        type(generator).__setstate__(generator, type(generator)().__getstate__())
-    for generator in _objects(mtrand.RandomState):
-        if type(generator._bit_generator).__name__ == "MT19937":
+    for generator in generators:
+        if isinstance(generator, BitGenerator):
+            type(generator).__setstate__(generator, type(generator)().__getstate__())
+    for generator in generators:
+        if isinstance(generator, mtrand.RandomState) and type(generator._bit_generator).__name__ == "MT19937":
             mtrand.RandomState.seed(generator)  # it keeps half of a pair of normal values
 
 
-def _torch(torch):
+def _torch(torch, generators):
     torch.seed()
-    for generator in _objects(torch.Generator):
-        generator.seed()
+    for generator in generators:
+        if isinstance(generator, torch.Generator):
+            generator.seed()
 
 
-def _polars(polars):
+def _polars(polars, _):
     polars.set_random_seed(int.from_bytes(os.urandom(8), "big"))
 
 
-def _uuid(uuid):
+def _arrow(compute, _):
+    # Its seeds come from a generator that nothing reaches.
+    random = compute.random
+    if hasattr(random, "_dormouse"):
+        return
+
+    def with_seed(n, *, initializer="system", options=None, memory_pool=None):
+        if initializer == "system":
+            initializer = int.from_bytes(os.urandom(7), "big")
+        return random(n, initializer=initializer, options=options, memory_pool=memory_pool)
+
+    with_seed.__name__, with_seed.__doc__, with_seed._dormouse = "random", random.__doc__, True
+    compute.random = with_seed
+
+
+def _duckdb(_, __):
+    # setseed() would end a query whose rows the user has not fetched yet.
+    return f"What random() and uuid() give in DuckDB connections that were open {_SAME}: open new ones, or call setseed()"
+
+
+def _sqlite(sqlite, _):
+    import ctypes
+
+    library = ctypes.CDLL(getattr(sqlite, "__file__", None))
+    library.sqlite3_randomness.argtypes = ctypes.c_int, ctypes.c_void_p
+    library.sqlite3_randomness(0, None)  # the next value is drawn after a new seed
+
+
+def _uuid(uuid, _):
     # libuuid keeps a clock sequence and may keep a node. Without it uuid1() asks for random bits and for this node.
     uuid._generate_time_safe = None
     uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # the bit that no network card has
@@ -55,21 +136,37 @@ def _uuid(uuid):
             setattr(uuid, name, None)
 
 
-def _openssl(ssl):
-    ssl.RAND_add(os.urandom(64), 64.0)  # all its generators, in all threads, draw from the one that this feeds
+def _openssl(_, __):
+    import _ssl
+
+    _ssl.RAND_add(os.urandom(64), 64.0)  # all generators of this OpenSSL, in all threads, draw from the one that this feeds
 
 
-_FUNCTIONS = {"random": _random, "numpy.random.mtrand": _numpy, "torch": _torch, "polars": _polars, "uuid": _uuid, "_ssl": _openssl}
+def _cryptography(rust, _):
+    import ctypes
+
+    # It may have an OpenSSL of its own.
+    if ctypes.CDLL(rust.__file__).RAND_poll() != 1:
+        return f"What cryptography draws at random {_SAME}"
 
 
-def _objects(kind):
-    """All objects of a kind. A generator that only C code knows is not among them."""
-    kinds = {}
-    found = []
-    for each in gc.get_objects():
-        its = type(each)
-        if its not in kinds:
-            kinds[its] = kind in its.__mro__
-        if kinds[its]:
-            found.append(each)
-    return found
+def _multiprocessing(process, _):
+    if process.active_children():
+        return f"What processes that this one has started draw at random {_SAME}"
+    process.current_process().authkey = os.urandom(32)
+
+
+_FUNCTIONS = {
+    "random": _random,
+    "numpy.random.mtrand": _numpy,
+    "torch": _torch,
+    "polars": _polars,
+    "pyarrow.compute": _arrow,
+    "duckdb": _duckdb,
+    "_sqlite3": _sqlite,
+    "uuid": _uuid,
+    "_hashlib": _openssl,
+    "_ssl": _openssl,
+    "cryptography.hazmat.bindings._rust": _cryptography,
+    "multiprocessing.process": _multiprocessing,
+}
