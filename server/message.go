@@ -10,6 +10,7 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
@@ -62,6 +63,9 @@ func parse(line []byte) (*message, *rejection) {
 		// file would silently not be what was sent.
 		_ = json.Unmarshal(line, &m) // its id, if it has one
 		return nil, &rejection{id: known(m.ID), code: mcp.PARSE_ERROR, text: "the message is not valid UTF-8"}
+	}
+	if err := wire.CheckShape(line, wire.MaxValues); err != nil && json.Valid(line) {
+		return nil, &rejection{id: ends(line).idOf(), code: mcp.INVALID_REQUEST, text: err.Error()}
 	}
 	if err := json.Unmarshal(line, &m); err != nil {
 		if !json.Valid(line) {
@@ -124,6 +128,12 @@ var (
 // tooLong is what is left of a message that can't be handled. Its ends may tell which
 // request it was.
 type tooLong struct{ head, tail []byte }
+
+// ends returns what identifies a message that is in memory but must not be decoded.
+func ends(line []byte) *tooLong {
+	const most = 4 << 10
+	return &tooLong{head: line[:min(len(line), most)], tail: line[max(0, len(line)-most):]}
+}
 
 // idOf finds the id of a message of which only the ends are known, so that the call
 // is answered and does not hang.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // arguments are a call's arguments after decoding: every value has its parameter's
@@ -99,6 +100,9 @@ func object(raw any) (map[string]any, error) {
 	case map[string]any:
 		return v, nil
 	case string:
+		if err := wire.CheckShape([]byte(v), wire.MaxValues); err != nil {
+			return nil, invalid("the arguments are a string: %w", err)
+		}
 		var m map[string]any
 		if v == "" || json.Unmarshal([]byte(v), &m) == nil {
 			return m, nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // fileArgument is one file of a files argument: a path in the workspace and one
@@ -38,6 +39,9 @@ func decodeFiles(v any) ([]fileArgument, error) {
 		v = s
 	}
 	if s, ok := v.(string); ok {
+		if err := wire.CheckShape([]byte(s), wire.MaxValues); err != nil {
+			return nil, invalid("files is a string: %w", err)
+		}
 		var parsed any
 		if err := json.Unmarshal([]byte(s), &parsed); err != nil {
 			return nil, invalid("files must be a list of files, and is %s; an example: %s", describe(v), filesExample)

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // Caps of what is not printed text, out of about 10 kB of an answer.
@@ -59,6 +61,10 @@ func browserOnly(data map[string]string, shown string) string {
 }
 
 func plotly(text string) string {
+	const mostValues = 1 << 20
+	if wire.CheckShape([]byte(text), mostValues) != nil {
+		return "a large plotly figure. Only a browser can draw it: use matplotlib for a picture, or fig.write_html('plot.html') for a file."
+	}
 	var figure struct {
 		Data []struct{ Type string }
 	}

@@ -56,10 +56,10 @@ func WriteError(w http.ResponseWriter, err error) {
 	WriteJSON(w, StatusOf(err), errorBody{Error: sandbox.Public(err)})
 }
 
-// ReadJSON decodes a request's body of at most limit bytes into v. Unknown fields
+// ReadJSON decodes a request's body of at most limit bytes, [MaxValues] values and [MaxDepth] levels into v. Unknown fields
 // and anything after the first value are refused.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	dec := json.NewDecoder(&shapedReader{r: http.MaxBytesReader(w, r.Body, limit), shape: shape{most: MaxValues}})
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil && dec.More() {

@@ -1,0 +1,103 @@
+package wire
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Bounds of the JSON that a client sends. A decoded value takes up to a hundred times the bytes of its text, so the bytes of
+// a message alone do not bound the memory that decoding needs. The largest useful message, 100 files in one call, has 600 values.
+const (
+	MaxValues = 10_000
+	MaxDepth  = 64
+)
+
+// CheckShape returns an error of kind invalid if text has more than maxValues JSON values or nests them deeper than [MaxDepth].
+// Each object, array, key, string, number and literal is a value. It allocates nothing, and
+// accepts text that is not JSON if that stays within the limits.
+func CheckShape(text []byte, maxValues int) error {
+	s := shape{most: maxValues}
+	return s.scan(text)
+}
+
+// shape counts the values of a JSON text that arrives in pieces.
+type shape struct {
+	most     int
+	values   int
+	depth    int
+	inString bool
+	escaped  bool // the previous byte was an unescaped backslash in a string
+	inScalar bool // the previous byte was part of a number or a literal
+}
+
+// scan takes the next piece. The error is the same for every piece after the one that went beyond a limit.
+func (s *shape) scan(p []byte) error {
+	for _, c := range p {
+		switch {
+		case s.escaped:
+			s.escaped = false
+		case s.inString:
+			s.escaped = c == '\\'
+			s.inString = c != '"'
+		default:
+			s.outside(c)
+		}
+		if s.values > s.most || s.depth > MaxDepth {
+			return s.exceeded()
+		}
+	}
+	return nil
+}
+
+// outside takes a byte that is not inside a string.
+func (s *shape) outside(c byte) {
+	scalar := false
+	switch c {
+	case ' ', '\t', '\r', '\n', ',', ':':
+	case '{', '[':
+		s.values++
+		s.depth++
+	case '}', ']':
+		s.depth--
+	case '"':
+		s.values++
+		s.inString = true
+	default:
+		if !s.inScalar {
+			s.values++
+		}
+		scalar = true
+	}
+	s.inScalar = scalar
+}
+
+func (s *shape) exceeded() error {
+	if s.depth > MaxDepth {
+		return sandbox.Errorf(sandbox.Invalid, "the JSON is nested more than %d levels deep, which is the limit", MaxDepth)
+	}
+	return sandbox.Errorf(sandbox.Invalid, "the JSON has more than %s values, which is the limit: send large content as text in a file", thousands(s.most))
+}
+
+// thousands writes n with a comma before its last three digits.
+func thousands(n int) string {
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+}
+
+// shapedReader reads JSON from r and fails with the error of the limit that the text exceeds.
+type shapedReader struct {
+	r     io.Reader
+	shape shape
+}
+
+func (s *shapedReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if exceeded := s.shape.scan(p[:n]); exceeded != nil {
+		return 0, exceeded
+	}
+	return n, err
+}
