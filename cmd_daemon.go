@@ -89,7 +89,7 @@ func (f daemonFlags) args() []string {
 	a := []string{
 		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL.String(),
 		fmt.Sprintf("--max-sandboxes=%d", f.MaxSandboxes), "--max-memory=" + f.MaxMemory.String(), "--idle-suspend=" + f.IdleSuspend.String(),
-		"--checkpoint-every=" + f.CheckpointEvery.String(), "--max-disk=" + f.MaxDisk.String(), "--log-level=" + f.LogLevel,
+		"--checkpoint-every=" + f.CheckpointEvery.String(), "--max-disk=" + f.MaxDisk.String(), "--log-level=" + f.LogLevel, "--on-demand",
 	}
 	if f.Runtime != "" {
 		a = append(a, "--runtime="+f.Runtime)
@@ -103,12 +103,17 @@ func (f daemonFlags) args() []string {
 	return a
 }
 
-type sandboxdCommand struct{ daemonFlags }
+type sandboxdCommand struct {
+	daemonFlags
+	OnDemand bool `hidden:"" help:"A client started this daemon." env:"-"`
+}
 
 func (c *sandboxdCommand) Run(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	return sandboxd.Run(ctx, c.config())
+	config := c.config()
+	config.OnDemand = c.OnDemand
+	return sandboxd.Run(ctx, config)
 }
 
 // clientFlags are for commands that talk to the daemon, and start it if none runs.

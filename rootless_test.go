@@ -134,6 +134,18 @@ func TestWithoutRoot(t *testing.T) {
 			t.Errorf("where there may be no user namespace doctor says (%v)\n%s", err, said)
 		}
 	})
+	t.Run("the flag that the first command's refusal names makes the next command work", func(t *testing.T) {
+		// DOCKER_HOST is set to nowhere for all of these tests, and then auto wants no other engine.
+		said, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
+			"$HOME/dormouse" exec -e 'print(6 * 7)'
+			echo "first: $?"
+			"$HOME/dormouse" exec --without-cgroups -e 'print(6 * 7)'
+			echo "second: $?"
+			pid=$(cat "$DORMOUSE_HOME/sandboxd.pid") && kill "$pid" && while kill -0 "$pid"; do sleep 0.05; done 2>&-`)
+		if !strings.Contains(said, "--without-cgroups") || !strings.Contains(said, "first: 125") || !strings.Contains(said, "42\nsecond: 0") {
+			t.Errorf("it says (%v), want a refusal with 125 and then 42:\n%s", err, said)
+		}
+	})
 	t.Run("all that was made is the user's", func(t *testing.T) {
 		err := filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {

@@ -39,6 +39,9 @@ type Config struct {
 	// OnExecution is told of each execution when it has begun, and once more when it is final. It must not wait.
 	OnExecution func(sandbox.Execution)
 
+	// OnDemand says that a client started this daemon, and may replace it while its engine cannot be opened.
+	OnDemand bool
+
 	LogLevel string       // debug, info, warn, error
 	Logger   *slog.Logger // zero: stderr, at LogLevel
 

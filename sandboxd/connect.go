@@ -26,7 +26,8 @@ const (
 // Connect returns a client for the home's daemon, and starts it if none runs: with
 // `exe sandboxd --home=HOME args…` in the environment of the caller. Of several that do so at
 // once, one starts it. The daemon outlives the caller; and when it has gone, the client starts it again with
-// the next call.
+// the next call. A daemon that a client started and that cannot open its engine is replaced: what it
+// lacks may be in the caller's arguments or environment.
 func Connect(ctx context.Context, home, exe string, args ...string) (client *api.Client, started bool, err error) {
 	if home == "" {
 		home = DefaultHome()
@@ -35,7 +36,7 @@ func Connect(ctx context.Context, home, exe string, args ...string) (client *api
 	if err := prepare(home); err != nil {
 		return nil, false, err
 	}
-	if !answers(ctx, home) {
+	if !answers(ctx, home) || replaceable(ctx, home) {
 		if started, err = start(ctx, home, exe, args); err != nil {
 			return nil, false, err
 		}
@@ -76,7 +77,12 @@ func start(ctx context.Context, home, exe string, args []string) (started bool, 
 	}
 	defer func() { err = errors.Join(err, turn.Unlock()) }()
 	if answers(ctx, home) {
-		return false, nil
+		if !replaceable(ctx, home) {
+			return false, nil
+		}
+		if err := replace(ctx, home); err != nil {
+			return false, startFailed(ctx, err, "")
+		}
 	}
 	log, err := openLog(home)
 	if err != nil {
@@ -107,6 +113,35 @@ func start(ctx context.Context, home, exe string, args []string) (started bool, 
 		}
 	}
 	return true, nil
+}
+
+// replaceable reports whether the home's daemon may be stopped because it cannot open its engine.
+func replaceable(ctx context.Context, home string) bool {
+	c := api.Dial(SocketPath(home))
+	defer c.Close()
+	info, err := c.Info(ctx)
+	return err == nil && info.Replaceable
+}
+
+// replace stops the home's daemon and waits until it does not answer. The next one waits for the home's lock.
+func replace(ctx context.Context, home string) error {
+	pid, err := runningPid(home)
+	if err != nil {
+		return fmt.Errorf("stop the daemon that has no engine: %w", err)
+	}
+	if err := terminate(pid); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop the daemon that has no engine (pid %d): %w", pid, err)
+	}
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for answers(ctx, home) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 var errSlowStart = fmt.Errorf("it did not answer within %s", startTimeout)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -19,7 +18,7 @@ import (
 // Daemon is a home in use: nobody else has it. The caller closes it.
 type Daemon struct {
 	cfg     Config
-	engine  engine.Engine
+	engine  *lazyEngine
 	store   *store.Store
 	manager *manager.Manager
 	handler *api.Handler

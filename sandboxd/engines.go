@@ -1,7 +1,6 @@
 package sandboxd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
@@ -41,6 +41,7 @@ func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
 	if c.Home == "" {
 		c.Home = DefaultHome()
 	}
+	c.Home = canonical(c.Home)
 	return open(ctx, &c, "command", nil)
 }
 
@@ -50,7 +51,7 @@ func LoadImage(ctx context.Context, home, path, name string) (string, error) {
 	if home == "" {
 		home = DefaultHome()
 	}
-	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(home, gvisorEngine), WithoutCgroups: true}) // an image needs none
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(canonical(home), gvisorEngine), WithoutCgroups: true}) // an image needs none
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +60,7 @@ func LoadImage(ctx context.Context, home, path, name string) (string, error) {
 }
 
 // newEngine returns the engine that c asks for, which is opened when it is needed.
-func newEngine(c *Config, homeID string, s *store.Store) engine.Engine {
+func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 	name := dockerEngine
 	if c.Engine == gvisorEngine {
 		name = gvisorEngine
@@ -76,7 +77,9 @@ func newEngine(c *Config, homeID string, s *store.Store) engine.Engine {
 const engineName = "engine"
 
 // openOwn opens the daemon's engine. A home with sandboxes stays with the engine that has
-// them: it may just be starting, and on another one they would be taken for lost.
+// them: it may just be starting, and on another one they would be taken for lost. Which engine that
+// is was recorded when it was opened, and no sandbox is recorded before. So a home without
+// that record has no sandboxes on any engine.
 func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
 	choice, file := *c, filepath.Join(c.Home, engineName)
 	text, err := os.ReadFile(file)
@@ -84,16 +87,25 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 		return nil, err
 	}
 	last := strings.TrimSpace(string(text))
-	if choice.Engine == autoEngine {
-		present, err := s.Present(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if len(present) > 0 {
-			choice.Engine = cmp.Or(last, dockerEngine)
-		}
+	if last != dockerEngine && last != gvisorEngine {
+		last = "" // no record, or a damaged one
+	}
+	here, err := held(ctx, s, last)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case here.sandboxes > 0 && choice.Engine != autoEngine && choice.Engine != last:
+		return nil, sandbox.Errorf(sandbox.Unavailable,
+			"this home's sandboxes (%d) are on the %s engine, and the %s engine would lose them: use --engine %s, delete them first, or choose another DORMOUSE_HOME",
+			here.sandboxes, last, choice.Engine, last)
+	case here.any() && choice.Engine == autoEngine:
+		choice.Engine = last
 	}
 	e, err := open(ctx, &choice, homeID, bundle.Bundle{})
+	if err != nil && here.any() && c.Engine == autoEngine {
+		return nil, sandbox.Errorf(sandbox.Unavailable, "this home's sandboxes are on the %s engine: %s", last, sandbox.Public(err).Message).WithCause(err)
+	}
 	if err != nil {
 		return nil, err // not an engine that is nil
 	}
@@ -104,6 +116,34 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	}
 	return e, nil
 }
+
+// holdings is what a home has on the engine that it last used.
+type holdings struct {
+	sandboxes int // that have not ended
+	remains   int // containers of ended sandboxes that may still be there
+}
+
+func (h holdings) any() bool { return h.sandboxes+h.remains > 0 }
+
+// held counts what a home has on the engine last; nothing if that is empty.
+func held(ctx context.Context, s *store.Store, last string) (h holdings, err error) {
+	if last == "" {
+		return h, nil
+	}
+	present, err := s.Present(ctx)
+	for _, rec := range present {
+		switch {
+		case rec.State != sandbox.Terminated:
+			h.sandboxes++
+		case time.Now().Before(rec.ExpireTime.Add(selfEnd)):
+			h.remains++
+		}
+	}
+	return h, err
+}
+
+// selfEnd is how long after its expiry a container has certainly ended by itself: its guest ends it, without a daemon too.
+const selfEnd = time.Hour
 
 // open opens the engine that c names, or for auto the first that works.
 func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,18 +41,35 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if got := says(); got != dockerErr.Error() {
 		t.Errorf("without sandboxes it says %q, want %q", got, dockerErr)
 	}
-	now := time.Now()
-	if err := s.AddSandbox(store.Sandbox{ID: sandbox.NewID(), State: sandbox.Provisioning, Language: sandbox.Python, Image: "i:1",
+	now, id := time.Now(), sandbox.NewID()
+	if err := s.AddSandbox(store.Sandbox{ID: id, State: sandbox.Provisioning, Language: sandbox.Python, Image: "i:1",
 		Limits: sandbox.DefaultLimits(), UID: 200_000, Container: true, CreateTime: now, ExpireTime: now.Add(time.Hour), UsedTime: now}); err != nil {
 		t.Fatal(err)
 	}
-	if got := says(); got != gvisorErr.Error() {
-		t.Errorf("with a sandbox it says %q, want %q", got, gvisorErr)
+	if got, want := says(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
+		t.Errorf("with a sandbox it says %q, want %q", got, want)
 	}
-	if err := os.Remove(filepath.Join(home, engineName)); err != nil {
+	_, err = openOwn(t.Context(), &Config{Home: home, Engine: dockerEngine}, "home", s)
+	if err == nil || !strings.Contains(err.Error(), "use --engine gvisor") {
+		t.Errorf("openOwn(docker) = %v, want a refusal: the home's sandbox is on gvisor", err)
+	}
+	// What is left of a sandbox keeps its engine until it has certainly ended by itself.
+	if err := s.EndSandbox(id, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
 		t.Fatal(err)
 	}
-	if got := says(); got != dockerErr.Error() {
-		t.Errorf("with a sandbox, and nobody knows where, it says %q, want %q", got, dockerErr)
+	if got, want := says(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
+		t.Errorf("with what is left of a sandbox it says %q, want %q", got, want)
+	}
+	if h, err := held(t.Context(), s, gvisorEngine); err != nil || h != (holdings{remains: 1}) {
+		t.Errorf("held = %+v, %v, want what is left of one sandbox", h, err)
+	}
+	// No record of an engine: none was ever opened, or it was damaged.
+	for _, text := range []string{"", "\x00\x00\x00"} {
+		if err := os.WriteFile(filepath.Join(home, engineName), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := says(); got != dockerErr.Error() {
+			t.Errorf("with the record %q it says %q, want %q", text, got, dockerErr)
+		}
 	}
 }

@@ -21,6 +21,9 @@ func (d *Daemon) info(context.Context) api.Info {
 		Isolation: e.Isolation,
 		Why:       e.Why,
 		Warnings:  slices.Concat(e.Warnings, d.manager.Warnings()),
+
+		Replaceable: d.cfg.OnDemand && d.engine.failed(),
+
 		Languages: []sandbox.Language{sandbox.Python, sandbox.JavaScript},
 		Defaults: api.Defaults{
 			Image:  d.cfg.DefaultImage,

@@ -36,7 +36,10 @@ type lazyEngine struct {
 	tried   time.Time
 }
 
-var _ engine.Engine = (*lazyEngine)(nil)
+var (
+	_ engine.Engine = (*lazyEngine)(nil)
+	_ engine.Opener = (*lazyEngine)(nil)
+)
 
 func newLazyEngine(name string, open func(context.Context) (engine.Engine, error), log *slog.Logger) *lazyEngine {
 	l := &lazyEngine{name: name, open: open, log: log}
@@ -105,6 +108,19 @@ func (l *lazyEngine) Info() engine.Info {
 		info.Why = sandbox.Public(l.err).Message
 	}
 	return info
+}
+
+// Open implements [engine.Opener].
+func (l *lazyEngine) Open(ctx context.Context) error {
+	_, err := l.get(ctx)
+	return err
+}
+
+// failed reports whether the engine is not open, and no attempt to open it is being made.
+func (l *lazyEngine) failed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.engine == nil && l.err != nil && l.attempt == nil
 }
 
 // Unwrap returns the engine, or nil as long as it is not open: what it can do beyond

@@ -52,15 +52,24 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 
 // pidNote is " (pid 123)", if that is known.
 func pidNote(home string) string {
-	text, err := os.ReadFile(filepath.Join(home, pidName))
-	if err != nil {
-		return ""
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	pid, err := runningPid(home)
 	if err != nil {
 		return ""
 	}
 	return fmt.Sprintf(" (pid %d)", pid)
+}
+
+// runningPid returns the pid that the home's daemon wrote.
+func runningPid(home string) (int, error) {
+	text, err := os.ReadFile(filepath.Join(home, pidName))
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err == nil && pid <= 1 {
+		err = fmt.Errorf("%s names no daemon", pidName)
+	}
+	return pid, err
 }
 
 // answers reports whether the home's daemon does.

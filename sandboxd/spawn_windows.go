@@ -1,11 +1,21 @@
 package sandboxd
 
 import (
+	"os"
 	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/windows"
 )
+
+// terminate ends a daemon. Windows has no signal that asks a process without a console; a daemon survives its end at any moment.
+func terminate(pid int) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Kill()
+}
 
 // detach gives the daemon no console, and a process group of its own.
 func detach(cmd *exec.Cmd) {

@@ -6,6 +6,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
+// Opener is an engine that is opened when it is first needed. Open opens it, or returns why it cannot be opened.
+type Opener interface {
+	Open(ctx context.Context) error
+}
+
 // Suspender is an engine that can put a sandbox's memory on disk. Its methods may be
 // called concurrently, and are safe to repeat.
 type Suspender interface {

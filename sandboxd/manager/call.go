@@ -158,6 +158,10 @@ func (m *Manager) inspect(ctx context.Context) (map[sandbox.ID]engine.Container,
 			in.began = time.Time{} // the next one asks for itself
 			return nil, ctx.Err()
 		}
+		if opener, ok := m.Engine.(engine.Opener); ok && opener.Open(list) != nil {
+			in.err = err // it was never opened, and the error has the reason and the remedy
+			return nil, err
+		}
 		in.err = sandbox.Errorf(sandbox.Unavailable, "the %s engine does not answer; the sandboxes may still be there: try again", m.Engine.Info().Name).WithCause(err)
 		return nil, in.err
 	}

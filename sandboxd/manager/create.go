@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -42,6 +43,12 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		first, err := m.createdBefore(ctx, rec)
 		if err != nil || first != nil {
 			return m.viewOf(first), err
+		}
+		// A record without an engine would say that the sandbox may be on one.
+		if e, ok := m.Engine.(engine.Opener); ok {
+			if err := e.Open(ctx); err != nil {
+				return sandbox.Sandbox{}, err
+			}
 		}
 		if req.ForkOf != "" {
 			if err := m.asOriginal(ctx, &rec, req.ForkOf); err != nil {
