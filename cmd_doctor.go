@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 type doctorCommand struct {
@@ -31,8 +33,6 @@ type diagnosis struct {
 }
 
 func (c *doctorCommand) Run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	d := c.diagnose(ctx)
 	if c.JSON {
 		if err := printJSON(d); err != nil {
@@ -52,7 +52,11 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
 	var weak []string // as the engine's own checks say
-	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, Runtime: c.Runtime, WithoutCgroups: c.WithoutCgroups})
+	whole := ctx
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	cfg := c.config()
+	e, err := sandboxd.OpenEngine(ctx, cfg)
 	if err != nil {
 		d.Why = sentence(err)
 		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works here", Remedy: d.Why})
@@ -63,6 +67,10 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 		d.Image, _ = e.HasImage(ctx, c.image())
 		if !c.EngineOnly {
 			d.Checks = e.Doctor(ctx, c.image())
+		}
+		if !c.EngineOnly && d.Image {
+			cfg.Engine = e.Info().Name // which auto has chosen
+			d.Checks = append(d.Checks, tryEngine(whole, cfg))
 		}
 	}
 	if c.EngineOnly {
@@ -75,6 +83,34 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	return d
 }
 
+// Deadlines of doctor: of its questions, and of the sandbox that it starts.
+const (
+	checkTimeout = time.Minute
+	tryTimeout   = time.Minute
+)
+
+// tryEngine starts and uses a sandbox, as the next command would.
+func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
+	ctx, cancel := context.WithTimeoutCause(ctx, tryTimeout, fmt.Errorf("it took longer than %s", tryTimeout))
+	defer cancel()
+	start := time.Now()
+	err := sandboxd.Try(ctx, cfg, sandbox.Python)
+	if err == nil {
+		return engine.Check{Name: "sandbox", Status: engine.OK,
+			Detail: fmt.Sprintf("one was created, ran a statement and was deleted, in %s", time.Since(start).Round(10*time.Millisecond))}
+	}
+	detail := strings.Join(strings.Fields(sandbox.Details(err)), " ")
+	if cause := context.Cause(ctx); cause != nil {
+		detail += ": " + cause.Error()
+	}
+	if ctx.Err() == nil && sandboxd.Try(ctx, cfg, sandbox.JavaScript) == nil { // an image may have one language
+		return engine.Check{Name: "sandbox", Status: engine.Weak, Detail: "JavaScript works here, and Python does not: " + detail,
+			Remedy: "if sandboxes are to run Python, choose an image that has python3"}
+	}
+	return engine.Check{Name: "sandbox", Status: engine.Bad, Detail: "a sandbox does not work here: " + detail,
+		Remedy: "the checks above may name the cause; if they do not, the detail belongs into a bug report"}
+}
+
 // daemon says whether the home's daemon runs; that it does not is no fault, because the
 // first command that needs it starts it. What it warns of is said, but for what is known.
 func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check {
@@ -84,6 +120,12 @@ func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check
 	switch {
 	case err != nil:
 		return engine.Check{Name: "daemon", Status: engine.OK, Detail: "does not run; the first command that needs it starts it"}
+	case info.Replaceable:
+		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs without an engine, home " + c.Home + ": " + info.Why,
+			Remedy: "the next command replaces it"}
+	case info.Runtime == "":
+		return engine.Check{Name: "daemon", Status: engine.Bad, Detail: "runs without an engine, home " + c.Home + ": " + info.Why,
+			Remedy: "if this goes on, restart it with settings that work here"}
 	case info.Version != version:
 		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, as version " + info.Version + "; this is " + version,
 			Remedy: "stop it (its pid is in sandboxd.pid in " + c.Home + "): the next command starts this version, and sandboxes go on"}
@@ -97,11 +139,11 @@ func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check
 }
 
 func imageCache() engine.Check {
-	dir, err := os.UserCacheDir()
+	dir, err := image.CacheDir()
 	if err != nil {
-		return engine.Check{Name: "cache", Status: engine.Weak, Detail: "there is no cache directory: " + err.Error(), Remedy: "set HOME or XDG_CACHE_HOME"}
+		return engine.Check{Name: "cache", Status: engine.Weak, Detail: err.Error(), Remedy: "set HOME or XDG_CACHE_HOME"}
 	}
-	return engine.Check{Name: "cache", Status: engine.OK, Detail: "images are kept in " + dir + "/dormouse; the default is " + image.Ref()}
+	return engine.Check{Name: "cache", Status: engine.OK, Detail: "images are kept in " + dir + "; the default is " + image.Ref()}
 }
 
 func platform() engine.Check {

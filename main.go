@@ -28,7 +28,7 @@ type command struct {
 	Exec     execCommand     `cmd:"" help:"Run code in a sandbox and exit with its success or failure."`
 	Ls       lsCommand       `cmd:"" help:"List sandboxes."`
 	Rm       rmCommand       `cmd:"" help:"Delete sandboxes."`
-	Doctor   doctorCommand   `cmd:"" help:"Say what works on this machine, what is missing, and how to mend it."`
+	Doctor   doctorCommand   `cmd:"" help:"Check this machine, start and use a sandbox, and explain how to fix problems."`
 	Image    imageCommand    `cmd:"" help:"The default sandbox image."`
 	Token    tokenCommand    `cmd:"" help:"The tokens of those who may use dormouse serve."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`

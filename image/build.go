@@ -26,7 +26,7 @@ type Options struct {
 	Mirror string
 	// Rebuild makes the image again although it is there.
 	Rebuild bool
-	// CacheDir is where what was built is kept. Empty: dormouse in [os.UserCacheDir].
+	// CacheDir is where what was built is kept. Empty: [CacheDir].
 	CacheDir string
 }
 
@@ -44,7 +44,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("no way to build an image is called %q: there are %s, %s and %s", o.Way, Auto, Debian, DockerHub)
 	}
 	if o.CacheDir == "" {
-		dir, err := cacheDir()
+		dir, err := CacheDir()
 		if err != nil {
 			return o, err
 		}

@@ -20,7 +20,7 @@ func TestBuilt(t *testing.T) {
 	if testing.Short() {
 		t.Skip("unpacks the whole image: not with -short")
 	}
-	dir, err := cacheDir()
+	dir, err := CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,10 +27,20 @@ type cache struct{ dir string }
 // unusedFor is after how long a tar that nobody used is removed.
 const unusedFor = 30 * 24 * time.Hour
 
-func cacheDir() (string, error) {
+// CacheDir returns the user's folder where images are kept. An XDG_CACHE_HOME that is not absolute is ignored, as its
+// specification says: the daemon has another working directory than its clients.
+func CacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
+	if err != nil && os.Getenv("XDG_CACHE_HOME") != "" {
+		if home, homeErr := os.UserHomeDir(); homeErr == nil {
+			dir, err = filepath.Join(home, ".cache"), nil
+		}
+	}
+	if err == nil && !filepath.IsAbs(dir) {
+		err = fmt.Errorf("%s is not absolute", dir)
+	}
 	if err != nil {
-		return "", fmt.Errorf("find the user's cache folder: %w", err)
+		return "", fmt.Errorf("there is no folder for images: set HOME or XDG_CACHE_HOME (%w)", err)
 	}
 	return filepath.Join(dir, "dormouse"), nil
 }

@@ -122,6 +122,12 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := tryNamespace(program); err != nil {
 		return nil, err
 	}
+	// gVisor opens no path with a symbolic link in it.
+	for _, dir := range []*string{&cfg.Dir, &cfg.Images} {
+		if *dir, err = makeReal(*dir); err != nil {
+			return nil, err
+		}
+	}
 	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
 	if err := e.layout.make(); err != nil {
 		return nil, err

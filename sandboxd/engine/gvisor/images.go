@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -31,11 +32,11 @@ type images struct{ dir string }
 
 // DefaultImages is where unpacked images are, beside those that package image caches.
 func DefaultImages() (string, error) {
-	dir, err := os.UserCacheDir()
+	dir, err := image.CacheDir()
 	if err != nil {
-		return "", fmt.Errorf("find the user's cache folder: %w", err)
+		return "", sandbox.Errorf(sandbox.Unavailable, "%v", err)
 	}
-	return filepath.Join(dir, "dormouse", "unpacked"), nil
+	return filepath.Join(dir, "unpacked"), nil
 }
 
 // imageRef is a name of an image.

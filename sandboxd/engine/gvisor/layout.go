@@ -84,6 +84,18 @@ func (l layout) make() error {
 	return nil
 }
 
+// makeReal makes a folder, if it is not there, and returns its path without symbolic links.
+func makeReal(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("open gvisor: %w", err)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", fmt.Errorf("open gvisor: %w", err)
+	}
+	return real, nil
+}
+
 // record is what a sandbox was made with, and needs as long as it lives.
 type record struct {
 	Build  string `json:"runsc"` // of runsc

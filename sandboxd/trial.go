@@ -1,0 +1,91 @@
+package sandboxd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// The folders of trials, in the home, and how old one is whose program was certainly killed.
+const (
+	trialName  = "trial-*"
+	trialStale = time.Hour
+)
+
+const (
+	trialTTL     = 10 * time.Minute // longer than any caller's deadline
+	trialCleanup = 30 * time.Second // for the removal of the sandbox
+)
+
+// Try creates a sandbox, runs a statement of a language in it and deletes it, in a home of its own inside the home, so that the home's daemon and
+// sandboxes are not involved. Its error says which step failed, and has the cause. The sandbox ends by itself if this program is killed.
+func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	dir, err := trialHome(cfg.Home)
+	if err != nil {
+		return fmt.Errorf("make a folder in the home: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	cfg.Home, cfg.DefaultTTL = dir, trialTTL
+	cfg.IdleSuspend, cfg.CheckpointEvery = 0, 0
+	cfg.Logger = slog.New(slog.DiscardHandler) // the error has what matters
+	d, err := Open(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("open the home: %w", err)
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return d.try(ctx, lang)
+}
+
+func trialHome(home string) (string, error) {
+	if err := prepare(home); err != nil {
+		return "", err
+	}
+	old, _ := filepath.Glob(filepath.Join(home, trialName))
+	for _, dir := range old {
+		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > trialStale {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	return os.MkdirTemp(home, trialName)
+}
+
+func (d *Daemon) try(ctx context.Context, lang sandbox.Language) (err error) {
+	box, err := d.manager.Create(ctx, sandbox.CreateRequest{Language: lang})
+	if err != nil {
+		return fmt.Errorf("create the sandbox: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), trialCleanup)
+		defer cancel()
+		if deleteErr := d.manager.Delete(ctx, string(box.ID)); deleteErr != nil {
+			err = errors.Join(err, fmt.Errorf("delete the sandbox: %w", deleteErr))
+		}
+	}()
+	code, want := "print(6 * 7)", "42"
+	if lang == sandbox.JavaScript {
+		code = "console.log(6 * 7)"
+	}
+	e, err := d.manager.Execute(ctx, string(box.ID), sandbox.ExecuteRequest{Code: code, WaitSeconds: sandbox.MaxWaitSeconds,
+		Window: sandbox.Window{Head: 1 << 10}})
+	if err != nil {
+		return fmt.Errorf("run a statement: %w", err)
+	}
+	var printed strings.Builder
+	for _, event := range e.Events {
+		printed.WriteString(event.Text)
+	}
+	if got := strings.TrimSpace(printed.String()); e.State != sandbox.ExecSucceeded || got != want {
+		return fmt.Errorf("run a statement: its state is %s, and it printed %.200q, want %q. %s", e.State, got, want, e.Reason)
+	}
+	return nil
+}
