@@ -147,8 +147,8 @@ func TestPowerCut(t *testing.T) {
 				t.Errorf("Execute() = %q in epoch %d, want x in one above %d", output(e), e.KernelEpoch, undone.KernelEpoch)
 			}
 			told := eng.of(id).guest.awakenings()
-			if want := (guest.Awakening{AsOfUnix: asOf.Unix(), EpochAbove: 2}); len(told) != 1 || told[0] != want {
-				t.Errorf("its guest was told %+v, want %+v once", told, want)
+			if len(told) != 1 || told[0].Copy || told[0].AsOfUnix != asOf.Unix() || told[0].EpochAbove < undone.KernelEpoch {
+				t.Errorf("its guest was told %+v, want %d, and an epoch of at least %d, once", told, asOf.Unix(), undone.KernelEpoch)
 			}
 			if got, err := d.Get(ctx, string(id)); err != nil || !got.RewoundTo.Equal(asOf) || got.State != sandbox.Running {
 				t.Errorf("Get() = %+v, %v, want it as of %v", got, err, asOf)
@@ -211,7 +211,7 @@ func TestForkIsTold(t *testing.T) {
 		d.run(t, of, "print y", 5)
 		d.eng.powerCut()
 		fork = d.create(t, sandbox.CreateRequest{ForkOf: string(of)}).ID
-		if got := d.eng.of(fork).guest.awakenings(); len(got) != 1 || got[0] != (guest.Awakening{Copy: true, AsOfUnix: asOf.Unix(), EpochAbove: 1}) {
+		if got := d.eng.of(fork).guest.awakenings(); len(got) != 1 || !got[0].Copy || got[0].AsOfUnix != asOf.Unix() || got[0].EpochAbove < 1 {
 			t.Errorf("the fork of what went back was told %+v, want that too", got)
 		}
 		d.eng.set(func() { d.eng.failAwaken = errDown })

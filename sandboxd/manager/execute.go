@@ -31,8 +31,8 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 			}
 		}
 		e, err := m.executeNew(ctx, name, req)
-		if errors.Is(err, store.ErrRequestTaken) {
-			continue // another request with this id was a moment faster
+		if errors.Is(err, store.ErrRequestTaken) || errors.Is(err, errRewound) {
+			continue // another request with this id was a moment faster, or the sandbox must be resumed first
 		}
 		return e, err
 	}
@@ -66,6 +66,8 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	switch {
 	case err == nil:
 		return m.handOver(ctx, b, e, req)
+	case errors.Is(err, store.ErrEnded) && b.alive() && ctx.Err() == nil && m.ctx.Err() == nil:
+		err = errRewound
 	case errors.Is(err, store.ErrEnded):
 		err = m.whyGone(ctx, b)
 	case !errors.Is(err, store.ErrRequestTaken):
@@ -74,6 +76,9 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	b.forget(e.ID)
 	return sandbox.Execution{}, err
 }
+
+// errRewound is returned when a sandbox went back to a saved state while an execution was being accepted.
+var errRewound = errors.New("the sandbox was rewound")
 
 // errStale says that an execution ended while it was looked at: look again.
 var errStale = errors.New("the execution has just ended")
@@ -160,18 +165,20 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 	}
 	if err == nil {
 		m.began(b, accepted.ID)
-		e = m.own(b, e, accepted)
-		m.recordEnd(b, e)
-		m.follow(b, accepted.ID) // does nothing when that was its end
-		return e, nil
+		e, err = m.recordEnd(b, m.own(b, e, accepted))
+		m.follow(b, accepted.ID) // does nothing when its end is on record
+		return e, err
 	}
 	if kind := sandbox.KindOf(err); kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy || !reached() {
 		// It refused, or has not heard of it. Another delivery of the same may be under way.
 		if now, ok := b.expected(accepted.ID); ok && b.abandon(accepted.ID, now) {
-			if err := m.Store.RemoveExecution(accepted.ID); err != nil {
-				b.log.Error("a record was not written", "execution", accepted.ID, "error", err)
+			if removeErr := m.Store.RemoveExecution(accepted.ID); removeErr != nil {
+				b.log.Error("a record was not written", "execution", accepted.ID, "error", removeErr)
+				b.unabandon(accepted.ID)
+				m.follow(b, accepted.ID) // which records it as never run, because the guest has no such execution
+			} else {
+				b.forget(accepted.ID)
 			}
-			b.forget(accepted.ID)
 		}
 		return sandbox.Execution{}, err
 	}

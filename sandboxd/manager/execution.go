@@ -71,6 +71,13 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 	err := m.ask(ctx, id, time.Now().Add((sandbox.MaxTimeoutSeconds+600)*2*time.Second), func(ctx context.Context, b *box, id sandbox.ExecutionID) error {
 		for failures := 0; ; failures++ {
 			err := b.guest.Events(ctx, id, from, func(ev sandbox.Event) error {
+				if ev.Type == sandbox.EventStatus && ev.State.Final() {
+					state, err := m.recordedEnd(ctx, b, id)
+					if err != nil {
+						return err
+					}
+					ev.State = state
+				}
 				from, failures = ev.Seq+1, 0
 				refused = fn(ev)
 				return refused
@@ -92,6 +99,16 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 		return fn(sandbox.Event{Seq: from, Type: sandbox.EventStatus, Time: e.EndTime, Offset: e.OutputBytes, State: e.State})
 	}
 	return nil
+}
+
+// recordedEnd stores how an execution ended that its guest's last event says has ended, and returns its state on record.
+func (m *Manager) recordedEnd(ctx context.Context, b *box, id sandbox.ExecutionID) (sandbox.ExecutionState, error) {
+	before, _ := b.expected(id)
+	e, err := b.guest.Execution(ctx, id, 0, sandbox.NoOutput)
+	if err == nil {
+		e, err = m.recordEnd(b, m.own(b, e, before.accepted))
+	}
+	return e.State, err
 }
 
 // ask has fn ask an execution's guest. What ctx's owner does not see is not there. When there is no guest that knows the answer, e
@@ -117,11 +134,13 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 		err = m.call(ctx, b, time.Until(deadline)+answerTimeout, twice, func(ctx context.Context) error { return fn(ctx, b, id) })
 		switch {
 		case err == nil:
-			if e.ID != "" {
-				*e = m.own(b, *e, rec.Execution)
-				m.recordEnd(b, *e)
+			if e.ID == "" {
+				return nil
 			}
-			return nil
+			if *e = m.own(b, *e, rec.Execution); !rec.State.Final() {
+				*e, err = m.recordEnd(b, *e)
+			}
+			return err
 		case !b.alive():
 			return m.fromRecord(ctx, rec, e)
 		case !answered(err) || sandbox.KindOf(err) != sandbox.NotFound:

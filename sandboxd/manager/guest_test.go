@@ -21,7 +21,7 @@ import (
 
 // testGuest speaks the guest's protocol, with a kernel that knows four statements:
 // "print TEXT", "sleep DURATION" (then prints "slept"), "count N DURATION" (a line each
-// DURATION), "refuse". Executions run side by side and belong to the guest: they go on without connections.
+// DURATION), "refuse", "die" (the kernel dies). Executions run side by side and belong to the guest: they go on without connections.
 type testGuest struct {
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -35,6 +35,7 @@ type testGuest struct {
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
+	dead    bool // the kernel; the next execution starts another
 	told    []guest.Awakening
 	refuse  func(context.Context) error // what it answers who tells it that
 	open    []net.Conn
@@ -46,6 +47,7 @@ type testMemory struct {
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
+	dead    bool
 }
 
 type testRun struct {
@@ -56,7 +58,7 @@ type testRun struct {
 }
 
 func newTestGuest(m testMemory) *testGuest {
-	g := &testGuest{conns: make(chan net.Conn), changed: make(chan struct{}), runs: map[string]*testRun{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1)}
+	g := &testGuest{conns: make(chan net.Conn), changed: make(chan struct{}), runs: map[string]*testRun{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1), dead: m.dead}
 	maps.Copy(g.files, m.files)
 	maps.Copy(g.runs, m.runs)
 	g.ctx, g.stop = context.WithCancel(context.Background())
@@ -82,7 +84,7 @@ func newTestGuest(m testMemory) *testGuest {
 func (g *testGuest) memory() testMemory {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return testMemory{maps.Clone(g.runs), maps.Clone(g.files), g.expires, g.epoch}
+	return testMemory{maps.Clone(g.runs), maps.Clone(g.files), g.expires, g.epoch, g.dead}
 }
 
 func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
@@ -98,11 +100,16 @@ func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
 	g.change(func() {
 		g.told = append(g.told, a)
 		if a.AsOfUnix != 0 {
-			g.epoch = max(g.epoch, a.EpochAbove) + 1
+			if g.epoch = max(g.epoch, a.EpochAbove); !g.dead {
+				g.epoch++
+			}
 		}
 	})
 	wire.WriteJSON(w, 200, guest.Status{})
 }
+
+// loseKernel ends the kernel, and with it the variables.
+func (g *testGuest) loseKernel() { g.change(func() { g.dead = true }) }
 
 // awakenings is what it was told of itself.
 func (g *testGuest) awakenings() []guest.Awakening {
@@ -190,6 +197,9 @@ func (g *testGuest) status(w http.ResponseWriter, _ *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st := guest.Status{Usage: sandbox.Usage{MemoryBytes: 12345}, Kernels: []sandbox.Kernel{{Language: sandbox.Python, State: sandbox.KernelIdle, Epoch: g.epoch}}}
+	if g.dead {
+		st.Kernels[0].State = sandbox.KernelStopped
+	}
 	for _, r := range g.runs {
 		if !r.e.State.Final() {
 			st.Executions = append(st.Executions, r.e)
@@ -222,6 +232,9 @@ func (g *testGuest) execute(w http.ResponseWriter, r *http.Request) {
 	}
 	g.change(func() {
 		if g.runs[id] == nil {
+			if g.dead {
+				g.dead, g.epoch = false, g.epoch+1
+			}
 			ctx, cancel := context.WithCancel(g.ctx)
 			run := &testRun{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: g.epoch,
 				TimeoutSeconds: *req.TimeoutSeconds, CreateTime: time.Now(), StartTime: time.Now()}}
@@ -246,6 +259,9 @@ func (g *testGuest) run(ctx context.Context, run *testRun, words []string) {
 		}
 	}
 	switch words[0] {
+	case "die":
+		state = sandbox.ExecKernelDied
+		g.loseKernel()
 	case "print":
 		g.print(run, strings.Join(words[1:], " "))
 	case "sleep":

@@ -1,11 +1,14 @@
 package manager
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
 // pending is an execution whose end is not on record. It becomes final when its guest says
@@ -158,15 +161,50 @@ func (b *box) abandon(id sandbox.ExecutionID, before pending) bool {
 	return true
 }
 
-// recordEnd stores how an execution ended, if that was still expected.
-func (m *Manager) recordEnd(b *box, e sandbox.Execution) {
+// unabandon undoes abandon.
+func (b *box) unabandon(id sandbox.ExecutionID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.pending[id]; p != nil {
+		p.abandoned = false
+	}
+}
+
+// recordEnd stores how an execution ended, unless the record is final already. It returns the execution as it is on record,
+// which every answer must use: the record can be "lost" because the sandbox ended first. After an error the execution stays
+// pending, and its watcher tries again.
+func (m *Manager) recordEnd(b *box, e sandbox.Execution) (sandbox.Execution, error) {
 	if !e.State.Final() {
-		return
+		return e, nil
+	}
+	stored := false
+	if _, waiting := b.expected(e.ID); waiting {
+		var err error
+		if stored, err = m.Store.FinishExecution(e); err != nil {
+			return sandbox.Execution{}, endNotRecorded(e.ID, err)
+		}
+	}
+	if !stored {
+		rec, err := m.Store.Execution(context.WithoutCancel(m.ctx), e.ID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return sandbox.Execution{}, err
+		}
+		if err == nil && rec.State.Final() && rec.State != e.State {
+			e = rec.Execution
+			e.NextOffset = e.OutputBytes
+		}
 	}
 	if p := b.forget(e.ID); p != nil {
-		m.Store.FinishExecution(e)
 		m.ended(b, p, e)
 	}
+	return e, nil
+}
+
+// endNotRecorded is the error of an execution whose end could not be stored.
+func endNotRecorded(id sandbox.ExecutionID, cause error) error {
+	err := notRecorded(cause)
+	return sandbox.Errorf(sandbox.KindOf(err), "execution %s has ended, and how is not known for certain until that is stored. Do not run the code again; ask for the execution later. %s",
+		id, sandbox.Public(err).Message).WithCause(cause)
 }
 
 // neverRan stores that the guest has never heard of an execution. It reports whether that is so.
@@ -179,6 +217,8 @@ func (m *Manager) neverRan(b *box, id sandbox.ExecutionID, before pending) bool 
 	e.Reason = "it was accepted and never started, because Dormouse or its engine stopped in that moment: run it again"
 	if err := m.Store.AbandonExecution(e); err != nil {
 		b.log.Error("a record was not written", "execution", id, "error", err)
+		b.unabandon(id)
+		return false
 	}
 	if p := b.forget(id); p != nil {
 		m.ended(b, p, e)

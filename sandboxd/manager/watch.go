@@ -38,9 +38,11 @@ func (m *Manager) watch(b *box, lang sandbox.Language) {
 		})
 		switch {
 		case err == nil:
-			m.recordEnd(b, m.own(b, e, before.accepted))
-			backoff = firstBackoff
-			continue
+			if _, err = m.recordEnd(b, m.own(b, e, before.accepted)); err == nil {
+				backoff = firstBackoff
+				continue
+			}
+			b.log.Error("the end of an execution is not on record yet", "execution", id, "error", err)
 		case answered(err) && sandbox.KindOf(err) == sandbox.NotFound && m.neverRan(b, id, before):
 			continue
 		}

@@ -38,20 +38,35 @@ func (s *Store) AddExecution(e Execution) error {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return ErrEnded
 		}
-		return nil
+		_, err = tx.Stmt(s.acceptEpoch).Exec(e.SandboxID)
+		return err
 	})
 }
 
-// FinishExecution stores, soon, how an execution ended. What is final already stays as it is.
-func (s *Store) FinishExecution(e sandbox.Execution) {
-	s.soon(func(tx *sql.Tx) error { return s.finish(tx, e) })
+// FinishExecution stores how an execution ended, and returns when the next daemon would find that, even on a full
+// disk; the disk is flushed soon. It reports false if the record is final already, which stays as it is.
+func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
+	err = s.quickly(func(tx *sql.Tx) error {
+		stored, err = s.finish(tx, e)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	if stored {
+		s.soon(func(tx *sql.Tx) error { // the write is what makes the transaction flush the disk
+			_, err := tx.Exec("UPDATE executions SET final = final WHERE id = ?", e.ID)
+			return err
+		})
+	}
+	return stored, nil
 }
 
 // AbandonExecution stores that an accepted execution never ran. Its request id is
 // free again, so that a retry runs.
 func (s *Store) AbandonExecution(e sandbox.Execution) error {
-	return s.now(func(tx *sql.Tx) error {
-		if err := s.finish(tx, e); err != nil {
+	return s.evenFull(func(tx *sql.Tx) error {
+		if _, err := s.finish(tx, e); err != nil {
 			return err
 		}
 		_, err := tx.Exec("UPDATE executions SET request_id = NULL WHERE id = ?", e.ID)
@@ -61,7 +76,7 @@ func (s *Store) AbandonExecution(e sandbox.Execution) error {
 
 // RemoveExecution forgets an execution that was refused.
 func (s *Store) RemoveExecution(id sandbox.ExecutionID) error {
-	return s.now(func(tx *sql.Tx) error {
+	return s.evenFull(func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM executions WHERE id = ? AND final = 0", id)
 		return err
 	})
@@ -95,6 +110,11 @@ func (s *Store) Unfinished(ctx context.Context) ([]Execution, error) {
 func (s *Store) prepareStatements(ctx context.Context) (err error) {
 	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, owner, final, requester, request_id, request_hash, record)
 		SELECT ?, id, owner, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
+	if err == nil {
+		// No kernel_epoch that a sandbox's guest has had is above epoch_bound. A guest starts a kernel when it boots and when it
+		// is prepared for a snapshot, which is the initial 2, and otherwise only for an execution, one at most.
+		s.acceptEpoch, err = s.write.PrepareContext(ctx, "UPDATE sandboxes SET epoch_bound = epoch_bound + 1 WHERE id = ?")
+	}
 	if err == nil {
 		s.final, err = s.write.PrepareContext(ctx, "UPDATE executions SET final = 1, record = ? WHERE id = ? AND final = 0")
 	}
@@ -136,13 +156,18 @@ func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error)
 	return all, rows.Err()
 }
 
-func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) error {
+// finish makes a record final, and reports whether it was not yet.
+func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error) {
 	record, err := encode(e)
 	if err != nil {
-		return err
+		return false, err
 	}
-	_, err = tx.Stmt(s.final).Exec(record, e.ID)
-	return err
+	res, err := tx.Stmt(s.final).Exec(record, e.ID)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n == 1, err
 }
 
 // maxRecordBytes bounds a record: what a sandbox reports must not fill the host's disk.

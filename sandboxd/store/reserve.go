@@ -9,37 +9,47 @@ import (
 )
 
 // reserve is a file that keeps some of the disk. A full disk must not stand in the way of the change that
-// makes room, which is the end of a sandbox: the reserve is given up for it, and made again when there is room.
+// makes room, which is the end of a sandbox: part of the reserve is given up for it, and kept again when there is room.
 type reserve struct {
 	path string
-	kept bool // the writer's, as all of it
+	kept bool // all of it; the writer's, as the file is
 }
 
-// reserveBytes is more than the end of a sandbox takes in the write-ahead log: some pages, and one for each execution
-// that it had not finished.
-const reserveBytes = 1 << 20
+// reserveBytes is several times what the end of a sandbox takes in the write-ahead log: some pages, and one for each
+// execution that it had not finished.
+const (
+	reserveBytes = 1 << 20
+	reserveStep  = reserveBytes / 8 // given up at once
+)
 
-// keep makes the file, if it is not there. Where there is no room for it there is none for what it is for, and the
-// next change tries again.
+// keep makes the file, or makes it whole. On a full disk it keeps what there is, and the next change tries again.
 func (r *reserve) keep() {
 	if r.kept {
 		return
 	}
-	if info, err := os.Stat(r.path); err == nil && info.Size() == reserveBytes {
-		r.kept = true
+	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
 		return
 	}
-	if os.WriteFile(r.path, make([]byte, reserveBytes), 0o600) != nil {
-		_ = os.Remove(r.path)
-		return
+	defer f.Close()
+	info, err := f.Stat()
+	for size := int64(0); err == nil; size += reserveStep {
+		if size = max(size, info.Size()); size >= reserveBytes {
+			r.kept = true
+			return
+		}
+		_, err = f.Write(make([]byte, min(reserveStep, reserveBytes-size)))
 	}
-	r.kept = true
 }
 
-// giveUp reports whether there was one.
-func (r *reserve) giveUp() bool {
+// giveUp gives a step of the reserve back to the disk, and reports whether it did. It leaves spare bytes.
+func (r *reserve) giveUp(spare int64) bool {
+	info, err := os.Stat(r.path)
+	if err != nil || info.Size() <= spare {
+		return false
+	}
 	r.kept = false
-	return os.Remove(r.path) == nil
+	return os.Truncate(r.path, max(info.Size()-reserveStep, spare)) == nil
 }
 
 // full reports whether err is that of a full disk.

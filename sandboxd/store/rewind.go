@@ -11,7 +11,7 @@ import (
 // Rewind is a sandbox's return to a state that was saved before it was lost.
 type Rewind struct {
 	AsOf  time.Time // when the state was saved; zero: it never went back
-	Epoch int       // no kernel_epoch before the rewind was above this one
+	Epoch int       // every kernel_epoch before the rewind was below this one
 	Owed  bool      // the guest does not know yet
 }
 
@@ -37,14 +37,11 @@ func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 		for _, id := range r.Keep {
 			keep[id] = true
 		}
-		lost := 0
 		for _, e := range all {
-			done.Epoch = max(done.Epoch, e.KernelEpoch)
 			switch {
 			case !e.State.Final() && !keep[e.ID]:
-				lost++
 				e.State, e.Reason, e.EndTime = sandbox.ExecLost, r.Lost, r.Time
-				err = s.finish(tx, e.Execution)
+				_, err = s.finish(tx, e.Execution)
 			case e.State.Final() && e.EndTime.After(r.AsOf) && !e.StartTime.IsZero() && !strings.Contains(e.Reason, r.Undone):
 				e.Reason = strings.Join(nonEmpty(e.Reason, r.Undone), "; ")
 				err = rewrite(tx, e.Execution)
@@ -53,9 +50,11 @@ func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 				return err
 			}
 		}
-		done.Epoch += lost // each may have lost the variables once
-		err = oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, rewound_as_of = ?, rewound_epoch = max(rewound_epoch, ?), rewound_owed = 1 WHERE id = ? AND state IN (?, ?)`,
-			sandbox.Suspended, toDB(r.AsOf), done.Epoch, id, sandbox.Running, sandbox.Suspended))
+		// The guest goes on with rewound_epoch or, if its kernel lives, the next one. Executions that are still to run can
+		// start a kernel again.
+		err = oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, rewound_as_of = ?, rewound_owed = 1, rewound_epoch = epoch_bound + 1, epoch_bound = epoch_bound + 2 + ?
+			WHERE id = ? AND state IN (?, ?)`,
+			sandbox.Suspended, toDB(r.AsOf), len(r.Keep), id, sandbox.Running, sandbox.Suspended))
 		if err != nil {
 			return err
 		}

@@ -97,10 +97,11 @@ func (s *Store) AddSandbox(r Sandbox) error {
 	})
 }
 
-// SetRunning says that a provisioning sandbox can be used.
+// SetRunning says that a provisioning sandbox can be used. The guest of a fork counts kernel_epoch on from its original's.
 func (s *Store) SetRunning(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
-		return oneRow(tx.Exec("UPDATE sandboxes SET state = ? WHERE id = ? AND state = ?", sandbox.Running, id, sandbox.Provisioning))
+		return oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, epoch_bound = max(epoch_bound, coalesce((SELECT original.epoch_bound FROM sandboxes original WHERE original.id = sandboxes.fork_of), 0))
+			WHERE id = ? AND state = ?`, sandbox.Running, id, sandbox.Provisioning))
 	})
 }
 
@@ -162,7 +163,7 @@ func (s *Store) EndSandbox(id sandbox.ID, end End) error {
 		}
 		for _, e := range unfinished {
 			e.State, e.Reason, e.EndTime = sandbox.ExecLost, end.Executions, end.Time
-			if err := s.finish(tx, e.Execution); err != nil {
+			if _, err := s.finish(tx, e.Execution); err != nil {
 				return err
 			}
 		}

@@ -10,7 +10,7 @@
 //   - how a full disk lets room be made (reserve.go)
 //
 // A method that changes something returns when the change is on disk (WAL,
-// synchronous=FULL), except those whose comment says "soon". Times are wall times.
+// synchronous=FULL), except those whose comment says otherwise. Times are wall times.
 package store
 
 import (
@@ -43,7 +43,7 @@ type Store struct {
 	log   *slog.Logger
 
 	// What each execution runs, prepared.
-	accept, final *sql.Stmt
+	accept, acceptEpoch, final *sql.Stmt
 
 	mu      sync.Mutex
 	pending []op        // in the order in which they were asked for

@@ -307,6 +307,10 @@ func TestFirstSchema(t *testing.T) {
 	first.RequestID = "made"
 	old := add(t, s, first)
 	ran := accept(t, s, old.ID, "ran")
+	const epoch = 40
+	ended := ran.Execution
+	ended.State, ended.KernelEpoch = sandbox.ExecSucceeded, epoch
+	s.FinishExecution(ended)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +321,7 @@ func TestFirstSchema(t *testing.T) {
 		"CREATE UNIQUE INDEX executions_by_request ON executions (request_id) WHERE request_id IS NOT NULL"} {
 		raw(t, path, back)
 	}
-	for _, column := range []string{"saved_time", "rewound_as_of", "rewound_epoch", "rewound_owed"} {
+	for _, column := range []string{"saved_time", "rewound_as_of", "rewound_epoch", "rewound_owed", "epoch_bound"} {
 		raw(t, path, "ALTER TABLE sandboxes DROP COLUMN "+column)
 	}
 	for _, back := range []string{"DROP INDEX sandboxes_by_uid", "ALTER TABLE sandboxes DROP COLUMN fork_of",
@@ -333,6 +337,9 @@ func TestFirstSchema(t *testing.T) {
 	}
 	if got, err := s.ExecutionByRequest(t.Context(), sandbox.Operator, "ran"); err != nil || got.ID != ran.ID || got.Owner != sandbox.Operator {
 		t.Errorf("ExecutionByRequest() = %+v, %v, want %s", got, err, ran.ID)
+	}
+	if got, err := s.Rewind(old.ID, store.Rewinding{AsOf: created, Time: created}); err != nil || got.Epoch <= epoch {
+		t.Errorf("Rewind() = %+v, %v, want its epoch above %d, which an execution had before", got, err, epoch)
 	}
 	fork := record(200_001)
 	fork.ForkOf = old.ID

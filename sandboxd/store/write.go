@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"errors"
+	"slices"
 	"time"
 
 	"modernc.org/sqlite"
@@ -13,7 +14,8 @@ import (
 type op struct {
 	do    func(*sql.Tx) error
 	done  chan error // nil when nobody waits
-	frees bool       // it makes room on the disk
+	spare int64      // how much of the reserve it leaves untouched on a full disk
+	quick bool       // it need only outlast the daemon, not the machine
 }
 
 // patience is how long a change that nobody waits for may stay in memory. Within it
@@ -23,10 +25,16 @@ const patience = 100 * time.Millisecond
 
 // now makes a change and returns when it is on disk. It takes no context: a change
 // is short, and is not abandoned half-way.
-func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
+func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do, spare: reserveBytes}) }
 
 // evenFull is now for a change that makes room, and so must be possible on a full disk.
-func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do, frees: true}) }
+func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
+
+// quickly makes a change and returns when the next daemon would find it, even on a full disk. It takes no flush of
+// the disk: only the failure of the machine can undo it, until something else is flushed.
+func (s *Store) quickly(do func(*sql.Tx) error) error {
+	return s.wait(op{do: do, spare: reserveBytes / 2, quick: true})
+}
 
 func (s *Store) wait(o op) error {
 	o.done = make(chan error, 1)
@@ -41,15 +49,18 @@ func (s *Store) wait(o op) error {
 	return <-o.done
 }
 
-// soon makes a change in a moment, after all that were asked for before it. A change
-// that fails is logged; one that a crash loses is found again by reconciling.
+// fullRetry is the time between two attempts to write a deferred change to a full disk.
+const fullRetry = time.Second
+
+// soon makes a change in a moment, after all that were asked for before it. On a full disk it is tried again
+// until there is room. Any other failure is logged. A change that a crash loses is found again by reconciling.
 func (s *Store) soon(do func(*sql.Tx) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	s.pending = append(s.pending, op{do: do})
+	s.pending = append(s.pending, op{do: do, spare: reserveBytes})
 	if s.timer == nil {
 		s.timer = time.AfterFunc(patience, s.signal)
 	}
@@ -98,9 +109,12 @@ func (s *Store) commit(ops []op) {
 		}
 		return
 	}
-	if full(err) && ops[0].frees && s.reserve.giveUp() {
+	used := false
+	for full(err) && s.reserve.giveUp(ops[0].spare) {
+		used = true
 		err = s.transact(ops)
-	} else if err == nil {
+	}
+	if err == nil && !used {
 		s.reserve.keep()
 	}
 	s.note(err)
@@ -108,13 +122,34 @@ func (s *Store) commit(ops []op) {
 		switch {
 		case o.done != nil:
 			o.done <- err
+		case full(err) && s.again(o):
 		case err != nil:
 			s.log.Error("a record was not written", "error", err)
 		}
 	}
 }
 
+// again keeps a change for another attempt, before those that were asked for since. It reports whether there will be one.
+func (s *Store) again(o op) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.pending = append([]op{o}, s.pending...)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(fullRetry, s.signal)
+	}
+	return true
+}
+
 func (s *Store) transact(ops []op) error {
+	if !slices.ContainsFunc(ops, func(o op) bool { return !o.quick }) {
+		if _, err := s.write.Exec("PRAGMA synchronous = NORMAL"); err != nil {
+			return err
+		}
+		defer s.write.Exec("PRAGMA synchronous = FULL")
+	}
 	tx, err := s.write.Begin()
 	if err != nil {
 		return err

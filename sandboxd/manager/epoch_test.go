@@ -1,0 +1,114 @@
+package manager_test
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// epochs is what a client has read of one sandbox's kernel_epoch.
+type epochs struct {
+	id    sandbox.ID
+	acked int // the highest that any answer had
+	lost  int // the highest whose variables were lost since
+}
+
+// TestEpochsAreNotReused loses variables in random ways, with the daemon's unwritten records and without: no
+// kernel_epoch that an answer had before a loss is in an answer after it.
+func TestEpochsAreNotReused(t *testing.T) {
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) { testEpochs(t, seed) })
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func testEpochs(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	eng := newTestEngine()
+	defer eng.Close()
+	ctx := t.Context()
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, saving)
+	defer func() { d.stop(t) }()
+	var lines []*epochs
+	add := func(req sandbox.CreateRequest, from epochs) {
+		from.id = d.create(t, req).ID
+		lines = append(lines, &from)
+	}
+	add(sandbox.CreateRequest{}, epochs{})
+	wait(2 * saveEvery)
+	ack := func(step int, how string, l *epochs, epoch int) {
+		if epoch > 0 && epoch <= l.lost {
+			t.Errorf("seed %d, step %d: %s has kernel_epoch %d, want it above %d, whose variables were lost", seed, step, how, epoch, l.lost)
+		}
+		l.acked = max(l.acked, epoch)
+	}
+	for step := range 40 {
+		l := lines[r.IntN(len(lines))]
+		switch op := r.IntN(12); op {
+		case 0, 1, 2, 3:
+			code := []string{"print x", "sleep 1h", "die", "sleep 1h"}[op]
+			e := d.run(t, l.id, code, float64(5*(1-op%2)))
+			ack(step, "the answer to "+code, l, e.KernelEpoch)
+		case 4:
+			eng.of(l.id).in(eng).loseKernel()
+		case 5, 6:
+			sb, err := d.Get(ctx, string(l.id))
+			if err != nil {
+				t.Fatalf("seed %d, step %d: Get() = %v", seed, step, err)
+			}
+			for _, k := range sb.Kernels {
+				ack(step, "get_sandbox", l, k.Epoch)
+			}
+		case 7: // its state is saved
+			for _, e := range unfinished(t, d, l.id) {
+				if _, err := d.Interrupt(ctx, string(e)); err != nil {
+					t.Fatalf("seed %d, step %d: Interrupt() = %v", seed, step, err)
+				}
+			}
+			wait(2 * saveEvery)
+		case 8:
+			if len(lines) < 3 && len(unfinished(t, d, l.id)) == 0 {
+				add(sandbox.CreateRequest{ForkOf: string(l.id)}, *l)
+				wait(2 * saveEvery)
+			}
+		case 9:
+			time.Sleep(time.Second) // records that are written soon are written
+		case 10, 11:
+			if op == 11 {
+				path := crash(t, d)
+				eng.powerCut()
+				d = start(t, path, eng, saving)
+			} else {
+				eng.powerCut()
+			}
+			for _, l := range lines {
+				eng.set(func() {
+					if !eng.containers[l.id].asOf.IsZero() {
+						l.lost = l.acked
+					}
+				})
+			}
+		}
+	}
+}
+
+// unfinished returns the executions of a sandbox whose end is not on record.
+func unfinished(t *testing.T, d *daemon, id sandbox.ID) (ids []sandbox.ExecutionID) {
+	t.Helper()
+	all, err := d.store.Unfinished(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		if e.SandboxID == id {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
+}
