@@ -7,7 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// worked notes that a sandbox may have changed.
+// worked marks that a sandbox may have changed since its state was saved. A save clears the mark when it begins and sets it
+// again if it fails. The caller must keep the sandbox from being saved, by a hold or as the one who changes its life.
 func (b *box) worked() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -25,7 +26,7 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 	b.mu.Lock()
 	due := b.unsaved(m.CheckpointEvery)
 	if due {
-		b.asleep = true
+		b.asleep, b.work = true, false
 		b.moves++
 	}
 	b.mu.Unlock()
@@ -43,6 +44,7 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 		err = c.Checkpoint(limited, b.id)
 	}
 	if err != nil {
+		b.worked()
 		if ctx.Err() == nil {
 			m.notSaved(b, &b.saving, err)
 		}
@@ -50,7 +52,7 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 	}
 	m.Store.SetSaved(b.id, at)
 	b.mu.Lock()
-	b.asleep, b.work, b.saving.putOff, b.rec.SavedTime = false, false, 0, at
+	b.asleep, b.saving.putOff, b.rec.SavedTime = false, 0, at
 	b.mu.Unlock()
 	b.log.Info("the state of a sandbox was saved", "took", time.Since(start))
 }

@@ -222,3 +222,38 @@ func TestForkIsTold(t *testing.T) {
 		}
 	})
 }
+
+// The call that finds out that a sandbox went back to a saved state says of an execution what is true since then.
+func TestUndoneExecutionIsSaidToBe(t *testing.T) {
+	for name, ask := range map[string]func(context.Context, *daemon, sandbox.Execution) (sandbox.Execution, error){
+		"get": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {
+			return d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{})
+		},
+		"find": func(ctx context.Context, d *daemon, _ sandbox.Execution) (sandbox.Execution, error) {
+			return d.FindExecution(ctx, "late")
+		},
+		"interrupt": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {
+			return d.Interrupt(ctx, string(e.ID))
+		},
+		"retry": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {
+			return d.Execute(ctx, string(e.SandboxID), sandbox.ExecuteRequest{Code: "print undone", RequestID: "late"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := bubble(t, saving)
+				id := d.create(t, sandbox.CreateRequest{}).ID
+				wait(2 * saveEvery)
+				e, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "print undone", RequestID: "late", WaitSeconds: 5})
+				if err != nil || e.State != sandbox.ExecSucceeded {
+					t.Fatalf("Execute() = %+v, %v, want it succeeded", e, err)
+				}
+				d.eng.powerCut()
+				got, err := ask(t.Context(), d, e)
+				if err != nil || !strings.Contains(got.Reason, "undone") || !strings.Contains(got.Reason, "processes died") {
+					t.Errorf("its reason is %q, %v, want that it is undone because the sandbox's processes died", got.Reason, err)
+				}
+			})
+		})
+	}
+}

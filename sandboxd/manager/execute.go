@@ -104,9 +104,6 @@ func (m *Manager) executeAgain(ctx context.Context, name string, first store.Exe
 	if b.beginDelivery(first.ID) {
 		return m.handOver(ctx, b, first.Execution, req)
 	}
-	if err := m.Store.Flush(); err != nil {
-		return sandbox.Execution{}, notRecorded(err)
-	}
 	again, err := m.Store.Execution(ctx, first.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return sandbox.Execution{}, err

@@ -128,7 +128,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 		}
 		b := m.running(rec.SandboxID)
 		if b == nil {
-			return m.fromRecord(ctx, rec, e)
+			return m.fromRecord(ctx, id, e)
 		}
 		before, waiting := b.expected(id)
 		err = m.call(ctx, b, time.Until(deadline)+answerTimeout, twice, func(ctx context.Context) error { return fn(ctx, b, id) })
@@ -142,15 +142,15 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 			}
 			return err
 		case !b.alive():
-			return m.fromRecord(ctx, rec, e)
+			return m.fromRecord(ctx, id, e)
 		case !answered(err) || sandbox.KindOf(err) != sandbox.NotFound:
 			return err
 		case !waiting: // it was final long ago, and the guest has forgotten it
-			return m.fromRecord(ctx, rec, e)
+			return m.fromRecord(ctx, id, e)
 		case before.delivering == 0 && m.neverRan(b, id, before):
-			return m.fromRecord(ctx, rec, e)
+			return m.fromRecord(ctx, id, e)
 		case time.Now().After(deadline):
-			return m.fromRecord(ctx, rec, e)
+			return m.fromRecord(ctx, id, e)
 		}
 		select {
 		case <-time.After(handingOver):
@@ -160,20 +160,15 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 	}
 }
 
-// fromRecord answers without a guest. The record may have become final since rec was read.
-func (m *Manager) fromRecord(ctx context.Context, rec store.Execution, e *sandbox.Execution) error {
-	if !rec.State.Final() {
-		if err := m.Store.Flush(); err != nil {
-			return notRecorded(err)
-		}
-		again, err := m.Store.Execution(context.WithoutCancel(ctx), rec.ID)
-		if errors.Is(err, store.ErrNotFound) { // it was refused
-			return noExecution(string(rec.ID))
-		}
-		if err != nil {
-			return err
-		}
-		rec = again
+// fromRecord answers without a guest. It reads the record, because the call to the guest may have changed it: the
+// sandbox can have ended, or gone back to a saved state.
+func (m *Manager) fromRecord(ctx context.Context, id sandbox.ExecutionID, e *sandbox.Execution) error {
+	rec, err := m.Store.Execution(context.WithoutCancel(ctx), id)
+	if errors.Is(err, store.ErrNotFound) { // it was refused
+		return noExecution(string(id))
+	}
+	if err != nil {
+		return err
 	}
 	*e = rec.Execution
 	if e.State.Final() {

@@ -38,11 +38,12 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 	if err != nil {
 		return sandbox.File{}, err
 	}
-	b.worked()
 	in := &upload{body: body}
 	defer in.end()
 	var f sandbox.File
 	err = m.call(ctx, b, transferTimeout, twice, func(ctx context.Context) error {
+		b.worked()
+		defer b.worked()
 		var err error
 		if f, err = b.guest.WriteFile(ctx, path, in); err == nil || answered(err) {
 			return err

@@ -44,7 +44,6 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 	}
 	b.mu.Lock()
 	b.rec.DisplayName, b.rec.ExpireTime = rec.DisplayName, rec.ExpireTime
-	b.work = b.work || req.TTL != nil && !b.asleep // a saved state has the expiry in it
 	b.mu.Unlock()
 	if req.TTL != nil {
 		m.expiryMoved()
@@ -72,7 +71,7 @@ func (m *Manager) tell(ctx context.Context, b *box) bool {
 		return false
 	}
 	b.mu.Lock()
-	b.told = expires
+	b.told, b.work = expires, true // a saved state has the expiry in it
 	b.mu.Unlock()
 	return true
 }

@@ -289,9 +289,9 @@ func (b *box) unused(long time.Duration) bool {
 // suspend suspends a sandbox if it is idle still, and reports whether it did. It is called by whoever changes its life.
 func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after time.Duration) (done bool) {
 	b.mu.Lock()
-	idle := b.idle(after)
+	idle, work := b.idle(after), b.work
 	if idle {
-		b.asleep = true
+		b.asleep, b.work = true, false
 		b.moves++
 	}
 	b.mu.Unlock()
@@ -299,6 +299,11 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 		return false
 	}
 	defer b.move()
+	defer func() {
+		if work && !done {
+			b.worked()
+		}
+	}()
 	start, at := time.Now(), m.now()
 	freed, err := m.reserveDisk(ctx, b, true)
 	defer freed()
@@ -314,7 +319,7 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 		return false
 	}
 	b.mu.Lock()
-	b.room, b.work, b.suspending.putOff, b.rec.SavedTime = false, false, 0, at
+	b.room, b.suspending.putOff, b.rec.SavedTime = false, 0, at
 	b.mu.Unlock()
 	m.Store.SetSaved(b.id, at) // what it is resumed from is kept
 	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {

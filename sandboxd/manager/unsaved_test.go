@@ -1,0 +1,74 @@
+package manager_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// TestChangeDuringSaveIsSaved changes a sandbox while its state is being saved, by a checkpoint or by a suspend: the
+// next checkpoint has the change, and a power cut after that does not undo it.
+func TestChangeDuringSaveIsSaved(t *testing.T) {
+	for _, by := range []string{"checkpoint", "suspend"} {
+		for name, change := range map[string]func(*testing.T, *daemon, sandbox.ID) (check func()){
+			"upload": func(t *testing.T, d *daemon, id sandbox.ID) func() {
+				d.writes(t, id, "late", "x")
+				return func() { d.reads(t, id, "late", "x") }
+			},
+			"execution": func(t *testing.T, d *daemon, id sandbox.ID) func() {
+				e := d.run(t, id, "print x", 5)
+				return func() {
+					if got, err := d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "x" || got.Reason != "" {
+						t.Errorf("GetExecution() = %+v, %v, want its output, not undone", got, err)
+					}
+				}
+			},
+			"time to live": func(t *testing.T, d *daemon, id sandbox.ID) func() {
+				sb, err := d.Update(t.Context(), string(id), sandbox.UpdateRequest{TTL: new(ttl(48 * time.Hour))})
+				if err != nil {
+					t.Errorf("Update() = %v", err)
+				}
+				if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil { // which resumes it
+					t.Errorf("ListFiles() = %v", err)
+				}
+				return func() {
+					if got := d.eng.told(id); got.Unix() != sb.ExpireTime.Unix() {
+						t.Errorf("the guest in the saved state expires at %v, want %v", got, sb.ExpireTime)
+					}
+				}
+			},
+		} {
+			t.Run(name+" during "+by, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := bubble(t, func(c *manager.Config) { c.CheckpointEvery, c.IdleSuspend = saveEvery, 2*saveEvery })
+					id := d.create(t, sandbox.CreateRequest{}).ID
+					began := make(chan struct{}, 1)
+					slow := func(context.Context) {
+						select {
+						case began <- struct{}{}:
+						default:
+						}
+						time.Sleep(time.Second)
+					}
+					d.eng.set(func() {
+						if by == "suspend" {
+							d.eng.beforeSuspend = slow
+						} else {
+							d.eng.beforeCheckpoint = slow
+						}
+					})
+					<-began
+					check := change(t, d, id)
+					wait(saveEvery * 3 / 2)
+					d.wantState(t, "after the change", id, sandbox.Running)
+					d.eng.powerCut()
+					check()
+				})
+			})
+		}
+	}
+}
