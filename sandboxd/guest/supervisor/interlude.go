@@ -12,19 +12,37 @@ import (
 // interlude gathers what happens to a lane's kernels while nothing runs, for the next execution to tell: what is
 // printed then must not pass for that execution's output, nor may a loss go unsaid.
 type interlude struct {
-	mu    sync.Mutex
+	mu     sync.Mutex
+	late   lateText
+	sealed *lateText // what was printed before the execution that runs began; nil: none has begun
+	asOf   time.Time
+	death  *sandbox.KernelDeath
+}
+
+// lateText is text that no execution printed.
+type lateText struct {
 	bytes int64
-	text  []byte // the end of what was printed
-	asOf  time.Time
-	death *sandbox.KernelDeath
+	end   []byte // of the text
+}
+
+func (t *lateText) add(bytes int64, text []byte) {
+	t.bytes += bytes
+	t.end = lastText(append(t.end, lastText(text)...))
 }
 
 // print takes text that no execution printed.
 func (i *interlude) print(p []byte) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.bytes += int64(len(p))
-	i.text = lastText(append(i.text, lastText(p)...))
+	i.late.add(int64(len(p)), p)
+}
+
+// begun separates what was printed before an execution from what will be printed after it.
+func (i *interlude) begun() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	sealed := i.late
+	i.late, i.sealed = lateText{}, &sealed
 }
 
 func lastText(p []byte) []byte {
@@ -52,28 +70,33 @@ func (i *interlude) restored(t time.Time) {
 func (i *interlude) take() *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.bytes == 0 && i.asOf.IsZero() && i.death == nil {
+	if i.late.bytes == 0 && i.asOf.IsZero() && i.death == nil {
 		return nil
 	}
-	taken := &sandbox.Interlude{LateBytes: i.bytes, LateText: string(i.text), AsOf: i.asOf, Death: i.death}
-	i.bytes, i.text, i.asOf, i.death = 0, nil, time.Time{}, nil
+	taken := &sandbox.Interlude{LateBytes: i.late.bytes, LateText: string(i.late.end), AsOf: i.asOf, Death: i.death}
+	i.late, i.asOf, i.death = lateText{}, time.Time{}, nil
 	return taken
 }
 
-// takeLate adds what was printed since take to what that returned. A kernel tells of it a moment later, but before
-// anything of the execution.
+// takeLate adds to what take returned the text that was printed after that and before the execution began. The caller calls it once,
+// when the execution has ended. If the kernel died before it began the execution, this is all text until then.
 func (i *interlude) takeLate(taken *sandbox.Interlude) *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.bytes == 0 {
+	late := i.sealed
+	if i.sealed = nil; late == nil {
+		late = &lateText{bytes: i.late.bytes, end: i.late.end}
+		i.late = lateText{}
+	}
+	if late.bytes == 0 {
 		return taken
 	}
 	var sum sandbox.Interlude // a new one: others read the old one
 	if taken != nil {
 		sum = *taken
 	}
-	sum.LateBytes += i.bytes
-	sum.LateText = string(lastText(append([]byte(sum.LateText), i.text...)))
-	i.bytes, i.text = 0, nil
+	all := lateText{bytes: sum.LateBytes, end: []byte(sum.LateText)}
+	all.add(late.bytes, late.end)
+	sum.LateBytes, sum.LateText = all.bytes, string(all.end)
 	return &sum
 }

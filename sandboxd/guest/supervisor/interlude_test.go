@@ -3,6 +3,8 @@
 package supervisor_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -85,4 +87,63 @@ func TestPrintedWhileNothingRan(t *testing.T) {
 			t.Errorf("and once more: %+v", e.Interlude)
 		}
 	})
+}
+
+// Text that comes after the guest gave the kernel an execution, and before the kernel began it, is not that execution's. The kernel is stopped
+// meanwhile, so the order of events does not depend on time.
+func TestRawOutputBeforeAnExecutionBegins(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	const helper = `
+wait_for() { while [ ! -e /tmp/$1 ]; do sleep .01; done; }
+wait_for $0-stop; kill -STOP $PPID; touch /tmp/$0-stopped
+wait_for $0-print; echo late; echo late too >&2; kill -CONT $PPID`
+	for _, test := range []struct {
+		lang        sandbox.Language
+		start, next string
+	}{
+		{lang: sandbox.Python, start: "import subprocess\n_ = subprocess.Popen(['sh', '-c', '''" + helper + "''', 'python'])", next: "import os; _ = os.write(1, b'own\\n')"},
+		{lang: sandbox.JavaScript, start: "var helper = require('child_process').spawn('sh', ['-c', `" + strings.ReplaceAll(helper, "$", "\\$") + "`, 'javascript'], { stdio: 'inherit' }); 0", next: "require('fs').writeSync(1, 'own\\n')"},
+	} {
+		t.Run(string(test.lang), func(t *testing.T) {
+			b.t = t
+			if test.lang == sandbox.JavaScript {
+				b.needsNode()
+			}
+			touch := func(name string) {
+				t.Helper()
+				if err := os.WriteFile(filepath.Join(b.root, "tmp", string(test.lang)+"-"+name), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			until := func(what string, done func() bool) {
+				t.Helper()
+				for end := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
+					if time.Now().After(end) {
+						t.Fatalf("within a minute there was no %s", what)
+					}
+				}
+			}
+			want(t, b.run(sandbox.ExecuteRequest{Code: test.start, Language: test.lang}), sandbox.ExecSucceeded)
+			touch("stop")
+			until("stopped kernel", func() bool {
+				_, err := os.Stat(filepath.Join(b.root, "tmp", string(test.lang)+"-stopped"))
+				return err == nil
+			})
+			id, seconds := sandbox.NewExecutionID(), 600
+			if _, err := b.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: test.next, Language: test.lang, TimeoutSeconds: &seconds}); err != nil {
+				t.Fatal(err)
+			}
+			until("running execution", func() bool { return b.look(id, 0).State == sandbox.ExecRunning })
+			touch("print")
+			e := b.look(id, 45)
+			late := ""
+			if e.Interlude != nil {
+				late = e.Interlude.LateText
+			}
+			if e.State != sandbox.ExecSucceeded || text(e.Events) != "own\n" || !strings.Contains(late, "late\n") || !strings.Contains(late, "late too\n") {
+				t.Errorf("state %s, printed %q, late %q; want succeeded, %q, and late both lines of the helper", e.State, text(e.Events), late, "own\n")
+			}
+		})
+	}
 }

@@ -24,7 +24,7 @@ type kernel struct {
 	exited  chan struct{}   // closed when wait4 has it
 	done    chan string     // status of the current execution's done message
 	dropped *droppedCounter // what it sent that nobody wanted
-	late    func([]byte)    // takes text that no execution printed
+	between *interlude      // takes text that no execution printed
 
 	requests *os.File    // fd 3 of the kernel
 	outbox   chan []byte // what is to be written to it, in order
@@ -40,6 +40,7 @@ type kernel struct {
 	mu      sync.Mutex
 	hello   message // the ready message
 	current *execution
+	begun   bool               // the kernel has begun the current execution
 	status  syscall.WaitStatus // once exited is closed
 }
 
@@ -50,7 +51,7 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program with the descriptors of docs/kernel-protocol.md.
-func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, late func([]byte)) (*kernel, error) {
+func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, between *interlude) (*kernel, error) {
 	k := &kernel{
 		ready:   make(chan struct{}),
 		warm:    make(chan struct{}),
@@ -58,7 +59,7 @@ func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, late fu
 		exited:  make(chan struct{}),
 		done:    make(chan string, 1),
 		dropped: dropped,
-		late:    late,
+		between: between,
 		outbox:  make(chan []byte, 4),
 	}
 	var ends pipeEnds
@@ -159,6 +160,10 @@ func (k *kernel) handle(m message) {
 			close(k.warm) // by this goroutine alone
 		}
 		return
+	case "begun":
+		k.hasBegun(m.ID)
+		k.acks.signal() // the kernel waits for it also if the message is forged
+		return
 	case "renewed":
 		select {
 		case k.renewed <- m.Text:
@@ -209,16 +214,27 @@ func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	k.print(typ, p)
 }
 
-// print gives text to the execution that runs.
+// print gives raw output to the execution that runs. A kernel sends begun and waits for the answer before it runs any code of an
+// execution, so raw output that is read before that message belongs to none.
 func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	k.mu.Lock()
-	e := k.current
+	e, begun := k.current, k.begun
 	k.mu.Unlock()
-	if e == nil {
+	if e == nil || !begun {
 		k.printLate(p)
 		return
 	}
 	e.journal.text(typ, p)
+}
+
+// hasBegun marks the current execution as begun if it has this id.
+func (k *kernel) hasBegun(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.current != nil && string(k.current.id) == id && !k.begun {
+		k.begun = true
+		k.between.begun()
+	}
 }
 
 // printLate is for text that came while nothing ran. What a kernel prints as it starts is not of interest.
@@ -226,7 +242,7 @@ func (k *kernel) printLate(p []byte) {
 	k.dropped.late.Add(int64(len(p)))
 	select {
 	case <-k.ready:
-		k.late(p)
+		k.between.print(p)
 	default:
 	}
 }
@@ -251,14 +267,14 @@ func (k *kernel) busy() bool {
 // release ends the current execution's hold of the kernel: what comes now is late.
 func (k *kernel) release() {
 	k.mu.Lock()
-	k.current = nil
+	k.current, k.begun = nil, false
 	k.mu.Unlock()
 }
 
 // begin gives the kernel an execution.
 func (k *kernel) begin(e *execution) {
 	k.mu.Lock()
-	k.current = e
+	k.current, k.begun = e, false
 	k.mu.Unlock()
 	k.request(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
 }

@@ -138,7 +138,7 @@ func (l *lane) run(e *execution) {
 		return
 	}
 	before := l.sup.workspace.snapshot()
-	k.drainRaw() // what comes from now on is the execution's
+	k.drainRaw()
 	since := l.between.take()
 	e.begin(l.currentEpoch(), since)
 	l.sup.watchdog.busy(1)
@@ -281,7 +281,7 @@ func (l *lane) start() (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := startKernel(l.sup.reaper, argv, env, &l.sup.dropped, l.between.print)
+	k, err := startKernel(l.sup.reaper, argv, env, &l.sup.dropped, &l.between)
 	if err != nil {
 		return nil, fmt.Errorf("the %s kernel did not start: %w", l.lang, err)
 	}

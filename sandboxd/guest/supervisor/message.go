@@ -51,7 +51,7 @@ func parseMessage(line []byte) (message, error) {
 		return message{}, errMessage
 	}
 	switch m.Type {
-	case "stdout", "stderr", "sync", "warm", "renewed":
+	case "stdout", "stderr", "sync", "warm", "renewed", "begun":
 	case "ready":
 		m.Version, m.Runner = shorten(m.Version, 100), shorten(m.Runner, 100)
 	case "display", "result":

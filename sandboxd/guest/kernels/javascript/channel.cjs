@@ -30,10 +30,12 @@ class Channel {
     this.unsent = Buffer.alloc(0); // of a line, should SIGINT end a script in the middle of writing it
   }
 
+  /** Returns when the guest has read everything before; what anything prints from now on comes while the execution runs. */
   begin(id) {
     this.flush();
     this.id = id;
     this.writes = 0;
+    this.ask({ type: 'begun', id });
   }
 
   text(type, text) {
@@ -63,7 +65,12 @@ class Channel {
 
   /** Returns when the guest has read everything before; what a subprocess prints now comes after it. */
   sync() {
-    this.send({ type: 'sync' });
+    this.ask({ type: 'sync' });
+  }
+
+  /** Sends a message and waits for the guest's byte. */
+  ask(message) {
+    this.send(message);
     for (;;) {
       try {
         readSync(ACKS, Buffer.alloc(1));

@@ -114,8 +114,8 @@ class Kernel {
     this.restore();
     const cell = { id };
     this.running = cell;
-    this.interrupts.running(++this.count);
     this.channel.begin(id);
+    this.interrupts.running(++this.count);
     // A cell ends a little after its code, so that what its promises print at once is still its own.
     const succeed = (value) => this.later(() => this.succeed(cell, value));
     // After an error, which may be what SIGINT did to a child process, the event loop turns, so that the signal is told first.

@@ -82,9 +82,12 @@ class Channel:
             self._flush()
 
     def begin(self, execution):
+        """Returns when the guest has read everything before; what anything prints from now on comes while the execution runs."""
         with self._shield, self._lock:
             self._flush()
             self.id = execution
+            self._line({"type": "begun", "id": execution})
+            os.read(ACKS, 1)
 
     def done(self, status):
         with self._shield, self._lock:

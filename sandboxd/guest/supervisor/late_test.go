@@ -1,0 +1,82 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// TestLateTextBelongsToTheInterludeBeforeTheNextExecution: the messages of a kernel come in a fixed order here, and what the lane does
+// after done comes last, as it does when it looks for changed files for a while.
+func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	var between interlude
+	k := &kernel{
+		ready: make(chan struct{}), done: make(chan string, 1), dropped: new(droppedCounter), between: &between, outbox: make(chan []byte, 4),
+		acks: &pipeWriter{file: w}, raw: [2]*rawOutput{{}, {}},
+	}
+	close(k.ready)
+	begin := func(id sandbox.ExecutionID) *execution {
+		seconds := 1
+		e := newExecution(id, sandbox.ExecuteRequest{TimeoutSeconds: &seconds}, newJournal(filepath.Join(t.TempDir(), "output"), func(int64) {}))
+		k.begin(e)
+		return e
+	}
+	first, second := sandbox.NewExecutionID(), sandbox.NewExecutionID()
+	wantLate := func(got *sandbox.Interlude, want string) {
+		t.Helper()
+		if got == nil && want != "" || got != nil && (got.LateText != want || got.LateBytes != int64(len(want))) {
+			t.Errorf("interlude = %+v, want %q", got, want)
+		}
+	}
+	wantOutput := func(e *execution, want int64) {
+		t.Helper()
+		if got := e.journal.total(); got != want {
+			t.Errorf("execution %s has %d bytes of output, want %d", e.id, got, want)
+		}
+	}
+
+	since := between.take()
+	e := begin(first)
+	k.print(sandbox.EventStdout, []byte("raw before\n"))
+	k.handle(message{Type: "stdout", Text: "before\n"})
+	k.handle(message{Type: "begun", ID: string(second)}) // forged
+	k.print(sandbox.EventStdout, []byte("still before\n"))
+	k.handle(message{Type: "begun", ID: string(first)})
+	k.print(sandbox.EventStdout, []byte("raw own\n"))
+	k.handle(message{Type: "stdout", ID: string(first), Text: "own\n"})
+	k.handle(message{Type: "begun", ID: string(first)}) // forged
+	k.handle(message{Type: "done", ID: string(first), Status: "ok"})
+	k.print(sandbox.EventStdout, []byte("raw after\n"))
+	k.handle(message{Type: "stdout", Text: "after\n"})
+	<-k.done
+	wantOutput(e, int64(len("raw own\nown\n")))
+	wantLate(between.takeLate(since), "raw before\nbefore\nstill before\n")
+
+	since = between.take()
+	wantLate(since, "raw after\nafter\n")
+	e = begin(second)
+	k.print(sandbox.EventStderr, []byte("and before\n"))
+	k.handle(message{Type: "begun", ID: string(second)})
+	k.handle(message{Type: "done", ID: string(second), Status: "ok"})
+	<-k.done
+	wantOutput(e, 0)
+	wantLate(between.takeLate(since), "raw after\nafter\nand before\n")
+	wantLate(between.take(), "")
+
+	// A kernel that dies before it begins an execution: everything is told.
+	since = between.take()
+	e = begin(sandbox.NewExecutionID())
+	k.print(sandbox.EventStderr, []byte("last words\n"))
+	wantOutput(e, 0)
+	wantLate(between.takeLate(since), "last words\n")
+}
