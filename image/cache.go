@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
 // cache is a folder of the user's, shared by every home:
@@ -77,10 +79,10 @@ func (c cache) keep(tar string, result Result) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := os.WriteFile(c.path(".json"), b, 0o644); err != nil {
+	if err := durable.WriteFile(c.path(".json"), b, 0o644); err != nil {
 		return Result{}, err
 	}
-	if err := os.Rename(tar, result.Path); err != nil {
+	if err := durable.Rename(tar, result.Path); err != nil {
 		return Result{}, err
 	}
 	c.prune()

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -255,19 +255,12 @@ func newSecret() string {
 
 // writeTokens writes a file of this user alone that is whole when it appears. A new one is in nobody's place.
 func writeTokens(path, text string, isNew bool) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
-	if err != nil {
+	write := durable.WriteFile
+	if isNew {
+		write = durable.Create
+	}
+	if err := write(path, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write the tokens: %w", err)
 	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write the tokens: %w", err)
-	}
-	if isNew { // a link fails where somebody was faster; some file systems have none
-		if err := os.Link(f.Name(), path); err == nil || errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }

@@ -27,7 +27,7 @@ import (
 // remote engine) and mounted read-only.
 //
 // A volume is trusted only if it has the marker, which is written after everything
-// else. Who fills holds a lock that all daemons of the engine share: the name of the helper
+// else, and all files have their sizes. Who fills holds a lock that all daemons of the engine share: the name of the helper
 // container through which files go in. So nobody writes to a volume that is in use.
 type guestVolumes struct {
 	api    *client.Client
@@ -92,13 +92,12 @@ func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (w
 		defer cancel()
 		err = errors.Join(err, g.api.ContainerRemove(ctx, helper, container.RemoveOptions{Force: true}))
 	}()
-	_, err = g.api.ContainerStatPath(ctx, helper, path.Join(engine.BundleDir, marker))
-	if err == nil || !cerrdefs.IsNotFound(err) {
-		return false, err
-	}
 	files, err := g.bundle.Files(img.Arch)
 	if err != nil {
 		return false, fmt.Errorf("guest for %s: %w", img.Arch, err)
+	}
+	if whole, err := g.whole(ctx, helper, files); whole || err != nil {
+		return false, err
 	}
 	reader, writer := io.Pipe()
 	defer reader.Close()
@@ -111,6 +110,35 @@ func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (w
 		return false, err
 	}
 	return true, g.api.CopyToContainer(ctx, helper, engine.BundleDir, &end, container.CopyToContainerOptions{})
+}
+
+// whole reports whether the volume has the marker and all the files, each with its size. The marker alone does not say so: the engine
+// syncs neither, and after a power cut the marker can be there and a file empty.
+func (g *guestVolumes) whole(ctx context.Context, helper string, files fs.FS) (bool, error) {
+	sizes := map[string]int64{marker: 0}
+	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			sizes[name] = info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	for name, size := range sizes {
+		stat, err := g.api.ContainerStatPath(ctx, helper, path.Join(engine.BundleDir, name))
+		if cerrdefs.IsNotFound(err) || err == nil && stat.Size != size {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // lock creates the helper container, which is never started, and returns its id. Its

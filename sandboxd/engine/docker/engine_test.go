@@ -77,6 +77,21 @@ func TestAnAbortedInstallationIsNotTrusted(t *testing.T) {
 	createAndRemove(t, open(t, docker.Config{Home: "test-abort", Bundle: guest}), image)
 }
 
+// renamed is a bundle whose volume no other test uses.
+type renamed struct{ engine.Bundle }
+
+func (renamed) ID() string { return "00e0000e0000" }
+
+func TestAGuestFileThatAPowerCutEmptiedIsInstalledAgain(t *testing.T) {
+	image, guest := anyImage(t), renamed{enginetest.Probe(t)}
+	e := open(t, docker.Config{Home: "test-emptied", Bundle: guest})
+	createAndRemove(t, e, image)
+	if err := e.EmptyGuest(t.Context(), guest, image, "guest"); err != nil {
+		t.Fatal(err)
+	}
+	createAndRemove(t, open(t, docker.Config{Home: "test-emptied", Bundle: guest}), image)
+}
+
 func TestAHelperThatWasLeftIsRemoved(t *testing.T) {
 	image, guest := anyImage(t), enginetest.Probe(t)
 	e := open(t, docker.Config{Home: "test-left", Bundle: guest})

@@ -1,12 +1,16 @@
 package docker
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/system"
 
@@ -68,6 +72,25 @@ func (e *Engine) LeaveHelper(ctx context.Context, b engine.Bundle, ref string) e
 	e.guest.stale = time.Second
 	_, err = e.guest.lock(ctx, e.VolumeOf(b, img.Arch), img, nil)
 	return err
+}
+
+// EmptyGuest empties a file of a volume, as a power cut can.
+func (e *Engine) EmptyGuest(ctx context.Context, b engine.Bundle, ref, file string) error {
+	img, err := e.inspectImage(ctx, ref)
+	if err != nil {
+		return err
+	}
+	helper, err := e.guest.lock(ctx, e.VolumeOf(b, img.Arch), img, nil)
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	archive := tar.NewWriter(&text)
+	err = errors.Join(archive.WriteHeader(&tar.Header{Name: file, Typeflag: tar.TypeReg, Mode: 0o755}), archive.Close())
+	if err == nil {
+		err = e.api.CopyToContainer(ctx, helper, engine.BundleDir, &text, container.CopyToContainerOptions{})
+	}
+	return errors.Join(err, e.api.ContainerRemove(ctx, helper, container.RemoveOptions{Force: true}))
 }
 
 // Host is the engine's address.

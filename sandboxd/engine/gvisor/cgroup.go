@@ -120,7 +120,12 @@ func (c cgroups) path(name string) string {
 	return c.base + cgroupParent + "/" + name
 }
 
+// dirs are the folders of an instance's cgroup. There are none for a name that no instance can have: without one, they would be the
+// cgroup that all homes share.
 func (c cgroups) dirs(name string) []string {
+	if !isInstance(name) {
+		return nil
+	}
 	var dirs []string
 	for _, tree := range c.trees {
 		dirs = append(dirs, tree+cgroupParent+"/"+name)

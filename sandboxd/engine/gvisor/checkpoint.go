@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -86,10 +87,7 @@ func seal(dir string, m manifest) error {
 	if len(m.Files) == 0 {
 		return errors.New("there is nothing in it")
 	}
-	if err := writeManifest(dir, m); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return writeManifest(dir, m)
 }
 
 // fits reports why a checkpoint can't be restored with what is there now.
@@ -125,7 +123,7 @@ func (m manifest) whole(dir string) error {
 	return nil
 }
 
-// writeManifest writes a manifest with its own sum.
+// writeManifest writes a manifest with its own sum, and syncs it and the names of the files beside it.
 func writeManifest(dir string, m manifest) error {
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -135,8 +133,7 @@ func writeManifest(dir string, m manifest) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, manifestName)
-	return errors.Join(writeFile(path, whole, 0o600), syncFile(path))
+	return durable.WriteFile(filepath.Join(dir, manifestName), whole, 0o600)
 }
 
 func sumOf(text []byte) string {

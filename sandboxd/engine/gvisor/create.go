@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -81,7 +80,7 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSp
 		}
 		return fmt.Errorf("create %s: %w", id, err)
 	}
-	err := writeJSON(filepath.Join(box, "config.json"), config)
+	err := writeJSON(e.layout.configFile(id), config)
 	if err == nil {
 		err = writeJSON(e.layout.record(id), r)
 	}

@@ -15,6 +15,7 @@ import (
 func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	checks := []engine.Check{ok("engine", "gvisor %s, %s", e.info.Version, e.info.Why), ok("runtime", "runsc: %s", e.info.Isolation)}
 	checks = append(checks, e.systemChecks()...)
+	checks = append(checks, e.sandboxCheck())
 	switch has, err := e.HasImage(ctx, ref); {
 	case err != nil:
 		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: "it could not be seen whether " + ref + " is here",

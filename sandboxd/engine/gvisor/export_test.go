@@ -56,3 +56,6 @@ func Own(conn net.Conn) bool {
 	_, ok := conn.(*stdio.Stream)
 	return ok
 }
+
+// ParseSpare reads the file that says which spare a sandbox runs in.
+var ParseSpare = parseSpare

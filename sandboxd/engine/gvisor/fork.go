@@ -70,11 +70,11 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 
 // adopt makes a checkpoint of from one of to: only the configuration differs.
 func (e *Engine) adopt(from, to sandbox.ID, r record) error {
-	old, err := os.ReadFile(filepath.Join(e.layout.box(from), "config.json"))
+	old, err := os.ReadFile(e.layout.configFile(from))
 	if err != nil {
 		return err
 	}
-	config, err := os.ReadFile(filepath.Join(e.layout.box(to), "config.json"))
+	config, err := os.ReadFile(e.layout.configFile(to))
 	if err != nil {
 		return err
 	}

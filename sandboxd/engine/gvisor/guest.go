@@ -7,39 +7,61 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
-// installGuest writes the guest's files, if they are not there, and returns the name of
-// their folder. It gets its name when it is whole, and is never written again.
+// installGuest writes the guest's files, if they are not there or not whole, and returns the name of
+// their folder. It gets its name when it is whole and on disk.
 func (e *Engine) installGuest() (string, error) {
 	e.guestOnce.Lock()
 	defer e.guestOnce.Unlock()
 	if e.guest != "" {
 		return e.guest, nil
 	}
-	name := e.bundle.ID() + "-" + runtime.GOARCH
+	name := e.guestName()
 	dir := e.layout.guest(name)
-	if _, err := os.Stat(dir); err == nil {
-		e.guest = name
-		return name, nil
-	}
 	files, err := e.bundle.Files(runtime.GOARCH)
 	if err != nil {
 		return "", err
+	}
+	if sameSizes(dir, files) {
+		e.guest = name
+		return name, nil
 	}
 	making, err := os.MkdirTemp(filepath.Dir(dir), ".making-*")
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(making) // there only if something failed
+	defer os.RemoveAll(making) // there only if something failed, or a damaged one was there
 	if err := errors.Join(writeTree(making, files), os.Chmod(making, 0o755), syncAll(making)); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
-	if err := os.Rename(making, dir); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := e.layout.swap(making, dir); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
 	e.guest = name
 	return name, nil
+}
+
+func (e *Engine) guestName() string { return e.bundle.ID() + "-" + runtime.GOARCH }
+
+// sameSizes reports whether a folder has all of the files, each with its size.
+func sameSizes(dir string, files fs.FS) bool {
+	return nil == fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		want, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		have, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
+		if err == nil && (!have.Mode().IsRegular() || have.Size() != want.Size()) {
+			err = errDamaged
+		}
+		return err
+	})
 }
 
 // writeTree writes files for everybody to read, whatever the umask, the guest executable.
@@ -60,6 +82,6 @@ func writeTree(dir string, files fs.FS) error {
 		if name == "guest" {
 			mode = 0o755
 		}
-		return writeFile(path, data, mode)
+		return durable.Replace(path, data, mode) // all are synced together
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -57,7 +58,10 @@ func (i images) refFile(ref string) string {
 func (i images) find(ref string) (imageRef, error) {
 	var img imageRef
 	err := readJSON(i.refFile(ref), &img)
-	if err == nil && img.Ref == ref {
+	if errors.Is(err, errDamaged) {
+		return imageRef{}, noImage(ref) // it can be brought in again, which writes the file anew
+	}
+	if err == nil && img.Ref == ref && isDigest(img.Digest) {
 		if _, err = os.Stat(i.root(img.Digest)); err == nil {
 			return img, nil
 		}
@@ -147,7 +151,7 @@ func (i images) keep(making, digest string) error {
 	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
 		return err
 	}
-	return syncDir(i.dir)
+	return durable.SyncDir(i.dir)
 }
 
 // lock waits until nobody else unpacks.

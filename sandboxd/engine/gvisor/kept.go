@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -60,7 +61,7 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 	if _, alive := e.layout.processOfBox(id); !alive || e.layout.suspended(id) || !exists(e.layout.kept(id)) {
 		return nil
 	}
-	return errors.Join(e.drop(e.layout.kept(id)), syncDir(e.layout.box(id)))
+	return errors.Join(e.drop(e.layout.kept(id)), durable.SyncDir(e.layout.box(id)))
 }
 
 // fallBack makes a sandbox suspended whose processes have died, if there is a checkpoint to fall back to. For who has
@@ -74,7 +75,7 @@ func (e *Engine) fallBack(ctx context.Context, id sandbox.ID) error {
 		return nil
 	}
 	path := filepath.Join(kept, endedName)
-	if err := errors.Join(writeFile(path, []byte(e.ending(id)+"\n"), 0o600), syncFile(path), syncDir(kept)); err != nil {
+	if err := durable.WriteFile(path, []byte(e.ending(id)+"\n"), 0o600); err != nil {
 		return fmt.Errorf("fall back to the checkpoint of %s: %w", id, err)
 	}
 	if err := e.end(ctx, id); err != nil {
@@ -98,7 +99,10 @@ func (e *Engine) glance(id sandbox.ID) engine.Container {
 	c := engine.Container{ID: id}
 	checkpoint, kept := e.layout.checkpoint(id), e.layout.kept(id)
 	c.StateBytes = bytesIn(checkpoint) + bytesIn(kept)
+	damage := e.layout.damage(id)
 	switch _, alive := e.layout.processOfBox(id); {
+	case damage != "":
+		c.Detail = damage
 	case e.layout.suspended(id):
 		c.Suspended, c.Detail = true, "is suspended"
 		if how, err := os.ReadFile(filepath.Join(checkpoint, endedName)); err == nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -17,7 +18,7 @@ import (
 //	  config.json            what runsc is told
 //	  record.json            what made it: which runsc, guest and image
 //	  process.json           its process, when it has started
-//	  spare                  the name of the spare that it runs in, if it does
+//	  spare                  the name of the spare that it runs in, if it does, and its own id
 //	  checkpoint/            its memory: it is suspended while this is there
 //	  kept/                  its memory as it was a while ago: what it falls back to if its processes die
 //	  checkpoint.making/     a checkpoint that is not whole yet
@@ -31,18 +32,22 @@ import (
 //	guest/<bundle>-<arch>/   each guest
 //	etc/                     small files of every sandbox's /etc
 //
-// What is written is written under another name first, and is whole when it has its own. It is made
-// to survive a power cut when a sandbox is suspended: one that runs does not.
+// Each file is written under another name first, and is whole when it has its own. The files of a sandbox are synced when it is
+// suspended: a running sandbox does not survive a power cut, and its files can be empty, torn or missing after one. So every
+// reader validates them (damage.go), and a damaged sandbox is lost, alone. All other files are synced when they are written.
 type layout struct{ dir string }
 
-func (l layout) sandboxes() string            { return filepath.Join(l.dir, "sandboxes") }
-func (l layout) box(id sandbox.ID) string     { return filepath.Join(l.sandboxes(), string(id)) }
-func (l layout) spares() string               { return filepath.Join(l.dir, "spares") }
-func (l layout) runscRoot() string            { return filepath.Join(l.dir, "runsc") }
-func (l layout) runsc(build string) string    { return filepath.Join(l.dir, "bin", "runsc-"+build) }
-func (l layout) guest(name string) string     { return filepath.Join(l.dir, "guest", name) }
-func (l layout) etc() string                  { return filepath.Join(l.dir, "etc") }
-func (l layout) record(id sandbox.ID) string  { return filepath.Join(l.box(id), "record.json") }
+func (l layout) sandboxes() string           { return filepath.Join(l.dir, "sandboxes") }
+func (l layout) box(id sandbox.ID) string    { return filepath.Join(l.sandboxes(), string(id)) }
+func (l layout) spares() string              { return filepath.Join(l.dir, "spares") }
+func (l layout) runscRoot() string           { return filepath.Join(l.dir, "runsc") }
+func (l layout) runsc(build string) string   { return filepath.Join(l.dir, "bin", "runsc-"+build) }
+func (l layout) guest(name string) string    { return filepath.Join(l.dir, "guest", name) }
+func (l layout) etc() string                 { return filepath.Join(l.dir, "etc") }
+func (l layout) record(id sandbox.ID) string { return filepath.Join(l.box(id), "record.json") }
+func (l layout) configFile(id sandbox.ID) string {
+	return filepath.Join(l.box(id), "config.json")
+}
 func (l layout) process(id sandbox.ID) string { return filepath.Join(l.box(id), "process.json") }
 func (l layout) spareOf(id sandbox.ID) string { return filepath.Join(l.box(id), "spare") }
 func (l layout) checkpoint(id sandbox.ID) string {
@@ -77,8 +82,8 @@ func (l layout) make() error {
 		if old, err := os.ReadFile(path); err == nil && string(old) == text {
 			continue
 		}
-		if err := writeFile(path, []byte(text), 0o644); err != nil {
-			return err
+		if err := durable.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("open gvisor: %w", err)
 		}
 	}
 	return nil
@@ -106,7 +111,7 @@ type record struct {
 
 const recordSchema = 1
 
-// find returns a sandbox's record; not_found if there is no such sandbox.
+// find returns a sandbox's record. The error is not_found if there is no such sandbox, and expired if the record is damaged.
 func (l layout) find(id sandbox.ID) (record, error) {
 	var r record
 	if !sandbox.IsID(string(id)) {
@@ -116,7 +121,10 @@ func (l layout) find(id sandbox.ID) (record, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, noSandbox(id)
 	}
-	return r, err
+	if err == nil {
+		err = r.validate()
+	}
+	return r, damaged("record.json", err)
 }
 
 // ids are the sandboxes that have a folder.
@@ -134,10 +142,13 @@ func (l layout) ids() ([]sandbox.ID, error) {
 	return ids, nil
 }
 
-// config is what runsc is told about a sandbox that runs in no spare.
+// config is what runsc is told about a sandbox that runs in no spare. The error is expired if the file is missing or damaged.
 func (l layout) config(id sandbox.ID) (config ociSpec, err error) {
-	err = readJSON(filepath.Join(l.box(id), "config.json"), &config)
-	return config, err
+	err = readJSON(l.configFile(id), &config)
+	if err == nil {
+		err = config.validate(id)
+	}
+	return config, damaged("config.json", err)
 }
 
 func (l layout) suspended(id sandbox.ID) bool { return exists(l.checkpoint(id)) }
@@ -159,7 +170,7 @@ func (l layout) swap(making, to string) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(to))
+	return durable.SyncDir(filepath.Dir(to))
 }
 
 // discard removes a folder, if it is there: its name goes at once.
@@ -192,44 +203,16 @@ func readJSON(path string, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(text, v); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+		return fmt.Errorf("read %s: %w: %w", path, errDamaged, err)
 	}
 	return nil
 }
 
-// writeJSON writes a file that is whole or not there. A power cut may take it.
+// writeJSON writes a file of a sandbox's folder in one step. It is not synced.
 func writeJSON(path string, v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeFile(path, append(text, '\n'), 0o600)
+	return durable.Replace(path, append(text, '\n'), 0o600)
 }
-
-// writeFile writes a file that is whole or not there, as long as the power is on.
-func writeFile(path string, text []byte, mode fs.FileMode) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), ".writing-*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	if err = errors.Join(err, file.Chmod(mode), file.Close()); err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	return nil
-}
-
-// syncFile makes a file's content last.
-func syncFile(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(file.Sync(), file.Close())
-}
-
-// syncDir makes the names in a folder last.
-func syncDir(path string) error { return syncFile(path) }

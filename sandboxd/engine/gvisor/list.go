@@ -31,6 +31,8 @@ func (e *Engine) ending(id sandbox.ID) string {
 	switch {
 	case alive:
 		return "is running"
+	case p.PID == 0 && exists(e.layout.process(id)):
+		return "ended, and the record of its process is damaged"
 	case p.PID == 0 && exists(e.layout.kept(id)):
 		return "ended, and nothing says how" // its process was not on disk yet when the power failed
 	case p.PID == 0:

@@ -99,7 +99,8 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 	return noRoomToWake(err)
 }
 
-var errDamaged = errors.New("a block is not as it was written")
+// errDamaged is in the chain of the error of a file whose content is not what was written.
+var errDamaged = errors.New("it is not as it was written")
 
 // unpack decompresses the blocks, some at once.
 func (f saved) unpack(ctx context.Context, from, to string) (err error) {

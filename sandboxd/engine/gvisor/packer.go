@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -109,13 +110,9 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 		return err
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, endedName)); err == nil {
-		path := filepath.Join(packing, endedName)
-		if err := errors.Join(writeFile(path, text, 0o600), syncFile(path)); err != nil {
+		if err := durable.WriteFile(filepath.Join(packing, endedName), text, 0o600); err != nil {
 			return err
 		}
-	}
-	if err := syncDir(packing); err != nil {
-		return err
 	}
 	release, err := e.locks.take(ctx, id)
 	if err != nil {

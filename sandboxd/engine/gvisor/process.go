@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,16 @@ func (p process) alive() bool {
 	return running && start == p.Start && p.Boot == bootID()
 }
 
+// runs reports whether the process is alive and one of an instance's. A record that was damaged may name any process, even one of
+// another sandbox. A process that is ending has no command line any more, and is taken for the instance's.
+func (p process) runs(in instance) bool {
+	if !p.alive() {
+		return false
+	}
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+	return err == nil && (len(args) == 0 || isRunscOf(string(args), in.bundle))
+}
+
 // statOf reads when a process started, and whether it runs: a zombie does not.
 func statOf(pid int) (start string, running bool) {
 	if pid <= 0 {
@@ -61,12 +72,13 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-// processOfBox returns the sandbox's process as it was recorded, and whether it lives.
+// processOfBox returns the sandbox's process as it was recorded, and whether it lives. Without a record, or with a damaged one, it
+// is the zero process.
 func (l layout) processOfBox(id sandbox.ID) (p process, alive bool) {
 	if err := readJSON(l.process(id), &p); err != nil {
-		return p, false
+		return process{}, false
 	}
-	return p, p.alive()
+	return p, p.runs(l.instanceOf(id))
 }
 
 // instance is what runs of a sandbox: its name is what runsc calls it, and its cgroup. It is the sandbox's own, or the
@@ -79,11 +91,31 @@ type instance struct {
 func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.box(id)} }
 func (l layout) spare(name string) instance { return instance{name, filepath.Join(l.spares(), name)} }
 
+// instanceOf returns the instance of a sandbox: the spare that its file names, or its own. A spare's file that is damaged, or another
+// sandbox's, counts as none.
 func (l layout) instanceOf(id sandbox.ID) instance {
-	if name, err := os.ReadFile(l.spareOf(id)); err == nil {
-		return l.spare(string(name))
+	if text, err := os.ReadFile(l.spareOf(id)); err == nil {
+		if name, ok := parseSpare(text, id); ok {
+			return l.spare(name)
+		}
 	}
 	return l.own(id)
+}
+
+// spareName is the form of the names of spares.
+var spareName = regexp.MustCompile(`^spare-[a-z2-7]{26}$`)
+
+// isInstance reports whether a name is one that an instance can have. No path is made of any other name, and nothing is removed by it.
+func isInstance(name string) bool { return sandbox.IsID(name) || spareName.MatchString(name) }
+
+// spareFile is the content of the file that says which spare a sandbox runs in. It has the sandbox's id too, so that
+// the file of one sandbox means nothing in the folder of another.
+func spareFile(name string, id sandbox.ID) []byte { return []byte(name + " " + string(id) + "\n") }
+
+// parseSpare reads what spareFile wrote, or an older version, which wrote the name alone.
+func parseSpare(text []byte, id sandbox.ID) (name string, ok bool) {
+	name, owner, named := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
+	return name, spareName.MatchString(name) && (!named || owner == string(id))
 }
 
 // pidFile is where runsc writes the pid.
@@ -99,7 +131,11 @@ func (in instance) started() (process, error) {
 	if err != nil {
 		return process{}, fmt.Errorf("the sandbox's pid: %w", err)
 	}
-	return processOf(pid)
+	p, err := processOf(pid)
+	if err == nil && !p.runs(in) {
+		err = fmt.Errorf("process %d is not the sandbox's", pid)
+	}
+	return p, err
 }
 
 // processesOf finds all that runs of an instance, the half-started too: what is in its cgroup,
@@ -108,7 +144,7 @@ func (in instance) started() (process, error) {
 func (e *Engine) processesOf(in instance, record string) ([]int, error) {
 	found := map[int]bool{}
 	var p process
-	if err := readJSON(record, &p); err == nil && p.alive() {
+	if err := readJSON(record, &p); err == nil && p.runs(in) {
 		found[p.PID] = true
 	}
 	for _, pid := range e.cgroups.processes(in.name) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -308,8 +310,9 @@ func (i images) name(img imageRef) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	if err := writeJSON(file, img); err != nil {
+	text, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
 		return err
 	}
-	return syncFile(file)
+	return durable.WriteFile(file, append(text, '\n'), 0o600)
 }

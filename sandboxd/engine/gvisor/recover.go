@@ -19,21 +19,34 @@ import (
 //   - a sandbox whose processes have died falls back to what is kept of it
 //   - what was being removed is removed, and so is a spare that nobody took
 //
-// A sandbox that does not run any more and has nothing to fall back to stays, for [Engine.List] to tell.
+// A sandbox that does not run any more and has nothing to fall back to stays, for [Engine.List] to tell. So does one that is damaged.
+//
+// A step that fails, for want of disk say, fails for that sandbox alone and becomes a warning: the operation that needs it does it
+// again. The error is that of a folder that can't be read, or of ctx.
 func (e *Engine) recover(ctx context.Context) error {
 	ids, err := e.layout.ids()
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
-		if err := e.recoverBox(ctx, id); err != nil {
-			return fmt.Errorf("recover %s: %w", id, err)
+		e.warn(fmt.Sprintf("sandbox %s was not put in order", id), e.recoverBox(ctx, id))
+		if why := e.layout.damage(id); why != "" {
+			e.warn(fmt.Sprintf("sandbox %s is lost", id), errors.New(why))
 		}
 	}
-	if err := errors.Join(e.endSpares(ctx), e.clearTrash(), e.tidySnapshots()); err != nil {
-		return err
+	if exists(e.layout.guest(e.guestName())) { // one that is damaged is replaced
+		_, err := e.installGuest()
+		e.warn("the guest's files could not be checked", err)
 	}
-	return e.prune(ids)
+	e.warn("files that a killed daemon left were not removed", errors.Join(e.endSpares(ctx), e.clearTrash(), e.tidySnapshots(), e.prune(ids)))
+	return ctx.Err()
+}
+
+// warn adds an error to the engine's warnings.
+func (e *Engine) warn(what string, err error) {
+	if err != nil {
+		e.info.Warnings = append(e.info.Warnings, what+": "+err.Error())
+	}
 }
 
 func (e *Engine) recoverBox(ctx context.Context, id sandbox.ID) error {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -85,12 +86,24 @@ func (l layout) keepRunsc(path string, shared images) (build string, err error) 
 	if err != nil {
 		return "", err
 	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("keep runsc: %w", err)
+	}
+	whole := func(path string) bool {
+		have, err := os.Stat(path)
+		if err != nil || have.Size() != info.Size() {
+			return false
+		}
+		itsBuild, err := buildOf(path)
+		return err == nil && itsBuild == build
+	}
 	kept := l.runsc(build)
-	if have, err := buildOf(kept); err == nil && have == build {
+	if whole(kept) {
 		return build, nil
 	}
 	share := shared.program(build)
-	if have, err := buildOf(share); err != nil || have != build {
+	if !whole(share) {
 		if err := os.MkdirAll(filepath.Dir(share), 0o700); err != nil {
 			return "", fmt.Errorf("keep runsc: %w", err)
 		}
@@ -121,7 +134,7 @@ func placeProgram(path string, write func(making string) error) error {
 	if err := write(making); err != nil {
 		return err
 	}
-	return os.Rename(making, path)
+	return durable.Rename(making, path)
 }
 
 func copyProgram(from, to string) error {
@@ -135,7 +148,7 @@ func copyProgram(from, to string) error {
 		return err
 	}
 	_, err = io.Copy(file, source)
-	return errors.Join(err, file.Sync(), file.Close())
+	return errors.Join(err, file.Close())
 }
 
 // flags are runsc's for every call, and part of what isolates a sandbox.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -169,20 +170,27 @@ func (e *Engine) endSpares(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, entry := range entries {
-		if taken[entry.Name()] {
+		in := e.layout.spare(entry.Name())
+		switch {
+		case taken[in.name]:
 			continue
+		case isInstance(in.name):
+			err = e.endInstance(ctx, in, "")
+		default: // nothing that this engine made
+			err = os.RemoveAll(in.bundle)
 		}
-		if err := e.endInstance(ctx, e.layout.spare(entry.Name()), ""); err != nil {
-			return fmt.Errorf("end a spare: %w", err)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("end the spare %s: %w", in.name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // restoreInto starts a sandbox in a spare from runsc's files in a folder.
 func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build, dir string) error {
-	if err := writeFile(e.layout.spareOf(id), []byte(s.name), 0o600); err != nil {
+	if err := durable.Replace(e.layout.spareOf(id), spareFile(s.name, id), 0o600); err != nil {
 		endCtx, cancel := cleanup(ctx)
 		defer cancel()
 		s.close()

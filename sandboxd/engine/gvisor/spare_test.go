@@ -43,7 +43,8 @@ func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
 // taken is the spare that a sandbox runs in; empty if it runs in none.
 func taken(dir string, id sandbox.ID) string {
 	text, _ := os.ReadFile(filepath.Join(dir, "sandboxes", string(id), "spare"))
-	return string(text)
+	name, _, _ := strings.Cut(string(text), " ")
+	return name
 }
 
 // sleepAndWake suspends a sandbox and resumes it.

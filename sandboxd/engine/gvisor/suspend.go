@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -45,7 +46,10 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 // save writes a running sandbox's memory to the folder to, which gets its name when it is whole
 // and on disk, and replaces what had it. The sandbox runs on.
 func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
-	config, err := os.ReadFile(filepath.Join(e.layout.box(id), "config.json"))
+	if _, err := e.layout.config(id); err != nil { // what is saved with a damaged one can't be resumed
+		return err
+	}
+	config, err := os.ReadFile(e.layout.configFile(id))
 	if err != nil {
 		return err
 	}
@@ -66,7 +70,7 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 		return noRoom(fmt.Errorf("seal the checkpoint: %w", err))
 	}
 	box := e.layout.box(id)
-	if err := errors.Join(syncFile(e.layout.record(id)), syncFile(filepath.Join(box, "config.json")), syncDir(box), syncDir(e.layout.sandboxes())); err != nil {
+	if err := errors.Join(durable.SyncFile(e.layout.record(id)), durable.SyncFile(e.layout.configFile(id)), durable.SyncDir(box), durable.SyncDir(e.layout.sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
 	}
 	return e.put(making, to)
@@ -159,7 +163,10 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 // restore starts a sandbox from its checkpoint, if it is whole and fits.
 func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(id)
-	config, err := os.ReadFile(filepath.Join(e.layout.box(id), "config.json"))
+	if _, err := e.layout.config(id); err != nil {
+		return err
+	}
+	config, err := os.ReadFile(e.layout.configFile(id))
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -21,12 +23,21 @@ const unusedFor = 30 * 24 * time.Hour
 
 // enter notes that the sandboxes of a home use these images.
 func (i images) enter(home layout) error {
-	sum := sha256.Sum256([]byte(home.dir))
 	dir := filepath.Join(i.dir, "homes")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, hex.EncodeToString(sum[:16])), []byte(home.dir), 0o600)
+	path := filepath.Join(dir, homeFile(home.dir))
+	if old, err := os.ReadFile(path); err == nil && string(old) == home.dir {
+		return nil
+	}
+	return durable.WriteFile(path, []byte(home.dir), 0o600)
+}
+
+// homeFile is the name of the file that holds the path of a home.
+func homeFile(home string) string {
+	sum := sha256.Sum256([]byte(home))
+	return hex.EncodeToString(sum[:16])
 }
 
 // use notes that an image is used now.
@@ -45,7 +56,7 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 	}
 	defer lock.Unlock()
 	i.clear()
-	needed, err := i.needed()
+	needed, err := i.needed(now)
 	if err != nil {
 		return err
 	}
@@ -79,13 +90,26 @@ func isDigest(name string) bool {
 }
 
 // needed are the images of all sandboxes of the homes that are still there.
-func (i images) needed() (map[string]bool, error) {
+func (i images) needed(now time.Time) (map[string]bool, error) {
 	needed := map[string]bool{}
 	files, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*"))
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
+		}
+		if filepath.Base(file) != homeFile(string(text)) {
+			// It is damaged: which images that home needs is not known until it is opened again, or has not been for long.
+			info, err := os.Stat(file)
+			if err == nil && now.Sub(info.ModTime()) > unusedFor {
+				err = os.Remove(file)
+			} else {
+				err = errors.Join(err, fmt.Errorf("%s is damaged", file))
+			}
+			if err != nil {
+				return nil, err
+			}
+			continue
 		}
 		home := layout{string(text)}
 		ids, err := home.ids()
@@ -123,7 +147,12 @@ func (i images) named() (latest map[string]bool, refs map[string][]string, err e
 	files, _ := filepath.Glob(filepath.Join(i.dir, "refs", "*.json"))
 	for _, file := range files {
 		var img imageRef
-		if err := readJSON(file, &img); err != nil {
+		if err := readJSON(file, &img); errors.Is(err, errDamaged) || err == nil && !isDigest(img.Digest) {
+			if err := os.Remove(file); err != nil { // it names no image
+				return nil, nil, err
+			}
+			continue
+		} else if err != nil {
 			return nil, nil, err
 		}
 		info, err := os.Stat(file)

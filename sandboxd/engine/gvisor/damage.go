@@ -1,0 +1,86 @@
+package gvisor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// damaged returns the error of a file that a sandbox can't be used without, if err says that the file is missing or is not as it was
+// written. Any other error, such as one of a failing disk, is returned as it is: the file may be whole.
+func damaged(file string, err error) error {
+	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
+		return lost("%s", damageOf(file)).WithCause(err)
+	}
+	return err
+}
+
+func damageOf(file string) string {
+	return "its file " + file + " is damaged or missing, as after a power cut"
+}
+
+var (
+	buildName = regexp.MustCompile(`^[0-9a-f]{12}$`)
+	guestName = regexp.MustCompile(`^[0-9a-z]+-[0-9a-z]+$`)
+)
+
+// validate reports a record that no engine wrote. Paths are made of what is in it.
+func (r record) validate() error {
+	if r.Schema < recordSchema || !buildName.MatchString(r.Build) || !guestName.MatchString(r.Guest) || !isDigest(r.Image) {
+		return fmt.Errorf("%w: the record of a sandbox has a field that is not valid", errDamaged)
+	}
+	return nil
+}
+
+// validate reports a configuration that no engine wrote for this sandbox.
+func (s ociSpec) validate(id sandbox.ID) error {
+	if s.Root.Path == "" || len(s.Process.Args) == 0 || s.Linux.CgroupsPath != "" && path.Base(s.Linux.CgroupsPath) != string(id) {
+		return fmt.Errorf("%w: the configuration of a sandbox is another's or not complete", errDamaged)
+	}
+	return nil
+}
+
+// damage says why a sandbox can't be used any more because of its own files. It is empty if that is not so, or not known. A sandbox
+// that is being made or removed can look damaged.
+func (l layout) damage(id sandbox.ID) string {
+	switch _, err := l.find(id); sandbox.KindOf(err) {
+	case sandbox.NotFound, sandbox.Expired:
+		return damageOf("record.json")
+	}
+	if _, err := l.config(id); sandbox.KindOf(err) == sandbox.Expired {
+		return damageOf("config.json")
+	}
+	return ""
+}
+
+// sandboxCheck says which sandboxes of this home are damaged.
+func (e *Engine) sandboxCheck() engine.Check {
+	ids, err := e.layout.ids()
+	if err != nil {
+		return engine.Check{Name: "sandboxes", Status: engine.Bad, Detail: "the engine's folder can't be read: " + err.Error(),
+			Remedy: "see that " + e.layout.sandboxes() + " is readable"}
+	}
+	var lost []string
+	for _, id := range ids {
+		info, err := os.Lstat(e.layout.box(id))
+		if err != nil || time.Since(info.ModTime()) < time.Minute && !(exists(e.layout.record(id)) && exists(e.layout.configFile(id))) {
+			continue // it is being made or removed
+		}
+		if why := e.layout.damage(id); why != "" {
+			lost = append(lost, fmt.Sprintf("%s: %s", id, why))
+		}
+	}
+	if len(lost) > 0 {
+		return engine.Check{Name: "sandboxes", Status: engine.Weak, Detail: strings.Join(lost, "; "),
+			Remedy: "the daemon removes them; see whether the disk is healthy"}
+	}
+	return ok("sandboxes", "%d on this machine, none damaged", len(ids))
+}

@@ -1,0 +1,375 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// damages are what a power cut, a failing disk or a person can do to a file. Each gets the file's content and the
+// content of the same file of another sandbox, and returns the new content; nil removes the file.
+var damages = map[string]func(own, others []byte) []byte{
+	"missing":         func(_, _ []byte) []byte { return nil },
+	"empty":           func(_, _ []byte) []byte { return []byte{} },
+	"torn":            func(own, _ []byte) []byte { return own[:len(own)/2] },
+	"garbage":         func(own, _ []byte) []byte { return bytes.Repeat([]byte{0, '.', '/', 0xff}, max(len(own), 8)/4) },
+	"another's":       func(_, others []byte) []byte { return others },
+	"an empty object": func(_, _ []byte) []byte { return []byte("{}\n") },
+}
+
+// damage damages a file of a sandbox's folder.
+func damage(t *testing.T, dir string, id, other sandbox.ID, file, how string) {
+	t.Helper()
+	path := filepath.Join(dir, "sandboxes", string(id), file)
+	own, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := os.ReadFile(filepath.Join(dir, "sandboxes", string(other), file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := damages[how](own, others)
+	if content == nil {
+		err = os.Remove(path)
+	} else {
+		err = os.WriteFile(path, content, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inASpare makes a sandbox that runs in a pooled sandbox and has a checkpoint to fall back to, so that it has all the files
+// that a sandbox can have.
+func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
+	t.Helper()
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 42")
+	sleepAndWake(t, e, s.ID)
+	for range 5 {
+		ready(t, e)
+		if sleepAndWake(t, e, s.ID); taken(dir, s.ID) != "" {
+			return s.ID
+		}
+	}
+	t.Fatal("the sandbox does not run in a pooled sandbox")
+	return ""
+}
+
+// wantNeighbour fails unless a sandbox runs and has its variable.
+func wantNeighbour(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+	t.Helper()
+	if c := find(t, e, id); !c.Running {
+		t.Fatalf("the neighbour is %+v, want it running", c)
+	}
+	if got := python(t, e, id, "print(x)"); got != "42" {
+		t.Errorf("the neighbour printed %q, want 42", got)
+	}
+}
+
+// find returns an engine's container of an id.
+func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
+	t.Helper()
+	list, err := e.List(t.Context())
+	if err != nil {
+		t.Fatalf("List: %v", err)
+	}
+	i := slices.IndexFunc(list, func(c engine.Container) bool { return c.ID == id })
+	if i < 0 {
+		t.Fatalf("List() = %+v, want %s in it", list, id)
+	}
+	return list[i]
+}
+
+// After a power cut, whichever file of a sandbox is damaged in whichever way: the engine opens, the sandbox is listed with what can be
+// said of it, and can be removed, and its neighbour keeps running.
+func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	before := open(t, dir, bundle.Bundle{})
+	neighbour, original := inASpare(t, before, dir, image), inASpare(t, before, dir, image)
+	kill(t, before, original) // the power fails
+	folder := filepath.Join(dir, "sandboxes", string(original))
+	var files []string
+	for _, pattern := range []string{"*", "kept/*"} {
+		paths, _ := filepath.Glob(filepath.Join(folder, pattern))
+		for _, path := range paths {
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+				name, _ := filepath.Rel(folder, path)
+				files = append(files, name)
+			}
+		}
+	}
+	if len(files) < 7 || !slices.Contains(files, "spare") || !slices.Contains(files, "kept/manifest.json") {
+		t.Fatalf("a sandbox has the files %q, want all that there can be", files)
+	}
+	type victim struct{ file, how string }
+	victims := map[sandbox.ID]victim{}
+	for _, file := range files {
+		for how := range damages {
+			id := sandbox.NewID()
+			victims[id] = victim{file, how}
+			clone(t, folder, filepath.Join(dir, "sandboxes", string(id)), string(original), string(id))
+			damage(t, dir, id, neighbour, file, how)
+		}
+	}
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	e := open(t, dir, bundle.Bundle{})
+	wantNeighbour(t, e, neighbour)
+	for id, v := range victims {
+		t.Run(fmt.Sprintf("%s/%s", v.file, v.how), func(t *testing.T) {
+			c := find(t, e, id)
+			necessary := v.file == "record.json" || v.file == "config.json"
+			switch {
+			case c.Running:
+				t.Errorf("it is %+v, want it not running", c)
+			case necessary && v.how != "another's" && (c.Suspended || !strings.Contains(c.Detail, v.file)):
+				t.Errorf("it is %+v, want it lost because of %s", c, v.file)
+			case !necessary && !c.Suspended:
+				t.Errorf("it is %+v, want it suspended: its checkpoint is there", c)
+			}
+			if necessary || strings.HasPrefix(v.file, "kept/") {
+				if err := e.Resume(t.Context(), id); err == nil {
+					t.Error("Resume of the damaged one gave no error")
+				} else if k := sandbox.KindOf(err); k != sandbox.Expired && k != sandbox.NotFound {
+					t.Errorf("Resume = %v, want that it is lost", err)
+				}
+			}
+			if err := e.Remove(t.Context(), id); err != nil {
+				t.Errorf("Remove: %v", err)
+			}
+			if _, err := os.Lstat(filepath.Join(dir, "sandboxes", string(id))); !os.IsNotExist(err) {
+				t.Errorf("its folder is left: %v", err)
+			}
+		})
+	}
+	wantNeighbour(t, e, neighbour)
+}
+
+// clone copies the folder of a sandbox for another id, in place of which it names the new one.
+func clone(t *testing.T, from, to, id, newID string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"config.json", "spare", "record.json", "process.json"} {
+		path := filepath.Join(to, name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, bytes.ReplaceAll(text, []byte(id), []byte(newID)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The same when only the daemon ended, and the damaged sandbox runs: it is lost or goes on, ends when it is removed, and takes
+// nothing of its neighbour with it.
+func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	before := open(t, dir, bundle.Bundle{})
+	neighbour := inASpare(t, before, dir, image)
+	for _, file := range []string{"config.json", "record.json", "process.json", "spare"} {
+		for _, how := range []string{"empty", "another's"} {
+			t.Run(file+"/"+how, func(t *testing.T) {
+				e := open(t, dir, bundle.Bundle{})
+				id := inASpare(t, e, dir, image)
+				damage(t, dir, id, neighbour, file, how)
+				e.Close()
+				e = open(t, dir, bundle.Bundle{})
+				wantNeighbour(t, e, neighbour)
+				if c := find(t, e, id); c.Running && how == "empty" && file != "spare" && file != "process.json" {
+					t.Errorf("it is %+v, want it lost because of %s", c, file)
+				}
+				if err := e.Remove(t.Context(), id); err != nil {
+					t.Errorf("Remove: %v", err)
+				}
+				if left := runscOf(string(id)); len(left) > 0 {
+					t.Errorf("%v run", left)
+				}
+				wantNeighbour(t, e, neighbour)
+				e.Close()
+				if got := spares(t, dir); len(got) != 1 || got[0] != taken(dir, neighbour) {
+					t.Errorf("there are the pooled sandboxes %q, want only the neighbour's", got)
+				}
+			})
+		}
+	}
+}
+
+func TestDoctorNamesADamagedSandbox(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	whole, other := spec(image), spec(image)
+	create(t, e, whole)
+	create(t, e, other)
+	doctor := func() (found engine.Check) {
+		t.Helper()
+		checks := open(t, dir, nil).Doctor(t.Context(), image) // as the command does, beside the daemon
+		i := slices.IndexFunc(checks, func(c engine.Check) bool { return c.Name == "sandboxes" })
+		if i < 0 {
+			t.Fatalf("Doctor() = %+v, want a check of the sandboxes", checks)
+		}
+		return checks[i]
+	}
+	if c := doctor(); c.Status != engine.OK {
+		t.Errorf("the check of two sandboxes is %+v, want ok", c)
+	}
+	damage(t, dir, other.ID, whole.ID, "record.json", "empty")
+	if c := doctor(); c.Status == engine.OK || !strings.Contains(c.Detail, string(other.ID)) || strings.Contains(c.Detail, string(whole.ID)) {
+		t.Errorf("the check is %+v, want it to name %s alone", c, other.ID)
+	}
+}
+
+// Damaged files of the engine's own are made anew or removed: a suspended sandbox resumes, and a new one starts.
+func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "x = 42")
+	for how, change := range damages {
+		t.Run(how, func(t *testing.T) {
+			snapshot := spec(image)
+			if err := e.Snapshot(t.Context(), snapshot, func(context.Context) error { return nil }); err != nil {
+				t.Fatalf("Snapshot: %v", err)
+			}
+			if err := e.Suspend(t.Context(), s.ID); err != nil {
+				t.Fatal(err)
+			}
+			e.Close()
+			files := 0
+			for _, pattern := range []string{"bin/*", "guest/*/*", "guest/*/kernels/*/*", "etc/*", "runsc/*", "snapshots/*/*", "snapshots/*/checkpoint/*"} {
+				paths, _ := filepath.Glob(filepath.Join(dir, pattern))
+				for _, path := range paths {
+					own, err := os.ReadFile(path)
+					if err != nil {
+						continue // a folder
+					}
+					files++
+					// Not in place: bin/* is a link to what other homes have.
+					if err := os.Remove(path); err != nil {
+						t.Fatal(err)
+					}
+					if text := change(own, []byte("the content of another file")); text != nil {
+						if err := os.WriteFile(path, text, 0o700); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			if files < 15 {
+				t.Errorf("%d files were damaged, want all that there are", files)
+			}
+			for _, name := range []string{"", "..not", "spare-", "spare-../../x"} {
+				if err := os.MkdirAll(filepath.Join(dir, "spares", "of-nobody-"+strings.ReplaceAll(name, "/", "-")), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+
+			e = open(t, dir, bundle.Bundle{})
+			if left := spares(t, dir); len(left) > 0 {
+				t.Errorf("%q are left", left)
+			}
+			if err := e.Resume(t.Context(), s.ID); err != nil {
+				t.Fatalf("Resume: %v", err)
+			}
+			wantNeighbour(t, e, s.ID)
+			started := spec(image)
+			ok, err := e.Start(t.Context(), started)
+			if err == nil && !ok {
+				err = e.Create(t.Context(), started)
+			}
+			if err != nil { // the damaged snapshot was found, and is gone
+				if err := e.Create(t.Context(), started); err != nil {
+					t.Fatalf("Create: %v", err)
+				}
+			}
+			if got := python(t, e, started.ID, "print(6 * 7)"); got != "42" {
+				t.Errorf("a new sandbox printed %q", got)
+			}
+			if err := e.Remove(t.Context(), started.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	removeLater(t, e, s.ID)
+}
+
+// The folder of images works on with damaged files: an image whose name is damaged is not there, and can be brought in again.
+func TestADamagedImageNameIsAnImageThatIsNotThere(t *testing.T) {
+	e, images := openPulling(t)
+	path := filepath.Join(tempDir(t), "image.tar")
+	if err := saveImage(path, twoLayers(t)); err != nil {
+		t.Fatal(err)
+	}
+	load := func() {
+		t.Helper()
+		if _, err := e.LoadImage(t.Context(), path, "own:1"); err != nil {
+			t.Fatalf("LoadImage: %v", err)
+		}
+	}
+	for how, change := range damages {
+		t.Run(how, func(t *testing.T) {
+			load()
+			refs, _ := filepath.Glob(filepath.Join(images, "refs", "*.json"))
+			if len(refs) != 1 {
+				t.Fatalf("there are the names %q, want one", refs)
+			}
+			own, err := os.ReadFile(refs[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := change(own, []byte(`{"ref": "own:1", "digest": "../../etc"}`))
+			if text == nil {
+				err = os.Remove(refs[0])
+			} else {
+				err = os.WriteFile(refs[0], text, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if has, err := e.HasImage(t.Context(), "own:1"); has || err != nil {
+				t.Errorf("HasImage() = %v, %v, want false", has, err)
+			}
+			load()
+			if has, err := e.HasImage(t.Context(), "own:1"); !has || err != nil {
+				t.Errorf("HasImage() = %v, %v after it was loaded again, want true", has, err)
+			}
+		})
+	}
+}
+
+func FuzzParseSpare(f *testing.F) {
+	id := sandbox.NewID()
+	name := "spare-" + strings.Repeat("a2", 13)
+	for _, text := range []string{"", name, name + " " + string(id) + "\n", name + " " + string(sandbox.NewID()), "..", "spare-", name + "/..", name + "\n\n"} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, ok := gvisor.ParseSpare(text, id)
+		if ok && (strings.ContainsAny(got, "/. \n") || !strings.HasPrefix(got, "spare-") || len(got) != len(name)) {
+			t.Errorf("ParseSpare(%q) = %q", text, got)
+		}
+		if ok && bytes.Contains(text, []byte(" ")) && !bytes.Contains(text, []byte(id)) {
+			t.Errorf("ParseSpare(%q) took another sandbox's", text)
+		}
+	})
+}
