@@ -33,9 +33,9 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	case sandbox.ExecRunning:
 		return "is still running after " + took, ""
 	case sandbox.ExecSucceeded:
-		return "succeeded in " + took, ""
+		return "succeeded in " + took, because(ex.Reason)
 	case sandbox.ExecFailed:
-		return "failed after " + took + ": the code raised an error", "Variables are kept."
+		return "failed after " + took + ": the code raised an error", strings.TrimSpace(because(ex.Reason) + " Variables are kept.")
 	case sandbox.ExecInterrupted:
 		if ex.StartTime.IsZero() {
 			return "was interrupted before it began", "Nothing of it ran."
@@ -91,7 +91,7 @@ func death(d *sandbox.KernelDeath) string {
 	var s string
 	switch d.Cause {
 	case sandbox.DiedOutOfMemory:
-		s = "it used more memory than the sandbox may (create_sandbox has memory_mb)"
+		s = "it ran out of memory"
 	case sandbox.DiedExit:
 		s = fmt.Sprintf("the code ended it with exit code %d", d.ExitCode)
 	case sandbox.DiedSignal:

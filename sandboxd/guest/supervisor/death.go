@@ -22,11 +22,13 @@ func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang san
 		d.Cause, d.Detail = sandbox.DiedOutOfMemory, *why
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && oom && d.Cause != sandbox.DiedStopped:
 		d.Cause = sandbox.DiedOutOfMemory
-		d.Detail = fmt.Sprintf("the sandbox's memory limit of %s was reached", size(s.config.Memory))
+		d.Detail = s.watchdog.usage()
 	case lang == sandbox.JavaScript && status.Signaled() && status.Signal() == syscall.SIGABRT && k.heapFull.Load():
 		// What the kernel printed only tells this abort from another one.
 		d.Cause = sandbox.DiedOutOfMemory
-		d.Detail = fmt.Sprintf("Node's heap was full: its limit is %d MiB, 60 %% of the sandbox's memory", heapMiB(s.config.Memory))
+		d.Detail = fmt.Sprintf("Node's heap was full at its limit of %d MiB; ", heapMiB(s.config.Memory)) + s.watchdog.usage()
+	case status.Signaled() && status.Signal() == syscall.SIGABRT && k.refused.Load():
+		d.Cause, d.Detail = sandbox.DiedOutOfMemory, s.watchdog.usage()
 	}
 	if status.Signaled() {
 		d.Signal = signalName(status.Signal())

@@ -73,6 +73,20 @@ func (e *execution) raised(err sandbox.CodeError) {
 	e.journal.mark(sandbox.EventError)
 }
 
+// codeError returns the exception that the code raised last, or nil.
+func (e *execution) codeError() *sandbox.CodeError {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.record.Error
+}
+
+// began returns when a kernel had it.
+func (e *execution) began() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.record.StartTime
+}
+
 // outcome is how an execution ended.
 type outcome struct {
 	state        sandbox.ExecutionState

@@ -31,7 +31,8 @@ type kernel struct {
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
-	heapFull atomic.Bool // V8 said so, as it does before it aborts
+	heapFull atomic.Bool // V8 reported it, as it does before it aborts
+	refused  atomic.Bool // C++ or Rust reported that memory was refused, as they do before they abort
 	crash    crashReport // Python's, which it writes as it dies
 
 	// outOfMemory says that the watchdog killed it, and why.
@@ -207,6 +208,9 @@ func (k *kernel) handle(m message) {
 func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	if typ == sandbox.EventStderr && bytes.Contains(p, []byte("heap out of memory")) {
 		k.heapFull.Store(true)
+	}
+	if typ == sandbox.EventStderr && refusedText.Match(p) {
+		k.refused.Store(true)
 	}
 	if typ == sandbox.EventStderr {
 		p = k.crash.pass(p)

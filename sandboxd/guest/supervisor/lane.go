@@ -144,6 +144,7 @@ func (l *lane) run(e *execution) {
 	l.sup.watchdog.busy(1)
 	k.begin(e)
 	o := l.follow(k, e)
+	l.sup.explainMemory(e, &o)
 	l.sup.watchdog.busy(-1)
 	o.files, o.filesOmitted = l.sup.workspace.changes(before)
 	o.interlude = l.between.takeLate(since)

@@ -17,6 +17,7 @@ type process struct {
 	session int
 	start   int64 // in ticks of /proc's clock, see procNow
 	zombie  bool
+	threads int
 	rss     int64         // bytes
 	cpu     time.Duration // its own, and of its children that are gone
 }
@@ -63,6 +64,7 @@ func readProcess(pid int) (process, bool) {
 		session: int(number(6)),
 		start:   number(22),
 		zombie:  fields[0][0] == 'Z' || fields[0][0] == 'X',
+		threads: int(number(20)),
 		rss:     number(24) * int64(os.Getpagesize()),
 		cpu:     time.Duration(number(14)+number(15)+number(16)+number(17)) * tick,
 	}, true

@@ -32,13 +32,12 @@ func limits(lang sandbox.Language, memory int64) (data, space int64) {
 	return 0, 0
 }
 
-// pythonLimits make an allocation that would reach the sandbox's limit a MemoryError, which keeps the
-// variables. Linux counts private writable memory (data). gVisor only counts address space, of which
-// libraries and threads reserve some that they never use. The floors are for small sandboxes, which
-// could not even import numpy otherwise; the watchdog is there as well.
+// pythonLimits make a single allocation that can never fit a MemoryError, which keeps the variables. The watchdog limits the memory
+// that is really used. Linux counts private writable memory (data), which includes the stacks of threads: 8 MiB each. gVisor only
+// counts address space, of which threads and libraries reserve much more than they use: 8 MiB for each of 512 threads, and for each
+// CPU eight arenas of malloc of up to 128 MiB.
 func pythonLimits(memory int64) (data, space int64) {
-	data = max(memory/100*80, 512*sandbox.MiB)
-	return data, data + 256*sandbox.MiB + int64(runtime.GOMAXPROCS(0))*48*sandbox.MiB
+	return memory + 1<<30, memory + 4<<30 + int64(runtime.GOMAXPROCS(0))<<30
 }
 
 // heapMiB is the size of V8's heap: 60 % of the sandbox's memory.

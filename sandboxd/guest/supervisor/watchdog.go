@@ -18,6 +18,8 @@ type watchdog struct {
 	meter     *memoryMeter
 	kills     atomic.Int64 // the OOM killer's counter when it was last looked at
 	searching atomic.Bool  // for processes that belong to no kernel
+	peak      atomic.Int64 // bytes: the most that was seen since executions began to run
+	strays    atomic.Int64 // processes that belonged to no kernel and were ended for memory
 	files     atomic.Int64 // that there were when it was last looked, or an execution began
 	maxFiles  int64        // 0: the file systems see to it
 
@@ -84,6 +86,7 @@ func (w *watchdog) busy(n int) {
 	defer w.mu.Unlock()
 	switch w.work += n; {
 	case n > 0 && w.work == 1:
+		w.peak.Store(0)
 		w.timer.Reset(watchBusy)
 	case w.work == 0:
 		w.timer.Reset(watchIdle)
@@ -98,7 +101,7 @@ func (w *watchdog) working() bool {
 
 // check returns how many percent of the limit are used, after doing something about it.
 func (w *watchdog) check() int {
-	used, full := int(w.meter.used()*100/w.meter.limit), fullIdle
+	used, full := int(w.measure()*100/w.meter.limit), fullIdle
 	if w.working() {
 		full = fullBusy
 	}
@@ -139,7 +142,9 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	}
 	go func() { // because it takes its time, and meanwhile somebody has to look
 		defer w.searching.Store(false)
-		if len(w.sup.killFound(anyProcess)) == 0 {
+		killed := len(w.sup.killFound(anyProcess))
+		w.strays.Add(int64(killed))
+		if killed == 0 {
 			otherwise()
 		}
 	}()
@@ -176,10 +181,7 @@ func (w *watchdog) stop(k *kernel) {
 
 // blame notes why a kernel ends.
 func (w *watchdog) blame(k *kernel) {
-	why := fmt.Sprintf("the sandbox's memory limit of %s was reached", size(w.meter.limit))
-	if files := mountsUsed(); files > w.meter.limit/10 {
-		why += fmt.Sprintf("; files in /workspace, /tmp and /dev/shm use %s of it", size(files))
-	}
+	why := w.usage()
 	if n := filesIn(kernelMounts); w.maxFiles > 0 && n > w.maxFiles {
 		why = fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, n)
 	}

@@ -76,10 +76,7 @@ func launch(args []string) error {
 			return fmt.Errorf("limit %s to %d: %w", l.name, l.limit, err)
 		}
 	}
-	if *space > 0 {
-		if enforced(*data) {
-			*space += sharedSpace
-		}
+	if *space > 0 && !enforced(*data) {
 		if err := limit(syscall.RLIMIT_AS, *space); err != nil {
 			return fmt.Errorf("limit as to %d: %w", *space, err)
 		}
@@ -100,9 +97,6 @@ func become(id uintptr) error {
 	}
 	return nil
 }
-
-// sharedSpace is what may be mapped beside private memory.
-const sharedSpace = 2 << 30
 
 // enforced reports whether the limit of private memory holds here. gVisor takes it and does not count
 // what is mapped.

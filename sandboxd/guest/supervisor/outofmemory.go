@@ -1,0 +1,78 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// memoryAdvice ends every sentence that says that memory ran out.
+const memoryAdvice = "use less at once, or create a sandbox with a larger memory_mb"
+
+var (
+	// memoryText is in the name or message of an exception that follows from refused memory.
+	memoryText = regexp.MustCompile(`MemoryError|bad_alloc|ENOMEM|\[Errno 12\]|(?i:cannot allocate memory|out of ?memory|unable to allocate|allocation failed|memory allocation|memory usage)`)
+	// threadText is in the message of an exception that follows from a thread that could not start.
+	threadText = regexp.MustCompile(`(?i)can't (start|create) (a )?(new )?thread|thread.*resource temporarily unavailable|failed to (spawn|create) thread`)
+	// refusedText is on stderr before C++ or Rust abort because memory was refused.
+	refusedText = regexp.MustCompile(`std::bad_alloc|memory allocation of \d+ bytes failed`)
+)
+
+// explainMemory adds to the outcome of an execution whose kernel lives that memory is the cause of its failure, or that
+// a process was killed for memory.
+func (s *Supervisor) explainMemory(e *execution, o *outcome) {
+	if o.death != nil {
+		return // its cause is in there
+	}
+	killed := s.watchdog.strays.Swap(0) > 0
+	err := e.codeError()
+	if o.state == sandbox.ExecFailed || time.Since(e.began()) > watchBusy { // nothing else has time to fill the memory
+		killed = s.watchdog.oomKilled() || killed
+	}
+	why := ""
+	switch {
+	case killed:
+		why = "a process that the code had started was killed because memory ran out: " + s.watchdog.usage()
+	case o.state != sandbox.ExecFailed || err == nil:
+	case threadText.MatchString(err.Message) && s.threads() >= s.config.Processes*9/10:
+		why = fmt.Sprintf("the sandbox's limit of %d processes and threads was reached; use fewer at once", s.config.Processes)
+	case memoryText.MatchString(err.Name), memoryText.MatchString(err.Message), threadText.MatchString(err.Message):
+		why = "memory was refused: " + s.watchdog.usage()
+	}
+	if why != "" && o.reason != "" {
+		why = o.reason + "; " + why
+	}
+	if why != "" {
+		o.reason = why
+	}
+}
+
+// threads counts the threads of the kernels' user.
+func (s *Supervisor) threads() (n int) {
+	for _, p := range processes(s.config.UID) {
+		n += p.threads
+	}
+	return n
+}
+
+// measure returns the bytes that are used now, and notes the most that was seen.
+func (w *watchdog) measure() int64 {
+	used := w.meter.used()
+	for peak := w.peak.Load(); used > peak && !w.peak.CompareAndSwap(peak, used); peak = w.peak.Load() {
+	}
+	return used
+}
+
+// usage is a clause about how much memory was used, of which limit, and what to do.
+func (w *watchdog) usage() string {
+	w.measure()
+	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", size(w.peak.Load()), size(w.meter.limit))
+	if files := mountsUsed(); files > w.meter.limit/10 {
+		why += fmt.Sprintf(", %s of it for files in /workspace, /tmp and /dev/shm", size(files))
+	}
+	return why + "; " + memoryAdvice
+}
