@@ -15,10 +15,13 @@ import (
 
 // Longest strings that are taken from a guest; more is cut.
 const (
-	maxSentence  = 2 << 10
-	maxMessage   = 256 << 10
-	maxTraceback = 1 << 20
-	maxListed    = 20_000 // files, kernels, executions in one answer
+	maxSentence   = 2 << 10
+	maxMessage    = 32 << 10
+	maxTraceback  = 128 << 10
+	maxListed     = 20_000 // files in one answer
+	maxKernels    = 10
+	maxExecutions = 1_000 // queued and running ones
+	maxChanged    = 1_000 // files that one execution wrote
 )
 
 var (
@@ -36,7 +39,7 @@ func sanitizeStatus(s *Status) {
 	s.DroppedLate, s.DroppedBad = max(s.DroppedLate, 0), max(s.DroppedBad, 0)
 
 	kernels := s.Kernels[:0]
-	for _, k := range s.Kernels[:min(len(s.Kernels), maxListed)] {
+	for _, k := range s.Kernels[:min(len(s.Kernels), maxKernels)] {
 		lang, err := sandbox.ParseLanguage(string(k.Language))
 		if err != nil || lang == "" {
 			continue
@@ -55,7 +58,7 @@ func sanitizeStatus(s *Status) {
 	s.Kernels = kernels
 
 	executions := s.Executions[:0]
-	for _, e := range s.Executions[:min(len(s.Executions), maxListed)] {
+	for _, e := range s.Executions[:min(len(s.Executions), maxExecutions)] {
 		id, err := sandbox.ParseExecutionID(string(e.ID))
 		if err != nil || sanitizeExecution(&e) != nil || e.State.Final() {
 			continue
@@ -91,12 +94,19 @@ func sanitizeExecution(e *sandbox.Execution) error {
 	}
 	sanitizeDeath(e.Death)
 	e.Interlude = sanitizeInterlude(e.Interlude)
-	e.Files = sanitizeFiles(e.Files)
-	e.FilesOmitted = sanitizeOmitted(e.FilesOmitted)
+	e.Files = sanitizeFiles(e.Files[:min(len(e.Files), maxChanged)])
+	e.FilesOmitted = sanitizeOmitted(e.FilesOmitted[:min(len(e.FilesOmitted), maxChanged)])
 	e.OutputBytes, e.NextOffset = max(e.OutputBytes, 0), max(e.NextOffset, 0)
-	events := e.Events[:0]
+	// A guest keeps to these limits; one that was taken over may not.
+	events, values, errors := e.Events[:0], 0, 0
 	for _, ev := range e.Events {
-		if sanitizeEvent(&ev) {
+		switch ev.Type {
+		case sandbox.EventDisplay, sandbox.EventResult:
+			values++
+		case sandbox.EventError:
+			errors++
+		}
+		if values <= sandbox.MaxValues+2 && errors <= sandbox.MaxErrors+1 && sanitizeEvent(&ev) {
 			events = append(events, ev)
 		}
 	}

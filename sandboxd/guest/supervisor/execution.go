@@ -70,7 +70,7 @@ func (e *execution) raised(err sandbox.CodeError) {
 	e.mu.Lock()
 	e.record.Error = &err
 	e.mu.Unlock()
-	e.journal.mark(sandbox.EventError)
+	e.journal.mark()
 }
 
 // codeError returns the exception that the code raised last, or nil.

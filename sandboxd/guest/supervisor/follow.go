@@ -85,7 +85,7 @@ func readEvents(index []entry, contents view, next int64) ([]sandbox.Event, erro
 // followGone stands for the events of an execution whose output was dropped.
 func (j *journal) followGone(next int64, emit func([]sandbox.Event) error) error {
 	j.mu.Lock()
-	last, printed, state := j.last, j.printed, j.state
+	last, printed, state := j.end, j.printed, j.state
 	j.mu.Unlock()
 	var events []sandbox.Event
 	if next < last {

@@ -24,14 +24,18 @@ type journal struct {
 	mu      sync.Mutex
 	blob    blob
 	index   []entry
-	printed int64 // bytes of text so far, kept or not
-	rich    int64 // bytes of values kept
-	full    bool  // text goes to the tail from now on
+	printed int64             // bytes of text so far, kept or not
+	rich    int64             // bytes of values kept
+	values  int               // displays and results so far
+	errors  int               // so far
+	last    []byte            // the newest value beyond MaxValues
+	lastTyp sandbox.EventType // its type
+	full    bool              // text goes to the tail from now on
 	tail    tail
 	final   bool
 	gone    bool                   // dropped to make room
 	state   sandbox.ExecutionState // the last
-	last    int64                  // number of the last event, once it is gone
+	end     int64                  // number of the last event, once the output is gone
 
 	// Text that is not an event yet: a million small prints become few events.
 	pending     []byte
@@ -61,6 +65,8 @@ const (
 	// maxEvents bounds the index: text beyond goes to the tail, values are left out.
 	maxEvents = 100_000
 	entryCost = 64 // bytes of memory, roughly
+	// maxLastValue bounds a value that is kept in memory until the execution ends.
+	maxLastValue = 1 << 20
 )
 
 func newJournal(path string, grew func(int64)) *journal {
@@ -165,26 +171,34 @@ func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 	if j.final {
 		return
 	}
-	j.flush()
-	if len(content) > maxMessage || j.rich+int64(len(content)) > sandbox.MaxRichBytes || len(j.index) >= maxEvents {
-		if len(j.index) >= maxEvents+1000 {
-			return
-		}
-		content = encode(map[string]string{"text/plain": fmt.Sprintf(
-			"[left out: a value of %d bytes; one execution's pictures and values are kept up to %d bytes]", len(content), sandbox.MaxRichBytes)})
-	} else {
+	j.values++
+	switch beyond := j.values > sandbox.MaxValues; {
+	case beyond && len(content) > maxLastValue, !beyond && (len(content) > maxMessage || j.rich+int64(len(content)) > sandbox.MaxRichBytes):
+		content = note(fmt.Sprintf("[left out: a value of %d bytes; one execution's pictures and values are kept up to %d bytes]", len(content), sandbox.MaxRichBytes))
+	case !beyond:
 		j.rich += int64(len(content))
 	}
+	if j.values > sandbox.MaxValues {
+		j.last, j.lastTyp = content, typ
+		return
+	}
+	j.flush()
 	j.add(entry{typ: typ, offset: j.printed}, content)
 }
 
-// mark adds an event that has no content: an error.
-func (j *journal) mark(typ sandbox.EventType) {
+// note is the content of a value that stands for others.
+func note(text string) []byte { return encode(map[string]string{"text/plain": text}) }
+
+// mark adds an event for an error. Errors beyond MaxErrors become one event at the end.
+func (j *journal) mark() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.final {
+	if j.final {
+		return
+	}
+	if j.errors++; j.errors <= sandbox.MaxErrors {
 		j.flush()
-		j.add(entry{typ: typ, offset: j.printed}, nil)
+		j.add(entry{typ: sandbox.EventError, offset: j.printed}, nil)
 	}
 }
 
@@ -215,6 +229,17 @@ func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 		j.add(entry{typ: seg.typ, offset: from}, seg.text)
 		from += int64(len(seg.text))
 	}
+	if more := j.values - sandbox.MaxValues; more > 0 {
+		if more > 1 {
+			j.add(entry{typ: sandbox.EventDisplay, offset: j.printed}, note(fmt.Sprintf(
+				"[left out: %d pictures and values; of one execution %d are kept, and the last one]", more-1, sandbox.MaxValues)))
+		}
+		j.add(entry{typ: j.lastTyp, offset: j.printed}, j.last)
+		j.last = nil
+	}
+	if j.errors > sandbox.MaxErrors {
+		j.add(entry{typ: sandbox.EventError, offset: j.printed}, nil)
+	}
 	for _, f := range files {
 		j.add(entry{typ: sandbox.EventFile, offset: j.printed}, encode(f))
 	}
@@ -237,7 +262,7 @@ func (j *journal) drop() int64 {
 	freed := j.blob.size + int64(len(j.index))*entryCost
 	j.gone = true
 	j.blob.remove()
-	j.last, j.index = int64(len(j.index)), nil
+	j.end, j.index = int64(len(j.index)), nil
 	return freed
 }
 

@@ -37,8 +37,8 @@ var errMessage = errors.New("not a message")
 const (
 	maxMIMETypes   = 20
 	maxErrorName   = 200
-	maxErrorText   = 64 << 10
-	maxErrorTraces = 256 << 10
+	maxErrorText   = 16 << 10
+	maxErrorTraces = 64 << 10
 )
 
 // parseMessage reads a line. It refuses types and statuses that it does not know.

@@ -138,3 +138,48 @@ func TestOldOutputMakesRoom(t *testing.T) {
 		t.Errorf("its events = %+v", events)
 	}
 }
+
+// A kernel that was taken over sends as many messages as it likes; the guest keeps a bounded number of each kind, and the
+// last of them.
+func TestFloodOfMessagesIsBounded(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	e := b.python(`import sys
+ch = sys.stdout._channel
+for i in range(5000):
+    ch.send("result", id=ch.id, data={"text/plain": f"value {i}"})
+    if i < 500:
+        ch.send("display", id=ch.id, data={"text/plain": f"display {i}"})
+        ch.send("error", id=ch.id, name="E" * 1000, message="m" * 100000, traceback="t" * 1000000 + "end")
+for i in range(300):
+    open(f"file{i}", "w").write("x")
+`)
+	want(t, e, sandbox.ExecSucceeded)
+	counts := map[sandbox.EventType]int{}
+	var last sandbox.Event
+	for _, ev := range e.Events {
+		counts[ev.Type]++
+		if ev.Type == sandbox.EventResult {
+			last = ev
+		}
+	}
+	if n := counts[sandbox.EventResult] + counts[sandbox.EventDisplay]; n > sandbox.MaxValues+2 {
+		t.Errorf("%d results and displays are kept, want at most %d", n, sandbox.MaxValues+2)
+	}
+	if n := counts[sandbox.EventError]; n > sandbox.MaxErrors+1 {
+		t.Errorf("%d errors are kept, want at most %d", n, sandbox.MaxErrors+1)
+	}
+	if got := last.Data["text/plain"]; got != "value 4999" {
+		t.Errorf("the last result = %q, want the newest", got)
+	}
+	if e.Error == nil || len(e.Error.Name) > 300 || len(e.Error.Message) > 20_000 || len(e.Error.Traceback) > 70_000 || !strings.HasSuffix(e.Error.Traceback, "end") {
+		t.Errorf("the error has a name of %d, a message of %d and a traceback of %d bytes", len(e.Error.Name), len(e.Error.Message), len(e.Error.Traceback))
+	}
+	if len(e.Files) > 100 || len(e.FilesOmitted) > 30 {
+		t.Errorf("%d files and %d omitted ones, want at most 100 and 30", len(e.Files), len(e.FilesOmitted))
+	}
+	events := 0
+	if err := b.Events(t.Context(), e.ID, 1, func(sandbox.Event) error { events++; return nil }); err != nil || events > sandbox.MaxValues+sandbox.MaxErrors+120 {
+		t.Errorf("%d events, %v", events, err)
+	}
+}
