@@ -108,8 +108,15 @@ func codexConfig(s mcpServer) string {
 			text += name + " = " + inlineJSON(s.Env[name]) + "\n"
 		}
 	}
-	return text
+	return text + codexHeadless
 }
+
+// codexHeadless is for codex exec, which has no person to ask.
+const codexHeadless = `
+# codex exec refuses delete_sandbox, the one tool that is marked as destructive, unless these lines are set:
+# [mcp_servers.dormouse.tools.delete_sandbox]
+# approval_mode = "approve"
+`
 
 func gooseConfig(s mcpServer) string {
 	text := fmt.Sprintf("extensions:\n  dormouse:\n    name: dormouse\n    type: stdio\n    enabled: true\n    cmd: %s\n    args: %s\n    timeout: %d\n",

@@ -16,6 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
 // version is set by the linker (Makefile).
@@ -35,6 +36,7 @@ type command struct {
 }
 
 func main() {
+	tools.RunPictureWorker()
 	// SIGINT is a command's own business (exec interrupts the code first); SIGTERM ends them all.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

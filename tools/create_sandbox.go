@@ -62,5 +62,5 @@ func (t *toolset) callCreateSandbox(ctx context.Context, a arguments) *mcp.CallT
 	if len(files) > 0 {
 		words += fmt.Sprintf(" Files written: %d.", len(files))
 	}
-	return structured(words, made)
+	return structured(words, shorten(made))
 }

@@ -57,6 +57,12 @@ var nextStep = map[sandbox.Kind]map[subject]string{
 	},
 }
 
+// maxErrorMessage bounds an error's own words, and maxErrorAnswer what an answer says of errors.
+const (
+	maxErrorMessage = 1_000
+	maxErrorAnswer  = 4_000
+)
+
 // failure turns an error into a result in words: what happened, why, what next.
 // What an internal error says is logged under a number, and stays home.
 func (t *toolset) failure(ctx context.Context, about subject, err error) *mcp.CallToolResult {
@@ -73,7 +79,7 @@ func (t *toolset) explain(ctx context.Context, about subject, err error) string 
 		t.log.Error("a tool call failed", "error_id", number, "error", err)
 		return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
 	}
-	return sentence(known.Message) + after(nextStep[known.Kind][about])
+	return sentence(short(known.Message, maxErrorMessage)) + after(nextStep[known.Kind][about])
 }
 
 // sentence is clean text that ends with a full stop.

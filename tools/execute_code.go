@@ -28,7 +28,7 @@ func (t *toolset) executeCode() Tool {
 			waitParam(),
 			{name: "request_id", kind: text, about: "Your own unique id: a retry with it returns the first run and runs nothing again", example: `"load-data-1"`},
 		},
-		hints{destructive: true}, nil, t.callExecuteCode)
+		hints{}, nil, t.callExecuteCode)
 }
 
 // sandboxParam is the sandbox_id of every tool that has one.
@@ -80,7 +80,7 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 		refused := sandbox.KindOf(err) == sandbox.Invalid // so nothing runs in it
 		return errorText(t.explain(ctx, aSandbox, err) + t.abandon(ctx, name, fresh, theirs, refused))
 	}
-	return t.renderExecution(ex, view{fresh: fresh})
+	return t.renderExecution(ctx, ex, view{fresh: fresh})
 }
 
 // seenBefore returns the answer about the execution that the request id started, or
@@ -95,7 +95,7 @@ func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp
 	if err != nil {
 		return t.failure(ctx, anExecution, err)
 	}
-	return t.renderExecution(ex, view{again: true})
+	return t.renderExecution(ctx, ex, view{again: true})
 }
 
 // createRequestID derives the id of the create request, so that a retry finds the

@@ -1,98 +1,172 @@
 package tools
 
 import (
+	"context"
+	"encoding/base64"
 	"fmt"
-	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gallery collects the pictures of one answer and shares the room among them.
+// gallery chooses the values of one answer: the last error and result first, then the newest. Of pictures it takes
+// the first few.
 type gallery struct {
-	shop     imageShop
+	shop     *imageShop
 	sandbox  sandbox.ID
-	expected int // pictures that there are
-	seen     int
+	left     int // bytes of text
+	pictures int // that are still to come
+	tried    int // pictures
 	used     int // bytes of base64
-	text     int // bytes of text
-	full     bool
-	skipped  int
+	skipped  int // displays and results that are not shown
+	errors   int // that are not shown
 	contents []mcp.Content
 }
 
-// display returns the pieces for a display. An answer has room for a few; the rest
-// is counted.
-func (g *gallery) display(data map[string]string) []piece {
-	if _, mime := imageData(data); g.text > maxRichText || g.full && mime != "" {
-		g.skipped++
+// value is a display or a result, and what an answer shows of it.
+type value struct {
+	label   string
+	data    map[string]string
+	note    string // about its picture
+	picture bool   // is shown
+	pieces  []piece
+}
+
+const (
+	maxTried     = 8   // pictures that are looked at for one answer
+	maxCountNote = 200 // bytes of a note about what is left out
+	cutNote      = 120 // bytes of a note about the middle of a text
+)
+
+// choose fills in the pieces of the values that an answer has room for. The others are counted.
+func (g *gallery) choose(ctx context.Context, values []*value) {
+	for _, v := range values {
+		if imageType(v.data) != "" {
+			g.pictures++
+		}
+	}
+	for _, v := range values {
+		if mime := imageType(v.data); mime != "" && g.tried < maxTried {
+			v.note, v.picture = g.add(ctx, v.label, v.data[mime])
+		}
+		if v.picture {
+			g.left -= len(v.note) + 1
+		}
+	}
+	result := -1
+	for i, v := range values {
+		if v.label == string(sandbox.EventResult) {
+			result = i
+		}
+	}
+	if result >= 0 {
+		g.take(values[result])
+	}
+	for i := len(values) - 1; i >= 0; i-- {
+		if i != result {
+			g.take(values[i])
+		}
+	}
+}
+
+// take fills in the pieces of a value, if there is room for them.
+func (g *gallery) take(v *value) {
+	switch {
+	case v.picture: // its text says no more than <Figure …>
+		v.pieces = []piece{{note: v.note}}
+		return
+	case g.left > 0 && (v.note != "" || v.label == string(sandbox.EventResult) || imageType(v.data) == ""):
+		v.pieces = g.text(v)
+	}
+	if n := cost(v.pieces); n <= g.left && v.pieces != nil {
+		g.left -= n
+		return
+	}
+	v.pieces = nil
+	g.skipped++
+}
+
+// traceback returns the pieces for an error.
+func (g *gallery) traceback(e *sandbox.CodeError) []piece {
+	if e == nil {
 		return nil
 	}
-	pieces := g.rich(string(sandbox.EventDisplay), data)
-	for _, p := range pieces {
-		g.text += len(p.text) + len(p.note)
+	text := e.Traceback
+	if text == "" {
+		text = e.Name + ": " + e.Message
 	}
+	pieces := g.cut("error", text, maxTracebackText)
+	g.left -= cost(pieces)
 	return pieces
 }
 
-// rest says how many displays there was no room for.
-func (g *gallery) rest() []piece {
-	if g.skipped == 0 {
+// cut returns the pieces for a text of at most most bytes, or none if there is no room for a useful part of it.
+func (g *gallery) cut(label, text string, most int) []piece {
+	block := cost([]piece{{label: label}})
+	if whole := cutPiece(label, text, min(most, g.left-block)); len(whole) == 1 {
+		return whole
+	}
+	room := min(most, g.left-2*block-cutNote)
+	if room < cutNote {
 		return nil
 	}
-	return []piece{{note: fmt.Sprintf("[%d more displays not shown: show fewer in one execution, or save images to files and read_file them]", g.skipped)}}
+	return cutPiece(label, text, room)
 }
 
-// rich returns the pieces for a rich value: its picture, else its best text.
-func (g *gallery) rich(label string, data map[string]string) []piece {
-	var pieces []piece
-	raw, mime := imageData(data)
-	if mime != "" {
-		note, shown := g.add(label, raw)
-		pieces = append(pieces, piece{note: note})
-		if shown {
-			return pieces // its text says no more than <Figure …>
-		}
+// rest returns notes about the values and errors that are not shown.
+func (g *gallery) rest() (notes []piece) {
+	if g.errors > 0 {
+		notes = append(notes, piece{note: fmt.Sprintf("[The code reported %d more errors before the last one. They are not shown: print what matters of them]", g.errors)})
 	}
-	s, mime := readable(data)
-	most := maxResultText
+	if g.skipped > 0 {
+		notes = append(notes, piece{note: fmt.Sprintf("[%d more displays not shown: show fewer in one execution, or save images to files and read_file them]", g.skipped)})
+	}
+	return notes
+}
+
+// text returns the pieces for a value without its picture: what became of that, and its best text.
+func (g *gallery) text(v *value) []piece {
+	var pieces []piece
+	if v.note != "" {
+		pieces = append(pieces, piece{note: v.note})
+	}
+	s, mime := readable(v.data)
+	label, most := v.label, maxResultText
 	if label != string(sandbox.EventResult) {
 		most = maxDisplayText
 	}
-	if note := browserOnly(data, mime); note != "" {
+	if note := browserOnly(v.data, mime); note != "" {
 		return append(pieces, piece{note: label + ": " + note})
 	}
 	switch {
 	case len(pieces) > 0 && (s == "" || isRepr(s)):
 		return pieces
 	case s == "":
-		return []piece{{note: fmt.Sprintf("%s: %s, which has no text to show; write it to a file to keep it", label, otherTypes(data))}}
+		return []piece{{note: fmt.Sprintf("%s: %s, which has no text to show; write it to a file to keep it", label, otherTypes(v.data))}}
 	case mime != "text/plain":
 		label += " (" + mime + ")"
 	}
-	return append(pieces, cutPiece(label, cleanText(s), most)...)
+	if text := g.cut(label, s, most); text != nil {
+		return append(pieces, text...)
+	}
+	return nil
 }
 
-// isRepr reports text such as <Figure size 640x480 with 1 Axes>, which says nothing.
-func isRepr(s string) bool {
-	return len(s) < 200 && strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") && !strings.Contains(s, "\n")
-}
-
-// add takes a picture in if there is room, and says what became of it.
-func (g *gallery) add(label string, raw []byte) (note string, shown bool) {
-	g.seen++
+// add shows a picture if there is room, and returns a note about it.
+func (g *gallery) add(ctx context.Context, label, text string) (note string, shown bool) {
+	g.tried++
+	g.pictures--
 	number := len(g.contents) + 1
 	why := ""
-	switch {
-	case raw == nil:
-		why = "it is not valid base64"
-	case number > maxImages:
-		g.full = true
+	if number > maxImages {
+		g.tried = maxTried // the others are counted only
 		why = fmt.Sprintf("an answer has at most %d", maxImages)
-	default:
-		waiting := max(1, min(maxImages-len(g.contents), g.expected-g.seen+1))
-		p, err := g.shop.fit(raw, (maxImagesBytes-g.used)/waiting)
+	} else if raw, err := base64.StdEncoding.DecodeString(text); err != nil {
+		why = "it is not valid base64"
+	} else {
+		waiting := min(maxImages-len(g.contents), g.pictures+1)
+		p, err := g.shop.fit(ctx, raw, (maxImagesBytes-g.used)/waiting)
 		if err == nil {
 			g.used += len(p.content.Data)
 			g.contents = append(g.contents, p.content)

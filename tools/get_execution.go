@@ -27,7 +27,7 @@ func (t *toolset) getExecution() Tool {
 			if err != nil {
 				return t.failure(ctx, anExecution, err)
 			}
-			return t.renderExecution(ex, view{paging: paging})
+			return t.renderExecution(ctx, ex, view{paging: paging})
 		})
 }
 

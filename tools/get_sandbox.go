@@ -3,6 +3,7 @@ package tools
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -20,8 +21,33 @@ func (t *toolset) getSandbox() Tool {
 			if err != nil {
 				return t.failure(ctx, aSandbox, err)
 			}
-			return structured(sandboxWords(s), s)
+			words := sandboxWords(s)
+			if more := len(s.Executions) - maxExecutionsShown; more > 0 {
+				words += fmt.Sprintf(" %d more executions wait and are not shown.", more)
+			}
+			return structured(words, shorten(s))
 		})
+}
+
+const maxExecutionsShown = 20
+
+// shorten bounds a sandbox for an answer. What an execution printed and raised is for get_execution.
+func shorten(s sandbox.Sandbox) sandbox.Sandbox {
+	s.Reason = short(s.Reason, maxReason)
+	s.Kernels = slices.Clone(s.Kernels[:min(len(s.Kernels), len(languages))])
+	for i, k := range s.Kernels {
+		if k.LastDeath != nil {
+			death := *k.LastDeath
+			death.Detail = short(death.Detail, maxReason)
+			s.Kernels[i].LastDeath = &death
+		}
+	}
+	s.Executions = slices.Clone(s.Executions[:min(len(s.Executions), maxExecutionsShown)])
+	for i, e := range s.Executions {
+		s.Executions[i] = sandbox.Execution{ID: e.ID, SandboxID: e.SandboxID, Language: e.Language, State: e.State, KernelEpoch: e.KernelEpoch,
+			TimeoutSeconds: e.TimeoutSeconds, CreateTime: e.CreateTime, StartTime: e.StartTime, OutputBytes: e.OutputBytes, NextOffset: e.NextOffset}
+	}
+	return s
 }
 
 // sandboxWords says where a sandbox is in its life.

@@ -13,7 +13,7 @@ func (t *toolset) interruptExecution() Tool {
 	return tool("interrupt_execution", "Stop running code",
 		"Stops running or queued code, like Ctrl-C; variables are kept, unless the code ignores it and the kernel must be ended (the answer says which).",
 		params{executionParam()},
-		hints{destructive: true, idempotent: true}, nil,
+		hints{idempotent: true}, nil,
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
 			ex, err := t.sandboxes.Interrupt(ctx, a.text("execution_id"))
 			if err != nil {

@@ -33,6 +33,14 @@ type listed struct {
 	ExpireTime  time.Time        `json:"expire_time"`
 }
 
+func summaries(page sandbox.Page) []listed {
+	list := []listed{}
+	for _, s := range page.Sandboxes {
+		list = append(list, listed{s.ID, s.DisplayName, s.State, short(s.Reason, maxReason), s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
+	}
+	return list
+}
+
 func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallToolResult {
 	r := sandbox.ListRequest{PageSize: int(a.integer("page_size", 0)), PageToken: a.text("page_token")}
 	if s := a.text("state"); s != "" {
@@ -43,16 +51,17 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 		r.State = state
 	}
 	page, err := t.sandboxes.List(ctx, r)
+	if n := fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
+		r.PageSize = n // a page token is of a page's end
+		page, err = t.sandboxes.List(ctx, r)
+	}
 	if err != nil {
 		return t.failure(ctx, aSandbox, err)
 	}
 	answer := struct {
 		Sandboxes     []listed `json:"sandboxes"`
 		NextPageToken string   `json:"next_page_token,omitempty"`
-	}{Sandboxes: []listed{}, NextPageToken: page.NextPageToken}
-	for _, s := range page.Sandboxes {
-		answer.Sandboxes = append(answer.Sandboxes, listed{s.ID, s.DisplayName, s.State, s.Reason, s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
-	}
+	}{summaries(page), page.NextPageToken}
 	words := fmt.Sprintf("%d sandboxes.", len(answer.Sandboxes))
 	switch len(answer.Sandboxes) {
 	case 0:

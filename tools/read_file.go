@@ -67,6 +67,9 @@ func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolRe
 	whole := r.offset+int64(len(data)) >= r.size
 	if len(data) <= maxTextLength {
 		if readable := textPart(data, whole); len(readable) > 0 || len(data) == 0 {
+			if !exact {
+				readable = fitFilePage(readable)
+			}
 			return r.text(string(readable), len(readable), "")
 		}
 		if order := t.utf16Order(ctx, r, data); order != nil {
@@ -111,7 +114,7 @@ func (t *toolset) showPicture(ctx context.Context, r reading) *mcp.CallToolResul
 	if err != nil {
 		return t.failure(ctx, aFile, err)
 	}
-	p, err := t.images.fit(data, maxImagesBytes)
+	p, err := t.images.fit(ctx, data, maxImagesBytes)
 	if err != nil {
 		return r.describePicture(err.Error())
 	}
@@ -154,9 +157,13 @@ func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
 	if strings.Contains(s, "\r\n") {
 		head += ", lines end in CR LF"
 	}
-	shown := cleanFile(s)
-	if shown != strings.ReplaceAll(s, "\r\n", "\n") {
+	clean := cleanFile(s)
+	if clean != strings.ReplaceAll(s, "\r\n", "\n") {
 		head += ", control characters are written as escapes"
+	}
+	shown := breakBackticks(clean)
+	if shown != clean {
+		head += ", some backticks are written as \\x60"
 	}
 	w := &writer{fence: fence([]piece{{text: shown}})}
 	w.line("%s.", head)
@@ -167,6 +174,14 @@ func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
 		w.line("%s more: read_file(sandbox_id=%q, path=%s, offset=%d).", bytesOf(r.size-end), r.sandbox, quotePath(r.path), end)
 	}
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(w.String())}}
+}
+
+// fitFilePage cuts a page of a file whose escapes would make the answer long.
+func fitFilePage(page []byte) []byte {
+	for len(page) > 0 && len(breakBackticks(cleanFile(string(page)))) > filePage*5/4 {
+		page = []byte(cutHead(string(page), len(page)*3/4))
+	}
+	return page
 }
 
 // cleanFile is cleanText for a file, where every byte counts: terminal sequences are

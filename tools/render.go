@@ -1,9 +1,12 @@
 package tools
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -17,32 +20,45 @@ type view struct {
 	paging bool // the call gave an offset: a page, in sequence
 }
 
+// Limits of an answer's text, in bytes. Agents cut a longer result in their own way, so answerBudget bounds the
+// whole text of an answer about an execution: lines of ours, labels and fences included.
+const (
+	answerBudget  = 10_000
+	filesBudget   = 1_200 // of the list of files
+	lateBudget    = 2_000 // of text that was printed while nothing ran
+	valuesBudget  = 6_000 // of results, displays and errors together
+	streamReserve = 3_000 // of printed text that values do not displace
+	nextReserve   = 300   // of the line that names the next call
+	gapReserve    = 600   // of the lines that name missing text
+)
+
 // renderExecution writes an execution for a model: one text, then at most four
 // pictures. There is no structured content, because clients that find some show the
 // model nothing else.
-func (t *toolset) renderExecution(ex sandbox.Execution, v view) *mcp.CallToolResult {
-	r := &rendering{ex: ex, view: v}
+func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v view) *mcp.CallToolResult {
+	r := &rendering{ex: ex, view: v, head: headLines(ex, v)}
+	r.files = r.fileLines()
+	r.late = r.latePieces()
 	events, next := page(ex, v.paging)
-	r.gather(events, t.images)
-
-	late := r.late()
-	fixed := 0
-	for _, p := range append(late, r.pieces...) {
-		if !p.stream {
-			fixed += len(p.text)
-		}
-	}
-	budget := max(minStreamBudget, textBudget-fixed)
+	left := answerBudget - len(r.head) - len(r.files) - cost(r.late) - nextReserve - gapReserve
 	if v.paging {
-		budget = pageBudget
+		reserve := 0
+		if hasValues(events) {
+			reserve = streamReserve
+		}
+		events, next = fitPage(events, next, left-reserve)
+		left -= printedCost(events)
+	} else {
+		left -= min(streamReserve, printedCost(events))
 	}
-	pieces := fitStreams(r.pieces, budget, v.paging)
-	if last := len(pieces) - 1; v.paging && last >= 0 && pieces[last].gap && pieces[last].missing > pieces[last].gone {
-		next = min(next, pieces[last].offset) // cleaning made the page too long for one answer
-	}
-	pieces, alternations := groupStreams(pieces)
+	r.gather(ctx, events, t.images, min(left, valuesBudget))
+	r.next = r.nextLine(next)
+	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(r.fit())}, r.images...)}
+}
 
-	w := &writer{fence: fence(append(late, pieces...))}
+// headLines returns the lines before an execution's output: its state and how it ended.
+func headLines(ex sandbox.Execution, v view) string {
+	w := &writer{}
 	w.line("%s", statusLine(ex, v.fresh, time.Now()))
 	for _, s := range losses(ex.Interlude) {
 		w.line("%s", s)
@@ -53,11 +69,50 @@ func (t *toolset) renderExecution(ex sandbox.Execution, v view) *mcp.CallToolRes
 	if v.again {
 		w.line("This request_id had been used before: this is what became of its execution, and nothing was run again.")
 	}
+	return w.String()
+}
+
+// fit returns the answer's text with as much of the printed text as answerBudget has room for.
+func (r *rendering) fit() string {
+	printed := 0
+	for _, p := range r.pieces {
+		if p.stream {
+			printed += len(p.text)
+		}
+	}
+	text := r.compose(printed)
+	if len(text) <= answerBudget || r.view.paging { // a page is cut before
+		return text
+	}
+	fixed := len(r.compose(0))
+	limit := min(printed, answerBudget-fixed)
+	for range 8 {
+		if text = r.compose(max(limit, 0)); len(text) <= answerBudget {
+			return text
+		}
+		// Labels and escapes make printed text longer.
+		limit = limit * (answerBudget - fixed) / (len(text) - fixed + 1)
+	}
+	return r.compose(max(limit, 0) / 4)
+}
+
+// compose writes the answer with limit bytes of printed text.
+func (r *rendering) compose(limit int) string {
+	pieces := r.pieces
+	if !r.view.paging {
+		pieces = cutStreams(pieces, limit)
+	}
+	pieces, alternations := groupStreams(cleanStreams(mergeGaps(pieces)))
+	for i := range pieces {
+		pieces[i].text = breakBackticks(pieces[i].text)
+	}
+	w := &writer{fence: fence(slices.Concat(r.late, pieces))}
+	w.WriteString(r.head)
 	r.body(w, pieces, alternations)
-	r.write(w, late)
-	r.files(w)
-	r.next(w, next)
-	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(w.String())}, r.images...)}
+	r.write(w, r.late)
+	w.WriteString(r.files)
+	w.WriteString(r.next)
+	return w.String()
 }
 
 // page returns the events that an answer shows and the offset where the next begins.
@@ -91,24 +146,73 @@ func wholeLines(events []sandbox.Event, next int64) ([]sandbox.Event, int64) {
 	return append(events[:last:last], e), next - int64(rest)
 }
 
+// hasValues reports whether events carry more than printed text.
+func hasValues(events []sandbox.Event) bool {
+	return slices.ContainsFunc(events, func(e sandbox.Event) bool {
+		return e.Type == sandbox.EventDisplay || e.Type == sandbox.EventResult || e.Type == sandbox.EventError
+	})
+}
+
+// fitPage ends a page early if its printed text takes more than budget bytes of an answer. The next page begins there.
+func fitPage(events []sandbox.Event, next int64, budget int) ([]sandbox.Event, int64) {
+	for limit := budget; printedCost(events) > budget; limit = limit * 3 / 4 {
+		events, next = cutPage(events, next, limit)
+	}
+	return events, next
+}
+
+// cutPage keeps limit bytes of printed text, and the events before its end.
+func cutPage(events []sandbox.Event, next int64, limit int) ([]sandbox.Event, int64) {
+	for i, e := range events {
+		if len(e.Text) <= limit {
+			limit -= len(e.Text)
+			continue
+		}
+		e.Text = cutHead(e.Text, limit)
+		return wholeLines(append(events[:i:i], e), e.Offset+int64(len(e.Text)))
+	}
+	return events, next
+}
+
 // rendering collects what goes into an answer.
 type rendering struct {
 	ex     sandbox.Execution
 	view   view
+	head   string
 	pieces []piece
+	late   []piece
+	files  string
+	next   string
 	images []mcp.Content
+
+	run strings.Builder // the text of the last of pieces, while that is printed text
 }
 
-// gather turns events into pieces and pictures.
-func (r *rendering) gather(events []sandbox.Event, shop imageShop) {
-	show := &gallery{shop: shop, sandbox: r.ex.SandboxID}
-	for _, e := range events {
-		if b, _ := imageData(e.Data); b != nil {
-			show.expected++
+// gather turns events into pieces and pictures. Values and errors get budget bytes together, the newest first.
+func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *imageShop, budget int) {
+	show := &gallery{shop: shop, sandbox: r.ex.SandboxID, left: budget - 2*maxCountNote}
+	var values []*value // in order
+	at := map[int]*value{}
+	lastError := -1
+	for i, e := range events {
+		switch e.Type {
+		case sandbox.EventDisplay, sandbox.EventResult:
+			at[i] = &value{label: string(e.Type), data: e.Data}
+			values = append(values, at[i])
+		case sandbox.EventError:
+			if lastError >= 0 {
+				show.errors++
+			}
+			lastError = i
 		}
 	}
-	failed := false
-	for _, e := range events {
+	var failure []piece
+	if lastError >= 0 || !r.view.paging {
+		failure = show.traceback(r.ex.Error)
+	}
+	show.choose(ctx, values)
+
+	for i, e := range events {
 		switch e.Type {
 		case sandbox.EventStdout, sandbox.EventStderr:
 			r.print(string(e.Type), e)
@@ -117,20 +221,19 @@ func (r *rendering) gather(events []sandbox.Event, shop imageShop) {
 			if e.Reason == sandbox.OmittedByLimit {
 				p.gone = e.Bytes
 			}
-			r.pieces = append(r.pieces, p)
-		case sandbox.EventDisplay:
-			r.pieces = append(r.pieces, show.display(e.Data)...)
-		case sandbox.EventResult:
-			r.pieces = append(r.pieces, show.rich(string(e.Type), e.Data)...)
+			r.add(p)
+		case sandbox.EventDisplay, sandbox.EventResult:
+			r.add(at[i].pieces...)
 		case sandbox.EventError:
-			failed = true
-			r.pieces = append(r.pieces, traceback(r.ex.Error)...)
+			if i == lastError {
+				r.add(failure...)
+			}
 		}
 	}
-	if !failed && !r.view.paging {
-		r.pieces = append(r.pieces, traceback(r.ex.Error)...)
+	if lastError < 0 {
+		r.add(failure...)
 	}
-	r.pieces = append(r.pieces, show.rest()...)
+	r.add(show.rest()...)
 	r.images = show.contents
 }
 
@@ -138,37 +241,46 @@ func (r *rendering) gather(events []sandbox.Event, shop imageShop) {
 func (r *rendering) print(label string, e sandbox.Event) {
 	if n := len(r.pieces); n > 0 {
 		last := &r.pieces[n-1]
-		if last.stream && last.label == label && last.offset+int64(len(last.text)) == e.Offset {
-			last.text += e.Text
+		if last.stream && last.label == label && last.offset+int64(r.run.Len()) == e.Offset {
+			r.run.WriteString(e.Text)
 			return
 		}
 	}
-	r.pieces = append(r.pieces, piece{label: label, stream: true, text: e.Text, offset: e.Offset})
+	r.add(piece{label: label, stream: true, offset: e.Offset})
+	r.run.WriteString(e.Text)
 }
 
-func traceback(e *sandbox.CodeError) []piece {
-	if e == nil {
-		return nil
+// add ends the printed text before it.
+func (r *rendering) add(pieces ...piece) {
+	if n := len(r.pieces); n > 0 && r.run.Len() > 0 {
+		r.pieces[n-1].text = r.run.String()
+		r.run.Reset()
 	}
-	text := e.Traceback
-	if text == "" {
-		text = e.Name + ": " + e.Message
-	}
-	return cutPiece("error", cleanText(text), maxTracebackText)
+	r.pieces = append(r.pieces, pieces...)
 }
 
-// cutPiece is a rich value's text, with its middle left out when it is over most
-// bytes. The words about that stand outside the text, where nobody can fake them.
-func cutPiece(label, s string, most int) []piece {
-	if len(s) <= most {
-		return []piece{{label: label, text: s}}
+// cutPiece is a value's text, with its middle left out when it has more than most bytes. The words about
+// that stand outside the text, where no program can fake them.
+func cutPiece(label, raw string, most int) []piece {
+	most = max(most, 0)
+	if len(raw) <= most {
+		if s := breakBackticks(cleanText(raw)); len(s) <= most {
+			return []piece{{label: label, text: s}}
+		}
 	}
-	head, tail := strings.ToValidUTF8(s[:most*3/10], ""), strings.ToValidUTF8(s[len(s)-most*7/10:], "")
-	missing := int64(len(s) - len(head) - len(tail))
-	return []piece{
-		{label: label, text: head},
-		{note: fmt.Sprintf("[%s of the %s not shown: print a part of it, or write it to a file]", bytesOf(missing), label)},
-		{label: label, text: tail},
+	// What is cut is the raw text, so that the number of missing bytes is true and a long text costs nothing.
+	for keep := min(most, len(raw)); ; keep = keep * 3 / 4 {
+		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
+		missing := int64(len(raw) - len(head) - len(tail))
+		head, tail = breakBackticks(cleanText(head)), breakBackticks(cleanText(tail))
+		if keep > 0 && len(head)+len(tail) > most {
+			continue
+		}
+		return []piece{
+			{label: label, text: head},
+			{note: fmt.Sprintf("[%s of the %s not shown: print a part of it, or write it to a file]", bytesOf(missing), label)},
+			{label: label, text: tail},
+		}
 	}
 }
 
@@ -209,22 +321,26 @@ func (r *rendering) write(w *writer, pieces []piece) {
 	}
 }
 
-// late is what was printed while nothing ran. It comes after the execution's own output, and in other words, so that
+// latePieces is what was printed while nothing ran. It comes after the execution's own output, and in other words, so that
 // nobody takes the one for the other.
-func (r *rendering) late() []piece {
+func (r *rendering) latePieces() []piece {
 	since := r.ex.Interlude
 	if since == nil || since.LateBytes == 0 || r.view.paging {
 		return nil
 	}
-	s := cleanText(collapseReturns(since.LateText))
 	note := bytesOf(since.LateBytes) + " had been printed before this execution began, after the one before it had ended, by a thread, a timer or a child process"
+	raw := collapseReturns(since.LateText)
+	keep, shown := len(raw), breakBackticks(cleanText(raw))
+	for ; len(shown) > lateBudget; keep = keep * 3 / 4 {
+		shown = breakBackticks(cleanText(cutTail(raw, keep*3/4)))
+	}
 	switch {
-	case s == "":
+	case shown == "":
 		return []piece{{note: "[" + note + ".]"}}
-	case since.LateBytes > int64(len(since.LateText)):
+	case since.LateBytes > int64(len(since.LateText)) || keep < len(raw):
 		note += ". The last of them"
 	}
-	return []piece{{note: "[" + note + ":]"}, {label: "not of this execution", text: s}}
+	return []piece{{note: "[" + note + ":]"}, {label: "not of this execution", text: shown}}
 }
 
 func (r *rendering) gap(w *writer, p piece) {
@@ -238,38 +354,48 @@ func (r *rendering) gap(w *writer, p piece) {
 
 const maxFilesListed = 20
 
-// files lists what the execution wrote, with the call that reads it: clients drop
+// fileLines lists what the execution wrote, with the call that reads it: clients drop
 // resource links, and a file that is not named is not found.
-func (r *rendering) files(w *writer) {
+func (r *rendering) fileLines() string {
 	if r.view.paging && !r.ex.State.Final() {
-		return
+		return ""
 	}
+	w, listed := &writer{}, 0
 	if files := r.ex.Files; len(files) > 0 {
 		w.line("Files written; read_file(sandbox_id=%q, path=…) reads one:", r.ex.SandboxID)
 		for _, f := range files[:min(len(files), maxFilesListed)] {
-			w.line("- %s, %s", quotePath(f.Path), bytesOf(f.Size))
+			line := fmt.Sprintf("- %s, %s", quotePath(f.Path), bytesOf(f.Size))
+			if w.Len()+len(line) > filesBudget*2/3 {
+				break
+			}
+			w.line("%s", line)
+			listed++
 		}
-		if more := len(files) - maxFilesListed; more > 0 {
+		if more := len(files) - listed; more > 0 {
 			w.line("- and %d more (list them with code)", more)
 		}
 	}
 	for i, f := range r.ex.FilesOmitted {
-		if i == 5 {
+		line := fmt.Sprintf("- not listed: %s: %s", quotePath(f.Path), oneLine(f.Reason, 200))
+		if i == 5 || w.Len()+len(line) > filesBudget-50 {
 			w.line("- and %d more were not listed", len(r.ex.FilesOmitted)-i)
 			break
 		}
-		w.line("- not listed: %s: %s", quotePath(f.Path), oneLine(f.Reason, 200))
+		w.line("%s", line)
 	}
+	return w.String()
 }
 
-// next says what to call for more.
-func (r *rendering) next(w *writer, offset int64) {
+// nextLine returns the line that names the call for more.
+func (r *rendering) nextLine(offset int64) string {
+	w := &writer{}
 	switch {
 	case !r.ex.State.Final():
 		w.line("It goes on by itself; do not run it again. get_execution(execution_id=%q, offset=%d) waits for what comes next; interrupt_execution stops it.", r.ex.ID, offset)
 	case r.view.paging && offset < r.ex.OutputBytes && !r.ex.OutputGone:
 		w.line("%s more: get_execution(execution_id=%q, offset=%d).", bytesOf(r.ex.OutputBytes-offset), r.ex.ID, offset)
 	}
+	return w.String()
 }
 
 // writer writes an answer: lines of ours, and blocks of text that is not ours.
@@ -303,4 +429,65 @@ func fence(pieces []piece) string {
 		}
 	}
 	return strings.Repeat("`", longest+1)
+}
+
+// cutHead returns at most n bytes of the beginning of s, cut at a character.
+func cutHead(s string, n int) string {
+	if n >= len(s) {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// cutTail returns at most n bytes of the end of s, cut at a character.
+func cutTail(s string, n int) string {
+	at := len(s) - n
+	if at <= 0 {
+		return s
+	}
+	for at < len(s) && !utf8.RuneStart(s[at]) {
+		at++
+	}
+	return s[at:]
+}
+
+// maxBackticks is the longest run of backticks that is shown as it is. It bounds fences, which must be longer.
+const maxBackticks = 12
+
+// breakBackticks writes a backtick of each longer run as an escape.
+func breakBackticks(s string) string {
+	run := strings.Repeat("`", maxBackticks)
+	if !strings.Contains(s, run+"`") {
+		return s
+	}
+	return strings.ReplaceAll(s, run+"`", run+`\x60`)
+}
+
+// cost is at most what pieces take of an answer's text, with their labels and fences.
+func cost(pieces []piece) (n int) {
+	for _, p := range pieces {
+		if n += len(p.note) + 1; p.note == "" {
+			n += len(p.label) + len(p.text) + len(":\n\n\n") + 2*(maxBackticks+1)
+		}
+	}
+	return n
+}
+
+// printedCost is about what the printed text of events takes of an answer's text.
+func printedCost(events []sandbox.Event) int {
+	r := &rendering{}
+	for _, e := range events {
+		if e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
+			r.print(string(e.Type), e)
+		}
+	}
+	r.add()
+	pieces, _ := groupStreams(cleanStreams(r.pieces))
+	for i := range pieces {
+		pieces[i].text = breakBackticks(pieces[i].text)
+	}
+	return cost(pieces)
 }

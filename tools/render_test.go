@@ -33,7 +33,9 @@ func result(data map[string]string) sandbox.Event {
 func plain(s string) map[string]string { return map[string]string{"text/plain": s} }
 
 // plot is a small PNG as a kernel sends it.
-func plot(w, h int) string {
+func plot(w, h int) string { return base64.StdEncoding.EncodeToString([]byte(bytesOfPlot(w, h))) }
+
+func bytesOfPlot(w, h int) string {
 	img := image.NewNRGBA(image.Rect(0, 0, w, h))
 	for x := range w {
 		img.Set(x, h/2, color.NRGBA{R: 200, A: 255})
@@ -42,7 +44,7 @@ func plot(w, h int) string {
 	if err := png.Encode(&b, img); err != nil {
 		panic(err)
 	}
-	return base64.StdEncoding.EncodeToString(b.Bytes())
+	return b.String()
 }
 
 func figure(w, h int) sandbox.Event {

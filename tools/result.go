@@ -7,11 +7,29 @@ import (
 )
 
 func errorText(s string) *mcp.CallToolResult {
-	return &mcp.CallToolResult{IsError: true, Content: []mcp.Content{textContent(sentence(s))}}
+	return &mcp.CallToolResult{IsError: true, Content: []mcp.Content{textContent(short(sentence(s), maxErrorAnswer))}}
 }
 
 func textContent(s string) mcp.TextContent {
 	return mcp.TextContent{Type: mcp.ContentTypeText, Text: s}
+}
+
+// Limits of a management tool's answer, which repeats its value as structured content.
+const (
+	maxListBytes = 10_000 // of a list as JSON
+	maxReason    = 300    // of a sentence in it
+)
+
+// fitting returns how many values at the beginning of a list fit an answer: at least one, if there is one.
+func fitting[T any](list []T) int {
+	size := 0
+	for i, v := range list {
+		b, _ := json.Marshal(v) // it is marshalled again for the answer, where an error shows
+		if size += len(cleanText(string(b))) + 1; size > maxListBytes && i > 0 {
+			return i
+		}
+	}
+	return len(list)
 }
 
 // structured is the answer of a management tool: a sentence and the value, as text

@@ -1,7 +1,6 @@
 package tools
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,11 +11,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Caps of what is not printed text, out of about 10 kB of an answer.
+// Caps of single values, out of valuesBudget for all of them.
 const (
 	maxResultText    = 4000
 	maxDisplayText   = 2000
-	maxRichText      = 4000 // of displays together; the last one may go over it
 	maxTracebackText = 4000
 )
 
@@ -98,16 +96,17 @@ func otherTypes(data map[string]string) string {
 	return strings.Join(names, ", ")
 }
 
-// imageData returns the picture of a rich value, decoded from base64.
-func imageData(data map[string]string) (b []byte, mime string) {
+// imageType returns the type of a value's picture, or "" if it has none.
+func imageType(data map[string]string) string {
 	for _, mime := range []string{"image/png", "image/jpeg"} {
-		if s := data[mime]; s != "" {
-			b, err := base64.StdEncoding.DecodeString(s)
-			if err != nil {
-				return nil, mime
-			}
-			return b, mime
+		if data[mime] != "" {
+			return mime
 		}
 	}
-	return nil, ""
+	return ""
+}
+
+// isRepr reports text such as <Figure size 640x480 with 1 Axes>, which says nothing.
+func isRepr(s string) bool {
+	return len(s) < 200 && strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") && !strings.Contains(s, "\n")
 }

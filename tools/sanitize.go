@@ -14,11 +14,32 @@ func cleanText(s string) string {
 	if plain(s) {
 		return s
 	}
-	s = strings.ReplaceAll(s, "\r\n", "\n")
+	return clean(strings.ReplaceAll(s, "\r\n", "\n"), false)
+}
+
+// CleanTerminal makes printed text safe for a terminal: it keeps colours and carriage returns, and writes out every
+// other control character. It returns the beginning of a colour that s ends in as rest, for the caller to put before the text that follows.
+func CleanTerminal(s string) (shown, rest string) {
+	if plain(s) {
+		return s, ""
+	}
+	if i := strings.LastIndexByte(s, 0x1b); i >= 0 && len(s)-i < maxColour && strings.Trim(s[i+1:], "[0123456789;:") == "" {
+		s, rest = s[:i], s[i:]
+	}
+	return clean(s, true), rest
+}
+
+// clean writes control characters out. For a terminal it keeps carriage returns and colours; otherwise it leaves complete
+// terminal sequences out.
+func clean(s string, terminal bool) string {
 	var b strings.Builder
 	b.Grow(len(s))
 	for len(s) > 0 {
-		if n := terminalSequence(s); n > 0 {
+		if n := colour(s); n > 0 && terminal {
+			b.WriteString(s[:n])
+			s = s[n:]
+			continue
+		} else if n := terminalSequence(s); n > 0 && !terminal {
 			s = s[n:]
 			continue
 		}
@@ -26,7 +47,7 @@ func cleanText(s string) string {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case r == '\n' || r == '\t':
+		case r == '\n' || r == '\t' || r == '\r' && terminal:
 			b.WriteRune(r)
 		case r < 0x20 || r == 0x7f:
 			fmt.Fprintf(&b, `\x%02x`, r)
@@ -69,6 +90,25 @@ func hidden(r rune) bool {
 		return true
 	}
 	return false
+}
+
+// maxColour bounds a colour's sequence.
+const maxColour = 64
+
+// colour returns the length of a complete colour sequence (SGR) at the start of s, or 0.
+func colour(s string) int {
+	if !strings.HasPrefix(s, "\x1b[") {
+		return 0
+	}
+	for i := 2; i < min(len(s), maxColour); i++ {
+		switch c := s[i]; {
+		case c == 'm':
+			return i + 1
+		case c != ';' && c != ':' && (c < '0' || c > '9'):
+			return 0
+		}
+	}
+	return 0
 }
 
 // maxSequence bounds how far a terminal sequence can swallow text.
@@ -132,8 +172,13 @@ func collapseReturns(s string) string {
 // longer than most bytes.
 func oneLine(s string, most int) string {
 	s = strings.NewReplacer("\n", `\n`, "\t", " ").Replace(cleanText(collapseReturns(s)))
+	return short(s, most)
+}
+
+// short returns s, or its beginning and an ellipsis if it has more than most bytes.
+func short(s string, most int) string {
 	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
+		return cutHead(s, most) + "…"
 	}
 	return s
 }

@@ -21,41 +21,28 @@ type piece struct {
 	gone    int64 // of those: kept nowhere
 }
 
-// How much printed text an answer has: about 10 kB with everything, of which
-// printed text gets at least a part.
+// How printed text is cut and ordered.
 const (
-	textBudget      = 10_000
-	minStreamBudget = 3_000
-	pageBudget      = 12_000 // room for some escapes in a page of 10,000 bytes
-	headShare       = 0.3
-	maxAlternations = 24
+	headShare       = 0.3 // of cut text, what is shown of its beginning
+	maxAlternations = 24  // of stdout and stderr
+	maxGaps         = 3   // that are shown apart
 )
 
-// fitStreams cleans the printed text and cuts it to budget bytes: 30 % from the
-// start and 70 % from the end, or all from the start when a page is read in sequence. It
-// cuts what the program printed, so that offsets stay true, by measuring what is
-// left after cleaning.
-func fitStreams(raw []piece, budget int, paging bool) []piece {
-	limit := 0
-	for _, p := range raw {
-		if p.stream {
-			limit += len(p.text)
-		}
-	}
-	for range 8 {
-		cut := cleanStreams(cutStreams(raw, limit, paging))
-		size := 0
-		for _, p := range cut {
-			if p.stream {
-				size += len(p.text)
+// mergeGaps joins gaps beyond the first few with the last of those: each costs a line.
+func mergeGaps(pieces []piece) []piece {
+	out, gaps, last := make([]piece, 0, len(pieces)), 0, -1
+	for _, p := range pieces {
+		if p.gap {
+			if gaps++; gaps > maxGaps {
+				out[last].missing += p.missing
+				out[last].gone += p.gone
+				continue
 			}
+			last = len(out)
 		}
-		if size <= budget {
-			return cut
-		}
-		limit = max(1, limit*budget/(size+1)) // escapes make text longer, evenly at worst
+		out = append(out, p)
 	}
-	return cleanStreams(cutStreams(raw, budget/8, paging))
+	return out
 }
 
 // cleanStreams makes printed text safe to show. Empty pieces go away.
@@ -75,7 +62,7 @@ func cleanStreams(pieces []piece) []piece {
 
 // cutStreams keeps limit bytes of the printed text and puts one gap in place of the
 // rest, gaps inside the rest included.
-func cutStreams(pieces []piece, limit int, paging bool) []piece {
+func cutStreams(pieces []piece, limit int) []piece {
 	total := 0
 	for _, p := range pieces {
 		if p.stream {
@@ -86,9 +73,6 @@ func cutStreams(pieces []piece, limit int, paging bool) []piece {
 		return slices.Clone(pieces)
 	}
 	head := int(float64(limit) * headShare)
-	if paging {
-		head = limit
-	}
 	tail := total - (limit - head) // where the kept end begins
 
 	var out []piece

@@ -9,7 +9,7 @@
 //   - resource.go: files as MCP resources
 //   - render.go, stream.go, status.go, rich.go: an execution as text for a model
 //   - sanitize.go: nothing that a program prints can pass for our own words
-//   - images.go, gallery.go: pictures that a client can show
+//   - images.go, gallery.go: pictures that a client can show; pictureheader.go, pictureworker.go, confine_*.go: decoding them in another process
 //   - utf16.go: text files of Windows
 //   - wait.go: waiting for an execution, with progress
 //   - result.go, errors.go: results and errors in words
@@ -72,7 +72,7 @@ type toolset struct {
 	sandboxes Sandboxes
 	allowed   []string
 	log       *slog.Logger
-	images    imageShop
+	images    *imageShop
 }
 
 func newToolset(s Sandboxes, c Config) *toolset {
@@ -142,5 +142,6 @@ func tool(name, title, description string, p params, hints hints, output rawSche
 	}
 }
 
-// hints are a tool's annotations.
+// hints are a tool's annotations. Only a deletion is destructive: what the other tools change lies in a sandbox, which
+// is scratch space, and clients such as Codex do not run a destructive tool without asking a person.
 type hints struct{ readOnly, destructive, idempotent bool }

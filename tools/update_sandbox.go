@@ -17,7 +17,7 @@ func (t *toolset) updateSandbox() Tool {
 			ttlParam("Such as 2h or 7d; at most 14d"),
 			{name: "display_name", kind: text, example: `"sales-analysis"`},
 		},
-		hints{destructive: true, idempotent: true}, sandboxSchema,
+		hints{idempotent: true}, sandboxSchema,
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
 			var r sandbox.UpdateRequest
 			if ttl, ok := a.duration("ttl"); ok {
@@ -33,6 +33,6 @@ func (t *toolset) updateSandbox() Tool {
 			if err != nil {
 				return t.failure(ctx, aSandbox, err)
 			}
-			return structured(fmt.Sprintf("Changed. %s", sandboxWords(s)), s)
+			return structured(fmt.Sprintf("Changed. %s", sandboxWords(s)), shorten(s))
 		})
 }

@@ -17,7 +17,7 @@ func (t *toolset) writeFiles() Tool {
 			sandboxParam(true, ""),
 			{name: filesName, kind: fileList, required: true, about: "Each has path and one of text, base64, local_path", example: filesExample},
 		},
-		hints{destructive: true, idempotent: true}, rawSchema{"files:array", "sandbox_id:string"},
+		hints{idempotent: true}, rawSchema{"files:array", "sandbox_id:string"},
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
 			if len(a.files()) == 0 {
 				return errorText("files is an empty list: there is nothing to write")
@@ -30,13 +30,17 @@ func (t *toolset) writeFiles() Tool {
 			if err != nil {
 				return errorText(t.explainFiles(ctx, err))
 			}
+			n := fitting(written)
 			answer := struct {
 				SandboxID sandbox.ID     `json:"sandbox_id"`
 				Files     []sandbox.File `json:"files"`
-			}{id, written}
+			}{id, written[:n]}
 			words := fmt.Sprintf("%d files written.", len(written))
 			if len(written) == 1 {
 				words = "1 file written."
+			}
+			if n < len(written) {
+				words += fmt.Sprintf(" The first %d are listed.", n)
 			}
 			return structured(words, answer)
 		})

@@ -1,0 +1,60 @@
+package tools
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// confineWorker limits what this process can take and do. It is called before hostile bytes are read.
+func confineWorker() error {
+	data, err := dataSize()
+	if err != nil {
+		return err
+	}
+	limits := []struct {
+		resource int
+		value    uint64
+	}{
+		{unix.RLIMIT_DATA, data + workerMemory}, // private memory that can be written
+		{unix.RLIMIT_CPU, workerCPU},
+		{unix.RLIMIT_NOFILE, workerFiles}, // Go's poller needs a few
+		{unix.RLIMIT_FSIZE, 0},
+		{unix.RLIMIT_CORE, 0},
+	}
+	for _, l := range limits {
+		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
+			return fmt.Errorf("limit a worker: %w", err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("confine a worker: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("confine a worker: %w", err)
+	}
+	return nil
+}
+
+// dataSize is what counts towards RLIMIT_DATA now: the Go runtime's own memory.
+func dataSize() (uint64, error) {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, fmt.Errorf("read a worker's size: %w", err)
+	}
+	fields := bytes.Fields(text)
+	if len(fields) < 6 {
+		return 0, fmt.Errorf("/proc/self/statm has %d fields", len(fields))
+	}
+	pages, err := strconv.ParseUint(string(fields[5]), 10, 64)
+	return pages * uint64(os.Getpagesize()), err
+}
+
+// workerPath names this program even after its file was replaced by a newer one.
+func workerPath() (string, error) { return "/proc/self/exe", nil }
+
+func hideWindow(*exec.Cmd) {}

@@ -1,0 +1,13 @@
+package tools_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+func TestMain(m *testing.M) {
+	tools.RunPictureWorker() // this test binary is also the worker that decodes pictures
+	os.Exit(m.Run())
+}

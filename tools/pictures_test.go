@@ -1,0 +1,160 @@
+//go:build unix
+
+package tools_test
+
+import (
+	"bytes"
+	"context"
+	"image"
+	"image/png"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools"
+)
+
+// progressive is a progressive grey JPEG of zeros: a scan for the mean values, and more that say nothing, each in a few bytes.
+func progressive(side, scans int) []byte {
+	b := []byte{0xff, 0xd8}
+	segment := func(marker byte, content ...byte) {
+		n := len(content) + 2
+		b = append(append(b, 0xff, marker, byte(n>>8), byte(n)), content...)
+	}
+	segment(0xdb, append([]byte{0}, bytes.Repeat([]byte{1}, 64)...)...)
+	segment(0xc2, 8, byte(side>>8), byte(side), byte(side>>8), byte(side), 1, 1, 0x11, 0)
+	lengths := append([]byte{1}, make([]byte, 15)...) // one code, of one bit
+	segment(0xc4, append(append([]byte{0x00}, lengths...), 0)...)
+	segment(0xc4, append(append([]byte{0x10}, lengths...), 0xe0)...) // the end of 16,384 blocks
+	segment(0xda, 1, 1, 0x00, 0, 0, 0)
+	blocks := ((side + 7) / 8) * ((side + 7) / 8)
+	b = append(b, make([]byte, blocks/8+1)...)
+	for range scans - 1 {
+		segment(0xda, 1, 1, 0x00, 1, 63, 0)
+		b = append(b, make([]byte, 2*(blocks/16384+1))...)
+	}
+	return append(b, 0xff, 0xd9)
+}
+
+func TestPicturesThatCostTooMuchAreRefused(t *testing.T) {
+	bomb := progressive(8, 1)
+	at := bytes.Index(bomb, []byte{0xff, 0xc2})
+	copy(bomb[at+5:], []byte{0xff, 0xff, 0x02, 0xf0}) // 752 × 65,535
+	for _, c := range []struct{ name, content, wants string }{
+		{"a small progressive JPEG of many pixels", string(bomb), "its 752×65535 pixels take 246,415,360 bytes to decode, which is too much"},
+		{"a JPEG of many scans", string(progressive(800, 300)), "it has 300 scans, which is too many"},
+		{"an interlaced PNG of many pixels", interlacedHeader(6000), "take 288,000,000 bytes to decode"},
+		{"two frames", strings.Replace(string(progressive(16, 1)), "\xff\xda", string(progressive(16, 1)[at:at+13])+"\xff\xda", 1), "it is not a valid PNG or JPEG"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			wantText(t, read(t, c.content, nil), true, "is an image that cannot be shown: ", c.wants)
+		})
+	}
+}
+
+func interlacedHeader(side uint32) string {
+	return "\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR" + string([]byte{0, 0, byte(side >> 8), byte(side), 0, 0, byte(side >> 8), byte(side), 8, 6, 0, 0, 1, 0, 0, 0, 0})
+}
+
+func TestProgressivePictureIsShown(t *testing.T) {
+	r := read(t, string(progressive(800, 10)), nil)
+	wantText(t, r, false, "an image of 800×800 pixels")
+	if len(r.Content) != 2 {
+		t.Errorf("the answer has %d contents, want a text and an image", len(r.Content))
+	}
+}
+
+// workers are the processes that decode pictures for this test.
+func workers(t *testing.T) (pids []int) {
+	t.Helper()
+	found, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range found {
+		stat, _ := os.ReadFile(path)
+		command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		fields := strings.Fields(string(stat))
+		if len(fields) > 3 && fields[3] == strconv.Itoa(os.Getpid()) && fields[2] != "Z" && strings.Contains(string(command), "\x00picture-worker\x00") {
+			pid, _ := strconv.Atoi(fields[0])
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// stopWorkers stops the first n workers that it sees, so that they decode for ever.
+func stopWorkers(t *testing.T, n int) (pids []int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); len(pids) < n; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d workers ran within a minute, want %d", len(pids), n)
+		}
+		pids = workers(t)
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGSTOP)
+		}
+	}
+	return pids
+}
+
+// slowPicture takes a worker long enough to be seen.
+func slowPicture() string {
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewGray(image.Rect(0, 0, 6000, 6000))); err != nil {
+		panic(err)
+	}
+	return b.String()
+}
+
+// pictureBox is a sandbox with a slow picture and a plot in it.
+func pictureBox(t *testing.T) []tools.Tool {
+	t.Helper()
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("NOT TESTED: workers are found in /proc")
+	}
+	d := newDouble()
+	list := tools.New(d, tools.Config{})
+	call(t, list, "create_sandbox", args{"display_name": "box"})
+	d.contents[letterID("sbx_", 0)+"/slow.png"] = []byte(slowPicture())
+	d.contents[letterID("sbx_", 0)+"/plot.png"] = []byte(bytesOfPlot(64, 64))
+	return list
+}
+
+func TestCancelledCallEndsItsWorker(t *testing.T) {
+	list := pictureBox(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	answer := make(chan *mcp.CallToolResult)
+	go func() {
+		answer <- callContext(ctx, t, list, "read_file", args{"sandbox_id": "box", "path": "slow.png"})
+	}()
+	stopWorkers(t, 1)
+	cancel()
+	wantText(t, <-answer, true, "cancelled")
+	if left := workers(t); len(left) > 0 {
+		t.Errorf("workers %v run after the call was cancelled, want none", left)
+	}
+}
+
+func TestOneOwnersPicturesDoNotBlockAnothers(t *testing.T) {
+	list := pictureBox(t)
+	bombs, cancel := context.WithCancel(sandbox.WithOwner(t.Context(), "hostile"))
+	defer cancel()
+	answers := make(chan *mcp.CallToolResult)
+	for range 6 {
+		go func() {
+			answers <- callContext(bombs, t, list, "read_file", args{"sandbox_id": "box", "path": "slow.png"})
+		}()
+	}
+	stopWorkers(t, 2) // all that one owner gets
+	neighbour := sandbox.WithOwner(t.Context(), "neighbour")
+	wantText(t, callContext(neighbour, t, list, "read_file", args{"sandbox_id": "box", "path": "plot.png"}), false, "an image of 64×64 pixels")
+	cancel()
+	for range 6 {
+		<-answers
+	}
+}

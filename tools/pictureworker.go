@@ -1,0 +1,172 @@
+package tools
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"image"
+	"image/jpeg"
+	"image/png"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"golang.org/x/image/draw"
+)
+
+// A worker is this program, started again to decode one picture: the picture comes on its stdin, its answer goes to
+// stdout. Its environment is empty and it confines itself before it reads, so a hostile picture costs at most
+// workerMemory and workerCPU, and the caller kills it at a deadline or when its call is cancelled.
+const (
+	workerArgument = "picture-worker"
+	workerMemory   = 384 * 1 << 20
+	workerCPU      = 6 // seconds
+	workerFiles    = 16
+)
+
+// Answers of a worker. workerMade is followed by the picture that it made.
+const (
+	workerKeep    = "keep\n"    // the picture is valid and fits as it is
+	workerMade    = "made\n"    // a smaller one fits
+	workerInvalid = "invalid\n" // it is broken
+	workerNoRoom  = "no room\n" // it can't be made to fit
+)
+
+// hasWorker is set in a program that can be started as a worker.
+var hasWorker bool
+
+// RunPictureWorker does a worker's work and ends the process, if it was started as one. A program that calls [New] must
+// call it first thing in main; otherwise no picture is shown.
+func RunPictureWorker() {
+	hasWorker = true
+	if len(os.Args) != 4 || os.Args[1] != workerArgument {
+		return
+	}
+	budget, err := strconv.Atoi(os.Args[2])
+	size, sizeErr := strconv.Atoi(os.Args[3])
+	if errors.Join(err, sizeErr) != nil || size < 0 || size > maxImageFile {
+		os.Exit(2)
+	}
+	runtime.GOMAXPROCS(1)
+	debug.SetMemoryLimit(workerMemory * 3 / 4)
+	if err := confineWorker(); err != nil {
+		os.Exit(1)
+	}
+	data := make([]byte, size)
+	if _, err := io.ReadFull(os.Stdin, data); err != nil {
+		os.Exit(1)
+	}
+	if _, err := os.Stdout.Write(reducePicture(data, budget)); err != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// runPictureWorker returns a picture that fits budget bytes of base64, or nil if data does as it is. It ends the
+// worker when ctx is done.
+func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, error) {
+	self, err := workerPath()
+	if err != nil || !hasWorker {
+		return nil, errors.New("this program cannot decode pictures")
+	}
+	limited, cancel := context.WithTimeout(ctx, workerDeadline)
+	defer cancel()
+	cmd := exec.CommandContext(limited, self, workerArgument, strconv.Itoa(budget), strconv.Itoa(len(data)))
+	out := &boundedBuffer{most: len(workerMade) + max(budget, 0)}
+	cmd.Env = []string{}
+	cmd.Stdin, cmd.Stdout = bytes.NewReader(data), out
+	cmd.WaitDelay = time.Second
+	hideWindow(cmd)
+	if err := cmd.Run(); ctx.Err() != nil {
+		return nil, errors.New("the call was cancelled")
+	} else if err != nil {
+		return nil, errTooCostly
+	}
+	switch answer := out.Bytes(); {
+	case string(answer) == workerKeep:
+		return nil, nil
+	case string(answer) == workerNoRoom:
+		return nil, errNoRoom
+	case bytes.HasPrefix(answer, []byte(workerMade)):
+		return answer[len(workerMade):], nil
+	}
+	return nil, errNotPicture
+}
+
+// reducePicture is a worker's answer about a picture.
+func reducePicture(data []byte, budget int) []byte {
+	img, format, err := image.Decode(bytes.NewReader(data))
+	if err != nil {
+		return []byte(workerInvalid)
+	}
+	if max(img.Bounds().Dx(), img.Bounds().Dy()) <= maxImageSide && base64.StdEncoding.EncodedLen(len(data)) <= budget {
+		return []byte(workerKeep)
+	}
+	for side := maxImageSide; side >= 196; side /= 2 {
+		small := scale(img, side)
+		encoders := []func(image.Image) ([]byte, error){encodePNG, encodeJPEG(85), encodeJPEG(60)}
+		if format == "jpeg" || hopeless(len(data), img, small, budget) {
+			encoders = encoders[1:]
+		}
+		for _, encode := range encoders {
+			b, err := encode(small)
+			if err == nil && base64.StdEncoding.EncodedLen(len(b)) <= budget {
+				return append([]byte(workerMade), b...)
+			}
+		}
+	}
+	return []byte(workerNoRoom)
+}
+
+// hopeless reports that a PNG of the smaller picture would be far over the budget,
+// judged by the size of the larger one: encoding it takes a second or two.
+func hopeless(size int, large, small image.Image, budget int) bool {
+	pixels := func(img image.Image) float64 { return float64(img.Bounds().Dx()) * float64(img.Bounds().Dy()) }
+	return float64(size)*pixels(small)/pixels(large) > 2*float64(budget)
+}
+
+func encodePNG(img image.Image) ([]byte, error) {
+	var b bytes.Buffer
+	err := png.Encode(&b, img)
+	return b.Bytes(), err
+}
+
+func encodeJPEG(quality int) func(image.Image) ([]byte, error) {
+	return func(img image.Image) ([]byte, error) {
+		// JPEG has no transparency, and what is transparent would come out black.
+		flat := image.NewRGBA(img.Bounds())
+		draw.Draw(flat, flat.Bounds(), image.White, image.Point{}, draw.Src)
+		draw.Draw(flat, flat.Bounds(), img, img.Bounds().Min, draw.Over)
+		var b bytes.Buffer
+		err := jpeg.Encode(&b, flat, &jpeg.Options{Quality: quality})
+		return b.Bytes(), err
+	}
+}
+
+// scale returns the image with its longer side at most side.
+func scale(img image.Image, side int) image.Image {
+	from := img.Bounds()
+	w, h := from.Dx(), from.Dy()
+	if max(w, h) <= side {
+		return img
+	}
+	if w >= h {
+		w, h = side, max(1, h*side/w)
+	} else {
+		w, h = max(1, w*side/h), side
+	}
+	small := image.NewRGBA(image.Rect(0, 0, w, h)) // the one kind that Scale is fast for
+	// Scale takes 32 bytes for each row of the original in each column of the result, so a large image is scaled in strips.
+	const strip = 64
+	for top := 0; top < h; top += strip {
+		bottom := min(top+strip, h)
+		rows := image.Rect(from.Min.X, from.Min.Y+top*from.Dy()/h, from.Max.X, from.Min.Y+bottom*from.Dy()/h)
+		draw.BiLinear.Scale(small, image.Rect(0, top, w, bottom), img, rows, draw.Src, nil)
+	}
+	return small
+}
