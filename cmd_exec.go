@@ -11,8 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mattn/go-isatty"
+
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
 type execCommand struct {
@@ -83,10 +86,14 @@ func (c *execCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if exec, err = c.follow(ctx, client, exec.ID); err != nil {
+	out, errOut := newScreen(os.Stdout), newScreen(os.Stderr)
+	defer errOut.end()
+	defer out.end()
+	p := printer{out: out, err: errOut}
+	if exec, err = c.follow(ctx, client, exec.ID, p.event); err != nil {
 		return err
 	}
-	return finish(exec)
+	return p.finish(exec)
 }
 
 func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
@@ -126,7 +133,7 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 
 // follow prints what the execution does until it is over. The first Ctrl-C interrupts
 // the code; the second leaves it running.
-func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID) (sandbox.Execution, error) {
+func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID, event func(sandbox.Event) error) (sandbox.Execution, error) {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
 	keys := make(chan os.Signal, 1)
@@ -152,47 +159,84 @@ func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox
 			leave()
 		}
 	}()
-	if err := client.FollowExecution(ctx, string(id), 1, printEvent); err != nil {
+	if err := client.FollowExecution(ctx, string(id), 1, event); err != nil {
 		return sandbox.Execution{}, err
 	}
 	return client.GetExecution(ctx, string(id), 0, sandbox.Window{Head: 1})
 }
 
-func printEvent(e sandbox.Event) error {
+// screen writes text from a sandbox. To a terminal it writes control sequences out, because they could clear the screen or
+// reach the clipboard; to a file or a pipe it writes all bytes as they are.
+type screen struct {
+	w        io.Writer
+	terminal bool
+	rest     string // of a colour's sequence that is not complete
+	coloured bool
+}
+
+func newScreen(f *os.File) *screen {
+	return &screen{w: f, terminal: isatty.IsTerminal(f.Fd()) || isatty.IsCygwinTerminal(f.Fd())}
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	if !s.terminal {
+		return s.w.Write(p)
+	}
+	var shown string
+	shown, s.rest = tools.CleanTerminal(s.rest + string(p))
+	s.coloured = s.coloured || strings.Contains(shown, "\x1b")
+	if _, err := io.WriteString(s.w, shown); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// end writes what is left and resets the terminal's colours.
+func (s *screen) end() {
+	io.WriteString(s.w, strings.ReplaceAll(s.rest, "\x1b", `\x1b`))
+	if s.coloured {
+		io.WriteString(s.w, "\x1b[0m")
+	}
+}
+
+// printer prints what an execution does.
+type printer struct{ out, err io.Writer }
+
+func (p printer) event(e sandbox.Event) error {
 	switch e.Type {
 	case sandbox.EventStdout:
-		io.WriteString(os.Stdout, e.Text)
+		io.WriteString(p.out, e.Text)
 	case sandbox.EventStderr:
-		io.WriteString(os.Stderr, e.Text)
+		io.WriteString(p.err, e.Text)
 	case sandbox.EventDisplay, sandbox.EventResult:
 		if text, ok := e.Data["text/plain"]; ok {
-			fmt.Println(text)
+			fmt.Fprintln(p.out, text)
 		}
 		for mime, value := range e.Data {
 			if mime != "text/plain" {
-				fmt.Fprintf(os.Stderr, "[%s, %d bytes]\n", mime, len(value))
+				fmt.Fprintf(p.err, "[%s, %d bytes]\n", mime, len(value))
 			}
 		}
 	case sandbox.EventOmitted:
-		fmt.Fprintf(os.Stderr, "\n[%d bytes of output were over the limit and are gone]\n", e.Bytes)
+		fmt.Fprintf(p.err, "\n[%d bytes of output were over the limit and are gone]\n", e.Bytes)
 	}
 	return nil
 }
 
-// finish says how the execution ended and turns that into an exit status.
-func finish(exec sandbox.Execution) error {
+// finish prints how the execution ended and returns its exit status.
+func (p printer) finish(exec sandbox.Execution) error {
 	if exec.Error != nil {
 		text := exec.Error.Traceback
 		if text == "" {
 			text = exec.Error.Name + ": " + exec.Error.Message
 		}
-		fmt.Fprintln(os.Stderr, text)
+		fmt.Fprintln(p.err, text)
 	}
 	if exec.Reason != "" {
-		fmt.Fprintln(os.Stderr, "dormouse:", exec.Reason)
+		fmt.Fprintln(p.err, "dormouse:", exec.Reason)
 	}
 	if i := exec.Interlude; i != nil {
-		printInterlude(*i)
+		p.interlude(*i)
 	}
 	if status, ok := exitStatus[exec.State]; ok {
 		return status
@@ -200,16 +244,16 @@ func finish(exec sandbox.Execution) error {
 	return nil
 }
 
-// printInterlude says what happened between the execution before and this one.
-func printInterlude(i sandbox.Interlude) {
+// interlude prints what happened between the execution before and this one.
+func (p printer) interlude(i sandbox.Interlude) {
 	if !i.AsOf.IsZero() {
-		fmt.Fprintln(os.Stderr, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")
+		fmt.Fprintln(p.err, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")
 	}
 	if i.Death != nil {
-		fmt.Fprintln(os.Stderr, "dormouse: the kernel had died before, and its variables with it:", i.Death.Detail)
+		fmt.Fprintln(p.err, "dormouse: the kernel had died before, and its variables with it:", i.Death.Detail)
 	}
 	if i.LateBytes > 0 {
-		fmt.Fprintf(os.Stderr, "dormouse: %d bytes were printed after the execution before; the end of them:\n%s\n", i.LateBytes, strings.TrimSuffix(i.LateText, "\n"))
+		fmt.Fprintf(p.err, "dormouse: %d bytes were printed after the execution before; the end of them:\n%s\n", i.LateBytes, strings.TrimSuffix(i.LateText, "\n"))
 	}
 }
 
