@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import site
 import sys
 import warnings
 
@@ -55,6 +56,20 @@ def ahead():
         for name in _AHEAD:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+
+
+def add_user_site():
+    """Makes the user's site packages importable, as Python does without -s: before the system's, and with .pth files and usercustomize."""
+    folder = site.getusersitepackages()
+    before = list(sys.path)
+    site.ENABLE_USER_SITE = True
+    site.addusersitepackages(None)
+    added = [path for path in sys.path if path not in before]
+    systems = site.getsitepackages()
+    at = next((i for i, path in enumerate(before) if path in systems), len(before))
+    sys.path[:] = before[:at] + added + before[at:]
+    if folder in sys.path:
+        site.execusercustomize()
 
 
 def widen_pandas(pandas):

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import traceback
 import warnings
 
 from . import figures, imports, randomness
@@ -57,6 +58,11 @@ class Kernel:
         faulthandler.enable(file=2, all_threads=False)  # a crash in C code says where; the guest takes our frames out
         randomness.freeze()
         self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
+        del sys.path[0]  # our own folder
+        _, exception = self.interrupts.guarded(imports.add_user_site)
+        if exception:
+            print("".join(traceback.format_exception(exception)), file=sys.stderr, end="")
+        sys.path.insert(0, "")
 
     def restore(self):
         """Undoes what user code may have done to what it shares with us."""
