@@ -209,3 +209,22 @@ func (d *door) shut() {
 	}
 	d.conns = nil
 }
+
+// When the daemon is killed, the sandbox that it pooled and the commands that it started ahead end, without another daemon.
+func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
+	h := hibernating(t)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "1 + 1", "2")
+	eventually(t, 2*time.Minute, "there are a snapshot and a pooled sandbox", func() bool {
+		snapshots, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "snapshots", "*", "checkpoint", "manifest.json"))
+		pooled, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "spares", "*", "pid"))
+		return len(snapshots) > 0 && len(pooled) > 0
+	})
+	s.ok("delete_sandbox", args{"sandbox_id": id})
+	if len(processesOf(h.dir)) == 0 {
+		t.Fatal("nothing runs that the daemon made ahead")
+	}
+	h.stop(syscall.SIGKILL)
+	eventually(t, time.Minute, "nothing of the home runs", func() bool { return len(processesOf(h.dir)) == 0 })
+}

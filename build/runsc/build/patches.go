@@ -101,6 +101,43 @@ func (r *SimpleReader) ReadByte() (byte, error) {
 // Read implements io.Reader.Read.
 func (r *SimpleReader) Read(`,
 	},
+
+	// A pooled sandbox waits for its starter to tell it what to restore. It ends when its starter does, which a closed stdin shows. A
+	// sandbox that is told what to restore belongs to itself.
+	{
+		file: "runsc/boot/loader.go",
+		old: `	args.StartupTimer.Reached("control server started")
+
+	return l, nil
+}
+`,
+		new: `	args.StartupTimer.Reached("control server started")
+
+	if strings.HasPrefix(args.ID, "spare-") && len(args.StdioFDs) > 0 {
+		go l.endWithStarter()
+	}
+	return l, nil
+}
+
+// endWithStarter ends the process when the other end of its stdin is closed before it was told what to run or restore. The filters of
+// system calls are not installed before that.
+func (l *Loader) endWithStarter() {
+	for {
+		stdin := []unix.PollFd{{Fd: startingStdioFD}}
+		n, _ := unix.Poll(stdin, 500)
+		l.mu.Lock()
+		if l.state != created {
+			l.mu.Unlock()
+			return
+		}
+		if n > 0 && stdin[0].Revents&unix.POLLHUP != 0 {
+			os.Exit(1)
+		}
+		l.mu.Unlock()
+	}
+}
+`,
+	},
 }
 
 func (p patch) apply(dir string) error {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -59,3 +60,6 @@ func Own(conn net.Conn) bool {
 
 // ParseSpare reads the file that says which spare a sandbox runs in.
 var ParseSpare = parseSpare
+
+// SetMakingLife sets the TTL of the sandboxes that snapshots are made from.
+func SetMakingLife(d time.Duration) { makingLife = d }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
@@ -56,6 +57,12 @@ func runscVersion(path string) string {
 		}
 	}
 	return cmp.Or(version, "unknown")
+}
+
+// isOurs reports whether a program is the runsc of build/runsc, and not another build of gVisor.
+func isOurs(path string) bool {
+	info, err := buildinfo.ReadFile(path)
+	return err == nil && strings.HasPrefix(info.Main.Path, "github.com/dormouse-sandbox/dormouse/")
 }
 
 // buildOf names a program by its content: Go's own build id is a hash of it, and quickly read.

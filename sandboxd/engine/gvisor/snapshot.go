@@ -22,10 +22,14 @@ const (
 	// maxSnapshots bounds how many there are: one for each image, language and size that was asked for lately. With
 	// Dormouse's image each takes about 100 MB.
 	maxSnapshots = 8
-	// snapshotLife is how long one is used. It is less than [sandbox.MaxTTL], which the guest in it was given: should
-	// nobody tell a sandbox that was started from it its own expiry, the guest's is still to come.
+	// snapshotLife is how long one is used.
 	snapshotLife = sandbox.MaxTTL / 2
 )
+
+// makingLife is the TTL of the sandbox that a snapshot is made from: more than the daemon takes to make one. If the daemon is killed
+// meanwhile, the guest ends the sandbox. A sandbox that is started from the snapshot has this expiry in its memory, and
+// the guest waits to be told its own.
+var makingLife = 5 * time.Minute
 
 // snapshots is what the engine knows of its snapshots. Each is a folder: a sandbox's, without the sandbox.
 type snapshots struct {
@@ -167,7 +171,7 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 	}
 	e.snapshots.hide(spec.ID, true)
 	defer e.snapshots.hide(spec.ID, false)
-	spec.Expires = time.Now().Add(sandbox.MaxTTL)
+	spec.Expires = time.Now().Add(makingLife)
 	if err := e.Create(ctx, spec); err != nil {
 		return err
 	}

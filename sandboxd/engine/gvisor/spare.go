@@ -19,7 +19,8 @@ import (
 
 // A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory
 // to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
-// wait until they are made. There is one at most; it is used once, takes some 30 MB of memory, and ends with the engine.
+// wait until they are made. There is one at most; it is used once, takes some 30 MB of memory, and ends with the engine, also with one that is killed: until a
+// spare is told what to restore, it ends when its stdin does (build/runsc).
 
 // spareDelay is how long nothing may have been started when the next spare is made: what was just started has the CPUs first.
 const spareDelay = 500 * time.Millisecond
@@ -93,8 +94,8 @@ func (e *Engine) keepSpare() {
 			quiet.Reset(spareDelay)
 		case <-quiet.C:
 			e.keepStandbys(wanted.build)
-			if e.dropSpare(wanted.sum()) {
-				continue
+			if e.dropSpare(wanted.sum()) || !isOurs(e.layout.runsc(wanted.build)) {
+				continue // another runsc's spare would outlive an engine that is killed
 			}
 			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // without one, starts are slower
 				e.spares.mu.Lock()

@@ -21,6 +21,30 @@ func TestDeadman(t *testing.T) {
 	}
 }
 
+// A guest that was restored from a snapshot, whose expiry is long past, has restoreGrace to be told its own, and ends if nobody tells it.
+func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
+	var d deadman
+	var l look
+	now := time.Unix(1_800_000_000, 0)
+	d.set(now.Add(time.Minute))
+	if l.over(&d, now) {
+		t.Fatal("it ended a sandbox before its expiry")
+	}
+	now = now.Add(24 * time.Hour) // on disk
+	for restored := now; ; now = now.Add(expiryCheck) {
+		if !l.over(&d, now) {
+			if now.Sub(restored) > restoreGrace+2*expiryCheck {
+				t.Fatalf("it did not end a sandbox that was not told its expiry for %v", now.Sub(restored))
+			}
+			continue
+		}
+		if now.Sub(restored) <= restoreGrace {
+			t.Errorf("it ended a restored sandbox after %v, want at least %v", now.Sub(restored), restoreGrace)
+		}
+		return
+	}
+}
+
 // A guest that wakes up too late has a moment to be told that its time was prolonged meanwhile.
 func TestDeadmanWaits(t *testing.T) {
 	for _, prolonged := range []bool{false, true} {
