@@ -30,7 +30,8 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // Create implements [engine.Engine].
-func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
+func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
+	defer func() { err = e.images.blameDisk(err) }()
 	release, err := e.begin(ctx, spec)
 	if err != nil {
 		return err

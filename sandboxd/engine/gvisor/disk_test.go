@@ -3,11 +3,18 @@
 package gvisor_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -48,5 +55,128 @@ func TestSuspendOnAFullDisk(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "sandboxes", string(s.ID), "checkpoint")); err == nil {
 		t.Error("the checkpoint of a running sandbox is left")
+	}
+}
+
+// onDisk mounts a small disk at a folder.
+func onDisk(t *testing.T, dir, size string) {
+	t.Helper()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
+		missing(t, "runsc", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// wantFull fails unless an error says that a disk is full, which one, and does not blame gVisor.
+func wantFull(t *testing.T, what string, err error, where string) {
+	t.Helper()
+	said := sandbox.Public(err).Message
+	if sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(said, "is full") || !strings.Contains(said, where) || strings.Contains(said, "gVisor") {
+		t.Errorf("%s on a full disk: %s: %q, want unavailable, because the disk with the %s is full", what, sandbox.KindOf(err), said, where)
+	}
+}
+
+// Whatever fails because a disk is full says that it is, and which one.
+func TestAFullDiskIsNamed(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	onDisk(t, dir, "300m")
+	e := openPacking(t, dir, 50*time.Millisecond)
+	running, packed, snapshot := spec(image), spec(image), spec(image)
+	create(t, e, running)
+	python(t, e, running.ID, "x = 1")
+	create(t, e, packed)
+	if err := e.Suspend(t.Context(), packed.ID); err != nil {
+		t.Fatal(err)
+	}
+	awaitPacked(t, e, dir, packed.ID)
+	if err := e.Snapshot(t.Context(), snapshot, func(context.Context) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	full := filepath.Join(dir, "full")
+	if err := fill(full); err != nil {
+		t.Fatal(err)
+	}
+	fromSnapshot, other := spec(image), spec(image)
+	other.Limits.MemoryBytes /= 2
+	for what, do := range map[string]func() error{
+		"Create":     func() error { return e.Create(t.Context(), other) },
+		"Start":      func() error { _, err := e.Start(t.Context(), fromSnapshot); return err },
+		"Fork":       func() error { return e.Fork(t.Context(), running.ID, sandbox.NewID()) },
+		"Checkpoint": func() error { return e.Checkpoint(t.Context(), running.ID) },
+		"Suspend":    func() error { return e.Suspend(t.Context(), running.ID) },
+		"Resume":     func() error { return e.Resume(t.Context(), packed.ID) },
+		"Snapshot":   func() error { return e.Snapshot(t.Context(), other, func(context.Context) error { return nil }) },
+	} {
+		t.Run(what, func(t *testing.T) { wantFull(t, what, do(), "home") })
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	if started, err := e.Start(t.Context(), fromSnapshot); !started || err != nil {
+		t.Errorf("Start = %v, %v when there is room again, want it started: the snapshot is whole", started, err)
+	}
+	removeLater(t, e, fromSnapshot.ID)
+	if got := python(t, e, running.ID, "print(x)"); got != "1" {
+		t.Errorf("x = %s, want 1", got)
+	}
+	removeLater(t, e, packed.ID)
+}
+
+func TestAFullDiskOfTheImageCacheIsNamed(t *testing.T) {
+	anyImage(t)
+	images := tempDir(t)
+	onDisk(t, images, "120m")
+	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: tempDir(t), Images: images, Runsc: runsc(t), WithoutCgroups: os.Geteuid() != 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	path := filepath.Join(tempDir(t), "image.tar")
+	if err := saveImage(path, twoLayers(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(filepath.Join(images, "full")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.LoadImage(t.Context(), path, "own:1")
+	wantFull(t, "LoadImage", err, "image cache")
+	err = e.ImportImage(t.Context(), largeTar(t, 1<<20), "own:2")
+	wantFull(t, "ImportImage", err, "image cache")
+}
+
+// largeTar is a tar with one file.
+func largeTar(t *testing.T, size int) io.Reader {
+	t.Helper()
+	var text bytes.Buffer
+	archive := tar.NewWriter(&text)
+	if err := archive.WriteHeader(&tar.Header{Name: "file", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(size)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &text
+}
+
+// A checkpoint that fails because gVisor's command was killed is not said to be the disk's fault.
+func TestAKilledCommandIsNoFullDisk(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	create(t, e, s)
+	python(t, e, s.ID, "import os; block = os.urandom(200 << 20)")
+	stop := make(chan struct{})
+	go killCommand(dir, "checkpoint", 0, stop)
+	err := e.Checkpoint(t.Context(), s.ID)
+	close(stop)
+	if err == nil || strings.Contains(sandbox.Public(err).Message, "disk") {
+		t.Errorf("Checkpoint = %v, want an error that does not name the disk", err)
 	}
 }

@@ -12,7 +12,8 @@ import (
 
 // Fork implements [engine.Forker]. The streams of a running original are closed: they can be
 // dialled again at once.
-func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
+func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
+	defer func() { err = e.images.blameDisk(err) }()
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}

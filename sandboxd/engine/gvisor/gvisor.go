@@ -101,7 +101,8 @@ var (
 
 // New opens the engine. The error is unavailable, and says what is missing, where the
 // engine can't work. The caller closes it.
-func New(ctx context.Context, cfg Config) (*Engine, error) {
+func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
+	defer func() { err = images{cfg.Images}.blameDisk(err) }()
 	if runtime.GOOS != "linux" {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine runs on Linux only: use a Docker engine here")
 	}

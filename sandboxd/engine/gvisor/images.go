@@ -88,7 +88,8 @@ func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
 
 // ImportImage makes an image named ref of a root file system in a tar stream. Of changes,
 // which are lines of a Dockerfile, it heeds the PATH: "ENV PATH=/bin".
-func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error {
+func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) (err error) {
+	defer func() { err = e.images.blameDisk(err) }()
 	digest, err := e.images.unpack(ctx, root)
 	if err != nil {
 		return fmt.Errorf("import the image: %w", err)

@@ -22,7 +22,8 @@ import (
 const endedName = "ended"
 
 // Checkpoint implements [engine.Checkpointer].
-func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) error {
+func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
+	defer func() { err = e.images.blameDisk(err) }()
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
 		return err

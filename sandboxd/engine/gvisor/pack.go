@@ -96,7 +96,7 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return lost("a part of its saved memory is missing").WithCause(err)
 	}
-	return noRoomToWake(err)
+	return notRead(err)
 }
 
 // errDamaged is in the chain of the error of a file whose content is not what was written.

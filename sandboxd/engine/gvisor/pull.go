@@ -96,6 +96,7 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 	var made imageRef
 	if err == nil {
 		made, err = i.add(ctx, img, ref)
+		err = i.blameDisk(err) // no other registry helps
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
@@ -136,7 +137,7 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 		return "", sandbox.Errorf(sandbox.Invalid, "the image has no name: give it one")
 	}
 	_, err = e.images.add(ctx, img, ref)
-	return ref, err
+	return ref, e.images.blameDisk(err)
 }
 
 // fromTar returns the image of a `docker save` tar, and its name.

@@ -79,8 +79,8 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	if err != nil || !fresh(dir) {
 		return false, err
 	}
-	err = e.startFrom(ctx, dir, spec.ID, r)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) { // it is of no use, and the next is as good as new
+	err = e.images.blameDisk(e.startFrom(ctx, dir, spec.ID, r))
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // it is of no use, and the next is as good as new
 		err = errors.Join(err, e.layout.discard(dir))
 	}
 	return err == nil, err

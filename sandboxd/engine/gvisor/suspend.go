@@ -17,7 +17,8 @@ import (
 // sandbox is suspended; before it, whatever fails or is killed leaves it running, because
 // runsc lets it run on. What it does between the checkpoint and its end never happened: no
 // stream is open, and it has no other way to tell.
-func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
+func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
+	defer func() { err = e.images.blameDisk(err) }()
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
 		return err
@@ -67,7 +68,7 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 		}
 	}()
 	if err := seal(making, m); err != nil {
-		return noRoom(fmt.Errorf("seal the checkpoint: %w", err))
+		return notSaved(fmt.Errorf("seal the checkpoint: %w", err))
 	}
 	box := e.layout.box(id)
 	if err := errors.Join(durable.SyncFile(e.layout.record(id)), durable.SyncFile(e.layout.configFile(id)), durable.SyncDir(box), durable.SyncDir(e.layout.sandboxes())); err != nil {
@@ -103,7 +104,7 @@ func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) err
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return noRoom(err)
+		return notSaved(err)
 	}
 	e.streams.Close(id) // a pipe of the host's can't be in a checkpoint
 	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.instanceOf(id).name)
@@ -113,19 +114,20 @@ func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) err
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	} else {
-		err = noRoom(err)
+		err = notSaved(err)
 	}
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-// noRoom is the error of a checkpoint that could not be written. What the engine can't know, a person can see.
-func noRoom(cause error) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Unavailable, "the sandbox's memory could not be saved, and it runs on: see that the disk of the machine is not full").WithCause(cause)
+// notSaved is the error of a checkpoint that could not be written.
+func notSaved(cause error) *sandbox.Error {
+	return failedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
 }
 
 // Resume implements [engine.Suspender]. When the guest has answered, the checkpoint is what the sandbox
 // falls back to; until then, whatever fails or is killed leaves the sandbox suspended.
-func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
+func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
+	defer func() { err = e.images.blameDisk(err) }()
 	e.packer.abandon(id)
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
@@ -255,7 +257,7 @@ func lost(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because "+format, args...)
 }
 
-// noRoomToWake is the error of a checkpoint that could not be decompressed, and is whole.
-func noRoomToWake(cause error) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Unavailable, "its saved memory could not be read back: see that the disk of the machine is not full").WithCause(cause)
+// notRead is the error of a checkpoint that could not be decompressed, and is whole.
+func notRead(cause error) *sandbox.Error {
+	return failedOnDisk("its saved memory could not be read back", cause)
 }
