@@ -63,8 +63,30 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 		return nil, unreadable(name, err)
 	}
 	defer root.Close()
-	// Looked at before it is opened: opening a FIFO would wait for a writer.
-	info, err := root.Stat(rel)
+	// What is at the name may change at any time, so nothing is asked of it before it is open. The flags keep the open from waiting
+	// for the writer of a FIFO, and os.Root does not follow a link out of the folder.
+	f, err := root.OpenFile(rel, os.O_RDONLY|openWithoutWaiting, 0)
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	local, err := newLocalFile(f, name)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return local, nil
+}
+
+// localFile reads a regular file as long as it was when it was opened: a file that grows has no end.
+type localFile struct {
+	*os.File
+	name string
+	size int64 // at the open; 0: not known, as in /proc
+	read int64
+}
+
+func newLocalFile(f *os.File, name string) (*localFile, error) {
+	info, err := f.Stat()
 	if err != nil {
 		return nil, unreadable(name, err)
 	}
@@ -76,11 +98,22 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	case info.Size() > sandbox.MaxFileBytes:
 		return nil, tooLarge(name)
 	}
-	f, err := root.Open(rel)
-	if err != nil {
-		return nil, unreadable(name, err)
+	return &localFile{File: f, name: name, size: info.Size()}, nil
+}
+
+func (f *localFile) Read(p []byte) (int, error) {
+	if f.size > 0 {
+		if f.read == f.size {
+			return 0, io.EOF
+		}
+		p = p[:min(int64(len(p)), f.size-f.read)]
 	}
-	return f, nil
+	n, err := f.File.Read(p)
+	f.read += int64(n)
+	if err == io.EOF && f.read < f.size {
+		err = sandbox.Errorf(sandbox.Invalid, "local_path %q became shorter while it was read: %d of %d bytes were left; send it again when nothing writes to it", sandbox.Quote(f.name), f.read, f.size)
+	}
+	return n, err
 }
 
 func unreadable(name string, err error) error {
