@@ -3,40 +3,11 @@ package server
 import (
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
-
-// budget bounds the bytes of all bodies that are in memory at once.
-type budget struct {
-	mu          sync.Mutex
-	total, used int64
-}
-
-// take takes n bytes, or nothing when there are not so many left.
-func (b *budget) take(n int64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.used+n > b.total {
-		return false
-	}
-	b.used += n
-	return true
-}
-
-func (b *budget) give(n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.used -= n
-}
-
-func (b *budget) inUse() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.used
-}
 
 // errBodiesBusy is what a body is told that the budget has no room for.
 var errBodiesBusy = sandbox.Errorf(sandbox.Unavailable, "too many large requests at once: try again in a moment")
@@ -49,8 +20,9 @@ type body struct {
 	begun    time.Time
 	patience time.Duration
 
-	budget *budget // nil: it goes by and is not kept
-	most   int64   // of it that is kept; 0: all
+	budget *wire.Budget // nil: it goes by and is not kept
+	owner  sandbox.Owner
+	most   int64 // of it that is kept; 0: all
 	held   int64
 	read   int64
 }
@@ -69,7 +41,7 @@ func (b *body) begin(declared int64) bool {
 	if b.most > 0 {
 		declared = min(declared, b.most)
 	}
-	if !b.budget.take(declared) {
+	if !b.budget.Take(b.owner, declared) {
 		return false
 	}
 	b.held = declared
@@ -90,7 +62,7 @@ func (b *body) Read(p []byte) (int, error) {
 		if b.most > 0 {
 			more = min(more, b.most-b.held)
 		}
-		if !b.budget.take(more) {
+		if !b.budget.Take(b.owner, more) {
 			return n, errBodiesBusy
 		}
 		b.held += more
@@ -102,7 +74,7 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) release() {
 	_ = b.control.SetReadDeadline(time.Time{})
 	if b.budget != nil {
-		b.budget.give(b.held)
+		b.budget.Give(b.owner, b.held)
 		b.held = 0
 	}
 }

@@ -10,12 +10,16 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
 // maxInFlight bounds the requests that run or wait; more are refused.
 const maxInFlight = 1000
+
+// waitsPerCall is how many calls may wait for an execution for each that may work.
+const waitsPerCall = 4
 
 // busy is the JSON-RPC error code of a refused request.
 const busy = -32000
@@ -32,6 +36,7 @@ type connection struct {
 
 	running sync.WaitGroup
 	slots   chan struct{} // tool calls at once
+	waits   chan struct{} // and those that wait for an execution
 
 	mu    sync.Mutex
 	calls map[string]*call // in flight, by id as it was written
@@ -47,7 +52,7 @@ type call struct {
 // open begins a connection whose messages go out by send, one at a time. A failed send ends it.
 func (s *Server) open(ctx context.Context, send func([]byte, *spool.Outbox) error) (*connection, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: make(chan struct{}, s.config.MaxCalls)}
+	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: make(chan struct{}, s.config.MaxCalls), waits: make(chan struct{}, waitsPerCall*s.config.MaxCalls)}
 	c.session = newSession(func(v any) error { return c.write(v, nil) })
 	if err := s.mcp.RegisterSession(ctx, c.session); err != nil {
 		cancel(nil)
@@ -134,13 +139,30 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 // serve handles a request that may take long.
 func (c *connection) serve(ctx context.Context, m *message, this *call) {
 	if m.method == string(mcp.MethodToolsCall) {
+		held := c.slots
 		select {
-		case c.slots <- struct{}{}:
-			defer func() { <-c.slots }()
+		case held <- struct{}{}:
+			defer func() { <-held }()
 		case <-ctx.Done():
 			return
 		}
+		// The tool calls this from its own goroutine, as it does with progress.
+		ctx = wire.WithWaiting(ctx, func() bool {
+			if held == c.waits {
+				return true
+			}
+			select {
+			case c.waits <- struct{}{}:
+				<-held
+				held = c.waits
+				return true
+			default:
+				return false
+			}
+		})
 	}
+	ctx, release := c.server.answers.WithBudget(ctx)
+	defer release()
 	box := c.server.config.Spool.NewOutbox()
 	defer box.Close()
 	response := c.handle(c.server.withOutbox(ctx, box), m)

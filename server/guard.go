@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
@@ -41,6 +42,10 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 	}()
 
+	conn := connOf(r)
+	if conn != nil && !conn.trusted() {
+		w.Header().Set("Connection", "close") // an anonymous connection must not stay open
+	}
 	if refused := h.strangers(w, r); refused {
 		return
 	}
@@ -61,6 +66,14 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", challenge)
 		h.refuse(w, http.StatusUnauthorized, "token", "this needs the header Authorization, with Bearer and a token; `dormouse serve` says at its start which file has one")
 		return
+	}
+	if conn != nil {
+		if !conn.trust(token.Owner()) {
+			w.Header().Set("Connection", "close")
+			h.refuse(w, http.StatusServiceUnavailable, "busy", "too many connections have this token: close some, or send several requests on one")
+			return
+		}
+		w.Header().Del("Connection")
 	}
 	if len(r.Header.Values("Content-Encoding")) > 0 {
 		h.refuse(w, http.StatusUnsupportedMediaType, "encoding", "bodies must not be compressed: leave out Content-Encoding")
@@ -94,17 +107,21 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 		return
 	}
 	slots := h.calls
-	if longLived(r) {
+	switch {
+	case longLived(r):
 		slots = h.streams
+	case r.URL.Path == "/metrics":
+		slots = h.scrapes
 	}
-	free, ok := slots.acquire(r.Context(), token.Name)
+	free, ok := slots.acquire(r.Context(), token.Owner())
 	if !ok {
 		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, and more are not taken: wait for answers", slots.inUse()))
 		return
 	}
-	defer free()
+	place := &seat{waits: h.waits, owner: token.Owner(), free: free}
+	defer place.leave()
 
-	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience}
+	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience, owner: token.Owner()}
 	if !streamsIn(r) {
 		b.budget = h.bodies
 		if h.server.config.Spool != nil {
@@ -121,6 +138,9 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	defer end()
 	// On whose behalf is said here and nowhere else: no header, field or parameter can.
 	ctx = sandbox.WithOwner(context.WithValue(ctx, bearerKey{}, token.Name), token.Owner())
+	ctx = wire.WithWaiting(ctx, place.wait)
+	ctx, release := h.server.answers.WithBudget(ctx)
+	defer release()
 	r = r.WithContext(ctx)
 	r.Header.Del("Authorization") // nobody behind needs it
 	h.route(w, r)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/server/spool"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // Sandboxes is what the server itself asks of the daemon.
@@ -42,16 +42,19 @@ type HTTPConfig struct {
 	OnDrain      func()       // ends what waits for long elsewhere, when the server stops
 
 	MaxBody      int64         // of a message; zero: as the MCP server has it
-	BodiesBytes  int64         // of all bodies in memory; zero: 128 MiB, or three of the largest if there is no spool
+	BodiesBytes  int64         // of all bodies in memory; zero: 128 MiB, or three of the largest if there is no spool; a named token may have three quarters
 	BodyPatience time.Duration // with a body that trickles; zero: 30 s
 	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
-	MaxRequests  int           // at once, of all; zero: 256
-	MaxEach      int           // at once, of a token; zero: three quarters of all, and the operator's may have all
-	MaxStreams   int           // at once, likewise; zero: 256
+	MaxRequests  int           // at once, besides those that wait; zero: 256
+	MaxWaits     int           // requests at once that wait for an execution for more than a second; zero: 2048
+	MaxStreams   int           // at once; zero: 256
 	Rate         float64       // requests a second, of a token; zero: as many as it wants
 	MaxConns     int           // connections at once; zero: 4096
 	StopPatience time.Duration // with requests that are being answered at the end; zero: 10 s
 }
+
+// maxScrapes bounds the requests for /metrics at once. They have slots of their own, so that a busy server can be observed.
+const maxScrapes = 16
 
 // HTTP is an MCP server and the v1 API behind one guard (guard.go).
 type HTTP struct {
@@ -59,10 +62,12 @@ type HTTP struct {
 	server     *Server
 	log        *slog.Logger
 	names      names
-	bodies     *budget
+	bodies     *wire.Budget
 	rates      *rates
 	calls      *slots
+	waits      *slots
 	streams    *slots
+	scrapes    *slots // requests for /metrics
 	streamable *mcpserver.StreamableHTTPServer
 	readiness  readiness
 
@@ -85,10 +90,12 @@ func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 	c.defaults(s)
 	h := &HTTP{
 		config: c, server: s, log: s.log, names: allowed,
-		bodies:  &budget{total: c.BodiesBytes},
+		bodies:  wire.NewBudget(c.BodiesBytes),
 		rates:   &rates{each: c.Rate, byName: map[string]*rate.Limiter{}},
-		calls:   newSlots(c.MaxRequests, c.MaxEach, c.Queue),
-		streams: newSlots(c.MaxStreams, 0, 0),
+		calls:   newSlots(c.MaxRequests, c.Queue),
+		waits:   newSlots(c.MaxWaits, 0),
+		streams: newSlots(c.MaxStreams, 0),
+		scrapes: newSlots(maxScrapes, c.Queue),
 		sse:     map[string]*sseStream{},
 	}
 	h.streamable = newStreamable(s)
@@ -103,6 +110,7 @@ func (c *HTTPConfig) defaults(s *Server) {
 		}
 	}
 	orDefault(&c.MaxRequests, 256)
+	orDefault(&c.MaxWaits, 2048)
 	orDefault(&c.MaxStreams, 256)
 	orDefault(&c.MaxConns, 4096)
 	if c.MaxBody == 0 {
@@ -111,7 +119,7 @@ func (c *HTTPConfig) defaults(s *Server) {
 	if c.BodiesBytes == 0 {
 		c.BodiesBytes = 3 * c.MaxBody
 		if s.config.Spool != nil {
-			c.BodiesBytes = 16 * spool.MaxKept // decoding takes several times as much
+			c.BodiesBytes = defaultRequestBytes(s.config)
 		}
 	}
 	if c.BodyPatience == 0 {
@@ -172,9 +180,10 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       3 * time.Minute, // more than clients', so that they are the ones to close
 		MaxHeaderBytes:    64 << 10,
+		ConnContext:       withConn,
 		ErrorLog:          log.New(lineLogger{h.log}, "", 0),
 	}
-	l = &boundedListener{Listener: l, places: make(chan struct{}, h.config.MaxConns)}
+	l = newConns(l, h.config.MaxConns)
 	failed := make(chan error, 1)
 	go func() {
 		if h.config.TLS != nil {
@@ -213,35 +222,4 @@ type lineLogger struct{ log *slog.Logger }
 func (l lineLogger) Write(p []byte) (int, error) {
 	l.log.Debug("http", "text", fmt.Sprintf("%+.500q", strings.TrimSpace(string(p))))
 	return len(p), nil
-}
-
-// boundedListener has at most so many connections at once; those over it are closed.
-type boundedListener struct {
-	net.Listener
-	places chan struct{}
-}
-
-func (l *boundedListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case l.places <- struct{}{}:
-			return &boundedConn{Conn: c, free: sync.OnceFunc(func() { <-l.places })}, nil
-		default:
-			c.Close()
-		}
-	}
-}
-
-type boundedConn struct {
-	net.Conn
-	free func()
-}
-
-func (c *boundedConn) Close() error {
-	defer c.free()
-	return c.Conn.Close()
 }

@@ -205,9 +205,12 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	p.head("dormouse_http_requests_in_flight", "gauge", "HTTP requests that are being answered, by kind.")
 	p.line("dormouse_http_requests_in_flight", float64(h.calls.inUse()), "kind", "call")
+	p.line("dormouse_http_requests_in_flight", float64(h.waits.inUse()), "kind", "wait")
 	p.line("dormouse_http_requests_in_flight", float64(h.streams.inUse()), "kind", "stream")
 	p.head("dormouse_http_body_bytes", "gauge", "Bytes of requests' bodies in memory.")
-	p.line("dormouse_http_body_bytes", float64(h.bodies.inUse()))
+	p.line("dormouse_http_body_bytes", float64(h.bodies.Used()))
+	p.head("dormouse_answer_bytes", "gauge", "Bytes of memory that are reserved for large answers.")
+	p.line("dormouse_answer_bytes", float64(h.server.answers.Used()))
 	p.head("dormouse_spool_bytes", "gauge", "Bytes of messages and answers on disk.")
 	p.line("dormouse_spool_bytes", float64(h.server.config.Spool.Used()))
 	p.head("go_goroutines", "gauge", "Goroutines.")

@@ -12,7 +12,7 @@
 //     what mcp-go knows of it
 //   - streamable.go: MCP over streamable HTTP, in every era of the protocol
 //   - http.go: all that is served over HTTP; guard.go stands in front of it: who may talk (address.go,
-//     token.go, tokenfile.go), and how much (slots.go, body.go, response.go)
+//     token.go, tokenfile.go), and how much (conns.go, slots.go, body.go, response.go)
 //   - health.go, metrics.go: what monitoring asks for; waits.go: waits that a stop ends
 package server
 
@@ -28,6 +28,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
@@ -46,8 +47,14 @@ type Config struct {
 	MaxMessageBytes int
 	// Spool is where long strings of messages are while they are needed. nil: they are in memory.
 	Spool *spool.Folder
-	// MaxCalls bounds the tool calls that run at once on one connection; the next ones
-	// wait. 0: 64.
+	// RequestBytes bounds the messages of all stdio connections that are in memory at once; more are answered with
+	// an error. 0: 128 MiB, or three of the largest if there is no spool.
+	RequestBytes int64
+	// AnswerBytes bounds the memory for large answers of all connections; more wait for a moment, and then are
+	// answered with an error. 0: 512 MiB.
+	AnswerBytes int64
+	// MaxCalls bounds the tool calls that work at once on one connection; the next ones
+	// wait. Four times as many may wait for an execution besides. 0: 64.
 	MaxCalls int
 	// Grace is how long calls in flight may go on when the client has closed its end.
 	// Executions go on without them in any case. 0: 5 s.
@@ -59,6 +66,9 @@ type Server struct {
 	mcp    *mcpserver.MCPServer
 	log    *slog.Logger
 	config Config
+
+	requests *wire.Budget // of stdio connections; HTTP has its own
+	answers  *wire.Budget
 }
 
 // New returns a server that offers the tools.
@@ -75,7 +85,13 @@ func New(list []tools.Tool, c Config) *Server {
 	if c.Version == "" {
 		c.Version = "dev"
 	}
-	s := &Server{log: c.Logger, config: c}
+	if c.RequestBytes == 0 {
+		c.RequestBytes = defaultRequestBytes(c)
+	}
+	if c.AnswerBytes == 0 {
+		c.AnswerBytes = wire.AnswerBytes
+	}
+	s := &Server{log: c.Logger, config: c, requests: wire.NewBudget(c.RequestBytes), answers: wire.NewBudget(c.AnswerBytes)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -97,6 +113,14 @@ func New(list []tools.Tool, c Config) *Server {
 		s.mcp.AddResourceTemplate(r.Template, s.reader(r))
 	}
 	return s
+}
+
+// defaultRequestBytes is a budget for messages in memory. Decoding a message takes several times its size.
+func defaultRequestBytes(c Config) int64 {
+	if c.Spool == nil {
+		return 3 * int64(c.MaxMessageBytes)
+	}
+	return 16 * spool.MaxKept
 }
 
 // handler is what stands around every tool call. It never returns an error:

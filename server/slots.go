@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // rates bound how often each token's bearer asks: so many times a second, and that many at once
@@ -37,66 +40,54 @@ func (r *rates) take(name string) time.Duration {
 	return wait
 }
 
-// slots bound what is in flight at once, in total and for each token.
+// slots bound the requests that are in flight at once: in total, for each owner, and for all named owners together.
 type slots struct {
-	patience time.Duration // with others, before a request is refused
-	all      chan struct{}
-	each     int // zero: three quarters of all, so that there are some left for others; the operator's may have all
+	taken    *wire.Budget  // of slots
+	patience time.Duration // how long a request waits for a slot
+}
+
+func newSlots(total int, patience time.Duration) *slots {
+	return &slots{taken: wire.NewBudget(int64(total)), patience: patience}
+}
+
+// acquire waits a moment for a slot. The caller calls free when the request has ended.
+func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), ok bool) {
+	if !s.taken.Wait(ctx, owner, 1, s.patience) {
+		return nil, false
+	}
+	return func() { s.taken.Give(owner, 1) }, true
+}
+
+func (s *slots) inUse() int { return int(s.taken.Used()) }
+
+// seat is the slot of one request, which it may exchange for one of the requests that only wait.
+type seat struct {
+	waits *slots
+	owner sandbox.Owner
 
 	mu     sync.Mutex
-	byName map[string]chan struct{}
+	free   func()
+	waiter bool
 }
 
-func newSlots(all, each int, patience time.Duration) *slots {
-	return &slots{patience: patience, all: make(chan struct{}, all), each: each, byName: map[string]chan struct{}{}}
-}
-
-// acquire waits a moment for a slot. free gives it back. Names are those of tokens, so
-// there are few.
-func (s *slots) acquire(ctx context.Context, name string) (free func(), ok bool) {
+// wait exchanges the slot for one in waits. It reports false, and keeps the slot, if there is none.
+func (s *seat) wait() bool {
 	s.mu.Lock()
-	own := s.byName[name]
-	if own == nil {
-		own = make(chan struct{}, s.most(name))
-		s.byName[name] = own
-	}
-	s.mu.Unlock()
-	timeout := time.NewTimer(s.patience)
-	defer timeout.Stop()
-	if !enter(ctx, own, timeout.C) {
-		return nil, false
-	}
-	if !enter(ctx, s.all, timeout.C) {
-		<-own
-		return nil, false
-	}
-	return func() { <-s.all; <-own }, true
-}
-
-func (s *slots) most(name string) int {
-	switch all := cap(s.all); {
-	case s.each > 0:
-		return s.each
-	case name == OperatorToken:
-		return all
-	default:
-		return max(1, all-all/4)
-	}
-}
-
-func enter(ctx context.Context, slot chan struct{}, timeout <-chan time.Time) bool {
-	select {
-	case slot <- struct{}{}:
+	defer s.mu.Unlock()
+	if s.waiter {
 		return true
-	default:
 	}
-	select {
-	case slot <- struct{}{}:
-		return true
-	case <-timeout:
-	case <-ctx.Done():
+	free, ok := s.waits.acquire(context.Background(), s.owner)
+	if !ok {
+		return false
 	}
-	return false
+	s.free()
+	s.free, s.waiter = free, true
+	return true
 }
 
-func (s *slots) inUse() int { return len(s.all) }
+func (s *seat) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free()
+}

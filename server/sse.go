@@ -148,7 +148,7 @@ func (h *HTTP) keep(r *http.Request) (release func()) {
 	}
 	n := b.held
 	b.held = 0
-	return func() { h.bodies.give(n) }
+	return func() { h.bodies.Give(b.owner, n) }
 }
 
 // sendEvent writes a server-sent event. data, and what box has for it, have no line ends,

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
@@ -58,8 +59,26 @@ func (c *connection) readAll(ctx context.Context, in *lines) error {
 		case refused != nil:
 			c.reject(*refused)
 		case m != nil:
-			c.dispatch(ctx, m, m.close)
+			c.admit(ctx, m)
 		}
 	}
 	return nil
+}
+
+// admit dispatches a message if the budget of messages in memory has its bytes until its call ends. Notifications need
+// none: they are handled before the next message is read.
+func (c *connection) admit(ctx context.Context, m *message) {
+	owner, n := sandbox.OwnerOf(ctx), int64(len(m.raw))
+	if m.id == nil {
+		n = 0
+	}
+	if !c.server.requests.Take(owner, n) {
+		m.close()
+		c.reject(rejection{id: m.id, code: busy, text: fmt.Sprintf("the messages in flight would take more than %d MiB of memory together: wait for answers, and send this again", c.server.config.RequestBytes>>20)})
+		return
+	}
+	c.dispatch(ctx, m, func() {
+		m.close()
+		c.server.requests.Give(owner, n)
+	})
 }

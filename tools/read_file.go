@@ -8,11 +8,13 @@ import (
 	"io"
 	"net/url"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // How much read_file returns.
@@ -35,6 +37,9 @@ func (t *toolset) readFile() Tool {
 		},
 		hints{readOnly: true, idempotent: true}, nil, t.callReadFile)
 }
+
+// answerPatience is how long a large answer waits for the memory that others use.
+const answerPatience = 10 * time.Second
 
 // reading is one call of read_file.
 type reading struct {
@@ -95,8 +100,12 @@ func (t *toolset) fetch(ctx context.Context, r *reading, length int64) ([]byte, 
 	}
 	defer body.Close()
 	r.size = file.Size
+	size := max(0, min(length, r.size-r.offset, sandbox.MaxFileBytes))
+	if err := wire.Reserve(ctx, size, answerPatience); err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
-	b.Grow(int(max(0, min(length, r.size-r.offset, sandbox.MaxFileBytes))) + bytes.MinRead)
+	b.Grow(int(size) + bytes.MinRead)
 	_, err = io.Copy(&b, io.LimitReader(body, length))
 	return b.Bytes(), err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // Resource is what a client lists and reads by URI, without a model's doing.
@@ -59,6 +60,9 @@ func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceCon
 	if box, ok := ctx.Value(outboxKey{}).(Outbox); ok && info.Size > maxTextLength {
 		token, _, err := box.Base64(body)
 		return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, nil), Blob: token}, err
+	}
+	if err := wire.Reserve(ctx, info.Size, answerPatience); err != nil {
+		return nil, err
 	}
 	data, err := io.ReadAll(body)
 	if err != nil {

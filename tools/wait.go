@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // Windows of an execution's text: the whole so far, and a page in sequence.
@@ -39,6 +40,7 @@ const progressInterval = 1.0 // seconds
 
 // execute starts an execution and waits for its end as long as the request says.
 func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
+	r.WaitSeconds = wire.WaitAllowed(ctx, r.WaitSeconds)
 	wait, begun := r.WaitSeconds, time.Now()
 	if reports(ctx) {
 		r.WaitSeconds = min(wait, progressInterval)
@@ -53,6 +55,7 @@ func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteReq
 // await waits for the end of an execution that was started before.
 func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
 	begun := time.Now()
+	wait = wire.WaitAllowed(ctx, wait)
 	first := wait
 	if reports(ctx) {
 		first = min(wait, progressInterval)

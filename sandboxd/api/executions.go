@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
@@ -21,6 +22,7 @@ func (h *Handler) execute(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return h.waiting(r, func(ctx context.Context) error {
+		req.WaitSeconds = wire.WaitAllowed(ctx, req.WaitSeconds)
 		x, err := h.sandboxes.Execute(ctx, r.PathValue("sandbox"), req)
 		if err != nil {
 			return err
@@ -69,13 +71,36 @@ func (h *Handler) getExecution(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return h.waiting(r, func(ctx context.Context) error {
-		x, err := h.sandboxes.GetExecution(ctx, r.PathValue("execution"), wait, window)
+		x, err := h.withOutput(ctx, r.PathValue("execution"), wire.WaitAllowed(ctx, wait), window)
 		if err != nil {
 			return err
 		}
 		wire.WriteJSON(w, http.StatusOK, x)
 		return nil
 	})
+}
+
+// outputPatience is how long a large answer waits for the memory that others use.
+const outputPatience = 20 * time.Second
+
+// withOutput returns an execution with the window of its output. If that may be large, it asks for the size first and reserves
+// memory for it: so neither the guest nor this process makes an answer before there is memory for it.
+func (h *Handler) withOutput(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
+	size := int64(w.Head) + int64(w.Tail)
+	if size == 0 {
+		size = sandbox.MaxOutputBytes + sandbox.TailBytes
+	}
+	if size <= wire.SmallAnswer {
+		return h.sandboxes.GetExecution(ctx, id, wait, w)
+	}
+	x, err := h.sandboxes.GetExecution(ctx, id, wait, sandbox.NoOutput)
+	if err != nil {
+		return x, err
+	}
+	if err := wire.Reserve(ctx, min(size, x.OutputBytes-w.Offset), outputPatience); err != nil {
+		return x, err
+	}
+	return h.sandboxes.GetExecution(ctx, id, 0, w)
 }
 
 func (h *Handler) interruptExecution(w http.ResponseWriter, r *http.Request) error {

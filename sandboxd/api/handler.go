@@ -16,6 +16,7 @@ type Handler struct {
 	log       *slog.Logger
 	mux       *http.ServeMux
 	docs      []byte
+	answers   *wire.Budget // of requests whose context has none
 
 	stopping context.Context // ends when Drain is called
 	drain    context.CancelFunc
@@ -23,7 +24,7 @@ type Handler struct {
 
 // NewHandler returns the API in front of s. info is asked on every request for it.
 func NewHandler(s Sandboxes, info func(context.Context) Info, log *slog.Logger) *Handler {
-	h := &Handler{sandboxes: s, info: info, log: log, mux: http.NewServeMux(), docs: renderDocs()}
+	h := &Handler{sandboxes: s, info: info, log: log, mux: http.NewServeMux(), docs: renderDocs(), answers: wire.NewBudget(wire.AnswerBytes)}
 	h.stopping, h.drain = context.WithCancel(context.Background())
 	for _, r := range h.routes() {
 		h.mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) {

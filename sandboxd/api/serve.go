@@ -20,6 +20,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	res := &response{ResponseWriter: w}
 	req := canonical(r)
+	if !wire.HasBudget(r.Context()) {
+		ctx, release := h.answers.WithBudget(r.Context())
+		defer release()
+		req = req.WithContext(ctx)
+	}
 	body := &countingBody{ReadCloser: r.Body}
 	req.Body = body
 	res.Header().Set("X-Content-Type-Options", "nosniff")

@@ -22,6 +22,8 @@ import (
 const (
 	maxAnswer    = 64 * sandbox.MiB // of one JSON answer
 	maxEventLine = 17 * sandbox.MiB // of one event
+
+	eventPatience = 5 * time.Second // of a large event with the memory that others use
 )
 
 // SizeHeader has a file's whole size, whatever part of it is in the body.
@@ -106,6 +108,9 @@ func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64,
 	lines.Buffer(make([]byte, 0, 64<<10), maxEventLine)
 	final, last := false, from-1
 	for lines.Scan() {
+		if err := wire.Reserve(ctx, int64(len(lines.Bytes())), eventPatience); err != nil {
+			return err
+		}
 		var e sandbox.Event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("read an event of %s: %w", id, err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -46,9 +47,24 @@ type errorBody struct {
 // WriteJSON answers with v.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	// A failed write means that the client has gone, and there is nobody to tell.
-	_ = json.NewEncoder(w).Encode(v)
+	enc := json.NewEncoder(Whole(w, status))
+	enc.SetEscapeHTML(false) // it would write "<" as six bytes, and no browser takes JSON for HTML
+	_ = enc.Encode(v)        // a failed write means that the client has gone
+}
+
+// Whole returns a writer whose first write is the whole answer, with its size in Content-Length: the client reserves memory for
+// an answer before it reads it. A [json.Encoder] writes each value at once.
+func Whole(w http.ResponseWriter, status int) io.Writer { return &whole{w, status} }
+
+type whole struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *whole) Write(p []byte) (int, error) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(p)))
+	w.WriteHeader(w.status)
+	return w.ResponseWriter.Write(p)
 }
 
 // WriteError answers with what may be shown of err.
@@ -81,7 +97,7 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 }
 
 // Decode reads an answer of at most limit bytes into v (nil: it is thrown away), or
-// returns the error that it carries. It closes the body.
+// returns the error that it carries. It takes memory for the answer from the budget of the request's context. It closes the body.
 func Decode(resp *http.Response, limit int64, v any) error {
 	defer resp.Body.Close()
 	if resp.StatusCode >= 400 {
@@ -92,7 +108,14 @@ func Decode(resp *http.Response, limit int64, v any) error {
 		_, err := io.Copy(io.Discard, body)
 		return err
 	}
-	if err := json.NewDecoder(body).Decode(v); err != nil {
+	err := Reserve(resp.Request.Context(), min(resp.ContentLength, limit), answerPatience)
+	if err == nil {
+		err = json.NewDecoder(&reservingReader{r: body, ctx: resp.Request.Context(), reserved: resp.ContentLength}).Decode(v)
+	}
+	if _, ok := errors.AsType[*sandbox.Error](err); ok {
+		return err
+	}
+	if err != nil {
 		return fmt.Errorf("read the answer to %s %s: %w", resp.Request.Method, resp.Request.URL.Path, err)
 	}
 	return nil

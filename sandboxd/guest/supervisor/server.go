@@ -263,11 +263,10 @@ func done(w http.ResponseWriter) error {
 	return nil
 }
 
-// writeJSON answers with v. Unlike wire.WriteJSON it escapes nothing for HTML, which would make
-// large outputs larger.
+// writeJSON answers with v.
 func writeJSON(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Type", "application/json")
-	if err := newEncoder(w).Encode(v); err != nil {
+	if err := newEncoder(wire.Whole(w, http.StatusOK)).Encode(v); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	return nil

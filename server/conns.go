@@ -1,0 +1,198 @@
+package server
+
+import (
+	"container/list"
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+)
+
+// anonymousLife is how long a connection may stay open before its first request with a valid token.
+const anonymousLife = 10 * time.Second
+
+// conns bounds the connections of a server. A connection is anonymous until a request with a valid token arrives on it.
+// When there is no place for a new connection, the oldest anonymous one is closed: clients without a token cannot keep those
+// with one out.
+//
+// One remote address may have three quarters of all connections as anonymous ones: all clients of a reverse proxy share its
+// address. One named owner may have three quarters of all, and all named owners together seven eighths.
+type conns struct {
+	net.Listener
+	most   int
+	owners *wire.Budget // of connections that have had a valid token
+
+	mu        sync.Mutex
+	open      int
+	anonymous list.List            // of *conn, the oldest first
+	byAddress map[netip.Prefix]int // of the anonymous
+}
+
+func newConns(l net.Listener, most int) *conns {
+	return &conns{Listener: l, most: most, owners: wire.NewBudget(int64(most)), byAddress: map[netip.Prefix]int{}}
+}
+
+// Accept returns the next connection for which there is a place.
+func (l *conns) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if own := l.admit(c); own != nil {
+			return own, nil
+		}
+		c.Close()
+	}
+}
+
+// admit returns nil if all places are taken by connections that have had a valid token.
+func (l *conns) admit(c net.Conn) *conn {
+	own := &conn{Conn: c, all: l, address: network(c.RemoteAddr())}
+	for {
+		l.mu.Lock()
+		var evicted *conn
+		switch {
+		case l.byAddress[own.address] >= max(1, l.most-l.most/4):
+			evicted = l.oldest(func(c *conn) bool { return c.address == own.address })
+		case l.open >= l.most:
+			evicted = l.oldest(func(*conn) bool { return true })
+		default:
+			l.open++
+			l.byAddress[own.address]++
+			own.place = l.anonymous.PushBack(own)
+			own.expiry = time.AfterFunc(anonymousLife, own.expire)
+			l.mu.Unlock()
+			return own
+		}
+		l.mu.Unlock()
+		if evicted == nil {
+			return nil
+		}
+		evicted.Close()
+	}
+}
+
+// oldest returns the oldest anonymous connection that fits, with l.mu held.
+func (l *conns) oldest(fits func(*conn) bool) *conn {
+	for e := l.anonymous.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); fits(c) {
+			return c
+		}
+	}
+	return nil
+}
+
+// network is the part of an address that one machine cannot choose freely: an IPv4 address, or the first 64 bits of an IPv6 address.
+// Addresses that are neither are all the same.
+func network(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	prefix, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return prefix
+}
+
+// conn is a connection that counts.
+type conn struct {
+	net.Conn
+	all     *conns
+	address netip.Prefix
+	expiry  *time.Timer
+
+	// Guarded by all.mu.
+	place  *list.Element // among the anonymous; nil: it has had a valid token, or is closed
+	owner  sandbox.Owner // of the last valid token
+	closed bool
+}
+
+// trust notes that a request with the owner's token arrived. It reports false if the owner has as many connections as one may have.
+func (c *conn) trust(owner sandbox.Owner) bool {
+	c.all.mu.Lock()
+	defer c.all.mu.Unlock()
+	switch {
+	case c.closed:
+		return true // the request fails by itself
+	case c.place == nil && c.owner == owner:
+		return true
+	case !c.all.owners.Take(owner, 1):
+		return false
+	}
+	if c.place == nil { // the connection of a proxy, on which clients take turns
+		c.all.owners.Give(c.owner, 1)
+	} else {
+		c.leaveAnonymous()
+	}
+	c.owner = owner
+	return true
+}
+
+// leaveAnonymous is called with c.all.mu held.
+func (c *conn) leaveAnonymous() {
+	c.expiry.Stop()
+	c.all.anonymous.Remove(c.place)
+	c.place = nil
+	if c.all.byAddress[c.address]--; c.all.byAddress[c.address] == 0 {
+		delete(c.all.byAddress, c.address)
+	}
+}
+
+// trusted reports whether a request with a valid token has arrived.
+func (c *conn) trusted() bool {
+	c.all.mu.Lock()
+	defer c.all.mu.Unlock()
+	return c.place == nil
+}
+
+// expire closes a connection that is still anonymous.
+func (c *conn) expire() {
+	if !c.trusted() {
+		c.Close()
+	}
+}
+
+// Close gives the place back. It may be called more than once.
+func (c *conn) Close() error {
+	c.all.mu.Lock()
+	if !c.closed {
+		c.closed = true
+		c.all.open--
+		if c.place != nil {
+			c.leaveAnonymous()
+		} else {
+			c.all.owners.Give(c.owner, 1)
+		}
+	}
+	c.all.mu.Unlock()
+	return c.Conn.Close()
+}
+
+type connKey struct{}
+
+// withConn is for [http.Server.ConnContext].
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if tls, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = tls.NetConn()
+	}
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// connOf returns the connection of a request; nil if the server does not count connections.
+func connOf(r *http.Request) *conn {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	return c
+}
