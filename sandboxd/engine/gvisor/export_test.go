@@ -36,9 +36,6 @@ func (e *Engine) Refs() (refs []string) {
 	return refs
 }
 
-// Unpack unpacks a tar below a folder.
-var Unpack = unpack
-
 // Command is a call of runsc as the engine makes it.
 func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }
 

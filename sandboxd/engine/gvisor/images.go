@@ -28,6 +28,7 @@ import (
 //	homes/<hash>        the engine's folder of a home whose sandboxes use them
 //	bin/runsc-<build>   a copy of each runsc that homes were opened with
 //	making-*            a folder to unpack in; one that is there while the lock is free is a leftover
+//	trash-*             a folder that is being removed
 //	import.lock         held while something is unpacked
 type images struct{ dir string }
 
@@ -113,26 +114,45 @@ func (e *Engine) BuildImage(context.Context, io.Reader, string, io.Writer) error
 
 // unpack unpacks a tar and returns its digest. What gets its name is whole and on disk.
 func (i images) unpack(ctx context.Context, source io.Reader) (digest string, err error) {
+	sum := sha256.New()
+	err = i.importing(ctx, func(rootfs string) (string, error) {
+		if err := unpack(ctx, rootfs, io.TeeReader(endWith(ctx, source), sum)); err != nil {
+			return "", err
+		}
+		digest = hex.EncodeToString(sum.Sum(nil))
+		return digest, nil
+	})
+	return digest, err
+}
+
+// importing holds the import lock while fill unpacks an image into rootfs and returns its digest. What was unpacked and is not
+// kept is removed after the lock was released.
+func (i images) importing(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
 	unlock, err := i.lock(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer unlock()
+	err = i.importLocked(ctx, fill)
+	unlock()
+	i.removeTrash(ctx)
+	return err
+}
+
+func (i images) importLocked(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
 	making, err := os.MkdirTemp(i.dir, "making-*")
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer os.RemoveAll(making) // there only if something failed, or it was there already
-	sum := sha256.New()
+	defer i.trash(making) // it is there only if the import failed, or if the image was there already
 	rootfs, err := i.makeRoot(making)
 	if err != nil {
-		return "", err
+		return err
 	}
-	if err := unpack(rootfs, io.TeeReader(endWith(ctx, source), sum)); err != nil {
-		return "", err
+	digest, err := fill(rootfs)
+	if err != nil {
+		return err
 	}
-	digest = hex.EncodeToString(sum.Sum(nil))
-	return digest, i.keep(making, digest)
+	return i.keep(ctx, making, digest)
 }
 
 // makeRoot makes the folder to unpack in.
@@ -142,11 +162,11 @@ func (i images) makeRoot(making string) (string, error) {
 }
 
 // keep gives what was unpacked its name, when it is on disk.
-func (i images) keep(making, digest string) error {
+func (i images) keep(ctx context.Context, making, digest string) error {
 	if exists(i.root(digest)) {
 		return nil
 	}
-	if err := syncAll(making); err != nil {
+	if err := waitFor(ctx, func() error { return syncAll(making) }); err != nil {
 		return err
 	}
 	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
@@ -168,11 +188,41 @@ func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	return func() { _ = lock.Unlock() }, nil
 }
 
-// clear clears what a killed one left, for who has the lock.
+// clear moves what a killed import left to the trash. The caller holds the import lock.
 func (i images) clear() {
 	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
 	for _, dir := range leftovers {
-		_ = os.RemoveAll(dir)
+		i.trash(dir)
+	}
+}
+
+// trash takes the name of a folder away, if it is there. [images.removeTrash] removes it.
+func (i images) trash(dir string) {
+	name := strings.TrimPrefix(filepath.Base(dir), "making-")
+	_ = os.Rename(dir, filepath.Join(i.dir, "trash-"+name)) // a folder that stays is a leftover of the next import
+}
+
+// removeTrash removes what is in the trash. It needs no lock, so that removing many files delays no import. It
+// returns early when ctx ends; what is left is removed after the next import or when an engine opens.
+func (i images) removeTrash(ctx context.Context) {
+	trash, _ := filepath.Glob(filepath.Join(i.dir, "trash-*"))
+	for _, dir := range trash {
+		_ = waitFor(ctx, func() error { return os.RemoveAll(dir) })
+	}
+}
+
+// waitFor calls fn, which cannot be cancelled, and returns its error, or ctx's when that ends first. Then fn goes on.
+func waitFor(ctx context.Context, fn func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

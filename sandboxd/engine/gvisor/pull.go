@@ -92,8 +92,12 @@ func (l *pulls) join(e *Engine, ref string) (*pull, error) {
 }
 
 func (i images) pull(ctx context.Context, named name.Reference, ref string) (imageRef, error) {
-	img, err := remote.Image(named, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform()))
+	img, err := remote.Image(named, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform()),
+		remote.WithTransport(boundedTransport{remote.DefaultTransport}))
 	var made imageRef
+	if err == nil {
+		err = checkManifest(img)
+	}
 	if err == nil {
 		made, err = i.add(ctx, img, ref)
 		err = i.blameDisk(err) // no other registry helps
@@ -118,10 +122,13 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 	}
 	var img v1.Image
 	var own string
-	if info.IsDir() {
+	switch {
+	case info.IsDir():
 		img, own, err = fromLayout(path)
-	} else {
-		img, own, err = fromTar(path)
+	case info.Mode().IsRegular():
+		img, own, err = fromTar(ctx, path)
+	default:
+		err = errors.New("it is neither a file nor a folder")
 	}
 	var known *sandbox.Error
 	if errors.As(err, &known) {
@@ -140,33 +147,60 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 	return ref, e.images.blameDisk(err)
 }
 
-// fromTar returns the image of a `docker save` tar, and its name.
-func fromTar(path string) (v1.Image, string, error) {
-	list, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(path) })
+// fromTar returns the image of a `docker save` tar, and its name. Reading the image's layers ends with ctx.
+func fromTar(ctx context.Context, path string) (v1.Image, string, error) {
+	open := func() (io.ReadCloser, error) {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		return contextFile{file, ctx}, nil
+	}
+	described, err := checkArchive(open)
 	if err != nil {
 		return nil, "", err
 	}
-	if len(list) != 1 {
-		return nil, "", sandbox.Errorf(sandbox.Invalid, "it has %d images: save one alone", len(list))
-	}
 	own := ""
-	if len(list[0].RepoTags) > 0 {
-		own = list[0].RepoTags[0]
+	if len(described.RepoTags) > 0 {
+		own = described.RepoTags[0]
 	}
-	img, err := tarball.ImageFromPath(path, nil)
+	img, err := tarball.Image(open, nil)
 	return img, own, err
+}
+
+// contextFile is a file that can't be read any more when ctx has ended.
+type contextFile struct {
+	*os.File
+	ctx context.Context
+}
+
+func (f contextFile) Read(p []byte) (int, error) {
+	if err := f.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return f.File.Read(p)
 }
 
 // fromLayout returns the image of an OCI layout for this machine, and its name.
 func fromLayout(path string) (v1.Image, string, error) {
+	if err := checkFile(filepath.Join(path, "index.json"), maxManifestBytes, "index"); err != nil {
+		return nil, "", err
+	}
 	index, err := ocilayout.ImageIndexFromPath(path)
 	if err != nil {
 		return nil, "", err
 	}
-	return fromIndex(index, "", 0)
+	return fromIndex(path, index, "", 0)
 }
 
-func fromIndex(index v1.ImageIndex, own string, depth int) (v1.Image, string, error) {
+func fromIndex(path string, index v1.ImageIndex, own string, depth int) (v1.Image, string, error) {
+	text, err := index.RawManifest()
+	if err == nil {
+		err = checkJSON(text, maxManifestBytes, "index")
+	}
+	if err != nil {
+		return nil, "", err
+	}
 	list, err := index.IndexManifest()
 	if err != nil {
 		return nil, "", err
@@ -185,14 +219,20 @@ func fromIndex(index v1.ImageIndex, own string, depth int) (v1.Image, string, er
 			own = said
 		}
 	}
+	if err := checkFile(blobFile(path, fit[0].Digest), maxManifestBytes, "manifest"); err != nil {
+		return nil, "", err
+	}
 	if fit[0].MediaType.IsIndex() {
 		below, err := index.ImageIndex(fit[0].Digest)
 		if err != nil {
 			return nil, "", err
 		}
-		return fromIndex(below, own, depth+1)
+		return fromIndex(path, below, own, depth+1)
 	}
 	img, err := index.Image(fit[0].Digest)
+	if err == nil {
+		err = checkBlobs(path, img)
+	}
 	return img, own, err
 }
 
@@ -201,6 +241,9 @@ func fromIndex(index v1.ImageIndex, own string, depth int) (v1.Image, string, er
 func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, error) {
 	raw, err := img.RawConfigFile()
 	if err != nil {
+		return imageRef{}, err
+	}
+	if err := checkJSON(raw, maxConfigBytes, "configuration"); err != nil {
 		return imageRef{}, err
 	}
 	sum := sha256.Sum256(raw)
@@ -220,6 +263,9 @@ func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, er
 	if err != nil {
 		return imageRef{}, err
 	}
+	if len(layers) > maxLayers {
+		return imageRef{}, tooManyLayers(len(layers))
+	}
 	if len(layers) != len(config.RootFS.DiffIDs) {
 		return imageRef{}, fmt.Errorf("the image has %d layers, and its configuration %d", len(layers), len(config.RootFS.DiffIDs))
 	}
@@ -238,30 +284,15 @@ func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, er
 }
 
 func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer, want []v1.Hash) error {
-	unlock, err := i.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	making, err := os.MkdirTemp(i.dir, "making-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(making) // there only if something failed, or it was there already
-	var readers []io.Reader
-	for n, layer := range layers {
-		l := &layerReader{ctx: ctx, layer: layer, want: want[n]}
-		defer l.close()
-		readers = append(readers, l)
-	}
-	rootfs, err := i.makeRoot(making)
-	if err != nil {
-		return err
-	}
-	if err := unpack(rootfs, readers...); err != nil {
-		return err
-	}
-	return i.keep(making, digest)
+	return i.importing(ctx, func(rootfs string) (string, error) {
+		var readers []io.Reader
+		for n, layer := range layers {
+			l := &layerReader{ctx: ctx, layer: layer, want: want[n]}
+			defer l.close()
+			readers = append(readers, l)
+		}
+		return digest, unpack(ctx, rootfs, readers...)
+	})
 }
 
 // layerReader reads a layer's tar from when it is first read, and checks its digest at the end.

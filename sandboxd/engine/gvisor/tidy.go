@@ -50,6 +50,7 @@ func (i images) use(digest string) {
 // for long, and that has a newer one of the same name, whatever its tag; and each runsc that only it has.
 // Whatever is in doubt stays. It does nothing while something is unpacked.
 func (i images) tidy(ctx context.Context, now time.Time) error {
+	defer i.removeTrash(ctx)
 	lock := flock.New(filepath.Join(i.dir, "import.lock"))
 	if mine, err := lock.TryLock(); err != nil || !mine {
 		return err
@@ -78,8 +79,7 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 		for _, file := range refs[digest] {
 			errs = append(errs, os.Remove(file))
 		}
-		going := filepath.Join(i.dir, "making-"+digest) // a leftover, if this is cut short
-		errs = append(errs, os.Rename(filepath.Join(i.dir, digest), going), os.RemoveAll(going))
+		i.trash(filepath.Join(i.dir, digest))
 	}
 	return errors.Join(append(errs, i.tidyPrograms(now))...)
 }

@@ -3,6 +3,7 @@ package gvisor
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,14 @@ import (
 // What an image may be at most, unpacked: nobody's sandbox needs more, and a bomb stops there.
 const (
 	maxImageBytes = 24 << 30
-	maxImageFiles = 2_000_000
+	maxImageFiles = 1_000_000 // with the folders above them, and what is hidden
+	// Of each name, with the links on its way followed. Each folder of a path costs work, and what the kernel accepts can be resolved.
+	maxPath  = 4 << 10
+	maxDepth = 128
+	// Of a tar's headers: each one's names and extended attributes, all names together, and all that is not in files.
+	maxHeaderBytes = 64 << 10
+	maxNameBytes   = 256 << 20
+	maxOtherBytes  = 4 << 30
 )
 
 // tree is a root file system that is unpacked from tars, its layers, one over the other. Nothing in them can
@@ -27,21 +35,36 @@ const (
 // we are root. Devices and pipes are left out, because a sandbox has its own /dev, and set-user-id bits,
 // because they would be the host's too.
 type tree struct {
+	ctx     context.Context
 	root    *os.Root
-	folders map[string]*tar.Header // they get their mode and time in the end
-	real    map[string]bool        // folders that are no links, nor below any
-	bytes   int64                  // that may still come
-	files   int
+	folders map[string]attributes // they get their mode and time in the end
+	real    map[string]bool       // folders that are no links, nor below any
+
+	// What may still come.
+	bytes, names, input int64
+	files               int
 }
 
-// unpack writes layers below dir.
-func unpack(dir string, layers ...io.Reader) error {
+// attributes are what a file or folder gets when its content is complete.
+type attributes struct {
+	mode     fs.FileMode
+	uid, gid int
+	modified time.Time
+}
+
+func attributesOf(h *tar.Header) attributes {
+	return attributes{h.FileInfo().Mode(), h.Uid, h.Gid, h.ModTime}
+}
+
+// unpack writes layers below dir, until ctx ends.
+func unpack(ctx context.Context, dir string, layers ...io.Reader) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	t := &tree{root: root, folders: map[string]*tar.Header{}, real: map[string]bool{}, bytes: maxImageBytes, files: maxImageFiles}
+	t := &tree{ctx: ctx, root: root, folders: map[string]attributes{}, real: map[string]bool{},
+		bytes: maxImageBytes, names: maxNameBytes, input: maxImageBytes + maxOtherBytes, files: maxImageFiles}
 	for _, layer := range layers {
 		if err := t.apply(layer); err != nil {
 			return err
@@ -53,7 +76,7 @@ func unpack(dir string, layers ...io.Reader) error {
 // apply writes a layer over those that are there. It reads all of it, with what stands after the tar's end:
 // its digest is of the whole.
 func (t *tree) apply(layer io.Reader) error {
-	buffered := bufio.NewReaderSize(layer, 1<<20)
+	buffered := bufio.NewReaderSize(boundedInput{t, layer}, 1<<20)
 	archive := tar.NewReader(buffered)
 	own := map[string]bool{} // what this layer has brought, which its whiteouts do not hide
 	for {
@@ -65,10 +88,75 @@ func (t *tree) apply(layer io.Reader) error {
 		if err != nil {
 			return err
 		}
+		if err := t.admit(header); err != nil {
+			return err
+		}
+		if header.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
 		if err := t.applyOne(header, archive, own); err != nil {
 			return fmt.Errorf("unpack %q: %w", header.Name, err)
 		}
 	}
+}
+
+// boundedInput is a layer that counts against what may still come of all.
+type boundedInput struct {
+	t *tree
+	io.Reader
+}
+
+func (b boundedInput) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if b.t.input -= int64(n); b.t.input < 0 {
+		return 0, errTooMuch()
+	}
+	return n, err
+}
+
+func errTooMuch() error {
+	return sandbox.Errorf(sandbox.Limit, "the image is larger than %d GB", maxImageBytes>>30)
+}
+
+// admit refuses a header that is too large, or one too many.
+func (t *tree) admit(h *tar.Header) error {
+	if err := t.ctx.Err(); err != nil {
+		return err
+	}
+	names := len(h.Name) + len(h.Linkname)
+	size := names
+	for key, value := range h.PAXRecords {
+		size += len(key) + len(value)
+	}
+	switch t.names -= int64(names); {
+	case len(h.Name) > maxPath || len(h.Linkname) > maxPath:
+		return errLongPath()
+	case size > maxHeaderBytes:
+		return sandbox.Errorf(sandbox.Limit, "a header in the image is larger than %d KiB", maxHeaderBytes>>10)
+	case t.names < 0:
+		return sandbox.Errorf(sandbox.Limit, "the names in the image are larger than %d MiB together", maxNameBytes>>20)
+	}
+	return t.count()
+}
+
+// count counts a file or folder.
+func (t *tree) count() error {
+	if t.files--; t.files < 0 {
+		return sandbox.Errorf(sandbox.Limit, "the image has more than %d files", maxImageFiles)
+	}
+	return nil
+}
+
+func errLongPath() error {
+	return sandbox.Errorf(sandbox.Limit, "a path in the image is longer than %d bytes or has more than %d folders", maxPath, maxDepth)
+}
+
+// checkPath refuses a path that is too long or too deep.
+func checkPath(name string) error {
+	if len(name) > maxPath || strings.Count(name, "/") >= maxDepth {
+		return errLongPath()
+	}
+	return nil
 }
 
 // Names that say what is hidden of the layers below.
@@ -78,9 +166,6 @@ const (
 )
 
 func (t *tree) applyOne(h *tar.Header, content io.Reader, own map[string]bool) error {
-	if t.files--; t.files < 0 {
-		return sandbox.Errorf(sandbox.Limit, "the image has more than %d files", maxImageFiles)
-	}
 	name, err := t.place(h.Name)
 	if err != nil {
 		return err
@@ -102,7 +187,7 @@ func (t *tree) applyOne(h *tar.Header, content io.Reader, own map[string]bool) e
 	}
 	h.Name = name
 	if name == "." {
-		t.folders["."] = h
+		t.folders["."] = attributesOf(h)
 		return nil
 	}
 	old, err := t.root.Lstat(name)
@@ -121,11 +206,11 @@ func (t *tree) applyOne(h *tar.Header, content io.Reader, own map[string]bool) e
 func (t *tree) write(h *tar.Header, content io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
-		t.folders[h.Name] = h
+		t.folders[h.Name] = attributesOf(h)
 		return t.root.MkdirAll(h.Name, 0o755)
 	case tar.TypeReg:
 		if t.bytes -= h.Size; t.bytes < 0 {
-			return sandbox.Errorf(sandbox.Limit, "the image is larger than %d GB", maxImageBytes>>30)
+			return errTooMuch()
 		}
 		file, err := t.root.OpenFile(h.Name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -135,12 +220,12 @@ func (t *tree) write(h *tar.Header, content io.Reader) error {
 		if err = errors.Join(err, file.Close()); err != nil {
 			return err
 		}
-		return t.settle(h)
+		return t.settle(h.Name, attributesOf(h))
 	case tar.TypeSymlink:
 		if err := t.root.Symlink(h.Linkname, h.Name); err != nil {
 			return err
 		}
-		return t.own(h)
+		return t.own(h.Name, attributesOf(h))
 	case tar.TypeLink:
 		old, err := t.place(h.Linkname)
 		if err != nil {
@@ -160,9 +245,16 @@ func (t *tree) place(name string) (string, error) {
 	if name == "." {
 		return name, nil
 	}
+	if err := checkPath(name); err != nil {
+		return "", err
+	}
 	parent, base := path.Split(name)
 	dir, err := t.folder(path.Clean(parent))
-	return path.Join(dir, base), err
+	if err != nil {
+		return "", err
+	}
+	name = path.Join(dir, base)
+	return name, checkPath(name)
 }
 
 // folder follows the links in the name of a folder, as they will be followed inside, and makes what is not there.
@@ -182,10 +274,13 @@ func (t *tree) folder(name string) (string, error) {
 			continue
 		}
 		next := path.Join(at, part)
+		if err := errors.Join(t.ctx.Err(), checkPath(next)); err != nil {
+			return "", err
+		}
 		info, err := t.root.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			err = errors.Join(t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755)) // whatever the umask
+			err = errors.Join(t.count(), t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755)) // whatever the umask
 		case err == nil && info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > 40 {
 				return "", errors.New("its links have no end")
@@ -215,7 +310,7 @@ func (t *tree) folder(name string) (string, error) {
 func (t *tree) remove(name string) error {
 	clear(t.real)
 	delete(t.folders, name)
-	return t.root.RemoveAll(name)
+	return waitFor(t.ctx, func() error { return t.root.RemoveAll(name) })
 }
 
 // hideAll removes what is in a folder, but for what own has.
@@ -226,7 +321,9 @@ func (t *tree) hideAll(name string, own map[string]bool) error {
 	}
 	for _, entry := range entries {
 		below := path.Join(name, entry.Name())
+		err := t.ctx.Err()
 		switch {
+		case err != nil:
 		case !own[below]:
 			err = t.remove(below)
 		case entry.IsDir():
@@ -244,13 +341,16 @@ func (t *tree) finish() error {
 	if err := t.mountPoints(); err != nil {
 		return err
 	}
-	for name, h := range t.folders { // their times changed with what was put into them
+	for name, a := range t.folders { // their times changed with what was put into them
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
 		info, err := t.root.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 			continue // hidden by a layer, with a folder above it
 		}
 		if err == nil {
-			err = t.settle(h)
+			err = t.settle(name, a)
 		}
 		if err != nil {
 			return fmt.Errorf("unpack %q: %w", name, err)
@@ -260,29 +360,29 @@ func (t *tree) finish() error {
 }
 
 // settle gives a file or folder its owner, mode and time.
-func (t *tree) settle(h *tar.Header) error {
-	if err := t.own(h); err != nil {
+func (t *tree) settle(name string, a attributes) error {
+	if err := t.own(name, a); err != nil {
 		return err
 	}
-	mode := h.FileInfo().Mode() & (fs.ModePerm | fs.ModeSticky)
-	if h.Name == "." {
+	mode := a.mode & (fs.ModePerm | fs.ModeSticky)
+	if name == "." {
 		mode = 0o755
 	}
-	if h.Typeflag == tar.TypeDir && rootless() {
+	if a.mode.IsDir() && rootless() {
 		mode |= 0o700 // or its owner could not remove what is in it
 	}
-	if err := t.root.Chmod(h.Name, mode); err != nil {
+	if err := t.root.Chmod(name, mode); err != nil {
 		return err
 	}
 	// Python compares it with what is in its compiled files.
-	return t.root.Chtimes(h.Name, time.Time{}, h.ModTime)
+	return t.root.Chtimes(name, time.Time{}, a.modified)
 }
 
-func (t *tree) own(h *tar.Header) error {
+func (t *tree) own(name string, a attributes) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	return t.root.Lchown(h.Name, h.Uid, h.Gid)
+	return t.root.Lchown(name, a.uid, a.gid)
 }
 
 // mountPoints makes what the profile mounts on, so that nobody makes it later: sandboxes share

@@ -1,0 +1,216 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"io"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// bomb is an image with a changed configuration.
+func bomb(t *testing.T, change func(*v1.ConfigFile)) v1.Image {
+	t.Helper()
+	img := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	change(config)
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func writeLayout(path string, img v1.Image) error {
+	p, err := layout.Write(path, empty.Index)
+	if err != nil {
+		return err
+	}
+	return p.AppendImage(img)
+}
+
+// An image that costs more than it may is refused, whichever way it comes, and does not keep others from coming.
+func TestImageBombsAreRefused(t *testing.T) {
+	deep := strings.Repeat("d/", 100)
+	one := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
+	layers, err := one.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	many := make([]v1.Layer, 1001)
+	for i := range many {
+		many[i] = layers[0]
+	}
+	layered, err := mutate.AppendLayers(one, many...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bombs := []struct {
+		name string
+		img  v1.Image
+		says string
+	}{
+		{"a large configuration", bomb(t, func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{"x": strings.Repeat("a", 9<<20)} }), "configuration is larger"},
+		{"a configuration of many values", bomb(t, func(c *v1.ConfigFile) { c.Config.Cmd = make([]string, 200_000) }), "more than 100000 values"},
+		{"many layers", layered, "1002 layers"},
+		{"a deep path", imageOf(t, []tar.Header{{Name: strings.Repeat("d/", 4000) + "f", Typeflag: tar.TypeReg}}), "longer than"},
+		{"a path of many folders", imageOf(t, []tar.Header{{Name: strings.Repeat("d/", 128) + "f", Typeflag: tar.TypeReg}}), "more than 128 folders"},
+		{"a deep path through links", imageOf(t, []tar.Header{{Name: deep, Typeflag: tar.TypeDir, Mode: 0o755},
+			{Name: "l", Typeflag: tar.TypeSymlink, Linkname: deep}, {Name: "l/" + deep, Typeflag: tar.TypeDir, Mode: 0o755}}), "more than 128 folders"},
+		{"a long link", imageOf(t, []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("d", 5000)}}), "longer than"},
+		{"a large header", imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg, Mode: 0o600,
+			PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("a", 100<<10)}}}), "header"},
+	}
+	e, images := openPulling(t)
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	bring := map[string]func(t *testing.T, img v1.Image) error{
+		"an OCI layout": func(t *testing.T, img v1.Image) error {
+			path := filepath.Join(tempDir(t), "image")
+			if err := writeLayout(path, img); err != nil {
+				t.Fatal(err)
+			}
+			_, err := e.LoadImage(t.Context(), path, "bomb:1")
+			return err
+		},
+		"docker save": func(t *testing.T, img v1.Image) error {
+			path := filepath.Join(tempDir(t), "image")
+			if err := saveImage(path, img); err != nil {
+				t.Fatal(err)
+			}
+			_, err := e.LoadImage(t.Context(), path, "bomb:1")
+			return err
+		},
+		"a registry": func(t *testing.T, img v1.Image) error {
+			ref := host + "/bomb:1"
+			named, err := name.ParseReference(ref)
+			if err == nil {
+				err = remote.Write(named, img)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e.Create(t.Context(), spec(ref))
+		},
+	}
+	for way, bring := range bring {
+		for _, b := range bombs {
+			t.Run(way+"/"+b.name, func(t *testing.T) {
+				err := bring(t, b.img)
+				if sandbox.KindOf(err) != sandbox.Limit || !strings.Contains(sandbox.Public(err).Message, b.says) {
+					t.Errorf("it is brought in with %v (%s), want limit: %s", err, sandbox.KindOf(err), b.says)
+				}
+			})
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
+		t.Errorf("%q are left", left)
+	}
+	if err := bring["an OCI layout"](t, twoLayers(t)); err != nil {
+		t.Errorf("a good image is refused: %v", err)
+	}
+}
+
+// What is too large is not even read.
+func TestALargeConfigurationIsNotRead(t *testing.T) {
+	e, _ := openPulling(t)
+	path := filepath.Join(tempDir(t), "image")
+	img := twoLayers(t)
+	if err := writeLayout(path, img); err != nil {
+		t.Fatal(err)
+	}
+	m, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its manifest still says that it is small.
+	if err := os.Truncate(filepath.Join(path, "blobs", "sha256", m.Config.Digest.Hex), 700<<20); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = e.LoadImage(t.Context(), path, "x:1")
+	runtime.ReadMemStats(&after)
+	if sandbox.KindOf(err) != sandbox.Limit {
+		t.Errorf("LoadImage = %v, want limit", err)
+	}
+	if got, most := after.TotalAlloc-before.TotalAlloc, uint64(64<<20); got > most {
+		t.Errorf("LoadImage allocated %d MiB, want at most %d", got>>20, most>>20)
+	}
+}
+
+// An import that is cancelled returns, and the next one need not wait for it.
+func TestACancelledImportEnds(t *testing.T) {
+	e, images := openPulling(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reader, writer := io.Pipe()
+	go func() { // an endless archive
+		w := tar.NewWriter(writer)
+		for n := 0; ; n++ {
+			if n == 5000 {
+				cancel()
+			}
+			name := strings.Repeat("d/", n%100) + "f"
+			if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600}); err != nil {
+				return
+			}
+		}
+	}()
+	if err := e.ImportImage(ctx, reader, "endless:1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("ImportImage = %v, want %v", err, context.Canceled)
+	}
+	reader.Close()
+	if left, _ := filepath.Glob(filepath.Join(images, "making-*")); len(left) > 0 {
+		t.Errorf("%q still has the name of an import that goes on", left)
+	}
+	if err := e.ImportImage(t.Context(), tarOf(t, tar.Header{Name: "x", Typeflag: tar.TypeReg}), "next:1"); err != nil {
+		t.Errorf("the next import fails: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(images, "trash-*")); len(left) > 0 {
+		t.Errorf("%q are left", left)
+	}
+}
+
+// Of an archive that is accepted, no description is larger than it may be.
+func FuzzArchiveIsBounded(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "image")
+	if err := saveImage(path, empty.Image); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, text []byte) {
+		size, err := gvisor.ArchivedConfig(text)
+		if err == nil && size > 8<<20 {
+			t.Errorf("the configuration has %d bytes", size)
+		}
+	})
+}

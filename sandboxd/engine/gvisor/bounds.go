@@ -1,0 +1,234 @@
+package gvisor
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// Bounds of an image's descriptions, which are held in memory. They are checked before anything is read: the
+// library that reads them has no bounds, or larger ones.
+const (
+	maxConfigBytes    = 8 << 20
+	maxManifestBytes  = 4 << 20 // as registries have it
+	maxJSONCommas     = 100_000 // of each: a short value can take a hundred times its length in memory
+	maxLayers         = 1000    // Docker allows 127
+	maxArchiveEntries = 10_000  // of a `docker save` tar, which has a few for each layer
+)
+
+func tooLarge(what string, most int64) error {
+	return sandbox.Errorf(sandbox.Limit, "the image's %s is larger than %d MiB", what, most>>20)
+}
+
+func tooManyLayers(n int) error {
+	return sandbox.Errorf(sandbox.Limit, "the image has %d layers, and may have %d", n, maxLayers)
+}
+
+// checkJSON refuses a text that is too large or has too many values.
+func checkJSON(text []byte, most int, what string) error {
+	if len(text) > most {
+		return tooLarge(what, int64(most))
+	}
+	if bytes.Count(text, []byte{','}) > maxJSONCommas {
+		return tooWide(what)
+	}
+	return nil
+}
+
+func tooWide(what string) error {
+	return sandbox.Errorf(sandbox.Limit, "the image's %s has more than %d values", what, maxJSONCommas)
+}
+
+// checkManifest refuses an image by what its manifest says of the rest. A registry's client reads no more of a configuration
+// than the manifest says.
+func checkManifest(img v1.Image) error {
+	text, err := img.RawManifest()
+	if err == nil {
+		err = checkJSON(text, maxManifestBytes, "manifest")
+	}
+	if err != nil {
+		return err
+	}
+	m, err := img.Manifest()
+	switch {
+	case err != nil:
+		return err
+	case m.Config.Size > maxConfigBytes:
+		return tooLarge("configuration", maxConfigBytes)
+	case len(m.Layers) > maxLayers:
+		return tooManyLayers(len(m.Layers))
+	}
+	return nil
+}
+
+func blobFile(layout string, digest v1.Hash) string {
+	return filepath.Join(layout, "blobs", digest.Algorithm, digest.Hex)
+}
+
+// checkBlobs refuses an image in an OCI layout by the files of its configuration and its layers.
+func checkBlobs(layout string, img v1.Image) error {
+	if err := checkManifest(img); err != nil {
+		return err
+	}
+	m, err := img.Manifest()
+	if err != nil {
+		return err
+	}
+	if err := checkFile(blobFile(layout, m.Config.Digest), maxConfigBytes, "configuration"); err != nil {
+		return err
+	}
+	for _, layer := range m.Layers {
+		if err := checkFile(blobFile(layout, layer.Digest), maxImageBytes, "layer"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkFile refuses what is no file, because opening a pipe can block for ever, or larger than most.
+func checkFile(name string, most int64, what string) error {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("the image's %s is no file", what)
+	case info.Size() > most:
+		return tooLarge(what, most)
+	}
+	return nil
+}
+
+// archived is an entry of a tar.
+type archived struct {
+	size int64
+	link string // the name of another entry that it stands for
+}
+
+// checkArchive reads the names in a `docker save` tar, and the description of the one image in it. It refuses a tar
+// whose description or configuration would be too large.
+func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error) {
+	file, err := open()
+	if err != nil {
+		return described, err
+	}
+	defer file.Close()
+	const manifest = "manifest.json"
+	entries := map[string]archived{}
+	var list tarball.Manifest
+	archive := tar.NewReader(file)
+	for n := 0; ; n++ {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return described, err
+		}
+		if n >= maxArchiveEntries {
+			return described, sandbox.Errorf(sandbox.Limit, "the archive has more than %d entries: it is not one of `docker save`", maxArchiveEntries)
+		}
+		if len(h.Name) > maxPath || len(h.Linkname) > maxPath {
+			return described, sandbox.Errorf(sandbox.Limit, "a name in the archive is longer than %d bytes", maxPath)
+		}
+		name := path.Clean(h.Name)
+		if _, again := entries[name]; again {
+			continue // the first one of a name counts
+		}
+		entry := archived{size: h.Size}
+		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
+			entry.link = path.Join(path.Dir(name), path.Clean(h.Linkname))
+		}
+		entries[name] = entry
+		if name != manifest {
+			continue
+		}
+		if entry.link != "" {
+			return described, fmt.Errorf("%s is a link", manifest)
+		}
+		if entry.size > maxManifestBytes {
+			return described, tooLarge("manifest", maxManifestBytes)
+		}
+		text, err := io.ReadAll(archive)
+		if err == nil {
+			err = checkJSON(text, maxManifestBytes, "manifest")
+		}
+		if err == nil {
+			err = json.Unmarshal(text, &list)
+		}
+		if err != nil {
+			return described, err
+		}
+	}
+	switch {
+	case list == nil:
+		return described, fmt.Errorf("it has no %s", manifest)
+	case len(list) != 1:
+		return described, sandbox.Errorf(sandbox.Invalid, "it has %d images: save one alone", len(list))
+	}
+	described = list[0]
+	if len(described.Layers) > maxLayers {
+		return described, tooManyLayers(len(described.Layers))
+	}
+	name := path.Clean(described.Config)
+	config := entries[name]
+	for links := 0; config.link != ""; links++ {
+		if links == 10 {
+			return described, errors.New("its configuration is behind too many links")
+		}
+		config = entries[config.link]
+	}
+	if config.size > maxConfigBytes {
+		return described, tooLarge("configuration", maxConfigBytes)
+	}
+	return described, nil
+}
+
+// boundedTransport bounds every answer of a registry but those that carry blobs, whose size the manifest says.
+type boundedTransport struct{ http.RoundTripper }
+
+func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	for from := req; ; from = from.Response.Request { // back to the request that was redirected
+		if strings.Contains(from.URL.Path, "/blobs/") {
+			return resp, nil
+		}
+		if from.Response == nil {
+			break
+		}
+	}
+	resp.Body = &boundedBody{ReadCloser: resp.Body, bytes: maxManifestBytes, commas: maxJSONCommas}
+	return resp, nil
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	bytes, commas int // that may still come
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.bytes -= n; b.bytes < 0 {
+		return 0, tooLarge("manifest", maxManifestBytes)
+	}
+	if b.commas -= bytes.Count(p[:n], []byte{','}); b.commas < 0 {
+		return 0, tooWide("manifest")
+	}
+	return n, err
+}

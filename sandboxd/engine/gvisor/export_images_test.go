@@ -1,0 +1,28 @@
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"io"
+
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// Unpack unpacks tars below a folder.
+func Unpack(dir string, layers ...io.Reader) error {
+	return unpack(context.Background(), dir, layers...)
+}
+
+// ArchivedConfig returns the size of the configuration that is read from a tar of `docker save`.
+func ArchivedConfig(text []byte) (int, error) {
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
+	if _, err := checkArchive(open); err != nil {
+		return 0, err
+	}
+	img, err := tarball.Image(open, nil)
+	if err != nil {
+		return 0, err
+	}
+	raw, err := img.RawConfigFile()
+	return len(raw), err
+}
