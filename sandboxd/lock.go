@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
 // ErrRunning is in the chain of the error of a second daemon in one home.
@@ -44,10 +46,22 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 		}
 	}
 	pid := filepath.Join(home, pidName)
-	if err := writeFile(pid, strconv.Itoa(os.Getpid())+"\n"); err != nil {
+	err = writeFile(pid, strconv.Itoa(os.Getpid())+"\n")
+	if store.IsFull(err) && store.FreeReserve(filepath.Join(home, databaseName)) {
+		err = writeFile(pid, strconv.Itoa(os.Getpid())+"\n")
+	}
+	switch {
+	case store.IsFull(err): // the daemon must start without a pid file, because it is needed to delete sandboxes
+		_ = os.Remove(pid) // that of an earlier daemon
+	case err != nil:
 		return nil, errors.Join(err, l.Unlock())
 	}
-	return func() error { return errors.Join(os.Remove(pid), l.Unlock()) }, nil
+	return func() error {
+		if err := os.Remove(pid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, l.Unlock())
+		}
+		return l.Unlock()
+	}, nil
 }
 
 // pidNote is " (pid 123)", if that is known.

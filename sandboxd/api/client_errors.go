@@ -23,7 +23,7 @@ func lost(ctx context.Context, err error) error {
 		if errors.Is(err, fs.ErrPermission) {
 			return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon belongs to another user: use a DORMOUSE_HOME of your own").WithCause(err)
 		}
-		return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon is not running: start it with `dormouse sandboxd`").
+		return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon is not running: the user can start it with `dormouse sandboxd`, which says why if it does not start").
 			WithCause(fmt.Errorf("%w: %w", ErrNotRunning, err))
 	}
 	return sandbox.Errorf(sandbox.Unavailable, "the connection to the Dormouse daemon was lost: try again; code that has begun goes on, and the same request_id finds it").WithCause(err)

@@ -117,11 +117,14 @@ func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 }
 
 // whyGone explains that a sandbox has ended under a call, or the manager has.
-func (m *Manager) whyGone(ctx context.Context, b *box) error {
-	rec, err := m.Store.Sandbox(context.WithoutCancel(ctx), b.id)
+func (m *Manager) whyGone(ctx context.Context, b *box) error { return m.whyEnded(ctx, b.id) }
+
+// whyEnded is whyGone for the id of a sandbox.
+func (m *Manager) whyEnded(ctx context.Context, id sandbox.ID) error {
+	rec, err := m.Store.Sandbox(context.WithoutCancel(ctx), id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return noSandbox(string(b.id))
+		return noSandbox(string(id))
 	case err != nil:
 		return err
 	case rec.State != sandbox.Terminated:

@@ -8,7 +8,7 @@ import (
 )
 
 // worked marks that a sandbox may have changed since its state was saved. A save clears the mark when it begins and sets it
-// again if it fails. The caller must keep the sandbox from being saved, by a hold or as the one who changes its life.
+// again if it fails. The caller must hold the sandbox or be in b.change, so that it is not being saved.
 func (b *box) worked() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -277,6 +277,9 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err != nil {
 		return err
 	}
+	if c == nil || c.isDead(e) {
+		return sandbox.Errorf(sandbox.NotFound, "there is no running sandbox %q here", from)
+	}
 	spec := c.spec
 	spec.ID = to
 	g := e.newGuest(c.in(e).memory())

@@ -114,7 +114,7 @@ func noSandbox(name string) error {
 func gone(rec store.Sandbox) error {
 	switch rec.Cause {
 	case store.CauseDeleted:
-		return sandbox.Errorf(sandbox.NotFound, "sandbox %s was deleted at %s", rec.ID, stamp(rec.EndTime))
+		return sandbox.Errorf(sandbox.NotFound, "sandbox %s was deleted at %s on request, with its variables and files. Create a new one", rec.ID, stamp(rec.EndTime))
 	case store.CauseExpired:
 		return expired(rec.ID, rec.ExpireTime)
 	}

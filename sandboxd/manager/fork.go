@@ -69,9 +69,12 @@ func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store
 	b := m.running(rec.ForkOf)
 	f, ok := engine.As[engine.Forker](m.Engine)
 	if b == nil || !ok {
-		return of, noSandbox(string(rec.ForkOf))
+		return of, m.whyEnded(ctx, rec.ForkOf)
 	}
 	err = b.change(ctx, func() error {
+		if !b.alive() {
+			return m.whyGone(ctx, b)
+		}
 		wasAsleep, err := b.still(ctx)
 		if err != nil {
 			return err
@@ -87,6 +90,11 @@ func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store
 		b.mu.Lock()
 		b.asleep = wasAsleep || b.rec.State == sandbox.Suspended
 		b.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			if dead := m.endIfDead(ctx, b); dead != nil {
+				return dead
+			}
+		}
 		return err
 	})
 	return of, err
@@ -97,16 +105,14 @@ func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store
 func (b *box) still(ctx context.Context) (wasAsleep bool, err error) {
 	for begin := time.Now(); ; {
 		b.mu.Lock()
-		ended, asleep, busy := b.ended, b.asleep, len(b.pending) > 0
-		quiet := !ended && (asleep || b.holds == 0 && !busy)
+		asleep, busy := b.asleep, len(b.pending) > 0
+		quiet := asleep || b.holds == 0 && !busy
 		if quiet {
 			b.asleep = true
 			b.moves++
 		}
 		b.mu.Unlock()
 		switch {
-		case ended:
-			return false, noSandbox(string(b.id))
 		case quiet:
 			return asleep, nil
 		case time.Since(begin) >= forkPatience && busy:

@@ -110,6 +110,9 @@ func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Pa
 	if err != nil {
 		return sandbox.Page{}, err
 	}
+	limited, cancel := context.WithTimeout(ctx, statusTimeout)
+	m.noticeDead(limited)
+	cancel()
 	records, err := m.Store.Sandboxes(ctx, sandbox.OwnerOf(ctx), req.State, before, size+1)
 	if err != nil {
 		return sandbox.Page{}, err

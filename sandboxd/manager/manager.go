@@ -253,5 +253,13 @@ func errStopping() error {
 
 // notRecorded is the error of a change that the store could not write.
 func notRecorded(err error) error {
-	return sandbox.Errorf(sandbox.Unavailable, "the daemon cannot write its records (is its disk full?): nothing was changed").WithCause(err)
+	switch {
+	case errors.Is(err, store.ErrClosed):
+		return errStopping()
+	case errors.Is(err, store.ErrNotFound):
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended or changed at the same moment, so nothing was done: try again").WithCause(err)
+	case store.IsFull(err):
+		return sandbox.Errorf(sandbox.Unavailable, "the disk with Dormouse's records is full, so nothing was changed: delete a sandbox that is not needed, or ask the user to free space on the disk").WithCause(err)
+	}
+	return sandbox.Errorf(sandbox.Unavailable, "the daemon cannot write its records, so nothing was changed: its log has the cause, which the user should see").WithCause(err)
 }

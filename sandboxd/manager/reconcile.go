@@ -64,22 +64,10 @@ func (m *Manager) empty() bool {
 // reconcile makes a plan and carries it out. The error is the engine's, which did not
 // say what it has; what a step cannot do is logged and planned again.
 func (m *Manager) reconcile(ctx context.Context) error {
-	// A sandbox that comes to run while the engine lists its containers may not be among them, and one
-	// that goes to sleep or wakes may look like neither.
-	m.mu.Lock()
-	ran := make(map[sandbox.ID]int, len(m.boxes))
-	for id, b := range m.boxes {
-		b.mu.Lock()
-		ran[id] = b.moves
-		b.mu.Unlock()
-	}
-	m.mu.Unlock()
-	containers, err := m.inspect(ctx)
+	todo, err := m.compare(ctx)
 	if err != nil {
 		return err
 	}
-	todo := plan(m.known(ran), slices.Collect(maps.Values(containers)), m.now())
-
 	var steps sync.WaitGroup
 	defer steps.Wait()
 	slots := make(chan struct{}, atOnce)
@@ -100,6 +88,54 @@ func (m *Manager) reconcile(ctx context.Context) error {
 		})
 	}
 	return nil
+}
+
+// noticeDead ends the sandboxes whose containers no longer run, and returns when that is on record. It returns early if
+// ctx ends or the engine does not answer: then their records are as they were.
+func (m *Manager) noticeDead(ctx context.Context) {
+	if m.empty() {
+		return
+	}
+	_ = m.finish(ctx, func(ctx context.Context) error {
+		todo, err := m.compare(ctx)
+		if err != nil {
+			return err
+		}
+		var steps sync.WaitGroup
+		for _, a := range todo {
+			b := m.running(a.id)
+			if a.do != doEnd || b == nil {
+				continue
+			}
+			steps.Add(1)
+			done := sync.OnceFunc(steps.Done)
+			context.AfterFunc(b.ctx, done) // its end is on record; removing its container can take long
+			if !m.spawn(func() { defer done(); m.do(m.ctx, a) }) {
+				done()
+			}
+		}
+		steps.Wait()
+		return nil
+	})
+}
+
+// compare makes a plan of what records and engine disagree about.
+func (m *Manager) compare(ctx context.Context) ([]action, error) {
+	// A sandbox that comes to run while the engine lists its containers may not be among them, and one
+	// that goes to sleep or wakes may look like neither.
+	m.mu.Lock()
+	ran := make(map[sandbox.ID]int, len(m.boxes))
+	for id, b := range m.boxes {
+		b.mu.Lock()
+		ran[id] = b.moves
+		b.mu.Unlock()
+	}
+	m.mu.Unlock()
+	containers, err := m.inspect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return plan(m.known(ran), slices.Collect(maps.Values(containers)), m.now()), nil
 }
 
 // known is what there is to compare with the engine's list. Those that were not there when the list

@@ -207,10 +207,8 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	var reason string
 	if sandbox.KindOf(cause) == sandbox.Expired {
 		why, reason = store.CauseLost, sandbox.Public(cause).Message+", and its variables and files are lost"
-	} else if containers, err := m.inspect(ctx); err != nil {
-		return err
-	} else if c, there := containers[b.id]; !there || !c.Running && !c.Suspended {
-		why, reason = whyDead(b.record(), c, there, m.now())
+	} else if dead := m.endIfDead(ctx, b); dead != nil {
+		return dead
 	}
 	if why == "" {
 		what := "try again"
@@ -219,7 +217,28 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 		}
 		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s could not be resumed, and nothing of it is lost: %s", b.id, what).WithCause(cause)
 	}
-	if err := m.endRecord(b, why, reason); err != nil {
+	return m.endNow(ctx, b, why, reason)
+}
+
+// endIfDead ends a sandbox whose container neither runs nor is suspended, and returns why it ended. It returns nil for any
+// other sandbox, and the engine's error if the engine does not answer. The caller must be in b.change.
+func (m *Manager) endIfDead(ctx context.Context, b *box) error {
+	containers, err := m.inspect(ctx)
+	if err != nil {
+		return err
+	}
+	c, there := containers[b.id]
+	if there && (c.Running || c.Suspended) {
+		return nil
+	}
+	cause, reason := whyDead(b.record(), c, there, m.now())
+	return m.endNow(ctx, b, cause, reason)
+}
+
+// endNow ends a sandbox, leaves its container to be removed in the background, and returns why it ended. The caller must be
+// in b.change.
+func (m *Manager) endNow(ctx context.Context, b *box, cause store.Cause, reason string) error {
+	if err := m.endRecord(b, cause, reason); err != nil {
 		return err
 	}
 	m.spawn(func() { m.clear(b.id) })

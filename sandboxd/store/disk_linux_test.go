@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,14 +25,7 @@ func TestFullDisk(t *testing.T) {
 	s := open(t, filepath.Join(dir, "x.db"))
 	r, other := add(t, s, record(200_001)), add(t, s, record(200_002))
 	stored := accept(t, s, r.ID, "")
-	filler := filepath.Join(dir, "filler")
-	for size := 1 << 20; size > 0; size /= 2 { // to the last page
-		f, err := os.OpenFile(filler, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err == nil {
-			_, _ = f.Write(make([]byte, size))
-			_ = f.Close()
-		}
-	}
+	filler := fill(t, dir)
 	var err error
 	for range 1000 {
 		if err = s.AddExecution(store.Execution{Execution: sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: r.ID, Reason: strings.Repeat("x", 4000)}}); err != nil {
@@ -56,5 +50,54 @@ func TestFullDisk(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(dir, "x.db.reserve")); err != nil || info.Size() == 0 {
 		t.Errorf("%v, want room kept for the next time", err)
+	}
+}
+
+// fill leaves not a single byte of the disk, and returns the file that takes it.
+func fill(t *testing.T, dir string) string {
+	t.Helper()
+	filler := filepath.Join(dir, "filler")
+	f, err := os.OpenFile(filler, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size > 0; size /= 2 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+	}
+	return filler
+}
+
+// A database is opened on a full disk with what the reserve gives, and a sandbox in it can end. Without a reserve the
+// error names the disk, not damage.
+func TestOpenOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
+		t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	path := filepath.Join(dir, "x.db")
+	s := open(t, path)
+	r := add(t, s, record(200_001))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, dir)
+	s = open(t, path)
+	if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
+		t.Errorf("EndSandbox() = %v on a full disk", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path + ".reserve"); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, dir)
+	_, err := store.Open(t.Context(), path, slog.New(slog.DiscardHandler))
+	if err == nil || !store.IsFull(err) || !strings.Contains(err.Error(), "its disk is full") || strings.Contains(err.Error(), "damaged") {
+		t.Errorf("Open() = %v without a reserve, want that its disk is full", err)
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -52,8 +53,20 @@ func (r *reserve) giveUp(spare int64) bool {
 	return os.Truncate(r.path, max(info.Size()-reserveStep, spare)) == nil
 }
 
-// full reports whether err is that of a full disk.
-func full(err error) bool {
+func reservePath(database string) string { return database + ".reserve" }
+
+// FreeReserve gives part of the reserve of the database at path back to a full disk, and reports whether it did. It must not be
+// called while the database is open.
+func FreeReserve(path string) bool {
+	r := reserve{path: reservePath(path)}
+	return r.giveUp(0)
+}
+
+// IsFull reports whether err is that of a full disk.
+func IsFull(err error) bool {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return true
+	}
 	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code()&0xff == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_WRITE)
+	return ok && (e.Code()&0xff == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_WRITE || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE)
 }

@@ -96,15 +96,21 @@ const applicationID = 0x444f524d
 // prepare checks the file and brings its schema up to date.
 func prepare(ctx context.Context, db *sql.DB) error {
 	const damaged = "it is damaged (%w): move it away to start without records, or restore it from a backup"
+	unreadable := func(err error) error {
+		if IsFull(err) {
+			return fmt.Errorf("its disk is full (%w): free some space", err)
+		}
+		return fmt.Errorf(damaged, err)
+	}
 	var app, version, tables int
 	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&app); err != nil {
-		return fmt.Errorf(damaged, err)
+		return unreadable(err)
 	}
 	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return fmt.Errorf(damaged, err)
+		return unreadable(err)
 	}
 	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
-		return fmt.Errorf(damaged, err)
+		return unreadable(err)
 	}
 	switch {
 	case app != applicationID && (app != 0 || version != 0 || tables != 0):
@@ -114,7 +120,7 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	}
 	var health string
 	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&health); err != nil {
-		return fmt.Errorf(damaged, err)
+		return unreadable(err)
 	}
 	if health != "ok" {
 		return fmt.Errorf(damaged, fmt.Errorf("%s", health))

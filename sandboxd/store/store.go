@@ -68,22 +68,34 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	s := &Store{log: log, reserve: reserve{path: path + ".reserve"}, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
+	s := &Store{log: log, reserve: reserve{path: reservePath(path)}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	err = s.open(ctx, path)
+	for IsFull(err) && s.reserve.giveUp(0) {
+		err = s.open(ctx, path)
+	}
+	if err != nil {
 		return nil, err
-	}
-	if err := prepare(ctx, s.write); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the database %s: %w", path, err), s.write.Close())
-	}
-	if err := s.prepareStatements(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the database %s: %w", path, err), s.write.Close())
-	}
-	if s.read, err = openPool(path, 4, "_pragma=query_only(1)"); err != nil {
-		return nil, errors.Join(err, s.write.Close())
 	}
 	s.reserve.keep()
 	go s.writeLoop()
 	return s, nil
+}
+
+// open opens the connections. SQLite needs some of the disk for that: it makes the files beside the database.
+func (s *Store) open(ctx context.Context, path string) (err error) {
+	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
+		return err
+	}
+	if err := prepare(ctx, s.write); err != nil {
+		return errors.Join(fmt.Errorf("open the database %s: %w", path, err), s.write.Close())
+	}
+	if err := s.prepareStatements(ctx); err != nil {
+		return errors.Join(fmt.Errorf("open the database %s: %w", path, err), s.write.Close())
+	}
+	if s.read, err = openPool(path, 4, "_pragma=query_only(1)"); err != nil {
+		return errors.Join(err, s.write.Close())
+	}
+	return nil
 }
 
 func openPool(path string, conns int, params string) (*sql.DB, error) {

@@ -110,7 +110,7 @@ func (s *Store) commit(ops []op) {
 		return
 	}
 	used := false
-	for full(err) && s.reserve.giveUp(ops[0].spare) {
+	for IsFull(err) && s.reserve.giveUp(ops[0].spare) {
 		used = true
 		err = s.transact(ops)
 	}
@@ -122,7 +122,7 @@ func (s *Store) commit(ops []op) {
 		switch {
 		case o.done != nil:
 			o.done <- err
-		case full(err) && s.again(o):
+		case IsFull(err) && s.again(o):
 		case err != nil:
 			s.log.Error("a record was not written", "error", err)
 		}

@@ -1,0 +1,80 @@
+package manager_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// A sandbox whose container died is not listed as running, though nothing else has noticed yet. An engine that does not
+// answer is no reason to list nothing.
+func TestListNoticesDeath(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	lives, dies := d.create(t, sandbox.CreateRequest{}).ID, d.create(t, sandbox.CreateRequest{}).ID
+	d.eng.die(dies, "exited with 137 (out of memory)")
+	page, err := d.List(ctx, sandbox.ListRequest{})
+	if err != nil || len(page.Sandboxes) != 1 || page.Sandboxes[0].ID != lives {
+		t.Errorf("List() = %+v, %v, want %s alone", page.Sandboxes, err, lives)
+	}
+	page, err = d.List(ctx, sandbox.ListRequest{State: sandbox.Terminated})
+	if err != nil || len(page.Sandboxes) != 1 || page.Sandboxes[0].ID != dies || !strings.Contains(page.Sandboxes[0].Reason, "out of memory") {
+		t.Errorf("List(terminated) = %+v, %v, want %s, and why", page.Sandboxes, err, dies)
+	}
+	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 1 })
+	d.eng.setDown(true)
+	if page, err = d.List(ctx, sandbox.ListRequest{}); err != nil || len(page.Sandboxes) != 1 {
+		t.Errorf("List() = %+v, %v without an engine, want one", page.Sandboxes, err)
+	}
+}
+
+// To copy a sandbox that has ended is refused with when and why it ended, at whatever moment it did.
+func TestForkOfAnEndedSandbox(t *testing.T) {
+	for name, tt := range map[string]struct {
+		end  func(*testing.T, *daemon, sandbox.ID)
+		late bool // while it is copied
+		kind sandbox.Kind
+		says []string
+	}{
+		"deleted":               {end: deleteNow, kind: sandbox.NotFound, says: []string{"was deleted at", "Create a new one"}},
+		"died":                  {end: dieNow, kind: sandbox.Expired, says: []string{"out of memory", "Create a new one"}},
+		"died while it is made": {end: dieNow, late: true, kind: sandbox.Expired, says: []string{"out of memory", "Create a new one"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDaemon(t)
+			of := d.create(t, sandbox.CreateRequest{}).ID
+			if tt.late {
+				d.eng.set(func() { d.eng.beforeFork = func(context.Context) { tt.end(t, d, of) } })
+			} else {
+				tt.end(t, d, of)
+			}
+			_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(of)})
+			wantError(t, "Create", err, tt.kind, append(tt.says, string(of))...)
+			eventually(t, "nothing is left", func() bool { return len(d.eng.ids()) == 0 })
+		})
+	}
+}
+
+func deleteNow(t *testing.T, d *daemon, id sandbox.ID) {
+	if err := d.Delete(context.WithoutCancel(t.Context()), string(id)); err != nil {
+		t.Errorf("Delete() = %v", err)
+	}
+}
+
+func dieNow(_ *testing.T, d *daemon, id sandbox.ID) { d.eng.die(id, "exited with 137 (out of memory)") }
+
+// What could not be written is blamed on what stood in the way.
+func TestNotRecordedNamesTheCause(t *testing.T) {
+	d := newDaemon(t)
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	if err := d.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "print x"})
+	wantError(t, "Execute without a store", err, sandbox.Unavailable, "stopping")
+	if err != nil && strings.Contains(err.Error(), "disk") {
+		t.Errorf("Execute() = %v, want nothing of a disk", err)
+	}
+}
