@@ -37,15 +37,19 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// exhaust fills the database's log too, until nothing is accepted any more.
-func (d *daemon) exhaust(t *testing.T, id sandbox.ID) {
+// exhaust fills the database's log too, until nothing is accepted any more. It returns the executions that were.
+func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.ExecutionID) {
 	t.Helper()
 	for range 2000 {
-		if _, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "sleep 1h"}); err != nil {
-			return
+		e, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "sleep 1h"})
+		if err != nil {
+			wantError(t, "Execute on a full disk", err, sandbox.Unavailable, "disk", "is full")
+			return accepted
 		}
+		accepted = append(accepted, e.ID)
 	}
 	t.Fatal("executions are accepted on a full disk")
+	return nil
 }
 
 // On a full disk an execution that was said to have succeeded is never lost afterwards: neither when its sandbox is
@@ -80,4 +84,52 @@ func TestEndOnFullDisk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Where not even the reserve is left, no answer has an end that is not on record. It is recorded when there is room.
+func TestEndThatCannotBeRecorded(t *testing.T) {
+	dir := smallDisk(t, "6m")
+	eng := newTestEngine()
+	defer eng.Close()
+	d := start(t, filepath.Join(dir, "a.db"), eng)
+	defer func() { d.stop(t) }()
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	if err := os.Remove(filepath.Join(dir, "a.db.reserve")); err != nil {
+		t.Fatal(err)
+	}
+	var running []sandbox.ExecutionID
+	for range 400 {
+		running = append(running, d.run(t, id, "sleep 1h", 0).ID)
+	}
+	filler := fill(t, dir)
+	running = append(running, d.exhaust(t, id)...)
+	var refused sandbox.ExecutionID
+	for _, e := range running { // the first ones fit into what the log has left
+		got, err := d.Interrupt(t.Context(), string(e))
+		if err != nil {
+			wantError(t, "Interrupt", err, sandbox.Unavailable, string(e)+" has ended", "Do not run the code again", "is full")
+			refused = e
+			break
+		}
+		if rec, err := d.store.Execution(t.Context(), e); err != nil || rec.State != got.State {
+			t.Fatalf("the answer is %s and the record %s, %v", got.State, rec.State, err)
+		}
+	}
+	if refused == "" {
+		t.Fatal("all ends were recorded on a full disk")
+	}
+	err := d.FollowExecution(t.Context(), string(refused), 0, func(ev sandbox.Event) error {
+		if ev.Type == sandbox.EventStatus && ev.State.Final() {
+			t.Errorf("FollowExecution() has the end %+v, which is not on record", ev)
+		}
+		return nil
+	})
+	wantError(t, "FollowExecution", err, sandbox.Unavailable, "has ended")
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end is on record, though nobody asks", func() bool {
+		rec, err := d.store.Execution(t.Context(), refused)
+		return err == nil && rec.State == sandbox.ExecInterrupted
+	})
 }
