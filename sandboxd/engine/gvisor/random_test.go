@@ -87,7 +87,7 @@ with multiprocessing.Pool(1) as pool: say('a pool', pool.apply(random.random))
 
 // The same of the generators that pythonBefore has made.
 const pythonOld = `
-say('Random', mine.random()); say('rng', rng.random()); say('RandomState', state.rand())
+say('Random', mine.random()); say('rng', rng.random()); say('spawn', rng.spawn(1)[0].random()); say('RandomState', state.rand())
 say('after gc.freeze()', frozen.random()); say('numpy after gc.freeze()', frozen_rng.random())
 asked.put(1); own, numbers, openssl = answered.get()
 say('Random of a thread', own); say('Generator of a thread', numbers); say('openssl of a thread', openssl)

@@ -14,7 +14,7 @@ import (
 type interlude struct {
 	mu     sync.Mutex
 	late   lateText
-	sealed *lateText // what was printed before the execution that runs began; nil: none has begun
+	sealed *lateText // printed before the current execution began; nil if that has not begun
 	asOf   time.Time
 	death  *sandbox.KernelDeath
 }

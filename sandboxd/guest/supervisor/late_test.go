@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestLateTextBelongsToTheInterludeBeforeTheNextExecution: the messages of a kernel come in a fixed order here, and what the lane does
-// after done comes last, as it does when it looks for changed files for a while.
+// The test hands a kernel's messages over in a fixed order. takeLate comes after text that followed done, as it does when the lane is
+// still looking for changed files.
 func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -73,7 +73,7 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	wantLate(between.takeLate(since), "raw after\nafter\nand before\n")
 	wantLate(between.take(), "")
 
-	// A kernel that dies before it begins an execution: everything is told.
+	// The kernel dies before it begins an execution: its last words are in the interlude.
 	since = between.take()
 	e = begin(sandbox.NewExecutionID())
 	k.print(sandbox.EventStderr, []byte("last words\n"))
