@@ -30,7 +30,7 @@ type serveCommand struct {
 	AllowDir     []string `help:"Folder of this machine whose files models may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
 	Rate         float64  `help:"Requests a second that one token may make. 0: no limit." default:"10000"`
 
-	MaxSandboxesPerOwner int `help:"Sandboxes that the bearer of a named token may have, awake or asleep. 0: no limit of its own." default:"0"`
+	MaxSandboxesPerOwner int `help:"Sandboxes that the bearer of a named token may have, running or suspended. 0: half of --max-sandboxes." default:"0"`
 	daemonFlags
 }
 

@@ -27,7 +27,7 @@ type Config struct {
 	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
 	MaxSandboxes int            // at once; zero: 100
-	// MaxSandboxesPerOwner bounds the sandboxes of an owner who is not the operator, awake or asleep; zero: nothing does.
+	// MaxSandboxesPerOwner bounds the sandboxes of an owner who is not the operator, running or suspended; zero: half of MaxSandboxes.
 	MaxSandboxesPerOwner int
 
 	MaxMemory   int64         // of all sandboxes together; zero: the manager's choice
@@ -98,6 +98,9 @@ func (c *Config) validateLimits() error {
 	}
 	if c.MaxSandboxes == 0 {
 		c.MaxSandboxes = defaultMaxSandboxes
+	}
+	if c.MaxSandboxesPerOwner == 0 {
+		c.MaxSandboxesPerOwner = max(1, c.MaxSandboxes/2)
 	}
 	switch {
 	case l.MemoryBytes < sandbox.MinMemoryMB*sandbox.MiB || l.MemoryBytes > sandbox.MaxMemoryMB*sandbox.MiB:

@@ -89,7 +89,7 @@ func (l *conns) oldest(fits func(*conn) bool) *conn {
 }
 
 // network is the part of an address that one machine cannot choose freely: an IPv4 address, or the first 64 bits of an IPv6 address.
-// Addresses that are neither are all the same.
+// All other addresses count as one.
 func network(a net.Addr) netip.Prefix {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {

@@ -77,7 +77,7 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	return local, nil
 }
 
-// localFile reads a regular file as long as it was when it was opened: a file that grows has no end.
+// localFile reads as many bytes of a regular file as the file had when it was opened, because a growing file may have no end.
 type localFile struct {
 	*os.File
 	name string

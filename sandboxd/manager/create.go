@@ -85,7 +85,7 @@ func (m *Manager) newRecord(owner sandbox.Owner, req sandbox.CreateRequest) (sto
 	if err != nil {
 		return store.Sandbox{}, err
 	}
-	limits, err := m.Limits.WithRequest(req, m.hostCPUs())
+	limits, err := m.Limits.WithRequest(req, m.hostCPUs(), m.Engine.Info().Memory)
 	if err != nil {
 		return store.Sandbox{}, err
 	}

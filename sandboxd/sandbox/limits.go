@@ -28,15 +28,20 @@ const (
 )
 
 // WithRequest returns the limits that a create request asks for on top of these
-// defaults. Asking for more CPUs than hostCPUs is refused, because an engine would.
-func (l Limits) WithRequest(r CreateRequest, hostCPUs int) (Limits, error) {
+// defaults. Asking for more CPUs or memory than the host has is refused. A hostMemory of 0 bytes means that it is not known.
+func (l Limits) WithRequest(r CreateRequest, hostCPUs int, hostMemory int64) (Limits, error) {
+	mostMB := MaxMemoryMB
+	if hostMemory > 0 {
+		mostMB = int(max(MinMemoryMB, min(MaxMemoryMB, hostMemory/MiB)))
+	}
 	if r.MemoryMB != 0 {
-		if r.MemoryMB < MinMemoryMB || r.MemoryMB > MaxMemoryMB {
-			return l, Errorf(Invalid, "memory_mb %d is out of range: use %d to %d", r.MemoryMB, MinMemoryMB, MaxMemoryMB)
+		if r.MemoryMB < MinMemoryMB || r.MemoryMB > mostMB {
+			return l, Errorf(Invalid, "memory_mb %d is out of range: use %d to %d on this machine", r.MemoryMB, MinMemoryMB, mostMB)
 		}
 		l.MemoryBytes = int64(r.MemoryMB) * MiB
-		l.WorkspaceBytes = min(l.WorkspaceBytes, l.MemoryBytes/2)
 	}
+	l.MemoryBytes = min(l.MemoryBytes, int64(mostMB)*MiB)
+	l.WorkspaceBytes = min(l.WorkspaceBytes, max(MiB, l.MemoryBytes/2))
 	if r.CPUs != 0 {
 		most := min(MaxCPUs, float64(hostCPUs))
 		if !(r.CPUs >= MinCPUs && r.CPUs <= most) {

@@ -104,7 +104,7 @@ func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patienc
 const (
 	// AnswerBytes is the default budget of a process for answers.
 	AnswerBytes = 512 << 20
-	// answerCost is how many bytes of memory a byte of a JSON answer takes: its text, what is decoded, and what is encoded again.
+	// answerCost is how many bytes of memory a byte of a JSON answer takes: for its text, the decoded values and the text that is sent.
 	answerCost = 4
 	// SmallAnswer is the size up to which an answer is not counted, so that status, lists and errors
 	// get through when the budget is used up.

@@ -84,7 +84,8 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 		AutoRemove:    false,
 		LogConfig:     container.LogConfig{Type: "none"},
 
-		Resources: resources(spec.Limits, facts),
+		OomScoreAdj: engine.OOMScoreAdj,
+		Resources:   resources(spec.Limits, facts),
 	}
 	host.Init = new(false) // the guest is PID 1 and reaps
 	if facts.gvisor() {

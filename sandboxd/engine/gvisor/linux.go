@@ -4,14 +4,21 @@ package gvisor
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
 // detach gives a command a session of its own, and if we are not root a user namespace.
@@ -94,10 +101,55 @@ func giveWay() {
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, 1, uintptr(tid), idleClass)
 }
 
+// raiseOOMScore makes a process, and those that it starts after that, an earlier victim when the machine's memory is used up. A process that may not be
+// changed keeps its score.
+func raiseOOMScore(pid int) {
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(engine.OOMScoreAdj)), 0)
+}
+
+// totalMemory is the memory that sandboxes may use here: the machine's, or the limit of this process's cgroup if that is lower.
 func totalMemory() int64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0
 	}
-	return int64(info.Totalram) * int64(info.Unit)
+	total := int64(info.Totalram) * int64(info.Unit)
+	if limit := cgroupMemory(os.DirFS("/")); limit > 0 {
+		total = min(total, limit)
+	}
+	return total
+}
+
+// cgroupMemory is the lowest memory limit of this process's cgroups and their parents, or 0 if there is none.
+func cgroupMemory(root fs.FS) int64 {
+	text, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return 0
+	}
+	lowest := int64(0)
+	for line := range strings.Lines(string(text)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		var base, file string
+		switch controllers := strings.Split(parts[1], ","); {
+		case parts[0] == "0":
+			base, file = "sys/fs/cgroup", "memory.max"
+		case slices.Contains(controllers, "memory"):
+			base, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		default:
+			continue
+		}
+		for dir := path.Join("/", parts[2]); ; dir = path.Dir(dir) {
+			text, err := fs.ReadFile(root, path.Join(base, dir, file))
+			if n, parseErr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && parseErr == nil && n > 0 && (lowest == 0 || n < lowest) {
+				lowest = n
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return lowest
 }

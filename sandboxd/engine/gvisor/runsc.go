@@ -261,6 +261,9 @@ func (e *Engine) run(cmd *exec.Cmd, said *streams.Bounded, what string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("runsc %s: %w", what, err)
 	}
+	// The processes that it makes inherit this. In the OCI bundle it would be a difference to the bundles of older checkpoints, which
+	// runsc refuses to restore.
+	raiseOOMScore(cmd.Process.Pid)
 	cmd.WaitDelay = time.Second
 	timeout := time.AfterFunc(runscTimeout, func() { cmd.Process.Kill() })
 	defer timeout.Stop()
