@@ -38,6 +38,14 @@ func TestFullDisk(t *testing.T) {
 	if _, err := s.Execution(t.Context(), stored.ID); err != nil {
 		t.Errorf("Execution() = %v, want what was stored before", err)
 	}
+	for err = nil; err == nil; { // until the log has no room for the smallest change
+		err = s.UpdateSandbox(r.ID, "name", created)
+	}
+	used := created.Add(time.Hour)
+	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
+	if err := s.Flush(); err != nil { // an empty change, after that one has failed
+		t.Errorf("Flush() = %v", err)
+	}
 	if err := s.EndSandbox(other.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
 		t.Errorf("EndSandbox() = %v on a full disk", err)
 	}
@@ -45,6 +53,15 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	accept(t, s, r.ID, "")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		got, err := s.Sandbox(t.Context(), r.ID)
+		if err == nil && got.UsedTime.Equal(used) {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("used at %v, %v, want %v, which was written soon when the disk was full", got.UsedTime, err, used)
+		}
+	}
 	if err := s.Ping(t.Context()); err != nil {
 		t.Errorf("Ping() = %v when there is room again", err)
 	}
