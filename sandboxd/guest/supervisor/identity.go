@@ -47,14 +47,21 @@ func (id identity) asKernel(f func() error) error { return id.as(0, f) }
 // thirdUID is the user of no process: kernels have uids from 199,999 on, or from 1,000 to 61,000 where an engine maps users.
 const thirdUID = 65_533
 
+// killCalls is how often killAll calls kill: under gVisor a process that is forked during a call escapes it.
+const killCalls = 10
+
 // killAll sends SIGKILL to every process of the kernels' user at once; it waits for none. A system call of this thread
 // does it, so neither a fork bomb nor code that stops processes can prevent it. kill(-1) spares the caller's own process, and
 // it reaches processes of the caller's effective and of its real user: the effective one is the kernels' user, and the real one
 // is thirdUID, because root's processes (`guest connect`) must go on.
 func (id identity) killAll() error {
 	return id.as(thirdUID, func() error {
-		if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
-			return fmt.Errorf("kill the processes of user %d: %w", id.uid, err)
+		for range killCalls {
+			if err := syscall.Kill(-1, syscall.SIGKILL); err == syscall.ESRCH {
+				break
+			} else if err != nil {
+				return fmt.Errorf("kill the processes of user %d: %w", id.uid, err)
+			}
 		}
 		return nil
 	})

@@ -29,9 +29,14 @@ var ladder = []rung{
 	{syscall.SIGKILL, "SIGKILL", 0}, // 0: it is dead when kill returns
 }
 
-// stop climbs the ladder until the execution or its kernel has ended.
+// stop climbs the ladder until the execution or its kernel has ended. A fork bomb that does not react to the first signal
+// is killed at once: it leaves little time for anything else.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
-	for _, r := range ladder {
+	for i, r := range ladder {
+		if i > 0 && l.sup.crowded() {
+			r = ladder[len(ladder)-1]
+			_ = l.sup.identity.killAll() // kill does the rest
+		}
 		var over <-chan time.Time
 		if r.wait > 0 {
 			timer := time.NewTimer(r.wait)

@@ -36,6 +36,8 @@ const (
 	// startTimeout is how long a kernel may take until it reads requests. It is long because
 	// many sandboxes may start at once on a busy machine, and a machine may be emulated.
 	startTimeout = 3 * time.Minute
+	// minStartTimeout is how long it may take for an execution with a short timeout: code can stop a kernel that starts.
+	minStartTimeout = 30 * time.Second
 )
 
 func newLane(lang sandbox.Language, sup *Supervisor) *lane {
@@ -100,7 +102,7 @@ func (l *lane) serve() {
 				l.mu.Unlock()
 			}
 		case asked := <-l.prepare:
-			k, death := l.ready(context.Background()) // the next execution says what is wrong
+			k, death := l.ready(context.Background(), startTimeout) // the next execution says what is wrong
 			if asked != nil {
 				asked <- l.warm(k, death)
 			}
@@ -128,7 +130,7 @@ func (l *lane) run(e *execution) {
 		case <-ctx.Done():
 		}
 	}()
-	k, death := l.ready(ctx)
+	k, death := l.ready(ctx, min(max(e.timeout, minStartTimeout), startTimeout))
 	switch {
 	case ctx.Err() != nil:
 		e.end(outcome{state: sandbox.ExecInterrupted, reason: neverRan})
@@ -184,8 +186,8 @@ func finished(status string) outcome {
 }
 
 // ready returns a kernel that reads requests, starting one if there is none. Otherwise it
-// says why there is none; or ctx ended, and the kernel goes on starting.
-func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
+// says why there is none; or ctx ended, and the kernel goes on starting. A kernel that is not ready after patience is killed.
+func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
 		l.lose(k)
@@ -199,7 +201,7 @@ func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
 			return nil, &death
 		}
 	}
-	timeout := time.NewTimer(startTimeout)
+	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	select {
 	case <-k.ready:
@@ -210,7 +212,7 @@ func (l *lane) ready(ctx context.Context) (*kernel, *sandbox.KernelDeath) {
 		return nil, &death
 	case <-timeout.C:
 		l.sup.kill(k)
-		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, startTimeout)})
+		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, patience)})
 		return nil, &death
 	}
 	l.mu.Lock()

@@ -73,3 +73,22 @@ func TestStoppedKernelsCanBeStopped(t *testing.T) {
 		t.Errorf("%d processes are left, %v, want the kernel alone", s.Usage.Processes, err)
 	}
 }
+
+// TestStoppedWhileStarting: a kernel that code stops while it starts holds its lane no longer than half a minute, and the next one
+// starts.
+func TestStoppedWhileStarting(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	id := b.stopEverything(600)
+	js := sandbox.ExecuteRequest{Code: "6 * 7", Language: sandbox.JavaScript, TimeoutSeconds: new(2), WaitSeconds: 100}
+	e := b.run(js)
+	if want(t, e, sandbox.ExecKernelDied); e.Death.Cause != sandbox.DiedStart || !strings.Contains(e.Reason, "not ready after 30s") {
+		t.Errorf("reason = %q, death = %+v, want a kernel that was not ready after 30s", e.Reason, e.Death)
+	}
+	if e := b.run(js); e.State != sandbox.ExecSucceeded || result(e) != "42" {
+		t.Errorf("the next = %s, %q, want 42", e.State, e.Reason)
+	}
+	if e, err := b.Interrupt(t.Context(), id); err != nil || e.State != sandbox.ExecInterrupted {
+		t.Errorf("Interrupt() = %s, %v, want %s", e.State, err, sandbox.ExecInterrupted)
+	}
+}

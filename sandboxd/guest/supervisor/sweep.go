@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"os"
 	"syscall"
 	"time"
 )
@@ -12,13 +13,34 @@ import (
 const sweepTime = 5 * time.Second
 
 // sweep kills what a dead kernel left behind: its session, and every other process of the
-// kernels' user that is not in the session of a living kernel. If they spawn faster than they can be
+// kernels' user that is not in the session of a living kernel. If there are many, or they spawn faster than they can be
 // found, it kills every process of the user at once, other kernels included.
 func (s *Supervisor) sweep(k *kernel) {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
+	if s.crowded() {
+		_ = s.identity.killAll() // killAll below looks at what is left
+	}
 	if _, all := s.killAll(anyProcess); !all {
 		_ = s.identity.killAll() // it does all that can be done
 	}
+}
+
+// crowded reports whether there are half as many processes as there may be, as in a fork bomb. Looking at each of them takes
+// seconds then.
+func (s *Supervisor) crowded() bool {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	n := 0
+	for _, name := range names {
+		if name[0] >= '0' && name[0] <= '9' {
+			n++
+		}
+	}
+	return n >= s.config.Processes/2
 }
 
 // How long a killed kernel may take to end before its end is enforced, and how often this spares other kernels.
