@@ -16,7 +16,8 @@ import (
 )
 
 // TestParallelLargeAnswersAreBounded reads an execution's 15 MiB of output 24 times at once. The answers that the server cannot hold
-// in memory wait, or are refused with an error that names the limit.
+// in memory wait, or are refused with an error that names the limit. On a slow machine the sandbox may also not deliver
+// an answer in time.
 func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -48,7 +49,7 @@ func TestParallelLargeAnswersAreBounded(t *testing.T) {
 			switch {
 			case err == nil && res.StatusCode == http.StatusOK && len(body) > 15_000_000 && json.Valid(body):
 				whole.Add(1)
-			case err == nil && res.StatusCode == http.StatusServiceUnavailable && regexp.MustCompile(`may take \d+ MiB of memory`).Match(body):
+			case err == nil && res.StatusCode == http.StatusServiceUnavailable && regexp.MustCompile(`may take \d+ MiB of memory|does not answer: try again`).Match(body):
 				refused.Add(1)
 			default:
 				t.Errorf("got %d, %d bytes that begin with %.200s, and %v; want the answer or the limit", res.StatusCode, len(body), body, err)

@@ -123,7 +123,7 @@ func TestVanish(t *testing.T) {
 	}
 	waitFor(t, func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
-		return strings.Contains(text, `in_flight{kind="call"} 1`) && strings.Contains(text, `in_flight{kind="stream"} 0`)
+		return strings.Contains(text, "in_flight{kind=\"call\"} 0\n") && strings.Contains(text, `in_flight{kind="stream"} 0`)
 	})
 	aliveHTTP(t, address)
 	end()

@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
@@ -295,5 +297,59 @@ func TestAnotherVersion(t *testing.T) {
 	}
 	if _, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "x"}); err == nil || err.Error() != "another refusal" {
 		t.Errorf("another refusal became %v", err)
+	}
+}
+
+// TestALongWaitLeavesItsSlot exchanges a request's slot before it waits, and waits for a second at most if it cannot.
+func TestALongWaitLeavesItsSlot(t *testing.T) {
+	for name, c := range map[string]struct {
+		query     string
+		allowed   bool
+		exchanges int64
+		ends      bool // without the execution's end
+	}{
+		"a short wait":                  {"wait_seconds=1", false, 0, true},
+		"a long wait without a slot":    {"wait_seconds=300", false, 1, true},
+		"a long wait that has its slot": {"wait_seconds=300", true, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory(t)
+			box, err := m.Create(t.Context(), sandbox.CreateRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			x, err := m.Execute(t.Context(), string(box.ID), sandbox.ExecuteRequest{Code: "sleep", TimeoutSeconds: new(600)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var exchanges atomic.Int64
+			exchanged := make(chan struct{}, 10)
+			h := handler(m)
+			answered := make(chan *httptest.ResponseRecorder, 1)
+			go func() {
+				ctx := wire.WithWaiting(t.Context(), func() bool {
+					exchanges.Add(1)
+					exchanged <- struct{}{}
+					return c.allowed
+				})
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/executions/"+string(x.ID)+"?"+c.query, nil))
+				answered <- w
+			}()
+			if !c.ends {
+				<-exchanged
+				if _, err := m.Interrupt(t.Context(), string(x.ID)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w := <-answered
+			var got sandbox.Execution
+			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got.State.Final() == c.ends {
+				t.Errorf("got %s and %v, want an execution that is final: %v", w.Body, err, !c.ends)
+			}
+			if exchanges.Load() != c.exchanges {
+				t.Errorf("the slot was exchanged %d times, want %d", exchanges.Load(), c.exchanges)
+			}
+		})
 	}
 }
