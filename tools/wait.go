@@ -67,21 +67,27 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.follow(ctx, ex, wait, begun, w), nil
 }
 
-// follow waits in steps and reports between them. When a step fails it returns what
-// it knows: the execution has begun, and its id must not be lost.
+// follow waits in steps and reports between them. A step reads only new text, because an execution's values can have
+// many MiB. When it cannot be read any more follow returns it as it first was: it has begun, and its id must not be lost.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time, w sandbox.Window) sandbox.Execution {
+	line, read := lastLine(ex.Events), ex.OutputBytes
+	whole := ex
 	for !ex.State.Final() {
 		left := wait - time.Since(begun).Seconds()
 		if left <= 0 {
 			break
 		}
-		Report(ctx, time.Since(begun), lastLine(ex.Events))
+		Report(ctx, time.Since(begun), line)
 		stepBegun := time.Now()
-		latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), min(left, progressInterval), w)
+		latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), min(left, progressInterval), sandbox.Window{Offset: read + 1, Tail: 2000})
 		if err != nil {
 			break
 		}
 		ex = latest
+		read = max(read, ex.OutputBytes)
+		if s := lastLine(ex.Events); s != "" {
+			line = s
+		}
 		// A daemon that answers at once must not make this a busy loop.
 		if pause := time.Duration(min(left, progressInterval)*float64(time.Second)) - time.Since(stepBegun); !ex.State.Final() && pause > 0 {
 			select {
@@ -90,7 +96,11 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 			}
 		}
 	}
-	return ex
+	latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), 0, w)
+	if err != nil {
+		return whole
+	}
+	return latest
 }
 
 // lastLine returns the last line that was printed, short and clean.
