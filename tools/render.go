@@ -41,20 +41,31 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 	r.late = r.latePieces()
 	events, next := page(ex, v.paging)
 	left := answerBudget - len(r.head) - len(r.files) - cost(r.late) - nextReserve - gapReserve
-	if v.paging {
-		reserve := 0
-		if hasValues(events) {
-			reserve = streamReserve
-		}
-		events, next = fitPage(events, next, left-reserve)
-		left -= printedCost(events)
+	var text string
+	if !v.paging {
+		r.gather(ctx, events, t.images, min(left-min(streamReserve, printedCost(events)), valuesBudget))
+		r.next = r.nextLine(next)
+		text = r.fit()
 	} else {
-		left -= min(streamReserve, printedCost(events))
+		budget := left
+		if hasValues(events) {
+			budget -= streamReserve
+		}
+		for {
+			events, next = fitPage(events, next, budget)
+			r.gather(ctx, events, t.images, min(left-printedCost(events), valuesBudget))
+			r.next = r.nextLine(next)
+			text = r.compose(0)
+			if len(text) <= answerBudget || budget < minPage {
+				break
+			}
+			budget = budget * 3 / 4 // values between printed text make it longer
+		}
 	}
-	r.gather(ctx, events, t.images, min(left, valuesBudget))
-	r.next = r.nextLine(next)
-	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(r.fit())}, r.images...)}
+	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(text)}, r.images...)}
 }
+
+const minPage = 500 // bytes of printed text in a page, at least
 
 // headLines returns the lines before an execution's output: its state and how it ended.
 func headLines(ex sandbox.Execution, v view) string {
@@ -81,7 +92,7 @@ func (r *rendering) fit() string {
 		}
 	}
 	text := r.compose(printed)
-	if len(text) <= answerBudget || r.view.paging { // a page is cut before
+	if len(text) <= answerBudget {
 		return text
 	}
 	fixed := len(r.compose(0))
@@ -96,7 +107,7 @@ func (r *rendering) fit() string {
 	return r.compose(max(limit, 0) / 4)
 }
 
-// compose writes the answer with limit bytes of printed text.
+// compose writes the answer with limit bytes of printed text. A page is cut before, and shows all of it.
 func (r *rendering) compose(limit int) string {
 	pieces := r.pieces
 	if !r.view.paging {
@@ -190,6 +201,7 @@ type rendering struct {
 
 // gather turns events into pieces and pictures. Values and errors get budget bytes together, the newest first.
 func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *imageShop, budget int) {
+	r.pieces = nil
 	show := &gallery{shop: shop, sandbox: r.ex.SandboxID, left: budget - 2*maxCountNote}
 	var values []*value // in order
 	at := map[int]*value{}
@@ -234,6 +246,7 @@ func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *im
 		r.add(failure...)
 	}
 	r.add(show.rest()...)
+	r.flush()
 	r.images = show.contents
 }
 
@@ -250,13 +263,19 @@ func (r *rendering) print(label string, e sandbox.Event) {
 	r.run.WriteString(e.Text)
 }
 
-// add ends the printed text before it.
+// add adds pieces, if there are any, and ends the printed text before them.
 func (r *rendering) add(pieces ...piece) {
-	if n := len(r.pieces); n > 0 && r.run.Len() > 0 {
-		r.pieces[n-1].text = r.run.String()
+	if len(pieces) > 0 {
+		r.flush()
+		r.pieces = append(r.pieces, pieces...)
+	}
+}
+
+func (r *rendering) flush() {
+	if r.run.Len() > 0 {
+		r.pieces[len(r.pieces)-1].text = r.run.String()
 		r.run.Reset()
 	}
-	r.pieces = append(r.pieces, pieces...)
 }
 
 // cutPiece is a value's text, with its middle left out when it has more than most bytes. The words about
@@ -476,16 +495,19 @@ func cost(pieces []piece) (n int) {
 	return n
 }
 
-// printedCost is about what the printed text of events takes of an answer's text.
+// printedCost is about what the printed text of events takes of an answer's text, if all values between it are shown.
 func printedCost(events []sandbox.Event) int {
 	r := &rendering{}
 	for _, e := range events {
 		if e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
 			r.print(string(e.Type), e)
+		} else {
+			r.add(piece{gap: true})
 		}
 	}
-	r.add()
+	r.flush()
 	pieces, _ := groupStreams(cleanStreams(r.pieces))
+	pieces = slices.DeleteFunc(pieces, func(p piece) bool { return !p.stream })
 	for i := range pieces {
 		pieces[i].text = breakBackticks(pieces[i].text)
 	}
