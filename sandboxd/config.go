@@ -39,7 +39,7 @@ type Config struct {
 	// OnExecution is told of each execution when it has begun, and once more when it is final. It must not wait.
 	OnExecution func(sandbox.Execution)
 
-	// OnDemand says that a client started this daemon, and may replace it while its engine cannot be opened.
+	// OnDemand is set if a client started this daemon. Clients may replace it while its engine cannot be opened.
 	OnDemand bool
 
 	LogLevel string       // debug, info, warn, error

@@ -58,7 +58,7 @@ type Info struct {
 	Isolation string   `json:"isolation,omitempty"` // in a few words, for a person
 	Why       string   `json:"why,omitempty"`       // why this engine, or why none answers
 	Warnings  []string `json:"warnings,omitempty"`  // what is weaker than it could be
-	// Replaceable says that a client started this daemon, and that its engine cannot be opened: the next client
+	// Replaceable is true if a client started this daemon and its engine cannot be opened: the next client
 	// stops it and starts another, because the cause may be in the settings or the environment of this one.
 	Replaceable bool `json:"replaceable,omitempty"`
 

@@ -25,10 +25,12 @@ type engineFacts struct {
 	// CPULimit and PidsLimit: the engine can set them. Asking for a CPU limit that it
 	// can't set would be refused.
 	CPULimit, PidsLimit bool
+	// Filtered: the runtime is gVisor, with the argument that makes it apply the filter of system calls inside the sandbox.
+	Filtered bool
 }
 
 func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {
-	return engineFacts{
+	facts := engineFacts{
 		Home:      home,
 		Runtime:   runtime,
 		Remapped:  hasOption(sys, "rootless") || hasOption(sys, "userns"),
@@ -36,7 +38,14 @@ func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {
 		CPULimit:  sys.CPUCfsQuota,
 		PidsLimit: sys.PidsLimit,
 	}
+	facts.Filtered = facts.gvisor() && slices.ContainsFunc(sys.Runtimes[runtime].Args, func(arg string) bool {
+		return strings.TrimLeft(arg, "-") == seccompArg || strings.TrimLeft(arg, "-") == seccompArg+"=true"
+	})
+	return facts
 }
+
+// seccompArg is the argument of runsc without which it ignores the filter of system calls.
+const seccompArg = "oci-seccomp"
 
 // gvisor reports whether the runtime is gVisor, which has a kernel of its own.
 func (f engineFacts) gvisor() bool { return strings.HasPrefix(f.Runtime, "runsc") }

@@ -103,7 +103,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 	return config, host
 }
 
-// seccompText is the filter as the engine reads it. gVisor ignores it unless the engine's runtime has --oci-seccomp.
+// seccompText is the filter as the engine reads it. gVisor ignores it unless the engine's runtime has --oci-seccomp ([engineFacts].Filtered).
 func seccompText(gvisor bool) string {
 	text, err := json.Marshal(engine.Seccomp(gvisor))
 	if err != nil {

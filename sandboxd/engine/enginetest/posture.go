@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,6 +19,9 @@ func (s *suite) posture(t *testing.T) {
 	under := info.Runtime // which decides, whatever Docker engine runs it
 	if info.Name != "docker" {
 		under = info.Name
+	}
+	if slices.ContainsFunc(info.Warnings, func(w string) bool { return strings.Contains(w, "seccomp in gVisor") }) {
+		under += "-unfiltered" // the Docker engine's runsc lacks --oci-seccomp
 	}
 	for _, who := range []string{"guest", "kernel"} {
 		t.Run(who, func(t *testing.T) {

@@ -1,5 +1,7 @@
 package gvisor
 
+import "github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+
 // The part of the OCI runtime specification that [profile] uses.
 
 type ociSpec struct {
@@ -59,6 +61,8 @@ type ociLinux struct {
 	Resources     *ociResources  `json:"resources,omitempty"`
 	MaskedPaths   []string       `json:"maskedPaths"`
 	ReadonlyPaths []string       `json:"readonlyPaths"`
+
+	Seccomp *engine.SeccompProfile `json:"seccomp,omitempty"` // nil for sandboxes of older versions
 }
 
 type ociNamespace struct {

@@ -32,11 +32,11 @@ type facts struct {
 // change to isolation is a change to testdata/profile.golden.json that somebody reads. [flags]
 // is the rest of it. It is the Docker engine's profile, but for this:
 //
-//   - no seccomp profile: gVisor's own filter stands around the sandbox, and inside it the
-//     system calls are gVisor's
+//   - gVisor's kernel applies the seccomp profile ([engine.Seccomp]); another filter of its own stands around the sandbox
 //   - no limit of inodes: runsc passes none on to its tmpfs, and the guest counts files instead
 //   - masked and read-only paths are said, and gVisor's /proc and /sys have nothing to mask
 func profile(spec engine.Spec, f facts) ociSpec {
+	seccomp := engine.Seccomp(true)
 	capabilities := []string{"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
 	s := ociSpec{
 		Version:  "1.0.2",
@@ -64,6 +64,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 			Namespaces:    []ociNamespace{{"pid"}, {"network"}, {"ipc"}, {"uts"}, {"mount"}},
 			MaskedPaths:   engine.MaskedPaths(),
 			ReadonlyPaths: engine.ReadonlyPaths(),
+			Seccomp:       &seccomp,
 		},
 	}
 	if f.Cgroup != "" {

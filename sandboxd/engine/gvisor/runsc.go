@@ -167,6 +167,7 @@ func (l layout) flags(ignoreCgroups bool) []string {
 		"--overlay2=none", // what can be written is in mounts, with a size
 		"--host-uds=none",
 		"--host-fifo=none",
+		"--oci-seccomp",                  // the profile's filter, in gVisor's kernel
 		"--file-access-mounts=exclusive", // our files never change
 		// A namespace of its own, and no mount in runsc's folder to share one.
 		"--gofer-network-namespace=new",
