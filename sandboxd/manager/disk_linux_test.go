@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -132,4 +134,26 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 		rec, err := d.store.Execution(t.Context(), refused)
 		return err == nil && rec.State == sandbox.ExecInterrupted
 	})
+}
+
+// On a full disk a suspended sandbox is resumed, so that its files can be read before it is deleted to make room.
+func TestResumesOnFullDisk(t *testing.T) {
+	dir := smallDisk(t, "6m")
+	eng := newTestEngine()
+	defer eng.Close()
+	d := start(t, filepath.Join(dir, "a.db"), eng, func(c *manager.Config) { c.IdleSuspend = 10 * time.Millisecond })
+	defer func() { d.stop(t) }()
+	id, other := d.create(t, sandbox.CreateRequest{}).ID, d.create(t, sandbox.CreateRequest{}).ID
+	d.run(t, other, "sleep 1h", 0) // which keeps it running
+	d.writes(t, id, "a", "needed")
+	eventually(t, "it is suspended", func() bool {
+		got, err := d.Get(t.Context(), string(id))
+		return err == nil && got.State == sandbox.Suspended
+	})
+	fill(t, dir)
+	d.exhaust(t, other)
+	d.reads(t, id, "a", "needed")
+	if err := d.Delete(t.Context(), string(id)); err != nil {
+		t.Errorf("Delete() = %v", err)
+	}
 }
