@@ -81,10 +81,10 @@ while True: b.append(b'x' * (1 << 20))`, false},
 			for _, hog := range hogs {
 				t.Run(hog.name, func(t *testing.T) {
 					s := s.with(t)
-					s.exec(args{"sandbox_id": id, "language": hog.language, "code": "kept_variable = 42"})
+					s.exec(args{"sandbox_id": id, "language": hog.language, "code": "kept_variable = 987654321"})
 					s.exec(args{"sandbox_id": id, "language": hog.language, "code": hog.code, "wait_seconds": 120}, "of its memory limit of 512 MiB", "memory_mb")
 					after := s.exec(args{"sandbox_id": id, "language": hog.language, "code": "kept_variable"}).Text
-					if kept := strings.Contains(after, "42"); kept != hog.keeps {
+					if kept := strings.Contains(after, "987654321"); kept != hog.keeps {
 						t.Errorf("variables kept = %t, want %t:\n%s", kept, hog.keeps, after)
 					}
 					if strings.Contains(hog.name, "files") {
