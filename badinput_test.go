@@ -83,7 +83,7 @@ func TestFilesWithoutEnd(t *testing.T) {
 			s.exec(args{"sandbox_id": id, "timeout_seconds": 240, "wait_seconds": 240, "code": `
 import os
 os.mkdir('many')
-for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]string{true: "room for 65536 files", false: "No space left"}[p.runtime == "runsc"])
+for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]string{true: "room for 16384 files", false: "No space left"}[p.runtime == "runsc"])
 			js("kept", "still here")
 			s.run(id, "import os\nfor name in os.listdir('many')[1000:]: os.remove('many/' + name)\nlen(os.listdir('many'))", "1000")
 			s.run(id, "open('one more', 'w').write('x')", "one more")

@@ -25,15 +25,22 @@ var patches = []patch{
 }`,
 	},
 
-	// The garbage collector lets a checkpoint alone: what is encoded is in use. In its first second a sandbox has that
-	// percentage already (build/runsc/main.go).
+	// The garbage collector lets a small checkpoint alone: what is encoded is in use. In its first second a sandbox has that
+	// percentage already (build/runsc/main.go). A large one, of a sandbox with many files, would take several times the memory of
+	// its objects, and keep it: that counts towards the sandbox's cgroup, whose limit would end it.
 	{
 		file: "runsc/boot/restore.go",
 		old: `func (l *Loader) save(o *control.SaveOpts) (err error) {
 `,
 		new: `func (l *Loader) save(o *control.SaveOpts) (err error) {
-	const lazy = 400
-	if usual := gc.SetGCPercent(lazy); usual != lazy {
+	const large = 16 << 20
+	percent := 400
+	heap := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	if metrics.Read(heap); heap[0].Value.Uint64() > large {
+		percent = 50
+		defer gc.FreeOSMemory()
+	}
+	if usual := gc.SetGCPercent(percent); usual != percent {
 		defer gc.SetGCPercent(usual)
 	}
 `,
@@ -45,6 +52,7 @@ var patches = []patch{
 `,
 		new: `	"os"
 	gc "runtime/debug"
+	"runtime/metrics"
 	"strconv"
 `,
 	},

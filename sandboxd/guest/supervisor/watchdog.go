@@ -45,8 +45,9 @@ const (
 	runaway = 115
 
 	// memoryPerFile is the sandbox's memory that there must be for each file under gVisor, whose file systems have no
-	// limit of their own. A file takes 2 KB of gVisor's own memory, which ends the sandbox, and which is seen nowhere inside.
-	memoryPerFile = 4096
+	// limit of their own. A file takes 2 KB of gVisor's own memory, and 10 KB while a checkpoint is made. That counts towards the cgroup,
+	// whose limit ends the sandbox, and is seen nowhere inside. Under runc the file systems have the same limit.
+	memoryPerFile = 16 << 10
 )
 
 func newWatchdog(sup *Supervisor) *watchdog {

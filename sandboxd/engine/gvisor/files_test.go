@@ -1,0 +1,91 @@
+//go:build linux
+
+package gvisor_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+// A sandbox with as many files as it may have, and most of its memory in use, is saved again and again and does not come near the limit of
+// its cgroup, which would end it.
+func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
+	image, dir := anyImage(t), tempDir(t)
+	e := open(t, dir, bundle.Bundle{})
+	s := spec(image)
+	s.Limits.MemoryBytes = 256 * sandbox.MiB
+	create(t, e, s)
+	fillWithFiles(t, e, s.ID)
+	count := "sum(len(files) for _, _, files in os.walk('/workspace'))"
+	files := python(t, e, s.ID, "import os; block = os.urandom(100 << 20); print("+count+")")
+	t.Logf("there are %s files", files)
+	for n := range 3 {
+		if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+			t.Fatalf("checkpoint %d: %v", n+1, err)
+		}
+		peak, limit := memoryOf(t, string(s.ID))
+		t.Logf("checkpoint %d: at most %d of %d MiB were used", n+1, peak>>20, limit>>20)
+		if peak > limit*90/100 {
+			t.Errorf("checkpoint %d took the sandbox to %d of %d MiB, want at most 90 %%", n+1, peak>>20, limit>>20)
+		}
+	}
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, e, s.ID, "print("+count+")"); got != files {
+		t.Errorf("there are %s files, want %s", got, files)
+	}
+}
+
+// fillWithFiles makes files until the guest stops the kernel that makes them.
+func fillWithFiles(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+	t.Helper()
+	client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, id) })
+	defer client.Close()
+	seconds := 300
+	got, err := client.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{Language: sandbox.Python, TimeoutSeconds: &seconds, WaitSeconds: 300, Code: `
+import os
+for folder in range(10**6):
+    os.mkdir(f'/workspace/{folder}')
+    for file in range(1000): os.close(os.open(f'/workspace/{folder}/{file}' + 'x' * 100, os.O_CREAT | os.O_WRONLY))`})
+	if err != nil || got.State == sandbox.ExecSucceeded || got.State == sandbox.ExecRunning {
+		t.Fatalf("Execute = %+v, %v, want the kernel stopped for its files", got, err)
+	}
+}
+
+// memoryOf is the most that a cgroup has used, and its limit.
+func memoryOf(t *testing.T, name string) (peak, limit int64) {
+	t.Helper()
+	for _, version := range []struct{ dir, peak, limit string }{
+		{"/sys/fs/cgroup/memory/dormouse", "memory.max_usage_in_bytes", "memory.limit_in_bytes"},
+		{"/sys/fs/cgroup/dormouse", "memory.peak", "memory.max"},
+	} {
+		dir := filepath.Join(version.dir, name)
+		used, err := os.ReadFile(filepath.Join(dir, version.peak))
+		most, limitErr := os.ReadFile(filepath.Join(dir, version.limit))
+		if err != nil || limitErr != nil {
+			continue
+		}
+		peak, err = strconv.ParseInt(strings.TrimSpace(string(used)), 10, 64)
+		limit, limitErr = strconv.ParseInt(strings.TrimSpace(string(most)), 10, 64)
+		if err != nil || limitErr != nil {
+			t.Fatal(err, limitErr)
+		}
+		return peak, limit
+	}
+	missing(t, "cgroups", "no cgroup says what the sandbox has used: cgroup v1, or v2 from Linux 5.19")
+	return 0, 0
+}
