@@ -42,7 +42,7 @@ func newPrivate(t *testing.T, runsc string) *private {
 	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
 		missing(t, "dockerd", "an engine of the test's own needs root, and dockerd in PATH")
 	}
-	dir, err := os.MkdirTemp("", "dm-")
+	dir, err := os.MkdirTemp(filepath.Split(privateDirs))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,9 +84,16 @@ func (p *private) removeAll() {
 	}
 }
 
-// killForgotten ends the processes of containers that an engine which was killed does not know any more. Their command lines name
-// files in its folder, which is nobody else's.
+// killForgotten ends the processes of containers that an engine which was killed does not know any more, and what those start
+// while they end.
 func (p *private) killForgotten() {
+	for end := time.Now().Add(30 * time.Second); p.killOnce() > 0 && time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// killOnce reports how many processes it has killed. Their command lines name files in the engine's folder, which is nobody else's.
+func (p *private) killOnce() (killed int) {
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		p.t.Error(err)
@@ -100,7 +107,9 @@ func (p *private) killForgotten() {
 		name, _, _ := bytes.Cut(command, []byte{0})
 		p.t.Logf("a process is left of a container that the engine has forgotten: %d, %s", pid, name)
 		_ = syscall.Kill(pid, syscall.SIGKILL)
+		killed++
 	}
+	return killed
 }
 
 // unmount unmounts what an engine that was killed has left.
@@ -241,7 +250,14 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				if err := e.Create(t.Context(), s); err != nil {
 					t.Fatal(err)
 				}
+				if got := e.Info().Suspend; tt.runtime == "runsc" && got != engine.ToDisk {
+					t.Fatalf("the engine suspends by %q, want to disk", got)
+				}
 				count(t, e, s.ID)
+				box, err := e.ContainerOf(t.Context(), s.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
 				if tt.asleep {
 					if err := e.Suspend(t.Context(), s.ID); err != nil {
 						t.Fatal(err)
@@ -271,6 +287,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 					// that it can't be resumed now, and it can be removed in the end.
 					t.Logf("it is stuck: %v", err)
 					eventually(t, time.Minute, func() error { return e.Remove(t.Context(), s.ID) })
+					noCopies(t, box)
 					continue
 				}
 				if err != nil {
@@ -296,6 +313,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				if err := e.Remove(t.Context(), s.ID); err != nil {
 					t.Errorf("Remove: %v", err)
 				}
+				noCopies(t, box)
 			}
 		})
 	}

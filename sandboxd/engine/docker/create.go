@@ -180,7 +180,7 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 		}
 		err = e.api.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
 		if err == nil || cerrdefs.IsNotFound(err) {
-			return nil
+			return wrap("remove copies of the memory of "+string(id), e.removeCopies(found.ID, savedIn(found.Name).sum))
 		}
 		// A conflict: somebody else is removing it. It is gone when it can't be found.
 		if !cerrdefs.IsConflict(err) {

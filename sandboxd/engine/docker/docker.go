@@ -10,6 +10,7 @@
 //     the same machine, the container's own runtime (runtime.go)
 //   - memory to disk and back, or frozen: [Engine.Suspend], [Engine.Resume] (suspend.go, disk.go), one at a
 //     time (turns.go), and copies: [Engine.Fork] (fork.go)
+//   - the copies of that memory which containerd leaves behind (copies.go)
 //   - how the guest gets into a container: one read-only volume per build (bundle.go)
 //   - images: have, import, build (images.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go, floors.go)
@@ -111,6 +112,9 @@ func (e *Engine) open(ctx context.Context, runtime, why string) error {
 	}
 	e.system = sys
 	e.facts = factsOf(sys, e.home, e.api.ClientVersion(), runtime)
+	if e.facts.CopyPlaces, err = copyPlaces(e.api.DaemonHost()); err != nil {
+		e.facts.CopiesStay = err.Error()
+	}
 	versions := e.componentVersions(ctx)
 	e.info = engine.Info{
 		Name:      "docker",

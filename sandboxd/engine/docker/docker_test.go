@@ -35,6 +35,7 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 	if testing.Short() {
 		t.Skip("needs an engine: not with -short")
 	}
+	homes.Store(config.Home, true)
 	e, err := docker.New(t.Context(), config)
 	if sandbox.KindOf(err) == sandbox.Unavailable {
 		what := "docker"

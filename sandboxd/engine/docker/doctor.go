@@ -81,7 +81,8 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts) engine.Check {
 	const name = "suspend"
 	if suspensionOf(sys, versions, facts) == engine.ToDisk {
-		return ok(name, "to disk: a sandbox that sleeps costs no memory, and can be copied")
+		return ok(name, "to disk: a sandbox that sleeps costs no memory, and can be copied; the copies of its memory that containerd leaves in %s are removed",
+			strings.Join(facts.CopyPlaces, ", "))
 	}
 	var remedies []string
 	if _, has := sys.Runtimes["runsc"]; !has && !facts.gvisor() {
@@ -92,8 +93,13 @@ func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts
 	if !sys.ExperimentalBuild {
 		remedies = append(remedies, `set "experimental": true in the engine's daemon.json`)
 	}
+	detail := "a sandbox that sleeps is paused: it keeps its memory, and ends with the machine"
+	if facts.gvisor() && facts.CopiesStay != "" {
+		detail += "; on disk, each resume would leave a copy of its memory in containerd's temporary folder, and it could not be removed, because " + facts.CopiesStay
+		remedies = append(remedies, "run Dormouse as root on the engine's machine, outside of a container")
+	}
 	remedies = append(remedies, "or use --engine gvisor")
-	return weak(name, "a sandbox that sleeps is paused: it keeps its memory, and ends with the machine", strings.Join(remedies, ", "))
+	return weak(name, detail, strings.Join(remedies, ", "))
 }
 
 func runtimeCheck(sys system.Info, facts engineFacts) engine.Check {

@@ -46,6 +46,15 @@ func (e *Engine) SavedTo(ctx context.Context, id sandbox.ID) (string, error) {
 	return filepath.Join(e.checkpointsOf(found.ID), savedIn(found.Name).name), err
 }
 
+// ContainerOf is the engine's id of a sandbox's container.
+func (e *Engine) ContainerOf(ctx context.Context, id sandbox.ID) (string, error) {
+	found, err := e.find(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	return found.ID, nil
+}
+
 // VolumeOf is the name of a bundle's volume.
 func (e *Engine) VolumeOf(b engine.Bundle, arch string) string {
 	return "dormouse-guest-" + b.ID() + "-" + arch

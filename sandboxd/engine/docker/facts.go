@@ -27,6 +27,10 @@ type engineFacts struct {
 	CPULimit, PidsLimit bool
 	// Filtered: the runtime is gVisor, with the argument that makes it apply the filter of system calls inside the sandbox.
 	Filtered bool
+	// CopyPlaces are the folders in which containerd leaves copies of checkpoints, which [Engine.removeCopies] removes.
+	CopyPlaces []string
+	// CopiesStay says why such copies can't be removed. Empty: they can.
+	CopiesStay string
 }
 
 func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {

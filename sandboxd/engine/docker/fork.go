@@ -42,7 +42,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	case s.name != "":
 		err = e.end(ctx, found.ID)
 		if err == nil {
-			err = e.startFrom(ctx, found.ID, s)
+			err = e.startFrom(ctx, found.ID, found.ID, s)
 		}
 	case found.State.Paused:
 		err = asleep()
@@ -76,7 +76,7 @@ func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sa
 		s, err = e.save(ctx, of.ID, made.ID)
 	}
 	if err == nil {
-		err = e.startFrom(ctx, made.ID, s)
+		err = e.startFrom(ctx, made.ID, of.ID, s)
 	}
 	cleanupCtx, cancelCleanup := cleanup(ctx)
 	defer cancelCleanup()

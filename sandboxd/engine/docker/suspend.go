@@ -51,10 +51,11 @@ var (
 	_ engine.Forker    = (*Engine)(nil)
 )
 
-// suspensionOf says how sandboxes are suspended. Podman calls itself experimental, and its Docker API has no checkpoints.
+// suspensionOf says how sandboxes are suspended. Podman calls itself experimental, and its Docker API has no checkpoints. Where
+// the copies that containerd makes of saved memory can't be removed, sandboxes are paused: each resume would leave one.
 func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts) engine.Suspension {
 	_, podman := versions["Podman Engine"]
-	if facts.gvisor() && sys.ExperimentalBuild && !podman {
+	if facts.gvisor() && sys.ExperimentalBuild && !podman && facts.CopiesStay == "" {
 		return engine.ToDisk
 	}
 	return engine.Paused
@@ -194,6 +195,7 @@ func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error)
 		s.sum, err = e.sealCheckpoint(to, s.name)
 	}
 	if err != nil {
+		_ = e.removeCopies(from, "")                                                            // else the next start of the daemon does
 		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // else the next suspend does
 	}
 	return s, err
@@ -253,7 +255,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 
 // wake starts a container from its checkpoint, which is then gone.
 func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) error {
-	if err := e.startFrom(ctx, box, s); err != nil {
+	if err := e.startFrom(ctx, box, box, s); err != nil {
 		return err
 	}
 	ctx, cancel := cleanup(ctx)
@@ -265,9 +267,9 @@ func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) e
 	return nil
 }
 
-// startFrom starts a container from a checkpoint of its own, whose files are looked through meanwhile: what is damaged reaches
-// a sandbox, and nobody reaches that one. If it fails, nothing runs.
-func (e *Engine) startFrom(ctx context.Context, box string, s saved) error {
+// startFrom starts a container from a checkpoint in its own folder, in which the memory of the container from was saved. The files are
+// looked through meanwhile: what is damaged reaches a sandbox, and nobody reaches that one. If it fails, nothing runs.
+func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error {
 	damage := make(chan error, 1)
 	go func() { damage <- e.whole(box, s) }()
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
@@ -280,6 +282,8 @@ func (e *Engine) startFrom(ctx context.Context, box string, s saved) error {
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
 	}
+	// The memory is restored by now, or will not be. What can't be removed now is removed when the daemon starts.
+	_ = e.removeCopies(from, s.sum)
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -407,10 +411,18 @@ func (e *Engine) recover(ctx context.Context) error {
 		return err
 	}
 	for _, s := range all {
+		// The engine answers this when it starts the container no more, for a daemon that was killed meanwhile.
+		_, err := e.api.ContainerInspect(ctx, s.container)
+		if err == nil {
+			err = e.removeCopies(s.container, savedIn(s.name).sum)
+		}
+		if err != nil && !cerrdefs.IsNotFound(err) {
+			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("sandbox %s: copies of its memory may be left in %s: %v", s.id, strings.Join(e.facts.CopyPlaces, ", "), err))
+		}
 		if s.state != container.StateRunning {
 			continue
 		}
-		err := error(nil)
+		err = nil
 		if savedIn(s.name).name != "" {
 			err = e.end(ctx, s.container)
 		} else if e.info.Suspend == engine.ToDisk {

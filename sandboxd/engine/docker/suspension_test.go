@@ -16,18 +16,21 @@ func TestHowAnEngineSuspends(t *testing.T) {
 		sys      system.Info
 		runtime  string
 		versions map[string]string
+		stay     string // why copies of memory can't be removed
 		want     engine.Suspension
 		remedy   string // words of it
 	}{
-		{"gVisor on an experimental engine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil, engine.ToDisk, ""},
-		{"gVisor", system.Info{Runtimes: both}, "runsc", nil, engine.Paused, `"experimental": true`},
-		{"runc where there is gVisor", system.Info{Runtimes: both, ExperimentalBuild: true}, "runc", nil, engine.Paused, "use --runtime runsc"},
-		{"runc alone", system.Info{}, "runc", nil, engine.Paused, "install gVisor's runsc"},
+		{"gVisor on an experimental engine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil, "", engine.ToDisk, ""},
+		{"gVisor on an experimental engine of another machine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil,
+			"the engine is on another machine", engine.Paused, "as root on the engine's machine"},
+		{"gVisor", system.Info{Runtimes: both}, "runsc", nil, "", engine.Paused, `"experimental": true`},
+		{"runc where there is gVisor", system.Info{Runtimes: both, ExperimentalBuild: true}, "runc", nil, "", engine.Paused, "use --runtime runsc"},
+		{"runc alone", system.Info{}, "runc", nil, "", engine.Paused, "install gVisor's runsc"},
 		{"Podman, which calls itself experimental", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc",
-			map[string]string{"Podman Engine": "5.0.0"}, engine.Paused, "--engine gvisor"},
+			map[string]string{"Podman Engine": "5.0.0"}, "", engine.Paused, "--engine gvisor"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			facts := engineFacts{Runtime: tt.runtime}
+			facts := engineFacts{Runtime: tt.runtime, CopiesStay: tt.stay}
 			if got := suspensionOf(tt.sys, tt.versions, facts); got != tt.want {
 				t.Errorf("suspensionOf() = %q, want %q", got, tt.want)
 			}

@@ -1,0 +1,251 @@
+package docker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
+// folder; no version does (1.2 to 2.2 were read). A containerd that is killed while it saves leaves such a folder,
+// too. Each holds the memory of a sandbox. They are found by what gVisor notes in the checkpoint's header: the
+// configuration of the container that was saved, which names it.
+
+// copyName is what containerd calls these folders.
+var copyName = regexp.MustCompile(`^ctrd-checkpoint[0-9]+$`)
+
+// copyPlaces returns the folders in which the containerds of this machine unpack checkpoints. The error says why copies
+// that the engine at host makes can't be removed from here.
+func copyPlaces(host string) ([]string, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the daemon is not root")
+	}
+	socket, ok := strings.CutPrefix(host, "unix://")
+	if !ok {
+		return nil, errors.New("the engine is on another machine")
+	}
+	listener, err := listenerOf(socket)
+	if err != nil {
+		return nil, fmt.Errorf("the engine's process can't be found: %w", err)
+	}
+	engines, containerds := processesNamed("dockerd"), processesNamed("containerd")
+	// systemd listens for an engine that it starts, so the socket is process 1's.
+	if len(engines) == 0 || listener != 1 && !slices.Contains(engines, listener) {
+		return nil, errors.New("the engine does not run on this machine as root")
+	}
+	if len(containerds) == 0 {
+		return nil, errors.New("no containerd runs on this machine as root")
+	}
+	if listener != 1 {
+		engines = []int{listener}
+	}
+	for _, pid := range slices.Concat(engines, containerds) {
+		if !sameFiles(pid) {
+			return nil, errors.New("the engine or its containerd has a file system of its own")
+		}
+	}
+	var places []string
+	for _, pid := range containerds {
+		place, err := tempOf(pid)
+		if err != nil {
+			return nil, fmt.Errorf("containerd's temporary folder can't be found: %w", err)
+		}
+		if !slices.Contains(places, place) {
+			places = append(places, place)
+		}
+	}
+	return places, nil
+}
+
+// listenerOf returns the process that listens on a unix socket.
+func listenerOf(socket string) (int, error) {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	controlErr := raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(controlErr, err); err != nil {
+		return 0, err
+	}
+	return int(peer.Pid), nil
+}
+
+// processesNamed returns root's processes of that name in this pid namespace.
+func processesNamed(name string) (pids []int) {
+	commands, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, path := range commands {
+		text, err := os.ReadFile(path)
+		if err != nil || strings.TrimSpace(string(text)) != name {
+			continue
+		}
+		var stat unix.Stat_t
+		dir := filepath.Dir(path)
+		if unix.Stat(dir, &stat) != nil || stat.Uid != 0 || !sameLink(dir, "ns/pid") {
+			continue
+		}
+		if _, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err != nil {
+			continue // a process that has ended, and that its parent has not waited for, has no mount namespace
+		}
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// sameFiles reports whether a process sees the files that this one does.
+func sameFiles(pid int) bool {
+	dir := procPath(pid, "")
+	var its, ours unix.Stat_t
+	return sameLink(dir, "ns/mnt") && unix.Stat(filepath.Join(dir, "root"), &its) == nil && unix.Stat("/", &ours) == nil &&
+		its.Dev == ours.Dev && its.Ino == ours.Ino
+}
+
+func sameLink(dir, name string) bool {
+	its, err := os.Readlink(filepath.Join(dir, name))
+	ours, ownErr := os.Readlink(filepath.Join("/proc/self", name))
+	return err == nil && ownErr == nil && its == ours
+}
+
+// tempOf returns where a containerd makes temporary folders for checkpoints.
+func tempOf(pid int) (string, error) {
+	environ, err := os.ReadFile(procPath(pid, "environ"))
+	if err != nil {
+		return "", err
+	}
+	value := func(name string) string {
+		for entry := range bytes.SplitSeq(environ, []byte{0}) {
+			if v, ok := bytes.CutPrefix(entry, []byte(name+"=")); ok && filepath.IsAbs(string(v)) {
+				return string(v)
+			}
+		}
+		return ""
+	}
+	for _, name := range []string{"XDG_RUNTIME_DIR", "TMPDIR"} {
+		if v := value(name); v != "" {
+			return v, nil
+		}
+	}
+	return "/tmp", nil
+}
+
+// removeCopies removes the folders in place that hold the memory of a container, or a checkpoint with that sum.
+func removeCopies(place, container, sum string) error {
+	dir, err := os.Open(place)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if copyName.MatchString(name) {
+			errs = append(errs, removeCopy(dir, name, container, sum))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeCopy removes a folder if it is containerd's and holds the container's memory. Nothing in it is found by a path that
+// another user could change: the folder is root's alone.
+func removeCopy(place *os.File, name, container, sum string) error {
+	fd, err := unix.Openat(int(place.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // gone meanwhile, or no folder
+	}
+	dir := os.NewFile(uintptr(fd), name)
+	defer dir.Close()
+	var folder, parent unix.Stat_t
+	if err := errors.Join(unix.Fstat(fd, &folder), unix.Fstat(int(place.Fd()), &parent)); err != nil {
+		return err
+	}
+	if folder.Uid != 0 || folder.Mode&0o7777 != 0o700 || folder.Dev != parent.Dev {
+		return nil
+	}
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+	}
+	if !savedFrom(fd, container) {
+		// An older gVisor does not name the container. A copy that is whole has the checkpoint's sum.
+		if got, err := sumOf("/proc/self/fd/" + strconv.Itoa(fd)); err != nil || sum == "" || got != sum {
+			return nil
+		}
+	}
+	var errs []error
+	for _, entry := range entries {
+		errs = append(errs, unix.Unlinkat(fd, entry.Name(), 0))
+	}
+	var now unix.Stat_t
+	if err := unix.Fstatat(int(place.Fd()), name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.Dev != folder.Dev || now.Ino != folder.Ino {
+		return errors.Join(errs...) // what was in it is removed
+	}
+	return errors.Join(append(errs, unix.Unlinkat(int(place.Fd()), name, unix.AT_REMOVEDIR))...)
+}
+
+// savedFrom reports whether a folder has a checkpoint of a container.
+func savedFrom(dir int, container string) bool {
+	fd, err := unix.Openat(dir, "checkpoint.img", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	file := os.NewFile(uintptr(fd), "checkpoint.img")
+	defer file.Close()
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular() && checkpointNames(file, container)
+}
+
+// maxHeader is far above the header that gVisor writes (20 KB).
+const maxHeader = 4 << 20
+
+// checkpointNames reports whether the header of a gVisor checkpoint names a container: eight bytes, the length of what
+// follows, and a JSON object, in which the configuration of the container names its folder in containerd.
+func checkpointNames(file io.Reader, container string) bool {
+	var start [16]byte
+	if _, err := io.ReadFull(file, start[:]); err != nil || string(start[:8]) != "gVisorSF" {
+		return false
+	}
+	length := binary.BigEndian.Uint64(start[8:])
+	if length > maxHeader {
+		return false
+	}
+	text := make([]byte, length)
+	if _, err := io.ReadFull(file, text); err != nil {
+		return false
+	}
+	var header struct {
+		Specs string `json:"container_specs"`
+	}
+	return json.Unmarshal(text, &header) == nil && len(container) == 64 && strings.Contains(header.Specs, "/"+container+"/")
+}

@@ -1,0 +1,149 @@
+//go:build linux
+
+package docker_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+)
+
+// TestMain fails if the tests leave a container, a process of one, or a temporary file.
+func TestMain(m *testing.M) {
+	made := watchContainers()
+	code := m.Run()
+	for _, left := range made.left(time.Minute) {
+		fmt.Fprintln(os.Stderr, "the tests left behind:", left)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// privateDirs is how the folders of this process's private engines start.
+var privateDirs = filepath.Join(os.TempDir(), fmt.Sprintf("dm-%d-", os.Getpid()))
+
+// homes are those that this process's tests have opened.
+var homes sync.Map
+
+// containers are those that the tests have made on the engine of this machine.
+type containers struct {
+	api  *client.Client
+	end  context.CancelFunc
+	mu   sync.Mutex
+	byID map[string]string // home by id
+}
+
+func watchContainers() *containers {
+	c := &containers{byID: map[string]string{}, end: func() {}}
+	e, err := docker.New(context.Background(), docker.Config{Home: "test"})
+	if err != nil {
+		return c // the tests say so
+	}
+	host := e.Host()
+	e.Close()
+	if c.api, err = client.NewClientWithOpts(client.WithHost(host), client.WithAPIVersionNegotiation()); err != nil {
+		return c
+	}
+	var ctx context.Context
+	ctx, c.end = context.WithCancel(context.Background())
+	messages, failed := c.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("type", "container"), filters.Arg("event", "create"), filters.Arg("label", "dormouse.home"))})
+	go func() {
+		for {
+			select {
+			case message := <-messages:
+				c.mu.Lock()
+				c.byID[message.Actor.ID] = message.Actor.Attributes["dormouse.home"]
+				c.mu.Unlock()
+			case <-failed:
+				return
+			}
+		}
+	}()
+	return c
+}
+
+// left describes what is left of the tests, which may take a moment to go.
+func (c *containers) left(within time.Duration) (left []string) {
+	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
+		left = c.leftNow()
+		if len(left) == 0 || time.Now().After(end) {
+			c.end()
+			return left
+		}
+	}
+}
+
+func (c *containers) leftNow() (left []string) {
+	marks := []string{privateDirs}
+	c.mu.Lock()
+	for id, home := range c.byID {
+		if _, ours := homes.Load(home); !ours {
+			continue // another process tests, too
+		}
+		marks = append(marks, id)
+		if found, err := c.api.ContainerInspect(context.Background(), id); err == nil {
+			left = append(left, "container "+found.Name)
+		}
+	}
+	c.mu.Unlock()
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		if line, err := os.ReadFile(path); err == nil && containsAny(line, marks) {
+			left = append(left, "process "+filepath.Base(filepath.Dir(path))+": "+strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	dirs, _ := filepath.Glob(privateDirs + "*")
+	left = append(left, dirs...)
+	copies, _ := filepath.Glob(filepath.Join(os.TempDir(), "ctrd-checkpoint*", "checkpoint.img"))
+	for _, path := range copies {
+		if containsAny(start(path), marks) {
+			left = append(left, "memory in "+filepath.Dir(path))
+		}
+	}
+	return left
+}
+
+func containsAny(text []byte, marks []string) bool {
+	for _, mark := range marks {
+		if bytes.Contains(text, []byte(mark)) {
+			return true
+		}
+	}
+	return false
+}
+
+// start is the beginning of a file, where gVisor names the container.
+func start(path string) []byte {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	text, _ := io.ReadAll(io.LimitReader(file, 64<<10))
+	return text
+}
+
+// copiesOf lists the copies of a container's memory that containerd has left on this machine.
+func copiesOf(container string) (copies []string) {
+	paths, _ := filepath.Glob(filepath.Join(os.TempDir(), "ctrd-checkpoint*", "checkpoint.img"))
+	for _, path := range paths {
+		if bytes.Contains(start(path), []byte(container)) {
+			copies = append(copies, filepath.Dir(path))
+		}
+	}
+	return copies
+}
