@@ -33,10 +33,11 @@ type daemonFlags struct {
 	MaxMemory    byteSize         `help:"What the memory limits of the sandboxes that run may add up to: 64GB. 0: four times the machine's memory, because few come near their limit." default:"0"`
 	IdleSuspend  sandbox.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
 
-	CheckpointEvery sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
-	MaxDisk         byteSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
-	WithoutCgroups  bool             `help:"Let the gvisor engine run sandboxes where no cgroup can limit them: then only the program inside bounds their memory and processes, and nothing their use of CPUs."`
-	LogLevel        string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	CheckpointEvery  sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
+	MaxDisk          byteSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
+	WithoutCgroups   bool             `help:"Let the gvisor engine run sandboxes where no cgroup can limit them: then only the program inside bounds their memory and processes, and nothing their use of CPUs."`
+	DockerDirectExec bool             `help:"Reach a sandbox's guest through the container's runtime (runc, runsc) where the daemon is root on the Docker engine's machine and the engine has no authorization plugin. --docker-direct-exec=false: always through the engine." default:"true"`
+	LogLevel         string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
 // byteSize is a number of bytes, given as 20GB, 500MB or bytes.
@@ -73,7 +74,7 @@ func (f daemonFlags) config() sandboxd.Config {
 	return sandboxd.Config{
 		Home: f.Home, Engine: f.Engine, Runtime: f.Runtime, DefaultImage: f.image(), AllowImages: f.AllowImage,
 		DefaultTTL: time.Duration(f.TTL), MaxSandboxes: f.MaxSandboxes, MaxMemory: int64(f.MaxMemory), IdleSuspend: time.Duration(f.IdleSuspend),
-		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), WithoutCgroups: f.WithoutCgroups, LogLevel: f.LogLevel, Version: version,
+		CheckpointEvery: time.Duration(f.CheckpointEvery), MaxDisk: int64(f.MaxDisk), WithoutCgroups: f.WithoutCgroups, NoDirectExec: !f.DockerDirectExec, LogLevel: f.LogLevel, Version: version,
 	}
 }
 
@@ -96,6 +97,9 @@ func (f daemonFlags) args() []string {
 	}
 	if f.WithoutCgroups {
 		a = append(a, "--without-cgroups")
+	}
+	if !f.DockerDirectExec {
+		a = append(a, "--docker-direct-exec=false")
 	}
 	if len(f.AllowImage) > 0 {
 		a = append(a, "--allow-image="+strings.Join(f.AllowImage, ","))

@@ -23,6 +23,8 @@ type Config struct {
 	AllowImages  []string // other images that may be asked for; "*" is any
 	// WithoutCgroups lets the gvisor engine run sandboxes that no cgroup limits.
 	WithoutCgroups bool
+	// NoDirectExec keeps the docker engine from reaching guests through the container's runtime.
+	NoDirectExec bool
 
 	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL

@@ -170,7 +170,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 }
 
 func openDocker(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
-	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime})
+	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime, NoDirectExec: c.NoDirectExec})
 	if err != nil {
 		return nil, err // not an *Engine that is nil
 	}

@@ -48,6 +48,8 @@ type Config struct {
 	Runtime string
 	// Host is the engine's address, as in DOCKER_HOST. Empty: it is looked for.
 	Host string
+	// NoDirectExec makes guests be reached through the engine's exec alone, and never through the container's runtime.
+	NoDirectExec bool
 }
 
 func (c Config) validate() error {
@@ -67,6 +69,7 @@ type Engine struct {
 	system system.Info
 	info   engine.Info
 	local  bool // the engine may be on this machine
+	direct bool // guests may be reached through the container's runtime
 
 	turns   turns
 	streams streams.Open[string] // by container
@@ -86,7 +89,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{api: found.api, home: cfg.Home, bundle: cfg.Bundle, local: strings.HasPrefix(found.api.DaemonHost(), "unix:")}
-	if err := e.open(ctx, cfg.Runtime, found.why); err != nil {
+	if err := e.open(ctx, cfg.Runtime, found.why, cfg.NoDirectExec); err != nil {
 		found.api.Close()
 		return nil, err
 	}
@@ -101,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 }
 
 // open asks the engine what it is and fills in facts and info.
-func (e *Engine) open(ctx context.Context, runtime, why string) error {
+func (e *Engine) open(ctx context.Context, runtime, why string, noDirectExec bool) error {
 	sys, err := e.api.Info(ctx)
 	if err != nil {
 		return wrap("ask the engine what it is", err)
@@ -111,6 +114,7 @@ func (e *Engine) open(ctx context.Context, runtime, why string) error {
 		return err
 	}
 	e.system = sys
+	e.direct = directExec(e.local, noDirectExec, sys)
 	e.facts = factsOf(sys, e.home, e.api.ClientVersion(), runtime)
 	if e.facts.CopyPlaces, err = copyPlaces(e.api.DaemonHost()); err != nil {
 		e.facts.CopiesStay = err.Error()

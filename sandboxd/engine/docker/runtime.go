@@ -3,6 +3,8 @@ package docker
 import (
 	"os/exec"
 
+	"github.com/docker/docker/api/types/system"
+
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
@@ -23,9 +25,15 @@ func (r ociRuntime) connect(container string) *exec.Cmd {
 	return cmd
 }
 
+// directExec reports whether guests may be reached through the container's runtime. An authorization plugin decides which calls of
+// the engine are allowed, and would not see an exec that the engine does not do.
+func directExec(local, off bool, sys system.Info) bool {
+	return local && !off && len(sys.Plugins.Authorization) == 0
+}
+
 // runtimeOf returns the runtime of a container, of which the engine says that its first process is pid, where it can be called.
 func (e *Engine) runtimeOf(container string, pid int) (ociRuntime, bool) {
-	if !e.local {
+	if !e.direct {
 		return ociRuntime{}, false
 	}
 	return localRuntime(container, pid)

@@ -3,75 +3,155 @@ package docker
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxOptions is far above what containerd writes (a hundred bytes).
 const maxOptions = 64 << 10
 
-// localRuntime returns the OCI runtime of a container, of which the engine says that its first process is pid. It is asked of
-// containerd's shim, which is that process's parent and runs in the folder of the container's bundle, where
-// containerd notes which runtime the shim calls. Only root can call it, and believes nobody else.
-func localRuntime(container string, pid int) (r ociRuntime, ok bool) {
+// localRuntime returns the OCI runtime of a container, of which the engine says that its first process is pid. It is read
+// in the working directory of containerd's shim, which is that process's parent: containerd notes there which runtime the shim
+// calls. Only root can call it. It trusts nothing that another user could have written, and no process that is not root's.
+func localRuntime(container string, pid int) (ociRuntime, bool) {
 	if os.Geteuid() != 0 || pid <= 0 {
-		return r, false
+		return ociRuntime{}, false
 	}
-	shim, ok := parentOf(pid)
-	if !ok {
-		return r, false
-	}
-	namespace, ok := namespaceOf(shim, container)
-	if !ok {
-		return r, false
-	}
-	bundle := procPath(shim, "cwd")
-	file, err := os.Open(filepath.Join(bundle, "options.json"))
+	shim, err := parentOf(pid)
 	if err != nil {
-		return r, false
+		return ociRuntime{}, false
+	}
+	r, err := shimRuntime(shim, container)
+	if err != nil {
+		return ociRuntime{}, false
+	}
+	again, err := parentOf(pid)
+	return r, err == nil && again == shim
+}
+
+// shimRuntime returns the runtime that a shim calls for a container.
+func shimRuntime(pid int, container string) (r ociRuntime, err error) {
+	shim, err := openProcess(pid)
+	if err != nil {
+		return r, err
+	}
+	defer shim.dir.Close()
+	if err := shim.isRoots(); err != nil {
+		return r, err
+	}
+	namespace, err := shim.namespaceOf(container)
+	if err != nil {
+		return r, err
+	}
+	// One descriptor for the folder: its path, and the process's link to it, may lead elsewhere the next time.
+	bundle, err := openAt(shim.dir, "cwd", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return r, err
+	}
+	defer bundle.Close()
+	if err := onlyRootWrites(bundle, unix.S_IFDIR); err != nil {
+		return r, err
+	}
+	file, err := openAt(bundle, "options.json", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return r, err
 	}
 	defer file.Close()
-	folder, err := os.Stat(bundle)
-	if err != nil || !onlyRootWrites(folder) {
-		return r, false
-	}
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() || !onlyRootWrites(info) {
-		return r, false
+	if err := onlyRootWrites(file, unix.S_IFREG); err != nil {
+		return r, err
 	}
 	var options struct {
 		Binary string `json:"binary_name"`
 		Root   string `json:"root"`
 	}
-	if err := json.NewDecoder(io.LimitReader(file, maxOptions)).Decode(&options); err != nil || options.Binary == "" || options.Root == "" {
-		return r, false // a shim that calls no runtime
+	if err := json.NewDecoder(io.LimitReader(file, maxOptions)).Decode(&options); err != nil {
+		return r, err
 	}
-	return ociRuntime{options.Binary, filepath.Join(options.Root, namespace)}, true
+	if options.Binary == "" || options.Root == "" {
+		return r, errors.New("the shim calls no runtime")
+	}
+	// The process that was looked at is still there, so no other had its number meanwhile.
+	if err := shim.lives(); err != nil {
+		return r, err
+	}
+	return ociRuntime{options.Binary, filepath.Join(options.Root, namespace)}, nil
 }
 
-func parentOf(pid int) (int, bool) {
-	stat, err := os.ReadFile(procPath(pid, "stat"))
-	if err != nil {
-		return 0, false
-	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // a program's name may be anything
-	if len(fields) < 2 {
-		return 0, false
-	}
-	parent, err := strconv.Atoi(fields[1])
-	return parent, err == nil
+// process is a process that was there when it was opened.
+type process struct {
+	pid     int
+	started string   // when, as /proc tells it
+	dir     *os.File // its folder in /proc
 }
 
-// namespaceOf returns the namespace, in containerd, of a container whose shim a process is. A pid of another machine is
-// no such process.
-func namespaceOf(shim int, container string) (string, bool) {
-	command, err := os.ReadFile(procPath(shim, "cmdline"))
+func openProcess(pid int) (p process, err error) {
+	p.pid = pid
+	if p.dir, err = os.OpenFile(procPath(pid, ""), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return p, err
+	}
+	_, p.started, err = statOf(pid)
 	if err != nil {
-		return "", false
+		p.dir.Close()
+	}
+	return p, err
+}
+
+// read reads one of the process's files in /proc.
+func (p process) read(name string) ([]byte, error) {
+	file, err := openAt(p.dir, name, unix.O_RDONLY|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(file)
+}
+
+// lives returns an error if the process has ended, also if another one has its number.
+func (p process) lives() error {
+	if _, err := p.read("stat"); err != nil {
+		return err
+	}
+	_, started, err := statOf(p.pid)
+	if err == nil && started != p.started {
+		err = fmt.Errorf("process %d is another one by now", p.pid)
+	}
+	return err
+}
+
+// isRoots returns an error unless the process is root's in every way and sees the files that we do. A program that is root's
+// because it is set-user-id was started by somebody who chose its arguments and its working directory.
+func (p process) isRoots() error {
+	status, err := p.read("status")
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"Uid:", "Gid:"} {
+		_, rest, _ := bytes.Cut(status, []byte("\n"+name))
+		line, _, _ := bytes.Cut(rest, []byte("\n"))
+		if got := strings.Fields(string(line)); !slices.Equal(got, []string{"0", "0", "0", "0"}) {
+			return fmt.Errorf("process %d is not root's: %s %v", p.pid, name, got)
+		}
+	}
+	if !sameFiles(p.pid) {
+		return fmt.Errorf("process %d has a file system of its own", p.pid)
+	}
+	return nil
+}
+
+// namespaceOf returns the namespace, in containerd, of a container whose shim the process is. A process of another machine's
+// number is no such process.
+func (p process) namespaceOf(container string) (string, error) {
+	command, err := p.read("cmdline")
+	if err != nil {
+		return "", err
 	}
 	args := strings.Split(string(command), "\x00")
 	after := func(flag string) string {
@@ -81,12 +161,53 @@ func namespaceOf(shim int, container string) (string, bool) {
 		return ""
 	}
 	namespace := after("-namespace")
-	return namespace, after("-id") == container && namespace != "" && filepath.IsLocal(namespace)
+	if after("-id") != container || namespace == "" || !filepath.IsLocal(namespace) {
+		return "", fmt.Errorf("process %d is not the shim of %s", p.pid, container)
+	}
+	return namespace, nil
 }
 
-func onlyRootWrites(info os.FileInfo) bool {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && stat.Uid == 0 && info.Mode().Perm()&0o022 == 0
+// parentOf returns the parent of a process.
+func parentOf(pid int) (int, error) {
+	parent, _, err := statOf(pid)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(parent)
+}
+
+// statOf returns a process's parent and when it was started.
+func statOf(pid int) (parent, started string, err error) {
+	stat, err := os.ReadFile(procPath(pid, "stat"))
+	if err != nil {
+		return "", "", err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // a program's name may be anything
+	if len(fields) < 20 {
+		return "", "", fmt.Errorf("the state of process %d can't be read", pid)
+	}
+	return fields[1], fields[19], nil
+}
+
+// openAt opens a file in an open folder.
+func openAt(dir *os.File, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// onlyRootWrites returns an error unless an open file is of that type, and root's, and can be written by nobody else.
+func onlyRootWrites(file *os.File, kind uint32) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return err
+	}
+	if stat.Mode&unix.S_IFMT != kind || stat.Uid != 0 || stat.Mode&0o022 != 0 {
+		return fmt.Errorf("%s is not root's alone: mode %o of user %d", file.Name(), stat.Mode, stat.Uid)
+	}
+	return nil
 }
 
 func procPath(pid int, name string) string {

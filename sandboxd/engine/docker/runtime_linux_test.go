@@ -1,0 +1,237 @@
+package docker
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/system"
+)
+
+// A process that stands for containerd's shim: `test -shim FOLDER… -namespace moby -id ID`. It has a child that stands for the
+// container's first process, prints its pid, and changes between the folders for ever.
+func init() {
+	if len(os.Args) < 3 || os.Args[1] != "-shim" {
+		return
+	}
+	child := exec.Command("/bin/sleep", "600")
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := child.Start(); err != nil {
+		panic(err)
+	}
+	fmt.Println(child.Process.Pid)
+	folders := strings.Split(os.Args[2], ",")
+	for len(folders) > 1 {
+		for _, folder := range folders {
+			if err := os.Chdir(folder); err != nil {
+				panic(err)
+			}
+		}
+	}
+	select {}
+}
+
+// fakeShim starts a shim in the first folder and returns it and the pid of its container's first process.
+func fakeShim(t *testing.T, user uint32, folders ...string) (shim *exec.Cmd, container int) {
+	t.Helper()
+	// Another user can't enter the folder of the test's program, so that is not found by its path.
+	shim = exec.Command("/proc/self/exe", "-shim", strings.Join(folders, ","), "-namespace", "moby", "-id", savedContainer)
+	shim.Dir = folders[0]
+	shim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if user != 0 {
+		shim.SysProcAttr.Credential = &syscall.Credential{Uid: user, Gid: user}
+	}
+	out, err := shim.StdoutPipe()
+	if err == nil {
+		err = shim.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = shim.Process.Kill()
+		_ = shim.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err == nil {
+		container, err = strconv.Atoi(strings.TrimSpace(line))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shim, container
+}
+
+// bundleWith makes a folder in which containerd noted a runtime.
+func bundleWith(t *testing.T, program string) string {
+	t.Helper()
+	// Not t.TempDir, which another user can't enter.
+	dir, err := os.MkdirTemp("/var/tmp", "dormouse-test-")
+	if err == nil {
+		err = os.Chmod(dir, 0o711)
+	}
+	if err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		err = os.WriteFile(filepath.Join(dir, "options.json"), fmt.Appendf(nil, `{"binary_name":%q,"root":"/run/runc"}`, program), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: only root calls a container's runtime, and the tests do not run as root")
+	}
+}
+
+// The program that root runs is never one that another user could have chosen.
+func TestARuntimeIsNotTakenFromAnotherUser(t *testing.T) {
+	needRoot(t)
+	must := func(errs ...error) {
+		t.Helper()
+		for _, err := range errs {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const nobody = 65534
+	for _, tt := range []struct {
+		name    string
+		user    uint32
+		prepare func(dir, options string)
+		found   bool
+	}{
+		{"containerd's shim", 0, func(dir, options string) {}, true},
+		{"a process of another user in a folder of root's", nobody, func(dir, options string) {}, false},
+		{"a link for options.json", 0, func(dir, options string) {
+			must(os.Rename(options, filepath.Join(dir, "x")), os.Symlink("x", options))
+		}, false},
+		{"options.json of another user", 0, func(dir, options string) { must(os.Chown(options, nobody, nobody)) }, false},
+		{"options.json that others can write", 0, func(dir, options string) { must(os.Chmod(options, 0o622)) }, false},
+		{"a pipe for options.json", 0, func(dir, options string) { must(os.Remove(options), syscall.Mkfifo(options, 0o600)) }, false},
+		{"a folder of another user", 0, func(dir, options string) { must(os.Chown(dir, nobody, nobody)) }, false},
+		{"a folder that others can write", 0, func(dir, options string) { must(os.Chmod(dir, 0o733)) }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := bundleWith(t, "/usr/bin/runc")
+			tt.prepare(dir, filepath.Join(dir, "options.json"))
+			_, container := fakeShim(t, tt.user, dir)
+			r, ok := localRuntime(savedContainer, container)
+			if ok != tt.found {
+				t.Fatalf("localRuntime() = %+v, %v, want found: %v", r, ok, tt.found)
+			}
+			if want := (ociRuntime{"/usr/bin/runc", "/run/runc/moby"}); ok && r != want {
+				t.Errorf("localRuntime() = %+v, want %+v", r, want)
+			}
+			if r, ok := localRuntime(otherContainer, container); ok {
+				t.Errorf("localRuntime() of another container = %+v, want none", r)
+			}
+		})
+	}
+}
+
+// A process that changes its folder while it is looked at gets no runtime of its own run.
+func TestAFolderThatIsSwappedIsNotTrusted(t *testing.T) {
+	needRoot(t)
+	good, bad := bundleWith(t, "/usr/bin/runc"), bundleWith(t, "/tmp/evil")
+	if err := os.Chown(bad, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	_, container := fakeShim(t, 0, good, bad)
+	for range 2000 {
+		if r, ok := localRuntime(savedContainer, container); ok && r.program != "/usr/bin/runc" {
+			t.Fatalf("localRuntime() = %+v, want only the program in the folder that is root's", r)
+		}
+	}
+}
+
+// A pid that another process has by now is not the process that was looked at.
+func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
+	start := func() *exec.Cmd {
+		cmd := exec.Command("/bin/sleep", "600")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	first := start()
+	p, err := openProcess(first.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.dir.Close()
+	if err := p.lives(); err != nil {
+		t.Errorf("lives() = %v of a process that runs", err)
+	}
+	_ = first.Process.Kill()
+	_ = first.Wait()
+	if err := p.lives(); err == nil {
+		t.Error("lives() = nil of a process that has ended")
+	}
+	// Another process with that pid: as far as the kernel lets us choose it.
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(p.pid-1)), 0); err != nil {
+			t.Logf("the next pid can't be chosen here: %v", err)
+			break
+		}
+		second := start()
+		lives := p.lives()
+		_ = second.Process.Kill()
+		_ = second.Wait()
+		if second.Process.Pid == p.pid {
+			if lives == nil {
+				t.Error("lives() = nil, and the pid is another process's")
+			}
+			break
+		}
+	}
+	// The start time alone tells them apart, too.
+	self, err := openProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.dir.Close()
+	self.started += "0"
+	if err := self.lives(); err == nil {
+		t.Error("lives() = nil of a process with another start time")
+	}
+}
+
+// The runtime is called only where no plugin of the engine decides who may do so, and where the operator allows it.
+func TestWhenARuntimeIsCalledDirectly(t *testing.T) {
+	needRoot(t)
+	dir := bundleWith(t, "/usr/bin/runc")
+	_, container := fakeShim(t, 0, dir)
+	plugins := system.Info{}
+	plugins.Plugins.Authorization = []string{"opa"}
+	for _, tt := range []struct {
+		name         string
+		local        bool
+		sys          system.Info
+		noDirectExec bool
+		want         bool
+	}{
+		{"an engine on this machine", true, system.Info{}, false, true},
+		{"an engine on another machine", false, system.Info{}, false, false},
+		{"an engine with an authorization plugin", true, plugins, false, false},
+		{"the operator has switched it off", true, system.Info{}, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := &Engine{local: tt.local, direct: directExec(tt.local, tt.noDirectExec, tt.sys)}
+			if r, ok := e.runtimeOf(savedContainer, container); ok != tt.want {
+				t.Errorf("runtimeOf() = %+v, %v, want found: %v", r, ok, tt.want)
+			}
+		})
+	}
+}
