@@ -82,10 +82,11 @@ var migrations = []string{
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '' AND uid >= 200000;
 	`,
 	// 6: a bound on kernel_epoch that does not depend on how executions ended. A fork's guest counts on from its
-	// original's epoch, which older schemas did not record, so forks get the highest bound of all.
+	// original's epoch, which older schemas did not record, so forks get the highest bound of all. A record
+	// that is not JSON counts as one without an epoch.
 	`
 	ALTER TABLE sandboxes ADD COLUMN epoch_bound INTEGER NOT NULL DEFAULT 2; -- see acceptEpoch in execution.go
-	UPDATE sandboxes SET epoch_bound = 3 + rewound_epoch + (SELECT count(*) + coalesce(max(json_extract(record, '$.kernel_epoch')), 0) FROM executions WHERE sandbox = sandboxes.id);
+	UPDATE sandboxes SET epoch_bound = 3 + rewound_epoch + (SELECT count(*) + coalesce(max(CASE WHEN json_valid(record) THEN json_extract(record, '$.kernel_epoch') END), 0) FROM executions WHERE sandbox = sandboxes.id);
 	UPDATE sandboxes SET epoch_bound = (SELECT max(epoch_bound) FROM sandboxes) WHERE fork_of <> '';
 	`,
 }

@@ -311,9 +311,11 @@ func TestFirstSchema(t *testing.T) {
 	ended := ran.Execution
 	ended.State, ended.KernelEpoch = sandbox.ExecSucceeded, epoch
 	s.FinishExecution(ended)
+	torn := accept(t, s, add(t, s, record(200_002)).ID, "torn")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	raw(t, path, fmt.Sprintf("UPDATE executions SET final = 1, record = '{' WHERE id = '%s'", torn.ID))
 	for _, back := range []string{"DROP INDEX sandboxes_by_request", "DROP INDEX sandboxes_by_name", "DROP INDEX executions_by_request",
 		"ALTER TABLE sandboxes DROP COLUMN owner", "ALTER TABLE executions DROP COLUMN requester", "ALTER TABLE executions DROP COLUMN owner",
 		"CREATE UNIQUE INDEX sandboxes_by_request ON sandboxes (request_id) WHERE request_id IS NOT NULL",
