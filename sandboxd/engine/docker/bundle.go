@@ -35,8 +35,18 @@ type guestVolumes struct {
 	stale  time.Duration // when a helper's maker is taken for dead
 
 	mu     sync.Mutex
-	filled map[string]bool // by volume name
+	filled map[string]guestVolume // by volume name
 }
+
+// guestVolume is a volume that holds the guest.
+type guestVolume struct {
+	Name string
+	// Folders are where it and an empty volume are on the engine's machine.
+	Folder, Empty string
+}
+
+// emptyVolume is a volume without files, for [privateView].
+const emptyVolume = "dormouse-empty"
 
 const (
 	marker = ".complete"
@@ -46,22 +56,23 @@ const (
 )
 
 func newGuestVolumes(api *client.Client, bundle engine.Bundle) *guestVolumes {
-	return &guestVolumes{api: api, bundle: bundle, stale: staleFill, filled: map[string]bool{}}
+	return &guestVolumes{api: api, bundle: bundle, stale: staleFill, filled: map[string]guestVolume{}}
 }
 
 // ensure returns the volume that holds the guest for an image's architecture, filled.
-func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (string, error) {
+func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (guestVolume, error) {
 	name := "dormouse-guest-" + g.bundle.ID() + "-" + img.Arch
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.filled[name] {
-		return name, nil
+	if v, ok := g.filled[name]; ok {
+		return v, nil
 	}
-	if _, err := g.fill(ctx, name, img); err != nil {
-		return "", wrap("install the guest in volume "+name, err)
+	v, _, err := g.fill(ctx, name, img)
+	if err != nil {
+		return v, wrap("install the guest in volume "+name, err)
 	}
-	g.filled[name] = true
-	return name, nil
+	g.filled[name] = v
+	return v, nil
 }
 
 // lost looks again whether the volume is filled, and fills it if somebody pruned it
@@ -70,19 +81,31 @@ func (g *guestVolumes) lost(ctx context.Context, name string, img imageFacts) (b
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.filled, name)
-	wrote, err := g.fill(ctx, name, img)
+	v, wrote, err := g.fill(ctx, name, img)
 	if err == nil {
-		g.filled[name] = true
+		g.filled[name] = v
 	}
 	return wrote, err
 }
 
 // fill makes sure of the volume's content and reports whether it had to be written.
-func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (wrote bool, err error) {
+func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (v guestVolume, wrote bool, err error) {
 	labels := map[string]string{labelGuest: g.bundle.ID(), labelSchema: schema}
-	if _, err := g.api.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
-		return false, err
+	full, err := g.api.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels})
+	if err != nil {
+		return v, false, err
 	}
+	empty, err := g.api.VolumeCreate(ctx, volume.CreateOptions{Name: emptyVolume, Labels: map[string]string{labelSchema: schema}})
+	if err != nil {
+		return v, false, err
+	}
+	v = guestVolume{Name: name, Folder: full.Mountpoint, Empty: empty.Mountpoint}
+	wrote, err = g.write(ctx, name, img, labels)
+	return v, wrote, err
+}
+
+// write writes the volume's content if it is not there.
+func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, labels map[string]string) (wrote bool, err error) {
 	helper, err := g.lock(ctx, name, img, labels)
 	if err != nil {
 		return false, err

@@ -74,6 +74,7 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 		suspendCheck(sys, versions, facts),
 		cgroupCheck(sys),
 		storageCheck(sys),
+		guestCheck(facts),
 	)
 }
 
@@ -128,6 +129,16 @@ func storageCheck(sys system.Info) engine.Check {
 		return weak("storage", "driver "+sys.Driver, "use overlay2: sandboxes start slowly without")
 	}
 	return ok("storage", "driver %s", sys.Driver)
+}
+
+// guestCheck says whether sandboxes share the guest's files.
+func guestCheck(facts engineFacts) engine.Check {
+	const name = "guest's files"
+	if facts.gvisor() || facts.Overlay {
+		return ok(name, "each sandbox has its own view of them")
+	}
+	return weak(name, "sandboxes share them, so one can see when another starts a kernel, and lock them",
+		"use overlay2 (or containerd's overlayfs) as the engine's storage driver, or runsc")
 }
 
 // yes is ok if it is so.

@@ -43,6 +43,7 @@ func createAndRemove(t *testing.T, e *docker.Engine, image string) {
 func TestAPrunedGuestIsInstalledAgain(t *testing.T) {
 	image, guest := anyImage(t), enginetest.Probe(t)
 	e := open(t, docker.Config{Home: "test-prune", Bundle: guest})
+	t.Cleanup(func() { endForgotten(t) }) // of the start that fails without the guest
 	createAndRemove(t, e, image)
 	if err := e.RemoveVolume(t.Context(), e.VolumeOf(guest, runtime.GOARCH)); err != nil {
 		t.Fatal(err)

@@ -27,6 +27,8 @@ type engineFacts struct {
 	CPULimit, PidsLimit bool
 	// Filtered: the runtime is gVisor, with the argument that makes it apply the filter of system calls inside the sandbox.
 	Filtered bool
+	// Overlay: the engine mounts overlays of the kernel's, and can mount one for the guest's files.
+	Overlay bool
 	// CopyPlaces are the folders in which containerd leaves copies of checkpoints, which [Engine.removeCopies] removes.
 	CopyPlaces []string
 	// CopiesStay says why such copies can't be removed. Empty: they can.
@@ -41,6 +43,7 @@ func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {
 		CgroupNS:  versions.GreaterThanOrEqualTo(apiVersion, "1.41"),
 		CPULimit:  sys.CPUCfsQuota,
 		PidsLimit: sys.PidsLimit,
+		Overlay:   sys.Driver == "overlay2" || sys.Driver == "overlayfs",
 	}
 	facts.Filtered = facts.gvisor() && slices.ContainsFunc(sys.Runtimes[runtime].Args, func(arg string) bool {
 		return strings.TrimLeft(arg, "-") == seccompArg || strings.TrimLeft(arg, "-") == seccompArg+"=true"

@@ -9,11 +9,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/client"
@@ -24,6 +28,7 @@ import (
 // TestMain fails if the tests leave a container, a process of one, or a temporary file.
 func TestMain(m *testing.M) {
 	made := watchContainers()
+	endForgotten = made.endForgotten
 	code := m.Run()
 	for _, left := range made.left(time.Minute) {
 		fmt.Fprintln(os.Stderr, "the tests left behind:", left)
@@ -74,6 +79,33 @@ func watchContainers() *containers {
 		}
 	}()
 	return c
+}
+
+// endForgotten ends the shims of the tests' containers that are gone, by pid.
+func (c *containers) endForgotten(t testing.TB) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		args := strings.Split(string(line), "\x00")
+		i := slices.Index(args, "-id")
+		if err != nil || !strings.Contains(args[0], "containerd-shim") || i < 0 || i+1 >= len(args) {
+			continue
+		}
+		id := args[i+1]
+		if _, ours := homes.Load(c.byID[id]); !ours {
+			continue
+		}
+		if _, err := c.api.ContainerInspect(context.Background(), id); !cerrdefs.IsNotFound(err) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		t.Logf("the engine has forgotten the shim of container %s, process %d: ended, %v", id, pid, err)
+	}
 }
 
 // left describes what is left of the tests, which may take a moment to go.

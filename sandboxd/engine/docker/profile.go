@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
@@ -34,7 +35,7 @@ func nameOf(id sandbox.ID) string { return namePrefix + string(id) }
 // profile is what isolates a sandbox, all of it: a pure function, so that a change to
 // isolation is a change to testdata/*.golden.json that somebody reads. docs/isolation.md
 // says why each field is as it is.
-func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume string) (*container.Config, *container.HostConfig) {
+func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVolume) (*container.Config, *container.HostConfig) {
 	spec.UID = mapUID(spec.UID, facts)
 	config := &container.Config{
 		Image: img.ID,
@@ -67,13 +68,10 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 
 		// Files. Nothing of the host is mounted; the guest's volume holds our own program.
 		ReadonlyRootfs: true,
-		Mounts: []mount.Mount{{
-			Type: mount.TypeVolume, Source: guestVolume, Target: engine.BundleDir, ReadOnly: true,
-			VolumeOptions: &mount.VolumeOptions{NoCopy: true},
-		}},
-		Tmpfs:         tmpfs(spec, img),
-		MaskedPaths:   engine.MaskedPaths(),
-		ReadonlyPaths: engine.ReadonlyPaths(),
+		Mounts:         []mount.Mount{guestMount(guest.Name, engine.BundleDir)},
+		Tmpfs:          tmpfs(spec, img),
+		MaskedPaths:    engine.MaskedPaths(),
+		ReadonlyPaths:  engine.ReadonlyPaths(),
 
 		// What it can see of others: nothing.
 		IpcMode: "private",
@@ -88,6 +86,11 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 		Resources:   resources(spec.Limits, facts),
 	}
 	host.Init = new(false) // the guest is PID 1 and reaps
+	if facts.Overlay && !facts.gvisor() && overlayable(guest.Folder) && overlayable(guest.Empty) {
+		// The volume itself is there so that the engine keeps it for as long as the sandbox lives. Nothing in it can be seen.
+		host.Mounts = []mount.Mount{guestMount(guest.Name, heldVolume), privateView(guest)}
+		host.MaskedPaths = append(host.MaskedPaths, heldVolume)
+	}
 	if facts.gvisor() {
 		// With NetworkDisabled, lo would be down under gVisor. Without it the engine writes
 		// resolv.conf, into which the machine's own DNS must not go.
@@ -102,6 +105,27 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guestVolume st
 	}
 	return config, host
 }
+
+// heldVolume is where a sandbox has the guest's volume if it sees the guest through a view of its own.
+const heldVolume = "/opt/dormouse-volume"
+
+func guestMount(volume, target string) mount.Mount {
+	return mount.Mount{Type: mount.TypeVolume, Source: volume, Target: target, ReadOnly: true,
+		VolumeOptions: &mount.VolumeOptions{NoCopy: true}}
+}
+
+// privateView is the guest's files as an overlay of the sandbox's own. Sandboxes that share a kernel would otherwise share
+// the files themselves: each would see, with inotify, when another one starts a kernel, and could lock them. The engine makes
+// the overlay as a volume without a name, which it removes with the container. An overlay that is read-only has two layers.
+func privateView(guest guestVolume) mount.Mount {
+	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // an engine takes no ReadOnly without a name
+		VolumeOptions: &mount.VolumeOptions{NoCopy: true, DriverConfig: &mount.Driver{Name: "local", Options: map[string]string{
+			"type": "overlay", "device": "overlay", "o": "ro,lowerdir=" + guest.Folder + ":" + guest.Empty,
+		}}}}
+}
+
+// overlayable reports whether a folder's path can stand in the options of an overlay.
+func overlayable(folder string) bool { return folder != "" && !strings.ContainsAny(folder, `:,\ `) }
 
 // seccompText is the filter as the engine reads it. gVisor ignores it unless the engine's runtime has --oci-seccomp ([engineFacts].Filtered).
 func seccompText(gvisor bool) string {

@@ -26,12 +26,13 @@ var testSpec = engine.Spec{
 func TestProfileIsAsReviewed(t *testing.T) {
 	img := imageFacts{ID: "sha256:0123", Arch: "amd64", Path: defaultPath, Volumes: []string{"/data"}}
 	for name, facts := range map[string]engineFacts{
-		"runc":     {Home: "home", Runtime: "runc", CgroupNS: true, CPULimit: true, PidsLimit: true},
-		"runsc":    {Home: "home", Runtime: "runsc", CgroupNS: true, CPULimit: true, PidsLimit: true},
+		"runc":     {Home: "home", Runtime: "runc", CgroupNS: true, CPULimit: true, PidsLimit: true, Overlay: true},
+		"runsc":    {Home: "home", Runtime: "runsc", CgroupNS: true, CPULimit: true, PidsLimit: true, Overlay: true},
 		"rootless": {Home: "home", Runtime: "runc", CgroupNS: true, Remapped: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config, host := profile(testSpec, facts, img, "dormouse-guest-0123456789ab-amd64")
+			config, host := profile(testSpec, facts, img, guestVolume{"dormouse-guest-0123456789ab-amd64",
+				"/var/lib/docker/volumes/dormouse-guest-0123456789ab-amd64/_data", "/var/lib/docker/volumes/dormouse-empty/_data"})
 			for i, option := range host.SecurityOpt {
 				if _, is := strings.CutPrefix(option, "seccomp="); is {
 					host.SecurityOpt[i] = "seccomp=(seccomp.golden.json)"
@@ -74,7 +75,7 @@ func TestUIDsOfARemappedEngineAreInItsRange(t *testing.T) {
 }
 
 func TestLabelsAreIDsAndNumbers(t *testing.T) {
-	config, _ := profile(testSpec, engineFacts{Home: "home"}, imageFacts{}, "v")
+	config, _ := profile(testSpec, engineFacts{Home: "home"}, imageFacts{}, guestVolume{Name: "v"})
 	for name, value := range config.Labels {
 		if !labelValue.MatchString(value) {
 			t.Errorf("label %s = %q", name, value)

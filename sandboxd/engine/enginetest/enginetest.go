@@ -8,6 +8,7 @@
 //   - suspending, resuming and copying, where the engine can (suspend.go), and what a sandbox that
 //     ends falls back to (checkpoint.go); starting from a snapshot (snapshot.go)
 //   - the walls, compared with golden files, and real programs within them (posture.go)
+//   - no file is shared with a neighbour (neighbours.go)
 //
 // DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew.
 package enginetest
@@ -43,6 +44,7 @@ func Run(t *testing.T, open Open, image string) {
 	t.Run("Checkpoint", s.checkpoint)
 	t.Run("Snapshot", s.snapshot)
 	t.Run("Posture", s.posture)
+	t.Run("Neighbours", s.neighbours)
 	t.Run("Programs", s.programs)
 	t.Run("Limits", s.limits)
 }

@@ -110,6 +110,7 @@ var secrets = []string{
 	"/proc/cmdline", "/proc/config.gz", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/keys",
 	"/proc/kmsg", "/proc/modules", "/proc/sched_debug", "/proc/slabinfo", "/proc/timer_list", "/proc/version",
 	"/proc/vmallocinfo", "/proc/sysrq-trigger", "/proc/acpi", "/proc/scsi",
+	"/proc/partitions", "/proc/diskstats", "/proc/swaps", "/proc/sys/kernel/random/boot_id",
 	"/sys/firmware", "/sys/module", "/sys/devices/virtual/dmi", "/sys/devices/virtual/powercap", "/sys/kernel/debug",
 	"/sys/kernel/security", "/sys/kernel/tracing", "/etc/shadow", "/run/docker.sock", "/var/run/docker.sock",
 	"/run/secrets", "/.dockerenv", engine.RunDir,

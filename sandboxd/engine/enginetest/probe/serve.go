@@ -69,6 +69,9 @@ func serve(args []string) error {
 	mux.HandleFunc("GET /streams", func(w http.ResponseWriter, r *http.Request) { answer(w, streams()) })
 	mux.HandleFunc("POST /exit", func(w http.ResponseWriter, r *http.Request) { os.Exit(3) })
 	mux.HandleFunc("POST /count", counter())
+	mux.HandleFunc("POST /watch", watch)
+	mux.HandleFunc("GET /watched", watched)
+	mux.HandleFunc("POST /lock", lock)
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{Handler: mux, Protocols: protocols}

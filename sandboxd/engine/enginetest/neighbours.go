@@ -1,0 +1,41 @@
+package enginetest
+
+import (
+	"net/url"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+)
+
+// neighbours shows that two sandboxes of one image share no file: neither sees that the other uses one, and a
+// lock of one does not keep the other out.
+func (s *suite) neighbours(t *testing.T) {
+	watcher, other := s.create(t, s.spec()), s.create(t, s.spec())
+	guest := engine.BundleDir + "/guest"
+	for name, paths := range map[string]url.Values{
+		"the guest's": {"path": {guest, engine.BundleDir, engine.BundleDir + "/folder/file"}},
+		"the image's": {"path": {"/etc", "/"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			query := "?" + paths.Encode()
+			for _, b := range []box{watcher, other} {
+				if got := b.must(t, "POST", "/lock"+query, nil); got != "locked" {
+					t.Errorf("lock of files that the other sandbox may have locked = %q, want %q", got, "locked")
+				}
+			}
+			watcher.must(t, "POST", "/watch"+query, nil)
+			other.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // it opens its program, and lists /
+			if got := other.must(t, "POST", "/lock"+query, nil); got == "" {
+				t.Error("no answer")
+			}
+			if got := watcher.must(t, "GET", "/watched", nil); got != "nothing" {
+				t.Errorf("while the other sandbox used its files, this one saw %q, want %q", got, "nothing")
+			}
+			// That it would see it: its own use.
+			watcher.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil)
+			if got := watcher.must(t, "GET", "/watched", nil); got != "something" {
+				t.Errorf("after its own use of its files it saw %q, want %q", got, "something")
+			}
+		})
+	}
+}
