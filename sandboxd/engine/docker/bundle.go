@@ -169,7 +169,9 @@ func (g *guestVolumes) whole(ctx context.Context, helper string, files fs.FS) (b
 func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, labels map[string]string) (string, error) {
 	helper := name + "-fill"
 	for {
-		made, err := g.api.ContainerCreate(ctx,
+		// Not to be given up: an engine goes on creating when nobody waits for it any more, and the helper would stay.
+		createCtx, cancel := cleanup(ctx)
+		made, err := g.api.ContainerCreate(createCtx,
 			&container.Config{Image: img.ID, Entrypoint: []string{"/nothing"}, Labels: labels, NetworkDisabled: true},
 			&container.HostConfig{
 				NetworkMode: "none",
@@ -177,6 +179,7 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 				Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: name, Target: engine.BundleDir,
 					VolumeOptions: &mount.VolumeOptions{NoCopy: true}}},
 			}, nil, nil, helper)
+		cancel()
 		if err == nil {
 			return made.ID, nil
 		}

@@ -36,6 +36,9 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 		t.Skip("needs an engine: not with -short")
 	}
 	homes.Store(config.Home, true)
+	if config.Bundle != nil {
+		homes.Store(config.Bundle.ID(), true)
+	}
 	e, err := docker.New(t.Context(), config)
 	if sandbox.KindOf(err) == sandbox.Unavailable {
 		what := "docker"

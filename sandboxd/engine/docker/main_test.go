@@ -4,6 +4,7 @@ package docker_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 // privateDirs is how the folders of this process's private engines start.
 var privateDirs = filepath.Join(os.TempDir(), fmt.Sprintf("dm-%d-", os.Getpid()))
 
-// homes are those that this process's tests have opened.
+// homes are those that this process's tests have opened, and the builds of the guests that they have installed.
 var homes sync.Map
 
 // containers are those that the tests have made on the engine of this machine.
@@ -48,7 +49,7 @@ type containers struct {
 	api  *client.Client
 	end  context.CancelFunc
 	mu   sync.Mutex
-	byID map[string]string // home by id
+	byID map[string]string // home, or the guest's build, by id
 }
 
 func watchContainers() *containers {
@@ -65,13 +66,14 @@ func watchContainers() *containers {
 	var ctx context.Context
 	ctx, c.end = context.WithCancel(context.Background())
 	messages, failed := c.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
-		filters.Arg("type", "container"), filters.Arg("event", "create"), filters.Arg("label", "dormouse.home"))})
+		filters.Arg("type", "container"), filters.Arg("event", "create"))})
 	go func() {
 		for {
 			select {
 			case message := <-messages:
 				c.mu.Lock()
-				c.byID[message.Actor.ID] = message.Actor.Attributes["dormouse.home"]
+				// The helper that installs the guest has no home, but the guest's build, which is the test's own.
+				c.byID[message.Actor.ID] = cmp.Or(message.Actor.Attributes["dormouse.home"], message.Actor.Attributes["dormouse.guest"])
 				c.mu.Unlock()
 			case <-failed:
 				return
