@@ -30,7 +30,7 @@ func saysFull(err error) bool {
 // blameDisk returns err, or an error that says which disk is full if that is why err happened. It is the last step of every
 // operation that writes, because what fails first may be anything.
 func (i images) blameDisk(err error) error {
-	if err == nil || errors.Is(err, errFull) {
+	if err == nil || errors.Is(err, errFull) || errors.Is(err, errNoNamespace) {
 		return err
 	}
 	if where := fullDisk(err, i.dir); where != "" {

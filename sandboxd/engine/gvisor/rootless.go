@@ -3,6 +3,7 @@
 package gvisor
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -43,6 +44,10 @@ func tryNamespace(program string) error {
 	return nil
 }
 
+// errNoNamespace is in the chain of the errors of whyNoNamespace. Linux reports a reached limit of user namespaces as ENOSPC, which
+// must not be taken for a full disk.
+var errNoNamespace = errors.New("no user namespace")
+
 // whyNoNamespace is the error of a user namespace that could not be made, by the settings in sys, which is /proc/sys.
 func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 	is := func(setting, value string) bool {
@@ -67,5 +72,5 @@ func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 		why = fmt.Sprintf("it can't make one (%v), as in a container that forbids it", cause)
 	}
 	return sandbox.Errorf(sandbox.Unavailable, "without root the gvisor engine needs a user namespace, and %s. Or run dormouse as root, or use a Docker engine", why).
-		WithCause(cause)
+		WithCause(errors.Join(errNoNamespace, cause))
 }
