@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// The text of an answer stays small whatever a kernel sends and however often, and neither end holds much of it.
+// The text of an answer has a limited size whatever a kernel sends, and dormouse mcp uses little memory for it.
 func TestAnswersOfHostileKernelsAreBounded(t *testing.T) {
 	const budget = 10_000
 	anyEngine(t)
@@ -48,7 +48,7 @@ func hostileKernel(send string) string {
 	return "import sys\nch = sys.stdout._channel\nfor i in range(30000): " + send
 }
 
-// peakMiB is the most memory that this test's process with this subcommand ever had.
+// peakMiB returns the peak memory of the dormouse process with this subcommand that this test started.
 func peakMiB(t *testing.T, subcommand string) int {
 	t.Helper()
 	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -15,9 +15,8 @@ import (
 	"testing"
 )
 
-// TestParallelLargeAnswersAreBounded reads an execution's 15 MiB of output 24 times at once. The answers that the server cannot hold
-// in memory wait, or are refused with an error that names the limit. On a slow machine the sandbox may also not deliver
-// an answer in time.
+// TestParallelLargeAnswersAreBounded reads an execution's 15 MiB of output 24 times at once. Answers that exceed the server's
+// memory budget wait, or are refused with an error that names the limit. On a slow machine the guest may also answer too late.
 func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -52,7 +51,7 @@ func TestParallelLargeAnswersAreBounded(t *testing.T) {
 			case err == nil && res.StatusCode == http.StatusServiceUnavailable && regexp.MustCompile(`may take \d+ MiB of memory|does not answer: try again`).Match(body):
 				refused.Add(1)
 			default:
-				t.Errorf("got %d, %d bytes that begin with %.200s, and %v; want the answer or the limit", res.StatusCode, len(body), body, err)
+				t.Errorf("got status %d, %d bytes that begin with %.200s, and error %v; want the whole output, or 503 with the limit", res.StatusCode, len(body), body, err)
 			}
 		})
 	}
@@ -62,13 +61,13 @@ func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	if whole.Load() == 0 {
 		t.Error("no answer arrived")
 	}
-	// The budget is 512 MiB, and the collector of garbage lets the heap grow to twice that.
+	// The budget is 512 MiB, and the garbage collector lets the heap grow to twice that.
 	if grown > 1200<<20 {
 		t.Errorf("the server's peak memory grew by %d MiB, want at most 1,200", grown>>20)
 	}
 }
 
-// peakRSS returns the most memory that a process has had in bytes.
+// peakRSS returns the peak memory of a process in bytes.
 func peakRSS(t *testing.T, pid int) int64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -111,7 +111,7 @@ func codexConfig(s mcpServer) string {
 	return text + codexHeadless
 }
 
-// codexHeadless is for codex exec, which has no person to ask.
+// codexHeadless is a comment in Codex's configuration for users of codex exec, which can't ask a person for approval.
 const codexHeadless = `
 # codex exec refuses delete_sandbox, the one tool that is marked as destructive, unless these lines are set:
 # [mcp_servers.dormouse.tools.delete_sandbox]

@@ -83,13 +83,12 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	return d
 }
 
-// Deadlines of doctor: of its questions, and of the sandbox that it starts.
 const (
-	checkTimeout = time.Minute
-	tryTimeout   = time.Minute
+	checkTimeout = time.Minute // for the checks of the engine and the daemon
+	tryTimeout   = time.Minute // for starting and using a sandbox
 )
 
-// tryEngine starts and uses a sandbox, as the next command would.
+// tryEngine checks that a sandbox can be created, can run a statement and can be deleted.
 func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 	ctx, cancel := context.WithTimeoutCause(ctx, tryTimeout, fmt.Errorf("it took longer than %s", tryTimeout))
 	defer cancel()

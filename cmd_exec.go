@@ -165,13 +165,13 @@ func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox
 	return client.GetExecution(ctx, string(id), 0, sandbox.Window{Head: 1})
 }
 
-// screen writes text from a sandbox. To a terminal it writes control sequences out, because they could clear the screen or
-// reach the clipboard; to a file or a pipe it writes all bytes as they are.
+// screen writes text from a sandbox. On a terminal it replaces control sequences other than colours by visible text, because
+// they could clear the screen or fill the clipboard. A file or a pipe gets all bytes unchanged.
 type screen struct {
 	w        io.Writer
 	terminal bool
-	rest     string // of a colour's sequence that is not complete
-	coloured bool
+	rest     string // the beginning of a colour sequence whose end has not been written yet
+	coloured bool   // a colour sequence was written
 }
 
 func newScreen(f *os.File) *screen {
@@ -191,7 +191,7 @@ func (s *screen) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end writes what is left and resets the terminal's colours.
+// end writes the rest of an incomplete sequence as text and resets the terminal's colours.
 func (s *screen) end() {
 	io.WriteString(s.w, strings.ReplaceAll(s.rest, "\x1b", `\x1b`))
 	if s.coloured {
@@ -199,7 +199,7 @@ func (s *screen) end() {
 	}
 }
 
-// printer prints what an execution does.
+// printer prints the events and the result of an execution.
 type printer struct{ out, err io.Writer }
 
 func (p printer) event(e sandbox.Event) error {
@@ -244,7 +244,7 @@ func (p printer) finish(exec sandbox.Execution) error {
 	return nil
 }
 
-// interlude prints what happened between the execution before and this one.
+// interlude prints what happened between the previous execution and this one.
 func (p printer) interlude(i sandbox.Interlude) {
 	if !i.AsOf.IsZero() {
 		fmt.Fprintln(p.err, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")

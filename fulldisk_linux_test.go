@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// On a disk without a free byte the daemon starts after it was killed or stopped, shows its sandboxes, and deletes
-// one; that makes room for the others. Code that ended meanwhile has ended as it was said to.
+// After it was killed or stopped, the daemon starts on a disk without a free byte. It can list its sandboxes and delete
+// one, which frees space for the others. An execution that was reported as ended before is still reported as ended.
 func TestStartsOnFullDisk(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
@@ -18,7 +18,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 			if err := syscall.Mount("tmpfs", h.dir, "tmpfs", 0, "size=400m,mode=700"); err != nil {
 				t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
 			}
-			t.Cleanup(func() { // before that of the home, which removes the folder
+			t.Cleanup(func() { // runs before the home's own cleanup, which removes the folder
 				h.removeAll()
 				h.stop(syscall.SIGTERM)
 				_ = syscall.Unmount(h.dir, syscall.MNT_DETACH)
@@ -44,7 +44,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 	}
 }
 
-// fillDisk leaves not a single byte of a file system.
+// fillDisk writes to a file system until it has no free byte.
 func fillDisk(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(dir, "filler"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

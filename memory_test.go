@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// dataStack is honest work that reserves much more address space than it uses: about 700 MiB are resident.
+// dataStack is an ordinary data analysis. It reserves much more address space than it uses: about 700 MiB are resident.
 const dataStack = `
 import numpy as np, pandas as pd, scipy.stats, sklearn, matplotlib.pyplot as plt, polars as pl, duckdb, time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,12 +33,12 @@ func TestDataStackFits(t *testing.T) {
 	}
 }
 
-// TestMemoryCostsTheKernel: code that uses more memory than its sandbox may loses at most its kernel, never the sandbox, and the
-// answer names memory, how much was used, and memory_mb.
+// TestMemoryCostsTheKernel: code that exceeds its sandbox's memory limit loses at most its kernel, never the sandbox. The
+// answer names memory as the cause, how much was used, and memory_mb.
 func TestMemoryCostsTheKernel(t *testing.T) {
 	hogs := []struct {
 		name, language, code string
-		keeps                bool // the variables
+		keeps                bool // the kernel keeps its variables
 	}{
 		{"a single allocation that can never fit", "python", "b = bytearray(8 * 2**30)", true},
 		{"an array that can never fit", "python", "import numpy as np; b = np.ones(2**30)", true},

@@ -210,7 +210,7 @@ func (d *door) shut() {
 	d.conns = nil
 }
 
-// When the daemon is killed, the sandbox that it pooled and the commands that it started ahead end, without another daemon.
+// When the daemon is killed, its pooled sandbox and the runsc processes that it started in advance end, without another daemon.
 func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	h := hibernating(t)
 	s := h.connect(t)
@@ -223,7 +223,7 @@ func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	})
 	s.ok("delete_sandbox", args{"sandbox_id": id})
 	if len(processesOf(h.dir)) == 0 {
-		t.Fatal("nothing runs that the daemon made ahead")
+		t.Fatal("the pooled sandbox does not run before the daemon is killed")
 	}
 	h.stop(syscall.SIGKILL)
 	eventually(t, time.Minute, "nothing of the home runs", func() bool { return len(processesOf(h.dir)) == 0 })

@@ -135,7 +135,7 @@ func TestWithoutRoot(t *testing.T) {
 		}
 	})
 	t.Run("the flag that the first command's refusal names makes the next command work", func(t *testing.T) {
-		// DOCKER_HOST is set to nowhere for all of these tests, and then auto wants no other engine.
+		// All of these tests set DOCKER_HOST to an address where no engine answers, and then --engine auto tries no other engine.
 		said, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
 			"$HOME/dormouse" exec -e 'print(6 * 7)'
 			echo "first: $?"

@@ -90,8 +90,8 @@ func TestOtherImage(t *testing.T) {
 	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "dormouse-other:test")
 }
 
-// TestDeadManSwitch: a sandbox ends by itself if there is no daemon to end it, even while hostile code in it stops every process
-// that it can.
+// TestDeadManSwitch: without a daemon a sandbox ends by itself after its TTL, even while hostile code in it sends SIGSTOP to
+// every process that it can.
 func TestDeadManSwitch(t *testing.T) {
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {
@@ -115,7 +115,7 @@ func TestDeadManSwitch(t *testing.T) {
 	}
 }
 
-// sandboxRuns asks the engine, or for gVisor's the process table, whether a sandbox runs.
+// sandboxRuns reports whether a sandbox runs. It asks the Docker engine, or for the gvisor engine looks for a process of the home.
 func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	t.Helper()
 	if p.name != "gvisor" {
@@ -137,7 +137,7 @@ func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	return false
 }
 
-// TestStoppedCodeIsStopped: timeouts and interrupts work while hostile code stops and traces every process that it can.
+// TestStoppedCodeIsStopped: timeouts and interrupts work while hostile code sends SIGSTOP to, and traces, every process that it can.
 func TestStoppedCodeIsStopped(t *testing.T) {
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {

@@ -27,7 +27,7 @@ func needsGvisor(t *testing.T) {
 	}
 }
 
-// program is a copy of the dormouse command in a folder of its own, without runsc beside it.
+// program returns the path of a copy of the dormouse command in a new folder, without runsc beside it.
 func program(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dormouse")
@@ -40,7 +40,7 @@ func program(t *testing.T) string {
 	return path
 }
 
-// as runs another copy of the command, with more variables; an empty one is removed.
+// as runs another copy of the command with additional environment variables. An entry with an empty value removes the variable.
 func (h *home) as(t *testing.T, program string, env []string, arg ...string) (said string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, arg...)
@@ -58,15 +58,15 @@ func (h *home) as(t *testing.T, program string, env []string, arg ...string) (sa
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// A first command that fails leaves nothing behind that makes the next one fail, once its cause is gone: no
-// choice of an engine in the home, and no daemon with the old settings or environment.
+// When the cause of a first command's failure is fixed, the next command works: the failed command leaves no choice of
+// an engine in the home, and no daemon with the old settings or environment.
 func TestNoFailedStartOutlivesItsCause(t *testing.T) {
 	needsGvisor(t)
 	runsc, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(binary), "runsc"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Where a Docker engine answers without being named, auto would choose it.
+	// If a Docker engine answers at its default address, auto would choose it.
 	auto := "DORMOUSE_ENGINE=auto"
 	if out, _ := (&home{t: t}).as(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
 		t.Log("not tested with --engine auto: a Docker engine answers here")
@@ -76,11 +76,11 @@ func TestNoFailedStartOutlivesItsCause(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		broken []string // the environment of the first command
-		fixed  []string // of the second
+		fixed  []string // the environment of the second command
 		repair func(t *testing.T, program string)
-		says   string // the first command
-		args   []string
-		kill   bool // the daemon, before the repair
+		says   string   // is in the first command's output
+		args   []string // more arguments of the second command
+		kill   bool     // kill the daemon before the repair
 	}{
 		{name: "no runsc", broken: hidden, fixed: hidden, says: "runsc",
 			repair: func(t *testing.T, program string) {
@@ -116,7 +116,7 @@ func TestNoFailedStartOutlivesItsCause(t *testing.T) {
 	}
 }
 
-// A home's sandboxes stay on their engine, whatever a later command's environment or flags say.
+// A home with sandboxes keeps their engine, whatever a later command's environment or flags say.
 func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	needsGvisor(t)
 	h := newHome(t, "DORMOUSE_ENGINE=gvisor")
@@ -129,21 +129,21 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	elsewhere := []string{"DORMOUSE_ENGINE=docker"}
 	said, status := h.as(t, binary, elsewhere, "exec", "-s", id, "-e", "print(x)")
 	if status != 125 || !strings.Contains(said, "gvisor") || !strings.Contains(said, "DORMOUSE_HOME") {
-		t.Errorf("with --engine docker it exits with %d and says %q, want 125 and where the sandboxes are", status, said)
+		t.Errorf("with DORMOUSE_ENGINE=docker exec exits with %d and says %q, want 125 and the engine of the sandboxes", status, said)
 	}
-	// auto would choose Docker, or nothing, in a home without sandboxes.
+	// In a home without sandboxes, auto would choose Docker, or fail.
 	for _, env := range [][]string{
 		{"DORMOUSE_ENGINE=auto"},
 		{"DORMOUSE_ENGINE=auto", "DOCKER_HOST=unix:///nonexistent/docker.sock"},
 	} {
 		if said, status := h.as(t, binary, env, "exec", "-s", id, "-e", "print(x)"); status != 0 || said != "42\n" {
-			t.Errorf("with %v it exits with %d and says %q, want 42", env, status, said)
+			t.Errorf("with %v exec exits with %d and says %q, want 0 and 42", env, status, said)
 		}
 		h.stop(syscall.SIGTERM)
 	}
 }
 
-// gVisor opens no path with a symbolic link in it, and people keep their caches and homes behind links.
+// gVisor opens no path that contains a symbolic link, but users' caches and homes may be behind links.
 func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 	images, err := image.CacheDir()
 	if err != nil {
@@ -181,9 +181,9 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 					if c.in != "" {
 						t.Chdir(c.in)
 					}
-					for range 2 { // the second time from what the first has left
+					for range 2 { // the second time with the files that the first has made
 						if said, status := h.as(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || said != "42\n" {
-							t.Errorf("exec exits with %d and says %q, want 42", status, said)
+							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, said)
 						}
 					}
 					if said, status := h.as(t, c.program, c.env, "doctor"); status != 0 || !strings.Contains(said, "✓ sandbox") {
@@ -196,7 +196,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 	}
 }
 
-// doctor is not satisfied with an engine that opens: it uses a sandbox, and says which step failed.
+// doctor does not only open the engine: it also uses a sandbox, and names the step that failed.
 func TestDoctorUsesASandbox(t *testing.T) {
 	needsGvisor(t)
 	unpacked, err := gvisor.DefaultImages()
@@ -209,7 +209,7 @@ func TestDoctorUsesASandbox(t *testing.T) {
 		t.Fatalf("there are no images: %v", err)
 	}
 	own := filepath.Join(cache, "dormouse", "unpacked")
-	for _, ref := range refs { // each image is there, and has no files
+	for _, ref := range refs { // each image has a name and an empty root file system
 		text, err := os.ReadFile(ref)
 		if err != nil {
 			t.Fatal(err)
@@ -230,7 +230,7 @@ func TestDoctorUsesASandbox(t *testing.T) {
 	h := newHome(t, "DORMOUSE_ENGINE=gvisor", "XDG_CACHE_HOME="+cache)
 	said, status := h.as(t, binary, nil, "doctor")
 	if status != 1 || !strings.Contains(said, "✗ sandbox") || !strings.Contains(said, "run a statement") || !strings.Contains(said, "python3") {
-		t.Errorf("with an empty image doctor exits with %d and says, want 1, the step and its reason:\n%s", status, said)
+		t.Errorf("with an empty image doctor exits with %d, want 1, the step that failed and its reason:\n%s", status, said)
 	}
 	if said, status := h.as(t, binary, nil, "doctor", "--engine-only"); status != 0 {
 		t.Errorf("doctor --engine-only exits with %d, want 0: %s", status, said)

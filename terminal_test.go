@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What code prints reaches a person's terminal without the sequences that clear it, set its title or fill the clipboard. A pipe
-// gets every byte.
+// On a terminal, exec prints the sequences of the code's output that clear the screen, set the title or fill the clipboard as
+// text. A pipe gets every byte.
 func TestExecKeepsControlSequencesFromATerminal(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -53,7 +53,7 @@ raise ValueError("\x1b]52;c;aaaa\x07 in a message")`
 	}
 }
 
-// runInTerminal runs a dormouse command whose output is a pseudo-terminal, and returns what that shows.
+// runInTerminal runs a dormouse command with a pseudo-terminal as its stdout and stderr, and returns its output.
 func runInTerminal(t *testing.T, h *home, arg ...string) string {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

@@ -26,7 +26,7 @@ type Options struct {
 	Mirror string
 	// Rebuild makes the image again although it is there.
 	Rebuild bool
-	// CacheDir is where what was built is kept. Empty: [CacheDir].
+	// CacheDir is the folder that holds built images. Empty: [CacheDir].
 	CacheDir string
 }
 

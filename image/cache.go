@@ -29,8 +29,8 @@ type cache struct{ dir string }
 // unusedFor is after how long a tar that nobody used is removed.
 const unusedFor = 30 * 24 * time.Hour
 
-// CacheDir returns the user's folder where images are kept. An XDG_CACHE_HOME that is not absolute is ignored, as its
-// specification says: the daemon has another working directory than its clients.
+// CacheDir returns the user's folder for images. A relative XDG_CACHE_HOME is ignored, as its specification demands: the
+// daemon has another working directory than its clients.
 func CacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil && os.Getenv("XDG_CACHE_HOME") != "" {

@@ -25,9 +25,10 @@ var patches = []patch{
 }`,
 	},
 
-	// The garbage collector lets a small checkpoint alone: what is encoded is in use. In its first second a sandbox has that
-	// percentage already (build/runsc/main.go). A large one, of a sandbox with many files, would take several times the memory of
-	// its objects, and keep it: that counts towards the sandbox's cgroup, whose limit would end it.
+	// During a small checkpoint the garbage collector should not run: the objects that are encoded are in use. In its first second
+	// a sandbox has a GC percentage of 400 already (build/runsc/main.go). With that percentage a large checkpoint, of a sandbox
+	// with many files, would allocate several times the memory of the objects and not free it. That memory counts towards the
+	// limit of the sandbox's cgroup and could end the sandbox.
 	{
 		file: "runsc/boot/restore.go",
 		old: `func (l *Loader) save(o *control.SaveOpts) (err error) {
@@ -110,8 +111,8 @@ func (r *SimpleReader) ReadByte() (byte, error) {
 func (r *SimpleReader) Read(`,
 	},
 
-	// A pooled sandbox waits for its starter to tell it what to restore. It ends when its starter does, which a closed stdin shows. A
-	// sandbox that is told what to restore belongs to itself.
+	// A pooled sandbox waits for a request to restore a checkpoint. If the daemon that started it ends, its stdin is closed and it
+	// exits. A sandbox that has received that request no longer depends on the daemon.
 	{
 		file: "runsc/boot/loader.go",
 		old: `	args.StartupTimer.Reached("control server started")
