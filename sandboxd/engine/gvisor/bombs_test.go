@@ -26,7 +26,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// bomb is an image with a changed configuration.
+// bomb returns an image with a changed configuration.
 func bomb(t *testing.T, change func(*v1.ConfigFile)) v1.Image {
 	t.Helper()
 	img := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
@@ -50,7 +50,7 @@ func writeLayout(path string, img v1.Image) error {
 	return p.AppendImage(img)
 }
 
-// An image that costs more than it may is refused, whichever way it comes, and does not keep others from coming.
+// An image that exceeds a limit is refused from every source, and other images can be imported afterwards.
 func TestImageBombsAreRefused(t *testing.T) {
 	deep := strings.Repeat("d/", 100)
 	one := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
@@ -120,20 +120,20 @@ func TestImageBombsAreRefused(t *testing.T) {
 			t.Run(way+"/"+b.name, func(t *testing.T) {
 				err := bring(t, b.img)
 				if sandbox.KindOf(err) != sandbox.Limit || !strings.Contains(sandbox.Public(err).Message, b.says) {
-					t.Errorf("it is brought in with %v (%s), want limit: %s", err, sandbox.KindOf(err), b.says)
+					t.Errorf("the import returned %v (%s), want limit: %s", err, sandbox.KindOf(err), b.says)
 				}
 			})
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
-		t.Errorf("%q are left", left)
+		t.Errorf("refused images left %q", left)
 	}
 	if err := bring["an OCI layout"](t, twoLayers(t)); err != nil {
 		t.Errorf("a good image is refused: %v", err)
 	}
 }
 
-// What is too large is not even read.
+// A configuration file that is too large is refused before it is read.
 func TestALargeConfigurationIsNotRead(t *testing.T) {
 	e, _ := openPulling(t)
 	path := filepath.Join(tempDir(t), "image")
@@ -145,7 +145,7 @@ func TestALargeConfigurationIsNotRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Its manifest still says that it is small.
+	// The size in the manifest is still the small one.
 	if err := os.Truncate(filepath.Join(path, "blobs", "sha256", m.Config.Digest.Hex), 700<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestALargeConfigurationIsNotRead(t *testing.T) {
 	}
 }
 
-// An import that is cancelled returns, and the next one need not wait for it.
+// A cancelled import returns, and the next import need not wait for it.
 func TestACancelledImportEnds(t *testing.T) {
 	e, images := openPulling(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -184,17 +184,17 @@ func TestACancelledImportEnds(t *testing.T) {
 	}
 	reader.Close()
 	if left, _ := filepath.Glob(filepath.Join(images, "making-*")); len(left) > 0 {
-		t.Errorf("%q still has the name of an import that goes on", left)
+		t.Errorf("the cancelled import left %q, want no such folder", left)
 	}
 	if err := e.ImportImage(t.Context(), tarOf(t, tar.Header{Name: "x", Typeflag: tar.TypeReg}), "next:1"); err != nil {
 		t.Errorf("the next import fails: %v", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(images, "trash-*")); len(left) > 0 {
-		t.Errorf("%q are left", left)
+		t.Errorf("the next import left %q in the trash", left)
 	}
 }
 
-// Of an archive that is accepted, no description is larger than it may be.
+// The configuration in an accepted archive is never larger than the limit.
 func FuzzArchiveIsBounded(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "image")
 	if err := saveImage(path, empty.Image); err != nil {
@@ -210,7 +210,7 @@ func FuzzArchiveIsBounded(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		size, err := gvisor.ArchivedConfig(text)
 		if err == nil && size > 8<<20 {
-			t.Errorf("the configuration has %d bytes", size)
+			t.Errorf("the configuration has %d bytes, want at most %d", size, 8<<20)
 		}
 	})
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Bounds of an image's descriptions, which are held in memory. They are checked before anything is read: the
-// library that reads them has no bounds, or larger ones.
+// Limits of an image's manifest and configuration, which are held in memory. They are checked before the library reads
+// an image: its own limits are larger, or there are none.
 const (
 	maxConfigBytes    = 8 << 20
-	maxManifestBytes  = 4 << 20 // as registries have it
-	maxJSONCommas     = 100_000 // of each: a short value can take a hundred times its length in memory
+	maxManifestBytes  = 4 << 20 // the usual limit of registries
+	maxJSONCommas     = 100_000 // of each JSON text: a short value can take a hundred times its length in memory
 	maxLayers         = 1000    // Docker allows 127
-	maxArchiveEntries = 10_000  // of a `docker save` tar, which has a few for each layer
+	maxArchiveEntries = 10_000  // of a `docker save` tar, which has a few entries for each layer
 )
 
 func tooLarge(what string, most int64) error {
@@ -52,8 +52,8 @@ func tooWide(what string) error {
 	return sandbox.Errorf(sandbox.Limit, "the image's %s has more than %d values", what, maxJSONCommas)
 }
 
-// checkManifest refuses an image by what its manifest says of the rest. A registry's client reads no more of a configuration
-// than the manifest says.
+// checkManifest refuses an image whose manifest is too large, or names a configuration that is too large or too many layers. That
+// is enough for a registry: its client reads no more of a configuration than the size in the manifest.
 func checkManifest(img v1.Image) error {
 	text, err := img.RawManifest()
 	if err == nil {
@@ -78,7 +78,7 @@ func blobFile(layout string, digest v1.Hash) string {
 	return filepath.Join(layout, "blobs", digest.Algorithm, digest.Hex)
 }
 
-// checkBlobs refuses an image in an OCI layout by the files of its configuration and its layers.
+// checkBlobs refuses an image in an OCI layout whose files for the configuration or a layer are too large or not regular files.
 func checkBlobs(layout string, img v1.Image) error {
 	if err := checkManifest(img); err != nil {
 		return err
@@ -98,7 +98,7 @@ func checkBlobs(layout string, img v1.Image) error {
 	return nil
 }
 
-// checkFile refuses what is no file, because opening a pipe can block for ever, or larger than most.
+// checkFile refuses a path that is not a regular file, because opening a pipe can block forever, and a file of more than most bytes.
 func checkFile(name string, most int64, what string) error {
 	info, err := os.Stat(name)
 	switch {
@@ -115,11 +115,11 @@ func checkFile(name string, most int64, what string) error {
 // archived is an entry of a tar.
 type archived struct {
 	size int64
-	link string // the name of another entry that it stands for
+	link string // the name of the entry that this entry links to, or empty
 }
 
-// checkArchive reads the names in a `docker save` tar, and the description of the one image in it. It refuses a tar
-// whose description or configuration would be too large.
+// checkArchive reads the headers of a `docker save` tar and returns the description of its only image. It refuses a tar
+// with no image or several, and one whose description or configuration is too large.
 func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error) {
 	file, err := open()
 	if err != nil {
@@ -146,7 +146,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 		}
 		name := path.Clean(h.Name)
 		if _, again := entries[name]; again {
-			continue // the first one of a name counts
+			continue // the library reads the first entry of a name
 		}
 		entry := archived{size: h.Size}
 		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
@@ -197,7 +197,8 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 	return described, nil
 }
 
-// boundedTransport bounds every answer of a registry but those that carry blobs, whose size the manifest says.
+// boundedTransport limits the size of a registry's responses. Responses with blobs are not limited here: their size is in the
+// manifest, and the client reads no more.
 type boundedTransport struct{ http.RoundTripper }
 
 func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -205,7 +206,7 @@ func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	for from := req; ; from = from.Response.Request { // back to the request that was redirected
+	for from := req; ; from = from.Response.Request { // from the redirected request back to the original one
 		if strings.Contains(from.URL.Path, "/blobs/") {
 			return resp, nil
 		}
@@ -219,7 +220,7 @@ func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 type boundedBody struct {
 	io.ReadCloser
-	bytes, commas int // that may still come
+	bytes, commas int // how many may still be read
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {

@@ -120,8 +120,8 @@ func (c cgroups) path(name string) string {
 	return c.base + cgroupParent + "/" + name
 }
 
-// dirs are the folders of an instance's cgroup. There are none for a name that no instance can have: without one, they would be the
-// cgroup that all homes share.
+// dirs returns the folders of an instance's cgroup. It returns none for a name that is not an instance's: with an empty name,
+// they would be the folders of the cgroup that all homes share.
 func (c cgroups) dirs(name string) []string {
 	if !isInstance(name) {
 		return nil

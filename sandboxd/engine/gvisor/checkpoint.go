@@ -123,7 +123,7 @@ func (m manifest) whole(dir string) error {
 	return nil
 }
 
-// writeManifest writes a manifest with its own sum, and syncs it and the names of the files beside it.
+// writeManifest writes a manifest with its own checksum. It syncs the file, and the folder with the names of all its files.
 func writeManifest(dir string, m manifest) error {
 	text, err := json.Marshal(m)
 	if err != nil {

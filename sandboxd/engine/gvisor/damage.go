@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// damaged returns the error of a file that a sandbox can't be used without, if err says that the file is missing or is not as it was
-// written. Any other error, such as one of a failing disk, is returned as it is: the file may be whole.
+// damaged returns an error that says that the sandbox is lost, if err says that one of its necessary files is missing or damaged.
+// Any other error, such as one of a failing disk, is returned unchanged: the file may be intact.
 func damaged(file string, err error) error {
 	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
 		return lost("%s", damageOf(file)).WithCause(err)
@@ -32,7 +32,7 @@ var (
 	guestName = regexp.MustCompile(`^[0-9a-z]+-[0-9a-z]+$`)
 )
 
-// validate reports a record that no engine wrote. Paths are made of what is in it.
+// validate returns an error if no engine can have written the record. Its fields become parts of paths.
 func (r record) validate() error {
 	if r.Schema < recordSchema || !buildName.MatchString(r.Build) || !guestName.MatchString(r.Guest) || !isDigest(r.Image) {
 		return fmt.Errorf("%w: the record of a sandbox has a field that is not valid", errDamaged)
@@ -40,7 +40,7 @@ func (r record) validate() error {
 	return nil
 }
 
-// validate reports a configuration that no engine wrote for this sandbox.
+// validate returns an error if no engine can have written the configuration for this sandbox.
 func (s ociSpec) validate(id sandbox.ID) error {
 	if s.Root.Path == "" || len(s.Process.Args) == 0 || s.Linux.CgroupsPath != "" && path.Base(s.Linux.CgroupsPath) != string(id) {
 		return fmt.Errorf("%w: the configuration of a sandbox is another's or not complete", errDamaged)
@@ -48,8 +48,8 @@ func (s ociSpec) validate(id sandbox.ID) error {
 	return nil
 }
 
-// damage says why a sandbox can't be used any more because of its own files. It is empty if that is not so, or not known. A sandbox
-// that is being made or removed can look damaged.
+// damage returns a sentence that says which of a sandbox's files is damaged, so that the sandbox is lost. It is empty if the files
+// are intact, or if they can't be read. A sandbox that is being made or removed can look damaged.
 func (l layout) damage(id sandbox.ID) string {
 	switch _, err := l.find(id); sandbox.KindOf(err) {
 	case sandbox.NotFound, sandbox.Expired:
@@ -61,7 +61,7 @@ func (l layout) damage(id sandbox.ID) string {
 	return ""
 }
 
-// sandboxCheck says which sandboxes of this home are damaged.
+// sandboxCheck is the doctor's check for damaged sandboxes in this home.
 func (e *Engine) sandboxCheck() engine.Check {
 	ids, err := e.layout.ids()
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// damages are what a power cut, a failing disk or a person can do to a file. Each gets the file's content and the
-// content of the same file of another sandbox, and returns the new content; nil removes the file.
+// damages are the ways in which a power cut, a failing disk or a person can damage a file. Each function gets the file's content
+// and the content of the same file of another sandbox, and returns the new content, or nil to remove the file.
 var damages = map[string]func(own, others []byte) []byte{
 	"missing":         func(_, _ []byte) []byte { return nil },
 	"empty":           func(_, _ []byte) []byte { return []byte{} },
@@ -52,7 +52,7 @@ func damage(t *testing.T, dir string, id, other sandbox.ID, file, how string) {
 	}
 }
 
-// inASpare makes a sandbox that runs in a pooled sandbox and has a checkpoint to fall back to, so that it has all the files
+// inASpare creates a sandbox that runs in a pooled sandbox and has a checkpoint to fall back to. Such a sandbox has every file
 // that a sandbox can have.
 func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	t.Helper()
@@ -70,7 +70,7 @@ func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	return ""
 }
 
-// wantNeighbour fails unless a sandbox runs and has its variable.
+// wantNeighbour fails the test unless a sandbox runs and its variable x is 42.
 func wantNeighbour(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	if c := find(t, e, id); !c.Running {
@@ -95,8 +95,8 @@ func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 	return list[i]
 }
 
-// After a power cut, whichever file of a sandbox is damaged in whichever way: the engine opens, the sandbox is listed with what can be
-// said of it, and can be removed, and its neighbour keeps running.
+// After a power cut that damaged any file of a sandbox in any way, the engine opens, lists the sandbox with the reason, and can
+// remove it, and its neighbour keeps running.
 func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
@@ -114,7 +114,7 @@ func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 		}
 	}
 	if len(files) < 7 || !slices.Contains(files, "spare") || !slices.Contains(files, "kept/manifest.json") {
-		t.Fatalf("a sandbox has the files %q, want all that there can be", files)
+		t.Fatalf("a sandbox has the files %q, want at least 7, with spare and kept/manifest.json", files)
 	}
 	type victim struct{ file, how string }
 	victims := map[sandbox.ID]victim{}
@@ -138,31 +138,31 @@ func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 			necessary := v.file == "record.json" || v.file == "config.json"
 			switch {
 			case c.Running:
-				t.Errorf("it is %+v, want it not running", c)
+				t.Errorf("the damaged sandbox is %+v, want it not running", c)
 			case necessary && v.how != "another's" && (c.Suspended || !strings.Contains(c.Detail, v.file)):
-				t.Errorf("it is %+v, want it lost because of %s", c, v.file)
+				t.Errorf("the damaged sandbox is %+v, want it lost because of %s", c, v.file)
 			case !necessary && !c.Suspended:
-				t.Errorf("it is %+v, want it suspended: its checkpoint is there", c)
+				t.Errorf("the damaged sandbox is %+v, want it suspended, because it has a checkpoint", c)
 			}
 			if necessary || strings.HasPrefix(v.file, "kept/") {
 				if err := e.Resume(t.Context(), id); err == nil {
-					t.Error("Resume of the damaged one gave no error")
+					t.Error("Resume of the damaged sandbox returned no error")
 				} else if k := sandbox.KindOf(err); k != sandbox.Expired && k != sandbox.NotFound {
-					t.Errorf("Resume = %v, want that it is lost", err)
+					t.Errorf("Resume = %v, want an expired or not_found error", err)
 				}
 			}
 			if err := e.Remove(t.Context(), id); err != nil {
 				t.Errorf("Remove: %v", err)
 			}
 			if _, err := os.Lstat(filepath.Join(dir, "sandboxes", string(id))); !os.IsNotExist(err) {
-				t.Errorf("its folder is left: %v", err)
+				t.Errorf("Remove left the sandbox's folder: Lstat returned %v", err)
 			}
 		})
 	}
 	wantNeighbour(t, e, neighbour)
 }
 
-// clone copies the folder of a sandbox for another id, in place of which it names the new one.
+// clone copies the folder of a sandbox, and replaces id by newID in its files.
 func clone(t *testing.T, from, to, id, newID string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
@@ -180,8 +180,8 @@ func clone(t *testing.T, from, to, id, newID string) {
 	}
 }
 
-// The same when only the daemon ended, and the damaged sandbox runs: it is lost or goes on, ends when it is removed, and takes
-// nothing of its neighbour with it.
+// The same when only the daemon ended and the damaged sandbox runs. The sandbox is lost or keeps running, ends when it is removed,
+// and its neighbour is not affected.
 func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
@@ -196,13 +196,13 @@ func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
 				e = open(t, dir, bundle.Bundle{})
 				wantNeighbour(t, e, neighbour)
 				if c := find(t, e, id); c.Running && how == "empty" && file != "spare" && file != "process.json" {
-					t.Errorf("it is %+v, want it lost because of %s", c, file)
+					t.Errorf("the damaged sandbox is %+v, want it lost because of %s", c, file)
 				}
 				if err := e.Remove(t.Context(), id); err != nil {
 					t.Errorf("Remove: %v", err)
 				}
 				if left := runscOf(string(id)); len(left) > 0 {
-					t.Errorf("%v run", left)
+					t.Errorf("the processes %v of the removed sandbox still run", left)
 				}
 				wantNeighbour(t, e, neighbour)
 				e.Close()
@@ -222,7 +222,7 @@ func TestDoctorNamesADamagedSandbox(t *testing.T) {
 	create(t, e, other)
 	doctor := func() (found engine.Check) {
 		t.Helper()
-		checks := open(t, dir, nil).Doctor(t.Context(), image) // as the command does, beside the daemon
+		checks := open(t, dir, nil).Doctor(t.Context(), image) // a second engine, like the doctor command beside the daemon
 		i := slices.IndexFunc(checks, func(c engine.Check) bool { return c.Name == "sandboxes" })
 		if i < 0 {
 			t.Fatalf("Doctor() = %+v, want a check of the sandboxes", checks)
@@ -238,7 +238,7 @@ func TestDoctorNamesADamagedSandbox(t *testing.T) {
 	}
 }
 
-// Damaged files of the engine's own are made anew or removed: a suspended sandbox resumes, and a new one starts.
+// The engine replaces or removes its own damaged files: a suspended sandbox can be resumed, and a new one can be created.
 func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -264,7 +264,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 						continue // a folder
 					}
 					files++
-					// Not in place: bin/* is a link to what other homes have.
+					// Not overwritten in place: bin/* is a hard link to a file of other homes.
 					if err := os.Remove(path); err != nil {
 						t.Fatal(err)
 					}
@@ -276,7 +276,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 				}
 			}
 			if files < 15 {
-				t.Errorf("%d files were damaged, want all that there are", files)
+				t.Errorf("%d files were damaged, want at least 15", files)
 			}
 			for _, name := range []string{"", "..not", "spare-", "spare-../../x"} {
 				if err := os.MkdirAll(filepath.Join(dir, "spares", "of-nobody-"+strings.ReplaceAll(name, "/", "-")), 0o700); err != nil {
@@ -286,7 +286,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 
 			e = open(t, dir, bundle.Bundle{})
 			if left := spares(t, dir); len(left) > 0 {
-				t.Errorf("%q are left", left)
+				t.Errorf("the folders %q in spares/ are left, want none", left)
 			}
 			if err := e.Resume(t.Context(), s.ID); err != nil {
 				t.Fatalf("Resume: %v", err)
@@ -297,13 +297,13 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 			if err == nil && !ok {
 				err = e.Create(t.Context(), started)
 			}
-			if err != nil { // the damaged snapshot was found, and is gone
+			if err != nil { // Start has detected and removed the damaged snapshot
 				if err := e.Create(t.Context(), started); err != nil {
 					t.Fatalf("Create: %v", err)
 				}
 			}
 			if got := python(t, e, started.ID, "print(6 * 7)"); got != "42" {
-				t.Errorf("a new sandbox printed %q", got)
+				t.Errorf("a new sandbox printed %q, want 42", got)
 			}
 			if err := e.Remove(t.Context(), started.ID); err != nil {
 				t.Error(err)
@@ -313,7 +313,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 	removeLater(t, e, s.ID)
 }
 
-// The folder of images works on with damaged files: an image whose name is damaged is not there, and can be brought in again.
+// A damaged file in the folder of images breaks only one image: the image whose name is in it is missing, and can be imported again.
 func TestADamagedImageNameIsAnImageThatIsNotThere(t *testing.T) {
 	e, images := openPulling(t)
 	path := filepath.Join(tempDir(t), "image.tar")
@@ -331,7 +331,7 @@ func TestADamagedImageNameIsAnImageThatIsNotThere(t *testing.T) {
 			load()
 			refs, _ := filepath.Glob(filepath.Join(images, "refs", "*.json"))
 			if len(refs) != 1 {
-				t.Fatalf("there are the names %q, want one", refs)
+				t.Fatalf("the files with names of images are %q, want one", refs)
 			}
 			own, err := os.ReadFile(refs[0])
 			if err != nil {
@@ -366,10 +366,10 @@ func FuzzParseSpare(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got, ok := gvisor.ParseSpare(text, id)
 		if ok && (strings.ContainsAny(got, "/. \n") || !strings.HasPrefix(got, "spare-") || len(got) != len(name)) {
-			t.Errorf("ParseSpare(%q) = %q", text, got)
+			t.Errorf("ParseSpare(%q) = %q, want no name", text, got)
 		}
 		if ok && bytes.Contains(text, []byte(" ")) && !bytes.Contains(text, []byte(id)) {
-			t.Errorf("ParseSpare(%q) took another sandbox's", text)
+			t.Errorf("ParseSpare(%q) = %q, want no name: the file is another sandbox's", text, got)
 		}
 	})
 }

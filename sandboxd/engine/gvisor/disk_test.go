@@ -58,7 +58,7 @@ func TestSuspendOnAFullDisk(t *testing.T) {
 	}
 }
 
-// onDisk mounts a small disk at a folder.
+// onDisk mounts a small file system at a folder.
 func onDisk(t *testing.T, dir, size string) {
 	t.Helper()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
@@ -71,7 +71,7 @@ func onDisk(t *testing.T, dir, size string) {
 	})
 }
 
-// wantFull fails unless an error says that a disk is full, which one, and does not blame gVisor.
+// wantFull fails the test unless an error says that a disk is full and which one, and does not blame gVisor.
 func wantFull(t *testing.T, what string, err error, where string) {
 	t.Helper()
 	said := sandbox.Public(err).Message
@@ -80,7 +80,7 @@ func wantFull(t *testing.T, what string, err error, where string) {
 	}
 }
 
-// Whatever fails because a disk is full says that it is, and which one.
+// If an operation fails because a disk is full, its error says so and names the disk.
 func TestAFullDiskIsNamed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	onDisk(t, dir, "300m")
@@ -117,7 +117,7 @@ func TestAFullDiskIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if started, err := e.Start(t.Context(), fromSnapshot); !started || err != nil {
-		t.Errorf("Start = %v, %v when there is room again, want it started: the snapshot is whole", started, err)
+		t.Errorf("Start = %v, %v after disk space was freed, want true, because the snapshot is intact", started, err)
 	}
 	removeLater(t, e, fromSnapshot.ID)
 	if got := python(t, e, running.ID, "print(x)"); got != "1" {
@@ -148,7 +148,7 @@ func TestAFullDiskOfTheImageCacheIsNamed(t *testing.T) {
 	wantFull(t, "ImportImage", err, "image cache")
 }
 
-// largeTar is a tar with one file.
+// largeTar returns a tar with one file of size bytes.
 func largeTar(t *testing.T, size int) io.Reader {
 	t.Helper()
 	var text bytes.Buffer
@@ -165,7 +165,7 @@ func largeTar(t *testing.T, size int) io.Reader {
 	return &text
 }
 
-// A checkpoint that fails because gVisor's command was killed is not said to be the disk's fault.
+// If a checkpoint fails because gVisor's command was killed, the error does not blame the disk.
 func TestAKilledCommandIsNoFullDisk(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Unpack unpacks tars below a folder.
+// Unpack unpacks layers below a folder.
 func Unpack(dir string, layers ...io.Reader) error {
 	return unpack(context.Background(), dir, layers...)
 }

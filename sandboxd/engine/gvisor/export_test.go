@@ -55,7 +55,7 @@ func Own(conn net.Conn) bool {
 	return ok
 }
 
-// ParseSpare reads the file that says which spare a sandbox runs in.
+// ParseSpare parses the file that names the spare that a sandbox runs in.
 var ParseSpare = parseSpare
 
 // SetMakingLife sets the TTL of the sandboxes that snapshots are made from.

@@ -17,8 +17,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox with as many files as it may have, and most of its memory in use, is saved again and again and does not come near the limit of
-// its cgroup, which would end it.
+// A sandbox with as many files as are allowed and most of its memory in use can be checkpointed several times without coming near
+// the limit of its cgroup, which would end it.
 func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -66,7 +66,7 @@ for folder in range(10**6):
 	}
 }
 
-// memoryOf is the most that a cgroup has used, and its limit.
+// memoryOf returns the peak memory of a cgroup and its limit in bytes.
 func memoryOf(t *testing.T, name string) (peak, limit int64) {
 	t.Helper()
 	for _, version := range []struct{ dir, peak, limit string }{

@@ -8,10 +8,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// errFull is in the chain of an error whose message says that a disk is full.
+// errFull is wrapped by errors whose message says that a disk is full.
 var errFull = errors.New("the disk is full")
 
-// fullDisk says which disk is full if that is why err happened, for a person or a model; it is empty if not.
+// fullDisk returns a sentence, for a person or a model, that says which disk is full, if a full disk caused err. Otherwise it
+// returns an empty string. images is the folder of the image cache, or empty.
 func fullDisk(err error, images string) string {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && !saysFull(err) {
 		return ""
@@ -22,13 +23,14 @@ func fullDisk(err error, images string) string {
 	return "the disk that holds the daemon's home is full; free some space on it, by deleting sandboxes for example, and try again"
 }
 
-// saysFull reports whether a program's words, which are all that is known of its failure, say that a disk is full.
+// saysFull reports whether the text of an error says that a disk is full. The failure of another program is known only by its
+// output.
 func saysFull(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EDQUOT.Error()))
 }
 
-// blameDisk returns err, or an error that says which disk is full if that is why err happened. It is the last step of every
-// operation that writes, because what fails first may be anything.
+// blameDisk returns err, or, if a full disk caused err, an error that says which disk is full. Every operation that writes calls
+// it last, because any of its steps can fail on a full disk.
 func (i images) blameDisk(err error) error {
 	if err == nil || errors.Is(err, errFull) || errors.Is(err, errNoNamespace) {
 		return err
@@ -39,7 +41,8 @@ func (i images) blameDisk(err error) error {
 	return err
 }
 
-// failedOnDisk is the error of a step that reads or writes a checkpoint: what failed, and that the disk is full or that gVisor failed.
+// failedOnDisk returns the error of a step that reads or writes a checkpoint. It says what failed, and either that the disk is full
+// or that the daemon's log has the details.
 func failedOnDisk(what string, cause error) *sandbox.Error {
 	if where := fullDisk(cause, ""); where != "" {
 		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(errFull, cause))

@@ -11,8 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
-// installGuest writes the guest's files, if they are not there or not whole, and returns the name of
-// their folder. It gets its name when it is whole and on disk.
+// installGuest writes the guest's files, if they are missing or incomplete, and returns the name of
+// their folder. The folder gets its name when all files are written and synced.
 func (e *Engine) installGuest() (string, error) {
 	e.guestOnce.Lock()
 	defer e.guestOnce.Unlock()
@@ -33,7 +33,7 @@ func (e *Engine) installGuest() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(making) // there only if something failed, or a damaged one was there
+	defer os.RemoveAll(making) // the new folder if a step failed, or the damaged folder that it replaced
 	if err := errors.Join(writeTree(making, files), os.Chmod(making, 0o755), syncAll(making)); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
@@ -46,7 +46,7 @@ func (e *Engine) installGuest() (string, error) {
 
 func (e *Engine) guestName() string { return e.bundle.ID() + "-" + runtime.GOARCH }
 
-// sameSizes reports whether a folder has all of the files, each with its size.
+// sameSizes reports whether a folder has all of the files, with the same sizes.
 func sameSizes(dir string, files fs.FS) bool {
 	return nil == fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -82,6 +82,6 @@ func writeTree(dir string, files fs.FS) error {
 		if name == "guest" {
 			mode = 0o755
 		}
-		return durable.Replace(path, data, mode) // all are synced together
+		return durable.Replace(path, data, mode) // the caller syncs all files together
 	})
 }

@@ -123,7 +123,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := tryNamespace(program); err != nil {
 		return nil, err
 	}
-	// gVisor opens no path with a symbolic link in it.
+	// gVisor opens no path that contains a symbolic link.
 	for _, dir := range []*string{&cfg.Dir, &cfg.Images} {
 		if *dir, err = makeReal(*dir); err != nil {
 			return nil, err

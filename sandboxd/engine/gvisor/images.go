@@ -60,7 +60,7 @@ func (i images) find(ref string) (imageRef, error) {
 	var img imageRef
 	err := readJSON(i.refFile(ref), &img)
 	if errors.Is(err, errDamaged) {
-		return imageRef{}, noImage(ref) // it can be brought in again, which writes the file anew
+		return imageRef{}, noImage(ref) // a new import of the image writes the file again
 	}
 	if err == nil && img.Ref == ref && isDigest(img.Digest) {
 		if _, err = os.Stat(i.root(img.Digest)); err == nil {
@@ -125,8 +125,8 @@ func (i images) unpack(ctx context.Context, source io.Reader) (digest string, er
 	return digest, err
 }
 
-// importing holds the import lock while fill unpacks an image into rootfs and returns its digest. What was unpacked and is not
-// kept is removed after the lock was released.
+// importing holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the image is not
+// kept, its files are removed after the lock is released.
 func (i images) importing(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
 	unlock, err := i.lock(ctx)
 	if err != nil {
@@ -143,7 +143,7 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 	if err != nil {
 		return err
 	}
-	defer i.trash(making) // it is there only if the import failed, or if the image was there already
+	defer i.trash(making) // keep has renamed it, unless the import failed or the image existed already
 	rootfs, err := i.makeRoot(making)
 	if err != nil {
 		return err
@@ -188,7 +188,7 @@ func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	return func() { _ = lock.Unlock() }, nil
 }
 
-// clear moves what a killed import left to the trash. The caller holds the import lock.
+// clear moves the leftovers of a killed import to the trash. The caller must hold the import lock.
 func (i images) clear() {
 	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
 	for _, dir := range leftovers {
@@ -196,14 +196,14 @@ func (i images) clear() {
 	}
 }
 
-// trash takes the name of a folder away, if it is there. [images.removeTrash] removes it.
+// trash renames a folder, if it exists, so that [images.removeTrash] removes it.
 func (i images) trash(dir string) {
 	name := strings.TrimPrefix(filepath.Base(dir), "making-")
 	_ = os.Rename(dir, filepath.Join(i.dir, "trash-"+name)) // a folder that stays is a leftover of the next import
 }
 
-// removeTrash removes what is in the trash. It needs no lock, so that removing many files delays no import. It
-// returns early when ctx ends; what is left is removed after the next import or when an engine opens.
+// removeTrash removes the folders in the trash. The caller need not hold the import lock, so that removing many files delays
+// no import. It returns early when ctx ends; the rest is removed after the next import or when an engine opens.
 func (i images) removeTrash(ctx context.Context) {
 	trash, _ := filepath.Glob(filepath.Join(i.dir, "trash-*"))
 	for _, dir := range trash {
@@ -211,7 +211,8 @@ func (i images) removeTrash(ctx context.Context) {
 	}
 }
 
-// waitFor calls fn, which cannot be cancelled, and returns its error, or ctx's when that ends first. Then fn goes on.
+// waitFor calls fn, which can't be cancelled, and returns its error. If ctx ends first, it returns the error of ctx, and fn
+// continues in the background.
 func waitFor(ctx context.Context, fn func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 //	  config.json            what runsc is told
 //	  record.json            what made it: which runsc, guest and image
 //	  process.json           its process, when it has started
-//	  spare                  the name of the spare that it runs in, if it does, and its own id
+//	  spare                  the name of the spare that the sandbox runs in, if any, and the sandbox's id
 //	  checkpoint/            its memory: it is suspended while this is there
 //	  kept/                  its memory as it was a while ago: what it falls back to if its processes die
 //	  checkpoint.making/     a checkpoint that is not whole yet
@@ -32,9 +32,10 @@ import (
 //	guest/<bundle>-<arch>/   each guest
 //	etc/                     small files of every sandbox's /etc
 //
-// Each file is written under another name first, and is whole when it has its own. The files of a sandbox are synced when it is
-// suspended: a running sandbox does not survive a power cut, and its files can be empty, torn or missing after one. So every
-// reader validates them (damage.go), and a damaged sandbox is lost, alone. All other files are synced when they are written.
+// Each file is written under another name first, so that a file with its own name is complete. The files of a sandbox are synced
+// only when it is suspended, because a running sandbox does not survive a power cut anyway. After one its files can be empty, torn
+// or missing, so every reader validates them (damage.go), and only the damaged sandbox is lost. All other files are synced when they
+// are written.
 type layout struct{ dir string }
 
 func (l layout) sandboxes() string           { return filepath.Join(l.dir, "sandboxes") }
@@ -89,7 +90,7 @@ func (l layout) make() error {
 	return nil
 }
 
-// makeReal makes a folder, if it is not there, and returns its path without symbolic links.
+// makeReal creates a folder, if it does not exist, and returns its path without symbolic links.
 func makeReal(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("open gvisor: %w", err)
@@ -142,7 +143,7 @@ func (l layout) ids() ([]sandbox.ID, error) {
 	return ids, nil
 }
 
-// config is what runsc is told about a sandbox that runs in no spare. The error is expired if the file is missing or damaged.
+// config returns the OCI configuration of a sandbox that runs in no spare. The error is expired if the file is missing or damaged.
 func (l layout) config(id sandbox.ID) (config ociSpec, err error) {
 	err = readJSON(l.configFile(id), &config)
 	if err == nil {
@@ -208,7 +209,7 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON writes a file of a sandbox's folder in one step. It is not synced.
+// writeJSON writes a file of a sandbox's folder atomically. It does not sync the file.
 func writeJSON(path string, v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -101,13 +101,13 @@ func giveWay() {
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, 1, uintptr(tid), idleClass)
 }
 
-// raiseOOMScore makes a process, and those that it starts after that, an earlier victim when the machine's memory is used up. A process that may not be
-// changed keeps its score.
+// raiseOOMScore raises the OOM score of a process and of those that it starts afterwards: when the machine's memory is used up, the
+// machine's kernel kills them before the daemon. If the score may not be changed, it stays.
 func raiseOOMScore(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(engine.OOMScoreAdj)), 0)
 }
 
-// totalMemory is the memory that sandboxes may use here: the machine's, or the limit of this process's cgroup if that is lower.
+// totalMemory returns the memory that sandboxes may use, in bytes: the machine's, or the limit of this process's cgroup if that is lower.
 func totalMemory() int64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
@@ -120,7 +120,7 @@ func totalMemory() int64 {
 	return total
 }
 
-// cgroupMemory is the lowest memory limit of this process's cgroups and their parents, or 0 if there is none.
+// cgroupMemory returns the lowest memory limit of this process's cgroups and their parents in bytes, or 0 if there is none.
 func cgroupMemory(root fs.FS) int64 {
 	text, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {

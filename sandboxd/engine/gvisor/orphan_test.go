@@ -18,18 +18,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// Not a test: the daemon that TestNothingOutlivesAKilledDaemon kills.
+// TestDaemonAtAMoment is not a test: it is the daemon process that TestNothingOutlivesAKilledDaemon starts and kills.
 func TestDaemonAtAMoment(t *testing.T) {
 	text := os.Getenv("DORMOUSE_TEST_ORPHANS")
 	if text == "" {
 		t.Skip("only as a part of TestNothingOutlivesAKilledDaemon")
 	}
-	var args [3]string // the folder, the image, the moment
+	var args [3]string // the folder, the image, and when to print "now", so that the test kills this process
 	if err := json.Unmarshal([]byte(text), &args); err != nil {
 		t.Fatal(err)
 	}
 	dir, image, moment := args[0], args[1], args[2]
-	gvisor.SetMakingLife(-50 * time.Second) // the guest adds a minute
+	gvisor.SetMakingLife(-50 * time.Second) // the guest waits for another minute, so it ends after 10 s
 	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: runsc(t), WithoutCgroups: os.Geteuid() != 0})
 	if err != nil {
 		t.Fatal(err)
@@ -67,22 +67,22 @@ func TestDaemonAtAMoment(t *testing.T) {
 	select {}
 }
 
-// awaitSpare waits until a spare is being made or is there.
+// awaitSpare waits until the folder of a spare exists.
 func awaitSpare(t *testing.T, dir string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); len(spares(t, dir)) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("no spare was begun")
+			t.Fatal("no folder of a spare was made within a minute")
 		}
 	}
 }
 
-// Of what a daemon makes ahead, nothing runs on for long when the daemon is killed and none comes after it.
+// When a daemon is killed and no other one starts, all sandboxes that it has made in advance end soon.
 func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 	image := anyImage(t)
 	for _, moment := range []string{"a snapshot's sandbox gets ready", "a snapshot is written", "a sandbox was started from a snapshot", "a spare is made", "a spare waits"} {
 		t.Run(moment, func(t *testing.T) {
-			t.Parallel() // each waits most of the time
+			t.Parallel() // they wait most of the time
 			dir := tempDir(t)
 			daemon := exec.Command(os.Args[0], "-test.run=^TestDaemonAtAMoment$")
 			args, _ := json.Marshal([3]string{dir, image, moment}) // strings
@@ -102,7 +102,7 @@ func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 			}
 			daemon.Wait()
 			if !strings.Contains(string(said[:n]), "now") {
-				t.Fatalf("the daemon said %q", said[:n])
+				t.Fatalf("the daemon printed %q, want now", said[:n])
 			}
 			if running == 0 {
 				t.Error("nothing ran when the daemon was killed")
@@ -125,7 +125,7 @@ func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 				t.Fatal(err)
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "spares", "*")); len(left) > 0 {
-				t.Errorf("%q are left after the next start", left)
+				t.Errorf("the spares %q are left after the next start, want none", left)
 			}
 		})
 	}

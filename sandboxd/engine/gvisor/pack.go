@@ -99,7 +99,7 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 	return notRead(err)
 }
 
-// errDamaged is in the chain of the error of a file whose content is not what was written.
+// errDamaged is wrapped by the errors for files whose content is not as it was written.
 var errDamaged = errors.New("it is not as it was written")
 
 // unpack decompresses the blocks, some at once.

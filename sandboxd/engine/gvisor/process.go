@@ -36,8 +36,8 @@ func (p process) alive() bool {
 	return running && start == p.Start && p.Boot == bootID()
 }
 
-// runs reports whether the process is alive and one of an instance's. A record that was damaged may name any process, even one of
-// another sandbox. A process that is ending has no command line any more, and is taken for the instance's.
+// runs reports whether the process is alive and belongs to an instance. It checks the command line, because a damaged record can
+// name any process, even one of another sandbox. A process that is exiting has no command line, and counts as the instance's.
 func (p process) runs(in instance) bool {
 	if !p.alive() {
 		return false
@@ -72,8 +72,8 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-// processOfBox returns the sandbox's process as it was recorded, and whether it lives. Without a record, or with a damaged one, it
-// is the zero process.
+// processOfBox returns the recorded process of a sandbox, and whether it is alive. If the record is missing or damaged, it returns
+// the zero process.
 func (l layout) processOfBox(id sandbox.ID) (p process, alive bool) {
 	if err := readJSON(l.process(id), &p); err != nil {
 		return process{}, false
@@ -91,8 +91,8 @@ type instance struct {
 func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.box(id)} }
 func (l layout) spare(name string) instance { return instance{name, filepath.Join(l.spares(), name)} }
 
-// instanceOf returns the instance of a sandbox: the spare that its file names, or its own. A spare's file that is damaged, or another
-// sandbox's, counts as none.
+// instanceOf returns the instance of a sandbox: the spare that the file "spare" names, or the sandbox's own instance if the file is
+// missing, damaged or another sandbox's.
 func (l layout) instanceOf(id sandbox.ID) instance {
 	if text, err := os.ReadFile(l.spareOf(id)); err == nil {
 		if name, ok := parseSpare(text, id); ok {
@@ -102,17 +102,18 @@ func (l layout) instanceOf(id sandbox.ID) instance {
 	return l.own(id)
 }
 
-// spareName is the form of the names of spares.
+// spareName matches the names of spares.
 var spareName = regexp.MustCompile(`^spare-[a-z2-7]{26}$`)
 
-// isInstance reports whether a name is one that an instance can have. No path is made of any other name, and nothing is removed by it.
+// isInstance reports whether name can be the name of an instance. No other name may become a part of a path, or be used to remove
+// anything.
 func isInstance(name string) bool { return sandbox.IsID(name) || spareName.MatchString(name) }
 
-// spareFile is the content of the file that says which spare a sandbox runs in. It has the sandbox's id too, so that
-// the file of one sandbox means nothing in the folder of another.
+// spareFile returns the content of the file that names the spare that a sandbox runs in. It contains the sandbox's id too, so that
+// the file is invalid in the folder of another sandbox.
 func spareFile(name string, id sandbox.ID) []byte { return []byte(name + " " + string(id) + "\n") }
 
-// parseSpare reads what spareFile wrote, or an older version, which wrote the name alone.
+// parseSpare parses the content that spareFile returns, or that of older versions, which is the name alone.
 func parseSpare(text []byte, id sandbox.ID) (name string, ok bool) {
 	name, owner, named := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
 	return name, spareName.MatchString(name) && (!named || owner == string(id))

@@ -100,7 +100,7 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 	}
 	if err == nil {
 		made, err = i.add(ctx, img, ref)
-		err = i.blameDisk(err) // no other registry helps
+		err = i.blameDisk(err) // on a full disk it is useless to try another registry
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
@@ -147,7 +147,7 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 	return ref, e.images.blameDisk(err)
 }
 
-// fromTar returns the image of a `docker save` tar, and its name. Reading the image's layers ends with ctx.
+// fromTar returns the image of a `docker save` tar, and its name. The image's layers can be read until ctx ends.
 func fromTar(ctx context.Context, path string) (v1.Image, string, error) {
 	open := func() (io.ReadCloser, error) {
 		file, err := os.Open(path)
@@ -168,7 +168,7 @@ func fromTar(ctx context.Context, path string) (v1.Image, string, error) {
 	return img, own, err
 }
 
-// contextFile is a file that can't be read any more when ctx has ended.
+// contextFile is a file whose Read fails after ctx has ended.
 type contextFile struct {
 	*os.File
 	ctx context.Context

@@ -31,7 +31,7 @@ func printed(t *testing.T, c *guest.Client, lang sandbox.Language, code string) 
 	return text.String()
 }
 
-// Code that uses every generator before the memory is saved, so that its state is part of the copies.
+// pythonBefore uses every generator before the memory is saved, so that each copy contains the state of the generators.
 const pythonBefore = `
 import multiprocessing, queue, random, secrets, sqlite3, ssl, tempfile, threading, uuid
 import cryptography.hazmat.primitives.asymmetric.ed25519 as ed25519, cryptography.hazmat.primitives.asymmetric.rsa as rsa
@@ -60,7 +60,8 @@ threading.Thread(target=serve, daemon=True).start()
 asked.put(1); answered.get()
 `
 
-// Code that prints values of the generators that a snapshot has. Each line has a name and a value that no other copy may have.
+// pythonNew prints values of new generators and of those that a snapshot contains. Each line has a name and a value, and no two
+// copies may print the same line.
 const pythonNew = `
 import hashlib, multiprocessing, os, random, secrets, sqlite3, ssl, tempfile, threading, uuid
 import numpy as np, pandas as pd, polars as pl
@@ -85,7 +86,7 @@ say('ed25519', ed25519.Ed25519PrivateKey.generate().private_bytes_raw().hex())
 with multiprocessing.Pool(1) as pool: say('a pool', pool.apply(random.random))
 `
 
-// The same of the generators that pythonBefore has made.
+// pythonOld prints values of the generators that pythonBefore has made.
 const pythonOld = `
 say('Random', mine.random()); say('rng', rng.random()); say('spawn', rng.spawn(1)[0].random()); say('RandomState', state.rand())
 say('after gc.freeze()', frozen.random()); say('numpy after gc.freeze()', frozen_rng.random())
@@ -154,8 +155,8 @@ say('kept random', random()); say('kept randomUUID', randomUUID()); say('kept ra
 for (const [i, value] of Object.entries(await ask(old))) say('old worker ' + i, value)
 `
 
-// Sandboxes that begin with the same memory share no random value after an Awaken. Their memory is that of a snapshot, of a sandbox that is
-// forked after its code has used every generator, or of a checkpoint that a sandbox goes back to.
+// Sandboxes that start with the same memory draw no equal random values after an Awaken. They start with the memory of a snapshot,
+// of a sandbox that is forked after its code has used every generator, or of a checkpoint that a sandbox goes back to.
 func TestTwinsShareNoRandomState(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
@@ -174,11 +175,12 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 		}
 		return c
 	}
-	// The first execution has a warning about generators that can't be renewed.
+	// complains fails the test unless the first execution after an Awaken reports this warning about generators that can't be
+	// renewed, or none if want is empty.
 	complains := func(t *testing.T, c *guest.Client, lang sandbox.Language, want string) {
 		t.Helper()
 		if got := run(t, c, lang, "1").Interlude; want == "" && got != nil || want != "" && (got == nil || !strings.Contains(got.LateText, want)) {
-			t.Errorf("the first execution tells of %+v, want %q", got, want)
+			t.Errorf("the first execution has the interlude %+v, want %q in its late text", got, want)
 		}
 	}
 	t.Run("snapshot", func(t *testing.T) {
@@ -219,7 +221,7 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 	draw := func(t *testing.T, c *guest.Client) string {
 		t.Helper()
 		defer c.Close()
-		// What was there before comes first: a new generator may change it.
+		// The old generators come first, because making a new generator may change them.
 		return printed(t, c, sandbox.Python, pythonSay+pythonOld+pythonNew) + printed(t, c, sandbox.JavaScript, javascriptSay+javascriptOld+javascriptNew)
 	}
 	original := client(s.ID)
@@ -260,7 +262,7 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 	})
 }
 
-// twins collects what sandboxes print that began with the same memory.
+// twins collects the output of sandboxes that started with the same memory.
 type twins struct {
 	seen  map[string]int
 	count int
@@ -268,7 +270,7 @@ type twins struct {
 
 func newTwins(t *testing.T) *twins { return &twins{seen: map[string]int{}} }
 
-// add fails for each line that an earlier sandbox has printed, too.
+// add fails the test for each line that an earlier sandbox has printed, too.
 func (w *twins) add(t *testing.T, text string) {
 	t.Helper()
 	w.count++

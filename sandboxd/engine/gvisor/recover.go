@@ -19,10 +19,10 @@ import (
 //   - a sandbox whose processes have died falls back to what is kept of it
 //   - what was being removed is removed, and so is a spare that nobody took
 //
-// A sandbox that does not run any more and has nothing to fall back to stays, for [Engine.List] to tell. So does one that is damaged.
+// A sandbox that does not run any more and has nothing to fall back to stays, so that [Engine.List] reports it. So does a damaged one.
 //
-// A step that fails, for want of disk say, fails for that sandbox alone and becomes a warning: the operation that needs it does it
-// again. The error is that of a folder that can't be read, or of ctx.
+// If a step fails for a sandbox, on a full disk for example, that is a warning and the other sandboxes are not affected: the next
+// operation that needs the step repeats it. recover returns an error only if the folder of the sandboxes can't be read or ctx ends.
 func (e *Engine) recover(ctx context.Context) error {
 	ids, err := e.layout.ids()
 	if err != nil {
@@ -34,7 +34,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			e.warn(fmt.Sprintf("sandbox %s is lost", id), errors.New(why))
 		}
 	}
-	if exists(e.layout.guest(e.guestName())) { // one that is damaged is replaced
+	if exists(e.layout.guest(e.guestName())) { // replaces the guest if it is damaged
 		_, err := e.installGuest()
 		e.warn("the guest's files could not be checked", err)
 	}

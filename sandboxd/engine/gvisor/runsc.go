@@ -262,8 +262,8 @@ func (e *Engine) run(cmd *exec.Cmd, said *streams.Bounded, what string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("runsc %s: %w", what, err)
 	}
-	// The processes that it makes inherit this. In the OCI bundle it would be a difference to the bundles of older checkpoints, which
-	// runsc refuses to restore.
+	// The processes that runsc starts inherit the score. It can't be set in the OCI bundle: then the bundle would differ from those of
+	// older checkpoints, and runsc would refuse to restore them.
 	raiseOOMScore(cmd.Process.Pid)
 	cmd.WaitDelay = time.Second
 	timeout := time.AfterFunc(runscTimeout, func() { cmd.Process.Kill() })

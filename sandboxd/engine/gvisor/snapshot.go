@@ -26,9 +26,9 @@ const (
 	snapshotLife = sandbox.MaxTTL / 2
 )
 
-// makingLife is the TTL of the sandbox that a snapshot is made from: more than the daemon takes to make one. If the daemon is killed
-// meanwhile, the guest ends the sandbox. A sandbox that is started from the snapshot has this expiry in its memory, and
-// the guest waits to be told its own.
+// makingLife is the TTL of the sandbox that a snapshot is made from. It is longer than making a snapshot takes. If the daemon is
+// killed before the snapshot is complete, the guest ends the sandbox. A sandbox that is started from the snapshot has this old expiry
+// in its memory; its guest waits until the daemon sends the new one.
 var makingLife = 5 * time.Minute
 
 // snapshots is what the engine knows of its snapshots. Each is a folder: a sandbox's, without the sandbox.

@@ -19,8 +19,8 @@ import (
 
 // A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory
 // to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
-// wait until they are made. There is one at most; it is used once, takes some 30 MB of memory, and ends with the engine, also with one that is killed: until a
-// spare is told what to restore, it ends when its stdin does (build/runsc).
+// wait until they are made. There is one at most; it is used once and takes some 30 MB of memory. It ends with the engine, even if
+// the daemon is killed: until it is told what to restore, it exits when its stdin is closed (build/runsc).
 
 // spareDelay is how long nothing may have been started when the next spare is made: what was just started has the CPUs first.
 const spareDelay = 500 * time.Millisecond
@@ -95,7 +95,7 @@ func (e *Engine) keepSpare() {
 		case <-quiet.C:
 			e.keepStandbys(wanted.build)
 			if e.dropSpare(wanted.sum()) || !isOurs(e.layout.runsc(wanted.build)) {
-				continue // another runsc's spare would outlive an engine that is killed
+				continue // a spare of another build of runsc would outlive a killed daemon
 			}
 			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // without one, starts are slower
 				e.spares.mu.Lock()
@@ -179,7 +179,7 @@ func (e *Engine) endSpares(ctx context.Context) error {
 			continue
 		case isInstance(in.name):
 			err = e.endInstance(ctx, in, "")
-		default: // nothing that this engine made
+		default: // no engine made it
 			err = os.RemoveAll(in.bundle)
 		}
 		if err != nil {

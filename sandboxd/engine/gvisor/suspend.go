@@ -47,7 +47,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 // save writes a running sandbox's memory to the folder to, which gets its name when it is whole
 // and on disk, and replaces what had it. The sandbox runs on.
 func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
-	if _, err := e.layout.config(id); err != nil { // what is saved with a damaged one can't be resumed
+	if _, err := e.layout.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err
 	}
 	config, err := os.ReadFile(e.layout.configFile(id))
@@ -119,7 +119,7 @@ func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) err
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-// notSaved is the error of a checkpoint that could not be written.
+// notSaved returns the error for a checkpoint that could not be written.
 func notSaved(cause error) *sandbox.Error {
 	return failedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
 }
@@ -257,7 +257,7 @@ func lost(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because "+format, args...)
 }
 
-// notRead is the error of a checkpoint that could not be decompressed, and is whole.
+// notRead returns the error for an intact checkpoint that could not be decompressed.
 func notRead(cause error) *sandbox.Error {
 	return failedOnDisk("its saved memory could not be read back", cause)
 }

@@ -34,7 +34,7 @@ func (i images) enter(home layout) error {
 	return durable.WriteFile(path, []byte(home.dir), 0o600)
 }
 
-// homeFile is the name of the file that holds the path of a home.
+// homeFile returns the name of the file that holds the path of a home.
 func homeFile(home string) string {
 	sum := sha256.Sum256([]byte(home))
 	return hex.EncodeToString(sum[:16])
@@ -99,7 +99,8 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 			return nil, err
 		}
 		if filepath.Base(file) != homeFile(string(text)) {
-			// It is damaged: which images that home needs is not known until it is opened again, or has not been for long.
+			// The file is damaged, so it is unknown which images that home needs. Opening the home writes the file again. If that
+			// has not happened for long, the file is removed.
 			info, err := os.Stat(file)
 			if err == nil && now.Sub(info.ModTime()) > unusedFor {
 				err = os.Remove(file)
@@ -148,7 +149,7 @@ func (i images) named() (latest map[string]bool, refs map[string][]string, err e
 	for _, file := range files {
 		var img imageRef
 		if err := readJSON(file, &img); errors.Is(err, errDamaged) || err == nil && !isDigest(img.Digest) {
-			if err := os.Remove(file); err != nil { // it names no image
+			if err := os.Remove(file); err != nil { // a damaged file names no image
 				return nil, nil, err
 			}
 			continue

@@ -20,14 +20,14 @@ import (
 // What an image may be at most, unpacked: nobody's sandbox needs more, and a bomb stops there.
 const (
 	maxImageBytes = 24 << 30
-	maxImageFiles = 1_000_000 // with the folders above them, and what is hidden
-	// Of each name, with the links on its way followed. Each folder of a path costs work, and what the kernel accepts can be resolved.
-	maxPath  = 4 << 10
-	maxDepth = 128
-	// Of a tar's headers: each one's names and extended attributes, all names together, and all that is not in files.
-	maxHeaderBytes = 64 << 10
-	maxNameBytes   = 256 << 20
-	maxOtherBytes  = 4 << 30
+	maxImageFiles = 1_000_000 // includes their folders and hidden files
+	// Limits of each path, before and after its links are followed. Each folder of a path costs time.
+	maxPath  = 4 << 10 // bytes
+	maxDepth = 128     // folders
+	// Limits of a tar's headers.
+	maxHeaderBytes = 64 << 10  // the names and extended attributes of one header
+	maxNameBytes   = 256 << 20 // the names of all headers
+	maxOtherBytes  = 4 << 30   // everything that is not the content of a file
 )
 
 // tree is a root file system that is unpacked from tars, its layers, one over the other. Nothing in them can
@@ -37,15 +37,15 @@ const (
 type tree struct {
 	ctx     context.Context
 	root    *os.Root
-	folders map[string]attributes // they get their mode and time in the end
-	real    map[string]bool       // folders that are no links, nor below any
+	folders map[string]attributes // finish sets the modes and times of folders
+	real    map[string]bool       // folders whose path contains no link
 
-	// What may still come.
+	// How much may still be unpacked.
 	bytes, names, input int64
 	files               int
 }
 
-// attributes are what a file or folder gets when its content is complete.
+// attributes are set on a file or folder when its content is complete.
 type attributes struct {
 	mode     fs.FileMode
 	uid, gid int
@@ -56,7 +56,7 @@ func attributesOf(h *tar.Header) attributes {
 	return attributes{h.FileInfo().Mode(), h.Uid, h.Gid, h.ModTime}
 }
 
-// unpack writes layers below dir, until ctx ends.
+// unpack writes layers below dir. It fails when ctx ends.
 func unpack(ctx context.Context, dir string, layers ...io.Reader) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -100,7 +100,7 @@ func (t *tree) apply(layer io.Reader) error {
 	}
 }
 
-// boundedInput is a layer that counts against what may still come of all.
+// boundedInput reads a layer. Its bytes count towards the limit for all layers of the image.
 type boundedInput struct {
 	t *tree
 	io.Reader
@@ -118,7 +118,7 @@ func errTooMuch() error {
 	return sandbox.Errorf(sandbox.Limit, "the image is larger than %d GB", maxImageBytes>>30)
 }
 
-// admit refuses a header that is too large, or one too many.
+// admit counts a header towards the limits, and refuses one that is too large or exceeds them.
 func (t *tree) admit(h *tar.Header) error {
 	if err := t.ctx.Err(); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (t *tree) admit(h *tar.Header) error {
 	return t.count()
 }
 
-// count counts a file or folder.
+// count counts a file or folder towards the limit of files.
 func (t *tree) count() error {
 	if t.files--; t.files < 0 {
 		return sandbox.Errorf(sandbox.Limit, "the image has more than %d files", maxImageFiles)
