@@ -6,7 +6,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Opener is an engine that is opened when it is first needed. Open opens it, or returns why it cannot be opened.
+// Opener is an engine that is opened when it is first needed. Open opens it; the error says why that failed.
 type Opener interface {
 	Open(ctx context.Context) error
 }

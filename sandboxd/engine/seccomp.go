@@ -9,16 +9,16 @@ import (
 type syscallGroup struct {
 	why   string
 	names string       // separated by spaces; calls that an architecture or kernel lacks are ignored
-	args  []SeccompArg // all must hold
+	args  []SeccompArg // the conditions, all of which must be true
 }
 
-// SeccompProfile is the filter of system calls, as Docker and OCI runtimes read it.
+// SeccompProfile is a filter of system calls, in the form that Docker and OCI runtimes read.
 type SeccompProfile struct {
 	DefaultAction string        `json:"defaultAction"`
 	Syscalls      []SeccompRule `json:"syscalls"`
 }
 
-// SeccompRule applies if all of Args hold. Several rules may name the same call.
+// SeccompRule applies if all conditions in Args are true. Several rules may name the same call.
 type SeccompRule struct {
 	Names    []string     `json:"names"`
 	Action   string       `json:"action"`
@@ -94,7 +94,7 @@ var allowed = []syscallGroup{
 	{why: "harmless questions", names: `uname sysinfo getrandom`},
 }
 
-// allowedInGVisor is allowed in addition where gVisor's own kernel answers.
+// allowedInGVisor is the system calls that are allowed in addition under gVisor, whose own kernel handles them.
 var allowedInGVisor = []syscallGroup{
 	{why: "getifaddrs lists lo with it", names: `socket`, args: []SeccompArg{low32(0, afNetlink), low32(2, netlinkRoute)}},
 	{why: "gVisor's filter cannot return the EINVAL that makes programs copy instead", names: `splice tee`},
@@ -125,20 +125,20 @@ const (
 	masked = "SCMP_CMP_MASKED_EQ"
 )
 
-// low32 holds if an argument of the C type int has the value. A register has 64 bits, and the kernel ignores the
-// upper half of an int: a rule that compares all of them would refuse calls that the kernel takes.
+// low32 returns the condition that an argument of the C type int has a value. The register of the argument has 64 bits, and the
+// machine's kernel ignores the upper half: a rule that compared all 64 bits would refuse calls that the kernel accepts.
 func low32(index uint, value uint64) SeccompArg {
 	return SeccompArg{Index: index, Value: int32Bits, ValueTwo: value, Op: masked}
 }
 
-// socketType holds if the second argument of socket is the type, with or without the two flags.
+// socketType returns the condition that the second argument of socket is a type, with or without SOCK_NONBLOCK and SOCK_CLOEXEC.
 func socketType(value uint64) SeccompArg {
 	return SeccompArg{Index: 1, Value: int32Bits &^ (sockNonblock | sockCloexec), ValueTwo: value, Op: masked}
 }
 
-// Seccomp returns the filter. It names no architecture: Docker's filter then knows the native one only, and kills
-// calls that come through another (32-bit calls on a 64-bit machine). gvisor says that the calls are answered by gVisor's kernel
-// and not by the machine's.
+// Seccomp returns the filter of system calls for sandboxes. It names no architecture. Docker then allows only the native one, and
+// kills a process that uses another (32-bit calls on a 64-bit machine). gvisor reports whether gVisor's kernel handles the calls,
+// instead of the machine's.
 func Seccomp(gvisor bool) SeccompProfile {
 	profile := SeccompProfile{DefaultAction: "SCMP_ACT_ERRNO"} // EPERM
 	groups := allowed
@@ -150,8 +150,8 @@ func Seccomp(gvisor bool) SeccompProfile {
 			Names: strings.Fields(g.names), Action: "SCMP_ACT_ALLOW", Args: g.args, Comment: g.why})
 	}
 	if gvisor {
-		// gVisor's filter returns EPERM for every errno, and libc falls back to clone only on ENOSYS. That is what a call
-		// returns that a tracer is to decide about, when there is none: no code in a sandbox may trace.
+		// gVisor's filter returns EPERM whatever errno a rule names, but libc falls back to clone only on ENOSYS. SCMP_ACT_TRACE leaves
+		// the decision to a tracer, and the call returns ENOSYS if there is none. There is never one: code in a sandbox may not trace.
 		profile.Syscalls = append(profile.Syscalls, SeccompRule{Names: []string{"clone3"}, Action: "SCMP_ACT_TRACE",
 			Comment: "ENOSYS: its flags are behind a pointer, where no filter can look; libc falls back to clone"})
 		return profile

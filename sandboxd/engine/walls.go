@@ -11,7 +11,8 @@ const (
 	// GVisorPids is the room for gVisor's threads, which its cgroup counts. What code
 	// may start is bounded inside, by the guest's rlimits: this is the last line.
 	GVisorPids = 8192
-	// OOMScoreAdj makes the kernel end a sandbox's processes before the daemon and other programs when the machine's memory is used up.
+	// OOMScoreAdj is the oom_score_adj of a sandbox's processes. With it the machine's kernel kills them before the daemon and other
+	// programs when the machine's memory is used up.
 	OOMScoreAdj = 500
 )
 

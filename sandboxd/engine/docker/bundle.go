@@ -135,8 +135,8 @@ func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, l
 	return true, g.api.CopyToContainer(ctx, helper, engine.BundleDir, &end, container.CopyToContainerOptions{})
 }
 
-// whole reports whether the volume has the marker and all the files, each with its size. The marker alone does not say so: the engine
-// syncs neither, and after a power cut the marker can be there and a file empty.
+// whole reports whether the volume has the marker and all the files, with their sizes. The marker alone is no proof: the engine
+// does not sync what it writes, so after a power cut the marker can exist while a file is empty.
 func (g *guestVolumes) whole(ctx context.Context, helper string, files fs.FS) (bool, error) {
 	sizes := map[string]int64{marker: 0}
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {

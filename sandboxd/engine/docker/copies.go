@@ -2,8 +2,8 @@ package docker
 
 import "errors"
 
-// removeCopies removes the copies that containerd has left of a container's memory, when it was saved or restored. sum is the sum
-// of the checkpoint, if it is known. The caller has the container's turn, so that nothing restores from them.
+// removeCopies removes the copies of a container's memory that containerd left when the memory was saved or restored. sum is the
+// checksum of the checkpoint, or empty if it is unknown. The caller must hold the container's turn, so that no restore reads the copies.
 func (e *Engine) removeCopies(container, sum string) error {
 	var errs []error
 	for _, place := range e.facts.CopyPlaces {

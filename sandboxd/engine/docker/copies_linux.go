@@ -19,15 +19,15 @@ import (
 )
 
 // containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
-// folder; no version does (1.2 to 2.2 were read). A containerd that is killed while it saves leaves such a folder,
-// too. Each holds the memory of a sandbox. They are found by what gVisor notes in the checkpoint's header: the
-// configuration of the container that was saved, which names it.
+// folder (in no version from 1.2 to 2.2, by their source code). A containerd that is killed while it saves a checkpoint leaves such
+// a folder, too. Each folder contains the memory of a sandbox. The header that gVisor writes at the start of a checkpoint contains
+// the configuration of the saved container, and so the container's id.
 
-// copyName is what containerd calls these folders.
+// copyName matches the names that containerd gives these folders.
 var copyName = regexp.MustCompile(`^ctrd-checkpoint[0-9]+$`)
 
-// copyPlaces returns the folders in which the containerds of this machine unpack checkpoints. The error says why copies
-// that the engine at host makes can't be removed from here.
+// copyPlaces returns the folders in which the containerd processes of this machine unpack checkpoints. The error says why this
+// process can't remove the copies that the engine at host makes.
 func copyPlaces(host string) ([]string, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the daemon is not root")
@@ -41,7 +41,7 @@ func copyPlaces(host string) ([]string, error) {
 		return nil, fmt.Errorf("the engine's process can't be found: %w", err)
 	}
 	engines, containerds := processesNamed("dockerd"), processesNamed("containerd")
-	// systemd listens for an engine that it starts, so the socket is process 1's.
+	// The socket belongs to process 1 if systemd listens on it and starts the engine on demand.
 	if len(engines) == 0 || listener != 1 && !slices.Contains(engines, listener) {
 		return nil, errors.New("the engine does not run on this machine as root")
 	}
@@ -104,7 +104,7 @@ func processesNamed(name string) (pids []int) {
 			continue
 		}
 		if _, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err != nil {
-			continue // a process that has ended, and that its parent has not waited for, has no mount namespace
+			continue // a zombie, which has no mount namespace
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
 			pids = append(pids, pid)
@@ -113,7 +113,7 @@ func processesNamed(name string) (pids []int) {
 	return pids
 }
 
-// sameFiles reports whether a process sees the files that this one does.
+// sameFiles reports whether a process has the same mount namespace and root folder as this one.
 func sameFiles(pid int) bool {
 	dir := procPath(pid, "")
 	var its, ours unix.Stat_t
@@ -127,7 +127,7 @@ func sameLink(dir, name string) bool {
 	return err == nil && ownErr == nil && its == ours
 }
 
-// tempOf returns where a containerd makes temporary folders for checkpoints.
+// tempOf returns the folder in which a containerd process makes temporary folders for checkpoints.
 func tempOf(pid int) (string, error) {
 	environ, err := os.ReadFile(procPath(pid, "environ"))
 	if err != nil {
@@ -149,7 +149,7 @@ func tempOf(pid int) (string, error) {
 	return "/tmp", nil
 }
 
-// removeCopies removes the folders in place that hold the memory of a container, or a checkpoint with that sum.
+// removeCopies removes the folders in place that contain the memory of a container, or a checkpoint with that checksum.
 func removeCopies(place, container, sum string) error {
 	dir, err := os.Open(place)
 	if errors.Is(err, os.ErrNotExist) {
@@ -172,12 +172,12 @@ func removeCopies(place, container, sum string) error {
 	return errors.Join(errs...)
 }
 
-// removeCopy removes a folder if it is containerd's and holds the container's memory. Nothing in it is found by a path that
-// another user could change: the folder is root's alone.
+// removeCopy removes a folder if containerd made it and it contains the container's memory. Other users can't change what is
+// removed: the folder must be accessible to root alone, and its files are opened relative to its descriptor.
 func removeCopy(place *os.File, name, container, sum string) error {
 	fd, err := unix.Openat(int(place.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil // gone meanwhile, or no folder
+		return nil // it was removed in the meantime, or is not a folder
 	}
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
@@ -198,7 +198,7 @@ func removeCopy(place *os.File, name, container, sum string) error {
 		}
 	}
 	if !savedFrom(fd, container) {
-		// An older gVisor does not name the container. A copy that is whole has the checkpoint's sum.
+		// Older versions of gVisor do not write the container's id. A complete copy has the checkpoint's checksum.
 		if got, err := sumOf("/proc/self/fd/" + strconv.Itoa(fd)); err != nil || sum == "" || got != sum {
 			return nil
 		}
@@ -209,12 +209,12 @@ func removeCopy(place *os.File, name, container, sum string) error {
 	}
 	var now unix.Stat_t
 	if err := unix.Fstatat(int(place.Fd()), name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.Dev != folder.Dev || now.Ino != folder.Ino {
-		return errors.Join(errs...) // what was in it is removed
+		return errors.Join(errs...) // its files are removed, and another folder has its name now
 	}
 	return errors.Join(append(errs, unix.Unlinkat(int(place.Fd()), name, unix.AT_REMOVEDIR))...)
 }
 
-// savedFrom reports whether a folder has a checkpoint of a container.
+// savedFrom reports whether a folder contains a checkpoint of a container. dir is the folder's descriptor.
 func savedFrom(dir int, container string) bool {
 	fd, err := unix.Openat(dir, "checkpoint.img", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -226,11 +226,11 @@ func savedFrom(dir int, container string) bool {
 	return err == nil && info.Mode().IsRegular() && checkpointNames(file, container)
 }
 
-// maxHeader is far above the header that gVisor writes (20 KB).
+// maxHeader is far above the size of the header that gVisor writes (20 KB).
 const maxHeader = 4 << 20
 
-// checkpointNames reports whether the header of a gVisor checkpoint names a container: eight bytes, the length of what
-// follows, and a JSON object, in which the configuration of the container names its folder in containerd.
+// checkpointNames reports whether the header of a gVisor checkpoint names a container. The header is eight fixed bytes, the length
+// of a JSON object in eight bytes, and that object. It has the container's configuration, with the path of its folder in containerd.
 func checkpointNames(file io.Reader, container string) bool {
 	var start [16]byte
 	if _, err := io.ReadFull(file, start[:]); err != nil || string(start[:8]) != "gVisorSF" {

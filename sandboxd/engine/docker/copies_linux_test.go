@@ -15,7 +15,7 @@ const (
 	otherContainer = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210"
 )
 
-// checkpointOf is the start of what gVisor writes for a container.
+// checkpointOf returns the start of a checkpoint that gVisor writes of a container.
 func checkpointOf(container string) []byte {
 	header, err := json.Marshal(map[string]string{"compression": "none",
 		"container_specs": `{"x":{"mounts":[{"source":"/run/containerd/moby/` + container + `/proc"}]}}`})
@@ -25,7 +25,7 @@ func checkpointOf(container string) []byte {
 	return append(binary.BigEndian.AppendUint64([]byte("gVisorSF"), uint64(len(header))), append(header, "memory"...)...)
 }
 
-// Only folders that are containerd's, root's alone, and hold the memory of that container are removed.
+// A folder is removed only if it has containerd's name, is accessible to root alone, and contains the memory of that container.
 func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: copies of memory belong to root, and the tests do not run as root")
@@ -44,7 +44,7 @@ func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		folder  string // its name
+		folder  string // the folder's name
 		prepare func(dir string)
 		removed bool
 	}{
@@ -97,7 +97,7 @@ func TestCopiesOfAMissingFolder(t *testing.T) {
 	}
 }
 
-// An engine whose containerd's files are not this process's files can't be cleaned up after.
+// Copies can't be removed if the engine's containerd does not see the same files as this process.
 func TestCopiesStayWhereTheEngineIsNotOnThisMachine(t *testing.T) {
 	for _, host := range []string{"tcp://127.0.0.1:1", "unix://" + filepath.Join(t.TempDir(), "none.sock"), "npipe:////./pipe/docker_engine"} {
 		if places, err := copyPlaces(host); err == nil {
@@ -114,10 +114,10 @@ func FuzzCheckpointNames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte) {
 		if checkpointNames(bytes.NewReader(content), savedContainer) && !bytes.Contains(content, []byte(savedContainer)) &&
 			!bytes.Contains(content, []byte(`\u`)) {
-			t.Errorf("%q is said to name %s", content, savedContainer)
+			t.Errorf("checkpointNames(%q) = true for %s, want false", content, savedContainer)
 		}
 		if checkpointNames(bytes.NewReader(content), "") {
-			t.Errorf("%q is said to name a container without an id", content)
+			t.Errorf("checkpointNames(%q) = true for an empty id, want false", content)
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// noCopies fails the test if containerd's copies of a container's memory are left.
+// noCopies fails the test if containerd has left copies of a container's memory.
 func noCopies(t *testing.T, box string) {
 	t.Helper()
 	if got := copiesOf(box); len(got) > 0 {
@@ -22,7 +22,7 @@ func noCopies(t *testing.T, box string) {
 	}
 }
 
-// openToDisk opens an engine that suspends to disk, for a home of the test's own.
+// openToDisk opens an engine with that home, and skips the test if the engine does not suspend to disk.
 func openToDisk(t *testing.T, guest engine.Bundle, home string) *docker.Engine {
 	t.Helper()
 	e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: "runsc"})
@@ -67,14 +67,14 @@ func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
 		step("Suspend", e.Suspend(t.Context(), s.ID))
 		step("Resume", e.Resume(t.Context(), s.ID))
 	}
-	step("Fork of one that runs", e.Fork(t.Context(), s.ID, copied))
+	step("Fork of a running sandbox", e.Fork(t.Context(), s.ID, copied))
 	step("Suspend of the fork", e.Suspend(t.Context(), copied))
 	step("Resume of the fork", e.Resume(t.Context(), copied))
 	noCopies(t, containerOf(t, e, copied))
 	step("Suspend", e.Suspend(t.Context(), s.ID))
-	step("Fork of one that is suspended", e.Fork(t.Context(), s.ID, another))
+	step("Fork of a suspended sandbox", e.Fork(t.Context(), s.ID, another))
 
-	// A resume that fails leaves none either.
+	// A failed resume leaves no copy either.
 	dir, err := e.SavedTo(t.Context(), s.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -88,12 +88,12 @@ func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err == nil {
-		t.Error("Resume of damaged memory gave no error")
+		t.Error("Resume of damaged memory returned no error")
 	}
 	noCopies(t, box)
 }
 
-// A daemon that is killed leaves copies, of sandboxes that are suspended and that run. The next one removes them.
+// A killed daemon can leave copies of the memory of suspended and running sandboxes. The next daemon removes them.
 func TestCopiesThatACrashLeftAreRemovedAtTheNextStart(t *testing.T) {
 	image, guest := anyImage(t), enginetest.Probe(t)
 	home := "test-" + string(sandbox.NewID())
@@ -136,7 +136,7 @@ func TestCopiesThatACrashLeftAreRemovedAtTheNextStart(t *testing.T) {
 	openToDisk(t, guest, home)
 	for name, id := range ids {
 		if _, err := os.Stat(copies[name]); !os.IsNotExist(err) {
-			t.Errorf("%s: after the next start Stat() = %v, want that the copy is gone", name, err)
+			t.Errorf("%s: after the next start Stat() = %v, want the copy removed", name, err)
 		}
 		if err := e.Resume(t.Context(), id); err != nil {
 			t.Errorf("%s: Resume: %v", name, err)

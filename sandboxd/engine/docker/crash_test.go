@@ -84,15 +84,15 @@ func (p *private) removeAll() {
 	}
 }
 
-// killForgotten ends the processes of containers that an engine which was killed does not know any more, and what those start
-// while they end.
+// killForgotten kills the processes of containers that a killed engine no longer manages, and processes that these start while they
+// are being killed.
 func (p *private) killForgotten() {
 	for end := time.Now().Add(30 * time.Second); p.killOnce() > 0 && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-// killOnce reports how many processes it has killed. Their command lines name files in the engine's folder, which is nobody else's.
+// killOnce kills the processes whose command lines name files in this private engine's folder, and returns how many it killed.
 func (p *private) killOnce() (killed int) {
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {

@@ -10,7 +10,7 @@
 //     the same machine, the container's own runtime (runtime.go)
 //   - memory to disk and back, or frozen: [Engine.Suspend], [Engine.Resume] (suspend.go, disk.go), one at a
 //     time (turns.go), and copies: [Engine.Fork] (fork.go)
-//   - the copies of that memory which containerd leaves behind (copies.go)
+//   - removing the copies of that memory that containerd leaves behind (copies.go)
 //   - how the guest gets into a container: one read-only volume per build (bundle.go)
 //   - images: have, import, build (images.go)
 //   - what is weaker than it could be: [Engine.Doctor] (doctor.go, floors.go)
@@ -48,7 +48,7 @@ type Config struct {
 	Runtime string
 	// Host is the engine's address, as in DOCKER_HOST. Empty: it is looked for.
 	Host string
-	// NoDirectExec makes guests be reached through the engine's exec alone, and never through the container's runtime.
+	// NoDirectExec connects to guests only through the engine's exec, never through the container's runtime.
 	NoDirectExec bool
 }
 

@@ -78,7 +78,7 @@ func TestAnAbortedInstallationIsNotTrusted(t *testing.T) {
 	createAndRemove(t, open(t, docker.Config{Home: "test-abort", Bundle: guest}), image)
 }
 
-// renamed is a bundle whose volume no other test uses.
+// renamed is a bundle with an id, and so a volume, that no other test uses.
 type renamed struct{ engine.Bundle }
 
 func (renamed) ID() string { return "00e0000e0000" }

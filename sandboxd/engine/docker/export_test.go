@@ -46,7 +46,7 @@ func (e *Engine) SavedTo(ctx context.Context, id sandbox.ID) (string, error) {
 	return filepath.Join(e.checkpointsOf(found.ID), savedIn(found.Name).name), err
 }
 
-// ContainerOf is the engine's id of a sandbox's container.
+// ContainerOf returns the engine's id of a sandbox's container.
 func (e *Engine) ContainerOf(ctx context.Context, id sandbox.ID) (string, error) {
 	found, err := e.find(ctx, id)
 	if err != nil {
@@ -83,7 +83,7 @@ func (e *Engine) LeaveHelper(ctx context.Context, b engine.Bundle, ref string) e
 	return err
 }
 
-// EmptyGuest empties a file of a volume, as a power cut can.
+// EmptyGuest truncates a file in a bundle's volume, as a power cut can.
 func (e *Engine) EmptyGuest(ctx context.Context, b engine.Bundle, ref, file string) error {
 	img, err := e.inspectImage(ctx, ref)
 	if err != nil {

@@ -25,13 +25,13 @@ type engineFacts struct {
 	// CPULimit and PidsLimit: the engine can set them. Asking for a CPU limit that it
 	// can't set would be refused.
 	CPULimit, PidsLimit bool
-	// Filtered: the runtime is gVisor, with the argument that makes it apply the filter of system calls inside the sandbox.
+	// Filtered: the runtime is gVisor and has the argument with which it applies the filter of system calls inside the sandbox.
 	Filtered bool
 	// Overlay: the engine mounts overlays of the kernel's, and can mount one for the guest's files.
 	Overlay bool
 	// CopyPlaces are the folders in which containerd leaves copies of checkpoints, which [Engine.removeCopies] removes.
 	CopyPlaces []string
-	// CopiesStay says why such copies can't be removed. Empty: they can.
+	// CopiesStay is the reason why such copies can't be removed. Empty: they can be removed.
 	CopiesStay string
 }
 

@@ -38,25 +38,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// privateDirs is how the folders of this process's private engines start.
+// privateDirs is the prefix of the paths of this process's private engines.
 var privateDirs = filepath.Join(os.TempDir(), fmt.Sprintf("dm-%d-", os.Getpid()))
 
-// homes are those that this process's tests have opened, and the builds of the guests that they have installed.
+// homes contains the homes that this process's tests have opened, and the builds of the guests that they have installed.
 var homes sync.Map
 
-// containers are those that the tests have made on the engine of this machine.
+// containers records the containers that are created on this machine's engine while the tests run.
 type containers struct {
 	api  *client.Client
 	end  context.CancelFunc
 	mu   sync.Mutex
-	byID map[string]string // home, or the guest's build, by id
+	byID map[string]string // maps a container's id to its home, or to the guest's build
 }
 
 func watchContainers() *containers {
 	c := &containers{byID: map[string]string{}, end: func() {}}
 	e, err := docker.New(context.Background(), docker.Config{Home: "test"})
 	if err != nil {
-		return c // the tests say so
+		return c // the tests report it
 	}
 	host := e.Host()
 	e.Close()
@@ -83,7 +83,7 @@ func watchContainers() *containers {
 	return c
 }
 
-// endForgotten ends the shims of the tests' containers that are gone, by pid.
+// endForgotten kills the shims of the tests' containers that the engine no longer manages.
 func (c *containers) endForgotten(t testing.TB) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,7 +110,7 @@ func (c *containers) endForgotten(t testing.TB) {
 	}
 }
 
-// left describes what is left of the tests, which may take a moment to go.
+// left describes what the tests have left behind. It waits up to within for it to disappear.
 func (c *containers) left(within time.Duration) (left []string) {
 	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
 		left = c.leftNow()
@@ -126,7 +126,7 @@ func (c *containers) leftNow() (left []string) {
 	c.mu.Lock()
 	for id, home := range c.byID {
 		if _, ours := homes.Load(home); !ours {
-			continue // another process tests, too
+			continue // the container of another test process
 		}
 		marks = append(marks, id)
 		if found, err := c.api.ContainerInspect(context.Background(), id); err == nil {
@@ -160,7 +160,7 @@ func containsAny(text []byte, marks []string) bool {
 	return false
 }
 
-// start is the beginning of a file, where gVisor names the container.
+// start returns the beginning of a checkpoint file, where gVisor names the container.
 func start(path string) []byte {
 	file, err := os.Open(path)
 	if err != nil {

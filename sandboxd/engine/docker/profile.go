@@ -106,7 +106,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	return config, host
 }
 
-// heldVolume is where a sandbox has the guest's volume if it sees the guest through a view of its own.
+// heldVolume is where the guest's volume is mounted in a sandbox that has a private view of the guest's files.
 const heldVolume = "/opt/dormouse-volume"
 
 func guestMount(volume, target string) mount.Mount {
@@ -114,9 +114,9 @@ func guestMount(volume, target string) mount.Mount {
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true}}
 }
 
-// privateView is the guest's files as an overlay of the sandbox's own. Sandboxes that share a kernel would otherwise share
-// the files themselves: each would see, with inotify, when another one starts a kernel, and could lock them. The engine makes
-// the overlay as a volume without a name, which it removes with the container. An overlay that is read-only has two layers.
+// privateView returns a mount of the guest's files as an overlay that only one sandbox has. Without it, sandboxes on the same machine
+// kernel would share the files: inotify would show each when another one starts a kernel, and each could lock the files. The engine
+// makes the overlay as an anonymous volume, which it removes with the container. A read-only overlay needs two lower layers.
 func privateView(guest guestVolume) mount.Mount {
 	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // an engine takes no ReadOnly without a name
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true, DriverConfig: &mount.Driver{Name: "local", Options: map[string]string{
@@ -124,10 +124,11 @@ func privateView(guest guestVolume) mount.Mount {
 		}}}}
 }
 
-// overlayable reports whether a folder's path can stand in the options of an overlay.
+// overlayable reports whether the options of an overlay can contain a folder's path.
 func overlayable(folder string) bool { return folder != "" && !strings.ContainsAny(folder, `:,\ `) }
 
-// seccompText is the filter as the engine reads it. gVisor ignores it unless the engine's runtime has --oci-seccomp ([engineFacts].Filtered).
+// seccompText returns the filter as JSON for the engine. gVisor ignores it unless the engine's runtime has the argument --oci-seccomp
+// ([engineFacts].Filtered).
 func seccompText(gvisor bool) string {
 	text, err := json.Marshal(engine.Seccomp(gvisor))
 	if err != nil {

@@ -25,8 +25,8 @@ func (r ociRuntime) connect(container string) *exec.Cmd {
 	return cmd
 }
 
-// directExec reports whether guests may be reached through the container's runtime. An authorization plugin decides which calls of
-// the engine are allowed, and would not see an exec that the engine does not do.
+// directExec reports whether guests may be reached through the container's runtime. That would bypass an authorization plugin, which
+// decides about the calls of the engine.
 func directExec(local, off bool, sys system.Info) bool {
 	return local && !off && len(sys.Plugins.Authorization) == 0
 }

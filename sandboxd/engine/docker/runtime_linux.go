@@ -18,9 +18,9 @@ import (
 // maxOptions is far above what containerd writes (a hundred bytes).
 const maxOptions = 64 << 10
 
-// localRuntime returns the OCI runtime of a container, of which the engine says that its first process is pid. It is read
-// in the working directory of containerd's shim, which is that process's parent: containerd notes there which runtime the shim
-// calls. Only root can call it. It trusts nothing that another user could have written, and no process that is not root's.
+// localRuntime returns the OCI runtime of a container; pid is the container's first process, as the engine reports it. That process's
+// parent is containerd's shim, in whose working directory containerd records which runtime the shim calls. Only root can call the
+// runtime. localRuntime trusts no file that another user could have written, and no process that is not root's.
 func localRuntime(container string, pid int) (ociRuntime, bool) {
 	if os.Geteuid() != 0 || pid <= 0 {
 		return ociRuntime{}, false
@@ -78,17 +78,17 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 	if options.Binary == "" || options.Root == "" {
 		return r, errors.New("the shim calls no runtime")
 	}
-	// The process that was looked at is still there, so no other had its number meanwhile.
+	// If the process still exists now, its pid belonged to no other process in the meantime.
 	if err := shim.lives(); err != nil {
 		return r, err
 	}
 	return ociRuntime{options.Binary, filepath.Join(options.Root, namespace)}, nil
 }
 
-// process is a process that was there when it was opened.
+// process is a process that existed when openProcess was called.
 type process struct {
 	pid     int
-	started string   // when, as /proc tells it
+	started string   // its start time, as in /proc/PID/stat
 	dir     *os.File // its folder in /proc
 }
 
@@ -114,7 +114,7 @@ func (p process) read(name string) ([]byte, error) {
 	return io.ReadAll(file)
 }
 
-// lives returns an error if the process has ended, also if another one has its number.
+// lives returns an error if the process has ended, even if another process has the same pid now.
 func (p process) lives() error {
 	if _, err := p.read("stat"); err != nil {
 		return err
@@ -126,8 +126,8 @@ func (p process) lives() error {
 	return err
 }
 
-// isRoots returns an error unless the process is root's in every way and sees the files that we do. A program that is root's
-// because it is set-user-id was started by somebody who chose its arguments and its working directory.
+// isRoots returns an error unless all user and group ids of the process are 0 and it sees the same files as this one. The effective
+// user id alone is not enough: a set-user-id program gets its arguments and its working directory from the user who starts it.
 func (p process) isRoots() error {
 	status, err := p.read("status")
 	if err != nil {
@@ -146,8 +146,8 @@ func (p process) isRoots() error {
 	return nil
 }
 
-// namespaceOf returns the namespace, in containerd, of a container whose shim the process is. A process of another machine's
-// number is no such process.
+// namespaceOf returns the containerd namespace of a container. It returns an error if the process is not the container's shim: the
+// pid can come from an engine on another machine.
 func (p process) namespaceOf(container string) (string, error) {
 	command, err := p.read("cmdline")
 	if err != nil {
@@ -176,7 +176,7 @@ func parentOf(pid int) (int, error) {
 	return strconv.Atoi(parent)
 }
 
-// statOf returns a process's parent and when it was started.
+// statOf returns a process's parent and its start time, as in /proc/PID/stat.
 func statOf(pid int) (parent, started string, err error) {
 	stat, err := os.ReadFile(procPath(pid, "stat"))
 	if err != nil {
@@ -189,7 +189,7 @@ func statOf(pid int) (parent, started string, err error) {
 	return fields[1], fields[19], nil
 }
 
-// openAt opens a file in an open folder.
+// openAt opens a file in an open folder. flags are those of openat.
 func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -198,7 +198,7 @@ func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// onlyRootWrites returns an error unless an open file is of that type, and root's, and can be written by nobody else.
+// onlyRootWrites returns an error unless an open file has that type, belongs to root, and can't be written by other users.
 func onlyRootWrites(file *os.File, kind uint32) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {

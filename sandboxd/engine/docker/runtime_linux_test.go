@@ -15,8 +15,9 @@ import (
 	"github.com/docker/docker/api/types/system"
 )
 
-// A process that stands for containerd's shim: `test -shim FOLDER… -namespace moby -id ID`. It has a child that stands for the
-// container's first process, prints its pid, and changes between the folders for ever.
+// init makes the test program a fake of containerd's shim if its arguments are `-shim FOLDER,FOLDER… -namespace moby -id ID`. The fake
+// starts a child as the container's first process, prints the child's pid, and changes its working directory between the folders
+// until it is killed.
 func init() {
 	if len(os.Args) < 3 || os.Args[1] != "-shim" {
 		return
@@ -38,10 +39,10 @@ func init() {
 	select {}
 }
 
-// fakeShim starts a shim in the first folder and returns it and the pid of its container's first process.
+// fakeShim starts a fake shim in the first folder and returns it and the pid of its container's first process.
 func fakeShim(t *testing.T, user uint32, folders ...string) (shim *exec.Cmd, container int) {
 	t.Helper()
-	// Another user can't enter the folder of the test's program, so that is not found by its path.
+	// Not the path of the test's program: another user can't enter its folder.
 	shim = exec.Command("/proc/self/exe", "-shim", strings.Join(folders, ","), "-namespace", "moby", "-id", savedContainer)
 	shim.Dir = folders[0]
 	shim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -69,7 +70,7 @@ func fakeShim(t *testing.T, user uint32, folders ...string) (shim *exec.Cmd, con
 	return shim, container
 }
 
-// bundleWith makes a folder in which containerd noted a runtime.
+// bundleWith creates a folder with the file in which containerd records a runtime.
 func bundleWith(t *testing.T, program string) string {
 	t.Helper()
 	// Not t.TempDir, which another user can't enter.
@@ -94,7 +95,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// The program that root runs is never one that another user could have chosen.
+// root never runs a program that another user could have chosen.
 func TestARuntimeIsNotTakenFromAnotherUser(t *testing.T) {
 	needRoot(t)
 	must := func(errs ...error) {
@@ -141,7 +142,7 @@ func TestARuntimeIsNotTakenFromAnotherUser(t *testing.T) {
 	}
 }
 
-// A process that changes its folder while it is looked at gets no runtime of its own run.
+// A process that changes its working directory during the checks can't make root run a program of its choice.
 func TestAFolderThatIsSwappedIsNotTrusted(t *testing.T) {
 	needRoot(t)
 	good, bad := bundleWith(t, "/usr/bin/runc"), bundleWith(t, "/tmp/evil")
@@ -151,12 +152,12 @@ func TestAFolderThatIsSwappedIsNotTrusted(t *testing.T) {
 	_, container := fakeShim(t, 0, good, bad)
 	for range 2000 {
 		if r, ok := localRuntime(savedContainer, container); ok && r.program != "/usr/bin/runc" {
-			t.Fatalf("localRuntime() = %+v, want only the program in the folder that is root's", r)
+			t.Fatalf("localRuntime() = %+v, want only the program in root's folder", r)
 		}
 	}
 }
 
-// A pid that another process has by now is not the process that was looked at.
+// If a process has ended and another one has its pid now, lives returns an error.
 func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
 	start := func() *exec.Cmd {
 		cmd := exec.Command("/bin/sleep", "600")
@@ -172,14 +173,14 @@ func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
 	}
 	defer p.dir.Close()
 	if err := p.lives(); err != nil {
-		t.Errorf("lives() = %v of a process that runs", err)
+		t.Errorf("lives() = %v for a running process, want nil", err)
 	}
 	_ = first.Process.Kill()
 	_ = first.Wait()
 	if err := p.lives(); err == nil {
-		t.Error("lives() = nil of a process that has ended")
+		t.Error("lives() = nil for a process that has ended, want an error")
 	}
-	// Another process with that pid: as far as the kernel lets us choose it.
+	// Start another process with the same pid, if the machine's kernel lets the test choose pids.
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(p.pid-1)), 0); err != nil {
 			t.Logf("the next pid can't be chosen here: %v", err)
@@ -191,12 +192,12 @@ func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
 		_ = second.Wait()
 		if second.Process.Pid == p.pid {
 			if lives == nil {
-				t.Error("lives() = nil, and the pid is another process's")
+				t.Error("lives() = nil for the pid of another process, want an error")
 			}
 			break
 		}
 	}
-	// The start time alone tells them apart, too.
+	// A different start time alone is enough for an error.
 	self, err := openProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
@@ -204,11 +205,11 @@ func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
 	defer self.dir.Close()
 	self.started += "0"
 	if err := self.lives(); err == nil {
-		t.Error("lives() = nil of a process with another start time")
+		t.Error("lives() = nil for a process with another start time, want an error")
 	}
 }
 
-// The runtime is called only where no plugin of the engine decides who may do so, and where the operator allows it.
+// The runtime is called directly only for an engine on this machine without an authorization plugin, and if the operator allows it.
 func TestWhenARuntimeIsCalledDirectly(t *testing.T) {
 	needRoot(t)
 	dir := bundleWith(t, "/usr/bin/runc")

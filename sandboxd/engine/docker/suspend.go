@@ -51,8 +51,8 @@ var (
 	_ engine.Forker    = (*Engine)(nil)
 )
 
-// suspensionOf says how sandboxes are suspended. Podman calls itself experimental, and its Docker API has no checkpoints. Where
-// the copies that containerd makes of saved memory can't be removed, sandboxes are paused: each resume would leave one.
+// suspensionOf returns how sandboxes are suspended. Podman calls itself experimental, and its Docker API has no checkpoints. If
+// containerd's copies of saved memory can't be removed, sandboxes are paused, because each resume would leave a copy.
 func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts) engine.Suspension {
 	_, podman := versions["Podman Engine"]
 	if facts.gvisor() && sys.ExperimentalBuild && !podman && facts.CopiesStay == "" {
@@ -195,7 +195,7 @@ func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error)
 		s.sum, err = e.sealCheckpoint(to, s.name)
 	}
 	if err != nil {
-		_ = e.removeCopies(from, "")                                                            // else the next start of the daemon does
+		_ = e.removeCopies(from, "")                                                            // else the next start of the daemon removes them
 		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // else the next suspend does
 	}
 	return s, err
@@ -267,8 +267,9 @@ func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) e
 	return nil
 }
 
-// startFrom starts a container from a checkpoint in its own folder, in which the memory of the container from was saved. The files are
-// looked through meanwhile: what is damaged reaches a sandbox, and nobody reaches that one. If it fails, nothing runs.
+// startFrom starts a container from a checkpoint in its own folder; the checkpoint contains the memory of the container from. The files
+// are checked for damage while the container starts, and no client can reach the sandbox until the check has succeeded. If startFrom
+// fails, nothing runs.
 func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error {
 	damage := make(chan error, 1)
 	go func() { damage <- e.whole(box, s) }()
@@ -282,7 +283,8 @@ func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
 	}
-	// The memory is restored by now, or will not be. What can't be removed now is removed when the daemon starts.
+	// The restore has succeeded or failed, so the copies are no longer read. If they can't be removed now, the next start of the
+	// daemon removes them.
 	_ = e.removeCopies(from, s.sum)
 	if err == nil {
 		err = ctx.Err()
@@ -411,7 +413,8 @@ func (e *Engine) recover(ctx context.Context) error {
 		return err
 	}
 	for _, s := range all {
-		// The engine answers this when it starts the container no more, for a daemon that was killed meanwhile.
+		// A killed daemon may have left a start of the container in progress. The engine answers an inspect only after that start has
+		// ended, so the copies are no longer read.
 		_, err := e.api.ContainerInspect(ctx, s.container)
 		if err == nil {
 			err = e.removeCopies(s.container, savedIn(s.name).sum)

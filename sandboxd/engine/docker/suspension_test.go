@@ -16,7 +16,7 @@ func TestHowAnEngineSuspends(t *testing.T) {
 		sys      system.Info
 		runtime  string
 		versions map[string]string
-		stay     string // why copies of memory can't be removed
+		stay     string // the reason why copies of memory can't be removed
 		want     engine.Suspension
 		remedy   string // words of it
 	}{

@@ -21,7 +21,7 @@ func (s *suite) posture(t *testing.T) {
 		under = info.Name
 	}
 	if slices.ContainsFunc(info.Warnings, func(w string) bool { return strings.Contains(w, "seccomp in gVisor") }) {
-		under += "-unfiltered" // the Docker engine's runsc lacks --oci-seccomp
+		under += "-unfiltered" // the Docker engine's runsc does not have --oci-seccomp
 	}
 	for _, who := range []string{"guest", "kernel"} {
 		t.Run(who, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 // never is a value that is no pointer, file descriptor or flag.
 const never = ^uintptr(0)
 
-// trySockets makes sockets of each kind that a filter must refuse or allow, with socket and with socketpair.
+// trySockets tries to create each kind of socket that a filter must refuse or allow, with socket and with socketpair.
 func trySockets(results map[string]string) {
 	for name, family := range map[string]uintptr{"netlink": unix.AF_NETLINK, "packet": unix.AF_PACKET, "alg": unix.AF_ALG,
 		"vsock": unix.AF_VSOCK, "bluetooth": unix.AF_BLUETOOTH, "can": unix.AF_CAN, "key": unix.AF_KEY, "rds": unix.AF_RDS,
@@ -20,7 +20,7 @@ func trySockets(results map[string]string) {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_RAW, 0)
 		results[name+" socket"] = closed(errno, int32(fd))
 	}
-	const uncommon = 1 << 40 // the kernel looks at the low 32 bits of these arguments
+	const uncommon = 1 << 40 // the machine's kernel uses only the low 32 bits of these arguments
 	for name, kind := range map[string][3]uintptr{
 		"TCP over IPv4 socket":      {unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, unix.IPPROTO_TCP},
 		"UDP over IPv4 socket":      {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP},
@@ -58,7 +58,7 @@ func trySockets(results map[string]string) {
 	}
 }
 
-// closed says how a call ended that makes descriptors, and closes them.
+// closed closes the descriptors that a call has returned, and returns the call's result: "ok" or the error.
 func closed(errno syscall.Errno, fds ...int32) string {
 	if errno != 0 {
 		return brief(errno)
