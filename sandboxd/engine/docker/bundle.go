@@ -38,10 +38,10 @@ type guestVolumes struct {
 	filled map[string]guestVolume // by volume name
 }
 
-// guestVolume is a volume that holds the guest.
+// guestVolume is a volume that contains the guest.
 type guestVolume struct {
 	Name string
-	// Folders are where it and an empty volume are on the engine's machine.
+	// Folder and Empty are the paths of this volume and of an empty volume on the engine's machine.
 	Folder, Empty string
 }
 
@@ -104,7 +104,7 @@ func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (v
 	return v, wrote, err
 }
 
-// write writes the volume's content if it is not there.
+// write writes the volume's content if it is missing or incomplete, and reports whether it did.
 func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, labels map[string]string) (wrote bool, err error) {
 	helper, err := g.lock(ctx, name, img, labels)
 	if err != nil {

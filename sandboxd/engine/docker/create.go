@@ -21,7 +21,7 @@ const (
 	// startTimeout bounds how long a guest may take to answer.
 	startTimeout = 20 * time.Second
 	readyPoll    = 10 * time.Millisecond
-	// engineStartTimeout bounds the engine's own work, which takes 0.1 s where nothing else runs.
+	// engineStartTimeout bounds the engine's own work, which takes 0.1 s on an idle machine.
 	engineStartTimeout = time.Minute
 	// cleanupTimeout bounds removing what a failed or cancelled call made.
 	cleanupTimeout = 15 * time.Second
@@ -78,7 +78,7 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 		err = ctx.Err()
 	}
 	if err == nil {
-		// Neither is a start: one that is cut short leaves a shim of containerd's, which then belongs to no container.
+		// The start is not cancelled either: a cancelled start leaves a process of containerd (a shim) that belongs to no container.
 		startCtx, cancelStart := context.WithTimeout(context.WithoutCancel(ctx), engineStartTimeout)
 		defer cancelStart()
 		if err = e.api.ContainerStart(startCtx, made.ID, container.StartOptions{}); err == nil {

@@ -78,14 +78,14 @@ func anyImage(t testing.TB) string {
 	return tags[0]
 }
 
-// endForgotten ends the shims of containers that the engine has forgotten, where that is this machine's.
+// endForgotten kills the shims of containers that the engine no longer manages. TestMain sets it if the engine is on this machine.
 var endForgotten = func(testing.TB) {}
 
 func TestSuite(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
 			image := anyImage(t)
-			// Docker 20.10 leaves the shim of a container that runsc does not start, such as one whose guest is no program.
+			// Docker 20.10 leaves the shim of a container that runsc can't start, such as one whose guest is not a program.
 			t.Cleanup(func() { endForgotten(t) })
 			enginetest.Run(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				return open(t, docker.Config{Home: home, Bundle: guest, Runtime: name})

@@ -131,7 +131,7 @@ func storageCheck(sys system.Info) engine.Check {
 	return ok("storage", "driver %s", sys.Driver)
 }
 
-// guestCheck says whether sandboxes share the guest's files.
+// guestCheck checks whether sandboxes share the guest's files.
 func guestCheck(facts engineFacts) engine.Check {
 	const name = "guest's files"
 	if facts.gvisor() || facts.Overlay {

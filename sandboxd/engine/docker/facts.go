@@ -27,7 +27,8 @@ type engineFacts struct {
 	CPULimit, PidsLimit bool
 	// Filtered: the runtime is gVisor and has the argument with which it applies the filter of system calls inside the sandbox.
 	Filtered bool
-	// Overlay: the engine mounts overlays of the kernel's, and can mount one for the guest's files.
+	// Overlay: the engine's storage driver uses the machine kernel's overlay file system, so the engine can mount an overlay of the
+	// guest's files.
 	Overlay bool
 	// CopyPlaces are the folders in which containerd leaves copies of checkpoints, which [Engine.removeCopies] removes.
 	CopyPlaces []string

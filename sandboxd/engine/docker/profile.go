@@ -87,7 +87,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	}
 	host.Init = new(false) // the guest is PID 1 and reaps
 	if facts.Overlay && !facts.gvisor() && overlayable(guest.Folder) && overlayable(guest.Empty) {
-		// The volume itself is there so that the engine keeps it for as long as the sandbox lives. Nothing in it can be seen.
+		// The volume itself is mounted only so that the engine does not remove it while the sandbox exists. It is masked.
 		host.Mounts = []mount.Mount{guestMount(guest.Name, heldVolume), privateView(guest)}
 		host.MaskedPaths = append(host.MaskedPaths, heldVolume)
 	}
