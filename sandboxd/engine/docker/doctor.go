@@ -57,7 +57,7 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 		yes(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "a second wall around containers is missing",
 			"enable AppArmor or SELinux on the engine's machine, or use runsc"),
 		yes(!facts.gvisor() || facts.Filtered, "seccomp in gVisor", engine.Weak,
-			"gVisor ignores the filter of system calls, so code in a sandbox can make user namespaces in gVisor's kernel (a wrapper around runsc is not looked into)",
+			"gVisor ignores the sandboxes' allowlist of system calls; the guest refuses new namespaces and mounts, and gVisor's kernel answers all other calls (a wrapper around runsc is not looked into)",
 			`add "runtimeArgs": ["--`+seccompArg+`"] to the runtime `+facts.Runtime+` in the engine's daemon.json, and restart the engine`),
 		yes(facts.Remapped || facts.gvisor(), "user namespace", engine.Weak, "root in the engine is root on the machine",
 			"use rootless Docker, userns-remap or runsc"),

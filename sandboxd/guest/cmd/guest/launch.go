@@ -45,9 +45,13 @@ func launch(args []string) error {
 	syscall.Umask(0o022)
 	// Should memory run out anyway, the kernel is to be chosen and not the guest.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	runtime.LockOSThread() // the niceness and the ids are this thread's until it executes the program
+	runtime.LockOSThread() // the niceness, the filter and the ids are this thread's until it executes the program
 	// However many processes the code starts, the guest comes first.
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
+	// The filter comes before the user, so that no process of the kernels' user is ever without it.
+	if err := refuseNamespaces(); err != nil {
+		return fmt.Errorf("filter system calls: %w", err)
+	}
 	if err := become(uintptr(*uid)); err != nil {
 		return fmt.Errorf("become user %d: %w", *uid, err)
 	}
