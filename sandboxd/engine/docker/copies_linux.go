@@ -19,7 +19,7 @@ import (
 )
 
 // containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
-// folder (in no version from 1.2 to 2.2, by their source code). A containerd that is killed while it saves a checkpoint leaves such
+// folder (seen with 1.6, and so in the source of 2.x). A containerd that is killed while it saves a checkpoint leaves such
 // a folder, too. Each folder contains the memory of a sandbox. The header that gVisor writes at the start of a checkpoint contains
 // the configuration of the saved container, and so the container's id.
 
