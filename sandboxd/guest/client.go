@@ -23,7 +23,7 @@ const (
 	maxAnswer    = 64 * sandbox.MiB // of one JSON answer
 	maxEventLine = 17 * sandbox.MiB // of one event
 
-	eventPatience = 5 * time.Second // of a large event with the memory that others use
+	eventPatience = 5 * time.Second // how long a large event waits for memory that other answers use
 )
 
 // SizeHeader has a file's whole size, whatever part of it is in the body.

@@ -97,7 +97,7 @@ func sanitizeExecution(e *sandbox.Execution) error {
 	e.Files = sanitizeFiles(e.Files[:min(len(e.Files), maxChanged)])
 	e.FilesOmitted = sanitizeOmitted(e.FilesOmitted[:min(len(e.FilesOmitted), maxChanged)])
 	e.OutputBytes, e.NextOffset = max(e.OutputBytes, 0), max(e.NextOffset, 0)
-	// A guest keeps to these limits; one that was taken over may not.
+	// The guest enforces the same limits; a compromised guest may not.
 	events, values, errors := e.Events[:0], 0, 0
 	for _, ev := range e.Events {
 		switch ev.Type {

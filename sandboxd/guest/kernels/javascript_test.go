@@ -36,7 +36,7 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 	for _, renewed := range []bool{false, true} {
 		if renewed {
 			k.t = t
-			k.renew("Math.random in vm contexts that were made before") // and of nothing else
+			k.renew("Math.random in vm contexts that were made before") // the only complaint
 		}
 		for name, code := range map[string]string{
 			"randomBytes":            "crypto.randomBytes(20).length === 20 && crypto.randomBytes(0).length === 0",
@@ -65,7 +65,7 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 	}
 }
 
-// Without its addon the kernel has no way to renew OpenSSL's generator.
+// Without its addon the kernel can't renew OpenSSL's generator, and reports that.
 func TestJavaScriptSaysThatItCannotRenew(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {

@@ -34,8 +34,8 @@ var Languages = []Language{
 		Program:      "python/kernel.py",
 		Interpreters: []string{"python3", "python"},
 		flags: func(string, int) []string {
-			// Unbuffered, and without .pyc files: the kernel's folder is read-only, and the user's should stay as they made it. Without
-			// the user's site packages, whose code would run before the kernel's: the kernel adds them later.
+			// -u: unbuffered. -B: no .pyc files, because the kernel's folder is read-only, and the user's should stay as they made it.
+			// -s: no user site packages, because their code would run before the kernel's. The kernel adds them later.
 			return []string{"-u", "-B", "-s"}
 		},
 	},

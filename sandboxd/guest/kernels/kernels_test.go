@@ -34,7 +34,7 @@ type message struct {
 type kernel struct {
 	t        *testing.T
 	command  *exec.Cmd
-	root     string // where the kernels' programs are
+	root     string // the folder with the kernels' programs
 	dir      string
 	requests *os.File
 	messages *bufio.Reader
@@ -211,7 +211,8 @@ func (k *kernel) ask(what string) {
 	}
 }
 
-// renew has the kernel renew its random state, and wants its complaint to begin so, or to be empty.
+// renew asks the kernel to renew its random state. It fails the test unless the kernel's complaint starts with want, or is empty if
+// want is.
 func (k *kernel) renew(want string) {
 	k.t.Helper()
 	k.ask("renew")
@@ -219,12 +220,12 @@ func (k *kernel) renew(want string) {
 		switch m := k.next(); m.Type {
 		case "renewed":
 			if want == "" && m.Text != "" || !strings.HasPrefix(m.Text, want) {
-				k.t.Errorf("it complains of %q, want %q", m.Text, want)
+				k.t.Errorf("the renewed message has the text %q, want %q", m.Text, want)
 			}
 			return
-		case "stderr": // the same, for a person
+		case "stderr": // the same text, for the user
 		default:
-			k.t.Fatalf("it says %+v, want renewed", m)
+			k.t.Fatalf("the kernel sent %+v, want renewed", m)
 		}
 	}
 }

@@ -41,12 +41,12 @@ func TestACopyHasItsOwnRandomState(t *testing.T) {
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
 		t.Errorf("JavaScript = %+v", e)
 	}
-	// A sandbox that goes back draws other values than those that it lost.
+	// A sandbox that goes back to a checkpoint draws other values than in the time that it lost.
 	b.python(seed)
 	b.javascript("const next = Math.random")
 	b.awaken(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
 	if got := result(b.python(draw)); got == first {
-		t.Errorf("after a loss it draws %s again", got)
+		t.Errorf("after the sandbox went back, Python drew %s again, want another value", got)
 	}
 	// While code runs, it waits its turn.
 	b.python(seed)
@@ -117,7 +117,7 @@ func TestAKernelIsPrepared(t *testing.T) {
 	if e := b.python("[name for name in ('numpy', 'np', 'pandas', 'plt', 'importlib') if name in globals()]"); result(e) != "[]" || e.KernelEpoch != 1 || e.Interlude != nil {
 		t.Errorf("it has %s; epoch %d, %+v", result(e), e.KernelEpoch, e.Interlude)
 	}
-	// A kernel with random state that can't be renewed is no start for sandboxes.
+	// Prepare fails if the kernel has random state that can't be renewed: no snapshot may be made from it.
 	b.python("import sys, types; sys.modules['torch'] = types.ModuleType('torch')")
 	if err := b.Prepare(t.Context(), sandbox.Python); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "What torch draws at random") {
 		t.Errorf("Prepare = %v, want unavailable: what torch draws can't be renewed", err)

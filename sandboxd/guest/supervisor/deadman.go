@@ -15,9 +15,9 @@ const (
 	expiryGrace = 60 * time.Second // for the daemon, which should be first
 	expiryCheck = 5 * time.Second
 
-	// A guest that did not look for restoreGap was on disk. It has restoreGrace to be told its expiry: what it was started from may
-	// have had a much earlier one. restoreGap is less than expiryGrace, so that one that was on disk for a shorter time
-	// has time as well.
+	// If more than restoreGap has passed between two checks, the guest was restored from disk. The daemon then has restoreGrace to send
+	// the expiry: the checkpoint or snapshot that the guest was restored from may have a much earlier one. restoreGap is shorter than
+	// expiryGrace, so that the daemon also has time if the guest was on disk for less than restoreGap.
 	restoreGap   = 30 * time.Second
 	restoreGrace = 2 * time.Minute
 )
@@ -28,7 +28,7 @@ func (d *deadman) due(now time.Time) bool {
 	return now.Unix() > d.expires.Load()+int64(expiryGrace/time.Second)
 }
 
-// watch returns when the time is over, and is still at the next look.
+// watch returns when two consecutive checks have found that the sandbox has expired.
 func (d *deadman) watch() {
 	var l look
 	for !l.over(d, time.Now()) {
@@ -36,13 +36,13 @@ func (d *deadman) watch() {
 	}
 }
 
-// look is what a deadman saw when it last looked.
+// look is the state of a deadman's checks.
 type look struct {
-	at, restored time.Time
-	late         bool
+	at, restored time.Time // the last check, and the last check that found the guest restored
+	late         bool      // the last check found the sandbox expired
 }
 
-// over looks, and reports whether the sandbox is to end.
+// over makes a check and reports whether the sandbox must end.
 func (l *look) over(d *deadman, now time.Time) bool {
 	if !l.at.IsZero() && now.Sub(l.at) > restoreGap {
 		l.restored = now

@@ -21,25 +21,26 @@ func TestDeadman(t *testing.T) {
 	}
 }
 
-// A guest that was restored from a snapshot, whose expiry is long past, has restoreGrace to be told its own, and ends if nobody tells it.
+// A guest that was restored from a snapshot with a past expiry waits for restoreGrace for its own expiry, and ends if the daemon does not
+// send it.
 func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
 	var d deadman
 	var l look
 	now := time.Unix(1_800_000_000, 0)
 	d.set(now.Add(time.Minute))
 	if l.over(&d, now) {
-		t.Fatal("it ended a sandbox before its expiry")
+		t.Fatal("over() = true before the expiry, want false")
 	}
 	now = now.Add(24 * time.Hour) // on disk
 	for restored := now; ; now = now.Add(expiryCheck) {
 		if !l.over(&d, now) {
 			if now.Sub(restored) > restoreGrace+2*expiryCheck {
-				t.Fatalf("it did not end a sandbox that was not told its expiry for %v", now.Sub(restored))
+				t.Fatalf("over() = false %v after the restore without a new expiry, want true", now.Sub(restored))
 			}
 			continue
 		}
 		if now.Sub(restored) <= restoreGrace {
-			t.Errorf("it ended a restored sandbox after %v, want at least %v", now.Sub(restored), restoreGrace)
+			t.Errorf("over() = true %v after the restore, want false for %v", now.Sub(restored), restoreGrace)
 		}
 		return
 	}

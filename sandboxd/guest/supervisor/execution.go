@@ -80,7 +80,7 @@ func (e *execution) codeError() *sandbox.CodeError {
 	return e.record.Error
 }
 
-// began returns when a kernel had it.
+// began returns the time at which a kernel got the execution.
 func (e *execution) began() time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -37,23 +37,24 @@ func newIdentity(uid int) (identity, error) {
 //     this thread alone (syscall.Setresuid would change all), and the goroutine is locked to it. Go never
 //     starts a new thread from a locked one, so no other goroutine inherits them.
 //   - Only the effective ids change; the real and saved ones stay 0. So a kernel can't signal or
-//     trace this thread while it wears the kernel's uid: a signal wants the real or the saved one to match, a trace all three.
+//     trace this thread while its effective uid is the kernel's: a signal requires that the real or the saved uid matches, a
+//     trace that all three match.
 //   - An effective uid that is not 0 takes the effective capabilities away; they come back
 //     with it, because the saved uid is 0.
 //   - Both changes are read back. If the way back fails, the thread stays locked, and so ends with its
 //     goroutine instead of serving others with the wrong rights.
 func (id identity) asKernel(f func() error) error { return id.as(0, f) }
 
-// thirdUID is the user of no process: kernels have uids from 199,999 on, or from 1,000 to 61,000 where an engine maps users.
+// thirdUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine maps users.
 const thirdUID = 65_533
 
 // killCalls is how often killAll calls kill: under gVisor a process that is forked during a call escapes it.
 const killCalls = 10
 
-// killAll sends SIGKILL to every process of the kernels' user at once; it waits for none. A system call of this thread
-// does it, so neither a fork bomb nor code that stops processes can prevent it. kill(-1) spares the caller's own process, and
-// it reaches processes of the caller's effective and of its real user: the effective one is the kernels' user, and the real one
-// is thirdUID, because root's processes (`guest connect`) must go on.
+// killAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It is one system call
+// of this thread, so neither a fork bomb nor code that stops processes can prevent it. kill(-1) signals the processes of the
+// caller's effective and real user, except the caller itself. During the call the effective user is the kernels' user, and the real
+// user is thirdUID instead of root, because root's processes (`guest connect`) must not be killed.
 func (id identity) killAll() error {
 	return id.as(thirdUID, func() error {
 		for range killCalls {
@@ -67,7 +68,7 @@ func (id identity) killAll() error {
 	})
 }
 
-// as is asKernel with a real uid other than 0. No kernel may have that uid.
+// as is like asKernel, but also sets the real uid. No kernel may have that uid.
 func (id identity) as(real int, f func() error) (err error) {
 	runtime.LockOSThread()
 	defer func() {
@@ -110,7 +111,7 @@ func (id identity) restore() error {
 	return verify(0, 0, 0)
 }
 
-// verify reads this thread's ids: the real and effective ones as wanted, the saved uid 0.
+// verify returns an error unless this thread has these real and effective ids, and the saved uid 0.
 func verify(real, uid, gid int) error {
 	var r, e, s uint32
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || int(r) != real || int(e) != uid || s != 0 {

@@ -14,15 +14,15 @@ import (
 type interlude struct {
 	mu     sync.Mutex
 	late   lateText
-	sealed *lateText // printed before the current execution began; nil if that has not begun
+	sealed *lateText // text that was printed before the current execution began; nil if it has not begun
 	asOf   time.Time
 	death  *sandbox.KernelDeath
 }
 
-// lateText is text that no execution printed.
+// lateText is text that belongs to no execution.
 type lateText struct {
 	bytes int64
-	end   []byte // of the text
+	end   []byte // the last part of the text
 }
 
 func (t *lateText) add(bytes int64, text []byte) {
@@ -37,7 +37,7 @@ func (i *interlude) print(p []byte) {
 	i.late.add(int64(len(p)), p)
 }
 
-// begun separates what was printed before an execution from what will be printed after it.
+// begun separates the text that was printed before an execution from the text that will be printed after it.
 func (i *interlude) begun() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -78,8 +78,9 @@ func (i *interlude) take() *sandbox.Interlude {
 	return taken
 }
 
-// takeLate adds to what take returned the text that was printed after that and before the execution began. The caller calls it once,
-// when the execution has ended. If the kernel died before it began the execution, this is all text until then.
+// takeLate returns the interlude taken, which take has returned, with the text that was printed after that call and before the execution
+// began. The caller must call it once, after the execution has ended. If the kernel died before it began the execution, takeLate adds all
+// text until the death.
 func (i *interlude) takeLate(taken *sandbox.Interlude) *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -26,10 +26,10 @@ type journal struct {
 	index   []entry
 	printed int64             // bytes of text so far, kept or not
 	rich    int64             // bytes of values kept
-	values  int               // displays and results so far
-	errors  int               // so far
+	values  int               // displays and results so far, kept or not
+	errors  int               // errors so far, kept or not
 	last    []byte            // the newest value beyond MaxValues
-	lastTyp sandbox.EventType // its type
+	lastTyp sandbox.EventType // the type of last
 	full    bool              // text goes to the tail from now on
 	tail    tail
 	final   bool
@@ -65,7 +65,7 @@ const (
 	// maxEvents bounds the index: text beyond goes to the tail, values are left out.
 	maxEvents = 100_000
 	entryCost = 64 // bytes of memory, roughly
-	// maxLastValue bounds a value that is kept in memory until the execution ends.
+	// maxLastValue bounds the size of journal.last, which is kept in memory until the execution ends.
 	maxLastValue = 1 << 20
 )
 
@@ -186,10 +186,10 @@ func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 	j.add(entry{typ: typ, offset: j.printed}, content)
 }
 
-// note is the content of a value that stands for others.
+// note returns the content of a value that is shown in place of values that are not kept.
 func note(text string) []byte { return encode(map[string]string{"text/plain": text}) }
 
-// mark adds an event for an error. Errors beyond MaxErrors become one event at the end.
+// mark adds an event for an error. Errors beyond MaxErrors are counted, and finish adds one event for them.
 func (j *journal) mark() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -20,7 +20,7 @@ type kernel struct {
 	pid     int             // and its session and process group
 	ready   chan struct{}   // closed by the ready message
 	warm    chan struct{}   // closed by the warm message
-	renewed chan string     // what the last renewed message complains of
+	renewed chan string     // the text of a renewed message
 	exited  chan struct{}   // closed when wait4 has it
 	done    chan string     // status of the current execution's done message
 	dropped *droppedCounter // what it sent that nobody wanted
@@ -31,8 +31,8 @@ type kernel struct {
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
-	heapFull atomic.Bool // V8 reported it, as it does before it aborts
-	refused  atomic.Bool // C++ or Rust reported that memory was refused, as they do before they abort
+	heapFull atomic.Bool // V8 printed that its heap is full, as it does before it aborts
+	refused  atomic.Bool // C++ or Rust printed that an allocation failed, as they do before they abort
 	crash    crashReport // Python's, which it writes as it dies
 
 	// outOfMemory says that the watchdog killed it, and why.
@@ -163,12 +163,12 @@ func (k *kernel) handle(m message) {
 		return
 	case "begun":
 		k.hasBegun(m.ID)
-		k.acks.signal() // the kernel waits for it also if the message is forged
+		k.acks.signal() // even for a forged message, because the kernel waits for the answer
 		return
 	case "renewed":
 		select {
 		case k.renewed <- m.Text:
-		default: // a snapshot is not being made
+		default: // no caller waits for it: no snapshot is being made
 		}
 		return
 	}
@@ -218,8 +218,8 @@ func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	k.print(typ, p)
 }
 
-// print gives raw output to the execution that runs. A kernel sends begun and waits for the answer before it runs any code of an
-// execution, so raw output that is read before that message belongs to none.
+// print adds raw output to the execution that runs. A kernel sends begun and waits for the answer before it runs any code of an
+// execution, so raw output that is read before that message belongs to no execution.
 func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	k.mu.Lock()
 	e, begun := k.current, k.begun

@@ -26,16 +26,16 @@ var ladder = []rung{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGTERM, "SIGTERM", 2 * time.Second},
-	{syscall.SIGKILL, "SIGKILL", 0}, // 0: it is dead when kill returns
+	{syscall.SIGKILL, "SIGKILL", 0}, // no wait: kill returns when the kernel is dead
 }
 
 // stop climbs the ladder until the execution or its kernel has ended. A fork bomb that does not react to the first signal
-// is killed at once: it leaves little time for anything else.
+// is killed at once, because it uses so much CPU time that the other rungs would take long.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
 	for i, r := range ladder {
 		if i > 0 && l.sup.crowded() {
 			r = ladder[len(ladder)-1]
-			_ = l.sup.identity.killAll() // kill does the rest
+			_ = l.sup.identity.killAll() // an error is ignored: kill, below, tries again
 		}
 		var over <-chan time.Time
 		if r.wait > 0 {

@@ -36,7 +36,8 @@ const (
 	// startTimeout is how long a kernel may take until it reads requests. It is long because
 	// many sandboxes may start at once on a busy machine, and a machine may be emulated.
 	startTimeout = 3 * time.Minute
-	// minStartTimeout is how long it may take for an execution with a short timeout: code can stop a kernel that starts.
+	// minStartTimeout is the least time that a kernel may take to start, for executions with a shorter timeout. Longer timeouts allow more,
+	// up to startTimeout: code in the sandbox can stop a kernel while it starts, so the start must not take startTimeout each time.
 	minStartTimeout = 30 * time.Second
 )
 
@@ -186,7 +187,7 @@ func finished(status string) outcome {
 }
 
 // ready returns a kernel that reads requests, starting one if there is none. Otherwise it
-// says why there is none; or ctx ended, and the kernel goes on starting. A kernel that is not ready after patience is killed.
+// says why there is none; or ctx ended, and the kernel goes on starting. It kills a kernel that is not ready after patience.
 func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
@@ -243,8 +244,8 @@ func (l *lane) prepareFor(ctx context.Context) error {
 // warmMemory is how much a sandbox must have for its kernel to import ahead what it may not need.
 const warmMemory = 1024 * sandbox.MiB
 
-// warm has a kernel import what most code does, and makes sure that it can renew its random state: sandboxes that start
-// from its memory would have the same otherwise.
+// warm makes a kernel import the libraries that most code imports, and checks that the kernel can renew its random state. If it can't,
+// sandboxes that start from its memory would have the same random state.
 func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 	if k == nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not start: %s", l.lang, death.Detail)
@@ -262,7 +263,7 @@ func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 		}
 	}
 	select {
-	case <-k.renewed: // of an earlier time
+	case <-k.renewed: // discards the answer to an earlier renew
 	default:
 	}
 	k.renew()
@@ -323,7 +324,7 @@ func (l *lane) awaken(a guest.Awakening) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lives := l.kernel != nil && !l.kernel.dead()
-	if lives && (a.Copy || a.AsOfUnix != 0) { // the lost time has used the random values that come next
+	if lives && (a.Copy || a.AsOfUnix != 0) { // after a loss, the next random values were used in the lost time already
 		l.kernel.renew()
 	}
 	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {

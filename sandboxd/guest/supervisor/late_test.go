@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The test hands a kernel's messages over in a fixed order. takeLate comes after text that followed done, as it does when the lane is
-// still looking for changed files.
+// The test passes a kernel's messages to handle in a fixed order. It calls takeLate after text that followed done, because the lane also
+// does so when it is still looking for changed files.
 func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -73,7 +73,7 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	wantLate(between.takeLate(since), "raw after\nafter\nand before\n")
 	wantLate(between.take(), "")
 
-	// The kernel dies before it begins an execution: its last words are in the interlude.
+	// The kernel dies before it begins an execution: the text that it printed last is in the interlude.
 	since = between.take()
 	e = begin(sandbox.NewExecutionID())
 	k.print(sandbox.EventStderr, []byte("last words\n"))

@@ -10,27 +10,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memoryAdvice ends every sentence that says that memory ran out.
+// memoryAdvice is the end of every message that says that memory ran out.
 const memoryAdvice = "use less at once, or create a sandbox with a larger memory_mb"
 
 var (
-	// memoryText is in the name or message of an exception that follows from refused memory.
+	// memoryText matches the name or message of an exception that is raised when an allocation fails.
 	memoryText = regexp.MustCompile(`MemoryError|bad_alloc|ENOMEM|\[Errno 12\]|(?i:cannot allocate memory|out of ?memory|unable to allocate|allocation failed|memory allocation|memory usage)`)
-	// threadText is in the message of an exception that follows from a thread that could not start.
+	// threadText matches the message of an exception that is raised when a thread can't be started.
 	threadText = regexp.MustCompile(`(?i)can't (start|create) (a )?(new )?thread|thread.*resource temporarily unavailable|failed to (spawn|create) thread`)
-	// refusedText is on stderr before C++ or Rust abort because memory was refused.
+	// refusedText matches what C++ and Rust print to stderr before they abort because an allocation failed.
 	refusedText = regexp.MustCompile(`std::bad_alloc|memory allocation of \d+ bytes failed`)
 )
 
-// explainMemory adds to the outcome of an execution whose kernel lives that memory is the cause of its failure, or that
-// a process was killed for memory.
+// explainMemory adds a reason to the outcome of an execution if memory is the cause of its failure, or if a process was killed for
+// memory. If the kernel has died, the death has its own reason.
 func (s *Supervisor) explainMemory(e *execution, o *outcome) {
 	if o.death != nil {
-		return // its cause is in there
+		return
 	}
 	killed := s.watchdog.strays.Swap(0) > 0
 	err := e.codeError()
-	if o.state == sandbox.ExecFailed || time.Since(e.began()) > watchBusy { // nothing else has time to fill the memory
+	if o.state == sandbox.ExecFailed || time.Since(e.began()) > watchBusy { // a shorter execution has no time to fill the memory
 		killed = s.watchdog.oomKilled() || killed
 	}
 	why := ""
@@ -59,7 +59,7 @@ func (s *Supervisor) threads() (n int) {
 	return n
 }
 
-// measure returns the bytes that are used now, and notes the most that was seen.
+// measure returns the memory that is used now in bytes, and updates the peak.
 func (w *watchdog) measure() int64 {
 	used := w.meter.used()
 	for peak := w.peak.Load(); used > peak && !w.peak.CompareAndSwap(peak, used); peak = w.peak.Load() {
@@ -67,7 +67,7 @@ func (w *watchdog) measure() int64 {
 	return used
 }
 
-// usage is a clause about how much memory was used, of which limit, and what to do.
+// usage returns a clause that says how much memory was used, what the limit is, and what to do.
 func (w *watchdog) usage() string {
 	w.measure()
 	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", size(w.peak.Load()), size(w.meter.limit))

@@ -9,7 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestExplainMemory: an execution that failed for memory says so, and no other one does.
+// TestExplainMemory: the reason of an execution names memory if, and only if, memory was the cause of the failure.
 func TestExplainMemory(t *testing.T) {
 	tests := []struct {
 		name, message string

@@ -139,8 +139,7 @@ func TestOldOutputMakesRoom(t *testing.T) {
 	}
 }
 
-// A kernel that was taken over sends as many messages as it likes; the guest keeps a bounded number of each kind, and the
-// last of them.
+// A compromised kernel can send any number of messages; the guest keeps a bounded number of each kind, and the last one.
 func TestFloodOfMessagesIsBounded(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -170,16 +169,16 @@ for i in range(300):
 		t.Errorf("%d errors are kept, want at most %d", n, sandbox.MaxErrors+1)
 	}
 	if got := last.Data["text/plain"]; got != "value 4999" {
-		t.Errorf("the last result = %q, want the newest", got)
+		t.Errorf("the last result = %q, want the newest, value 4999", got)
 	}
 	if e.Error == nil || len(e.Error.Name) > 300 || len(e.Error.Message) > 20_000 || len(e.Error.Traceback) > 70_000 || !strings.HasSuffix(e.Error.Traceback, "end") {
-		t.Errorf("the error has a name of %d, a message of %d and a traceback of %d bytes", len(e.Error.Name), len(e.Error.Message), len(e.Error.Traceback))
+		t.Errorf("the error has a name of %d, a message of %d and a traceback of %d bytes, want at most 300, 20,000 and 70,000, and the traceback's end", len(e.Error.Name), len(e.Error.Message), len(e.Error.Traceback))
 	}
 	if len(e.Files) > 100 || len(e.FilesOmitted) > 30 {
 		t.Errorf("%d files and %d omitted ones, want at most 100 and 30", len(e.Files), len(e.FilesOmitted))
 	}
 	events := 0
 	if err := b.Events(t.Context(), e.ID, 1, func(sandbox.Event) error { events++; return nil }); err != nil || events > sandbox.MaxValues+sandbox.MaxErrors+120 {
-		t.Errorf("%d events, %v", events, err)
+		t.Errorf("Events() sent %d events and returned %v, want at most %d events", events, err, sandbox.MaxValues+sandbox.MaxErrors+120)
 	}
 }

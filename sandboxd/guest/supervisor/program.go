@@ -32,10 +32,10 @@ func limits(lang sandbox.Language, memory int64) (data, space int64) {
 	return 0, 0
 }
 
-// pythonLimits make a single allocation that can never fit a MemoryError, which keeps the variables. The watchdog limits the memory
-// that is really used. Linux counts private writable memory (data), which includes the stacks of threads: 8 MiB each. gVisor only
-// counts address space, of which threads and libraries reserve much more than they use: 8 MiB for each of 512 threads, and for each
-// CPU eight arenas of malloc of up to 128 MiB.
+// pythonLimits returns resource limits with which an allocation that can never fit raises a MemoryError, so that the variables are kept.
+// The watchdog limits the memory that is really used. Linux counts private writable memory (data), which includes the stacks of
+// threads: 8 MiB each. gVisor only counts address space (space), of which threads and libraries reserve much more than they use: 8 MiB for
+// each of 512 threads, and for each CPU eight malloc arenas of up to 128 MiB.
 func pythonLimits(memory int64) (data, space int64) {
 	return memory + 1<<30, memory + 4<<30 + int64(runtime.GOMAXPROCS(0))<<30
 }
@@ -46,7 +46,7 @@ func heapMiB(memory int64) int { return int(memory / 10 * 6 / sandbox.MiB) }
 // searchPath is where interpreters are looked for if the container does not say.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// command is `guest launch`, which takes on the kernels' user and limits and becomes the kernel.
+// command returns a `guest launch` command, which switches to the kernels' user, sets the limits and becomes the kernel.
 func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err error) {
 	p := programs[lang]
 	path := os.Getenv("PATH")

@@ -49,8 +49,8 @@ func (r *reaper) reap() {
 }
 
 // start runs a program as root, in a session of its own, with these files as its descriptors. The channel gets its
-// status once. No program may be started as the kernels' user: code in the sandbox could stop the process before it
-// executes the program, and fork returns only after that.
+// status once. No program may be started as the kernels' user: ForkExec returns only when the new process has executed
+// the program, and code in the sandbox could stop the process before that.
 func (r *reaper) start(argv, env []string, files []*os.File) (pid int, exited <-chan syscall.WaitStatus, err error) {
 	fds := make([]uintptr, len(files))
 	for i, f := range files {

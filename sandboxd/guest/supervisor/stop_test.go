@@ -110,7 +110,7 @@ func TestForkBomb(t *testing.T) {
 //go:embed testdata/bomb.py
 var bomb string
 
-// TestForkBombInMachineCode: a fork bomb that does not react to SIGINT is killed after the first one, and not seven seconds later.
+// TestForkBombInMachineCode: a fork bomb that does not react to the first SIGINT is killed a second later, without the rest of the ladder.
 func TestForkBombInMachineCode(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("NOT TESTED: the bomb is code for amd64")
@@ -118,7 +118,7 @@ func TestForkBombInMachineCode(t *testing.T) {
 	t.Parallel()
 	for _, leave := range []string{"False", "True"} {
 		t.Run("leaves its session: "+leave, func(t *testing.T) {
-			b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forks share count often here
+			b := start(t, with("memory", strconv.Itoa(64<<30))) // here pages that forked processes share count several times
 			e := b.run(sandbox.ExecuteRequest{Code: "LEAVE = " + leave + "\n" + bomb, Language: sandbox.Python, TimeoutSeconds: new(2)})
 			if want(t, e, sandbox.ExecTimedOut); e.StoppedBy != "SIGKILL" {
 				t.Errorf("stopped by %s, want SIGKILL", e.StoppedBy)
@@ -126,7 +126,7 @@ func TestForkBombInMachineCode(t *testing.T) {
 			t.Logf("a timeout of 2s took %s", e.EndTime.Sub(e.StartTime))
 			want(t, b.python("1"), sandbox.ExecSucceeded)
 			if s, err := b.Status(t.Context()); err != nil || s.Usage.Processes > 1 {
-				t.Errorf("%d processes are left, %v, want the kernel alone", s.Usage.Processes, err)
+				t.Errorf("%d processes are left, %v, want only the kernel", s.Usage.Processes, err)
 			}
 		})
 	}

@@ -16,8 +16,8 @@ import (
 //go:embed testdata/stopper.py
 var stopper string
 
-// stopEverything starts hostile code that stops all that it can, from a second later on, and then an execution. It returns
-// that execution when its kernel has been stopped.
+// stopEverything starts hostile code that after a second sends SIGSTOP to every process that it can, and then starts an execution. It
+// returns the execution's id when a process has been stopped.
 func (b *box) stopEverything(timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	want(b.t, b.python("DELAY = 1\n"+stopper), sandbox.ExecSucceeded)
@@ -54,7 +54,7 @@ func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedKernelsCanBeStopped: timeouts and interrupts work while hostile code stops the kernel and traces it.
+// TestStoppedKernelsCanBeStopped: timeouts and interrupts work while hostile code sends SIGSTOP to the kernel and traces it.
 func TestStoppedKernelsCanBeStopped(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -70,11 +70,11 @@ func TestStoppedKernelsCanBeStopped(t *testing.T) {
 	}
 	want(t, b.python("1"), sandbox.ExecSucceeded)
 	if s, err := b.Status(t.Context()); err != nil || s.Usage.Processes > 1 {
-		t.Errorf("%d processes are left, %v, want the kernel alone", s.Usage.Processes, err)
+		t.Errorf("%d processes are left, %v, want only the kernel", s.Usage.Processes, err)
 	}
 }
 
-// TestStoppedWhileStarting: a kernel that code stops while it starts holds its lane no longer than half a minute, and the next one
+// TestStoppedWhileStarting: a kernel that code stops while it starts blocks its lane for at most half a minute, and then the next kernel
 // starts.
 func TestStoppedWhileStarting(t *testing.T) {
 	t.Parallel()
@@ -86,7 +86,7 @@ func TestStoppedWhileStarting(t *testing.T) {
 		t.Errorf("reason = %q, death = %+v, want a kernel that was not ready after 30s", e.Reason, e.Death)
 	}
 	if e := b.run(js); e.State != sandbox.ExecSucceeded || result(e) != "42" {
-		t.Errorf("the next = %s, %q, want 42", e.State, e.Reason)
+		t.Errorf("the next execution: %s, %q, want %s and 42", e.State, e.Reason, sandbox.ExecSucceeded)
 	}
 	if e, err := b.Interrupt(t.Context(), id); err != nil || e.State != sandbox.ExecInterrupted {
 		t.Errorf("Interrupt() = %s, %v, want %s", e.State, err, sandbox.ExecInterrupted)

@@ -13,20 +13,20 @@ import (
 const sweepTime = 5 * time.Second
 
 // sweep kills what a dead kernel left behind: its session, and every other process of the
-// kernels' user that is not in the session of a living kernel. If there are many, or they spawn faster than they can be
-// found, it kills every process of the user at once, other kernels included.
+// kernels' user that is not in the session of a living kernel. If there are many processes, or they start new ones faster than it
+// finds them, it kills every process of the user at once, including other kernels.
 func (s *Supervisor) sweep(k *kernel) {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
 	if s.crowded() {
-		_ = s.identity.killAll() // killAll below looks at what is left
+		_ = s.identity.killAll() // an error is ignored: s.killAll below kills the processes that are left
 	}
 	if _, all := s.killAll(anyProcess); !all {
-		_ = s.identity.killAll() // it does all that can be done
+		_ = s.identity.killAll() // nothing more can be done if it fails
 	}
 }
 
-// crowded reports whether there are half as many processes as there may be, as in a fork bomb. Looking at each of them takes
-// seconds then.
+// crowded reports whether there are at least half as many processes as the sandbox may have, as with a fork bomb. Then reading the state
+// of each process takes seconds.
 func (s *Supervisor) crowded() bool {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -43,14 +43,13 @@ func (s *Supervisor) crowded() bool {
 	return n >= s.config.Processes/2
 }
 
-// How long a killed kernel may take to end before its end is enforced, and how often this spares other kernels.
 const (
-	killPatience = 2 * time.Second
-	killSparing  = 3
+	killPatience = 2 * time.Second // how long a killed kernel may take to end, until kill also kills other processes
+	killSparing  = 3               // in how many rounds kill spares the other kernels
 )
 
-// kill ends a kernel and returns when it is dead. A process that traces the kernel keeps its end from its parent
-// until the tracer ends, so kill also ends the other processes of the kernels' user: those that belong to no kernel first.
+// kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the kernel until the tracer
+// has ended. So kill also kills other processes of the kernels' user: first those that belong to no kernel, then all.
 func (s *Supervisor) kill(k *kernel) {
 	for round := 0; ; round++ {
 		k.signal(syscall.SIGKILL)

@@ -18,8 +18,8 @@ type watchdog struct {
 	meter     *memoryMeter
 	kills     atomic.Int64 // the OOM killer's counter when it was last looked at
 	searching atomic.Bool  // for processes that belong to no kernel
-	peak      atomic.Int64 // bytes: the most that was seen since executions began to run
-	strays    atomic.Int64 // processes that belonged to no kernel and were ended for memory
+	peak      atomic.Int64 // the most bytes used since an execution last began while no other ran
+	strays    atomic.Int64 // processes that belonged to no kernel and were killed for memory, until explainMemory reads the count
 	files     atomic.Int64 // that there were when it was last looked, or an execution began
 	maxFiles  int64        // 0: the file systems see to it
 
@@ -44,9 +44,9 @@ const (
 	// Percent at which nothing is spared any more: under gVisor the sandbox itself ends at twice its limit and a bit.
 	runaway = 115
 
-	// memoryPerFile is the sandbox's memory that there must be for each file under gVisor, whose file systems have no
-	// limit of their own. A file takes 2 KB of gVisor's own memory, and 10 KB while a checkpoint is made. That counts towards the cgroup,
-	// whose limit ends the sandbox, and is seen nowhere inside. Under runc the file systems have the same limit.
+	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose file systems don't
+	// limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a checkpoint is made. The guest can't measure
+	// that memory, but it counts towards the cgroup's limit, which ends the sandbox. Under runc the file systems have the same limit.
 	memoryPerFile = 16 << 10
 )
 
@@ -117,7 +117,7 @@ func (w *watchdog) check() int {
 		for _, k := range w.living() {
 			w.blame(k)
 		}
-		_ = w.sup.identity.killAll() // the next look does it again
+		_ = w.sup.identity.killAll() // if it fails, the next check tries again
 		return used
 	}
 	if running := w.running(); len(running) == 1 {

@@ -21,8 +21,8 @@ const maxOpenFiles = 4096
 // sandboxes among each other have their cgroups' shares.
 const niceness = 10
 
-// launch becomes a kernel: it takes on the kernels' user and limits, and executes the kernel's program. It starts
-// as root, because the guest waits for the start of this program, and code in the sandbox can stop a process of the kernels' user.
+// launch becomes a kernel: it switches to the kernels' user, sets the limits, and executes the kernel's program. It starts
+// as root, because the guest waits until this program has started, and code in the sandbox could stop a process of the kernels' user.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
 	uid := flags.Int("uid", 0, "user and group to become")
@@ -45,7 +45,7 @@ func launch(args []string) error {
 	syscall.Umask(0o022)
 	// Should memory run out anyway, the kernel is to be chosen and not the guest.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	runtime.LockOSThread() // the niceness, the filter and the ids are this thread's until it executes the program
+	runtime.LockOSThread() // the niceness, the filter and the ids below are set for this thread only, which then executes the program
 	// However many processes the code starts, the guest comes first.
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
 	// The filter comes before the user, so that no process of the kernels' user is ever without it.
@@ -88,7 +88,7 @@ func launch(args []string) error {
 	return fmt.Errorf("become %s: %w", argv[0], syscall.Exec(argv[0], argv, env))
 }
 
-// become gives this thread another user and group, for good.
+// become changes the user and group of this thread. It can't be undone.
 func become(id uintptr) error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 		return fmt.Errorf("setgroups: %w", e)

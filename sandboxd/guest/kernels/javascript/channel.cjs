@@ -30,7 +30,7 @@ class Channel {
     this.unsent = Buffer.alloc(0); // of a line, should SIGINT end a script in the middle of writing it
   }
 
-  /** Returns when the guest has read everything before; what anything prints from now on comes while the execution runs. */
+  /** Begins an execution. Returns when the guest has read all earlier output, so that later output belongs to the execution. */
   begin(id) {
     this.flush();
     this.id = id;
@@ -68,7 +68,7 @@ class Channel {
     this.ask({ type: 'sync' });
   }
 
-  /** Sends a message and waits for the guest's byte. */
+  /** Sends a message and waits for the byte with which the guest answers. */
   ask(message) {
     this.send(message);
     for (;;) {

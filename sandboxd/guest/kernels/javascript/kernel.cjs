@@ -7,7 +7,7 @@
 //   modules     require() and import() as if the cell were a file in the working directory
 //   values      values and errors as text and as MIME bundles
 //   subprocess  order between our output and that of child processes
-//   randomness  Math.random and crypto, when the process was copied; preloaded here and in workers
+//   randomness  new state for Math.random and crypto after the process was copied; preloaded here and in workers
 //   interrupts  SIGINT, also when the event loop is stuck; watcher is its thread
 'use strict';
 

@@ -1,6 +1,7 @@
-// Random values that two copies of this process do not share. V8's Math.random, OpenSSL's generator and two caches in front of it keep
-// state in memory, so a copy of it would give what the original gives. Node preloads this file in the main thread and in each worker, before any
-// other code. Math.random is a generator of ours from the start, OpenSSL is called by an addon, and the caches are used up.
+// New random state after this process was copied. V8's Math.random, OpenSSL's generator and two caches in front of it keep their
+// state in memory, so a copy of the process would draw the same values as the original. Node preloads this file in the main thread and
+// in each worker, before any other code. It replaces Math.random by its own generator, reseeds OpenSSL's generator through an addon,
+// and empties the caches by drawing all their values.
 'use strict';
 
 const crypto = require('node:crypto');
@@ -23,17 +24,17 @@ const { defineProperty, getPrototypeOf } = Object;
 const dlopen = process.dlopen.bind(process);
 const addon = join(__dirname, `reseed-${process.arch}.node`);
 
-// Node keeps random bytes for this many values of randomUUID() and randomInt(). Drawing twice as many is sure to use them up.
+// Node caches random bytes for this many values of randomUUID() and randomInt(). Drawing twice as many values always empties the caches.
 const CACHED_UUIDS = 128;
 const CACHED_INTS = 1024;
 
-// How often the process was copied, in memory that all its threads share.
+// How often the process was copied. All its threads share this memory.
 const KEY = 'dormouse.copies';
 const copies = getEnvironmentData(KEY) ?? new Int32Array(new SharedArrayBuffer(4));
 const state = new Uint32Array(4);
-let seeded = -1; // the number of copies when state was filled
-let emptied = load(copies, 0); // and when the caches were last known to be of this process alone
-let contexts = false; // whether there are vm contexts, whose Math.random is V8's
+let seeded = -1; // the number of copies when state was last filled
+let emptied = load(copies, 0); // the number of copies when the caches were last emptied
+let contexts = false; // whether there are vm contexts, which use V8's Math.random
 
 function install() {
   if (isMainThread) setEnvironmentData(KEY, copies);
@@ -47,7 +48,7 @@ function install() {
   syncBuiltinESMExports();
 }
 
-/** From now on nothing comes as in another copy of this process. It returns what does all the same, in a sentence, or "". */
+/** Renews all random state of this process. Returns sentences about what could not be renewed, or "". */
 function renew() {
   let complaint = '';
   try {
@@ -106,15 +107,15 @@ function inNewContext(native) {
   };
 }
 
-/** Makes a context. V8 seeds its Math.random with a number of ours: V8's own come from a generator that nothing can change. */
+/** Makes a context whose Math.random V8 seeds with a number from draw(). V8's default seeds come from a generator that can't be renewed. */
 function newContext(...parameters) {
   const context = createContext(...parameters);
   contexts = true;
   setFlagsFromString(`--random-seed=${(draw() >>> 1) || 1}`);
   try {
-    runInContext('Math.random()', context); // V8 takes the seed when it draws first
+    runInContext('Math.random()', context); // V8 reads the seed flag when it draws the first value
   } catch {
-    // The object that the user made a context of has another Math.
+    // The user's object has a Math of its own, without this function.
   }
   setFlagsFromString('--random-seed=0');
   return context;

@@ -1,7 +1,7 @@
 """The Python kernel: runs one cell after another in one namespace. See docs/kernel-protocol.md.
 
-The program is the package beside this file. When the kernel has sent `ready` it removes their folder from sys.path, and adds the working directory and the
-user's site packages: no file of the user's runs before that.
+The program is the package beside this file. After the kernel has sent `ready` it removes this folder from sys.path, and adds the working directory and the
+user's site packages. None of the user's files runs before that.
 """
 
 import signal

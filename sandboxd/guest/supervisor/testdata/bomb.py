@@ -1,4 +1,4 @@
-# A fork bomb in machine code, for tests: a signal's handler in Python never gets its turn.
+# A fork bomb in machine code, for tests: Python never gets to run its signal handlers.
 import ctypes, mmap
 fork, setsid, again = b'\xb8\x39\x00\x00\x00\x0f\x05', b'\xb8\x70\x00\x00\x00\x0f\x05', b'\xeb'
 loop = fork + (setsid if LEAVE else b'')

@@ -1,5 +1,5 @@
-# Hostile code for tests. It leaves its kernel's session, waits for DELAY seconds, and then stops every thread
-# of every process that it may stop, for ever: with tgkill, pidfd_send_signal and ptrace.
+# Hostile code for tests. It leaves its kernel's session and waits for DELAY seconds. Then it stops every thread of every process that
+# it has the permission to stop, again and again, with tgkill, pidfd_send_signal and ptrace.
 import os, subprocess, sys
 
 stopper = r'''
@@ -18,7 +18,7 @@ if platform.machine() == 'x86_64':
     memory = mmap.mmap(-1, 1 << 20, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     call = ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
 
-    def stop(victims, rounds):  # the same in machine code: a process that is within reach for a microsecond is stopped, too
+    def stop(victims, rounds):  # the same in machine code, so that it also stops a process that it can reach only for a microsecond
         body = b''.join(struct.pack('<BIBIBIBIH', 0xb8, tgkill, 0xbf, pid, 0xbe, tid, 0xba, signal.SIGSTOP, 0x050f) for pid, tid in victims)
         memory.seek(0)
         memory.write(b'\x53\xbb' + struct.pack('<I', rounds) + body + b'\xff\xcb\x0f\x85' + struct.pack('<i', -len(body) - 8) + b'\x5b\xc3')

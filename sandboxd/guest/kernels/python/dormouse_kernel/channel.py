@@ -82,7 +82,7 @@ class Channel:
             self._flush()
 
     def begin(self, execution):
-        """Returns when the guest has read everything before; what anything prints from now on comes while the execution runs."""
+        """Begins an execution. Returns when the guest has read all earlier output, so that later output belongs to the execution."""
         with self._shield, self._lock:
             self._flush()
             self.id = execution

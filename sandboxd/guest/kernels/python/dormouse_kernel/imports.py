@@ -59,7 +59,7 @@ def ahead():
 
 
 def add_user_site():
-    """Makes the user's site packages importable, as Python does without -s: before the system's, and with .pth files and usercustomize."""
+    """Adds the user's site packages to sys.path as Python does without -s: before the system's, and with .pth files and usercustomize."""
     folder = site.getusersitepackages()
     before = list(sys.path)
     site.ENABLE_USER_SITE = True

@@ -1,4 +1,4 @@
-"""Gives new random state to a kernel whose memory was copied: its generators would draw the same values as those of the other copies.
+"""Gives new random state to a kernel whose memory was copied. Otherwise its generators would draw the same values as those of the other copies.
 
 Functions that ask the operating system each time (os.urandom, secrets, SystemRandom, uuid4) need nothing.
 """
@@ -9,7 +9,7 @@ import sys
 
 _SAME = "comes as in the other copies of this sandbox"
 
-# The types of objects that keep random state, by the module that has them.
+# The types of objects that have random state, by the module that defines them.
 _GENERATORS = {
     "random": ("Random",),
     "numpy.random.bit_generator": ("BitGenerator",),
@@ -17,12 +17,12 @@ _GENERATORS = {
     "torch": ("Generator",),
 }
 
-_frozen = []  # the generators among the objects that freeze() hides from gc.get_objects()
-_count = 0  # how many objects freeze() left frozen
+_frozen = []  # the generators among the objects that freeze() has hidden from gc.get_objects()
+_count = 0  # how many objects were frozen after the last freeze()
 
 
 def freeze():
-    """Calls gc.freeze(), and keeps a list of the generators that gc.get_objects() does not return from then on."""
+    """Calls gc.freeze(), and records the generators that gc.get_objects() does not return any more after that."""
     global _count
     _frozen.extend(_find())
     gc.freeze()
@@ -30,8 +30,8 @@ def freeze():
 
 
 def renew():
-    """Gives new state to all generators that can be found, also to those that the user gave a seed. It returns a sentence for each library
-    whose generators keep their state."""
+    """Gives new state to all generators that can be found, also to those that the user gave a seed. Returns a sentence for each library
+    whose generators could not be renewed."""
     complaints = []
     generators = _all()
     for name, function in _FUNCTIONS.items():
@@ -54,7 +54,7 @@ def _all():
 
 
 def _find():
-    """Returns the generators that the garbage collector knows. One that only C code knows is not among them."""
+    """Returns the generators that the garbage collector tracks. A generator that only C code refers to is not among them."""
     wanted = tuple(getattr(sys.modules[module], name, None) for module, names in _GENERATORS.items() if module in sys.modules for name in names)
     wanted = tuple(kind for kind in wanted if isinstance(kind, type))
     kinds = {}
@@ -68,7 +68,7 @@ def _find():
     return found
 
 
-# The functions below call methods on the type, because an object's own attribute may be the user's.
+# The functions below call methods of the type, because the user may have replaced an attribute of the object.
 
 
 def _random(random, generators):
@@ -100,7 +100,7 @@ def _polars(polars, _):
 
 
 def _arrow(compute, _):
-    # Its seeds come from a generator that nothing reaches.
+    # Arrow's default seeds come from a generator that can't be renewed, so this function passes a seed.
     random = compute.random
     if hasattr(random, "_dormouse"):
         return
@@ -115,7 +115,7 @@ def _arrow(compute, _):
 
 
 def _duckdb(_, __):
-    # setseed() would end a query whose rows the user has not fetched yet.
+    # setseed() on an open connection would cancel a query whose rows the user has not fetched yet.
     return f"What random() and uuid() give in DuckDB connections that were open {_SAME}: open new ones, or call setseed()"
 
 
@@ -124,7 +124,7 @@ def _sqlite(sqlite, _):
 
     library = ctypes.CDLL(getattr(sqlite, "__file__", None))
     library.sqlite3_randomness.argtypes = ctypes.c_int, ctypes.c_void_p
-    library.sqlite3_randomness(0, None)  # the next value is drawn after a new seed
+    library.sqlite3_randomness(0, None)  # SQLite takes a new seed before it draws the next value
 
 
 def _uuid(uuid, _):
@@ -145,7 +145,7 @@ def _openssl(_, __):
 def _cryptography(rust, _):
     import ctypes
 
-    # It may have an OpenSSL of its own.
+    # The library may contain its own copy of OpenSSL.
     if ctypes.CDLL(rust.__file__).RAND_poll() != 1:
         return f"What cryptography draws at random {_SAME}"
 
