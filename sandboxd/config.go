@@ -23,7 +23,7 @@ type Config struct {
 	AllowImages  []string // other images that may be asked for; "*" is any
 	// WithoutCgroups lets the gvisor engine run sandboxes that no cgroup limits.
 	WithoutCgroups bool
-	// NoDirectExec keeps the docker engine from reaching guests through the container's runtime.
+	// NoDirectExec connects the docker engine to guests only through the engine's exec, never through the container's runtime.
 	NoDirectExec bool
 
 	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits

@@ -26,8 +26,8 @@ const (
 // Connect returns a client for the home's daemon, and starts it if none runs: with
 // `exe sandboxd --home=HOME args…` in the environment of the caller. Of several that do so at
 // once, one starts it. The daemon outlives the caller; and when it has gone, the client starts it again with
-// the next call. A daemon that a client started and that cannot open its engine is replaced: what it
-// lacks may be in the caller's arguments or environment.
+// the next call. Connect replaces a daemon that a client started and that cannot open its engine, because the caller's
+// arguments or environment may be the right ones.
 func Connect(ctx context.Context, home, exe string, args ...string) (client *api.Client, started bool, err error) {
 	if home == "" {
 		home = DefaultHome()
@@ -123,7 +123,8 @@ func replaceable(ctx context.Context, home string) bool {
 	return err == nil && info.Replaceable
 }
 
-// replace stops the home's daemon and waits until it does not answer. The next one waits for the home's lock.
+// replace stops the home's daemon and waits until it no longer answers. It need not wait for the daemon's end: the next daemon waits for
+// the home's lock.
 func replace(ctx context.Context, home string) error {
 	pid, err := runningPid(home)
 	if err != nil {

@@ -77,9 +77,9 @@ func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 const engineName = "engine"
 
 // openOwn opens the daemon's engine. A home with sandboxes stays with the engine that has
-// them: it may just be starting, and on another one they would be taken for lost. Which engine that
-// is was recorded when it was opened, and no sandbox is recorded before. So a home without
-// that record has no sandboxes on any engine.
+// them: it may just be starting, and on another one they would be taken for lost. The engine's name is
+// recorded when the engine was opened, and a sandbox is recorded only after that. So a home without
+// a recorded engine has no sandboxes on any engine.
 func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
 	choice, file := *c, filepath.Join(c.Home, engineName)
 	text, err := os.ReadFile(file)
@@ -88,7 +88,7 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	}
 	last := strings.TrimSpace(string(text))
 	if last != dockerEngine && last != gvisorEngine {
-		last = "" // no record, or a damaged one
+		last = "" // the record is missing or damaged
 	}
 	here, err := held(ctx, s, last)
 	if err != nil {
@@ -117,15 +117,15 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	return e, nil
 }
 
-// holdings is what a home has on the engine that it last used.
+// holdings counts what a home has on the engine that it last used.
 type holdings struct {
-	sandboxes int // that have not ended
-	remains   int // containers of ended sandboxes that may still be there
+	sandboxes int // sandboxes that have not ended
+	remains   int // containers of ended sandboxes that may still exist
 }
 
 func (h holdings) any() bool { return h.sandboxes+h.remains > 0 }
 
-// held counts what a home has on the engine last; nothing if that is empty.
+// held counts what a home has on the engine named last. If last is empty, it returns the zero value.
 func held(ctx context.Context, s *store.Store, last string) (h holdings, err error) {
 	if last == "" {
 		return h, nil
@@ -142,7 +142,7 @@ func held(ctx context.Context, s *store.Store, last string) (h holdings, err err
 	return h, err
 }
 
-// selfEnd is how long after its expiry a container has certainly ended by itself: its guest ends it, without a daemon too.
+// selfEnd is the time after its expiry at which a container has certainly ended: its guest ends it even without a daemon.
 const selfEnd = time.Hour
 
 // open opens the engine that c names, or for auto the first that works.

@@ -53,17 +53,17 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "use --engine gvisor") {
 		t.Errorf("openOwn(docker) = %v, want a refusal: the home's sandbox is on gvisor", err)
 	}
-	// What is left of a sandbox keeps its engine until it has certainly ended by itself.
+	// The container of an ended sandbox binds the home to its engine until it has certainly ended by itself.
 	if err := s.EndSandbox(id, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := says(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
-		t.Errorf("with what is left of a sandbox it says %q, want %q", got, want)
+		t.Errorf("with the container of an ended sandbox it says %q, want %q", got, want)
 	}
 	if h, err := held(t.Context(), s, gvisorEngine); err != nil || h != (holdings{remains: 1}) {
-		t.Errorf("held = %+v, %v, want what is left of one sandbox", h, err)
+		t.Errorf("held = %+v, %v, want one container of an ended sandbox", h, err)
 	}
-	// No record of an engine: none was ever opened, or it was damaged.
+	// The record of the engine is empty or damaged.
 	for _, text := range []string{"", "\x00\x00\x00"} {
 		if err := os.WriteFile(filepath.Join(home, engineName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -154,7 +154,7 @@ func homeID(home string) (string, error) {
 	return id.String(), nil
 }
 
-// writeFile writes a file for this user alone that survives a power cut: all of it, or none.
+// writeFile writes a file that only this user can read. The file survives a power cut; after an error its content is unchanged.
 func writeFile(path, text string) error {
 	if err := durable.WriteFile(path, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Base(path), err)

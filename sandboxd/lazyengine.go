@@ -116,7 +116,7 @@ func (l *lazyEngine) Open(ctx context.Context) error {
 	return err
 }
 
-// failed reports whether the engine is not open, and no attempt to open it is being made.
+// failed reports whether the last attempt to open the engine failed, and no other attempt is being made.
 func (l *lazyEngine) failed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -52,7 +52,7 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 	}
 	switch {
 	case store.IsFull(err): // the daemon must start without a pid file, because it is needed to delete sandboxes
-		_ = os.Remove(pid) // that of an earlier daemon
+		_ = os.Remove(pid) // the pid file of an earlier daemon
 	case err != nil:
 		return nil, errors.Join(err, l.Unlock())
 	}
@@ -73,7 +73,7 @@ func pidNote(home string) string {
 	return fmt.Sprintf(" (pid %d)", pid)
 }
 
-// runningPid returns the pid that the home's daemon wrote.
+// runningPid returns the pid from the home's pid file.
 func runningPid(home string) (int, error) {
 	text, err := os.ReadFile(filepath.Join(home, pidName))
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// terminate ends a daemon. Windows has no signal that asks a process without a console; a daemon survives its end at any moment.
+// terminate kills a daemon. Windows has no signal that asks a process without a console to stop; killing is safe, because a home can be
+// opened again after its daemon was killed at any moment.
 func terminate(pid int) error {
 	p, err := os.FindProcess(pid)
 	if err != nil {

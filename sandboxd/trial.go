@@ -13,10 +13,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The folders of trials, in the home, and how old one is whose program was certainly killed.
 const (
-	trialName  = "trial-*"
-	trialStale = time.Hour
+	trialName  = "trial-*" // pattern of the names of trials' folders in the home
+	trialStale = time.Hour // an older folder was left by a program that was killed
 )
 
 const (
@@ -24,8 +23,9 @@ const (
 	trialCleanup = 30 * time.Second // for the removal of the sandbox
 )
 
-// Try creates a sandbox, runs a statement of a language in it and deletes it, in a home of its own inside the home, so that the home's daemon and
-// sandboxes are not involved. Its error says which step failed, and has the cause. The sandbox ends by itself if this program is killed.
+// Try creates a sandbox, runs a statement of a language in it and deletes it. It uses a temporary home inside the home, so that the home's
+// daemon and sandboxes are not involved. Its error says which step failed and wraps the cause. If this program is killed, the sandbox ends
+// by itself.
 func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err

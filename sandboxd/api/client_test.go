@@ -300,13 +300,13 @@ func TestAnotherVersion(t *testing.T) {
 	}
 }
 
-// TestALongWaitLeavesItsSlot exchanges a request's slot before it waits, and waits for a second at most if it cannot.
+// TestALongWaitLeavesItsSlot: a request with a long wait exchanges its slot first. If it can't, it waits for a second at most.
 func TestALongWaitLeavesItsSlot(t *testing.T) {
 	for name, c := range map[string]struct {
 		query     string
 		allowed   bool
 		exchanges int64
-		ends      bool // without the execution's end
+		ends      bool // the wait ends before the execution does
 	}{
 		"a short wait":                  {"wait_seconds=1", false, 0, true},
 		"a long wait without a slot":    {"wait_seconds=300", false, 1, true},

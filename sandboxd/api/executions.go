@@ -80,11 +80,11 @@ func (h *Handler) getExecution(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// outputPatience is how long a large answer waits for the memory that others use.
+// outputPatience is how long a large answer waits for memory that other answers use.
 const outputPatience = 20 * time.Second
 
-// withOutput returns an execution with the window of its output. If that may be large, it asks for the size first and reserves
-// memory for it: so neither the guest nor this process makes an answer before there is memory for it.
+// withOutput returns an execution with a window of its output. If the window may be large, it asks for the size first and reserves
+// memory, so that neither the guest nor this process builds the answer before there is memory for it.
 func (h *Handler) withOutput(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
 	size := int64(w.Head) + int64(w.Tail)
 	if size == 0 {

@@ -16,7 +16,7 @@ type Handler struct {
 	log       *slog.Logger
 	mux       *http.ServeMux
 	docs      []byte
-	answers   *wire.Budget // of requests whose context has none
+	answers   *wire.Budget // memory for the answers to requests whose context has no budget
 
 	stopping context.Context // ends when Drain is called
 	drain    context.CancelFunc

@@ -1,8 +1,8 @@
-// Package durable writes files that survive a power cut.
+// Package durable writes files so that they survive a power cut.
 //
-// A file that is created and renamed without fsync can be empty, torn or missing after a power cut, even if the rename survives it.
-// [WriteFile] and [Create] write a temporary file in the same folder, sync it, give it its name and sync the folder. [Replace] does not
-// sync: it is for files whose readers treat an empty or torn file as a missing one.
+// A file that is created and renamed without fsync can be empty, torn or missing after a power cut, even if the rename is on disk.
+// [WriteFile] and [Create] write a temporary file in the same folder, sync it, rename it and sync the folder. [Replace] does not
+// sync: it is for files whose readers treat an empty or torn file like a missing one.
 package durable
 
 import (
@@ -15,8 +15,8 @@ import (
 	"syscall"
 )
 
-// WriteFile makes or replaces the file at path. When it returns nil, the content and the name are on disk. When it fails, or the power does,
-// the file has its old content or the new one.
+// WriteFile creates or replaces the file at path. When it returns nil, the content and the name are on disk. After an error or a power cut,
+// the file has either its old or its new content.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, true, os.Rename)
 }
@@ -36,8 +36,8 @@ func Create(path string, data []byte, mode fs.FileMode) error {
 	})
 }
 
-// Replace makes or replaces the file at path in one step, for other processes to see. It is not synced: after a power cut the file can be
-// empty, torn or missing.
+// Replace creates or replaces the file at path atomically: other processes see either the old or the new content. It does not sync: after
+// a power cut the file can be empty, torn or missing.
 func Replace(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, false, os.Rename)
 }
@@ -92,7 +92,7 @@ func SyncFile(path string) error {
 	return nil
 }
 
-// SyncDir writes the names in a folder to the disk, on systems and file systems where a program can ask for that.
+// SyncDir writes the names in a folder to the disk. It does nothing on systems and file systems that can't do that.
 func SyncDir(path string) error {
 	if runtime.GOOS == "windows" {
 		return nil

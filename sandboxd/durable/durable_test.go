@@ -41,10 +41,10 @@ func TestAFailedWriteLeavesNoTemporaryFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := durable.WriteFile(path, []byte("text"), 0o600); err == nil {
-		t.Error("a file replaced a folder that is not empty")
+		t.Error("WriteFile to the path of a folder that is not empty = nil, want an error")
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
-		t.Errorf("%v are there, want only the folder", entries)
+		t.Errorf("the parent folder contains %v, want only the folder", entries)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestRenameMovesTheFile(t *testing.T) {
 	wantOnly(t, filepath.Join(dir, "made"), "text")
 }
 
-// wantOnly fails unless a file has a content, this user alone may read it, and nothing else is in its folder.
+// wantOnly fails the test unless a file has this content and the mode 0600, and is the only file in its folder.
 func wantOnly(t *testing.T, path, want string) {
 	t.Helper()
 	if got, err := os.ReadFile(path); err != nil || string(got) != want {
@@ -69,6 +69,6 @@ func wantOnly(t *testing.T, path, want string) {
 		t.Errorf("the file is %v, %v, want mode 0600", info.Mode(), err)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
-		t.Errorf("%v are there, want the file alone", entries)
+		t.Errorf("the folder contains %v, want only the file", entries)
 	}
 }

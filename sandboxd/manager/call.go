@@ -119,7 +119,7 @@ func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 // whyGone explains that a sandbox has ended under a call, or the manager has.
 func (m *Manager) whyGone(ctx context.Context, b *box) error { return m.whyEnded(ctx, b.id) }
 
-// whyEnded is whyGone for the id of a sandbox.
+// whyEnded is like whyGone, for a sandbox's id.
 func (m *Manager) whyEnded(ctx context.Context, id sandbox.ID) error {
 	rec, err := m.Store.Sandbox(context.WithoutCancel(ctx), id)
 	switch {
@@ -162,7 +162,7 @@ func (m *Manager) inspect(ctx context.Context) (map[sandbox.ID]engine.Container,
 			return nil, ctx.Err()
 		}
 		if opener, ok := m.Engine.(engine.Opener); ok && opener.Open(list) != nil {
-			in.err = err // it was never opened, and the error has the reason and the remedy
+			in.err = err // the engine could not be opened, and the error contains the reason and the remedy
 			return nil, err
 		}
 		in.err = sandbox.Errorf(sandbox.Unavailable, "the %s engine does not answer; the sandboxes may still be there: try again", m.Engine.Info().Name).WithCause(err)

@@ -7,8 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// worked marks that a sandbox may have changed since its state was saved. A save clears the mark when it begins and sets it
-// again if it fails. The caller must hold the sandbox or be in b.change, so that it is not being saved.
+// worked marks that a sandbox may have changed since its last checkpoint. A checkpoint clears the mark when it begins and sets it
+// again if it fails. The caller must hold the sandbox or be in b.change, so that no checkpoint is being made.
 func (b *box) worked() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

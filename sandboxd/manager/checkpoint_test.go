@@ -148,7 +148,7 @@ func TestPowerCut(t *testing.T) {
 			}
 			told := eng.of(id).guest.awakenings()
 			if len(told) != 1 || told[0].Copy || told[0].AsOfUnix != asOf.Unix() || told[0].EpochAbove < undone.KernelEpoch {
-				t.Errorf("its guest was told %+v, want %d, and an epoch of at least %d, once", told, asOf.Unix(), undone.KernelEpoch)
+				t.Errorf("its guest got the awakenings %+v, want one, as of %d and above an epoch of at least %d", told, asOf.Unix(), undone.KernelEpoch)
 			}
 			if got, err := d.Get(ctx, string(id)); err != nil || !got.RewoundTo.Equal(asOf) || got.State != sandbox.Running {
 				t.Errorf("Get() = %+v, %v, want it as of %v", got, err, asOf)
@@ -223,7 +223,8 @@ func TestForkIsTold(t *testing.T) {
 	})
 }
 
-// The call that finds out that a sandbox went back to a saved state says of an execution what is true since then.
+// If a call about an execution detects that its sandbox went back to a checkpoint, the call's answer already says that the execution
+// is undone.
 func TestUndoneExecutionIsSaidToBe(t *testing.T) {
 	for name, ask := range map[string]func(context.Context, *daemon, sandbox.Execution) (sandbox.Execution, error){
 		"get": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {
@@ -251,7 +252,7 @@ func TestUndoneExecutionIsSaidToBe(t *testing.T) {
 				d.eng.powerCut()
 				got, err := ask(t.Context(), d, e)
 				if err != nil || !strings.Contains(got.Reason, "undone") || !strings.Contains(got.Reason, "processes died") {
-					t.Errorf("its reason is %q, %v, want that it is undone because the sandbox's processes died", got.Reason, err)
+					t.Errorf("the execution's reason is %q, error %v; want that it is undone because the sandbox's processes died", got.Reason, err)
 				}
 			})
 		})

@@ -44,7 +44,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		if err != nil || first != nil {
 			return m.viewOf(first), err
 		}
-		// Nothing is recorded without an engine: a record means that the sandbox may be on one.
+		// A sandbox is recorded only on an open engine: a record means that the engine may have the sandbox.
 		if e, ok := m.Engine.(engine.Opener); ok {
 			if err := e.Open(ctx); err != nil {
 				return sandbox.Sandbox{}, err

@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// smallDisk returns an empty file system of this size, which is given to tmpfs.
+// smallDisk mounts an empty tmpfs of this size and returns its folder. size is tmpfs's mount option.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -22,7 +22,7 @@ func smallDisk(t *testing.T, size string) string {
 	return dir
 }
 
-// fill leaves not a single byte of the disk, and returns the file that takes it.
+// fill writes a file until the disk has no free byte, and returns the file's path.
 func fill(t *testing.T, dir string) string {
 	t.Helper()
 	filler := filepath.Join(dir, "filler")
@@ -39,7 +39,7 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// exhaust fills the database's log too, until nothing is accepted any more. It returns the executions that were.
+// exhaust starts executions until the database's log is full and one is refused. It returns those that were accepted.
 func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.ExecutionID) {
 	t.Helper()
 	for range 2000 {
@@ -50,11 +50,11 @@ func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.Execut
 		}
 		accepted = append(accepted, e.ID)
 	}
-	t.Fatal("executions are accepted on a full disk")
+	t.Fatal("2000 executions were accepted on a full disk, want a refusal")
 	return nil
 }
 
-// On a full disk an execution that was said to have succeeded is never lost afterwards: neither when its sandbox is
+// On a full disk an execution that an answer reported as ended is not "lost" afterwards, neither when its sandbox is
 // deleted, nor when the daemon is killed before that.
 func TestEndOnFullDisk(t *testing.T) {
 	for name, killed := range map[string]bool{"deleted": false, "deleted by the next daemon": true} {
@@ -74,7 +74,7 @@ func TestEndOnFullDisk(t *testing.T) {
 			}
 			if killed {
 				path := crash(t, d)
-				eng.setDown(true) // nobody can ask the guest before
+				eng.setDown(true) // the new daemon can't ask the guest before the deletion
 				d = start(t, path, eng)
 			}
 			if err := d.Delete(t.Context(), string(id)); err != nil {
@@ -82,13 +82,13 @@ func TestEndOnFullDisk(t *testing.T) {
 			}
 			got, err = d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{})
 			if err != nil || got.State != sandbox.ExecInterrupted {
-				t.Errorf("GetExecution() = %s %q, %v, want it interrupted, as the answer was", got.State, got.Reason, err)
+				t.Errorf("GetExecution() = %s %q, %v, want interrupted, like the first answer", got.State, got.Reason, err)
 			}
 		})
 	}
 }
 
-// Where not even the reserve is left, no answer has an end that is not on record. It is recorded when there is room.
+// If the reserve is used up too, no answer contains an end that is not on record. The end is recorded when there is free space again.
 func TestEndThatCannotBeRecorded(t *testing.T) {
 	dir := smallDisk(t, "6m")
 	eng := newTestEngine()
@@ -106,7 +106,7 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 	filler := fill(t, dir)
 	running = append(running, d.exhaust(t, id)...)
 	var refused sandbox.ExecutionID
-	for _, e := range running { // the first ones fit into what the log has left
+	for _, e := range running { // the first ends fit into the rest of the database's log
 		got, err := d.Interrupt(t.Context(), string(e))
 		if err != nil {
 			wantError(t, "Interrupt", err, sandbox.Unavailable, string(e)+" has ended", "Do not run the code again", "is full")
@@ -130,13 +130,13 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the end is on record, though nobody asks", func() bool {
+	eventually(t, "the end is on record without another call", func() bool {
 		rec, err := d.store.Execution(t.Context(), refused)
 		return err == nil && rec.State == sandbox.ExecInterrupted
 	})
 }
 
-// On a full disk a suspended sandbox is resumed, so that its files can be read before it is deleted to make room.
+// On a full disk a suspended sandbox can be resumed, so that its files can be read before it is deleted to free space.
 func TestResumesOnFullDisk(t *testing.T) {
 	dir := smallDisk(t, "6m")
 	eng := newTestEngine()
@@ -144,7 +144,7 @@ func TestResumesOnFullDisk(t *testing.T) {
 	d := start(t, filepath.Join(dir, "a.db"), eng, func(c *manager.Config) { c.IdleSuspend = 10 * time.Millisecond })
 	defer func() { d.stop(t) }()
 	id, other := d.create(t, sandbox.CreateRequest{}).ID, d.create(t, sandbox.CreateRequest{}).ID
-	d.run(t, other, "sleep 1h", 0) // which keeps it running
+	d.run(t, other, "sleep 1h", 0) // keeps it from being suspended
 	d.writes(t, id, "a", "needed")
 	eventually(t, "it is suspended", func() bool {
 		got, err := d.Get(t.Context(), string(id))

@@ -8,8 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox whose container died is not listed as running, though nothing else has noticed yet. An engine that does not
-// answer is no reason to list nothing.
+// A sandbox whose container has died is not listed as running, even if no other call has detected it yet. If the engine does not
+// answer, the list is still returned.
 func TestListNoticesDeath(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -21,20 +21,20 @@ func TestListNoticesDeath(t *testing.T) {
 	}
 	page, err = d.List(ctx, sandbox.ListRequest{State: sandbox.Terminated})
 	if err != nil || len(page.Sandboxes) != 1 || page.Sandboxes[0].ID != dies || !strings.Contains(page.Sandboxes[0].Reason, "out of memory") {
-		t.Errorf("List(terminated) = %+v, %v, want %s, and why", page.Sandboxes, err, dies)
+		t.Errorf("List(terminated) = %+v, %v, want %s, with out of memory as its reason", page.Sandboxes, err, dies)
 	}
 	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 1 })
 	d.eng.setDown(true)
 	if page, err = d.List(ctx, sandbox.ListRequest{}); err != nil || len(page.Sandboxes) != 1 {
-		t.Errorf("List() = %+v, %v without an engine, want one", page.Sandboxes, err)
+		t.Errorf("List() = %+v, %v without an engine, want one sandbox", page.Sandboxes, err)
 	}
 }
 
-// To copy a sandbox that has ended is refused with when and why it ended, at whatever moment it did.
+// A fork of a sandbox that has ended is refused, and the error says when and why the sandbox ended, even if it ends during the fork.
 func TestForkOfAnEndedSandbox(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end  func(*testing.T, *daemon, sandbox.ID)
-		late bool // while it is copied
+		late bool // it ends while it is being forked
 		kind sandbox.Kind
 		says []string
 	}{
@@ -65,7 +65,7 @@ func deleteNow(t *testing.T, d *daemon, id sandbox.ID) {
 
 func dieNow(_ *testing.T, d *daemon, id sandbox.ID) { d.eng.die(id, "exited with 137 (out of memory)") }
 
-// What could not be written is blamed on what stood in the way.
+// The error of a record that could not be written names the true cause.
 func TestNotRecordedNamesTheCause(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -75,6 +75,6 @@ func TestNotRecordedNamesTheCause(t *testing.T) {
 	_, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "print x"})
 	wantError(t, "Execute without a store", err, sandbox.Unavailable, "stopping")
 	if err != nil && strings.Contains(err.Error(), "disk") {
-		t.Errorf("Execute() = %v, want nothing of a disk", err)
+		t.Errorf("Execute() = %v, want an error that does not name the disk", err)
 	}
 }

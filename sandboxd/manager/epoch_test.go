@@ -13,12 +13,12 @@ import (
 // epochs is what a client has read of one sandbox's kernel_epoch.
 type epochs struct {
 	id    sandbox.ID
-	acked int // the highest that any answer had
-	lost  int // the highest whose variables were lost since
+	acked int // the highest epoch in any answer
+	lost  int // the highest epoch in an answer before the last loss of variables
 }
 
-// TestEpochsAreNotReused loses variables in random ways, with the daemon's unwritten records and without: no
-// kernel_epoch that an answer had before a loss is in an answer after it.
+// TestEpochsAreNotReused loses variables in random ways, also together with records that the daemon has not written yet. A kernel_epoch
+// that was in an answer before a loss must not be in an answer after it.
 func TestEpochsAreNotReused(t *testing.T) {
 	for seed := range uint64(12) {
 		synctest.Test(t, func(t *testing.T) { testEpochs(t, seed) })
@@ -65,7 +65,7 @@ func testEpochs(t *testing.T, seed uint64) {
 			for _, k := range sb.Kernels {
 				ack(step, "get_sandbox", l, k.Epoch)
 			}
-		case 7: // its state is saved
+		case 7: // a checkpoint is made
 			for _, e := range unfinished(t, d, l.id) {
 				if _, err := d.Interrupt(ctx, string(e)); err != nil {
 					t.Fatalf("seed %d, step %d: Interrupt() = %v", seed, step, err)
@@ -78,7 +78,7 @@ func testEpochs(t *testing.T, seed uint64) {
 				wait(2 * saveEvery)
 			}
 		case 9:
-			time.Sleep(time.Second) // records that are written soon are written
+			time.Sleep(time.Second) // the store writes deferred records
 		case 10, 11:
 			if op == 11 {
 				path := crash(t, d)

@@ -32,7 +32,7 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 		}
 		e, err := m.executeNew(ctx, name, req)
 		if errors.Is(err, store.ErrRequestTaken) || errors.Is(err, errRewound) {
-			continue // another request with this id was a moment faster, or the sandbox must be resumed first
+			continue // another request with this id was faster, or the sandbox must be resumed first
 		}
 		return e, err
 	}
@@ -77,7 +77,7 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	return sandbox.Execution{}, err
 }
 
-// errRewound is returned when a sandbox went back to a saved state while an execution was being accepted.
+// errRewound is returned when a sandbox went back to a checkpoint while an execution was being accepted.
 var errRewound = errors.New("the sandbox was rewound")
 
 // errStale says that an execution ended while it was looked at: look again.
@@ -172,7 +172,7 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 			if removeErr := m.Store.RemoveExecution(accepted.ID); removeErr != nil {
 				b.log.Error("a record was not written", "execution", accepted.ID, "error", removeErr)
 				b.unabandon(accepted.ID)
-				m.follow(b, accepted.ID) // which records it as never run, because the guest has no such execution
+				m.follow(b, accepted.ID) // records that it never ran, because the guest has no such execution
 			} else {
 				b.forget(accepted.ID)
 			}

@@ -101,7 +101,7 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 	return nil
 }
 
-// recordedEnd stores how an execution ended that its guest's last event says has ended, and returns its state on record.
+// recordedEnd stores how an execution ended, after its guest has sent the final event, and returns the state that is on record.
 func (m *Manager) recordedEnd(ctx context.Context, b *box, id sandbox.ExecutionID) (sandbox.ExecutionState, error) {
 	before, _ := b.expected(id)
 	e, err := b.guest.Execution(ctx, id, 0, sandbox.NoOutput)
@@ -160,8 +160,8 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 	}
 }
 
-// fromRecord answers without a guest. It reads the record, because the call to the guest may have changed it: the
-// sandbox can have ended, or gone back to a saved state.
+// fromRecord answers without a guest. It reads the record again, because the call to the guest may have changed it: the
+// sandbox can have ended, or gone back to a checkpoint.
 func (m *Manager) fromRecord(ctx context.Context, id sandbox.ExecutionID, e *sandbox.Execution) error {
 	rec, err := m.Store.Execution(context.WithoutCancel(ctx), id)
 	if errors.Is(err, store.ErrNotFound) { // it was refused

@@ -35,7 +35,7 @@ type testGuest struct {
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
-	dead    bool // the kernel; the next execution starts another
+	dead    bool // the kernel is dead; the next execution starts another one
 	told    []guest.Awakening
 	refuse  func(context.Context) error // what it answers who tells it that
 	open    []net.Conn
@@ -108,7 +108,7 @@ func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, 200, guest.Status{})
 }
 
-// loseKernel ends the kernel, and with it the variables.
+// loseKernel kills the kernel, so that its variables are lost.
 func (g *testGuest) loseKernel() { g.change(func() { g.dead = true }) }
 
 // awakenings is what it was told of itself.

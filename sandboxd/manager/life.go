@@ -71,7 +71,7 @@ func (m *Manager) tell(ctx context.Context, b *box) bool {
 		return false
 	}
 	b.mu.Lock()
-	b.told, b.work = expires, true // a saved state has the expiry in it
+	b.told, b.work = expires, true // a checkpoint contains the expiry
 	b.mu.Unlock()
 	return true
 }

@@ -170,8 +170,8 @@ func (b *box) unabandon(id sandbox.ExecutionID) {
 	}
 }
 
-// recordEnd stores how an execution ended, unless the record is final already. It returns the execution as it is on record,
-// which every answer must use: the record can be "lost" because the sandbox ended first. After an error the execution stays
+// recordEnd stores how an execution ended, unless its record is final already. It returns the execution as it is on record. Every
+// answer must use that, because the record can say "lost" if the sandbox ended first. After an error the execution stays
 // pending, and its watcher tries again.
 func (m *Manager) recordEnd(b *box, e sandbox.Execution) (sandbox.Execution, error) {
 	if !e.State.Final() {
@@ -200,7 +200,7 @@ func (m *Manager) recordEnd(b *box, e sandbox.Execution) (sandbox.Execution, err
 	return e, nil
 }
 
-// endNotRecorded is the error of an execution whose end could not be stored.
+// endNotRecorded returns the error for an execution whose end could not be stored.
 func endNotRecorded(id sandbox.ExecutionID, cause error) error {
 	err := notRecorded(cause)
 	return sandbox.Errorf(sandbox.KindOf(err), "execution %s has ended, and how is not known for certain until that is stored. Do not run the code again; ask for the execution later. %s",

@@ -90,8 +90,8 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// noticeDead ends the sandboxes whose containers no longer run, and returns when that is on record. It returns early if
-// ctx ends or the engine does not answer: then their records are as they were.
+// noticeDead ends the sandboxes whose containers no longer run, and returns when their ends are on record. It returns early if
+// ctx ends or the engine does not answer; then their records may be unchanged.
 func (m *Manager) noticeDead(ctx context.Context) {
 	if m.empty() {
 		return
@@ -109,7 +109,7 @@ func (m *Manager) noticeDead(ctx context.Context) {
 			}
 			steps.Add(1)
 			done := sync.OnceFunc(steps.Done)
-			context.AfterFunc(b.ctx, done) // its end is on record; removing its container can take long
+			context.AfterFunc(b.ctx, done) // b.ctx ends when the sandbox's end is on record; removing its container can take long
 			if !m.spawn(func() { defer done(); m.do(m.ctx, a) }) {
 				done()
 			}
@@ -119,7 +119,7 @@ func (m *Manager) noticeDead(ctx context.Context) {
 	})
 }
 
-// compare makes a plan of what records and engine disagree about.
+// compare returns the actions that make the records and the engine agree.
 func (m *Manager) compare(ctx context.Context) ([]action, error) {
 	// A sandbox that comes to run while the engine lists its containers may not be among them, and one
 	// that goes to sleep or wakes may look like neither.

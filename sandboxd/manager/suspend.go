@@ -220,8 +220,8 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	return m.endNow(ctx, b, why, reason)
 }
 
-// endIfDead ends a sandbox whose container neither runs nor is suspended, and returns why it ended. It returns nil for any
-// other sandbox, and the engine's error if the engine does not answer. The caller must be in b.change.
+// endIfDead ends a sandbox whose container neither runs nor is suspended, and returns an error that says why it ended. It returns nil
+// for any other sandbox, and the engine's error if the engine does not answer. The caller must be in b.change.
 func (m *Manager) endIfDead(ctx context.Context, b *box) error {
 	containers, err := m.inspect(ctx)
 	if err != nil {
@@ -235,8 +235,8 @@ func (m *Manager) endIfDead(ctx context.Context, b *box) error {
 	return m.endNow(ctx, b, cause, reason)
 }
 
-// endNow ends a sandbox, leaves its container to be removed in the background, and returns why it ended. The caller must be
-// in b.change.
+// endNow ends a sandbox, starts the removal of its container in the background, and returns an error that says why it ended. The
+// caller must be in b.change.
 func (m *Manager) endNow(ctx context.Context, b *box, cause store.Cause, reason string) error {
 	if err := m.endRecord(b, cause, reason); err != nil {
 		return err

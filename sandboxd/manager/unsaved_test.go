@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestChangeDuringSaveIsSaved changes a sandbox while its state is being saved, by a checkpoint or by a suspend: the
-// next checkpoint has the change, and a power cut after that does not undo it.
+// TestChangeDuringSaveIsSaved changes a sandbox while it is being checkpointed or suspended. The next checkpoint must contain the
+// change, so that a power cut after that checkpoint does not undo it.
 func TestChangeDuringSaveIsSaved(t *testing.T) {
 	for _, by := range []string{"checkpoint", "suspend"} {
 		for name, change := range map[string]func(*testing.T, *daemon, sandbox.ID) (check func()){
@@ -32,12 +32,12 @@ func TestChangeDuringSaveIsSaved(t *testing.T) {
 				if err != nil {
 					t.Errorf("Update() = %v", err)
 				}
-				if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil { // which resumes it
+				if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil { // resumes the sandbox
 					t.Errorf("ListFiles() = %v", err)
 				}
 				return func() {
 					if got := d.eng.told(id); got.Unix() != sb.ExpireTime.Unix() {
-						t.Errorf("the guest in the saved state expires at %v, want %v", got, sb.ExpireTime)
+						t.Errorf("the guest in the checkpoint expires at %v, want %v", got, sb.ExpireTime)
 					}
 				}
 			},

@@ -61,6 +61,6 @@ const (
 	MaxOutputBytes = 16 * MiB  // of text kept of one execution; the rest is counted, and its last part kept
 	TailBytes      = 256 << 10 // of text kept of what came after MaxOutputBytes
 	MaxRichBytes   = 32 * MiB  // of pictures and other rich values kept of one execution
-	MaxValues      = 1000      // of them; further ones are counted, and the last one kept
-	MaxErrors      = 100       // that one execution may report; further ones are counted as one
+	MaxValues      = 1000      // pictures and other rich values kept of one execution; further ones are counted, and the last one kept
+	MaxErrors      = 100       // errors kept of one execution; one more error event stands for all further ones
 )

@@ -38,12 +38,12 @@ func TestFullDisk(t *testing.T) {
 	if _, err := s.Execution(t.Context(), stored.ID); err != nil {
 		t.Errorf("Execution() = %v, want what was stored before", err)
 	}
-	for err = nil; err == nil; { // until the log has no room for the smallest change
+	for err = nil; err == nil; { // until even the smallest change does not fit into the log
 		err = s.UpdateSandbox(r.ID, "name", created)
 	}
 	used := created.Add(time.Hour)
 	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
-	if err := s.Flush(); err != nil { // an empty change, after that one has failed
+	if err := s.Flush(); err != nil { // a change that writes nothing, after SetUsed has failed
 		t.Errorf("Flush() = %v", err)
 	}
 	if err := s.EndSandbox(other.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
@@ -59,7 +59,7 @@ func TestFullDisk(t *testing.T) {
 			break
 		}
 		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("used at %v, %v, want %v, which was written soon when the disk was full", got.UsedTime, err, used)
+			t.Fatalf("used at %v, %v, want %v, the deferred change that failed on the full disk", got.UsedTime, err, used)
 		}
 	}
 	if err := s.Ping(t.Context()); err != nil {
@@ -70,7 +70,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// fill leaves not a single byte of the disk, and returns the file that takes it.
+// fill writes a file until the disk has no free byte, and returns the file's path.
 func fill(t *testing.T, dir string) string {
 	t.Helper()
 	filler := filepath.Join(dir, "filler")
@@ -87,8 +87,8 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// A database is opened on a full disk with what the reserve gives, and a sandbox in it can end. Without a reserve the
-// error names the disk, not damage.
+// A database can be opened on a full disk with the space of the reserve, and a sandbox in it can end. Without a reserve the
+// error says that the disk is full, not that the database is damaged.
 func TestOpenOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {

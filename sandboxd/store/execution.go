@@ -43,8 +43,8 @@ func (s *Store) AddExecution(e Execution) error {
 	})
 }
 
-// FinishExecution stores how an execution ended, and returns when the next daemon would find that, even on a full
-// disk; the disk is flushed soon. It reports false if the record is final already, which stays as it is.
+// FinishExecution stores how an execution ended, even on a full disk. When it returns, the record outlasts the daemon; soon after,
+// when the disk is flushed, it outlasts a failure of the machine. It reports false, and changes nothing, if the record is final already.
 func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 	err = s.quickly(func(tx *sql.Tx) error {
 		stored, err = s.finish(tx, e)
@@ -54,7 +54,7 @@ func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 		return false, err
 	}
 	if stored {
-		s.soon(func(tx *sql.Tx) error { // the write is what makes the transaction flush the disk
+		s.soon(func(tx *sql.Tx) error { // a transaction flushes the disk only if it writes, so this one writes
 			_, err := tx.Exec("UPDATE executions SET final = final WHERE id = ?", e.ID)
 			return err
 		})
@@ -111,8 +111,8 @@ func (s *Store) prepareStatements(ctx context.Context) (err error) {
 	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, owner, final, requester, request_id, request_hash, record)
 		SELECT ?, id, owner, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
 	if err == nil {
-		// No kernel_epoch that a sandbox's guest has had is above epoch_bound. A guest starts a kernel when it boots and when it
-		// is prepared for a snapshot, which is the initial 2, and otherwise only for an execution, one at most.
+		// epoch_bound is an upper bound of every kernel_epoch that the sandbox's guest has had. Its initial value is 2: a guest can start
+		// a kernel when it boots, and one when it is prepared for a snapshot. After that it starts at most one kernel for each execution.
 		s.acceptEpoch, err = s.write.PrepareContext(ctx, "UPDATE sandboxes SET epoch_bound = epoch_bound + 1 WHERE id = ?")
 	}
 	if err == nil {
@@ -156,7 +156,7 @@ func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error)
 	return all, rows.Err()
 }
 
-// finish makes a record final, and reports whether it was not yet.
+// finish makes a record final. It reports false if the record is final already.
 func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error) {
 	record, err := encode(e)
 	if err != nil {

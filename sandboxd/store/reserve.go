@@ -13,17 +13,17 @@ import (
 // makes room, which is the end of a sandbox: part of the reserve is given up for it, and kept again when there is room.
 type reserve struct {
 	path string
-	kept bool // all of it; the writer's, as the file is
+	kept bool // the file has its full size; only the writer uses this field and the file
 }
 
-// reserveBytes is several times what the end of a sandbox takes in the write-ahead log: some pages, and one for each
-// execution that it had not finished.
+// reserveBytes is several times the size of a sandbox's end in the write-ahead log: some pages, and one for each
+// execution that had not ended.
 const (
 	reserveBytes = 1 << 20
-	reserveStep  = reserveBytes / 8 // given up at once
+	reserveStep  = reserveBytes / 8 // how much giveUp frees in one call
 )
 
-// keep makes the file, or makes it whole. On a full disk it keeps what there is, and the next change tries again.
+// keep creates the file, or extends it to its full size. On a full disk the file stays smaller, and the next change tries again.
 func (r *reserve) keep() {
 	if r.kept {
 		return
@@ -43,7 +43,7 @@ func (r *reserve) keep() {
 	}
 }
 
-// giveUp gives a step of the reserve back to the disk, and reports whether it did. It leaves spare bytes.
+// giveUp frees a step of the reserve, and reports whether it did. It does not make the file smaller than spare bytes.
 func (r *reserve) giveUp(spare int64) bool {
 	info, err := os.Stat(r.path)
 	if err != nil || info.Size() <= spare {
@@ -55,14 +55,14 @@ func (r *reserve) giveUp(spare int64) bool {
 
 func reservePath(database string) string { return database + ".reserve" }
 
-// FreeReserve gives part of the reserve of the database at path back to a full disk, and reports whether it did. It must not be
-// called while the database is open.
+// FreeReserve frees part of the reserve of the database at path, for a write to a full disk, and reports whether it did. The caller must
+// make sure that the database is not open.
 func FreeReserve(path string) bool {
 	r := reserve{path: reservePath(path)}
 	return r.giveUp(0)
 }
 
-// IsFull reports whether err is that of a full disk.
+// IsFull reports whether err was caused by a full disk.
 func IsFull(err error) bool {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return true

@@ -50,8 +50,8 @@ func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 				return err
 			}
 		}
-		// The guest goes on with rewound_epoch or, if its kernel lives, the next one. Executions that are still to run can
-		// start a kernel again.
+		// The guest continues with the epoch rewound_epoch or, if its kernel is alive, the next one. Each execution in r.Keep has yet to
+		// run and can start another kernel.
 		err = oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, rewound_as_of = ?, rewound_owed = 1, rewound_epoch = epoch_bound + 1, epoch_bound = epoch_bound + 2 + ?
 			WHERE id = ? AND state IN (?, ?)`,
 			sandbox.Suspended, toDB(r.AsOf), len(r.Keep), id, sandbox.Running, sandbox.Suspended))

@@ -31,7 +31,7 @@ func TestRewind(t *testing.T) {
 		if err != nil || !got.AsOf.Equal(asOf) || !got.Owed || got.Epoch <= last {
 			t.Errorf("Rewind() = %+v, %v, want it owed, as of %v, and its epoch above %d", got, err, asOf, last)
 		}
-		last = got.Epoch + 1 + len(back.Keep) // the guest goes on above it, and what is kept can start a kernel
+		last = got.Epoch + 1 + len(back.Keep) // the guest continues above got.Epoch, and each execution in Keep can start a kernel
 		for id, want := range map[sandbox.ExecutionID]struct {
 			state  sandbox.ExecutionState
 			reason string

@@ -105,8 +105,8 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 	})
 }
 
-// SetState says whether a sandbox is running or suspended. The guest of one that runs knows of its rewind. A full disk does not
-// stand in the way, because files may have to be read before a sandbox is deleted to make room.
+// SetState records whether a sandbox is running or suspended. The guest of a running sandbox has been told of its rewind. SetState works
+// on a full disk, because files may have to be read before a sandbox is deleted to free space.
 func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	return s.wait(op{spare: reserveBytes / 2, do: func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET state = ?1, rewound_owed = min(rewound_owed, ?1 <> ?3) WHERE id = ?2 AND state IN (?3, ?4)",

@@ -81,8 +81,8 @@ var migrations = []string{
 	DROP INDEX sandboxes_by_uid;
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '' AND uid >= 200000;
 	`,
-	// 6: a bound on kernel_epoch that does not depend on how executions ended. A fork's guest counts on from its
-	// original's epoch, which older schemas did not record, so forks get the highest bound of all. A record
+	// 6: a bound on kernel_epoch that does not depend on how executions ended. The epochs of a fork's guest continue from those of
+	// its original. Older schemas did not record these, so a fork gets the highest bound of all sandboxes. A record
 	// that is not JSON counts as one without an epoch.
 	`
 	ALTER TABLE sandboxes ADD COLUMN epoch_bound INTEGER NOT NULL DEFAULT 2; -- see acceptEpoch in execution.go

@@ -81,7 +81,7 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// open opens the connections. SQLite needs some of the disk for that: it makes the files beside the database.
+// open opens the connections. SQLite needs some disk space for that, because it creates files beside the database.
 func (s *Store) open(ctx context.Context, path string) (err error) {
 	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 type op struct {
 	do    func(*sql.Tx) error
 	done  chan error // nil when nobody waits
-	spare int64      // how much of the reserve it leaves untouched on a full disk
-	quick bool       // it need only outlast the daemon, not the machine
+	spare int64      // on a full disk the op does not use this part of the reserve, in bytes
+	quick bool       // the change must outlast the daemon, but not a failure of the machine
 }
 
 // patience is how long a change that nobody waits for may stay in memory. Within it
@@ -30,8 +30,8 @@ func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do, spa
 // evenFull is now for a change that makes room, and so must be possible on a full disk.
 func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
 
-// quickly makes a change and returns when the next daemon would find it, even on a full disk. It takes no flush of
-// the disk: only the failure of the machine can undo it, until something else is flushed.
+// quickly makes a change, even on a full disk, and returns when the change outlasts the daemon. It does not flush the
+// disk: until another change does, a failure of the machine can undo it.
 func (s *Store) quickly(do func(*sql.Tx) error) error {
 	return s.wait(op{do: do, spare: reserveBytes / 2, quick: true})
 }
@@ -52,8 +52,8 @@ func (s *Store) wait(o op) error {
 // fullRetry is the time between two attempts to write a deferred change to a full disk.
 const fullRetry = time.Second
 
-// soon makes a change in a moment, after all that were asked for before it. On a full disk it is tried again
-// until there is room. Any other failure is logged. A change that a crash loses is found again by reconciling.
+// soon makes a change a moment later, after all changes that were requested before it. On a full disk it tries again
+// until there is free space. Any other failure is logged. If a crash loses the change, reconciling makes it again.
 func (s *Store) soon(do func(*sql.Tx) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +129,8 @@ func (s *Store) commit(ops []op) {
 	}
 }
 
-// again keeps a change for another attempt, before those that were asked for since. It reports whether there will be one.
+// again queues a failed change for another attempt, before the changes that were requested since. It reports false if the store is
+// closed, so that there is no other attempt.
 func (s *Store) again(o op) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,17 +9,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Budget bounds something that requests take and give back, such as bytes of memory. Each owner who is not the operator may
-// have three quarters of the total, and all of them together seven eighths: the rest is the operator's. Its methods may be
+// Budget limits how much of a resource, such as bytes of memory, requests hold at once. Each owner other than the operator may
+// hold three quarters of the total, and all of them together seven eighths: the rest is reserved for the operator. Its methods may be
 // called concurrently.
 type Budget struct {
 	total int64
 
 	mu      sync.Mutex
 	used    int64
-	named   int64 // of used, by owners who are not the operator
+	named   int64 // the part of used that owners other than the operator hold
 	byOwner map[sandbox.Owner]int64
-	freed   chan struct{} // closed and replaced when something is given back
+	freed   chan struct{} // closed and replaced when units are given back
 }
 
 // NewBudget returns a budget of total units.
@@ -27,7 +27,7 @@ func NewBudget(total int64) *Budget {
 	return &Budget{total: total, byOwner: map[sandbox.Owner]int64{}, freed: make(chan struct{})}
 }
 
-// share is how much one owner may have.
+// share returns how many units one owner may hold.
 func (b *Budget) share(owner sandbox.Owner) int64 {
 	if owner == sandbox.Operator {
 		return b.total
@@ -35,7 +35,7 @@ func (b *Budget) share(owner sandbox.Owner) int64 {
 	return b.total - b.total/4
 }
 
-// Take takes n units, or none if the owner's share or the total does not have them.
+// Take takes n units. It reports false, and takes none, if that exceeds the owner's share or the total.
 func (b *Budget) Take(owner sandbox.Owner, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -54,7 +54,7 @@ func (b *Budget) take(owner sandbox.Owner, n int64) bool {
 	return true
 }
 
-// Give gives back n units that Take or Wait has taken.
+// Give gives back n units that Take or Wait has taken for the owner.
 func (b *Budget) Give(owner sandbox.Owner, n int64) {
 	if n == 0 {
 		return
@@ -72,14 +72,14 @@ func (b *Budget) Give(owner sandbox.Owner, n int64) {
 	b.freed = make(chan struct{})
 }
 
-// Used returns how much is taken.
+// Used returns how many units are taken.
 func (b *Budget) Used() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used
 }
 
-// Wait takes n units as soon as there are so many. It reports false if patience or ctx ends before.
+// Wait takes n units as soon as Take would. It reports false, and takes none, if patience or ctx ends before.
 func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patience time.Duration) bool {
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
@@ -100,20 +100,20 @@ func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patienc
 	}
 }
 
-// Answers in memory.
+// Memory for answers.
 const (
-	// AnswerBytes is the default budget of a process for answers.
+	// AnswerBytes is a process's default budget for answers.
 	AnswerBytes = 512 << 20
-	// answerCost is how many bytes of memory a byte of a JSON answer takes: for its text, the decoded values and the text that is sent.
+	// answerCost is how many bytes of memory one byte of a JSON answer needs: for its text, the decoded values and the text that is sent.
 	answerCost = 4
 	// SmallAnswer is the size up to which an answer is not counted, so that status, lists and errors
-	// get through when the budget is used up.
+	// can be sent when the budget is used up.
 	SmallAnswer = 64 << 10
-	// answerPatience is how long an answer whose sender waits for its reader waits for memory.
+	// answerPatience is how long Decode waits for memory. It is short, because the sender of the answer waits meanwhile.
 	answerPatience = 5 * time.Second
 )
 
-// lease is what one request holds of a budget for its answer.
+// lease is the part of a budget that one request holds for its answer.
 type lease struct {
 	budget *Budget
 	owner  sandbox.Owner
@@ -124,8 +124,8 @@ type lease struct {
 
 type leaseKey struct{}
 
-// WithBudget returns the context of a request whose answers take their memory from b. The caller calls
-// release when the answer was sent.
+// WithBudget returns a context for a request whose answers take their memory from b. The caller must call
+// release after the answer was sent.
 func (b *Budget) WithBudget(ctx context.Context) (_ context.Context, release func()) {
 	l := &lease{budget: b, owner: sandbox.OwnerOf(ctx)}
 	return context.WithValue(ctx, leaseKey{}, l), func() {
@@ -139,8 +139,8 @@ func (b *Budget) WithBudget(ctx context.Context) (_ context.Context, release fun
 // HasBudget reports whether the answers of ctx's request take their memory from a budget.
 func HasBudget(ctx context.Context) bool { return ctx.Value(leaseKey{}) != nil }
 
-// Reserve takes the memory for an answer of size bytes from the budget of ctx, if it has one, and waits up to patience if others
-// have it all. A request holds as much as its largest answer needs, until it ends. The error is of kind unavailable.
+// Reserve takes the memory for an answer of size bytes from the budget of ctx, if it has one, and waits for it up to patience. A request
+// holds as much as its largest answer needs, until release is called. The error is of kind unavailable, or the error of ctx.
 func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	l, ok := ctx.Value(leaseKey{}).(*lease)
 	if !ok || size <= SmallAnswer {
@@ -148,7 +148,7 @@ func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// The largest answers may exceed the budget, and can be sent when there is no other.
+	// An answer that needs more than the owner's share takes the whole share, so that it can be sent when there is no other.
 	more := min(size*answerCost, l.budget.share(l.owner)) - l.held
 	if more <= 0 {
 		return nil
@@ -163,7 +163,7 @@ func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	return nil
 }
 
-// reservingReader reads an answer and reserves memory for what exceeds the size that is reserved already.
+// reservingReader reads an answer and reserves more memory when the answer exceeds the size that is reserved already.
 type reservingReader struct {
 	r              io.Reader
 	ctx            context.Context
@@ -174,7 +174,7 @@ func (r *reservingReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	if r.read += int64(n); r.read > r.reserved {
 		r.reserved = 2 * r.read
-		// Answers that wait while they hold a part could wait for each other.
+		// It does not wait: answers that each hold a part of the budget could wait for each other.
 		if err := Reserve(r.ctx, r.reserved, 0); err != nil {
 			return 0, err
 		}

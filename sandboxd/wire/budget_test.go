@@ -29,7 +29,7 @@ func TestANamedOwnerCannotTakeTheWholeBudget(t *testing.T) {
 		t.Error("the operator did not get the last quarter")
 	}
 	if b.Take("bob", 1) || b.Used() != 1000 {
-		t.Errorf("bob got a byte of a full budget, or %d of 1000 bytes are used", b.Used())
+		t.Errorf("bob got a byte of a full budget, or %d bytes are used, want 1000", b.Used())
 	}
 	b.Give("alice", 750)
 	b.Give(sandbox.Operator, 250)
@@ -59,7 +59,7 @@ func TestReserveWaitsAndThenReportsTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := wire.NewBudget(8 << 20)
 		first, release := b.WithBudget(context.Background())
-		if err := wire.Reserve(first, 100<<20, 5*time.Second); err != nil { // more than there is, and alone
+		if err := wire.Reserve(first, 100<<20, 5*time.Second); err != nil { // more than the budget, but the only answer
 			t.Fatalf("an answer larger than the budget: %v", err)
 		}
 		second, releaseSecond := b.WithBudget(context.Background())
@@ -85,7 +85,7 @@ func TestReserveWaitsAndThenReportsTheLimit(t *testing.T) {
 	})
 }
 
-// TestParallelAnswersNeverExceedTheBudget reads more answers at once than the budget has memory for.
+// TestParallelAnswersNeverExceedTheBudget reads more answers in parallel than fit into the budget.
 func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
 	const size, total = 1 << 20, 9 << 20 // two answers at once, at four bytes each
 	for name, known := range map[string]bool{"size known": true, "size unknown": false} {
@@ -122,7 +122,7 @@ func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
 					var text string
 					err = wire.Decode(res, 2*size, &text)
 					if sandbox.KindOf(err) == sandbox.Unavailable {
-						refused.Add(1) // on a slow machine the wait ends first, and answers of unknown size do not wait
+						refused.Add(1) // on a slow machine the wait can time out, and answers of unknown size do not wait
 						return
 					}
 					if err != nil || len(text) != size {

@@ -7,16 +7,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Bounds of the JSON that a client sends. A decoded value takes up to a hundred times the bytes of its text, so the bytes of
-// a message alone do not bound the memory that decoding needs. The largest useful message, 100 files in one call, has 600 values.
+// Limits of the JSON that a client sends. A decoded value needs up to a hundred times the memory of its text, so a limit on a message's
+// size does not limit the memory that decoding needs. The largest useful message, 100 files in one call, has 600 values.
 const (
 	MaxValues = 10_000
 	MaxDepth  = 64
 )
 
 // CheckShape returns an error of kind invalid if text has more than maxValues JSON values or nests them deeper than [MaxDepth].
-// Each object, array, key, string, number and literal is a value. It allocates nothing, and
-// accepts text that is not JSON if that stays within the limits.
+// Each object, array, key, string, number and literal counts as a value. It allocates no memory, and
+// accepts text that is not JSON if that is within the limits.
 func CheckShape(text []byte, maxValues int) error {
 	s := shape{most: maxValues}
 	return s.scan(text)
@@ -32,7 +32,7 @@ type shape struct {
 	inScalar bool // the previous byte was part of a number or a literal
 }
 
-// scan takes the next piece. The error is the same for every piece after the one that went beyond a limit.
+// scan processes the next piece. The caller must not call it again after an error.
 func (s *shape) scan(p []byte) error {
 	for _, c := range p {
 		switch {
@@ -51,7 +51,7 @@ func (s *shape) scan(p []byte) error {
 	return nil
 }
 
-// outside takes a byte that is not inside a string.
+// outside processes a byte that is not inside a string.
 func (s *shape) outside(c byte) {
 	scalar := false
 	switch c {
@@ -80,7 +80,7 @@ func (s *shape) exceeded() error {
 	return sandbox.Errorf(sandbox.Invalid, "the JSON has more than %s values, which is the limit: send large content as text in a file", thousands(s.most))
 }
 
-// thousands writes n with a comma before its last three digits.
+// thousands returns n as text, with a comma before its last three digits.
 func thousands(n int) string {
 	if n < 1000 {
 		return fmt.Sprint(n)
@@ -88,7 +88,7 @@ func thousands(n int) string {
 	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
 }
 
-// shapedReader reads JSON from r and fails with the error of the limit that the text exceeds.
+// shapedReader reads JSON from r, and returns an error when the text exceeds a limit.
 type shapedReader struct {
 	r     io.Reader
 	shape shape

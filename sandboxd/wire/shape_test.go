@@ -80,7 +80,7 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// countOf is the number of values and the depth that encoding/json sees.
+// countOf returns the number of values and the depth of a JSON text according to encoding/json.
 func countOf(text []byte) (values, depth int, ok bool) {
 	if !json.Valid(text) {
 		return 0, 0, false
@@ -107,8 +107,8 @@ func countOf(text []byte) (values, depth int, ok bool) {
 	}
 }
 
-// FuzzShape compares the count with that of encoding/json's tokens, and a text that arrives byte by byte with one that
-// arrives at once.
+// FuzzShape compares CheckShape with a count of encoding/json's tokens, and the result for a text that arrives byte by byte with the
+// result for the whole text.
 func FuzzShape(f *testing.F) {
 	for _, s := range []string{`{"a":[1,-2.5e3,"\"[",true,null,{}]}`, `"x"`, `[[[]]]`, ` 1 `, `"\\"`, `[1 ,2]`, `{"a":{"a":{"a":0}}}`, `[]]`, `"`, "\xff", `[tru]`} {
 		f.Add([]byte(s))

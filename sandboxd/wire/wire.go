@@ -48,12 +48,12 @@ type errorBody struct {
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(Whole(w, status))
-	enc.SetEscapeHTML(false) // it would write "<" as six bytes, and no browser takes JSON for HTML
-	_ = enc.Encode(v)        // a failed write means that the client has gone
+	enc.SetEscapeHTML(false) // escaping writes "<" as six bytes, and browsers don't interpret JSON as HTML
+	_ = enc.Encode(v)        // a failed write means that the client has disconnected
 }
 
-// Whole returns a writer whose first write is the whole answer, with its size in Content-Length: the client reserves memory for
-// an answer before it reads it. A [json.Encoder] writes each value at once.
+// Whole returns a writer that takes the whole answer in one write, as a [json.Encoder] writes a value. It sets Content-Length to the
+// answer's size, so that the client can reserve memory for the answer before it reads it.
 func Whole(w http.ResponseWriter, status int) io.Writer { return &whole{w, status} }
 
 type whole struct {
@@ -97,7 +97,7 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 }
 
 // Decode reads an answer of at most limit bytes into v (nil: it is thrown away), or
-// returns the error that it carries. It takes memory for the answer from the budget of the request's context. It closes the body.
+// returns the error that it carries. It reserves memory for the answer from the budget of the request's context. It closes the body.
 func Decode(resp *http.Response, limit int64, v any) error {
 	defer resp.Body.Close()
 	if resp.StatusCode >= 400 {
