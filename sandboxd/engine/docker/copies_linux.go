@@ -19,12 +19,13 @@ import (
 )
 
 // containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
-// folder (seen with 1.6, and so in the source of 2.x). A containerd that is killed while it saves a checkpoint leaves such
-// a folder, too. Each folder contains the memory of a sandbox. The header that gVisor writes at the start of a checkpoint contains
+// folder (seen with 1.6, and so in the source of 2.x). A containerd that is killed while it saves a checkpoint leaves
+// a folder of almost the same name. Each folder contains the memory of a sandbox. The header that gVisor writes at the start of a checkpoint contains
 // the configuration of the saved container, and so the container's id.
 
-// copyName matches the names that containerd gives these folders.
-var copyName = regexp.MustCompile(`^ctrd-checkpoint[0-9]+$`)
+// copyName matches the names that containerd gives these folders: ctrd-checkpoint… to those that it restores from, and
+// ctd-checkpoint… to those that it saves to.
+var copyName = regexp.MustCompile(`^ctr?d-checkpoint[0-9]+$`)
 
 // copyPlaces returns the folders in which the containerd processes of this machine unpack checkpoints. The error says why this
 // process can't remove the copies that the engine at host makes.

@@ -49,6 +49,7 @@ func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 		removed bool
 	}{
 		{"a copy", "ctrd-checkpoint1", func(string) {}, true},
+		{"a copy that a save left", "ctd-checkpoint1", func(string) {}, true},
 		{"a copy that was cut short", "ctrd-checkpoint2", func(dir string) { must(os.Remove(filepath.Join(dir, "pages.img"))) }, true},
 		{"a copy that only the sum tells", "ctrd-checkpoint3", func(dir string) { file(dir, "checkpoint.img", []byte("an older gVisor's")) }, true},
 		{"another container's", "ctrd-checkpoint4", func(dir string) { file(dir, "checkpoint.img", checkpointOf(otherContainer)) }, false},

@@ -142,7 +142,7 @@ func (c *containers) leftNow() (left []string) {
 	}
 	dirs, _ := filepath.Glob(privateDirs + "*")
 	left = append(left, dirs...)
-	copies, _ := filepath.Glob(filepath.Join(os.TempDir(), "ctrd-checkpoint*", "checkpoint.img"))
+	copies, _ := filepath.Glob(filepath.Join(os.TempDir(), "ct*d-checkpoint*", "checkpoint.img"))
 	for _, path := range copies {
 		if containsAny(start(path), marks) {
 			left = append(left, "memory in "+filepath.Dir(path))
@@ -173,7 +173,7 @@ func start(path string) []byte {
 
 // copiesOf lists the copies of a container's memory that containerd has left on this machine.
 func copiesOf(container string) (copies []string) {
-	paths, _ := filepath.Glob(filepath.Join(os.TempDir(), "ctrd-checkpoint*", "checkpoint.img"))
+	paths, _ := filepath.Glob(filepath.Join(os.TempDir(), "ct*d-checkpoint*", "checkpoint.img"))
 	for _, path := range paths {
 		if bytes.Contains(start(path), []byte(container)) {
 			copies = append(copies, filepath.Dir(path))
