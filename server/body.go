@@ -20,9 +20,9 @@ type body struct {
 	begun    time.Time
 	patience time.Duration
 
-	budget *wire.Budget // nil: it goes by and is not kept
+	budget *wire.Budget // memory for the body; nil: the body is not kept in memory
 	owner  sandbox.Owner
-	most   int64 // of it that is kept; 0: all
+	most   int64 // how many bytes of the body are kept in memory at most; 0: all
 	held   int64
 	read   int64
 }

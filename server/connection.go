@@ -18,7 +18,7 @@ import (
 // maxInFlight bounds the requests that run or wait; more are refused.
 const maxInFlight = 1000
 
-// waitsPerCall is how many calls may wait for an execution for each that may work.
+// waitsPerCall is how many calls may wait for an execution for each call that may work at once.
 const waitsPerCall = 4
 
 // busy is the JSON-RPC error code of a refused request.
@@ -35,8 +35,8 @@ type connection struct {
 	send    func([]byte, *spool.Outbox) error
 
 	running sync.WaitGroup
-	slots   chan struct{} // tool calls at once
-	waits   chan struct{} // and those that wait for an execution
+	slots   chan struct{} // holds a value for each working tool call
+	waits   chan struct{} // holds a value for each tool call that waits for an execution
 
 	mu    sync.Mutex
 	calls map[string]*call // in flight, by id as it was written
@@ -146,7 +146,7 @@ func (c *connection) serve(ctx context.Context, m *message, this *call) {
 		case <-ctx.Done():
 			return
 		}
-		// The tool calls this from its own goroutine, as it does with progress.
+		// The tool's handler runs on this goroutine and calls the function there, so held needs no lock.
 		ctx = wire.WithWaiting(ctx, func() bool {
 			if held == c.waits {
 				return true

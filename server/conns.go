@@ -16,28 +16,28 @@ import (
 // anonymousLife is how long a connection may stay open before its first request with a valid token.
 const anonymousLife = 10 * time.Second
 
-// conns bounds the connections of a server. A connection is anonymous until a request with a valid token arrives on it.
-// When there is no place for a new connection, the oldest anonymous one is closed: clients without a token cannot keep those
-// with one out.
+// conns limits the number of a server's connections. A connection is anonymous until a request with a valid token arrives on it.
+// When a new connection exceeds the limit, the oldest anonymous one is closed, so that clients without a token cannot lock out
+// clients with one.
 //
-// One remote address may have three quarters of all connections as anonymous ones: all clients of a reverse proxy share its
-// address. One named owner may have three quarters of all, and all named owners together seven eighths.
+// One remote address may have three quarters of all connections as anonymous ones. That is so many because all clients of a reverse
+// proxy have its address. One named owner may have three quarters of all connections, and all named owners together seven eighths.
 type conns struct {
 	net.Listener
 	most   int
-	owners *wire.Budget // of connections that have had a valid token
+	owners *wire.Budget // counts the connections that have had a valid token
 
 	mu        sync.Mutex
 	open      int
 	anonymous list.List            // of *conn, the oldest first
-	byAddress map[netip.Prefix]int // of the anonymous
+	byAddress map[netip.Prefix]int // the number of anonymous connections
 }
 
 func newConns(l net.Listener, most int) *conns {
 	return &conns{Listener: l, most: most, owners: wire.NewBudget(int64(most)), byAddress: map[netip.Prefix]int{}}
 }
 
-// Accept returns the next connection for which there is a place.
+// Accept returns the next connection that is admitted, and closes those that are not.
 func (l *conns) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -51,7 +51,8 @@ func (l *conns) Accept() (net.Conn, error) {
 	}
 }
 
-// admit returns nil if all places are taken by connections that have had a valid token.
+// admit counts a connection, and closes an anonymous one if that is necessary to stay within the limits. It returns nil if there is
+// none that it could close.
 func (l *conns) admit(c net.Conn) *conn {
 	own := &conn{Conn: c, all: l, address: network(c.RemoteAddr())}
 	for {
@@ -78,7 +79,7 @@ func (l *conns) admit(c net.Conn) *conn {
 	}
 }
 
-// oldest returns the oldest anonymous connection that fits, with l.mu held.
+// oldest returns the oldest anonymous connection for which fits returns true, or nil. The caller must hold l.mu.
 func (l *conns) oldest(fits func(*conn) bool) *conn {
 	for e := l.anonymous.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*conn); fits(c) {
@@ -88,8 +89,8 @@ func (l *conns) oldest(fits func(*conn) bool) *conn {
 	return nil
 }
 
-// network is the part of an address that one machine cannot choose freely: an IPv4 address, or the first 64 bits of an IPv6 address.
-// All other addresses count as one.
+// network returns the part of an address that a machine cannot choose freely: an IPv4 address, or the first 64 bits of an IPv6 address.
+// For all other kinds of addresses it returns the zero value, so that they count as one address.
 func network(a net.Addr) netip.Prefix {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -107,7 +108,7 @@ func network(a net.Addr) netip.Prefix {
 	return prefix
 }
 
-// conn is a connection that counts.
+// conn is a connection that conns counts.
 type conn struct {
 	net.Conn
 	all     *conns
@@ -115,24 +116,24 @@ type conn struct {
 	expiry  *time.Timer
 
 	// Guarded by all.mu.
-	place  *list.Element // among the anonymous; nil: it has had a valid token, or is closed
-	owner  sandbox.Owner // of the last valid token
+	place  *list.Element // its element in all.anonymous; nil: it has had a valid token, or is closed
+	owner  sandbox.Owner // the owner of the last valid token
 	closed bool
 }
 
-// trust notes that a request with the owner's token arrived. It reports false if the owner has as many connections as one may have.
+// trust records that a request with the owner's token has arrived. It reports false if the owner has the maximum number of connections.
 func (c *conn) trust(owner sandbox.Owner) bool {
 	c.all.mu.Lock()
 	defer c.all.mu.Unlock()
 	switch {
 	case c.closed:
-		return true // the request fails by itself
+		return true // the request fails without our help
 	case c.place == nil && c.owner == owner:
 		return true
 	case !c.all.owners.Take(owner, 1):
 		return false
 	}
-	if c.place == nil { // the connection of a proxy, on which clients take turns
+	if c.place == nil { // a proxy sends requests of several owners on this connection
 		c.all.owners.Give(c.owner, 1)
 	} else {
 		c.leaveAnonymous()
@@ -141,7 +142,7 @@ func (c *conn) trust(owner sandbox.Owner) bool {
 	return true
 }
 
-// leaveAnonymous is called with c.all.mu held.
+// leaveAnonymous ends the counting of c as an anonymous connection. The caller must hold c.all.mu.
 func (c *conn) leaveAnonymous() {
 	c.expiry.Stop()
 	c.all.anonymous.Remove(c.place)
@@ -151,7 +152,7 @@ func (c *conn) leaveAnonymous() {
 	}
 }
 
-// trusted reports whether a request with a valid token has arrived.
+// trusted reports whether the connection is not anonymous any more.
 func (c *conn) trusted() bool {
 	c.all.mu.Lock()
 	defer c.all.mu.Unlock()
@@ -165,7 +166,7 @@ func (c *conn) expire() {
 	}
 }
 
-// Close gives the place back. It may be called more than once.
+// Close closes the connection and ends its counting. It may be called more than once.
 func (c *conn) Close() error {
 	c.all.mu.Lock()
 	if !c.closed {
@@ -183,7 +184,7 @@ func (c *conn) Close() error {
 
 type connKey struct{}
 
-// withConn is for [http.Server.ConnContext].
+// withConn adds the connection to a request's context. It is an [http.Server.ConnContext].
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	if tls, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = tls.NetConn()
@@ -191,7 +192,7 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// connOf returns the connection of a request; nil if the server does not count connections.
+// connOf returns the connection of a request, or nil if the server does not count connections.
 func connOf(r *http.Request) *conn {
 	c, _ := r.Context().Value(connKey{}).(*conn)
 	return c

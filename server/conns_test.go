@@ -34,7 +34,7 @@ func withAlice(t *testing.T, change func(*server.HTTPConfig)) func(*server.HTTPC
 	}
 }
 
-// operatorAnswered sends a request of the operator's on a new connection.
+// operatorAnswered sends requests of the operator, each on a new connection, and fails the test unless all are answered with 200.
 func operatorAnswered(t *testing.T, address string) {
 	t.Helper()
 	for _, path := range []string{"/v1/info", "/healthz", "/readyz", "/metrics"} {
@@ -58,7 +58,7 @@ func operatorAnswered(t *testing.T, address string) {
 
 func TestConnectionsWithoutATokenDoNotKeepTheOperatorOut(t *testing.T) {
 	address, _ := serve(t, nil)
-	kept := dial(t, address) // an idle connection of the operator's
+	kept := dial(t, address) // a connection of the operator that stays open
 	request := fmt.Sprintf("GET /v1/info HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", address, secret)
 	answers := bufio.NewReader(kept)
 	get := func() {
@@ -72,7 +72,7 @@ func TestConnectionsWithoutATokenDoNotKeepTheOperatorOut(t *testing.T) {
 		io.Copy(io.Discard, res.Body)
 	}
 	get()
-	const flood = 4150 // the server has 4,096 places
+	const flood = 4150 // the server allows 4,096 connections
 	for i := range flood {
 		dial(t, address)
 		if i%1000 == 999 {
@@ -108,7 +108,7 @@ func TestAnonymousConnectionsAreClosedAfterTheAnswer(t *testing.T) {
 			}
 			io.Copy(io.Discard, res.Body)
 			if !c.closed {
-				io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") // as a proxy may send it
+				io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") // without a token, as a proxy may send it
 				if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 200 || res.Close {
 					t.Errorf("the next request: %v, %v; want 200 on a connection that stays open", res, err)
 				}
@@ -169,7 +169,7 @@ func TestANamedTokenCannotHoldAllConnections(t *testing.T) {
 	operatorAnswered(t, address)
 }
 
-// waiting is a daemon whose executions never end.
+// waiting is a fake daemon whose executions never end.
 type waiting struct {
 	tools.Sandboxes
 	atOnce *atomic.Int64
@@ -192,7 +192,7 @@ func (w waiting) List(context.Context, sandbox.ListRequest) (sandbox.Page, error
 
 const longPoll = `{"execution_id":"exec_a7g3gxlacr7yeca7snkhpktrwh","wait_seconds":300}`
 
-// TestLongPollsLeaveSlotsToOtherRequests opens more long polls than there are slots for requests.
+// TestLongPollsLeaveSlotsToOtherRequests starts more long polls than there are slots for working requests.
 func TestLongPollsLeaveSlotsToOtherRequests(t *testing.T) {
 	var atOnce atomic.Int64
 	list := tools.New(waiting{atOnce: &atOnce}, tools.Config{})
@@ -237,7 +237,7 @@ func TestLongPollsLeaveSlotsToOtherRequests(t *testing.T) {
 	}
 }
 
-// TestAWaitWithoutASlotIsCutShort fills the slots of requests that wait.
+// TestAWaitWithoutASlotIsCutShort takes all slots for waiting requests and starts one more.
 func TestAWaitWithoutASlotIsCutShort(t *testing.T) {
 	var atOnce atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
@@ -262,7 +262,7 @@ func TestAWaitWithoutASlotIsCutShort(t *testing.T) {
 	}
 }
 
-// TestLongPollsOnOneConnectionLeaveRoomForCalls is about stdio and SSE, where calls share a connection.
+// TestLongPollsOnOneConnectionLeaveRoomForCalls: long polls do not block other calls on stdio and SSE, where all calls share a connection.
 func TestLongPollsOnOneConnectionLeaveRoomForCalls(t *testing.T) {
 	var atOnce atomic.Int64
 	list := tools.New(waiting{atOnce: &atOnce}, tools.Config{})

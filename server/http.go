@@ -42,10 +42,10 @@ type HTTPConfig struct {
 	OnDrain      func()       // ends what waits for long elsewhere, when the server stops
 
 	MaxBody      int64         // of a message; zero: as the MCP server has it
-	BodiesBytes  int64         // of all bodies in memory; zero: 128 MiB, or three of the largest if there is no spool; a named token may have three quarters
+	BodiesBytes  int64         // of all bodies in memory; zero: 128 MiB, or three times MaxBody if there is no spool; a named token may have three quarters
 	BodyPatience time.Duration // with a body that trickles; zero: 30 s
 	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
-	MaxRequests  int           // at once, besides those that wait; zero: 256
+	MaxRequests  int           // at once, without those that MaxWaits limits; zero: 256
 	MaxWaits     int           // requests at once that wait for an execution for more than a second; zero: 2048
 	MaxStreams   int           // at once; zero: 256
 	Rate         float64       // requests a second, of a token; zero: as many as it wants
@@ -53,7 +53,7 @@ type HTTPConfig struct {
 	StopPatience time.Duration // with requests that are being answered at the end; zero: 10 s
 }
 
-// maxScrapes bounds the requests for /metrics at once. They have slots of their own, so that a busy server can be observed.
+// maxScrapes is how many requests for /metrics may be in flight at once. They have slots of their own, so that a busy server can be monitored.
 const maxScrapes = 16
 
 // HTTP is an MCP server and the v1 API behind one guard (guard.go).

@@ -129,7 +129,7 @@ var (
 // request it was.
 type tooLong struct{ head, tail []byte }
 
-// ends returns what identifies a message that is in memory but must not be decoded.
+// ends returns the beginning and the end of a message that is in memory but must not be decoded, so that its id can be found.
 func ends(line []byte) *tooLong {
 	const most = 4 << 10
 	return &tooLong{head: line[:min(len(line), most)], tail: line[max(0, len(line)-most):]}

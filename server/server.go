@@ -47,14 +47,14 @@ type Config struct {
 	MaxMessageBytes int
 	// Spool is where long strings of messages are while they are needed. nil: they are in memory.
 	Spool *spool.Folder
-	// RequestBytes bounds the messages of all stdio connections that are in memory at once; more are answered with
-	// an error. 0: 128 MiB, or three of the largest if there is no spool.
+	// RequestBytes bounds the bytes of all stdio connections' messages that are in memory at once; a message beyond that is answered
+	// with an error. 0: 128 MiB, or three times MaxMessageBytes if there is no spool.
 	RequestBytes int64
-	// AnswerBytes bounds the memory for large answers of all connections; more wait for a moment, and then are
-	// answered with an error. 0: 512 MiB.
+	// AnswerBytes bounds the memory for the large answers of all connections; an answer beyond that waits for a moment, and then an
+	// error is sent instead. 0: 512 MiB.
 	AnswerBytes int64
 	// MaxCalls bounds the tool calls that work at once on one connection; the next ones
-	// wait. Four times as many may wait for an execution besides. 0: 64.
+	// wait. In addition, four times as many calls may wait for an execution. 0: 64.
 	MaxCalls int
 	// Grace is how long calls in flight may go on when the client has closed its end.
 	// Executions go on without them in any case. 0: 5 s.
@@ -67,8 +67,8 @@ type Server struct {
 	log    *slog.Logger
 	config Config
 
-	requests *wire.Budget // of stdio connections; HTTP has its own
-	answers  *wire.Budget
+	requests *wire.Budget // memory for messages on stdio; [HTTP] has a budget of its own
+	answers  *wire.Budget // memory for large answers of all transports
 }
 
 // New returns a server that offers the tools.
@@ -115,7 +115,7 @@ func New(list []tools.Tool, c Config) *Server {
 	return s
 }
 
-// defaultRequestBytes is a budget for messages in memory. Decoding a message takes several times its size.
+// defaultRequestBytes returns the default budget for messages in memory. Decoding a message needs several times its size.
 func defaultRequestBytes(c Config) int64 {
 	if c.Spool == nil {
 		return 3 * int64(c.MaxMessageBytes)

@@ -40,9 +40,9 @@ func (r *rates) take(name string) time.Duration {
 	return wait
 }
 
-// slots bound the requests that are in flight at once: in total, for each owner, and for all named owners together.
+// slots limit the requests that are in flight at once: in total, for each owner, and for all named owners together.
 type slots struct {
-	taken    *wire.Budget  // of slots
+	taken    *wire.Budget  // counts the slots that are in use
 	patience time.Duration // how long a request waits for a slot
 }
 
@@ -50,7 +50,7 @@ func newSlots(total int, patience time.Duration) *slots {
 	return &slots{taken: wire.NewBudget(int64(total)), patience: patience}
 }
 
-// acquire waits a moment for a slot. The caller calls free when the request has ended.
+// acquire waits up to s.patience for a slot. The caller must call free when the request has ended.
 func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), ok bool) {
 	if !s.taken.Wait(ctx, owner, 1, s.patience) {
 		return nil, false
@@ -60,7 +60,7 @@ func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), 
 
 func (s *slots) inUse() int { return int(s.taken.Used()) }
 
-// seat is the slot of one request, which it may exchange for one of the requests that only wait.
+// seat is the slot of one request. The request can exchange it for a slot among the waiting requests.
 type seat struct {
 	waits *slots
 	owner sandbox.Owner
@@ -70,7 +70,7 @@ type seat struct {
 	waiter bool
 }
 
-// wait exchanges the slot for one in waits. It reports false, and keeps the slot, if there is none.
+// wait exchanges the slot for one in waits. It reports false, and keeps the slot, if none is free there.
 func (s *seat) wait() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -65,8 +65,8 @@ func (c *connection) readAll(ctx context.Context, in *lines) error {
 	return nil
 }
 
-// admit dispatches a message if the budget of messages in memory has its bytes until its call ends. Notifications need
-// none: they are handled before the next message is read.
+// admit dispatches a message if its bytes fit into the budget for messages in memory, and rejects it otherwise. The bytes are given back
+// when the call ends. Notifications are not counted, because they are handled before the next message is read.
 func (c *connection) admit(ctx context.Context, m *message) {
 	owner, n := sandbox.OwnerOf(ctx), int64(len(m.raw))
 	if m.id == nil {

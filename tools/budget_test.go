@@ -13,13 +13,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// answerBudget is what an answer about an execution may have in bytes of text.
+// answerBudget is the maximum size in bytes of the text of an answer about an execution.
 const answerBudget = 10_000
 
-// hostileTexts are texts that become long in an answer.
+// hostileTexts are texts that become longer in an answer.
 var hostileTexts = []string{"x", "\x00", "\xff", "`", "``````````````", "\u202e", "\U000e0041", "\n", "\r", "é", "\x1b[31m", "<Figure>", "line of text\n", "```\n"}
 
-// program makes an execution from bytes: each says what comes next and how much of it.
+// program makes an execution from bytes. Each three bytes add something: its kind, its size and its text.
 func program(b []byte) sandbox.Execution {
 	ex := sandbox.Execution{State: sandbox.ExecFailed}
 	for i := 0; i+2 < len(b); i += 3 {
@@ -59,7 +59,7 @@ func program(b []byte) sandbox.Execution {
 
 var nextPage = regexp.MustCompile(`more: get_execution\(execution_id="[a-z_]+", offset=(\d+)\)`)
 
-// checkAnswers reads an execution as a whole and page by page.
+// checkAnswers reads an execution as a whole and page by page, and fails the test if an answer is too long.
 func checkAnswers(t *testing.T, b []byte) {
 	t.Helper()
 	d := newDouble()
@@ -125,7 +125,7 @@ func TestThousandsOfMessagesMakeOneAnswer(t *testing.T) {
 	wantText(t, r, false, "value 2999 xxx", "the last error", "2999 more errors", "more displays not shown")
 }
 
-// A page that is cut because its escapes make it long leaves the values behind the cut to the next page.
+// If a page is cut because its escapes make it long, the next page shows the values behind the cut.
 func TestPageOfEscapesLosesNothing(t *testing.T) {
 	d := newDouble()
 	d.scripts["code"] = sandbox.Execution{Events: []sandbox.Event{out(strings.Repeat("\x00\x01", 4000) + "\n"), result(plain("'the end'")), out("after\n")}}

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// confineWorker limits what this process can take and do. It is called before hostile bytes are read.
+// confineWorker limits the resources and rights of this process. A worker must call it before it reads hostile bytes.
 func confineWorker() error {
 	data, err := dataSize()
 	if err != nil {
@@ -40,7 +40,7 @@ func confineWorker() error {
 	return nil
 }
 
-// dataSize is what counts towards RLIMIT_DATA now: the Go runtime's own memory.
+// dataSize returns how many bytes count towards RLIMIT_DATA now: the memory that the Go runtime has reserved.
 func dataSize() (uint64, error) {
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -54,7 +54,7 @@ func dataSize() (uint64, error) {
 	return pages * uint64(os.Getpagesize()), err
 }
 
-// workerPath names this program even after its file was replaced by a newer one.
+// workerPath returns a path of this program that is valid even after its file was replaced by a newer one.
 func workerPath() (string, error) { return "/proc/self/exe", nil }
 
 func hideWindow(*exec.Cmd) {}

@@ -7,7 +7,7 @@ import (
 	"os/exec"
 )
 
-// confineWorker does nothing here: a worker is held by the checks of its picture's header and its deadline.
+// confineWorker does nothing on this operating system: only the checks of the picture's header and the deadline limit a worker.
 func confineWorker() error { return nil }
 
 func workerPath() (string, error) { return os.Executable() }

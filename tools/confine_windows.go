@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// confineWorker does nothing here: a worker is held by the checks of its picture's header and its deadline.
+// confineWorker does nothing on Windows: only the checks of the picture's header and the deadline limit a worker.
 func confineWorker() error { return nil }
 
 func workerPath() (string, error) { return os.Executable() }

@@ -57,10 +57,10 @@ var nextStep = map[sandbox.Kind]map[subject]string{
 	},
 }
 
-// maxErrorMessage bounds an error's own words, and maxErrorAnswer what an answer says of errors.
+// Limits of errors in answers, in bytes.
 const (
-	maxErrorMessage = 1_000
-	maxErrorAnswer  = 4_000
+	maxErrorMessage = 1_000 // the message of one error
+	maxErrorAnswer  = 4_000 // the text of an answer that is an error
 )
 
 // failure turns an error into a result in words: what happened, why, what next.

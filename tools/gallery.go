@@ -10,36 +10,36 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gallery chooses the values of one answer: the last error and result first, then the newest. Of pictures it takes
-// the first few.
+// gallery chooses the values that one answer shows: the last error and result first, then the newest values. Of pictures it
+// shows the first few.
 type gallery struct {
 	shop     *imageShop
 	sandbox  sandbox.ID
-	left     int // bytes of text
-	pictures int // that are still to come
-	tried    int // pictures
-	used     int // bytes of base64
+	left     int // bytes of text that the answer has room for
+	pictures int // pictures that add has not handled yet
+	tried    int // pictures that add has handled
+	used     int // bytes of base64 in contents
 	skipped  int // displays and results that are not shown
-	errors   int // that are not shown
+	errors   int // errors that are not shown
 	contents []mcp.Content
 }
 
-// value is a display or a result, and what an answer shows of it.
+// value is a display or a result, and the pieces with which an answer shows it.
 type value struct {
 	label   string
 	data    map[string]string
-	note    string // about its picture
-	picture bool   // is shown
+	note    string // a note about its picture
+	picture bool   // its picture is shown
 	pieces  []piece
 }
 
 const (
-	maxTried     = 8   // pictures that are looked at for one answer
-	maxCountNote = 200 // bytes of a note about what is left out
-	cutNote      = 120 // bytes of a note about the middle of a text
+	maxTried     = 8   // how many pictures of one answer are decoded at most
+	maxCountNote = 200 // bytes of a note about values or errors that are not shown
+	cutNote      = 120 // bytes of a note about the omitted middle of a text
 )
 
-// choose fills in the pieces of the values that an answer has room for. The others are counted.
+// choose sets the pieces of the values that the answer has room for, and counts the others.
 func (g *gallery) choose(ctx context.Context, values []*value) {
 	for _, v := range values {
 		if imageType(v.data) != "" {
@@ -70,7 +70,7 @@ func (g *gallery) choose(ctx context.Context, values []*value) {
 	}
 }
 
-// take fills in the pieces of a value, if there is room for them.
+// take sets the pieces of a value if there is room for them, and counts the value as skipped otherwise.
 func (g *gallery) take(v *value) {
 	switch {
 	case v.picture: // its text says no more than <Figure …>
@@ -101,7 +101,8 @@ func (g *gallery) traceback(e *sandbox.CodeError) []piece {
 	return pieces
 }
 
-// cut returns the pieces for a text of at most most bytes, or none if there is no room for a useful part of it.
+// cut returns the pieces for a text, which is cut to at most most bytes and to the room that is left. It returns none if there is no room
+// for a useful part of the text.
 func (g *gallery) cut(label, text string, most int) []piece {
 	block := cost([]piece{{label: label}})
 	if whole := cutPiece(label, text, min(most, g.left-block)); len(whole) == 1 {
@@ -125,7 +126,7 @@ func (g *gallery) rest() (notes []piece) {
 	return notes
 }
 
-// text returns the pieces for a value without its picture: what became of that, and its best text.
+// text returns the pieces for a value whose picture is not shown: the note about the picture, if any, and the value's best text.
 func (g *gallery) text(v *value) []piece {
 	var pieces []piece
 	if v.note != "" {

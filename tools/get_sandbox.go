@@ -31,7 +31,8 @@ func (t *toolset) getSandbox() Tool {
 
 const maxExecutionsShown = 20
 
-// shorten bounds a sandbox for an answer. What an execution printed and raised is for get_execution.
+// shorten returns a sandbox with its lists and texts cut to the size of an answer. It leaves out the output and the errors of executions:
+// get_execution returns them.
 func shorten(s sandbox.Sandbox) sandbox.Sandbox {
 	s.Reason = short(s.Reason, maxReason)
 	s.Kernels = slices.Clone(s.Kernels[:min(len(s.Kernels), len(languages))])

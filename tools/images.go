@@ -22,15 +22,15 @@ const (
 	maxImagesBytes = 700_000 // of base64, in one answer
 )
 
-// Limits of the workers that decode pictures. Each takes up to workerMemory.
+// Limits of the workers that decode pictures. Each can use up to workerMemory.
 const (
 	maxWorkers         = 4
 	maxWorkersPerOwner = 2
 	workerDeadline     = 15 * time.Second
-	workerWait         = 20 * time.Second // for another worker to end
+	workerWait         = 20 * time.Second // how long a call waits for other workers to end
 )
 
-// imageShop makes pictures fit. It decodes them in worker processes, because a small picture can take much
+// imageShop makes pictures small enough for answers. It decodes them in worker processes, because a small file can need much
 // memory and time. Its methods are safe for concurrent use.
 type imageShop struct {
 	slots chan struct{}
@@ -39,10 +39,10 @@ type imageShop struct {
 	owners map[sandbox.Owner]*ownerSlots
 }
 
-// ownerSlots keeps one owner's pictures from taking all slots.
+// ownerSlots limits how many slots one owner's pictures take.
 type ownerSlots struct {
 	slots chan struct{}
-	calls int // that hold or wait for one
+	calls int // the calls that hold a slot or wait for one
 }
 
 func newImageShop() *imageShop {
@@ -84,7 +84,7 @@ func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, 
 		p.content = imageContent(data, "image/"+h.format)
 		return p, nil
 	}
-	// The worker's answer is as hostile as the picture was.
+	// The picture may have taken over the worker, so its answer is checked like the picture.
 	small, err := inspectPicture(made)
 	if err != nil || max(small.width, small.height) > maxImageSide || base64.StdEncoding.EncodedLen(len(made)) > budget {
 		return p, errNotPicture
@@ -94,7 +94,7 @@ func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, 
 	return p, nil
 }
 
-// acquire waits for a slot. The caller must call release when its worker has ended.
+// acquire waits for a slot, up to workerWait. The caller must call release when its worker has ended.
 func (s *imageShop) acquire(ctx context.Context) (release func(), err error) {
 	owner := sandbox.OwnerOf(ctx)
 	s.mu.Lock()

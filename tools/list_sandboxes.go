@@ -52,7 +52,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 	}
 	page, err := t.sandboxes.List(ctx, r)
 	if n := fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
-		r.PageSize = n // a page token is of a page's end
+		r.PageSize = n // lists again, because a page token belongs to the end of a page
 		page, err = t.sandboxes.List(ctx, r)
 	}
 	if err != nil {

@@ -63,8 +63,8 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 		return nil, unreadable(name, err)
 	}
 	defer root.Close()
-	// What is at the name may change at any time, so nothing is asked of it before it is open. The flags keep the open from waiting
-	// for the writer of a FIFO, and os.Root does not follow a link out of the folder.
+	// The file with this name may be replaced at any time, so it is checked only after it was opened. With these flags the open does not
+	// wait for the writer of a FIFO, and os.Root does not follow a link out of the folder.
 	f, err := root.OpenFile(rel, os.O_RDONLY|openWithoutWaiting, 0)
 	if err != nil {
 		return nil, unreadable(name, err)
@@ -77,12 +77,12 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	return local, nil
 }
 
-// localFile reads as many bytes of a regular file as the file had when it was opened, because a growing file may have no end.
+// localFile is a regular file that is read only up to its size when it was opened, because a growing file may have no end.
 type localFile struct {
 	*os.File
 	name string
-	size int64 // at the open; 0: not known, as in /proc
-	read int64
+	size int64 // the size when it was opened; 0: unknown, as for files in /proc
+	read int64 // bytes that were read
 }
 
 func newLocalFile(f *os.File, name string) (*localFile, error) {

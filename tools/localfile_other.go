@@ -2,5 +2,5 @@
 
 package tools
 
-// openWithoutWaiting is nothing where an open does not wait.
+// openWithoutWaiting is no flag: on this operating system opening a file does not wait.
 const openWithoutWaiting = 0

@@ -17,7 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestAFIFOSwappedInDoesNotHangTheCall exchanges a file below an allowed folder for a FIFO and back, as fast as possible, while it is sent.
+// TestAFIFOSwappedInDoesNotHangTheCall replaces a file below an allowed folder by a FIFO and back, as fast as possible, while calls send it.
 func TestAFIFOSwappedInDoesNotHangTheCall(t *testing.T) {
 	dir := t.TempDir()
 	file, fifo, path := filepath.Join(dir, "file"), filepath.Join(dir, "fifo"), filepath.Join(dir, "path")
@@ -71,9 +71,9 @@ func TestAFIFOSwappedInDoesNotHangTheCall(t *testing.T) {
 		t.Logf("%d times a file, %d times a FIFO", counts[false], counts[true])
 	case <-time.After(2 * time.Minute):
 		if w, err := os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
-			w.Close() // lets the call go
+			w.Close() // ends the call that hangs
 		}
-		t.Fatal("a call hangs")
+		t.Fatal("2000 calls did not end within two minutes: a call hangs")
 	}
 }
 
@@ -90,7 +90,7 @@ func TestAFIFOAndADeviceAreRefused(t *testing.T) {
 	}
 }
 
-// changing changes a file when the first bytes of it have been read.
+// changing is a fake daemon that calls change after the first bytes of a file have been read.
 type changing struct {
 	*double
 	change func()

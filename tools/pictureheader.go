@@ -6,23 +6,23 @@ import (
 	"fmt"
 )
 
-// What is decoded: a small file can unfold to gigabytes or take minutes.
+// Limits of the pictures that are decoded. Without them a small file could need gigabytes or minutes.
 const (
 	maxPixels       = 50_000_000
-	maxDecodedBytes = 200_000_000 // with what the decoder needs besides
-	maxScans        = 40          // of a JPEG; common encoders write 10
+	maxDecodedBytes = 200_000_000 // including the memory that only the decoder needs
+	maxScans        = 40          // scans of a JPEG; common encoders write 10
 )
 
-// pictureHeader is what a picture says of itself.
+// pictureHeader contains facts from a picture's header.
 type pictureHeader struct {
 	format        string // png or jpeg
 	width, height int
-	bytes         int64 // that decoding takes
-	scans         int   // of a JPEG
+	bytes         int64 // the memory that decoding needs
+	scans         int   // the number of scans of a JPEG
 }
 
-// inspectPicture reads a picture's header and refuses what would take too much memory or time to decode. It decodes
-// nothing, so a picture that it accepts can still be broken.
+// inspectPicture reads a picture's header. The error says why the picture is invalid or needs too much memory or time to decode. It
+// does not decode the picture, so a picture that it accepts can still be broken.
 func inspectPicture(data []byte) (pictureHeader, error) {
 	var h pictureHeader
 	var err error
@@ -51,7 +51,7 @@ func inspectPicture(data []byte) (pictureHeader, error) {
 const pngSignature = "\x89PNG\r\n\x1a\n"
 
 func inspectPNG(data []byte) (pictureHeader, error) {
-	const header = len(pngSignature) + 8 // and the chunk's length and name
+	const header = len(pngSignature) + 8 // the signature, and the length and name of the first chunk
 	if len(data) < header+13 || string(data[header-8:header]) != "\x00\x00\x00\x0dIHDR" {
 		return pictureHeader{}, errNotPicture
 	}
@@ -66,7 +66,7 @@ func inspectPNG(data []byte) (pictureHeader, error) {
 	if depth == 16 {
 		h.bytes *= 2
 	}
-	if interlaced { // each pass is decoded apart
+	if interlaced { // each pass is decoded into an image of its own
 		h.bytes *= 2
 	}
 	return h, nil
@@ -84,7 +84,7 @@ const (
 	jpegAPP14 = 0xee
 )
 
-// inspectJPEG walks over the segments and counts the scans.
+// inspectJPEG reads the segments of a JPEG and counts its scans.
 func inspectJPEG(data []byte) (pictureHeader, error) {
 	h := pictureHeader{format: "jpeg"}
 	if !bytes.HasPrefix(data, []byte{0xff, jpegSOI}) {
@@ -161,7 +161,7 @@ func (h *pictureHeader) frame(segment []byte, progressive bool) error {
 	if progressive {
 		h.bytes += units * blocks * samples * coefficient
 	}
-	if components == 4 || string([]byte{segment[6], segment[6+3*(components-1)]}) == "RB" { // converted as a whole
+	if components == 4 || string([]byte{segment[6], segment[6+3*(components-1)]}) == "RB" { // the decoder converts it into a second image
 		h.bytes += 4 * int64(h.width) * int64(h.height)
 	}
 	return nil

@@ -21,7 +21,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// progressive is a progressive grey JPEG of zeros: a scan for the mean values, and more that say nothing, each in a few bytes.
+// progressive returns a progressive grey JPEG whose coefficients are all zero: one scan with the mean values, and further scans that
+// add nothing and have a few bytes each.
 func progressive(side, scans int) []byte {
 	b := []byte{0xff, 0xd8}
 	segment := func(marker byte, content ...byte) {
@@ -71,7 +72,7 @@ func TestProgressivePictureIsShown(t *testing.T) {
 	}
 }
 
-// workers are the processes that decode pictures for this test.
+// workers returns the pids of this process's children that decode pictures.
 func workers(t *testing.T) (pids []int) {
 	t.Helper()
 	found, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -87,7 +88,7 @@ func workers(t *testing.T) (pids []int) {
 	return pids
 }
 
-// stopWorkers stops the first n workers that it sees, so that they decode for ever.
+// stopWorkers sends SIGSTOP to workers until n of them are stopped, so that they never finish.
 func stopWorkers(t *testing.T, n int) (pids []int) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); len(pids) < n; {
@@ -102,7 +103,7 @@ func stopWorkers(t *testing.T, n int) (pids []int) {
 	return pids
 }
 
-// slowPicture takes a worker long enough to be seen.
+// slowPicture returns a picture whose decoding takes long enough for the test to find the worker.
 func slowPicture() string {
 	var b bytes.Buffer
 	if err := png.Encode(&b, image.NewGray(image.Rect(0, 0, 6000, 6000))); err != nil {
@@ -111,7 +112,7 @@ func slowPicture() string {
 	return b.String()
 }
 
-// pictureBox is a sandbox with a slow picture and a plot in it.
+// pictureBox returns the tools of a fake daemon with a sandbox "box" that has a slow picture and a plot.
 func pictureBox(t *testing.T) []tools.Tool {
 	t.Helper()
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
@@ -150,7 +151,7 @@ func TestOneOwnersPicturesDoNotBlockAnothers(t *testing.T) {
 			answers <- callContext(bombs, t, list, "read_file", args{"sandbox_id": "box", "path": "slow.png"})
 		}()
 	}
-	stopWorkers(t, 2) // all that one owner gets
+	stopWorkers(t, 2) // the limit for one owner
 	neighbour := sandbox.WithOwner(t.Context(), "neighbour")
 	wantText(t, callContext(neighbour, t, list, "read_file", args{"sandbox_id": "box", "path": "plot.png"}), false, "an image of 64×64 pixels")
 	cancel()

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/image/draw"
 )
 
-// A worker is this program, started again to decode one picture: the picture comes on its stdin, its answer goes to
-// stdout. Its environment is empty and it confines itself before it reads, so a hostile picture costs at most
-// workerMemory and workerCPU, and the caller kills it at a deadline or when its call is cancelled.
+// A worker is another process of this program that decodes one picture. It reads the picture from stdin and writes its answer to
+// stdout. Its environment is empty, and it confines itself before it reads, so that a hostile picture can use at most
+// workerMemory and workerCPU. The caller kills the worker at a deadline or when its call is cancelled.
 const (
 	workerArgument = "picture-worker"
 	workerMemory   = 384 * 1 << 20
@@ -29,19 +29,19 @@ const (
 	workerFiles    = 16
 )
 
-// Answers of a worker. workerMade is followed by the picture that it made.
+// Answers of a worker. After workerMade comes the smaller picture.
 const (
-	workerKeep    = "keep\n"    // the picture is valid and fits as it is
-	workerMade    = "made\n"    // a smaller one fits
-	workerInvalid = "invalid\n" // it is broken
-	workerNoRoom  = "no room\n" // it can't be made to fit
+	workerKeep    = "keep\n"    // the picture is valid and fits unchanged
+	workerMade    = "made\n"    // the worker made a smaller picture that fits
+	workerInvalid = "invalid\n" // the picture is broken
+	workerNoRoom  = "no room\n" // the picture can't be made small enough
 )
 
-// hasWorker is set in a program that can be started as a worker.
+// hasWorker reports whether this program calls RunPictureWorker, and so can be started as a worker.
 var hasWorker bool
 
-// RunPictureWorker does a worker's work and ends the process, if it was started as one. A program that calls [New] must
-// call it first thing in main; otherwise no picture is shown.
+// RunPictureWorker does a worker's work and exits, if the process was started as a worker; otherwise it returns. A program that calls
+// [New] must call it at the beginning of main, or no pictures are shown.
 func RunPictureWorker() {
 	hasWorker = true
 	if len(os.Args) != 4 || os.Args[1] != workerArgument {
@@ -67,8 +67,8 @@ func RunPictureWorker() {
 	os.Exit(0)
 }
 
-// runPictureWorker returns a picture that fits budget bytes of base64, or nil if data does as it is. It ends the
-// worker when ctx is done.
+// runPictureWorker returns a picture that fits into budget bytes of base64, or nil if data fits unchanged. It kills the
+// worker when ctx ends.
 func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, error) {
 	self, err := workerPath()
 	if err != nil || !hasWorker {
@@ -98,7 +98,7 @@ func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, err
 	return nil, errNotPicture
 }
 
-// reducePicture is a worker's answer about a picture.
+// reducePicture returns a worker's answer about a picture.
 func reducePicture(data []byte, budget int) []byte {
 	img, format, err := image.Decode(bytes.NewReader(data))
 	if err != nil {
@@ -161,7 +161,7 @@ func scale(img image.Image, side int) image.Image {
 		w, h = max(1, w*side/h), side
 	}
 	small := image.NewRGBA(image.Rect(0, 0, w, h)) // the one kind that Scale is fast for
-	// Scale takes 32 bytes for each row of the original in each column of the result, so a large image is scaled in strips.
+	// Scale allocates 32 bytes for each row of the original in each column of the result, so a large image is scaled in strips.
 	const strip = 64
 	for top := 0; top < h; top += strip {
 		bottom := min(top+strip, h)

@@ -38,7 +38,7 @@ func (t *toolset) readFile() Tool {
 		hints{readOnly: true, idempotent: true}, nil, t.callReadFile)
 }
 
-// answerPatience is how long a large answer waits for the memory that others use.
+// answerPatience is how long a large answer waits for memory that other answers use.
 const answerPatience = 10 * time.Second
 
 // reading is one call of read_file.
@@ -185,7 +185,7 @@ func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(w.String())}}
 }
 
-// fitFilePage cuts a page of a file whose escapes would make the answer long.
+// fitFilePage shortens a page of a file if its escapes would make the answer too long.
 func fitFilePage(page []byte) []byte {
 	for len(page) > 0 && len(breakBackticks(cleanFile(string(page)))) > filePage*5/4 {
 		page = []byte(cutHead(string(page), len(page)*3/4))

@@ -20,16 +20,16 @@ type view struct {
 	paging bool // the call gave an offset: a page, in sequence
 }
 
-// Limits of an answer's text, in bytes. Agents cut a longer result in their own way, so answerBudget bounds the
-// whole text of an answer about an execution: lines of ours, labels and fences included.
+// Limits of an answer's text, in bytes. Agents cut a longer result in their own way, so answerBudget limits the
+// whole text of an answer about an execution, including our own lines, labels and fences.
 const (
 	answerBudget  = 10_000
-	filesBudget   = 1_200 // of the list of files
-	lateBudget    = 2_000 // of text that was printed while nothing ran
-	valuesBudget  = 6_000 // of results, displays and errors together
-	streamReserve = 3_000 // of printed text that values do not displace
-	nextReserve   = 300   // of the line that names the next call
-	gapReserve    = 600   // of the lines that name missing text
+	filesBudget   = 1_200 // the list of files
+	lateBudget    = 2_000 // the text that was printed while nothing ran
+	valuesBudget  = 6_000 // results, displays and errors together
+	streamReserve = 3_000 // printed text that has priority over values
+	nextReserve   = 300   // the line that names the next call
+	gapReserve    = 600   // the lines about missing text
 )
 
 // renderExecution writes an execution for a model: one text, then at most four
@@ -59,13 +59,13 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 			if len(text) <= answerBudget || budget < minPage {
 				break
 			}
-			budget = budget * 3 / 4 // values between printed text make it longer
+			budget = budget * 3 / 4 // values between printed text add labels and fences
 		}
 	}
 	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(text)}, r.images...)}
 }
 
-const minPage = 500 // bytes of printed text in a page, at least
+const minPage = 500 // a page with fewer bytes of printed text is not cut further
 
 // headLines returns the lines before an execution's output: its state and how it ended.
 func headLines(ex sandbox.Execution, v view) string {
@@ -83,7 +83,7 @@ func headLines(ex sandbox.Execution, v view) string {
 	return w.String()
 }
 
-// fit returns the answer's text with as much of the printed text as answerBudget has room for.
+// fit returns the answer's text with as much of the printed text as fits into answerBudget.
 func (r *rendering) fit() string {
 	printed := 0
 	for _, p := range r.pieces {
@@ -107,7 +107,7 @@ func (r *rendering) fit() string {
 	return r.compose(max(limit, 0) / 4)
 }
 
-// compose writes the answer with limit bytes of printed text. A page is cut before, and shows all of it.
+// compose returns the answer's text with limit bytes of printed text. For a page it ignores limit: fitPage has cut the page already.
 func (r *rendering) compose(limit int) string {
 	pieces := r.pieces
 	if !r.view.paging {
@@ -157,14 +157,14 @@ func wholeLines(events []sandbox.Event, next int64) ([]sandbox.Event, int64) {
 	return append(events[:last:last], e), next - int64(rest)
 }
 
-// hasValues reports whether events carry more than printed text.
+// hasValues reports whether events contain displays, results or errors.
 func hasValues(events []sandbox.Event) bool {
 	return slices.ContainsFunc(events, func(e sandbox.Event) bool {
 		return e.Type == sandbox.EventDisplay || e.Type == sandbox.EventResult || e.Type == sandbox.EventError
 	})
 }
 
-// fitPage ends a page early if its printed text takes more than budget bytes of an answer. The next page begins there.
+// fitPage cuts a page whose printed text would need more than budget bytes of an answer. The next page begins at the cut.
 func fitPage(events []sandbox.Event, next int64, budget int) ([]sandbox.Event, int64) {
 	for limit := budget; printedCost(events) > budget; limit = limit * 3 / 4 {
 		events, next = cutPage(events, next, limit)
@@ -172,7 +172,7 @@ func fitPage(events []sandbox.Event, next int64, budget int) ([]sandbox.Event, i
 	return events, next
 }
 
-// cutPage keeps limit bytes of printed text, and the events before its end.
+// cutPage keeps limit bytes of printed text, and the other events up to the end of that text.
 func cutPage(events []sandbox.Event, next int64, limit int) ([]sandbox.Event, int64) {
 	for i, e := range events {
 		if len(e.Text) <= limit {
@@ -196,10 +196,10 @@ type rendering struct {
 	next   string
 	images []mcp.Content
 
-	run strings.Builder // the text of the last of pieces, while that is printed text
+	run strings.Builder // the text of the last piece, until flush, if that piece is printed text
 }
 
-// gather turns events into pieces and pictures. Values and errors get budget bytes together, the newest first.
+// gather turns events into pieces and pictures. Values and errors together get budget bytes; the newest ones have priority.
 func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *imageShop, budget int) {
 	r.pieces = nil
 	show := &gallery{shop: shop, sandbox: r.ex.SandboxID, left: budget - 2*maxCountNote}
@@ -263,7 +263,7 @@ func (r *rendering) print(label string, e sandbox.Event) {
 	r.run.WriteString(e.Text)
 }
 
-// add adds pieces, if there are any, and ends the printed text before them.
+// add appends pieces, if there are any, after it has flushed the printed text before them.
 func (r *rendering) add(pieces ...piece) {
 	if len(pieces) > 0 {
 		r.flush()
@@ -278,8 +278,8 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece is a value's text, with its middle left out when it has more than most bytes. The words about
-// that stand outside the text, where no program can fake them.
+// cutPiece returns the pieces for a value's text. If the text has more than most bytes, its middle is left out. The note about
+// that is outside of the text, where no program can fake it.
 func cutPiece(label, raw string, most int) []piece {
 	most = max(most, 0)
 	if len(raw) <= most {
@@ -287,7 +287,7 @@ func cutPiece(label, raw string, most int) []piece {
 			return []piece{{label: label, text: s}}
 		}
 	}
-	// What is cut is the raw text, so that the number of missing bytes is true and a long text costs nothing.
+	// The raw text is cut, so that the number of missing bytes is correct and only the shown parts are cleaned.
 	for keep := min(most, len(raw)); ; keep = keep * 3 / 4 {
 		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
 		missing := int64(len(raw) - len(head) - len(tail))
@@ -340,8 +340,8 @@ func (r *rendering) write(w *writer, pieces []piece) {
 	}
 }
 
-// latePieces is what was printed while nothing ran. It comes after the execution's own output, and in other words, so that
-// nobody takes the one for the other.
+// latePieces returns the text that was printed while nothing ran. It comes after the execution's own output and is labelled
+// differently, so that a model does not confuse the two.
 func (r *rendering) latePieces() []piece {
 	since := r.ex.Interlude
 	if since == nil || since.LateBytes == 0 || r.view.paging {
@@ -450,7 +450,7 @@ func fence(pieces []piece) string {
 	return strings.Repeat("`", longest+1)
 }
 
-// cutHead returns at most n bytes of the beginning of s, cut at a character.
+// cutHead returns at most n bytes of the beginning of s, without splitting a character.
 func cutHead(s string, n int) string {
 	if n >= len(s) {
 		return s
@@ -461,7 +461,7 @@ func cutHead(s string, n int) string {
 	return s[:n]
 }
 
-// cutTail returns at most n bytes of the end of s, cut at a character.
+// cutTail returns at most n bytes of the end of s, without splitting a character.
 func cutTail(s string, n int) string {
 	at := len(s) - n
 	if at <= 0 {
@@ -473,10 +473,10 @@ func cutTail(s string, n int) string {
 	return s[at:]
 }
 
-// maxBackticks is the longest run of backticks that is shown as it is. It bounds fences, which must be longer.
+// maxBackticks is the longest run of backticks that is shown unchanged. It limits the length of fences, which must be longer than any run.
 const maxBackticks = 12
 
-// breakBackticks writes a backtick of each longer run as an escape.
+// breakBackticks replaces a backtick by an escape after every maxBackticks of a longer run.
 func breakBackticks(s string) string {
 	run := strings.Repeat("`", maxBackticks)
 	if !strings.Contains(s, run+"`") {
@@ -485,7 +485,7 @@ func breakBackticks(s string) string {
 	return strings.ReplaceAll(s, run+"`", run+`\x60`)
 }
 
-// cost is at most what pieces take of an answer's text, with their labels and fences.
+// cost returns an upper bound of the bytes that pieces need in an answer's text, with their labels and fences.
 func cost(pieces []piece) (n int) {
 	for _, p := range pieces {
 		if n += len(p.note) + 1; p.note == "" {
@@ -495,7 +495,7 @@ func cost(pieces []piece) (n int) {
 	return n
 }
 
-// printedCost is about what the printed text of events takes of an answer's text, if all values between it are shown.
+// printedCost returns about how many bytes the printed text of events needs in an answer's text, if all values between are shown.
 func printedCost(events []sandbox.Event) int {
 	r := &rendering{}
 	for _, e := range events {

@@ -14,17 +14,17 @@ func textContent(s string) mcp.TextContent {
 	return mcp.TextContent{Type: mcp.ContentTypeText, Text: s}
 }
 
-// Limits of a management tool's answer, which repeats its value as structured content.
+// Limits of a management tool's answer, in bytes. The answer contains its value twice: as text and as structured content.
 const (
-	maxListBytes = 10_000 // of a list as JSON
-	maxReason    = 300    // of a sentence in it
+	maxListBytes = 10_000 // a list as JSON
+	maxReason    = 300    // a sentence in a list
 )
 
-// fitting returns how many values at the beginning of a list fit an answer: at least one, if there is one.
+// fitting returns how many values at the beginning of a list fit into an answer: at least one, unless the list is empty.
 func fitting[T any](list []T) int {
 	size := 0
 	for i, v := range list {
-		b, _ := json.Marshal(v) // it is marshalled again for the answer, where an error shows
+		b, _ := json.Marshal(v) // an error is handled when the answer is marshalled
 		if size += len(cleanText(string(b))) + 1; size > maxListBytes && i > 0 {
 			return i
 		}

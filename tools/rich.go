@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Caps of single values, out of valuesBudget for all of them.
+// Limits of single values, in bytes. All values together are limited by valuesBudget.
 const (
 	maxResultText    = 4000
 	maxDisplayText   = 2000
@@ -96,7 +96,7 @@ func otherTypes(data map[string]string) string {
 	return strings.Join(names, ", ")
 }
 
-// imageType returns the type of a value's picture, or "" if it has none.
+// imageType returns the MIME type of a value's picture, or "" if it has none.
 func imageType(data map[string]string) string {
 	for _, mime := range []string{"image/png", "image/jpeg"} {
 		if data[mime] != "" {
@@ -106,7 +106,7 @@ func imageType(data map[string]string) string {
 	return ""
 }
 
-// isRepr reports text such as <Figure size 640x480 with 1 Axes>, which says nothing.
+// isRepr reports whether a text is like <Figure size 640x480 with 1 Axes>, which adds nothing to a picture.
 func isRepr(s string) bool {
 	return len(s) < 200 && strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") && !strings.Contains(s, "\n")
 }

@@ -17,8 +17,9 @@ func cleanText(s string) string {
 	return clean(strings.ReplaceAll(s, "\r\n", "\n"), false)
 }
 
-// CleanTerminal makes printed text safe for a terminal: it keeps colours and carriage returns, and writes out every
-// other control character. It returns the beginning of a colour that s ends in as rest, for the caller to put before the text that follows.
+// CleanTerminal makes printed text safe for a terminal: it keeps colours and carriage returns, and replaces every other control
+// character by visible text. If s ends in the middle of a colour's sequence, rest is the beginning of that sequence: the caller must put
+// it before the next text.
 func CleanTerminal(s string) (shown, rest string) {
 	if plain(s) {
 		return s, ""
@@ -29,8 +30,8 @@ func CleanTerminal(s string) (shown, rest string) {
 	return clean(s, true), rest
 }
 
-// clean writes control characters out. For a terminal it keeps carriage returns and colours; otherwise it leaves complete
-// terminal sequences out.
+// clean replaces control characters by visible text. If terminal is true it keeps carriage returns and colours; otherwise it removes
+// complete terminal sequences.
 func clean(s string, terminal bool) string {
 	var b strings.Builder
 	b.Grow(len(s))
@@ -92,7 +93,7 @@ func hidden(r rune) bool {
 	return false
 }
 
-// maxColour bounds a colour's sequence.
+// maxColour is the maximum length of a colour's sequence.
 const maxColour = 64
 
 // colour returns the length of a complete colour sequence (SGR) at the start of s, or 0.

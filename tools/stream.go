@@ -23,12 +23,12 @@ type piece struct {
 
 // How printed text is cut and ordered.
 const (
-	headShare       = 0.3 // of cut text, what is shown of its beginning
-	maxAlternations = 24  // of stdout and stderr
-	maxGaps         = 3   // that are shown apart
+	headShare       = 0.3 // the part of the kept text that comes from the beginning
+	maxAlternations = 24  // changes between stdout and stderr
+	maxGaps         = 3   // gaps that are shown separately
 )
 
-// mergeGaps joins gaps beyond the first few with the last of those: each costs a line.
+// mergeGaps joins all gaps after the first maxGaps with the last of these, because each gap needs a line.
 func mergeGaps(pieces []piece) []piece {
 	out, gaps, last := make([]piece, 0, len(pieces)), 0, -1
 	for _, p := range pieces {

@@ -142,6 +142,6 @@ func tool(name, title, description string, p params, hints hints, output rawSche
 	}
 }
 
-// hints are a tool's annotations. Only a deletion is destructive: what the other tools change lies in a sandbox, which
+// hints are a tool's annotations. Only a deletion is marked as destructive: the other tools change only things in a sandbox, which
 // is scratch space, and clients such as Codex do not run a destructive tool without asking a person.
 type hints struct{ readOnly, destructive, idempotent bool }

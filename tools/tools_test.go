@@ -127,7 +127,7 @@ func TestEveryToolHasTitleAndHints(t *testing.T) {
 		if *a.ReadOnlyHint && *a.DestructiveHint {
 			t.Errorf("%s is both read-only and destructive", tool.Definition.Name)
 		}
-		// Codex runs a tool without asking only if it is neither; headless, it refuses the others.
+		// Codex runs a tool without asking only if it is neither destructive nor open-world. codex exec, which can't ask, refuses the others.
 		if want := tool.Definition.Name == "delete_sandbox"; *a.DestructiveHint != want || *a.OpenWorldHint {
 			t.Errorf("%s: destructive = %v, open world = %v; want %v and false", tool.Definition.Name, *a.DestructiveHint, *a.OpenWorldHint, want)
 		}

@@ -67,8 +67,8 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.follow(ctx, ex, wait, begun, w), nil
 }
 
-// follow waits in steps and reports between them. A step reads only new text, because an execution's values can have
-// many MiB. When it cannot be read any more follow returns it as it first was: it has begun, and its id must not be lost.
+// follow waits in steps and reports progress between them. A step reads only new text, because an execution's values can have
+// many MiB. If the execution can't be read at the end, follow returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time, w sandbox.Window) sandbox.Execution {
 	line, read := lastLine(ex.Events), ex.OutputBytes
 	whole := ex

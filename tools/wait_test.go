@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// reader counts the values that the daemon sends.
+// reader is a fake daemon that counts the values that it sends.
 type reader struct {
 	*double
 	values int
@@ -27,7 +27,7 @@ func (r *reader) GetExecution(ctx context.Context, id string, wait float64, w sa
 	return ex, err
 }
 
-// A call that waits reads the values of an execution at its end, not with every report.
+// A waiting call reads the values of an execution once, at its end, and not with every progress report.
 func TestWaitingReadsValuesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const values = 50

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A picture that passes the header's checks by a mistake still costs no more than a worker may take.
+// If the header checks accept a costly picture by mistake, it still uses no more memory than a worker may.
 func TestWorkerIsConfined(t *testing.T) {
 	bomb := append([]byte("\xff\xd8\xff\xc2\x00\x11\x08\xff\xff\xff\xff\x03\x01\x44\x00\x02\x44\x00\x03\x44\x00"), // 65,535 × 65,535, three components
 		"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x00\x00\x00\xff\xd9"...)
@@ -23,7 +23,7 @@ func TestWorkerIsConfined(t *testing.T) {
 	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &used); err != nil {
 		t.Fatal(err)
 	}
-	const most = (workerMemory + 256<<20) >> 10 // and the test binary itself
+	const most = (workerMemory + 256<<20) >> 10 // in KiB; the 256 MiB are for the test binary itself
 	if used.Maxrss > most {
 		t.Errorf("a worker took %d KiB, want at most %d", used.Maxrss, most)
 	}
