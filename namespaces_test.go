@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// namespaces tries to make each kind of namespace by unshare and by clone. A forked process tries unshare, and a process that clone made
+// namespaces tries to make each kind of namespace with unshare, in a forked process, and with clone. A process that clone has made
 // exits at once.
 const namespaces = `
 import ctypes, errno, os, platform, signal
@@ -49,12 +49,12 @@ clone3 = call(CLONE3, 0, 0)[1]
 plain = cloned(0)
 `
 
-// summary prints the distinct answers.
+// summary prints the distinct results of the calls in namespaces.
 const summary = `
 print("answers:", " and ".join(sorted(set(answers.values()))), end=".")
 `
 
-// honest starts processes and threads in every usual way.
+// honest starts processes and threads in all common ways.
 const honest = `
 import multiprocessing, subprocess, sys, threading
 started = []
@@ -101,7 +101,7 @@ func TestCodeCannotMakeNamespaces(t *testing.T) {
 					return
 				}
 				fork := r.Structured["id"].(string)
-				s.run(fork, "print(clone3)", "kernel_epoch 1", "ENOSYS") // the variables are there: it is the same kernel
+				s.run(fork, "print(clone3)", "kernel_epoch 1", "ENOSYS") // the variable exists, so it is the restored kernel
 				s.run(fork, namespaces+summary, "answers: EPERM.")
 			})
 			t.Run("processes and threads work", func(t *testing.T) {

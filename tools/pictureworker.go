@@ -138,7 +138,7 @@ func encodePNG(img image.Image) ([]byte, error) {
 
 func encodeJPEG(quality int) func(image.Image) ([]byte, error) {
 	return func(img image.Image) ([]byte, error) {
-		// JPEG has no transparency, and what is transparent would come out black.
+		// JPEG has no transparency: transparent pixels would become black.
 		flat := image.NewRGBA(img.Bounds())
 		draw.Draw(flat, flat.Bounds(), image.White, image.Point{}, draw.Src)
 		draw.Draw(flat, flat.Bounds(), img, img.Bounds().Min, draw.Over)

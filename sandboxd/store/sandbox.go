@@ -97,7 +97,8 @@ func (s *Store) AddSandbox(r Sandbox) error {
 	})
 }
 
-// SetRunning says that a provisioning sandbox can be used. The guest of a fork counts kernel_epoch on from its original's.
+// SetRunning records that a provisioning sandbox can be used. A fork's kernel_epoch continues from its original's, so the fork's
+// epoch_bound is at least the original's.
 func (s *Store) SetRunning(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, epoch_bound = max(epoch_bound, coalesce((SELECT original.epoch_bound FROM sandboxes original WHERE original.id = sandboxes.fork_of), 0))

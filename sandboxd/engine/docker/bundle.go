@@ -27,8 +27,8 @@ import (
 // remote engine) and mounted read-only.
 //
 // A volume is trusted only if it has the marker, which is written after everything
-// else, and all files have their sizes. Who fills holds a lock that all daemons of the engine share: the name of the helper
-// container through which files go in. So nobody writes to a volume that is in use.
+// else, and if all files have their sizes. While a daemon fills a volume it holds a lock that all daemons of the engine share: the name of
+// the helper container through which files go in. So no daemon writes to a volume that is in use.
 type guestVolumes struct {
 	api    *client.Client
 	bundle engine.Bundle
@@ -169,7 +169,7 @@ func (g *guestVolumes) whole(ctx context.Context, helper string, files fs.FS) (b
 func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, labels map[string]string) (string, error) {
 	helper := name + "-fill"
 	for {
-		// Not to be given up: an engine goes on creating when nobody waits for it any more, and the helper would stay.
+		// The create is not cancelled: an engine completes a cancelled create, and the helper would stay.
 		createCtx, cancel := cleanup(ctx)
 		made, err := g.api.ContainerCreate(createCtx,
 			&container.Config{Image: img.ID, Entrypoint: []string{"/nothing"}, Labels: labels, NetworkDisabled: true},

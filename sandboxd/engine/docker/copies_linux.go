@@ -19,9 +19,9 @@ import (
 )
 
 // containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
-// folder (seen with 1.6, and so in the source of 2.x). A containerd that is killed while it saves a checkpoint leaves
-// a folder of almost the same name. Each folder contains the memory of a sandbox. The header that gVisor writes at the start of a checkpoint contains
-// the configuration of the saved container, and so the container's id.
+// folder (tested with 1.6, and by the source code of 2.x). If containerd is killed while it saves a checkpoint, it leaves a folder
+// with a similar name. Each of these folders contains the memory of a sandbox. The header that gVisor writes at the start of a
+// checkpoint contains the configuration of the saved container, and so the container's id.
 
 // copyName matches the names that containerd gives these folders: ctrd-checkpoint… to those that it restores from, and
 // ctd-checkpoint… to those that it saves to.

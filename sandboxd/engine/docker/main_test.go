@@ -72,7 +72,7 @@ func watchContainers() *containers {
 			select {
 			case message := <-messages:
 				c.mu.Lock()
-				// The helper that installs the guest has no home, but the guest's build, which is the test's own.
+				// The helper container that installs the guest has no label with a home, but one with the guest's build.
 				c.byID[message.Actor.ID] = cmp.Or(message.Actor.Attributes["dormouse.home"], message.Actor.Attributes["dormouse.guest"])
 				c.mu.Unlock()
 			case <-failed:

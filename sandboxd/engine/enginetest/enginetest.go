@@ -8,7 +8,7 @@
 //   - suspending, resuming and copying, where the engine can (suspend.go), and what a sandbox that
 //     ends falls back to (checkpoint.go); starting from a snapshot (snapshot.go)
 //   - the walls, compared with golden files, and real programs within them (posture.go)
-//   - no file is shared with a neighbour (neighbours.go)
+//   - sandboxes share no files (neighbours.go)
 //
 // DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew.
 package enginetest

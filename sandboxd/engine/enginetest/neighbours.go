@@ -7,8 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// neighbours shows that two sandboxes of one image share no file: neither sees that the other uses one, and a
-// lock of one does not keep the other out.
+// neighbours checks that two sandboxes of one image share no files: inotify does not report in one sandbox that the other uses a file,
+// and both can lock the same file.
 func (s *suite) neighbours(t *testing.T) {
 	watcher, other := s.create(t, s.spec()), s.create(t, s.spec())
 	guest := engine.BundleDir + "/guest"
@@ -31,7 +31,7 @@ func (s *suite) neighbours(t *testing.T) {
 			if got := watcher.must(t, "GET", "/watched", nil); got != "nothing" {
 				t.Errorf("while the other sandbox used its files, this one saw %q, want %q", got, "nothing")
 			}
-			// That it would see it: its own use.
+			// The watch works: it reports the sandbox's own use.
 			watcher.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil)
 			if got := watcher.must(t, "GET", "/watched", nil); got != "something" {
 				t.Errorf("after its own use of its files it saw %q, want %q", got, "something")

@@ -44,8 +44,8 @@ func tryNamespace(program string) error {
 	return nil
 }
 
-// errNoNamespace is in the chain of the errors of whyNoNamespace. Linux reports a reached limit of user namespaces as ENOSPC, which
-// must not be taken for a full disk.
+// errNoNamespace is wrapped by the errors of whyNoNamespace. If the limit of user namespaces is reached, Linux returns ENOSPC, which
+// must not be reported as a full disk.
 var errNoNamespace = errors.New("no user namespace")
 
 // whyNoNamespace is the error of a user namespace that could not be made, by the settings in sys, which is /proc/sys.

@@ -103,7 +103,7 @@ func (l *lane) serve() {
 				l.mu.Unlock()
 			}
 		case asked := <-l.prepare:
-			k, death := l.ready(context.Background(), startTimeout) // the next execution says what is wrong
+			k, death := l.ready(context.Background(), startTimeout) // if it fails, the next execution reports why
 			if asked != nil {
 				asked <- l.warm(k, death)
 			}

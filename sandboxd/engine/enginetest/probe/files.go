@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// files is what this sandbox holds on files that others may have, too.
+// files contains this sandbox's watch and locks of files that other sandboxes may have, too.
 var files struct {
 	mu     sync.Mutex
-	notify int // 0: nothing is watched
+	notify int // the inotify descriptor; 0: no watch
 	locked []*os.File
 }
 
-// watch notes what is done to the files and folders that are named.
+// watch starts to watch the files and folders in the query.
 func watch(w http.ResponseWriter, r *http.Request) {
 	files.mu.Lock()
 	defer files.mu.Unlock()
@@ -32,7 +32,7 @@ func watch(w http.ResponseWriter, r *http.Request) {
 	answerOutput(w, []byte("watching"), err)
 }
 
-// watched says whether something was done to them.
+// watched reports whether the watched files were used since the last call.
 func watched(w http.ResponseWriter, r *http.Request) {
 	files.mu.Lock()
 	defer files.mu.Unlock()
@@ -47,7 +47,7 @@ func watched(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// lock locks files for as long as the sandbox lives, with both kinds of locks.
+// lock locks the files in the query until the sandbox ends.
 func lock(w http.ResponseWriter, r *http.Request) {
 	files.mu.Lock()
 	defer files.mu.Unlock()

@@ -7,7 +7,7 @@
 //   - the server and `connect` (main.go, serve.go)
 //   - how the walls look (posture.go, syscalls.go)
 //   - what reaches for too much (hog.go)
-//   - what is held on files that other sandboxes may have, too (files.go)
+//   - watches and locks of files that other sandboxes may have, too (files.go)
 //   - what is lost with the memory (count.go)
 //
 // It knows nothing of Dormouse's real guest, so the suite holds whatever that becomes.

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// denied are the calls that make or enter namespaces, and those that change mounts.
+// denied contains the system calls that make or enter namespaces, and those that change mounts.
 var denied = []uint32{
 	unix.SYS_UNSHARE, unix.SYS_SETNS,
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT,
@@ -25,7 +25,7 @@ var denied = []uint32{
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// architectures are the values of seccomp_data.arch. It identifies the table that a system call number belongs to.
+// architectures maps GOARCH to the value of seccomp_data.arch, which says which table a system call's number belongs to.
 var architectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
 
 // Offsets in struct seccomp_data. Both architectures store the low half of an argument first.
@@ -38,14 +38,15 @@ const (
 // x32 is set in the numbers of amd64's second set of system calls.
 const x32 = 0x40000000
 
-// namespaceFilter returns a seccomp program that refuses new namespaces and mounts with EPERM, and with them all calls of another
-// architecture. clone3 has its flags behind a pointer, which no filter can read. It fails with ENOSYS, and libc calls clone instead.
+// namespaceFilter returns a seccomp program that refuses new namespaces and mounts with EPERM, and also all calls of another
+// architecture. The flags of clone3 are behind a pointer, which no filter can read. So clone3 fails with ENOSYS, and libc calls clone
+// instead.
 func namespaceFilter() []unix.SockFilter {
 	const load, equal, atLeast, anyBit = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K,
 		unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
 	answer := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
 	eperm, enosys, allow := answer(unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)), answer(unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)), answer(unix.SECCOMP_RET_ALLOW)
-	// A comparison skips Jt instructions if it holds and Jf if not.
+	// A comparison skips Jt instructions if it is true, and Jf instructions if it is false.
 	program := []unix.SockFilter{
 		{Code: load, K: dataArchitecture},
 		{Code: equal, K: architectures[runtime.GOARCH], Jt: 1}, eperm,
@@ -63,21 +64,21 @@ func namespaceFilter() []unix.SockFilter {
 		allow)
 }
 
-// refuseNamespaces installs namespaceFilter for this thread and for all that it starts or executes, unless the container has a filter.
-// Docker's runsc without --oci-seccomp ignores the container's, and code could make a user namespace with every capability inside. The
-// caller must have locked the thread.
+// refuseNamespaces installs namespaceFilter for this thread and for everything that it starts or executes, unless the container has a
+// filter. Docker's runsc without --oci-seccomp ignores the container's filter, and then code could make a user namespace with every
+// capability inside. The caller must have called runtime.LockOSThread.
 func refuseNamespaces() error {
 	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return err
 	}
 	if !bytes.Contains(status, []byte("\nSeccomp:\t0\n")) {
-		return nil // another filter, or a kernel that has none
+		return nil // a filter is installed already, or the kernel supports none
 	}
 	return install(namespaceFilter())
 }
 
-// install makes a program this thread's filter, for good.
+// install installs a seccomp program for this thread. It can't be undone.
 func install(program []unix.SockFilter) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
