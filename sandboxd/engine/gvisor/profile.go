@@ -32,7 +32,7 @@ type facts struct {
 // change to isolation is a change to testdata/profile.golden.json that somebody reads. [flags]
 // is the rest of it. It is the Docker engine's profile, but for this:
 //
-//   - gVisor's kernel applies the seccomp profile ([engine.Seccomp]); gVisor also filters the system calls of the sandbox's own process
+//   - gVisor's kernel applies the seccomp profile ([engine.Seccomp]); gVisor has another filter for the system calls that the sandbox makes on the machine
 //   - no limit of inodes: runsc passes none on to its tmpfs, and the guest counts files instead
 //   - masked and read-only paths are said, and gVisor's /proc and /sys have nothing to mask
 func profile(spec engine.Spec, f facts) ociSpec {
