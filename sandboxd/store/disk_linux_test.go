@@ -43,8 +43,12 @@ func TestFullDisk(t *testing.T) {
 	}
 	used := created.Add(time.Hour)
 	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
-	if err := s.Flush(); err != nil { // a change that writes nothing, after SetUsed has failed
-		t.Errorf("Flush() = %v", err)
+	s.SetSaved(r.ID, created)
+	s.SetSaved(r.ID, used)
+	for range 2 {
+		if err := s.Flush(); err != nil { // a change that writes nothing, after the deferred changes have failed
+			t.Errorf("Flush() = %v", err)
+		}
 	}
 	if err := s.EndSandbox(other.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
 		t.Errorf("EndSandbox() = %v on a full disk", err)
@@ -55,11 +59,11 @@ func TestFullDisk(t *testing.T) {
 	accept(t, s, r.ID, "")
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		got, err := s.Sandbox(t.Context(), r.ID)
-		if err == nil && got.UsedTime.Equal(used) {
+		if err == nil && got.UsedTime.Equal(used) && got.SavedTime.Equal(used) {
 			break
 		}
 		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("used at %v, %v, want %v, the deferred change that failed on the full disk", got.UsedTime, err, used)
+			t.Fatalf("used at %v, saved at %v, %v, want %v, the last deferred changes that failed on the full disk", got.UsedTime, got.SavedTime, err, used)
 		}
 	}
 	if err := s.Ping(t.Context()); err != nil {

@@ -90,24 +90,29 @@ func (s *Store) writeLoop() {
 			s.timer = nil
 		}
 		s.mu.Unlock()
-		s.commit(ops)
+		retry := s.commit(ops)
 		if closed {
+			if len(retry) > 0 {
+				s.log.Error("the disk is full; records were not written", "records", len(retry))
+			}
 			return
 		}
+		s.again(retry)
 	}
 }
 
-// commit runs ops in one transaction; if one of them fails, each in its own.
-func (s *Store) commit(ops []op) {
+// commit runs ops in one transaction; if one of them fails, each in its own. It returns the deferred changes that did not fit
+// on a full disk, in their order.
+func (s *Store) commit(ops []op) (retry []op) {
 	if len(ops) == 0 {
-		return
+		return nil
 	}
 	err := s.transact(ops)
 	if err != nil && len(ops) > 1 {
 		for _, o := range ops {
-			s.commit([]op{o})
+			retry = append(retry, s.commit([]op{o})...)
 		}
-		return
+		return retry
 	}
 	used := false
 	for IsFull(err) && s.reserve.giveUp(ops[0].spare) {
@@ -122,34 +127,35 @@ func (s *Store) commit(ops []op) {
 		switch {
 		case o.done != nil:
 			o.done <- err
-		case IsFull(err) && s.again(o):
+		case IsFull(err):
+			retry = append(retry, o)
 		case err != nil:
 			s.log.Error("a record was not written", "error", err)
 		}
 	}
+	return retry
 }
 
-// again queues a failed change for another attempt, before the changes that were requested since. It reports false if the store is
-// closed, so that there is no other attempt.
-func (s *Store) again(o op) bool {
+// again queues changes for another attempt, before the changes that were requested since.
+func (s *Store) again(ops []op) {
+	if len(ops) == 0 {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.pending = append([]op{o}, s.pending...)
+	s.pending = append(ops, s.pending...)
 	if s.timer == nil {
 		s.timer = time.AfterFunc(fullRetry, s.signal)
 	}
-	return true
 }
 
 func (s *Store) transact(ops []op) error {
+	synchronous := "PRAGMA synchronous = FULL"
 	if !slices.ContainsFunc(ops, func(o op) bool { return !o.quick }) {
-		if _, err := s.write.Exec("PRAGMA synchronous = NORMAL"); err != nil {
-			return err
-		}
-		defer s.write.Exec("PRAGMA synchronous = FULL")
+		synchronous = "PRAGMA synchronous = NORMAL"
+	}
+	if _, err := s.write.Exec(synchronous); err != nil {
+		return err
 	}
 	tx, err := s.write.Begin()
 	if err != nil {
