@@ -11,6 +11,10 @@ import (
 // errFull is wrapped by errors whose message says that a disk is full.
 var errFull = errors.New("the disk is full")
 
+// errNoNamespace is wrapped by the errors of whyNoNamespace. If the limit of user namespaces is reached, Linux returns ENOSPC, which
+// must not be reported as a full disk.
+var errNoNamespace = errors.New("no user namespace")
+
 // fullDisk returns a sentence, for a person or a model, that says which disk is full, if a full disk caused err. Otherwise it
 // returns an empty string. images is the folder of the image cache, or empty.
 func fullDisk(err error, images string) string {

@@ -44,10 +44,6 @@ func tryNamespace(program string) error {
 	return nil
 }
 
-// errNoNamespace is wrapped by the errors of whyNoNamespace. If the limit of user namespaces is reached, Linux returns ENOSPC, which
-// must not be reported as a full disk.
-var errNoNamespace = errors.New("no user namespace")
-
 // whyNoNamespace is the error of a user namespace that could not be made, by the settings in sys, which is /proc/sys.
 func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 	is := func(setting, value string) bool {
