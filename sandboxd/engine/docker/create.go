@@ -186,9 +186,13 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 		if err != nil {
 			return err
 		}
+		// Before the container, because they can't be found without it.
+		if err := e.removeCopies(found.ID, savedIn(found.Name).sum); err != nil {
+			return wrap("remove copies of the memory of "+string(id), err)
+		}
 		err = e.api.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
 		if err == nil || cerrdefs.IsNotFound(err) {
-			return wrap("remove copies of the memory of "+string(id), e.removeCopies(found.ID, savedIn(found.Name).sum))
+			return nil
 		}
 		// A conflict: somebody else is removing it. It is gone when it can't be found.
 		if !cerrdefs.IsConflict(err) {
