@@ -21,8 +21,8 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, true, os.Rename)
 }
 
-// Create is [WriteFile] for a file that must not exist yet. The error wraps [fs.ErrExist] if it does. On a file system without hard links an
-// existing file is replaced.
+// Create is [WriteFile] for a file that must not exist yet. The error wraps [fs.ErrExist] if it does. On a file system without hard links it
+// can replace a file that another process creates at the same moment.
 func Create(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, true, func(temporary, path string) error {
 		err := os.Link(temporary, path)
@@ -31,6 +31,9 @@ func Create(path string, data []byte, mode fs.FileMode) error {
 		}
 		if errors.Is(err, fs.ErrExist) {
 			return err
+		}
+		if _, err := os.Lstat(path); err == nil {
+			return &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
 		}
 		return os.Rename(temporary, path)
 	})
