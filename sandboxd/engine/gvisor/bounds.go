@@ -11,7 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
+	"regexp"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -201,13 +201,16 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 // manifest, and the client reads no more.
 type boundedTransport struct{ http.RoundTripper }
 
+// blobPath matches the path of a blob, and not that of a manifest in a repository with blobs in its name.
+var blobPath = regexp.MustCompile(`/blobs/[a-z0-9+._-]+:[0-9a-f]+$`)
+
 func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.RoundTripper.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
 	for from := req; ; from = from.Response.Request { // from the redirected request back to the original one
-		if strings.Contains(from.URL.Path, "/blobs/") {
+		if blobPath.MatchString(from.URL.Path) {
 			return resp, nil
 		}
 		if from.Response == nil {

@@ -143,7 +143,7 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 	if err != nil {
 		return err
 	}
-	defer i.trash(making) // keep has renamed it, unless the import failed or the image existed already
+	defer func() { _ = i.trash(making) }() // keep has renamed it, unless the import failed or the image existed already
 	rootfs, err := i.makeRoot(making)
 	if err != nil {
 		return err
@@ -192,14 +192,20 @@ func (i images) lock(ctx context.Context) (unlock func(), err error) {
 func (i images) clear() {
 	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
 	for _, dir := range leftovers {
-		i.trash(dir)
+		_ = i.trash(dir) // a folder that stays is a leftover of the next import
 	}
 }
 
-// trash renames a folder, if it exists, so that [images.removeTrash] removes it.
-func (i images) trash(dir string) {
-	name := strings.TrimPrefix(filepath.Base(dir), "making-")
-	_ = os.Rename(dir, filepath.Join(i.dir, "trash-"+name)) // a folder that stays is a leftover of the next import
+// trash moves a folder, if it exists, into the trash, which [images.removeTrash] removes.
+func (i images) trash(dir string) error {
+	if !exists(dir) {
+		return nil
+	}
+	trash, err := os.MkdirTemp(i.dir, "trash-")
+	if err != nil {
+		return err
+	}
+	return os.Rename(dir, filepath.Join(trash, filepath.Base(dir)))
 }
 
 // removeTrash removes the folders in the trash. The caller need not hold the import lock, so that removing many files delays

@@ -79,7 +79,7 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 		for _, file := range refs[digest] {
 			errs = append(errs, os.Remove(file))
 		}
-		i.trash(filepath.Join(i.dir, digest))
+		errs = append(errs, i.trash(filepath.Join(i.dir, digest)))
 	}
 	return errors.Join(append(errs, i.tidyPrograms(now))...)
 }
