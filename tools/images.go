@@ -60,6 +60,7 @@ var (
 	errNotPicture = errors.New("it is not a valid PNG or JPEG")
 	errNoRoom     = errors.New("there is no room for it in this answer")
 	errTooCostly  = errors.New("decoding it takes too much time or memory")
+	errNotStarted = errors.New("the process that decodes it could not be started; call again")
 )
 
 // fit returns the picture within budget bytes of base64, or an error that says why it

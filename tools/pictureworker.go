@@ -82,9 +82,17 @@ func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, err
 	cmd.Stdin, cmd.Stdout = bytes.NewReader(data), out
 	cmd.WaitDelay = time.Second
 	hideWindow(cmd)
-	if err := cmd.Run(); ctx.Err() != nil {
+	err = cmd.Start()
+	started := err == nil
+	if started {
+		err = cmd.Wait()
+	}
+	switch {
+	case ctx.Err() != nil:
 		return nil, errors.New("the call was cancelled")
-	} else if err != nil {
+	case !started:
+		return nil, errNotStarted
+	case err != nil:
 		return nil, errTooCostly
 	}
 	switch answer := out.Bytes(); {

@@ -4,6 +4,7 @@ package tools
 
 import (
 	"bytes"
+	"errors"
 	"image"
 	_ "image/png"
 	"syscall"
@@ -39,4 +40,24 @@ func FuzzInspectPicture(f *testing.F) {
 			t.Errorf("the header says %d×%d, the decoder %d×%d", h.width, h.height, config.Width, config.Height)
 		}
 	})
+}
+
+// A worker that the system can't start is not the picture's fault.
+func TestWorkerThatCannotBeStarted(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	_, err := runPictureWorker(t.Context(), []byte("picture"), maxImagesBytes)
+	if restoreErr := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); restoreErr != nil {
+		t.Fatal(restoreErr)
+	}
+	if !errors.Is(err, errNotStarted) {
+		t.Errorf("without files for the worker's pipes: %v, want %v", err, errNotStarted)
+	}
 }
