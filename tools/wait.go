@@ -36,7 +36,10 @@ func Report(ctx context.Context, elapsed time.Duration, lastLine string) {
 // reports says whether somebody wants to know.
 func reports(ctx context.Context) bool { return ctx.Value(progressKey{}) != nil }
 
-const progressInterval = 1.0 // seconds
+const (
+	progressInterval = 1.0  // seconds
+	progressText     = 2000 // bytes of new text that a step reads for its report
+)
 
 // execute starts an execution and waits for its end as long as the request says.
 func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
@@ -67,8 +70,9 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.follow(ctx, ex, wait, begun, w), nil
 }
 
-// follow waits in steps and reports progress between them. A step reads only new text, because an execution's values can have
-// many MiB. If the execution can't be read at the end, follow returns ex, so that the caller still has the id of the running execution.
+// follow waits in steps and reports progress between them. A step reads no output while it waits, and then only new text, if there is any.
+// An execution's values can have many MiB, and a window contains all values at or after its offset: a step that printed nothing must
+// not read those at the end again. If the execution can't be read at the end, follow returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time, w sandbox.Window) sandbox.Execution {
 	line, read := lastLine(ex.Events), ex.OutputBytes
 	whole := ex
@@ -79,12 +83,15 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 		}
 		Report(ctx, time.Since(begun), line)
 		stepBegun := time.Now()
-		latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), min(left, progressInterval), sandbox.Window{Offset: read + 1, Tail: 2000})
+		latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), min(left, progressInterval), sandbox.NoOutput)
+		if err == nil && !latest.State.Final() && latest.OutputBytes > read {
+			latest, err = t.sandboxes.GetExecution(ctx, string(ex.ID), 0, sandbox.Window{Offset: max(read, latest.OutputBytes-progressText), Tail: progressText})
+			read = max(read, latest.OutputBytes)
+		}
 		if err != nil {
 			break
 		}
 		ex = latest
-		read = max(read, ex.OutputBytes)
 		if s := lastLine(ex.Events); s != "" {
 			line = s
 		}

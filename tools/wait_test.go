@@ -2,6 +2,8 @@ package tools_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,6 +50,67 @@ func TestWaitingReadsValuesOnce(t *testing.T) {
 		wantText(t, r, false, "succeeded in 30 s", "display:")
 		if reports < 20 || d.values > values {
 			t.Errorf("%d reports and %d values read, want about 30 and at most %d", reports, d.values, values)
+		}
+	})
+}
+
+// printer is a fake daemon whose executions print at the times of their events.
+type printer struct{ *reader }
+
+func (p printer) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
+	wait := r.WaitSeconds
+	r.WaitSeconds = 0
+	ex, err := p.double.Execute(ctx, name, r)
+	if err != nil {
+		return ex, err
+	}
+	return p.GetExecution(ctx, string(ex.ID), wait, r.Window)
+}
+
+func (p printer) GetExecution(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
+	ex, err := p.double.GetExecution(ctx, id, wait, sandbox.Window{})
+	if err != nil {
+		return ex, err
+	}
+	if i := slices.IndexFunc(ex.Events, func(e sandbox.Event) bool { return e.Time.After(time.Now()) }); i >= 0 {
+		ex.OutputBytes, ex.Events = ex.Events[i].Offset, ex.Events[:i]
+	}
+	ex.Events, ex.NextOffset = window(ex.Events, ex.OutputBytes, w)
+	for _, e := range ex.Events {
+		if e.Data != nil {
+			p.values++
+		}
+	}
+	return ex, nil
+}
+
+func TestProgressReportsWholeLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const steps = 20
+		d := printer{&reader{double: newDouble()}}
+		var events []sandbox.Event
+		for i := range steps {
+			at := time.Now().Add(time.Duration(i)*time.Second + 500*time.Millisecond)
+			text, value := out(fmt.Sprintf("step %d\n", i)), display(plain("value"))
+			text.Time, value.Time = at, at
+			events = append(events, text, value)
+		}
+		d.scripts["slow"] = sandbox.Execution{Events: events}
+		d.after["slow"] = steps * time.Second
+		var lines []string
+		ctx := tools.WithProgress(t.Context(), func(_ time.Duration, line string) { lines = append(lines, line) })
+		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
+		wantText(t, r, false, "succeeded in 20 s", "step 19")
+		if len(lines) < steps-2 {
+			t.Errorf("got %d reports, want about %d", len(lines), steps)
+		}
+		for _, line := range lines {
+			if !strings.HasPrefix(line, "step ") {
+				t.Errorf("got a report of %q, want a whole line", line)
+			}
+		}
+		if d.values > 4*steps {
+			t.Errorf("%d values were read, want at most %d", d.values, 4*steps)
 		}
 	})
 }
