@@ -10,27 +10,30 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gallery chooses the values that one answer shows: the last error and result first, then the newest values. Of pictures it
-// shows the first few.
+// gallery chooses the values that one answer shows: the last error and result first, then the newest values.
 type gallery struct {
+	left    int // bytes of text that the answer has room for
+	skipped int // displays and results that are not shown
+	errors  int // errors that are not shown
+}
+
+// selection chooses the pictures that one answer shows: the first few.
+type selection struct {
 	shop     *imageShop
 	sandbox  sandbox.ID
-	left     int // bytes of text that the answer has room for
 	pictures int // pictures that add has not handled yet
 	tried    int // pictures that add has handled
-	used     int // bytes of base64 in contents
-	skipped  int // displays and results that are not shown
-	errors   int // errors that are not shown
-	contents []mcp.Content
+	shown    int
+	used     int // bytes of base64 in the shown pictures
 }
 
 // value is a display or a result, and the pieces with which an answer shows it.
 type value struct {
-	label   string
-	data    map[string]string
-	note    string // a note about its picture
-	picture bool   // its picture is shown
-	pieces  []piece
+	label  string
+	data   map[string]string
+	note   string            // a note about its picture
+	image  *mcp.ImageContent // its picture, if that is shown
+	pieces []piece
 }
 
 const (
@@ -39,18 +42,24 @@ const (
 	cutNote      = 120 // bytes of a note about the omitted middle of a text
 )
 
-// choose sets the pieces of the values that the answer has room for, and counts the others.
-func (g *gallery) choose(ctx context.Context, values []*value) {
+// choose sets the images and notes of the values that have pictures.
+func (s *selection) choose(ctx context.Context, values []*value) {
 	for _, v := range values {
 		if imageType(v.data) != "" {
-			g.pictures++
+			s.pictures++
 		}
 	}
 	for _, v := range values {
-		if mime := imageType(v.data); mime != "" && g.tried < maxTried {
-			v.note, v.picture = g.add(ctx, v.label, v.data[mime])
+		if mime := imageType(v.data); mime != "" && s.tried < maxTried {
+			v.note, v.image = s.add(ctx, v.label, v.data[mime])
 		}
-		if v.picture {
+	}
+}
+
+// choose sets the pieces of the values that the answer has room for, and counts the others.
+func (g *gallery) choose(values []*value) {
+	for _, v := range values {
+		if v.image != nil {
 			g.left -= len(v.note) + 1
 		}
 	}
@@ -73,7 +82,7 @@ func (g *gallery) choose(ctx context.Context, values []*value) {
 // take sets the pieces of a value if there is room for them, and counts the value as skipped otherwise.
 func (g *gallery) take(v *value) {
 	switch {
-	case v.picture: // its text says no more than <Figure …>
+	case v.image != nil: // its text says no more than <Figure …>
 		v.pieces = []piece{{note: v.note}}
 		return
 	case g.left > 0 && (v.note != "" || v.label == string(sandbox.EventResult) || imageType(v.data) == ""):
@@ -154,30 +163,30 @@ func (g *gallery) text(v *value) []piece {
 	return nil
 }
 
-// add shows a picture if there is room, and returns a note about it.
-func (g *gallery) add(ctx context.Context, label, text string) (note string, shown bool) {
-	g.tried++
-	g.pictures--
-	number := len(g.contents) + 1
+// add returns a note about a picture, and the picture if the answer has room for it.
+func (s *selection) add(ctx context.Context, label, text string) (note string, image *mcp.ImageContent) {
+	s.tried++
+	s.pictures--
+	number := s.shown + 1
 	why := ""
 	if number > maxImages {
-		g.tried = maxTried // the others are counted only
+		s.tried = maxTried // the others are counted only
 		why = fmt.Sprintf("an answer has at most %d", maxImages)
 	} else if raw, err := base64.StdEncoding.DecodeString(text); err != nil {
 		why = "it is not valid base64"
 	} else {
-		waiting := min(maxImages-len(g.contents), g.pictures+1)
-		p, err := g.shop.fit(ctx, raw, (maxImagesBytes-g.used)/waiting)
+		waiting := min(maxImages-s.shown, s.pictures+1)
+		p, err := s.shop.fit(ctx, raw, (maxImagesBytes-s.used)/waiting)
 		if err == nil {
-			g.used += len(p.content.Data)
-			g.contents = append(g.contents, p.content)
+			s.used += len(p.content.Data)
+			s.shown++
 			note = fmt.Sprintf("%s: image %d below, %d×%d pixels", label, number, p.width, p.height)
 			if p.note != "" {
 				note += ", " + p.note
 			}
-			return note, true
+			return note, &p.content
 		}
 		why = err.Error()
 	}
-	return fmt.Sprintf("%s: an image that is not shown: %s. Code can save it to a file, such as plot.png; read_file(sandbox_id=%q, path=\"plot.png\") shows that.", label, why, g.sandbox), false
+	return fmt.Sprintf("%s: an image that is not shown: %s. Code can save it to a file, such as plot.png; read_file(sandbox_id=%q, path=\"plot.png\") shows that.", label, why, s.sandbox), nil
 }

@@ -43,7 +43,8 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 	left := answerBudget - len(r.head) - len(r.files) - cost(r.late) - nextReserve - gapReserve
 	var text string
 	if !v.paging {
-		r.gather(ctx, events, t.images, min(left-min(streamReserve, printedCost(events)), valuesBudget))
+		r.choosePictures(ctx, events, t.images)
+		r.gather(events, min(left-min(streamReserve, printedCost(events)), valuesBudget))
 		r.next = r.nextLine(next)
 		text = r.fit()
 	} else {
@@ -51,15 +52,17 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 		if hasValues(events) {
 			budget -= streamReserve
 		}
+		events, next = fitPage(events, next, budget)
+		r.choosePictures(ctx, events, t.images)
 		for {
-			events, next = fitPage(events, next, budget)
-			r.gather(ctx, events, t.images, min(left-printedCost(events), valuesBudget))
+			r.gather(events, min(left-printedCost(events), valuesBudget))
 			r.next = r.nextLine(next)
 			text = r.compose(0)
 			if len(text) <= answerBudget || budget < minPage {
 				break
 			}
 			budget = budget * 3 / 4 // values between printed text add labels and fences
+			events, next = fitPage(events, next, budget)
 		}
 	}
 	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(text)}, r.images...)}
@@ -194,23 +197,43 @@ type rendering struct {
 	late   []piece
 	files  string
 	next   string
+	values map[int]*value // displays and results by their index in the events
 	images []mcp.Content
 
 	run strings.Builder // the text of the last piece, until flush, if that piece is printed text
 }
 
-// gather turns events into pieces and pictures. Values and errors together get budget bytes; the newest ones have priority.
-func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *imageShop, budget int) {
-	r.pieces = nil
-	show := &gallery{shop: shop, sandbox: r.ex.SandboxID, left: budget - 2*maxCountNote}
+// choosePictures decides which pictures of events the answer shows. Each one is decoded in another process, so an answer calls
+// choosePictures once, before gather.
+func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shop *imageShop) {
+	r.values = map[int]*value{}
 	var values []*value // in order
-	at := map[int]*value{}
+	for i, e := range events {
+		if e.Type == sandbox.EventDisplay || e.Type == sandbox.EventResult {
+			r.values[i] = &value{label: string(e.Type), data: e.Data}
+			values = append(values, r.values[i])
+		}
+	}
+	s := &selection{shop: shop, sandbox: r.ex.SandboxID}
+	s.choose(ctx, values)
+}
+
+// gather turns events into pieces and pictures. Values and errors together get budget bytes; the newest ones have priority. The
+// events must be those that choosePictures was called with, or their beginning.
+func (r *rendering) gather(events []sandbox.Event, budget int) {
+	r.pieces, r.images = nil, nil
+	show := &gallery{left: budget - 2*maxCountNote}
+	var values []*value // in order
 	lastError := -1
 	for i, e := range events {
 		switch e.Type {
 		case sandbox.EventDisplay, sandbox.EventResult:
-			at[i] = &value{label: string(e.Type), data: e.Data}
-			values = append(values, at[i])
+			v := r.values[i]
+			v.pieces = nil
+			values = append(values, v)
+			if v.image != nil {
+				r.images = append(r.images, *v.image)
+			}
 		case sandbox.EventError:
 			if lastError >= 0 {
 				show.errors++
@@ -222,7 +245,7 @@ func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *im
 	if lastError >= 0 || !r.view.paging {
 		failure = show.traceback(r.ex.Error)
 	}
-	show.choose(ctx, values)
+	show.choose(values)
 
 	for i, e := range events {
 		switch e.Type {
@@ -235,7 +258,7 @@ func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *im
 			}
 			r.add(p)
 		case sandbox.EventDisplay, sandbox.EventResult:
-			r.add(at[i].pieces...)
+			r.add(r.values[i].pieces...)
 		case sandbox.EventError:
 			if i == lastError {
 				r.add(failure...)
@@ -247,7 +270,6 @@ func (r *rendering) gather(ctx context.Context, events []sandbox.Event, shop *im
 	}
 	r.add(show.rest()...)
 	r.flush()
-	r.images = show.contents
 }
 
 // print adds printed text, joined with what the same stream printed just before.

@@ -2,6 +2,7 @@ package tools_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"fmt"
 	"image"
@@ -9,6 +10,7 @@ import (
 	"image/png"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,4 +277,47 @@ func TestProgress(t *testing.T) {
 			t.Errorf("%d reports, want 10", reports)
 		}
 	})
+}
+
+// lookups counts how often the owner of a call is looked up, which happens once for each picture that a worker decodes.
+type lookups struct {
+	context.Context
+	n *atomic.Int64
+}
+
+func (l lookups) Value(key any) any {
+	if sandbox.WithOwner(context.Background(), "alice").Value(key) != nil {
+		l.n.Add(1)
+	}
+	return l.Context.Value(key)
+}
+
+// fitPage takes the alternating streams of this page as grouped, because it counts the errors between them. The answer leaves those errors
+// out and shows each stream with label and fences, so it is too long and the page is cut again.
+func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
+	d := newDouble()
+	events := []sandbox.Event{figure(40, 30), figure(50, 30), figure(60, 30)}
+	for range 5 {
+		events = append(events, display(plain(strings.Repeat("v", 5000))))
+	}
+	failure := sandbox.Event{Type: sandbox.EventError}
+	for i := range 12 {
+		text := strings.Repeat(strings.Repeat("`", 12)+"text\n", 7) + "ab\n"
+		events = append(events, out(text), failure, out(text), errOut(text+text))
+		if i%2 == 0 {
+			events = append(events, sandbox.Event{Type: sandbox.EventOmitted, Reason: sandbox.OmittedByLimit, Bytes: 10})
+		}
+	}
+	d.scripts["plots"] = sandbox.Execution{State: sandbox.ExecRunning, Events: events}
+	list := tools.New(d, tools.Config{})
+	call(t, list, "execute_code", args{"code": "plots", "wait_seconds": 0})
+	var n atomic.Int64
+	r := callContext(lookups{t.Context(), &n}, t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "offset": 0, "wait_seconds": 0})
+	wantText(t, r, false, "image 3 below, 60×30 pixels", "It goes on by itself")
+	if whole := fmt.Sprintf("offset=%d)", d.executions[sandbox.ExecutionID(letterID("exec_", 0))].OutputBytes); strings.Contains(textOf(t, r), whole) {
+		t.Errorf("the page was not cut, so the test shows nothing")
+	}
+	if n.Load() != 3 || len(r.Content) != 4 {
+		t.Errorf("%d pictures were decoded for an answer with %d, want 3 for 3", n.Load(), len(r.Content)-1)
+	}
 }
