@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
@@ -35,8 +37,8 @@ type connection struct {
 	send    func([]byte, *spool.Outbox) error
 
 	running sync.WaitGroup
-	slots   chan struct{} // holds a value for each working tool call
-	waits   chan struct{} // holds a value for each tool call that waits for an execution
+	slots   *slots // of working tool calls; the slots are the connection's own, so all owners take them as the operator
+	waits   *slots // of tool calls that wait for an execution
 
 	mu    sync.Mutex
 	calls map[string]*call // in flight, by id as it was written
@@ -52,7 +54,7 @@ type call struct {
 // open begins a connection whose messages go out by send, one at a time. A failed send ends it.
 func (s *Server) open(ctx context.Context, send func([]byte, *spool.Outbox) error) (*connection, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: make(chan struct{}, s.config.MaxCalls), waits: make(chan struct{}, waitsPerCall*s.config.MaxCalls)}
+	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: newSlots(s.config.MaxCalls, math.MaxInt64), waits: newSlots(waitsPerCall*s.config.MaxCalls, 0)}
 	c.session = newSession(func(v any) error { return c.write(v, nil) })
 	if err := s.mcp.RegisterSession(ctx, c.session); err != nil {
 		cancel(nil)
@@ -139,27 +141,12 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 // serve handles a request that may take long.
 func (c *connection) serve(ctx context.Context, m *message, this *call) {
 	if m.method == string(mcp.MethodToolsCall) {
-		held := c.slots
-		select {
-		case held <- struct{}{}:
-			defer func() { <-held }()
-		case <-ctx.Done():
-			return
+		place, ok := newSeat(ctx, c.slots, c.waits, sandbox.Operator)
+		if !ok {
+			return // the call was cancelled
 		}
-		// The tool's handler runs on this goroutine and calls the function there, so held needs no lock.
-		ctx = wire.WithWaiting(ctx, func() bool {
-			if held == c.waits {
-				return true
-			}
-			select {
-			case c.waits <- struct{}{}:
-				<-held
-				held = c.waits
-				return true
-			default:
-				return false
-			}
-		})
+		defer place.leave()
+		ctx = wire.WithWaiting(ctx, place.wait, place.resume)
 	}
 	ctx, release := c.server.answers.WithBudget(ctx)
 	defer release()

@@ -276,3 +276,53 @@ func TestLongPollsOnOneConnectionLeaveRoomForCalls(t *testing.T) {
 		t.Errorf("got %s, want the answer to the call", a.raw)
 	}
 }
+
+// ending is a fake daemon whose executions run until done is closed. It counts the reads that do not wait.
+type ending struct {
+	tools.Sandboxes
+	done    chan struct{}
+	waits   *atomic.Int64
+	reads   *atomic.Int64
+	tooMany *atomic.Bool
+}
+
+func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ sandbox.Window) (sandbox.Execution, error) {
+	ex := sandbox.Execution{ID: sandbox.ExecutionID(id), State: sandbox.ExecRunning}
+	if seconds == 0 {
+		if e.reads.Add(1) > 1 {
+			e.tooMany.Store(true)
+		}
+		time.Sleep(50 * time.Millisecond) // gives other calls the time to read at once, if they may
+		e.reads.Add(-1)
+		ex.State = sandbox.ExecSucceeded
+		return ex, nil
+	}
+	if seconds < 1 || e.waits.Add(1) > 4 {
+		<-e.done
+		ex.State = sandbox.ExecSucceeded
+		return ex, nil
+	}
+	return ex, nil // the first step of a call
+}
+
+func TestCallsOnOneConnectionWorkInTurnAfterTheirWaits(t *testing.T) {
+	e := ending{done: make(chan struct{}), waits: new(atomic.Int64), reads: new(atomic.Int64), tooMany: new(atomic.Bool)}
+	p := connectTo(t, server.New(tools.New(e, tools.Config{}), server.Config{MaxCalls: 1}))
+	for i := range 4 {
+		p.send(strings.Replace(toolCall(fmt.Sprint(i+1), "get_execution", longPoll), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1))
+	}
+	eventually(t, "all calls wait", func() bool { return e.waits.Load() == 8 })
+	close(e.done)
+	for answers := 0; answers < 4; {
+		a := p.next()
+		if a.ID == nil {
+			continue // a progress report
+		}
+		if answers++; !strings.Contains(string(a.raw), "succeeded") {
+			t.Errorf("got %s, want an execution that succeeded", a.raw)
+		}
+	}
+	if e.tooMany.Load() {
+		t.Error("calls read executions at once after their waits, want one at a time")
+	}
+}

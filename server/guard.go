@@ -113,12 +113,11 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	case r.URL.Path == "/metrics":
 		slots = h.scrapes
 	}
-	free, ok := slots.acquire(r.Context(), token.Owner())
+	place, ok := newSeat(r.Context(), slots, h.waits, token.Owner())
 	if !ok {
 		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, and more are not taken: wait for answers", slots.inUse()))
 		return
 	}
-	place := &seat{waits: h.waits, owner: token.Owner(), free: free}
 	defer place.leave()
 
 	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience, owner: token.Owner()}
@@ -138,7 +137,7 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	defer end()
 	// On whose behalf is said here and nowhere else: no header, field or parameter can.
 	ctx = sandbox.WithOwner(context.WithValue(ctx, bearerKey{}, token.Name), token.Owner())
-	ctx = wire.WithWaiting(ctx, place.wait)
+	ctx = wire.WithWaiting(ctx, place.wait, place.resume)
 	ctx, release := h.server.answers.WithBudget(ctx)
 	defer release()
 	r = r.WithContext(ctx)

@@ -60,34 +60,55 @@ func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), 
 
 func (s *slots) inUse() int { return int(s.taken.Used()) }
 
-// seat is the slot of one request. The request can exchange it for a slot among the waiting requests.
+// workPatience is how long a request waits, after a wait for an execution, for a slot among the working requests.
+const workPatience = 20 * time.Second
+
+// seat is the slot of one request: one in work, or, while the request waits for an execution, one in waits.
 type seat struct {
-	waits *slots
-	owner sandbox.Owner
+	work, waits *slots
+	owner       sandbox.Owner
 
 	mu     sync.Mutex
-	free   func()
+	free   func() // nil: the request holds no slot
 	waiter bool
 }
 
+// newSeat waits for a slot in work. It reports false if there is none in time. The caller must call leave when the request has ended.
+func newSeat(ctx context.Context, work, waits *slots, owner sandbox.Owner) (*seat, bool) {
+	free, ok := work.acquire(ctx, owner)
+	return &seat{work: work, waits: waits, owner: owner, free: free}, ok
+}
+
 // wait exchanges the slot for one in waits. It reports false, and keeps the slot, if none is free there.
-func (s *seat) wait() bool {
+func (s *seat) wait() bool { return s.exchange(context.Background(), s.waits, true) }
+
+// resume exchanges the slot in waits for one in work, for which it waits at most workPatience. It reports false, and keeps the slot, if none is free in time.
+func (s *seat) resume(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, workPatience)
+	defer cancel()
+	return s.exchange(ctx, s.work, false)
+}
+
+func (s *seat) exchange(ctx context.Context, to *slots, waiter bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.waiter {
-		return true
+	if s.free == nil || s.waiter == waiter {
+		return s.free != nil
 	}
-	free, ok := s.waits.acquire(context.Background(), s.owner)
+	free, ok := to.acquire(ctx, s.owner)
 	if !ok {
 		return false
 	}
 	s.free()
-	s.free, s.waiter = free, true
+	s.free, s.waiter = free, waiter
 	return true
 }
 
 func (s *seat) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.free()
+	if s.free != nil {
+		s.free()
+		s.free = nil
+	}
 }

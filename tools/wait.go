@@ -49,10 +49,7 @@ func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteReq
 		r.WaitSeconds = min(wait, progressInterval)
 	}
 	ex, err := t.sandboxes.Execute(ctx, name, r)
-	if err != nil || !reports(ctx) || ex.State.Final() {
-		return ex, err
-	}
-	return t.follow(ctx, ex, wait, begun, r.Window), nil
+	return t.finish(ctx, ex, err, wait, begun, r.Window)
 }
 
 // await waits for the end of an execution that was started before.
@@ -64,18 +61,35 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 		first = min(wait, progressInterval)
 	}
 	ex, err := t.sandboxes.GetExecution(ctx, id, first, w)
-	if err != nil || !reports(ctx) || ex.State.Final() {
+	return t.finish(ctx, ex, err, wait, begun, w)
+}
+
+// finish waits until wait seconds after begun if the call reports progress, and makes sure that the call may work. If the execution can't be read
+// at the end, finish returns ex, so that the caller still has the id of the running execution.
+func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
+	if err != nil {
 		return ex, err
 	}
-	return t.follow(ctx, ex, wait, begun, w), nil
+	stale := reports(ctx) && !ex.State.Final()
+	if stale {
+		t.follow(ctx, ex, wait, begun)
+	}
+	if !wire.WorkAllowed(ctx) {
+		return ex, sandbox.Errorf(sandbox.Limit, "the server has too many calls at work to show execution %s now. Do not run its code again: call get_execution(execution_id=%q)", ex.ID, ex.ID)
+	}
+	if stale {
+		if latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), 0, w); err == nil {
+			return latest, nil
+		}
+	}
+	return ex, nil
 }
 
 // follow waits in steps and reports progress between them. A step reads no output while it waits, and then only new text, if there is any.
 // An execution's values can have many MiB, and a window contains all values at or after its offset: a step that printed nothing must
-// not read those at the end again. If the execution can't be read at the end, follow returns ex, so that the caller still has the id of the running execution.
-func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time, w sandbox.Window) sandbox.Execution {
+// not read those at the end again.
+func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time) {
 	line, read := lastLine(ex.Events), ex.OutputBytes
-	whole := ex
 	for !ex.State.Final() {
 		left := wait - time.Since(begun).Seconds()
 		if left <= 0 {
@@ -103,11 +117,6 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 			}
 		}
 	}
-	latest, err := t.sandboxes.GetExecution(ctx, string(ex.ID), 0, w)
-	if err != nil {
-		return whole
-	}
-	return latest
 }
 
 // lastLine returns the last line that was printed, short and clean.

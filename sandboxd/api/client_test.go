@@ -331,7 +331,7 @@ func TestALongWaitLeavesItsSlot(t *testing.T) {
 					exchanges.Add(1)
 					exchanged <- struct{}{}
 					return c.allowed
-				})
+				}, func(context.Context) bool { return true })
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/executions/"+string(x.ID)+"?"+c.query, nil))
 				answered <- w
