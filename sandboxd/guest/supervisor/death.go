@@ -11,12 +11,13 @@ import (
 )
 
 // causeOfDeath says how a kernel ended, from what wait4, the watchdog and the kernel's OOM
-// killer's counter know. Nothing that the kernel said counts.
-func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang sandbox.Language) sandbox.KernelDeath {
+// killer's counter know. Nothing that the kernel said counts. If SIGKILL ended the kernel and the OOM killer has killed a process since
+// before, memory is the cause.
+func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang sandbox.Language, before killCount) sandbox.KernelDeath {
 	d := known
 	d.Time = time.Now().UTC()
 	status := k.waitStatus()
-	oom := s.watchdog.oomKilled()
+	oom := s.watchdog.kills().oom > before.oom
 	switch why := k.outOfMemory.Load(); {
 	case why != nil:
 		d.Cause, d.Detail = sandbox.DiedOutOfMemory, *why

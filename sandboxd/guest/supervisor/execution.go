@@ -80,13 +80,6 @@ func (e *execution) codeError() *sandbox.CodeError {
 	return e.record.Error
 }
 
-// began returns the time at which a kernel got the execution.
-func (e *execution) began() time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.record.StartTime
-}
-
 // outcome is how an execution ended.
 type outcome struct {
 	state        sandbox.ExecutionState

@@ -20,6 +20,7 @@ type lane struct {
 	wake    chan struct{}     // there may be something in the queue
 	prepare chan chan<- error // start the kernel ahead of the first execution; who sends a channel wants it warm, and hears when it is
 	between interlude
+	kills   killCount // when the kernel was started, or its last execution began or ended; only serve's goroutine uses it
 
 	mu        sync.Mutex
 	queue     []*execution
@@ -145,9 +146,11 @@ func (l *lane) run(e *execution) {
 	since := l.between.take()
 	e.begin(l.currentEpoch(), since)
 	l.sup.watchdog.busy(1)
+	l.kills = l.sup.watchdog.kills()
 	k.begin(e)
 	o := l.follow(k, e)
-	l.sup.explainMemory(e, &o)
+	l.sup.explainMemory(e, &o, l.kills)
+	l.kills = l.sup.watchdog.kills()
 	l.sup.watchdog.busy(-1)
 	o.files, o.filesOmitted = l.sup.workspace.changes(before)
 	o.interlude = l.between.takeLate(since)
@@ -285,6 +288,7 @@ func (l *lane) start() (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.kills = l.sup.watchdog.kills()
 	k, err := startKernel(l.sup.reaper, argv, env, &l.sup.dropped, &l.between)
 	if err != nil {
 		return nil, fmt.Errorf("the %s kernel did not start: %w", l.lang, err)
@@ -298,7 +302,7 @@ func (l *lane) start() (*kernel, error) {
 // bury cleans up after a dead kernel: nothing of it may live on beside the next one. It returns
 // how the kernel died; what known says of that stands.
 func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
-	death := l.sup.causeOfDeath(k, known, l.lang)
+	death := l.sup.causeOfDeath(k, known, l.lang, l.kills)
 	l.mu.Lock()
 	l.kernel, l.starting = nil, false
 	l.lastDeath = &death

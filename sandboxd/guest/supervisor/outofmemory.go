@@ -5,7 +5,6 @@ package supervisor
 import (
 	"fmt"
 	"regexp"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -23,20 +22,17 @@ var (
 )
 
 // explainMemory adds a reason to the outcome of an execution if memory is the cause of its failure, or if a process was killed for
-// memory. If the kernel has died, the death has its own reason.
-func (s *Supervisor) explainMemory(e *execution, o *outcome) {
+// memory since before. Both lanes' executions report a kill during which both ran, because it can't be attributed to one of them.
+// If the kernel has died, the death has its own reason.
+func (s *Supervisor) explainMemory(e *execution, o *outcome, before killCount) {
 	if o.death != nil {
 		return
 	}
-	killed := s.watchdog.strays.Swap(0) > 0
-	err := e.codeError()
-	if o.state == sandbox.ExecFailed || time.Since(e.began()) > watchBusy { // a shorter execution has no time to fill the memory
-		killed = s.watchdog.oomKilled() || killed
-	}
+	err, now := e.codeError(), s.watchdog.kills()
 	why := ""
 	switch {
-	case killed:
-		why = "a process that the code had started was killed because memory ran out: " + s.watchdog.usage()
+	case now.oom > before.oom || now.strays > before.strays:
+		why = "a process in the sandbox was killed because memory ran out: " + s.watchdog.usage()
 	case o.state != sandbox.ExecFailed || err == nil:
 	case threadText.MatchString(err.Message) && s.threads() >= s.config.Processes*9/10:
 		why = fmt.Sprintf("the sandbox's limit of %d processes and threads was reached; use fewer at once", s.config.Processes)

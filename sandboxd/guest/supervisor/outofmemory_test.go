@@ -3,7 +3,11 @@
 package supervisor
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -36,10 +40,72 @@ func TestExplainMemory(t *testing.T) {
 			e := newExecution("exec_x", sandbox.ExecuteRequest{TimeoutSeconds: &timeout}, nil)
 			e.record.Error = &sandbox.CodeError{Name: test.name, Message: test.message}
 			o := outcome{state: sandbox.ExecFailed}
-			s.explainMemory(e, &o)
+			s.explainMemory(e, &o, s.watchdog.kills())
 			if got := strings.Contains(o.reason, "of its memory limit of 1 GiB") && strings.Contains(o.reason, "memory_mb"); got != test.memory {
 				t.Errorf("reason = %q, want memory named: %t", o.reason, test.memory)
 			}
 		})
+	}
+}
+
+// withOOMKiller returns a supervisor, and a function that sets the count of the OOM killer.
+func withOOMKiller(t *testing.T) (s *Supervisor, set func(kills int)) {
+	s = &Supervisor{config: Config{UID: 1, Memory: 1 << 30, Processes: 100}}
+	s.watchdog = newWatchdog(s)
+	s.watchdog.meter.oomEvents = filepath.Join(t.TempDir(), "memory.events")
+	set = func(kills int) {
+		if err := os.WriteFile(s.watchdog.meter.oomEvents, fmt.Appendf(nil, "oom_kill %d\n", kills), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(0)
+	return s, set
+}
+
+// TestKillIsReportedByTheExecutionsThatOverlapIt: both lanes' executions report a process that was killed while they ran, and blame
+// no code for it. An execution that begins afterwards does not report it.
+func TestKillIsReportedByTheExecutionsThatOverlapIt(t *testing.T) {
+	timeout := 1
+	reason := func(s *Supervisor, before killCount) string {
+		o := outcome{state: sandbox.ExecSucceeded}
+		s.explainMemory(newExecution("exec_x", sandbox.ExecuteRequest{TimeoutSeconds: &timeout}, nil), &o, before)
+		return o.reason
+	}
+	for name, kill := range map[string]func(*Supervisor, func(int)){
+		"by the OOM killer": func(_ *Supervisor, set func(int)) { set(1) },
+		"by the watchdog":   func(s *Supervisor, _ func(int)) { s.watchdog.strays.Add(1) },
+		"by both":           func(s *Supervisor, set func(int)) { set(2); s.watchdog.strays.Add(1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, set := withOOMKiller(t)
+			python, javascript := s.watchdog.kills(), s.watchdog.kills()
+			kill(s, set)
+			for _, before := range []killCount{python, javascript} {
+				if got, want := reason(s, before), "a process in the sandbox was killed because memory ran out: "; !strings.HasPrefix(got, want) {
+					t.Errorf("reason = %q, want it to begin with %q", got, want)
+				}
+			}
+			if got := reason(s, s.watchdog.kills()); got != "" {
+				t.Errorf("reason of an execution that began after the kill = %q, want none", got)
+			}
+		})
+	}
+}
+
+// TestKernelsThatTheOOMKillerKilled: each kernel that SIGKILL ended while the OOM killer was at work died of memory, and no other.
+func TestKernelsThatTheOOMKillerKilled(t *testing.T) {
+	s, set := withOOMKiller(t)
+	cause := func(before killCount) sandbox.DeathCause {
+		return s.causeOfDeath(&kernel{status: syscall.WaitStatus(syscall.SIGKILL)}, sandbox.KernelDeath{}, sandbox.Python, before).Cause
+	}
+	before := s.watchdog.kills()
+	set(2)
+	for _, kernel := range []string{"first", "second"} {
+		if got := cause(before); got != sandbox.DiedOutOfMemory {
+			t.Errorf("cause of the %s kernel's death = %s, want %s", kernel, got, sandbox.DiedOutOfMemory)
+		}
+	}
+	if got := cause(s.watchdog.kills()); got != sandbox.DiedSignal {
+		t.Errorf("cause of a later death = %s, want %s", got, sandbox.DiedSignal)
 	}
 }

@@ -116,7 +116,7 @@ func Run(config Config) error {
 	case err = <-over:
 	}
 	// PID 1's end takes every process of the sandbox with it; where the guest is not
-	// PID 1 (a shared process namespace), killAll does. It does not wait for the processes to end.
+	// PID 1 (a shared process namespace), identity.killAll does. It does not wait for the processes to end.
 	_ = s.identity.killAll()
 	return err
 }

@@ -16,10 +16,9 @@ import (
 type watchdog struct {
 	sup       *Supervisor
 	meter     *memoryMeter
-	kills     atomic.Int64 // the OOM killer's counter when it was last looked at
 	searching atomic.Bool  // for processes that belong to no kernel
 	peak      atomic.Int64 // the most bytes used since an execution last began while no other ran
-	strays    atomic.Int64 // processes that belonged to no kernel and were killed for memory, until explainMemory reads the count
+	strays    atomic.Int64 // processes that belonged to no kernel and that the watchdog killed; never decreases
 	files     atomic.Int64 // that there were when it was last looked, or an execution began
 	maxFiles  int64        // 0: the file systems see to it
 
@@ -52,7 +51,6 @@ const (
 
 func newWatchdog(sup *Supervisor) *watchdog {
 	w := &watchdog{sup: sup, meter: newMemoryMeter(sup.config.Memory)}
-	w.kills.Store(w.meter.oomKills())
 	if onGVisor() {
 		w.maxFiles = sup.config.Memory / memoryPerFile
 	}
@@ -143,9 +141,11 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	}
 	go func() { // because it takes its time, and meanwhile somebody has to look
 		defer w.searching.Store(false)
-		killed := len(w.sup.killFound(anyProcess))
-		w.strays.Add(int64(killed))
-		if killed == 0 {
+		killed := w.sup.killFound(func(process) bool {
+			w.strays.Add(1) // before the kill, so that an execution that ends because of the kill sees the count
+			return true
+		})
+		if len(killed) == 0 {
 			otherwise()
 		}
 	}()
@@ -218,8 +218,13 @@ func (w *watchdog) running() []*kernel {
 	return slices.DeleteFunc(w.living(), func(k *kernel) bool { return !k.busy() })
 }
 
-// oomKilled reports whether the kernel's OOM killer has ended something since the last call.
-func (w *watchdog) oomKilled() bool {
-	now := w.meter.oomKills()
-	return w.kills.Swap(now) < now
+// killCount is the number of processes that were killed because memory ran out, since the sandbox started.
+type killCount struct {
+	oom    int64 // by the OOM killer
+	strays int64 // by the watchdog, apart from kernels
+}
+
+// kills returns the current counts. A caller compares the counts of two moments.
+func (w *watchdog) kills() killCount {
+	return killCount{oom: w.meter.oomKills(), strays: w.strays.Load()}
 }
