@@ -186,6 +186,14 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 		if err != nil {
 			return err
 		}
+		if found.State.Paused && e.facts.gvisor() { // Docker 20.10 can't kill a paused container of gVisor, and leaves its shim
+			unpauseCtx, cancel := cleanup(ctx)
+			err := e.api.ContainerUnpause(unpauseCtx, found.ID)
+			cancel()
+			if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict: it is not paused
+				return wrap("unpause "+string(id)+" to remove it", err)
+			}
+		}
 		// Before the container, because they can't be found without it.
 		if err := e.removeCopies(found.ID, savedIn(found.Name).sum); err != nil {
 			return wrap("remove copies of the memory of "+string(id), err)
