@@ -99,6 +99,7 @@ func TestRemote(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
 			image, host := anyImage(t), "tcp://"+forward(t)
+			t.Cleanup(func() { endForgotten(t) }) // of a container that runsc can't start because the guest's volume is gone
 			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {
