@@ -187,12 +187,20 @@ func TestEvents(t *testing.T) {
 	}
 	// A follower that goes away leaves the execution alone.
 	ctx, cancel := context.WithCancel(t.Context())
-	id = b.begin("print('on')\nimport time; time.sleep(.3)", 30)
-	go func() { time.Sleep(50 * time.Millisecond); cancel() }()
-	if err := b.Events(ctx, id, 1, collect(&none)); err == nil {
-		t.Error("a cancelled stream ended well")
+	id = b.begin("print('on')\nimport os, time\nwhile not os.path.exists('left'): time.sleep(.01)", 60)
+	err := b.Events(ctx, id, 1, func(e sandbox.Event) error {
+		if e.Text != "" {
+			cancel()
+		}
+		return nil
+	})
+	if err == nil {
+		t.Error("a cancelled stream ended with no error, want one")
 	}
-	want(t, b.look(id, 10), sandbox.ExecSucceeded)
+	if _, err := b.WriteFile(t.Context(), "left", strings.NewReader("")); err != nil {
+		t.Fatal(err)
+	}
+	want(t, b.look(id, 60), sandbox.ExecSucceeded)
 }
 
 func TestAnImageWithoutInterpreters(t *testing.T) {
