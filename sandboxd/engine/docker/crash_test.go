@@ -281,6 +281,12 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				}
 				t.Logf("%+v", list)
 				err = e.Resume(t.Context(), s.ID)
+				if tt.stuck && err == nil { // gVisor goes on saving without Docker, and can freeze it after it was found running
+					var conn net.Conn
+					if conn, err = e.Dial(t.Context(), s.ID); err == nil {
+						conn.Close()
+					}
+				}
 				if tt.stuck && err != nil {
 					// Docker that died while gVisor saved can leave it frozen, and then neither thaws nor kills it at once; when it
 					// died while gVisor restored, its containerd can have half of it, and then it starts no second one. It is said
