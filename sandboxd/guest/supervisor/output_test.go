@@ -143,16 +143,17 @@ func TestOldOutputMakesRoom(t *testing.T) {
 func TestFloodOfMessagesIsBounded(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	e := b.python(`import sys
+	e := b.run(sandbox.ExecuteRequest{Language: sandbox.Python, WaitSeconds: 300, Code: `import sys
 ch = sys.stdout._channel
 for i in range(5000):
     ch.send("result", id=ch.id, data={"text/plain": f"value {i}"})
     if i < 500:
         ch.send("display", id=ch.id, data={"text/plain": f"display {i}"})
-        ch.send("error", id=ch.id, name="E" * 1000, message="m" * 100000, traceback="t" * 1000000 + "end")
+    if i < 150:
+        ch.send("error", id=ch.id, name="E" * 1000, message="m" * 50000, traceback="t" * 150000 + "end")
 for i in range(300):
     open(f"file{i}", "w").write("x")
-`)
+`})
 	want(t, e, sandbox.ExecSucceeded)
 	counts := map[sandbox.EventType]int{}
 	var last sandbox.Event
