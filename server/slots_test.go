@@ -24,8 +24,10 @@ func TestSeatAfterAWait(t *testing.T) {
 		}
 	}
 	first := sit()
-	if !first.wait() || !first.wait() {
-		t.Error("a slot for a wait was refused, want it")
+	for range 2 { // the second one finds the slot for a wait taken by itself
+		if !first.wait() {
+			t.Error("a slot for a wait was refused, want it")
+		}
 	}
 	want("a wait", 0, 1)
 	second := sit()
