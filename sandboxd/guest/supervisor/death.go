@@ -20,7 +20,7 @@ func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang san
 	oom := s.watchdog.kills().oom > before.oom
 	switch why := k.outOfMemory.Load(); {
 	case why != nil:
-		d.Cause, d.Detail = sandbox.DiedOutOfMemory, *why
+		d.Cause, d.Detail = sandbox.DiedOutOfMemory, (*why)()
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && oom && d.Cause != sandbox.DiedStopped:
 		d.Cause = sandbox.DiedOutOfMemory
 		d.Detail = s.watchdog.usage()

@@ -43,7 +43,7 @@ func newIdentity(uid int) (identity, error) {
 //     with it, because the saved uid is 0.
 //   - Both changes are read back. If the way back fails, the thread stays locked, and so ends with its
 //     goroutine instead of serving others with the wrong rights.
-func (id identity) asKernel(f func() error) error { return id.as(0, f) }
+func (id identity) asKernel(f func() error) error { return id.as(id.assume, f) }
 
 // thirdUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine maps users.
 const thirdUID = 65_533
@@ -56,7 +56,7 @@ const killCalls = 10
 // caller's effective and real user, except the caller itself. During the call the effective user is the kernels' user, and the real
 // user is thirdUID instead of root, because root's processes (`guest connect`) must not be killed.
 func (id identity) killAll() error {
-	return id.as(thirdUID, func() error {
+	return id.as(id.assumeForKill, func() error {
 		for range killCalls {
 			if err := syscall.Kill(-1, syscall.SIGKILL); err == syscall.ESRCH {
 				break
@@ -68,8 +68,8 @@ func (id identity) killAll() error {
 	})
 }
 
-// as is like asKernel, but also sets the real uid. No kernel may have that uid.
-func (id identity) as(real int, f func() error) (err error) {
+// as runs f between assume, which changes this thread's ids, and restore.
+func (id identity) as(assume, f func() error) (err error) {
 	runtime.LockOSThread()
 	defer func() {
 		if back := id.restore(); back != nil {
@@ -78,13 +78,22 @@ func (id identity) as(real int, f func() error) (err error) {
 		}
 		runtime.UnlockOSThread()
 	}()
-	if err := id.assume(real); err != nil {
+	if err := assume(); err != nil {
 		return err
 	}
 	return f()
 }
 
-func (id identity) assume(real int) error {
+// assumeForKill changes only the user ids, because kill ignores the others: while a fork bomb runs under gVisor, each system call of the
+// guest can take 10 ms.
+func (id identity) assumeForKill() error {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, thirdUID, uintptr(id.uid), unchanged); e != 0 {
+		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
+	}
+	return nil
+}
+
+func (id identity) assume() error {
 	// In this order: without the uid 0 there is no right to change groups.
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setgroups: %w", e)
@@ -92,10 +101,10 @@ func (id identity) assume(real int) error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, uintptr(id.gid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresgid: %w", e)
 	}
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(real), uintptr(id.uid), unchanged); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, uintptr(id.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
 	}
-	return verify(real, id.uid, id.gid)
+	return verify(id.uid, id.gid)
 }
 
 func (id identity) restore() error {
@@ -108,14 +117,14 @@ func (id identity) restore() error {
 	if e := setgroups(id.own); e != 0 {
 		return fmt.Errorf("act as the guest again: setgroups: %w", e)
 	}
-	return verify(0, 0, 0)
+	return verify(0, 0)
 }
 
-// verify returns an error unless this thread has these real and effective ids, and the saved uid 0.
-func verify(real, uid, gid int) error {
+// verify returns an error unless this thread has these effective ids, and the real and saved uid 0.
+func verify(uid, gid int) error {
 	var r, e, s uint32
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || int(r) != real || int(e) != uid || s != 0 {
-		return fmt.Errorf("this thread's uids are %d, %d, %d (%v), want %d, %d, 0", r, e, s, errno, real, uid)
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || r != 0 || int(e) != uid || s != 0 {
+		return fmt.Errorf("this thread's uids are %d, %d, %d (%v), want 0, %d, 0", r, e, s, errno, uid)
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESGID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || int(e) != gid {
 		return fmt.Errorf("this thread's gids are %d, %d, %d (%v), want %d in effect", r, e, s, errno, gid)

@@ -35,8 +35,8 @@ type kernel struct {
 	refused  atomic.Bool // C++ or Rust printed that an allocation failed, as they do before they abort
 	crash    crashReport // Python's, which it writes as it dies
 
-	// outOfMemory says that the watchdog killed it, and why.
-	outOfMemory atomic.Pointer[string]
+	// outOfMemory is set before the watchdog kills the kernel, and returns why.
+	outOfMemory atomic.Pointer[func() string]
 
 	mu      sync.Mutex
 	hello   message // the ready message
@@ -317,6 +317,9 @@ func (k *kernel) signal(sig syscall.Signal) {
 		_ = syscall.Kill(-k.pid, sig)
 	}
 }
+
+// blame notes that memory is why the kernel ends. why returns the details. The first call counts.
+func (k *kernel) blame(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
 
 func (k *kernel) dead() bool {
 	select {

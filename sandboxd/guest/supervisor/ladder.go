@@ -35,7 +35,6 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 	for i, r := range ladder {
 		if i > 0 && l.sup.crowded() {
 			r = ladder[len(ladder)-1]
-			_ = l.sup.identity.killAll() // an error is ignored: kill, below, tries again
 		}
 		var over <-chan time.Time
 		if r.wait > 0 {

@@ -51,24 +51,31 @@ func (s *Supervisor) crowded() bool {
 }
 
 const (
-	killPatience = 2 * time.Second // how long a killed kernel may take to end, until kill also kills other processes
-	killSparing  = 3               // in how many rounds kill spares the other kernels
+	killPatience    = 2 * time.Second        // how long a killed kernel may take to end, until kill also kills other processes
+	crowdedPatience = 100 * time.Millisecond // the same while a fork bomb runs
+	killSparing     = 3                      // in how many rounds kill spares the other kernels
 )
 
 // kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the kernel until the tracer
-// has ended. So kill also kills other processes of the kernels' user: first those that belong to no kernel, then all.
+// has ended. So kill also kills other processes of the kernels' user: first those that belong to no kernel, then all. During a fork bomb
+// it kills all from the start and again after a short time, because under gVisor new processes escape a killAll.
 func (s *Supervisor) kill(k *kernel) {
 	for round := 0; ; round++ {
 		k.signal(syscall.SIGKILL)
+		patience := killPatience
+		switch {
+		case s.crowded():
+			_ = s.identity.killAll()
+			patience = crowdedPatience
+		case round > killSparing:
+			_ = s.identity.killAll() // the next round does it again
+		case round > 0:
+			s.killFound(anyProcess)
+		}
 		select {
 		case <-k.exited:
 			return
-		case <-time.After(killPatience):
-		}
-		if round < killSparing {
-			s.killFound(anyProcess)
-		} else {
-			_ = s.identity.killAll() // the next round does it again
+		case <-time.After(patience):
 		}
 	}
 }

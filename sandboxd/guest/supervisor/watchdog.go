@@ -20,7 +20,9 @@ type watchdog struct {
 	peak      atomic.Int64 // the most bytes used since an execution last began while no other ran
 	strays    atomic.Int64 // processes that belonged to no kernel and that the watchdog killed; never decreases
 	files     atomic.Int64 // that there were when it was last looked, or an execution began
+	countedAt atomic.Int64 // when files was last set, in Unix nanoseconds
 	maxFiles  int64        // 0: the file systems see to it
+	afterKill atomic.Int64 // percent of the limit in use just after the first kill since memory was full; 0 before a kill
 
 	mu    sync.Mutex
 	work  int // executions that run
@@ -31,6 +33,7 @@ const (
 	watchIdle = 500 * time.Millisecond // what an execution left behind can grow as well
 	watchBusy = 100 * time.Millisecond
 	watchNear = 10 * time.Millisecond // from half of the limit on: a gigabyte takes a third of a second
+	watchFull = time.Millisecond      // from when a kernel is killed until memory is free again
 
 	// Percent of the limit at which a kernel is stopped. What idles does not grow, as a rule,
 	// and its variables are worth more.
@@ -40,12 +43,16 @@ const (
 	// Percent at which there is room for another kernel, and how long it is waited for.
 	settled    = 75
 	settleTime = 3 * time.Second
-	// Percent at which nothing is spared any more: under gVisor the sandbox itself ends at twice its limit and a bit.
+	// Everything is killed at runaway percent, or when memory has grown by more than growth percent of the limit since something was killed.
+	// Then the processes that grow are others, as with a fork bomb that leaves its kernel's session. Under gVisor the sandbox itself ends at a
+	// bit more than twice its limit.
 	runaway = 115
+	growth  = 2
 
 	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose file systems don't
-	// limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a checkpoint is made. The guest can't measure
-	// that memory, but it counts towards the cgroup's limit, which ends the sandbox. Under runc the file systems have the same limit.
+	// limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a checkpoint is made. Only the runsc that
+	// Dormouse builds tells the guest how much of that memory is in use, but it always counts towards the cgroup's limit, which ends the
+	// sandbox. Under runc the file systems have the same limit.
 	memoryPerFile = 16 << 10
 )
 
@@ -66,6 +73,8 @@ func (w *watchdog) watch() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		switch {
+		case used >= fullBusy && w.afterKill.Load() > 0:
+			w.timer.Reset(watchFull)
 		case used >= near && (w.work > 0 || used >= fullBusy):
 			w.timer.Reset(watchNear)
 		case w.work > 0:
@@ -79,7 +88,7 @@ func (w *watchdog) watch() {
 // busy counts executions that run. One that is over within a tick costs nothing but this.
 func (w *watchdog) busy(n int) {
 	if n > 0 && w.maxFiles > 0 {
-		w.files.Store(filesIn(kernelMounts)) // what is there is not its work
+		w.countFiles() // what is there is not its work
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -100,31 +109,33 @@ func (w *watchdog) working() bool {
 
 // check returns how many percent of the limit are used, after doing something about it.
 func (w *watchdog) check() int {
-	used, full := int(w.measure()*100/w.meter.limit), fullIdle
+	used, full := int(w.used()), fullIdle
 	if w.working() {
 		full = fullBusy
 	}
 	if used < full {
+		w.afterKill.Store(0)
 		if w.moreFiles() {
-			w.stopRunning()
+			w.stopRunning(w.tooManyFiles)
 		}
 		return used
 	}
-	if used >= runaway {
-		// It spawns faster than it is found, and out of its kernel's session.
+	if before := w.afterKill.Load(); used >= runaway || before > 0 && used > int(before)+growth {
 		for _, k := range w.living() {
-			w.blame(k)
+			k.blame(w.usage)
 		}
 		_ = w.sup.identity.killAll() // if it fails, the next check tries again
-		return used
-	}
-	if running := w.running(); len(running) == 1 {
-		w.stop(running[0])
+	} else if running := w.running(); len(running) == 1 {
+		w.stop(running[0], w.usage)
+		w.afterKill.CompareAndSwap(0, w.used())
 	} else {
-		w.stopStrays(func() { w.stop(w.largest()) })
+		w.stopStrays(func() { w.stop(w.largest(), w.usage) })
 	}
 	return used
 }
+
+// used returns the percentage of the limit that is in use.
+func (w *watchdog) used() int64 { return w.measure() * 100 / w.meter.limit }
 
 // settle waits until the memory of what was ended is free, which takes it a moment when there was much: the next kernel would
 // be blamed for it.
@@ -152,10 +163,10 @@ func (w *watchdog) stopStrays(otherwise func()) {
 }
 
 // stopRunning ends the kernels that run something, or if none does, what belongs to no kernel.
-func (w *watchdog) stopRunning() {
+func (w *watchdog) stopRunning(why func() string) {
 	running := w.running()
 	for _, k := range running {
-		w.stop(k)
+		w.stop(k, why)
 	}
 	if len(running) == 0 {
 		w.stopStrays(func() {})
@@ -163,30 +174,35 @@ func (w *watchdog) stopRunning() {
 }
 
 // moreFiles reports whether there are more files than there may be, and more than last time: who removes some goes on.
+// It counts them once in watchBusy, however often memory is looked at.
 func (w *watchdog) moreFiles() bool {
-	if w.maxFiles == 0 {
+	if w.maxFiles == 0 || time.Since(time.Unix(0, w.countedAt.Load())) < watchBusy {
 		return false
 	}
-	now := filesIn(kernelMounts)
-	return w.files.Swap(now) < now && now > w.maxFiles
+	before := w.files.Load()
+	w.countFiles()
+	now := w.files.Load()
+	return before < now && now > w.maxFiles
 }
 
-// stop ends a kernel and what did not leave its process group; what did goes when it is buried. No
-// kernel: files fill the memory.
-func (w *watchdog) stop(k *kernel) {
+func (w *watchdog) countFiles() {
+	w.files.Store(filesIn(kernelMounts))
+	w.countedAt.Store(time.Now().UnixNano())
+}
+
+// stop kills a kernel and the processes that have not left its process group. Those that have left it are killed when the kernel is buried,
+// and why is called then: during a fork bomb each system call can take 10 ms, and memory grows until the kill. k is nil if there is no kernel
+// because files fill the memory.
+func (w *watchdog) stop(k *kernel, why func() string) {
 	if k != nil {
-		w.blame(k) // first, because who buries it reads why
+		k.blame(why)
 		k.signal(syscall.SIGKILL)
 	}
 }
 
-// blame notes why a kernel ends.
-func (w *watchdog) blame(k *kernel) {
-	why := w.usage()
-	if n := filesIn(kernelMounts); w.maxFiles > 0 && n > w.maxFiles {
-		why = fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, n)
-	}
-	k.outOfMemory.CompareAndSwap(nil, &why)
+// tooManyFiles returns a clause that says how many files there are and what to do.
+func (w *watchdog) tooManyFiles() string {
+	return fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, filesIn(kernelMounts))
 }
 
 // largest is the living kernel whose session uses most, or nil if there is none.
