@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"encoding/base64"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,42 @@ for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]st
 			s.run(id, "import os\nfor name in os.listdir('many')[1000:]: os.remove('many/' + name)\nlen(os.listdir('many'))", "1000")
 			s.run(id, "open('one more', 'w').write('x')", "one more")
 			js("kept", "still here")
+		})
+	}
+}
+
+// Processes that fill the buffers of sockets are killed when the sandbox's memory is used up. The other kernel keeps its variables.
+func TestSocketBuffersWithoutEnd(t *testing.T) {
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			if p.name == "docker-runsc" && os.Getenv("DORMOUSE_TEST_OWN_RUNSC") == "" {
+				missing(t, "runsc", "gVisor's own releases of runsc end the sandbox. build/with-engine starts a Docker engine with the runsc that Dormouse builds")
+			}
+			s := newHome(t, p.env...).connect(t)
+			id := s.create(args{"memory_mb": 512})
+			js := func(code string, words ...string) {
+				s.exec(args{"sandbox_id": id, "language": "javascript", "code": code}, words...)
+			}
+			js("var kept = 'still here'")
+			s.exec(args{"sandbox_id": id, "timeout_seconds": 240, "wait_seconds": 240, "code": `
+import os, socket, time
+def fill():
+    pairs = []
+    while True:
+        a, b = socket.socketpair()
+        a.setblocking(False)
+        pairs.append((a, b))
+        try:
+            while True: a.send(bytes(65536))
+        except BlockingIOError: pass
+while True:
+    if os.fork() == 0:
+        try: fill() # until there are no more descriptors
+        except OSError: time.sleep(600)
+    time.sleep(0.2)`}, "memory limit of 512 MiB", "lost")
+			js("kept", "still here")
+			s.run(id, "1 + 1", "2")
 		})
 	}
 }

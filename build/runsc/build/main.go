@@ -1,4 +1,4 @@
-// Command build builds runsc from gVisor's module, with some changes to how long a checkpoint and a restore take (patches.go).
+// Command build builds runsc from gVisor's module, with some changes (patches.go).
 package main
 
 import (
