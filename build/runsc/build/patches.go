@@ -58,6 +58,31 @@ var patches = []patch{
 `,
 	},
 
+	// If a checkpoint has made much garbage, it is collected before the tasks continue, because sysinfo might count it (see heapAbove below).
+	{
+		file: "pkg/sentry/state/state.go",
+		old: `	defer func() {
+		k.Unpause()
+`,
+		new: `	defer func() {
+		const large = 128 << 20
+		heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		if metrics.Read(heap); heap[0].Value.Uint64() > large {
+			debug.FreeOSMemory()
+		}
+		k.Unpause()
+`,
+	},
+	{
+		file: "pkg/sentry/state/state.go",
+		old: `import (
+`,
+		new: `import (
+	"runtime/debug"
+	"runtime/metrics"
+`,
+	},
+
 	// The encoder's maps have room from the start for the objects that a small sandbox consists of (some 10,000).
 	{
 		file: "pkg/state/state.go",
@@ -111,9 +136,10 @@ func (r *SimpleReader) ReadByte() (byte, error) {
 func (r *SimpleReader) Read(`,
 	},
 
-	// A fork adds its memory mappings to the mappings of each mapped file, and an exit removes them. gVisor merged the mappings of
-	// neighbouring ranges of a file after each of them and split them again before the next, and both take time for each process that maps
-	// the file. So 512 processes took 40 s to end. Ranges with many mappings are not merged: nothing else depends on it.
+	// For each mapped file gVisor keeps, per range of the file, the set of mappings of that range. An exit (munmap) removed a mapping and
+	// merged neighbouring ranges, and the next fork or exit split them again. Each merge or split copies the whole set, so its time grows with
+	// the number of processes that map the file: 512 processes took 40 s to end. Ranges with more than 8 mappings are not merged.
+	// Merging only saves memory.
 	{
 		file: "pkg/sentry/memmap/mapping_set.go",
 		old: `	if len(val1) != len(val2) {
@@ -162,35 +188,52 @@ func (uc *UserCounters) atRLimitNProc(ctx context.Context) bool {
 `,
 	},
 
-	// Sysinfo, with which the guest measures the sandbox's memory, counts gVisor's own memory as well if there is much of it. Buffers
-	// of sockets and pipes are part of it: without this, code could fill them until the cgroup's limit ends the sandbox.
+	// The guest measures the sandbox's memory with sysinfo. It also counts the part of gVisor's own heap above 128 MiB. The heap contains the
+	// buffers of sockets and pipes; if they did not count, code could fill them until the cgroup's limit ends the sandbox.
 	{
 		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
 		old: `	totalUsage := mfUsage + memStats.Mapped
 `,
-		new: `	totalUsage := mfUsage + memStats.Mapped + heapAbove(128<<20)
+		new: `	totalUsage := mfUsage + memStats.Mapped
+	totalUsage += heapAbove(128<<20, totalUsage)
 `,
 	},
 	{
 		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
 		old: `// Sysinfo implements Linux syscall sysinfo(2).
 `,
-		new: `// heapCollected is when heapAbove last started the garbage collector, in Unix seconds.
-var heapCollected atomic.Int64
+		new: `var (
+	heapCollecting atomic.Bool   // a collection runs, or ended less than 200 ms ago
+	heapLive       atomic.Uint64 // bytes of the objects that the last such collection left
+)
 
-// heapAbove returns by how many bytes the objects on gVisor's heap exceed a number. If they do, it starts the garbage collector, at
-// most once in a second: objects that nothing uses count as well until they are collected.
-func heapAbove(number uint64) uint64 {
-	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	metrics.Read(heap)
-	n := heap[0].Value.Uint64()
-	if n <= number {
+// heapAbove returns by how many bytes the objects on gVisor's heap exceed limit. Only objects that the last collection left count: after
+// a restore, most of the others are garbage. base is the sandbox's other memory. If both together are more than a quarter of the cgroup's
+// limit (half of the sandbox's), so that the guest may soon act on it, heapAbove starts a collection.
+func heapAbove(limit, base uint64) uint64 {
+	n := heapObjects()
+	if n <= limit {
+		heapLive.Store(0)
 		return 0
 	}
-	if now := time.Now().Unix(); heapCollected.Swap(now) != now {
-		go debug.FreeOSMemory()
+	if base+n-limit > usage.MaximumTotalMemoryBytes/4 && heapCollecting.CompareAndSwap(false, true) {
+		go func() {
+			debug.FreeOSMemory()
+			heapLive.Store(heapObjects())
+			time.Sleep(200 * time.Millisecond)
+			heapCollecting.Store(false)
+		}()
 	}
-	return n - number
+	if n = min(n, heapLive.Load()); n <= limit {
+		return 0
+	}
+	return n - limit
+}
+
+func heapObjects() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }
 
 // Sysinfo implements Linux syscall sysinfo(2).

@@ -84,8 +84,8 @@ func (id identity) as(assume, f func() error) (err error) {
 	return f()
 }
 
-// assumeForKill changes only the user ids, because kill ignores the others: while a fork bomb runs under gVisor, each system call of the
-// guest can take 10 ms.
+// assumeForKill changes only the user ids, because kill checks no others, and does not read them back. While a fork bomb runs under gVisor,
+// each system call of the guest can take 10 ms.
 func (id identity) assumeForKill() error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, thirdUID, uintptr(id.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)

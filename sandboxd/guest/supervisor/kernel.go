@@ -35,7 +35,7 @@ type kernel struct {
 	refused  atomic.Bool // C++ or Rust printed that an allocation failed, as they do before they abort
 	crash    crashReport // Python's, which it writes as it dies
 
-	// outOfMemory is set before the watchdog kills the kernel, and returns why.
+	// outOfMemory is set before the watchdog kills the kernel for memory. The function returns the details for the death's reason.
 	outOfMemory atomic.Pointer[func() string]
 
 	mu      sync.Mutex
@@ -318,7 +318,8 @@ func (k *kernel) signal(sig syscall.Signal) {
 	}
 }
 
-// blame notes that memory is why the kernel ends. why returns the details. The first call counts.
+// blame records that the kernel is being killed because of memory or files. why returns the details and is called after the death. Only
+// the first call has an effect.
 func (k *kernel) blame(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
 
 func (k *kernel) dead() bool {

@@ -39,7 +39,7 @@ func newMemoryMeter(limit int64) *memoryMeter {
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
 	case onGVisor() && ours(readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram })):
-		// Its files tell the same, but take up to a tenth of a second when there are many processes.
+		// /proc/meminfo takes up to a tenth of a second when there are many processes, and does not count gVisor's heap.
 		m.read = func() (int64, bool) {
 			return readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram - s.Freeram })
 		}

@@ -64,9 +64,17 @@ func (w *watchdog) measure() int64 {
 }
 
 // usage returns a clause that says how much memory was used, what the limit is, and what to do.
-func (w *watchdog) usage() string {
+func (w *watchdog) usage() string { return w.usageNow()() }
+
+// usageNow returns usage as a function that makes its system calls later. The peak is at least today's, also if another execution begins.
+func (w *watchdog) usageNow() func() string {
+	peak := w.peak.Load()
+	return func() string { return w.usageFrom(peak) }
+}
+
+func (w *watchdog) usageFrom(peak int64) string {
 	w.measure()
-	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", size(w.peak.Load()), size(w.meter.limit))
+	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", size(max(peak, w.peak.Load())), size(w.meter.limit))
 	if files := mountsUsed(); files > w.meter.limit/10 {
 		why += fmt.Sprintf(", %s of it for files in /workspace, /tmp and /dev/shm", size(files))
 	}

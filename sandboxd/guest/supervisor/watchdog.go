@@ -16,18 +16,28 @@ import (
 type watchdog struct {
 	sup       *Supervisor
 	meter     *memoryMeter
-	searching atomic.Bool  // for processes that belong to no kernel
-	peak      atomic.Int64 // the most bytes used since an execution last began while no other ran
-	strays    atomic.Int64 // processes that belonged to no kernel and that the watchdog killed; never decreases
-	files     atomic.Int64 // that there were when it was last looked, or an execution began
-	countedAt atomic.Int64 // when files was last set, in Unix nanoseconds
-	maxFiles  int64        // 0: the file systems see to it
-	afterKill atomic.Int64 // percent of the limit in use just after the first kill since memory was full; 0 before a kill
+	searching atomic.Bool                // for processes that belong to no kernel
+	peak      atomic.Int64               // the most bytes used since an execution last began while no other ran
+	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
+	files     atomic.Int64               // that there were when it was last looked, or an execution began
+	countedAt atomic.Int64               // when the watchdog last counted the files, in Unix nanoseconds
+	maxFiles  int64                      // 0: the file systems see to it
+	lastKill  atomic.Pointer[memoryKill] // nil after memory was below the limit again
 
 	mu    sync.Mutex
 	work  int // executions that run
 	timer *time.Timer
 }
+
+// memoryKill is the watchdog's last kill of a kernel for memory.
+type memoryKill struct {
+	kernel *kernel
+	at     time.Time
+	used   int // percent of the limit just after the kill
+}
+
+// done reports whether no process of the killed group is left.
+func (m *memoryKill) done() bool { return syscall.Kill(-m.kernel.pid, 0) == syscall.ESRCH }
 
 const (
 	watchIdle = 500 * time.Millisecond // what an execution left behind can grow as well
@@ -43,9 +53,9 @@ const (
 	// Percent at which there is room for another kernel, and how long it is waited for.
 	settled    = 75
 	settleTime = 3 * time.Second
-	// Everything is killed at runaway percent, or when memory has grown by more than growth percent of the limit since something was killed.
-	// Then the processes that grow are others, as with a fork bomb that leaves its kernel's session. Under gVisor the sandbox itself ends at a
-	// bit more than twice its limit.
+	// All processes of the kernels' user are killed at runaway percent. They are also killed if memory grows by more than growth percent of
+	// the limit after a kernel and its process group have ended, because then other processes grow, for example a fork bomb that has left the
+	// kernel's session. The cgroup's limit, which ends a gVisor sandbox, is twice the limit plus 256 MiB.
 	runaway = 115
 	growth  = 2
 
@@ -73,7 +83,7 @@ func (w *watchdog) watch() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		switch {
-		case used >= fullBusy && w.afterKill.Load() > 0:
+		case used >= fullBusy && w.lastKill.Load() != nil:
 			w.timer.Reset(watchFull)
 		case used >= near && (w.work > 0 || used >= fullBusy):
 			w.timer.Reset(watchNear)
@@ -88,7 +98,7 @@ func (w *watchdog) watch() {
 // busy counts executions that run. One that is over within a tick costs nothing but this.
 func (w *watchdog) busy(n int) {
 	if n > 0 && w.maxFiles > 0 {
-		w.countFiles() // what is there is not its work
+		w.files.Store(filesIn(kernelMounts)) // files that exist already are not the execution's
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,33 +119,35 @@ func (w *watchdog) working() bool {
 
 // check returns how many percent of the limit are used, after doing something about it.
 func (w *watchdog) check() int {
-	used, full := int(w.used()), fullIdle
+	used, full := w.used(), fullIdle
 	if w.working() {
 		full = fullBusy
 	}
 	if used < full {
-		w.afterKill.Store(0)
+		w.lastKill.Store(nil)
 		if w.moreFiles() {
 			w.stopRunning(w.tooManyFiles)
 		}
 		return used
 	}
-	if before := w.afterKill.Load(); used >= runaway || before > 0 && used > int(before)+growth {
+	last, running := w.lastKill.Load(), w.running()
+	settling := last != nil && time.Since(last.at) < settleTime // the memory of the killed kernel may not be free yet
+	switch {
+	case used >= runaway || last != nil && used > last.used+growth && last.done():
 		for _, k := range w.living() {
-			k.blame(w.usage)
+			k.blame(w.usageNow())
 		}
 		_ = w.sup.identity.killAll() // if it fails, the next check tries again
-	} else if running := w.running(); len(running) == 1 {
-		w.stop(running[0], w.usage)
-		w.afterKill.CompareAndSwap(0, w.used())
-	} else {
-		w.stopStrays(func() { w.stop(w.largest(), w.usage) })
+	case len(running) == 1 && (!settling || running[0] == last.kernel):
+		w.stop(running[0], w.usageNow())
+	case !settling:
+		w.stopStrays(func() { w.stop(w.largest(), w.usageNow()) })
 	}
 	return used
 }
 
 // used returns the percentage of the limit that is in use.
-func (w *watchdog) used() int64 { return w.measure() * 100 / w.meter.limit }
+func (w *watchdog) used() int { return int(w.measure() * 100 / w.meter.limit) }
 
 // settle waits until the memory of what was ended is free, which takes it a moment when there was much: the next kernel would
 // be blamed for it.
@@ -174,35 +186,33 @@ func (w *watchdog) stopRunning(why func() string) {
 }
 
 // moreFiles reports whether there are more files than there may be, and more than last time: who removes some goes on.
-// It counts them once in watchBusy, however often memory is looked at.
+// It counts at most once in watchBusy, because memory may be checked every millisecond.
 func (w *watchdog) moreFiles() bool {
 	if w.maxFiles == 0 || time.Since(time.Unix(0, w.countedAt.Load())) < watchBusy {
 		return false
 	}
-	before := w.files.Load()
-	w.countFiles()
-	now := w.files.Load()
-	return before < now && now > w.maxFiles
-}
-
-func (w *watchdog) countFiles() {
-	w.files.Store(filesIn(kernelMounts))
 	w.countedAt.Store(time.Now().UnixNano())
+	now := filesIn(kernelMounts)
+	return w.files.Swap(now) < now && now > w.maxFiles
 }
 
-// stop kills a kernel and the processes that have not left its process group. Those that have left it are killed when the kernel is buried,
-// and why is called then: during a fork bomb each system call can take 10 ms, and memory grows until the kill. k is nil if there is no kernel
-// because files fill the memory.
+// stop kills k and the processes in its process group. The lane kills the processes that have left the group when it cleans up after k.
+// why returns the reason. It is called only after the death, because during a fork bomb each system call can take 10 ms, in which memory
+// grows. stop does nothing if k is nil, which means that no kernel is alive and files fill the memory.
 func (w *watchdog) stop(k *kernel, why func() string) {
-	if k != nil {
-		k.blame(why)
-		k.signal(syscall.SIGKILL)
+	if k == nil {
+		return
+	}
+	k.blame(why)
+	k.signal(syscall.SIGKILL)
+	if last := w.lastKill.Load(); last == nil || last.kernel != k {
+		w.lastKill.Store(&memoryKill{k, time.Now(), w.used()})
 	}
 }
 
 // tooManyFiles returns a clause that says how many files there are and what to do.
 func (w *watchdog) tooManyFiles() string {
-	return fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, filesIn(kernelMounts))
+	return fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, w.files.Load())
 }
 
 // largest is the living kernel whose session uses most, or nil if there is none.
