@@ -50,6 +50,45 @@ func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
 	}
 }
 
+// gVisor's garbage after a checkpoint of many files does not count as the sandbox's memory: both kernels keep their variables.
+func TestACheckpointOfManyFilesKeepsTheKernels(t *testing.T) {
+	e := open(t, tempDir(t), bundle.Bundle{})
+	s := spec(anyImage(t))
+	s.Limits.MemoryBytes, s.Limits.WorkspaceBytes = 2048*sandbox.MiB, 1024*sandbox.MiB
+	create(t, e, s)
+	client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, s.ID) })
+	defer client.Close()
+	run := func(language sandbox.Language, code string) {
+		t.Helper()
+		seconds := 300
+		got, err := client.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{Language: language, TimeoutSeconds: &seconds, WaitSeconds: 300, Code: code})
+		if err != nil || got.State != sandbox.ExecSucceeded {
+			t.Fatalf("Execute(%s): %s, %s, %+v, %v, want that it succeeds", code, got.State, got.Reason, got.Error, err)
+		}
+	}
+	run(sandbox.JavaScript, "var kept = 42")
+	run(sandbox.Python, `
+import os
+block = os.urandom(1 << 20) * 700
+for folder in range(120):
+    os.mkdir(f'/workspace/{folder}')
+    for file in range(1000):
+        with open(f'/workspace/{folder}/{file}', 'wb') as f: f.write(block[:4096])`)
+	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	run(sandbox.Python, "assert len(block) == 700 << 20")
+	run(sandbox.JavaScript, "if (kept !== 42) throw new Error(kept)")
+	if err := e.Suspend(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Resume(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	run(sandbox.Python, "assert len(block) == 700 << 20")
+	run(sandbox.JavaScript, "if (kept !== 42) throw new Error(kept)")
+}
+
 // fillWithFiles makes files until the guest stops the kernel that makes them.
 func fillWithFiles(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()

@@ -56,7 +56,7 @@ const (
 	// All processes of the kernels' user are killed at runaway percent. They are also killed if memory grows by more than growth percent of
 	// the limit after a kernel and its process group have ended, because then other processes grow, for example a fork bomb that has left the
 	// kernel's session. The cgroup's limit, which ends a gVisor sandbox, is twice the limit plus 256 MiB.
-	runaway = 115
+	runaway = 108
 	growth  = 2
 
 	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose file systems don't
