@@ -3,7 +3,7 @@ FROM golang:1.26-trixie AS build
 WORKDIR /src
 COPY . .
 ARG VERSION=dev
-RUN make guests && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/dormouse .
+RUN make guests && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/dormouse ./cmd/dormouse
 
 FROM scratch AS server
 COPY --from=build /out/dormouse /dormouse

@@ -2,10 +2,10 @@
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 GOOS     := $(shell go env GOOS)
-LINT     := go tool -modfile=build/lint/go.mod
+LINT     := go tool -modfile=scripts/lint/go.mod
 GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-linux-arm64
 # Runs a command with an engine; on Debian as root it starts a private Docker engine where there is none.
-ENGINE   := build/with-engine
+ENGINE   := scripts/with-engine
 
 .DEFAULT_GOAL := help
 
@@ -18,7 +18,7 @@ demo: build ## the main job on real data, with a real MCP client: see it work
 	@$(ENGINE) sh -c 'bin/dormouse image build && go run ./examples/demo'
 
 test: build ## all the tests that this machine can run; says which it could not, and why
-	@$(ENGINE) --docker build/test
+	@$(ENGINE) --docker scripts/test
 
 test-fast: guests ## only the tests that need no engine, in seconds
 	go test -short ./...
@@ -27,7 +27,7 @@ test-race: guests ## the tests that need no engine, under the race detector
 	go test -race -short ./...
 
 fuzz: guests ## every fuzz target for 20 seconds (FUZZTIME=…)
-	@build/fuzz $(or $(FUZZTIME),20s)
+	@scripts/fuzz $(or $(FUZZTIME),20s)
 
 bench: build ## the benchmarks, as medians
 	@$(ENGINE) --docker sh -c 'bin/dormouse image build && go run ./bench'
@@ -38,11 +38,11 @@ lint: guests ## gofmt, go vet and staticcheck
 	$(LINT) staticcheck ./...
 
 vuln: guests ## govulncheck: known vulnerabilities that the code reaches
-	@build/vuln
+	@scripts/vuln
 
 cross: guests ## builds for every platform that Dormouse runs on
 	@for p in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64; do \
-	  echo "build $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -o /dev/null . || exit 1; done
+	  echo "build $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -o /dev/null ./cmd/dormouse || exit 1; done
 
 mcpb: guests ## bin/dormouse-*.mcpb: MCP bundles, to install Dormouse in Claude Desktop by a double click; bin/server.json: the MCP registry's entry
 	@mkdir -p bin
@@ -52,7 +52,7 @@ golden: guests ## rewrites the golden files; read the diff
 	DORMOUSE_UPDATE_GOLDEN=1 go test ./...
 
 clean: ## removes what was built here (images and homes stay)
-	rm -rf bin $(GUESTS) build/runsc/compiled.go build/runsc/patched
+	rm -rf bin $(GUESTS) third_party/runsc/compiled.go third_party/runsc/patched
 
 # The guest is embedded for both architectures, so that a Mac can inject it. Go decides
 # whether there is anything to do, so these always run.
@@ -62,11 +62,11 @@ $(GUESTS): FORCE
 
 bin/dormouse: guests FORCE
 	@echo "build $@"
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ .
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/dormouse
 
-bin/runsc: $(wildcard build/runsc/go.* build/runsc/main.go build/runsc/filters/* build/runsc/build/*)
+bin/runsc: $(wildcard third_party/runsc/go.* third_party/runsc/main.go third_party/runsc/filters/* third_party/runsc/patch/*)
 	@echo "build $@ (gVisor, from its Go module; about a minute the first time)"
-	@cd build/runsc && export CGO_ENABLED=0 && go run -trimpath ./filters compiled.go && go run ./build ../../$@
+	@cd third_party/runsc && export CGO_ENABLED=0 && go run -trimpath ./filters compiled.go && go run ./patch ../../$@
 
 FORCE:
 .PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross mcpb golden clean guests FORCE

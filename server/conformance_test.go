@@ -24,17 +24,17 @@ import (
 )
 
 // TestConformance runs the official conformance suite against the HTTP stack, with our ten tools
-// and the fixtures that the suite wants (fixtures_test.go). build/conformance/run installs the
+// and the fixtures that the suite wants (fixtures_test.go). e2e/conformance/run installs the
 // suite and says by DORMOUSE_CONFORMANCE where it is.
 func TestConformance(t *testing.T) {
 	suite := os.Getenv("DORMOUSE_CONFORMANCE")
 	if suite == "" {
-		t.Skip("build/conformance/run runs this: it needs Node and the suite from npm")
+		t.Skip("e2e/conformance/run runs this: it needs Node and the suite from npm")
 	}
 	url := serveSuite(t)
 	for _, version := range []string{"2025-11-25", "2026-07-28"} {
 		t.Run(version, func(t *testing.T) {
-			expected, err := filepath.Abs("../build/conformance/expected-" + version + ".yaml")
+			expected, err := filepath.Abs("../e2e/conformance/expected-" + version + ".yaml")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,7 +8,7 @@ import (
 )
 
 // What strangers read of Dormouse before they have it. DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew. That they are
-// valid, build/packaging/run has the official tools say; that they agree with the other ways to install, packaging_test.go.
+// valid, e2e/packaging/run has the official tools say; that they agree with the other ways to install, packaging_test.go.
 func TestGolden(t *testing.T) {
 	tools, err := os.ReadFile("../../tools/testdata/tools.golden.json")
 	if err != nil {

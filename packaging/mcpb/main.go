@@ -63,7 +63,7 @@ func bundle(out, version, goos, arch string) error {
 	}
 	defer os.RemoveAll(temp)
 	binary := filepath.Join(temp, "dormouse")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, ".")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "./cmd/dormouse")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+arch)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {

@@ -59,7 +59,7 @@ func runscVersion(path string) string {
 	return cmp.Or(version, "unknown")
 }
 
-// isOurs reports whether a program is the runsc of build/runsc, and not another build of gVisor.
+// isOurs reports whether a program is the runsc of third_party/runsc, and not another build of gVisor.
 func isOurs(path string) bool {
 	info, err := buildinfo.ReadFile(path)
 	return err == nil && strings.HasPrefix(info.Main.Path, "github.com/dormouse-sandbox/dormouse/")

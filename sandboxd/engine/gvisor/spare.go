@@ -20,7 +20,7 @@ import (
 // A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory
 // to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
 // wait until they are made. There is one at most; it is used once and takes some 30 MB of memory. It ends with the engine, even if
-// the daemon is killed: until it is told what to restore, it exits when its stdin is closed (build/runsc).
+// the daemon is killed: until it is told what to restore, it exits when its stdin is closed (third_party/runsc).
 
 // spareDelay is how long nothing may have been started when the next spare is made: what was just started has the CPUs first.
 const spareDelay = 500 * time.Millisecond

@@ -19,7 +19,7 @@ type standby struct {
 	arguments *os.File // to be written once
 }
 
-// standbyCommand is in place of a command, and is the last argument (build/runsc).
+// standbyCommand is in place of a command, and is the last argument (third_party/runsc).
 const standbyCommand = "stand-by" // not "standby": a build that knows that one says nothing when it has its arguments
 
 // standbyCount is as many as the copy of a sandbox takes.

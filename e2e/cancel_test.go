@@ -1,0 +1,54 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A client of today's protocol that cancels a call wants its code to end. Clients of the ones before cancel what takes
+// them too long, and the code goes on.
+func TestACancelledCall(t *testing.T) {
+	anyEngine(t)
+	t.Parallel()
+	h := newHome(t)
+	s := h.connect(t)
+	for _, c := range []struct {
+		name, meta string
+		still      bool // the code goes on
+	}{
+		{"2026-07-28", `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}},`, false},
+		{"2025-11-25", "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := s.with(t)
+			id := s.create(nil)
+			s.run(id, "kept = 1")
+			p := rawStdio(t, h)
+			call := rawCall("7", "execute_code", args{"sandbox_id": id, "code": "import time\nfor i in range(10_000):\n    open('i', 'w').write(str(i)); time.sleep(.05)"})
+			p.send(strings.Replace(call, `"params":{`, `"params":{`+c.meta, 1))
+			eventually(t, 20*time.Second, "the code runs", func() bool {
+				return !s.call("read_file", args{"sandbox_id": id, "path": "i"}).IsError
+			})
+			p.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}`)
+			if c.still {
+				time.Sleep(2 * time.Second)
+				if running := executionsIn(s, id); running != 1 {
+					t.Errorf("%d executions run, want the one that was cancelled", running)
+				}
+				return
+			}
+			eventually(t, 10*time.Second, "the code has ended", func() bool { return executionsIn(s, id) == 0 })
+			s.run(id, "kept", "1")
+		})
+	}
+}
+
+// executionsIn counts what runs in a sandbox.
+func executionsIn(s session, id string) int {
+	running, _ := json.Marshal(s.ok("get_sandbox", args{"sandbox_id": id}).Structured["executions"])
+	return strings.Count(string(running), `"exec_`)
+}

@@ -1,0 +1,71 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Ten thousand creates make as many sandboxes as there may be; each of the others is told of the limit, and a
+// neighbour's code runs meanwhile. (Where idle sandboxes are put to sleep for new ones, a create that finds no room
+// waits a second for it.)
+func TestTenThousandCreates(t *testing.T) {
+	anyEngine(t)
+	h := newHome(t, "DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_IDLE_SUSPEND=0")
+	s := startServe(t, h)
+	c := h.connect(t)
+	id := c.create(nil)
+
+	create := []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"create_sandbox","arguments":{}}}`)
+	var made, refused atomic.Int32
+	todo := make(chan struct{}, 10_000)
+	for range cap(todo) {
+		todo <- struct{}{}
+	}
+	close(todo)
+	var clients sync.WaitGroup
+	for range 50 {
+		clients.Go(func() {
+			for range todo {
+				r, _ := http.NewRequest("POST", s.url+"/mcp", bytes.NewReader(create))
+				r.Header.Set("Authorization", "Bearer "+s.token)
+				r.Header.Set("Content-Type", "application/json")
+				res, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				switch text := string(body); {
+				case err == nil && strings.Contains(text, "is ready"):
+					made.Add(1)
+				case err == nil && strings.Contains(text, `"isError":true`) && strings.Contains(text, "3 sandboxes run already"):
+					refused.Add(1)
+				default:
+					t.Errorf("%d %s, %v", res.StatusCode, body, err)
+					return
+				}
+			}
+		})
+	}
+	for range 5 {
+		c.run(id, "6 * 7", "42")
+	}
+	clients.Wait()
+	if made.Load() != 2 || refused.Load() != 9_998 {
+		t.Errorf("%d were made and %d refused", made.Load(), refused.Load())
+	}
+	out, _, _ := h.run("", "ls", "--json")
+	var boxes []json.RawMessage
+	if err := json.Unmarshal([]byte(out), &boxes); err != nil || len(boxes) != 3 {
+		t.Errorf("%d sandboxes, %v: %s", len(boxes), err, out)
+	}
+}

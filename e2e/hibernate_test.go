@@ -1,0 +1,504 @@
+//go:build linux
+
+package e2e_test
+
+import (
+	"encoding/json"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// hibernating is a home on the gvisor engine, the one that can do all of it.
+func hibernating(t *testing.T, env ...string) *home {
+	t.Helper()
+	all := platforms(t)
+	gvisor := all[len(all)-1]
+	if gvisor.name != "gvisor" {
+		missing(t, "gvisor", "the gvisor engine is not here, and no other can put a sandbox to sleep")
+	}
+	return newHome(t, append(slices.Clone(gvisor.env), env...)...)
+}
+
+// processesOf are the pids of everything that runs for a sandbox on the gvisor engine: runsc's own, which have its
+// id among their arguments.
+func processesOf(id string) (pids []int) {
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || !alive(pid) {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		name, _, _ := strings.Cut(string(line), "\x00")
+		if strings.Contains(filepath.Base(name), "runsc") && strings.Contains(string(line), id) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// killProcesses ends all that runs for a sandbox, as a power cut would.
+func killProcesses(t *testing.T, id string) {
+	t.Helper()
+	eventually(t, 10*time.Second, "its processes are gone", func() bool {
+		left := processesOf(id)
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		return len(left) == 0
+	})
+}
+
+// cgroupsOf are the folders of a sandbox's cgroups.
+func cgroupsOf(id string) (dirs []string) {
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == id {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	return dirs
+}
+
+// wantNothingLeft checks that a sandbox has no process, mount or cgroup.
+func (h *home) wantNothingLeft(t *testing.T, ids []string) {
+	t.Helper()
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	if strings.Contains(string(mounts), h.dir) {
+		t.Errorf("a mount is left below %s", h.dir)
+	}
+	for _, id := range ids {
+		if pids := processesOf(id); len(pids) > 0 {
+			t.Errorf("processes %v of sandbox %s are left", pids, id)
+		}
+		if dirs := cgroupsOf(id); len(dirs) > 0 {
+			t.Errorf("cgroups %v are left", dirs)
+		}
+		if left, _ := filepath.Glob(filepath.Join(h.dir, "gvisor/sandboxes", id+"*")); len(left) > 0 {
+			t.Errorf("%v is left", left)
+		}
+	}
+}
+
+// sandbox is what get_sandbox says.
+type sandboxView struct {
+	State       string    `json:"state"`
+	SuspendedTo string    `json:"suspended_to"`
+	SavedTime   time.Time `json:"saved_time"`
+	RewoundTo   time.Time `json:"rewound_to"`
+}
+
+func (s session) look(id string) sandboxView {
+	s.t.Helper()
+	var v sandboxView
+	data, _ := json.Marshal(s.ok("get_sandbox", args{"sandbox_id": id}).Structured)
+	if err := json.Unmarshal(data, &v); err != nil {
+		s.t.Fatal(err)
+	}
+	return v
+}
+
+func (s session) sleeps(id string) {
+	s.t.Helper()
+	eventually(s.t, time.Minute, "the sandbox sleeps", func() bool { return s.look(id).State == "suspended" })
+}
+
+// saved waits until a sandbox's state is kept as it is now.
+func (s session) saved(id string, since time.Time) {
+	s.t.Helper()
+	eventually(s.t, time.Minute, "its state is saved", func() bool {
+		v := s.look(id)
+		return v.State == "suspended" || v.SavedTime.After(since)
+	})
+}
+
+// reboot does to a home whose daemon and sandboxes are dead what a reboot does: what is in memory is gone, and the
+// boot is another one.
+func (h *home) reboot(ids ...string) {
+	h.t.Helper()
+	h.stop(syscall.SIGKILL)
+	for _, id := range ids {
+		killProcesses(h.t, id)
+		for _, dir := range cgroupsOf(id) {
+			eventually(h.t, 10*time.Second, "a cgroup goes", func() bool {
+				err := os.Remove(dir)
+				return err == nil || os.IsNotExist(err)
+			})
+		}
+		for _, socket := range []string{"/run/runsc-" + id + ".sock", "/var/run/runsc-" + id + ".sock", "/tmp/runsc-" + id + ".sock"} {
+			_ = os.Remove(socket)
+		}
+		path := filepath.Join(h.dir, "gvisor/sandboxes", id, "process.json")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		var p map[string]any
+		if err := json.Unmarshal(text, &p); err != nil {
+			h.t.Fatal(err)
+		}
+		p["boot"] = "another"
+		text, _ = json.Marshal(p)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	_ = os.Remove(filepath.Join(h.dir, "sandboxd.sock"))
+}
+
+// Whoever computed goes on computing after a reboot: variables, a generator half-way, an open file and a trained
+// model, in both languages. One that was not asleep is as of when its state was last saved, and says so.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=6s", "DORMOUSE_CHECKPOINT_EVERY=500ms")
+	s := h.connect(t)
+	create := func() string {
+		id := s.create(nil)
+		s.run(id, `
+from sklearn.linear_model import LinearRegression
+model = LinearRegression().fit([[1], [2], [3]], [3, 5, 7])
+squares = (n * n for n in range(100))
+f = open('log', 'w')
+f.write('before ')
+next(squares), next(squares), next(squares)`, "(0, 1, 4)")
+		s.exec(args{"sandbox_id": id, "language": "javascript", "code": "const ids = (function*() { let n = 0; while (true) yield ++n })(); const seen = new Map(); seen.set('a', ids.next().value)"})
+		return id
+	}
+	slept := create()
+	s.sleeps(slept)
+	ran := create()
+	s.saved(ran, time.Now())
+	late := s.exec(args{"sandbox_id": ran, "code": "late = 'after it was saved'; print('printed late')"})
+	asOf := s.look(ran).SavedTime
+
+	h.reboot(slept, ran)
+	s = h.connect(t)
+	if v := s.look(slept); v.State != "suspended" || v.SuspendedTo != "disk" || !v.RewoundTo.IsZero() {
+		t.Errorf("after the reboot the one that slept is %+v, want it asleep, and nothing lost", v)
+	}
+	if v := s.look(ran); v.State != "suspended" || v.RewoundTo.Sub(asOf).Abs() > 2*time.Second {
+		t.Errorf("after the reboot the one that ran is %+v, want it as of %v", v, asOf)
+	}
+	for _, id := range []string{slept, ran} {
+		r := s.run(id, "f.write('after'); f.close(); [round(x) for x in model.predict([[10], [20]])], next(squares), open('log').read()", "([21, 41], 9, 'before after')")
+		if epoch := epochOf(t, r.Text); (epoch == 1) != (id == slept) {
+			t.Errorf("kernel_epoch = %d, want 1 of the one that slept alone:\n%s", epoch, r.Text)
+		}
+		s.exec(args{"sandbox_id": id, "language": "javascript", "code": "[seen.get('a'), ids.next().value]"}, "[ 1, 2 ]")
+	}
+	s.contains(s.run(ran, "'late' in globals()", "False").Text)
+	s.contains(s.ok("get_execution", args{"execution_id": executionID(t, late.Text)}).Text, "undone", "as of")
+}
+
+// What waking needs and is not there may come back: nothing of a sandbox is lost until then.
+func TestWhatWakingNeedsIsMissing(t *testing.T) {
+	t.Parallel()
+	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "x = 'kept'")
+	s.sleeps(id)
+	programs, _ := filepath.Glob(filepath.Join(h.dir, "gvisor/bin/runsc-*"))
+	if len(programs) != 1 {
+		t.Fatalf("the home has the runsc %q, want one", programs)
+	}
+	if err := os.Rename(programs[0], programs[0]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s.refused("execute_code", args{"sandbox_id": id, "code": "x"}, id, "nothing of it is lost", "gVisor build")
+	if v := s.look(id); v.State != "suspended" {
+		t.Errorf("the sandbox is %+v, want it asleep", v)
+	}
+	if err := os.Rename(programs[0]+".away", programs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.run(id, "x", "kept"); epochOf(t, r.Text) != 1 {
+		t.Errorf("the kernel_epoch is another:\n%s", r.Text)
+	}
+}
+
+var epochWords = regexp.MustCompile(`kernel_epoch (\d+)`)
+
+// epochOf is the kernel_epoch that an answer names.
+func epochOf(t *testing.T, text string) int {
+	t.Helper()
+	m := epochWords.FindStringSubmatch(text)
+	if m == nil {
+		t.Errorf("the answer names no kernel_epoch:\n%s", text)
+		return 0
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+// TestHibernation does random things to sandboxes and their daemon, and compares them with a model: a counter in each
+// language that never loses a step, but those after the last saved state when its processes were killed; then its kernel_epoch
+// has grown. DORMOUSE_TEST_HIBERNATION=10m goes on for so long, and DORMOUSE_TEST_SEED repeats what another did.
+func TestHibernation(t *testing.T) {
+	t.Parallel()
+	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=2s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
+	long := 20 * time.Second
+	if d, err := time.ParseDuration(os.Getenv("DORMOUSE_TEST_HIBERNATION")); err == nil {
+		long = d
+	}
+	seed := rand.Uint64()
+	if n, err := strconv.ParseUint(os.Getenv("DORMOUSE_TEST_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	t.Logf("seed %d", seed)
+	w := &world{t: t, h: h, r: rand.New(rand.NewPCG(seed, 0)), s: h.connect(t), did: map[string]int{}}
+	w.create()
+	for deadline := time.Now().Add(long); time.Now().Before(deadline) && !t.Failed(); {
+		w.step()
+	}
+	w.check()
+	t.Logf("%d steps: %v", w.steps, w.did)
+	for _, b := range w.boxes {
+		w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
+	}
+	h.wantNothingLeft(t, w.ids)
+}
+
+// world is what TestHibernation changes, and what it expects.
+type world struct {
+	t     *testing.T
+	h     *home
+	r     *rand.Rand
+	s     session
+	boxes []*counters
+	ids   []string // ever
+	steps int
+	did   map[string]int
+}
+
+// counters are a sandbox as it should be.
+type counters struct {
+	id    string
+	n     map[string]int // by language
+	epoch map[string]int
+	past  []moment // what the counters were, and until when
+	shaky bool     // its processes were killed: what it is as of, nobody has seen yet
+}
+
+// moment is a state that a sandbox had from a time on.
+type moment struct {
+	at time.Time
+	n  map[string]int
+}
+
+var languages = []string{"python", "javascript"}
+
+func (w *world) create() {
+	w.add(w.s.create(nil), map[string]int{"python": 0, "javascript": 0}, nil)
+}
+
+func (w *world) add(id string, n, epoch map[string]int) {
+	b := &counters{id: id, n: map[string]int{}, epoch: map[string]int{"python": 1, "javascript": 1}}
+	for _, lang := range languages {
+		b.n[lang] = n[lang]
+		if epoch != nil {
+			b.epoch[lang] = epoch[lang]
+		}
+	}
+	b.remember()
+	w.boxes = append(w.boxes, b)
+	w.ids = append(w.ids, id)
+}
+
+func (b *counters) remember() {
+	b.past = append(b.past, moment{time.Now(), maps.Clone(b.n)})
+}
+
+var countCode = map[string]string{
+	"python":     "n = globals().get('n', 0) + 1\nprint('counted', n)",
+	"javascript": "var n = (globalThis.n ?? 0) + 1; console.log('counted', n)",
+}
+
+var counted = regexp.MustCompile(`counted (\d+)`)
+
+// count takes a step of a counter, and returns what it is then and in which kernel_epoch.
+func (w *world) count(s session, b *counters, lang string) (n, epoch int, text string) {
+	r := s.call("execute_code", args{"sandbox_id": b.id, "language": lang, "code": countCode[lang]})
+	m := counted.FindStringSubmatch(r.Text)
+	if r.IsError || m == nil {
+		w.t.Fatalf("step %d: counting in %s: %s", w.steps, b.id, r.Text)
+	}
+	n, _ = strconv.Atoi(m[1])
+	return n, epochOf(w.t, r.Text), r.Text
+}
+
+// often is what can be done, as often as it is.
+var often = []string{
+	"count", "count", "count", "count", "count", "count", "twice", "twice", "suspend", "save", "save",
+	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete while it wakes",
+}
+
+// step does one thing.
+func (w *world) step() {
+	w.steps++
+	b := w.boxes[w.r.IntN(len(w.boxes))]
+	lang := languages[w.r.IntN(2)]
+	do := often[w.r.IntN(len(often))]
+	w.did[do]++
+	switch do {
+	case "count":
+		w.expect(b, lang)
+	case "twice":
+		w.settle(b)
+		got := make([]int, 2)
+		var both sync.WaitGroup
+		for i := range got {
+			both.Go(func() { got[i], _, _ = w.count(w.s, b, lang) })
+		}
+		both.Wait()
+		b.n[lang] += 2
+		b.remember()
+		if slices.Sort(got); got[0] != b.n[lang]-1 || got[1] != b.n[lang] {
+			w.t.Errorf("step %d: two at once counted to %v, want %d and %d", w.steps, got, b.n[lang]-1, b.n[lang])
+		}
+	case "suspend":
+		w.s.sleeps(b.id)
+	case "save":
+		w.s.saved(b.id, b.past[len(b.past)-1].at)
+	case "kill the daemon":
+		time.Sleep(time.Duration(w.r.IntN(400)) * time.Millisecond)
+		w.h.stop(syscall.SIGKILL)
+		w.s.Close()
+		w.s = w.h.connect(w.t)
+	case "kill the sandbox":
+		w.killBox(b)
+	case "fork":
+		if len(w.boxes) > 3 {
+			return
+		}
+		w.settle(b)
+		id := w.s.ok("create_sandbox", args{"fork_of": b.id}).Structured["id"].(string)
+		w.add(id, b.n, b.epoch)
+	case "delete":
+		if len(w.boxes) > 1 {
+			w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
+			w.drop(b)
+		}
+	case "delete while it wakes":
+		if len(w.boxes) > 2 {
+			w.settle(b)
+			w.s.sleeps(b.id)
+			var waking sync.WaitGroup
+			waking.Go(func() { _, _ = w.s.Call(w.s.ctx, "execute_code", args{"sandbox_id": b.id, "code": "1"}) })
+			time.Sleep(time.Duration(w.r.IntN(300)) * time.Millisecond)
+			w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
+			waking.Wait()
+			w.drop(b)
+		}
+	}
+}
+
+// killBox kills what runs for a sandbox. What was never saved is lost then, which it says.
+func (w *world) killBox(b *counters) {
+	w.settle(b)
+	before := w.s.look(b.id)
+	killProcesses(w.t, b.id)
+	if before.State == "suspended" {
+		return
+	}
+	b.shaky = true
+	if before.SavedTime.IsZero() {
+		r := w.s.call("execute_code", args{"sandbox_id": b.id, "language": "python", "code": countCode["python"]})
+		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil { // it was saved just then, or the daemon was killed before that was on record
+			n, _ := strconv.Atoi(m[1])
+			w.rewound(b, "python", n, epochOf(w.t, r.Text), r.Text)
+			return
+		}
+		if !strings.Contains(r.Text, "lost") {
+			w.t.Errorf("step %d: what was never saved, and was killed, says: %s", w.steps, r.Text)
+		}
+		w.did["lost"]++
+		w.drop(b)
+		if len(w.boxes) == 0 {
+			w.create()
+		}
+	}
+}
+
+func (w *world) drop(b *counters) {
+	w.boxes = slices.DeleteFunc(w.boxes, func(o *counters) bool { return o == b })
+}
+
+// settle finds out which saved state a sandbox is as of whose processes were killed.
+func (w *world) settle(b *counters) {
+	if b.shaky {
+		w.expect(b, languages[w.r.IntN(2)])
+	}
+}
+
+// expect counts in a language, and compares.
+func (w *world) expect(b *counters, lang string) {
+	w.t.Helper()
+	n, epoch, text := w.count(w.s, b, lang)
+	if b.shaky {
+		w.rewound(b, lang, n, epoch, text)
+		return
+	}
+	b.n[lang]++
+	if n != b.n[lang] || epoch != b.epoch[lang] {
+		w.t.Errorf("step %d: %s of %s counted to %d in kernel_epoch %d, want %d in %d:\n%s", w.steps, lang, b.id, n, epoch, b.n[lang], b.epoch[lang], text)
+	}
+	b.remember()
+}
+
+// rewound makes the model what a sandbox went back to, if that is a state that it had when it was saved. The first
+// count after that was to n.
+func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
+	w.t.Helper()
+	b.shaky = false
+	first := time.Now()
+	v := w.s.look(b.id)
+	other := languages[0]
+	if other == lang {
+		other = languages[1]
+	}
+	otherN, otherEpoch, otherText := w.count(w.s, b, other)
+	got := map[string]int{lang: n - 1, other: otherN - 1}
+	const slack = time.Second // until an answer is here
+	grew := epoch > b.epoch[lang] && otherEpoch > b.epoch[other]
+	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n) // it had just been suspended
+	for i, m := range b.past {
+		until := time.Now()
+		if i+1 < len(b.past) {
+			until = b.past[i+1].at
+		}
+		ok = ok || grew && maps.Equal(got, m.n) && !v.RewoundTo.Before(m.at.Add(-slack)) && !v.RewoundTo.After(until)
+	}
+	if !ok {
+		w.t.Errorf("step %d: %s went back to %v as of %v, want a state that it had then: %v; the kernel_epochs are %d and %d, and were %v", w.steps, b.id, got, v.RewoundTo, b.past, epoch, otherEpoch, b.epoch)
+	}
+	if grew {
+		w.s.contains(text, "brought back as they had been at")
+		w.s.contains(otherText, "brought back as they had been at")
+		w.did["rewound"]++
+	}
+	b.past = append(b.past, moment{first, map[string]int{lang: n, other: otherN - 1}}) // which may have been saved, too
+	b.n, b.epoch = map[string]int{lang: n, other: otherN}, map[string]int{lang: epoch, other: otherEpoch}
+	b.remember()
+}
+
+// check takes a step everywhere.
+func (w *world) check() {
+	w.steps++
+	for _, b := range w.boxes {
+		for _, lang := range languages {
+			w.expect(b, lang)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package e2e_test
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/dormouse-sandbox/dormouse/"
+
+// ARCHITECTURE.md says what each folder must not import, and the code keeps to it.
+func TestImports(t *testing.T) {
+	page, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || !strings.Contains(cells[1], "`") || !strings.Contains(cells[3], "`") {
+			continue
+		}
+		rows++
+		folder := strings.Trim(cells[1], " `")
+		t.Run(folder, func(t *testing.T) {
+			out, err := exec.Command("go", "list", "-deps", "./"+folder).Output()
+			if err != nil {
+				t.Fatalf("go list -deps ./%s: %v", folder, err)
+			}
+			for dep := range strings.Lines(string(out)) {
+				dep = strings.TrimPrefix(strings.TrimSpace(dep), module)
+				for _, banned := range strings.Fields(strings.ReplaceAll(cells[3], "`", "")) {
+					if dep == banned || strings.HasPrefix(dep, banned+"/") {
+						// A folder's own parts are its own.
+						if strings.HasPrefix(dep, folder+"/") {
+							continue
+						}
+						t.Errorf("%s imports %s", folder, dep)
+					}
+				}
+			}
+		})
+	}
+	if rows < 10 {
+		t.Errorf("ARCHITECTURE.md's table has %d rows, want at least 10: was its form changed?", rows)
+	}
+}

@@ -1,0 +1,117 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// All the ways to install Dormouse say the same of it. README's part about clients and its install badges are held to --print-config
+// in clients_test.go, and the bundle and the registry's entry, of which these are the golden files, to the official tools in e2e/packaging.
+
+// readJSON reads a golden file of packaging/mcpb.
+func readJSON(t *testing.T, file string) (v map[string]any) {
+	t.Helper()
+	text, err := os.ReadFile("packaging/mcpb/testdata/" + file)
+	if err == nil {
+		err = json.Unmarshal(text, &v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// quote finds the one text between parentheses in a file.
+func quote(t *testing.T, file, pattern string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile("(?m)"+pattern).FindAllStringSubmatch(string(text), -1)
+	if len(found) != 1 {
+		t.Fatalf("%s has %d times %s, want 1", file, len(found), pattern)
+	}
+	return found[0][1]
+}
+
+// A bundle starts what --print-config prints, and the registry's entry is of that bundle, of this repository.
+func TestBundleAndRegistryAgree(t *testing.T) {
+	entries := readJSON(t, "server.golden.json")
+	module := quote(t, "go.mod", `^module (\S+)$`)
+	owner := strings.TrimPrefix(module, "github.com/")
+	if entries["name"] != "io.github."+owner || entries["repository"].(map[string]any)["url"] != "https://"+module {
+		t.Errorf("server.json is of %v at %v, and go.mod of %s", entries["name"], entries["repository"], module)
+	}
+	config, _ := printConfig(t, "claude-desktop", nil)
+	told := entry(t, config, "mcpServers")
+	for _, file := range []string{"manifest-darwin.golden.json", "manifest-windows.golden.json"} {
+		m := readJSON(t, file)
+		start := m["server"].(map[string]any)["mcp_config"].(map[string]any)
+		if !reflect.DeepEqual(start["args"], told["args"]) {
+			t.Errorf("%s starts dormouse with %v, --print-config with %v", file, start["args"], told["args"])
+		}
+		for _, same := range [][2]any{{m["name"], strings.Split(owner, "/")[1]}, {m["display_name"], entries["title"]}, {m["description"], entries["description"]}, {m["version"], entries["version"]}} {
+			if same[0] != same[1] {
+				t.Errorf("%s says %q where server.json or go.mod says %q", file, same[0], same[1])
+			}
+		}
+	}
+	for _, p := range entries["packages"].([]any) {
+		p := p.(map[string]any)
+		if at := fmt.Sprintf("https://%s/releases/download/v%v/dormouse-", module, entries["version"]); !strings.HasPrefix(p["identifier"].(string), at) {
+			t.Errorf("server.json has a bundle at %s, want it at %s…", p["identifier"], at)
+		}
+		for _, v := range p["environmentVariables"].([]any) {
+			name := v.(map[string]any)["name"].(string)
+			config, _ := printConfig(t, "claude-desktop", []string{name + "=/somewhere"})
+			if env, _ := entry(t, config, "mcpServers")["env"].(map[string]any); env[name] != "/somewhere" {
+				t.Errorf("server.json has the variable %s, which --print-config does not pass on: %v", name, env)
+			}
+		}
+	}
+}
+
+// What the services run is what the binary takes, on one port and with one home.
+func TestServicesAgree(t *testing.T) {
+	user := quote(t, "packaging/systemd/user/dormouse.service", `^ExecStart=(.*)$`)
+	system := quote(t, "packaging/systemd/system/dormouse.service", `^ExecStart=(.*)$`)
+	image := quote(t, "Dockerfile", `^CMD \["(serve.*)"\]$`)
+	compose := quote(t, "packaging/compose.yaml", `command: \[(serve.*)\]$`)
+	image, compose = strings.ReplaceAll(image, `", "`, " "), strings.NewReplacer(`"`, "", ",", "").Replace(compose)
+	if image != compose {
+		t.Errorf("the Dockerfile's command is %q, compose.yaml's %q", image, compose)
+	}
+	for _, command := range []string{user, system, "dormouse " + image} {
+		words := strings.Fields(command)
+		out, err := exec.Command(binary, append(words[1:], "--help")...).CombinedOutput()
+		if !strings.HasSuffix(words[0], "dormouse") || err != nil {
+			t.Errorf("%s: %v\n%s", command, err, out)
+		}
+	}
+	homes := []string{
+		quote(t, "packaging/systemd/system/dormouse.service", `^Environment=DORMOUSE_HOME=(\S+)$`),
+		quote(t, "Dockerfile", `^ENV DORMOUSE_HOME=(\S+)`),
+		quote(t, "Dockerfile", `^VOLUME (\S+)$`),
+		quote(t, "packaging/compose.yaml", `- home:(\S+)$`),
+		strings.TrimSuffix(quote(t, "packaging/compose.yaml", `cp dormouse:(\S+) `), "/token"),
+	}
+	if slices.Sort(homes); homes[0] != homes[len(homes)-1] {
+		t.Errorf("the services' homes are %q, want one", homes)
+	}
+	usual := quote(t, "cmd/dormouse/serve.go", `default:"127\.0\.0\.1:(\d+)"`)
+	for _, port := range []string{quote(t, "Dockerfile", `^EXPOSE (\d+)$`), quote(t, "packaging/compose.yaml", `ports: \["127\.0\.0\.1:\$\{DORMOUSE_PORT:-(\d+)\}`)} {
+		if port != usual {
+			t.Errorf("the container's port is %s, and the server's own %s", port, usual)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// kill -9 of the daemon loses no sandbox, no running execution and none of its output.
+func TestDaemonKilled(t *testing.T) {
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, p.env...)
+			s := h.connect(t)
+			id := s.create(args{"ttl": "1h"})
+			s.run(id, "kept = 'kept'")
+			r := s.exec(args{"sandbox_id": id, "wait_seconds": 1, "request_id": "long", "code": "import time\nfor i in range(8):\n    print('tick', i, flush=True)\n    time.sleep(.5)\n'all of it'"}, "running")
+			short := s.create(args{"ttl": "3s"})
+
+			h.stop(syscall.SIGKILL)
+			time.Sleep(3500 * time.Millisecond) // the short one's time ends while nobody is there
+
+			s = h.connect(t)
+			s.contains(s.ok("get_execution", args{"execution_id": executionID(t, r.Text), "wait_seconds": 20}).Text, "tick 0", "tick 7", "all of it", "succeeded")
+			s.run(id, "kept", "kept")
+			s.refused("execute_code", args{"sandbox_id": short, "code": "1"})
+			again := s.exec(args{"sandbox_id": id, "request_id": "long", "code": "import time\nfor i in range(8):\n    print('tick', i, flush=True)\n    time.sleep(.5)\n'all of it'"}, "all of it")
+			if executionID(t, again.Text) != executionID(t, r.Text) {
+				t.Errorf("the retry ran the code again")
+			}
+		})
+	}
+}
+
+// A client outlives the daemon: its next call starts it again, once however many calls there are, and finds everything.
+func TestDaemonGoneUnderClient(t *testing.T) {
+	anyEngine(t)
+	h := newHome(t)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "kept = 'kept'")
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		before := h.pid()
+		h.stop(sig)
+		var calls sync.WaitGroup
+		for range 4 {
+			calls.Go(func() { s.with(t).run(id, "kept", "kept") })
+		}
+		calls.Wait()
+		if h.pid() == before || !alive(h.pid()) {
+			t.Errorf("after %v the daemon's pid is %d, before it was %d", sig, h.pid(), before)
+		}
+	}
+}
+
+// The client that started the daemon goes away; the daemon and its sandboxes stay.
+func TestDaemonOutlivesClients(t *testing.T) {
+	anyEngine(t)
+	h := newHome(t)
+	first := h.connect(t)
+	id := first.create(nil)
+	first.run(id, "x = 7")
+	pid := h.pid()
+	first.Close()
+	h.connect(t).run(id, "x", "7")
+	if h.pid() != pid {
+		t.Errorf("the daemon's pid went from %d to %d", pid, h.pid())
+	}
+}
+
+// Two clients at once start one daemon.
+func TestTwoStartOneDaemon(t *testing.T) {
+	anyEngine(t)
+	h := newHome(t)
+	var started sync.WaitGroup
+	for range 4 {
+		started.Go(func() {
+			if _, stderr, status := h.run("", "ls", "--json"); status != 0 {
+				t.Errorf("ls exited with %d: %s", status, stderr)
+			}
+		})
+	}
+	started.Wait()
+	out, _ := exec.Command("pgrep", "--full", "--count", "sandboxd --home="+h.dir).Output()
+	if n := strings.TrimSpace(string(out)); n != "1" {
+		t.Errorf("%s daemons run, want 1", n)
+	}
+}
+
+// A container that somebody else removed is told apart from one that never was.
+func TestContainerRemovedByHand(t *testing.T) {
+	needsDocker(t)
+	if _, err := exec.LookPath("docker"); err != nil {
+		missing(t, "docker-cli", "the docker command is not here")
+	}
+	h := newHome(t, "DORMOUSE_ENGINE=docker")
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "x = 1")
+	out, err := exec.Command("docker", "ps", "--all", "--quiet", "--filter", "label=dormouse.sandbox="+id).Output()
+	if err != nil || len(out) == 0 {
+		t.Fatalf("docker ps: %q, %v", out, err)
+	}
+	if out, err := exec.Command("docker", "rm", "--force", strings.TrimSpace(string(out))).CombinedOutput(); err != nil {
+		t.Fatalf("docker rm: %s", out)
+	}
+	s.refused("execute_code", args{"sandbox_id": id, "code": "x"}, "lost")
+	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "terminated")
+}
+
+// An engine that stops half-way is said to be away; when it is back everything goes on.
+func TestEngineAway(t *testing.T) {
+	needsDocker(t)
+	real := strings.TrimPrefix(os.Getenv("DOCKER_HOST"), "unix://")
+	if real == "" {
+		real = "/var/run/docker.sock"
+	}
+	if _, err := os.Stat(real); err != nil {
+		t.Skipf("the engine is not on a unix socket: %v", err)
+	}
+	door := newDoor(t, real)
+	h := newHome(t, "DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix://"+door.path)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "x = 'survived'")
+	door.shut()
+	s.refused("create_sandbox", nil, "engine")
+	// What runs is reached without the engine where its runtime can be called: by root, on the engine's machine.
+	if answer := s.call("execute_code", args{"sandbox_id": id, "code": "x"}); answer.IsError {
+		s.contains(answer.Text, "engine")
+	} else {
+		s.contains(answer.Text, "survived")
+	}
+	door.open()
+	s.run(id, "x", "survived")
+	s.create(nil)
+}
+
+// door is a unix socket in front of the engine's that can be shut.
+type door struct {
+	t          *testing.T
+	path, real string
+	mu         sync.Mutex
+	listener   net.Listener
+	conns      []net.Conn
+}
+
+func newDoor(t *testing.T, real string) *door {
+	dir, err := os.MkdirTemp("", "door")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &door{t: t, path: filepath.Join(dir, "docker.sock"), real: real}
+	d.open()
+	t.Cleanup(func() { d.shut(); os.RemoveAll(dir) })
+	return d
+}
+
+func (d *door) open() {
+	l, err := net.Listen("unix", d.path)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.mu.Lock()
+	d.listener = l
+	d.mu.Unlock()
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("unix", d.real)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			d.mu.Lock()
+			d.conns = append(d.conns, in, out)
+			d.mu.Unlock()
+			join := func(to, from net.Conn) {
+				io.Copy(to, from)
+				if half, ok := to.(interface{ CloseWrite() error }); ok {
+					half.CloseWrite()
+				}
+			}
+			go join(in, out)
+			go join(out, in)
+		}
+	}()
+}
+
+func (d *door) shut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.listener.Close()
+	for _, c := range d.conns {
+		c.Close()
+	}
+	d.conns = nil
+}
+
+// When the daemon is killed, its pooled sandbox and the runsc processes that it started in advance end, without another daemon.
+func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
+	h := hibernating(t)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "1 + 1", "2")
+	eventually(t, 2*time.Minute, "there are a snapshot and a pooled sandbox", func() bool {
+		snapshots, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "snapshots", "*", "checkpoint", "manifest.json"))
+		pooled, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "spares", "*", "pid"))
+		return len(snapshots) > 0 && len(pooled) > 0
+	})
+	s.ok("delete_sandbox", args{"sandbox_id": id})
+	if len(processesOf(h.dir)) == 0 {
+		t.Fatal("the pooled sandbox does not run before the daemon is killed")
+	}
+	h.stop(syscall.SIGKILL)
+	eventually(t, time.Minute, "nothing of the home runs", func() bool { return len(processesOf(h.dir)) == 0 })
+}

@@ -1,0 +1,164 @@
+//go:build linux
+
+package e2e_test
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+)
+
+// stranger is an ordinary user whom the machine does not even know: who is not root needs nothing but an id.
+type stranger struct {
+	t   *testing.T
+	dir string // the user's, with all the programs
+}
+
+const strangerUID = 61234
+
+func newStranger(t *testing.T) stranger {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an engine: not with -short")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: only root can become another user; without root the other tests show the same")
+	}
+	if here := engineHere("gvisor"); !here.OK || !here.Image {
+		missing(t, "gvisor", here.Why)
+	}
+	dir, err := os.MkdirTemp("", "dm-user-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := stranger{t, dir}
+	t.Cleanup(func() {
+		for _, line := range s.processes() {
+			t.Errorf("left behind: %s", line)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	for from, to := range map[string]string{binary: "dormouse", "bin/runsc": "runsc", os.Args[0]: "e2e.test"} {
+		if out, err := exec.Command("cp", from, filepath.Join(dir, to)).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	if said, err := s.run(t, ".", nil, filepath.Join(dir, "dormouse"), "doctor", "--engine-only", "--engine=gvisor", "--without-cgroups"); err != nil {
+		missing(t, "gvisor", "as an ordinary user: "+said)
+	}
+	return s
+}
+
+// run runs one of the user's programs, in a folder of the checkout, and returns what it said.
+func (s stranger) run(t *testing.T, in string, env []string, program string, arg ...string) (said string, err error) {
+	t.Helper()
+	unpacked, err := gvisor.DefaultImages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := filepath.Abs("e2e/testdata/as-user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", append([]string{script, strconv.Itoa(strangerUID), s.dir, unpacked, program}, arg...)...)
+	cmd.Dir = in
+	// Docker is where root has it: not for everybody.
+	cmd.Env = append([]string{"PATH=" + s.dir + ":" + os.Getenv("PATH"), "DOCKER_HOST=unix:///nowhere"}, env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// processes are the user's.
+func (s stranger) processes() (lines []string) {
+	found, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range found {
+		info, err := os.Stat(dir)
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if err != nil || info.Sys().(*syscall.Stat_t).Uid != strangerUID || !alive(pid) {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		lines = append(lines, strings.ReplaceAll(string(line), "\x00", " "))
+	}
+	return lines
+}
+
+// Who is not root and has no Docker gets the same engine: its conformance suite and the end-to-end tests again, as
+// an ordinary user. This user has no systemd, and so no cgroups; the suite's test of their limit is left out.
+func TestWithoutRoot(t *testing.T) {
+	s := newStranger(t)
+	env := []string{"DORMOUSE_TEST_REQUIRE=gvisor,runsc", "DORMOUSE_WITHOUT_CGROUPS=1",
+		"DORMOUSE_TEST_BINARY=" + filepath.Join(s.dir, "dormouse"), "DORMOUSE_TEST_PROBE=" + filepath.Join(s.dir, "probe")}
+	tests := func(t *testing.T, in, program, which, but string) {
+		t.Helper()
+		said, err := s.run(t, in, env, filepath.Join(s.dir, program), "-test.v", "-test.run="+which, "-test.skip="+but)
+		if err != nil || !strings.Contains(said, "--- PASS") {
+			t.Errorf("as an ordinary user: %v\n%s", err, said)
+		}
+	}
+	t.Run("the engine's suite", func(t *testing.T) {
+		for _, arg := range [][]string{
+			{"build", "-o", filepath.Join(s.dir, "probe"), "./sandboxd/engine/enginetest/probe"},
+			{"test", "-c", "-o", filepath.Join(s.dir, "gvisor.test"), "./sandboxd/engine/gvisor"},
+		} {
+			build := exec.Command("go", arg...)
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("go %v: %v\n%s", arg, err, out)
+			}
+		}
+		tests(t, "sandboxd/engine/gvisor", "gvisor.test", "^(TestSuite|TestSandboxesOutliveTheDaemon|TestUnpack.*)$", "^TestSuite$/^(Programs|Limits)$/^(memory|works.*)$")
+	})
+	t.Run("end to end", func(t *testing.T) {
+		tests(t, ".", "e2e.test", "^(TestMainJob|TestDaemonKilled|TestSleepAndFork|TestReboot)$", "")
+	})
+	t.Run("a refusal says what is missing and what to do", func(t *testing.T) {
+		dormouse := filepath.Join(s.dir, "dormouse")
+		if said, err := s.run(t, ".", nil, dormouse, "doctor", "--engine", "gvisor"); err == nil ||
+			!strings.Contains(said, "can't limit sandboxes") || !strings.Contains(said, "--without-cgroups") {
+			t.Errorf("without cgroups doctor says (%v)\n%s", err, said)
+		}
+		said, err := s.run(t, ".", env, "unshare", "--user", "--map-current-user", "--keep-caps", "--",
+			"sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces; exec "+dormouse+" doctor --engine gvisor")
+		if err == nil || !strings.Contains(said, "sudo sysctl -w user.max_user_namespaces=") {
+			t.Errorf("where there may be no user namespace doctor says (%v)\n%s", err, said)
+		}
+	})
+	t.Run("the flag that the first command's refusal names makes the next command work", func(t *testing.T) {
+		// All of these tests set DOCKER_HOST to an address where no engine answers, and then --engine auto tries no other engine.
+		said, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
+			"$HOME/dormouse" exec -e 'print(6 * 7)'
+			echo "first: $?"
+			"$HOME/dormouse" exec --without-cgroups -e 'print(6 * 7)'
+			echo "second: $?"
+			pid=$(cat "$DORMOUSE_HOME/sandboxd.pid") && kill "$pid" && while kill -0 "$pid"; do sleep 0.05; done 2>&-`)
+		if !strings.Contains(said, "--without-cgroups") || !strings.Contains(said, "first: 125") || !strings.Contains(said, "42\nsecond: 0") {
+			t.Errorf("it says (%v), want a refusal with 125 and then 42:\n%s", err, said)
+		}
+	})
+	t.Run("all that was made is the user's", func(t *testing.T) {
+		err := filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if err == nil && info.Sys().(*syscall.Stat_t).Uid != strangerUID {
+				t.Errorf("%s is another's", path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}

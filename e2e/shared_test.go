@@ -1,0 +1,167 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Two clients in one sandbox take turns at the kernel, and neither sees the other's output.
+func TestTwoClientsOneSandbox(t *testing.T) {
+	anyEngine(t)
+	t.Parallel()
+	h := newHome(t)
+	id := h.connect(t).create(nil)
+	var clients sync.WaitGroup
+	finished := make(chan string, 20)
+	for _, name := range []string{"Ann", "Bob"} { // capitals: no id has them
+		s := h.connect(t)
+		clients.Go(func() {
+			for i := range 10 {
+				r, err := s.Must(s.ctx, "execute_code", args{"sandbox_id": id, "code": fmt.Sprintf("import time; time.sleep(.1); print('%s', %d)", name, i)})
+				if want := fmt.Sprintf("%s %d\n", name, i); err != nil || !strings.Contains(r.Text, want) || strings.Count(r.Text, "Ann")+strings.Count(r.Text, "Bob") != 1 {
+					t.Errorf("%v; the answer to %s's call %d:\n%s", err, name, i, r.Text)
+				}
+				finished <- name
+			}
+		})
+	}
+	clients.Wait()
+	close(finished)
+	var order []string
+	for name := range finished {
+		order = append(order, name)
+	}
+	longest, run := 0, 0
+	for i := range order {
+		if run++; i > 0 && order[i] != order[i-1] {
+			run = 1
+		}
+		longest = max(longest, run)
+	}
+	if longest > 3 {
+		t.Errorf("one client had %d turns in a row: %v", longest, order)
+	}
+}
+
+// The same request, many times at once, runs the code once.
+func TestOneRequestManyTimes(t *testing.T) {
+	anyEngine(t)
+	t.Parallel()
+	h := newHome(t)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "runs = 0")
+	var calls sync.WaitGroup
+	for range 8 {
+		calls.Go(func() {
+			s.exec(args{"sandbox_id": id, "request_id": "once", "code": "runs += 1\nprint('run', runs)"}, "run 1")
+		})
+	}
+	calls.Wait()
+	s.run(id, "runs", "1")
+}
+
+// An image that the operator allowed is used, with the same guest.
+func TestOtherImage(t *testing.T) {
+	needsDocker(t)
+	t.Parallel()
+	if _, err := exec.LookPath("docker"); err != nil {
+		missing(t, "docker-cli", "the docker command is not here")
+	}
+	h := newHome(t, "DORMOUSE_ENGINE=docker", "DORMOUSE_ALLOW_IMAGE=dormouse-other:test")
+	out, _, _ := h.run("", "image", "build", "--engine", "docker")
+	if text, err := exec.Command("docker", "tag", strings.TrimSpace(out), "dormouse-other:test").CombinedOutput(); err != nil {
+		t.Fatalf("docker tag: %s", text)
+	}
+	t.Cleanup(func() { exec.Command("docker", "rmi", "dormouse-other:test").Run() })
+	s := h.connect(t)
+	id := s.create(args{"image": "dormouse-other:test"})
+	s.run(id, "6 * 7", "42")
+	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "dormouse-other:test")
+}
+
+// TestDeadManSwitch: without a daemon a sandbox ends by itself after its TTL, even while hostile code in it sends SIGSTOP to
+// every process that it can.
+func TestDeadManSwitch(t *testing.T) {
+	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, p.env...)
+			s := h.connect(t)
+			id := s.create(args{"ttl": "15s"}) // a busy machine needs some of it until the code runs
+			s.run(id, "DELAY = 3\n"+string(stopper)+"print('alive')", "alive")
+			runs := func() bool { return sandboxRuns(t, p, h, id) }
+			if !runs() {
+				t.Fatal("the sandbox does not run before the daemon is killed")
+			}
+			h.stop(syscall.SIGKILL)
+			// The guest waits for a minute after the sandbox's time, for a daemon that is only late.
+			eventually(t, 3*time.Minute, "the sandbox ends without a daemon", func() bool { return !runs() })
+		})
+	}
+}
+
+// sandboxRuns reports whether a sandbox runs. It asks the Docker engine, or for the gvisor engine looks for a process of the home.
+func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
+	t.Helper()
+	if p.name != "gvisor" {
+		out, err := exec.Command("docker", "ps", "--quiet", "--filter", "label=dormouse.sandbox="+id).Output()
+		if err != nil {
+			t.Fatalf("docker ps: %v", err)
+		}
+		return len(out) > 0
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range processes {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), "runsc-sandbox") && strings.Contains(string(line), h.dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestStoppedCodeIsStopped: timeouts and interrupts work while hostile code sends SIGSTOP to, and traces, every process that it can.
+func TestStoppedCodeIsStopped(t *testing.T) {
+	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t, p.env...)
+			s := h.connect(t)
+			id := s.create(args{"memory_mb": 512})
+			attack := func() { s.run(id, "DELAY = 2\n"+string(stopper)+"print('alive')", "alive") }
+			attack()
+			began := time.Now()
+			s.exec(args{"sandbox_id": id, "code": "while True: pass", "timeout_seconds": 4}, "timeout_seconds (4) was over")
+			t.Logf("a timeout of 4s took %s", time.Since(began))
+			s.run(id, "6 * 7", "42")
+			attack()
+			e := s.ok("execute_code", args{"sandbox_id": id, "code": "while True: pass", "wait_seconds": 4})
+			execution := regexp.MustCompile(`exec_\w+`).FindString(e.Text)
+			began = time.Now()
+			s.contains(s.ok("interrupt_execution", args{"execution_id": execution}).Text, "was interrupted")
+			t.Logf("the interrupt took %s", time.Since(began))
+			s.run(id, "6 * 7", "42")
+		})
+	}
+}

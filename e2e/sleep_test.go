@@ -1,0 +1,53 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An idle sandbox sleeps and goes on where it was, also after kill -9 of the daemon; a fork goes on
+// from the same state by itself, where the engine writes memory to disk.
+func TestSleepAndFork(t *testing.T) {
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			sleepAndFork(t, p)
+		})
+	}
+}
+
+func sleepAndFork(t *testing.T, p platform) {
+	h := newHome(t, append(p.env, "DORMOUSE_IDLE_SUSPEND=1s")...)
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "def count():\n    n = 0\n    while True:\n        n += 1\n        yield n\ncounter = count()\nf = open('log', 'w')\nnext(counter), next(counter)", "(1, 2)")
+	s.exec(args{"sandbox_id": id, "language": "javascript", "code": "const kept = new Map([['a', 1]])"})
+	asleep := func() bool {
+		return strings.Contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "suspended")
+	}
+	eventually(t, 30*time.Second, "the sandbox sleeps", asleep)
+	s.run(id, "next(counter)", "3")
+
+	eventually(t, 30*time.Second, "the sandbox sleeps again", asleep)
+	h.stop(syscall.SIGKILL)
+	s = h.connect(t)
+	if !asleep() {
+		t.Error("the sandbox woke when the daemon started")
+	}
+	var fork string
+	if copied := s.call("create_sandbox", args{"fork_of": id}); !copied.IsError {
+		fork = copied.Structured["id"].(string)
+	} else if p.runtime == "runsc" && !strings.Contains(copied.Text, "this Docker engine can't") { // it may not be experimental
+		t.Errorf("create_sandbox: %s", copied.Text)
+	}
+	s.run(id, "f.write('original'); f.close(); next(counter)", "4")
+	s.exec(args{"sandbox_id": id, "language": "javascript", "code": "kept.get('a')"}, "1")
+	if fork != "" {
+		s.contains(s.ok("get_sandbox", args{"sandbox_id": fork}).Text, `"fork_of":"`+id+`"`)
+		s.run(fork, "next(counter), open('log').read()", "(4, '')")
+	}
+}

@@ -1,0 +1,249 @@
+//go:build unix
+
+package e2e_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+)
+
+// needsGvisor skips a test where the gvisor engine can't run.
+func needsGvisor(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an engine: not with -short")
+	}
+	if here := engineHere("gvisor"); !here.OK || !here.Image {
+		missing(t, "gvisor", here.Why)
+	}
+}
+
+// program returns the path of a copy of the dormouse command in a new folder, without runsc beside it.
+func program(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dormouse")
+	if os.Link(binary, path) == nil {
+		return path
+	}
+	if out, err := exec.Command("cp", binary, path).CombinedOutput(); err != nil {
+		t.Fatalf("copy dormouse: %v: %s", err, out)
+	}
+	return path
+}
+
+// as runs another copy of the command with additional environment variables. An entry with an empty value removes the variable.
+func (h *home) as(t *testing.T, program string, env []string, arg ...string) (said string, status int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, arg...)
+	for _, kv := range slices.Concat(os.Environ(), h.env, env) {
+		name, _, _ := strings.Cut(kv, "=")
+		cmd.Env = slices.DeleteFunc(cmd.Env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		if kv != name+"=" {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatalf("%s %v: %v", program, arg, err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// When the cause of a first command's failure is fixed, the next command works: the failed command leaves no choice of
+// an engine in the home, and no daemon with the old settings or environment.
+func TestNoFailedStartOutlivesItsCause(t *testing.T) {
+	needsGvisor(t)
+	runsc, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(binary), "runsc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// If a Docker engine answers at its default address, auto would choose it.
+	auto := "DORMOUSE_ENGINE=auto"
+	if out, _ := (&home{t: t}).as(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
+		t.Log("not tested with --engine auto: a Docker engine answers here")
+		auto = "DORMOUSE_ENGINE=gvisor"
+	}
+	hidden := []string{"PATH=/nonexistent", "DOCKER_HOST=", auto}
+	for _, c := range []struct {
+		name   string
+		broken []string // the environment of the first command
+		fixed  []string // the environment of the second command
+		repair func(t *testing.T, program string)
+		says   string   // is in the first command's output
+		args   []string // more arguments of the second command
+		kill   bool     // kill the daemon before the repair
+	}{
+		{name: "no runsc", broken: hidden, fixed: hidden, says: "runsc",
+			repair: func(t *testing.T, program string) {
+				if err := os.Symlink(runsc, filepath.Join(filepath.Dir(program), "runsc")); err != nil {
+					t.Fatal(err)
+				}
+			}},
+		{name: "no runsc, and the daemon is killed", kill: true, broken: hidden, fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "runsc"},
+		{name: "no runsc in the first command's PATH", broken: hidden, fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "runsc"},
+		{name: "no home and no cache folder", broken: []string{"PATH=" + filepath.Dir(runsc), "HOME=", "XDG_CACHE_HOME=", "DOCKER_HOST=", auto},
+			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "HOME"},
+		{name: "a Docker engine that is not there", broken: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=auto"},
+			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "Docker"},
+		{name: "the wrong engine", broken: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=docker"},
+			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock"}, args: []string{"--engine", "gvisor"}, says: "Docker"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, dormouse := newHome(t), program(t)
+			if said, status := h.as(t, dormouse, c.broken, "exec", "-e", "print(6 * 7)"); status != 125 || !strings.Contains(said, c.says) {
+				t.Fatalf("the first command exits with %d and says %q, want 125 and %q", status, said, c.says)
+			}
+			if c.kill {
+				h.stop(syscall.SIGKILL)
+			}
+			if c.repair != nil {
+				c.repair(t, dormouse)
+			}
+			said, status := h.as(t, dormouse, c.fixed, append([]string{"exec", "-e", "print(6 * 7)"}, c.args...)...)
+			if status != 0 || said != "42\n" {
+				t.Errorf("after the repair it exits with %d and says %q, want 0 and 42", status, said)
+			}
+		})
+	}
+}
+
+// A home with sandboxes keeps their engine, whatever a later command's environment or flags say.
+func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
+	needsGvisor(t)
+	h := newHome(t, "DORMOUSE_ENGINE=gvisor")
+	s := h.connect(t)
+	id := s.create(nil)
+	s.run(id, "x = 42")
+	s.Close()
+	h.stop(syscall.SIGTERM)
+
+	elsewhere := []string{"DORMOUSE_ENGINE=docker"}
+	said, status := h.as(t, binary, elsewhere, "exec", "-s", id, "-e", "print(x)")
+	if status != 125 || !strings.Contains(said, "gvisor") || !strings.Contains(said, "DORMOUSE_HOME") {
+		t.Errorf("with DORMOUSE_ENGINE=docker exec exits with %d and says %q, want 125 and the engine of the sandboxes", status, said)
+	}
+	// In a home without sandboxes, auto would choose Docker, or fail.
+	for _, env := range [][]string{
+		{"DORMOUSE_ENGINE=auto"},
+		{"DORMOUSE_ENGINE=auto", "DOCKER_HOST=unix:///nonexistent/docker.sock"},
+	} {
+		if said, status := h.as(t, binary, env, "exec", "-s", id, "-e", "print(x)"); status != 0 || said != "42\n" {
+			t.Errorf("with %v exec exits with %d and says %q, want 0 and 42", env, status, said)
+		}
+		h.stop(syscall.SIGTERM)
+	}
+}
+
+// gVisor opens no path that contains a symbolic link, but users' caches and homes may be behind links.
+func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
+	images, err := image.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := func(t *testing.T, to string) string {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "link")
+		if err := os.Symlink(to, path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, p := range platforms(t) {
+		t.Run(p.name, func(t *testing.T) {
+			outer := t.TempDir()
+			real := filepath.Join(outer, "real")
+			if err := os.Mkdir(real, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			all := link(t, outer)
+			for _, c := range []struct {
+				name, program, in, home string
+				env                     []string
+			}{
+				{name: "the cache, the program's folder and the home", program: filepath.Join(link(t, filepath.Dir(binary)), "dormouse"),
+					home: filepath.Join(real, "one"), env: []string{"XDG_CACHE_HOME=" + link(t, filepath.Dir(images)), "DORMOUSE_HOME=" + filepath.Join(link(t, real), "one")}},
+				{name: "the folder of states, and a folder above it", program: binary,
+					home: filepath.Join(real, "dormouse"), env: []string{"DORMOUSE_HOME=", "XDG_STATE_HOME=" + filepath.Join(all, "real")}},
+				{name: "a relative home, and a relative cache, which counts for nothing", program: binary, in: real,
+					home: filepath.Join(real, "two"), env: []string{"DORMOUSE_HOME=./two", "XDG_CACHE_HOME=cache"}},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					h := newHome(t, p.env...)
+					if c.in != "" {
+						t.Chdir(c.in)
+					}
+					for range 2 { // the second time with the files that the first has made
+						if said, status := h.as(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || said != "42\n" {
+							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, said)
+						}
+					}
+					if said, status := h.as(t, c.program, c.env, "doctor"); status != 0 || !strings.Contains(said, "✓ sandbox") {
+						t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, said)
+					}
+					(&home{t: t, dir: c.home}).stop(syscall.SIGTERM)
+				})
+			}
+		})
+	}
+}
+
+// doctor does not only open the engine: it also uses a sandbox, and names the step that failed.
+func TestDoctorUsesASandbox(t *testing.T) {
+	needsGvisor(t)
+	unpacked, err := gvisor.DefaultImages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := t.TempDir()
+	refs, err := filepath.Glob(filepath.Join(unpacked, "refs", "*.json"))
+	if err != nil || len(refs) == 0 {
+		t.Fatalf("there are no images: %v", err)
+	}
+	own := filepath.Join(cache, "dormouse", "unpacked")
+	for _, ref := range refs { // each image has a name and an empty root file system
+		text, err := os.ReadFile(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var img struct{ Digest string }
+		if err := json.Unmarshal(text, &img); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{filepath.Join(own, "refs"), filepath.Join(own, img.Digest, "rootfs")} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(own, "refs", filepath.Base(ref)), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := newHome(t, "DORMOUSE_ENGINE=gvisor", "XDG_CACHE_HOME="+cache)
+	said, status := h.as(t, binary, nil, "doctor")
+	if status != 1 || !strings.Contains(said, "✗ sandbox") || !strings.Contains(said, "run a statement") || !strings.Contains(said, "python3") {
+		t.Errorf("with an empty image doctor exits with %d, want 1, the step that failed and its reason:\n%s", status, said)
+	}
+	if said, status := h.as(t, binary, nil, "doctor", "--engine-only"); status != 0 {
+		t.Errorf("doctor --engine-only exits with %d, want 0: %s", status, said)
+	}
+	if left, _ := filepath.Glob(filepath.Join(h.dir, "trial-*")); len(left) != 0 {
+		t.Errorf("doctor left %v", left)
+	}
+	h.env = h.env[:2] // the real cache again
+	said, status = h.as(t, binary, nil, "doctor")
+	if status != 0 || !strings.Contains(said, "✓ sandbox") {
+		t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, said)
+	}
+	if h.pid() != 0 {
+		t.Error("doctor started the home's daemon")
+	}
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// patch replaces a text, which is in the file once, or this is not the gVisor that it was made for.
+type patch struct{ file, old, new string }
+
+var patches = []patch{
+	// A checkpoint's two halves, which gVisor writes at once, do not wait for each other. That of the memory holds a lock for as long
+	// as it looks through the pages, and that of the kernel took it for each mapping, only to read a flag.
+	{
+		file: "pkg/sentry/pgalloc/save_restore.go",
+		old: `func (f *MemoryFile) IsSavable() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.savable
+}`,
+		new: `func (f *MemoryFile) IsSavable() bool {
+	return f.savable // set before anybody asks
+}`,
+	},
+
+	// During a small checkpoint the garbage collector should not run: the objects that are encoded are in use. In its first second
+	// a sandbox has a GC percentage of 400 already (third_party/runsc/main.go). With that percentage a large checkpoint, of a sandbox
+	// with many files, would allocate several times the memory of the objects and not free it. That memory counts towards the
+	// limit of the sandbox's cgroup and could end the sandbox.
+	{
+		file: "runsc/boot/restore.go",
+		old: `func (l *Loader) save(o *control.SaveOpts) (err error) {
+`,
+		new: `func (l *Loader) save(o *control.SaveOpts) (err error) {
+	const large = 16 << 20
+	percent := 400
+	heap := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	if metrics.Read(heap); heap[0].Value.Uint64() > large {
+		percent = 50
+		defer gc.FreeOSMemory()
+	}
+	if usual := gc.SetGCPercent(percent); usual != percent {
+		defer gc.SetGCPercent(usual)
+	}
+`,
+	},
+	{
+		file: "runsc/boot/restore.go",
+		old: `	"os"
+	"strconv"
+`,
+		new: `	"os"
+	gc "runtime/debug"
+	"runtime/metrics"
+	"strconv"
+`,
+	},
+
+	// If a checkpoint has made much garbage, it is collected before the tasks continue, because sysinfo might count it (see heapAbove below).
+	{
+		file: "pkg/sentry/state/state.go",
+		old: `	defer func() {
+		k.Unpause()
+`,
+		new: `	defer func() {
+		const large = 128 << 20
+		heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		if metrics.Read(heap); heap[0].Value.Uint64() > large {
+			debug.FreeOSMemory()
+		}
+		k.Unpause()
+`,
+	},
+	{
+		file: "pkg/sentry/state/state.go",
+		old: `import (
+`,
+		new: `import (
+	"runtime/debug"
+	"runtime/metrics"
+`,
+	},
+
+	// The encoder's maps have room from the start for the objects that a small sandbox consists of (some 10,000).
+	{
+		file: "pkg/state/state.go",
+		old: `		pending:        make(map[objectID]*objectEncodeState),
+		encodedStructs: make(map[reflect.Value]*wire.Struct),
+`,
+		new: `		pending:        make(map[objectID]*objectEncodeState, 1<<14),
+		encodedStructs: make(map[reflect.Value]*wire.Struct, 1<<14),
+`,
+	},
+
+	// Nobody reads how long each type took, and to find out, the clock is asked twice for each object.
+	{
+		file: "pkg/state/stats.go",
+		old: `	now := gohacks.Nanotime()
+`,
+		new: `	now := s.last
+`,
+	},
+
+	// The decoder reads numbers byte by byte, and each byte went through two Reads of one.
+	{
+		file: "pkg/state/wire/wire.go",
+		old: `func (r *Reader) readByte() byte {
+`,
+		new: `func (r *Reader) readByte() byte {
+	if s, ok := r.Reader.(io.ByteReader); ok {
+		b, err := s.ReadByte()
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+`,
+	},
+	{
+		file: "pkg/compressio/nocompressio.go",
+		old: `// Read implements io.Reader.Read.
+func (r *SimpleReader) Read(`,
+		new: `// ReadByte implements io.ByteReader.
+func (r *SimpleReader) ReadByte() (byte, error) {
+	if r.h == nil {
+		return r.bin.ReadByte()
+	}
+	var b [1]byte
+	_, err := io.ReadFull(r, b[:])
+	return b[0], err
+}
+
+// Read implements io.Reader.Read.
+func (r *SimpleReader) Read(`,
+	},
+
+	// For each mapped file gVisor keeps, per range of the file, the set of mappings of that range. An exit (munmap) removed a mapping and
+	// merged neighbouring ranges, and the next fork or exit split them again. Each merge or split copies the whole set, so its time grows with
+	// the number of processes that map the file: 512 processes took 40 s to end. Ranges with more than 8 mappings are not merged.
+	// Merging only saves memory.
+	{
+		file: "pkg/sentry/memmap/mapping_set.go",
+		old: `	if len(val1) != len(val2) {
+		return nil, false
+	}
+
+	merged := make(`,
+		new: `	const many = 8
+	if len(val1) != len(val2) || len(val1) > many {
+		return nil, false
+	}
+
+	merged := make(`,
+	},
+
+	// A fork that RLIMIT_NPROC refuses fails before the memory of the process is copied, and not afterwards. Otherwise a fork bomb that has
+	// reached its limit uses all CPU time for copies, and its end takes long.
+	{
+		file: "pkg/sentry/kernel/task_clone.go",
+		old: `	// Pull task registers and FPU state, a cloned task will inherit the
+`,
+		new: `	counters := t.userCounters
+	if uid := t.Credentials().RealKUID; counters.uid != uid {
+		counters = t.k.GetUserCounters(uid)
+	}
+	if counters.atRLimitNProc(t) {
+		return 0, nil, linuxerr.EAGAIN
+	}
+
+	// Pull task registers and FPU state, a cloned task will inherit the
+`,
+	},
+
+	{
+		file: "pkg/sentry/kernel/kernel.go",
+		old: `// decRLimitNProc decrements the rlimitNProc counter.
+`,
+		new: `// atRLimitNProc reports whether incRLimitNProc would fail.
+func (uc *UserCounters) atRLimitNProc(ctx context.Context) bool {
+	creds := auth.CredentialsFromContext(ctx)
+	return uc.rlimitNProc.Load() >= limits.FromContext(ctx).Get(limits.ProcessCount).Cur &&
+		!creds.HasRootCapability(linux.CAP_SYS_ADMIN) && !creds.HasRootCapability(linux.CAP_SYS_RESOURCE)
+}
+
+// decRLimitNProc decrements the rlimitNProc counter.
+`,
+	},
+
+	// The guest measures the sandbox's memory with sysinfo. It also counts the part of gVisor's own heap above 128 MiB. The heap contains the
+	// buffers of sockets and pipes; if they did not count, code could fill them until the cgroup's limit ends the sandbox.
+	{
+		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
+		old: `	totalUsage := mfUsage + memStats.Mapped
+`,
+		new: `	totalUsage := mfUsage + memStats.Mapped
+	totalUsage += heapAbove(128<<20, totalUsage)
+`,
+	},
+	{
+		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
+		old: `// Sysinfo implements Linux syscall sysinfo(2).
+`,
+		new: `var (
+	heapCollecting atomic.Bool   // a collection runs, or ended less than 200 ms ago
+	heapLive       atomic.Uint64 // bytes of the objects that the last such collection left
+)
+
+// heapAbove returns by how many bytes the objects on gVisor's heap exceed limit. Only objects that the last collection left count: after
+// a restore, most of the others are garbage. base is the sandbox's other memory. If both together are more than a quarter of the cgroup's
+// limit (half of the sandbox's), so that the guest may soon act on it, heapAbove starts a collection.
+func heapAbove(limit, base uint64) uint64 {
+	n := heapObjects()
+	if n <= limit {
+		heapLive.Store(0)
+		return 0
+	}
+	if base+n-limit > usage.MaximumTotalMemoryBytes/4 && heapCollecting.CompareAndSwap(false, true) {
+		go func() {
+			debug.FreeOSMemory()
+			heapLive.Store(heapObjects())
+			time.Sleep(200 * time.Millisecond)
+			heapCollecting.Store(false)
+		}()
+	}
+	if n = min(n, heapLive.Load()); n <= limit {
+		return 0
+	}
+	return n - limit
+}
+
+func heapObjects() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+// Sysinfo implements Linux syscall sysinfo(2).
+`,
+	},
+	{
+		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
+		old: `import (
+`,
+		new: `import (
+	"runtime/debug"
+	"runtime/metrics"
+	"sync/atomic"
+	"time"
+
+`,
+	},
+
+	// A pooled sandbox waits for a request to restore a checkpoint. If the daemon that started it ends, its stdin is closed and it
+	// exits. A sandbox that has received that request no longer depends on the daemon.
+	{
+		file: "runsc/boot/loader.go",
+		old: `	args.StartupTimer.Reached("control server started")
+
+	return l, nil
+}
+`,
+		new: `	args.StartupTimer.Reached("control server started")
+
+	if strings.HasPrefix(args.ID, "spare-") && len(args.StdioFDs) > 0 {
+		go l.endWithStarter()
+	}
+	return l, nil
+}
+
+// endWithStarter ends the process when the other end of its stdin is closed before it was told what to run or restore. The filters of
+// system calls are not installed before that.
+func (l *Loader) endWithStarter() {
+	for {
+		stdin := []unix.PollFd{{Fd: startingStdioFD}}
+		n, _ := unix.Poll(stdin, 500)
+		l.mu.Lock()
+		if l.state != created {
+			l.mu.Unlock()
+			return
+		}
+		if n > 0 && stdin[0].Revents&unix.POLLHUP != 0 {
+			os.Exit(1)
+		}
+		l.mu.Unlock()
+	}
+}
+`,
+	},
+}
+
+func (p patch) apply(dir string) error {
+	path := filepath.Join(dir, filepath.FromSlash(p.file))
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n := bytes.Count(text, []byte(p.old)); n != 1 {
+		return fmt.Errorf("%s has %d times what is to be replaced: see whether it still has to be", p.file, n)
+	}
+	return os.WriteFile(path, bytes.Replace(text, []byte(p.old), []byte(p.new), 1), 0o644)
+}
