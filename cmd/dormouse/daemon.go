@@ -23,20 +23,20 @@ import (
 
 // daemonFlags are what the daemon can be told, by whichever command starts it.
 type daemonFlags struct {
-	Home         string           `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path"`
+	Home         string           `help:"Folder for everything that the daemon stores." default:"${home}" type:"path"`
 	Engine       string           `help:"What runs sandboxes: docker, gvisor (Linux, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
 	Runtime      string           `help:"The engine's runtime: runsc (gVisor), runc. Default: runsc when the engine has it."`
-	Image        string           `help:"Image of sandboxes that ask for none. Default: the one that 'dormouse image build' makes."`
-	AllowImage   []string         `help:"Another image that may be asked for; can be repeated. '*' allows any."`
-	TTL          sandbox.Duration `name:"ttl" help:"Life of sandboxes that ask for none, such as 36h, 1d12h or 1w; at most 14 days." default:"24h"`
-	MaxSandboxes int              `help:"Sandboxes that run at once. Those that sleep on disk do not count." default:"100"`
-	MaxMemory    byteSize         `help:"What the memory limits of the sandboxes that run may add up to: 64GB. 0: four times the machine's memory, because few come near their limit." default:"0"`
-	IdleSuspend  sandbox.Duration `help:"A sandbox that nobody uses for so long sleeps until it is used: on disk where the engine can (gvisor, or Docker with runsc and experimental features), else paused. 0: never." default:"5m"`
+	Image        string           `help:"Default image for new sandboxes. Default: the image that 'dormouse image build' makes."`
+	AllowImage   []string         `help:"Image that create_sandbox may use besides the default; can be repeated. '*' allows any image."`
+	TTL          sandbox.Duration `name:"ttl" help:"Default TTL of a sandbox, such as 36h, 1d12h or 1w; at most 14 days." default:"24h"`
+	MaxSandboxes int              `help:"Largest number of running sandboxes. Sandboxes suspended to disk do not count." default:"100"`
+	MaxMemory    byteSize         `help:"Largest sum of the memory limits of running sandboxes, such as 64GB. 0: four times the machine's memory, because few sandboxes use all of their limit." default:"0"`
+	IdleSuspend  sandbox.Duration `help:"Suspend a sandbox after it has been idle this long; the next call resumes it. With gvisor, or Docker with runsc and experimental features, its memory is written to disk; otherwise the sandbox is paused. 0: never." default:"5m"`
 
-	CheckpointEvery  sandbox.Duration `help:"The state of a sandbox that runs is saved when it has been idle for so long after new work, where the engine can (gvisor): it goes on from there if the machine stops. 0: never." default:"60s"`
-	MaxDisk          byteSize         `help:"What the saved states of all sandboxes may take on disk: 20GB, 500MB. 0: no limit." default:"20GB"`
-	WithoutCgroups   bool             `help:"Let the gvisor engine run sandboxes where no cgroup can limit them: then only the program inside bounds their memory and processes, and nothing their use of CPUs."`
-	DockerDirectExec bool             `help:"Reach a sandbox's guest through the container's runtime (runc, runsc) where the daemon is root on the Docker engine's machine and the engine has no authorization plugin. --docker-direct-exec=false: always through the engine." default:"true"`
+	CheckpointEvery  sandbox.Duration `help:"Checkpoint a running sandbox after it has been idle this long since its last execution (gvisor only). It resumes from the checkpoint if the machine stops. 0: never." default:"60s"`
+	MaxDisk          byteSize         `help:"Largest size of all checkpoints on disk, such as 20GB or 500MB. 0: no limit." default:"20GB"`
+	WithoutCgroups   bool             `help:"Let the gvisor engine run sandboxes without cgroups. Then only the guest limits their memory and processes, and nothing limits their CPU use."`
+	DockerDirectExec bool             `help:"Connect to a sandbox's guest through the container's runtime (runc, runsc) if the daemon is root on the Docker engine's machine and the engine has no authorization plugin. --docker-direct-exec=false: always connect through the engine." default:"true"`
 	LogLevel         string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
@@ -133,8 +133,8 @@ func (f clientFlags) connect(ctx context.Context) (*api.Client, error) {
 }
 
 type mcpCommand struct {
-	AllowDir    []string `help:"Folder whose files the model may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
-	PrintConfig string   `help:"Print what a client must be told to use this server, with the flags given beside this one, and do nothing else: ${clients}." placeholder:"CLIENT" env:"-"`
+	AllowDir    []string `help:"Folder whose files a model may copy into a sandbox with local_path; can be repeated. Default: none." type:"path"`
+	PrintConfig string   `help:"Print the configuration with which a client starts this server, including the other flags given, and exit: ${clients}." placeholder:"CLIENT" env:"-"`
 	clientFlags
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 type doctorCommand struct {
-	EngineOnly bool `help:"Only whether an engine answers, and what it has; exits with 1 if none does." env:"-"`
+	EngineOnly bool `help:"Only check whether an engine answers, and print its runtimes. Exit with status 1 if none does." env:"-"`
 	JSON       bool `help:"Print JSON." env:"-"`
 	clientFlags
 }

@@ -20,7 +20,7 @@ import (
 
 type execCommand struct {
 	Sandbox  string `short:"s" help:"Sandbox to run in, by id or display name. None: a new one, deleted afterwards."`
-	Language string `short:"l" help:"python or javascript. Default: by the file's name, else the sandbox's own."`
+	Language string `short:"l" help:"python or javascript. Default: by the file's extension, otherwise the sandbox's default."`
 	Code     string `short:"e" help:"Code to run."`
 	File     string `arg:"" optional:"" help:"File with the code to run; - is standard input."`
 	Timeout  int    `default:"600" help:"Seconds after which the code is interrupted."`

@@ -11,14 +11,14 @@ import (
 )
 
 type imageCommand struct {
-	Build imageBuildCommand `cmd:"" help:"Make the sandbox image, or find it made, and bring it into the engine."`
-	Load  imageLoadCommand  `cmd:"" help:"Bring another image into the gvisor engine: an OCI layout, or a tar of docker save."`
+	Build imageBuildCommand `cmd:"" help:"Make the sandbox image unless it exists, and load it into the engine."`
+	Load  imageLoadCommand  `cmd:"" help:"Load another image into the gvisor engine: an OCI layout directory or a 'docker save' tar."`
 }
 
 type imageLoadCommand struct {
-	Path string `arg:"" help:"The folder of an OCI layout, or a tar of docker save." type:"existingpath"`
-	Name string `help:"What the image is called, for --allow-image and create_sandbox. Default: the name that it has there."`
-	Home string `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	Path string `arg:"" help:"OCI layout directory or 'docker save' tar." type:"existingpath"`
+	Name string `help:"Name of the image for --allow-image and create_sandbox. Default: its name in the archive."`
+	Home string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
 	JSON bool   `help:"Print JSON." env:"-"`
 }
 
@@ -37,11 +37,11 @@ func (c *imageLoadCommand) Run(ctx context.Context) error {
 }
 
 type imageBuildCommand struct {
-	Way     string `help:"How: auto, debian (mmdebstrap; root on Debian) or dockerhub (docker build)." default:"auto" enum:"${ways}" env:"DORMOUSE_IMAGE_WAY"`
-	Home    string `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
-	Engine  string `help:"The engine to bring it into: auto, docker or gvisor." default:"auto" enum:"auto,docker,gvisor" env:"DORMOUSE_ENGINE"`
-	Mirror  string `help:"Where Debian's packages come from." default:"${mirror}" env:"DORMOUSE_IMAGE_MIRROR"`
-	Rebuild bool   `help:"Make it again although it is there." env:"-"`
+	Way     string `help:"How to make the image: auto, debian (mmdebstrap; root on Debian) or dockerhub (docker build)." default:"auto" enum:"${ways}" env:"DORMOUSE_IMAGE_WAY"`
+	Home    string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	Engine  string `help:"Engine to load the image into: auto, docker or gvisor." default:"auto" enum:"auto,docker,gvisor" env:"DORMOUSE_ENGINE"`
+	Mirror  string `help:"Debian mirror to download packages from." default:"${mirror}" env:"DORMOUSE_IMAGE_MIRROR"`
+	Rebuild bool   `help:"Make the image even if it exists." env:"-"`
 	JSON    bool   `help:"Print JSON." env:"-"`
 }
 

@@ -30,8 +30,8 @@ type command struct {
 	Ls       lsCommand       `cmd:"" help:"List sandboxes."`
 	Rm       rmCommand       `cmd:"" help:"Delete sandboxes."`
 	Doctor   doctorCommand   `cmd:"" help:"Check this machine, start and use a sandbox, and explain how to fix problems."`
-	Image    imageCommand    `cmd:"" help:"The default sandbox image."`
-	Token    tokenCommand    `cmd:"" help:"The tokens of those who may use dormouse serve."`
+	Image    imageCommand    `cmd:"" help:"Manage the default sandbox image."`
+	Token    tokenCommand    `cmd:"" help:"Manage the tokens for dormouse serve."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 }
 

@@ -21,16 +21,16 @@ import (
 type serveCommand struct {
 	Listen       string   `help:"Address to listen on." default:"127.0.0.1:8765" placeholder:"HOST:PORT"`
 	SSE          bool     `name:"sse" help:"Also offer the SSE transport of older clients: /sse and /message."`
-	TokenFile    string   `help:"File with the tokens that let clients in; see dormouse token. Default: 'token' in the home, made at the first start." type:"path"`
-	AllowHost    []string `help:"Another name by which clients call this server; can be repeated."`
-	AllowOrigin  []string `help:"Origin whose web pages may call this server; can be repeated. Default: none but our own."`
-	TLSCert      string   `name:"tls-cert" help:"Certificate, with its chain, to serve HTTPS." type:"path" and:"tls"`
-	TLSKey       string   `name:"tls-key" help:"The certificate's key." type:"path" and:"tls"`
-	InsecureHTTP bool     `name:"insecure-http" help:"Listen beyond this machine without TLS: anybody on the way can read the token."`
-	AllowDir     []string `help:"Folder of this machine whose files models may send into a sandbox by local_path; can be repeated. Default: none." type:"path"`
-	Rate         float64  `help:"Requests a second that one token may make. 0: no limit." default:"10000"`
+	TokenFile    string   `help:"File with the clients' tokens; see dormouse token. Default: 'token' in the home, created at the first start." type:"path"`
+	AllowHost    []string `help:"Another host name that clients use for this server; can be repeated."`
+	AllowOrigin  []string `help:"Origin whose web pages may call this server; can be repeated. Default: only this server's own."`
+	TLSCert      string   `name:"tls-cert" help:"Certificate file, with its chain, for HTTPS." type:"path" and:"tls"`
+	TLSKey       string   `name:"tls-key" help:"Private key file of the certificate." type:"path" and:"tls"`
+	InsecureHTTP bool     `name:"insecure-http" help:"Allow listening beyond this machine without TLS. Anyone on the network path can read the token."`
+	AllowDir     []string `help:"Folder of this machine whose files a model may copy into a sandbox with local_path; can be repeated. Default: none." type:"path"`
+	Rate         float64  `help:"Largest number of requests per second for each token. 0: no limit." default:"10000"`
 
-	MaxSandboxesPerOwner int `help:"Sandboxes that the bearer of a named token may have, running or suspended. 0: half of --max-sandboxes." default:"0"`
+	MaxSandboxesPerOwner int `help:"Largest number of sandboxes, running or suspended, for each named token. 0: half of --max-sandboxes." default:"0"`
 	daemonFlags
 }
 

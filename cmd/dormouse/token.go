@@ -11,15 +11,15 @@ import (
 )
 
 type tokenCommand struct {
-	Add tokenAddCommand `cmd:"" help:"Make a token for somebody, and print it: it is not shown again."`
+	Add tokenAddCommand `cmd:"" help:"Create a token for a name and print it. It is not shown again."`
 	Ls  tokenLsCommand  `cmd:"" help:"List the names that have a token."`
-	Rm  tokenRmCommand  `cmd:"" help:"Revoke the token of a name, at once. Its sandboxes stay."`
+	Rm  tokenRmCommand  `cmd:"" help:"Revoke the token of a name immediately. Its sandboxes stay."`
 }
 
 // tokenFlags say which file; a server that runs takes up what changes in it.
 type tokenFlags struct {
-	Home      string `help:"Folder that holds everything the daemon keeps." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
-	TokenFile string `help:"File with the tokens. Default: 'token' in the home." type:"path" env:"DORMOUSE_TOKEN_FILE"`
+	Home      string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	TokenFile string `help:"File with the clients' tokens. Default: 'token' in the home." type:"path" env:"DORMOUSE_TOKEN_FILE"`
 	JSON      bool   `help:"Print JSON." env:"-"`
 }
 
@@ -31,7 +31,7 @@ func (f tokenFlags) path() string {
 }
 
 type tokenAddCommand struct {
-	Name string `arg:"" help:"Whose it is. Each name sees only the sandboxes that it made; 'default' is you, who see all."`
+	Name string `arg:"" help:"Name of the token's owner. Each name sees only its own sandboxes; 'default' is the operator and sees all."`
 	tokenFlags
 }
 
@@ -78,7 +78,7 @@ func (c *tokenLsCommand) Run() error {
 }
 
 type tokenRmCommand struct {
-	Name string `arg:"" help:"Whose token."`
+	Name string `arg:"" help:"Name of the token's owner."`
 	tokenFlags
 }
 
