@@ -10,17 +10,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// execution is one run of code: its record, its journal, and the wish to stop it. Its
-// lane moves it through its states; anybody may look.
+// execution is one run of code: its record, its journal and the request to stop it. Its lane changes its state,
+// except that a queued execution can be interrupted. interrupt, wait, look and window may be called concurrently.
 type execution struct {
 	id      sandbox.ExecutionID
 	code    string
 	timeout time.Duration
 	journal *journal
-	stop    chan struct{} // closed when somebody asks for an interrupt
+	stop    chan struct{} // closed by the first call of interrupt
 	ended   chan struct{} // closed when the state is final
 
-	beganTick int64 // see procNow; the lane's
+	beganTick int64 // when begin was called, see procNow; only the lane uses it
 
 	mu        sync.Mutex
 	record    sandbox.Execution // without events
@@ -45,7 +45,7 @@ func newExecution(id sandbox.ExecutionID, req sandbox.ExecuteRequest, j *journal
 	}
 }
 
-// interrupt asks the lane to stop it. It does not wait.
+// interrupt asks the lane to stop the execution. It does not wait.
 func (e *execution) interrupt() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -55,7 +55,7 @@ func (e *execution) interrupt() {
 	}
 }
 
-// begin says that a kernel has it now, and what happened to that since the execution before.
+// begin marks the execution as running in a kernel of this epoch. since is what happened since the last execution.
 func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.beganTick = procNow()
 	e.mu.Lock()
@@ -65,7 +65,7 @@ func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.journal.status(sandbox.ExecRunning)
 }
 
-// raised keeps the code's exception; the last one counts.
+// raised stores an exception of the code in place of an earlier one.
 func (e *execution) raised(err sandbox.CodeError) {
 	e.mu.Lock()
 	e.record.Error = &err
@@ -91,7 +91,7 @@ type outcome struct {
 	interlude    *sandbox.Interlude
 }
 
-// end makes the execution final.
+// end makes the execution final. It must be called once.
 func (e *execution) end(o outcome) {
 	e.journal.finish(o.state, o.files)
 	e.mu.Lock()
@@ -114,7 +114,7 @@ func (e *execution) final() bool {
 	}
 }
 
-// wait returns when the execution is final, d is over or ctx is done.
+// wait waits until the execution is final, d has passed or ctx is done.
 func (e *execution) wait(ctx context.Context, d time.Duration) {
 	if d <= 0 || e.final() {
 		return
@@ -128,7 +128,7 @@ func (e *execution) wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// look returns the record as it is now, without events.
+// look returns the current record without events.
 func (e *execution) look() sandbox.Execution {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -137,7 +137,7 @@ func (e *execution) look() sandbox.Execution {
 	return r
 }
 
-// window returns the record with the events of w.
+// window returns the current record with the events of w.
 func (e *execution) window(w sandbox.Window) (sandbox.Execution, error) {
 	r := e.look()
 	var err error

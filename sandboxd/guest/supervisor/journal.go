@@ -12,59 +12,58 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// journal is an execution's numbered events: what it printed and showed, kept so that it can be
-// read again from any point, by any number of readers, at any speed. The index is in memory, the
-// texts and values are in a [blob].
+// journal stores the numbered events of an execution. Any number of readers can read them from any event on, at any
+// speed. The index is in memory; texts and values are in a [blob].
 //
-// Text over MaxOutputBytes is counted and goes round in a ring (tail.go), whose content
-// is added when the execution is final.
+// Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). finish adds them as
+// events.
 type journal struct {
-	grew func(bytes int64) // tells the owner of all journals
+	grew func(bytes int64) // reports to the registry that the journal has grown
 
 	mu      sync.Mutex
 	blob    blob
 	index   []entry
-	printed int64             // bytes of text so far, kept or not
-	rich    int64             // bytes of values kept
-	values  int               // displays and results so far, kept or not
-	errors  int               // errors so far, kept or not
+	printed int64             // bytes of text so far, stored or not
+	rich    int64             // bytes of stored values
+	values  int               // displays and results so far, stored or not
+	errors  int               // errors so far, stored or not
 	last    []byte            // the newest value beyond MaxValues
 	lastTyp sandbox.EventType // the type of last
-	full    bool              // text goes to the tail from now on
+	full    bool              // a limit is reached or the disk is full: further text goes to tail
 	tail    tail
 	final   bool
-	gone    bool                   // dropped to make room
-	state   sandbox.ExecutionState // the last
-	end     int64                  // number of the last event, once the output is gone
+	gone    bool                   // the output was deleted to free space
+	state   sandbox.ExecutionState // the latest
+	end     int64                  // number of the last event, set when the output is deleted
 
-	// Text that is not an event yet: a million small prints become few events.
+	// Text that is not an event yet. It is gathered so that a million small prints become few events.
 	pending     []byte
 	pendingType sandbox.EventType
 	timer       *time.Timer
 
-	changed chan struct{} // closed at the next event; nil when nobody waits
+	changed chan struct{} // closed when the next event is added; nil if no reader waits
 }
 
-// entry is one event. The text's or value's bytes are in the blob.
+// entry describes one event. The bytes of its text or value are in the blob.
 type entry struct {
 	typ    sandbox.EventType
-	state  sandbox.ExecutionState // of status events
-	reason sandbox.OmitReason     // of omitted events
+	state  sandbox.ExecutionState // only of status events
+	reason sandbox.OmitReason     // only of omitted events
 	len    int32
 	time   int64 // Unix nanoseconds
-	offset int64 // of text printed before
-	at     int64 // in the blob; for omitted events: how many bytes are not there
+	offset int64 // bytes of text printed before the event
+	at     int64 // position in the blob; of omitted events, the number of omitted bytes
 }
 
 const (
-	// gatherFor is how long text waits for more of its kind.
+	// gatherFor is how long text is held back so that more text of the same type can be added to the event.
 	gatherFor = 10 * time.Millisecond
-	// gatherBytes is how much text is gathered, and eventBytes how much one event holds at most.
+	// gatherBytes bounds the gathered text, and eventBytes bounds the text of one event.
 	gatherBytes = 64 << 10
 	eventBytes  = 256 << 10
-	// maxEvents bounds the index: text beyond goes to the tail, values are left out.
+	// maxEvents bounds the index: once it has this many entries, text goes to the tail.
 	maxEvents = 100_000
-	entryCost = 64 // bytes of memory, roughly
+	entryCost = 64 // bytes of memory per entry, roughly
 	// maxLastValue bounds the size of journal.last, which is kept in memory until the execution ends.
 	maxLastValue = 1 << 20
 )
@@ -73,7 +72,7 @@ func newJournal(path string, grew func(int64)) *journal {
 	return &journal{blob: blob{path: path}, grew: grew}
 }
 
-// text adds what the code printed. It is valid UTF-8.
+// text adds text that the code printed. p must be valid UTF-8.
 func (j *journal) text(typ sandbox.EventType, p []byte) {
 	if len(p) == 0 {
 		return
@@ -130,7 +129,7 @@ func (j *journal) gather(typ sandbox.EventType, p []byte) {
 	}
 }
 
-// flush makes an event of the text that waits.
+// flush turns the pending text into an event. The caller must hold j.mu.
 func (j *journal) flush() {
 	if len(j.pending) == 0 {
 		return
@@ -143,7 +142,8 @@ func (j *journal) flush() {
 	j.pending = j.pending[:0]
 }
 
-// add appends an event. What cannot be kept because the disk is full becomes an omission.
+// add appends an event. If its content can't be stored because the disk is full, the event becomes an omission. The
+// caller must hold j.mu.
 func (j *journal) add(e entry, content []byte) {
 	e.time = time.Now().UnixNano()
 	if len(content) > 0 {
@@ -163,7 +163,8 @@ func (j *journal) add(e entry, content []byte) {
 	j.grew(int64(e.len) + entryCost)
 }
 
-// value adds a picture or another rich value, or a note when there are too many.
+// value adds a display or a result, or a note in its place if it is too large. Of the values beyond MaxValues, only
+// the newest is kept; finish adds it.
 func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 	content := encode(data)
 	j.mu.Lock()
@@ -202,7 +203,7 @@ func (j *journal) mark() {
 	}
 }
 
-// status adds a change of state.
+// status adds an event for a change of state.
 func (j *journal) status(s sandbox.ExecutionState) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -211,7 +212,8 @@ func (j *journal) status(s sandbox.ExecutionState) {
 	j.add(entry{typ: sandbox.EventStatus, state: s, offset: j.printed}, nil)
 }
 
-// finish adds the tail of the text, the files and the final state. Nothing comes after it.
+// finish adds the tail of the text, the values and errors beyond their limits, the files and the final state. The
+// final state is the last event.
 func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -252,7 +254,7 @@ func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.pending, j.tail = nil, tail{total: j.tail.total}
 }
 
-// drop gives the output's space back and returns how much that was. Only states remain.
+// drop deletes the output to free space, and returns how many bytes it freed. Only the final state remains.
 func (j *journal) drop() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -266,19 +268,19 @@ func (j *journal) drop() int64 {
 	return freed
 }
 
-// total is the text printed so far, in bytes.
+// total returns how many bytes of text were printed so far.
 func (j *journal) total() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.printed
 }
 
-// encode writes JSON as it is sent, without escapes for HTML.
+// encode returns v as JSON without HTML escapes.
 func encode(v any) []byte {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil { // maps of strings and files can always be written
+	if err := enc.Encode(v); err != nil { // maps of strings and files can always be encoded
 		panic(fmt.Sprintf("encode %T: %v", v, err))
 	}
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
@@ -305,7 +307,7 @@ func (e entry) isText() bool {
 	return e.typ == sandbox.EventStdout || e.typ == sandbox.EventStderr
 }
 
-// isGone reports whether the output was dropped to make room.
+// isGone reports whether the output was deleted to free space.
 func (j *journal) isGone() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

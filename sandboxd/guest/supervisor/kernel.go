@@ -14,44 +14,44 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// kernel is one interpreter process and its pipes, from start to death. It runs one
-// execution at a time; its lane decides which.
+// kernel is one interpreter process and its pipes. It runs one execution at a time, which its lane selects.
 type kernel struct {
-	pid     int             // and its session and process group
-	ready   chan struct{}   // closed by the ready message
-	warm    chan struct{}   // closed by the warm message
-	renewed chan string     // the text of a renewed message
-	exited  chan struct{}   // closed when wait4 has it
-	done    chan string     // status of the current execution's done message
-	dropped *droppedCounter // what it sent that nobody wanted
-	between *interlude      // takes text that no execution printed
+	pid     int             // also the id of its session and process group
+	ready   chan struct{}   // closed when the kernel sends ready
+	warm    chan struct{}   // closed when the kernel sends warm
+	renewed chan string     // receives the text of a renewed message
+	exited  chan struct{}   // closed when the kernel has ended and its output has been read
+	done    chan string     // receives the status of the current execution's done message
+	dropped *droppedCounter // counts late text and rejected messages
+	between *interlude      // receives text that belongs to no execution
 
 	requests *os.File    // fd 3 of the kernel
-	outbox   chan []byte // what is to be written to it, in order
+	outbox   chan []byte // lines to write to requests, in order
 	messages *pipeReader // fd 4
 	acks     *pipeWriter // fd 5
 	raw      [2]*rawOutput
-	heapFull atomic.Bool // V8 printed that its heap is full, as it does before it aborts
-	refused  atomic.Bool // C++ or Rust printed that an allocation failed, as they do before they abort
-	crash    crashReport // Python's, which it writes as it dies
+	heapFull atomic.Bool // V8 printed that its heap is full, which it does before it aborts
+	refused  atomic.Bool // C++ or Rust printed that an allocation failed, which they do before they abort
+	crash    crashReport // the report that Python writes while it dies
 
-	// outOfMemory is set before the watchdog kills the kernel for memory. The function returns the details for the death's reason.
+	// outOfMemory is set before the watchdog kills the kernel because of memory or files. The function returns the
+	// details for the death's reason.
 	outOfMemory atomic.Pointer[func() string]
 
 	mu      sync.Mutex
-	hello   message // the ready message
+	hello   message // the ready message; its Type is empty before that
 	current *execution
-	begun   bool               // the kernel has begun the current execution
-	status  syscall.WaitStatus // once exited is closed
+	begun   bool               // the kernel has sent begun for the current execution
+	status  syscall.WaitStatus // valid once exited is closed
 }
 
-// droppedCounter counts what kernels sent and nobody wanted.
+// droppedCounter counts kernel output that was not added to an execution.
 type droppedCounter struct {
-	late atomic.Int64 // bytes of text with nothing running
-	bad  atomic.Int64 // messages that made no sense
+	late atomic.Int64 // bytes of text that was printed while no execution ran
+	bad  atomic.Int64 // messages that were invalid or belonged to no running execution
 }
 
-// startKernel starts the program with the descriptors of docs/kernel-protocol.md.
+// startKernel starts the program argv with the file descriptors that docs/kernel-protocol.md defines.
 func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, between *interlude) (*kernel, error) {
 	k := &kernel{
 		ready:   make(chan struct{}),
@@ -96,8 +96,8 @@ func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, between
 	return k, nil
 }
 
-// await makes the death known once all that the kernel said is read. What still holds its pipes
-// then (a subprocess) is not listened to.
+// await waits until the kernel has ended, reads the rest of its output, and closes exited. It also closes our ends of
+// the pipes, so output of subprocesses that still hold the other ends is not read any more.
 func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{}, ends *pipeEnds) {
 	s := <-status
 	k.messages.finish(time.Now().Add(lastWords))
@@ -111,14 +111,14 @@ func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{},
 	close(k.exited)
 }
 
-// lastWords is how long a dead kernel's messages are read if they do not end.
+// lastWords bounds how long a dead kernel's messages are read if another process keeps the pipe open.
 const lastWords = 100 * time.Millisecond
 
-// pump handles messages until the pipe ends.
+// pump handles messages until the pipe ends or its read deadline has passed.
 func (k *kernel) pump() {
 	for {
 		lines, bad, err := k.messages.next()
-		// All that was printed raw before these messages is in the pipes now: it comes first.
+		// Raw output that was printed before these messages is in the pipes by now and must be handled before them.
 		k.drainRaw()
 		k.dropped.bad.Add(int64(bad))
 		for _, line := range lines {
@@ -158,7 +158,7 @@ func (k *kernel) handle(m message) {
 		select {
 		case <-k.warm:
 		default:
-			close(k.warm) // by this goroutine alone
+			close(k.warm) // only this goroutine closes it
 		}
 		return
 	case "begun":
@@ -168,7 +168,7 @@ func (k *kernel) handle(m message) {
 	case "renewed":
 		select {
 		case k.renewed <- m.Text:
-		default: // no caller waits for it: no snapshot is being made
+		default: // the channel is full: no snapshot is being made, so nothing reads the answers
 		}
 		return
 	}
@@ -204,7 +204,7 @@ func (k *kernel) handle(m message) {
 	}
 }
 
-// rawText is what came out of fd 1 or 2.
+// rawText handles output from fd 1 or 2.
 func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	if typ == sandbox.EventStderr && bytes.Contains(p, []byte("heap out of memory")) {
 		k.heapFull.Store(true)
@@ -218,8 +218,8 @@ func (k *kernel) rawText(typ sandbox.EventType, p []byte) {
 	k.print(typ, p)
 }
 
-// print adds raw output to the execution that runs. A kernel sends begun and waits for the answer before it runs any code of an
-// execution, so raw output that is read before that message belongs to no execution.
+// print adds raw output to the running execution. A kernel sends begun and waits for the answer before it runs any
+// code of an execution, so raw output that is read before that message belongs to no execution.
 func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	k.mu.Lock()
 	e, begun := k.current, k.begun
@@ -241,7 +241,8 @@ func (k *kernel) hasBegun(id string) {
 	}
 }
 
-// printLate is for text that came while nothing ran. What a kernel prints as it starts is not of interest.
+// printLate counts text that was printed while no execution ran, and stores it for the next execution. Text that was
+// printed before the kernel was ready is only counted.
 func (k *kernel) printLate(p []byte) {
 	k.dropped.late.Add(int64(len(p)))
 	select {
@@ -261,21 +262,21 @@ func (k *kernel) running(id string) *execution {
 	return k.current
 }
 
-// busy reports whether it has an execution.
+// busy reports whether the kernel has an execution.
 func (k *kernel) busy() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.current != nil
 }
 
-// release ends the current execution's hold of the kernel: what comes now is late.
+// release detaches the current execution. Text that arrives afterwards belongs to no execution.
 func (k *kernel) release() {
 	k.mu.Lock()
 	k.current, k.begun = nil, false
 	k.mu.Unlock()
 }
 
-// begin gives the kernel an execution.
+// begin makes e the current execution and sends it to the kernel.
 func (k *kernel) begin(e *execution) {
 	k.mu.Lock()
 	k.current, k.begun = e, false
@@ -283,15 +284,15 @@ func (k *kernel) begin(e *execution) {
 	k.request(map[string]string{"type": "execute", "id": string(e.id), "code": e.code})
 }
 
-// renew has the kernel take new random state before it runs anything that begins from now on.
+// renew asks the kernel to get new random state before it runs executions that begin later.
 func (k *kernel) renew() {
-	if len(k.outbox) < cap(k.outbox)/2 { // what waits there is not read, and executions come first
+	if len(k.outbox) < cap(k.outbox)/2 { // if half of it is used, the kernel does not read, and the rest is reserved for executions
 		k.request(map[string]string{"type": "renew"})
 	}
 }
 
-// request sends a kernel a line, which is written beside the caller: nothing says that a kernel reads it. One that
-// has so many to read already, because it does not, gets no more.
+// request queues a line for the kernel without blocking, because the kernel may not read it. If the outbox is full,
+// the line is dropped.
 func (k *kernel) request(fields map[string]string) {
 	select {
 	case k.outbox <- append(encode(fields), '\n'):
@@ -299,7 +300,8 @@ func (k *kernel) request(fields map[string]string) {
 	}
 }
 
-// post writes the requests until the kernel is dead, which also ends a write.
+// post writes the queued lines until the kernel is dead. A blocked write also ends then, because await closes the
+// pipe.
 func (k *kernel) post() {
 	for {
 		select {
@@ -311,7 +313,7 @@ func (k *kernel) post() {
 	}
 }
 
-// signal reaches the kernel and its subprocesses that did not leave its process group.
+// signal sends sig to the kernel and to those of its subprocesses that have not left its process group.
 func (k *kernel) signal(sig syscall.Signal) {
 	if !k.dead() {
 		_ = syscall.Kill(-k.pid, sig)

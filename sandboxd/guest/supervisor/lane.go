@@ -12,33 +12,34 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// lane runs one language's executions, one after the other, in one kernel that it starts when
-// it is needed and again after it died. Lanes run side by side.
+// lane runs the executions of one language, one after the other, in one kernel. It starts the kernel when it is
+// needed, and a new one after a death. Lanes run concurrently.
 type lane struct {
 	lang    sandbox.Language
 	sup     *Supervisor
-	wake    chan struct{}     // there may be something in the queue
-	prepare chan chan<- error // start the kernel ahead of the first execution; who sends a channel wants it warm, and hears when it is
+	wake    chan struct{}     // signals that the queue may not be empty
+	prepare chan chan<- error // asks serve to start the kernel; if the channel is not nil, serve also warms the kernel and sends the result
 	between interlude
-	kills   killCount // when the kernel was started, or its last execution began or ended; only serve's goroutine uses it
+	kills   killCount // counts when the kernel was started, or when its last execution began or ended; only serve's goroutine uses it
 
 	mu        sync.Mutex
 	queue     []*execution
 	running   *execution
-	kernel    *kernel // nil: none was started yet
+	kernel    *kernel // nil if no kernel was started since the last death
 	starting  bool
-	epoch     int   // of the kernel that is or was ready last
-	asOf      int64 // what came after that, in Unix seconds, was lost
+	epoch     int   // of the kernel that became ready last
+	asOf      int64 // AsOfUnix of the last restore that lost something
 	lastDeath *sandbox.KernelDeath
 }
 
 const (
 	maxQueued = 100
-	// startTimeout is how long a kernel may take until it reads requests. It is long because
-	// many sandboxes may start at once on a busy machine, and a machine may be emulated.
+	// startTimeout bounds how long a kernel may take to become ready. It is long because many sandboxes may start at
+	// once on a busy machine, and a machine may be emulated.
 	startTimeout = 3 * time.Minute
-	// minStartTimeout is the least time that a kernel may take to start, for executions with a shorter timeout. Longer timeouts allow more,
-	// up to startTimeout: code in the sandbox can stop a kernel while it starts, so the start must not take startTimeout each time.
+	// minStartTimeout is how long a kernel may take to start for an execution with a shorter timeout. An execution
+	// with a longer timeout waits as long as that timeout, but at most startTimeout. Code in the sandbox can stop a
+	// kernel while it starts, so a start must not take startTimeout each time.
 	minStartTimeout = 30 * time.Second
 )
 
@@ -48,7 +49,7 @@ func newLane(lang sandbox.Language, sup *Supervisor) *lane {
 	return l
 }
 
-// add puts an execution at the end of the queue.
+// add appends an execution to the queue. It returns a Busy error if the queue is full.
 func (l *lane) add(e *execution) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +64,7 @@ func (l *lane) add(e *execution) error {
 	return nil
 }
 
-// remove takes a queued execution out, and reports whether it was there.
+// remove removes a queued execution, and reports whether it was in the queue.
 func (l *lane) remove(e *execution) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,7 +89,8 @@ func (l *lane) next() *execution {
 	return e
 }
 
-// serve is the lane's life.
+// serve runs the queued executions, prepares the kernel when asked to, and cleans up after a kernel that died while
+// no execution ran. It never returns.
 func (l *lane) serve() {
 	for {
 		var died <-chan struct{}
@@ -114,14 +116,14 @@ func (l *lane) serve() {
 	}
 }
 
-// live returns the kernel unless it was buried.
+// live returns the lane's kernel, or nil. The kernel may be dead if bury has not cleaned up after it yet.
 func (l *lane) live() *kernel {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.kernel
 }
 
-// run takes one execution to its end.
+// run runs one execution and makes it final.
 func (l *lane) run(e *execution) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -159,8 +161,8 @@ func (l *lane) run(e *execution) {
 
 const neverRan = "it was interrupted while it waited, and never ran"
 
-// follow waits for the end of the kernel's current execution, and brings it about when it is
-// asked to or the time is up.
+// follow waits until the kernel's current execution ends. It stops the execution if an interrupt was requested or the
+// timeout has passed.
 func (l *lane) follow(k *kernel, e *execution) outcome {
 	timeout := time.NewTimer(e.timeout)
 	defer timeout.Stop()
@@ -177,20 +179,21 @@ func (l *lane) follow(k *kernel, e *execution) outcome {
 	}
 }
 
-// finished is the outcome of an execution that ended by itself. That it did is the kernel's
-// word, which concerns nobody but the code itself.
+// finished returns the outcome of an execution that ended by itself. The code can forge the status, but the status
+// only concerns the result of that code.
 func finished(status string) outcome {
 	switch status {
 	case "ok":
 		return outcome{state: sandbox.ExecSucceeded}
-	case "interrupted": // nobody asked: the code raised KeyboardInterrupt, or a signal to itself
+	case "interrupted": // not on request: the code raised KeyboardInterrupt or sent itself a signal
 		return outcome{state: sandbox.ExecFailed, reason: "the code interrupted itself"}
 	}
 	return outcome{state: sandbox.ExecFailed}
 }
 
-// ready returns a kernel that reads requests, starting one if there is none. Otherwise it
-// says why there is none; or ctx ended, and the kernel goes on starting. It kills a kernel that is not ready after patience.
+// ready returns a kernel that reads requests, and starts one if necessary. If that fails, it returns the cause. It
+// kills a kernel that is not ready after patience. If ctx ends first, it returns nil and nil, and the kernel
+// continues to start.
 func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
@@ -228,7 +231,7 @@ func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *san
 	return k, nil
 }
 
-// prepareFor returns when the kernel is ready for a snapshot.
+// prepareFor waits until the kernel is ready for a snapshot.
 func (l *lane) prepareFor(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
@@ -244,11 +247,12 @@ func (l *lane) prepareFor(ctx context.Context) error {
 	}
 }
 
-// warmMemory is how much a sandbox must have for its kernel to import ahead what it may not need.
+// warmMemory is the smallest memory limit with which a kernel imports libraries that it may not need.
 const warmMemory = 1024 * sandbox.MiB
 
-// warm makes a kernel import the libraries that most code imports, and checks that the kernel can renew its random state. If it can't,
-// sandboxes that start from its memory would have the same random state.
+// warm makes a kernel import the libraries that most code imports, if the sandbox has enough memory. It also checks
+// that the kernel can renew its random state: otherwise all sandboxes that start from its memory would have the same
+// random state. k and death are the results of ready.
 func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 	if k == nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not start: %s", l.lang, death.Detail)
@@ -299,8 +303,9 @@ func (l *lane) start() (*kernel, error) {
 	return k, nil
 }
 
-// bury cleans up after a dead kernel: nothing of it may live on beside the next one. It returns
-// how the kernel died; what known says of that stands.
+// bury cleans up after a dead kernel: it kills all processes that the kernel left behind, so that none of them runs
+// beside the next kernel. It returns how the kernel died. known has the fields that the caller has determined; bury
+// fills in the others, but if memory ran out, that is the cause.
 func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	death := l.sup.causeOfDeath(k, known, l.lang, l.kills)
 	l.mu.Lock()
@@ -312,7 +317,8 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	return death
 }
 
-// lose is bury for a kernel that died while nothing ran: the next execution says so.
+// lose calls bury for a kernel that died while no execution ran. If variables were lost, the next execution reports
+// it.
 func (l *lane) lose(k *kernel) {
 	l.mu.Lock()
 	hadVariables := !l.starting
@@ -322,20 +328,20 @@ func (l *lane) lose(k *kernel) {
 	}
 }
 
-// awaken takes in what no kernel can notice: that its memory was saved, and is restored. What it is told twice counts
-// once.
+// awaken handles a restore of the sandbox's memory, which the guest and its kernels can't notice by themselves. A
+// repeated call renews the random state again, but a loss is reported once.
 func (l *lane) awaken(a guest.Awakening) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lives := l.kernel != nil && !l.kernel.dead()
-	if lives && (a.Copy || a.AsOfUnix != 0) { // after a loss, the next random values were used in the lost time already
+	if lives && (a.Copy || a.AsOfUnix != 0) { // after a loss, the kernel would repeat the random values of the lost time
 		l.kernel.renew()
 	}
 	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {
 		return
 	}
 	l.asOf = a.AsOfUnix
-	// Kernels that came after this memory was saved have had the epochs up to EpochAbove.
+	// Kernels in the lost time used the epochs up to EpochAbove.
 	l.epoch = max(l.epoch, a.EpochAbove)
 	if lives && !l.starting {
 		l.epoch++
@@ -355,7 +361,7 @@ func (l *lane) currentEpoch() int {
 	return l.epoch
 }
 
-// look describes the kernel for a status.
+// look describes the kernel for a status. memory returns how many bytes the processes of a session use.
 func (l *lane) look(memory func(session int) int64) sandbox.Kernel {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,11 +12,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// maxMessage is the longest line that a kernel may send.
+// maxMessage is the length in bytes of the longest line that a kernel may send.
 const maxMessage = 16 * sandbox.MiB
 
-// message is one line of a kernel, as docs/kernel-protocol.md has it. Every field is
-// hostile: the code that runs can write what it likes there.
+// message is one line from a kernel, as docs/kernel-protocol.md describes it. Every field is hostile input, because
+// the code in the kernel can write any content.
 type message struct {
 	Type      string            `json:"type"`
 	ID        string            `json:"id"`
@@ -33,7 +33,7 @@ type message struct {
 
 var errMessage = errors.New("not a message")
 
-// Longest parts of a message that are kept.
+// Limits of a message's parts. A message with more MIME types is rejected; longer texts are shortened.
 const (
 	maxMIMETypes   = 20
 	maxErrorName   = 200
@@ -41,7 +41,7 @@ const (
 	maxErrorTraces = 64 << 10
 )
 
-// parseMessage reads a line. It refuses types and statuses that it does not know.
+// parseMessage parses one line. It returns an error for unknown types and statuses.
 func parseMessage(line []byte) (message, error) {
 	if m, ok := parseText(line); ok {
 		return m, nil
@@ -60,7 +60,7 @@ func parseMessage(line []byte) (message, error) {
 		}
 	case "error":
 		m.Name, m.Message = shorten(m.Name, maxErrorName), shorten(m.Message, maxErrorText)
-		// Of a long traceback the end says most.
+		// The end of a long traceback contains the most information.
 		if n := len(m.Traceback); n > maxErrorTraces {
 			m.Traceback = "…" + strings.ToValidUTF8(m.Traceback[n-maxErrorTraces:], "")
 		}
@@ -74,8 +74,8 @@ func parseMessage(line []byte) (message, error) {
 	return m, nil
 }
 
-// parseText is the quick way for the most frequent messages, written as our kernels write
-// them: {"type":"stdout","id":"…","text":"…"}. What it does not take, encoding/json judges.
+// parseText is a faster parser for the most frequent messages. It accepts only the form in which our kernels write
+// them: {"type":"stdout","id":"…","text":"…"}. It returns false for all other lines, which encoding/json then parses.
 func parseText(line []byte) (message, bool) {
 	var m message
 	rest, ok := bytes.CutPrefix(line, []byte(`{"type":"stdout","id":"`))
@@ -101,8 +101,8 @@ func parseText(line []byte) (message, bool) {
 
 func notInID(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }
 
-// unescape reads the inside of a JSON string, but for \u, which it leaves to
-// encoding/json with its surrogates.
+// unescape decodes the content of a JSON string. It returns false if it can't: for invalid content, and for \u
+// escapes, which encoding/json decodes because they may be surrogates.
 func unescape(s []byte) (string, bool) {
 	if !utf8.Valid(s) {
 		return "", false
@@ -148,7 +148,8 @@ func unescape(s []byte) (string, bool) {
 	return out.String(), true
 }
 
-// shorten returns at most n bytes of s, ending at a character, and shows that it did.
+// shorten returns s if it has at most n bytes. Otherwise it cuts s at a character within the first n bytes and
+// appends an ellipsis.
 func shorten(s string, n int) string {
 	if len(s) <= n {
 		return s

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// pipeEnds collects a kernel's descriptors while they are made.
+// pipeEnds collects the descriptors of a kernel while they are created, and the first error.
 type pipeEnds struct {
-	child []*os.File // in the order of their numbers
+	child []*os.File // in the order of their numbers in the kernel
 	ours  []*os.File
 	err   error
 }
 
-// pipeBytes is how much a kernel can say before it waits for the guest.
+// pipeBytes is how much a kernel can write before it must wait for the guest to read.
 const pipeBytes = 256 << 10
 
 func (p *pipeEnds) fromChild() *os.File { r, _ := p.pipe(false); return r }
@@ -37,7 +37,7 @@ func (p *pipeEnds) pipe(childReads bool) (r, w *os.File) {
 		return r, w
 	}
 	p.child, p.ours = append(p.child, w), append(p.ours, r)
-	// Only a wish: the pipe works with less.
+	// An error is ignored, because a smaller pipe works, too.
 	if c, err := r.SyscallConn(); err == nil {
 		_ = c.Control(func(fd uintptr) {
 			_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_SETPIPE_SZ, pipeBytes)
@@ -59,16 +59,16 @@ func closeAll(files []*os.File) {
 type pipeReader struct {
 	file     *os.File
 	buf      []byte
-	from, to int  // what is read and not yet returned
-	skipping bool // in a line that is too long
+	from, to int  // buf[from:to] has been read and not yet returned
+	skipping bool // the rest of a line that is too long is being skipped
 }
 
 func newPipeReader(f *os.File) *pipeReader {
 	return &pipeReader{file: f, buf: make([]byte, pipeBytes)}
 }
 
-// next waits for at least one read and returns the lines that are complete, and how many
-// were too long. The lines are valid until the next call.
+// next waits for input, reads once, and returns the lines that are complete now and how many lines were too long. The
+// lines are valid until the next call.
 func (r *pipeReader) next() (lines [][]byte, bad int, err error) {
 	copy(r.buf, r.buf[r.from:r.to])
 	r.from, r.to = 0, r.to-r.from
@@ -107,19 +107,20 @@ func (r *pipeReader) next() (lines [][]byte, bad int, err error) {
 	return lines, bad, err
 }
 
-// finish ends reading at the end of what is there, or at the latest at t.
+// finish makes reads return at t if the pipe does not end before.
 func (r *pipeReader) finish(t time.Time) {
-	// The kernel is dead, so what it said is in the pipe: reads that would wait have read all.
+	// The kernel is dead, so all that it wrote is in the pipe. A read that still waits has nothing of it left to
+	// read.
 	_ = r.file.SetReadDeadline(t)
 }
 
-// rawOutput is fd 1 or 2 of a kernel: whatever it and its subprocesses print without it.
+// rawOutput is fd 1 or 2 of a kernel, with the output that is not sent as messages, for example of subprocesses.
 type rawOutput struct {
 	file *os.File
 	conn syscall.RawConn
 	sink func([]byte)
 
-	mu   sync.Mutex // one reader at a time, so that bytes stay in order
+	mu   sync.Mutex // only one goroutine reads at a time, so that bytes stay in order
 	buf  []byte
 	text decoder
 }
@@ -127,12 +128,12 @@ type rawOutput struct {
 func newRawOutput(f *os.File, sink func([]byte)) *rawOutput {
 	conn, err := f.SyscallConn()
 	if err != nil {
-		conn = nil // a closed file; pump ends at once
+		conn = nil // the file is closed; pump returns at once
 	}
 	return &rawOutput{file: f, conn: conn, sink: sink, buf: make([]byte, 64<<10)}
 }
 
-// pump reads whenever there is something, until the pipe ends or is closed.
+// pump reads output as it arrives, until the pipe ends or is closed.
 func (o *rawOutput) pump() {
 	if o.conn == nil {
 		return
@@ -149,7 +150,7 @@ func (o *rawOutput) pump() {
 	}
 }
 
-// drain reads what is there now, at most what a pipe can hold.
+// drain reads the output that is in the pipe now without waiting, at most as much as a pipe can hold.
 func (o *rawOutput) drain() {
 	if o.conn == nil {
 		return
@@ -165,7 +166,7 @@ func (o *rawOutput) drain() {
 	})
 }
 
-// read passes on one read of a descriptor that does not block.
+// read reads once from a descriptor that does not block, and passes the text to sink.
 func (o *rawOutput) read(fd uintptr) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -180,17 +181,17 @@ func (o *rawOutput) read(fd uintptr) (int, error) {
 	return n, nil
 }
 
-// rest returns the replacement of a character that was never finished.
+// rest returns U+FFFD if the output ends in an incomplete character, and nothing otherwise.
 func (o *rawOutput) rest() []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.rest()
 }
 
-// pipeWriter sends single bytes and never waits.
+// pipeWriter writes single bytes without blocking.
 type pipeWriter struct{ file *os.File }
 
-// signal sends a byte. A kernel that asks for more than it reads gets none.
+// signal writes one byte. The byte is dropped if the pipe is full, because then the kernel does not read.
 func (w *pipeWriter) signal() {
 	conn, err := w.file.SyscallConn()
 	if err != nil {

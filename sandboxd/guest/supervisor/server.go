@@ -19,7 +19,7 @@ import (
 // maxRequest bounds a request's JSON: a megabyte of code, every byte of it escaped.
 const maxRequest = 8 * sandbox.MiB
 
-// server answers the daemon, which is the only one who can reach us.
+// server returns the HTTP server for the daemon, which is the only client that can reach the guest.
 func (s *Supervisor) server() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
@@ -36,7 +36,7 @@ func (s *Supervisor) server() *http.Server {
 	}
 }
 
-// routes are those of package guest.
+// routes returns the handler of the routes that package guest defines.
 func (s *Supervisor) routes() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
@@ -105,7 +105,7 @@ func (s *Supervisor) postPreparation(w http.ResponseWriter, r *http.Request) err
 	return done(w)
 }
 
-// lane returns a language's.
+// lane returns the lane of a language, or an Invalid error if there is no kernel for it.
 func (s *Supervisor) lane(lang sandbox.Language) (*lane, error) {
 	l := s.lanes[lang]
 	if l == nil {
@@ -191,13 +191,13 @@ func (s *Supervisor) getEvents(w http.ResponseWriter, r *http.Request) error {
 		return flush.Flush()
 	})
 	if err != nil {
-		panic(http.ErrAbortHandler) // the stream must not look complete
+		panic(http.ErrAbortHandler) // aborts the stream, so that it does not look complete
 	}
 	return nil
 }
 
-// postInterrupt stops an execution and answers when it has stopped. One that waits for its kernel
-// leaves the line.
+// postInterrupt stops an execution and answers when it has stopped. A queued execution is removed from the queue and
+// never runs.
 func (s *Supervisor) postInterrupt(w http.ResponseWriter, r *http.Request) error {
 	e, err := s.find(r)
 	if err != nil {
@@ -207,7 +207,7 @@ func (s *Supervisor) postInterrupt(w http.ResponseWriter, r *http.Request) error
 		e.end(outcome{state: sandbox.ExecInterrupted, reason: neverRan})
 	}
 	e.interrupt()
-	const longest = 30 * time.Second // the ladder takes eight
+	const longest = 30 * time.Second // stopping an execution usually takes at most eight seconds
 	e.wait(r.Context(), longest)
 	return answer(w, e, sandbox.Window{Offset: e.journal.total()})
 }
@@ -228,7 +228,7 @@ func answer(w http.ResponseWriter, e *execution, window sandbox.Window) error {
 	return writeJSON(w, record)
 }
 
-// waitOf reads how many seconds the answer may wait.
+// waitOf returns how long the answer may wait for the end of the execution: the query parameter wait, in seconds.
 func waitOf(r *http.Request) (time.Duration, error) {
 	text := r.URL.Query().Get("wait")
 	if text == "" {
@@ -244,7 +244,7 @@ func waitOf(r *http.Request) (time.Duration, error) {
 	return time.Duration(seconds * float64(time.Second)), nil
 }
 
-// number reads a query parameter that is at least 0, which is its default.
+// number returns a query parameter as a number of at least 0. A missing parameter is 0.
 func number(r *http.Request, name string) (int64, error) {
 	text := r.URL.Query().Get(name)
 	if text == "" {
@@ -257,13 +257,13 @@ func number(r *http.Request, name string) (int64, error) {
 	return n, nil
 }
 
-// done answers that it is.
+// done answers with 204 No Content.
 func done(w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// writeJSON answers with v.
+// writeJSON answers with v as JSON.
 func writeJSON(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	if err := newEncoder(wire.Whole(w, http.StatusOK)).Encode(v); err != nil {

@@ -1,24 +1,28 @@
 //go:build linux
 
-// Package supervisor is the guest: PID 1 in a sandbox. It starts and watches kernels,
-// runs executions in them, keeps their output, moves files, and is reached through one
-// unix socket.
+// Package supervisor implements the guest, which is PID 1 in a sandbox. It starts and watches kernels, runs
+// executions in them, stores their output, moves files, and serves the daemon over one unix socket. `guest serve`
+// calls [Run]. The guest makes no policy: it gets its limits from the engine and its expiry from the daemon.
 //
-//   - [Run]: the order of things at start (supervisor.go), the routes (server.go, fileserver.go), the daemon's streams (lent.go, package stdio)
-//   - a kernel's process and pipes (kernel.go, pipes.go, message.go), its program (program.go), how it
-//     died (death.go) and what it wrote then (crash.go), and the one place that waits for processes (reaper.go)
-//   - executions: in line for a kernel (lane.go), how they are stopped (ladder.go), their
-//     record (execution.go), what happens between two (interlude.go), and which are remembered (registry.go)
-//   - output: events (journal.go, blob.go, tail.go, utf8.go), parts of it (window.go), live (follow.go)
-//   - the workspace: files in and out (workspace.go), what an execution changed (changes.go)
-//   - rights: acting as the kernels' user (identity.go)
-//   - limits: memory (watchdog.go, memory.go), leftovers (procs.go, sweep.go), time (deadman.go)
+//   - Start: [Run] (supervisor.go), the HTTP routes (server.go, fileserver.go), the daemon's connections (lent.go,
+//     package stdio)
+//   - Kernels: process and pipes (kernel.go, pipes.go, message.go), command line and environment (program.go), cause
+//     of death (death.go), Python's crash reports (crash.go), and the only caller of wait4 (reaper.go)
+//   - Executions: the queue of each kernel (lane.go), how an execution is stopped (ladder.go), its record
+//     (execution.go), events between two executions (interlude.go), and which executions are remembered (registry.go)
+//   - Output: stored events (journal.go, blob.go, tail.go, utf8.go), parts of the output (window.go), live events
+//     (follow.go)
+//   - The workspace: reading and writing files (workspace.go, descend.go), the files that an execution changed
+//     (changes.go, scan.go)
+//   - Rights: acting as the kernels' user (identity.go)
+//   - Limits: memory (watchdog.go, memory.go, outofmemory.go), leftover processes (procs.go, sweep.go), time
+//     (deadman.go)
 //
 // # Security model
 //
-// Code in a kernel is hostile. It has another uid and no capability, so it can't signal, trace or read
-// the guest, nor enter the folder of its socket. All that comes through its pipes is parsed with
-// limits (message.go, pipes.go), and all work on files is done with the kernels' rights (identity.go).
+// Code in a kernel is hostile. It has another uid and no capabilities, so it can't signal, trace or read the guest,
+// or enter the folder of its socket. Everything that arrives through a kernel's pipes is parsed with limits
+// (message.go, pipes.go), and all work on files is done with the rights of the kernels' user (identity.go).
 package supervisor
 
 import (
@@ -36,17 +40,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// Config is what the guest is told when it is started.
+// Config is the guest's configuration. It comes from the flags of `guest serve`.
 type Config struct {
-	UID       int   // of kernels; also their group
-	Memory    int64 // bytes, of the whole sandbox
-	Processes int   // of the kernels' user
-	Workspace int64 // bytes
+	UID       int   // uid of the kernels' user, which is also its gid
+	Memory    int64 // memory limit of the whole sandbox in bytes
+	Processes int   // limit on the processes and threads of the kernels' user
+	Workspace int64 // size of the workspace in bytes
 	Expires   time.Time
-	Language  sandbox.Language // the kernel to start ahead
-	Socket    string           // where to listen; its folder is the guest's own
-	Stdio     bool             // listen on stdin and stdout, too, for the engine
-	Bundle    string           // the folder of the guest and the kernels' programs
+	Language  sandbox.Language // language of the kernel that is started before the first execution
+	Socket    string           // path of the unix socket; only the guest's user can enter its folder
+	Stdio     bool             // also serve the daemon on stdin and stdout
+	Bundle    string           // folder that contains the guest and the kernels' programs
 }
 
 func (c Config) validate() error {
@@ -61,7 +65,7 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Supervisor is the guest's state. Everything in it may be used concurrently.
+// Supervisor is the guest's state. All its fields are safe for concurrent use.
 type Supervisor struct {
 	config     Config
 	buildID    string
@@ -74,11 +78,11 @@ type Supervisor struct {
 	deadman    deadman
 	lanes      map[sandbox.Language]*lane
 	dropped    droppedCounter
-	executions string // folder of kept output
+	executions string // folder for the output of executions
 }
 
-// Run is the guest's life. It returns an error if it could not begin, and nil when the sandbox
-// is to end: at SIGTERM, or when its time is over.
+// Run starts the guest and serves until the sandbox must end. It returns an error if the guest can't start or serve,
+// and nil after SIGTERM or when the sandbox has expired.
 func Run(config Config) error {
 	if err := config.validate(); err != nil {
 		return err
@@ -104,7 +108,7 @@ func Run(config Config) error {
 		if err != nil {
 			return err
 		}
-		go func() { _ = server.Serve(own) }() // without it the daemon comes by the socket
+		go func() { _ = server.Serve(own) }() // if this fails, the daemon can still use the socket
 	}
 	go func() { s.deadman.watch(); over <- nil }()
 	if l := s.lanes[config.Language]; l != nil {
@@ -115,8 +119,8 @@ func Run(config Config) error {
 		err = nil
 	case err = <-over:
 	}
-	// PID 1's end takes every process of the sandbox with it; where the guest is not
-	// PID 1 (a shared process namespace), identity.killAll does. It does not wait for the processes to end.
+	// If the guest is PID 1, all processes of the sandbox end with it. In a shared process namespace they don't, so
+	// killAll kills the kernels' processes. It does not wait until they have ended.
 	_ = s.identity.killAll()
 	return err
 }
@@ -148,8 +152,8 @@ func newSupervisor(config Config) (*Supervisor, error) {
 	return s, nil
 }
 
-// hide keeps others from reading this process's memory and from tracing it. Their uid keeps them
-// from that already.
+// hide makes the guest undumpable, so that other processes can't read its memory or trace it. Their uid prevents that
+// already; this is a second barrier.
 func hide() error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); e != 0 {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", e)
@@ -157,15 +161,15 @@ func hide() error {
 	return nil
 }
 
-// takeSignals makes the guest deaf to every signal but SIGTERM, which only root in the sandbox can
-// send, and SIGCHLD, which is the reaper's. They are caught and thrown away rather than ignored, because
-// kernels would inherit what is ignored, and then not see an interrupt.
+// takeSignals returns a channel that receives SIGTERM, which only root in the sandbox can send. It leaves SIGCHLD to
+// the reaper and discards all other signals. The discarded signals are caught instead of ignored, because kernels
+// would inherit an ignored SIGINT and then could not be interrupted.
 func takeSignals() (terminate <-chan os.Signal) {
 	ignored := make(chan os.Signal, 1)
 	for n := syscall.Signal(1); n <= 31; n++ {
 		switch n {
 		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGTERM,
-			syscall.SIGURG, syscall.SIGPROF, // the Go runtime's own
+			syscall.SIGURG, syscall.SIGPROF, // used by the Go runtime
 			syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE:
 		default:
 			signal.Notify(ignored, n)
@@ -180,7 +184,7 @@ func takeSignals() (terminate <-chan os.Signal) {
 	return t
 }
 
-// listen makes the socket, in a folder that nobody else can enter.
+// listen creates the socket in a folder that only the guest's user can enter.
 func listen(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// watchdog stops the kernel that fills the sandbox's memory before the limit stops the sandbox:
-// under gVisor that limit takes everything with it, and under runc it takes whatever it likes.
+// watchdog kills the kernel that fills the sandbox's memory before the container reaches its own limit: under gVisor,
+// that limit ends the whole sandbox, and under runc, the OOM killer may choose any process.
 type watchdog struct {
 	sup       *Supervisor
 	meter     *memoryMeter
-	searching atomic.Bool                // for processes that belong to no kernel
+	searching atomic.Bool                // true while stopStrays works
 	peak      atomic.Int64               // the most bytes used since an execution last began while no other ran
 	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
-	files     atomic.Int64               // that there were when it was last looked, or an execution began
+	files     atomic.Int64               // number of files when they were last counted, or when an execution last began
 	countedAt atomic.Int64               // when the watchdog last counted the files, in Unix nanoseconds
-	maxFiles  int64                      // 0: the file systems see to it
-	lastKill  atomic.Pointer[memoryKill] // nil after memory was below the limit again
+	maxFiles  int64                      // 0 if the file systems limit the number of files
+	lastKill  atomic.Pointer[memoryKill] // nil once memory use is below the limit again
 
 	mu    sync.Mutex
-	work  int // executions that run
+	work  int // number of running executions
 	timer *time.Timer
 }
 
@@ -40,29 +40,32 @@ type memoryKill struct {
 func (m *memoryKill) done() bool { return syscall.Kill(-m.kernel.pid, 0) == syscall.ESRCH }
 
 const (
-	watchIdle = 500 * time.Millisecond // what an execution left behind can grow as well
+	watchIdle = 500 * time.Millisecond // processes that an execution left behind can use more memory, too
 	watchBusy = 100 * time.Millisecond
-	watchNear = 10 * time.Millisecond // from half of the limit on: a gigabyte takes a third of a second
-	watchFull = time.Millisecond      // from when a kernel is killed until memory is free again
+	watchNear = 10 * time.Millisecond // from half of the limit on, because code can fill a gigabyte in a third of a second
+	watchFull = time.Millisecond      // from when a kernel is killed until its memory is free
 
-	// Percent of the limit at which a kernel is stopped. What idles does not grow, as a rule,
-	// and its variables are worth more.
+	// Percent of the limit at which a kernel is killed, while an execution runs (fullBusy) and while none does
+	// (fullIdle). An idle kernel usually does not use more memory, and its variables are worth more. From near
+	// percent on, memory is checked every watchNear.
 	fullBusy = 95
 	fullIdle = 99
 	near     = 50
-	// Percent at which there is room for another kernel, and how long it is waited for.
+	// settle waits until less than settled percent are in use, but at most settleTime.
 	settled    = 75
 	settleTime = 3 * time.Second
-	// All processes of the kernels' user are killed at runaway percent. They are also killed if memory grows by more than growth percent of
-	// the limit after a kernel and its process group have ended, because then other processes grow, for example a fork bomb that has left the
-	// kernel's session. The cgroup's limit, which ends a gVisor sandbox, is twice the limit plus 256 MiB.
+	// All processes of the kernels' user are killed at runaway percent. They are also killed if memory grows by more
+	// than growth percent of the limit after a kernel and its process group have ended, because then other processes
+	// use more memory, for example a fork bomb that has left the kernel's session. The cgroup's limit, which ends a
+	// gVisor sandbox, is twice the limit plus 256 MiB.
 	runaway = 108
 	growth  = 2
 
-	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose file systems don't
-	// limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a checkpoint is made. Only the runsc that
-	// Dormouse builds tells the guest how much of that memory is in use, but it always counts towards the cgroup's limit, which ends the
-	// sandbox. Under runc the file systems have the same limit.
+	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose
+	// file systems don't limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a
+	// checkpoint is made. The guest can only see how much of that memory is in use if the runsc is the one that
+	// Dormouse builds, but it always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file
+	// systems have the same limit.
 	memoryPerFile = 16 << 10
 )
 
@@ -74,7 +77,7 @@ func newWatchdog(sup *Supervisor) *watchdog {
 	return w
 }
 
-// watch begins to look, and never ends.
+// watch starts the checks, which never end.
 func (w *watchdog) watch() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,7 +98,7 @@ func (w *watchdog) watch() {
 	})
 }
 
-// busy counts executions that run. One that is over within a tick costs nothing but this.
+// busy adds n to the number of running executions. An execution that is shorter than watchBusy causes no check.
 func (w *watchdog) busy(n int) {
 	if n > 0 && w.maxFiles > 0 {
 		w.files.Store(filesIn(kernelMounts)) // files that exist already are not the execution's
@@ -117,7 +120,8 @@ func (w *watchdog) working() bool {
 	return w.work > 0
 }
 
-// check returns how many percent of the limit are used, after doing something about it.
+// check returns what percentage of the memory limit is in use. Before that, it kills processes if memory or the
+// number of files is too high.
 func (w *watchdog) check() int {
 	used, full := w.used(), fullIdle
 	if w.working() {
@@ -157,12 +161,13 @@ func (w *watchdog) settle() {
 	}
 }
 
-// stopStrays ends what belongs to no kernel, which is worth the least; if there is nothing, it calls otherwise.
+// stopStrays kills the processes that belong to no kernel, because losing them costs least. If there are none, it
+// calls otherwise. It works in the background, and does nothing if an earlier call still works.
 func (w *watchdog) stopStrays(otherwise func()) {
 	if !w.searching.CompareAndSwap(false, true) {
 		return
 	}
-	go func() { // because it takes its time, and meanwhile somebody has to look
+	go func() { // in the background, because it is slow and the checks must continue
 		defer w.searching.Store(false)
 		killed := w.sup.killFound(func(process) bool {
 			w.strays.Add(1) // before the kill, so that an execution that ends because of the kill sees the count
@@ -174,7 +179,8 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	}()
 }
 
-// stopRunning ends the kernels that run something, or if none does, what belongs to no kernel.
+// stopRunning kills the kernels that have an execution, or, if there are none, the processes that belong to no
+// kernel.
 func (w *watchdog) stopRunning(why func() string) {
 	running := w.running()
 	for _, k := range running {
@@ -185,8 +191,8 @@ func (w *watchdog) stopRunning(why func() string) {
 	}
 }
 
-// moreFiles reports whether there are more files than there may be, and more than last time: who removes some goes on.
-// It counts at most once in watchBusy, because memory may be checked every millisecond.
+// moreFiles reports whether there are more than maxFiles files, and more than at the last count, so that code that
+// removes files can continue. It counts at most once in watchBusy, because memory may be checked every millisecond.
 func (w *watchdog) moreFiles() bool {
 	if w.maxFiles == 0 || time.Since(time.Unix(0, w.countedAt.Load())) < watchBusy {
 		return false
@@ -210,12 +216,12 @@ func (w *watchdog) stop(k *kernel, why func() string) {
 	}
 }
 
-// tooManyFiles returns a clause that says how many files there are and what to do.
+// tooManyFiles returns a clause with the limit, the number of files and advice.
 func (w *watchdog) tooManyFiles() string {
 	return fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, w.files.Load())
 }
 
-// largest is the living kernel whose session uses most, or nil if there is none.
+// largest returns the living kernel whose session uses the most memory, or nil if there is none.
 func (w *watchdog) largest() (worst *kernel) {
 	bySession := map[int]int64{}
 	for _, p := range processes(-1) {
@@ -229,7 +235,7 @@ func (w *watchdog) largest() (worst *kernel) {
 	return worst
 }
 
-// living returns the kernels there are.
+// living returns the living kernels.
 func (w *watchdog) living() (living []*kernel) {
 	for _, l := range w.sup.lanes {
 		if k := l.live(); k != nil && !k.dead() {
@@ -239,7 +245,7 @@ func (w *watchdog) living() (living []*kernel) {
 	return living
 }
 
-// running returns the kernels that run something.
+// running returns the living kernels that have an execution.
 func (w *watchdog) running() []*kernel {
 	return slices.DeleteFunc(w.living(), func(k *kernel) bool { return !k.busy() })
 }

@@ -8,14 +8,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// maxWindow bounds one answer's events as JSON; a window that is larger ends early, and its
-// next offset says where.
+// maxWindow bounds the JSON of one answer's events. A larger window ends early, and the returned next offset is where
+// it ended.
 const maxWindow = 40 * sandbox.MiB
 
-// window returns the events that w asks for, and where the next window begins.
+// window returns the events that w selects, and the offset where the next window begins.
 func (j *journal) window(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
 	events, next, err = j.readWindow(w)
-	if err != nil { // the blob was closed under it, because the execution ended
+	// The execution ended during the read and closed the blob's file; a new view can be read.
+	if err != nil {
 		events, next, err = j.readWindow(w)
 	}
 	return events, next, err
@@ -27,16 +28,18 @@ func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 	index, contents := j.index, j.blob.view()
 	next, gone := j.printed, j.gone
 	if !j.final && j.full {
-		next = j.printed - j.tail.total // the tail comes at the end
+		next = j.printed - j.tail.total // finish adds the tail as events, which the next window must include
 	}
-	next = max(next, min(w.Offset, j.printed)) // who goes on from beyond the end would never see what comes before it
+	// At most j.printed: a reader that continued from an offset beyond the end would miss the text before that
+	// offset.
+	next = max(next, min(w.Offset, j.printed))
 	j.mu.Unlock()
 	if gone || len(index) == 0 {
 		return nil, next, nil
 	}
 	closeContents, err := contents.open()
 	if err != nil {
-		return nil, next, nil // dropped this very moment
+		return nil, next, nil // the output was deleted in the meantime
 	}
 	defer closeContents()
 
@@ -63,7 +66,8 @@ func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 			events = append(events, ev)
 		}
 	}
-	if omission >= 0 { // what the cuts at characters left out as well
+	// The omission also includes the bytes of characters that a cut split.
+	if omission >= 0 {
 		events[omission].Bytes = cuts.available - shown
 		if omission > 0 && events[omission-1].Text != "" {
 			events[omission].Offset = events[omission-1].Offset + int64(len(events[omission-1].Text))
@@ -72,7 +76,7 @@ func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 	return events, next, nil
 }
 
-// end is the offset after the event.
+// end returns the offset of the text after the event.
 func (e entry) end() int64 {
 	switch {
 	case e.isText():
@@ -83,15 +87,16 @@ func (e entry) end() int64 {
 	return e.offset
 }
 
-// cuts says which text of a window is shown: what begins before head, what ends after tail.
+// cuts determines which text of a window is shown: the text before the offset head and the text from the offset tail
+// on.
 type cuts struct {
 	offset, head, tail int64 // offsets of text
-	available          int64 // bytes of kept text from offset on
-	omitted            int64 // of those, bytes between head and tail
+	available          int64 // bytes of stored text from offset on
+	omitted            int64 // bytes of these between head and tail; 0 once of has returned the omission
 }
 
-// cutWindow finds the head's end and the tail's beginning. Kept text may have gaps, so it
-// is counted by entry.
+// cutWindow computes where the head ends and the tail begins. Stored text may have gaps, so it adds up the text of
+// the entries.
 func cutWindow(index []entry, w sandbox.Window) cuts {
 	c := cuts{offset: w.Offset}
 	for _, e := range index {
@@ -131,14 +136,15 @@ func cutWindow(index []entry, w sandbox.Window) cuts {
 	return c
 }
 
-// piece is a part of an entry: text from..to, a whole other event, or the omission.
+// piece is a part of an entry: the text between two offsets, a whole event that is not text, or the omission between
+// head and tail.
 type piece struct {
 	from, to int64
 	omitted  int64
 	whole    bool
 }
 
-// of returns what the window shows of an entry, in order.
+// of returns the pieces of an entry that the window shows, in order.
 func (c *cuts) of(_ int, e entry) []piece {
 	if !e.isText() {
 		if e.typ == sandbox.EventStatus || e.typ == sandbox.EventFile || e.offset < c.offset && e.end() <= c.offset {
@@ -161,7 +167,8 @@ func (c *cuts) of(_ int, e entry) []piece {
 	return out
 }
 
-// read makes the event of a piece, cut at characters, and says what it costs as JSON.
+// read returns a piece's event, cut at characters, and its approximate size as JSON. The event has no Type if nothing
+// is left of the piece.
 func (p piece) read(contents view, seq int64, e entry) (ev sandbox.Event, cost int, err error) {
 	if p.omitted > 0 {
 		return sandbox.Event{Type: sandbox.EventOmitted, Offset: p.from, Bytes: p.omitted, Reason: sandbox.OmittedByWindow}, 100, nil
@@ -179,7 +186,7 @@ func (p piece) read(contents view, seq int64, e entry) (ev sandbox.Event, cost i
 	if err != nil {
 		return ev, 0, err
 	}
-	// A character that is cut in two is left out.
+	// A character that the piece contains only in part is left out.
 	a, b := charEnd(content, int(p.from-e.offset)), charStart(content, int(p.to-e.offset))
 	if a >= b {
 		return ev, 0, nil
@@ -189,7 +196,7 @@ func (p piece) read(contents view, seq int64, e entry) (ev sandbox.Event, cost i
 	return ev, 200 + jsonSize(content[a:b]), err
 }
 
-// jsonSize is how long text becomes as JSON.
+// jsonSize returns the length of p as the content of a JSON string.
 func jsonSize(p []byte) int {
 	n := len(p)
 	for _, c := range p {

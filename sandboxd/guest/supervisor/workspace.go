@@ -16,15 +16,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// workspace is the folder that files go in and out of. Paths are looked up with the kernels' rights and
-// within the folder (descend.go); what was opened is then used through its descriptor only.
+// workspace is the folder for the files that a user reads and writes. Paths are resolved with the rights of the
+// kernels' user and never lead out of the folder (descend.go). After that, an open file is used only through its
+// descriptor.
 type workspace struct {
 	dir      string
 	capacity int64
 	identity identity
 
 	mu      sync.Mutex
-	uploads map[string]bool // names of files that are being written, which are not listed
+	uploads map[string]bool // names of files that are being written; they are not listed
 }
 
 const copyBytes = 512 << 10
@@ -44,7 +45,7 @@ func openWorkspace(dir string, capacity int64, id identity) (*workspace, error) 
 	return w, nil
 }
 
-// write puts body at a path. The file is there as a whole or not at all.
+// write stores body as the file name in the workspace. The file appears as a whole or not at all.
 func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	temp := ".dormouse-upload-" + rand.Text()
 	w.hide(temp, true)
@@ -53,7 +54,7 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	parent := folder(-1)
 	var file *os.File
 	err := w.identity.asKernel(func() (err error) {
-		// The folder is held open: if code renames it meanwhile, the file goes with it.
+		// The folder stays open: if code renames it during the upload, the file appears in the renamed folder.
 		if parent, err = w.descend(name, true); err != nil {
 			return err
 		}
@@ -78,10 +79,11 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	return f, nil
 }
 
-// fill copies body into the new file, and counts.
+// fill copies body into the new file and returns the file's size. It returns a Limit error for more than
+// MaxFileBytes.
 func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.File, error) {
 	limited := io.LimitReader(body, sandbox.MaxFileBytes+1)
-	// Only Write and Read are shown, so that the copy uses this buffer.
+	// The struct types hide all methods but Write and Read, so that the copy uses this buffer.
 	n, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{limited}, make([]byte, copyBytes))
 	if err != nil {
 		return sandbox.File{}, err
@@ -96,7 +98,7 @@ func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.Fi
 	return sandbox.File{Path: name, Size: n, ModTime: st.ModTime().UTC()}, nil
 }
 
-// open returns a regular file and its size at this moment.
+// open opens a regular file, and returns it with its current size. The caller closes the file.
 func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error) {
 	err = w.identity.asKernel(func() (err error) {
 		parent, err := w.descend(name, false)
@@ -104,14 +106,14 @@ func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error)
 			return err
 		}
 		defer parent.close()
-		// Looked at before it is opened: opening a device can do something.
+		// The type is checked before the file is opened, because opening a device can have effects.
 		if st, err = parent.lstat(path.Base(name)); err != nil {
 			return err
 		}
 		if !st.Mode().IsRegular() {
 			return notRegular(name, st.Mode())
 		}
-		// Not to wait for the other end, should it be a named pipe by now.
+		// With O_NONBLOCK: the file may have been replaced by a named pipe, where open would wait for a writer.
 		file, err = parent.open(path.Base(name), syscall.O_RDONLY|syscall.O_NONBLOCK, 0)
 		return err
 	})
@@ -139,7 +141,7 @@ func notRegular(name string, mode fs.FileMode) error {
 	return sandbox.Errorf(sandbox.Invalid, "%q is a %s, not a regular file: %s", sandbox.Quote(name), kindOf(mode), next)
 }
 
-// kindOf names what is no regular file.
+// kindOf returns a name for a type of file that is not regular.
 func kindOf(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():
@@ -156,7 +158,7 @@ func kindOf(mode fs.FileMode) string {
 	return "special file"
 }
 
-// explain says in words what a system call's error means to somebody who moves files.
+// explain turns the error of a system call into an error for the user who reads or writes the file name.
 func (w *workspace) explain(name string, err error) error {
 	if e, ok := errors.AsType[*sandbox.Error](err); ok {
 		return e
@@ -200,5 +202,5 @@ func (w *workspace) hidden(name string) bool {
 	return w.uploads[name]
 }
 
-// used is how many bytes the workspace's files take.
+// used returns how many bytes the workspace's files take.
 func (w *workspace) used() int64 { return mountUsed(w.dir) }
