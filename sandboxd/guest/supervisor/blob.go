@@ -8,21 +8,22 @@ import (
 	"os"
 )
 
-// blob is append-only bytes: in memory while there are few, in a file of its own once there
-// are many. The file is open while it grows, and is opened for each reading after that, so that a
-// thousand remembered executions hold no descriptors. Its owner serialises all but readAt.
+// blob is an append-only sequence of bytes. It is in memory while it is small, and in its own file once it is larger
+// than spillAt. The file stays open until finish is called. After that it is opened for each read, so that a thousand
+// remembered executions need no descriptors. The methods of blob must not be called concurrently, but a view may be
+// read at any time.
 type blob struct {
 	path string
 	mem  []byte
 	file *os.File
 	size int64
-	done bool // file was closed by finish
+	done bool // finish has closed file
 }
 
-// spillAt is how much stays in memory.
+// spillAt is the number of bytes up to which a blob stays in memory.
 const spillAt = 16 << 10
 
-// append adds p and returns where it is.
+// append adds p and returns its position.
 func (b *blob) append(p []byte) (at int64, err error) {
 	at = b.size
 	if b.file == nil && len(b.mem)+len(p) <= spillAt {
@@ -42,7 +43,7 @@ func (b *blob) append(p []byte) (at int64, err error) {
 		}
 		b.file = f
 	}
-	// A short write leaves garbage beyond size, which the next one covers.
+	// A failed write can leave bytes beyond size, which the next write overwrites.
 	if _, err := b.file.WriteAt(p, at); err != nil {
 		return 0, fmt.Errorf("keep output: %w", err)
 	}
@@ -50,7 +51,7 @@ func (b *blob) append(p []byte) (at int64, err error) {
 	return at, nil
 }
 
-// view is a blob as it was at one moment; it can be read while the blob grows.
+// view is the content of a blob at one moment. It can be read while the blob grows.
 type view struct {
 	path string
 	mem  []byte
@@ -66,12 +67,12 @@ func (b *blob) view() view {
 	case b.file != nil:
 		v.mem = nil
 	case v.mem == nil:
-		v.mem = []byte{} // nothing yet, and no file to look for
+		v.mem = []byte{} // the blob is empty and has no file to open
 	}
 	return v
 }
 
-// open makes readAt usable and returns what ends that.
+// open must be called before readAt. The caller must call the returned function after the last readAt.
 func (v *view) open() (func(), error) {
 	if v.mem != nil || v.file != nil {
 		return func() {}, nil
@@ -84,7 +85,7 @@ func (v *view) open() (func(), error) {
 	return func() { f.Close() }, nil
 }
 
-// readAt returns n bytes from position at.
+// readAt returns n bytes from the position at. The caller must not change them.
 func (v *view) readAt(at int64, n int) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
@@ -102,7 +103,7 @@ func (v *view) readAt(at int64, n int) ([]byte, error) {
 	return p, nil
 }
 
-// finish says that no more comes.
+// finish closes the file. Nothing may be appended afterwards.
 func (b *blob) finish() {
 	if b.file != nil && !b.done {
 		b.file.Close()
@@ -110,7 +111,7 @@ func (b *blob) finish() {
 	}
 }
 
-// remove gives the space back.
+// remove deletes the content and the file.
 func (b *blob) remove() {
 	b.finish()
 	if b.file != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Limits of what is said about an execution's files.
+// Limits of the report about an execution's files.
 const (
 	maxChanged = 100
-	maxHashed  = 512 * sandbox.MiB // together
+	maxHashed  = 512 * sandbox.MiB // bytes of all files together
 	maxOmitted = 20
 )
 
-// snapshot looks at the workspace before an execution.
+// snapshot scans the workspace with the rights of the kernels' user. It is called before and after an execution.
 func (w *workspace) snapshot() *scan {
 	var s *scan
 	if err := w.identity.asKernel(func() error { s = w.walk(); return nil }); err != nil {
@@ -28,8 +28,8 @@ func (w *workspace) snapshot() *scan {
 	return s
 }
 
-// changes lists the regular files that are new or changed since before, and what is left
-// out with the reason.
+// changes returns the regular files that are new or changed since before, and the files that are left out with the
+// reason.
 func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile) {
 	after := w.snapshot()
 	var changed []string
@@ -59,7 +59,7 @@ func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile
 	return files, limitOmitted(omitted)
 }
 
-// news are the omissions that a look before the execution did not have.
+// news returns the omissions in after that are not in before.
 func news(before, after *scan) []sandbox.OmittedFile {
 	known := map[sandbox.OmittedFile]bool{}
 	for _, o := range before.omitted {
@@ -74,7 +74,7 @@ func news(before, after *scan) []sandbox.OmittedFile {
 	return fresh
 }
 
-// limitOmitted names the first few, and counts the rest.
+// limitOmitted returns the first maxOmitted entries, and one entry with the number of the others.
 func limitOmitted(list []sandbox.OmittedFile) []sandbox.OmittedFile {
 	if len(list) <= maxOmitted {
 		return list
@@ -83,8 +83,9 @@ func limitOmitted(list []sandbox.OmittedFile) []sandbox.OmittedFile {
 	return append(list[:maxOmitted:maxOmitted], sandbox.OmittedFile{Path: ".", Reason: fmt.Sprintf("and %d more", rest)})
 }
 
-// describe returns what is said of a file, or why nothing is. The hash is left out when
-// hashing would take too long, or when the file changes meanwhile.
+// describe returns a description of a file, or the reason why there is none. The description has no hash if the file
+// is larger than MaxFileBytes or *budget, or if it changes while it is hashed. Hashing reduces *budget by the file's
+// size.
 func (w *workspace) describe(path string, st stamp, budget *int64) (f sandbox.File, reason string) {
 	valid, err := sandbox.ParsePath(path)
 	f = sandbox.File{Path: valid, Size: st.size, ModTime: st.modTime()}
@@ -115,7 +116,7 @@ func (w *workspace) describe(path string, st stamp, budget *int64) (f sandbox.Fi
 	return f, ""
 }
 
-// showPath quotes a name that could not be shown as it is.
+// showPath returns path, quoted if it is not valid.
 func showPath(path string) string {
 	if valid, err := sandbox.ParsePath(path); err != nil || valid != path {
 		return fmt.Sprintf("%q", path)
@@ -123,7 +124,7 @@ func showPath(path string) string {
 	return path
 }
 
-// list is all that is in the workspace, without hashes.
+// list returns all regular files in the workspace without hashes, and the files that are left out with the reason.
 func (w *workspace) list() ([]sandbox.File, []sandbox.OmittedFile) {
 	s := w.snapshot()
 	sort.Strings(s.order)

@@ -9,16 +9,17 @@ import (
 	"sync"
 )
 
-// crashReport takes our own frames out of what Python writes raw to fd 2 when it dies of a signal or
-// of an error of its own, so that the user's are left. It holds such a report back until the kernel is dead. What only begins
-// like one is passed on as it is with the first line that has no place in a report, or at the end of the execution.
+// crashReport removes our own stack frames from the report that Python writes to fd 2 when it dies of a signal or a
+// fatal error, so that only the user's frames are left. It holds the report back until the kernel is dead. Text that
+// only begins like a report is passed on unchanged when a line follows that can't be in a report, or when the
+// execution ends.
 type crashReport struct {
 	mu      sync.Mutex
 	held    []byte
-	checked int // of held: whole lines that have a place in a report
+	checked int // length of the lines at the beginning of held that are complete and can be in a report
 }
 
-// maxReport is how much is held back: a hundred frames, which is all that Python writes.
+// maxReport is how many bytes are held back. Python writes at most a hundred frames, which fit.
 const maxReport = 64 << 10
 
 var (
@@ -27,7 +28,7 @@ var (
 	notTheUsers  = regexp.MustCompile(`^(  File "(.*/dormouse_kernel/.*|.*/python/kernel\.py|.*/IPython/.*|.*/decorator(/__init__)?\.py|<frozen (runpy|importlib).*)", line |  Binary file |.* C stack trace |Extension modules: )`)
 )
 
-// pass returns what of p need not wait.
+// pass adds p and returns the text that need not be held back.
 func (c *crashReport) pass(p []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -54,7 +55,7 @@ func (c *crashReport) pass(p []byte) []byte {
 	}
 }
 
-// rest returns what is held back, as it is: the kernel lives.
+// rest returns the text that is held back, unchanged. pump calls it when an execution ends while the kernel lives.
 func (c *crashReport) rest() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,11 +64,12 @@ func (c *crashReport) rest() []byte {
 	return held
 }
 
-// report returns what is held back without our frames: the kernel is dead.
+// report returns the text that is held back, without our frames. It is called when the kernel is dead.
 func (c *crashReport) report() []byte {
 	var kept []string
-	stack := 0      // where its frames begin, the innermost first
-	end := func() { // what stands outside of the outermost cell has called it: our loop, asyncio's
+	stack := 0 // index in kept where the current stack begins, with the innermost frame
+	// end removes the frames outside of the outermost cell, which have called it: those of our loop and asyncio.
+	end := func() {
 		for i := len(kept) - 1; i >= stack; i-- {
 			if strings.HasPrefix(kept[i], `  File "<cell `) {
 				kept = kept[:i+1]

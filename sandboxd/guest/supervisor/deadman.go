@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// deadman ends the sandbox when its time is over and nobody else did: a daemon that is gone leaves
-// no orphans. It goes by the wall clock, because a sandbox may sleep on disk for days.
+// deadman ends an expired sandbox if the daemon does not, so that a daemon that is gone leaves no sandboxes behind.
+// It uses the wall clock, because a sandbox may be suspended for days.
 type deadman struct{ expires atomic.Int64 } // Unix seconds
 
 const (
-	expiryGrace = 60 * time.Second // for the daemon, which should be first
+	expiryGrace = 60 * time.Second // time for the daemon, which should end the sandbox first
 	expiryCheck = 5 * time.Second
 
 	// If more than restoreGap has passed between two checks, the guest was restored from disk. The daemon then has restoreGrace to send

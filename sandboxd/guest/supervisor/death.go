@@ -10,9 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// causeOfDeath says how a kernel ended, from what wait4, the watchdog and the kernel's OOM
-// killer's counter know. Nothing that the kernel said counts. If SIGKILL ended the kernel and the OOM killer has killed a process since
-// before, memory is the cause.
+// causeOfDeath returns how a kernel died. It uses the status of wait4, the watchdog's record and the OOM killer's
+// counter, and trusts no statement of the kernel. If SIGKILL ended the kernel and the OOM killer has killed a process
+// since before was counted, memory is the cause. Fields of known are kept unless memory is the cause.
 func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang sandbox.Language, before killCount) sandbox.KernelDeath {
 	d := known
 	d.Time = time.Now().UTC()
@@ -25,7 +25,7 @@ func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang san
 		d.Cause = sandbox.DiedOutOfMemory
 		d.Detail = s.watchdog.usage()
 	case lang == sandbox.JavaScript && status.Signaled() && status.Signal() == syscall.SIGABRT && k.heapFull.Load():
-		// What the kernel printed only tells this abort from another one.
+		// The kernel's output is only used to distinguish this abort from others.
 		d.Cause = sandbox.DiedOutOfMemory
 		d.Detail = fmt.Sprintf("Node's heap was full at its limit of %d MiB; ", heapMiB(s.config.Memory)) + s.watchdog.usage()
 	case status.Signaled() && status.Signal() == syscall.SIGABRT && k.refused.Load():
@@ -71,7 +71,7 @@ func signalName(s syscall.Signal) string {
 	return fmt.Sprintf("SIG%d", int(s))
 }
 
-// size writes bytes for a person.
+// size formats a number of bytes for a person.
 func size(n int64) string {
 	switch {
 	case n >= 1<<30 && n%(1<<30) == 0:

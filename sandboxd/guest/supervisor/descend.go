@@ -11,15 +11,15 @@ import (
 	"syscall"
 )
 
-// folder is an open folder of the workspace. It is reached part by part, and no part may be a
-// link: under gVisor os.Root follows links in the middle of a path to wherever they lead, so
-// what it promises on Linux is done here by hand, the same for every runtime.
+// folder is the descriptor of an open folder in the workspace. descend opens it one path element at a time and
+// rejects symbolic links. os.Root is not used, because under gVisor it follows links in the middle of a path to any
+// place. This code gives the same guarantee as os.Root on Linux, for every runtime.
 type folder int
 
-// oPath opens a folder only to look things up in it, which needs no right to read it.
+// oPath (O_PATH) opens a folder only to look up names in it, which does not require the right to read it.
 const oPath = 0x200000
 
-// descend opens the folder that holds name, making it if it is not there and make says so.
+// descend opens the folder that contains name. If make is true, it creates missing folders.
 func (w *workspace) descend(name string, make bool) (folder, error) {
 	const flags = oPath | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	fd, err := syscall.Open(w.dir, flags, 0)
@@ -46,7 +46,7 @@ func (w *workspace) descend(name string, make bool) (folder, error) {
 	return folder(fd), nil
 }
 
-// open opens a file of the folder, and follows no link.
+// open opens a file in the folder. It does not follow links.
 func (f folder) open(name string, flags int, mode uint32) (*os.File, error) {
 	fd, err := syscall.Openat(int(f), name, flags|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, mode)
 	if err != nil {
@@ -55,7 +55,7 @@ func (f folder) open(name string, flags int, mode uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// lstat looks at a file of the folder, or at the link in its place.
+// lstat returns information about a file in the folder, or about the link in its place.
 func (f folder) lstat(name string) (fs.FileInfo, error) {
 	fd, err := syscall.Openat(int(f), name, oPath|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
 	if err != nil {

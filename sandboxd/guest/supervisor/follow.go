@@ -8,11 +8,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// followBatch is about how many bytes of events one emit gets.
+// followBatch is approximately how many bytes of events are passed to one call of emit.
 const followBatch = 1 << 20
 
-// follow calls emit with the events from number from on, until the last one. It reads what is
-// kept, so a slow follower waits for nobody and nobody waits for it.
+// follow calls emit with the events from number from on, until it has passed the last one. It reads stored events, so
+// a slow follower blocks neither the execution nor other followers.
 func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
 	next, failed := max(from, 1), false
 	for {
@@ -23,7 +23,7 @@ func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 		switch {
 		case next <= int64(len(index)):
 			events, err := readEvents(index, contents, next)
-			if err != nil { // its blob was closed: look again
+			if err != nil { // the execution ended and closed the blob's file: try once more
 				if failed {
 					return err
 				}
@@ -46,7 +46,8 @@ func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 	}
 }
 
-// look returns what there is now, and what tells when there is more than before next.
+// look returns the current events. If event next does not exist yet and can still be added, changed is closed when
+// there is a new event; otherwise changed is nil.
 func (j *journal) look(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -82,7 +83,7 @@ func readEvents(index []entry, contents view, next int64) ([]sandbox.Event, erro
 	return events, nil
 }
 
-// followGone stands for the events of an execution whose output was dropped.
+// followGone emits an omission and the final state in place of the events of an execution whose output was deleted.
 func (j *journal) followGone(next int64, emit func([]sandbox.Event) error) error {
 	j.mu.Lock()
 	last, printed, state := j.end, j.printed, j.state

@@ -8,13 +8,13 @@ import (
 	"syscall"
 )
 
-// identity is the kernels' user, and the way in which the guest acts as it.
+// identity contains the ids of the kernels' user, and lets the guest act as that user.
 type identity struct {
 	uid, gid int
 	own      []uint32 // the guest's own supplementary groups
 }
 
-const unchanged = ^uintptr(0) // for set*id: leave this one
+const unchanged = ^uintptr(0) // tells setres*id to leave an id unchanged
 
 func newIdentity(uid int) (identity, error) {
 	groups, err := syscall.Getgroups()
@@ -28,27 +28,27 @@ func newIdentity(uid int) (identity, error) {
 	return id, nil
 }
 
-// asKernel runs f with the rights of the kernels' user, on this goroutine. Whatever path f
-// touches, however a kernel swaps it for a link at that moment, f can reach no more than the
-// kernel could itself. f should only open, rename, stat and the like: what was opened is used outside.
+// asKernel runs f on this goroutine with the rights of the kernels' user. Even if a kernel replaces a path with a
+// link while f uses it, f can reach no more than the kernel can. f should only call functions such as open, rename
+// and stat; the caller uses the opened files after f has returned.
 //
 // Why this is safe:
-//   - Linux keeps credentials for each thread. The system calls are made raw, so that they change
-//     this thread alone (syscall.Setresuid would change all), and the goroutine is locked to it. Go never
-//     starts a new thread from a locked one, so no other goroutine inherits them.
-//   - Only the effective ids change; the real and saved ones stay 0. So a kernel can't signal or
-//     trace this thread while its effective uid is the kernel's: a signal requires that the real or the saved uid matches, a
-//     trace that all three match.
-//   - An effective uid that is not 0 takes the effective capabilities away; they come back
-//     with it, because the saved uid is 0.
-//   - Both changes are read back. If the way back fails, the thread stays locked, and so ends with its
-//     goroutine instead of serving others with the wrong rights.
+//   - Linux stores credentials for each thread. asKernel makes raw system calls, so that they change only this thread
+//     (syscall.Setresuid would change all threads), and locks the goroutine to it. Go never starts a new thread from
+//     a locked one, so no other goroutine inherits the credentials.
+//   - Only the effective ids change; the real and saved ids stay 0. So a kernel can't signal or trace this thread
+//     while its effective uid is the kernel's: a signal requires that the real or the saved uid matches, a trace that
+//     all three match.
+//   - An effective uid other than 0 removes the effective capabilities. They return with the effective uid 0, which
+//     can be set again because the saved uid is 0.
+//   - Both changes are verified. If restore fails, the thread stays locked and ends with its goroutine, so no other
+//     goroutine runs with the wrong rights.
 func (id identity) asKernel(f func() error) error { return id.as(id.assume, f) }
 
 // thirdUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine maps users.
 const thirdUID = 65_533
 
-// killCalls is how often killAll calls kill: under gVisor a process that is forked during a call escapes it.
+// killCalls is how often killAll calls kill, because under gVisor a process that is forked during a call survives it.
 const killCalls = 10
 
 // killAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It is one system call
@@ -68,12 +68,12 @@ func (id identity) killAll() error {
 	})
 }
 
-// as runs f between assume, which changes this thread's ids, and restore.
+// as runs f between assume, which changes this thread's ids, and restore. It returns an error if restore fails.
 func (id identity) as(assume, f func() error) (err error) {
 	runtime.LockOSThread()
 	defer func() {
 		if back := id.restore(); back != nil {
-			err = back // and the thread stays locked
+			err = back // the thread stays locked and ends with its goroutine
 			return
 		}
 		runtime.UnlockOSThread()
@@ -94,7 +94,7 @@ func (id identity) assumeForKill() error {
 }
 
 func (id identity) assume() error {
-	// In this order: without the uid 0 there is no right to change groups.
+	// The uid comes last, because only uid 0 may change groups.
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setgroups: %w", e)
 	}
@@ -120,7 +120,7 @@ func (id identity) restore() error {
 	return verify(0, 0)
 }
 
-// verify returns an error unless this thread has these effective ids, and the real and saved uid 0.
+// verify returns an error unless this thread has these effective ids, and 0 as its real and saved uid.
 func verify(uid, gid int) error {
 	var r, e, s uint32
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || r != 0 || int(e) != uid || s != 0 {

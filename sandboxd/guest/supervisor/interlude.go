@@ -9,8 +9,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// interlude gathers what happens to a lane's kernels while nothing runs, for the next execution to tell: what is
-// printed then must not pass for that execution's output, nor may a loss go unsaid.
+// interlude collects what happens to a lane's kernels while no execution runs, so that the next execution reports it.
+// Text printed in that time must not look like that execution's output, and every loss must be reported.
 type interlude struct {
 	mu     sync.Mutex
 	late   lateText
@@ -30,7 +30,7 @@ func (t *lateText) add(bytes int64, text []byte) {
 	t.end = lastText(append(t.end, lastText(text)...))
 }
 
-// print takes text that no execution printed.
+// print adds text that belongs to no execution.
 func (i *interlude) print(p []byte) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -52,21 +52,21 @@ func lastText(p []byte) []byte {
 	return p
 }
 
-// died says that a kernel died while nothing ran.
+// died records that a kernel died while no execution ran.
 func (i *interlude) died(d sandbox.KernelDeath) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.death = &d
 }
 
-// restored says that what came after t is lost.
+// restored records that everything after t is lost.
 func (i *interlude) restored(t time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.asOf = t
 }
 
-// take returns what has happened since the last time, or nil.
+// take returns what has happened since the last call, or nil.
 func (i *interlude) take() *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -78,9 +78,9 @@ func (i *interlude) take() *sandbox.Interlude {
 	return taken
 }
 
-// takeLate returns the interlude taken, which take has returned, with the text that was printed after that call and before the execution
-// began. The caller must call it once, after the execution has ended. If the kernel died before it began the execution, takeLate adds all
-// text until the death.
+// takeLate returns taken, which is the result of take, together with the text that was printed after that call and
+// before the execution began. The caller must call it once, after the execution has ended. If the kernel died before
+// it began the execution, takeLate adds all text until the death.
 func (i *interlude) takeLate(taken *sandbox.Interlude) *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -92,7 +92,7 @@ func (i *interlude) takeLate(taken *sandbox.Interlude) *sandbox.Interlude {
 	if late.bytes == 0 {
 		return taken
 	}
-	var sum sandbox.Interlude // a new one: others read the old one
+	var sum sandbox.Interlude // a copy, because other goroutines read taken
 	if taken != nil {
 		sum = *taken
 	}

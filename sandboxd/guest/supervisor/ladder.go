@@ -10,15 +10,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// rung is a signal, and how long the code gets to end after it.
+// rung is a signal, and how long the code may take to end after it.
 type rung struct {
 	signal syscall.Signal
 	name   string
 	wait   time.Duration
 }
 
-// ladder is what stops an execution. SIGINT comes again and again, because code may be in a
-// place that swallows one; it keeps the variables. What stands after that is ended.
+// ladder lists the signals that stop an execution. SIGINT keeps the variables. It is repeated, because the code may
+// be in a place where one SIGINT has no effect. Code that does not react is terminated.
 var ladder = []rung{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
@@ -29,8 +29,8 @@ var ladder = []rung{
 	{syscall.SIGKILL, "SIGKILL", 0}, // no wait: kill returns when the kernel is dead
 }
 
-// stop climbs the ladder until the execution or its kernel has ended. A fork bomb that does not react to the first signal
-// is killed at once, because it uses so much CPU time that the other rungs would take long.
+// stop sends the signals of ladder until the execution or its kernel has ended. A fork bomb that does not react to
+// the first signal is killed at once, because it uses so much CPU time that the other signals would take long.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
 	for i, r := range ladder {
 		if i > 0 && l.sup.crowded() {
@@ -62,9 +62,9 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 	panic("the ladder's last rung waits for ever")
 }
 
-// stopped is the outcome of an execution that reported its end after a signal. Whether it caught the
-// interrupt or was about to end anyway cannot be told apart; it was asked to stop, and it did. What
-// it started and left behind is ended, and if that is impossible, the kernel is.
+// stopped returns the outcome of an execution that reported its end after a signal. Whether the code reacted to the
+// signal or was about to end anyway can't be distinguished; both count as stopped. stopped kills the processes that
+// the execution started, or the kernel if that fails.
 func (l *lane) stopped(k *kernel, e *execution, r rung, o outcome, status string) outcome {
 	if status == "ok" {
 		o.reason += "; the code handled that and finished"

@@ -14,12 +14,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// lentListener accepts the daemon's connections. Who connects to the socket (`guest connect`, uid 0 like us) hands
-// over the stdin and stdout that the engine gave it, and waits until we are done with them: bytes go
-// between the engine and the guest without another process in between.
+// lentListener accepts the daemon's connections. Each client of the socket is a `guest connect` process, with uid 0
+// like the guest. It passes the stdin and stdout that it got from the engine to the guest, and waits until the guest
+// has closed them. So bytes move between the engine and the guest without another process in between.
 type lentListener struct{ *net.UnixListener }
 
-// handOver is how long `guest connect` may take to hand its descriptors over.
+// handOver is how long `guest connect` may take to pass its descriptors.
 const handOver = 5 * time.Second
 
 func (l lentListener) Accept() (net.Conn, error) {
@@ -36,7 +36,7 @@ func (l lentListener) Accept() (net.Conn, error) {
 	}
 }
 
-// borrow takes the descriptors that come on a connection to the socket.
+// borrow receives the descriptors that `guest connect` sends over its connection to the socket.
 func borrow(lender *net.UnixConn) (net.Conn, error) {
 	if err := lender.SetReadDeadline(time.Now().Add(handOver)); err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func borrow(lender *net.UnixConn) (net.Conn, error) {
 	if len(messages) != 1 {
 		return nil, errors.New("no descriptors came")
 	}
-	fds, err := syscall.ParseUnixRights(&messages[0]) // no kernel inherits them: package net asks for close-on-exec
+	fds, err := syscall.ParseUnixRights(&messages[0]) // package net sets close-on-exec, so no kernel inherits them
 	if err != nil {
 		return nil, err
 	}
@@ -68,22 +68,22 @@ func borrow(lender *net.UnixConn) (net.Conn, error) {
 	}
 	s := &lentStream{lender: lender, Pipes: stdio.Pipes{In: os.NewFile(uintptr(fds[0]), "in"), Out: os.NewFile(uintptr(fds[1]), "out")}}
 	_ = lender.SetReadDeadline(time.Time{})
-	go func() { // the lender sends no more: this is its end
+	go func() { // `guest connect` sends nothing more, so Read returns when it has ended
 		_, _ = lender.Read(make([]byte, 1))
 		s.Close()
 	}()
 	return s, nil
 }
 
-// lentStream is a program's stdin and stdout as a net.Conn.
+// lentStream is the stdin and stdout of a `guest connect` process as a net.Conn.
 type lentStream struct {
 	stdio.Pipes
 	lender *net.UnixConn
 	once   sync.Once
 }
 
-// Close gives the descriptors back, and only then lets the lender go: when its process has ended, no stream is
-// left in the sandbox.
+// Close closes the descriptors and then the connection to `guest connect`, which ends then. So when that process has
+// ended, none of its streams is open in the sandbox any more.
 func (s *lentStream) Close() error {
 	s.once.Do(func() {
 		s.In.Close()

@@ -12,34 +12,37 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memoryMeter measures what counts against the sandbox's memory limit: sysinfo where that is the sandbox's own
-// (gVisor), else the cgroup's number where the sandbox can see it, else the sum over processes and temporary file systems.
+// memoryMeter measures the memory that counts towards the sandbox's limit. It reads sysinfo if that describes only
+// the sandbox (gVisor), else the cgroup's number if the sandbox can see it, else the sum over processes and temporary
+// file systems.
 type memoryMeter struct {
 	limit int64
 	read  func() (int64, bool)
-	// oomEvents is a file with the count of processes that the kernel's OOM killer ended here.
+	// oomEvents is a file of the cgroup with the number of processes that the OOM killer has killed in it, or empty.
 	oomEvents string
 }
 
-// Folders of the memory cgroup, as containers see them.
+// Folders of the memory cgroup inside a container.
 const (
 	cgroupV1 = "/sys/fs/cgroup/memory/"
 	cgroupV2 = "/sys/fs/cgroup/"
 )
 
-// memoryMounts are the file systems whose content is memory.
+// memoryMounts are the file systems whose content is stored in memory.
 var memoryMounts = append([]string{"/run/dormouse"}, kernelMounts...)
 
-// kernelMounts are those that kernels can write.
+// kernelMounts are the memoryMounts that kernels can write to.
 var kernelMounts = []string{"/workspace", "/tmp", "/dev/shm"}
 
 func newMemoryMeter(limit int64) *memoryMeter {
 	m := &memoryMeter{limit: limit, read: readBySum}
-	// A cgroup without a limit near ours is somebody else's. Under gVisor its limit stands above ours.
+	// A number far above our limit is not the limit of this sandbox. Under gVisor, the sandbox's cgroup has a limit
+	// above ours.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
 	case onGVisor() && ours(readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram })):
-		// /proc/meminfo takes up to a tenth of a second when there are many processes, and does not count gVisor's heap.
+		// /proc/meminfo takes up to a tenth of a second if there are many processes, and does not count gVisor's
+		// heap.
 		m.read = func() (int64, bool) {
 			return readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram - s.Freeram })
 		}
@@ -55,7 +58,7 @@ func newMemoryMeter(limit int64) *memoryMeter {
 	return m
 }
 
-// used returns the bytes that count.
+// used returns the bytes that count towards the limit.
 func (m *memoryMeter) used() int64 {
 	if n, ok := m.read(); ok {
 		return n
@@ -64,7 +67,7 @@ func (m *memoryMeter) used() int64 {
 	return n
 }
 
-// oomKills returns the OOM killer's counter, or 0 where there is none.
+// oomKills returns how many processes the OOM killer has killed, or 0 if there is no counter.
 func (m *memoryMeter) oomKills() int64 {
 	if m.oomEvents == "" {
 		return 0
@@ -72,8 +75,8 @@ func (m *memoryMeter) oomKills() int64 {
 	return readField(m.oomEvents, "oom_kill")
 }
 
-// readCgroup is usage without the page cache of ordinary files, which the kernel gives back when
-// it is needed.
+// readCgroup returns the cgroup's memory usage without the page cache of ordinary files, which Linux frees when
+// memory is needed.
 func readCgroup(usage, stat, prefix string) (int64, bool) {
 	n, ok := readNumber(usage)
 	if !ok {
@@ -94,7 +97,7 @@ func readBySum() (int64, bool) {
 	return n + mountsUsed(), true
 }
 
-// mountsUsed sums what files in memory take.
+// mountsUsed returns how many bytes files in memory take.
 func mountsUsed() int64 {
 	var n int64
 	for _, path := range memoryMounts {
@@ -103,7 +106,7 @@ func mountsUsed() int64 {
 	return n
 }
 
-// filesIn counts the files of all kinds in temporary file systems.
+// filesIn counts the files of all types in the mounts that are temporary file systems.
 func filesIn(mounts []string) (n int64) {
 	for _, path := range mounts {
 		if s, ok := statTmpfs(path); ok {
@@ -113,7 +116,7 @@ func filesIn(mounts []string) (n int64) {
 	return n
 }
 
-// mountUsed is what a temporary file system holds, and 0 for any other.
+// mountUsed returns how many bytes are stored in a temporary file system, or 0 for any other file system.
 func mountUsed(path string) int64 {
 	s, ok := statTmpfs(path)
 	if !ok {
@@ -137,7 +140,7 @@ func readNumber(path string) (int64, bool) {
 	return n, err == nil
 }
 
-// onGVisor reads it from the kernel's release, "4.19.0-gvisor".
+// onGVisor reports whether the sandbox runs under gVisor, whose kernel release is "4.19.0-gvisor".
 func onGVisor() bool {
 	var name syscall.Utsname
 	if syscall.Uname(&name) != nil {
@@ -169,7 +172,7 @@ func readField(path, name string) int64 {
 	return field(text, name)
 }
 
-// field finds "name number" in a file of such lines.
+// field returns the number in the line "name number", or 0 if there is no such line.
 func field(text []byte, name string) int64 {
 	for line := range bytes.Lines(text) {
 		if f := bytes.Fields(line); len(f) >= 2 && string(f[0]) == name {

@@ -9,7 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memoryAdvice is the end of every message that says that memory ran out.
+// memoryAdvice is the end of every message about a lack of memory.
 const memoryAdvice = "use less at once, or create a sandbox with a larger memory_mb"
 
 var (
@@ -21,9 +21,9 @@ var (
 	refusedText = regexp.MustCompile(`std::bad_alloc|memory allocation of \d+ bytes failed`)
 )
 
-// explainMemory adds a reason to the outcome of an execution if memory is the cause of its failure, or if a process was killed for
-// memory since before. Both lanes' executions report a kill during which both ran, because it can't be attributed to one of them.
-// If the kernel has died, the death has its own reason.
+// explainMemory adds a reason to the outcome of an execution if a lack of memory made it fail, or if a process was
+// killed because of memory since before was counted. If executions of both lanes ran during the kill, both report it,
+// because it can't be attributed to one of them. If the kernel has died, the death has its own reason.
 func (s *Supervisor) explainMemory(e *execution, o *outcome, before killCount) {
 	if o.death != nil {
 		return
@@ -55,7 +55,7 @@ func (s *Supervisor) threads() (n int) {
 	return n
 }
 
-// measure returns the memory that is used now in bytes, and updates the peak.
+// measure returns how many bytes of memory are in use, and updates the peak.
 func (w *watchdog) measure() int64 {
 	used := w.meter.used()
 	for peak := w.peak.Load(); used > peak && !w.peak.CompareAndSwap(peak, used); peak = w.peak.Load() {
@@ -63,10 +63,11 @@ func (w *watchdog) measure() int64 {
 	return used
 }
 
-// usage returns a clause that says how much memory was used, what the limit is, and what to do.
+// usage returns a clause with the memory used, the limit and advice.
 func (w *watchdog) usage() string { return w.usageNow()() }
 
-// usageNow returns usage as a function that makes its system calls later. The peak is at least today's, also if another execution begins.
+// usageNow returns usage as a function that makes its system calls when it is called. The function reports at least
+// the current peak, even if another execution resets the peak.
 func (w *watchdog) usageNow() func() string {
 	peak := w.peak.Load()
 	return func() string { return w.usageFrom(peak) }

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// process is one line of /proc, of the sandbox's own processes.
+// process describes a process of the sandbox, from /proc/PID/stat.
 type process struct {
 	pid     int
 	session int
-	start   int64 // in ticks of /proc's clock, see procNow
+	start   int64 // in ticks since boot, see procNow
 	zombie  bool
 	threads int
 	rss     int64         // bytes
-	cpu     time.Duration // its own, and of its children that are gone
+	cpu     time.Duration // of the process and its reaped children
 }
 
-// processes lists all but the guest itself. uid -1 stands for everybody's; it costs one file less for
-// each process.
+// processes lists all processes except the guest. The uid -1 means every user, and saves reading one file for each
+// process.
 func processes(uid int) []process {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -44,8 +44,8 @@ func processes(uid int) []process {
 	return list
 }
 
-// readProcess parses /proc/PID/stat. Its second field is the program's name, which may hold
-// anything; the rest begins after its last parenthesis.
+// readProcess parses /proc/PID/stat. Its second field is the program's name, which may contain any characters, so the
+// other fields are parsed from the last parenthesis on.
 func readProcess(pid int) (process, bool) {
 	stat, err := readProc("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
@@ -70,11 +70,11 @@ func readProcess(pid int) (process, bool) {
 	}, true
 }
 
-// tick is the unit of times in /proc: USER_HZ is 100 on every architecture of ours.
+// tick is the unit of times in /proc. USER_HZ is 100 on every architecture that we support.
 const tick = time.Second / 100
 
-// procNow is the time in the clock that a process's start is told in: ticks since the machine began. It is never
-// ahead of that clock; gVisor rounds the time to the nearest tick, so it can be two behind.
+// procNow returns the current time on the clock of process.start, in ticks since boot. It is never ahead of that
+// clock, but can be two ticks behind, because gVisor rounds the time to the nearest tick.
 func procNow() int64 {
 	text, _ := readProc("/proc/uptime")
 	seconds, _, _ := bytes.Cut(text, []byte(" "))
@@ -82,7 +82,7 @@ func procNow() int64 {
 	return max(int64(math.Round(uptime*float64(time.Second/tick)))-1, 0)
 }
 
-// ownedBy reads the real uid. The owner of the folder in /proc would not do: it is root for
+// ownedBy reports whether a process has this real uid. The owner of its folder in /proc can't be used: it is root for
 // a process that is not dumpable.
 func ownedBy(pid, uid int) bool {
 	status, err := readProc("/proc/" + strconv.Itoa(pid) + "/status")
@@ -94,8 +94,8 @@ func ownedBy(pid, uid int) bool {
 	return ok && len(fields) > 0 && string(fields[0]) == strconv.Itoa(uid)
 }
 
-// readProc reads a small file of /proc with three calls to the kernel; os.ReadFile makes nine, and under gVisor
-// a look at a sandbox's processes is little else.
+// readProc reads a file of /proc that has at most 4 KiB. It makes three system calls instead of the nine of
+// os.ReadFile, because they are nearly the whole cost of listing processes under gVisor.
 func readProc(path string) ([]byte, error) {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {

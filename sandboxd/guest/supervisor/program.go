@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// programs are the kernels that there are.
+// programs are the supported kernels.
 var programs = func() map[sandbox.Language]kernels.Language {
 	m := map[sandbox.Language]kernels.Language{}
 	for _, l := range kernels.Languages {
@@ -23,8 +23,8 @@ var programs = func() map[sandbox.Language]kernels.Language {
 	return m
 }()
 
-// limits of a kernel's private memory, and of its address space where the former counts for nothing;
-// 0 for none. V8 reserves far more than it uses and is given a size for its heap instead.
+// limits returns resource limits of a kernel in bytes: of its private memory (data) and of its address space (space).
+// 0 means no limit. V8 reserves far more than it uses, so Node gets a limit for V8's heap instead.
 func limits(lang sandbox.Language, memory int64) (data, space int64) {
 	if lang == sandbox.Python {
 		return pythonLimits(memory)
@@ -40,10 +40,10 @@ func pythonLimits(memory int64) (data, space int64) {
 	return memory + 1<<30, memory + 4<<30 + int64(runtime.GOMAXPROCS(0))<<30
 }
 
-// heapMiB is the size of V8's heap: 60 % of the sandbox's memory.
+// heapMiB returns the size of V8's heap: 60 % of the sandbox's memory.
 func heapMiB(memory int64) int { return int(memory / 10 * 6 / sandbox.MiB) }
 
-// searchPath is where interpreters are looked for if the container does not say.
+// searchPath is where interpreters are searched for if the container's environment has no PATH.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // command returns a `guest launch` command, which switches to the kernels' user, sets the limits and becomes the kernel.
@@ -78,10 +78,10 @@ func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err err
 	return argv, environment(path), nil
 }
 
-// home is writable and not in the way of the listing of files.
+// home is writable and outside of the workspace, so that its files are not listed.
 const home = "/tmp/home"
 
-// environment is all that kernels get. Nothing is inherited from the container but the path.
+// environment returns the whole environment of a kernel. Only PATH comes from the container.
 func environment(path string) []string {
 	cpus := strconv.Itoa(runtime.GOMAXPROCS(0)) // the cgroup's limit, rounded up
 	return []string{
@@ -100,7 +100,7 @@ func environment(path string) []string {
 		"IPYTHONDIR=" + home + "/.ipython",
 		"MPLCONFIGDIR=" + home + "/.matplotlib",
 		"MPLBACKEND=agg",
-		"PLOTLY_RENDERER=plotly_mimetype", // no browser looks: a figure is its data, not 5 MB of script
+		"PLOTLY_RENDERER=plotly_mimetype", // there is no browser, so a figure is sent as data and not as 5 MB of script
 		"NODE_PATH=/usr/local/lib/node_modules:/usr/lib/node_modules:/usr/share/nodejs",
 		"OMP_NUM_THREADS=" + cpus,
 		"OPENBLAS_NUM_THREADS=" + cpus,

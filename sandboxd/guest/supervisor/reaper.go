@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// reaper owns wait4 in this process. As PID 1 the guest inherits every orphan of the
-// sandbox; a second waiter (os/exec) would race with it, so everything is started here.
+// reaper makes all wait4 calls of this process. As PID 1, the guest inherits every orphan of the sandbox. A second
+// waiter (os/exec) would compete with the reaper for exit statuses, so every program is started with start.
 type reaper struct {
-	mu      sync.Mutex // held from fork to entry, so that no exit is seen before its entry is there
+	mu      sync.Mutex // held from the fork until the process is in waiting, so that its exit is not handled before
 	waiting map[int]chan syscall.WaitStatus
 }
 
@@ -28,7 +28,7 @@ func newReaper() *reaper {
 	return r
 }
 
-// reap collects all that have ended. One SIGCHLD may stand for many of them.
+// reap collects the statuses of all processes that have ended. One SIGCHLD may stand for several of them.
 func (r *reaper) reap() {
 	for {
 		var status syscall.WaitStatus
@@ -48,9 +48,9 @@ func (r *reaper) reap() {
 	}
 }
 
-// start runs a program as root, in a session of its own, with these files as its descriptors. The channel gets its
-// status once. No program may be started as the kernels' user: ForkExec returns only when the new process has executed
-// the program, and code in the sandbox could stop the process before that.
+// start runs a program as root in its own session, with files as its descriptors. The channel receives its status
+// once. No program may be started as the kernels' user: ForkExec returns only when the new process has executed the
+// program, and code in the sandbox could stop the process before that.
 func (r *reaper) start(argv, env []string, files []*os.File) (pid int, exited <-chan syscall.WaitStatus, err error) {
 	fds := make([]uintptr, len(files))
 	for i, f := range files {

@@ -10,13 +10,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// registry remembers executions: the newest maxRemembered, and their output as far as
-// there is room.
+// registry stores the newest maxRemembered executions, and the newest of their output that fits into the budget.
 type registry struct {
-	dir    string // of the journals' files
-	budget int64  // of all output together
+	dir    string // folder of the journals' files
+	budget int64  // limit of all output together in bytes
 	kept   atomic.Int64
-	over   chan struct{} // somebody should trim
+	over   chan struct{} // signals that trim should run
 
 	mu    sync.Mutex
 	byID  map[sandbox.ExecutionID]*execution
@@ -28,8 +27,8 @@ const (
 	maxJournals   = 96 * sandbox.MiB
 )
 
-// newRegistry returns an empty registry. In a small sandbox kept output takes at most a
-// quarter of the memory.
+// newRegistry returns an empty registry. Its output takes at most a quarter of memory, the sandbox's memory limit in
+// bytes, but at least 16 MiB are allowed.
 func newRegistry(dir string, memory int64) *registry {
 	r := &registry{
 		dir:    dir,
@@ -45,8 +44,8 @@ func newRegistry(dir string, memory int64) *registry {
 	return r
 }
 
-// accept returns the execution that has this id, or makes it with enqueue, which may
-// refuse it.
+// accept returns the execution with this id. If there is none, it creates one and passes it to enqueue, which may
+// reject it with an error.
 func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, enqueue func(*execution) error) (*execution, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,7 +62,7 @@ func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, en
 	return e, nil
 }
 
-// forget drops the oldest final executions beyond maxRemembered.
+// forget removes the oldest final executions beyond maxRemembered. The caller must hold r.mu.
 func (r *registry) forget() {
 	for i := 0; len(r.order) > maxRemembered && i < len(r.order); {
 		e := r.order[i]
@@ -86,7 +85,7 @@ func (r *registry) get(id sandbox.ExecutionID) (*execution, error) {
 	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxRemembered)
 }
 
-// active returns the queued and running ones, oldest first.
+// active returns the queued and running executions, oldest first.
 func (r *registry) active() []sandbox.Execution {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,7 +98,8 @@ func (r *registry) active() []sandbox.Execution {
 	return list
 }
 
-// grew is called by journals, which hold their own locks: trimming happens elsewhere.
+// grew counts n more bytes of output. Journals call it while they hold their own locks, so trim runs in another
+// goroutine.
 func (r *registry) grew(n int64) {
 	if r.kept.Add(n) > r.budget {
 		select {
@@ -109,7 +109,7 @@ func (r *registry) grew(n int64) {
 	}
 }
 
-// trim drops the oldest final executions' output until all fits again.
+// trim deletes the output of the oldest final executions until the rest fits into the budget.
 func (r *registry) trim() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

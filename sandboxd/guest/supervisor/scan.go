@@ -13,16 +13,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Limits of one look at the workspace.
+// Limits of one scan of the workspace.
 const (
 	maxDepth   = 16
 	maxEntries = 20_000
 )
 
-// unseen are folders of tools that nobody means when they ask for the files.
+// unseen are folders that tools create and users don't expect among their files.
 var unseen = map[string]bool{"__pycache__": true, ".ipynb_checkpoints": true}
 
-// stamp is what changes when a file does.
+// stamp is the metadata that changes when a file changes.
 type stamp struct {
 	ino          uint64
 	size         int64
@@ -32,7 +32,7 @@ type stamp struct {
 
 func (s stamp) regular() bool { return s.mode&syscall.S_IFMT == syscall.S_IFREG }
 
-// fileMode has the type in Go's form.
+// fileMode returns the type of the file as an fs.FileMode.
 func (s stamp) fileMode() fs.FileMode {
 	switch s.mode & syscall.S_IFMT {
 	case syscall.S_IFREG:
@@ -51,17 +51,16 @@ func (s stamp) fileMode() fs.FileMode {
 
 func (s stamp) modTime() time.Time { return time.Unix(0, s.mtime).UTC() }
 
-// scan is what a look at the workspace found.
+// scan is the result of one scan of the workspace.
 type scan struct {
-	files   map[string]stamp // all but folders
+	files   map[string]stamp // everything except folders
 	order   []string
 	omitted []sandbox.OmittedFile
 	visited int
 	full    bool
 }
 
-// walk goes through the workspace without following a link, with the kernels' rights. The caller
-// wears them already.
+// walk scans the workspace without following links. The caller must already act as the kernels' user.
 func (w *workspace) walk() *scan {
 	s := &scan{files: map[string]stamp{}}
 	const here = -100 // AT_FDCWD; the path is absolute
@@ -74,9 +73,9 @@ func (w *workspace) walk() *scan {
 	return s
 }
 
-// walkDir looks at one folder, which it closes. Every name is resolved from the open folder, so
-// renaming folders meanwhile leads nowhere. It works on bare descriptors, because this happens before
-// and after every execution, and [os.File] asks the kernel much that is of no interest here.
+// walkDir scans one folder and closes fd. It resolves every name relative to the open folder, so renaming a folder
+// during the scan can't lead it elsewhere. It uses raw descriptors because it runs before and after every execution,
+// and [os.File] makes additional system calls.
 func (w *workspace) walkDir(s *scan, fd int, prefix string, depth int) {
 	defer syscall.Close(fd)
 	buf := make([]byte, direntBytes)
@@ -113,7 +112,7 @@ const direntBytes = 8 << 10
 func (w *workspace) visit(s *scan, dir int, name, path string, depth int) {
 	var st syscall.Stat_t
 	if err := lstatAt(dir, name, &st); err != nil {
-		return // gone already
+		return // the file has been removed since the folder was read
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 		s.files[path] = stamp{ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(), mode: st.Mode}

@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// status measures what the sandbox uses and lists what it runs.
+// status measures the sandbox's usage and lists its kernels and executions.
 func (s *Supervisor) status() guest.Status {
 	bySession := map[int]int64{}
 	var cpu time.Duration
@@ -24,7 +24,7 @@ func (s *Supervisor) status() guest.Status {
 		cpu += p.cpu
 	}
 	if own, ok := readProcess(os.Getpid()); ok {
-		cpu += own.cpu // with all that ended and were reaped
+		cpu += own.cpu // includes the time of all processes that the guest has reaped
 	}
 	st := guest.Status{
 		BuildID: s.buildID,

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// sweepTime bounds how long leftovers are looked for and killed one by one. The dying take a while
-// to be gone when there are many.
+// sweepTime bounds how long leftover processes are searched for and killed one by one. Many killed processes take a
+// while to disappear.
 const sweepTime = 5 * time.Second
 
-// sweep kills what a dead kernel left behind: its session, and every other process of the
-// kernels' user that is not in the session of a living kernel. If there are many processes, or they start new ones faster than it
-// finds them, it kills every process of the user at once, including other kernels.
+// sweep kills the processes that a dead kernel left behind: its session, and every other process of the kernels' user
+// that is not in the session of a living kernel. If there are many processes, or they start new ones faster than
+// sweep finds them, it kills every process of the user at once, including other kernels.
 func (s *Supervisor) sweep(k *kernel) {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
 	if s.crowded() {
@@ -26,8 +26,8 @@ func (s *Supervisor) sweep(k *kernel) {
 	}
 }
 
-// crowded reports whether the kernels' user has at least half as many processes as it may have, as with a fork bomb. Then reading the
-// state of each process takes seconds.
+// crowded reports whether the kernels' user has at least half of the processes that it may have, for example because
+// of a fork bomb. In this state, reading the state of each process takes seconds.
 func (s *Supervisor) crowded() bool {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -51,9 +51,9 @@ func (s *Supervisor) crowded() bool {
 }
 
 const (
-	killPatience    = 2 * time.Second        // how long a killed kernel may take to end, until kill also kills other processes
-	crowdedPatience = 100 * time.Millisecond // the same while a fork bomb runs
-	killSparing     = 3                      // in how many rounds kill spares the other kernels
+	killPatience    = 2 * time.Second        // how long a killed kernel may take to end before kill also kills other processes
+	crowdedPatience = 100 * time.Millisecond // killPatience while a fork bomb runs
+	killSparing     = 3                      // number of rounds in which kill spares the other kernels
 )
 
 // kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the kernel until the tracer
@@ -80,13 +80,14 @@ func (s *Supervisor) kill(k *kernel) {
 	}
 }
 
-// sweepSince kills what was started in a kernel's session, or out of it, since a moment of /proc's clock: an
-// execution that is stopped takes its subprocesses with it, those of earlier ones stay. It reports how many there
-// were, and false if they spawn faster than they can be found.
+// sweepSince kills the processes that a stopped execution started. These are the processes in the kernel's session,
+// or in no living kernel's session, that started at since or later (see procNow). Processes of earlier executions are
+// kept. It returns how many processes it killed, and false if they start new ones faster than it finds them.
 func (s *Supervisor) sweepSince(k *kernel, since int64) (killed int, all bool) {
-	// One call stops all that did not leave the process group, a fork bomb included, so that there is peace
-	// for looking at what is to go. The kernel and what is to stay go on afterwards. Not under gVisor: when a member
-	// of a group ends of which one is stopped, it sends SIGHUP to them all, which Linux does only if that made the group an orphan.
+	// SIGSTOP stops all processes that did not leave the process group, including a fork bomb, so that they can't
+	// start new ones during the search. SIGCONT then resumes the kernel and the processes that are kept. This does
+	// not work under gVisor: if one member of a group ends while another is stopped, gVisor sends SIGHUP to all of
+	// them. Linux does so only if the end made the group an orphan.
 	if !onGVisor() {
 		_ = syscall.Kill(-k.pid, syscall.SIGSTOP)
 		defer syscall.Kill(-k.pid, syscall.SIGCONT)
@@ -94,8 +95,9 @@ func (s *Supervisor) sweepSince(k *kernel, since int64) (killed int, all bool) {
 	return s.killUntilGone(func(p process) bool { return p.pid != k.pid && p.start >= since }, k.pid)
 }
 
-// killUntilGone kills every process of the kernels' user that is wanted, until none is left or sweepTime has passed. It spares processes
-// in the session of a living kernel, unless the session is one of sessions. It returns how many processes it killed, and whether none is left.
+// killUntilGone kills every process of the kernels' user that is wanted, until none is left or sweepTime has passed.
+// It spares processes in the session of a living kernel, unless the session is one of sessions. It returns how many
+// processes it killed, and whether none is left.
 func (s *Supervisor) killUntilGone(wanted func(process) bool, sessions ...int) (killed int, all bool) {
 	seen := map[int]bool{}
 	for pause, end := time.Millisecond, time.Now().Add(sweepTime); time.Now().Before(end); pause = min(2*pause, 50*time.Millisecond) {
@@ -111,7 +113,7 @@ func (s *Supervisor) killUntilGone(wanted func(process) bool, sessions ...int) (
 	return len(seen), false
 }
 
-// killFound is one round of killUntilGone: it returns whom it killed.
+// killFound is one round of killUntilGone. It returns the pids of the processes that it killed.
 func (s *Supervisor) killFound(wanted func(process) bool, sessions ...int) (pids []int) {
 	spared := s.kernelSessions()
 	for _, session := range sessions {

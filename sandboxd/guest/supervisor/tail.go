@@ -4,11 +4,11 @@ package supervisor
 
 import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 
-// tail keeps the last TailBytes of text that went through it.
+// tail keeps the last TailBytes of the text that is added to it.
 type tail struct {
 	segments []segment
 	held     int64
-	total    int64 // all that went through
+	total    int64 // bytes of all text that was added
 }
 
 type segment struct {
@@ -41,7 +41,7 @@ func (t *tail) add(typ sandbox.EventType, p []byte) {
 	}
 }
 
-// take returns the last TailBytes, cut at a character, and how many bytes that is.
+// take returns the last TailBytes of text, cut at a character, and how many bytes they are.
 func (t *tail) take() ([]segment, int64) {
 	if len(t.segments) == 0 {
 		return nil, 0

@@ -7,14 +7,14 @@ import (
 	"unicode/utf8"
 )
 
-// decoder makes a byte stream valid UTF-8. A character that is split between two
-// chunks waits for its other half; what can never become one turns into U+FFFD.
+// decoder turns a byte stream into valid UTF-8. It holds back the beginning of a character that is split between two
+// chunks, and replaces invalid bytes with U+FFFD.
 type decoder struct {
 	half []byte // the beginning of a character, at most three bytes
 }
 
-// next returns the chunk as text, after what was left of the one before. The result is valid
-// until the next call.
+// next returns the bytes that were held back, followed by the chunk, as valid UTF-8. The result is valid until the
+// next call.
 func (d *decoder) next(chunk []byte) []byte {
 	if len(d.half) > 0 {
 		chunk = append(d.half, chunk...)
@@ -30,7 +30,7 @@ func (d *decoder) next(chunk []byte) []byte {
 	return bytes.ToValidUTF8(chunk, []byte("\uFFFD"))
 }
 
-// rest returns what still waits, at the end of the stream.
+// rest is called at the end of the stream. It returns U+FFFD for bytes that are held back, or nil if there are none.
 func (d *decoder) rest() []byte {
 	if len(d.half) == 0 {
 		return nil
@@ -39,7 +39,7 @@ func (d *decoder) rest() []byte {
 	return []byte("\uFFFD")
 }
 
-// unfinished returns how many bytes at the end of p begin a character that goes on.
+// unfinished returns how many bytes at the end of p are the beginning of an incomplete character.
 func unfinished(p []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
 		if c := p[len(p)-n]; utf8.RuneStart(c) {
@@ -52,7 +52,7 @@ func unfinished(p []byte) int {
 	return 0
 }
 
-// charStart moves i down to the beginning of the character that it is in.
+// charStart returns i, or the start of the character that contains byte i if i is inside a character.
 func charStart(p []byte, i int) int {
 	for i > 0 && i < len(p) && !utf8.RuneStart(p[i]) {
 		i--
@@ -60,7 +60,7 @@ func charStart(p []byte, i int) int {
 	return i
 }
 
-// charEnd moves i up to the beginning of the next character, if it is inside one.
+// charEnd returns i, or the start of the next character if i is inside a character.
 func charEnd(p []byte, i int) int {
 	for i < len(p) && !utf8.RuneStart(p[i]) {
 		i++
