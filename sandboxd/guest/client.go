@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Limits of what is read from a guest.
+// Limits of answers from a guest.
 const (
 	maxAnswer    = 64 * sandbox.MiB // of one JSON answer
 	maxEventLine = 17 * sandbox.MiB // of one event
@@ -26,14 +26,14 @@ const (
 	eventPatience = 5 * time.Second // how long a large event waits for memory that other answers use
 )
 
-// SizeHeader has a file's whole size, whatever part of it is in the body.
+// SizeHeader is the header with a file's whole size, also if the body is only a part of the file.
 const SizeHeader = "X-Dormouse-Size"
 
-// Client speaks to one sandbox's guest over one connection, which is dialled when it is
-// first needed and again when it was lost. All that it returns went through sanitize: a guest
-// may have been taken over. Its methods may be called concurrently.
+// Client talks to one sandbox's guest over one connection, which it dials when it is first needed, and again after it
+// was lost. It sanitizes all answers, because a guest may have been taken over. Its methods may be called
+// concurrently.
 //
-// Errors that the guest answers with are a [sandbox.Error]; those of the connection are wrapped.
+// An error answer of the guest is returned as a [sandbox.Error]. Errors of the connection are wrapped.
 type Client struct {
 	conn connection
 }
@@ -43,10 +43,10 @@ func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 	return &Client{conn: newConnection(dial)}
 }
 
-// Close ends the connection and what is in flight on it. The guest's executions go on.
+// Close closes the connection and aborts its requests. The guest's executions continue.
 func (c *Client) Close() { c.conn.close() }
 
-// Status asks what the sandbox uses and runs.
+// Status returns the sandbox's usage, kernels and executions.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var s Status
 	err := c.call(ctx, http.MethodGet, StatusRoute, nil, nil, &s)
@@ -57,28 +57,28 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// SetExpiry moves the guest's dead man's switch.
+// SetExpiry sets when the guest's dead man's switch ends the sandbox.
 func (c *Client) SetExpiry(ctx context.Context, t time.Time) error {
 	return c.call(ctx, http.MethodPut, ExpiryRoute, nil, Expiry{ExpireUnix: t.Unix()}, nil)
 }
 
-// Awaken tells the guest that its memory was restored.
+// Awaken reports to the guest that its memory was restored.
 func (c *Client) Awaken(ctx context.Context, a Awakening) error {
 	return c.call(ctx, http.MethodPost, AwakeningRoute, nil, a, nil)
 }
 
-// Prepare returns when a kernel is ready for a snapshot.
+// Prepare makes a kernel ready for a snapshot and returns when it is.
 func (c *Client) Prepare(ctx context.Context, lang sandbox.Language) error {
 	return c.call(ctx, http.MethodPost, PrepareRoute, nil, Preparation{Language: lang}, nil)
 }
 
-// Execute starts an execution, or joins the one that has this id, and waits up to
-// req.WaitSeconds for its end. The answer has the events of req.Window.
+// Execute starts an execution, or joins the one with this id, and waits up to req.WaitSeconds for its end. The answer
+// has the events of req.Window.
 func (c *Client) Execute(ctx context.Context, id sandbox.ExecutionID, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	return c.execution(ctx, http.MethodPut, ExecutionsRoute+string(id), waitQuery(req.WaitSeconds), id, req)
 }
 
-// Execution looks at an execution, waiting up to waitSeconds for its end.
+// Execution returns an execution after waiting up to waitSeconds for its end. The answer has the events of w.
 func (c *Client) Execution(ctx context.Context, id sandbox.ExecutionID, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error) {
 	q := waitQuery(waitSeconds)
 	q.Set("offset", strconv.FormatInt(w.Offset, 10))
@@ -87,18 +87,18 @@ func (c *Client) Execution(ctx context.Context, id sandbox.ExecutionID, waitSeco
 	return c.execution(ctx, http.MethodGet, ExecutionsRoute+string(id), q, id, nil)
 }
 
-// Interrupt stops an execution, with as strong a signal as it takes, and returns
-// when it has stopped. One that is final already is returned as it is.
+// Interrupt stops an execution, with stronger signals if necessary, and returns it when it has stopped. An execution
+// that is already final is returned unchanged.
 func (c *Client) Interrupt(ctx context.Context, id sandbox.ExecutionID) (sandbox.Execution, error) {
 	return c.execution(ctx, http.MethodPost, ExecutionsRoute+string(id)+"/interrupt", nil, id, nil)
 }
 
-// Events calls fn with each event from number from on. It returns nil when the execution is
-// final and all its events were delivered, and fn's error if that is not nil.
+// Events calls fn with each event from number from on. It returns nil when the execution is final and all its events
+// were delivered. If fn returns an error, Events stops and returns that error.
 func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64, fn func(sandbox.Event) error) error {
 	q := url.Values{"from": {strconv.FormatInt(from, 10)}}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the stream when fn has had enough
+	defer cancel() // ends the stream if fn has returned an error
 	resp, err := c.send(ctx, http.MethodGet, ExecutionsRoute+string(id)+"/events", q, nil)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64,
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("read the events of %s: %w", id, err)
 	}
-	// The guest ends a stream with the final status, unless from was beyond it.
+	// The guest ends a stream with the final status, unless from is beyond it.
 	if !final && last >= from {
 		return fmt.Errorf("read the events of %s: %w", id, io.ErrUnexpectedEOF)
 	}
@@ -145,9 +145,9 @@ func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
 	return l, nil
 }
 
-// WriteFile puts body at a path that [sandbox.ParsePath] returned. The file is there as a
-// whole or not at all. The returned size and hash are of what was sent: the guest only counts, because
-// a hash costs more than all else that happens to a byte.
+// WriteFile stores body at a path that [sandbox.ParsePath] returned. The file appears as a whole or not at all. The
+// returned size and hash are those of the bytes sent. The guest only counts them, because a hash costs more than all
+// the rest of a transfer.
 func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sandbox.File, error) {
 	sent := newDigest(inLargePieces{body})
 	defer sent.close()
@@ -166,9 +166,8 @@ func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sa
 	return sandbox.File{Path: path, Size: n, SHA256: hex.EncodeToString(sum), ModTime: sanitizeTime(f.ModTime)}, nil
 }
 
-// ReadFile reads length bytes (less than 0: all) of a file from offset on, and says
-// how large it is as a whole. The body ends in io.ErrUnexpectedEOF if the file shrank
-// meanwhile. The caller closes it.
+// ReadFile returns length bytes of a file from offset on (all if length is negative), and the whole size of the file.
+// If the file shrinks during the transfer, reading body ends with io.ErrUnexpectedEOF. The caller must close body.
 func (c *Client) ReadFile(ctx context.Context, path string, offset, length int64) (body io.ReadCloser, whole int64, err error) {
 	q := url.Values{}
 	if offset != 0 {
@@ -202,15 +201,15 @@ func (c *Client) execution(ctx context.Context, method, path string, q url.Value
 	if err := c.call(ctx, method, path, q, in, &e); err != nil {
 		return sandbox.Execution{}, err
 	}
-	e.ID, e.SandboxID = id, "" // the guest does not know its sandbox's name
+	e.ID, e.SandboxID = id, "" // the guest has no record of its sandbox's id
 	if err := sanitizeExecution(&e); err != nil {
 		return sandbox.Execution{}, err
 	}
 	return e, nil
 }
 
-// call sends in as JSON (nil: no body) and decodes the answer into out (nil: not at all).
-// What it sends may arrive twice, so it is only for requests that may.
+// call sends in as JSON (nil: no body) and decodes the answer into out (nil: the answer is ignored). The request may
+// arrive twice, so call is only for requests that can be repeated.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
 	var body []byte
 	if in != nil {
@@ -226,7 +225,7 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 	return wire.Decode(resp, maxAnswer, out)
 }
 
-// send returns an answer that is no error; the caller closes its body.
+// send returns the answer unless it is an error. The caller must close its body.
 func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.ReadCloser) (*http.Response, error) {
 	u := &url.URL{Scheme: "http", Host: host, Path: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// host stands where URLs want a name; the connection goes where dial goes.
+// host is a placeholder in URLs, which need a host name. The connection is always made with dial.
 const host = "guest"
 
-// connection is the one HTTP/2 connection to a guest. Many requests share it, because
-// dialling is an exec in a container and costs tens of milliseconds.
+// connection is the one HTTP/2 connection to a guest. All requests share it, because dialling is an exec in a
+// container and costs tens of milliseconds.
 type connection struct {
 	transport *http.Transport
 
-	lock chan struct{} // holds one value when free, so that waiting for a dial can be given up
+	lock chan struct{} // contains one value while it is free; a channel, so that waiting for another caller's dial can be cancelled
 	live *http.ClientConn
 }
 
@@ -34,8 +34,8 @@ func newConnection(dial func(context.Context) (net.Conn, error)) connection {
 		},
 		HTTP2: &http.HTTP2Config{
 			MaxReadFrameSize: 1 << 20,
-			// A stream through a container engine can die without a word, and a guest be stopped. Together with
-			// dialTimeout these are less than the minute after which clients give up.
+			// A stream through a container engine can break without an error, and a guest can be stopped. Together
+			// with dialTimeout, these limits are shorter than the minute after which clients give up.
 			SendPingTimeout:  10 * time.Second,
 			PingTimeout:      10 * time.Second,
 			WriteByteTimeout: 60 * time.Second,
@@ -43,11 +43,13 @@ func newConnection(dial func(context.Context) (net.Conn, error)) connection {
 	}}
 }
 
-// dialTimeout is for a guest to be joined. It is long, because a dial waits while the sandbox's memory is being saved.
+// dialTimeout bounds how long dialling a guest may take. It is long, because a dial waits while the sandbox's memory
+// is being saved.
 const dialTimeout = 20 * time.Second
 
-// dialFor dials under a context that ends with ctx, or after dialTimeout, while dialling, and not at all afterwards: the
-// connection outlives the request that it was made for.
+// dialFor dials with a context that is cancelled when ctx ends or after dialTimeout, but only while dialling. After
+// that, the context lives until the connection is closed, because the connection outlives the request that caused the
+// dial.
 func dialFor(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	limited, done := context.WithTimeout(ctx, dialTimeout)
 	defer done()
@@ -77,8 +79,8 @@ func (d *dialled) Close() error {
 	return d.Conn.Close()
 }
 
-// roundTrip sends the request. One whose connection turns out to be dead is sent once more
-// over a new one, if its body can be.
+// roundTrip sends the request. If the connection turns out to be dead, and the body can be sent again, it sends the
+// request once more over a new connection.
 func (c *connection) roundTrip(req *http.Request) (*http.Response, error) {
 	for again := false; ; again = true {
 		live, err := c.get(req.Context())
@@ -100,8 +102,7 @@ func (c *connection) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// get returns the live connection, dialling one if there is none. Concurrent callers wait
-// for the same dial.
+// get returns the live connection, and dials one if there is none. Concurrent callers wait for the same dial.
 func (c *connection) get(ctx context.Context) (*http.ClientConn, error) {
 	select {
 	case <-c.lock:
@@ -135,8 +136,9 @@ type repeatable []byte
 func (repeatable) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 func (repeatable) Close() error             { return nil }
 
-// inLargePieces fills what it is asked to fill. Every piece of a file costs both sides a frame, and its reader
-// another to make room for more; under gVisor, where a call to the kernel is dear, that is most of a transfer.
+// inLargePieces is a reader that fills the whole buffer in each Read. Each piece of a file costs both sides an HTTP/2
+// frame, and its reader another one for flow control. Under gVisor, where system calls are expensive, that is most of
+// the cost of a transfer.
 type inLargePieces struct{ r io.Reader }
 
 func (l inLargePieces) Read(p []byte) (n int, err error) {
@@ -148,7 +150,7 @@ func (l inLargePieces) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// exactBody ends after as many bytes as were promised, and not before.
+// exactBody returns exactly left bytes of body. If body ends before that, it returns io.ErrUnexpectedEOF.
 type exactBody struct {
 	io.Closer
 	body io.Reader

@@ -7,14 +7,14 @@ import (
 	"net"
 )
 
-// digest is a reader whose bytes are counted, and hashed in a goroutine of its own: a hash costs more than all else that
-// happens to a byte on its way, which need not wait for it.
+// digest is a reader that counts and hashes the bytes that are read from it. It hashes in its own goroutine, so that
+// the transfer need not wait: a hash costs more than everything else that happens to a byte.
 type digest struct {
 	r    io.Reader
 	n    int64
 	sum  hash.Hash
-	free chan []byte // pieces that are hashed
-	full chan []byte // and those that are not yet
+	free chan []byte // pieces that have been hashed
+	full chan []byte // pieces that have not been hashed yet
 	stop chan struct{}
 }
 
@@ -23,7 +23,7 @@ const (
 	digestPiece  = 256 << 10
 )
 
-// newDigest begins a digest. The caller closes it.
+// newDigest returns a digest of r. The caller must close it.
 func newDigest(r io.Reader) *digest {
 	d := &digest{r: r, sum: sha256.New(), free: make(chan []byte, digestPieces), full: make(chan []byte, digestPieces), stop: make(chan struct{})}
 	for range digestPieces {
@@ -60,13 +60,13 @@ func (d *digest) Read(p []byte) (int, error) {
 			rest = rest[size:]
 			d.full <- piece
 		case <-d.stop:
-			return 0, net.ErrClosed // who reads on after the request has failed
+			return 0, net.ErrClosed // the digest was closed because the request has failed
 		}
 	}
 	return n, err
 }
 
-// result returns how many bytes were read, and their hash. Who still reads waits until the digest is closed.
+// result returns how many bytes were read, and their hash. Reads that happen later block until the digest is closed.
 func (d *digest) result() (n int64, sum []byte) {
 	for range digestPieces {
 		<-d.free

@@ -1,12 +1,11 @@
-// Package guest is the protocol between the daemon and the guest, the supervisor
-// that is PID 1 in a sandbox: the routes, and the [Client] that the manager uses. The guest
-// itself is in supervisor, the kernels in kernels, and bundle is all of it as it is
-// injected into containers.
+// Package guest defines the protocol between the daemon and the guest, the supervisor that is PID 1 in a sandbox: the
+// routes, and the [Client] that the manager uses. The guest itself is package supervisor, its kernels are in package
+// kernels, and package bundle contains all files of the guest for injection into containers.
 //
-// The protocol is HTTP/2 without TLS (net/http's own) over one byte stream,
-// whose ends `guest connect` hands to the guest through its socket. Bodies are JSON in the vocabulary of
-// package sandbox, except files, which are plain. Errors are a [sandbox.Error] as
-// JSON with the status of its kind. docs/guest-protocol.md has the details.
+// The protocol is HTTP/2 without TLS (net/http's implementation) over one byte stream. `guest connect` passes the
+// stream's ends to the guest through the guest's socket. Bodies are JSON with the types of package sandbox, except
+// for files, which are sent unencoded. Errors are a [sandbox.Error] as JSON with the HTTP status of its kind. All
+// data from a guest is checked in sanitize.go. docs/guest-protocol.md has the details.
 package guest
 
 import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -36,38 +35,40 @@ const (
 	FilesRoute      = "/v1/files/"
 )
 
-// Status is what the guest knows of its sandbox.
+// Status describes the sandbox's usage, kernels and executions.
 type Status struct {
-	BuildID     string              `json:"build_id"` // of the guest's bundle
+	BuildID     string              `json:"build_id"` // id of the guest's bundle
 	Usage       sandbox.Usage       `json:"usage"`
 	Kernels     []sandbox.Kernel    `json:"kernels"`
 	Executions  []sandbox.Execution `json:"executions"`           // queued and running, without events
-	DroppedLate int64               `json:"dropped_late_bytes"`   // of text that came when nothing ran; the next execution tells of it
-	DroppedBad  int64               `json:"dropped_bad_messages"` // of kernels' messages that made no sense
+	DroppedLate int64               `json:"dropped_late_bytes"`   // bytes of text printed while no execution ran; the next execution reports it
+	DroppedBad  int64               `json:"dropped_bad_messages"` // messages of kernels that were invalid
 }
 
-// Expiry moves the guest's dead man's switch, in Unix seconds.
+// Expiry is the new time at which the guest's dead man's switch ends the sandbox, in Unix seconds.
 type Expiry struct {
 	ExpireUnix int64 `json:"expire_unix"`
 }
 
-// Awakening tells a guest what it can't notice: that its memory was saved, and is restored. To be told
-// twice does no harm.
+// Awakening describes a restore of the sandbox's memory, which the guest can't notice by itself. It may be sent more
+// than once.
 type Awakening struct {
-	// Copy: others woke from the same memory. Each kernel gets new random state before it runs anything.
+	// Copy is true if other sandboxes start from the same memory. Each kernel then gets new random state before it
+	// runs anything.
 	Copy bool `json:"copy,omitempty"`
-	// AsOfUnix is when the memory was saved, in Unix seconds, if what came after it is lost. Each kernel's next
-	// execution says so, and its epoch grows above EpochAbove.
+	// AsOfUnix is when the memory was saved, in Unix seconds, or 0 if nothing was lost since then. If something was
+	// lost, the next execution of each kernel reports it, and the kernel's epoch becomes greater than EpochAbove.
 	AsOfUnix   int64 `json:"as_of_unix,omitempty"`
 	EpochAbove int   `json:"epoch_above,omitempty"`
 }
 
-// Preparation has a guest make a kernel ready for a snapshot: started, and with what most code imports imported already.
+// Preparation asks the guest to make a kernel ready for a snapshot: it starts the kernel, and imports what most code
+// imports.
 type Preparation struct {
 	Language sandbox.Language `json:"language"`
 }
 
-// FileList is what is in the workspace.
+// FileList lists the files in the workspace.
 type FileList struct {
 	Files   []sandbox.File        `json:"files"`
 	Omitted []sandbox.OmittedFile `json:"omitted,omitempty"`

@@ -10,18 +10,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// What this file lets through is well-formed, bounded and of a known kind; whether it is
-// true is another matter, and for a sandbox's own output it need not be.
+// The functions in this file make sure that data from a guest is well-formed, bounded and of a known kind. They can't
+// check whether it is true. For the output of the sandbox's own code, that does not matter.
 
-// Longest strings that are taken from a guest; more is cut.
+// Limits of strings and lists from a guest. Longer ones are cut.
 const (
 	maxSentence   = 2 << 10
 	maxMessage    = 32 << 10
 	maxTraceback  = 128 << 10
 	maxListed     = 20_000 // files in one answer
 	maxKernels    = 10
-	maxExecutions = 1_000 // queued and running ones
-	maxChanged    = 1_000 // files that one execution wrote
+	maxExecutions = 1_000 // queued and running
+	maxChanged    = 1_000 // files changed by one execution
 )
 
 var (
@@ -69,8 +69,8 @@ func sanitizeStatus(s *Status) {
 	s.Executions = executions
 }
 
-// sanitizeExecution refuses what has no known state and language, because nothing can
-// be decided from it.
+// sanitizeExecution returns an error for an execution of unknown state or language, because the daemon can't act on
+// it.
 func sanitizeExecution(e *sandbox.Execution) error {
 	if !knownState(e.State) {
 		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in no known state")
@@ -97,7 +97,7 @@ func sanitizeExecution(e *sandbox.Execution) error {
 	e.Files = sanitizeFiles(e.Files[:min(len(e.Files), maxChanged)])
 	e.FilesOmitted = sanitizeOmitted(e.FilesOmitted[:min(len(e.FilesOmitted), maxChanged)])
 	e.OutputBytes, e.NextOffset = max(e.OutputBytes, 0), max(e.NextOffset, 0)
-	// The guest enforces the same limits; a compromised guest may not.
+	// The guest enforces the same limits, but a compromised guest may not.
 	events, values, errors := e.Events[:0], 0, 0
 	for _, ev := range e.Events {
 		switch ev.Type {
@@ -144,8 +144,8 @@ func sanitizeDeath(d *sandbox.KernelDeath) {
 	d.Time = sanitizeTime(d.Time)
 }
 
-// sanitizeEvent reports whether the event is of a known type, and leaves it with the
-// fields of that type only.
+// sanitizeEvent reports whether the event is valid and of a known type. It clears all fields that do not belong to
+// that type.
 func sanitizeEvent(e *sandbox.Event) bool {
 	clean := sandbox.Event{Seq: e.Seq, Type: e.Type, Time: sanitizeTime(e.Time), Offset: e.Offset}
 	if e.Seq < 0 || e.Offset < 0 {
@@ -189,7 +189,7 @@ func sanitizeEvent(e *sandbox.Event) bool {
 	return true
 }
 
-// knownState says which states a guest may claim. "Lost" is for the daemon to say.
+// knownState reports whether a guest may return this state. Only the daemon sets "lost".
 func knownState(s sandbox.ExecutionState) bool {
 	switch s {
 	case sandbox.ExecQueued, sandbox.ExecRunning, sandbox.ExecSucceeded, sandbox.ExecFailed,
@@ -229,7 +229,8 @@ func sanitizeError(err error) error {
 	return err
 }
 
-// sanitizeTime returns t in UTC, or no time if JSON could not write it.
+// sanitizeTime returns t in UTC, or the zero time if its year is not between 1970 and 9000, because JSON can't encode
+// every year.
 func sanitizeTime(t time.Time) time.Time {
 	t = t.UTC()
 	if y := t.Year(); y < 1970 || y > 9000 {
@@ -238,7 +239,7 @@ func sanitizeTime(t time.Time) time.Time {
 	return t
 }
 
-// cut returns at most n bytes of s, ending at a character.
+// cut returns at most n bytes of s, cut at a character.
 func cut(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= n {
@@ -250,7 +251,7 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// oneLine replaces control characters, which could write over a terminal or forge lines.
+// oneLine replaces control characters with spaces, because they could overwrite parts of a terminal or forge lines.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r >= 0x7f && r < 0xa0 {

@@ -1,5 +1,5 @@
-// Package bundle is the guest as it is injected into containers: the program that is PID 1 and the
-// kernels that it starts, for each architecture. It is an engine.Bundle.
+// Package bundle contains the files of the guest that are injected into containers, for each architecture: the
+// program that is PID 1, and the kernels that it starts. It implements engine.Bundle.
 package bundle
 
 import (
@@ -15,22 +15,22 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The pattern takes README.md too, because one that matches nothing does not compile.
+// The pattern also matches README.md, because a pattern that matches no file does not compile.
 //
 //go:embed [Rg]*
 var programs embed.FS
 
-// architectures that there is a guest for.
+// architectures are those with a guest.
 var architectures = []string{"amd64", "arm64"}
 
-// Bundle is everything that was embedded when the daemon was built. Its zero value is ready to use.
+// Bundle gives access to the files that were embedded when the daemon was built. Its zero value is ready to use.
 type Bundle struct{}
 
-// ID is 12 hex digits that change when any file does.
+// ID returns 12 hex digits that change when any file changes.
 func (Bundle) ID() string { return id() }
 
-// Files returns the tree for an architecture: guest, executable; kernels/, the kernels' programs; and
-// build-id, the [Bundle.ID].
+// Files returns the files for an architecture: guest, the executable; kernels/, the kernels' programs; and build-id,
+// which contains the [Bundle.ID].
 func (Bundle) Files(arch string) (fs.FS, error) {
 	guest, err := programs.ReadFile(programName(arch))
 	if err != nil {

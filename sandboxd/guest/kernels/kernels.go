@@ -1,11 +1,12 @@
-// Package kernels holds the kernel programs: the interpreters that run an agent's code and keep its variables. They are not
-// Go; this package carries their files to where the guest can start them, and knows how each is started.
+// Package kernels contains the kernel programs: the interpreters that run an agent's code and keep its variables.
+// They are not written in Go; this package embeds their files and defines how each program is started. Packages
+// bundle and supervisor use it.
 //
-//   - [Files] holds the programs, one folder for each language, to be unpacked read-only.
-//   - [Languages] says which interpreters can run each, and with what arguments.
+//   - [Files] contains the programs, one folder for each language. They are unpacked read-only.
+//   - [Languages] lists the interpreters that can run each program, and their arguments.
 //
-// What a kernel and the guest say to each other is in docs/kernel-protocol.md. To add a language, add a folder with a program
-// that speaks it, name its files in the go:embed line and add an entry to [Languages].
+// docs/kernel-protocol.md describes the messages between a kernel and the guest. To add a language, add a folder with
+// a program that implements this protocol, name its files in the go:embed line and add an entry to [Languages].
 package kernels
 
 import (
@@ -21,21 +22,22 @@ var Files embed.FS
 
 // A Language is a kind of kernel.
 type Language struct {
-	Name         string   // also its folder in Files
-	Program      string   // the file to start, a path in Files
+	Name         string   // also the name of its folder in Files
+	Program      string   // the program to start, a path in Files
 	Interpreters []string // names to look up in PATH; the first one found runs the program
 	flags        func(root string, memoryMiB int) []string
 }
 
-// Languages is every language that there is a kernel for.
+// Languages lists the languages that have a kernel.
 var Languages = []Language{
 	{
 		Name:         "python",
 		Program:      "python/kernel.py",
 		Interpreters: []string{"python3", "python"},
 		flags: func(string, int) []string {
-			// -u: unbuffered. -B: no .pyc files, because the kernel's folder is read-only, and the user's should stay as they made it.
-			// -s: no user site packages, because their code would run before the kernel's. The kernel adds them later.
+			// -u: unbuffered output. -B: no .pyc files, because the kernel's folder is read-only and the user's
+			// folders should not get files that the user did not create. -s: no user site packages, because their
+			// code would run before the kernel's. The kernel adds them later.
 			return []string{"-u", "-B", "-s"}
 		},
 	},
@@ -47,7 +49,7 @@ var Languages = []Language{
 			flags := []string{
 				"--require=" + path.Join(root, "javascript/randomness.cjs"), // in the main thread and in each worker
 				"--expose-internals",            // for the parser that Node's own REPL uses
-				"--no-force-async-hooks-checks", // a script that SIGINT ends leaves the hooks' stack as it is
+				"--no-force-async-hooks-checks", // a script that SIGINT ends leaves the hooks' stack inconsistent
 			}
 			if memoryMiB > 0 {
 				flags = append(flags, fmt.Sprintf("--max-old-space-size=%d", memoryMiB))
@@ -57,8 +59,9 @@ var Languages = []Language{
 	},
 }
 
-// Argv returns the command that starts the kernel with an interpreter that was found for it, the contents of [Files] being
-// unpacked at root. memoryMiB is how large an interpreter that wants to know may let its heap grow; 0 leaves that to it.
+// Argv returns the command that starts the kernel with this interpreter. root is the folder to which [Files] was
+// unpacked. memoryMiB limits the heap of an interpreter that needs such a limit; 0 leaves the limit to the
+// interpreter.
 func (l Language) Argv(interpreter, root string, memoryMiB int) []string {
 	argv := append([]string{interpreter}, l.flags(root, memoryMiB)...)
 	return append(argv, path.Join(root, l.Program))

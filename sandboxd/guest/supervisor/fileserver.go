@@ -31,8 +31,8 @@ func (s *Supervisor) putFile(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, file)
 }
 
-// getFile answers with a part of a file as it is now. If the file shrinks while it is sent, getFile aborts the
-// stream, so that it does not look complete.
+// getFile answers with a part of a file in its current state. If the file shrinks during the transfer, getFile aborts
+// the stream, so that it does not look complete.
 func (s *Supervisor) getFile(w http.ResponseWriter, r *http.Request) error {
 	path, err := sandbox.ParsePath(r.PathValue("path"))
 	if err != nil {

@@ -14,7 +14,7 @@ type identity struct {
 	own      []uint32 // the guest's own supplementary groups
 }
 
-const unchanged = ^uintptr(0) // tells setres*id to leave an id unchanged
+const unchanged = ^uintptr(0) // for set*id: leaves an id unchanged
 
 func newIdentity(uid int) (identity, error) {
 	groups, err := syscall.Getgroups()

@@ -30,7 +30,7 @@ func (d *decoder) next(chunk []byte) []byte {
 	return bytes.ToValidUTF8(chunk, []byte("\uFFFD"))
 }
 
-// rest is called at the end of the stream. It returns U+FFFD for bytes that are held back, or nil if there are none.
+// rest is called at the end of the stream. It returns U+FFFD if bytes are held back, and nil otherwise.
 func (d *decoder) rest() []byte {
 	if len(d.half) == 0 {
 		return nil

@@ -153,15 +153,15 @@ func (w *watchdog) check() int {
 // used returns the percentage of the limit that is in use.
 func (w *watchdog) used() int { return int(w.measure() * 100 / w.meter.limit) }
 
-// settle waits until the memory of what was ended is free, which takes it a moment when there was much: the next kernel would
-// be blamed for it.
+// settle waits until the memory of killed processes is free, which can take a moment. Otherwise the watchdog would
+// blame the next kernel for it.
 func (w *watchdog) settle() {
 	for end := time.Now().Add(settleTime); w.meter.used()*100/w.meter.limit >= settled && time.Now().Before(end); {
 		time.Sleep(watchNear)
 	}
 }
 
-// stopStrays kills the processes that belong to no kernel, because losing them costs least. If there are none, it
+// stopStrays kills the processes that belong to no kernel, because losing them costs least. If none is found, it
 // calls otherwise. It works in the background, and does nothing if an earlier call still works.
 func (w *watchdog) stopStrays(otherwise func()) {
 	if !w.searching.CompareAndSwap(false, true) {
@@ -179,8 +179,8 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	}()
 }
 
-// stopRunning kills the kernels that have an execution, or, if there are none, the processes that belong to no
-// kernel.
+// stopRunning kills the kernels that have an execution. If no kernel has one, it kills the processes that belong to
+// no kernel.
 func (w *watchdog) stopRunning(why func() string) {
 	running := w.running()
 	for _, k := range running {

@@ -13,14 +13,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// How long the guest may take to listen: who started it connects at once.
+// listenPatience bounds how long connect waits for the guest to listen, because engines run connect as soon as they
+// have started the guest. listenLook is the time between two attempts.
 const (
 	listenPatience = 10 * time.Second
 	listenLook     = 2 * time.Millisecond
 )
 
-// connect lends its standard input and output to the guest, until the guest is done with them: when they
-// end, or the guest does. It says one byte first, when it has reached the guest: stdio.Joined.
+// connect passes its standard input and output to the guest and waits until the guest has closed them, or has ended.
+// When it has reached the guest, and before it passes them, it writes one byte, stdio.Joined.
 func connect(args []string) error {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	socket := flags.String("socket", guest.SocketPath, "where the guest listens")
@@ -42,6 +43,6 @@ func connect(args []string) error {
 	if _, _, err := conn.WriteMsgUnix([]byte{0}, syscall.UnixRights(syscall.Stdin, syscall.Stdout), nil); err != nil {
 		return err
 	}
-	_, _ = conn.Read(make([]byte, 1)) // nothing comes but the end
+	_, _ = conn.Read(make([]byte, 1)) // the guest sends nothing; Read returns when it closes the connection
 	return nil
 }

@@ -25,7 +25,8 @@ var denied = []uint32{
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// architectures maps GOARCH to the value of seccomp_data.arch, which says which table a system call's number belongs to.
+// architectures maps GOARCH to the value of seccomp_data.arch, which selects the table that a system call's number
+// belongs to.
 var architectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
 
 // Offsets in struct seccomp_data. Both architectures store the low half of an argument first.

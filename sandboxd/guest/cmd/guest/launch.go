@@ -11,18 +11,19 @@ import (
 	"syscall"
 )
 
-// Limits that package syscall has no names for; the same on amd64 and arm64.
+// Resource limits that package syscall has no names for. The number is the same on amd64 and arm64.
 const rlimitNproc = 6
 
-// maxOpenFiles is what one process of a sandbox may have open.
+// maxOpenFiles is how many files one process of a sandbox may have open.
 const maxOpenFiles = 4096
 
-// niceness is the kernels' place behind the guest. Only the sandbox's own processes compete by it:
-// sandboxes among each other have their cgroups' shares.
+// niceness is the kernels' nice value, which gives the guest priority over them. It only affects processes of the
+// same sandbox; sandboxes compete through the shares of their cgroups.
 const niceness = 10
 
-// launch becomes a kernel: it switches to the kernels' user, sets the limits, and executes the kernel's program. It starts
-// as root, because the guest waits until this program has started, and code in the sandbox could stop a process of the kernels' user.
+// launch turns this process into a kernel: it switches to the kernels' user, sets the limits and executes the
+// kernel's program. It starts as root, because the guest waits until this program has started, and code in the
+// sandbox could stop a process of the kernels' user.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
 	uid := flags.Int("uid", 0, "user and group to become")
@@ -43,10 +44,10 @@ func launch(args []string) error {
 		return errors.New("--uid must be above 0")
 	}
 	syscall.Umask(0o022)
-	// Should memory run out anyway, the kernel is to be chosen and not the guest.
+	// If memory runs out, the OOM killer must choose the kernel and not the guest.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	runtime.LockOSThread() // the niceness, the filter and the ids below are set for this thread only, which then executes the program
-	// However many processes the code starts, the guest comes first.
+	// The guest has priority, even if the code starts many processes.
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
 	// The filter comes before the user, so that no process of the kernels' user is ever without it.
 	if err := refuseNamespaces(); err != nil {
@@ -59,7 +60,7 @@ func launch(args []string) error {
 		return err
 	}
 	if *home != "" {
-		_ = os.MkdirAll(*home, 0o700) // programs manage without
+		_ = os.MkdirAll(*home, 0o700) // an error is ignored, because programs work without it
 	}
 	env := os.Environ()
 	for _, l := range []struct {
@@ -102,8 +103,8 @@ func become(id uintptr) error {
 	return nil
 }
 
-// enforced reports whether the limit of private memory holds here. gVisor takes it and does not count
-// what is mapped.
+// enforced reports whether the limit of private memory works on this system. gVisor accepts the limit but does not
+// count mapped memory. So enforced tries to map more than the limit allows.
 func enforced(data uint64) bool {
 	if data == 0 {
 		return false
@@ -116,7 +117,7 @@ func enforced(data uint64) bool {
 	return false
 }
 
-// limit lowers a limit, both soft and hard, to n or to what it is already.
+// limit sets the soft and the hard value of a limit to n, or to the current hard value if that is lower.
 func limit(resource int, n uint64) error {
 	var now syscall.Rlimit
 	if err := syscall.Getrlimit(resource, &now); err != nil {

@@ -1,8 +1,7 @@
 //go:build linux
 
-// Command guest is Dormouse's program inside a sandbox. The container runs `guest serve`
-// as PID 1; the daemon reaches it through `guest connect`; kernels are started through
-// `guest launch`.
+// Command guest is Dormouse's program inside a sandbox. The container runs `guest serve` as PID 1, the daemon reaches
+// it through `guest connect`, and the guest starts kernels with `guest launch`.
 package main
 
 import (

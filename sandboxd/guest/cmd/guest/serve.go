@@ -15,7 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// serve is PID 1 in a sandbox.
+// serve runs the guest as PID 1 of a sandbox until the sandbox ends.
 func serve(args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	var config supervisor.Config
@@ -40,7 +40,8 @@ func serve(args []string) error {
 		return fmt.Errorf("find the guest's own program: %w", err)
 	}
 	config.Bundle = filepath.Dir(self)
-	// The guest's memory counts against the sandbox's: trade a little time for it.
+	// The guest's memory counts towards the sandbox's limit. More frequent garbage collection saves memory for a
+	// little CPU time.
 	debug.SetGCPercent(50)
 	return supervisor.Run(config)
 }

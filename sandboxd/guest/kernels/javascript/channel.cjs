@@ -1,4 +1,5 @@
-// The messages to the guest: one JSON object a line on fd 4, and one byte back on fd 5 for each `sync`.
+// Sends the messages to the guest: one JSON object a line on fd 4. The guest answers each `sync` and `begun` with one
+// byte on fd 5.
 'use strict';
 
 const fs = require('node:fs');
@@ -7,8 +8,8 @@ const MESSAGES = 4;
 const ACKS = 5;
 const GATHER_MS = 30;
 const GATHER_LENGTH = 8 << 10;
-// So many writes are sent at once before gathering begins: a loop that prints little and then never yields to the event loop
-// has shown all that it printed.
+// This many writes are sent at once before gathering begins. So if a loop prints little and then never returns to the
+// event loop, all of its output is shown.
 const AT_ONCE = 32;
 const CHUNK = 1 << 20;
 const MAX_LINE = 16 << 20;
@@ -21,13 +22,13 @@ const { setTimeout, Buffer } = globalThis;
 
 class Channel {
   constructor() {
-    this.id = null; // the execution that runs
-    this.source = null; // stdout or stderr, and the id, of the text gathered
+    this.id = null; // the id of the running execution
+    this.source = null; // the type (stdout or stderr) and execution id of the gathered text
     this.gathered = '';
     this.timer = null;
-    this.window = 0; // when we began to count writes
+    this.window = 0; // when the counting of writes began
     this.writes = 0;
-    this.unsent = Buffer.alloc(0); // of a line, should SIGINT end a script in the middle of writing it
+    this.unsent = Buffer.alloc(0); // the rest of a line, in case SIGINT ends a script while it writes the line
   }
 
   /** Begins an execution. Returns when the guest has read all earlier output, so that later output belongs to the execution. */
@@ -52,7 +53,7 @@ class Channel {
     else this.timer ??= setTimeout(() => this.flush(), GATHER_MS).unref();
   }
 
-  /** Sends a message after all the text before it; false means that it was too long. */
+  /** Sends a message after all text before it. Returns false if the message is too long. */
   send(message) {
     this.flush();
     return this.line(message);
@@ -63,7 +64,7 @@ class Channel {
     this.id = null;
   }
 
-  /** Returns when the guest has read everything before; what a subprocess prints now comes after it. */
+  /** Returns when the guest has read everything sent before, so that the output of a subprocess comes after it. */
   sync() {
     this.ask({ type: 'sync' });
   }

@@ -1,14 +1,14 @@
-// The JavaScript kernel: runs one cell after another in Node's main context. See docs/kernel-protocol.md.
+// The JavaScript kernel runs one cell after another in Node's main context. See docs/kernel-protocol.md. Its modules:
 //
-//   kernel      reads requests, runs cells, says how they ended
-//   channel     the messages to the guest, gathered and in order
-//   streams     process.stdout, process.stderr, and stdin that refuses
-//   transform   makes scripts of a cell: declarations that persist, top-level await, import
+//   kernel      reads requests, runs cells and reports how they ended
+//   channel     gathers the messages to the guest and sends them in order
+//   streams     process.stdout, process.stderr, and a stdin that rejects questions
+//   transform   turns a cell into scripts: declarations that persist, top-level await, import
 //   modules     require() and import() as if the cell were a file in the working directory
 //   values      values and errors as text and as MIME bundles
-//   subprocess  order between our output and that of child processes
+//   subprocess  the order between our output and the output of child processes
 //   randomness  new state for Math.random and crypto after the process was copied; preloaded here and in workers
-//   interrupts  SIGINT, also when the event loop is stuck; watcher is its thread
+//   interrupts  SIGINT, also when the event loop is blocked; watcher is its thread
 'use strict';
 
 const net = require('node:net');
@@ -24,11 +24,11 @@ const { transform } = require('./transform.cjs');
 const values = require('./values.cjs');
 
 const REQUESTS = 3;
-const exitNow = process.reallyExit.bind(process); // process.exit() is not ours to use: it ends a cell
+const exitNow = process.reallyExit.bind(process); // not process.exit(), which this kernel replaces: it ends only a cell
 const { setImmediate, MessageChannel } = globalThis; // captured before user code can change it
 const { defineProperty, getOwnPropertyDescriptor } = Object;
 
-/** What process.exit() throws, so that the code that called it goes no further. */
+/** The error that process.exit() throws, so that the code that called it does not continue. */
 class ProcessExit extends Error {
   constructor(code) {
     super(`process.exit(${code})`);
@@ -41,7 +41,7 @@ class Kernel {
     this.count = 0;
     this.running = null; // the cell that has not ended yet
     this.ready = false;
-    this.waiting = []; // requests that came before it ended
+    this.waiting = []; // requests that arrived before the running cell ended
     this.tasks = [];
     this.turn = new MessageChannel();
     this.turn.port1.on('message', () => this.tasks.shift()?.());
@@ -58,7 +58,7 @@ class Kernel {
       writable: true, configurable: true,
     });
     process.exit = (code) => this.exit(code);
-    process.execArgv = []; // our flags are not for the user's child processes
+    process.execArgv = []; // the user's child processes must not inherit our flags
     Error.stackTraceLimit = 30;
     this.restore();
     this.read();
@@ -72,7 +72,7 @@ class Kernel {
   }
 
   read() {
-    // The event loop has to stay alive for timers, so no blocking reads: libuv takes pipes and sockets alike.
+    // The event loop must stay free for timers, so reads must not block. A net.Socket reads both pipes and sockets.
     const requests = new net.Socket({ fd: REQUESTS, readable: true, writable: false });
     let pieces = [];
     requests.on('data', (data) => {
@@ -80,12 +80,12 @@ class Kernel {
         const line = Buffer.concat([...pieces, data.subarray(0, end)]);
         pieces = [];
         const request = JSON.parse(line.toString());
-        if (request.type === 'renew') this.renew(); // now, since timers do not wait for a cell's end
-        else if (request.type === 'warm') this.channel.send({ type: 'warm' }); // Node starts with all that it has
+        if (request.type === 'renew') this.renew(); // at once, because timers run during a cell, too
+        else if (request.type === 'warm') this.channel.send({ type: 'warm' }); // Node has nothing to import
         else this.waiting.push(request);
       }
       if (data.length) pieces.push(data);
-      this.later(() => this.next()); // a signal that came before the request is told before it
+      this.later(() => this.next()); // signals that arrived before the request are handled first
     });
     requests.on('close', () => exitNow(0));
     requests.on('error', () => exitNow(0));
@@ -98,8 +98,9 @@ class Kernel {
   }
 
   /**
-   * Calls task from the event loop: a port's messages are the loop's one way in that stays whole when a script that it
-   * called is terminated. Timers and immediates keep books, in functions that such a script never returns to.
+   * Calls task from the event loop. It uses a message port, because that is the only way into the loop that still
+   * works after a script that it called was terminated. Timers and immediates update their state in functions that a
+   * terminated script never returns to.
    */
   later(task) {
     this.tasks.push(task);
@@ -116,9 +117,10 @@ class Kernel {
     this.running = cell;
     this.channel.begin(id);
     this.interrupts.running(++this.count);
-    // A cell ends a little after its code, so that what its promises print at once is still its own.
+    // A cell ends slightly after its code, so that output of promises that settle at once belongs to it.
     const succeed = (value) => this.later(() => this.succeed(cell, value));
-    // After an error, which may be what SIGINT did to a child process, the event loop turns, so that the signal is told first.
+    // The error may be an effect of SIGINT on a child process. So fail first lets the event loop run, to handle the
+    // signal before the error.
     const fail = (error) => setImmediate(() => setImmediate(() => this.later(() => this.fail(cell, error))));
     try {
       const value = this.run(code);
@@ -129,7 +131,7 @@ class Kernel {
     }
   }
 
-  /** Runs code and returns its value, or a promise of it. */
+  /** Runs code and returns its value, or a promise of its value. */
   run(code) {
     const plan = transform(code, this.count);
     values.remember(plan.filename, code, plan.shift);
@@ -163,10 +165,10 @@ class Kernel {
     this.end(cell, 'error', values.describeError(error));
   }
 
-  /** SIGINT, once the event loop is free: what the cell waits for is abandoned. */
+  /** Handles SIGINT when the event loop is free: the cell ends, and nothing that it waits for is awaited any more. */
   interrupt() {
     if (!this.running) return;
-    if (this.channel.id === null) { // it had just ended, all but
+    if (this.channel.id === null) { // end() was terminated after it had sent done
       this.running = null;
       return;
     }
@@ -200,7 +202,7 @@ class Kernel {
     }
   }
 
-  /** Puts back what user code may have taken off what it shares with us. */
+  /** Restores objects that the user's code shares with the kernel and may have changed. */
   restore() {
     this.interrupts.install();
     streams.restore();
@@ -215,15 +217,15 @@ class Kernel {
     if (!process.listeners(event).includes(listener)) process.on(event, listener);
   }
 
-  /** An error in a timer or in a promise that nobody awaits: it belongs to no cell, so it is text. */
+  /** Prints an error in a timer or in a promise that is not awaited. It belongs to no cell, so it is sent as text. */
   uncaught(error) {
-    if (error instanceof ProcessExit || error === null) return; // null: what is left of a script that SIGINT ended
+    if (error instanceof ProcessExit || error === null) return; // null: the error of a script that SIGINT has ended
     const { traceback } = values.describeError(error);
     this.channel.text('stderr', `${traceback.startsWith('Uncaught ') ? '' : 'Uncaught '}${traceback}\n`);
   }
 }
 
-/** Makes name a global that a script may declare, also where Node has a getter (crypto, navigator) in its place. */
+/** Makes name a global variable that a script may declare, also in place of a getter of Node (crypto, navigator). */
 function declare(name) {
   const existing = getOwnPropertyDescriptor(globalThis, name);
   if (existing && (!existing.configurable || ('value' in existing && existing.writable))) return;

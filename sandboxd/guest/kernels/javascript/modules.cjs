@@ -1,4 +1,4 @@
-// require() and import() as if the cell were a file in the directory that the kernel was started in.
+// Provides require() and import() as if the cell were a file in the directory in which the kernel was started.
 'use strict';
 
 const Module = require('node:module');
@@ -21,7 +21,7 @@ function install() {
   const load = loader(filename, require);
   const globals = {
     require, module, exports: module.exports, __filename: filename, __dirname: path.dirname(filename),
-    // What transform.cjs makes of import() and import.meta.
+    // transform.cjs replaces import() and import.meta with these.
     _dormouse_import: load,
     _dormouse_meta: {
       url: pathToFileURL(filename).href, filename, dirname: path.dirname(filename),
@@ -41,7 +41,7 @@ function install() {
   };
 }
 
-/** Node calls the loader that we use for cells experimental, to the user, who can do nothing about it. */
+/** Suppresses Node's warning that the loader of our cells is experimental, because the user can do nothing about it. */
 function quiet() {
   const emitWarning = process.emitWarning;
   process.emitWarning = function (warning, ...details) {
@@ -49,7 +49,7 @@ function quiet() {
   };
 }
 
-/** Loads what static imports name, and makes globals of it. */
+/** Loads the modules of static imports and stores the imported names as globals. */
 async function loadAll(imports, load) {
   for (const { source, attributes, bindings } of imports) {
     const namespace = await load(source, attributes);
@@ -61,13 +61,16 @@ async function loadAll(imports, load) {
 
 function pick(namespace, name, source) {
   if (name in namespace) return namespace[name];
-  // Of a CommonJS module, Node sees only the exports that it can tell without running it.
+  // Node only detects those exports of a CommonJS module that it finds without running the module.
   const whole = namespace.default;
   if (whole !== null && typeof whole === 'object' && name in whole) return whole[name];
   throw new SyntaxError(`The requested module '${source}' does not provide an export named '${name}'`);
 }
 
-/** import() for cells: Node's own resolution first, then that of require(), which also knows NODE_PATH. */
+/**
+ * Returns import() for cells. It uses Node's own resolution first, and then that of require(), which also uses
+ * NODE_PATH.
+ */
 function loader(filename, require) {
   const constant = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
   const native = constant &&

@@ -34,7 +34,7 @@ const copies = getEnvironmentData(KEY) ?? new Int32Array(new SharedArrayBuffer(4
 const state = new Uint32Array(4);
 let seeded = -1; // the number of copies when state was last filled
 let emptied = load(copies, 0); // the number of copies when the caches were last emptied
-let contexts = false; // whether there are vm contexts, which use V8's Math.random
+let contexts = false; // whether there are vm contexts; they use V8's Math.random
 
 function install() {
   if (isMainThread) setEnvironmentData(KEY, copies);
@@ -62,7 +62,7 @@ function renew() {
   return complaint;
 }
 
-/** A number of 53 bits, of two values of xoshiro128**. */
+/** Returns a number in [0, 1) with 53 random bits, from two values of xoshiro128**. */
 function next() {
   return ((draw() >>> 5) * 0x4000000 + (draw() >>> 6)) / 0x20000000000000;
 }
@@ -107,7 +107,10 @@ function inNewContext(native) {
   };
 }
 
-/** Makes a context whose Math.random V8 seeds with a number from draw(). V8's default seeds come from a generator that can't be renewed. */
+/**
+ * Creates a context whose Math.random V8 seeds with a number from draw(). V8's default seeds come from a generator
+ * that can't be renewed.
+ */
 function newContext(...parameters) {
   const context = createContext(...parameters);
   contexts = true;
@@ -129,7 +132,7 @@ function replace(object, name, make) {
   defineProperty(object, name, { value: made });
 }
 
-/** Fills a buffer from the operating system, which no copy of this process shares. */
+/** Fills a buffer with random bytes from the operating system, which differ in every copy of this process. */
 function fill(buffer) {
   const file = openSync('/dev/urandom');
   try {

@@ -1,4 +1,4 @@
-// process.stdout and process.stderr as messages, and clear words for code that asks a person.
+// process.stdout and process.stderr, which send messages, and clear errors for code that asks a person for input.
 'use strict';
 
 const { Writable } = require('node:stream');
@@ -14,10 +14,10 @@ class Output extends Writable {
     this.isTTY = undefined;
     this.name = name;
     this.channel = channel;
-    this.decoder = new StringDecoder('utf8'); // a character may come in two pieces
+    this.decoder = new StringDecoder('utf8'); // a character may be split between two chunks
   }
 
-  // Past Writable's own queue, which would wait for ever for a write that SIGINT has ended.
+  // Bypasses Writable's own queue, which would wait forever for a write that SIGINT has ended.
   write(chunk, encoding, callback) {
     if (typeof encoding === 'function') [encoding, callback] = [undefined, encoding];
     if (typeof chunk !== 'string') chunk = this.decoder.write(Buffer.from(chunk));
@@ -27,7 +27,7 @@ class Output extends Writable {
     return true;
   }
 
-  // They belong to the kernel, not to the cell.
+  // The streams belong to the kernel, not to the cell, so they can't be ended.
   end(chunk, encoding, callback) {
     if (chunk && typeof chunk !== 'function') this.write(chunk, encoding);
     const called = [chunk, encoding, callback].find((argument) => typeof argument === 'function');
@@ -70,7 +70,7 @@ function install(channel) {
 
 function restore() {
   for (const [name, stream] of Object.entries(outputs)) {
-    delete stream.write; // which a cell may have replaced to capture output
+    delete stream.write; // a cell may have replaced it to capture output
     if (process[name] !== stream) process[name] = stream;
   }
   Object.assign(console, consoleMethods);

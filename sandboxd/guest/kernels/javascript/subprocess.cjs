@@ -1,4 +1,4 @@
-// What a child process prints on our fds 1 and 2 must not overtake what the code printed before it.
+// Makes sure that output of child processes on fds 1 and 2 does not overtake what the code printed before it.
 'use strict';
 
 const childProcess = require('node:child_process');
@@ -9,12 +9,13 @@ function install(channel, interrupts) {
     const original = object[name];
     object[name] = function (...parameters) {
       channel.sync();
-      // SIGINT has missed the child that does not exist yet, and we would wait for it.
+      // SIGINT was sent before the child exists, so it would not end the child, and the code would wait for the
+      // child.
       if (interrupts.pending) throw new Error('the execution was interrupted');
       return original.apply(this, parameters);
     };
   };
-  before(childProcess.ChildProcess.prototype, 'spawn'); // spawn, exec, execFile and fork all come here
+  before(childProcess.ChildProcess.prototype, 'spawn'); // spawn, exec, execFile and fork all call it
   for (const name of ['spawnSync', 'execSync', 'execFileSync']) before(childProcess, name);
   syncBuiltinESMExports();
 }

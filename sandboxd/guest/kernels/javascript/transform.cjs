@@ -1,11 +1,12 @@
-// Makes scripts of a cell, so that it behaves as at a prompt:
+// Turns a cell into scripts that behave as at a prompt:
 //
-//   - what it declares at the top level persists and can be declared again: const, let and class become var;
-//   - `await` works at the top level: the cell becomes an async function, its declarations assignments to globals, and its
-//     function declarations a script of their own, so that they stay global and hoisted;
-//   - static imports are given back as a list, and load before the rest runs; import() and import.meta become globals.
+//   - Top-level declarations persist and can be repeated: const, let and class become var.
+//   - `await` works at the top level: the cell becomes an async function, and its declarations become assignments to globals. Its
+//     function declarations become a script of their own, so that they stay global and hoisted.
+//   - Static imports are returned as a list and are loaded before the rest runs. import() and import.meta become globals.
 //
-// All edits keep lines where they are, so that errors name the user's line. The parser is the one that Node's own REPL uses.
+// All edits keep every line at its number, so that errors name the user's line. The parser is the one that Node's own
+// REPL uses.
 'use strict';
 
 const vm = require('node:vm');
@@ -29,8 +30,8 @@ const OPTIONS = {
 };
 
 /**
- * Returns { filename, names, imports, scripts, isAsync, hasResult }: the globals to declare, what to import, and what to run
- * then. The last script's value is the cell's, if it has one.
+ * Returns { filename, names, imports, scripts, isAsync, hasResult }: the globals to declare, the modules to import,
+ * and the scripts to run afterwards. If hasResult is true, the value of the last script is the cell's result.
  */
 function transform(code, number) {
   const filename = `cell-${number}.js`;
@@ -39,14 +40,14 @@ function transform(code, number) {
   try {
     tree = parseCell(code);
   } catch (error) {
-    if (compiles(code)) return plan; // newer than the parser
+    if (compiles(code)) return plan; // syntax that is newer than the parser
     throw syntaxError(error, code, filename);
   }
   if (tree.code !== undefined) code = tree.code;
   return new Rewriter(code, tree, plan).rewrite();
 }
 
-/** Parses code; `{a: 1}` alone is an object, as in Node's REPL, not a block with a label. */
+/** Parses code. `{a: 1}` alone is parsed as an object, as in Node's REPL, and not as a block with a label. */
 function parseCell(code) {
   if (/^\s*\{/.test(code) && !/;\s*$/.test(code)) {
     const wrapped = `(${code}\n)`;
@@ -95,7 +96,7 @@ class Rewriter {
     this.edits.push({ start, end, text });
   }
 
-  /** Ends a statement after text, also where its author left the semicolon out. */
+  /** Appends text to a statement and ends it with a semicolon, even if the code has none. */
   close(node, text) {
     const end = this.code[node.end - 1] === ';' ? node.end - 1 : node.end;
     this.edit(end, node.end, `${text};`);
@@ -105,7 +106,10 @@ class Rewriter {
     return { start, end, text: this.code.slice(start, end).replace(/[^\n]/g, ' ') };
   }
 
-  /** The function declarations at their own lines and columns, and nothing else but a directive such as "use strict". */
+  /**
+   * Returns a script with the function declarations at their own lines and columns, and directives such as "use
+   * strict", but nothing else.
+   */
   onlyFunctions() {
     const kept = [...this.tree.body.filter((node) => node.directive), ...this.functions];
     const blanks = [];
@@ -119,7 +123,7 @@ class Rewriter {
     return apply(this.code, [...blanks, ...inside]);
   }
 
-  /** Looks for what matters at any depth: await outside functions, var in blocks, import() and import.meta. */
+  /** Finds the nodes that matter at any depth: await outside functions, var in blocks, import() and import.meta. */
   walk(node, parent, inFunction) {
     switch (node.type) {
       case 'AwaitExpression':
@@ -149,7 +153,7 @@ class Rewriter {
     }
   }
 
-  /** A cell has no importers, so `export` only says what follows it; returns that, if there is anything. */
+  /** Removes `export`, because a cell has no importers, and returns the declaration after it, or null if there is none. */
   withoutExport(node) {
     if (!node.type.startsWith('Export')) return node;
     const { declaration } = node;
@@ -207,7 +211,10 @@ class Rewriter {
     this.edits.push({ ...this.blank(node.start, node.end), text: `;${this.blank(node.start + 1, node.end).text}` });
   }
 
-  /** Turns `const a = 1, {b} = c` into `void (a = 1), ({b} = c);`, since in an async function it would be local. */
+  /**
+   * Turns `const a = 1, {b} = c` into `void (a = 1), ({b} = c);`, because the declaration would be local in an async
+   * function.
+   */
   assign(node, parent) {
     for (const { id } of node.declarations) namesIn(id, this.plan.names);
     const keywordEnd = node.start + node.kind.length;
@@ -216,7 +223,7 @@ class Rewriter {
     }
     this.edit(node.start, keywordEnd, 'void ');
     for (const { start, end, init } of node.declarations) {
-      if (!init && node.kind === 'var') continue; // keeps its value
+      if (!init && node.kind === 'var') continue; // the variable keeps its value
       this.edit(start, start, '(');
       this.edit(end, end, init ? ')' : ' = undefined)');
     }
@@ -235,7 +242,7 @@ function namesIn(pattern, names) {
   }
 }
 
-/** Applies edits; one that begins inside an earlier one is void. */
+/** Applies edits. An edit that begins inside an earlier one is ignored. */
 function apply(code, edits) {
   const ordered = edits.map((edit, order) => ({ ...edit, order }))
     .sort((a, b) => a.start - b.start || (b.end === b.start) - (a.end === a.start) || a.order - b.order);
@@ -258,7 +265,7 @@ function compiles(code) {
   }
 }
 
-/** The parser's error with the line and a caret, in V8's words. */
+/** Returns the parser's error in V8's words, with the line and a caret. */
 function syntaxError(error, code, filename) {
   if (!error.loc) return error;
   const { line, column } = error.loc;

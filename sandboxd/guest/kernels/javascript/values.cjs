@@ -1,4 +1,4 @@
-// Values and errors as text and as MIME bundles, within the protocol's limits.
+// Converts values and errors to text and to MIME bundles, within the protocol's limits.
 'use strict';
 
 const path = require('node:path');
@@ -20,12 +20,12 @@ const { stringify } = JSON;
 const { Buffer } = globalThis;
 const { keys, entries } = Object;
 
-/** The bundle of a cell's last value. */
+/** Returns the bundle of a cell's last value. */
 function resultBundle(value) {
   return clean({ 'text/plain': text(value), ...image(value), ...own(value) });
 }
 
-/** The bundle of a value given to display(), which may be a bundle itself. */
+/** Returns the bundle of a value passed to display(), which may already be a bundle. */
 function displayBundle(value) {
   return isBundle(value) ? clean(value) : resultBundle(value);
 }
@@ -51,7 +51,10 @@ function own(value) {
   return {};
 }
 
-/** A bundle as the protocol wants it: bytes as base64, JSON as its text, too long values left out with a note. */
+/**
+ * Returns a bundle in the protocol's form: bytes as base64, JSON as its text. Values that are too long are replaced
+ * by a note.
+ */
 function clean(data) {
   const cleaned = {};
   const notes = [];
@@ -81,7 +84,7 @@ function encode(mime, value) {
   return stringify(value);
 }
 
-/** value as Node's REPL shows it. */
+/** Returns value as text, as Node's REPL shows it. */
 function text(value) {
   try {
     const shown = inspect(value, { showProxy: true });
@@ -91,7 +94,7 @@ function text(value) {
   }
 }
 
-/** text, or its beginning and its end and how much is missing between them. */
+/** Returns text. If it is longer than limit, returns its beginning and end, and how much is missing between them. */
 function cut(text, limit) {
   if (text.length <= limit) return text;
   const half = limit >> 1;
@@ -100,13 +103,16 @@ function cut(text, limit) {
 
 const sources = new Map(); // file name of a cell → its lines
 
-/** Keeps a cell's lines for its errors; shift says where what we put into a line moved the columns. */
+/**
+ * Stores a cell's lines for its errors. shift describes where text that transform inserted into a line has moved the
+ * columns.
+ */
 function remember(filename, code, shift) {
   sources.set(filename, Object.assign(code.split('\n'), { shift }));
   if (sources.size > KEPT_SOURCES) sources.delete(sources.keys().next().value);
 }
 
-/** The name, message and traceback of whatever was thrown. */
+/** Returns the name, message and traceback of any thrown value. */
 function describeError(error) {
   if (error?.isCellSyntaxError) return { name: 'SyntaxError', message: error.message, traceback: error.traceback };
   if (!types.isNativeError(error) && !(safely(() => error instanceof Error))) {
@@ -118,13 +124,13 @@ function describeError(error) {
   return { name, message, traceback: cut(codeFrame(safely(() => error.stack)) + shown, MAX_TRACEBACK) };
 }
 
-/** An inspected error without the frames that are ours or Node's, and with endless recursion in one line. */
+/** Returns an inspected error without our frames and Node's, and with repeated frames of a recursion in one line. */
 function usersFrames(shown) {
   const lines = [];
   let repeated = 0;
   for (const line of shown.split('\n')) {
     if (isOurs(line)) {
-      if (line.endsWith(' {')) lines[lines.length - 1] += ' {'; // the error's own properties follow
+      if (line.endsWith(' {')) lines[lines.length - 1] += ' {'; // the error's own properties follow in the next lines
     } else if (line.startsWith('    at ') && line === lines.at(-1)) {
       repeated++;
     } else {
@@ -142,11 +148,11 @@ const IMPORTER = path.join(process.cwd(), 'cell.js'); // see modules.cjs
 function isOurs(line) {
   if (!/^\s+at /.test(line)) return false;
   const place = /(cell-\d+\.js):(\d+):\d+\)?/.exec(line);
-  if (place && +place[2] > sources.get(place[1])?.length) return true; // the end of the async function around the cell
+  if (place && +place[2] > sources.get(place[1])?.length) return true; // a line after the cell's last: the end of the async function around the cell
   return line.includes(__dirname) || line.includes(IMPORTER) || /\(?node:(internal|vm\b|events:)/.test(line);
 }
 
-/** The cell's line that threw and a caret under the place, as Node shows it for a file. */
+/** Returns the cell's line that threw, with a caret under the place, as Node shows it for a file. */
 function codeFrame(stack) {
   const place = typeof stack === 'string' && /^\s+at .*?(cell-\d+\.js):(\d+):(\d+)/m.exec(stack);
   const lines = place && sources.get(place[1]);

@@ -1,4 +1,4 @@
-// The thread that ends a script which keeps the main thread from seeing SIGINT. See interrupts.cjs.
+// The thread that terminates a script that keeps the main thread from handling SIGINT. See interrupts.cjs.
 'use strict';
 
 const fs = require('node:fs');
@@ -10,17 +10,19 @@ const WATCHER = 1;
 const CELL = 2;
 const INTERVAL_MS = 25;
 
-// Main's processor time since the signal tells that it is busy with something else than the signal; that it is not even that
-// (Atomics.wait, say) takes longer to be sure of, since it may only be kept waiting by other processes.
+// If the main thread has used BUSY_SECONDS of processor time since the signal without handling it, it is busy with
+// something else. A main thread that uses no processor time may be blocked (for example by Atomics.wait), or may only
+// be waiting for other processes, so it gets BLOCKED_MS.
 const BUSY_SECONDS = 0.03;
 const BLOCKED_MS = 500;
 
-// process.on() has no signals in a thread, but the handle under it has. Node warns that it is internal, and so are we.
+// process.on() receives no signals in a thread, but the internal handle below it does. Node warns that the handle is
+// internal; this code accepts that.
 process.emitWarning = () => {};
 const { internalBinding } = require('internal/test/binding');
 const { Signal } = internalBinding('signal_wrap');
 const signal = new Signal();
-let watched = 0; // the cell that a signal came for
+let watched = 0; // the cell that was running when a signal arrived
 signal.onsignal = () => {
   Atomics.add(signals, WATCHER, 1);
   const cell = Atomics.load(signals, CELL);
@@ -50,11 +52,11 @@ function terminate(cell) {
   session.post('Runtime.terminateExecution', () => {
     session.disconnect();
     parentPort.postMessage(cell);
-    watch(cell, Date.now(), processorSeconds()); // it may have been in no script at all
+    watch(cell, Date.now(), processorSeconds()); // the main thread may not have been in a script
   });
 }
 
-/** The processor time that the main thread has used, in steps of 10 ms. */
+/** The processor time that the main thread has used in seconds, in steps of 10 ms. */
 function processorSeconds() {
   try {
     const fields = fs.readFileSync(`/proc/self/task/${process.pid}/stat`, 'latin1').replace(/^.*\) /, '').split(' ');

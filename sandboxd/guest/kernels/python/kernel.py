@@ -6,7 +6,7 @@ user's site packages. None of the user's files runs before that.
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing to interrupt yet
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # no code of the user runs yet
 
 from dormouse_kernel import loop
 

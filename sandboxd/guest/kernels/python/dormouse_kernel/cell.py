@@ -18,7 +18,7 @@ import threading
 import tokenize
 
 NAME = "<cell {}>"
-KEPT_SOURCES = 2000  # cells whose source lines tracebacks and inspect.getsource can still show
+KEPT_SOURCES = 2000  # number of cells whose source lines tracebacks and inspect.getsource can still show
 
 _FUTURE = 0
 for _name in __future__.all_feature_names:
@@ -30,7 +30,7 @@ class Cells:
         self.count = 0
         self.namespace = namespace
         self._interrupts = interrupts
-        self._future = 0  # `from __future__ import …` counts for all later cells, as at a prompt
+        self._future = 0  # `from __future__ import …` applies to all later cells, as at a prompt
         self._sources = collections.deque()
         self._loop = None
         self._main = threading.get_ident()
@@ -126,7 +126,7 @@ class Cells:
             self._interrupts.cancel = None
 
     def _remember(self, name, source):
-        # Without a modification time, linecache.checkcache() leaves the entry alone.
+        # linecache.checkcache() does not check an entry that has no modification time.
         linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
         self._sources.append(name)
         if len(self._sources) > KEPT_SOURCES:

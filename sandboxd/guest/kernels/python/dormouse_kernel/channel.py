@@ -14,10 +14,10 @@ REQUESTS, MESSAGES, ACKS = 3, 4, 5
 
 GATHER_BYTES = 8 << 10
 GATHER_SECONDS = 0.03
-CHUNK = 1 << 20  # characters of text in one message; JSON can make six bytes of each, and a line has at most 16 MiB
+CHUNK = 1 << 20  # characters of text in one message; each can become six bytes of JSON, and a line has at most 16 MiB
 MAX_LINE = 16 << 20
 
-# Starting a process in any of these ways must not let its output overtake ours.
+# Output of a process that is started in one of these ways must not overtake ours.
 SPAWNS = frozenset({
     "subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "pty.spawn",
 })
@@ -25,12 +25,12 @@ SPAWNS = frozenset({
 
 class Channel:
     def __init__(self, shield):
-        self.id = None  # the execution that runs
-        self.forked = False  # in a child of os.fork: the messages are not ours to write
+        self.id = None  # the id of the running execution
+        self.forked = False  # true in a child of os.fork(), which must not write messages
         self._shield = shield
         self._lock = threading.RLock()
         self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-        self._source = None  # (type, id) of the text gathered
+        self._source = None  # (type, id) of the gathered text
         self._parts = []
         self._size = 0
         self._flushing = False
@@ -107,7 +107,7 @@ class Channel:
             self._flushing = False
 
     def _line(self, message):
-        # A lone surrogate becomes \udcxx, which is how JSON itself would write it.
+        # A lone surrogate becomes \udcxx, which is also how JSON would encode it.
         line = _utf8(self._encode(message))
         if len(line) >= MAX_LINE:
             return False

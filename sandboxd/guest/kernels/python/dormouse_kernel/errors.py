@@ -23,7 +23,7 @@ def describe(exception, hidden=()):
             each.stack[:] = [frame for frame in _from_cell(each.stack) if not frame.filename.startswith(hide)]
         if isinstance(exception, KeyboardInterrupt):
             _shorten(described)
-        # An error in the cell's syntax has no frames at all, so no heading for them either.
+        # A syntax error in the cell has no frames, so its text must not have the heading for frames.
         lines = described.format() if described.stack or described.__cause__ or described.__context__ \
             else described.format_exception_only()
         text = "".join(lines)

@@ -8,11 +8,11 @@ import io
 import os
 import sys
 
-MAX_PIXELS = 2000  # of the longer side: more than a model looks at
+MAX_PIXELS = 2000  # of the longer side; a model does not use more
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
-_publish = None  # takes the PNG of a figure that is shown
+_publish = None  # publishes the bundle of a figure that is shown
 
 
 def prepare(publish):
@@ -41,7 +41,7 @@ def close_all():
 
 def show(figure):
     try:
-        if len(figure.get_children()) > 1:  # a figure with nothing but its background is a left-over of plt.show()
+        if len(figure.get_children()) > 1:  # plt.show() leaves figures behind that contain only their background
             _publish({"text/plain": str(figure), "image/png": png(figure)})
     finally:
         _close(figure)

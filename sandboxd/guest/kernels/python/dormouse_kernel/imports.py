@@ -7,7 +7,7 @@ import site
 import sys
 import warnings
 
-# What much code imports, and takes long.
+# Modules that much code imports and that take long to import.
 _AHEAD = "numpy", "pandas", "matplotlib.pyplot"
 
 
@@ -45,7 +45,7 @@ class Hooks:
         if function:
             try:
                 function(module)
-            except Exception:  # a version that we do not know: the module itself works
+            except Exception:  # an unknown version: the module itself works
                 pass
 
 

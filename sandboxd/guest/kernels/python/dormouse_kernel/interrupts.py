@@ -9,8 +9,8 @@ import signal
 import threading
 import time
 
-# A burst of signals is one interrupt. This also makes sure that none can hit the few instructions between the first one
-# and the end of the cell.
+# Several signals within this time are one interrupt. This also makes sure that no signal hits the few instructions
+# between the first signal and the end of the cell.
 BURST = 0.05
 
 

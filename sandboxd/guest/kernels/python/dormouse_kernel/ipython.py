@@ -8,7 +8,7 @@ import builtins
 import os
 import sys
 
-sys.modules["jedi"] = None  # completion is not for us, and its import takes a third of our start
+sys.modules["jedi"] = None  # jedi is for completion, which we don't offer, and its import takes a third of the start
 try:
     import IPython
     from IPython.core import interactiveshell
@@ -25,7 +25,7 @@ from .figures import png
 from .plain import system
 
 
-PLAIN = frozenset({int, float, bool, str, bytes})  # have no other form; asking ten formatters takes longer than the cell
+PLAIN = frozenset({int, float, bool, str, bytes})  # these have only the text form, and asking ten formatters takes longer than the cell
 
 
 class Store(dict):
@@ -48,7 +48,7 @@ class Hook(DisplayHook):
 
 class Publisher(DisplayPublisher):
     def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **_):
-        # %%capture puts another publisher in our place, so this one need not know of it.
+        # %%capture replaces this publisher by its own, so it needs no support here.
         self.shell.dormouse.publish(data)
 
     def clear_output(self, wait=False):
@@ -64,7 +64,7 @@ class Shell(InteractiveShell):
         pass
 
     def init_profile_dir(self, profile_dir):
-        self.profile_dir = ProfileDir()  # without a location, so it makes none
+        self.profile_dir = ProfileDir()  # without a location it creates no folder
 
     def init_virtualenv(self):
         pass
@@ -73,7 +73,7 @@ class Shell(InteractiveShell):
         self.user_ns["_exit_code"] = system(self.var_expand(cmd, depth=1))
 
     def enable_matplotlib(self, gui=None):
-        return "inline", "agg"  # as it always is here
+        return "inline", "agg"  # these are always used here
 
     def showtraceback(self, exc_tuple=None, *_, **__):
         """An error that IPython caught: in a formatter, in %run, in a cell inside a cell."""
@@ -99,10 +99,10 @@ class IPythonRunner:
         self.shell = shell = Shell.instance(config=config, dormouse=self)
         for name in "exit", "quit", "In", "Out", "_oh", "_dh", "_ih", "_i", "_ii", "_iii":
             shell.user_ns.pop(name, None)
-        shell.user_ns["_dh"] = [os.getcwd()]  # %cd's
-        shell.builtin_trap.__enter__()  # for good, so that a cell inside a cell does not take them away
+        shell.user_ns["_dh"] = [os.getcwd()]  # for %cd
+        shell.builtin_trap.__enter__()  # never left, so that a cell inside a cell does not remove its builtins
         shell.display_trap.__enter__()
-        builtins.exit = builtins.quit = sys.exit  # which the trap hides
+        builtins.exit = builtins.quit = sys.exit  # the trap has replaced them
         shell.display_formatter.formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure", png)
         self.namespace = shell.user_ns
         shell.transform_cell("warm = 1")

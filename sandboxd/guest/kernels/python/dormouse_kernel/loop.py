@@ -37,7 +37,7 @@ class Kernel:
                 from .ipython import IPythonRunner
 
                 return IPythonRunner(self.display, self.result, self.error)
-            except Exception as exception:  # half an installation, or a version from another time
+            except Exception as exception:  # an incomplete installation or an unsupported version
                 print(f"IPython does not work here, going on without it: {exception!r}", file=sys.__stderr__)
         from .plain import Plain
 
@@ -53,12 +53,13 @@ class Kernel:
             "getpass": imports.refuse_getpass,
             "multiprocessing.context": imports.keep_fork,
         }))
-        # Our thread, which sends what was printed, holds no lock across a fork.
+        # Python warns about a fork of a process with several threads. Our thread, which sends the printed text, holds
+        # no lock during a fork.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        faulthandler.enable(file=2, all_threads=False)  # a crash in C code says where; the guest takes our frames out
+        faulthandler.enable(file=2, all_threads=False)  # reports where C code crashed; the guest removes our frames
         randomness.freeze()
         self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
-        del sys.path[0]  # our own folder
+        del sys.path[0]  # the folder of this program
         _, exception = self.interrupts.guarded(imports.add_user_site)
         if exception:
             print("".join(traceback.format_exception(exception)), file=sys.stderr, end="")
@@ -71,7 +72,7 @@ class Kernel:
         sys.displayhook = self.result
         self.namespace["__builtins__"] = sys.modules["builtins"]
         self.namespace["__name__"] = "__main__"
-        self.namespace.pop("__warningregistry__", None)  # a warning is shown again in another cell
+        self.namespace.pop("__warningregistry__", None)  # so that a warning is shown again in another cell
 
     def execute(self, execution, code):
         self.restore()
@@ -86,7 +87,7 @@ class Kernel:
             _, in_figure = guarded(figures.show_all)
             exception = exception or in_figure
         status = self._status(exception)
-        if self.channel.forked:  # a child of os.fork() that ran on to the end of the cell
+        if self.channel.forked:  # a child of os.fork() that has continued to the end of the cell
             os._exit(1 if status != "ok" else 0)
         self.channel.done(status)
 
@@ -117,7 +118,7 @@ class Kernel:
     def error(self, exception):
         """Sends exception as the cell's error."""
         self.failed = True
-        if self.interrupts.armed:  # IPython caught it while the cell goes on
+        if self.interrupts.armed:  # IPython has caught the exception, and the cell continues
             described = describe(exception, self.runner.hidden)
         else:
             described, _ = self.interrupts.guarded(describe, exception, self.runner.hidden)

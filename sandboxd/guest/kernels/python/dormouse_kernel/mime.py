@@ -29,7 +29,7 @@ def bundle(value):
     if is_figure(value):
         data["image/png"] = png(value)
         return data
-    if isinstance(value, type):  # its methods are for its instances
+    if isinstance(value, type):  # a class has the methods for its instances
         return data
     whole = _ask(value, "_repr_mimebundle_", include=None, exclude=None)
     if whole is not None:
@@ -44,11 +44,11 @@ def bundle(value):
 
 def _ask(value, method, **arguments):
     function = getattr(value, method, None)
-    # An object that has every attribute, such as a mock, has none of these.
+    # An object that has every attribute, such as a mock, does not implement these methods.
     if not callable(function) or callable(getattr(value, "_dormouse_no_such_method_", None)):
         return None
     answer = function(**arguments)
-    # Some answer (data, metadata); the metadata is for notebooks.
+    # Some methods return (data, metadata). The metadata is for notebooks.
     return answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
 
 
@@ -78,7 +78,7 @@ def _text(mime, value):
     if value is None:
         return None
     if mime in BINARY:
-        if isinstance(value, str):  # base64 already
+        if isinstance(value, str):  # already base64
             return "".join(value.split())
         return b2a_base64(bytes(value), newline=False).decode("ascii")
     if isinstance(value, str):

@@ -38,7 +38,7 @@ def renew():
         if name in sys.modules:
             try:
                 complaint = function(sys.modules[name], generators)
-            except Exception as exception:  # a version that we do not know, or a module of the user's with that name
+            except Exception as exception:  # an unknown version, or a module of the user with that name
                 complaint = f"What {name} draws at random {_SAME}: {exception!r}"
             if complaint:
                 complaints.append(complaint)
@@ -85,7 +85,7 @@ def _numpy(mtrand, generators):
             type(generator).__setstate__(generator, type(generator)().__getstate__())
     for generator in generators:
         if isinstance(generator, mtrand.RandomState) and type(generator._bit_generator).__name__ == "MT19937":
-            mtrand.RandomState.seed(generator)  # it keeps half of a pair of normal values
+            mtrand.RandomState.seed(generator)  # the RandomState stores the second of a pair of normal values; seed() discards it
 
 
 def _torch(torch, generators):
@@ -124,13 +124,14 @@ def _sqlite(sqlite, _):
 
     library = ctypes.CDLL(getattr(sqlite, "__file__", None))
     library.sqlite3_randomness.argtypes = ctypes.c_int, ctypes.c_void_p
-    library.sqlite3_randomness(0, None)  # SQLite takes a new seed before it draws the next value
+    library.sqlite3_randomness(0, None)  # makes SQLite seed itself before it draws the next value
 
 
 def _uuid(uuid, _):
-    # libuuid keeps a clock sequence and may keep a node. Without it uuid1() asks for random bits and for this node.
+    # libuuid stores a clock sequence and may store a node. Without libuuid, uuid1() asks for random bits and uses
+    # this node.
     uuid._generate_time_safe = None
-    uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # the bit that no network card has
+    uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # a bit that is never set in the address of a network card
     for name in "_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7":
         if hasattr(uuid, name):
             setattr(uuid, name, None)
@@ -139,7 +140,7 @@ def _uuid(uuid, _):
 def _openssl(_, __):
     import _ssl
 
-    _ssl.RAND_add(os.urandom(64), 64.0)  # all generators of this OpenSSL, in all threads, draw from the one that this feeds
+    _ssl.RAND_add(os.urandom(64), 64.0)  # all generators of this OpenSSL, in all threads, draw from the one that this call seeds
 
 
 def _cryptography(rust, _):
