@@ -31,7 +31,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// Who reads on when nobody wants the digest any more comes to an end.
+// A Read of a closed digest returns an error instead of blocking.
 func TestDigestThatIsClosed(t *testing.T) {
 	d := newDigest(zeros{})
 	d.close()

@@ -30,13 +30,13 @@ func TestJavaScript(t *testing.T) {
 	testInterruptStorm(t, k, "for (let i = 0; i < 5; i++) console.log(i)\n42")
 }
 
-// What a copy gives in place of Node's own is as Node's own. That it differs between copies only a copy can
-// show: see the gvisor engine's tests.
+// The replacements for Node's own functions behave like the originals, also after a renewal. The tests of the gvisor
+// engine check that their values differ between copies.
 func testRenewedCrypto(t *testing.T, k *kernel) {
 	for _, renewed := range []bool{false, true} {
 		if renewed {
 			k.t = t
-			k.renew("Math.random in vm contexts that were made before") // the only complaint
+			k.renew("Math.random in vm contexts that were made before") // this must be the only complaint
 		}
 		for name, code := range map[string]string{
 			"randomBytes":            "crypto.randomBytes(20).length === 20 && crypto.randomBytes(0).length === 0",

@@ -38,13 +38,13 @@ type kernel struct {
 	dir      string
 	requests *os.File
 	messages *bufio.Reader
-	pipe     *os.File // under messages
+	pipe     *os.File // the file that messages reads
 	acks     *os.File
 	raw      *os.File
 	ready    message
 }
 
-// outcome is what an execution said, as the guest would put it in order.
+// outcome is what an execution printed and returned, in the order in which the guest would store it.
 type outcome struct {
 	text     string // stdout, stderr and raw output
 	displays []map[string]string
@@ -98,7 +98,7 @@ func start(t *testing.T, name, interpreter string, env ...string) *kernel {
 		file.Close()
 	}
 	t.Cleanup(func() {
-		requests.Close() // end of file: exit now
+		requests.Close() // end of file makes the kernel exit
 		timer := time.AfterFunc(5*time.Second, func() {
 			t.Errorf("the kernel did not exit at the end of its requests")
 			k.command.Process.Kill()
@@ -116,7 +116,7 @@ func start(t *testing.T, name, interpreter string, env ...string) *kernel {
 	return k
 }
 
-// cache is where matplotlib keeps its list of fonts, which takes seconds to make.
+// cache is the folder for matplotlib's list of fonts, which takes seconds to create.
 func cache(t *testing.T) string {
 	dir := filepath.Join(os.TempDir(), "dormouse-test-matplotlib")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -142,7 +142,7 @@ func (k *kernel) next() message {
 	return m
 }
 
-// drain reads the raw output dry, as the guest does before it handles a message.
+// drain reads all raw output that is in the pipe, as the guest does before it handles a message.
 func (k *kernel) drain() string {
 	var text strings.Builder
 	buffer := make([]byte, 64<<10)
@@ -203,7 +203,7 @@ func (k *kernel) run(code string) outcome {
 	return k.wait()
 }
 
-// ask sends a request that has a type alone.
+// ask sends a request that has no field but its type.
 func (k *kernel) ask(what string) {
 	k.t.Helper()
 	if _, err := k.requests.WriteString(`{"type":"` + what + `"}` + "\n"); err != nil {
@@ -230,7 +230,7 @@ func (k *kernel) renew(want string) {
 	}
 }
 
-// testWarm has a kernel import ahead what most code does. Then check has to say "ok".
+// testWarm makes a kernel import what most code imports. After that, the result of check must contain "ok".
 func testWarm(t *testing.T, k *kernel, check string) {
 	t.Run("what most code imports is there before, under no name", func(t *testing.T) {
 		k.t = t
@@ -244,8 +244,8 @@ func testWarm(t *testing.T, k *kernel, check string) {
 	})
 }
 
-// testRenewal runs draw, whose result is a list of random values, twice after setup has made them come the same; after
-// a renewal they don't. Then check has to say "ok".
+// testRenewal runs setup, which sets the random state, and draw, which prints random values. Repeating both gives the
+// same values, but not if the random state is renewed in between. After that, the result of check must contain "ok".
 func testRenewal(t *testing.T, k *kernel, setup, draw, check string) {
 	t.Run("random state is made new", func(t *testing.T) {
 		k.t = t
@@ -279,17 +279,18 @@ func (k *kernel) interrupt() {
 	syscall.Kill(-k.command.Process.Pid, syscall.SIGINT)
 }
 
-// promise is one thing that a kernel does, as a user would see it. Several cells run one after another; the expectations are of
-// the last one. Expected texts are parts of what comes; status is ok if there is no error.
+// promise is one behaviour of a kernel as a user sees it. The cells run one after another; the expectations apply to
+// the last one. Expected texts must be parts of the actual ones. If status is empty, it is "ok" or, if err is set,
+// "error".
 type promise struct {
 	name     string
 	cells    []string
-	text     string   // stdout, stderr and raw output together, all of it
+	text     string   // stdout, stderr and raw output together, compared as a whole
 	result   string   // text/plain of the result
-	displays []string // MIME types, one of each display in order
+	displays []string // one MIME type of each display, in order
 	err      string   // "Name: message"
-	trace    []string // in the traceback
-	not      []string // nowhere
+	trace    []string // parts of the traceback
+	not      []string // texts that must not appear anywhere
 	status   string
 }
 
@@ -348,14 +349,14 @@ func keep(t *testing.T, k *kernel, promises []promise) {
 	}
 }
 
-// An interrupted cell ends at once, says so, and its variables and the kernel live on.
+// An interrupted cell ends at once and reports the interrupt. Its variables and the kernel survive.
 func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[string]string) {
 	for name, code := range cells {
 		t.Run("interrupts "+name, func(t *testing.T) {
 			k.t = t
 			k.run(setup)
 			k.send(code)
-			started := "stdout" // it runs when it has printed, or is about to start a process
+			started := "stdout" // the cell is running when it has printed, or when it is about to start a process
 			if strings.Contains(code, "'sleep") {
 				started = "sync"
 			}
@@ -370,7 +371,7 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			time.Sleep(100 * time.Millisecond)
 			began := time.Now()
 			k.interrupt()
-			again := time.AfterFunc(500*time.Millisecond, k.interrupt) // as the guest does: one may miss a process that is only about to start
+			again := time.AfterFunc(500*time.Millisecond, k.interrupt) // as the guest does: the first signal may miss a process that is about to start
 			o := k.wait()
 			again.Stop()
 			if o.status != "interrupted" || o.err.Name == "" {
@@ -379,7 +380,7 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			k.interrupt() // nothing runs: ignored
+			k.interrupt() // ignored, because nothing runs
 			if got := k.run(check); got.result["text/plain"] != "42" {
 				t.Errorf("%s = %v afterwards, want 42", check, got.result)
 			}
@@ -387,7 +388,7 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 	}
 }
 
-// However an interrupt falls, each execution gets exactly one done, and the kernel lives.
+// Whenever an interrupt arrives, each execution gets exactly one done message, and the kernel survives.
 func testInterruptStorm(t *testing.T, k *kernel, code string) {
 	t.Run("survives an interrupt at any moment", func(t *testing.T) {
 		k.t = t
@@ -414,8 +415,8 @@ func TestEveryProgramIsEmbedded(t *testing.T) {
 	}
 }
 
-// missing skips a test for the want of an interpreter, unless DORMOUSE_TEST_REQUIRE (a
-// list with commas) says that it must be here.
+// missing skips a test because an interpreter is missing. If DORMOUSE_TEST_REQUIRE (a comma-separated list) contains
+// the interpreter, the test fails instead.
 func missing(t *testing.T, part string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), part) {

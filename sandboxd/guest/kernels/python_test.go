@@ -71,7 +71,7 @@ func TestPython(t *testing.T) {
 	}
 }
 
-// Without IPython the contract is the same: a Python that has it is made to miss it.
+// A kernel without IPython fulfils the same contract. The test hides IPython from a Python that has it.
 func TestPythonWithoutIPython(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
@@ -96,13 +96,13 @@ func TestPythonWithoutIPython(t *testing.T) {
 	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
 
-// What can be imported was, and nothing has a name.
+// All modules that exist were imported, and no name is bound to them.
 const pythonWarm = `
 import importlib.util as _util, sys as _sys
 'ok' if all((_util.find_spec(n) is not None) == (n in _sys.modules) and n not in globals() for n in ('numpy', 'pandas', 'matplotlib')) else 'bad'
 `
 
-// What makes random values come the same, what prints some, and what must hold when the state is new.
+// The code for testRenewal: setup, draw and check.
 const (
 	pythonSeeds = `
 import random, uuid, ssl

@@ -41,14 +41,14 @@ func TestACopyHasItsOwnRandomState(t *testing.T) {
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
 		t.Errorf("JavaScript = %+v", e)
 	}
-	// A sandbox that goes back to a checkpoint draws other values than in the time that it lost.
+	// A sandbox that was restored from a checkpoint draws other values than in the time that it lost.
 	b.python(seed)
 	b.javascript("const next = Math.random")
 	b.awaken(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
 	if got := result(b.python(draw)); got == first {
 		t.Errorf("after the sandbox went back, Python drew %s again, want another value", got)
 	}
-	// While code runs, it waits its turn.
+	// A renewal has no effect on an execution that runs already.
 	b.python(seed)
 	id := b.begin("import time; print('on'); time.sleep(.5); random.random()", 60)
 	b.awaken(guest.Awakening{Copy: true})
@@ -82,16 +82,16 @@ func TestWhatCameAfterIsLost(t *testing.T) {
 	told(t, b.python("x"), time.Time{}, 5)
 	b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	told(t, b.python("x"), time.Time{}, 5)
-	// A kernel that did not run when the memory was saved may have run since.
+	// JavaScript had no kernel when the memory was saved, but may have had one in the lost time.
 	told(t, b.javascript("1"), saved, 5)
 	b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	told(t, b.javascript("1"), time.Time{}, 5)
-	// The next loss.
+	// A second loss is reported with its own time.
 	later := saved.Add(time.Hour)
 	b.awaken(guest.Awakening{AsOfUnix: later.Unix(), EpochAbove: 2, Copy: true})
 	told(t, b.javascript("1"), later, 6)
 	told(t, b.python("x"), later, 6)
-	// A kernel that dies has an epoch of its own then.
+	// A kernel that dies after the loss increases the epoch once more.
 	b.python("import os; os._exit(1)")
 	told(t, b.python("1"), time.Time{}, 7)
 	if err := b.Awaken(t.Context(), guest.Awakening{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
@@ -99,7 +99,7 @@ func TestWhatCameAfterIsLost(t *testing.T) {
 	}
 }
 
-// A kernel that is made ready for a snapshot says nothing of it: not in what it has, and not in what its next execution prints.
+// Preparing a kernel for a snapshot is not visible: neither in its variables nor in the output of its next execution.
 func TestAKernelIsPrepared(t *testing.T) {
 	t.Parallel()
 	b := start(t)

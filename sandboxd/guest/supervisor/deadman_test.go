@@ -31,7 +31,7 @@ func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
 	if l.over(&d, now) {
 		t.Fatal("over() = true before the expiry, want false")
 	}
-	now = now.Add(24 * time.Hour) // on disk
+	now = now.Add(24 * time.Hour) // the sandbox was suspended
 	for restored := now; ; now = now.Add(expiryCheck) {
 		if !l.over(&d, now) {
 			if now.Sub(restored) > restoreGrace+2*expiryCheck {
@@ -46,7 +46,7 @@ func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
 	}
 }
 
-// A guest that wakes up too late has a moment to be told that its time was prolonged meanwhile.
+// A guest that is resumed after its expiry waits a moment for a later expiry before it ends.
 func TestDeadmanWaits(t *testing.T) {
 	for _, prolonged := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -121,8 +121,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// While code swaps a folder for a link to a folder outside as fast as it can, nothing is read or
-// written outside.
+// Code replaces a folder with a link to a folder outside of the workspace, and back, as fast as it can. In this time
+// no file outside is read or written.
 func TestRacingRenamer(t *testing.T) {
 	t.Parallel()
 	b := start(t)

@@ -24,8 +24,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// These tests run the real guest as PID 1 of its own process and mount namespaces, with the mounts and
-// capabilities that an engine gives it, and talk to its socket. They need root on Linux.
+// These tests run the real guest as PID 1 of its own process and mount namespaces, with the mounts and capabilities
+// that an engine gives it, and connect to its socket. They need root on Linux.
 
 const insideVariable = "DORMOUSE_TEST_INSIDE"
 
@@ -49,7 +49,7 @@ type box struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	exited chan error
-	root   string // its files as this process sees them
+	root   string // its root folder as this process sees it
 	uid    int
 }
 
@@ -156,14 +156,14 @@ func connectTo(socket string) (net.Conn, error) {
 	if _, _, err := lender.WriteMsgUnix([]byte{0}, syscall.UnixRights(pair[0], pair[0]), nil); err != nil {
 		return nil, errors.Join(err, lender.Close())
 	}
-	go func() { // as long as the guest has them
+	go func() { // the guest ends the connection when it has closed the descriptors
 		_, _ = lender.Read(make([]byte, 1))
 		lender.Close()
 	}()
 	return net.FileConn(ours)
 }
 
-// buildBundle makes the folder that engines mount at /opt/dormouse.
+// buildBundle creates the folder that engines mount at /opt/dormouse.
 func buildBundle() (string, error) {
 	dir, err := os.MkdirTemp("", "dormouse-guest-")
 	if err != nil {
@@ -187,8 +187,8 @@ func buildBundle() (string, error) {
 	return dir, os.CopyFS(filepath.Join(dir, "kernels"), files)
 }
 
-// becomeGuest turns this process, PID 1 of new namespaces, into the guest: a root of its own with
-// the host's programs, the mounts of a sandbox, and three capabilities.
+// becomeGuest turns this process, which is PID 1 of new namespaces, into the guest. It gets its own root with the
+// host's programs, the mounts of a sandbox, and three capabilities.
 func becomeGuest(bundle string, args []string) error {
 	const root = "/tmp"
 	uid := "0"
@@ -212,7 +212,7 @@ func becomeGuest(bundle string, args []string) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	// The bundle lies below /tmp, which is about to be covered.
+	// The bundle is below /tmp, which is about to be covered by a mount.
 	from, err := os.Open(bundle)
 	if err != nil {
 		return err
@@ -283,7 +283,7 @@ func (b *box) run(req sandbox.ExecuteRequest) sandbox.Execution {
 	return e
 }
 
-// begin starts code and returns when it has printed something.
+// begin starts an execution and returns when it has printed something.
 func (b *box) begin(code string, timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	id := sandbox.NewExecutionID()
@@ -310,7 +310,7 @@ func (b *box) look(id sandbox.ExecutionID, wait float64) sandbox.Execution {
 	return e
 }
 
-// text joins what was printed.
+// text joins the printed text of the events.
 func text(events []sandbox.Event) string {
 	var s strings.Builder
 	for _, e := range events {
@@ -328,7 +328,7 @@ func result(e sandbox.Execution) string {
 	return ""
 }
 
-// want fails unless the execution ended in this state.
+// want fails the test unless the execution ended in this state.
 func want(t *testing.T, e sandbox.Execution, state sandbox.ExecutionState) {
 	t.Helper()
 	if e.State != state {

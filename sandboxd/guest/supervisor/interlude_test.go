@@ -17,7 +17,7 @@ func (b *box) javascript(code string) sandbox.Execution {
 	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.JavaScript})
 }
 
-// What is printed while nothing runs is told by the next execution, and is not its output.
+// Text that is printed while no execution runs is reported by the next execution, but is not part of its output.
 func TestPrintedWhileNothingRan(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -71,7 +71,7 @@ func TestPrintedWhileNothingRan(t *testing.T) {
 				return
 			}
 		}
-		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // it may have hit an execution
+		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // it may have been printed during the execution
 			t.Log("it was printed during an execution")
 		}
 	})

@@ -116,7 +116,7 @@ func (l *lane) serve() {
 	}
 }
 
-// live returns the lane's kernel, or nil. The kernel may be dead if bury has not cleaned up after it yet.
+// live returns the lane's kernel, or nil. A dead kernel is returned until the lane has cleaned up after it.
 func (l *lane) live() *kernel {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -304,8 +304,8 @@ func (l *lane) start() (*kernel, error) {
 }
 
 // bury cleans up after a dead kernel: it kills all processes that the kernel left behind, so that none of them runs
-// beside the next kernel. It returns how the kernel died. known has the fields that the caller has determined; bury
-// fills in the others, but if memory ran out, that is the cause.
+// beside the next kernel, and waits until their memory is free. It returns how the kernel died. The caller sets the
+// fields of known that it has determined; they are kept unless memory ran out.
 func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	death := l.sup.causeOfDeath(k, known, l.lang, l.kills)
 	l.mu.Lock()
@@ -317,7 +317,7 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	return death
 }
 
-// lose calls bury for a kernel that died while no execution ran. If variables were lost, the next execution reports
+// lose cleans up after a kernel that died while no execution ran. If variables were lost, the next execution reports
 // it.
 func (l *lane) lose(k *kernel) {
 	l.mu.Lock()

@@ -14,8 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 )
 
-// TestLentDescriptors: the guest gives a connection's descriptors back when it ends, and only then lets `guest connect`
-// go. Whichever of the two ends of a connection is closed, both are; one that brings none is none.
+// TestLentDescriptors: when a connection ends, the guest closes its descriptors and then the connection to `guest
+// connect`. It does so if either of the two closes its end. It rejects a `guest connect` that sends the wrong number
+// of descriptors.
 func TestLentDescriptors(t *testing.T) {
 	b := start(t)
 	open := func() []string {

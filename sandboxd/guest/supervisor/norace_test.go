@@ -2,7 +2,7 @@
 
 package supervisor_test
 
-// The guest as it is shipped: static.
+// The guest is built statically, like the one in a release.
 var buildFlags, buildEnv = []string{"-trimpath"}, "CGO_ENABLED=0"
 
 const manyBytes = 1 << 30

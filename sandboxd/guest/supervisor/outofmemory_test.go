@@ -62,8 +62,8 @@ func withOOMKiller(t *testing.T) (s *Supervisor, set func(kills int)) {
 	return s, set
 }
 
-// TestKillIsReportedByTheExecutionsThatOverlapIt: both lanes' executions report a process that was killed while they ran, and blame
-// no code for it. An execution that begins afterwards does not report it.
+// TestKillIsReportedByTheExecutionsThatOverlapIt: a process is killed while executions of both lanes run. Both report
+// it, and neither attributes it to its own code. An execution that begins afterwards does not report it.
 func TestKillIsReportedByTheExecutionsThatOverlapIt(t *testing.T) {
 	timeout := 1
 	reason := func(s *Supervisor, before killCount) string {
@@ -92,7 +92,8 @@ func TestKillIsReportedByTheExecutionsThatOverlapIt(t *testing.T) {
 	}
 }
 
-// TestKernelsThatTheOOMKillerKilled: each kernel that SIGKILL ended while the OOM killer was at work died of memory, and no other.
+// TestKernelsThatTheOOMKillerKilled: a kernel died of memory if SIGKILL ended it and the OOM killer has killed a
+// process in this time, and only then.
 func TestKernelsThatTheOOMKillerKilled(t *testing.T) {
 	s, set := withOOMKiller(t)
 	cause := func(before killCount) sandbox.DeathCause {

@@ -117,7 +117,7 @@ func TestOutput(t *testing.T) {
 
 func TestOldOutputMakesRoom(t *testing.T) {
 	t.Parallel()
-	b := start(t) // a gigabyte of memory: 96 MiB of kept output
+	b := start(t) // with one gigabyte of memory, the guest stores 96 MiB of output
 	var first sandbox.ExecutionID
 	for i := range 8 {
 		e := b.run(sandbox.ExecuteRequest{Code: "import os\nfor i in range(256): os.write(1, b'x' * 65536)", Language: sandbox.Python, Window: sandbox.Window{Head: 1}})
@@ -139,7 +139,8 @@ func TestOldOutputMakesRoom(t *testing.T) {
 	}
 }
 
-// A compromised kernel can send any number of messages; the guest keeps a bounded number of each kind, and the last one.
+// A compromised kernel can send any number of messages. The guest stores a limited number of each kind, and the last
+// one.
 func TestFloodOfMessagesIsBounded(t *testing.T) {
 	t.Parallel()
 	b := start(t)

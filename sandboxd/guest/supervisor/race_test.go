@@ -2,7 +2,7 @@
 
 package supervisor_test
 
-// Under -race the guest looks for races as well.
+// With -race, the guest is built with the race detector, too.
 var buildFlags, buildEnv = []string{"-race"}, "CGO_ENABLED=1"
 
 const manyBytes = 128 << 20

@@ -92,7 +92,7 @@ func TestStoppingTheStubborn(t *testing.T) {
 
 func TestForkBomb(t *testing.T) {
 	t.Parallel()
-	b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forks share count often here
+	b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forked processes share are counted several times here
 	b.python("kept = 42")
 	e := b.run(sandbox.ExecuteRequest{
 		Code:           "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
@@ -118,7 +118,7 @@ func TestForkBombInMachineCode(t *testing.T) {
 	t.Parallel()
 	for _, leave := range []string{"False", "True"} {
 		t.Run("leaves its session: "+leave, func(t *testing.T) {
-			b := start(t, with("memory", strconv.Itoa(64<<30))) // here pages that forked processes share count several times
+			b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forked processes share are counted several times here
 			e := b.run(sandbox.ExecuteRequest{Code: "LEAVE = " + leave + "\n" + bomb, Language: sandbox.Python, TimeoutSeconds: new(2)})
 			if want(t, e, sandbox.ExecTimedOut); e.StoppedBy != "SIGKILL" {
 				t.Errorf("stopped by %s, want SIGKILL", e.StoppedBy)
@@ -132,7 +132,8 @@ func TestForkBombInMachineCode(t *testing.T) {
 	}
 }
 
-// A chain of processes that leave every group and die at once is nowhere when it is looked for.
+// The test starts chains of processes. Each process leaves its process group and exits at once, so a search hardly
+// ever finds it.
 func TestForkChain(t *testing.T) {
 	t.Parallel()
 	b := start(t)

@@ -39,7 +39,8 @@ func (b *box) stopEverything(timeout int) sandbox.ExecutionID {
 	return ""
 }
 
-// TestTheGuestEndsWhileCodeStopsProcesses: the dead man's switch waits for no process that a kernel can stop.
+// TestTheGuestEndsWhileCodeStopsProcesses: the dead man's switch does not depend on any process that a kernel can
+// stop.
 func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
 	t.Parallel()
 	b := start(t)

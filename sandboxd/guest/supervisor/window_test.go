@@ -11,7 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// brief writes events as "out(offset)text", "+value", "-bytes" for a window's omission, "~bytes" for a limit's.
+// brief formats events: text as "out(offset)text", a value as "+value", a window's omission as "-bytes" and a limit's
+// as "~bytes".
 func brief(events []sandbox.Event) string {
 	var parts []string
 	for _, e := range events {
@@ -84,14 +85,14 @@ func TestWindowOverTheLimit(t *testing.T) {
 	if got, want := brief(events), fmt.Sprintf("out(0)xx -%d ~%d out(20971519)x out(20971520)end", sandbox.MaxOutputBytes+sandbox.TailBytes-6, lost); got != want || next != 20<<20+3 || err != nil {
 		t.Errorf("got %s, next %d, %v; want %s", got, next, err, want)
 	}
-	// What was asked while it ran goes on with what is missing and the tail.
+	// A reader that has read the beginning while the execution ran continues with the omission and the tail.
 	events, _, err = j.window(sandbox.Window{Offset: sandbox.MaxOutputBytes, Tail: 4})
 	if got, want := brief(events), fmt.Sprintf("~%d -%d out(20971519)x out(20971520)end", lost, sandbox.TailBytes-4); got != want || err != nil {
 		t.Errorf("got %s, %v; want %s", got, err, want)
 	}
 }
 
-// A window that is too large as JSON ends early, and the next one goes on.
+// A window whose JSON would be too large ends early, and the next window continues there.
 func TestWindowsOfHugeOutput(t *testing.T) {
 	j := newJournal(t.TempDir()+"/j", func(int64) {})
 	chunk := []byte(strings.Repeat("\x01", 1<<20))
@@ -150,9 +151,9 @@ func FuzzWindow(f *testing.F) {
 		}
 		available := max(int64(len(whole))-offset, 0)
 		if offset < int64(len(whole)) && !utf8.RuneStart(whole[offset]) {
-			available = shown + omitted // its character is neither
+			available = shown + omitted // the bytes of the split character are neither shown nor omitted
 		}
-		if shown+omitted != available || next != int64(len(whole)) { // beyond the end there is nothing yet, and it is waited for from there
+		if shown+omitted != available || next != int64(len(whole)) { // a reader beyond the end must continue from the end
 			t.Fatalf("%d shown and %d omitted of %d, next %d", shown, omitted, available, next)
 		}
 	})

@@ -66,7 +66,7 @@ func TestMain(m *testing.M) {
 		_, _, got[name] = unix.RawSyscall6(c.number, c.arg, never, never, never, never, never)
 	}
 	_, _, got["clone, no namespace"] = unix.RawSyscall6(unix.SYS_CLONE, unix.CLONE_THREAD, 0, 0, 0, 0, 0)
-	// A program, and threads that this thread starts.
+	// Programs and threads that this thread starts must work.
 	if out, err := exec.Command("/bin/sh", "-c", "echo a | cat").CombinedOutput(); err != nil || string(out) != "a\n" {
 		panic(fmt.Sprintf("%v: %s", err, out))
 	}
@@ -80,7 +80,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// The machine's kernel accepts the filter, refuses what it names, and runs everything else.
+// The machine's kernel accepts the filter, rejects the calls in refused, and allows everything else.
 func TestFilterInForce(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), underFilter+"=1")
@@ -103,8 +103,8 @@ func TestFilterInForce(t *testing.T) {
 	}
 }
 
-// The filter refuses another architecture's calls, whose numbers mean other calls. No test can make such a call on every machine, so
-// this one interprets the program.
+// The filter rejects the system calls of other architectures, where the same numbers mean other calls. Not every
+// machine can make such a call, so this test interprets the filter's program.
 func TestFilterRefusesOtherArchitectures(t *testing.T) {
 	own := architectures[runtime.GOARCH]
 	for _, arch := range append(slices.Collect(maps.Values(architectures)), unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_ARM, 0) {
