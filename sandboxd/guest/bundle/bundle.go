@@ -20,7 +20,7 @@ import (
 //go:embed [Rg]*
 var programs embed.FS
 
-// architectures are those with a guest.
+// architectures lists the architectures that have a guest.
 var architectures = []string{"amd64", "arm64"}
 
 // Bundle gives access to the files that were embedded when the daemon was built. Its zero value is ready to use.

@@ -19,7 +19,8 @@ const (
 	maxOmitted = 20
 )
 
-// snapshot scans the workspace with the rights of the kernels' user. It is called before and after an execution.
+// snapshot scans the workspace with the rights of the kernels' user. It is called before and after an execution. It
+// returns an empty scan if the guest can't act as that user.
 func (w *workspace) snapshot() *scan {
 	var s *scan
 	if err := w.identity.asKernel(func() error { s = w.walk(); return nil }); err != nil {
@@ -84,7 +85,7 @@ func limitOmitted(list []sandbox.OmittedFile) []sandbox.OmittedFile {
 }
 
 // describe returns a description of a file, or the reason why there is none. The description has no hash if the file
-// is larger than MaxFileBytes or *budget, or if it changes while it is hashed. Hashing reduces *budget by the file's
+// is larger than MaxFileBytes or *budget, or if it shrinks while it is hashed. Hashing reduces *budget by the file's
 // size.
 func (w *workspace) describe(path string, st stamp, budget *int64) (f sandbox.File, reason string) {
 	valid, err := sandbox.ParsePath(path)

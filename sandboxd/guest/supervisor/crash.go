@@ -55,7 +55,7 @@ func (c *crashReport) pass(p []byte) []byte {
 	}
 }
 
-// rest returns the text that is held back, unchanged. pump calls it when an execution ends while the kernel lives.
+// rest returns the text that is held back, unchanged. It is called when an execution ends while the kernel lives.
 func (c *crashReport) rest() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 )
 
 // causeOfDeath returns how a kernel died. It uses the status of wait4, the watchdog's record and the OOM killer's
-// counter, and trusts no statement of the kernel. If SIGKILL ended the kernel and the OOM killer has killed a process
-// since before was counted, memory is the cause. Fields of known are kept unless memory is the cause.
+// counter, and does not trust the kernel's own output. If SIGKILL ended the kernel and the OOM killer has killed a
+// process since before was counted, memory is the cause. Fields of known are kept unless memory is the cause.
 func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang sandbox.Language, before killCount) sandbox.KernelDeath {
 	d := known
 	d.Time = time.Now().UTC()

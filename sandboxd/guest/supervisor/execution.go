@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// execution is one run of code: its record, its journal and the request to stop it. Its lane changes its state,
-// except that a queued execution can be interrupted. interrupt, wait, look and window may be called concurrently.
+// execution is one run of code: its record, its journal and the request to stop it. The lane that runs it calls begin
+// and end. If it is interrupted in the queue, the server calls end instead. interrupt, wait, look and window may be
+// called concurrently.
 type execution struct {
 	id      sandbox.ExecutionID
 	code    string
@@ -55,7 +56,8 @@ func (e *execution) interrupt() {
 	}
 }
 
-// begin marks the execution as running in a kernel of this epoch. since is what happened since the last execution.
+// begin marks the execution as running in a kernel of this epoch. since describes the events since the last
+// execution.
 func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.beganTick = procNow()
 	e.mu.Lock()

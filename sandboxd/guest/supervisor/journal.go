@@ -33,7 +33,7 @@ type journal struct {
 	tail    tail
 	final   bool
 	gone    bool                   // the output was deleted to free space
-	state   sandbox.ExecutionState // the latest
+	state   sandbox.ExecutionState // the latest state
 	end     int64                  // number of the last event, set when the output is deleted
 
 	// Text that is not an event yet. It is gathered so that a million small prints become few events.

@@ -286,7 +286,8 @@ func (k *kernel) begin(e *execution) {
 
 // renew asks the kernel to get new random state before it runs executions that begin later.
 func (k *kernel) renew() {
-	if len(k.outbox) < cap(k.outbox)/2 { // if half of it is used, the kernel does not read, and the rest is reserved for executions
+	// A kernel that has left half of the outbox unread does not read. The other half is reserved for executions.
+	if len(k.outbox) < cap(k.outbox)/2 {
 		k.request(map[string]string{"type": "renew"})
 	}
 }
@@ -320,8 +321,8 @@ func (k *kernel) signal(sig syscall.Signal) {
 	}
 }
 
-// blame records that the kernel is being killed because of memory or files. why returns the details and is called after the death. Only
-// the first call has an effect.
+// blame records that the kernel is being killed because of memory or files. why returns the details and is called
+// after the death. Only the first call has an effect.
 func (k *kernel) blame(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
 
 func (k *kernel) dead() bool {

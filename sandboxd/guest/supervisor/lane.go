@@ -20,15 +20,15 @@ type lane struct {
 	wake    chan struct{}     // signals that the queue may not be empty
 	prepare chan chan<- error // asks serve to start the kernel; if the channel is not nil, serve also warms the kernel and sends the result
 	between interlude
-	kills   killCount // counts when the kernel was started, or when its last execution began or ended; only serve's goroutine uses it
+	kills   killCount // the watchdog's counts at the kernel's start, or when an execution last began or ended; only serve's goroutine uses it
 
 	mu        sync.Mutex
 	queue     []*execution
 	running   *execution
 	kernel    *kernel // nil if no kernel was started since the last death
 	starting  bool
-	epoch     int   // of the kernel that became ready last
-	asOf      int64 // AsOfUnix of the last restore that lost something
+	epoch     int   // epoch of the kernel that became ready last
+	asOf      int64 // AsOfUnix of the last Awakening that reported a loss
 	lastDeath *sandbox.KernelDeath
 }
 
@@ -39,7 +39,7 @@ const (
 	startTimeout = 3 * time.Minute
 	// minStartTimeout is how long a kernel may take to start for an execution with a shorter timeout. An execution
 	// with a longer timeout waits as long as that timeout, but at most startTimeout. Code in the sandbox can stop a
-	// kernel while it starts, so a start must not take startTimeout each time.
+	// kernel while it starts; if the limit were always startTimeout, each such start would take that long.
 	minStartTimeout = 30 * time.Second
 )
 

@@ -109,8 +109,7 @@ func (r *pipeReader) next() (lines [][]byte, bad int, err error) {
 
 // finish makes reads return at t if the pipe does not end before.
 func (r *pipeReader) finish(t time.Time) {
-	// The kernel is dead, so all that it wrote is in the pipe. A read that still waits has nothing of it left to
-	// read.
+	// The kernel is dead, so everything that it wrote is already in the pipe. Only other processes could still write.
 	_ = r.file.SetReadDeadline(t)
 }
 

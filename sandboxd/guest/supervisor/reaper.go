@@ -12,7 +12,7 @@ import (
 // reaper makes all wait4 calls of this process. As PID 1, the guest inherits every orphan of the sandbox. A second
 // waiter (os/exec) would compete with the reaper for exit statuses, so every program is started with start.
 type reaper struct {
-	mu      sync.Mutex // held from the fork until the process is in waiting, so that its exit is not handled before
+	mu      sync.Mutex // held from the fork until the process is in waiting, so that reap can't miss its exit
 	waiting map[int]chan syscall.WaitStatus
 }
 

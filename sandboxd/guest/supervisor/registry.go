@@ -10,7 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// registry stores the newest maxRemembered executions, and the newest of their output that fits into the budget.
+// registry stores the newest maxRemembered executions, and their output as far as it fits into budget. The oldest
+// output is deleted first.
 type registry struct {
 	dir    string // folder of the journals' files
 	budget int64  // limit of all output together in bytes
@@ -27,8 +28,8 @@ const (
 	maxJournals   = 96 * sandbox.MiB
 )
 
-// newRegistry returns an empty registry. Its output takes at most a quarter of memory, the sandbox's memory limit in
-// bytes, but at least 16 MiB are allowed.
+// newRegistry returns an empty registry. The budget is a quarter of memory, which is the sandbox's memory limit in
+// bytes, but at least 16 MiB and at most maxJournals.
 func newRegistry(dir string, memory int64) *registry {
 	r := &registry{
 		dir:    dir,

@@ -152,8 +152,8 @@ func newSupervisor(config Config) (*Supervisor, error) {
 	return s, nil
 }
 
-// hide makes the guest undumpable, so that other processes can't read its memory or trace it. Their uid prevents that
-// already; this is a second barrier.
+// hide makes the guest undumpable, so that other processes can't read its memory or trace it. Their uid already
+// prevents that; this is a second barrier.
 func hide() error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); e != 0 {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", e)
@@ -162,7 +162,7 @@ func hide() error {
 }
 
 // takeSignals returns a channel that receives SIGTERM, which only root in the sandbox can send. It leaves SIGCHLD to
-// the reaper and discards all other signals. The discarded signals are caught instead of ignored, because kernels
+// the reaper and discards the other signals. The discarded signals are caught instead of ignored, because kernels
 // would inherit an ignored SIGINT and then could not be interrupted.
 func takeSignals() (terminate <-chan os.Signal) {
 	ignored := make(chan os.Signal, 1)

@@ -16,7 +16,7 @@ import (
 type watchdog struct {
 	sup       *Supervisor
 	meter     *memoryMeter
-	searching atomic.Bool                // true while stopStrays works
+	searching atomic.Bool                // stopStrays is running
 	peak      atomic.Int64               // the most bytes used since an execution last began while no other ran
 	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
 	files     atomic.Int64               // number of files when they were last counted, or when an execution last began
@@ -40,14 +40,14 @@ type memoryKill struct {
 func (m *memoryKill) done() bool { return syscall.Kill(-m.kernel.pid, 0) == syscall.ESRCH }
 
 const (
-	watchIdle = 500 * time.Millisecond // processes that an execution left behind can use more memory, too
+	watchIdle = 500 * time.Millisecond // while no execution runs, because processes that it left behind can use more memory, too
 	watchBusy = 100 * time.Millisecond
 	watchNear = 10 * time.Millisecond // from half of the limit on, because code can fill a gigabyte in a third of a second
 	watchFull = time.Millisecond      // from when a kernel is killed until its memory is free
 
 	// Percent of the limit at which a kernel is killed, while an execution runs (fullBusy) and while none does
-	// (fullIdle). An idle kernel usually does not use more memory, and its variables are worth more. From near
-	// percent on, memory is checked every watchNear.
+	// (fullIdle). An idle kernel usually does not use more memory, and its variables are worth more. While an
+	// execution runs, memory is checked every watchNear from near percent on.
 	fullBusy = 95
 	fullIdle = 99
 	near     = 50
@@ -63,9 +63,9 @@ const (
 
 	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose
 	// file systems don't limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a
-	// checkpoint is made. The guest can only see how much of that memory is in use if the runsc is the one that
-	// Dormouse builds, but it always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file
-	// systems have the same limit.
+	// checkpoint is made. The guest can see how much of that memory is in use only with the runsc that Dormouse
+	// builds, but it always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file systems
+	// have the same limit.
 	memoryPerFile = 16 << 10
 )
 
@@ -77,7 +77,7 @@ func newWatchdog(sup *Supervisor) *watchdog {
 	return w
 }
 
-// watch starts the checks, which never end.
+// watch starts the regular checks. They continue until the guest ends.
 func (w *watchdog) watch() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -202,9 +202,10 @@ func (w *watchdog) moreFiles() bool {
 	return w.files.Swap(now) < now && now > w.maxFiles
 }
 
-// stop kills k and the processes in its process group. The lane kills the processes that have left the group when it cleans up after k.
-// why returns the reason. It is called only after the death, because during a fork bomb each system call can take 10 ms, in which memory
-// grows. stop does nothing if k is nil, which means that no kernel is alive and files fill the memory.
+// stop kills k and the processes in its process group. The lane kills the processes that have left the group when it
+// cleans up after k. why returns the reason. It is called only after the death, because during a fork bomb each
+// system call can take 10 ms, in which memory grows. stop does nothing if k is nil, which means that no kernel is
+// alive and files fill the memory.
 func (w *watchdog) stop(k *kernel, why func() string) {
 	if k == nil {
 		return

@@ -76,7 +76,7 @@ func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 	return events, next, nil
 }
 
-// end returns the offset of the text after the event.
+// end returns the offset at which the text after the event begins.
 func (e entry) end() int64 {
 	switch {
 	case e.isText():
@@ -92,7 +92,7 @@ func (e entry) end() int64 {
 type cuts struct {
 	offset, head, tail int64 // offsets of text
 	available          int64 // bytes of stored text from offset on
-	omitted            int64 // bytes of these between head and tail; 0 once of has returned the omission
+	omitted            int64 // bytes of that text between head and tail; 0 after the omission was returned
 }
 
 // cutWindow computes where the head ends and the tail begins. Stored text may have gaps, so it adds up the text of

@@ -45,7 +45,7 @@ func openWorkspace(dir string, capacity int64, id identity) (*workspace, error) 
 	return w, nil
 }
 
-// write stores body as the file name in the workspace. The file appears as a whole or not at all.
+// write stores body in the file at the path name. The file appears as a whole or not at all.
 func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	temp := ".dormouse-upload-" + rand.Text()
 	w.hide(temp, true)
@@ -158,7 +158,7 @@ func kindOf(mode fs.FileMode) string {
 	return "special file"
 }
 
-// explain turns the error of a system call into an error for the user who reads or writes the file name.
+// explain turns the error of a system call on the file name into an error that a user understands.
 func (w *workspace) explain(name string, err error) error {
 	if e, ok := errors.AsType[*sandbox.Error](err); ok {
 		return e

@@ -20,8 +20,9 @@ const (
 	listenLook     = 2 * time.Millisecond
 )
 
-// connect passes its standard input and output to the guest and waits until the guest has closed them, or has ended.
-// When it has reached the guest, and before it passes them, it writes one byte, stdio.Joined.
+// connect passes its standard input and output to the guest, and waits until the guest has closed them or has ended.
+// Before it passes them, it writes one byte, stdio.Joined, to its standard output to report that it has reached the
+// guest.
 func connect(args []string) error {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	socket := flags.String("socket", guest.SocketPath, "where the guest listens")
