@@ -211,8 +211,8 @@ func (k *kernel) ask(what string) {
 	}
 }
 
-// renew asks the kernel to renew its random state. It fails the test unless the kernel's complaint starts with want, or is empty if
-// want is.
+// renew asks the kernel to renew its random state. It fails the test unless the kernel's complaint starts with want,
+// or is empty if want is.
 func (k *kernel) renew(want string) {
 	k.t.Helper()
 	k.ask("renew")
@@ -280,12 +280,12 @@ func (k *kernel) interrupt() {
 }
 
 // promise is one behaviour of a kernel as a user sees it. The cells run one after another; the expectations apply to
-// the last one. Expected texts must be parts of the actual ones. If status is empty, it is "ok" or, if err is set,
-// "error".
+// the last one. result, err and each part of trace must be contained in the actual texts. If status is empty, it is
+// "ok" or, if err is set, "error".
 type promise struct {
 	name     string
 	cells    []string
-	text     string   // stdout, stderr and raw output together, compared as a whole
+	text     string   // the whole of stdout, stderr and raw output together
 	result   string   // text/plain of the result
 	displays []string // one MIME type of each display, in order
 	err      string   // "Name: message"

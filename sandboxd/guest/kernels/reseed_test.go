@@ -11,9 +11,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
 )
 
-// Node has no function that gives OpenSSL's random generator new state, but an addon can call OpenSSL. reseedAddons are minimal addons
-// that do this, one for each architecture. They are assembled here because no C compiler is part of the build. The built files are
-// beside randomness.cjs; DORMOUSE_UPDATE_GOLDEN=1 writes them again.
+// Node has no function that gives OpenSSL's random generator new state, but an addon can call OpenSSL. reseedAddons
+// are minimal addons that do this, one for each architecture. They are assembled here because no C compiler is part
+// of the build. The built files are beside randomness.cjs; DORMOUSE_UPDATE_GOLDEN=1 writes them again.
 var reseedAddons = map[string]reseedAddon{
 	"x64": {machine: 62, slot: 6, code: []byte{ // EM_X86_64, R_X86_64_GLOB_DAT
 		0x48, 0x83, 0xec, 0x08, // sub rsp, 8
@@ -42,8 +42,8 @@ type reseedAddon struct {
 	link    func(code []byte, distance uint64) // writes the slot's distance from the first byte of the code into the code
 }
 
-// build returns a shared library that exports napi_register_module_v1. Node calls this function each time it opens the library, and
-// the function calls RAND_poll.
+// build returns a shared library that exports napi_register_module_v1. Node calls this function each time it opens
+// the library, and the function calls RAND_poll.
 func (a reseedAddon) build() []byte {
 	const (
 		function, wanted = "napi_register_module_v1", "RAND_poll"

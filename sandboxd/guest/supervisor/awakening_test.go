@@ -26,7 +26,7 @@ func TestACopyHasItsOwnRandomState(t *testing.T) {
 	b.python(seed)
 	first := result(b.python(draw))
 	b.python(seed)
-	for range 10 { // as often as it likes
+	for range 10 { // repeated calls are allowed
 		b.awaken(guest.Awakening{Copy: true})
 	}
 	e := b.python(draw)
@@ -105,7 +105,7 @@ func TestAKernelIsPrepared(t *testing.T) {
 	b := start(t)
 	b.needsNode()
 	for _, lang := range []sandbox.Language{sandbox.Python, sandbox.JavaScript} {
-		for range 2 { // as often as it likes
+		for range 2 { // repeated calls are allowed
 			if err := b.Prepare(t.Context(), lang); err != nil {
 				t.Fatalf("Prepare(%s): %v", lang, err)
 			}

@@ -10,7 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestKillBetweenExecutionsIsNotReported: if a process is killed for memory while nothing runs, the next execution does not report it.
+// TestKillBetweenExecutionsIsNotReported: if a process is killed for memory while nothing runs, the next execution
+// does not report it.
 func TestKillBetweenExecutionsIsNotReported(t *testing.T) {
 	t.Parallel()
 	b := start(t, with("memory", strconv.Itoa(512<<20)))

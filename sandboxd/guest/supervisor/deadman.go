@@ -15,9 +15,10 @@ const (
 	expiryGrace = 60 * time.Second // time for the daemon, which should end the sandbox first
 	expiryCheck = 5 * time.Second
 
-	// If more than restoreGap has passed between two checks, the guest was restored from disk. The daemon then has restoreGrace to send
-	// the expiry: the checkpoint or snapshot that the guest was restored from may have a much earlier one. restoreGap is shorter than
-	// expiryGrace, so that the daemon also has time if the guest was on disk for less than restoreGap.
+	// If more than restoreGap has passed between two checks, the guest was restored from disk. The daemon then has
+	// restoreGrace to send the expiry: the checkpoint or snapshot that the guest was restored from may have a much
+	// earlier one. restoreGap is shorter than expiryGrace, so that the daemon also has time if the guest was on disk
+	// for less than restoreGap.
 	restoreGap   = 30 * time.Second
 	restoreGrace = 2 * time.Minute
 )

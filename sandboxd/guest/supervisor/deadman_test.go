@@ -21,8 +21,8 @@ func TestDeadman(t *testing.T) {
 	}
 }
 
-// A guest that was restored from a snapshot with a past expiry waits for restoreGrace for its own expiry, and ends if the daemon does not
-// send it.
+// A guest that was restored from a snapshot with a past expiry waits for restoreGrace for its own expiry, and ends if
+// the daemon does not send it.
 func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
 	var d deadman
 	var l look

@@ -89,8 +89,9 @@ func TestPrintedWhileNothingRan(t *testing.T) {
 	})
 }
 
-// Text that is printed after the guest sent an execution to the kernel, but before the kernel began it, does not belong to that execution.
-// A helper process stops the kernel while it prints, so that the order of events does not depend on timing.
+// Text that is printed after the guest sent an execution to the kernel, but before the kernel began it, does not
+// belong to that execution. A helper process stops the kernel while it prints, so that the order of events does not
+// depend on timing.
 func TestRawOutputBeforeAnExecutionBegins(t *testing.T) {
 	t.Parallel()
 	b := start(t)

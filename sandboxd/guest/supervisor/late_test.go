@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The test passes a kernel's messages to handle in a fixed order. It calls takeLate after text that followed done, because the lane also
-// does so when it is still looking for changed files.
+// The test passes a kernel's messages to handle in a fixed order. It calls takeLate after text that followed done,
+// because the lane also does so when it is still looking for changed files.
 func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -82,8 +82,8 @@ type lentStream struct {
 	once   sync.Once
 }
 
-// Close closes the descriptors and then the connection to `guest connect`, which ends then. So when that process has
-// ended, none of its streams is open in the sandbox any more.
+// Close closes the descriptors, and then the connection to `guest connect`, which makes that process end. So when the
+// process has ended, none of its streams is open in the sandbox any more.
 func (s *lentStream) Close() error {
 	s.once.Do(func() {
 		s.In.Close()

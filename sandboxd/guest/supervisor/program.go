@@ -32,10 +32,11 @@ func limits(lang sandbox.Language, memory int64) (data, space int64) {
 	return 0, 0
 }
 
-// pythonLimits returns resource limits with which an allocation that can never fit raises a MemoryError, so that the variables are kept.
-// The watchdog limits the memory that is really used. Linux counts private writable memory (data), which includes the stacks of
-// threads: 8 MiB each. gVisor only counts address space (space), of which threads and libraries reserve much more than they use: 8 MiB for
-// each of 512 threads, and for each CPU eight malloc arenas of up to 128 MiB.
+// pythonLimits returns resource limits with which an allocation that can never fit raises a MemoryError, so that the
+// variables are kept. The watchdog limits the memory that is really used. Linux counts private writable memory
+// (data), which includes the stacks of threads: 8 MiB each. gVisor only counts address space (space), of which
+// threads and libraries reserve much more than they use: 8 MiB for each of 512 threads, and for each CPU eight malloc
+// arenas of up to 128 MiB.
 func pythonLimits(memory int64) (data, space int64) {
 	return memory + 1<<30, memory + 4<<30 + int64(runtime.GOMAXPROCS(0))<<30
 }

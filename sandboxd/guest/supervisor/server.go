@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// maxRequest bounds a request's JSON: a megabyte of code, every byte of it escaped.
+// maxRequest bounds a request's JSON. It is enough for a megabyte of code in which every byte is escaped.
 const maxRequest = 8 * sandbox.MiB
 
 // server returns the HTTP server for the daemon, which is the only client that can reach the guest.

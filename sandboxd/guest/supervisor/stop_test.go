@@ -110,7 +110,8 @@ func TestForkBomb(t *testing.T) {
 //go:embed testdata/bomb.py
 var bomb string
 
-// TestForkBombInMachineCode: a fork bomb that does not react to the first SIGINT is killed a second later, without the rest of the ladder.
+// TestForkBombInMachineCode: a fork bomb that does not react to the first SIGINT is killed a second later, without
+// the rest of the ladder.
 func TestForkBombInMachineCode(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("NOT TESTED: the bomb is code for amd64")

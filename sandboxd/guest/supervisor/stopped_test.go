@@ -16,8 +16,8 @@ import (
 //go:embed testdata/stopper.py
 var stopper string
 
-// stopEverything starts hostile code that after a second sends SIGSTOP to every process that it can, and then starts an execution. It
-// returns the execution's id when a process has been stopped.
+// stopEverything starts hostile code that after a second sends SIGSTOP to every process that it can, and then starts
+// an execution. It returns the execution's id when a process has been stopped.
 func (b *box) stopEverything(timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	want(b.t, b.python("DELAY = 1\n"+stopper), sandbox.ExecSucceeded)
@@ -55,7 +55,8 @@ func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedKernelsCanBeStopped: timeouts and interrupts work while hostile code sends SIGSTOP to the kernel and traces it.
+// TestStoppedKernelsCanBeStopped: timeouts and interrupts work while hostile code sends SIGSTOP to the kernel and
+// traces it.
 func TestStoppedKernelsCanBeStopped(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -75,8 +76,8 @@ func TestStoppedKernelsCanBeStopped(t *testing.T) {
 	}
 }
 
-// TestStoppedWhileStarting: a kernel that code stops while it starts blocks its lane for at most half a minute, and then the next kernel
-// starts.
+// TestStoppedWhileStarting: a kernel that code stops while it starts blocks its lane for at most half a minute, and
+// then the next kernel starts.
 func TestStoppedWhileStarting(t *testing.T) {
 	t.Parallel()
 	b := start(t)

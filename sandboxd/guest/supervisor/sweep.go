@@ -35,8 +35,8 @@ func (s *Supervisor) crowded() bool {
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
-	// In a process namespace of its own (the guest is PID 1), nearly every process belongs to the kernels' user. Reading the owner of each
-	// would slow down the end of a fork bomb under gVisor.
+	// In a process namespace of its own (the guest is PID 1), nearly every process belongs to the kernels' user.
+	// Reading the owner of each would slow down the end of a fork bomb under gVisor.
 	own := os.Getpid() == 1
 	n := 0
 	for _, name := range names {
@@ -56,9 +56,10 @@ const (
 	killSparing     = 3                      // number of rounds in which kill spares the other kernels
 )
 
-// kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the kernel until the tracer
-// has ended. So kill also kills other processes of the kernels' user: first those that belong to no kernel, then all. During a fork bomb
-// it kills all from the start and again after a short time, because under gVisor new processes escape a killAll.
+// kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the
+// kernel until the tracer has ended. So kill also kills other processes of the kernels' user: first those that belong
+// to no kernel, then all. During a fork bomb it kills all from the start and again after a short time, because under
+// gVisor new processes escape a killAll.
 func (s *Supervisor) kill(k *kernel) {
 	for round := 0; ; round++ {
 		k.signal(syscall.SIGKILL)

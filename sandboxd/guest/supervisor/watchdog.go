@@ -101,7 +101,7 @@ func (w *watchdog) watch() {
 // busy adds n to the number of running executions. An execution that is shorter than watchBusy causes no check.
 func (w *watchdog) busy(n int) {
 	if n > 0 && w.maxFiles > 0 {
-		w.files.Store(filesIn(kernelMounts)) // files that exist already are not the execution's
+		w.files.Store(filesIn(kernelMounts)) // the execution is not responsible for files that exist already
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -19,10 +19,12 @@ import (
 // underFilter is the environment variable that is set in the process that TestFilterInForce starts.
 const underFilter = "DORMOUSE_TEST_UNDER_FILTER"
 
-// never is a descriptor, an address and a set of flags that no call accepts, so that a call that is not refused changes nothing.
+// never is a descriptor, an address and a set of flags that no call accepts, so that a call that is not refused
+// changes nothing.
 const never = ^uintptr(0)
 
-// refused contains system calls and the errors that the filter returns for them. Without the filter each call fails with another error.
+// refused contains system calls and the errors that the filter returns for them. Without the filter each call fails
+// with another error.
 var refused = map[string]struct {
 	number, arg uintptr
 	want        unix.Errno
