@@ -371,7 +371,8 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			time.Sleep(100 * time.Millisecond)
 			began := time.Now()
 			k.interrupt()
-			again := time.AfterFunc(500*time.Millisecond, k.interrupt) // as the guest does: the first signal may miss a process that is about to start
+			// The guest repeats the signal, too, because the first one may miss a process that is about to start.
+			again := time.AfterFunc(500*time.Millisecond, k.interrupt)
 			o := k.wait()
 			again.Stop()
 			if o.status != "interrupted" || o.err.Name == "" {

@@ -15,12 +15,16 @@ import (
 // lane runs the executions of one language, one after the other, in one kernel. It starts the kernel when it is
 // needed, and a new one after a death. Lanes run concurrently.
 type lane struct {
-	lang    sandbox.Language
-	sup     *Supervisor
-	wake    chan struct{}     // signals that the queue may not be empty
-	prepare chan chan<- error // asks serve to start the kernel; if the channel is not nil, serve also warms the kernel and sends the result
+	lang sandbox.Language
+	sup  *Supervisor
+	wake chan struct{} // signals that the queue may not be empty
+	// prepare asks serve to start the kernel. If the sent channel is not nil, serve also warms the kernel and sends
+	// the result to that channel.
+	prepare chan chan<- error
 	between interlude
-	kills   killCount // the watchdog's counts at the kernel's start, or when an execution last began or ended; only serve's goroutine uses it
+	// kills has the watchdog's counts at the kernel's start, or when an execution last began or ended. Only serve's
+	// goroutine uses it.
+	kills killCount
 
 	mu        sync.Mutex
 	queue     []*execution

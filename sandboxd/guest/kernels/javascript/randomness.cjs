@@ -1,7 +1,7 @@
-// New random state after this process was copied. V8's Math.random, OpenSSL's generator and two caches in front of it keep their
-// state in memory, so a copy of the process would draw the same values as the original. Node preloads this file in the main thread and
-// in each worker, before any other code. It replaces Math.random by its own generator, reseeds OpenSSL's generator through an addon,
-// and empties the caches by drawing all their values.
+// New random state after this process was copied. V8's Math.random, OpenSSL's generator and two caches in front of it
+// store their state in memory, so a copy of the process would draw the same values as the original. Node preloads
+// this file in the main thread and in each worker, before any other code. It replaces Math.random with its own
+// generator, reseeds OpenSSL's generator through an addon, and empties the caches by drawing all their values.
 'use strict';
 
 const crypto = require('node:crypto');
@@ -24,7 +24,8 @@ const { defineProperty, getPrototypeOf } = Object;
 const dlopen = process.dlopen.bind(process);
 const addon = join(__dirname, `reseed-${process.arch}.node`);
 
-// Node caches random bytes for this many values of randomUUID() and randomInt(). Drawing twice as many values always empties the caches.
+// Node caches random bytes for this many values of randomUUID() and randomInt(). Drawing twice as many values always
+// empties the caches.
 const CACHED_UUIDS = 128;
 const CACHED_INTS = 1024;
 

@@ -148,7 +148,8 @@ const IMPORTER = path.join(process.cwd(), 'cell.js'); // see modules.cjs
 function isOurs(line) {
   if (!/^\s+at /.test(line)) return false;
   const place = /(cell-\d+\.js):(\d+):\d+\)?/.exec(line);
-  if (place && +place[2] > sources.get(place[1])?.length) return true; // a line after the cell's last: the end of the async function around the cell
+  // A line after the cell's last is the end of the async function around the cell.
+  if (place && +place[2] > sources.get(place[1])?.length) return true;
   return line.includes(__dirname) || line.includes(IMPORTER) || /\(?node:(internal|vm\b|events:)/.test(line);
 }
 

@@ -25,7 +25,8 @@ from .figures import png
 from .plain import system
 
 
-PLAIN = frozenset({int, float, bool, str, bytes})  # these have only the text form, and asking ten formatters takes longer than the cell
+# These have only the text form, and asking ten formatters takes longer than the cell.
+PLAIN = frozenset({int, float, bool, str, bytes})
 
 
 class Store(dict):

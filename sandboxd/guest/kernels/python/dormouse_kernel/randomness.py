@@ -85,7 +85,8 @@ def _numpy(mtrand, generators):
             type(generator).__setstate__(generator, type(generator)().__getstate__())
     for generator in generators:
         if isinstance(generator, mtrand.RandomState) and type(generator._bit_generator).__name__ == "MT19937":
-            mtrand.RandomState.seed(generator)  # the RandomState stores the second of a pair of normal values; seed() discards it
+            # The RandomState stores the second of a pair of normal values. seed() discards it.
+            mtrand.RandomState.seed(generator)
 
 
 def _torch(torch, generators):
@@ -131,7 +132,8 @@ def _uuid(uuid, _):
     # libuuid stores a clock sequence and may store a node. Without libuuid, uuid1() asks for random bits and uses
     # this node.
     uuid._generate_time_safe = None
-    uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # a bit that is never set in the address of a network card
+    # This bit is never set in the address of a network card.
+    uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40
     for name in "_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7":
         if hasattr(uuid, name):
             setattr(uuid, name, None)
@@ -140,7 +142,8 @@ def _uuid(uuid, _):
 def _openssl(_, __):
     import _ssl
 
-    _ssl.RAND_add(os.urandom(64), 64.0)  # all generators of this OpenSSL, in all threads, draw from the one that this call seeds
+    # All generators of this OpenSSL, in all threads, draw from the one that this call seeds.
+    _ssl.RAND_add(os.urandom(64), 64.0)
 
 
 def _cryptography(rust, _):
