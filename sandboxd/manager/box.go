@@ -13,32 +13,39 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// box is a sandbox that runs or sleeps, as the manager holds it.
+// box is a running or suspended sandbox. The manager keeps one in Manager.boxes until the sandbox is
+// terminated. Fields above life do not change after newBox, except for the atomic counters.
 type box struct {
 	id       sandbox.ID
 	owner    sandbox.Owner
 	language sandbox.Language
 	log      *slog.Logger
-	guest    *guest.Client // dials when it is first used
+	guest    *guest.Client // opens connections when they are first needed
 
-	ctx   context.Context // ends with the sandbox, or with the manager
+	ctx   context.Context // cancelled when the sandbox is terminated or the manager is closed
 	close context.CancelFunc
 
-	open, dials atomic.Int64 // connections to the guest, now and ever
-	heard       atomic.Int64 // how often anything was read from them
+	open, dials atomic.Int64 // connections to the guest: currently open, and opened so far
+	heard       atomic.Int64 // number of successful reads from these connections
 
-	life chan struct{} // holds one value while nobody is changing its life
-	last look          // at the guest's status
+	// life is the lock for transitions of the sandbox, such as suspending or terminating it. It contains one
+	// value while no goroutine holds it. Use change or tryChange to take it. Once the box is in Manager.boxes
+	// and Start has begun its background work, rec (except UsedTime), told and ended change only while both
+	// life and mu are held.
+	life chan struct{}
+	last look // the latest status of the guest; has its own lock
 
 	mu       sync.Mutex
-	rec      store.Sandbox // as it is on disk, but UsedTime is newer
+	rec      store.Sandbox // the record as it is on disk, but its UsedTime can be newer
 	stored   time.Time     // the UsedTime on disk
-	told     time.Time     // the expiry that the guest knows; zero: not known
+	told     time.Time     // the expiry that the guest was last given; zero: unknown
 	ended    bool
-	expiring bool // somebody is ending it
+	expiring bool // a goroutine of expireDue is terminating it
 	rest
-	pending  map[sandbox.ExecutionID]*pending
-	followed map[sandbox.Language][]sandbox.ExecutionID // oldest first; not empty: a watcher is at it
+	pending map[sandbox.ExecutionID]*pending
+	// followed contains the queue of each language's watcher, oldest execution first. A watcher runs while its
+	// queue exists.
+	followed map[sandbox.Language][]sandbox.ExecutionID
 }
 
 func (m *Manager) newBox(rec store.Sandbox) *box {
@@ -70,7 +77,8 @@ func (m *Manager) dial(ctx context.Context, b *box) (net.Conn, error) {
 	return &stream{Conn: conn, end: sync.OnceFunc(func() { b.open.Add(-1) }), read: func() { b.heard.Add(1) }}, nil
 }
 
-// stream is a connection that says when it is of no use any more.
+// stream is a connection to the guest that calls read after each successful read, and end when a read fails or
+// the connection is closed. It can call end more than once.
 type stream struct {
 	net.Conn
 	read, end func()
@@ -92,20 +100,22 @@ func (s *stream) Close() error {
 	return s.Conn.Close()
 }
 
-// reach returns what reports later whether anything can have reached the guest meanwhile.
+// reach starts observing the connections. The function that it returns reports whether a connection to the
+// guest existed at any time since, so that a request may have reached the guest.
 func (b *box) reach() (reached func() bool) {
 	open, dials := b.open.Load() > 0, b.dials.Load()
 	return func() bool { return open || b.dials.Load() != dials }
 }
 
-// hear returns what reports later whether anything at all was heard of the guest meanwhile.
+// hear starts observing reads. The function that it returns reports whether any bytes have been received from
+// the guest since.
 func (b *box) hear() (heard func() bool) {
 	before := b.heard.Load()
 	return func() bool { return b.heard.Load() != before }
 }
 
-// dialError is the engine's, and hides its kind: that a guest cannot be reached is
-// for the manager to explain.
+// dialError wraps an engine's error from Dial. It has no Unwrap method, so that answered does not mistake the
+// engine's error for an answer of the guest; diagnose explains the failure to the client.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return "dial the guest: " + e.err.Error() }
@@ -122,7 +132,7 @@ func (b *box) expires() time.Time {
 	return b.rec.ExpireTime
 }
 
-// use notes that somebody wants something of the sandbox.
+// use sets the time of last use to now, unless it is later already.
 func (b *box) use(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,7 +141,8 @@ func (b *box) use(now time.Time) {
 	}
 }
 
-// change runs fn while nobody else changes the sandbox's life.
+// change takes b.life, runs fn and releases b.life. It returns fn's error, or ctx.Err() if ctx ends before
+// b.life is free. The caller must not hold b.life or b.mu.
 func (b *box) change(ctx context.Context, fn func() error) error {
 	select {
 	case <-b.life:
@@ -142,7 +153,7 @@ func (b *box) change(ctx context.Context, fn func() error) error {
 	return fn()
 }
 
-// tryChange is change if nobody changes the sandbox's life right now: it does not wait.
+// tryChange is like change, but returns without running fn if b.life is held.
 func (b *box) tryChange(fn func()) {
 	select {
 	case <-b.life:
@@ -153,7 +164,8 @@ func (b *box) tryChange(fn func()) {
 	fn()
 }
 
-// ending claims the ending of an expired sandbox for one, and notEnding gives it back.
+// ending reports whether the caller may terminate the expired sandbox. It returns true to one caller at a time;
+// that caller must call notEnding afterwards.
 func (b *box) ending() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -168,7 +180,7 @@ func (b *box) notEnding() {
 	b.expiring = false
 }
 
-// storeUsed writes down, soon, which sandboxes were used since the last time.
+// storeUsed queues a write of the times of last use that have changed since the previous call.
 func (m *Manager) storeUsed() {
 	m.mu.Lock()
 	boxes := m.allBoxes()

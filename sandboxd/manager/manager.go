@@ -1,20 +1,48 @@
-// Package manager is a sandbox's life: it is created, found, used, changed, and one day it
-// is deleted, expires or is lost. It is the only place that decides; the store remembers and
-// the engine runs. It knows nothing of HTTP, Docker or MCP. In the order of a life:
+// Package manager implements the life cycle of sandboxes: it creates them, runs code in them, suspends and
+// resumes them, and terminates them. It is the only package that makes these decisions. Package store persists
+// the records, and package engine runs the containers. Package sandboxd creates the manager and serves it over
+// HTTP with package api. The manager itself does not handle HTTP, Docker or MCP.
 //
-//   - [Manager], [Config]: what there is at all times (manager.go)
-//   - [Manager.Create], and what there is room for (create.go, room.go); how it is started (launch.go); one that is a copy (fork.go)
-//   - names, [Manager.Get], [Manager.List] (find.go, look.go)
-//   - how a sandbox's guest is reached, and what it means when it cannot be (box.go, call.go)
-//   - [Manager.Execute], its later life, and how its end gets on record (execute.go, execution.go, pending.go, watch.go)
-//   - files (files.go)
-//   - how it goes to sleep when nobody uses it, and wakes when somebody does (suspend.go); how its state is saved while it
-//     runs on (checkpoint.go), what room that takes (disk.go), and how it goes back to that when its processes died (rewind.go)
-//   - [Manager.Update], [Manager.Delete] and every other end (life.go, expire.go)
-//   - what was promised against what runs, at start and ever after (plan.go, reconcile.go)
+// [Manager] is the entry point, and [Config] its settings. A box is a sandbox that is running or suspended, a
+// creation is a sandbox that is being created, and remains are a terminated sandbox whose container has not
+// been removed yet. The files:
 //
-// A record is on disk before its promise leaves here. No lock is held while anything
-// waits for code to run.
+//   - manager.go: [Manager], [Config], starting and stopping
+//   - create.go: [Manager.Create]; room.go: capacity limits; launch.go: starting a container, from a snapshot
+//     if possible; fork.go: forks
+//   - find.go: looking up sandboxes by id or display name; look.go: [Manager.Get] and [Manager.List]
+//   - box.go: the box, its locks and its connections to the guest; call.go: calls to the guest, and diagnosis
+//     when it does not answer
+//   - execute.go: [Manager.Execute]; execution.go: [Manager.GetExecution], [Manager.Interrupt] and
+//     [Manager.FollowExecution]; pending.go: executions whose end is not recorded yet; watch.go: waiting for
+//     them to end
+//   - files.go: reading, writing and listing files
+//   - suspend.go: suspending idle sandboxes and resuming them; checkpoint.go: checkpoints of running sandboxes;
+//     disk.go: the disk space of checkpoints; rewind.go: returning to a checkpoint after the processes died
+//   - life.go: [Manager.Update], [Manager.Delete] and termination; expire.go: the expiry loop
+//   - plan.go, reconcile.go: comparing the records with the engine's containers, at start and every sweepEvery,
+//     and correcting the differences
+//
+// A method reports success only after the record of the change is on disk, so that the answer survives a crash.
+//
+// # Locks
+//
+// A goroutine that holds one of these locks may take only locks further down the list:
+//
+//   - look.mu serializes status requests to one guest.
+//   - box.life serializes the transitions of one sandbox: suspend, resume, checkpoint, fork, rewind, update and
+//     termination. It is a channel that is used as a lock, so that waiting for it can be cancelled. It is held
+//     during calls to the engine, the store and the guest. A goroutine that holds the life of one box must not
+//     wait for the life of another: it uses box.tryChange, which does not wait. Otherwise two sandboxes that
+//     need each other's capacity would deadlock.
+//   - disk.reserving serializes reservations of disk space.
+//   - inspection.mu serializes requests to the engine for its list of containers.
+//   - Manager.mu guards the tables of sandboxes.
+//   - box.mu guards the fields of one box.
+//
+// Manager.mu and box.mu are held only briefly, never during a call to the store, a guest or the engine (except
+// Engine.Info, which does not block). No lock is held while a call waits for user code to end, with one exception: a fork holds the life of
+// the original for up to forkPatience while it waits for the original to become idle.
 package manager
 
 import (
@@ -30,38 +58,41 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Config is what a manager works with. Zero values are useful where the comment says so.
+// Config is the configuration of a [Manager]. A zero value selects the default that the field's comment states.
 type Config struct {
-	Store  *store.Store  // closed by its owner, after the manager
-	Engine engine.Engine // likewise
+	Store  *store.Store  // Store holds the records. The manager does not close it; the caller closes it after the manager.
+	Engine engine.Engine // Engine runs the containers. The manager does not close it; the caller closes it after the manager.
 
 	DefaultImage string
-	AllowImages  []string       // other images that may be asked for; "*" is any
-	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
+	AllowImages  []string       // images that a request may select besides DefaultImage; "*" allows any
+	Limits       sandbox.Limits // of one sandbox; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
-	MaxSandboxes int            // at once; zero: 100
-	// MaxSandboxesPerOwner bounds the sandboxes that an owner who is not the operator has, awake or asleep. Zero: nothing does.
+	MaxSandboxes int            // that may run at the same time; zero: 100
+	// MaxSandboxesPerOwner limits the number of sandboxes, running or suspended, of each owner except the
+	// operator. Zero means no limit.
 	MaxSandboxesPerOwner int
-	// MaxMemory bounds the sum of the sandboxes' memory limits. Zero: four times the memory of the
-	// engine's machine, because a limit is a ceiling that few sandboxes come near.
+	// MaxMemory limits the sum of the memory limits of the running sandboxes, in bytes. Zero means four times
+	// the memory of the engine's machine, because few sandboxes come near their memory limit.
 	MaxMemory int64
 
-	// IdleSuspend is how long a sandbox may be idle before it is suspended, if the engine can. Zero: never.
+	// IdleSuspend is how long a sandbox must be idle before it is suspended, if the engine supports that. Zero
+	// means never.
 	IdleSuspend time.Duration
-	// CheckpointEvery is how long a sandbox may be idle before its state is saved while it runs on, if the
-	// engine can. Zero: never.
+	// CheckpointEvery is how long a running sandbox must be idle before it is checkpointed, if the engine
+	// supports that. Zero means never.
 	CheckpointEvery time.Duration
-	// MaxDisk bounds what saved states take on disk, in bytes. Zero: nothing does.
+	// MaxDisk limits the disk space of all checkpoints together, in bytes. Zero means no limit.
 	MaxDisk int64
 
-	// OnExecution is told of each execution when it has begun, and once more when it is final. It must not wait. Zero: nobody is.
+	// OnExecution, if set, is called once for each execution when it has begun, and once more when it is final.
+	// It is called without locks held, and must not block.
 	OnExecution func(sandbox.Execution)
 
-	Logger *slog.Logger     // zero: none
-	Now    func() time.Time // the wall clock; zero: time.Now
+	Logger *slog.Logger     // nil: no logging
+	Now    func() time.Time // returns the wall-clock time; nil: time.Now
 }
 
-// Defaults of a [Config].
+// Defaults for zero fields of a [Config].
 const (
 	defaultMaxSandboxes = 100
 	memoryOvercommit    = 4
@@ -95,34 +126,35 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// Manager looks after all sandboxes of a home. Its methods may be called concurrently.
+// Manager manages all sandboxes of one daemon. Its methods are safe for concurrent use.
 type Manager struct {
 	Config
 
-	ctx  context.Context // of the manager's own work
+	ctx  context.Context // cancelled by Close; for the manager's background work
 	stop context.CancelFunc
 	work sync.WaitGroup
 
 	mu        sync.Mutex
 	closed    bool
-	boxes     map[sandbox.ID]*box      // those that run or sleep
-	creating  map[sandbox.ID]*creation // those that are being made
-	leaving   map[sandbox.ID]*remains  // those that ended, until their container is gone
-	preparing patience                 // with snapshots
+	boxes     map[sandbox.ID]*box      // running or suspended sandboxes
+	creating  map[sandbox.ID]*creation // sandboxes that are being created
+	leaving   map[sandbox.ID]*remains  // terminated sandboxes whose container may still exist
+	preparing patience                 // backoff after a failed snapshot; its fields are also guarded by mu
 
 	expiryChanged chan struct{}
 	inspection    inspection
 	disk          disk
-	telling       chan struct{} // holds one value for each guest that may be told its expiry at once
+	telling       chan struct{} // semaphore: limits concurrent doTell actions to atOnce
 }
 
-// remains is a container that must go.
+// remains is a terminated sandbox whose container must be removed. Its rec does not change.
 type remains struct {
 	rec      store.Sandbox
-	clearing bool // somebody is at it
+	clearing bool // a call of Manager.clear is removing the container; guarded by Manager.mu
 }
 
-// New makes a manager of what the store has. Nothing happens before [Manager.Start].
+// New returns a manager of the sandboxes recorded in c.Store. It starts no background work; [Manager.Start]
+// does.
 func New(c Config) (*Manager, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -151,16 +183,17 @@ func New(c Config) (*Manager, error) {
 	return m, nil
 }
 
-// Start brings the records and the engine together, takes up what the last daemon left
-// unfinished, and begins to watch. An engine that does not answer is no error: it is
-// asked again until it does. It is called once.
+// Start reconciles the records with the engine's containers, resumes watching the executions that a previous
+// daemon left unfinished, and starts the background loops. If the engine does not answer, Start succeeds, and
+// the sweep loop retries until the engine answers. The caller must call Start exactly once.
 func (m *Manager) Start(ctx context.Context) error {
 	unfinished, err := m.Store.Unfinished(ctx)
 	if err != nil {
 		return fmt.Errorf("manager: %w", err)
 	}
 	m.endUnmade()
-	for _, e := range unfinished { // what the engine says can mean that they are lost
+	// Register these before reconciling, which can terminate their sandboxes and so mark them as lost.
+	for _, e := range unfinished {
 		if b := m.running(e.SandboxID); b != nil {
 			b.expectOld(e.Execution)
 		}
@@ -183,8 +216,8 @@ func (m *Manager) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close stops the manager's own work and returns when it has ended. Sandboxes and
-// executions go on; the next manager finds them.
+// Close stops the background work and returns when it has ended. Sandboxes and their executions continue; the
+// next manager takes them over.
 func (m *Manager) Close() {
 	m.mu.Lock()
 	m.closed = true
@@ -198,7 +231,8 @@ func (m *Manager) Close() {
 	m.storeUsed()
 }
 
-// Ready returns nil when a sandbox could be created.
+// Ready returns nil if the store and the engine work, so that a sandbox could be created. Otherwise it returns
+// the store's or the engine's error.
 func (m *Manager) Ready(ctx context.Context) error {
 	if err := m.Store.Ping(ctx); err != nil {
 		return notRecorded(err)
@@ -209,7 +243,8 @@ func (m *Manager) Ready(ctx context.Context) error {
 	return nil
 }
 
-// spawn runs fn as the manager's own work, which Close waits for. It reports whether it did.
+// spawn runs fn in a goroutine that Close waits for. It returns false, and does not run fn, if the manager is
+// closed. The caller must not hold m.mu.
 func (m *Manager) spawn(fn func()) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -220,8 +255,8 @@ func (m *Manager) spawn(fn func()) bool {
 	return true
 }
 
-// finish runs fn to its end even if the caller's ctx ends before, in which case the
-// caller is not kept.
+// finish runs fn in the background and returns its error. If ctx ends first, finish returns ctx.Err() and fn
+// continues. fn gets a context that ends only with the manager.
 func (m *Manager) finish(ctx context.Context, fn func(context.Context) error) error {
 	done := make(chan error, 1)
 	if !m.spawn(func() { done <- fn(m.ctx) }) {
@@ -235,7 +270,7 @@ func (m *Manager) finish(ctx context.Context, fn func(context.Context) error) er
 	}
 }
 
-// allBoxes is called with mu held.
+// allBoxes returns all running and suspended sandboxes. The caller must hold m.mu.
 func (m *Manager) allBoxes() []*box {
 	all := make([]*box, 0, len(m.boxes))
 	for _, b := range m.boxes {
@@ -244,14 +279,15 @@ func (m *Manager) allBoxes() []*box {
 	return all
 }
 
-// now is the wall clock. Without the monotonic reading, so that a jump of the clock is one.
+// now returns the wall-clock time in UTC. It strips the monotonic reading, so that differences between times
+// include changes of the system clock.
 func (m *Manager) now() time.Time { return m.Now().Round(0).UTC() }
 
 func errStopping() error {
 	return sandbox.Errorf(sandbox.Unavailable, "the daemon is stopping: try again in a moment")
 }
 
-// notRecorded is the error of a change that the store could not write.
+// notRecorded returns the error to report for a change that the store could not write.
 func notRecorded(err error) error {
 	switch {
 	case errors.Is(err, store.ErrClosed):

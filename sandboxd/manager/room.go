@@ -14,23 +14,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Kernels' uids. A sandbox's own is chosen at random, so that one that was just given back
-// is not the next to be given out. Those that start from a snapshot have its one: each has a kernel of its own, and so users of
-// its own. The store knows the difference.
+// Uids of kernels. On engines without snapshots, each sandbox gets a random uid that no other container has;
+// because it is random, a uid that was just released is not the next one to be assigned. All sandboxes on an
+// engine with snapshots share snapshotUID, because a snapshot's files belong to that uid. That is safe: on
+// these engines each sandbox has an operating-system kernel of its own, so uids have no meaning outside of the
+// sandbox. The store's unique index on uids exempts snapshotUID.
 const (
 	firstUID    = 200_000
 	lastUID     = 1_200_000
 	snapshotUID = firstUID - 1
 )
 
-// How long one that is to run waits until another is idle: code may be ending just now.
+// How long a request waits for capacity, and how often it retries: an execution may be about to end, and its
+// sandbox can then be suspended.
 const (
 	roomPatience = time.Second
 	roomLook     = 50 * time.Millisecond
 )
 
-// full says why there is no room for another sandbox to run, if there is none, with mu held. What sleeps on disk takes
-// none; what has ended does until its container is gone.
+// full returns the reason why another sandbox with this memory limit, in bytes, cannot run now, or "" if it
+// can. Sandboxes suspended to disk do not count. Terminated sandboxes count until their container is removed.
+// The caller must hold m.mu.
 func (m *Manager) full(memory int64) string {
 	count := 0
 	for r, runs := range m.held {
@@ -52,7 +56,8 @@ func (m *Manager) full(memory int64) string {
 	return ""
 }
 
-// takeRoom finds room for a sandbox to wake, and suspends others for that, the longest idle first. It is called by whoever changes its life.
+// takeRoom acquires capacity for b to resume. If there is none, it suspends other sandboxes, starting with the
+// one that has been idle longest. The caller must hold b.life.
 func (m *Manager) takeRoom(ctx context.Context, b *box) error {
 	memory := b.record().Limits.MemoryBytes
 	for begin := time.Now(); ; {
@@ -87,7 +92,9 @@ func (b *box) leaveRoom() {
 	b.room = false
 }
 
-// makeRoom reports whether to try again, who has found no room since begin.
+// makeRoom tries to free capacity and reports whether the caller should retry. It suspends an idle sandbox. If
+// there is none, it waits roomLook for one, but gives up when roomPatience has passed since begin. The caller
+// must not hold m.mu.
 func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
 	if m.evict(ctx) {
 		return true
@@ -103,8 +110,9 @@ func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
 	}
 }
 
-// evict suspends the sandbox that has been idle for longest, and reports whether there was one. It waits for nobody
-// else's change of a life, because others may wait for room in theirs.
+// evict suspends the sandbox that has been idle longest, and reports whether it suspended one. The caller may
+// hold the life of a box that needs capacity. For that reason evict skips sandboxes whose life is held instead
+// of waiting: the holder could be waiting for capacity itself.
 func (m *Manager) evict(ctx context.Context) (done bool) {
 	s, ok := engine.As[engine.Suspender](m.Engine)
 	if !ok || m.IdleSuspend == 0 || m.pauses() {
@@ -134,10 +142,12 @@ func (m *Manager) evict(ctx context.Context) (done bool) {
 	return false
 }
 
-// errShare is the cause of the error of an owner who has as many sandboxes as one may: nobody else's sleep helps.
+// errShare is the cause of the error for an owner who has reached MaxSandboxesPerOwner. Suspending other
+// sandboxes does not help in this case, because suspended sandboxes count too.
 var errShare = errors.New("the owner's share is used up")
 
-// share says no to an owner who has as many sandboxes as one may have, with mu held.
+// share returns an error caused by errShare if the owner has reached MaxSandboxesPerOwner. The operator has no
+// such limit. The caller must hold m.mu.
 func (m *Manager) share(owner sandbox.Owner) error {
 	if m.MaxSandboxesPerOwner == 0 || owner == sandbox.Operator {
 		return nil
@@ -154,7 +164,8 @@ func (m *Manager) share(owner sandbox.Owner) error {
 	return sandbox.Errorf(sandbox.Limit, "you have %d sandboxes, awake or asleep, the most that one owner may have here (--max-sandboxes-per-owner): delete one that is not needed, or wait until one expires", count).WithCause(errShare)
 }
 
-// reserve finds room for a sandbox, with mu held, and fills in the record's uid.
+// reserve checks all limits for a new sandbox and sets rec.UID. The caller must hold m.mu, and keep it until it
+// has added the sandbox to m.creating: the entry there is what occupies the capacity.
 func (m *Manager) reserve(rec *store.Sandbox) error {
 	if err := m.share(rec.Owner); err != nil {
 		return err
@@ -172,7 +183,7 @@ func (m *Manager) reserve(rec *store.Sandbox) error {
 	}
 	switch {
 	case rec.ForkOf != "":
-		return nil // its files are its original's user's
+		return nil // a fork keeps the original's uid, which owns its files
 	case m.snapshots():
 		rec.UID = snapshotUID
 		return nil
@@ -183,7 +194,9 @@ func (m *Manager) reserve(rec *store.Sandbox) error {
 	return nil
 }
 
-// held yields the records of all that has a uid, and whether it takes memory, with mu held.
+// held iterates over the records of all sandboxes that occupy a uid: running, suspended, being created, and
+// terminated with a container. runs reports whether the sandbox counts towards MaxSandboxes and MaxMemory. The
+// caller must hold m.mu; held takes box.mu, but does not hold it during yield.
 func (m *Manager) held(yield func(r store.Sandbox, runs bool) bool) {
 	pauses := m.pauses()
 	for _, b := range m.boxes {
@@ -220,7 +233,8 @@ func (m *Manager) hostCPUs() int {
 	return runtime.NumCPU()
 }
 
-// image returns the image to use for one that was asked for.
+// image returns the image to use for a request, or an error if the requested image is not allowed. An empty
+// name selects DefaultImage.
 func (m *Manager) image(asked string) (string, error) {
 	if asked == "" || asked == m.DefaultImage {
 		return m.DefaultImage, nil

@@ -12,7 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// How long the engine may take, and how soon a suspend that failed is tried again.
+// How long the engine may take, and the shortest and longest delay before a failed suspend or checkpoint is
+// tried again.
 const (
 	suspendTimeout = 2 * time.Minute
 	resumeTimeout  = time.Minute
@@ -20,22 +21,28 @@ const (
 	lastPutOff     = time.Hour
 )
 
-// rest is what keeps a sandbox awake, and what is known of its sleep. Under the box's mu.
+// rest is the part of a box that describes whether it is suspended, whether it is in use, and whether it may be
+// suspended. All fields are guarded by box.mu.
 type rest struct {
-	// asleep: the engine must be asked to resume it before its guest can be used. It says so from
-	// before the engine suspends it until after it was resumed; on disk is what was reached.
+	// asleep is true while the guest cannot be used before the engine has resumed the sandbox. It is set before
+	// the engine starts to suspend, checkpoint or fork the sandbox, and cleared after the sandbox runs again,
+	// so that no caller uses the guest in between. rec.State, in contrast, is the last state that was
+	// completed.
 	asleep bool
-	holds  int       // of those who use its guest right now
-	active time.Time // when it was last used, by the clock that nobody sets
-	waking *waking   // not nil: somebody resumes it
-	moves  int       // begun and ended suspends and resumes; odd: one is under way
-	room   bool      // it runs, or may: it counts towards what may run at once
-	work   bool      // it may have changed since its state was last saved
+	holds  int       // number of callers that are using the guest
+	active time.Time // time of last use, with a monotonic reading: not affected by changes of the system clock
+	waking *waking   // the resume that is under way, or nil
+	// moves is incremented when a suspend, resume, checkpoint or fork begins, and again when it ends. It is odd
+	// while one is under way.
+	moves int
+	room  bool // counts towards MaxSandboxes and MaxMemory: it runs, or is about to
+	work  bool // may have changed since its last checkpoint
 
 	suspending, saving patience
 }
 
-// patience is how long not to try again what failed. Each failure in a row doubles it.
+// patience is the delay before a failed operation is tried again. It doubles with each failure in a row, from
+// firstPutOff to lastPutOff. It has no lock of its own.
 type patience struct {
 	after  time.Time
 	putOff time.Duration
@@ -49,14 +56,15 @@ func (p *patience) failed() time.Duration {
 	return p.putOff
 }
 
-// waking is a resume that all who need the guest wait for.
+// waking is a resume. All callers that need the guest wait for done. err is written before done is closed.
 type waking struct {
 	done chan struct{}
 	err  error
 }
 
-// hold keeps a sandbox awake until release is called, and resumes it first if it sleeps. Of many
-// who ask at once, one resumes it, and goes on if its caller gives up.
+// hold marks the sandbox as in use, so that it is not suspended before the caller calls release, and resumes it
+// first if it is suspended. The first of several concurrent callers starts the resume, and the others wait for
+// it. The resume continues if the caller's ctx ends. release is idempotent; it is nil if hold returns an error.
 func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) {
 	b.mu.Lock()
 	b.holds++
@@ -81,7 +89,7 @@ func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) 
 		err = w.err
 	case <-ctx.Done():
 		err = ctx.Err()
-		if b.ctx.Err() != nil { // which ctx may be
+		if b.ctx.Err() != nil { // ctx may be b.ctx
 			err = m.whyGone(ctx, b)
 		}
 	}
@@ -92,7 +100,9 @@ func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) 
 	return release, nil
 }
 
-// holdAwake is hold for who only looks: it does not wake the sandbox, nor does it count as use.
+// holdAwake is like hold, but only for a sandbox that is not asleep, and release does not update the time of
+// last use. It is for reading the status, which neither resumes a sandbox nor counts as use. If the sandbox is
+// asleep, holdAwake returns false and a nil release.
 func (b *box) holdAwake() (release func(), awake bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -128,8 +138,8 @@ func (b *box) awoken(w *waking, err error) {
 	close(w.done)
 }
 
-// resume wakes a sandbox. It is called by whoever changes its life. What fails leaves it
-// asleep, unless it can never be resumed.
+// resume resumes a suspended sandbox, and does nothing if it is running. On failure the sandbox remains
+// suspended, or is terminated if it can never be resumed. The caller must hold b.life.
 func (m *Manager) resume(ctx context.Context, b *box) error {
 	switch {
 	case !b.alive():
@@ -167,7 +177,7 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 	}
 	if b.record().State != sandbox.Running {
 		if err := m.Store.SetState(b.id, sandbox.Running); err != nil {
-			return notRecorded(err) // it stays asleep for us; to resume it again does no harm
+			return notRecorded(err) // asleep remains set, so the next call resumes the sandbox again, which is harmless
 		}
 	}
 	m.awake(ctx, b)
@@ -175,9 +185,10 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 	return nil
 }
 
-// awake makes a sandbox that runs, on record too, usable. It is called by whoever changes its life.
+// awake makes a sandbox usable for callers after its container has been resumed and its record says running: it
+// clears asleep and starts to follow its pending executions again. The caller must hold b.life.
 func (m *Manager) awake(ctx context.Context, b *box) {
-	b.guest.Close() // it dials anew
+	b.guest.Close() // close old connections, so that the next call dials a new one
 	b.mu.Lock()
 	b.rec.State, b.rec.Rewound.Owed = sandbox.Running, false
 	b.asleep, b.room, b.active = false, true, time.Now()
@@ -186,7 +197,7 @@ func (m *Manager) awake(ctx context.Context, b *box) {
 	for _, p := range b.pending {
 		left = append(left, p.accepted)
 	}
-	knows := b.told.Equal(b.rec.ExpireTime) // as it did when it fell asleep
+	knows := b.told.Equal(b.rec.ExpireTime) // the guest still has the expiry that it had when it was suspended
 	b.mu.Unlock()
 	if !knows {
 		m.tell(ctx, b)
@@ -197,7 +208,8 @@ func (m *Manager) awake(ctx context.Context, b *box) {
 	}
 }
 
-// notResumed explains why a sandbox was not resumed, and ends it if it never can be.
+// notResumed returns the error to report after the engine failed to resume a sandbox. It terminates the sandbox
+// if it can never be resumed. The caller must hold b.life.
 func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	if m.ctx.Err() != nil {
 		return errStopping()
@@ -220,8 +232,9 @@ func (m *Manager) notResumed(ctx context.Context, b *box, cause error) error {
 	return m.endNow(ctx, b, why, reason)
 }
 
-// endIfDead ends a sandbox whose container neither runs nor is suspended, and returns an error that says why it ended. It returns nil
-// for any other sandbox, and the engine's error if the engine does not answer. The caller must be in b.change.
+// endIfDead terminates a sandbox whose container neither runs nor is suspended, and returns an error that
+// states why it was terminated. It returns nil for any other sandbox, and the engine's error if the engine does
+// not answer. The caller must hold b.life.
 func (m *Manager) endIfDead(ctx context.Context, b *box) error {
 	containers, err := m.inspect(ctx)
 	if err != nil {
@@ -235,8 +248,8 @@ func (m *Manager) endIfDead(ctx context.Context, b *box) error {
 	return m.endNow(ctx, b, cause, reason)
 }
 
-// endNow ends a sandbox, starts the removal of its container in the background, and returns an error that says why it ended. The
-// caller must be in b.change.
+// endNow terminates a sandbox, starts the removal of its container in the background, and returns an error that
+// states why it was terminated. The caller must hold b.life.
 func (m *Manager) endNow(ctx context.Context, b *box, cause store.Cause, reason string) error {
 	if err := m.endRecord(b, cause, reason); err != nil {
 		return err
@@ -245,8 +258,8 @@ func (m *Manager) endNow(ctx context.Context, b *box, cause store.Cause, reason 
 	return m.whyGone(ctx, b)
 }
 
-// idleLoop suspends what nobody has used for a while, and saves what is not idle for that long yet, if
-// the engine can.
+// idleLoop suspends sandboxes that have been idle for IdleSuspend, and checkpoints running sandboxes that have
+// been idle for CheckpointEvery, if the engine supports that.
 func (m *Manager) idleLoop() {
 	every := clockCheck
 	for _, d := range []time.Duration{m.IdleSuspend, m.CheckpointEvery} {
@@ -271,7 +284,9 @@ func (m *Manager) idleLoop() {
 	}
 }
 
-// each calls do for all that is due, with mu held, some side by side. It changes their lives.
+// each calls do for every box for which due returns true, up to atOnce of them concurrently, and returns when
+// all calls have ended. It holds box.mu during due and box.life during do. The state may change in between, so
+// do must check it again.
 func (m *Manager) each(due func(*box) bool, do func(*box)) {
 	m.mu.Lock()
 	boxes := m.allBoxes()
@@ -294,18 +309,20 @@ func (m *Manager) each(due func(*box) bool, do func(*box)) {
 	}
 }
 
-// idle reports whether a sandbox may be suspended, with mu held. Its guest must know its expiry: a
-// guest that wakes after the one that it knows ends the sandbox.
+// idle reports whether the sandbox may be suspended because it has been unused for the duration after. The
+// guest must have the current expiry: a guest that is resumed after the expiry that it has terminates the
+// sandbox. The caller must hold b.mu.
 func (b *box) idle(after time.Duration) bool {
 	return b.unused(after) && b.told.Equal(b.rec.ExpireTime)
 }
 
-// unused reports whether nobody has used a sandbox for so long, with mu held.
+// unused reports whether the sandbox is running and has not been used for the duration long. The caller must
+// hold b.mu.
 func (b *box) unused(long time.Duration) bool {
 	return b.rec.State == sandbox.Running && !b.ended && !b.asleep && b.holds == 0 && len(b.pending) == 0 && time.Since(b.active) >= long
 }
 
-// suspend suspends a sandbox if it is idle still, and reports whether it did. It is called by whoever changes its life.
+// suspend suspends the sandbox if it is still idle, and reports whether it did. The caller must hold b.life.
 func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after time.Duration) (done bool) {
 	b.mu.Lock()
 	idle, work := b.idle(after), b.work
@@ -340,9 +357,9 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 	b.mu.Lock()
 	b.room, b.suspending.putOff, b.rec.SavedTime = false, 0, at
 	b.mu.Unlock()
-	m.Store.SetSaved(b.id, at) // what it is resumed from is kept
+	m.Store.SetSaved(b.id, at) // the engine keeps the checkpoint when the sandbox is resumed from it
 	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
-		b.log.Error("a record was not written", "error", err) // reconciling writes it
+		b.log.Error("a record was not written", "error", err) // reconcile corrects the record later
 		return true
 	}
 	b.mu.Lock()
@@ -352,11 +369,12 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 	return true
 }
 
-// notSuspended has a sandbox run on whose suspend failed, wherever it did. If even that fails, it
-// stays asleep for us, and the next who needs it resumes it.
+// notSuspended rolls back a failed suspend by resuming the sandbox, whichever step of the suspend failed. If
+// the resume fails too, asleep remains set, and the next call that needs the guest resumes the sandbox. The
+// caller must hold b.life.
 func (m *Manager) notSuspended(ctx context.Context, s engine.Suspender, b *box, cause error) {
 	if ctx.Err() != nil {
-		return // the next manager finds out
+		return // the daemon is stopping; the next one reconciles the state
 	}
 	b.mu.Lock()
 	putOff := b.suspending.failed()
@@ -373,10 +391,11 @@ func (m *Manager) notSuspended(ctx context.Context, s engine.Suspender, b *box, 
 	b.mu.Unlock()
 }
 
-// agree makes the record say what the engine does of a sandbox: that it runs, or is suspended.
+// agree updates the record of a sandbox to the state that the engine reports: running, suspended, or suspended
+// with only an older checkpoint left, which is a rewind. It takes b.life.
 func (m *Manager) agree(ctx context.Context, b *box) error {
 	return b.change(ctx, func() error {
-		containers, err := m.inspect(ctx) // again: it may be otherwise by now
+		containers, err := m.inspect(ctx) // ask again: the state may have changed since the plan was made
 		if err != nil || !b.alive() {
 			return err
 		}
@@ -404,7 +423,7 @@ func (m *Manager) agree(ctx context.Context, b *box) error {
 	})
 }
 
-// fellAsleep notes that the engine has suspended a sandbox unknown to us.
+// fellAsleep records in memory that the engine has suspended the sandbox without a request from this manager.
 func (b *box) fellAsleep() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -423,8 +442,8 @@ func (b *box) move() {
 	b.moves++
 }
 
-// optional returns what the engine can do beyond [engine.Engine], or nil if it cannot. The
-// error says that there is no engine yet.
+// optional returns the engine's implementation of the interface T, or nil if it has none. An engine that is not
+// open yet cannot tell, so optional opens it by listing its containers. It returns an error if that fails.
 func optional[T any](ctx context.Context, m *Manager) (can T, err error) {
 	can, ok := engine.As[T](m.Engine)
 	if !ok {
