@@ -12,22 +12,23 @@ import (
 )
 
 const (
-	answerTimeout = 15 * time.Second // for a guest to answer, beyond what it was asked to wait
-	listTimeout   = 10 * time.Second // for the engine to say what it has
+	answerTimeout = 15 * time.Second // for a guest to answer, in addition to the time that it was asked to wait
+	listTimeout   = 10 * time.Second // for the engine to list its containers
 	secondLook    = 300 * time.Millisecond
 )
 
-// tries is how often a call to a guest may be sent.
+// tries is how often a call may be sent to a guest.
 type tries int
 
 const (
 	once  tries = 1
-	twice tries = 2 // only what may arrive twice
+	twice tries = 2 // only for calls that are safe to repeat
 )
 
-// call asks a sandbox's guest something, and resumes it first if it sleeps: fn does, under a context with
-// a deadline that ends with the sandbox too. A connection that breaks is dialled again if n allows; if
-// that does not help, the error says what became of the sandbox.
+// call resumes the sandbox if it is suspended, and then calls fn to send a request to the guest. The context of
+// fn ends after timeout, with ctx, or when the sandbox is terminated. If the connection breaks and n allows it,
+// call runs fn again on a new connection. If that fails too, it returns an error that states the condition of
+// the sandbox. The caller must not hold b.life.
 func (m *Manager) call(ctx context.Context, b *box, timeout time.Duration, n tries, fn func(context.Context) error) error {
 	for ; ; n-- {
 		release, err := m.hold(ctx, b)
@@ -42,10 +43,10 @@ func (m *Manager) call(ctx context.Context, b *box, timeout time.Duration, n tri
 	}
 }
 
-// errAsleep is part of an error of a sandbox that was suspended unknown to us.
+// errAsleep is part of the error when the engine has suspended a sandbox without a request from this manager.
 var errAsleep = errors.New("it was suspended")
 
-// send is call to a sandbox that is held awake.
+// send is like call, but the caller must already hold the sandbox with hold or holdAwake.
 func (m *Manager) send(ctx context.Context, b *box, timeout time.Duration, n tries, fn func(context.Context) error) error {
 	inner, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -69,11 +70,10 @@ func (m *Manager) send(ctx context.Context, b *box, timeout time.Duration, n tri
 	}
 }
 
-// errBegun is part of an error after which a call must not be sent again, though it
-// usually may.
+// errBegun is part of the error of a call that must not be sent again, although its tries would allow it.
 var errBegun = errors.New("part of the body was sent")
 
-// answered reports whether err is the guest's own answer.
+// answered reports whether err is an answer from the guest, and not a failure to reach it.
 func answered(err error) bool {
 	if _, ok := errors.AsType[*dialError](err); ok {
 		return false
@@ -82,8 +82,8 @@ func answered(err error) bool {
 	return ok
 }
 
-// diagnose explains why a guest cannot be reached. If the sandbox turns out to be dead, it
-// is terminated.
+// diagnose returns an error that explains why the guest did not answer. It asks the engine for the state of the
+// container, and terminates the sandbox if its container has stopped. The caller must not hold b.life.
 func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 	b.log.Warn("the guest does not answer", "error", cause)
 	for look := 0; ; look++ {
@@ -105,7 +105,7 @@ func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 		if look > 0 {
 			return sandbox.Errorf(sandbox.Unavailable, "sandbox %s runs, but does not answer: try again, or delete it if it stays so", b.id).WithCause(cause)
 		}
-		// It may be dying just now.
+		// The container may be about to stop.
 		select {
 		case <-time.After(secondLook):
 		case <-b.ctx.Done():
@@ -116,10 +116,10 @@ func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 	}
 }
 
-// whyGone explains that a sandbox has ended under a call, or the manager has.
+// whyGone returns the error of a call during which the sandbox was terminated or the manager was closed.
 func (m *Manager) whyGone(ctx context.Context, b *box) error { return m.whyEnded(ctx, b.id) }
 
-// whyEnded is like whyGone, for a sandbox's id.
+// whyEnded is like whyGone, but takes the id of the sandbox.
 func (m *Manager) whyEnded(ctx context.Context, id sandbox.ID) error {
 	rec, err := m.Store.Sandbox(context.WithoutCancel(ctx), id)
 	switch {
@@ -133,7 +133,8 @@ func (m *Manager) whyEnded(ctx context.Context, id sandbox.ID) error {
 	return gone(rec)
 }
 
-// inspection is the last list of containers.
+// inspection is the latest list of containers. mu guards the other fields, and is held while the engine makes
+// the list.
 type inspection struct {
 	mu         sync.Mutex
 	began      time.Time
@@ -141,7 +142,8 @@ type inspection struct {
 	err        error
 }
 
-// inspect asks the engine what it has. Of many who ask at once, one goes.
+// inspect returns the engine's containers. Concurrent callers share one request to the engine, but only one
+// that was sent after they called inspect. Callers must not change the map, because they share it.
 func (m *Manager) inspect(ctx context.Context) (map[sandbox.ID]engine.Container, error) {
 	asked := time.Now()
 	in := &m.inspection
@@ -158,7 +160,7 @@ func (m *Manager) inspect(ctx context.Context) (map[sandbox.ID]engine.Container,
 	in.containers, in.err = nil, nil
 	if err != nil {
 		if ctx.Err() != nil {
-			in.began = time.Time{} // the next one asks for itself
+			in.began = time.Time{} // the request failed because this caller's ctx ended, so the next caller sends its own
 			return nil, ctx.Err()
 		}
 		if opener, ok := m.Engine.(engine.Opener); ok && opener.Open(list) != nil {

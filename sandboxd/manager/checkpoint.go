@@ -7,21 +7,24 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// worked marks that a sandbox may have changed since its last checkpoint. A checkpoint clears the mark when it begins and sets it
-// again if it fails. The caller must hold the sandbox or be in b.change, so that no checkpoint is being made.
+// worked marks that a sandbox may have changed since its last checkpoint. A checkpoint clears the mark when it
+// begins and sets it again if it fails. The caller must have called hold or must hold b.life, so that no
+// checkpoint is being made.
 func (b *box) worked() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.work = true
 }
 
-// unsaved reports whether a sandbox has rested for so long and may have changed since its state was saved, with mu held.
+// unsaved reports whether the sandbox should be checkpointed: it has been unused for the duration long and may
+// have changed since its last checkpoint. The caller must hold b.mu.
 func (b *box) unsaved(long time.Duration) bool {
 	return b.work && b.unused(long) && b.saving.over()
 }
 
-// checkpoint saves the state of a sandbox, if that is due still, and lets it run on. Nobody reaches its guest meanwhile:
-// what is saved is a state in which nothing runs. It is called by whoever changes its life.
+// checkpoint writes a checkpoint of a running sandbox, if one is still due, and lets the sandbox continue. In
+// the meantime asleep keeps other calls from the guest, so no code runs in the state that is saved. The caller
+// must hold b.life.
 func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box) {
 	b.mu.Lock()
 	due := b.unsaved(m.CheckpointEvery)
@@ -57,16 +60,19 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 	b.log.Info("the state of a sandbox was saved", "took", time.Since(start))
 }
 
-// notSaved has a sandbox go on whose state was not saved, and that puts off.
+// notSaved lets a sandbox continue after a checkpoint or suspend failed before the engine suspended it, and
+// sets the delay p until the next attempt.
 func (m *Manager) notSaved(b *box, p *patience, cause error) {
 	b.mu.Lock()
 	b.asleep = false
-	if cause == errDiskFull { // each time it may be another's turn: what sleeps is compressed soon
+	// Keep the delay short, so that each sandbox gets its turn: space becomes free soon, when checkpoints of
+	// suspended sandboxes are compressed.
+	if cause == errDiskFull {
 		p.putOff = 0
 	}
 	putOff := p.failed()
 	b.mu.Unlock()
-	if cause != errDiskFull { // which was said once, for all
+	if cause != errDiskFull { // diskIsFull has logged the other case
 		b.log.Warn("the state of a sandbox could not be saved", "error", cause, "again in", putOff)
 	}
 }

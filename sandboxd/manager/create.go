@@ -19,18 +19,18 @@ const (
 	removeTimeout = time.Minute
 )
 
-// creation is a sandbox that is being made.
+// creation is a sandbox that is being created.
 type creation struct {
-	rec    store.Sandbox // as it began
+	rec    store.Sandbox // the record when the creation began; does not change
 	cancel context.CancelFunc
-	done   chan struct{} // closed when box and err are what they will be
-	box    *box          // nil: err says why
+	done   chan struct{} // closed after box and err have been set
+	box    *box          // nil if the creation failed; err is the reason
 	err    error
 }
 
-// Create makes a sandbox and returns when it runs. If ctx ends before, a request that has a
-// RequestID goes on, and a retry finds its sandbox; of one that has none nothing stays,
-// because nobody could know its id.
+// Create creates a sandbox and returns when it is running. If ctx ends first, the creation of a request with a
+// RequestID continues, and a retry of the request returns its sandbox. The creation of a request without one is
+// cancelled and removed, because the client does not have the sandbox's id.
 func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
 	if err := req.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
@@ -44,7 +44,8 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		if err != nil || first != nil {
 			return m.viewOf(first), err
 		}
-		// A sandbox is recorded only on an open engine: a record means that the engine may have the sandbox.
+		// Open the engine before the sandbox is recorded, because a record means that the engine may have a
+		// container for the sandbox.
 		if e, ok := m.Engine.(engine.Opener); ok {
 			if err := e.Open(ctx); err != nil {
 				return sandbox.Sandbox{}, err
@@ -71,7 +72,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 			return sandbox.Sandbox{}, ctx.Err()
 		}
 		if errors.Is(c.err, store.ErrRequestTaken) {
-			continue // another request with this id was a moment faster
+			continue // another request with this id was recorded first
 		}
 		if c.err != nil {
 			return sandbox.Sandbox{}, c.err
@@ -104,7 +105,8 @@ func (m *Manager) newRecord(owner sandbox.Owner, req sandbox.CreateRequest) (sto
 	}, nil
 }
 
-// createdBefore returns the sandbox that an earlier request of the owner's with the same id made, or is making.
+// createdBefore returns the sandbox that an earlier request of the same owner with the same request id created.
+// It waits if that sandbox is still being created. It returns nil if there was no such request.
 func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.Sandbox, error) {
 	if rec.RequestID == "" {
 		return nil, nil
@@ -143,7 +145,7 @@ func (m *Manager) creatingFor(owner sandbox.Owner, requestID string) *creation {
 	return nil
 }
 
-// begin reserves room and lets the sandbox be made.
+// begin reserves capacity for a sandbox and starts to create it in the background.
 func (m *Manager) begin(rec store.Sandbox) (*creation, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -163,8 +165,8 @@ func (m *Manager) begin(rec store.Sandbox) (*creation, error) {
 	return c, nil
 }
 
-// provision makes the sandbox: its record, its container, and then it runs. On failure
-// nothing of it stays.
+// provision records the sandbox, starts its container and marks it as running. It closes c.done. On failure it
+// removes the container and the record.
 func (m *Manager) provision(ctx context.Context, c *creation) {
 	log := m.Logger.With("sandbox", c.rec.ID)
 	start := time.Now()
@@ -212,7 +214,8 @@ func (m *Manager) provision(ctx context.Context, c *creation) {
 	log.Info("a sandbox runs", "image", c.rec.Image, "uid", c.rec.UID, "expires", c.rec.ExpireTime, "took", time.Since(start))
 }
 
-// settle ends a creation: in a sandbox that runs, in remains, or in nothing.
+// settle ends a creation: it moves the sandbox to m.boxes if it runs, and to m.leaving if left is not nil. It
+// must be called once, after c.box and c.err have been set.
 func (m *Manager) settle(c *creation, left *remains) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -226,8 +229,8 @@ func (m *Manager) settle(c *creation, left *remains) {
 	close(c.done)
 }
 
-// undo removes what was made before a creation failed. What it cannot remove now,
-// reconciling removes later.
+// undo removes the container and the record of a sandbox that could not be created, and returns nil. If that
+// fails, it marks the record as terminated and returns the remains, which reconcile removes later.
 func (m *Manager) undo(rec store.Sandbox) *remains {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), removeTimeout)
 	defer cancel()
@@ -246,7 +249,7 @@ func (m *Manager) undo(rec store.Sandbox) *remains {
 	return &remains{rec: rec}
 }
 
-// hashOf tells requests with the same id apart.
+// hashOf returns a hash of the request. It detects that a request id is used again for a different request.
 func hashOf(request any) []byte {
 	data, err := json.Marshal(request)
 	if err != nil {

@@ -16,17 +16,20 @@ import (
 
 var errDiskFull = errors.New("the saved states take as much as --max-disk allows")
 
-// disk is what saved states take, and are about to take. Under the manager's mu, but for reserving.
+// disk tracks the disk space that checkpoints use or are about to use. saving and full are guarded by
+// Manager.mu.
 type disk struct {
-	reserving sync.Mutex // held by who finds room for one: taken before mu
+	reserving sync.Mutex // held while space is reserved; see the lock order in the package comment
 
-	saving map[sandbox.ID]int64 // what is being saved now, as estimated
-	full   bool                 // the last that was to be saved had no room
+	saving map[sandbox.ID]int64 // reservations: estimated bytes of the checkpoints that are being written
+	full   bool                 // checkpoints take as much space as MaxDisk allows
 }
 
-// reserveDisk finds room for a sandbox's saved state within --max-disk, which freed gives back: when the state
-// is there, the engine counts it. If need be and it may, it discards what is kept of sandboxes that run.
-// It is called by whoever changes the sandbox's life and keeps everybody else from its guest.
+// reserveDisk reserves space for a checkpoint of b within MaxDisk. If there is not enough space and discard is
+// true, it deletes checkpoints of running sandboxes. It returns errDiskFull if that is not enough. The caller
+// must call freed, which is never nil, after the checkpoint has been written or has failed: once the checkpoint
+// exists, the engine's StateBytes include it. The caller must hold b.life and have set b.asleep, so that no
+// other call reaches the guest.
 func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed func(), err error) {
 	if m.MaxDisk == 0 || m.pauses() {
 		return func() {}, nil
@@ -34,7 +37,9 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	need := m.estimate(ctx, b)
 	m.disk.reserving.Lock()
 	defer m.disk.reserving.Unlock()
-	// What is saved before the engine is asked may not be in its answer, and no longer be here afterwards.
+	// Copy the reservations before asking the engine. A checkpoint that is completed in between is then
+	// counted. If the engine were asked first, such a checkpoint could be missing from its answer and from the
+	// reservations.
 	m.mu.Lock()
 	saving := maps.Clone(m.disk.saving)
 	m.mu.Unlock()
@@ -47,7 +52,7 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	}
 	over := need - m.MaxDisk
 	for id, c := range containers {
-		if id != b.id { // whose own state is replaced
+		if id != b.id { // a sandbox's new checkpoint replaces its old one
 			over += max(c.StateBytes, saving[id])
 		}
 	}
@@ -57,7 +62,7 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	switch {
 	case over > 0:
 		m.diskIsFull(true)
-	case over < -m.MaxDisk/20: // nearly full is full: else it would be so one moment and not the next
+	case over < -m.MaxDisk/20: // 5% must be free before the warning is withdrawn, so that it does not appear and disappear all the time
 		m.diskIsFull(false)
 	}
 	if over > 0 {
@@ -73,7 +78,8 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	}, nil
 }
 
-// estimate is what a sandbox's memory takes, which is what its saved state takes at most, or 0 if its guest does not say.
+// estimate returns the memory that the sandbox uses, in bytes. This is the upper limit of its checkpoint's
+// size. It returns 0 if the guest does not answer.
 func (m *Manager) estimate(ctx context.Context, b *box) int64 {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
@@ -84,8 +90,8 @@ func (m *Manager) estimate(ctx context.Context, b *box) int64 {
 	return st.Usage.MemoryBytes
 }
 
-// discardSaved drops what is kept of sandboxes that run, the oldest first, until it makes up for
-// need bytes. It returns how many those are.
+// discardSaved deletes checkpoints of running sandboxes other than but, the oldest first, until at least need
+// bytes are free. It returns the number of bytes freed. The caller must hold disk.reserving.
 func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[sandbox.ID]engine.Container, need int64) (freed int64) {
 	c, ok := engine.As[engine.Checkpointer](m.Engine)
 	if !ok {
@@ -104,7 +110,7 @@ func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[san
 			continue
 		}
 		b.tryChange(func() {
-			if b.sleeps() { // by now: it is all that there is of it
+			if b.sleeps() { // it has been suspended since: the checkpoint is the only copy of its state
 				return
 			}
 			if err := c.Discard(ctx, b.id); err != nil {
@@ -122,7 +128,7 @@ func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[san
 	return freed
 }
 
-// diskIsFull notes, and says once, that there is no room for saved states, or that there is again.
+// diskIsFull records whether there is space for checkpoints, and logs each change once.
 func (m *Manager) diskIsFull(full bool) {
 	m.mu.Lock()
 	was := m.disk.full
@@ -136,7 +142,7 @@ func (m *Manager) diskIsFull(full bool) {
 	}
 }
 
-// Warnings says what is not as it should be, for who runs the daemon.
+// Warnings returns problems that the person who runs the daemon should know about, one sentence each.
 func (m *Manager) Warnings() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,5 +153,5 @@ func (m *Manager) Warnings() []string {
 		cmp.Or(m.MaxDisk/sandbox.MiB, 1))}
 }
 
-// pauses reports whether the engine only pauses: what is suspended stays in memory.
+// pauses reports whether the engine only pauses sandboxes, so that a suspended sandbox keeps its memory.
 func (m *Manager) pauses() bool { return m.Engine.Info().Suspend == engine.Paused }

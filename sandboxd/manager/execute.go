@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Execute runs code in a sandbox. It returns when the execution is final, or with what it
-// is when WaitSeconds are over. An execution that was accepted runs whether or not somebody waits.
+// Execute runs code in a sandbox. It returns when the execution is final, or with its current state after
+// WaitSeconds. An accepted execution continues even if ctx ends. A retry with the same RequestID returns the
+// first execution.
 func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	if err := sandbox.ValidateRequestID(req.RequestID); err != nil {
 		return sandbox.Execution{}, err
@@ -32,13 +33,13 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 		}
 		e, err := m.executeNew(ctx, name, req)
 		if errors.Is(err, store.ErrRequestTaken) || errors.Is(err, errRewound) {
-			continue // another request with this id was faster, or the sandbox must be resumed first
+			continue // another request with this id was recorded first, or the sandbox must be resumed first
 		}
 		return e, err
 	}
 }
 
-// executeNew accepts an execution, which puts it on disk, and hands it to the guest.
+// executeNew accepts an execution: it records it and delivers it to the guest.
 func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	b, err := m.find(ctx, name)
 	if err != nil {
@@ -51,7 +52,7 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	if err != nil {
 		return sandbox.Execution{}, err
 	}
-	defer release() // from when it is expected, that keeps the sandbox awake
+	defer release() // after b.expect, the pending execution keeps the sandbox from being suspended
 	e := sandbox.Execution{
 		ID: sandbox.NewExecutionID(), SandboxID: b.id, Language: req.Language, State: sandbox.ExecQueued,
 		TimeoutSeconds: *req.TimeoutSeconds, CreateTime: m.now(),
@@ -80,11 +81,12 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 // errRewound is returned when a sandbox went back to a checkpoint while an execution was being accepted.
 var errRewound = errors.New("the sandbox was rewound")
 
-// errStale says that an execution ended while it was looked at: look again.
+// errStale is returned by executeAgain when the first execution turns out never to have run. The caller must
+// look up the request id again.
 var errStale = errors.New("the execution has just ended")
 
-// executeAgain answers a retry with the first execution. If the guest has not heard of it yet,
-// because a connection broke, it hears of it now: the code is at hand.
+// executeAgain answers a retry with the first execution. If the guest does not have that execution yet, because
+// a connection broke, executeAgain delivers it again, with the code from the retry.
 func (m *Manager) executeAgain(ctx context.Context, name string, first store.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	if err := req.Validate(first.Language); err != nil {
 		return sandbox.Execution{}, err
@@ -114,15 +116,15 @@ func (m *Manager) executeAgain(ctx context.Context, name string, first store.Exe
 	return m.GetExecution(ctx, string(first.ID), req.WaitSeconds, req.Window)
 }
 
-// handOver gives an accepted execution to the guest and returns its answer. If ctx ends
-// before, it does so all the same.
+// handOver delivers an accepted execution to the guest and returns the guest's answer. If ctx ends first,
+// handOver returns, and the delivery continues in the background. The caller must have called beginDelivery.
 func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	type answer struct {
 		e   sandbox.Execution
 		err error
 	}
 	answers := make(chan answer, 1)
-	req.RequestID = "" // the guest knows it by its id
+	req.RequestID = "" // the guest identifies the execution by its execution id
 	if !m.spawn(func() {
 		e, err := m.deliver(b, accepted, req)
 		answers <- answer{e, err}
@@ -137,10 +139,11 @@ func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Executi
 	}
 }
 
-// errOver says that an execution needs no delivery any more: it is final, or was lost when its sandbox was rewound.
+// errOver is returned when an execution needs no delivery any more: it is final, or was lost when its sandbox
+// was rewound.
 var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
 
-// refusing is how soon a guest says that it does not take an execution.
+// refusing is the time within which a guest refuses an execution, if it does.
 const refusing = 200 * time.Millisecond
 
 func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
@@ -151,7 +154,8 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 		if _, waiting := b.expected(accepted.ID); !waiting {
 			return errOver
 		}
-		// A guest that refuses says so at once; the answer of one that runs it can take as long as somebody waits.
+		// A guest that refuses an execution answers immediately. A guest that runs it may answer only after
+		// WaitSeconds. So report the begin of the execution if there is no answer within the refusing time.
 		defer time.AfterFunc(refusing, func() { m.began(b, accepted.ID) }).Stop()
 		e, err = b.guest.Execute(ctx, accepted.ID, req)
 		return err
@@ -163,16 +167,17 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 	if err == nil {
 		m.began(b, accepted.ID)
 		e, err = m.recordEnd(b, m.own(b, e, accepted))
-		m.follow(b, accepted.ID) // does nothing when its end is on record
+		m.follow(b, accepted.ID) // does nothing if its end is on record
 		return e, err
 	}
 	if kind := sandbox.KindOf(err); kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy || !reached() {
-		// It refused, or has not heard of it. Another delivery of the same may be under way.
+		// The guest refused the execution or did not receive it. Another delivery of the same execution may be
+		// under way.
 		if now, ok := b.expected(accepted.ID); ok && b.abandon(accepted.ID, now) {
 			if removeErr := m.Store.RemoveExecution(accepted.ID); removeErr != nil {
 				b.log.Error("a record was not written", "execution", accepted.ID, "error", removeErr)
 				b.unabandon(accepted.ID)
-				m.follow(b, accepted.ID) // records that it never ran, because the guest has no such execution
+				m.follow(b, accepted.ID) // the watcher then records that the execution never ran, because the guest does not have it
 			} else {
 				b.forget(accepted.ID)
 			}
@@ -183,17 +188,17 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 		return m.GetExecution(m.ctx, string(accepted.ID), 0, req.Window)
 	}
 	m.began(b, accepted.ID)
-	m.follow(b, accepted.ID) // whatever happened, it will be found out
+	m.follow(b, accepted.ID) // the watcher finds out whether the guest has the execution, and records its end
 	return sandbox.Execution{}, sandbox.Errorf(sandbox.KindOf(err), "%s (the code was accepted as execution %s: ask what became of it before you run it again)",
 		sandbox.Public(err).Message, accepted.ID).WithCause(err)
 }
 
-// waiting is the deadline of a call that waits this long for an execution.
+// waiting returns the timeout of a call that waits this many seconds for an execution.
 func waiting(seconds float64) time.Duration {
 	return time.Duration(seconds*float64(time.Second)) + answerTimeout
 }
 
-// hashOfExecute covers what makes two requests the same execution.
+// hashOfExecute returns a hash of the fields that must be equal in a retry: code, language and timeout.
 func hashOfExecute(req sandbox.ExecuteRequest) []byte {
 	return hashOf(sandbox.ExecuteRequest{Code: req.Code, Language: req.Language, TimeoutSeconds: req.TimeoutSeconds})
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// handingOver is how soon to ask again for what is on its way to the guest.
+// handingOver is the interval at which ask retries for an execution that is being delivered to the guest.
 const handingOver = 20 * time.Millisecond
 
-// FindExecution returns the execution that a request made, without output.
+// FindExecution returns the execution that a request with this id created, without output.
 func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error) {
 	if err := sandbox.ValidateRequestID(requestID); err != nil {
 		return sandbox.Execution{}, err
@@ -26,13 +26,13 @@ func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.
 	}
 	e, err := m.GetExecution(ctx, string(rec.ID), 0, sandbox.NoOutput)
 	if !e.OutputGone {
-		e.NextOffset = 0 // nothing of it has been read
+		e.NextOffset = 0 // none of the output has been read
 	}
 	return e, err
 }
 
-// GetExecution returns an execution, waiting up to waitSeconds for its end. One whose
-// sandbox has ended is answered from its record, without output.
+// GetExecution returns an execution, after waiting up to waitSeconds for its end. If its sandbox was
+// terminated, GetExecution returns the record, which has no output.
 func (m *Manager) GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error) {
 	if err := sandbox.ValidateWait(waitSeconds); err != nil {
 		return sandbox.Execution{}, err
@@ -46,11 +46,10 @@ func (m *Manager) GetExecution(ctx context.Context, id string, waitSeconds float
 	return e, err
 }
 
-// interruptTimeout is longer than the guest's ladder of signals.
+// interruptTimeout is longer than the guest needs to try SIGINT, SIGTERM and SIGKILL.
 const interruptTimeout = time.Minute
 
-// Interrupt stops an execution and returns when it has stopped. One that is final is
-// returned as it is.
+// Interrupt stops an execution and returns when it has stopped. It returns a final execution unchanged.
 func (m *Manager) Interrupt(ctx context.Context, id string) (sandbox.Execution, error) {
 	var e sandbox.Execution
 	err := m.ask(ctx, id, time.Now().Add(interruptTimeout), func(ctx context.Context, b *box, id sandbox.ExecutionID) (err error) {
@@ -61,12 +60,12 @@ func (m *Manager) Interrupt(ctx context.Context, id string) (sandbox.Execution, 
 	return e, err
 }
 
-// FollowExecution calls fn with each event from number from on, in order, until the
-// execution is final, and survives lost connections. If the sandbox ends before, a last
-// status event says lost.
+// FollowExecution calls fn with each event in order, starting with number from, until the execution is final.
+// It reconnects when the connection to the guest is lost. If the sandbox is terminated first, the last event is
+// a status event with the state lost. If fn returns an error, FollowExecution stops and returns that error.
 func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
 	from = max(from, 1)
-	var refused error // fn's
+	var refused error // the error that fn returned
 	var e sandbox.Execution
 	err := m.ask(ctx, id, time.Now().Add((sandbox.MaxTimeoutSeconds+600)*2*time.Second), func(ctx context.Context, b *box, id sandbox.ExecutionID) error {
 		for failures := 0; ; failures++ {
@@ -95,13 +94,14 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 		return refused
 	case err != nil:
 		return err
-	case e.ID != "": // from its record: there is nobody left to ask
+	case e.ID != "": // ask used the record, because no guest can send the events
 		return fn(sandbox.Event{Seq: from, Type: sandbox.EventStatus, Time: e.EndTime, Offset: e.OutputBytes, State: e.State})
 	}
 	return nil
 }
 
-// recordedEnd stores how an execution ended, after its guest has sent the final event, and returns the state that is on record.
+// recordedEnd stores how an execution ended, after its guest has sent the final event, and returns the state
+// that is on record.
 func (m *Manager) recordedEnd(ctx context.Context, b *box, id sandbox.ExecutionID) (sandbox.ExecutionState, error) {
 	before, _ := b.expected(id)
 	e, err := b.guest.Execution(ctx, id, 0, sandbox.NoOutput)
@@ -111,8 +111,10 @@ func (m *Manager) recordedEnd(ctx context.Context, b *box, id sandbox.ExecutionI
 	return e.State, err
 }
 
-// ask has fn ask an execution's guest. What ctx's owner does not see is not there. When there is no guest that knows the answer, e
-// is what the record says. A final answer in e is put on record.
+// ask calls fn to send a request to the guest of the execution named name. It returns a not-found error if
+// ctx's owner may not see the execution. If the sandbox was terminated, or its guest does not have the
+// execution any more, ask sets e to the record instead. If fn sets e to a final execution, ask records its end
+// and updates e. fn may be called several times.
 func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn func(context.Context, *box, sandbox.ExecutionID) error, e *sandbox.Execution) error {
 	id, err := sandbox.ParseExecutionID(name)
 	if err != nil {
@@ -145,7 +147,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 			return m.fromRecord(ctx, id, e)
 		case !answered(err) || sandbox.KindOf(err) != sandbox.NotFound:
 			return err
-		case !waiting: // it was final long ago, and the guest has forgotten it
+		case !waiting: // it was final before this call, and the guest has dropped it
 			return m.fromRecord(ctx, id, e)
 		case before.delivering == 0 && m.neverRan(b, id, before):
 			return m.fromRecord(ctx, id, e)
@@ -160,11 +162,11 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 	}
 }
 
-// fromRecord answers without a guest. It reads the record again, because the call to the guest may have changed it: the
-// sandbox can have ended, or gone back to a checkpoint.
+// fromRecord sets e to the execution's record. It reads the record again, because it may have changed during
+// the call to the guest: the sandbox may have been terminated or rewound.
 func (m *Manager) fromRecord(ctx context.Context, id sandbox.ExecutionID, e *sandbox.Execution) error {
 	rec, err := m.Store.Execution(context.WithoutCancel(ctx), id)
-	if errors.Is(err, store.ErrNotFound) { // it was refused
+	if errors.Is(err, store.ErrNotFound) { // the guest refused it, so its record was removed
 		return noExecution(string(id))
 	}
 	if err != nil {
@@ -193,7 +195,7 @@ func noExecution(name string) error {
 	return sandbox.Errorf(sandbox.NotFound, "there is no execution %q", sandbox.Quote(name))
 }
 
-// running returns the box of a sandbox that runs, or nil.
+// running returns the box of a running or suspended sandbox, or nil.
 func (m *Manager) running(id sandbox.ID) *box {
 	m.mu.Lock()
 	defer m.mu.Unlock()

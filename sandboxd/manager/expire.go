@@ -2,11 +2,11 @@ package manager
 
 import "time"
 
-// clockCheck is how often the wall clock is looked at while sandboxes run: timers do not
-// notice when it is set.
+// clockCheck is the longest time between two readings of the wall clock while sandboxes exist, because timers
+// do not notice when the system clock is changed.
 const clockCheck = 10 * time.Second
 
-// expiryMoved has the expire loop look again.
+// expiryMoved wakes the expire loop after an expiry has changed. It does not block.
 func (m *Manager) expiryMoved() {
 	select {
 	case m.expiryChanged <- struct{}{}:
@@ -14,8 +14,8 @@ func (m *Manager) expiryMoved() {
 	}
 }
 
-// expireLoop ends each sandbox when its time is over by the wall clock. A clock that is
-// set back lengthens lives, and ends none.
+// expireLoop terminates each sandbox when the wall clock reaches its expiry. If the system clock is set back,
+// sandboxes expire later, and none is terminated early.
 func (m *Manager) expireLoop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -34,7 +34,8 @@ func (m *Manager) expireLoop() {
 	}
 }
 
-// expireDue ends what is due, and says how long it is until the next one is.
+// expireDue terminates expired sandboxes in the background and returns the time until the next expiry. any is
+// false if there is nothing to wait for.
 func (m *Manager) expireDue() (next time.Duration, any bool) {
 	now := m.now()
 	m.mu.Lock()
@@ -58,7 +59,7 @@ func (m *Manager) expireDue() (next time.Duration, any bool) {
 			}
 		})
 		if !any {
-			next, any = clockCheck, true // to see that it went
+			next, any = clockCheck, true // to check that it was terminated
 		}
 	}
 	return next, any

@@ -11,10 +11,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// transferTimeout is for one file, however slow its reader or writer.
+// transferTimeout is the time limit for one file, no matter how slow its reader or writer is.
 const transferTimeout = 15 * time.Minute
 
-// ListFiles lists the workspace's regular files, and what it does not list, with the reason.
+// ListFiles returns the workspace's regular files, and the files that it omits, each with the reason.
 func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error) {
 	b, err := m.find(ctx, name)
 	if err != nil {
@@ -28,7 +28,7 @@ func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, [
 	return list.Files, list.Omitted, err
 }
 
-// WriteFile puts body into a file. It does not read body after it has returned.
+// WriteFile writes body to a file. It does not read body after it has returned.
 func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
 	path, err := sandbox.ParsePath(path)
 	if err != nil {
@@ -63,12 +63,12 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 	return f, err
 }
 
-// upload is a body that knows whether it was touched, and can be taken back.
+// upload is a request body that records whether it has been read. After end, reads fail, so that a transport cannot read body after the call.
 type upload struct {
 	mu      sync.Mutex
 	body    io.Reader
 	touched bool
-	err     error // the body's own
+	err     error // the error of body itself
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -85,7 +85,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// state reports whether anything was read, and the body's own error.
+// state reports whether body has been read, and the error of body itself.
 func (u *upload) state() (begun bool, broken error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -98,8 +98,8 @@ func (u *upload) end() {
 	u.body = nil
 }
 
-// ReadFile returns length bytes of a file from offset on (length < 0: to its end), and
-// the file with its whole size. The caller closes the body.
+// ReadFile returns length bytes of a file, starting at offset, and the file's path and total size. A negative
+// length means up to the end. The caller must close the returned body; until then, but at most for transferTimeout, the sandbox is not suspended.
 func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	path, err := sandbox.ParsePath(path)
 	if err != nil {
@@ -116,7 +116,8 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	// The body outlives this call, so it has a context of its own, and keeps the sandbox awake as long.
+	// The body outlives this call, so it has its own context. The sandbox is not suspended before that context
+	// ends.
 	own, cancel := context.WithTimeout(ctx, transferTimeout)
 	context.AfterFunc(own, release)
 	var body io.ReadCloser
@@ -136,7 +137,7 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	return &download{ReadCloser: body, cancel: cancel}, sandbox.File{Path: path, Size: size}, nil
 }
 
-// download ends its context when it is closed.
+// download is a body that cancels its context when it is closed.
 type download struct {
 	io.ReadCloser
 	cancel context.CancelFunc

@@ -11,8 +11,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// find returns the running sandbox that has this id or display name, waiting for one that
-// is being made. The error says what became of one that does not run. What ctx's owner does not see is not there.
+// find returns the running or suspended sandbox with this id or display name. It waits for a sandbox that is
+// being created. The error states why a sandbox was terminated. For a sandbox that ctx's owner may not see, the
+// error is the same as for one that does not exist.
 func (m *Manager) find(ctx context.Context, name string) (*box, error) {
 	for {
 		b, c, err := m.named(ctx, name)
@@ -43,8 +44,9 @@ func (m *Manager) find(ctx context.Context, name string) (*box, error) {
 	}
 }
 
-// named returns the sandbox of this name that runs or is being made, if there is one. An id names what ctx's owner
-// sees, a display name only what it made: what somebody else calls theirs must not stand in the operator's way.
+// named returns the sandbox with this id or display name that is running, suspended or being created, or nil.
+// An id can name any sandbox that ctx's owner may see. A display name can only name the owner's own sandboxes,
+// because otherwise the display names of other owners could make a name ambiguous for the operator.
 func (m *Manager) named(ctx context.Context, name string) (*box, *creation, error) {
 	owner := sandbox.OwnerOf(ctx)
 	m.mu.Lock()
@@ -86,7 +88,7 @@ func (m *Manager) named(ctx context.Context, name string) (*box, *creation, erro
 	return box, making, nil
 }
 
-// endedNamed returns the record of a terminated sandbox that ctx's owner sees, as long as it is kept.
+// endedNamed returns the record of a terminated sandbox that ctx's owner may see, until the store deletes it.
 func (m *Manager) endedNamed(ctx context.Context, name string) (store.Sandbox, error) {
 	const longest = 4 * sandbox.MaxDisplayName // bytes
 	if len(name) > longest {
@@ -110,7 +112,7 @@ func noSandbox(name string) error {
 	return sandbox.Errorf(sandbox.NotFound, "there is no sandbox %q", sandbox.Quote(name))
 }
 
-// gone is the error of using a sandbox that has ended.
+// gone returns the error for the use of a terminated sandbox.
 func gone(rec store.Sandbox) error {
 	switch rec.Cause {
 	case store.CauseDeleted:

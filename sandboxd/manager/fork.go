@@ -11,13 +11,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// forkPatience is how long a fork waits until nobody uses the original.
+// How long a fork waits for the original to become idle, and how often it checks.
 const (
 	forkPatience = 5 * time.Second
 	forkLook     = 20 * time.Millisecond
 )
 
-// asOriginal makes a record that of a fork of the sandbox that name means.
+// asOriginal copies the fields that a fork shares with its original to rec. name is the id or display name of
+// the original.
 func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name string) error {
 	if f, err := optional[engine.Forker](ctx, m); err != nil {
 		return err
@@ -33,7 +34,9 @@ func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name strin
 	return nil
 }
 
-// fork makes a new sandbox as a copy of its original, and tells it what it has to know of that before anybody uses it.
+// fork creates a sandbox as a copy of the original rec.ForkOf. Before it returns, it informs the copy's guest
+// that it is a copy, and how far the original was rewound, if the original's guest had not been informed yet. If the copy
+// exists but does not answer, fork returns the box together with the error.
 func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	of, err := m.copyOriginal(ctx, rec)
 	if err != nil {
@@ -51,11 +54,12 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	return b, nil
 }
 
-// begins tells the guest of a sandbox that starts with another's memory so, and its own expiry in place of the other's, which
-// may be over.
+// begins informs the guest of a sandbox that was started with another sandbox's memory that it was restored. It
+// also sets the guest's own expiry, because that memory contains the expiry of the other sandbox, which may
+// have passed. The box must not be in m.boxes yet.
 func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 	told := make(chan bool, 1)
-	go func() { told <- m.tell(ctx, b) }() // at once: either takes a while in memory that is still being read
+	go func() { told <- m.tell(ctx, b) }() // concurrently: each call takes a while because the restored memory is still being read from disk
 	err := m.awaken(ctx, b, a)
 	if !<-told && err == nil {
 		err = errors.New("the guest does not know its expiry")
@@ -63,8 +67,9 @@ func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 	return err
 }
 
-// copyOriginal has the engine copy the original of a new sandbox, awake or asleep. Nobody reaches the original
-// meanwhile, so that no code runs in the copy that its record knows nothing of. It returns what the original was rewound to.
+// copyOriginal calls the engine to fork the original of a new sandbox, which may be running or suspended. No
+// other call reaches the original's guest in the meantime; otherwise an execution could run in the copy that
+// the copy's record does not contain. It returns the last rewind of the original.
 func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store.Rewind, err error) {
 	b := m.running(rec.ForkOf)
 	f, ok := engine.As[engine.Forker](m.Engine)
@@ -100,8 +105,9 @@ func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store
 	return of, err
 }
 
-// still keeps everybody from a sandbox's guest, as if it slept, as soon as nobody uses it. It is called by
-// whoever changes its life, and who then has to say whether it sleeps.
+// still waits until the sandbox is idle or suspended, and then sets asleep, so that no other call uses its
+// guest. It returns an error if the sandbox is in use for longer than forkPatience. After success the caller
+// must set asleep to the actual state and call b.move. The caller must hold b.life.
 func (b *box) still(ctx context.Context) (wasAsleep bool, err error) {
 	for begin := time.Now(); ; {
 		b.mu.Lock()

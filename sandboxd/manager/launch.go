@@ -11,13 +11,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Where the engine can, new sandboxes start from a snapshot: of one that was made like them and whose kernel is ready, with what most
-// code imports, but in which nobody's code has run. It takes a fraction of the time.
+// If the engine supports it, new sandboxes start from a snapshot. It is made from a sandbox with the same spec
+// whose kernel is ready and has imported the most common packages, but has run no client's code. This takes a
+// fraction of the time of a normal start.
 
 const (
-	// prepareAfter is how long a snapshot waits to be made, so as to be in nobody's way who has just asked for a sandbox.
+	// prepareAfter delays the snapshot so that it does not compete with the sandbox just requested.
 	prepareAfter = 2 * time.Second
-	readyTimeout = 2 * time.Minute // for a kernel to be ready
+	readyTimeout = 2 * time.Minute // for a kernel to become ready
 )
 
 func (m *Manager) snapshots() bool {
@@ -29,12 +30,13 @@ func specOf(rec store.Sandbox) engine.Spec {
 	return engine.Spec{ID: rec.ID, Image: rec.Image, Limits: rec.Limits, UID: rec.UID, Expires: rec.ExpireTime, Language: rec.Language}
 }
 
-// usual is what is asked for most.
+// usual returns the spec of the sandboxes that are requested most often: default image and limits, Python.
 func (m *Manager) usual() engine.Spec {
 	return engine.Spec{Image: m.DefaultImage, Limits: m.Limits, UID: snapshotUID, Language: sandbox.Python}
 }
 
-// launch makes a new sandbox's container. On failure there may be one nevertheless.
+// launch starts the container of a new sandbox, from a snapshot if possible. On failure a container may exist
+// nevertheless; the caller must remove it.
 func (m *Manager) launch(ctx context.Context, rec store.Sandbox) (*box, error) {
 	spec := specOf(rec)
 	rec.State = sandbox.Running
@@ -63,7 +65,8 @@ func (m *Manager) startFromSnapshot(ctx context.Context, b *box, spec engine.Spe
 	return started && err == nil, err
 }
 
-// prepare sees to it, in a while, that there is a snapshot for a spec.
+// prepare starts a background task that makes a snapshot for the spec after prepareAfter, unless an earlier
+// snapshot failed too recently. The engine does nothing if it has that snapshot already.
 func (m *Manager) prepare(spec engine.Spec) {
 	m.spawn(func() {
 		select {
@@ -86,7 +89,8 @@ func (m *Manager) prepare(spec engine.Spec) {
 	})
 }
 
-// prepared notes how a snapshot went. After a failure none is made for a while.
+// prepared records the result of making a snapshot. After a failure, no snapshot is made until the backoff has
+// passed.
 func (m *Manager) prepared(err error) {
 	if m.ctx.Err() != nil {
 		return
@@ -101,7 +105,8 @@ func (m *Manager) prepared(err error) {
 	m.Logger.Warn("there is no snapshot to start sandboxes from", "error", err, "again in", again)
 }
 
-// untilReady returns when the kernel of a sandbox that nobody has is ready for a snapshot.
+// untilReady returns when the kernel of the sandbox that a snapshot is made from is ready. That sandbox has no
+// record and no owner.
 func (m *Manager) untilReady(ctx context.Context, spec engine.Spec) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errors.New("its kernel is not ready in time"))
 	defer cancel()

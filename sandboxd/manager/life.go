@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Update changes a sandbox's name and its time to live, which counts from now.
+// Update changes a sandbox's display name and its TTL. The new TTL counts from now.
 func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateRequest) (sandbox.Sandbox, error) {
 	if err := req.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
@@ -52,12 +52,12 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 	return nil
 }
 
-// tell moves the guest's own switch to the expiry on record. If that fails, reconciling
-// does it later. It reports whether the guest knows it. It is called by whoever changes the sandbox's life, and so must not find
-// out what is wrong: that could end the sandbox, which is another change.
+// tell sets the guest's own expiry to the recorded one, and reports whether it succeeded. If it fails,
+// reconcile tries again later. It does not diagnose a failure, because diagnose can terminate the sandbox and
+// would wait for b.life. The caller must hold b.life, unless the box is not in m.boxes yet.
 func (m *Manager) tell(ctx context.Context, b *box) bool {
 	if b.sleeps() {
-		return false // whoever resumes it tells it
+		return false // awake calls tell when the sandbox is resumed
 	}
 	expires := b.expires()
 	b.mu.Lock()
@@ -71,17 +71,17 @@ func (m *Manager) tell(ctx context.Context, b *box) bool {
 		return false
 	}
 	b.mu.Lock()
-	b.told, b.work = expires, true // a checkpoint contains the expiry
+	b.told, b.work = expires, true // the expiry is part of a checkpoint, so the last one is out of date
 	b.mu.Unlock()
 	return true
 }
 
-// Delete ends a sandbox. It returns when its container is gone, or when the engine would
-// not have it so yet: the deletion is on record, and the rest follows.
+// Delete terminates a sandbox and removes its container. If the engine fails to remove the container, Delete
+// still succeeds: the deletion is on record, and reconcile removes the container later.
 func (m *Manager) Delete(ctx context.Context, name string) error {
 	b, c, err := m.named(ctx, name)
 	if err == nil && c != nil {
-		c.cancel() // and if that comes too late, find waits for it
+		c.cancel() // if it is too late to cancel, find waits for the sandbox
 	}
 	if b, err = m.find(ctx, name); err != nil {
 		if c != nil && sandbox.KindOf(err) == sandbox.NotFound {
@@ -100,7 +100,7 @@ func (m *Manager) Delete(ctx context.Context, name string) error {
 	})
 }
 
-// endExpired ends a sandbox whose time is over, unless it was given more.
+// endExpired terminates an expired sandbox. It does nothing if the TTL was extended in the meantime.
 func (m *Manager) endExpired(ctx context.Context, b *box) error {
 	_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) {
 		if m.now().Before(rec.ExpireTime) {
@@ -111,7 +111,8 @@ func (m *Manager) endExpired(ctx context.Context, b *box) error {
 	return err
 }
 
-// endDead ends a sandbox whose container no longer runs.
+// endDead terminates a sandbox whose container no longer runs. there is false if the engine has no such
+// container.
 func (m *Manager) endDead(ctx context.Context, b *box, c engine.Container, there bool) error {
 	_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) { return whyDead(rec, c, there, m.now()) })
 	return err
@@ -119,7 +120,7 @@ func (m *Manager) endDead(ctx context.Context, b *box, c engine.Container, there
 
 func expiredReason(rec store.Sandbox) string { return "its time was over at " + stamp(rec.ExpireTime) }
 
-// whyDead says why a sandbox's container does not run.
+// whyDead returns the cause and the reason to record for a sandbox whose container does not run.
 func whyDead(rec store.Sandbox, c engine.Container, there bool, now time.Time) (store.Cause, string) {
 	switch {
 	case !now.Before(rec.ExpireTime):
@@ -132,9 +133,10 @@ func whyDead(rec store.Sandbox, c engine.Container, there bool, now time.Time) (
 	return store.CauseLost, fmt.Sprintf("its container stopped (%s): its variables and files are lost", c.Detail)
 }
 
-// end ends a sandbox for the cause and reason that why gives while nobody else changes its
-// life; no cause: not at all. First the record says so, then the container goes. It
-// reports whether it was the one who did it.
+// end terminates a sandbox and removes its container. It calls why with the current record, while it holds
+// b.life, for the cause and reason. It does nothing if the cause is empty or the sandbox was terminated
+// already; ended is false then. The record is written before the container is removed. The caller must not hold
+// b.life.
 func (m *Manager) end(ctx context.Context, b *box, why func(store.Sandbox) (store.Cause, string)) (ended bool, err error) {
 	err = b.change(ctx, func() error {
 		cause, reason := why(b.record())
@@ -150,8 +152,8 @@ func (m *Manager) end(ctx context.Context, b *box, why func(store.Sandbox) (stor
 	return ended, err
 }
 
-// endRecord ends a sandbox on disk and in memory, and leaves its container. It is called
-// by whoever changes the sandbox's life.
+// endRecord marks a sandbox as terminated on disk and in memory, and moves it from m.boxes to m.leaving. It
+// does not remove the container; the caller must call clear for that. The caller must hold b.life.
 func (m *Manager) endRecord(b *box, cause store.Cause, reason string) error {
 	rec := b.record()
 	end := store.End{Cause: cause, Reason: reason, Time: m.now(), Used: rec.UsedTime, Executions: "its sandbox ended: " + reason}
@@ -173,8 +175,8 @@ func (m *Manager) endRecord(b *box, cause store.Cause, reason string) error {
 	return nil
 }
 
-// clear removes the container that a sandbox left. What the engine does not remove now,
-// reconciling tries again.
+// clear removes the container of a terminated sandbox. If the engine fails to remove it, reconcile tries again.
+// clear does nothing if another call is removing the container already.
 func (m *Manager) clear(id sandbox.ID) {
 	m.mu.Lock()
 	left := m.leaving[id]
@@ -200,7 +202,7 @@ func (m *Manager) clear(id sandbox.ID) {
 	}
 }
 
-// alive reports whether the sandbox has not ended.
+// alive reports whether the sandbox has not been terminated.
 func (b *box) alive() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

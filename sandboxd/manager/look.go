@@ -12,13 +12,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// statusTimeout is how long a look at a sandbox waits for its guest.
+// statusTimeout is how long a status request waits for the guest.
 const statusTimeout = 3 * time.Second
 
-// Get returns a sandbox, with what its guest says of it if it runs and answers; one that sleeps is left
-// asleep. One that has
-// expired or was lost is returned too, with the reason, as long as its record is kept; one
-// that was deleted is not there.
+// Get returns a sandbox, with its guest's status if it is running and its guest answers. It does not resume a
+// suspended sandbox. It also returns a sandbox that has expired or was lost, with the reason, until the store
+// deletes its record. For a deleted sandbox it returns a not-found error.
 func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error) {
 	b, c, err := m.named(ctx, name)
 	if err != nil {
@@ -27,7 +26,7 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	if b != nil {
 		var st guest.Status
 		release, awake := b.holdAwake()
-		if !awake && b.record().State == sandbox.Running { // its state is being saved: that takes a moment
+		if !awake && b.record().State == sandbox.Running { // a checkpoint or fork is under way, which takes a moment
 			limited, cancel := context.WithTimeout(ctx, statusTimeout)
 			_ = b.change(limited, func() error { return nil })
 			cancel()
@@ -57,7 +56,8 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	return m.view(rec), nil
 }
 
-// look is what a guest said last of its sandbox.
+// look is the latest answer of a guest to a status request. mu guards the other fields, and is held during the
+// request.
 type look struct {
 	mu     sync.Mutex
 	began  time.Time
@@ -65,9 +65,9 @@ type look struct {
 	err    error
 }
 
-// status asks a guest that is held awake what its sandbox uses and runs. Of many who ask at once, one goes, and the answer
-// is for all who asked before it went: nobody gets one that is older than the question. They share it, so
-// nobody changes it.
+// status returns the guest's status. Concurrent callers share one request, but only one that was sent after
+// they called status, so that no caller gets an answer older than its question. Callers must not change the
+// status, because they share it. The caller must have called holdAwake.
 func (m *Manager) status(ctx context.Context, b *box) (guest.Status, error) {
 	asked := time.Now()
 	l := &b.last
@@ -85,12 +85,13 @@ func (m *Manager) status(ctx context.Context, b *box) (guest.Status, error) {
 		l.status.Executions[i].SandboxID = b.id
 	}
 	if ctx.Err() != nil {
-		l.began = time.Time{} // the next one asks for itself
+		l.began = time.Time{} // the request failed because the caller's ctx ended, so the next caller sends its own
 	}
 	return l.status, l.err
 }
 
-// List returns a page of the sandboxes that ctx's owner sees, newest first. A page token stays good while sandboxes come and go.
+// List returns a page of the sandboxes that ctx's owner may see, newest first. A page token remains valid when
+// sandboxes are created or removed.
 func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Page, error) {
 	size := req.PageSize
 	if size == 0 {
@@ -128,7 +129,7 @@ func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Pa
 	return page, nil
 }
 
-// newest adds to a record what is not on disk yet.
+// newest returns the record with the time of last use that is not on disk yet.
 func (m *Manager) newest(rec store.Sandbox) store.Sandbox {
 	m.mu.Lock()
 	b := m.boxes[rec.ID]
@@ -139,7 +140,7 @@ func (m *Manager) newest(rec store.Sandbox) store.Sandbox {
 	return rec
 }
 
-// pageToken names the record that a page ended with.
+// pageToken returns the token of the page that follows the record with this sequence number.
 func pageToken(seq int64) string {
 	return base64.RawURLEncoding.EncodeToString([]byte("p1:" + strconv.FormatInt(seq, 36)))
 }
@@ -173,7 +174,7 @@ func (m *Manager) view(r store.Sandbox) sandbox.Sandbox {
 	return s
 }
 
-// viewOf is view of a record that may be nil.
+// viewOf is like view for a record that may be nil.
 func (m *Manager) viewOf(r *store.Sandbox) sandbox.Sandbox {
 	if r == nil {
 		return sandbox.Sandbox{}

@@ -11,20 +11,22 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// pending is an execution whose end is not on record. It becomes final when its guest says
-// so, or lost: with its sandbox, or because the guest never heard of it.
+// pending is an execution whose end is not on record yet. It becomes final when its guest reports its end. It
+// becomes lost if its sandbox is terminated or rewound, or if it turns out that the guest never received it.
+// All fields except accepted are guarded by box.mu; accepted does not change.
 type pending struct {
 	accepted   sandbox.Execution
-	delivering int  // deliveries to the guest under way
-	deliveries int  // ever
-	abandoned  bool // it was found never to have begun, and must not begin any more
-	begun      bool // OnExecution has heard of it
-	over       bool // and of its end
-	// heard reports whether anybody can have seen anything of it. Nil: it is not on its way yet.
+	delivering int  // deliveries to the guest that are under way
+	deliveries int  // deliveries started so far
+	abandoned  bool // being recorded as never started; must not be delivered any more
+	begun      bool // OnExecution has been called for its begin
+	over       bool // OnExecution has been called for its end
+	// heard reports whether any bytes have been received from the guest since the first delivery was sent, so
+	// that a client may have seen an effect of the execution. It is nil before that delivery is sent.
 	heard func() bool
 }
 
-// expect adds an execution that has been accepted.
+// expect adds an accepted execution to b.pending.
 func (b *box) expect(e sandbox.Execution) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -32,8 +34,9 @@ func (b *box) expect(e sandbox.Execution) {
 	b.work = true
 }
 
-// unbegun returns the executions that are on their way to the guest, and of which nobody has seen anything: if what
-// the guest did is undone, they have not run.
+// unbegun returns the executions that are being delivered and of which no client has seen any effect: nothing
+// has been received from the guest since they were sent. After a rewind, which undoes what the guest did, these
+// executions have not run, and can be delivered again.
 func (b *box) unbegun() (ids []sandbox.ExecutionID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -45,7 +48,7 @@ func (b *box) unbegun() (ids []sandbox.ExecutionID) {
 	return ids
 }
 
-// forget drops what was expected, and returns it; nil if it no longer was.
+// forget removes an execution from b.pending and returns it, or nil if it was not there.
 func (b *box) forget(id sandbox.ExecutionID) *pending {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -58,7 +61,8 @@ func (b *box) forget(id sandbox.ExecutionID) *pending {
 	return p
 }
 
-// began tells OnExecution of an execution that the guest has taken, or may have.
+// began calls OnExecution for the begin of an execution, unless it has been called for that already. The guest
+// has accepted the execution, or may have.
 func (m *Manager) began(b *box, id sandbox.ExecutionID) {
 	b.mu.Lock()
 	p := b.pending[id]
@@ -72,7 +76,8 @@ func (m *Manager) began(b *box, id sandbox.ExecutionID) {
 	}
 }
 
-// ended tells OnExecution of an execution's end, and before that of its beginning if it has not heard of it: each once.
+// ended calls OnExecution for the end of an execution, and before that for its begin if it has not been called
+// for the begin yet. OnExecution is called at most once for each.
 func (m *Manager) ended(b *box, p *pending, e sandbox.Execution) {
 	b.mu.Lock()
 	begun, over := p.begun, p.over
@@ -87,7 +92,7 @@ func (m *Manager) ended(b *box, p *pending, e sandbox.Execution) {
 	m.OnExecution(e)
 }
 
-// lost tells OnExecution that executions were lost.
+// lost calls OnExecution for executions that were lost.
 func (m *Manager) lost(b *box, some []*pending) {
 	for _, p := range some {
 		e := p.accepted
@@ -96,10 +101,11 @@ func (m *Manager) lost(b *box, some []*pending) {
 	}
 }
 
-// allPending is called with mu held.
+// allPending returns all pending executions. The caller must hold b.mu.
 func (b *box) allPending() []*pending { return slices.Collect(maps.Values(b.pending)) }
 
-// beginDelivery marks the begin of a delivery, or reports that the execution needs none any more.
+// beginDelivery counts a new delivery, which the caller must end with endDelivery. It returns false, and counts
+// nothing, if the execution is no longer pending or has been abandoned.
 func (b *box) beginDelivery(id sandbox.ExecutionID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +118,7 @@ func (b *box) beginDelivery(id sandbox.ExecutionID) bool {
 	return true
 }
 
-// sendDelivery marks the moment from which on the guest can have it.
+// sendDelivery marks the execution as sent. The caller must call it before it sends the execution to the guest.
 func (b *box) sendDelivery(id sandbox.ExecutionID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -121,7 +127,8 @@ func (b *box) sendDelivery(id sandbox.ExecutionID) {
 	}
 }
 
-// expectOld adds an execution that an earlier daemon has accepted, and perhaps heard of.
+// expectOld adds an execution that an earlier daemon accepted. It assumes that clients have seen effects of the
+// execution, and that OnExecution has been called for its begin.
 func (b *box) expectOld(e sandbox.Execution) {
 	b.expect(e)
 	b.mu.Lock()
@@ -138,7 +145,7 @@ func (b *box) endDelivery(id sandbox.ExecutionID) {
 	}
 }
 
-// expected returns a copy of what is known of a pending execution.
+// expected returns a copy of the pending execution, and false if it is not pending.
 func (b *box) expected(id sandbox.ExecutionID) (pending, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -148,8 +155,8 @@ func (b *box) expected(id sandbox.ExecutionID) (pending, bool) {
 	return pending{}, false
 }
 
-// abandon gives an execution up that the guest did not know, unless somebody has
-// delivered it since before was taken.
+// abandon marks an execution that the guest does not have as never started. It returns false, and does nothing,
+// if a delivery is under way or has started since the copy before was made.
 func (b *box) abandon(id sandbox.ExecutionID, before pending) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -170,9 +177,9 @@ func (b *box) unabandon(id sandbox.ExecutionID) {
 	}
 }
 
-// recordEnd stores how an execution ended, unless its record is final already. It returns the execution as it is on record. Every
-// answer must use that, because the record can say "lost" if the sandbox ended first. After an error the execution stays
-// pending, and its watcher tries again.
+// recordEnd stores how an execution ended, unless its record is final already, and returns the execution as
+// recorded. Answers to clients must use the returned execution: if the sandbox was terminated first, the recorded state is lost. After an error the execution stays pending, and its watcher retries. An
+// execution that is not final is returned unchanged.
 func (m *Manager) recordEnd(b *box, e sandbox.Execution) (sandbox.Execution, error) {
 	if !e.State.Final() {
 		return e, nil
@@ -207,7 +214,9 @@ func endNotRecorded(id sandbox.ExecutionID, cause error) error {
 		id, sandbox.Public(err).Message).WithCause(cause)
 }
 
-// neverRan stores that the guest has never heard of an execution. It reports whether that is so.
+// neverRan records that an execution never started because the guest does not have it. before is the copy from
+// expected, made before the guest was asked. It returns false, and changes nothing, if the execution may have
+// been delivered since, or if the record cannot be written.
 func (m *Manager) neverRan(b *box, id sandbox.ExecutionID, before pending) bool {
 	if !b.abandon(id, before) {
 		return false
@@ -227,8 +236,8 @@ func (m *Manager) neverRan(b *box, id sandbox.ExecutionID, before pending) bool 
 	return true
 }
 
-// queue adds a pending execution to those that are followed, and reports whether it is the
-// first of its language, which has no watcher yet.
+// queue adds a pending execution to the queue of its language's watcher. first is true if the queue was empty,
+// so that the caller must start a watcher.
 func (b *box) queue(id sandbox.ExecutionID) (lang sandbox.Language, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -245,8 +254,8 @@ func (b *box) queue(id sandbox.ExecutionID) (lang sandbox.Language, first bool) 
 	return lang, len(queue) == 0
 }
 
-// nextFollowed returns the oldest execution of a language that is still pending, dropping those
-// that are not. None: the watcher is done.
+// nextFollowed returns the oldest pending execution in the queue of a language, after removing those that are
+// no longer pending. If there is none, it removes the queue and returns false; the watcher must then end.
 func (b *box) nextFollowed(lang sandbox.Language) (sandbox.ExecutionID, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

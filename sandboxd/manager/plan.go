@@ -8,27 +8,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// known is a sandbox as the daemon knows it.
+// known is a sandbox as the manager's records describe it.
 type known struct {
 	rec  store.Sandbox
-	told time.Time // the expiry that its guest knows
-	busy bool      // somebody makes or ends it right now
+	told time.Time // the expiry that its guest has
+	busy bool      // being created, removed, suspended or resumed: leave it alone
 }
 
-// verb says what an action does.
+// verb is the kind of an action.
 type verb string
 
 const (
-	doEnd    verb = "end"    // the record: terminated, for cause and reason
-	doRemove verb = "remove" // the container
-	doForget verb = "forget" // that there was a container
-	doTell   verb = "tell"   // the guest its expiry
-	doAgree  verb = "agree"  // the record: running or suspended, and as of when, as the container is
+	doEnd    verb = "end"    // mark the record as terminated, with cause and reason
+	doRemove verb = "remove" // remove the container
+	doForget verb = "forget" // record that there is no container any more
+	doTell   verb = "tell"   // set the expiry of the guest
+	doAgree  verb = "agree"  // set the record to the container's state: running, suspended, or suspended as of an earlier time
 )
 
 const unmade = "the daemon stopped while it was being created"
 
-// action is one step towards records and containers that agree.
+// action is one step to make the records and the containers agree.
 type action struct {
 	do     verb
 	id     sandbox.ID
@@ -36,8 +36,9 @@ type action struct {
 	reason string
 }
 
-// plan compares what was promised with what there is, and says what to do. When it is done, a
-// second plan is empty. It never removes the container of a sandbox that is running or suspended and has time left.
+// plan compares the records with the engine's containers and returns the actions that make them agree. After
+// these actions, a second plan is empty. plan never removes the container of a running or suspended sandbox
+// before its expiry.
 func plan(sandboxes []known, containers []engine.Container, now time.Time) []action {
 	var todo []action
 	there := make(map[sandbox.ID]engine.Container, len(containers))

@@ -12,12 +12,14 @@ import (
 )
 
 const (
-	sweepEvery = 30 * time.Second // how soon a container that died by itself is noticed at the latest
+	sweepEvery = 30 * time.Second // a container that stopped without a request is noticed after at most this time
 	pruneEvery = time.Hour
-	atOnce     = 4 // how many actions of a plan run side by side
+	atOnce     = 4 // how many actions run concurrently
 )
 
-// sweepLoop brings records and engine together now and then; after a failure, sooner.
+// sweepLoop reconciles the records with the engine every sweepEvery. After a failure it retries sooner, with a
+// growing delay. It also deletes old records every pruneEvery. failed is the result of the first reconcile, by
+// Start.
 func (m *Manager) sweepLoop(failed bool) {
 	backoff := time.Second
 	var pruned time.Time
@@ -61,8 +63,9 @@ func (m *Manager) empty() bool {
 	return len(m.boxes)+len(m.creating)+len(m.leaving) == 0
 }
 
-// reconcile makes a plan and carries it out. The error is the engine's, which did not
-// say what it has; what a step cannot do is logged and planned again.
+// reconcile plans the actions that make the records and the engine agree, and runs them. It returns an error
+// only if the engine cannot list its containers. If an action fails, it is logged and the next reconcile plans
+// it again.
 func (m *Manager) reconcile(ctx context.Context) error {
 	todo, err := m.compare(ctx)
 	if err != nil {
@@ -72,7 +75,7 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	defer steps.Wait()
 	slots := make(chan struct{}, atOnce)
 	for len(todo) > 0 {
-		// What concerns one sandbox is done in its order.
+		// Actions on the same sandbox run one after another, in the order of the plan.
 		n := 1
 		for n < len(todo) && todo[n].id == todo[0].id {
 			n++
@@ -90,8 +93,8 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// noticeDead ends the sandboxes whose containers no longer run, and returns when their ends are on record. It returns early if
-// ctx ends or the engine does not answer; then their records may be unchanged.
+// noticeDead terminates the sandboxes whose containers no longer run, and returns when their ends are on
+// record. It returns early if ctx ends or the engine does not answer; then their records may be unchanged.
 func (m *Manager) noticeDead(ctx context.Context) {
 	if m.empty() {
 		return
@@ -121,8 +124,9 @@ func (m *Manager) noticeDead(ctx context.Context) {
 
 // compare returns the actions that make the records and the engine agree.
 func (m *Manager) compare(ctx context.Context) ([]action, error) {
-	// A sandbox that comes to run while the engine lists its containers may not be among them, and one
-	// that goes to sleep or wakes may look like neither.
+	// Remember what is in m.boxes before asking the engine. The engine's list may lack a sandbox that starts
+	// while the engine makes the list, and may show a sandbox that is suspended or resumed at that time as
+	// neither running nor suspended.
 	m.mu.Lock()
 	ran := make(map[sandbox.ID]int, len(m.boxes))
 	for id, b := range m.boxes {
@@ -138,8 +142,9 @@ func (m *Manager) compare(ctx context.Context) ([]action, error) {
 	return plan(m.known(ran), slices.Collect(maps.Values(containers)), m.now()), nil
 }
 
-// known is what there is to compare with the engine's list. Those that were not there when the list
-// was asked for, or were suspended or resumed since, are left alone.
+// known returns the sandboxes to compare with the engine's list. ran contains the boxes that existed before the
+// list was requested, with their moves. Sandboxes that were added, suspended or resumed since then are marked
+// as busy, so that the plan leaves them alone.
 func (m *Manager) known(ran map[sandbox.ID]int) []known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,8 +164,9 @@ func (m *Manager) known(ran map[sandbox.ID]int) []known {
 	return all
 }
 
-// endUnmade ends what the last daemon was still making. That needs no engine; the
-// container, if there is one, goes when the engine answers.
+// endUnmade terminates the sandboxes that the previous daemon was still creating. That needs no engine; their
+// containers are removed when the engine answers. Only Start calls it, before any other goroutine uses the
+// boxes.
 func (m *Manager) endUnmade() {
 	m.mu.Lock()
 	boxes := m.allBoxes()
@@ -175,7 +181,7 @@ func (m *Manager) endUnmade() {
 	}
 }
 
-// do carries out one step.
+// do runs one action, if it still applies.
 func (m *Manager) do(ctx context.Context, a action) {
 	m.mu.Lock()
 	b, left := m.boxes[a.id], m.leaving[a.id]
@@ -184,7 +190,7 @@ func (m *Manager) do(ctx context.Context, a action) {
 	case a.do == doEnd && b != nil:
 		_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) {
 			if a.cause == store.CauseExpired && m.now().Before(rec.ExpireTime) {
-				return "", "" // it was given more time meanwhile
+				return "", "" // its TTL was extended in the meantime
 			}
 			return a.cause, a.reason
 		})
@@ -196,7 +202,7 @@ func (m *Manager) do(ctx context.Context, a action) {
 			b.log.Warn("a record will be put right later", "error", err)
 		}
 	case a.do == doTell && b != nil:
-		m.spawn(func() { // nobody waits for it, and a guest can be slow
+		m.spawn(func() { // in the background, because a guest can be slow and no caller needs the result
 			m.telling <- struct{}{}
 			defer func() { <-m.telling }()
 			_ = b.change(ctx, func() error { m.tell(ctx, b); return nil })
@@ -213,7 +219,7 @@ func (m *Manager) do(ctx context.Context, a action) {
 	}
 }
 
-// removeStray removes a container that no record knows.
+// removeStray removes a container that has no record.
 func (m *Manager) removeStray(ctx context.Context, a action) {
 	m.Logger.Warn("a container is removed", "sandbox", a.id, "reason", a.reason)
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)

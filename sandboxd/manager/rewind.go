@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// findRewound finds out whether the processes of a sandbox that does not run have died, and what the engine
-// would resume is older than what was last done in it. It is called before that is resumed or copied, by whoever changes its life.
+// findRewound checks whether the processes of a sandbox that is not running have died, so that the engine can
+// only resume a state older than the sandbox's last use. If so, it records the rewind. It must be called before
+// the sandbox is resumed or forked. The caller must hold b.life.
 func (m *Manager) findRewound(ctx context.Context, b *box) error {
 	containers, err := m.inspect(ctx)
 	if err != nil {
@@ -23,8 +24,9 @@ func (m *Manager) findRewound(ctx context.Context, b *box) error {
 	return nil
 }
 
-// rewind puts on record that a sandbox went back to its state as of asOf, before anybody sees that state. What
-// had not begun yet is still to run; what had is lost, and what ended since is undone. It is called by whoever changes its life.
+// rewind records that a sandbox went back to its state as of asOf, before any client can see that state.
+// Executions that had not begun stay pending and will still run. Other unfinished executions are lost, and
+// those that ended after asOf are marked as undone. The caller must hold b.life.
 func (m *Manager) rewind(b *box, asOf time.Time) error {
 	rec := b.record()
 	if known := rec.Rewound; rec.State == sandbox.Suspended && known.Owed && known.AsOf.Equal(asOf) {
@@ -47,7 +49,7 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 	b.rec.State, b.rec.Rewound, b.rec.SavedTime, b.told = sandbox.Suspended, done, done.AsOf, time.Time{}
 	kept := make(map[sandbox.ExecutionID]*pending, len(keep))
 	for _, id := range keep {
-		if p := b.pending[id]; p != nil { // it has not ended meanwhile
+		if p := b.pending[id]; p != nil { // it has not ended in the meantime
 			kept[id] = p
 			delete(b.pending, id)
 		}
@@ -61,27 +63,27 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 	return nil
 }
 
-// tellRewound tells the guest of a sandbox that was rewound, before anybody uses it; until that has
-// worked nobody does. It is called by whoever changes its life.
+// tellRewound informs the guest of a rewound sandbox about the rewind. No client may use the sandbox before that
+// has succeeded. It does nothing if the guest has been informed already. The caller must hold b.life.
 func (m *Manager) tellRewound(ctx context.Context, b *box) error {
 	r := b.record().Rewound
 	if !r.Owed {
 		return nil
 	}
-	b.guest.Close() // it dials anew
+	b.guest.Close() // close old connections, so that the next call dials a new one
 	if err := m.awaken(ctx, b, guest.Awakening{AsOfUnix: r.AsOf.Unix(), EpochAbove: r.Epoch}); err != nil {
 		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s was resumed, and does not answer yet; nothing of it is lost: try again", b.id).WithCause(err)
 	}
 	return nil
 }
 
-// awaken tells a guest what its memory cannot: that it was restored.
+// awaken informs a guest that its memory was restored, which the guest cannot detect itself.
 func (m *Manager) awaken(ctx context.Context, b *box, a guest.Awakening) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	err := b.guest.Awaken(ctx, a)
 	if err != nil && !answered(err) && ctx.Err() == nil {
-		err = b.guest.Awaken(ctx, a) // to be told twice does no harm
+		err = b.guest.Awaken(ctx, a) // repeating the call is harmless
 	}
 	return err
 }

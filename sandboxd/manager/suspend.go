@@ -185,7 +185,7 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 	return nil
 }
 
-// awake makes a sandbox usable for callers after its container has been resumed and its record says running: it
+// awake makes a sandbox usable for callers after its container has been resumed and its record has been set to running: it
 // clears asleep and starts to follow its pending executions again. The caller must hold b.life.
 func (m *Manager) awake(ctx context.Context, b *box) {
 	b.guest.Close() // close old connections, so that the next call dials a new one
@@ -442,8 +442,7 @@ func (b *box) move() {
 	b.moves++
 }
 
-// optional returns the engine's implementation of the interface T, or nil if it has none. An engine that is not
-// open yet cannot tell, so optional opens it by listing its containers. It returns an error if that fails.
+// optional returns the engine's implementation of the interface T, or nil if it has none. If the engine is not open yet, its abilities are unknown, so optional opens it by listing its containers. It returns an error if that fails.
 func optional[T any](ctx context.Context, m *Manager) (can T, err error) {
 	can, ok := engine.As[T](m.Engine)
 	if !ok {

@@ -7,22 +7,23 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Backoff of what is tried until it works.
+// Shortest and longest delay before a failed request is sent again.
 const (
 	firstBackoff = 200 * time.Millisecond
 	lastBackoff  = 30 * time.Second
 )
 
-// follow has an execution's end put on record whenever it comes. Each kernel runs one
-// execution at a time, so one watcher for each suffices, however long the queue.
+// follow starts to watch an execution and records its end. Each kernel runs one execution at a time, so one
+// watcher for each language is enough, no matter how long its queue is.
 func (m *Manager) follow(b *box, id sandbox.ExecutionID) {
 	if lang, first := b.queue(id); first {
 		m.spawn(func() { m.watch(b, lang) })
 	}
 }
 
-// watch waits for one execution after another. Not knowing is no end: it asks until the guest
-// answers or the sandbox has ended. A sandbox sleeps with an execution to follow only after a crash, and is resumed for it.
+// watch waits for the executions in the queue of a language, one after another, and records their ends. After a
+// failed request it retries until the guest answers or the sandbox is terminated. A sandbox with a pending
+// execution can be suspended only after a crash; call then resumes it.
 func (m *Manager) watch(b *box, lang sandbox.Language) {
 	backoff := firstBackoff
 	for b.ctx.Err() == nil {
@@ -54,7 +55,7 @@ func (m *Manager) watch(b *box, lang sandbox.Language) {
 	}
 }
 
-// own completes what a guest says of an execution with what only the daemon knows.
+// own returns e with the fields that only the daemon has, such as the creation time of the accepted execution.
 func (m *Manager) own(b *box, e, accepted sandbox.Execution) sandbox.Execution {
 	e.SandboxID = b.id
 	if !accepted.CreateTime.IsZero() {
