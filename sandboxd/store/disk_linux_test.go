@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// A full disk is an error that says so, loses nothing, and is over when there is room again. Room can be made: a
-// sandbox ends.
+// On a full disk a change returns an error and no record is lost. Changes succeed again when there is free
+// space. A sandbox can be terminated on a full disk, which frees space.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
@@ -91,8 +91,8 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// A database can be opened on a full disk with the space of the reserve, and a sandbox in it can end. Without a reserve the
-// error says that the disk is full, not that the database is damaged.
+// With the space of the reserve, a database can be opened on a full disk, and a sandbox in it can be
+// terminated. Without a reserve the error reports a full disk, not a damaged database.
 func TestOpenOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {

@@ -10,18 +10,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Execution is an execution's record. Code and output are not part of it.
+// Execution is the record of an execution. It does not contain code or output.
 type Execution struct {
 	sandbox.Execution
-	Owner       sandbox.Owner // of its sandbox; set by the store
-	Requester   sandbox.Owner // whose request id it is: of who asked for it
+	Owner       sandbox.Owner // the owner of its sandbox; set by the store
+	Requester   sandbox.Owner // the client that requested it; request ids are unique for each requester
 	RequestID   string
 	RequestHash []byte
 }
 
-// AddExecution stores an execution that has been accepted: the one flush of the disk
-// that an execution costs. The error is [ErrRequestTaken] if a record of its
-// requester has its request id, [ErrEnded] if its sandbox is not running.
+// AddExecution stores an accepted execution. This is the only flush of the disk that an execution costs. The
+// error is [ErrRequestTaken] if another execution of the same requester has the request id, and [ErrEnded] if
+// the sandbox is not running.
 func (s *Store) AddExecution(e Execution) error {
 	record, err := encode(e.Execution)
 	if err != nil {
@@ -43,8 +43,9 @@ func (s *Store) AddExecution(e Execution) error {
 	})
 }
 
-// FinishExecution stores how an execution ended, even on a full disk. When it returns, the record outlasts the daemon; soon after,
-// when the disk is flushed, it outlasts a failure of the machine. It reports false, and changes nothing, if the record is final already.
+// FinishExecution stores how an execution ended, even on a full disk. When it returns, the record survives the
+// end of the daemon. Soon afterwards, when the disk is flushed, it also survives a failure of the machine. If
+// the record is final already, FinishExecution returns false and changes nothing.
 func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 	err = s.quickly(func(tx *sql.Tx) error {
 		stored, err = s.finish(tx, e)
@@ -62,8 +63,8 @@ func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 	return stored, nil
 }
 
-// AbandonExecution stores that an accepted execution never ran. Its request id is
-// free again, so that a retry runs.
+// AbandonExecution stores that an accepted execution never ran. It releases the execution's request id, so that
+// a retry creates a new execution.
 func (s *Store) AbandonExecution(e sandbox.Execution) error {
 	return s.evenFull(func(tx *sql.Tx) error {
 		if _, err := s.finish(tx, e); err != nil {
@@ -74,7 +75,7 @@ func (s *Store) AbandonExecution(e sandbox.Execution) error {
 	})
 }
 
-// RemoveExecution forgets an execution that was refused.
+// RemoveExecution deletes the record of an execution that the guest refused.
 func (s *Store) RemoveExecution(id sandbox.ExecutionID) error {
 	return s.evenFull(func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM executions WHERE id = ? AND final = 0", id)
@@ -87,12 +88,13 @@ func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Executio
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
 }
 
-// ExecutionFor returns an execution's record if who sees its sandbox, or [ErrNotFound], as [Store.SandboxFor] does.
+// ExecutionFor returns an execution's record if the owner who may see its sandbox, and [ErrNotFound] otherwise.
+// It takes the same time in both cases, as [Store.SandboxFor] does.
 func (s *Store) ExecutionFor(ctx context.Context, who sandbox.Owner, id sandbox.ExecutionID) (Execution, error) {
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
 }
 
-// ExecutionByRequest returns the execution that a request of somebody made, or [ErrNotFound].
+// ExecutionByRequest returns the execution of a requester with this request id, or [ErrNotFound].
 func (s *Store) ExecutionByRequest(ctx context.Context, requester sandbox.Owner, requestID string) (Execution, error) {
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE requester = ? AND request_id = ?", requester, requestID))
 }
@@ -156,7 +158,7 @@ func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error)
 	return all, rows.Err()
 }
 
-// finish makes a record final. It reports false if the record is final already.
+// finish marks a record as final. It returns false if the record is final already.
 func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error) {
 	record, err := encode(e)
 	if err != nil {
@@ -170,10 +172,12 @@ func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error)
 	return n == 1, err
 }
 
-// maxRecordBytes bounds a record: what a sandbox reports must not fill the host's disk.
+// maxRecordBytes limits the size of a record, because a sandbox determines its contents and must not fill the
+// host's disk.
 const maxRecordBytes = 256 << 10
 
-// encode leaves out the events, and the list of files if it is huge.
+// encode returns the JSON of an execution without its events. If that is longer than maxRecordBytes, it also
+// omits the list of files and a long traceback.
 func encode(e sandbox.Execution) (string, error) {
 	e.Events = nil
 	record, err := json.Marshal(e)

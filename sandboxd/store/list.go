@@ -12,30 +12,32 @@ func (s *Store) Sandbox(ctx context.Context, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ?", id))
 }
 
-// SandboxFor returns a sandbox's record if who sees it, or [ErrNotFound]. It takes no longer to find what is
-// another's than to find nothing: the database compares, and only what is returned is decoded.
+// SandboxFor returns a sandbox's record if the owner who may see it, and [ErrNotFound] otherwise. Its duration
+// does not reveal whether the sandbox of another owner exists: the database compares the owners, and only a
+// record that is returned is decoded.
 func (s *Store) SandboxFor(ctx context.Context, who sandbox.Owner, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
 }
 
-// SandboxByRequest returns the sandbox that an owner's request made, or [ErrNotFound].
+// SandboxByRequest returns the sandbox of an owner that was created with this request id, or [ErrNotFound].
 func (s *Store) SandboxByRequest(ctx context.Context, owner sandbox.Owner, requestID string) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE owner = ? AND request_id = ?", owner, requestID))
 }
 
-// NewestNamed returns an owner's newest sandbox of a display name, ended or not, or [ErrNotFound].
+// NewestNamed returns an owner's newest sandbox with a display name, terminated or not, or [ErrNotFound].
 func (s *Store) NewestNamed(ctx context.Context, owner sandbox.Owner, name string) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE owner = ? AND display_name = ? AND display_name <> '' ORDER BY seq DESC LIMIT 1", owner, name))
 }
 
-// Present returns the sandboxes that have not ended, and those whose container may
-// still be there, oldest first.
+// Present returns the sandboxes that are not terminated, and terminated sandboxes whose container may still
+// exist, oldest first.
 func (s *Store) Present(ctx context.Context) ([]Sandbox, error) {
 	return s.querySandboxes(ctx, "WHERE state <> ? OR container = 1 ORDER BY seq", sandbox.Terminated)
 }
 
-// Sandboxes returns at most limit sandboxes that an owner sees, of a state (empty: all but terminated),
-// newest first, beginning below the record with the sequence number before (0: the newest).
+// Sandboxes returns at most limit sandboxes that an owner may see and that are in the given state, newest
+// first. An empty state selects all states except terminated. Only records with a sequence number below before
+// are returned; 0 means all.
 func (s *Store) Sandboxes(ctx context.Context, owner sandbox.Owner, state sandbox.State, before int64, limit int) ([]Sandbox, error) {
 	if before == 0 {
 		before = 1<<63 - 1

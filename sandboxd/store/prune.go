@@ -7,17 +7,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// What is kept, and how long.
+// How much is kept, and how long.
 const (
-	// Retention is how long the record of a terminated sandbox, and those of its
-	// executions, can be looked at. Its container is gone long before.
+	// Retention is how long the records of a terminated sandbox and its executions are kept. The container is
+	// usually removed long before.
 	Retention = 24 * time.Hour
-	// MaxExecutions is how many executions of one sandbox are kept, newest first and not
-	// counting unfinished ones that are older: twice as many as its guest remembers.
+	// MaxExecutions is the number of executions of one sandbox that are kept: the newest ones, and all older
+	// ones that are unfinished. It is twice the number that the guest keeps.
 	MaxExecutions = 2_000
 )
 
-// Prune forgets what is older than it is kept. It is called now and then.
+// Prune deletes the records of sandboxes that were terminated more than Retention before now and have no
+// container, and the final executions beyond MaxExecutions.
 func (s *Store) Prune(now time.Time) error {
 	return s.now(func(tx *sql.Tx) error {
 		if _, err := tx.Exec("DELETE FROM sandboxes WHERE state = ? AND container = 0 AND end_time < ?",
@@ -38,7 +39,7 @@ func (s *Store) Prune(now time.Time) error {
 	})
 }
 
-// tooMany returns the sandboxes that have more executions than are kept.
+// tooMany returns the sandboxes that have more than MaxExecutions executions.
 func tooMany(tx *sql.Tx) ([]sandbox.ID, error) {
 	rows, err := tx.Query("SELECT sandbox FROM executions GROUP BY sandbox HAVING count(*) > ?", MaxExecutions)
 	if err != nil {

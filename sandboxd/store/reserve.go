@@ -9,21 +9,23 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// reserve is a file that keeps some of the disk. A full disk must not stand in the way of the change that
-// makes room, which is the end of a sandbox: part of the reserve is given up for it, and kept again when there is room.
+// reserve is a file that occupies disk space, so that a sandbox can be terminated even on a full disk: that
+// frees space, but must be recorded first. Such a change gives up part of the reserve. When there is free space
+// again, the reserve grows to its full size.
 type reserve struct {
 	path string
 	kept bool // the file has its full size; only the writer uses this field and the file
 }
 
-// reserveBytes is several times the size of a sandbox's end in the write-ahead log: some pages, and one for each
-// execution that had not ended.
+// reserveBytes is several times the size that the end of a sandbox has in the write-ahead log: some pages, and
+// one for each unfinished execution.
 const (
 	reserveBytes = 1 << 20
 	reserveStep  = reserveBytes / 8 // how much giveUp frees in one call
 )
 
-// keep creates the file, or extends it to its full size. On a full disk the file stays smaller, and the next change tries again.
+// keep creates the file, or extends it to its full size. On a full disk the file stays smaller, and the next
+// change tries again.
 func (r *reserve) keep() {
 	if r.kept {
 		return
@@ -43,7 +45,8 @@ func (r *reserve) keep() {
 	}
 }
 
-// giveUp frees a step of the reserve, and reports whether it did. It does not make the file smaller than spare bytes.
+// giveUp frees reserveStep bytes of the reserve and reports whether it did. It does not make the file smaller
+// than spare bytes.
 func (r *reserve) giveUp(spare int64) bool {
 	info, err := os.Stat(r.path)
 	if err != nil || info.Size() <= spare {
@@ -55,8 +58,8 @@ func (r *reserve) giveUp(spare int64) bool {
 
 func reservePath(database string) string { return database + ".reserve" }
 
-// FreeReserve frees part of the reserve of the database at path, for a write to a full disk, and reports whether it did. The caller must
-// make sure that the database is not open.
+// FreeReserve frees part of the reserve of the database at path, for a write to a full disk, and reports
+// whether it did. The caller must make sure that the database is not open.
 func FreeReserve(path string) bool {
 	r := reserve{path: reservePath(path)}
 	return r.giveUp(0)

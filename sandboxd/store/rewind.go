@@ -8,23 +8,24 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Rewind is a sandbox's return to a state that was saved before it was lost.
+// Rewind describes the return of a sandbox to an earlier checkpoint, after its newer state was lost.
 type Rewind struct {
-	AsOf  time.Time // when the state was saved; zero: it never went back
-	Epoch int       // every kernel_epoch before the rewind was below this one
-	Owed  bool      // the guest does not know yet
+	AsOf  time.Time // when the checkpoint was made; zero: the sandbox was never rewound
+	Epoch int       // greater than every kernel_epoch before the rewind
+	Owed  bool      // the guest has not been informed yet
 }
 
-// Rewinding is what [Store.Rewind] needs to know.
+// Rewinding is the argument of [Store.Rewind].
 type Rewinding struct {
-	AsOf, Time time.Time             // the state's, and now
-	Keep       []sandbox.ExecutionID // unfinished ones that had not begun, and are still to run
-	Lost       string                // the reason of the other unfinished ones
-	Undone     string                // the reason of those that ended after AsOf: what they did is gone
+	AsOf, Time time.Time             // the time of the checkpoint, and the current time
+	Keep       []sandbox.ExecutionID // unfinished executions that had not begun and will still run
+	Lost       string                // the reason for the other unfinished executions, which are lost
+	Undone     string                // the reason to add to executions that ended after AsOf, because their effects are undone
 }
 
-// Rewind makes a sandbox suspended, as of a state that was saved before, and says of each execution
-// what that means for it. Its guest must be told: [Store.SetState] running says that it was.
+// Rewind marks a sandbox as suspended, as of an earlier checkpoint, and updates the records of its executions
+// as [Rewinding] describes. The caller must inform the guest of the rewind and then call [Store.SetState] with
+// running, which records that.
 func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 	var done Rewind
 	err := s.now(func(tx *sql.Tx) error {
@@ -50,8 +51,8 @@ func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 				return err
 			}
 		}
-		// The guest continues with the epoch rewound_epoch or, if its kernel is alive, the next one. Each execution in r.Keep has yet to
-		// run and can start another kernel.
+		// The guest continues with the epoch rewound_epoch or, if its kernel is alive, the next one. Each
+		// execution in r.Keep has yet to run and can start another kernel.
 		err = oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, rewound_as_of = ?, rewound_owed = 1, rewound_epoch = epoch_bound + 1, epoch_bound = epoch_bound + 2 + ?
 			WHERE id = ? AND state IN (?, ?)`,
 			sandbox.Suspended, toDB(r.AsOf), len(r.Keep), id, sandbox.Running, sandbox.Suspended))
@@ -72,7 +73,7 @@ func nonEmpty(texts ...string) (some []string) {
 	return some
 }
 
-// rewrite changes the record of an execution that is final.
+// rewrite replaces the record of a final execution.
 func rewrite(tx *sql.Tx, e sandbox.Execution) error {
 	record, err := encode(e)
 	if err != nil {

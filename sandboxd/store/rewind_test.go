@@ -9,7 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// A rewind says of each execution what it means for it, and is owed to the guest until the sandbox runs.
+// A rewind updates the record of each execution, and is marked as owed to the guest until the sandbox runs.
 func TestRewind(t *testing.T) {
 	path := file(t)
 	s := open(t, path)

@@ -10,33 +10,35 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Cause says how a sandbox ended.
+// Cause is the kind of reason for which a sandbox was terminated.
 type Cause string
 
-// How a sandbox can end.
+// Causes of termination.
 const (
-	CauseDeleted Cause = "deleted" // somebody asked for it
-	CauseExpired Cause = "expired" // its time was over
-	CauseLost    Cause = "lost"    // its container ended by itself
-	CauseFailed  Cause = "failed"  // it was never made
+	CauseDeleted Cause = "deleted" // a client deleted it
+	CauseExpired Cause = "expired" // its TTL was reached
+	CauseLost    Cause = "lost"    // its container stopped without a request
+	CauseFailed  Cause = "failed"  // its creation failed
 )
 
-// Sandbox is a sandbox's record.
+// Sandbox is the record of a sandbox.
 type Sandbox struct {
 	Seq         int64 // order of creation; set by the store
 	ID          sandbox.ID
 	Owner       sandbox.Owner
 	DisplayName string
 	State       sandbox.State
-	Cause       Cause  // of its end
-	Reason      string // of its end, in a sentence
+	Cause       Cause  // of its termination
+	Reason      string // of its termination, in a sentence
 	Language    sandbox.Language
 	Image       string
 	Limits      sandbox.Limits
 	UID         int
-	ForkOf      sandbox.ID // the original of a fork
-	// Container is true from before the engine is asked for one until it is known to be
-	// gone. Its UID is nobody else's as long, but its forks' and, where sandboxes share no kernel, any's.
+	ForkOf      sandbox.ID // the original, if it is a fork
+	// Container is true from before the engine is called to create the container until the container is known
+	// to be gone. As long as it is true, no other sandbox has the same UID. Exceptions are forks, which have
+	// the UID of their original, and sandboxes with a UID below 200,000, which do not share an operating-system
+	// kernel.
 	Container   bool
 	RequestID   string
 	RequestHash []byte
@@ -44,7 +46,7 @@ type Sandbox struct {
 	ExpireTime  time.Time
 	UsedTime    time.Time
 	EndTime     time.Time
-	// SavedTime is when its state was last saved. Zero: it is not kept.
+	// SavedTime is when the checkpoint that the engine keeps was made. Zero: there is none.
 	SavedTime time.Time
 	Rewound   Rewind
 }
@@ -74,8 +76,8 @@ func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 	return r, nil
 }
 
-// AddSandbox stores a new sandbox as provisioning, with a container that may exist.
-// The error is [ErrRequestTaken] if a record of its owner has its request id.
+// AddSandbox stores a new sandbox in the state provisioning, with a container that may exist. The error is
+// [ErrRequestTaken] if another sandbox of the same owner has the request id.
 func (s *Store) AddSandbox(r Sandbox) error {
 	limits, err := json.Marshal(r.Limits)
 	if err != nil {
@@ -97,8 +99,8 @@ func (s *Store) AddSandbox(r Sandbox) error {
 	})
 }
 
-// SetRunning records that a provisioning sandbox can be used. A fork's kernel_epoch continues from its original's, so the fork's
-// epoch_bound is at least the original's.
+// SetRunning records that a provisioning sandbox is running. A fork's kernel_epoch continues from its
+// original's, so the fork's epoch_bound is at least the original's.
 func (s *Store) SetRunning(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, epoch_bound = max(epoch_bound, coalesce((SELECT original.epoch_bound FROM sandboxes original WHERE original.id = sandboxes.fork_of), 0))
@@ -106,8 +108,9 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 	})
 }
 
-// SetState records whether a sandbox is running or suspended. The guest of a running sandbox has been told of its rewind. SetState works
-// on a full disk, because files may have to be read before a sandbox is deleted to free space.
+// SetState records whether a sandbox is running or suspended. Running also means that the guest has been
+// informed of the last rewind. SetState works on a full disk, because files may have to be read before a
+// sandbox is deleted to free space.
 func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	return s.wait(op{spare: reserveBytes / 2, do: func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET state = ?1, rewound_owed = min(rewound_owed, ?1 <> ?3) WHERE id = ?2 AND state IN (?3, ?4)",
@@ -115,7 +118,8 @@ func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	}})
 }
 
-// SetSaved says, soon, when a sandbox's state was saved while it ran on; zero: that it is kept no more.
+// SetSaved records, with a short delay, when a sandbox's checkpoint was made. Zero means that there is no
+// checkpoint any more.
 func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
 	s.soon(func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE sandboxes SET saved_time = ? WHERE id = ?", toDB(t), id)
@@ -123,7 +127,7 @@ func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
 	})
 }
 
-// RemoveSandbox forgets a sandbox that was never made and has no container.
+// RemoveSandbox deletes the record of a sandbox that could not be created and has no container.
 func (s *Store) RemoveSandbox(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM sandboxes WHERE id = ?", id)
@@ -131,7 +135,7 @@ func (s *Store) RemoveSandbox(id sandbox.ID) error {
 	})
 }
 
-// UpdateSandbox changes the name and the expiry of a sandbox that has not ended.
+// UpdateSandbox changes the display name and the expiry of a sandbox that has not been terminated.
 func (s *Store) UpdateSandbox(id sandbox.ID, name string, expire time.Time) error {
 	return s.now(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET display_name = ?, expire_time = ? WHERE id = ? AND state <> ?",
@@ -139,18 +143,19 @@ func (s *Store) UpdateSandbox(id sandbox.ID, name string, expire time.Time) erro
 	})
 }
 
-// End is how and when a sandbox ended.
+// End describes how and when a sandbox was terminated.
 type End struct {
 	Cause  Cause
 	Reason string
 	Time   time.Time
-	Used   time.Time // when it was last used
-	// Executions is the reason of the executions that end with it as lost.
+	Used   time.Time // time of last use
+	// Executions is the reason for its unfinished executions, which are lost.
 	Executions string
 }
 
-// EndSandbox makes a sandbox terminated, and its unfinished executions lost. A
-// sandbox that was never made gives its request id back, for the retry. A full disk does not stand in its way.
+// EndSandbox marks a sandbox as terminated, and its unfinished executions as lost. It works on a full disk. If
+// the sandbox could not be created (CauseFailed), EndSandbox releases its request id, so that a retry creates a
+// new sandbox.
 func (s *Store) EndSandbox(id sandbox.ID, end End) error {
 	return s.evenFull(func(tx *sql.Tx) error {
 		err := oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, cause = ?, reason = ?, end_time = ?, used_time = max(used_time, ?),
@@ -173,7 +178,8 @@ func (s *Store) EndSandbox(id sandbox.ID, end End) error {
 	})
 }
 
-// ContainerGone says, soon, that the engine no longer has a terminated sandbox's container.
+// ContainerGone records, with a short delay, that the engine no longer has the container of a terminated
+// sandbox.
 func (s *Store) ContainerGone(id sandbox.ID) {
 	s.soon(func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE sandboxes SET container = 0 WHERE id = ? AND state = ?", id, sandbox.Terminated)
@@ -181,7 +187,7 @@ func (s *Store) ContainerGone(id sandbox.ID) {
 	})
 }
 
-// SetUsed says, soon, when sandboxes were last used.
+// SetUsed records, with a short delay, when sandboxes were last used. It never sets an earlier time.
 func (s *Store) SetUsed(times map[sandbox.ID]time.Time) {
 	if len(times) == 0 {
 		return

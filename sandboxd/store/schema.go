@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// migrations take a database from one schema version to the next: the n-th makes
-// version n+1. One that has been released is never edited.
+// migrations update a database from one schema version to the next: migrations[n] creates version n+1. A
+// released migration must never be edited.
 var migrations = []string{
 	// 1: sandboxes and executions.
 	`
@@ -49,22 +49,24 @@ var migrations = []string{
 	CREATE INDEX executions_by_sandbox ON executions (sandbox, seq);
 	CREATE INDEX executions_unfinished ON executions (sandbox) WHERE final = 0;
 	`,
-	// 2: forks, which have the uid that owns their files: their original's. Only an engine on which each
-	// sandbox has a kernel of its own can fork, and there a uid says nothing outside of it.
+	// 2: forks. A fork has the uid of its original, because that uid owns its files. Only an engine on which
+	// each sandbox has its own operating-system kernel can fork, and there uids have no meaning outside of the
+	// sandbox.
 	`
 	ALTER TABLE sandboxes ADD COLUMN fork_of TEXT NOT NULL DEFAULT ''; -- id of the original
 	DROP INDEX sandboxes_by_uid;
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '';
 	`,
-	// 3: checkpoints of sandboxes that run on, and what came after one that a sandbox went back to.
+	// 3: checkpoints of running sandboxes, and the return to one (rewind).
 	`
 	ALTER TABLE sandboxes ADD COLUMN saved_time    INTEGER NOT NULL DEFAULT 0; -- of the last checkpoint
 	ALTER TABLE sandboxes ADD COLUMN rewound_as_of INTEGER NOT NULL DEFAULT 0; -- a store.Rewind, the last
 	ALTER TABLE sandboxes ADD COLUMN rewound_epoch INTEGER NOT NULL DEFAULT 0;
 	ALTER TABLE sandboxes ADD COLUMN rewound_owed  INTEGER NOT NULL DEFAULT 0; -- 1 while the guest does not know of it
 	`,
-	// 4: owners. What there was is the operator's. A request id is one only among those of who sent it, which for an
-	// execution need not be its sandbox's owner: the operator can run code in any.
+	// 4: owners. Existing records belong to the operator. Request ids are unique for each requester. The
+	// requester of an execution can differ from the owner of its sandbox, because the operator can run code in
+	// any sandbox.
 	`
 	ALTER TABLE sandboxes  ADD COLUMN owner     TEXT NOT NULL DEFAULT '';
 	ALTER TABLE executions ADD COLUMN owner     TEXT NOT NULL DEFAULT ''; -- its sandbox's
@@ -76,14 +78,15 @@ var migrations = []string{
 	CREATE INDEX sandboxes_by_name ON sandboxes (owner, display_name, seq) WHERE display_name <> '';
 	CREATE UNIQUE INDEX executions_by_request ON executions (requester, request_id) WHERE request_id IS NOT NULL;
 	`,
-	// 5: sandboxes that start from one snapshot have its uid. It is below those that are given out where sandboxes share a kernel.
+	// 5: sandboxes that start from one snapshot share its uid. That uid is below those that are assigned where
+	// sandboxes share an operating-system kernel.
 	`
 	DROP INDEX sandboxes_by_uid;
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '' AND uid >= 200000;
 	`,
-	// 6: a bound on kernel_epoch that does not depend on how executions ended. The epochs of a fork's guest continue from those of
-	// its original. Older schemas did not record these, so a fork gets the highest bound of all sandboxes. A record
-	// that is not JSON counts as one without an epoch.
+	// 6: an upper bound on kernel_epoch that does not depend on how executions ended. The epochs of a fork's
+	// guest continue from those of its original. Older schemas did not record these, so a fork gets the highest
+	// bound of all sandboxes. A record that is not valid JSON counts as one without an epoch.
 	`
 	ALTER TABLE sandboxes ADD COLUMN epoch_bound INTEGER NOT NULL DEFAULT 2; -- see acceptEpoch in execution.go
 	UPDATE sandboxes SET epoch_bound = 3 + rewound_epoch + (SELECT count(*) + coalesce(max(CASE WHEN json_valid(record) THEN json_extract(record, '$.kernel_epoch') END), 0) FROM executions WHERE sandbox = sandboxes.id);
@@ -91,10 +94,10 @@ var migrations = []string{
 	`,
 }
 
-// applicationID marks the file as ours: "DORM".
+// applicationID identifies the file as a Dormouse database: "DORM".
 const applicationID = 0x444f524d
 
-// prepare checks the file and brings its schema up to date.
+// prepare checks the database and migrates it to the current schema.
 func prepare(ctx context.Context, db *sql.DB) error {
 	const damaged = "it is damaged (%w): move it away to start without records, or restore it from a backup"
 	unreadable := func(err error) error {
@@ -126,7 +129,7 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	if health != "ok" {
 		return fmt.Errorf(damaged, fmt.Errorf("%s", health))
 	}
-	// Only now: what is not ours stays as it was.
+	// Change the journal mode only after these checks, so that a file that is not ours remains unchanged.
 	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&health); err != nil {
 		return fmt.Errorf("turn on its write-ahead log: %w", err)
 	}

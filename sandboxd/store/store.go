@@ -1,16 +1,18 @@
-// Package store keeps what the daemon promised: records of sandboxes and of
-// executions, in one SQLite file. It is the only place with SQL, and decides nothing.
+// Package store persists the records of sandboxes and executions in one SQLite file. It is the only package
+// that contains SQL. It makes no decisions: package manager, its only caller, makes them. It does not store
+// code, output or files.
 //
-//   - [Open], [Store]: the file, its readers and its one writer (store.go)
-//   - schema and migrations (schema.go)
-//   - how changes reach the disk, several in one transaction (write.go)
-//   - [Sandbox]: a sandbox's record (sandbox.go, list.go)
-//   - [Execution]: an execution's record (execution.go)
-//   - what is forgotten, and when (prune.go)
-//   - how a full disk lets room be made (reserve.go)
+//   - store.go: [Open] and [Store]: the file, its read connections and its one writer
+//   - schema.go: schema and migrations
+//   - write.go: how changes reach the disk, several in one transaction
+//   - sandbox.go, list.go: [Sandbox], the record of a sandbox
+//   - execution.go: [Execution], the record of an execution
+//   - rewind.go: [Store.Rewind], the return of a sandbox to a checkpoint
+//   - prune.go: deletion of old records
+//   - reserve.go: disk space that is reserved for changes that must succeed on a full disk
 //
-// A method that changes something returns when the change is on disk (WAL,
-// synchronous=FULL), except those whose comment says otherwise. Times are wall times.
+// A method that changes a record returns after the change is on disk (WAL, synchronous=FULL), unless its
+// comment says otherwise. Times are wall-clock times.
 package store
 
 import (
@@ -25,10 +27,10 @@ import (
 	"sync"
 	"time"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
 
-// Errors that callers tell apart.
+// Errors that callers distinguish.
 var (
 	ErrNotFound     = errors.New("no such record")
 	ErrRequestTaken = errors.New("another record has this request id")
@@ -36,32 +38,32 @@ var (
 	ErrClosed       = errors.New("the store is closed")
 )
 
-// Store is an open database. Its methods may be called concurrently.
+// Store is an open database. Its methods are safe for concurrent use.
 type Store struct {
-	read  *sql.DB // query_only
-	write *sql.DB // one connection
+	read  *sql.DB // connections for reading (query_only)
+	write *sql.DB // the only connection for writing
 	log   *slog.Logger
 
-	// What each execution runs, prepared.
+	// Prepared statements that run for each execution.
 	accept, acceptEpoch, final *sql.Stmt
 
 	mu      sync.Mutex
-	pending []op        // in the order in which they were asked for
-	timer   *time.Timer // runs while only patient ops are pending
+	pending []op        // in the order of the requests; guarded by mu, like timer, closed and failure
+	timer   *time.Timer // wakes the writer for changes that no caller waits for; nil while it is not running
 	closed  bool
-	failure error // of the last transaction
+	failure error // the error of the last transaction, or nil
 
 	reserve reserve
 
 	wake chan struct{}
-	done chan struct{} // closed when the writer has ended
+	done chan struct{} // closed when writeLoop has ended
 }
 
-// Open opens the database at path, or makes it, readable by its owner only.
-// A database that is damaged, is not ours or was written by a newer Dormouse is an error, and
-// is left as it is.
+// Open opens the database at path and creates it if it does not exist. Only the file's owner can read it. Open
+// returns an error, and leaves the file unchanged, if the database is damaged, is not a Dormouse database, or
+// was written by a newer version of Dormouse. The caller must close the store.
 func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite gives its other files the same mode
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite creates its other files with the same mode
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
@@ -81,7 +83,7 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// open opens the connections. SQLite needs some disk space for that, because it creates files beside the database.
+// open opens the connections. This needs some disk space, because SQLite creates files beside the database.
 func (s *Store) open(ctx context.Context, path string) (err error) {
 	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
 		return err
@@ -109,7 +111,7 @@ func openPool(path string, conns int, params string) (*sql.DB, error) {
 	return db, nil
 }
 
-// Close writes what is pending and closes the file.
+// Close writes the pending changes and closes the file. Changes requested after Close fail with ErrClosed.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	already := s.closed
@@ -123,7 +125,7 @@ func (s *Store) Close() error {
 	return errors.Join(s.read.Close(), s.write.Close())
 }
 
-// Ping reports whether records can be read, and whether the last change was written.
+// Ping returns an error if records cannot be read, or if the last transaction failed.
 func (s *Store) Ping(ctx context.Context) error {
 	s.mu.Lock()
 	err := s.failure
@@ -135,7 +137,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.read.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version)
 }
 
-// toDB and fromDB keep times as nanoseconds of Unix time; 0 is no time.
+// toDB and fromDB convert between times and the nanoseconds of Unix time in the database. 0 is the zero time.
 func toDB(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -150,7 +152,7 @@ func fromDB(ns int64) time.Time {
 	return time.Unix(0, ns).UTC()
 }
 
-// nullable stores an empty string as NULL, which a unique column may have many of.
+// nullable returns nil, which is stored as NULL, for an empty string: a unique column can contain many NULLs.
 func nullable(s string) any {
 	if s == "" {
 		return nil

@@ -64,7 +64,7 @@ func accept(t testing.TB, s *store.Store, id sandbox.ID, requestID string) store
 	return e
 }
 
-// What was stored is there after the next open, to the nanosecond.
+// A reopened database contains what was stored, with times exact to the nanosecond.
 func TestReopen(t *testing.T) {
 	path := file(t)
 	s := open(t, path)
@@ -94,7 +94,7 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// After a kill at any moment, what a method returned from is there.
+// A change survives a kill of the process at any time after the method has returned.
 func TestAbruptEnd(t *testing.T) {
 	path := file(t)
 	s := open(t, path)
@@ -104,7 +104,7 @@ func TestAbruptEnd(t *testing.T) {
 		want = append(want, accept(t, s, r.ID, "").ID)
 	}
 	copied := file(t)
-	for _, suffix := range []string{"", "-wal"} { // as the disk is now, without Close
+	for _, suffix := range []string{"", "-wal"} { // the files as they are now, without Close
 		data, err := os.ReadFile(path + suffix)
 		if err != nil {
 			t.Fatal(err)
@@ -179,7 +179,7 @@ func write(t *testing.T, path string, data []byte) {
 	}
 }
 
-// An empty file, and one whose first migration was interrupted, are made good.
+// Open creates the schema in an empty file, as an interrupted first migration leaves it.
 func TestOpenUnfinished(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	write(t, path, nil)
@@ -201,7 +201,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// A sandbox's end takes its unfinished executions along, and what was final stays.
+// EndSandbox marks unfinished executions as lost and does not change final ones.
 func TestEndSandbox(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()
@@ -220,7 +220,7 @@ func TestEndSandbox(t *testing.T) {
 	if err != nil || got.State != sandbox.Terminated || got.Cause != store.CauseExpired || got.Reason != end.Reason || !got.UsedTime.Equal(end.Used) || !got.Container {
 		t.Errorf("Sandbox() = %+v, %v, want it terminated, its container still there", got, err)
 	}
-	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded}) // too late
+	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded}) // after its sandbox was terminated
 	if err := s.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestEndSandbox(t *testing.T) {
 	}
 }
 
-// One request id belongs to one record, until that turns out never to have run.
+// A request id belongs to one record, until that record turns out never to have run.
 func TestRequestIDs(t *testing.T) {
 	s := open(t, file(t))
 	a, b := record(200_001), record(200_002)
@@ -264,7 +264,7 @@ func TestRequestIDs(t *testing.T) {
 	}
 }
 
-// No two containers have one uid, and a uid is free when its container is gone.
+// No two containers have the same uid. A uid can be used again when its container is gone.
 func TestUIDs(t *testing.T) {
 	s := open(t, file(t))
 	a := add(t, s, record(200_001))
@@ -282,12 +282,12 @@ func TestUIDs(t *testing.T) {
 	if got, err := s.Sandbox(t.Context(), fork.ID); err != nil || got.ForkOf != b.ID || got.UID != b.UID {
 		t.Errorf("Sandbox() of a fork = %+v, %v, want it to name its original", got, err)
 	}
-	// Below 200,000 they are of sandboxes that share no kernel.
+	// Uids below 200,000 belong to sandboxes that do not share an operating-system kernel.
 	add(t, s, record(199_999))
 	add(t, s, record(199_999))
 }
 
-// raw runs statements on a database that nobody has open.
+// raw runs statements on a database that is not open elsewhere.
 func raw(t *testing.T, path, statements string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -299,7 +299,7 @@ func raw(t *testing.T, path, statements string) {
 	}
 }
 
-// A database of the first schema is brought up to date with what it has.
+// A database with the first schema is migrated and keeps its records.
 func TestFirstSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	s := open(t, path)
@@ -348,7 +348,8 @@ func TestFirstSchema(t *testing.T) {
 	add(t, s, fork)
 }
 
-// Request ids and display names are each owner's own; the operator sees all of the list, others what is theirs.
+// Request ids and display names are separate for each owner. The operator sees all records, and other owners
+// only their own.
 func TestOwners(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()
@@ -406,7 +407,7 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// A sandbox sleeps and wakes on record until it has ended.
+// A sandbox can be suspended and resumed any number of times until it is terminated.
 func TestSetState(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
@@ -426,7 +427,7 @@ func TestSetState(t *testing.T) {
 	}
 }
 
-// Writers from everywhere share transactions, and one that fails does not fail the others.
+// Concurrent changes share transactions, and a change that fails does not affect the others.
 func TestGroups(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
@@ -452,13 +453,13 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// What is done soon is done without anybody asking, and in order.
+// Deferred changes are written in order, even if no caller flushes them.
 func TestSoon(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
 	used := created.Add(time.Minute)
 	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
-	s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // never back
+	s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // an earlier time must not replace the later one
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		got, err := s.Sandbox(t.Context(), r.ID)
 		if err != nil || time.Now().After(deadline) {
@@ -470,7 +471,7 @@ func TestSoon(t *testing.T) {
 	}
 }
 
-// Old records go with their executions; those whose container may be there stay.
+// Prune deletes old sandboxes together with their executions, but keeps those whose container may still exist.
 func TestPrune(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()
@@ -503,7 +504,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// A sandbox's record of executions is bounded, in number and in size.
+// The number and the size of a sandbox's execution records are limited.
 func TestBounds(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))

@@ -10,28 +10,28 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// op is one change. It may run twice, so it changes nothing but the database.
+// op is one change. do may run twice, so it must change nothing but the database.
 type op struct {
 	do    func(*sql.Tx) error
-	done  chan error // nil when nobody waits
+	done  chan error // receives the result; nil if no caller waits
 	spare int64      // on a full disk the op does not use this part of the reserve, in bytes
-	quick bool       // the change must outlast the daemon, but not a failure of the machine
+	quick bool       // the change must survive the end of the daemon, but not a failure of the machine
 }
 
-// patience is how long a change that nobody waits for may stay in memory. Within it
-// the next change that somebody waits for takes it along, in the same transaction, so that
-// an execution costs one flush of the disk: its acceptance.
+// patience is how long a change that no caller waits for may stay in memory. A change that a caller waits for
+// is committed immediately, and the waiting changes are part of its transaction. So an execution costs only one
+// flush of the disk: the one for its acceptance.
 const patience = 100 * time.Millisecond
 
-// now makes a change and returns when it is on disk. It takes no context: a change
-// is short, and is not abandoned half-way.
+// now makes a change and returns when it is on disk. It has no context parameter, because a change takes little
+// time and cannot be cancelled half-way.
 func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do, spare: reserveBytes}) }
 
-// evenFull is now for a change that makes room, and so must be possible on a full disk.
+// evenFull is like now, but may use the whole reserve on a full disk. It is for changes that free space.
 func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
 
-// quickly makes a change, even on a full disk, and returns when the change outlasts the daemon. It does not flush the
-// disk: until another change does, a failure of the machine can undo it.
+// quickly makes a change, even on a full disk, and returns when the change survives the end of the daemon. It
+// does not flush the disk: until another change does, a failure of the machine can undo it.
 func (s *Store) quickly(do func(*sql.Tx) error) error {
 	return s.wait(op{do: do, spare: reserveBytes / 2, quick: true})
 }
@@ -52,8 +52,9 @@ func (s *Store) wait(o op) error {
 // fullRetry is the time between two attempts to write a deferred change to a full disk.
 const fullRetry = time.Second
 
-// soon makes a change a moment later, after all changes that were requested before it. On a full disk it tries again
-// until there is free space. Any other failure is logged. If a crash loses the change, reconciling makes it again.
+// soon makes a change with a short delay, after all changes that were requested before it. On a full disk it
+// retries until there is free space. Any other failure is logged. If a crash loses the change, the manager's
+// reconciliation makes it again.
 func (s *Store) soon(do func(*sql.Tx) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +67,7 @@ func (s *Store) soon(do func(*sql.Tx) error) {
 	}
 }
 
-// Flush returns when all that was asked for before it is on disk.
+// Flush returns when all changes that were requested before are on disk.
 func (s *Store) Flush() error {
 	return s.now(func(*sql.Tx) error { return nil })
 }
@@ -74,11 +75,11 @@ func (s *Store) Flush() error {
 func (s *Store) signal() {
 	select {
 	case s.wake <- struct{}{}:
-	default: // the writer will see it anyway
+	default: // the writer has a signal already and will see the change
 	}
 }
 
-// writeLoop is the one writer. It ends when the store is closed and all is written.
+// writeLoop is the only writer. It ends when the store is closed and all changes are written.
 func (s *Store) writeLoop() {
 	defer close(s.done)
 	for range s.wake {
@@ -101,8 +102,9 @@ func (s *Store) writeLoop() {
 	}
 }
 
-// commit runs ops in one transaction; if one of them fails, each in its own. It returns the deferred changes that did not fit
-// on a full disk, in their order.
+// commit runs ops in one transaction or, if one of them fails, each in its own transaction. It sends the
+// results to the waiting callers. It returns the deferred changes that did not fit on a full disk, in their
+// order.
 func (s *Store) commit(ops []op) (retry []op) {
 	if len(ops) == 0 {
 		return nil
@@ -170,7 +172,8 @@ func (s *Store) transact(ops []op) error {
 	return tx.Commit()
 }
 
-// note keeps a failure of the database itself (a full disk, say) for Ping.
+// note stores the result of a transaction for Ping. Errors that are the caller's, such as ErrNotFound, count as
+// success.
 func (s *Store) note(err error) {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrEnded) || errors.Is(err, ErrRequestTaken) {
 		err = nil
@@ -180,7 +183,7 @@ func (s *Store) note(err error) {
 	s.mu.Unlock()
 }
 
-// oneRow turns a change of no row into ErrNotFound.
+// oneRow returns ErrNotFound if a change affected no row.
 func oneRow(res sql.Result, err error) error {
 	if err != nil {
 		return err
