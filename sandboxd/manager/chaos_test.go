@@ -14,9 +14,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestChaos lets several clients do whatever comes to their mind while connections break,
-// containers die, the power fails, sandboxes fall asleep, wake, or fail to, and the daemon is killed twice. In the end: no container without a running
-// sandbox and the other way round, no uid held twice, each execution known and final, none run twice.
+// TestChaos lets several clients make random calls while connections break, containers stop, the power fails,
+// sandboxes are suspended and resumed with and without success, and the daemon is killed twice. At the end each
+// running sandbox has a container and each container a running sandbox, no uid is used twice, and each
+// execution is known, is final and ran at most once.
 func TestChaos(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	seed := rand.Uint64()
@@ -101,7 +102,7 @@ func TestChaos(t *testing.T) {
 
 func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 	t.Helper()
-	// What died unseen is noticed when it is looked at.
+	// Get detects the sandboxes whose containers have stopped.
 	for _, id := range d.all(t) {
 		if _, err := d.Get(t.Context(), string(id)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
 			t.Errorf("Get() = %v", err)
@@ -129,7 +130,7 @@ func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 	})
 }
 
-// all are the sandboxes that have not ended.
+// all returns the sandboxes that have not been terminated.
 func (d *daemon) all(t *testing.T) (ids []sandbox.ID) {
 	t.Helper()
 	for req := (sandbox.ListRequest{PageSize: 100}); ; {

@@ -18,14 +18,15 @@ const saveEvery = time.Minute
 
 func saving(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = idle, saveEvery }
 
-// counts returns how often states were saved and discarded.
+// counts returns how many checkpoints were requested, and how many were discarded.
 func (e *testEngine) counts() (checkpoints, discards int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.checkpoints, e.discards
 }
 
-// What rests is saved once after new work, and runs on; when it is idle for longer it is suspended.
+// An idle sandbox is checkpointed once after each change and keeps running. When it is idle for longer, it is
+// suspended.
 func TestCheckpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -63,7 +64,7 @@ func TestCheckpoints(t *testing.T) {
 	})
 }
 
-// Who calls meanwhile waits until its state is saved.
+// A call during a checkpoint waits until the checkpoint is complete.
 func TestCallDuringCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -82,7 +83,7 @@ func TestCallDuringCheckpoint(t *testing.T) {
 	})
 }
 
-// A checkpoint that fails does no harm, and is tried again, not too often.
+// A failed checkpoint leaves the sandbox running and is tried again with a growing delay.
 func TestCheckpointFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, func(c *manager.Config) { c.CheckpointEvery = saveEvery })
@@ -103,8 +104,8 @@ func TestCheckpointFails(t *testing.T) {
 	})
 }
 
-// After a power cut a sandbox is as of its last checkpoint, and says so: to its guest before anybody uses it, in
-// the record, and for each execution and file that came after.
+// After a power cut a sandbox goes back to its last checkpoint. The rewind is reported to its guest before any
+// client uses the sandbox, in the record, and for each later execution and file.
 func TestPowerCut(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -136,7 +137,7 @@ func TestPowerCut(t *testing.T) {
 			_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
 			wantError(t, "Execute of what could not be told", err, sandbox.Unavailable, "try again")
 			d.wantState(t, "not told", id, sandbox.Suspended)
-			if restart { // in the middle of it
+			if restart { // kill the daemon before the guest has been informed
 				path := crash(t, d)
 				d = start(t, path, eng, saving)
 				d.wantState(t, "not told, after a restart", id, sandbox.Suspended)
@@ -180,7 +181,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// What a call brings after the processes have died runs once they are back.
+// A call after the processes have died resumes the sandbox and runs.
 func TestCallAfterPowerCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -196,7 +197,8 @@ func TestCallAfterPowerCut(t *testing.T) {
 	})
 }
 
-// A copy of what went back, and does not know yet, is told as well; each copy is told that it is one, or not handed out.
+// A fork's guest is informed that it is a copy, and also of a rewind that its original's guest does not know
+// about yet. If it cannot be informed, the fork fails.
 func TestForkIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -223,8 +225,8 @@ func TestForkIsTold(t *testing.T) {
 	})
 }
 
-// If a call about an execution detects that its sandbox went back to a checkpoint, the call's answer already says that the execution
-// is undone.
+// If a call about an execution detects that its sandbox went back to a checkpoint, the answer to that call
+// already reports that the execution is undone.
 func TestUndoneExecutionIsSaidToBe(t *testing.T) {
 	for name, ask := range map[string]func(context.Context, *daemon, sandbox.Execution) (sandbox.Execution, error){
 		"get": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {

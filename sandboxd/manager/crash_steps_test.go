@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestKilledAt kills the daemon at each step of a suspend, a resume, a checkpoint, a fork, and of what follows a power
-// cut: the next one goes on with what was promised, and has nothing besides.
+// TestKilledAt kills the daemon at each step of a suspend, a resume, a checkpoint, a fork, and the recovery
+// from a power cut. The next daemon must keep all that was acknowledged to clients, and no other containers may
+// be left.
 func TestKilledAt(t *testing.T) {
 	execute := func(ctx context.Context, d *daemon, id sandbox.ID) {
 		_, _ = d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print called", RequestID: "call"})
@@ -22,8 +23,8 @@ func TestKilledAt(t *testing.T) {
 	nothing := func(context.Context, *daemon, sandbox.ID) {}
 	for _, tt := range []struct {
 		step   string
-		asleep bool // to begin with
-		cut    bool // the power fails before
+		asleep bool // suspended before the step
+		cut    bool // the power fails before the step
 		do     func(context.Context, *daemon, sandbox.ID)
 	}{
 		{step: "suspend", do: nothing}, {step: "suspended", do: nothing},

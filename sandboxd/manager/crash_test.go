@@ -12,13 +12,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// crash stops a daemon the way kill -9 does, as seen by the next one: it returns a copy of
-// the database as it is at this moment, and everything that the daemon does to its own after
-// is lost. Connections to guests break.
+// crash stops a daemon as kill -9 does, from the point of view of the next daemon. It returns the path of a
+// copy of the database as it is now; later changes of the old daemon are not in the copy. Connections to guests
+// break.
 func crash(t testing.TB, d *daemon) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, suffix := range []string{"-wal", ""} { // the log first: a checkpoint may come between
+	for _, suffix := range []string{"-wal", ""} { // the log first, because SQLite may write its pages to the main file in between
 		data, err := os.ReadFile(d.path + suffix)
 		if err != nil {
 			t.Fatal(err)
@@ -27,12 +27,12 @@ func crash(t testing.TB, d *daemon) string {
 			t.Fatal(err)
 		}
 	}
-	d.Close() // its goroutines must go; what it would write goes nowhere
+	d.Close() // end its goroutines; their writes do not reach the copy
 	_ = d.store.Close()
 	return filepath.Join(dir, "copy.db")
 }
 
-// TestKilled kills the daemon while code runs: nothing that was promised is lost.
+// TestKilled kills the daemon while code runs. Nothing that was acknowledged to clients may be lost.
 func TestKilled(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()
@@ -44,7 +44,7 @@ func TestKilled(t *testing.T) {
 	if err != nil || running.State != sandbox.ExecRunning {
 		t.Fatalf("Execute() = %+v, %v, want it running", running, err)
 	}
-	// Accepted, and the guest has not heard of it.
+	// An execution that was accepted but not delivered to the guest.
 	orphan := sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: sb.ID, Language: sandbox.Python, State: sandbox.ExecQueued, TimeoutSeconds: 600, CreateTime: time.Now()}
 	if err := d.store.AddExecution(store.Execution{Execution: orphan, RequestID: "orphan"}); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func TestKilled(t *testing.T) {
 	wantError(t, "FindExecution of what never ran", err, sandbox.NotFound)
 }
 
-// What finished while no daemon ran is put on record by the next.
+// An execution that ends while no daemon is running is recorded by the next daemon.
 func TestFinishedWhileDown(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()
@@ -102,8 +102,8 @@ func TestFinishedWhileDown(t *testing.T) {
 	})
 }
 
-// Containers without a record go; sandboxes without a container say so, and their
-// executions with them.
+// At start, containers without a record are removed. Sandboxes without a container are terminated with a
+// reason, and their executions are lost.
 func TestReconcileAtStart(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()

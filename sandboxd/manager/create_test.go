@@ -63,7 +63,7 @@ func TestCreateAgain(t *testing.T) {
 	wantError(t, "another Create with the same id", err, sandbox.Invalid, "request_id")
 }
 
-// A creation that fails leaves neither record nor container, and its request id is free.
+// A failed creation leaves no record and no container, and its request id can be used again.
 func TestCreateFails(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -79,7 +79,7 @@ func TestCreateFails(t *testing.T) {
 	d.create(t, sandbox.CreateRequest{RequestID: "r"})
 }
 
-// A caller who goes away leaves nothing behind, unless a retry can find it.
+// If a caller gives up, its sandbox is removed, unless a retry can find it by a request id.
 func TestCreateCallerGoes(t *testing.T) {
 	d := newDaemon(t)
 	gate := make(chan struct{})
@@ -111,7 +111,7 @@ func TestCreateCallerGoes(t *testing.T) {
 	}
 }
 
-// What is being created can be deleted, and is waited for by who names it.
+// A sandbox that is being created can be deleted.
 func TestCreateAndDelete(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -131,7 +131,7 @@ func TestCreateAndDelete(t *testing.T) {
 	}
 }
 
-// What a daemon was creating when it was killed is gone after the next start, and the retry makes it.
+// A sandbox that a killed daemon was creating is terminated at the next start, and a retry creates a new one.
 func TestCreateKilled(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()

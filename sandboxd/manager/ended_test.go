@@ -8,8 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox whose container has died is not listed as running, even if no other call has detected it yet. If the engine does not
-// answer, the list is still returned.
+// A sandbox whose container has died is not listed as running, even if no other call has detected it yet. If
+// the engine does not answer, the list is still returned.
 func TestListNoticesDeath(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -30,11 +30,12 @@ func TestListNoticesDeath(t *testing.T) {
 	}
 }
 
-// A fork of a sandbox that has ended is refused, and the error says when and why the sandbox ended, even if it ends during the fork.
+// A fork of a terminated sandbox is refused. The error states when and why the sandbox was terminated, even if
+// that happened during the fork.
 func TestForkOfAnEndedSandbox(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end  func(*testing.T, *daemon, sandbox.ID)
-		late bool // it ends while it is being forked
+		late bool // it is terminated while it is being forked
 		kind sandbox.Kind
 		says []string
 	}{
@@ -65,7 +66,7 @@ func deleteNow(t *testing.T, d *daemon, id sandbox.ID) {
 
 func dieNow(_ *testing.T, d *daemon, id sandbox.ID) { d.eng.die(id, "exited with 137 (out of memory)") }
 
-// The error of a record that could not be written names the true cause.
+// The error for a record that could not be written states the true cause.
 func TestNotRecordedNamesTheCause(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID

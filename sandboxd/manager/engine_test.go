@@ -13,32 +13,32 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// testEngine runs guests in this process. It outlives managers, as an engine does.
+// testEngine runs guests in this process. Like a real engine, it outlives managers. mu guards all fields.
 type testEngine struct {
 	mu         sync.Mutex
 	containers map[sandbox.ID]*testContainer
 	down       bool
 	creates    int
-	created    chan struct{} // not nil: Create waits for it to be closed, or for its context
-	fail       error         // Create's
+	created    chan struct{} // if not nil, Create waits until it is closed or its context ends
+	fail       error         // the error that Create and Fork return
 
-	suspends, resumes         int        // ever asked for
-	failSuspend, failResume   error      // what they answer
-	suspendedAll              bool       // a suspend that fails has suspended all the same
-	flaky                     *rand.Rand // not nil: now and then they fail
+	suspends, resumes         int        // number of calls
+	failSuspend, failResume   error      // the errors that they return
+	suspendedAll              bool       // a suspend that fails with failSuspend suspends the sandbox nevertheless
+	flaky                     *rand.Rand // if not nil, Suspend and Resume fail at random
 	beforeFork                func(ctx context.Context)
-	beforeSuspend, beforeWake func(ctx context.Context) // not nil: called first
-	checkpoints, discards     int                       // ever
+	beforeSuspend, beforeWake func(ctx context.Context) // if not nil, called first
+	checkpoints, discards     int                       // number of calls
 	failCheckpoint            error
 	beforeCheckpoint          func(ctx context.Context)
-	failAwaken                error // what guests answer that are told of an awakening
-	stateBytes                int64 // of each saved state
+	failAwaken                error // the error that guests return when they are informed of an awakening
+	stateBytes                int64 // size of each checkpoint
 	info                      engine.Info
-	crashAt                   string        // a step
-	crashing                  chan struct{} // closed when it is reached
+	crashAt                   string        // the name of the step at which to block
+	crashing                  chan struct{} // closed when that step is reached
 }
 
-// step is a moment at which a daemon can be killed. Who reaches that one goes no further.
+// step marks a point at which a test can kill the daemon. If e.crashAt is name, step blocks until ctx ends.
 func (e *testEngine) step(ctx context.Context, name string) error {
 	e.mu.Lock()
 	here := name == e.crashAt
@@ -58,9 +58,9 @@ type testContainer struct {
 	guest  *testGuest
 	dead   bool
 	asleep bool
-	saved  *testMemory // while it runs on
-	at     time.Time   // when that was
-	asOf   time.Time   // of a container that is asleep because it died
+	saved  *testMemory // the checkpoint of a running sandbox
+	at     time.Time   // when saved was made
+	asOf   time.Time   // set while suspended because its processes died
 	bytes  int64
 	detail string
 }
@@ -71,7 +71,7 @@ func newTestEngine() *testEngine {
 
 func (e *testEngine) Info() engine.Info { return e.info }
 
-// newGuest is a guest that answers as the engine is set to.
+// newGuest returns a guest that answers an awakening with e.failAwaken.
 func (e *testEngine) newGuest(m testMemory) *testGuest {
 	g := newTestGuest(m)
 	g.refuse = func(ctx context.Context) error {
@@ -131,7 +131,7 @@ func (e *testEngine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) 
 	return c.in(e).dial(ctx)
 }
 
-// Suspend implements [engine.Suspender]. The guest keeps its state, and nobody can reach it.
+// Suspend implements [engine.Suspender]. The guest keeps its state, but Dial fails.
 func (e *testEngine) Suspend(ctx context.Context, id sandbox.ID) error {
 	e.mu.Lock()
 	e.suspends++
@@ -243,7 +243,7 @@ func (e *testEngine) Discard(_ context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// powerCut ends all processes, as the end of their machine would.
+// powerCut ends all processes, like a failure of the machine.
 func (e *testEngine) powerCut() {
 	for _, id := range e.ids() {
 		e.mu.Lock()
@@ -290,7 +290,7 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	return e.step(ctx, "forked")
 }
 
-// in is the guest that is in a container now.
+// in returns the guest that is in the container now.
 func (c *testContainer) in(e *testEngine) *testGuest {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -310,7 +310,7 @@ func (e *testEngine) count() (suspends, resumes int) {
 	return e.suspends, e.resumes
 }
 
-// set changes what the engine does.
+// set calls fn with e.mu held, to change the behaviour of the engine.
 func (e *testEngine) set(fn func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -363,7 +363,7 @@ func (e *testEngine) ids() []sandbox.ID {
 	return ids
 }
 
-// asked is how often Create was called.
+// asked returns the number of calls of Create.
 func (e *testEngine) asked() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -376,7 +376,7 @@ func (e *testEngine) of(id sandbox.ID) *testContainer {
 	return e.containers[id]
 }
 
-// die ends a container from outside.
+// die ends a container without a request from the manager.
 func (e *testEngine) die(id sandbox.ID, detail string) {
 	c := e.of(id)
 	if c == nil {
@@ -388,7 +388,8 @@ func (e *testEngine) die(id sandbox.ID, detail string) {
 	c.in(e).kill()
 }
 
-// setDown makes the engine answer nothing, or again. Guests live on; connections through it break.
+// setDown selects whether calls of the engine fail. While they do, guests keep running, but their connections
+// break.
 func (e *testEngine) setDown(down bool) {
 	e.mu.Lock()
 	e.down = down
@@ -404,7 +405,7 @@ func (e *testEngine) setDown(down bool) {
 	}
 }
 
-// told is the expiry that a guest knows.
+// told returns the expiry that a guest was last given.
 func (e *testEngine) told(id sandbox.ID) time.Time {
 	g := e.of(id).in(e)
 	g.mu.Lock()

@@ -17,8 +17,8 @@ type epochs struct {
 	lost  int // the highest epoch in an answer before the last loss of variables
 }
 
-// TestEpochsAreNotReused loses variables in random ways, also together with records that the daemon has not written yet. A kernel_epoch
-// that was in an answer before a loss must not be in an answer after it.
+// TestEpochsAreNotReused loses variables in random ways, sometimes together with records that the daemon has
+// not written yet. A kernel_epoch that was in an answer before a loss must not be in an answer after it.
 func TestEpochsAreNotReused(t *testing.T) {
 	for seed := range uint64(12) {
 		synctest.Test(t, func(t *testing.T) { testEpochs(t, seed) })

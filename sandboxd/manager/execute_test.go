@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// An answer comes when the code has ended or the wait is over, whichever is first.
+// An answer is returned when the code has ended or WaitSeconds have passed, whichever is first.
 func TestExecuteWaits(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -51,7 +51,8 @@ func TestExecuteInvalid(t *testing.T) {
 	wantError(t, "FindExecution of what was refused", err, sandbox.NotFound)
 }
 
-// A request id runs code once, however often and from wherever it is sent.
+// Code with a request id runs once, no matter how often the request is sent. Using the id for other code or
+// another sandbox is an error.
 func TestExecuteAgain(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -96,7 +97,7 @@ func TestExecuteAgain(t *testing.T) {
 	}
 }
 
-// Code runs on when the one who sent it goes away.
+// Code continues to run when its caller gives up.
 func TestExecuteCallerGoes(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -127,7 +128,7 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// A follower sees each event once, in order, whatever happens to connections.
+// A follower receives each event once and in order, even if connections break.
 func TestFollow(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -155,7 +156,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// A sandbox that is deleted ends everything that waits for it, each with an answer.
+// Deleting a sandbox ends all calls that wait for it, each with an answer.
 func TestDeleteEndsWaits(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -189,7 +190,8 @@ func TestDeleteEndsWaits(t *testing.T) {
 	wg.Wait()
 }
 
-// BenchmarkExecute is what manager and store add to a call, with a guest in the same process.
+// BenchmarkExecute measures the time that the manager and the store add to a call, with a guest in the same
+// process.
 func BenchmarkExecute(b *testing.B) {
 	d := newDaemon(b)
 	id := d.create(b, sandbox.CreateRequest{}).ID

@@ -13,7 +13,7 @@ import (
 
 func ttl(d time.Duration) sandbox.Duration { return sandbox.Duration(d) }
 
-// A sandbox lives exactly as long as it was given, and says so afterwards.
+// A sandbox runs exactly until its expiry, and is then reported as expired.
 func TestExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -50,7 +50,7 @@ func TestExpires(t *testing.T) {
 	})
 }
 
-// A new time to live counts from now, whether it is longer or shorter.
+// A new TTL counts from now, whether it is longer or shorter.
 func TestExpiresAfterUpdate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -74,8 +74,8 @@ func TestExpiresAfterUpdate(t *testing.T) {
 	})
 }
 
-// A guest that could not be told its new expiry is told later, so that its own switch
-// does not end the sandbox early.
+// If a guest does not answer during an update, its expiry is set later, so that the guest does not terminate
+// the sandbox too early.
 func TestUpdateWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -95,7 +95,7 @@ func TestUpdateWhileDown(t *testing.T) {
 	})
 }
 
-// Time goes on while no daemon runs.
+// The TTL continues while no daemon is running.
 func TestExpiresWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
@@ -115,7 +115,8 @@ func TestExpiresWhileDown(t *testing.T) {
 	})
 }
 
-// A clock that is set forward ends what is over by it; one that is set back ends nothing.
+// When the clock is set forward, sandboxes that are then past their expiry are terminated. When it is set back,
+// none is.
 func TestClockJumps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64

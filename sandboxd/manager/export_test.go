@@ -8,14 +8,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Known is known for tests.
+// Known exports known to tests.
 type Known struct {
 	Rec  store.Sandbox
 	Told time.Time
 	Busy bool
 }
 
-// Action is action for tests.
+// Action exports action to tests.
 type Action struct {
 	Do     string
 	ID     sandbox.ID
@@ -23,7 +23,7 @@ type Action struct {
 	Reason string
 }
 
-// Plan is plan for tests.
+// Plan exports plan to tests.
 func Plan(sandboxes []Known, containers []engine.Container, now time.Time) []Action {
 	var in []known
 	for _, k := range sandboxes {

@@ -17,7 +17,7 @@ import (
 
 func guestClient(c *testContainer) *guest.Client { return guest.NewClient(c.guest.dial) }
 
-// A connection that breaks is dialled again; nobody notices.
+// After a connection breaks, the next call opens a new one and succeeds.
 func TestConnectionLost(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -32,7 +32,7 @@ func TestConnectionLost(t *testing.T) {
 	}
 }
 
-// A container that dies says so to the next who asks, and what ran is lost.
+// After a container dies, the next call reports that, and running executions are lost.
 func TestContainerDies(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -48,7 +48,7 @@ func TestContainerDies(t *testing.T) {
 	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 0 })
 }
 
-// While the engine does not answer, everything says so and nothing is given up.
+// While the engine does not answer, all calls report that, and no sandbox is terminated.
 func TestEngineDown(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -78,7 +78,7 @@ func TestEngineDown(t *testing.T) {
 	if err != nil || got.State != sandbox.ExecSucceeded {
 		t.Errorf("GetExecution() = %+v, %v, want it succeeded", got, err)
 	}
-	// The retry runs what could not be delivered, once.
+	// A retry runs code that could not be delivered before, once.
 	e, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r", WaitSeconds: 10})
 	if err != nil || output(e) != "x" {
 		t.Errorf("the retried Execute = %+v, %v, want x", e, err)
@@ -88,7 +88,7 @@ func TestEngineDown(t *testing.T) {
 	}
 }
 
-// A deletion while the engine is down holds; the container goes when it answers again.
+// A deletion while the engine does not answer succeeds. The container is removed when the engine answers again.
 func TestDeleteWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -107,7 +107,7 @@ func TestDeleteWhileDown(t *testing.T) {
 	})
 }
 
-// A container that dies unseen is noticed.
+// A container that dies without a call to it is detected.
 func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -122,7 +122,7 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// An engine that does not answer at the start is asked again until it does.
+// If the engine does not answer at start, the manager retries until it answers.
 func TestStartWithoutEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
@@ -155,7 +155,7 @@ func TestStartWithoutEngine(t *testing.T) {
 	})
 }
 
-// bubble starts a daemon inside a synctest bubble and stops all of it before the bubble ends.
+// bubble starts a daemon inside a synctest bubble, and stops the daemon and its engine before the bubble ends.
 func bubble(t *testing.T, change ...func(*manager.Config)) *daemon {
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), newTestEngine(), change...)
 	t.Cleanup(func() {
@@ -165,7 +165,7 @@ func bubble(t *testing.T, change ...func(*manager.Config)) *daemon {
 	return d
 }
 
-// Closing twice, or while code runs, does no harm; afterwards everything is refused.
+// Close can be called twice and while code runs. Afterwards all calls are refused.
 func TestClose(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID

@@ -35,7 +35,8 @@ func (d *daemon) writes(t testing.TB, id sandbox.ID, path, text string) {
 	}
 }
 
-// A fork has what its original had, awake or asleep, and goes its own way: name, life and executions.
+// A fork of a running or suspended sandbox has the variables and files of its original, and its own name,
+// expiry and executions.
 func TestFork(t *testing.T) {
 	for _, asleep := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -83,7 +84,8 @@ func TestFork(t *testing.T) {
 	}
 }
 
-// Code that runs would run twice, so the fork waits for its end, a little; calls wait for the fork.
+// A fork waits a few seconds for running code to end, because that code would otherwise run twice. Calls to the
+// original wait for the fork.
 func TestForkOfABusyOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -116,7 +118,7 @@ func TestForkOfABusyOne(t *testing.T) {
 	})
 }
 
-// A fork that cannot be says why, and leaves nothing.
+// A fork that fails reports the reason and leaves no container.
 func TestForkRefused(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

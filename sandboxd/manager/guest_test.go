@@ -19,9 +19,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// testGuest speaks the guest's protocol, with a kernel that knows four statements:
-// "print TEXT", "sleep DURATION" (then prints "slept"), "count N DURATION" (a line each
-// DURATION), "refuse", "die" (the kernel dies). Executions run side by side and belong to the guest: they go on without connections.
+// testGuest implements the guest's protocol. Its kernel runs five statements: "print TEXT", "sleep DURATION"
+// (which then prints "slept"), "count N DURATION" (which prints a line every DURATION), "refuse" and "die" (the
+// kernel dies). Executions run concurrently, and continue when connections break. mu guards the fields below
+// it.
 type testGuest struct {
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -30,18 +31,18 @@ type testGuest struct {
 	work   sync.WaitGroup
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when anything changes
+	changed chan struct{} // closed and replaced at each change
 	runs    map[string]*testRun
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
 	dead    bool // the kernel is dead; the next execution starts another one
 	told    []guest.Awakening
-	refuse  func(context.Context) error // what it answers who tells it that
+	refuse  func(context.Context) error // returns the error for a request that informs of an awakening
 	open    []net.Conn
 }
 
-// testMemory is what of a guest can be saved.
+// testMemory is the part of a guest's state that a checkpoint contains.
 type testMemory struct {
 	runs    map[string]*testRun
 	files   map[string][]byte
@@ -80,7 +81,7 @@ func newTestGuest(m testMemory) *testGuest {
 	return g
 }
 
-// memory is the guest's files and executions, all finished.
+// memory returns the state of the guest. All its executions must be final.
 func (g *testGuest) memory() testMemory {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,7 +112,7 @@ func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
 // loseKernel kills the kernel, so that its variables are lost.
 func (g *testGuest) loseKernel() { g.change(func() { g.dead = true }) }
 
-// awakenings is what it was told of itself.
+// awakenings returns the awakenings that the guest was informed of.
 func (g *testGuest) awakenings() []guest.Awakening {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -154,7 +155,7 @@ func (g *testGuest) cut() {
 	g.open = nil
 }
 
-// kill ends the guest, as the end of its container would.
+// kill stops the guest, as the end of its container would.
 func (g *testGuest) kill() {
 	g.stop()
 	g.cut()
@@ -162,7 +163,7 @@ func (g *testGuest) kill() {
 	g.work.Wait()
 }
 
-// change runs fn under the lock and wakes who waits.
+// change calls fn with g.mu held, and wakes all waiting goroutines.
 func (g *testGuest) change(fn func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -171,7 +172,7 @@ func (g *testGuest) change(fn func()) {
 	g.changed = make(chan struct{})
 }
 
-// await returns when cond is true, the time is over or ctx ends.
+// await returns when cond is true, after d, or when ctx ends. It calls cond with g.mu held.
 func (g *testGuest) await(ctx context.Context, d time.Duration, cond func() bool) {
 	timeout := time.After(d)
 	for {

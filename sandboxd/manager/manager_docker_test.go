@@ -17,7 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// dockerEngine opens the engine of this machine. What the test leaves is removed.
+// dockerEngine opens the engine of this machine. At the end of the test it removes all remaining containers.
 func dockerEngine(t testing.TB) (eng *docker.Engine, image string) {
 	t.Helper()
 	missing := func(why any) {
@@ -50,8 +50,8 @@ func onDocker(t testing.TB, path string, eng *docker.Engine, image string) *daem
 	return start(t, path, eng, func(c *manager.Config) { c.DefaultImage = image })
 }
 
-// TestDocker takes a real sandbox through its life: variables, files, an interrupt, a
-// killed daemon, a container that somebody removes, and an expiry.
+// TestDocker uses a real sandbox: variables, files, an interrupt, a killed daemon, a container that is removed
+// from outside, and an expiry.
 func TestDocker(t *testing.T) {
 	eng, image := dockerEngine(t)
 	ctx := t.Context()
@@ -94,7 +94,7 @@ func TestDocker(t *testing.T) {
 		t.Errorf("x = %+v, want the variable kept", e)
 	}
 
-	if err := eng.Remove(ctx, sb.ID); err != nil { // as docker rm -f
+	if err := eng.Remove(ctx, sb.ID); err != nil { // like docker rm -f
 		t.Fatal(err)
 	}
 	_, err = next.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "x"})
@@ -108,7 +108,7 @@ func TestDocker(t *testing.T) {
 	}
 }
 
-// BenchmarkDocker is a call in a live sandbox, from the manager to the kernel and back.
+// BenchmarkDocker measures a call in a live sandbox, from the manager to the kernel and back.
 func BenchmarkDocker(b *testing.B) {
 	eng, image := dockerEngine(b)
 	d := onDocker(b, filepath.Join(b.TempDir(), "a.db"), eng, image)

@@ -17,7 +17,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gvisorEngine opens the embedded engine on a home of its own. What the test leaves is removed.
+// gvisorEngine opens the embedded engine in a state directory of its own. At the end of the test it removes all
+// remaining containers.
 func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	t.Helper()
 	missing := func(why any) {
@@ -36,7 +37,7 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	if _, err := os.Stat(runsc); err != nil {
 		missing("`make build` makes it")
 	}
-	dir, err := os.MkdirTemp("", "dm-") // a short name, as homes have
+	dir, err := os.MkdirTemp("", "dm-") // a short path, like that of a real state directory
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,8 +60,9 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	return eng, image.Ref()
 }
 
-// TestGvisor lets a real sandbox fall asleep, be woken by many, be forked asleep, and sleep
-// through a daemon that is killed: a generator half-way goes on where it was.
+// TestGvisor suspends a real sandbox, resumes it by many concurrent calls, forks it while it is suspended, and
+// leaves it suspended while the daemon is killed and restarted. A generator in its memory must continue where
+// it stopped.
 func TestGvisor(t *testing.T) {
 	eng, ref := gvisorEngine(t)
 	ctx := t.Context()
@@ -107,8 +109,8 @@ func TestGvisor(t *testing.T) {
 	}
 }
 
-// TestGvisorSnapshot has sandboxes start from a snapshot. They share what a Python process gets when it starts, which shows that they
-// do, and no random state.
+// TestGvisorSnapshot starts sandboxes from a snapshot. They have the same hash seed, which a Python process
+// chooses when it starts; this shows that they come from one snapshot. Their random states must differ.
 func TestGvisorSnapshot(t *testing.T) {
 	eng, ref := gvisorEngine(t)
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
@@ -130,7 +132,7 @@ func TestGvisorSnapshot(t *testing.T) {
 	var ids [2]sandbox.ID
 	var seed string
 	within(t, 3*time.Minute, "two sandboxes start from the same snapshot", func() bool {
-		time.Sleep(time.Second) // it is made meanwhile
+		time.Sleep(time.Second) // the snapshot is made in the meantime
 		var seeds [2]string
 		for i := range ids {
 			ids[i], seeds[i] = made()
@@ -145,7 +147,7 @@ func TestGvisorSnapshot(t *testing.T) {
 	if a, b := says(ids[0], random), says(ids[1], random); a == b {
 		t.Errorf("both print %q", a)
 	}
-	// Who starts from it anew, after the daemon, too.
+	// The sandboxes of the next daemon start from the same snapshot.
 	d.stop(t)
 	d = start(t, filepath.Join(t.TempDir(), "b.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
 	if _, next := made(); next != seed {

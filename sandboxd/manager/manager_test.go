@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// daemon is a manager with its store, on an engine that may outlive it.
+// daemon is a manager with its store. Its engine may outlive it.
 type daemon struct {
 	*manager.Manager
 	store *store.Store
@@ -59,7 +59,7 @@ func (d *daemon) stop(t testing.TB) {
 	}
 }
 
-// newDaemon starts a daemon on an engine of its own, both for the length of the test.
+// newDaemon starts a daemon on its own engine, and stops both at the end of the test.
 func newDaemon(t testing.TB, change ...func(*manager.Config)) *daemon {
 	t.Helper()
 	d := start(t, filepath.Join(t.TempDir(), "dormouse.db"), newTestEngine(), change...)
@@ -96,7 +96,7 @@ func output(e sandbox.Execution) string {
 	return b.String()
 }
 
-// wantError checks an error's kind, and that its message has all the parts.
+// wantError checks an error's kind, and that its message contains all the parts.
 func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ...string) {
 	t.Helper()
 	if err == nil || sandbox.KindOf(err) != kind {
@@ -110,7 +110,7 @@ func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ..
 	}
 }
 
-// eventually waits for something that happens in the background.
+// eventually waits up to 30 seconds until cond is true.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	within(t, 30*time.Second, what, cond)
@@ -126,7 +126,7 @@ func within(t testing.TB, long time.Duration, what string, cond func() bool) {
 	t.Fatalf("it never came to be that %s", what)
 }
 
-// TestLife takes a sandbox from its creation to its deletion.
+// TestLife uses a sandbox from its creation to its deletion.
 func TestLife(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -240,7 +240,7 @@ func TestNames(t *testing.T) {
 	wantError(t, "Get of nothing", err, sandbox.Invalid)
 }
 
-// Pages hold still while sandboxes come and go.
+// Pages remain consistent while sandboxes are created.
 func TestPages(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

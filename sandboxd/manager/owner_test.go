@@ -15,7 +15,7 @@ func as(t testing.TB, owner sandbox.Owner) context.Context {
 	return sandbox.WithOwner(t.Context(), owner)
 }
 
-// uses is everything that can be done to a sandbox or an execution that is named.
+// uses returns every operation that takes the name of a sandbox or an execution.
 func uses(d *daemon) map[string]func(ctx context.Context, box, execution string) error {
 	return map[string]func(ctx context.Context, box, execution string) error{
 		"Get":    func(ctx context.Context, box, _ string) error { _, err := d.Get(ctx, box); return err },
@@ -62,8 +62,8 @@ func uses(d *daemon) map[string]func(ctx context.Context, box, execution string)
 	}
 }
 
-// S03: what one owner made is not there for another, in the words and with the kind of what never was, whatever its
-// state and by whichever of its names; and nothing of it changes.
+// S03: the sandboxes and executions of one owner look to another owner as if they did not exist: with the same
+// kind and text of error, in every state, and by id and display name. The other owner's calls change nothing.
 func TestS03_NotYours(t *testing.T) {
 	d := newDaemon(t)
 	alice := as(t, "alice")
@@ -120,7 +120,7 @@ func TestS03_NotYours(t *testing.T) {
 	}
 	for what, use := range uses(d) {
 		switch what {
-		case "Delete", "Execute with a request id", "Create with fork_of", "FollowExecution": // the code still runs
+		case "Delete", "Execute with a request id", "Create with fork_of", "FollowExecution": // these change the sandbox or wait for its code, which still runs
 			continue
 		}
 		if err := use(alice, "sales", string(e.ID)); sandbox.KindOf(err) == sandbox.NotFound && what != "ReadFile" {
@@ -129,7 +129,7 @@ func TestS03_NotYours(t *testing.T) {
 	}
 }
 
-// S03: what another is still making is not there either, and can't be stopped.
+// S03: another owner cannot see or stop a sandbox that is being created.
 func TestS03_BeingMade(t *testing.T) {
 	d := newDaemon(t)
 	d.eng.created = make(chan struct{})
@@ -165,14 +165,15 @@ func TestS03_BeingMade(t *testing.T) {
 	}
 }
 
-// S03: two owners have the same names and the same request ids, and each means its own.
+// S03: two owners can use the same display names and request ids, and each gets its own sandboxes and
+// executions.
 func TestS03_SameNames(t *testing.T) {
 	d := newDaemon(t)
 	made := map[sandbox.Owner]sandbox.ID{}
 	ran := map[sandbox.Owner]sandbox.ExecutionID{}
 	owners := []sandbox.Owner{"alice", "bob", sandbox.Operator}
 	for _, owner := range owners {
-		for range 2 { // the second is a retry
+		for range 2 { // the second time is a retry
 			box, err := d.Create(as(t, owner), sandbox.CreateRequest{DisplayName: "sales", RequestID: "one"})
 			if err != nil {
 				t.Fatal(err)
@@ -204,7 +205,8 @@ func TestS03_SameNames(t *testing.T) {
 	}
 }
 
-// S03: pages and their tokens lead through one's own only, though another's lie between. The operator sees all.
+// S03: an owner's pages contain only its own sandboxes, even if other owners' sandboxes lie between them, and
+// even with the page token of another owner. The operator sees all.
 func TestS03_Pages(t *testing.T) {
 	d := newDaemon(t)
 	want := map[sandbox.Owner]int{"alice": 3, "bob": 2, sandbox.Operator: 6}
@@ -239,8 +241,8 @@ func TestS03_Pages(t *testing.T) {
 	}
 }
 
-// The operator uses anybody's sandbox by its id, but a display name is never somebody else's: who calls theirs like the
-// operator's would get the operator's code and files.
+// The operator can use any owner's sandbox by its id, but not by its display name. Otherwise an owner who gives
+// a sandbox the same display name as the operator's could receive the operator's code and files.
 func TestS03_Operator(t *testing.T) {
 	d := newDaemon(t)
 	box, err := d.Create(as(t, "alice"), sandbox.CreateRequest{DisplayName: "sales"})
@@ -265,7 +267,7 @@ func TestS03_Operator(t *testing.T) {
 	}
 }
 
-// Owners are on record: after a restart everything is whose it was.
+// Owners are recorded: after a restart each sandbox still belongs to its owner.
 func TestS03_Restart(t *testing.T) {
 	eng := newTestEngine()
 	path := t.TempDir() + "/a.db"
@@ -284,7 +286,8 @@ func TestS03_Restart(t *testing.T) {
 	}
 }
 
-// S07: an owner who has used up its share is told so at once, and nobody else is in its way or sent to sleep for it.
+// S07: an owner who has reached MaxSandboxesPerOwner gets an error immediately. No sandbox is suspended for
+// that owner, and other owners are not affected.
 func TestS07_Share(t *testing.T) {
 	d := newDaemon(t, func(c *manager.Config) { c.MaxSandboxes, c.MaxSandboxesPerOwner, c.IdleSuspend = 5, 2, time.Hour })
 	for range 2 {

@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// What sleeps takes no room. What wakes, or is made, takes the place of what was idle for longest; if nothing is
-// idle, it is refused, and nothing is lost.
+// Suspended sandboxes do not occupy capacity. A sandbox that is resumed or created takes the place of the one
+// that has been idle longest. If no sandbox is idle, the call is refused and no sandbox is terminated.
 func TestRoomToWake(t *testing.T) {
 	for name, limit := range map[string]func(*manager.Config){
 		"number": func(c *manager.Config) { c.MaxSandboxes = 2 },
@@ -54,7 +54,7 @@ func TestRoomToWake(t *testing.T) {
 	}
 }
 
-// What only pauses stays in memory, and takes room.
+// A paused sandbox keeps its memory, so it occupies capacity.
 func TestPausedTakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxSandboxes = 1 })
@@ -69,7 +69,8 @@ func TestPausedTakesRoom(t *testing.T) {
 	})
 }
 
-// 500 sandboxes sleep under the default limits, through a restart too, and each answers.
+// With the default limits, 500 sandboxes can be suspended at the same time and survive a restart, and each
+// answers afterwards.
 func TestFiveHundredSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const many = 500
@@ -116,18 +117,18 @@ func TestFiveHundredSleep(t *testing.T) {
 		if asleep != many {
 			t.Fatalf("%d sleep, want %d", asleep, many)
 		}
-		if goroutines > many+50 { // the guests have one each
+		if goroutines > many+50 { // each guest has one
 			t.Errorf("%d goroutines when all slept, want none for each", goroutines)
 		}
 		each(func(i int) { d.reads(t, ids[i], "name", fmt.Sprint(i)) })
 	})
 }
 
-// Saved states take no more disk than they may. What is kept of sandboxes that run goes first; then those that are idle
-// run on, which is said, and sleep when there is room.
+// Checkpoints use no more disk space than MaxDisk. Checkpoints of running sandboxes are discarded first. After
+// that, idle sandboxes keep running, a warning reports it, and they are suspended when there is space.
 func TestMaxDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const size = 12345 // what the test guest says that it uses
+		const size = 12345 // the memory usage that the test guest reports
 		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 3*size + 1 })
 		d.eng.stateBytes = size
 		var ids []sandbox.ID
@@ -167,7 +168,7 @@ func TestMaxDisk(t *testing.T) {
 		if total > 3*size+1 {
 			t.Errorf("saved states take %d bytes, want at most %d", total, 3*size+1)
 		}
-		wait(90 * time.Minute) // however long it was full
+		wait(90 * time.Minute) // longer than lastPutOff: the delay between attempts must not grow while the disk is full
 		for _, id := range ids {
 			if got, _ := d.Get(t.Context(), string(id)); got.State == sandbox.Suspended {
 				if err := d.Delete(t.Context(), string(id)); err != nil {
@@ -184,7 +185,7 @@ func TestMaxDisk(t *testing.T) {
 	})
 }
 
-// Who finds no room because nothing can go to sleep is told so.
+// If no sandbox can be suspended for lack of disk space, the error states that.
 func TestNoRoomForWantOfDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxDisk, c.MaxSandboxes = 20_000, 2 })
@@ -201,7 +202,7 @@ func TestNoRoomForWantOfDisk(t *testing.T) {
 	})
 }
 
-// A state that is kept of a sandbox that runs makes room for one that is suspended.
+// The checkpoint of a running sandbox is discarded to make space for one that is suspended.
 func TestDiscardsForSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 20_000 })

@@ -15,8 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestGvisorStopped stops a sandbox's process, as a debugger or a freezer does: who waits is told before clients give up, and
-// when it is let go, all is as it was.
+// TestGvisorStopped stops a sandbox's process with SIGSTOP, as a debugger or a freezer does. A waiting caller
+// must get an answer within a minute, before clients give up. After SIGCONT the sandbox must work as before.
 func TestGvisorStopped(t *testing.T) {
 	enginetest.Slow(t)
 	eng, ref := gvisorEngine(t)

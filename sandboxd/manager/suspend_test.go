@@ -20,7 +20,7 @@ const idle = 5 * time.Minute
 
 func sleepy(c *manager.Config) { c.IdleSuspend = idle }
 
-// wantState checks a sandbox's state as a look at it says, and as it is on disk.
+// wantState checks the state of a sandbox, both in the answer of Get and on disk.
 func (d *daemon) wantState(t testing.TB, when string, id sandbox.ID, want sandbox.State) {
 	t.Helper()
 	got, err := d.Get(t.Context(), string(id))
@@ -32,13 +32,13 @@ func (d *daemon) wantState(t testing.TB, when string, id sandbox.ID, want sandbo
 	}
 }
 
-// wait lets time pass, and then what it caused happen.
+// wait advances the time by d and then waits until all goroutines of the bubble are blocked.
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// asleep makes a sandbox that ran something and was then left alone until it slept.
+// asleep creates a sandbox, runs code in it and waits until it is suspended.
 func (d *daemon) asleep(t testing.TB, req sandbox.CreateRequest) (sandbox.Sandbox, sandbox.Execution) {
 	t.Helper()
 	sb := d.create(t, req)
@@ -48,7 +48,7 @@ func (d *daemon) asleep(t testing.TB, req sandbox.CreateRequest) (sandbox.Sandbo
 	return sb, e
 }
 
-// An idle sandbox sleeps; looking at it does not wake it, and each call that needs it does.
+// An idle sandbox is suspended. Reading its status does not resume it, but each call that needs its guest does.
 func TestSuspendsAndResumes(t *testing.T) {
 	for name, call := range map[string]func(*testing.T, *daemon, sandbox.Sandbox, sandbox.Execution){
 		"execute": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
@@ -94,7 +94,7 @@ func TestSuspendsAndResumes(t *testing.T) {
 				if err != nil || long.State != sandbox.Suspended {
 					t.Errorf("Update() = %+v, %v, want it asleep still", long, err)
 				}
-				wait(time.Minute) // the record is reconciled
+				wait(time.Minute) // long enough for reconcile to run
 				if _, n := d.eng.count(); n != 0 {
 					t.Errorf("it was resumed %d times by looking, want never", n)
 				}
@@ -113,7 +113,7 @@ func TestSuspendsAndResumes(t *testing.T) {
 	}
 }
 
-// What runs, is queued, followed or read is not idle.
+// A sandbox is not idle while code runs or is queued, or while a file is read.
 func TestBusyIsNotSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -138,7 +138,7 @@ func TestBusyIsNotSuspended(t *testing.T) {
 			t.Errorf("it reads %q, %v", data, err)
 		}
 		body.Close()
-		for range 10 { // to look at it is no use of it
+		for range 10 { // reading the status does not count as use
 			d.wantState(t, "looked at", id, sandbox.Running)
 			wait(idle / 11)
 		}
@@ -147,7 +147,7 @@ func TestBusyIsNotSuspended(t *testing.T) {
 	})
 }
 
-// Zero is never, and an engine that cannot suspend is not asked to.
+// Sandboxes are never suspended if IdleSuspend is zero, or if the engine cannot suspend.
 func TestNeverSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -163,8 +163,8 @@ func TestNeverSuspended(t *testing.T) {
 	})
 }
 
-// However many call at once, one resumes it, and all get their answer; the same when they
-// come while it is being suspended.
+// Many concurrent calls resume a sandbox only once, and all get their answer. The same is true for calls while
+// the sandbox is being suspended.
 func TestResumedOnce(t *testing.T) {
 	for _, when := range []string{"asleep", "going to sleep"} {
 		t.Run(when, func(t *testing.T) {
@@ -210,7 +210,8 @@ func TestResumedOnce(t *testing.T) {
 	}
 }
 
-// A suspend that fails leaves it running, wherever it failed, and is tried again later.
+// After a failed suspend the sandbox keeps running, whether or not the engine had suspended it, and the suspend
+// is tried again later.
 func TestSuspendFails(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -233,7 +234,7 @@ func TestSuspendFails(t *testing.T) {
 	}
 }
 
-// A resume that fails says why and loses nothing.
+// A failed resume reports the reason, and the sandbox remains suspended.
 func TestResumeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -265,7 +266,7 @@ func TestResumeFails(t *testing.T) {
 	})
 }
 
-// What can never be resumed is terminated, with the reason.
+// A sandbox that can never be resumed is terminated with the reason.
 func TestNeverResumed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil func(*testEngine, sandbox.ID)
@@ -293,7 +294,7 @@ func TestNeverResumed(t *testing.T) {
 	}
 }
 
-// Its time goes on while it sleeps, and it is deleted without being woken.
+// A suspended sandbox expires, and is removed without being resumed.
 func TestExpiresAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -308,8 +309,8 @@ func TestExpiresAsleep(t *testing.T) {
 	})
 }
 
-// A sleeping one is deleted without being woken; one that is being resumed, after that. Who
-// waits for it gets an answer.
+// A suspended sandbox is deleted without being resumed. If it is being resumed, it is deleted after that, and
+// the waiting call gets an answer.
 func TestDeleteAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -331,7 +332,7 @@ func TestDeleteAsleep(t *testing.T) {
 		if err := d.Delete(t.Context(), string(sb.ID)); err != nil {
 			t.Errorf("Delete() during resume = %v", err)
 		}
-		if err := <-answer; err != nil { // it was accepted in time, and is lost
+		if err := <-answer; err != nil { // no error: the execution was accepted before the deletion, and is lost
 			wantError(t, "Execute", err, sandbox.NotFound, "deleted")
 		}
 		if ids := d.eng.ids(); len(ids) != 0 {
@@ -340,8 +341,8 @@ func TestDeleteAsleep(t *testing.T) {
 	})
 }
 
-// A daemon that starts leaves asleep what sleeps, also when the last one was killed between
-// engine and store, and goes on with it.
+// Starting a daemon does not resume suspended sandboxes, even if the last daemon was killed between a call of
+// the engine and the matching change of the record. The new daemon can use all of these sandboxes.
 func TestRestartAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng := newTestEngine()
@@ -349,9 +350,9 @@ func TestRestartAsleep(t *testing.T) {
 		ctx := t.Context()
 		d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, sleepy)
 		asleep, e := d.asleep(t, sandbox.CreateRequest{})
-		fell := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends it, and the record does not say so
+		fell := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends it below, but the record remains running
 		_, resumed := d.run(t, fell, "print x", 5), d.create(t, sandbox.CreateRequest{}).ID
-		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil { // the other way round
+		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil { // and the other way round: the record is suspended, but the container runs
 			t.Fatal(err)
 		}
 		path := crash(t, d)

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// told is what OnExecution has heard, by execution.
+// told contains the states with which OnExecution was called, by execution. mu guards all.
 type told struct {
 	mu  sync.Mutex
 	all map[sandbox.ExecutionID][]string
@@ -34,8 +34,9 @@ func (l *told) of(id sandbox.ExecutionID) string {
 	return strings.Join(l.all[id], " ")
 }
 
-// Each execution is told of once when it begins and once when it ends, whoever asks for it and however often, and
-// whether it ends by itself or with its sandbox; what runs for long is told of before somebody's wait is over.
+// OnExecution is called once when an execution begins and once when it ends, no matter how often clients ask
+// for it, and whether it ends by itself or with its sandbox. For a long execution, the first call comes before
+// the wait of its caller is over.
 func TestOnExecution(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l told
@@ -44,7 +45,7 @@ func TestOnExecution(t *testing.T) {
 		sb := d.create(t, sandbox.CreateRequest{})
 		want := func(id sandbox.ExecutionID, states string) {
 			t.Helper()
-			synctest.Wait() // who is told may be so a moment after the one who asked has the answer
+			synctest.Wait() // OnExecution may be called a moment after the caller of Execute has its answer
 			if got := l.of(id); got != states {
 				t.Errorf("of %s was told %q, want %q", id, got, states)
 			}
@@ -60,7 +61,7 @@ func TestOnExecution(t *testing.T) {
 		req := sandbox.ExecuteRequest{Code: "sleep 10s", RequestID: "r", WaitSeconds: 60}
 		var slow sandbox.Execution
 		var wg sync.WaitGroup
-		for i := range 3 { // of one and the same
+		for i := range 3 { // the same request three times
 			wg.Go(func() {
 				got, err := d.Execute(ctx, string(sb.ID), req)
 				if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestChangeDuringSaveIsSaved changes a sandbox while it is being checkpointed or suspended. The next checkpoint must contain the
-// change, so that a power cut after that checkpoint does not undo it.
+// TestChangeDuringSaveIsSaved changes a sandbox while it is being checkpointed or suspended. The next
+// checkpoint must contain the change, so that a power cut after that checkpoint does not undo it.
 func TestChangeDuringSaveIsSaved(t *testing.T) {
 	for _, by := range []string{"checkpoint", "suspend"} {
 		for name, change := range map[string]func(*testing.T, *daemon, sandbox.ID) (check func()){
