@@ -35,6 +35,7 @@ type box struct {
 	life chan struct{}
 	last look // the latest status of the guest; has its own lock
 
+	// mu guards the fields below, including those of rest.
 	mu       sync.Mutex
 	rec      store.Sandbox // the record as it is on disk, but its UsedTime can be newer
 	stored   time.Time     // the UsedTime on disk

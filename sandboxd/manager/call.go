@@ -43,7 +43,8 @@ func (m *Manager) call(ctx context.Context, b *box, timeout time.Duration, n tri
 	}
 }
 
-// errAsleep is part of the error when the engine has suspended a sandbox without a request from this manager.
+// errAsleep is in the chain of the error of a call whose sandbox the engine has suspended without a request
+// from this manager.
 var errAsleep = errors.New("it was suspended")
 
 // send is like call, but the caller must already hold the sandbox with hold or holdAwake.
@@ -70,7 +71,8 @@ func (m *Manager) send(ctx context.Context, b *box, timeout time.Duration, n tri
 	}
 }
 
-// errBegun is part of the error of a call that must not be sent again, although its tries would allow it.
+// errBegun is in the chain of the error of a call that must not be sent again, although its tries would allow
+// it, because part of its body has been sent.
 var errBegun = errors.New("part of the body was sent")
 
 // answered reports whether err is an answer from the guest, and not a failure to reach it.

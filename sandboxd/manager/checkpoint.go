@@ -61,7 +61,7 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 }
 
 // notSaved lets a sandbox continue after a checkpoint or suspend failed before the engine suspended it, and
-// sets the delay p until the next attempt.
+// sets the delay until the next attempt. p is b.suspending or b.saving. The caller must hold b.life.
 func (m *Manager) notSaved(b *box, p *patience, cause error) {
 	b.mu.Lock()
 	b.asleep = false

@@ -249,7 +249,8 @@ func (m *Manager) undo(rec store.Sandbox) *remains {
 	return &remains{rec: rec}
 }
 
-// hashOf returns a hash of the request. It detects that a request id is used again for a different request.
+// hashOf returns a hash of the request. Callers compare hashes to detect that a request id is used again for a
+// different request.
 func hashOf(request any) []byte {
 	data, err := json.Marshal(request)
 	if err != nil {

@@ -88,7 +88,8 @@ func TestEndOnFullDisk(t *testing.T) {
 	}
 }
 
-// If the reserve is used up too, no answer contains an end that is not on record. The end is recorded when there is free space again.
+// If the reserve is used up too, no answer contains an end that is not on record. The end is recorded when
+// there is free space again.
 func TestEndThatCannotBeRecorded(t *testing.T) {
 	dir := smallDisk(t, "6m")
 	eng := newTestEngine()

@@ -146,6 +146,8 @@ var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
 // refusing is the time within which a guest refuses an execution, if it does.
 const refusing = 200 * time.Millisecond
 
+// deliver sends an accepted execution to the guest, and calls endDelivery. It removes the record of an execution that
+// the guest refused or never received. It returns the guest's answer, or the record if the sandbox has ended.
 func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
 	reached := b.reach()

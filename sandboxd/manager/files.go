@@ -63,7 +63,8 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 	return f, err
 }
 
-// upload is a request body that records whether it has been read. After end, reads fail, so that a transport cannot read body after the call.
+// upload is a request body that records whether it has been read. After end, reads fail, so that a transport
+// cannot read body after the call.
 type upload struct {
 	mu      sync.Mutex
 	body    io.Reader
@@ -99,7 +100,8 @@ func (u *upload) end() {
 }
 
 // ReadFile returns length bytes of a file, starting at offset, and the file's path and total size. A negative
-// length means up to the end. The caller must close the returned body; until then, but at most for transferTimeout, the sandbox is not suspended.
+// length means up to the end. The caller must close the returned body; until then, but at most for
+// transferTimeout, the sandbox is not suspended.
 func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	path, err := sandbox.ParsePath(path)
 	if err != nil {

@@ -35,8 +35,8 @@ func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name strin
 }
 
 // fork creates a sandbox as a copy of the original rec.ForkOf. Before it returns, it informs the copy's guest
-// that it is a copy, and how far the original was rewound, if the original's guest had not been informed yet. If the copy
-// exists but does not answer, fork returns the box together with the error.
+// that it is a copy, and how far the original was rewound, if the original's guest had not been informed yet.
+// If the copy exists but does not answer, fork returns the box together with the error.
 func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	of, err := m.copyOriginal(ctx, rec)
 	if err != nil {
@@ -54,9 +54,9 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	return b, nil
 }
 
-// begins informs the guest of a sandbox that was started with another sandbox's memory that it was restored. It
-// also sets the guest's own expiry, because that memory contains the expiry of the other sandbox, which may
-// have passed. The box must not be in m.boxes yet.
+// begins prepares the guest of a sandbox that was started with the memory of another sandbox. It informs the
+// guest of that, and sets the guest's expiry, because the memory contains the expiry of the other sandbox,
+// which may have passed. The box must not be in m.boxes yet.
 func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 	told := make(chan bool, 1)
 	go func() { told <- m.tell(ctx, b) }() // concurrently: each call takes a while because the restored memory is still being read from disk
@@ -68,8 +68,8 @@ func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 }
 
 // copyOriginal calls the engine to fork the original of a new sandbox, which may be running or suspended. No
-// other call reaches the original's guest in the meantime; otherwise an execution could run in the copy that
-// the copy's record does not contain. It returns the last rewind of the original.
+// other call reaches the original's guest in the meantime; otherwise the copy could contain a running execution
+// that has no record. It returns the last rewind of the original.
 func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store.Rewind, err error) {
 	b := m.running(rec.ForkOf)
 	f, ok := engine.As[engine.Forker](m.Engine)

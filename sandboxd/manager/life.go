@@ -28,6 +28,7 @@ func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateReq
 	return m.view(b.record()), nil
 }
 
+// update does the work of Update. The caller must hold b.life.
 func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest) error {
 	if !b.alive() {
 		return m.whyGone(ctx, b)

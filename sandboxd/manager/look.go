@@ -26,7 +26,7 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	if b != nil {
 		var st guest.Status
 		release, awake := b.holdAwake()
-		if !awake && b.record().State == sandbox.Running { // a checkpoint or fork is under way, which takes a moment
+		if !awake && b.record().State == sandbox.Running { // a checkpoint, suspend or fork is under way, which takes a moment
 			limited, cancel := context.WithTimeout(ctx, statusTimeout)
 			_ = b.change(limited, func() error { return nil })
 			cancel()

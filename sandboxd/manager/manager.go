@@ -4,8 +4,8 @@
 // HTTP with package api. The manager itself does not handle HTTP, Docker or MCP.
 //
 // [Manager] is the entry point, and [Config] its settings. A box is a sandbox that is running or suspended, a
-// creation is a sandbox that is being created, and remains are a terminated sandbox whose container has not
-// been removed yet. The files:
+// creation is a sandbox that is being created, and remains describe a terminated sandbox whose container has
+// not been removed yet. The files:
 //
 //   - manager.go: [Manager], [Config], starting and stopping
 //   - create.go: [Manager.Create]; room.go: capacity limits; launch.go: starting a container, from a snapshot
@@ -32,8 +32,8 @@
 //   - look.mu serializes status requests to one guest.
 //   - box.life serializes the transitions of one sandbox: suspend, resume, checkpoint, fork, rewind, update and
 //     termination. It is a channel that is used as a lock, so that waiting for it can be cancelled. It is held
-//     during calls to the engine, the store and the guest. A goroutine that holds the life of one box must not
-//     wait for the life of another: it uses box.tryChange, which does not wait. Otherwise two sandboxes that
+//     during calls to the engine, the store and the guest. A goroutine that holds the life lock of one box must
+//     not wait for that of another; it uses box.tryChange, which does not wait. Otherwise two sandboxes that
 //     need each other's capacity would deadlock.
 //   - disk.reserving serializes reservations of disk space.
 //   - inspection.mu serializes requests to the engine for its list of containers.
@@ -41,8 +41,11 @@
 //   - box.mu guards the fields of one box.
 //
 // Manager.mu and box.mu are held only briefly, never during a call to the store, a guest or the engine (except
-// Engine.Info, which does not block). No lock is held while a call waits for user code to end, with one exception: a fork holds the life of
-// the original for up to forkPatience while it waits for the original to become idle.
+// Engine.Info, which does not block). No lock is held while a call waits for user code to end, with one
+// exception: a fork holds the life lock of the original for up to forkPatience while it waits for the original
+// to become idle.
+//
+// A method takes the locks that it needs itself, unless its comment says that the caller must hold a lock.
 package manager
 
 import (
@@ -85,7 +88,7 @@ type Config struct {
 	MaxDisk int64
 
 	// OnExecution, if set, is called once for each execution when it has begun, and once more when it is final.
-	// It is called without locks held, and must not block.
+	// It must not block or call the manager, because it can be called while the sandbox's life lock is held.
 	OnExecution func(sandbox.Execution)
 
 	Logger *slog.Logger     // nil: no logging
@@ -134,6 +137,7 @@ type Manager struct {
 	stop context.CancelFunc
 	work sync.WaitGroup
 
+	// mu guards closed, boxes, creating, leaving and preparing, and also disk.saving and disk.full.
 	mu        sync.Mutex
 	closed    bool
 	boxes     map[sandbox.ID]*box      // running or suspended sandboxes
@@ -141,7 +145,7 @@ type Manager struct {
 	leaving   map[sandbox.ID]*remains  // terminated sandboxes whose container may still exist
 	preparing patience                 // backoff after a failed snapshot; its fields are also guarded by mu
 
-	expiryChanged chan struct{}
+	expiryChanged chan struct{} // holds one value if expireLoop must look for the next expiry again
 	inspection    inspection
 	disk          disk
 	telling       chan struct{} // semaphore: limits concurrent doTell actions to atOnce
@@ -192,7 +196,7 @@ func (m *Manager) Start(ctx context.Context) error {
 		return fmt.Errorf("manager: %w", err)
 	}
 	m.endUnmade()
-	// Register these before reconciling, which can terminate their sandboxes and so mark them as lost.
+	// Register the executions first: reconcile can terminate their sandboxes, and then reports them as lost.
 	for _, e := range unfinished {
 		if b := m.running(e.SandboxID); b != nil {
 			b.expectOld(e.Execution)

@@ -178,8 +178,9 @@ func (b *box) unabandon(id sandbox.ExecutionID) {
 }
 
 // recordEnd stores how an execution ended, unless its record is final already, and returns the execution as
-// recorded. Answers to clients must use the returned execution: if the sandbox was terminated first, the recorded state is lost. After an error the execution stays pending, and its watcher retries. An
-// execution that is not final is returned unchanged.
+// recorded. Answers to clients must use the returned execution: if the sandbox was terminated first, the
+// recorded state is "lost". After an error the execution stays pending, and its watcher retries. An execution
+// that is not final is returned unchanged.
 func (m *Manager) recordEnd(b *box, e sandbox.Execution) (sandbox.Execution, error) {
 	if !e.State.Final() {
 		return e, nil

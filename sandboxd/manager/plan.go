@@ -37,8 +37,8 @@ type action struct {
 }
 
 // plan compares the records with the engine's containers and returns the actions that make them agree. After
-// these actions, a second plan is empty. plan never removes the container of a running or suspended sandbox
-// before its expiry.
+// these actions, a second plan is empty. While a sandbox is recorded as running or suspended and has not
+// expired, plan does not remove its container, unless the container is dead.
 func plan(sandboxes []known, containers []engine.Container, now time.Time) []action {
 	var todo []action
 	there := make(map[sandbox.ID]engine.Container, len(containers))

@@ -76,7 +76,7 @@ func TestPlan(t *testing.T) {
 }
 
 // TestPlanConverges runs plans on random sets of records and containers. The second plan must be empty, and no
-// running or suspended sandbox may lose its container before its expiry.
+// sandbox that is recorded as running or suspended may lose its container.
 func TestPlanConverges(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))

@@ -57,7 +57,8 @@ func (m *Manager) full(memory int64) string {
 }
 
 // takeRoom acquires capacity for b to resume. If there is none, it suspends other sandboxes, starting with the
-// one that has been idle longest. The caller must hold b.life.
+// one that has been idle longest. It sets b.room while it holds m.mu too, so that two sandboxes cannot acquire
+// the same capacity. The caller must hold b.life.
 func (m *Manager) takeRoom(ctx context.Context, b *box) error {
 	memory := b.record().Limits.MemoryBytes
 	for begin := time.Now(); ; {
@@ -111,8 +112,8 @@ func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
 }
 
 // evict suspends the sandbox that has been idle longest, and reports whether it suspended one. The caller may
-// hold the life of a box that needs capacity. For that reason evict skips sandboxes whose life is held instead
-// of waiting: the holder could be waiting for capacity itself.
+// hold the life lock of a box that needs capacity. So evict skips sandboxes whose life lock is held instead of
+// waiting for it: the holder could be waiting for capacity itself.
 func (m *Manager) evict(ctx context.Context) (done bool) {
 	s, ok := engine.As[engine.Suspender](m.Engine)
 	if !ok || m.IdleSuspend == 0 || m.pauses() {

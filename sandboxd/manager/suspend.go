@@ -24,10 +24,9 @@ const (
 // rest is the part of a box that describes whether it is suspended, whether it is in use, and whether it may be
 // suspended. All fields are guarded by box.mu.
 type rest struct {
-	// asleep is true while the guest cannot be used before the engine has resumed the sandbox. It is set before
-	// the engine starts to suspend, checkpoint or fork the sandbox, and cleared after the sandbox runs again,
-	// so that no caller uses the guest in between. rec.State, in contrast, is the last state that was
-	// completed.
+	// asleep is true while calls must not use the guest: while the sandbox is suspended, and while the engine
+	// suspends, resumes, checkpoints or forks it. In these cases hold resumes the sandbox, or waits, before a
+	// call uses the guest. rec.State, in contrast, is the last state that was reached.
 	asleep bool
 	holds  int       // number of callers that are using the guest
 	active time.Time // time of last use, with a monotonic reading: not affected by changes of the system clock
@@ -113,6 +112,7 @@ func (b *box) holdAwake() (release func(), awake bool) {
 	return func() { b.letGo(false) }, true
 }
 
+// letGo ends a hold. used is false if the hold does not count as use.
 func (b *box) letGo(used bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,6 +122,7 @@ func (b *box) letGo(used bool) {
 	}
 }
 
+// wake resumes the sandbox for the callers that wait for w. It takes b.life.
 func (m *Manager) wake(b *box, w *waking) {
 	err := b.change(m.ctx, func() error { return m.resume(m.ctx, b) })
 	if err != nil && m.ctx.Err() != nil {
@@ -130,6 +131,7 @@ func (m *Manager) wake(b *box, w *waking) {
 	b.awoken(w, err)
 }
 
+// awoken reports the result of a resume to the callers that wait for w.
 func (b *box) awoken(w *waking, err error) {
 	b.mu.Lock()
 	b.waking = nil
@@ -185,8 +187,8 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 	return nil
 }
 
-// awake makes a sandbox usable for callers after its container has been resumed and its record has been set to running: it
-// clears asleep and starts to follow its pending executions again. The caller must hold b.life.
+// awake makes a sandbox usable for callers after its container has been resumed and its record has been set to
+// running: it clears asleep and starts to follow its pending executions again. The caller must hold b.life.
 func (m *Manager) awake(ctx context.Context, b *box) {
 	b.guest.Close() // close old connections, so that the next call dials a new one
 	b.mu.Lock()
@@ -436,13 +438,16 @@ func (b *box) sleeps() bool {
 	return b.asleep
 }
 
+// move marks the begin or end of a transition in b.moves.
 func (b *box) move() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.moves++
 }
 
-// optional returns the engine's implementation of the interface T, or nil if it has none. If the engine is not open yet, its abilities are unknown, so optional opens it by listing its containers. It returns an error if that fails.
+// optional returns the engine's implementation of the interface T, or nil if it has none. If the engine is not
+// open yet, its abilities are unknown, so optional opens it by listing its containers. It returns an error if
+// that fails.
 func optional[T any](ctx context.Context, m *Manager) (can T, err error) {
 	can, ok := engine.As[T](m.Engine)
 	if !ok {

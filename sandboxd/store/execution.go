@@ -113,8 +113,9 @@ func (s *Store) prepareStatements(ctx context.Context) (err error) {
 	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, owner, final, requester, request_id, request_hash, record)
 		SELECT ?, id, owner, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
 	if err == nil {
-		// epoch_bound is an upper bound of every kernel_epoch that the sandbox's guest has had. Its initial value is 2: a guest can start
-		// a kernel when it boots, and one when it is prepared for a snapshot. After that it starts at most one kernel for each execution.
+		// epoch_bound is an upper bound of every kernel_epoch that the sandbox's guest has had. Its initial
+		// value is 2: a guest can start a kernel when it boots, and one when it is prepared for a snapshot.
+		// After that it starts at most one kernel for each execution.
 		s.acceptEpoch, err = s.write.PrepareContext(ctx, "UPDATE sandboxes SET epoch_bound = epoch_bound + 1 WHERE id = ?")
 	}
 	if err == nil {
