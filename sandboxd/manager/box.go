@@ -115,8 +115,8 @@ func (b *box) hear() (heard func() bool) {
 	return func() bool { return b.heard.Load() != before }
 }
 
-// dialError wraps an engine's error from Dial. It has no Unwrap method, so that answered does not mistake the
-// engine's error for an answer of the guest; diagnose explains the failure to the client.
+// dialError wraps an engine's error from Dial. It has no Unwrap method, so the kind of the engine's error is
+// hidden: diagnose determines what the client is told about the failure.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return "dial the guest: " + e.err.Error() }

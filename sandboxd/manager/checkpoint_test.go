@@ -197,8 +197,8 @@ func TestCallAfterPowerCut(t *testing.T) {
 	})
 }
 
-// A fork's guest is informed that it is a copy, and also of a rewind that its original's guest does not know
-// about yet. If it cannot be informed, the fork fails.
+// A fork's guest is informed that it is a copy, and also of a rewind that the original's guest has not been
+// informed of yet. If it cannot be informed, the fork fails.
 func TestForkIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)

@@ -13,8 +13,8 @@ import (
 )
 
 // crash stops a daemon as kill -9 does, from the point of view of the next daemon. It returns the path of a
-// copy of the database as it is now; later changes of the old daemon are not in the copy. Connections to guests
-// break.
+// copy of the database as it is now; the copy does not contain changes that the old daemon makes later.
+// Connections to guests break.
 func crash(t testing.TB, d *daemon) string {
 	t.Helper()
 	dir := t.TempDir()

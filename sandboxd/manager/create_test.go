@@ -111,7 +111,7 @@ func TestCreateCallerGoes(t *testing.T) {
 	}
 }
 
-// A sandbox that is being created can be deleted.
+// A sandbox that is being created can be deleted. Delete waits until the creation has ended.
 func TestCreateAndDelete(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

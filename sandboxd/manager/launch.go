@@ -12,7 +12,7 @@ import (
 )
 
 // If the engine supports it, new sandboxes start from a snapshot. It is made from a sandbox with the same spec
-// whose kernel is ready and has imported the most common packages, but has run no client's code. This takes a
+// whose kernel is ready and has imported the packages that most code uses, but has run no client's code. This takes a
 // fraction of the time of a normal start.
 
 const (

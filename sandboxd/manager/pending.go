@@ -18,7 +18,7 @@ type pending struct {
 	accepted   sandbox.Execution
 	delivering int  // deliveries to the guest that are under way
 	deliveries int  // deliveries started so far
-	abandoned  bool // being recorded as never started; must not be delivered any more
+	abandoned  bool // must not be delivered any more: its record is being removed or marked as lost
 	begun      bool // OnExecution has been called for its begin
 	over       bool // OnExecution has been called for its end
 	// heard reports whether any bytes have been received from the guest since the first delivery was sent, so
@@ -155,8 +155,8 @@ func (b *box) expected(id sandbox.ExecutionID) (pending, bool) {
 	return pending{}, false
 }
 
-// abandon marks an execution that the guest does not have as never started. It returns false, and does nothing,
-// if a delivery is under way or has started since the copy before was made.
+// abandon marks an execution that the guest refused or does not have, so that it is not delivered any more. It
+// returns false, and does nothing, if a delivery is under way or has started since the copy before was made.
 func (b *box) abandon(id sandbox.ExecutionID, before pending) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -185,7 +185,7 @@ func TestMaxDisk(t *testing.T) {
 	})
 }
 
-// If no sandbox can be suspended for lack of disk space, the error states that.
+// If there is no capacity because there is no disk space to suspend a sandbox, the error states that.
 func TestNoRoomForWantOfDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxDisk, c.MaxSandboxes = 20_000, 2 })

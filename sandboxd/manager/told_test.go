@@ -35,8 +35,8 @@ func (l *told) of(id sandbox.ExecutionID) string {
 }
 
 // OnExecution is called once when an execution begins and once when it ends, no matter how often clients ask
-// for it, and whether it ends by itself or with its sandbox. For a long execution, the first call comes before
-// the wait of its caller is over.
+// for it, and whether it ends by itself or with its sandbox. For a long execution, the first call comes while
+// its caller is still waiting.
 func TestOnExecution(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l told

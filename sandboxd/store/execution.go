@@ -88,7 +88,7 @@ func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Executio
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
 }
 
-// ExecutionFor returns an execution's record if the owner who may see its sandbox, and [ErrNotFound] otherwise.
+// ExecutionFor returns an execution's record if that owner may see its sandbox, and [ErrNotFound] otherwise.
 // It takes the same time in both cases, as [Store.SandboxFor] does.
 func (s *Store) ExecutionFor(ctx context.Context, who sandbox.Owner, id sandbox.ExecutionID) (Execution, error) {
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))

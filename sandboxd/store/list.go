@@ -12,7 +12,7 @@ func (s *Store) Sandbox(ctx context.Context, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ?", id))
 }
 
-// SandboxFor returns a sandbox's record if the owner who may see it, and [ErrNotFound] otherwise. Its duration
+// SandboxFor returns a sandbox's record if that owner may see it, and [ErrNotFound] otherwise. Its duration
 // does not reveal whether the sandbox of another owner exists: the database compares the owners, and only a
 // record that is returned is decoded.
 func (s *Store) SandboxFor(ctx context.Context, who sandbox.Owner, id sandbox.ID) (Sandbox, error) {

@@ -1,6 +1,6 @@
 // Package store persists the records of sandboxes and executions in one SQLite file. It is the only package
-// that contains SQL. It makes no decisions: package manager, its only caller, makes them. It does not store
-// code, output or files.
+// that contains SQL. It makes no decisions; package manager makes them. Package sandboxd opens and closes the
+// store. The store does not contain code, output or files.
 //
 //   - store.go: [Open] and [Store]: the file, its read connections and its one writer
 //   - schema.go: schema and migrations
