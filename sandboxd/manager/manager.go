@@ -41,9 +41,9 @@
 //   - box.mu guards the fields of one box.
 //
 // Manager.mu and box.mu are held only briefly, never during a call to the store, a guest or the engine (except
-// Engine.Info, which does not block). No lock is held while a call waits for user code to end, with one
-// exception: a fork holds the life lock of the original for up to forkPatience while it waits for the original
-// to become idle.
+// Engine.Info and engine.As, which do not block). No lock is held while a call waits for user code to end, with
+// one exception: a fork holds the life lock of the original for up to forkPatience while it waits for the
+// original to become idle.
 //
 // A method takes the locks that it needs itself, unless its comment says that the caller must hold a lock.
 package manager

@@ -94,8 +94,8 @@ func (b *box) leaveRoom() {
 }
 
 // makeRoom tries to free capacity and reports whether the caller should retry. It suspends an idle sandbox. If
-// there is none, it waits roomLook for one, but gives up when roomPatience has passed since begin. The caller
-// must not hold m.mu.
+// there is none, it waits roomLook for one, but gives up if IdleSuspend is zero or when roomPatience has passed
+// since begin. The caller must not hold m.mu.
 func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
 	if m.evict(ctx) {
 		return true
