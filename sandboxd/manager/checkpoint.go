@@ -16,7 +16,7 @@ func (b *box) worked() {
 	b.work = true
 }
 
-// unsaved reports whether the sandbox should be checkpointed: it has been unused for the duration long and may
+// unsaved reports whether the sandbox should be checkpointed: it has been unused for the duration in long and may
 // have changed since its last checkpoint. The caller must hold b.mu.
 func (b *box) unsaved(long time.Duration) bool {
 	return b.work && b.unused(long) && b.saving.over()

@@ -27,9 +27,9 @@ type disk struct {
 
 // reserveDisk reserves space for a checkpoint of b within MaxDisk. If there is not enough space and discard is
 // true, it deletes checkpoints of running sandboxes. It returns errDiskFull if that is not enough. The caller
-// must call freed, which is never nil, after the checkpoint has been written or has failed: once the checkpoint
-// exists, the engine's StateBytes include it. The caller must hold b.life and have set b.asleep, so that no
-// other call reaches the guest.
+// must call freed, which is never nil, after the checkpoint has been written or has failed. The reservation is
+// not needed any more then, because the engine's StateBytes include a checkpoint that exists. The caller must
+// hold b.life and have set b.asleep, so that no other call reaches the guest.
 func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed func(), err error) {
 	if m.MaxDisk == 0 || m.pauses() {
 		return func() {}, nil
@@ -62,7 +62,8 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	switch {
 	case over > 0:
 		m.diskIsFull(true)
-	case over < -m.MaxDisk/20: // 5% must be free before the warning is withdrawn, so that it does not appear and disappear all the time
+	// 5% must be free before the warning is withdrawn, so that it does not appear and disappear all the time.
+	case over < -m.MaxDisk/20:
 		m.diskIsFull(false)
 	}
 	if over > 0 {
@@ -90,8 +91,9 @@ func (m *Manager) estimate(ctx context.Context, b *box) int64 {
 	return st.Usage.MemoryBytes
 }
 
-// discardSaved deletes checkpoints of running sandboxes other than but, the oldest first, until at least need
-// bytes are free. It returns the number of bytes freed. The caller must hold disk.reserving.
+// discardSaved deletes checkpoints of running sandboxes, the oldest first, until it has freed at least need
+// bytes. It skips the box that is passed as but. It returns the number of bytes freed. The caller must hold
+// disk.reserving.
 func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[sandbox.ID]engine.Container, need int64) (freed int64) {
 	c, ok := engine.As[engine.Checkpointer](m.Engine)
 	if !ok {
@@ -153,5 +155,5 @@ func (m *Manager) Warnings() []string {
 		cmp.Or(m.MaxDisk/sandbox.MiB, 1))}
 }
 
-// pauses reports whether the engine only pauses sandboxes, so that a suspended sandbox keeps its memory.
+// pauses reports whether the engine suspends sandboxes only by pausing them. A paused sandbox keeps its memory.
 func (m *Manager) pauses() bool { return m.Engine.Info().Suspend == engine.Paused }

@@ -179,7 +179,8 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 			if removeErr := m.Store.RemoveExecution(accepted.ID); removeErr != nil {
 				b.log.Error("a record was not written", "execution", accepted.ID, "error", removeErr)
 				b.unabandon(accepted.ID)
-				m.follow(b, accepted.ID) // the watcher then records that the execution never ran, because the guest does not have it
+				// The watcher then records that the execution never ran, because the guest does not have it.
+				m.follow(b, accepted.ID)
 			} else {
 				b.forget(accepted.ID)
 			}

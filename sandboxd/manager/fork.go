@@ -59,7 +59,8 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 // which may have passed. The box must not be in m.boxes yet.
 func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 	told := make(chan bool, 1)
-	go func() { told <- m.tell(ctx, b) }() // concurrently: each call takes a while because the restored memory is still being read from disk
+	// Concurrently, because each call takes a while: the restored memory is still being read from disk.
+	go func() { told <- m.tell(ctx, b) }()
 	err := m.awaken(ctx, b, a)
 	if !<-told && err == nil {
 		err = errors.New("the guest does not know its expiry")

@@ -63,8 +63,10 @@ import (
 
 // Config is the configuration of a [Manager]. A zero value selects the default that the field's comment states.
 type Config struct {
-	Store  *store.Store  // Store holds the records. The manager does not close it; the caller closes it after the manager.
-	Engine engine.Engine // Engine runs the containers. The manager does not close it; the caller closes it after the manager.
+	// Store holds the records. The caller closes it after the manager.
+	Store *store.Store
+	// Engine runs the containers. The caller closes it after the manager.
+	Engine engine.Engine
 
 	DefaultImage string
 	AllowImages  []string       // images that a request may select besides DefaultImage; "*" allows any

@@ -112,7 +112,8 @@ func (m *Manager) noticeDead(ctx context.Context) {
 			}
 			steps.Add(1)
 			done := sync.OnceFunc(steps.Done)
-			context.AfterFunc(b.ctx, done) // b.ctx ends when the sandbox's end is on record; removing its container can take long
+			// b.ctx ends when the sandbox's end is on record. Removing its container can take long.
+			context.AfterFunc(b.ctx, done)
 			if !m.spawn(func() { defer done(); m.do(m.ctx, a) }) {
 				done()
 			}

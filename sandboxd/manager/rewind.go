@@ -10,9 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// findRewound checks whether the processes of a sandbox that is not running have died, so that the engine can
-// only resume a state older than the sandbox's last use. If so, it records the rewind. It must be called before
-// the sandbox is resumed or forked. The caller must hold b.life.
+// findRewound checks whether the processes of a sandbox that is not running have died. If so, the engine can
+// only resume a state older than the sandbox's last use, and findRewound records the rewind. It must be called
+// before the sandbox is resumed or forked. The caller must hold b.life.
 func (m *Manager) findRewound(ctx context.Context, b *box) error {
 	containers, err := m.inspect(ctx)
 	if err != nil {

@@ -199,7 +199,7 @@ func (m *Manager) awake(ctx context.Context, b *box) {
 	for _, p := range b.pending {
 		left = append(left, p.accepted)
 	}
-	knows := b.told.Equal(b.rec.ExpireTime) // the guest still has the expiry that it had when it was suspended
+	knows := b.told.Equal(b.rec.ExpireTime) // whether the guest had the current expiry when it was suspended
 	b.mu.Unlock()
 	if !knows {
 		m.tell(ctx, b)
@@ -311,14 +311,14 @@ func (m *Manager) each(due func(*box) bool, do func(*box)) {
 	}
 }
 
-// idle reports whether the sandbox may be suspended because it has been unused for the duration after. The
-// guest must have the current expiry: a guest that is resumed after the expiry that it has terminates the
-// sandbox. The caller must hold b.mu.
+// idle reports whether the sandbox may be suspended: it has been unused for the duration in after, and its
+// guest has the current expiry. A guest with an outdated expiry could terminate the sandbox when it is resumed.
+// The caller must hold b.mu.
 func (b *box) idle(after time.Duration) bool {
 	return b.unused(after) && b.told.Equal(b.rec.ExpireTime)
 }
 
-// unused reports whether the sandbox is running and has not been used for the duration long. The caller must
+// unused reports whether the sandbox is running and has not been used for the duration in long. The caller must
 // hold b.mu.
 func (b *box) unused(long time.Duration) bool {
 	return b.rec.State == sandbox.Running && !b.ended && !b.asleep && b.holds == 0 && len(b.pending) == 0 && time.Since(b.active) >= long

@@ -352,7 +352,8 @@ func TestRestartAsleep(t *testing.T) {
 		asleep, e := d.asleep(t, sandbox.CreateRequest{})
 		fell := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends it below, but the record remains running
 		_, resumed := d.run(t, fell, "print x", 5), d.create(t, sandbox.CreateRequest{}).ID
-		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil { // and the other way round: the record is suspended, but the container runs
+		// And the other way round: the record is suspended, but the container runs.
+		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil {
 			t.Fatal(err)
 		}
 		path := crash(t, d)
