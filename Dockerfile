@@ -1,4 +1,4 @@
-# The server: MCP over HTTP in a container, which packaging/compose.yaml runs.
+# The server: MCP over HTTP in a container. packaging/compose.yaml runs it.
 FROM golang:1.26-trixie AS build
 WORKDIR /src
 COPY . .
@@ -11,7 +11,7 @@ ENV DORMOUSE_HOME=/var/lib/dormouse TMPDIR=/var/lib/dormouse
 VOLUME /var/lib/dormouse
 EXPOSE 8765
 ENTRYPOINT ["/dormouse"]
-# Its own address is all of the container's; what reaches that is for whoever runs the container to say.
+# The server listens on all addresses of the container. The user decides which ports of the container are published.
 CMD ["serve", "--listen=0.0.0.0:8765", "--insecure-http"]
 
 # The sandbox image, for people who reach Docker Hub. What is in it, and the other way to make it: image/README.md.

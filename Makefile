@@ -1,10 +1,10 @@
-# Dormouse. `make help` lists the targets; README.md says what it is.
+# The build of Dormouse. `make help` lists the targets; README.md describes the project.
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 GOOS     := $(shell go env GOOS)
 LINT     := go tool -modfile=scripts/lint/go.mod
 GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-linux-arm64
-# Runs a command with an engine; on Debian as root it starts a private Docker engine where there is none.
+# Runs a command with an engine. If there is none, it starts a private Docker engine (only on Debian, as root).
 ENGINE   := scripts/with-engine
 
 .DEFAULT_GOAL := help
@@ -54,8 +54,8 @@ golden: guests ## rewrites the golden files; read the diff
 clean: ## removes what was built here (images and homes stay)
 	rm -rf bin $(GUESTS) third_party/runsc/compiled.go third_party/runsc/patched
 
-# The guest is embedded for both architectures, so that a Mac can inject it. Go decides
-# whether there is anything to do, so these always run.
+# The guest is a Linux program. The command embeds it for both architectures, so that it can also be injected from a Mac.
+# These targets always run, because go build itself finds out whether there is anything to do.
 guests: $(GUESTS)
 $(GUESTS): FORCE
 	@CGO_ENABLED=0 GOOS=linux GOARCH=$(lastword $(subst -, ,$@)) go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ ./sandboxd/guest/cmd/guest

@@ -15,7 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/examples/mcpclient"
 )
 
-// hibernation measures sleeping, waking and forking on the gvisor engine, and with -sleepers how many can sleep.
+// hibernation measures suspend, resume and fork on the gvisor engine. If sleepers is not 0, it also measures that many
+// sandboxes that are suspended at the same time.
 func hibernation(ctx context.Context, sleepers int) error {
 	home, s, end, err := daemon(ctx, "DORMOUSE_ENGINE=gvisor", "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
 	if err != nil {
@@ -51,7 +52,7 @@ func hibernation(ctx context.Context, sleepers int) error {
 	return many(ctx, home, s, small, sleepers)
 }
 
-// sleepAndFork measures a sandbox whose kernel holds what code makes.
+// sleepAndFork measures suspend, resume and fork of a sandbox in which code has run. The code must set the variable state.
 func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, code string) error {
 	box := sleeper{s: s}
 	if err := box.create(ctx, nil); err != nil {
@@ -75,7 +76,7 @@ func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, 
 	return row("fork of one that runs, "+name, 10, func() (err error) {
 		pause(func() {
 			err = box.run(ctx, "1", "1")
-			time.Sleep(time.Second) // a model thinks for longer
+			time.Sleep(time.Second) // a model's pause between two calls is longer than this
 		})
 		if err != nil {
 			return err
@@ -88,7 +89,8 @@ func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, 
 	})
 }
 
-// many has n copies of a sandbox sleep, and each answer.
+// many makes n forks of a sandbox and waits until all are suspended. It then prints their disk usage and measures a call
+// that resumes each of them.
 func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n int) error {
 	boxes := make([]sleeper, n)
 	defer func() {
@@ -103,7 +105,7 @@ func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n 
 		boxes[i] = sleeper{s: s}
 		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("sleeper ", i)}
 		err := boxes[i].create(ctx, fork)
-		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour { // until some are compressed
+		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour { // the disk limit is reached: wait until the daemon has compressed some checkpoints
 			time.Sleep(5 * time.Second)
 			err = boxes[i].create(ctx, fork)
 		}
@@ -129,7 +131,7 @@ func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n 
 	})
 }
 
-// sleeper is a sandbox.
+// sleeper is a sandbox that the benchmark suspends.
 type sleeper struct {
 	s  *mcpclient.Session
 	id string
@@ -168,7 +170,7 @@ func (b *sleeper) sleeps(ctx context.Context) error {
 	return fmt.Errorf("sandbox %s does not fall asleep", b.id)
 }
 
-// took prints what the daemon's log says how long something took.
+// took prints the durations in the daemon's log lines that have this message and sandbox id.
 func took(home, id, name, message string) {
 	f, err := os.Open(filepath.Join(home, "sandboxd.log"))
 	if err != nil {
@@ -203,7 +205,7 @@ func megabytes(home, id string) float64 {
 	return float64(n) / (1 << 20)
 }
 
-// processes counts those of the home's sandboxes.
+// processes returns the number of processes on this machine that belong to the home's sandboxes.
 func processes(home string) (n int) {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range lines {

@@ -1,5 +1,8 @@
-// Bench measures what a person or an agent waits for, through the built binary, and
-// prints medians: `make bench`, or a part of it (calls, messages, sleep): `go run ./bench messages`. Each runtime that the engine has gets a daemon of its own.
+// Bench measures the times that users and agents wait for, through the built binary, and prints medians and 95th
+// percentiles. `make bench` runs all parts; `go run ./bench messages` runs one of the parts calls, messages and sleep. It
+// measures each runtime of each engine on this machine, and starts a new daemon for each.
+//
+// main.go has the part calls, messages.go the part messages, and hibernate.go the part sleep.
 package main
 
 import (
@@ -81,7 +84,8 @@ func engineHere(name string) (r engineReport) {
 	return r
 }
 
-// daemon starts one in a home of its own. The caller ends both.
+// daemon starts an MCP session and its daemon in a new home. The caller must call end, which stops both and removes the
+// home.
 func daemon(ctx context.Context, env ...string) (home string, s *mcpclient.Session, end func(), err error) {
 	if home, err = os.MkdirTemp("", "dmb"); err != nil {
 		return "", nil, nil, err
@@ -136,7 +140,8 @@ func measure(ctx context.Context, env ...string) error {
 	return hundredMegabytes(ctx, home, id)
 }
 
-// awaitSnapshot returns when the gvisor engine has what it starts sandboxes from.
+// awaitSnapshot waits, for at most a minute, until the gvisor engine has the snapshot from which it starts sandboxes. On
+// other engines it returns at once.
 func awaitSnapshot(home string) {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		made, _ := filepath.Glob(filepath.Join(home, "gvisor/snapshots/*"))
@@ -164,7 +169,7 @@ func create(ctx context.Context, s *mcpclient.Session) error {
 	return err
 }
 
-// hundredMegabytes goes through REST on the daemon's socket.
+// hundredMegabytes measures a write and a read of 100 MB through the REST API on the daemon's socket.
 func hundredMegabytes(ctx context.Context, home, id string) error {
 	client := api.Dial(sandboxd.SocketPath(home))
 	defer client.Close()
@@ -192,7 +197,7 @@ func hundredMegabytes(ctx context.Context, home, id string) error {
 
 var paused time.Duration
 
-// pause leaves what f takes out of the row's time.
+// pause runs f and excludes its time from the current row.
 func pause(f func()) {
 	started := time.Now()
 	f()

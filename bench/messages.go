@@ -23,17 +23,17 @@ import (
 	"time"
 )
 
-// Huge messages and many small ones, as raw JSON: a client library's own cost is not ours.
-// Memory is the server's: its peak in the row less what it had before.
+// This file measures huge messages and many small ones. It sends raw JSON, so that the results do not include the cost of
+// a client library. The memory of a row is the server's: the peak during the row minus the use before it.
 
 const (
 	fileSize   = 100 << 20
 	concurrent = 4
 )
 
-// wire is a raw client of one server.
+// wire is a connection to one server that sends and receives raw JSON. Concurrent calls must have different ids.
 type wire interface {
-	// call sends a request and reads its answer, of which it keeps the first 64 KiB.
+	// call sends a request and reads the whole answer. It returns the answer's size and its first 64 KiB.
 	call(id int, message []byte) (head []byte, size int64, err error)
 	pid() int
 	close()
@@ -54,7 +54,7 @@ func messages(home, name string, w wire) error {
 	data := make([]byte, fileSize)
 	rand.Read(data)
 	text := base64.StdEncoding.EncodeToString(data)
-	writes := make([][]byte, concurrent+1) // made ahead: to copy 140 MB is not the server's work
+	writes := make([][]byte, concurrent+1) // built before the measurement: copying 140 MB is not the server's work
 	for id := range writes {
 		writes[id] = request(id, "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"big.bin","base64":"`+text+`"}]}`)
 	}
@@ -113,7 +113,7 @@ func atOnce(n int, f func(id int) error) error {
 	return errors.Join(errs...)
 }
 
-// rate prints how many calls a second are answered with so many in flight.
+// rate makes n calls of f with inFlight of them running at a time, and prints the number of calls per second.
 func rate(name string, inFlight, n int, f func(id int) error) error {
 	var next atomic.Int64
 	begun := time.Now()
@@ -132,7 +132,7 @@ func rate(name string, inFlight, n int, f func(id int) error) error {
 	return err
 }
 
-// memory is a field of a process's status, in KiB; 0 where there is no /proc.
+// memory returns a field of /proc/PID/status in KiB, or 0 on systems without /proc.
 func memory(pid int, field string) (kib int64) {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(text)) {
@@ -143,7 +143,7 @@ func memory(pid int, field string) (kib int64) {
 	return kib
 }
 
-// cpu is the time that a process has computed; 0 where there is no /proc.
+// cpu returns the CPU time that a process has used, or 0 on systems without /proc.
 func cpu(pid int) time.Duration {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(string(text), ") ")
@@ -160,13 +160,13 @@ func resetPeak(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 }
 
-// stdioWire is `dormouse mcp`.
+// stdioWire is a connection to `dormouse mcp`.
 type stdioWire struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	mu  sync.Mutex
 
-	waiting sync.Map // id to chan answer
+	waiting sync.Map // from a request's id (int) to the channel for its answer (chan answer)
 }
 
 type answer struct {
@@ -239,7 +239,7 @@ func (w *stdioWire) call(id int, message []byte) ([]byte, int64, error) {
 func (w *stdioWire) pid() int { return w.cmd.Process.Pid }
 func (w *stdioWire) close()   { w.in.Close(); _ = w.cmd.Wait() }
 
-// httpWire is `dormouse serve`.
+// httpWire is a connection to `dormouse serve`.
 type httpWire struct {
 	cmd    *exec.Cmd
 	url    string
@@ -300,7 +300,7 @@ func (w *httpWire) close() {
 	_ = w.cmd.Wait()
 }
 
-// rawMessages measures both transports, each with a daemon of its own.
+// rawMessages measures the stdio and the HTTP transport, and starts a new daemon for each.
 func rawMessages(ctx context.Context, env ...string) error {
 	for _, kind := range []string{"stdio", "HTTP"} {
 		if err := rawMessagesOf(ctx, kind, env); err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Bad input gets a clear answer and loses nothing: after each of these the next
-// call works, and the variables are there unless the row says that they were lost.
+// Bad input gets a clear answer and breaks nothing: after each row the next call works, and the variables still exist unless
+// the row has lost set.
 func TestBadInput(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -22,9 +22,9 @@ func TestBadInput(t *testing.T) {
 			for _, c := range []struct {
 				name    string
 				args    args
-				refused bool     // a tool error, as opposed to a result
-				words   []string // in the answer
-				lost    bool     // the kernel died, and says so
+				refused bool     // the answer is a tool error, not a result
+				words   []string // the answer contains these words
+				lost    bool     // the kernel died and its variables are lost
 			}{
 				{name: "empty code", args: args{"code": " \n"}, refused: true, words: []string{"empty"}},
 				{name: "10 MB of code", args: args{"code": "x = 1\n" + strings.Repeat("#", 10_000_000)}, refused: true, words: []string{"limit", "write_files"}},
@@ -70,7 +70,8 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// Files without end stop the kernel that makes them, or are refused to it. The other one goes on, and they can be removed.
+// Code that creates files without end is refused more files, or its kernel is stopped. The other kernel keeps running, and the
+// files can be removed.
 func TestFilesWithoutEnd(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -135,7 +136,7 @@ func TestBadFiles(t *testing.T) {
 			t.Parallel()
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(nil)
-			if i == 0 { // no engine ever sees it
+			if i == 0 { // once is enough: the request is refused before it reaches an engine
 				huge := base64.StdEncoding.EncodeToString(make([]byte, 101<<20))
 				s.refused("write_files", args{"sandbox_id": id, "files": []args{{"path": "huge", "base64": huge}}}, "limit")
 			}
@@ -204,7 +205,7 @@ func TestBadSandboxes(t *testing.T) {
 		s := s.with(t)
 		a, b := s.create(nil), s.create(nil)
 		var running []string
-		for _, id := range []string{a, b} { // one that is idle might make room by its sleep
+		for _, id := range []string{a, b} { // keep both busy: an idle sandbox could be suspended to make room for the third
 			r := s.exec(args{"sandbox_id": id, "wait_seconds": 1, "code": "import time; time.sleep(600)"}, "goes on by itself")
 			running = append(running, executionID(t, r.Text))
 		}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A client of today's protocol that cancels a call wants its code to end. Clients of the ones before cancel what takes
-// them too long, and the code goes on.
+// If a client of the current protocol version cancels a call, the code is stopped. Clients of older versions also cancel calls
+// that exceed their own timeout, so for them the code keeps running.
 func TestACancelledCall(t *testing.T) {
 	anyEngine(t)
 	t.Parallel()
@@ -18,7 +18,7 @@ func TestACancelledCall(t *testing.T) {
 	s := h.connect(t)
 	for _, c := range []struct {
 		name, meta string
-		still      bool // the code goes on
+		still      bool // the code keeps running
 	}{
 		{"2026-07-28", `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}},`, false},
 		{"2025-11-25", "", true},
@@ -47,7 +47,7 @@ func TestACancelledCall(t *testing.T) {
 	}
 }
 
-// executionsIn counts what runs in a sandbox.
+// executionsIn returns the number of running executions in a sandbox.
 func executionsIn(s session, id string) int {
 	running, _ := json.Marshal(s.ok("get_sandbox", args{"sandbox_id": id}).Structured["executions"])
 	return strings.Count(string(running), `"exec_`)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The command line: what a person and a script can rely on.
+// TestCommandLine tests the parts of the command line that users and scripts depend on.
 func TestCommandLine(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -84,8 +84,8 @@ func TestCommandLine(t *testing.T) {
 	})
 }
 
-// A wrong command line is one line on stderr, exit status 2 (never one of exec's for what
-// became of the code), and starts nothing.
+// A wrong command line prints one line on stderr and starts nothing. The exit status is 2, which differs from all statuses that
+// exec has for the outcome of code.
 func TestCLIWrongUsage(t *testing.T) {
 	h := newHome(t)
 	for _, c := range []struct {

@@ -18,7 +18,8 @@ import (
 // clientKeys are the values of --print-config.
 var clientKeys = []string{"claude-code", "claude-desktop", "cursor", "vscode", "codex", "gemini", "windsurf", "zed", "goose"}
 
-// printConfig is what a client is told, for a binary at the path that documents use.
+// printConfig returns the output of --print-config for a client. The binary's path is replaced by the one that the
+// documentation uses.
 func printConfig(t *testing.T, key string, env []string, flags ...string) (config, notes string) {
 	t.Helper()
 	cmd := exec.Command(binary, append([]string{"mcp", "--print-config", key}, flags...)...)
@@ -35,11 +36,11 @@ func printConfig(t *testing.T, key string, env []string, flags ...string) (confi
 	return strings.ReplaceAll(string(out), binary, "/path/to/dormouse"), errout.String()
 }
 
-// README's part about clients is what --print-config prints. DORMOUSE_UPDATE_GOLDEN=1 writes it.
+// README's section about clients contains what --print-config prints. DORMOUSE_UPDATE_GOLDEN=1 rewrites the section.
 func TestConfigInReadme(t *testing.T) {
 	var table, blocks strings.Builder
 	table.WriteString("\n| client | `CLIENT` | where it belongs |\n|---|---|---|\n")
-	names := map[string][]string{} // of clients that are told the same
+	names := map[string][]string{} // from a configuration to the names of the clients that use it
 	var configs []string
 	for _, key := range clientKeys {
 		config, notes := printConfig(t, key, nil)
@@ -85,7 +86,7 @@ func TestConfigInReadme(t *testing.T) {
 	}
 }
 
-// README's install links carry what --print-config prints, for a dormouse on the PATH.
+// README's install links contain the configuration that --print-config prints, with the command "dormouse" from the PATH.
 func TestConfigLinks(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	if err != nil {
@@ -134,7 +135,7 @@ func TestConfigLinks(t *testing.T) {
 	}
 }
 
-// entry is what JSON says of dormouse under a key.
+// entry returns dormouse's entry below a key of a JSON configuration.
 func entry(t *testing.T, config, under string) map[string]any {
 	t.Helper()
 	var doc map[string]map[string]map[string]any
@@ -144,10 +145,10 @@ func entry(t *testing.T, config, under string) map[string]any {
 	return doc[under]["dormouse"]
 }
 
-// What was said beside --print-config is said to the client: flags as arguments, with
-// whole paths, and variables as its environment.
+// The configuration contains the other flags of the command line as arguments, with absolute paths, and Dormouse's environment
+// variables.
 func TestConfigHasFlags(t *testing.T) {
-	flags := []string{"--home", "h", "--allow-dir", `/it's\, here`, "--allow-dir", "/b", "--ttl", "1w"} // a comma separates, unless it is escaped
+	flags := []string{"--home", "h", "--allow-dir", `/it's\, here`, "--allow-dir", "/b", "--ttl", "1w"} // a comma separates values unless it is escaped
 	env := []string{"DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_TTL=2h", "DOCKER_HOST=unix:///d.sock", "UNRELATED=1"}
 	dir, err := os.Getwd()
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// The server in its container, as packaging/compose.yaml runs it and a client on this machine finds it. e2e/container/run
-// builds it, brings it up, and says by DORMOUSE_CONTAINER which container it is.
+// This file tests the server in a container, as packaging/compose.yaml runs it and as a client on this machine uses it.
+// e2e/container/run builds and starts the container, and passes its id in DORMOUSE_CONTAINER.
 
-// docker runs Docker's command line, and returns what it prints.
+// docker runs a docker command and returns its output without surrounding white space.
 func docker(t *testing.T, arg ...string) string {
 	t.Helper()
 	out, err := exec.Command("docker", arg...).CombinedOutput()
@@ -36,11 +36,11 @@ func container(t *testing.T) (id string) {
 	return id
 }
 
-// containerToken is the token that the container made, from its file there.
+// containerToken returns the token that the server in the container made. It reads the token's file in the container.
 func containerToken(t *testing.T, id string) string {
 	t.Helper()
 	archive := docker(t, "cp", id+":/var/lib/dormouse/token", "-")
-	file := tar.NewReader(strings.NewReader(archive + strings.Repeat("\x00", 1024))) // what docker trimmed of its end
+	file := tar.NewReader(strings.NewReader(archive + strings.Repeat("\x00", 1024))) // zeros that end the archive, in case docker above removed its end
 	h, err := file.Next()
 	if err != nil || h.FileInfo().Mode().Perm() != 0o600 {
 		t.Fatalf("the token's file: %v, %v", h, err)
@@ -52,7 +52,8 @@ func containerToken(t *testing.T, id string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// reach waits until the container answers at its published port, which a restart may have changed.
+// reach waits until the container answers at its published port, and returns a client for this port. A restart of the container
+// may change the port.
 func reach(t *testing.T, id string) *served {
 	t.Helper()
 	s := &served{t: t}
@@ -72,7 +73,7 @@ func reach(t *testing.T, id string) *served {
 	return s
 }
 
-// A client on this machine uses it like any other server, and a new container of the service has the sandboxes of the old one.
+// A client on this machine uses the container like any other server, and after a restart the container still has its sandboxes.
 func TestContainer(t *testing.T) {
 	id := container(t)
 	s := reach(t, id)
@@ -99,8 +100,8 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-// S01, in the container: what it listens on is all of its addresses, and still it answers to the names of the machine that
-// publishes its port, and to no other; for pages of no other origin; and only with the token.
+// S01, in the container: although the server listens on all addresses of the container, it accepts only requests with a Host
+// that names the machine itself (localhost and its addresses), without an Origin of another site, and with the token.
 func TestS01_Container(t *testing.T) {
 	id := container(t)
 	token := containerToken(t, id)
@@ -112,13 +113,13 @@ func TestS01_Container(t *testing.T) {
 			status              int
 		}{
 			{"localhost:8765", "", token, 200},
-			{"127.0.0.1:18765", "", token, 200}, // a port that is forwarded
+			{"127.0.0.1:18765", "", token, 200}, // a forwarded port may differ from the container's
 			{"[::1]:8765", "", token, 200},
 			{"localhost:8765", "http://localhost:8765", token, 200},
 			{"localhost:8765", "", "", 401},
 			{"localhost:8765", "", "x" + token, 401},
 			{"localhost:8765", "http://localhost:8765", "", 401},
-			{own, "", token, 403}, // nobody has allowed it
+			{own, "", token, 403}, // no --allow-host names it
 			{"dormouse:8765", "", token, 403},
 			{"0.0.0.0:8765", "", token, 403},
 			{"evil.example:8765", "", token, 403},
@@ -128,7 +129,7 @@ func TestS01_Container(t *testing.T) {
 			{"localhost:8765", "http://" + own, token, 403},
 			{"localhost:8765", "http://localhost:3000", token, 403},
 			{"localhost:8765", "null", token, 403},
-			{"evil.example:8765", "http://evil.example:8765", token, 403}, // a name that was rebound
+			{"evil.example:8765", "http://evil.example:8765", token, 403}, // DNS rebinding
 		} {
 			for _, ask := range []struct{ method, path, body string }{
 				{"GET", "/v1/info", ""},
@@ -159,8 +160,8 @@ func TestS01_Container(t *testing.T) {
 	}
 }
 
-// S02, in the container: the token is in its file alone; without --insecure-http, which the image's own command has, the server
-// does not listen where other machines could reach it.
+// S02, in the container: only the token's file contains the token. Without --insecure-http, which the image's default command
+// has, the server refuses to listen on an address that other machines could reach.
 func TestS02_Container(t *testing.T) {
 	id := container(t)
 	reach(t, id)
@@ -178,7 +179,7 @@ func TestS02_Container(t *testing.T) {
 	}
 }
 
-// S20: the container itself is as bare as compose.yaml says: it holds the engine's socket, and nothing else.
+// S20: the container has no more rights than compose.yaml describes. Its only mounts are its home and the engine's socket.
 func TestContainerIsBare(t *testing.T) {
 	id := container(t)
 	got := docker(t, "inspect", "--format", "{{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Privileged}} "+

@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// Ten thousand creates make as many sandboxes as there may be; each of the others is told of the limit, and a
-// neighbour's code runs meanwhile. (Where idle sandboxes are put to sleep for new ones, a create that finds no room
-// waits a second for it.)
+// Ten thousand calls of create_sandbox make only as many sandboxes as the limit allows. Each further call gets an error that
+// names the limit, and code in another sandbox runs at the same time. (The test turns off idle suspend, because a call that
+// finds no capacity would otherwise wait a second for an idle sandbox to be suspended.)
 func TestTenThousandCreates(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t, "DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_IDLE_SUSPEND=0")

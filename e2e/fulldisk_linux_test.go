@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// After it was killed or stopped, the daemon starts on a disk without a free byte. It can list its sandboxes and delete
+// After the daemon was killed or stopped, it starts again on a disk without a free byte. It can list its sandboxes and delete
 // one, which frees space for the others. An execution that was reported as ended before is still reported as ended.
 func TestStartsOnFullDisk(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {

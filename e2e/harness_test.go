@@ -1,7 +1,9 @@
 //go:build unix
 
-// The end-to-end tests: the built binary, a real engine, real kernels and a real MCP
-// client. Each file is a list of promises; this one is what they stand on.
+// End-to-end tests of the built binary with a real engine, real kernels and a real MCP client. This file has the helpers that
+// all of them use: platforms lists the engines to test on, home is a DORMOUSE_HOME with its daemon, and session is an MCP
+// session. Each other file tests one area, such as the main job (job_test.go), bad input (badinput_test.go), a daemon that is
+// killed (restart_test.go), suspend and resume (hibernate_test.go) and dormouse serve (serve_test.go).
 package e2e_test
 
 import (
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		if binary = os.Getenv("DORMOUSE_TEST_BINARY"); binary != "" { // the tests run as somebody who can't build it
+		if binary = os.Getenv("DORMOUSE_TEST_BINARY"); binary != "" { // set if the user who runs the tests can't build the command
 			return m.Run()
 		}
 		dir, err := os.MkdirTemp("", "dormouse-e2e-")
@@ -54,7 +56,7 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "dormouse")
 		if runsc, err := filepath.Abs("bin/runsc"); err == nil {
-			// The gvisor engine looks for it beside the binary.
+			// The gvisor engine looks for runsc in the binary's folder.
 			_ = os.Symlink(runsc, filepath.Join(dir, "runsc"))
 		}
 		build := exec.Command("go", "build", "-o", binary, "./cmd/dormouse")
@@ -66,15 +68,15 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// platform is something that sandboxes can run on here.
+// platform is an engine with a runtime that can run sandboxes on this machine.
 type platform struct {
 	name    string
 	runtime string
-	env     []string // chooses it
+	env     []string // environment variables that select it
 }
 
-// platforms are the engines here, Docker once for each runtime that it has. A part that
-// is not there is logged, or fails the test where CI says that it must be.
+// platforms returns the platforms of this machine: the gvisor engine, and the Docker engine once for each of its runtimes. A
+// missing one is logged, or fails the test if DORMOUSE_TEST_REQUIRE names it. Without any platform the test is skipped.
 func platforms(t *testing.T) []platform {
 	t.Helper()
 	found := dockerPlatforms(t, false)
@@ -91,7 +93,8 @@ func platforms(t *testing.T) []platform {
 	return found
 }
 
-// dockerPlatforms are Docker's. The test is skipped where there are none, if it needs one.
+// dockerPlatforms returns the platforms of the Docker engine. Without a Docker engine it skips the test if needed is true, fails
+// it if DORMOUSE_TEST_REQUIRE names docker, and otherwise returns nothing.
 func dockerPlatforms(t *testing.T, needed bool) []platform {
 	t.Helper()
 	if testing.Short() {
@@ -117,10 +120,10 @@ func dockerPlatforms(t *testing.T, needed bool) []platform {
 	return found
 }
 
-// anyEngine skips a test where there is nothing to run sandboxes on.
+// anyEngine skips a test if this machine has no platform.
 func anyEngine(t *testing.T) { t.Helper(); platforms(t) }
 
-// needsDocker skips a test that is about Docker where there is none.
+// needsDocker skips a test if this machine has no Docker engine.
 func needsDocker(t *testing.T) { t.Helper(); dockerPlatforms(t, true) }
 
 func missing(t *testing.T, part, why string) {
@@ -147,7 +150,7 @@ var (
 	enginesMu sync.Mutex
 )
 
-// engineHere is what doctor says of an engine, asked once.
+// engineHere returns doctor's report about an engine. It runs doctor once for each engine.
 func engineHere(name string) engineReport {
 	enginesMu.Lock()
 	defer enginesMu.Unlock()
@@ -163,8 +166,8 @@ func engineHere(name string) engineReport {
 	return r
 }
 
-// home is a DORMOUSE_HOME with what was set for it. Its daemon and its sandboxes
-// end with the test.
+// home is a DORMOUSE_HOME with its environment variables. At the end of the test its sandboxes are deleted and its daemon is
+// stopped.
 type home struct {
 	t   *testing.T
 	dir string
@@ -220,7 +223,7 @@ func (h *home) run(stdin string, arg ...string) (stdout, stderr string, status i
 	return out.String(), errout.String(), cmd.ProcessState.ExitCode()
 }
 
-// pid is the daemon's, or 0.
+// pid returns the daemon's process id, or 0 if no daemon runs.
 func (h *home) pid() int {
 	text, err := os.ReadFile(filepath.Join(h.dir, "sandboxd.pid"))
 	if err != nil {
@@ -230,7 +233,7 @@ func (h *home) pid() int {
 	return pid
 }
 
-// stop ends the daemon with a signal and waits until it is gone.
+// stop sends the daemon a signal and waits until the process and its socket are gone.
 func (h *home) stop(sig syscall.Signal) {
 	pid := h.pid()
 	if pid == 0 {
@@ -241,7 +244,8 @@ func (h *home) stop(sig syscall.Signal) {
 	eventually(h.t, 20*time.Second, "the daemon ends", func() bool { return !alive(pid) && !h.listens() })
 }
 
-// listens reports whether somebody has the daemon's socket: its last threads may, after it has been killed.
+// listens reports whether the daemon's socket accepts connections. Just after the daemon was killed, its last threads may
+// still hold the socket.
 func (h *home) listens() bool {
 	conn, err := net.Dial("unix", filepath.Join(h.dir, "sandboxd.sock"))
 	if err == nil {
@@ -250,7 +254,7 @@ func (h *home) listens() bool {
 	return err == nil
 }
 
-// alive reports whether a process runs; a zombie (the test may be its parent) does not.
+// alive reports whether a process runs. A zombie does not count; the test itself may be its parent.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -271,7 +275,7 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 	}
 }
 
-// session is an MCP session whose helpers fail the test.
+// session is an MCP session. Its methods fail the test if a call fails.
 type session struct {
 	*mcpclient.Session
 	t   *testing.T
@@ -290,10 +294,10 @@ func (h *home) connect(t *testing.T, arg ...string) session {
 	return session{s, t, ctx}
 }
 
-// with is the same session, reporting to a subtest.
+// with returns the same session, with failures reported to a subtest.
 func (s session) with(t *testing.T) session { return session{s.Session, t, s.ctx} }
 
-// call calls a tool and returns its answer, an error of the tool's included.
+// call calls a tool and returns its answer, which may be an error of the tool.
 func (s session) call(tool string, a args) mcpclient.Answer {
 	s.t.Helper()
 	r, err := s.Call(s.ctx, tool, a)
@@ -303,7 +307,7 @@ func (s session) call(tool string, a args) mcpclient.Answer {
 	return r
 }
 
-// ok calls a tool and insists that it worked.
+// ok calls a tool and fails the test if the tool returns an error.
 func (s session) ok(tool string, a args) mcpclient.Answer {
 	s.t.Helper()
 	r := s.call(tool, a)
@@ -313,7 +317,7 @@ func (s session) ok(tool string, a args) mcpclient.Answer {
 	return r
 }
 
-// refused calls a tool and insists on an error with these words in it.
+// refused calls a tool and fails the test unless the tool returns an error that contains these words.
 func (s session) refused(tool string, a args, words ...string) mcpclient.Answer {
 	s.t.Helper()
 	r := s.call(tool, a)
@@ -333,7 +337,7 @@ func (s session) create(a args) string {
 	return id
 }
 
-// run runs code and insists on words in the answer's text.
+// run runs code and fails the test unless the answer contains these words.
 func (s session) run(id, code string, words ...string) mcpclient.Answer {
 	s.t.Helper()
 	return s.exec(args{"sandbox_id": id, "code": code}, words...)

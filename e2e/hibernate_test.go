@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// hibernating is a home on the gvisor engine, the one that can do all of it.
+// hibernating returns a home on the gvisor engine, the only engine with all features that these tests need.
 func hibernating(t *testing.T, env ...string) *home {
 	t.Helper()
 	all := platforms(t)
@@ -30,8 +30,8 @@ func hibernating(t *testing.T, env ...string) *home {
 	return newHome(t, append(slices.Clone(gvisor.env), env...)...)
 }
 
-// processesOf are the pids of everything that runs for a sandbox on the gvisor engine: runsc's own, which have its
-// id among their arguments.
+// processesOf returns the pids of all runsc processes of a sandbox on the gvisor engine. They have the sandbox's id among
+// their arguments.
 func processesOf(id string) (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
@@ -48,7 +48,7 @@ func processesOf(id string) (pids []int) {
 	return pids
 }
 
-// killProcesses ends all that runs for a sandbox, as a power cut would.
+// killProcesses kills all processes of a sandbox, as a power cut would.
 func killProcesses(t *testing.T, id string) {
 	t.Helper()
 	eventually(t, 10*time.Second, "its processes are gone", func() bool {
@@ -60,7 +60,7 @@ func killProcesses(t *testing.T, id string) {
 	})
 }
 
-// cgroupsOf are the folders of a sandbox's cgroups.
+// cgroupsOf returns the folders of a sandbox's cgroups.
 func cgroupsOf(id string) (dirs []string) {
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == id {
@@ -71,7 +71,7 @@ func cgroupsOf(id string) (dirs []string) {
 	return dirs
 }
 
-// wantNothingLeft checks that a sandbox has no process, mount or cgroup.
+// wantNothingLeft checks that the home has no mount, and that no process, cgroup or folder of these sandboxes is left.
 func (h *home) wantNothingLeft(t *testing.T, ids []string) {
 	t.Helper()
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
@@ -91,7 +91,7 @@ func (h *home) wantNothingLeft(t *testing.T, ids []string) {
 	}
 }
 
-// sandbox is what get_sandbox says.
+// sandboxView is a part of the result of get_sandbox.
 type sandboxView struct {
 	State       string    `json:"state"`
 	SuspendedTo string    `json:"suspended_to"`
@@ -114,7 +114,7 @@ func (s session) sleeps(id string) {
 	eventually(s.t, time.Minute, "the sandbox sleeps", func() bool { return s.look(id).State == "suspended" })
 }
 
-// saved waits until a sandbox's state is kept as it is now.
+// saved waits until the sandbox has a checkpoint that was made after since, or is suspended.
 func (s session) saved(id string, since time.Time) {
 	s.t.Helper()
 	eventually(s.t, time.Minute, "its state is saved", func() bool {
@@ -123,8 +123,8 @@ func (s session) saved(id string, since time.Time) {
 	})
 }
 
-// reboot does to a home whose daemon and sandboxes are dead what a reboot does: what is in memory is gone, and the
-// boot is another one.
+// reboot simulates a reboot of the machine. It kills the daemon and the processes of these sandboxes, removes their cgroups and
+// sockets, which exist only in memory, and changes the boot id that the engine recorded.
 func (h *home) reboot(ids ...string) {
 	h.t.Helper()
 	h.stop(syscall.SIGKILL)
@@ -157,8 +157,8 @@ func (h *home) reboot(ids ...string) {
 	_ = os.Remove(filepath.Join(h.dir, "sandboxd.sock"))
 }
 
-// Whoever computed goes on computing after a reboot: variables, a generator half-way, an open file and a trained
-// model, in both languages. One that was not asleep is as of when its state was last saved, and says so.
+// After a reboot, sandboxes continue in both languages with their variables, a half-consumed generator, an open file and a
+// trained model. A sandbox that was not suspended continues from its last checkpoint, and its answers report this.
 func TestReboot(t *testing.T) {
 	t.Parallel()
 	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=6s", "DORMOUSE_CHECKPOINT_EVERY=500ms")
@@ -201,7 +201,8 @@ next(squares), next(squares), next(squares)`, "(0, 1, 4)")
 	s.contains(s.ok("get_execution", args{"execution_id": executionID(t, late.Text)}).Text, "undone", "as of")
 }
 
-// What waking needs and is not there may come back: nothing of a sandbox is lost until then.
+// If runsc, which resuming a sandbox needs, is missing, the sandbox stays suspended and loses nothing. It can be resumed once
+// runsc is back.
 func TestWhatWakingNeedsIsMissing(t *testing.T) {
 	t.Parallel()
 	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
@@ -230,7 +231,7 @@ func TestWhatWakingNeedsIsMissing(t *testing.T) {
 
 var epochWords = regexp.MustCompile(`kernel_epoch (\d+)`)
 
-// epochOf is the kernel_epoch that an answer names.
+// epochOf returns the kernel_epoch in an answer.
 func epochOf(t *testing.T, text string) int {
 	t.Helper()
 	m := epochWords.FindStringSubmatch(text)
@@ -242,9 +243,10 @@ func epochOf(t *testing.T, text string) int {
 	return n
 }
 
-// TestHibernation does random things to sandboxes and their daemon, and compares them with a model: a counter in each
-// language that never loses a step, but those after the last saved state when its processes were killed; then its kernel_epoch
-// has grown. DORMOUSE_TEST_HIBERNATION=10m goes on for so long, and DORMOUSE_TEST_SEED repeats what another did.
+// TestHibernation does random operations on sandboxes and their daemon, and compares the sandboxes with a model. In the model
+// each sandbox has a counter for each language. A counter loses steps only if the sandbox's processes were killed: it then has
+// the value of the last checkpoint, and its kernel_epoch has grown. DORMOUSE_TEST_HIBERNATION sets the duration, such as 10m.
+// DORMOUSE_TEST_SEED repeats the random choices of an earlier run.
 func TestHibernation(t *testing.T) {
 	t.Parallel()
 	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=2s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
@@ -270,28 +272,28 @@ func TestHibernation(t *testing.T) {
 	h.wantNothingLeft(t, w.ids)
 }
 
-// world is what TestHibernation changes, and what it expects.
+// world is the state of TestHibernation: the home that it changes, and the model of its sandboxes.
 type world struct {
 	t     *testing.T
 	h     *home
 	r     *rand.Rand
 	s     session
 	boxes []*counters
-	ids   []string // ever
+	ids   []string // of all sandboxes that ever existed
 	steps int
 	did   map[string]int
 }
 
-// counters are a sandbox as it should be.
+// counters is the model of one sandbox.
 type counters struct {
 	id    string
 	n     map[string]int // by language
 	epoch map[string]int
-	past  []moment // what the counters were, and until when
-	shaky bool     // its processes were killed: what it is as of, nobody has seen yet
+	past  []moment // all values of the counters so far, each with the time from which it was valid
+	shaky bool     // the processes were killed, and the test does not yet know to which checkpoint the sandbox went back
 }
 
-// moment is a state that a sandbox had from a time on.
+// moment is the values of a sandbox's counters from a time on.
 type moment struct {
 	at time.Time
 	n  map[string]int
@@ -327,7 +329,7 @@ var countCode = map[string]string{
 
 var counted = regexp.MustCompile(`counted (\d+)`)
 
-// count takes a step of a counter, and returns what it is then and in which kernel_epoch.
+// count increments a counter in the sandbox. It returns the new value, the kernel_epoch and the text of the answer.
 func (w *world) count(s session, b *counters, lang string) (n, epoch int, text string) {
 	r := s.call("execute_code", args{"sandbox_id": b.id, "language": lang, "code": countCode[lang]})
 	m := counted.FindStringSubmatch(r.Text)
@@ -338,13 +340,13 @@ func (w *world) count(s session, b *counters, lang string) (n, epoch int, text s
 	return n, epochOf(w.t, r.Text), r.Text
 }
 
-// often is what can be done, as often as it is.
+// often lists the operations that step chooses from. An operation that is listed more often is done more often.
 var often = []string{
 	"count", "count", "count", "count", "count", "count", "twice", "twice", "suspend", "save", "save",
 	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete while it wakes",
 }
 
-// step does one thing.
+// step does one random operation.
 func (w *world) step() {
 	w.steps++
 	b := w.boxes[w.r.IntN(len(w.boxes))]
@@ -404,7 +406,7 @@ func (w *world) step() {
 	}
 }
 
-// killBox kills what runs for a sandbox. What was never saved is lost then, which it says.
+// killBox kills the processes of a sandbox. If the sandbox has no checkpoint, it is lost, and its answer must report this.
 func (w *world) killBox(b *counters) {
 	w.settle(b)
 	before := w.s.look(b.id)
@@ -415,7 +417,7 @@ func (w *world) killBox(b *counters) {
 	b.shaky = true
 	if before.SavedTime.IsZero() {
 		r := w.s.call("execute_code", args{"sandbox_id": b.id, "language": "python", "code": countCode["python"]})
-		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil { // it was saved just then, or the daemon was killed before that was on record
+		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil { // a checkpoint was made just before the kill, or the daemon was killed before it recorded the checkpoint
 			n, _ := strconv.Atoi(m[1])
 			w.rewound(b, "python", n, epochOf(w.t, r.Text), r.Text)
 			return
@@ -435,14 +437,14 @@ func (w *world) drop(b *counters) {
 	w.boxes = slices.DeleteFunc(w.boxes, func(o *counters) bool { return o == b })
 }
 
-// settle finds out which saved state a sandbox is as of whose processes were killed.
+// settle finds out to which checkpoint a sandbox went back, if its processes were killed.
 func (w *world) settle(b *counters) {
 	if b.shaky {
 		w.expect(b, languages[w.r.IntN(2)])
 	}
 }
 
-// expect counts in a language, and compares.
+// expect increments a counter and compares it with the model.
 func (w *world) expect(b *counters, lang string) {
 	w.t.Helper()
 	n, epoch, text := w.count(w.s, b, lang)
@@ -457,8 +459,8 @@ func (w *world) expect(b *counters, lang string) {
 	b.remember()
 }
 
-// rewound makes the model what a sandbox went back to, if that is a state that it had when it was saved. The first
-// count after that was to n.
+// rewound checks that a sandbox went back to a state that it had when a checkpoint was made, and sets the model to this state.
+// n, epoch and text are the result of the first count after the sandbox went back.
 func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 	w.t.Helper()
 	b.shaky = false
@@ -470,9 +472,9 @@ func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 	}
 	otherN, otherEpoch, otherText := w.count(w.s, b, other)
 	got := map[string]int{lang: n - 1, other: otherN - 1}
-	const slack = time.Second // until an answer is here
+	const slack = time.Second // an answer arrives up to this long after the count that it reports
 	grew := epoch > b.epoch[lang] && otherEpoch > b.epoch[other]
-	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n) // it had just been suspended
+	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n) // nothing was lost, because the sandbox had just been suspended
 	for i, m := range b.past {
 		until := time.Now()
 		if i+1 < len(b.past) {
@@ -488,12 +490,12 @@ func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 		w.s.contains(otherText, "brought back as they had been at")
 		w.did["rewound"]++
 	}
-	b.past = append(b.past, moment{first, map[string]int{lang: n, other: otherN - 1}}) // which may have been saved, too
+	b.past = append(b.past, moment{first, map[string]int{lang: n, other: otherN - 1}}) // a checkpoint may have been made between the two counts
 	b.n, b.epoch = map[string]int{lang: n, other: otherN}, map[string]int{lang: epoch, other: otherEpoch}
 	b.remember()
 }
 
-// check takes a step everywhere.
+// check increments all counters and compares them with the model.
 func (w *world) check() {
 	w.steps++
 	for _, b := range w.boxes {

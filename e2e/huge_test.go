@@ -23,14 +23,14 @@ import (
 	"time"
 )
 
-// rawPeer speaks raw JSON to a server: one message, one answer.
+// rawPeer is a client that sends raw JSON messages to a server and receives an answer for each.
 type rawPeer struct {
 	pid  int
 	send func(message string)
 	next func() string
 }
 
-// rawPeers are the same server over each transport.
+// rawPeers returns a function for each transport that starts a server and returns its client.
 func rawPeers(t *testing.T) map[string]func() rawPeer {
 	return map[string]func() rawPeer{
 		"stdio": func() rawPeer { return rawStdio(t, newHome(t)) },
@@ -133,7 +133,8 @@ func rawCall(id, tool string, a args) string {
 	return string(b)
 }
 
-// says fails unless an answer has these words, and it never has a token.
+// says fails the test unless an answer contains these words. It also fails if the answer contains a token of the spool, which
+// stands for a long string inside the server and must not be visible.
 func says(t *testing.T, answer string, words ...string) {
 	t.Helper()
 	for _, w := range words {
@@ -146,8 +147,8 @@ func says(t *testing.T, answer string, words ...string) {
 	}
 }
 
-// 100 MB go in and out in one message at the cost of a file, over each transport, and whatever
-// else comes in such messages is answered.
+// A message with 100 MB is accepted and returned over each transport, and the server's memory hardly grows, because the data is
+// in a file. The server also answers other huge messages, valid or not.
 func TestHugeMessages(t *testing.T) {
 	anyEngine(t)
 	data := make([]byte, 100<<20)
@@ -218,7 +219,7 @@ func TestHugeMessages(t *testing.T) {
 			list, _ := json.Marshal([]args{{"path": "listed", "text": text}})
 			says(t, ask(rawCall("8", "write_files", args{"sandbox_id": box, "files": string(list)})), hex.EncodeToString(textSum[:]))
 
-			// Two calls with one id, at once: both are answered.
+			// Two concurrent calls with the same id are both answered.
 			for range 2 {
 				p.send(rawCall(`"same"`, "write_files", file("same", args{"base64": b64[:4<<20]})))
 			}
@@ -229,7 +230,7 @@ func TestHugeMessages(t *testing.T) {
 	}
 }
 
-// A server that is killed in the middle of a message leaves nothing on the disk.
+// A server that is killed while it receives a message leaves no file in the spool.
 func TestSpoolAfterKill(t *testing.T) {
 	h := newHome(t, noEngine...)
 	s := startServe(t, h)
@@ -260,7 +261,7 @@ func TestSpoolAfterKill(t *testing.T) {
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	// What another system's crash left is removed at the next start.
+	// On Windows an open file keeps its name, so a crash leaves files behind. The next start removes them.
 	os.WriteFile(filepath.Join(spool, "dormouse-old"), []byte("x"), 0o600)
 	startServe(t, h)
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
@@ -268,7 +269,7 @@ func TestSpoolAfterKill(t *testing.T) {
 	}
 }
 
-// memoryOf is a field of a process's status, in KiB.
+// memoryOf returns a field of /proc/PID/status in KiB, or 0 if it is missing.
 func memoryOf(pid int, field string) int {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	_, rest, _ := bytes.Cut(text, []byte(field+":"))

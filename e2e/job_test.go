@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// The main job, under each runtime that the engine has.
+// TestMainJob tests the main use of Dormouse on each platform: one sandbox, from its creation to its deletion.
 func TestMainJob(t *testing.T) {
 	for i, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -84,7 +84,8 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("the picture is %d wide (%v), want at most 1568", cfg.Width, err)
 				}
 			})
-			// What is left of the way after the first is the same on every engine, and slow.
+			// Large files are slow. After the first platform a smaller file is enough, because the rest of the path is the same on
+			// every engine.
 			size := 100 << 20
 			if i > 0 {
 				size = 20 << 20
@@ -177,7 +178,7 @@ func TestMainJob(t *testing.T) {
 	}
 }
 
-// A folder that the person allowed is where local_path may read, and nothing else.
+// local_path can read only files in folders that the user has allowed with --allow-dir.
 func TestLocalPath(t *testing.T) {
 	anyEngine(t)
 	allowed, other := t.TempDir(), t.TempDir()

@@ -22,7 +22,7 @@ with ThreadPoolExecutor(100) as pool:
 print(len(groups), total, model.score(X, y) > .9, slept)
 `
 
-// TestDataStackFits: the memory limit counts what is used, not what is reserved (case mem-1).
+// TestDataStackFits: the memory limit counts used memory, not reserved address space (case mem-1).
 func TestDataStackFits(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// namespaces tries to make each kind of namespace with unshare, in a forked process, and with clone. A process that clone has made
-// exits at once.
+// namespaces is a program that tries to make each kind of namespace, with unshare in a forked process and with clone. A process
+// that clone has made exits at once.
 const namespaces = `
 import ctypes, errno, os, platform, signal
 libc = ctypes.CDLL(None, use_errno=True)
@@ -49,12 +49,12 @@ clone3 = call(CLONE3, 0, 0)[1]
 plain = cloned(0)
 `
 
-// summary prints the distinct results of the calls in namespaces.
+// summary is a program that prints the distinct results of the calls in namespaces.
 const summary = `
 print("answers:", " and ".join(sorted(set(answers.values()))), end=".")
 `
 
-// honest starts processes and threads in all common ways.
+// honest is a program that starts processes and threads in all common ways.
 const honest = `
 import multiprocessing, subprocess, sys, threading
 started = []
@@ -95,13 +95,13 @@ func TestCodeCannotMakeNamespaces(t *testing.T) {
 				s := s.with(t)
 				r := s.call("create_sandbox", args{"fork_of": id})
 				if r.IsError {
-					if p.runtime == "runsc" && !strings.Contains(r.Text, "this Docker engine can't") { // it may not be experimental
+					if p.runtime == "runsc" && !strings.Contains(r.Text, "this Docker engine can't") { // a Docker engine without experimental features can't fork
 						t.Errorf("create_sandbox: %s", r.Text)
 					}
 					return
 				}
 				fork := r.Structured["id"].(string)
-				s.run(fork, "print(clone3)", "kernel_epoch 1", "ENOSYS") // the variable exists, so it is the restored kernel
+				s.run(fork, "print(clone3)", "kernel_epoch 1", "ENOSYS") // the variable exists, so this is the restored kernel
 				s.run(fork, namespaces+summary, "answers: EPERM.")
 			})
 			t.Run("processes and threads work", func(t *testing.T) {

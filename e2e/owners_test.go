@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// bearer is somebody with a token.
+// bearer is a client with its own token.
 type bearer struct {
 	s     *served
 	token string
 }
 
-// ask sends a request, and returns the status and the answer.
+// ask sends a request and returns the status and the body of the answer.
 func (b bearer) ask(method, path, body string) (int, string) {
 	b.s.t.Helper()
 	r, _ := http.NewRequest(method, b.s.url+path, strings.NewReader(body))
@@ -37,7 +37,7 @@ func (b bearer) ask(method, path, body string) (int, string) {
 	return res.StatusCode, string(answer)
 }
 
-// must is ask for what has to work, and returns the answer's id.
+// must sends a request, fails the test unless it succeeds, and returns the id in the answer.
 func (b bearer) must(method, path, body string) string {
 	b.s.t.Helper()
 	status, answer := b.ask(method, path, body)
@@ -59,7 +59,7 @@ func (b bearer) tool(name string, a args) string {
 	return answer
 }
 
-// grant makes a token with the command line, which shows it once.
+// grant makes a token with `dormouse token add`, which prints it, and returns a client that uses it.
 func grant(t *testing.T, s *served, name string) bearer {
 	t.Helper()
 	out, errout, status := s.h.run("", "token", "add", name)
@@ -69,10 +69,11 @@ func grant(t *testing.T, s *served, name string) bearer {
 	return bearer{s, strings.TrimSpace(out)}
 }
 
-// The token command makes, lists and revokes, a running server takes it up at once, and nothing shows a token again.
+// The token command makes, lists and revokes tokens. A running server applies each change at once. No later output contains a
+// token.
 func TestCLIToken(t *testing.T) {
 	h := newHome(t, noEngine...)
-	early, _, status := h.run("", "token", "add", "early") // before there is a server, or a home
+	early, _, status := h.run("", "token", "add", "early") // neither a server nor a home exists yet
 	if status != 0 {
 		t.Fatalf("token add without a home: %d", status)
 	}
@@ -113,8 +114,9 @@ func TestCLIToken(t *testing.T) {
 	}
 }
 
-// S03, with a real engine: what alice made is not there for bob over REST, MCP or as a resource, in the words and with
-// the status of what never was; the operator sees both; and hers is hers again with her next token.
+// S03, with a real engine: for bob, over REST, MCP and as a resource, alice's sandboxes get the same status and text as ones
+// that do not exist. The operator sees the sandboxes of both. When alice's token is revoked and she gets a new one, she has her
+// sandboxes again.
 func TestS03_TwoTokens(t *testing.T) {
 	h := newHome(t, platforms(t)[0].env...)
 	s := startServe(t, h)
@@ -184,7 +186,7 @@ func TestS03_TwoTokens(t *testing.T) {
 		t.Errorf("dormouse ls: %s", out)
 	}
 
-	// What came over REST is counted like any other, for whoever may see the sums.
+	// Executions that were started over REST are counted in the metrics, and each client with a token may read these sums.
 	if _, metrics := bob.ask("GET", "/metrics", ""); !strings.Contains(metrics, "dormouse_executions_started_total 1\n") || !strings.Contains(metrics, `dormouse_executions_ended_total{state="succeeded"} 1`) {
 		t.Errorf("metrics: %s", metrics)
 	}

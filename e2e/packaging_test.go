@@ -14,8 +14,9 @@ import (
 	"testing"
 )
 
-// All the ways to install Dormouse say the same of it. README's part about clients and its install badges are held to --print-config
-// in clients_test.go, and the bundle and the registry's entry, of which these are the golden files, to the official tools in e2e/packaging.
+// This file checks that all ways to install Dormouse agree with each other. It reads the golden files of the MCP bundle's manifest
+// and the registry's entry; e2e/packaging/run validates both with the official tools. clients_test.go compares README's section
+// about clients and its install badges with --print-config.
 
 // readJSON reads a golden file of packaging/mcpb.
 func readJSON(t *testing.T, file string) (v map[string]any) {
@@ -30,7 +31,7 @@ func readJSON(t *testing.T, file string) (v map[string]any) {
 	return v
 }
 
-// quote finds the one text between parentheses in a file.
+// quote returns the text that the pattern's group matches in a file. The pattern must match exactly once.
 func quote(t *testing.T, file, pattern string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -44,7 +45,7 @@ func quote(t *testing.T, file, pattern string) string {
 	return found[0][1]
 }
 
-// A bundle starts what --print-config prints, and the registry's entry is of that bundle, of this repository.
+// A bundle starts the command that --print-config prints. The registry's entry describes that bundle and this repository.
 func TestBundleAndRegistryAgree(t *testing.T) {
 	entries := readJSON(t, "server.golden.json")
 	module := quote(t, "go.mod", `^module (\S+)$`)
@@ -81,7 +82,7 @@ func TestBundleAndRegistryAgree(t *testing.T) {
 	}
 }
 
-// What the services run is what the binary takes, on one port and with one home.
+// The systemd units, the Dockerfile and compose.yaml run commands that the binary accepts, and use the same port and home.
 func TestServicesAgree(t *testing.T) {
 	user := quote(t, "packaging/systemd/user/dormouse.service", `^ExecStart=(.*)$`)
 	system := quote(t, "packaging/systemd/system/dormouse.service", `^ExecStart=(.*)$`)

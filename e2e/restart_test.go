@@ -28,7 +28,7 @@ func TestDaemonKilled(t *testing.T) {
 			short := s.create(args{"ttl": "3s"})
 
 			h.stop(syscall.SIGKILL)
-			time.Sleep(3500 * time.Millisecond) // the short one's time ends while nobody is there
+			time.Sleep(3500 * time.Millisecond) // the short sandbox expires while no daemon runs
 
 			s = h.connect(t)
 			s.contains(s.ok("get_execution", args{"execution_id": executionID(t, r.Text), "wait_seconds": 20}).Text, "tick 0", "tick 7", "all of it", "succeeded")
@@ -42,7 +42,7 @@ func TestDaemonKilled(t *testing.T) {
 	}
 }
 
-// A client outlives the daemon: its next call starts it again, once however many calls there are, and finds everything.
+// If the daemon has ended, a client's next call starts it again and finds the sandboxes. Concurrent calls start only one daemon.
 func TestDaemonGoneUnderClient(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -63,7 +63,7 @@ func TestDaemonGoneUnderClient(t *testing.T) {
 	}
 }
 
-// The client that started the daemon goes away; the daemon and its sandboxes stay.
+// The daemon and its sandboxes keep running after the client that started the daemon has ended.
 func TestDaemonOutlivesClients(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -78,7 +78,7 @@ func TestDaemonOutlivesClients(t *testing.T) {
 	}
 }
 
-// Two clients at once start one daemon.
+// Several clients that start at the same time start only one daemon.
 func TestTwoStartOneDaemon(t *testing.T) {
 	anyEngine(t)
 	h := newHome(t)
@@ -97,7 +97,7 @@ func TestTwoStartOneDaemon(t *testing.T) {
 	}
 }
 
-// A container that somebody else removed is told apart from one that never was.
+// If the container of a sandbox was removed from outside, the answer is that the sandbox is lost, not that it does not exist.
 func TestContainerRemovedByHand(t *testing.T) {
 	needsDocker(t)
 	if _, err := exec.LookPath("docker"); err != nil {
@@ -118,7 +118,7 @@ func TestContainerRemovedByHand(t *testing.T) {
 	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "terminated")
 }
 
-// An engine that stops half-way is said to be away; when it is back everything goes on.
+// While the engine does not answer, errors name the engine. When it answers again, everything works as before.
 func TestEngineAway(t *testing.T) {
 	needsDocker(t)
 	real := strings.TrimPrefix(os.Getenv("DOCKER_HOST"), "unix://")
@@ -135,7 +135,7 @@ func TestEngineAway(t *testing.T) {
 	s.run(id, "x = 'survived'")
 	door.shut()
 	s.refused("create_sandbox", nil, "engine")
-	// What runs is reached without the engine where its runtime can be called: by root, on the engine's machine.
+	// A root daemon on the engine's machine reaches running sandboxes through their runtime, without the engine.
 	if answer := s.call("execute_code", args{"sandbox_id": id, "code": "x"}); answer.IsError {
 		s.contains(answer.Text, "engine")
 	} else {
@@ -146,7 +146,7 @@ func TestEngineAway(t *testing.T) {
 	s.create(nil)
 }
 
-// door is a unix socket in front of the engine's that can be shut.
+// door is a unix socket that forwards connections to the engine's socket until it is shut.
 type door struct {
 	t          *testing.T
 	path, real string
@@ -210,7 +210,8 @@ func (d *door) shut() {
 	d.conns = nil
 }
 
-// When the daemon is killed, its pooled sandbox and the runsc processes that it started in advance end, without another daemon.
+// When the daemon is killed, its pooled sandbox and the runsc processes that it started in advance end by themselves, although
+// no other daemon runs.
 func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	h := hibernating(t)
 	s := h.connect(t)

@@ -15,10 +15,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 )
 
-// stranger is an ordinary user whom the machine does not even know: who is not root needs nothing but an id.
+// stranger is an ordinary user without an entry in the machine's list of users. Dormouse needs nothing of such a user except a
+// user id.
 type stranger struct {
 	t   *testing.T
-	dir string // the user's, with all the programs
+	dir string // the user's home, which contains all programs of the test
 }
 
 const strangerUID = 61234
@@ -58,7 +59,7 @@ func newStranger(t *testing.T) stranger {
 	return s
 }
 
-// run runs one of the user's programs, in a folder of the checkout, and returns what it said.
+// run runs a program as the user, in a folder of the checkout, and returns its output.
 func (s stranger) run(t *testing.T, in string, env []string, program string, arg ...string) (said string, err error) {
 	t.Helper()
 	unpacked, err := gvisor.DefaultImages()
@@ -71,14 +72,14 @@ func (s stranger) run(t *testing.T, in string, env []string, program string, arg
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", append([]string{script, strconv.Itoa(strangerUID), s.dir, unpacked, program}, arg...)...)
 	cmd.Dir = in
-	// Docker is where root has it: not for everybody.
+	// The user must not find root's Docker engine.
 	cmd.Env = append([]string{"PATH=" + s.dir + ":" + os.Getenv("PATH"), "DOCKER_HOST=unix:///nowhere"}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
-// processes are the user's.
+// processes returns the command lines of the user's processes.
 func (s stranger) processes() (lines []string) {
 	found, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range found {
@@ -93,8 +94,9 @@ func (s stranger) processes() (lines []string) {
 	return lines
 }
 
-// Who is not root and has no Docker gets the same engine: its conformance suite and the end-to-end tests again, as
-// an ordinary user. This user has no systemd, and so no cgroups; the suite's test of their limit is left out.
+// The gvisor engine works the same for users without root and without Docker. This test runs its conformance suite and
+// end-to-end tests as an ordinary user. This user has no systemd and therefore no cgroups, so the suite's tests of the limits
+// that need cgroups are left out.
 func TestWithoutRoot(t *testing.T) {
 	s := newStranger(t)
 	env := []string{"DORMOUSE_TEST_REQUIRE=gvisor,runsc", "DORMOUSE_WITHOUT_CGROUPS=1",

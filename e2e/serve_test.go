@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-// `dormouse serve`, as a person starts it: these tests need no engine.
+// This file tests `dormouse serve` as a user starts it. The tests need no engine.
 
 // served is a running `dormouse serve`.
 type served struct {
@@ -40,7 +40,7 @@ type served struct {
 	stderr bytes.Buffer
 }
 
-// noEngine keeps these tests away from whatever engine there is.
+// noEngine makes the tests independent of any engine on this machine.
 var noEngine = []string{"DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix:///nonexistent/docker.sock"}
 
 func startServe(t *testing.T, h *home, arg ...string) *served {
@@ -86,7 +86,7 @@ func (s *served) log() string {
 	return s.stderr.String()
 }
 
-// get returns the status and the body, with the token or without.
+// get requests a path and returns the status and the body. An empty token sends no Authorization header.
 func (s *served) get(path, token string) (int, string) {
 	s.t.Helper()
 	r, _ := http.NewRequest("GET", s.url+path, nil)
@@ -102,7 +102,7 @@ func (s *served) get(path, token string) (int, string) {
 	return res.StatusCode, string(b)
 }
 
-// stop asks the server to end and returns its exit status.
+// stop sends the server SIGTERM, waits for its end and returns its exit status.
 func (s *served) stop() int {
 	s.t.Helper()
 	s.client.CloseIdleConnections()
@@ -117,8 +117,8 @@ func (s *served) stop() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
-// The server starts without an engine, says so where it is asked, serves the socket as well, and
-// never shows its token.
+// The server starts without an engine and reports that at /readyz. It also serves the home's socket, and never prints its
+// token.
 func TestServe(t *testing.T) {
 	h := newHome(t, noEngine...)
 	s := startServe(t, h)
@@ -173,7 +173,7 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// S02: what other machines reach is encrypted, or somebody has said that it need not be.
+// S02: the server refuses an address that other machines can reach, unless it has a certificate or --insecure-http is set.
 func TestS02_Listen(t *testing.T) {
 	for _, c := range []struct {
 		name, says string
@@ -212,7 +212,7 @@ func TestS02_Listen(t *testing.T) {
 	})
 }
 
-// With a certificate it speaks TLS, and nothing else.
+// With a certificate the server accepts TLS only.
 func TestServeTLS(t *testing.T) {
 	h := newHome(t, noEngine...)
 	cert, key, pool := certificate(t)
@@ -229,7 +229,7 @@ func TestServeTLS(t *testing.T) {
 	}
 }
 
-// certificate makes one for localhost.
+// certificate makes a certificate for localhost. It returns the paths of the certificate and the key, and a pool that trusts it.
 func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

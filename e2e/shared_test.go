@@ -23,7 +23,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 	id := h.connect(t).create(nil)
 	var clients sync.WaitGroup
 	finished := make(chan string, 20)
-	for _, name := range []string{"Ann", "Bob"} { // capitals: no id has them
+	for _, name := range []string{"Ann", "Bob"} { // ids have no capital letters, so they cannot contain these names
 		s := h.connect(t)
 		clients.Go(func() {
 			for i := range 10 {
@@ -53,7 +53,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 	}
 }
 
-// The same request, many times at once, runs the code once.
+// Concurrent calls with the same request_id run the code only once.
 func TestOneRequestManyTimes(t *testing.T) {
 	anyEngine(t)
 	t.Parallel()
@@ -71,7 +71,7 @@ func TestOneRequestManyTimes(t *testing.T) {
 	s.run(id, "runs", "1")
 }
 
-// An image that the operator allowed is used, with the same guest.
+// A sandbox can use another image that the operator has allowed. The guest is injected into it, too.
 func TestOtherImage(t *testing.T) {
 	needsDocker(t)
 	t.Parallel()
@@ -102,14 +102,14 @@ func TestDeadManSwitch(t *testing.T) {
 			t.Parallel()
 			h := newHome(t, p.env...)
 			s := h.connect(t)
-			id := s.create(args{"ttl": "15s"}) // a busy machine needs some of it until the code runs
+			id := s.create(args{"ttl": "15s"}) // on a busy machine, part of this time passes before the code runs
 			s.run(id, "DELAY = 3\n"+string(stopper)+"print('alive')", "alive")
 			runs := func() bool { return sandboxRuns(t, p, h, id) }
 			if !runs() {
 				t.Fatal("the sandbox does not run before the daemon is killed")
 			}
 			h.stop(syscall.SIGKILL)
-			// The guest waits for a minute after the sandbox's time, for a daemon that is only late.
+			// After the TTL the guest waits for another minute, because the daemon may only be late.
 			eventually(t, 3*time.Minute, "the sandbox ends without a daemon", func() bool { return !runs() })
 		})
 	}

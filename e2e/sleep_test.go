@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// An idle sandbox sleeps and goes on where it was, also after kill -9 of the daemon; a fork goes on
-// from the same state by itself, where the engine writes memory to disk.
+// An idle sandbox is suspended, and resumes with its state, also after kill -9 of the daemon. If the engine can write memory to
+// disk, a fork continues from the same state independently.
 func TestSleepAndFork(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -41,7 +41,7 @@ func sleepAndFork(t *testing.T, p platform) {
 	var fork string
 	if copied := s.call("create_sandbox", args{"fork_of": id}); !copied.IsError {
 		fork = copied.Structured["id"].(string)
-	} else if p.runtime == "runsc" && !strings.Contains(copied.Text, "this Docker engine can't") { // it may not be experimental
+	} else if p.runtime == "runsc" && !strings.Contains(copied.Text, "this Docker engine can't") { // a Docker engine without experimental features can't fork
 		t.Errorf("create_sandbox: %s", copied.Text)
 	}
 	s.run(id, "f.write('original'); f.close(); next(counter)", "4")

@@ -27,7 +27,7 @@ func needsGvisor(t *testing.T) {
 	}
 }
 
-// program returns the path of a copy of the dormouse command in a new folder, without runsc beside it.
+// program copies the dormouse command to a new folder that does not contain runsc, and returns the path of the copy.
 func program(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dormouse")
@@ -181,7 +181,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 					if c.in != "" {
 						t.Chdir(c.in)
 					}
-					for range 2 { // the second time with the files that the first has made
+					for range 2 { // the second run finds the files that the first one made
 						if said, status := h.as(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || said != "42\n" {
 							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, said)
 						}
@@ -196,7 +196,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 	}
 }
 
-// doctor does not only open the engine: it also uses a sandbox, and names the step that failed.
+// doctor does not only open the engine. It also uses a sandbox, and names the step that failed.
 func TestDoctorUsesASandbox(t *testing.T) {
 	needsGvisor(t)
 	unpacked, err := gvisor.DefaultImages()
@@ -238,7 +238,7 @@ func TestDoctorUsesASandbox(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(h.dir, "trial-*")); len(left) != 0 {
 		t.Errorf("doctor left %v", left)
 	}
-	h.env = h.env[:2] // the real cache again
+	h.env = h.env[:2] // without XDG_CACHE_HOME, so that the real cache is used
 	said, status = h.as(t, binary, nil, "doctor")
 	if status != 0 || !strings.Contains(said, "✓ sandbox") {
 		t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, said)

@@ -8,29 +8,30 @@ import (
 	"time"
 )
 
-// Engine is what an engine can do with images.
+// Engine is the part of an engine that handles images. [Ensure] needs it.
 type Engine interface {
 	HasImage(ctx context.Context, ref string) (bool, error)
-	// ImportImage makes an image of a root file system in a tar stream. Changes are lines of a Dockerfile.
+	// ImportImage makes an image from a tar stream of a root file system. Changes are Dockerfile lines with the image's
+	// configuration.
 	ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error
-	// BuildImage builds the Dockerfile at the root of a build context in a tar stream.
+	// BuildImage builds an image from a tar stream of a build context, which has the Dockerfile at its root.
 	BuildImage(ctx context.Context, buildContext io.Reader, ref string, log io.Writer) error
 }
 
-// Options is how an image is made. The zero value is right for nearly everybody.
+// Options controls how an image is built. The zero value is right for almost all uses.
 type Options struct {
-	// Way is how: [Auto], [Debian] or [DockerHub].
+	// Way is [Auto], [Debian] or [DockerHub]. Empty means [Auto].
 	Way Way
-	// Mirror is where Debian's packages come from. Empty: [DefaultMirror]. Its security
-	// updates are looked for at the same address with "-security" after it.
+	// Mirror is the URL of a mirror of Debian's packages. Empty means [DefaultMirror]. Security updates come from the
+	// same URL with "-security" appended.
 	Mirror string
-	// Rebuild makes the image again although it is there.
+	// Rebuild builds the image even if it already exists.
 	Rebuild bool
-	// CacheDir is the folder that holds built images. Empty: [CacheDir].
+	// CacheDir is the folder for built images. Empty means the result of [CacheDir].
 	CacheDir string
 }
 
-// DefaultMirror is Debian's own.
+// DefaultMirror is Debian's own package server.
 const DefaultMirror = "http://deb.debian.org/debian"
 
 func (o Options) withDefaults() (Options, error) {
@@ -53,22 +54,24 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Result is an image that is there.
+// Result describes an image that exists, either in the engine or as a tar file.
 type Result struct {
 	Ref string `json:"ref"`
-	// Path is the root file system as a tar file; empty if only the engine has it.
+	// Path is the tar file of the root file system. It is empty if only the engine has the image.
 	Path string `json:"path,omitempty"`
 	Size int64  `json:"size,omitempty"`
-	// Made is true if this call made it, rather than found it.
+	// Made is true if this call built the image, and false if it already existed.
 	Made bool `json:"made"`
-	// LeftOut names the packages that should be in it and are not, with the reason.
+	// LeftOut names the packages that are missing from the image; LeftOutReason says why.
 	LeftOut       []string `json:"left_out,omitempty"`
 	LeftOutReason string   `json:"left_out_reason,omitempty"`
 }
 
-// Ensure brings the image named [Ref] into the engine: nothing if it is there, an import
-// if it was built before, else a build. It writes to progress what takes long, in lines for
-// a person. Of callers at the same time one builds, and the others wait and find it built.
+// Ensure brings the image named [Ref] into the engine. If the engine has the image, Ensure does nothing. If the cache has
+// it, Ensure imports it. Otherwise Ensure builds it first. It writes progress messages for the user to progress.
+//
+// Concurrent calls, also in different processes, build the image only once: one builds it, the others wait and use the
+// result.
 func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer) (Result, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -80,7 +83,7 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 		case err != nil:
 			return Result{}, err
 		case has:
-			result, _ := cache.find() // for its size and what was left out, if it is from here
+			result, _ := cache.find() // adds the size and the packages left out, if the image was built on this machine
 			result.Ref = Ref()
 			return result, nil
 		}
@@ -111,8 +114,8 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 	return result, importTar(ctx, engine, result, report)
 }
 
-// Build makes the root file system of the image as a tar file in the cache, for engines
-// that unpack images themselves; nothing if it is there.
+// Build makes the root file system of the image as a tar file in the cache, for engines that unpack images themselves.
+// If the file exists, Build does nothing.
 func Build(ctx context.Context, opts Options, progress io.Writer) (Result, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -128,7 +131,7 @@ func Build(ctx context.Context, opts Options, progress io.Writer) (Result, error
 	}
 	defer unlock()
 	if result, found := cache.find(); found && !opts.Rebuild {
-		return result, nil // somebody else's, while we waited
+		return result, nil // another process built it while this one waited for the lock
 	}
 	if opts.Way == DockerHub {
 		return Result{}, fmt.Errorf("way %s builds inside a Docker engine and makes no file: use %s or %s", DockerHub, Debian, Auto)
@@ -162,7 +165,8 @@ func importTar(ctx context.Context, engine Engine, result Result, report *report
 	return nil
 }
 
-// warnLeftOut says loudly what an image lacks, each time that it is made or imported.
+// warnLeftOut prints a warning if packages are missing from the image. It is called each time the image is built or
+// imported.
 func warnLeftOut(report *report, result Result) {
 	if len(result.LeftOut) == 0 {
 		return

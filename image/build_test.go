@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// fakeEngine has images by name.
+// fakeEngine is an Engine that stores images by name in memory.
 type fakeEngine struct {
 	images map[string]string
-	says   string // what a build writes
+	says   string // a line that a build writes to its log
 	fail   error
 }
 

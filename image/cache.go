@@ -17,20 +17,20 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
-// cache is a folder of the user's, shared by every home:
+// cache is a folder that all homes of a user share:
 //
-//	image-<hash>.tar    a root file system, whole: it got its name when it was finished
-//	image-<hash>.json   its Result; written before the tar got its name
-//	image-<hash>.log    what the programs said that made it
-//	image.lock          held while something here is made
-//	making-*            a folder to work in; one that is there while the lock is free is a leftover
+//	image-<hash>.tar    a complete root file system; it is renamed to this name when it is finished
+//	image-<hash>.json   its Result; written before the tar is renamed
+//	image-<hash>.log    the output of the programs that built it
+//	image.lock          locked while an image is built or imported
+//	making-*            a working folder of the build that holds the lock; any other is left over from a killed build
 type cache struct{ dir string }
 
-// unusedFor is after how long a tar that nobody used is removed.
+// unusedFor is the time after the last use of a tar at which prune removes it.
 const unusedFor = 30 * 24 * time.Hour
 
-// CacheDir returns the user's folder for images. A relative XDG_CACHE_HOME is ignored, as its specification demands: the
-// daemon has another working directory than its clients.
+// CacheDir returns the user's folder for images. It ignores a relative XDG_CACHE_HOME, as the XDG specification demands,
+// because the daemon's working directory differs from its clients'.
 func CacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil && os.Getenv("XDG_CACHE_HOME") != "" {
@@ -51,7 +51,7 @@ func (c cache) path(extension string) string {
 	return filepath.Join(c.dir, "image-"+hash()+extension)
 }
 
-// find returns the image if it was built before.
+// find returns the image if the cache has it, and records that it is in use.
 func (c cache) find() (Result, bool) {
 	tar := c.path(".tar")
 	info, err := os.Stat(tar)
@@ -60,15 +60,15 @@ func (c cache) find() (Result, bool) {
 	}
 	var result Result
 	if b, err := os.ReadFile(c.path(".json")); err == nil {
-		_ = json.Unmarshal(b, &result) // the tar stands for itself
+		_ = json.Unmarshal(b, &result) // the tar is usable without its Result
 	}
 	result.Ref, result.Path, result.Size, result.Made = Ref(), tar, info.Size(), false
 	now := time.Now()
-	_ = os.Chtimes(tar, now, now) // it is in use; prune goes by this
+	_ = os.Chtimes(tar, now, now) // prune reads this as the time of the last use
 	return result, true
 }
 
-// keep takes a finished tar into the cache.
+// keep moves a finished tar into the cache and prunes the cache. The caller must hold the lock.
 func (c cache) keep(tar string, result Result) (Result, error) {
 	info, err := os.Stat(tar)
 	if err != nil {
@@ -89,7 +89,8 @@ func (c cache) keep(tar string, result Result) (Result, error) {
 	return result, nil
 }
 
-// lock waits until nobody else makes an image, and clears what a killed one left.
+// lock acquires image.lock, so that only one process at a time builds an image. It then removes the working folders of
+// builds that were killed. The caller must call unlock.
 func (c cache) lock(ctx context.Context, progress io.Writer) (unlock func(), err error) {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the cache folder: %w", err)
@@ -110,17 +111,18 @@ func (c cache) lock(ctx context.Context, progress io.Writer) (unlock func(), err
 	return func() { _ = lock.Unlock() }, nil
 }
 
-// workDir makes a folder to build in, on the file system of the cache.
+// workDir makes a working folder on the cache's file system. The caller must hold the lock, and must remove the folder
+// with discard.
 func (c cache) workDir() (string, error) {
 	dir, err := os.MkdirTemp(c.dir, "making-*")
 	if err != nil {
 		return "", err
 	}
-	return dir, os.Chmod(dir, 0o755) // apt downloads as a user of its own
+	return dir, os.Chmod(dir, 0o755) // apt downloads as its own user, which must be able to enter the folder
 }
 
-// discard removes a folder that something was built in, unless a file system is still
-// mounted below it, which would be emptied too.
+// discard removes a working folder. It refuses if a file system is still mounted below the folder, because removing the
+// folder would delete the files on that file system too.
 func (c cache) discard(dir string) error {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -132,7 +134,7 @@ func (c cache) discard(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// prune removes images that nobody used for long.
+// prune removes images that were not used for the time unusedFor.
 func (c cache) prune() {
 	tars, _ := filepath.Glob(filepath.Join(c.dir, "image-*.tar"))
 	for _, tar := range tars {

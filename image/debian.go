@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// sourceDate is the time that files get that are made while the image is built.
+// sourceDate is the modification time, in Unix seconds, of files that are created while the image is built.
 const sourceDate = "1793491200" // 2026-11-01
 
-// mmdebstrapArgs makes dir/root.tar of the packages, with dir/image as /image in it
-// while setup.sh runs.
+// mmdebstrapArgs returns the arguments with which mmdebstrap makes dir/root.tar from the packages. It copies dir/image to
+// /image in the new root and runs setup.sh there.
 func mmdebstrapArgs(packages []string, mirror, dir string) []string {
 	return []string{
 		"--mode=root", "--variant=minbase", "--format=tar",
@@ -23,7 +23,7 @@ func mmdebstrapArgs(packages []string, mirror, dir string) []string {
 		`--aptopt=APT::Install-Recommends "false"`,
 		"--dpkgopt=" + dir + "/image/dpkg.cfg",
 		"--customize-hook=copy-in " + dir + "/image /",
-		// An environment of its own: the host's settings for pip and Python are the host's.
+		// env -i clears the environment, so that the host's settings for pip and Python do not affect the image.
 		`--customize-hook=chroot "$1" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin sh /image/setup.sh`,
 		"trixie", dir + "/root.tar",
 		"deb " + mirror + " trixie main",
@@ -32,7 +32,7 @@ func mmdebstrapArgs(packages []string, mirror, dir string) []string {
 	}
 }
 
-// mmdebstrapSteps are the lines with which mmdebstrap begins what takes long.
+// mmdebstrapSteps maps the lines that mmdebstrap prints before its slow steps to progress messages.
 var mmdebstrapSteps = map[string]string{
 	"I: running apt-get update...":                          "reading Debian's package lists",
 	"I: downloading packages with apt...":                   "downloading the base system",
@@ -41,8 +41,8 @@ var mmdebstrapSteps = map[string]string{
 	"I: creating tarball...":                                "writing the image's files",
 }
 
-// buildWithDebian makes the root file system with mmdebstrap. On failure and when ctx
-// ends, nothing of it stays but the log.
+// buildWithDebian makes the root file system with mmdebstrap and moves it into the cache. If it fails or ctx ends, only
+// the log remains. The caller must hold the cache's lock.
 func buildWithDebian(ctx context.Context, cache cache, opts Options, why string, report *report) (Result, error) {
 	log, err := openLog(cache.path(".log"))
 	if err != nil {
@@ -74,7 +74,8 @@ func buildWithDebian(ctx context.Context, cache cache, opts Options, why string,
 	return result, nil
 }
 
-// debianTar makes dir/root.tar.
+// debianTar makes dir/root.tar. If the wheels can't be downloaded, it builds the image without them and records that in
+// the Result.
 func debianTar(ctx context.Context, log buildLog, opts Options, dir string, report *report) (Result, error) {
 	source := filepath.Join(dir, "image")
 	if err := os.CopyFS(source, embedded); err != nil {
@@ -102,7 +103,8 @@ func debianTar(ctx context.Context, log buildLog, opts Options, dir string, repo
 	return result, nil
 }
 
-// leaveOut makes the build one of Debian's packages alone, and records why.
+// leaveOut removes the wheels from the build's sources and writes the reason to the file left-out, where setup.sh finds
+// it. It returns a Result with the names of the wheels and the reason.
 func leaveOut(source, reason string) (Result, error) {
 	if err := os.RemoveAll(filepath.Join(source, "wheels")); err != nil {
 		return Result{}, err
@@ -114,10 +116,10 @@ func leaveOut(source, reason string) (Result, error) {
 	return result, os.WriteFile(filepath.Join(source, "left-out"), []byte(reason+"\n"), 0o644)
 }
 
-// tools are Debian packages that the host lacks.
+// tools lists the Debian packages that a build needs and that the host lacks.
 type tools struct {
-	required []string // without these there is no image
-	optional []string // without these there are no wheels
+	required []string // no image can be built without these
+	optional []string // the image gets no wheels without these
 }
 
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -136,7 +138,8 @@ func missingTools() tools {
 	return missing
 }
 
-// installTools installs what the host lacks, after saying so.
+// installTools installs the missing tools on the host, after telling the user so. It does nothing on systems other than
+// Debian and its derivatives.
 func installTools(ctx context.Context, log buildLog, report *report) error {
 	missing := missingTools()
 	wanted := append(missing.required, missing.optional...)
@@ -158,6 +161,6 @@ func installTools(ctx context.Context, log buildLog, report *report) error {
 	if err := install(missing.required); err != nil {
 		return log.failure(fmt.Sprintf("install %s", list(missing.required)), err)
 	}
-	_ = install(missing.optional) // fetchWheels says what follows from it
+	_ = install(missing.optional) // if this fails, fetchWheels reports the consequence
 	return ctx.Err()
 }

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// leftOutStep is how install.sh says that there are no wheels.
+// leftOutStep is the prefix of the line that install.sh prints if it could not download the wheels.
 const leftOutStep = "step: LEFT OUT:"
 
-// buildWithDocker has the engine build sandbox.dockerfile. The image is in the engine then, and nowhere else.
+// buildWithDocker builds sandbox.dockerfile in the engine. Only the engine then has the image; the cache gets only the log.
 func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Options, why string, report *report) (Result, error) {
 	log, err := openLog(cache.path(".log"))
 	if err != nil {
@@ -53,8 +53,8 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 	return result, nil
 }
 
-// buildContext is what the engine is sent: the embedded files, so that an installed
-// binary needs no checkout.
+// buildContext returns the build context for the engine, as a tar stream. It consists of the embedded files, so that an
+// installed binary needs no checkout of the source.
 func buildContext(opts Options) (io.Reader, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -70,7 +70,7 @@ func buildContext(opts Options) (io.Reader, error) {
 	if opts.Mirror != DefaultMirror {
 		args = "ARG MIRROR=" + opts.Mirror + "\n"
 	}
-	if opts.Rebuild { // an argument that is new each time: no step comes from the engine's cache
+	if opts.Rebuild { // the argument differs each time, so that the engine takes no step from its cache
 		args += fmt.Sprintf("ARG REBUILT=%d\n", time.Now().Unix())
 	}
 	dockerfile := strings.Replace(read("sandbox.dockerfile"), "ARG MIRROR=\n", args, 1)

@@ -1,17 +1,19 @@
-// Package image is the default sandbox image: one list of packages, and two ways to
-// make an image of it.
+// Package image builds the default sandbox image. The image has one list of packages and can be built in two ways.
 //
-//   - what is in it: packages.txt (Debian), requirements.txt (PyPI, pinned by pin.py),
-//     and [Packages], [Wheels] (lists.go)
-//   - how a root becomes the image, whichever way it was made: setup.sh, inventory.py, dpkg.cfg
-//   - [Ref], its name, which is a hash over all of these (image.go)
-//   - [Ensure], which brings it into an engine, and [Build], which makes its root file
-//     system (build.go); which way they take and why (way.go)
-//   - the way of Debian, mmdebstrap (debian.go, wheels.go), and of Docker Hub (docker.go, sandbox.dockerfile)
-//   - what was built once is kept for every home (cache.go)
-//   - what a person sees of it (progress.go), and how other programs are run (run.go)
+//   - The packages: packages.txt (Debian), requirements.txt (PyPI, pinned by pin.py), read by
+//     [Packages] and [Wheels] (lists.go)
+//   - The steps that turn a root file system with these packages into the image, the same for both ways: setup.sh,
+//     inventory.py, dpkg.cfg
+//   - [Ref], the name of the image, which contains a hash of all these inputs (image.go)
+//   - [Ensure], which brings the image into an engine, and [Build], which makes its root file system as a
+//     tar file (build.go); both choose the way to build it (way.go)
+//   - The two ways: Debian's mmdebstrap (debian.go, wheels.go), and a docker build on an image from
+//     Docker Hub (docker.go, sandbox.dockerfile)
+//   - The cache of built images, which all homes share (cache.go)
+//   - Progress messages for the user (progress.go), and running other programs (run.go)
 //
-// Any other image that has python3 or node works as a sandbox too; README.md says how.
+// The package runs no sandboxes; [Engine] is all that it needs of an engine. Any other image that has python3 or node
+// works as a sandbox image too; README.md describes how.
 package image
 
 import (
@@ -24,7 +26,7 @@ import (
 	"sync"
 )
 
-// inputs are the files that decide what is in the image, and so its name.
+// inputs are the files that decide the contents of the image, and thus its name.
 var inputs = []string{
 	"dpkg.cfg", "hosts", "install.sh", "inventory.py", "packages.txt", "requirements.txt", "sandbox.dockerfile", "setup.sh",
 }
@@ -35,12 +37,11 @@ var embedded embed.FS
 // Repository is the name of the image without its tag.
 const Repository = "dormouse-sandbox"
 
-// Ref is the name of the image that this build of Dormouse makes and uses by default:
-// dormouse-sandbox:<hash>. It changes when, and only when, something changes that
-// decides what is in the image.
+// Ref returns the name of the image that this version of Dormouse builds and uses by default: dormouse-sandbox:<hash>.
+// The hash changes if and only if one of the inputs of the image changes.
 func Ref() string { return Repository + ":" + hash() }
 
-// changes is how containers of the image run unless told otherwise, as lines of a Dockerfile.
+// changes returns the image's configuration (environment and labels) as lines of a Dockerfile.
 func changes() []string {
 	return []string{
 		"ENV PATH=/usr/local/bin:/usr/bin:/bin",
@@ -51,7 +52,7 @@ func changes() []string {
 
 var hash = sync.OnceValue(func() string { return hashOf(runtime.GOARCH, read) })
 
-// hashOf names what the files and the calls that use them make on an architecture: 12 hex digits.
+// hashOf returns 12 hex digits of a hash over the input files, the arguments of mmdebstrap and pip, and the architecture.
 func hashOf(arch string, read func(name string) string) string {
 	h := sha256.New()
 	add := func(name, content string) { fmt.Fprintf(h, "%s %d\n%s\n", name, len(content), content) }
@@ -68,7 +69,7 @@ func hashOf(arch string, read func(name string) string) string {
 func read(name string) string {
 	b, err := embedded.ReadFile(name)
 	if err != nil {
-		panic(err) // the list above and the directive beside it disagree
+		panic(err) // inputs and the go:embed directive disagree
 	}
 	return string(b)
 }

@@ -5,20 +5,20 @@ import (
 	"strings"
 )
 
-// Wheel is a package from PyPI, at one version.
+// Wheel is one version of a package from PyPI.
 type Wheel struct {
 	Name    string
 	Version string
-	Hashes  []string // SHA-256, one for each architecture's wheel, or one for all
+	Hashes  []string // SHA-256 in hex: one for each architecture's wheel, or one if all architectures share a wheel
 }
 
-// Packages returns the names of the Debian packages in the image, as packages.txt has them.
+// Packages returns the names of the Debian packages in the image, from packages.txt.
 func Packages() []string { return parsePackages(read("packages.txt")) }
 
-// Wheels returns the packages from PyPI in the image, as requirements.txt has them.
+// Wheels returns the packages from PyPI in the image, from requirements.txt.
 func Wheels() []Wheel { return parseWheels(read("requirements.txt")) }
 
-// parsePackages reads one package a line; # begins a comment.
+// parsePackages parses a list of package names, one on each line; # begins a comment.
 func parsePackages(list string) []string {
 	var names []string
 	for line := range strings.Lines(list) {
@@ -30,7 +30,7 @@ func parsePackages(list string) []string {
 
 var pinned = regexp.MustCompile(`(?m)^([\w.-]+)==([\w.]+)((?: \\\n\s+--hash=sha256:[0-9a-f]{64})*)$`)
 
-// parseWheels reads the pins that pin.py writes; a line that is none is not there.
+// parseWheels parses the pinned requirements that pin.py writes. It skips lines in any other form.
 func parseWheels(requirements string) []Wheel {
 	var wheels []Wheel
 	for _, match := range pinned.FindAllStringSubmatch(requirements, -1) {

@@ -8,18 +8,19 @@ import (
 	"time"
 )
 
-// report tells a person, in lines, how far a build is. A step that takes long is
-// repeated with the time it has taken, so that nobody thinks it hangs.
+// report prints the progress of a build for the user, one line for each step. While a step runs for long, report repeats
+// its line with the time since the build began, to show that the build does not hang. Its methods are safe for
+// concurrent use.
 type report struct {
 	mu      sync.Mutex
 	out     io.Writer
 	began   time.Time
 	current string
-	quiet   *time.Timer // fires when nothing was said for long
+	quiet   *time.Timer // fires repeatAfter after the last line about a step
 	stop    func()
 }
 
-// repeatAfter is how long nothing is said until a step that goes on is mentioned again.
+// repeatAfter is the interval at which the line of a running step is repeated.
 const repeatAfter = 30 * time.Second
 
 func newReport(out io.Writer) *report {
@@ -45,14 +46,14 @@ func newReport(out io.Writer) *report {
 	return r
 }
 
-// say writes a line.
+// say prints a line that is not a step.
 func (r *report) say(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(r.out, "image: "+format+"\n", args...)
 }
 
-// step begins something that may take long.
+// step prints a line at the beginning of a step that may take long.
 func (r *report) step(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

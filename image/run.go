@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// buildLog is the file with all that the programs said that made an image.
+// buildLog is the file with the output of all programs that build an image.
 type buildLog struct {
 	*os.File
 }
@@ -22,10 +22,10 @@ func openLog(path string) (buildLog, error) {
 	return buildLog{f}, err
 }
 
-// shownOnFailure is how many of the log's last lines a failure shows.
+// shownOnFailure is the number of lines from the end of the log that an error contains.
 const shownOnFailure = 15
 
-// failure is an error with the end of the log, and where all of it is.
+// failure returns an error that wraps err and contains the last lines and the path of the log.
 func (l buildLog) failure(what string, err error) error {
 	content, _ := os.ReadFile(l.Name())
 	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
@@ -33,17 +33,17 @@ func (l buildLog) failure(what string, err error) error {
 	return fmt.Errorf("%s: %w\n  the last lines of %s:\n  | %s", what, err, l.Name(), strings.Join(lines, "\n  | "))
 }
 
-// graceToEnd is how long a program gets to clean up after an interruption.
+// graceToEnd is the time that an interrupted program has to clean up before it is killed.
 const graceToEnd = 20 * time.Second
 
-// run runs a program, with its output to the log and, line by line, to onLine. When ctx
-// ends, the program and its children are asked to end, and killed if they do not.
+// run runs a program. It writes the output to the log and calls onLine, which may be nil, for each line. When ctx ends,
+// run sends SIGTERM to the program and its children, kills those that still run after graceToEnd, and returns ctx's error.
 func (l buildLog) run(ctx context.Context, env []string, onLine func(string), name string, args ...string) error {
 	fmt.Fprintf(l, "+ %s %s\n", name, strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	out := io.MultiWriter(l, &lineWriter{onLine: onLine})
-	cmd.Stdout, cmd.Stderr = out, out // one writer: exec then copies in one goroutine
+	cmd.Stdout, cmd.Stderr = out, out // if both are the same writer, os/exec writes from one goroutine
 	ownGroup(cmd)
 	cmd.WaitDelay = graceToEnd
 	err := cmd.Run()
@@ -54,10 +54,10 @@ func (l buildLog) run(ctx context.Context, env []string, onLine func(string), na
 	return err
 }
 
-// colour is what a terminal would take as a change of colour.
+// colour matches the escape sequences that change a terminal's colour.
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// lineWriter calls onLine with each whole line, without colours.
+// lineWriter calls onLine, which may be nil, for each complete line, without colour sequences and surrounding spaces.
 type lineWriter struct {
 	onLine func(string)
 	rest   []byte
@@ -78,7 +78,8 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// tell shows the steps among a program's lines: those of setup.sh, and mmdebstrap's own.
+// tell prints the step that a line of a program's output announces: a "step: " line of our scripts, or a line in
+// mmdebstrapSteps. It ignores other lines.
 func (r *report) tell(line string) {
 	if text, ok := strings.CutPrefix(line, "step: "); ok {
 		r.step("%s", text)

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// ownGroup starts a program in a process group of its own, so that its children end with it.
+// ownGroup configures cmd to start in its own process group, and to send SIGTERM to the whole group when its context ends.
 func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }

@@ -2,6 +2,6 @@ package image
 
 import "os/exec"
 
-// No program of ours has children on Windows: there the engine builds.
+// On Windows these functions do nothing, because there the engine builds the image and no program with children is started.
 func ownGroup(*exec.Cmd)  {}
 func killGroup(*exec.Cmd) {}

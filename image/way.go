@@ -8,19 +8,21 @@ import (
 	"strings"
 )
 
-// Way is how an image is made.
+// Way is a way to build the image.
 type Way string
 
 const (
-	// Auto takes Debian if it works on this machine, else DockerHub.
+	// Auto chooses Debian if it works on this machine, and DockerHub otherwise.
 	Auto Way = "auto"
-	// Debian makes it with mmdebstrap from Debian's packages alone, without Docker: root on Debian or Ubuntu.
+	// Debian builds the image with mmdebstrap from Debian's packages, without Docker. It needs root. On a machine other
+	// than Debian or Ubuntu, mmdebstrap and Debian's keyring must be installed.
 	Debian Way = "debian"
-	// DockerHub has the engine build it on Docker Hub's Debian image: any machine with an engine that reaches it.
+	// DockerHub lets the engine build the image on the Debian image from Docker Hub. It needs an engine that can reach
+	// Docker Hub and Debian's mirror.
 	DockerHub Way = "dockerhub"
 )
 
-// choose returns the way to take and, for a person, why.
+// choose returns the way to build the image and the reason for the choice, as text for the user.
 func choose(wanted Way) (Way, string, error) {
 	if wanted == DockerHub {
 		return DockerHub, "that is the way asked for", nil
@@ -35,7 +37,8 @@ func choose(wanted Way) (Way, string, error) {
 	return DockerHub, err.Error(), nil
 }
 
-// debianWorks says why mmdebstrap can make the image here, or, as an error, why it can't.
+// debianWorks returns the reason why mmdebstrap can build the image on this machine, or an error that says why it can't.
+// Both are text for the user.
 func debianWorks() (why string, err error) {
 	if runtime.GOOS != "linux" {
 		return "", fmt.Errorf("mmdebstrap needs Linux and this is %s", runtime.GOOS)
@@ -54,7 +57,7 @@ func debianWorks() (why string, err error) {
 	return fmt.Sprintf("this is %s and we are root", system), nil
 }
 
-// osRelease names the Linux system, and tells whether it is of Debian's family.
+// osRelease returns the name of the Linux system, and whether it is Debian, Ubuntu or a derivative of either.
 func osRelease() (name string, debian bool) {
 	content, err := os.ReadFile("/etc/os-release")
 	if err != nil {

@@ -6,11 +6,11 @@ import (
 	"os/exec"
 )
 
-// machines are Go's architectures as the names of wheels have them.
+// machines maps Go's names of architectures to those in the file names of wheels.
 var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
-// pipArgs downloads the wheels of requirements.txt for the image's Python, whichever
-// Python the host has. setup.sh installs them in the image, without a network.
+// pipArgs returns the arguments of python3 that download the wheels of requirements.txt. They select wheels for the
+// image's Python, whatever version the host has. setup.sh later installs the wheels in the image, without network access.
 func pipArgs(arch, dir string) []string {
 	args := []string{
 		"-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=1",
@@ -24,7 +24,7 @@ func pipArgs(arch, dir string) []string {
 	return args
 }
 
-// fetchWheels downloads the wheels into dir/wheels. The error says, for a person, why there are none.
+// fetchWheels downloads the wheels into dir/wheels. Its error is text for the user that says why they are missing.
 func fetchWheels(ctx context.Context, log buildLog, arch, dir string) error {
 	if machines[arch] == "" {
 		return fmt.Errorf("none are pinned for %s", arch)

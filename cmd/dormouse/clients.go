@@ -15,24 +15,23 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// mcpServer is how a client starts Dormouse.
+// mcpServer is the command with which a client starts Dormouse.
 type mcpServer struct {
 	Command string            `json:"command"`
 	Args    []string          `json:"args"`
 	Env     map[string]string `json:"env,omitempty"`
 }
 
-// mcpClient is a program that can use Dormouse, and what to tell it.
+// mcpClient is a program that can use Dormouse, with the configuration that it needs.
 type mcpClient struct {
-	key    string // of --print-config
+	key    string // value of --print-config
 	name   string
-	where  string                   // the configuration belongs
-	config func(s mcpServer) string // with a newline at its end
-	link   func(s mcpServer) string // that installs it with a click; nil: there is none
+	where  string                   // the place for the configuration, such as a file's path
+	config func(s mcpServer) string // returns the configuration, ending in a newline
+	link   func(s mcpServer) string // returns a link that installs the server with a click; nil if the client has no such links
 }
 
-// mcpClients is all that Dormouse knows of its clients; README.md's part about them is
-// made from it.
+// mcpClients lists the supported clients. README.md's section about clients is generated from it.
 var mcpClients = []mcpClient{
 	{key: "claude-code", name: "Claude Code", where: "run this command", config: claudeCommand},
 	{key: "claude-desktop", name: "Claude Desktop", where: "claude_desktop_config.json (Settings, Developer, Edit Config)", config: jsonUnder("mcpServers")},
@@ -45,8 +44,8 @@ var mcpClients = []mcpClient{
 	{key: "goose", name: "goose", where: "~/.config/goose/config.yaml", config: gooseConfig},
 }
 
-// callSeconds is how long a client must wait for a call's answer: the longest
-// wait_seconds and the making of a sandbox. Some give up after a minute by themselves.
+// callSeconds is the timeout for one tool call, in seconds: the longest wait_seconds (300) plus the time to create a
+// sandbox. It is set in the configuration because some clients otherwise give up after a minute.
 const callSeconds = 360
 
 func clientKeys() string {
@@ -66,7 +65,7 @@ func findClient(key string) (mcpClient, error) {
 	return mcpClient{}, fmt.Errorf("--print-config knows no client %q: use one of %s", key, clientKeys())
 }
 
-// printConfig prints a client's configuration, and to notes where it belongs.
+// printConfig writes a client's configuration to out, and the place for it to notes.
 func (c mcpClient) printConfig(out, notes io.Writer, s mcpServer) error {
 	fmt.Fprintf(notes, "%s: %s\n", c.name, c.where)
 	if c.link != nil {
@@ -89,7 +88,8 @@ func claudeCommand(s mcpServer) string {
 	return strings.Join(words, " ") + "\n"
 }
 
-// jsonUnder writes JSON as a person would: a client's key, its own fields, and ours.
+// jsonUnder returns a config function that writes JSON with the indentation of a handwritten file. The server is below
+// the client's key; own are lines of fields that this client needs besides the usual ones.
 func jsonUnder(key string, own ...string) func(mcpServer) string {
 	return func(s mcpServer) string {
 		fields := append(slices.Clone(own), `"command": `+inlineJSON(s.Command), `"args": `+inlineJSON(s.Args))
@@ -142,7 +142,7 @@ func vscodeLink(s mcpServer) string {
 	}{"dormouse", "stdio", s}))
 }
 
-// inlineJSON is JSON on one line, which TOML and YAML read as the same strings and lists.
+// inlineJSON returns v as JSON on one line. TOML and YAML parse such strings and lists with the same meaning.
 func inlineJSON(v any) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -151,7 +151,7 @@ func inlineJSON(v any) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// shellQuote writes a word so that a shell reads it as it is.
+// shellQuote quotes a word for a shell, if it needs quotes.
 func shellQuote(s string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,./:@%"
 	if s != "" && strings.Trim(s, plain) == "" {
@@ -160,12 +160,12 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// passedOn are variables that decide where the engine and the home are, and that a client
-// does not pass on by itself. Our own come besides.
+// passedOn lists environment variables that decide where the engine and the home are. Clients do not pass them to the
+// servers that they start, so they go into the configuration. thisServer adds our own DORMOUSE_ variables.
 var passedOn = []string{"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG", "XDG_STATE_HOME"}
 
-// thisServer is the running command as a client would start it: this binary, with the
-// flags that were given and the variables that were set.
+// thisServer returns the running command as a client would start it: this binary, with the flags on its command line and
+// the environment variables that configure it.
 func thisServer(k *kong.Context) (mcpServer, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -201,7 +201,7 @@ func thisServer(k *kong.Context) (mcpServer, error) {
 	return s, nil
 }
 
-// flagValues are what a flag is set to as kong has read it: paths are absolute.
+// flagValues returns the values of a flag as kong parsed them: paths are absolute.
 func flagValues(f *kong.Flag) []string {
 	list, ok := f.Target.Interface().([]string)
 	if !ok {
@@ -209,7 +209,7 @@ func flagValues(f *kong.Flag) []string {
 	}
 	list = slices.Clone(list)
 	for i, v := range list {
-		list[i] = strings.ReplaceAll(v, ",", `\,`) // which kong splits at
+		list[i] = strings.ReplaceAll(v, ",", `\,`) // kong splits a value at each unescaped comma
 	}
 	return list
 }

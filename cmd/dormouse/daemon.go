@@ -21,7 +21,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// daemonFlags are what the daemon can be told, by whichever command starts it.
+// daemonFlags are the daemon's settings. Every command that can start the daemon has them.
 type daemonFlags struct {
 	Home         string           `help:"Folder for everything that the daemon stores." default:"${home}" type:"path"`
 	Engine       string           `help:"What runs sandboxes: docker, gvisor (Linux, without Docker), or auto: docker if it answers, else gvisor." default:"auto" enum:"auto,docker,gvisor"`
@@ -40,7 +40,7 @@ type daemonFlags struct {
 	LogLevel         string           `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 }
 
-// byteSize is a number of bytes, given as 20GB, 500MB or bytes.
+// byteSize is a number of bytes. Its text form is a number with an optional unit: 20GB, 500MB or 1024.
 type byteSize int64
 
 var byteUnits = []struct {
@@ -67,7 +67,7 @@ func (s *byteSize) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is no size: use 20GB, 500MB, or 0 for no limit", sandbox.Quote(string(text)))
 }
 
-// String is the size in bytes, which it can be given as again.
+// String returns the size in bytes, without a unit. UnmarshalText accepts it.
 func (s byteSize) String() string { return strconv.FormatInt(int64(s), 10) }
 
 func (f daemonFlags) config() sandboxd.Config {
@@ -85,7 +85,7 @@ func (f daemonFlags) image() string {
 	return f.Image
 }
 
-// args are the flags again, for the daemon that a command starts.
+// args returns the flags as arguments of `dormouse sandboxd`, for a daemon that another command starts.
 func (f daemonFlags) args() []string {
 	a := []string{
 		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL.String(),
@@ -120,7 +120,7 @@ func (c *sandboxdCommand) Run(ctx context.Context) error {
 	return sandboxd.Run(ctx, config)
 }
 
-// clientFlags are for commands that talk to the daemon, and start it if none runs.
+// clientFlags are the flags of commands that call the daemon. These commands start the daemon if none runs.
 type clientFlags struct{ daemonFlags }
 
 func (f clientFlags) connect(ctx context.Context) (*api.Client, error) {
@@ -138,7 +138,7 @@ type mcpCommand struct {
 	clientFlags
 }
 
-// Validate is called by kong before anything is done.
+// Validate is called by kong before Run.
 func (c *mcpCommand) Validate() error {
 	if c.PrintConfig == "" {
 		return nil
@@ -149,7 +149,7 @@ func (c *mcpCommand) Validate() error {
 
 func (c *mcpCommand) Run(ctx context.Context, k *kong.Context) error {
 	if c.PrintConfig != "" {
-		client, _ := findClient(c.PrintConfig) // Validate has looked for it
+		client, _ := findClient(c.PrintConfig) // cannot fail: Validate has checked it
 		this, err := thisServer(k)
 		if err != nil {
 			return err

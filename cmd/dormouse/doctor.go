@@ -23,11 +23,11 @@ type doctorCommand struct {
 	clientFlags
 }
 
-// diagnosis is doctor's answer.
+// diagnosis is the result of doctor.
 type diagnosis struct {
-	OK       bool           `json:"ok"` // nothing is bad
+	OK       bool           `json:"ok"` // an engine works and no check is engine.Bad
 	Why      string         `json:"why,omitempty"`
-	Runtimes []string       `json:"runtimes,omitempty"` // of the engine
+	Runtimes []string       `json:"runtimes,omitempty"` // the engine's runtimes
 	Image    bool           `json:"image"`              // the engine has the sandbox image
 	Checks   []engine.Check `json:"checks,omitempty"`
 }
@@ -51,7 +51,7 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
-	var weak []string // as the engine's own checks say
+	var weak []string // the engine's warnings; its own checks report them
 	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -69,7 +69,7 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 			d.Checks = e.Doctor(ctx, c.image())
 		}
 		if !c.EngineOnly && d.Image {
-			cfg.Engine = e.Info().Name // which auto has chosen
+			cfg.Engine = e.Info().Name // the engine that "auto" chose
 			d.Checks = append(d.Checks, tryEngine(whole, cfg))
 		}
 	}
@@ -102,7 +102,7 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 	if cause := context.Cause(ctx); cause != nil {
 		detail += ": " + cause.Error()
 	}
-	if ctx.Err() == nil && sandboxd.Try(ctx, cfg, sandbox.JavaScript) == nil { // an image may have one language
+	if ctx.Err() == nil && sandboxd.Try(ctx, cfg, sandbox.JavaScript) == nil { // an image may have JavaScript only
 		return engine.Check{Name: "sandbox", Status: engine.Weak, Detail: "JavaScript works here, and Python does not: " + detail,
 			Remedy: "if sandboxes are to run Python, choose an image that has python3"}
 	}
@@ -110,8 +110,8 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 		Remedy: "the checks above may name the cause; if they do not, the detail belongs into a bug report"}
 }
 
-// daemon says whether the home's daemon runs; that it does not is no fault, because the
-// first command that needs it starts it. What it warns of is said, but for what is known.
+// daemon checks the home's daemon. A daemon that does not run is no problem, because the first command that needs it
+// starts it. The check reports the first of the daemon's warnings that is not in known.
 func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check {
 	client := api.Dial(sandboxd.SocketPath(c.Home))
 	defer client.Close()

@@ -34,7 +34,7 @@ interrupted; 137 its kernel died; 125 Dormouse could not run it; 2 the command l
 wrong. The code's own exit status is never passed on.`
 }
 
-// Validate is called by kong before anything is done.
+// Validate is called by kong before Run.
 func (c *execCommand) Validate() error {
 	switch {
 	case c.File != "" && c.Code != "":
@@ -48,7 +48,7 @@ func (c *execCommand) Validate() error {
 	return err
 }
 
-// Exit statuses that tell what became of the code, as timeout(1) and shells have them.
+// Exit statuses for the outcome of the code. They have the same meaning in timeout(1) and shells.
 const (
 	exitFailed      = 1
 	exitTimedOut    = 124
@@ -131,8 +131,8 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 	return req, nil
 }
 
-// follow prints what the execution does until it is over. The first Ctrl-C interrupts
-// the code; the second leaves it running.
+// follow calls event for each event of the execution until the execution ends, and returns its final state. The first
+// Ctrl-C interrupts the code. The second one makes follow return and leaves the code running.
 func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID, event func(sandbox.Event) error) (sandbox.Execution, error) {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()

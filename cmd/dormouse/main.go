@@ -1,5 +1,7 @@
-// Dormouse runs code that agents write, in sandboxes that stay alive. This is its
-// command: the subcommands and their flags, and nothing else. ARCHITECTURE.md says where the rest is.
+// Dormouse runs code that agents write in sandboxes that stay alive between calls.
+//
+// This package is the command line: main.go parses it, clients.go prints the configuration for MCP clients, and each other
+// file has a subcommand and its flags. Everything else is in other packages; ARCHITECTURE.md lists them.
 package main
 
 import (
@@ -37,7 +39,7 @@ type command struct {
 
 func main() {
 	tools.RunPictureWorker()
-	// SIGINT is a command's own business (exec interrupts the code first); SIGTERM ends them all.
+	// SIGTERM cancels every command. Each command handles SIGINT itself; exec, for example, first interrupts the code.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 
@@ -74,7 +76,7 @@ func main() {
 	}
 }
 
-// wrongUsage says what is wrong with the command line, and where its right use is told.
+// wrongUsage returns the message for a command line that can't be parsed. The message ends with the --help command for it.
 func wrongUsage(err error) string {
 	help := "dormouse --help"
 	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
@@ -89,8 +91,8 @@ func wrongUsage(err error) string {
 	return fmt.Sprintf("%s; see %s", says, help)
 }
 
-// sentence is what a person is shown of an error. At the command line nothing is
-// hidden: it is the person's own machine.
+// sentence returns the text of an error for the user of the command line. Unlike the servers, it does not hide internal
+// errors, because the command runs on the user's own machine.
 func sentence(err error) string {
 	if kind := sandbox.KindOf(err); kind != sandbox.Internal {
 		return sandbox.Public(err).Message
@@ -98,13 +100,13 @@ func sentence(err error) string {
 	return err.Error()
 }
 
-// exitCode ends the command quietly with a status.
+// exitCode is an error that ends the command with this status and prints no message.
 type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
 
-// Exit statuses; README.md tells them. exec has more, for what became of the code.
+// Exit statuses of every command; README.md lists them. exec.go has more, for the outcome of the code.
 const (
-	exitUsage   = 2   // the command line is wrong, and nothing was done
-	exitTrouble = 125 // Dormouse itself could not do it
+	exitUsage   = 2   // the command line is wrong; the command did nothing
+	exitTrouble = 125 // Dormouse itself failed
 )

@@ -17,7 +17,7 @@ type lsCommand struct {
 	clientFlags
 }
 
-// Validate is called by kong before anything is done.
+// Validate is called by kong before Run.
 func (c *lsCommand) Validate() error {
 	if c.State == "" {
 		return nil
@@ -29,7 +29,7 @@ func (c *lsCommand) Validate() error {
 func (c *lsCommand) Run(ctx context.Context) error {
 	req := sandbox.ListRequest{PageSize: sandbox.MaxPageSize}
 	if c.State != "" {
-		req.State, _ = sandbox.ParseState(c.State) // Validate has looked at it
+		req.State, _ = sandbox.ParseState(c.State) // cannot fail: Validate has checked it
 	}
 	client, err := c.connect(ctx)
 	if err != nil {
@@ -109,7 +109,7 @@ func (c *rmCommand) Run(ctx context.Context) error {
 	return nil
 }
 
-// roughly writes a duration as a person would say it: 5s, 12m, 3h, 13d.
+// roughly returns a duration in one unit: 5s, 12m, 3h, 13d.
 func roughly(d time.Duration) string {
 	switch {
 	case d < time.Minute:

@@ -34,7 +34,7 @@ type serveCommand struct {
 	daemonFlags
 }
 
-// Validate is called by kong before anything is done.
+// Validate is called by kong before Run.
 func (c *serveCommand) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
@@ -52,7 +52,7 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l, err := c.listen(encryption != nil) // first: a port that is taken is a quick answer
+	l, err := c.listen(encryption != nil) // before the slow steps, so that a port in use is reported at once
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 	return both(ctx, func(ctx context.Context) error { return d.Serve(ctx, socket) }, func(ctx context.Context) error { return http.Serve(ctx, l) })
 }
 
-// encryption is what the TLS flags say; nil is plain HTTP.
+// encryption returns the TLS configuration of the flags, or nil for plain HTTP.
 func (c *serveCommand) encryption() (*tls.Config, error) {
 	if c.TLSCert == "" {
 		return nil, nil
@@ -90,8 +90,8 @@ func (c *serveCommand) encryption() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// listen opens the address. What is sent beyond this machine is encrypted, unless
-// somebody has said that it need not be.
+// listen opens the address and stores the chosen port in c.Listen. It refuses an address that other machines can reach,
+// unless connections are encrypted or --insecure-http is set.
 func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
@@ -107,7 +107,7 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", c.Listen, err)
 	}
-	if !open && !server.Loopback(l.Addr().String()) { // a name that leads elsewhere than it says
+	if !open && !server.Loopback(l.Addr().String()) { // such as a "localhost" that resolves to another address
 		return nil, errors.Join(refusal, l.Close())
 	}
 	if _, port, err := net.SplitHostPort(l.Addr().String()); err == nil {
@@ -116,7 +116,7 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 	return l, nil
 }
 
-// server is MCP and the v1 API over HTTP, in front of the daemon.
+// server returns the HTTP server for MCP and the v1 REST API of d.
 func (c *serveCommand) server(d *sandboxd.Daemon, metrics *server.Metrics, encryption *tls.Config) (*server.HTTP, error) {
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
 	tokens, err := c.tokens(log)
@@ -150,8 +150,7 @@ func (c *serveCommand) tokenPath() string {
 	return filepath.Join(c.Home, "token")
 }
 
-// greet tells a person how to connect. It never shows the token: what is printed gets
-// into logs.
+// greet prints how to connect. It never prints the token, because the output may end up in logs.
 func (c *serveCommand) greet(w io.Writer, addr net.Addr, encrypted bool) {
 	scheme, host := "http", c.Listen
 	if encrypted {
@@ -184,7 +183,8 @@ func (c *serveCommand) greet(w io.Writer, addr net.Addr, encrypted bool) {
 	}
 }
 
-// both runs two servers until ctx ends or one of them fails, which ends the other.
+// both runs two servers until ctx ends or one of them returns. It then cancels the other, waits for it, and returns the
+// errors of both.
 func both(ctx context.Context, a, b func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -16,7 +16,7 @@ type tokenCommand struct {
 	Rm  tokenRmCommand  `cmd:"" help:"Revoke the token of a name immediately. Its sandboxes stay."`
 }
 
-// tokenFlags say which file; a server that runs takes up what changes in it.
+// tokenFlags select the token file. A running server rereads the file when it changes.
 type tokenFlags struct {
 	Home      string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
 	TokenFile string `help:"File with the clients' tokens. Default: 'token' in the home." type:"path" env:"DORMOUSE_TOKEN_FILE"`
@@ -35,7 +35,7 @@ type tokenAddCommand struct {
 	tokenFlags
 }
 
-// Validate is called by kong before anything is done.
+// Validate is called by kong before Run.
 func (c *tokenAddCommand) Validate() error {
 	_, err := sandbox.ParseOwner(c.Name)
 	return err

@@ -1,6 +1,6 @@
-// Command browser shows that a web page can do nothing: a real Chromium loads a page of another
-// origin, which tries what a page can try against a running `dormouse serve --sse`. It passes when
-// the page could read nothing and the server, asked by its metrics, refused every request and ran no tool.
+// Command browser checks that a web page cannot use a local `dormouse serve --sse`. A real Chromium loads a page of another
+// origin (page.html), which attacks the server in every way that a page can. The check passes if the page could read
+// nothing and the server's metrics show that the server refused every request and ran no tool.
 package main
 
 import (
@@ -53,7 +53,7 @@ func run() error {
 	}
 	defer stop()
 
-	// The page's own server, at another port, is another origin.
+	// This server serves the page. Its port differs from Dormouse's, so the page has another origin.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -69,11 +69,11 @@ func run() error {
 		"http://127.0.0.1:" + own, // another port of the same host
 		"http://evil.test:" + own, // another host
 		"http://rebound.test:" + own,
-		"http://rebound.test:" + port, // this name was another machine's, and is now ours: the page is Dormouse's own answer
+		"http://rebound.test:" + port, // DNS rebinding: a name of another machine now resolves to this one, and the browser requests the page from Dormouse itself
 	} {
 		browser := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 			"--user-data-dir="+filepath.Join(dir, "profile"), "--host-resolver-rules=MAP *.test 127.0.0.1", from+"/")
-		// A browser has children; all end with it.
+		// The browser starts child processes. Killing its process group ends them too.
 		browser.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		browser.Cancel = func() error { return syscall.Kill(-browser.Process.Pid, syscall.SIGKILL) }
 		before, err := requests(server, dir)
@@ -123,7 +123,7 @@ type report struct {
 	Got   []string
 }
 
-// pages serves the page, and takes its report.
+// pages returns a handler that serves the page and sends its report to reports.
 func pages(page string, reports chan<- report) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
@@ -137,7 +137,8 @@ func pages(page string, reports chan<- report) http.Handler {
 	return mux
 }
 
-// serve starts `dormouse serve`, whose engine does not matter, and returns its address.
+// serve starts `dormouse serve` and returns its address. It needs no working engine, because every request is refused. The
+// caller must call stop.
 func serve(ctx context.Context, dir string) (address string, stop func(), err error) {
 	server := exec.CommandContext(ctx, "bin/dormouse", "serve", "--listen=127.0.0.1:0", "--sse")
 	server.Env = append(os.Environ(), "DORMOUSE_HOME="+dir, "DOCKER_HOST=unix:///nonexistent/docker.sock")
@@ -150,7 +151,7 @@ func serve(ctx context.Context, dir string) (address string, stop func(), err er
 	}
 	stop = func() {
 		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait() // its status says nothing here
+		_ = server.Wait() // its exit status does not matter
 	}
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
@@ -163,16 +164,16 @@ func serve(ctx context.Context, dir string) (address string, stop func(), err er
 	return "", nil, fmt.Errorf("dormouse serve does not serve: %w", lines.Err())
 }
 
-// counts is what the server says of the requests that it got.
+// counts is what the server's metrics show about the requests that it received.
 type counts struct {
 	total    int
-	statuses []string // with which they were refused
-	bad      []string // what was not refused
+	statuses []string // the HTTP statuses of the refusals
+	bad      []string // the metrics' lines about requests that were not refused
 }
 
 var counted = regexp.MustCompile(`(?m)^(dormouse_http_requests_total\{(.*)\}|dormouse_tool_calls_total.*|dormouse_sandboxes.*) (\d+)$`)
 
-// requests asks the metrics, with the token that no page has.
+// requests reads the server's metrics. It uses the token, which a page does not have.
 func requests(address, dir string) (counts, error) {
 	token, err := os.ReadFile(filepath.Join(dir, "token"))
 	if err != nil {
@@ -196,7 +197,7 @@ func requests(address, dir string) (counts, error) {
 	for _, m := range counted.FindAllStringSubmatch(string(body), -1) {
 		n, _ := strconv.Atoi(m[3]) // the pattern has digits only
 		switch status := regexp.MustCompile(`status="(\d+)"`).FindStringSubmatch(m[2]); {
-		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200": // what we ask ourselves
+		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200": // our own requests for the metrics
 		case status != nil && (status[1] == "401" || status[1] == "403"):
 			c.total += n
 			if !slices.Contains(c.statuses, status[1]) {

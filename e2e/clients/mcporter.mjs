@@ -1,4 +1,4 @@
-// mcporter, by the runtime that its command line and its generated clients stand on.
+// Runs the scenario with mcporter, through the runtime on which its command line and its generated clients are based.
 import { createRuntime } from "mcporter";
 import { command, env, headers, run, transport, url } from "./scenario.mjs";
 

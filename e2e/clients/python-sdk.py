@@ -14,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 transport, url = sys.argv[1], os.environ["DORMOUSE_URL"]
 headers = {"Authorization": "Bearer " + os.environ["DORMOUSE_TOKEN"]}
-# The SDK passes on little of the environment, so name what Dormouse needs of it.
+# The SDK passes few environment variables to the server, so list those that Dormouse needs.
 env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
 
 

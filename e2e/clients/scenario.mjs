@@ -1,4 +1,4 @@
-// The scenario of scenario.json for a client in JavaScript: what every client calls, and what it must be told.
+// Runs scenario.json with a client in JavaScript. The scenario lists tool calls and the answers that each client must get.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 
@@ -6,10 +6,10 @@ export const transport = process.argv[2];
 export const { DORMOUSE: command, DORMOUSE_URL: url, DORMOUSE_TOKEN: token } = process.env;
 export const headers = { Authorization: `Bearer ${token}` };
 
-// Clients pass on little of the environment, so name what Dormouse needs of it.
+// Clients pass few environment variables to the server, so list those that Dormouse needs.
 export const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(PATH|HOME|DORMOUSE_.*|DOCKER_.*|XDG_.*)$/.test(name)));
 
-// run takes a client's way to call a tool and to list the names of all tools.
+// run runs the scenario. list returns the names of all tools, and call calls one of them; the client supplies both functions.
 export async function run(client, list, call) {
   const tools = await list();
   assert.equal(tools.length, 10, tools.join());

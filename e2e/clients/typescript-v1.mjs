@@ -1,4 +1,4 @@
-// The official TypeScript SDK, version 1, with its defaults: a call that takes 60 s fails.
+// Runs the scenario with the official TypeScript SDK, version 1, and its defaults: a call that takes 60 s fails.
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { SSEClientTransport } from "@modelcontextprotocol/sdk/client/sse.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";

@@ -1,4 +1,4 @@
-// The official TypeScript SDK, version 2, which takes the newest protocol that both sides know.
+// Runs the scenario with the official TypeScript SDK, version 2, which uses the newest protocol version that both sides support.
 import assert from "node:assert/strict";
 import { Client, SSEClientTransport, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
@@ -9,7 +9,7 @@ const transports = {
   http: () => new StreamableHTTPClientTransport(new URL(url + "/mcp"), { requestInit: { headers } }),
   sse: () => new SSEClientTransport(new URL(url + "/sse"), { requestInit: { headers } }),
 };
-// SSE belongs to the protocol's first era.
+// The SSE transport exists only in the old protocol versions, so there is nothing to negotiate.
 const client = new Client({ name: "typescript-v2", version: "1" }, transport === "sse" ? {} : { versionNegotiation: { mode: "auto" } });
 await client.connect(transports[transport]());
 if (transport !== "sse") assert.equal(client.getNegotiatedProtocolVersion(), "2026-07-28");

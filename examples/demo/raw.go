@@ -13,8 +13,8 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 )
 
-// raw is a second MCP client, on a connection of its own, that speaks JSON-RPC by itself: a client library
-// parses a large message several times over, which takes longer than all that Dormouse does with it.
+// raw is a second MCP client with its own connection. It implements JSON-RPC itself, because a client library parses a
+// large message several times, which takes longer than everything that Dormouse does with the message.
 type raw struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -47,11 +47,11 @@ func startRaw(ctx context.Context, binary string, env ...string) (*raw, error) {
 	return r, nil
 }
 
-// close ends `dormouse mcp`.
+// close stops `dormouse mcp` by closing its stdin, and waits for it.
 func (r *raw) close() error { return errors.Join(r.in.Close(), r.cmd.Wait()) }
 
-// result is what a tool answers, as far as the demo needs it. JSON has the blob in base64, which encoding/json decodes, as
-// it encodes the []byte of a request.
+// result is the part of a tool's result that the demo needs. In JSON the blob is base64. encoding/json decodes it to a
+// []byte, and encodes the []byte in a request the same way.
 type result struct {
 	IsError bool `json:"isError"`
 	Content []struct {
@@ -62,7 +62,7 @@ type result struct {
 	} `json:"content"`
 }
 
-// call calls a tool.
+// call calls a tool and waits for its result. A tool's error is returned as err.
 func (r *raw) call(tool string, a args) (result, error) {
 	res, err := r.ask("tools/call", map[string]any{"name": tool, "arguments": a})
 	if err == nil && (res.IsError || len(res.Content) == 0) {

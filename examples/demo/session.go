@@ -13,7 +13,7 @@ type args = mcpclient.Args
 // session adds the demo's printing to an MCP session.
 type session struct{ *mcpclient.Session }
 
-// show runs code and prints it and what the model would see.
+// show runs code and prints the code and the text that a model would get as the answer.
 func (s session) show(ctx context.Context, id, code string, language ...string) error {
 	a := args{"sandbox_id": id, "code": code}
 	if len(language) > 0 {
@@ -31,7 +31,7 @@ func (s session) show(ctx context.Context, id, code string, language ...string) 
 	return nil
 }
 
-// expect runs code and insists on what it prints.
+// expect runs code and returns an error if the answer does not contain want.
 func (s session) expect(ctx context.Context, id, code, want string) error {
 	r, err := s.Must(ctx, "execute_code", args{"sandbox_id": id, "code": code})
 	if err != nil {

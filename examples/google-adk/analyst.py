@@ -24,7 +24,7 @@ server = StdioServerParameters(command="dormouse", args=["mcp"], env=env)
 async def keep_plots(tool, args, tool_context, tool_response):
     """Keeps plots as artifacts of the session: ADK itself would write them out for the model in base64."""
     shown = []
-    for part in tool_response.get("content", []):  # none where ADK itself had an error
+    for part in tool_response.get("content", []):  # an error of ADK itself has no content
         if part["type"] == "image":
             plot = types.Part.from_bytes(data=base64.b64decode(part["data"]), mime_type=part["mimeType"])
             version = await tool_context.save_artifact("plot", plot)
@@ -34,7 +34,7 @@ async def keep_plots(tool, args, tool_context, tool_response):
 
 
 async def main() -> None:
-    # A call may wait for its code for 45 s; ADK's own patience is 5 s.
+    # A call may wait up to 45 s for its code, but ADK's default timeout is 5 s.
     dormouse = McpToolset(connection_params=StdioConnectionParams(server_params=server, timeout=120))
     agent = LlmAgent(name="analyst", model=os.environ.get("MODEL", "gemini-2.5-flash"), tools=[dormouse], after_tool_callback=keep_plots)
     async with InMemoryRunner(agent) as runner:

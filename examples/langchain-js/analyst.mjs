@@ -11,7 +11,7 @@ How do the two correlate? Plot them too, and delete the sandbox when you are don
 
 const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(PATH|HOME|DORMOUSE_.*|DOCKER_.*|XDG_.*)$/.test(name)));
 
-// A tool's answer as OpenAI's Responses API takes it. LangChain.js itself would write a plot out in base64.
+// forOpenAI converts a tool's answer for OpenAI's Responses API. LangChain.js itself would send a plot as base64 text.
 const forOpenAI = (c) => (c.type === "image_url" ? { type: "input_image", image_url: c.image_url.url } : { type: "input_text", text: c.text });
 
 const client = new MultiServerMCPClient({

@@ -24,10 +24,10 @@ else:
 
 async def main() -> None:
     client = MultiServerMCPClient({"dormouse": server})
-    # One session for all calls: client.get_tools() would start a `dormouse mcp` for each.
+    # All calls share one session. client.get_tools() would start a `dormouse mcp` for each call.
     async with client.session("dormouse") as session:
         tools = await load_mcp_tools(session)
-        # A plot is part of a tool's answer, which OpenAI takes in its Responses API alone.
+        # A tool's answer may contain a plot. Of OpenAI's APIs only the Responses API accepts pictures in answers of tools.
         model = ChatOpenAI(model=os.environ.get("MODEL", "gpt-5-mini"), use_responses_api=True)
         agent = create_agent(model, tools)
         result = await agent.ainvoke({"messages": TASK})

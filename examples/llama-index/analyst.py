@@ -27,7 +27,7 @@ class Dormouse(BasicMCPClient):
 
 async def main() -> None:
     url = os.environ.get("DORMOUSE_URL", "http://127.0.0.1:8765/mcp")
-    # A call may wait for its code for 45 s; LlamaIndex's own patience is 30 s.
+    # A call may wait up to 45 s for its code, but LlamaIndex's default timeout is 30 s.
     dormouse = Dormouse(url, headers={"Authorization": "Bearer " + os.environ["DORMOUSE_TOKEN"]}, timeout=120)
     tools = await McpToolSpec(client=dormouse).to_tool_list_async()
     llm = OpenAIResponses(model=os.environ.get("MODEL", "gpt-5-mini"), api_base=os.environ.get("OPENAI_BASE_URL"))

@@ -1,6 +1,6 @@
-// Package mcpclient is a small MCP client for Dormouse over mcp-go's: it starts
-// `dormouse mcp`, calls tools and takes their results apart. The demo, the benchmarks and the
-// end-to-end tests use it; copy it into your own agent.
+// Package mcpclient is a small MCP client for Dormouse, based on mcp-go's client. [Start] runs `dormouse mcp` and returns a
+// [Session], whose methods call tools and return their results as an [Answer]. The demo, the benchmarks and the end-to-end
+// tests use it. You can copy it into your own agent.
 package mcpclient
 
 import (
@@ -14,11 +14,10 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 )
 
-// Args are a tool's arguments.
+// Args are the arguments of a tool call.
 type Args = map[string]any
 
-// Session is an MCP client connected to `dormouse mcp`. Its methods may be called
-// concurrently.
+// Session is an MCP client connected to `dormouse mcp`. Its methods are safe for concurrent use.
 type Session struct {
 	Server       string // name and version
 	Instructions string
@@ -27,17 +26,17 @@ type Session struct {
 	client *client.Client
 }
 
-// Answer is a tool's result, taken apart.
+// Answer is the result of a tool call, with its parts decoded.
 type Answer struct {
 	IsError    bool
 	Text       string
 	Images     [][]byte
-	Blob       []byte         // of a file that is neither text nor a picture
-	Structured map[string]any // of the small management tools
+	Blob       []byte         // content of a file that is neither text nor a picture
+	Structured map[string]any // structured content; only the small management tools have it
 }
 
-// Start runs `dormouse mcp` with env added to this process's environment, and
-// initializes it. The caller closes the session; the daemon goes on.
+// Start runs `dormouse mcp` with env added to this process's environment, and initializes the session. The caller must
+// close the session. The daemon keeps running after that.
 func Start(ctx context.Context, binary string, env []string, args ...string) (*Session, error) {
 	stdio := transport.NewStdioWithOptions(binary, append(os.Environ(), env...), append([]string{"mcp"}, args...))
 	c := client.NewClient(stdio)
@@ -69,10 +68,10 @@ func (s *Session) initialize(ctx context.Context) error {
 	return nil
 }
 
-// Close ends `dormouse mcp`.
+// Close stops `dormouse mcp`. The daemon and the sandboxes keep running.
 func (s *Session) Close() { _ = s.client.Close() }
 
-// Call calls a tool. A tool's error is an answer with IsError; err is for the protocol's.
+// Call calls a tool. An error of the tool is an Answer with IsError set; err is an error of the protocol or the connection.
 func (s *Session) Call(ctx context.Context, tool string, args Args) (Answer, error) {
 	var req mcp.CallToolRequest
 	req.Params.Name, req.Params.Arguments = tool, args
@@ -103,7 +102,7 @@ func (s *Session) Call(ctx context.Context, tool string, args Args) (Answer, err
 	return out, nil
 }
 
-// Must calls a tool, and makes an error of a tool's error.
+// Must is like Call, but also returns an error if the tool returns one.
 func (s *Session) Must(ctx context.Context, tool string, args Args) (Answer, error) {
 	a, err := s.Call(ctx, tool, args)
 	if err == nil && a.IsError {

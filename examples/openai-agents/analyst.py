@@ -18,7 +18,7 @@ set_tracing_disabled(True)  # a trace would send code and data to OpenAI
 
 
 async def main() -> None:
-    # A call may wait for its code for 45 s; the SDK's own patience is 5 s.
+    # A call may wait up to 45 s for its code, but the SDK's default timeout is 5 s.
     async with MCPServerStdio(params={"command": "dormouse", "args": ["mcp"], "env": env}, client_session_timeout_seconds=120) as dormouse:
         agent = Agent(name="analyst", model=os.environ.get("MODEL", "gpt-5-mini"), mcp_servers=[dormouse])
         result = await Runner.run(agent, TASK)

@@ -21,7 +21,7 @@ CSV = "city,year,visitors\n" + "".join(f"{c},{y},{n + 7 * (y - 2020)}\n" for c, 
 
 def server() -> StdioServerParameters:
     command = os.environ.get("DORMOUSE", shutil.which("dormouse") or "dormouse")
-    # The SDK passes on little of the environment, so name what Dormouse needs of it.
+    # The SDK passes few environment variables to the server, so list those that Dormouse needs.
     env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
     return StdioServerParameters(command=command, args=["mcp"], env=env)
 
@@ -47,7 +47,7 @@ async def main() -> None:
             _, text = await call(client, "execute_code", sandbox_id=sandbox, code="import pandas as pd\ndf = pd.read_csv('visitors.csv')\ndf.groupby('city').visitors.mean()")
             assert "Bonn" in text, text
 
-            # The variables of the call before are still there, and a figure comes back as a picture.
+            # The variables of the previous call still exist, and a figure is returned as a picture.
             plot, _ = await call(client, "execute_code", sandbox_id=sandbox, code="df.pivot(index='year', columns='city', values='visitors').plot()")
             pictures = [c for c in plot.content if c.type == "image"]
             assert len(pictures) == 1, plot
@@ -55,7 +55,7 @@ async def main() -> None:
             out.write_bytes(base64.b64decode(pictures[0].data))
             print("wrote", out, out.stat().st_size, "bytes")
 
-            # An error is the program's own, as a normal result; the sandbox lives on.
+            # An exception in the code is a normal result of the tool. The sandbox keeps running.
             _, text = await call(client, "execute_code", sandbox_id=sandbox, code="1 / 0")
             assert "ZeroDivisionError" in text, text
             _, text = await call(client, "execute_code", sandbox_id=sandbox, code="len(df)")

@@ -15,9 +15,9 @@ How do the two correlate? Plot them too, and delete the sandbox when you are don
 env = {k: v for k, v in os.environ.items() if k.startswith(("DORMOUSE_", "DOCKER_", "XDG_"))}
 server = StdioServerParameters(command="dormouse", args=["mcp"], env=env)
 
-# A ToolCallingAgent: smolagents' CodeAgent runs the model's code itself, here and not in the sandbox.
+# Use a ToolCallingAgent: smolagents' CodeAgent would run the model's code in this process, not in the sandbox.
 with MCPClient(server, structured_output=False) as tools:
-    for tool in tools:  # smolagents takes every argument of an MCP tool as required; Dormouse itself says what it misses
+    for tool in tools:  # smolagents treats all arguments of MCP tools as required; Dormouse itself checks the required ones
         for argument in tool.inputs.values():
             argument["nullable"] = True
     agent = ToolCallingAgent(tools=tools, model=OpenAIModel(os.environ.get("MODEL", "gpt-5-mini")), verbosity_level=0)

@@ -2,14 +2,14 @@
 //
 //   npm ci && node analyst.mjs
 //
-// The steps are what a model would ask for. Swap them for your model's tool calls: listTools() has the schemas to show
-// it, and callTool() carries out what it asks.
+// The steps below stand for the tool calls of a model. Replace them with your model's calls: listTools() returns the tools'
+// schemas for the model, and callTool() makes a call that the model asks for.
 import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 
-// The SDK passes on little of the environment, so name what Dormouse needs of it.
+// The SDK passes few environment variables to the server, so list those that Dormouse needs.
 const env = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => /^(PATH|HOME|USER|DORMOUSE_.*|DOCKER_.*|XDG_.*)$/.test(name)),
 );
@@ -31,11 +31,11 @@ const created = await call("create_sandbox", { language: "javascript", ttl: "1h"
 const sandbox_id = created.structuredContent.id;
 try {
   await call("execute_code", { sandbox_id, code: "const visits = new Map([['Ulm', 40], ['Bonn', 90]]);\nvisits" });
-  // The variables of the call before are still there.
+  // The variables of the previous call still exist.
   const sum = await call("execute_code", { sandbox_id, code: "[...visits.values()].reduce((a, b) => a + b)" });
   assert.match(sum.text, /130/);
 
-  // The same sandbox has a Python kernel too; a figure comes back as a picture.
+  // The same sandbox also has a Python kernel. A figure is returned as a picture.
   const plot = await call("execute_code", {
     sandbox_id,
     language: "python",

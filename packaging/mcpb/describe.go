@@ -21,10 +21,10 @@ const (
 	registrySchema = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 )
 
-// args are of the command that serves MCP on stdio, as `dormouse mcp --print-config` has them.
+// args are the arguments of the command that serves MCP on stdio, the same as in `dormouse mcp --print-config`.
 var args = []string{"mcp"}
 
-// environment are the variables that a person may have to set: clients pass on little of theirs.
+// environment lists the variables that a user may have to set, because clients pass few of their own to a server.
 var environment = []variable{
 	{"DOCKER_HOST", "Where the Docker engine is, if it is not in a usual place: unix:///run/user/1000/docker.sock"},
 	{"DORMOUSE_HOME", "Where Dormouse keeps its state, if not in the user's own folder for state"},
@@ -34,7 +34,7 @@ type variable struct{ name, description string }
 
 type object = map[string]any
 
-// semver is what a manifest must have for a version; a commit without a tag has none.
+// semver matches the versions that a manifest may have. The name of a commit without a tag does not match.
 var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+.*)$`)
 
 func semantic(version string) string {
@@ -44,7 +44,7 @@ func semantic(version string) string {
 	return "0.0.0-" + version
 }
 
-// entryPoint is where the binary is in a bundle.
+// entryPoint returns the path of the binary in a bundle.
 func entryPoint(goos string) string {
 	if goos == "windows" {
 		return "server/" + name + ".exe"
@@ -52,7 +52,8 @@ func entryPoint(goos string) string {
 	return "server/" + name
 }
 
-// manifest says how a bundle is started and what tools it has: golden is tools/testdata/tools.golden.json.
+// manifest returns the manifest of a bundle: its description, its start command and its tools. Golden is the content of
+// tools/testdata/tools.golden.json.
 func manifest(version, goos string, golden []byte) ([]byte, error) {
 	var tools []struct {
 		Name        string `json:"name"`
@@ -83,11 +84,11 @@ func manifest(version, goos string, golden []byte) ([]byte, error) {
 	})
 }
 
-// madeBundle is one that was made, as it is called in a release.
+// madeBundle is a bundle's file name in a release and the SHA-256 sum of the file.
 type madeBundle struct{ file, sha256 string }
 
-// registryEntry is server.json, which `mcp-publisher publish` sends to the MCP registry when the release is there. A bundle's
-// arguments are in its manifest, so they are not said again.
+// registryEntry returns server.json, which `mcp-publisher publish` sends to the MCP registry once the release exists. It
+// does not contain the start command, because each bundle's manifest does.
 func registryEntry(version string, bundles []madeBundle) ([]byte, error) {
 	tag := "v" + semantic(version)
 	var variables, packages []object

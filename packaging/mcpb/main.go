@@ -1,6 +1,6 @@
-// Mcpb makes what a release has: MCP bundles, one for each platform, and server.json, which tells the MCP registry of
-// them: `make mcpb`. A bundle is a zip of a manifest, the dormouse binary and its icon, which Claude Desktop and others
-// install with a double click. describe.go has all that is said of Dormouse in them.
+// Mcpb makes the files of a release: one MCP bundle for each platform, and server.json, Dormouse's entry in the MCP
+// registry. `make mcpb` runs it. A bundle is a zip file with a manifest, the dormouse binary and its icon; Claude Desktop
+// and other clients install it with a double click. describe.go makes the manifest and server.json.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// release makes the bundles of a version, and bin/server.json, which has their sums.
+// release makes the bundles of a version, and bin/server.json with their SHA-256 sums.
 func release(version string, platforms []string) error {
 	var bundles []madeBundle
 	for _, platform := range platforms {
@@ -99,7 +99,7 @@ func write(out string, files []file) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() // again, where Close below was not reached
+	defer f.Close() // for errors before the Close below; a second Close does no harm
 	z := zip.NewWriter(f)
 	for _, file := range files {
 		h := &zip.FileHeader{Name: file.name, Method: zip.Deflate}

@@ -1,6 +1,5 @@
-// Testreport reads the output of go test -json and prints what a person wants of
-// it: a line for each package, the whole output of what failed, and at the end each
-// test that was skipped, with its reason. It exits with 1 if anything failed.
+// Testreport reads the output of go test -json from stdin and prints a summary for people: a line for each package, the
+// whole output of failed tests, and at the end each skipped test with its reason. It exits with 1 if anything failed.
 package main
 
 import (
@@ -18,7 +17,7 @@ type event struct {
 	Test    string
 	Output  string
 	Elapsed float64
-	// ImportPath is set instead of Package while a package builds.
+	// ImportPath is set instead of Package in events of a build.
 	ImportPath string
 }
 
@@ -35,7 +34,7 @@ func main() {
 	for in.Scan() {
 		var e event
 		if json.Unmarshal(in.Bytes(), &e) != nil {
-			fmt.Println(in.Text()) // not from a test: go test's own words
+			fmt.Println(in.Text()) // a line that go test printed itself
 			continue
 		}
 		k := key{e.Package, e.Test}
@@ -77,7 +76,7 @@ func main() {
 	}
 }
 
-// reason is what the test said when it skipped itself.
+// reason returns the message with which a test skipped itself.
 func reason(lines []string) string {
 	for _, l := range lines {
 		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "===") && !strings.HasPrefix(l, "---") {

@@ -1,5 +1,5 @@
-// Command go-sdk drives Dormouse with the official Go SDK. It is a module of its own, so that
-// Dormouse does not depend on the SDK.
+// Command go-sdk runs the scenario of e2e/clients/scenario.json against Dormouse with the official Go SDK. It is a separate
+// module, so that Dormouse does not depend on the SDK.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
-// step is a line of scenario.json.
+// step is one tool call in scenario.json, with the answer that it must have.
 type step struct {
 	Tool   string            `json:"tool"`
 	Args   json.RawMessage   `json:"args"`
@@ -114,7 +114,7 @@ func wire(transport string) mcp.Transport {
 	return &mcp.CommandTransport{Command: exec.Command(os.Getenv("DORMOUSE"), "mcp")}
 }
 
-// bearer is a token that goes with each request.
+// bearer is an http.RoundTripper that adds this token to each request.
 type bearer string
 
 func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// machine is what is here, and what doctor says of it.
+// machine checks that the virtual machine has systemd and cgroup v2, and that doctor reports cgroups correctly.
 func machine(ctx context.Context) {
 	check("systemd is here, and cgroups are of version 2 alone", func() error {
 		var fs syscall.Statfs_t
@@ -40,7 +40,7 @@ func machine(ctx context.Context) {
 	})
 }
 
-// engineTests are the engine's own that cgroups matter to.
+// engineTests runs those of the engine's own tests that depend on cgroups.
 func engineTests(ctx context.Context) {
 	for _, test := range []string{"TestOutOfMemoryIsNamed", "TestSandboxesOutliveTheDaemon", "TestRemoveLeavesNothing"} {
 		check("the engine's own "+test, func() error {
@@ -50,7 +50,7 @@ func engineTests(ctx context.Context) {
 	}
 }
 
-// limits reaches for more than a sandbox has.
+// limits checks the limits of a sandbox with code that tries to exceed them.
 func limits(ctx context.Context) {
 	var s session
 	var id string
@@ -125,7 +125,7 @@ func limits(ctx context.Context) {
 		return err
 	})
 	check("a fork bomb is survived", func() error {
-		// Small programs: copies of Python can fill the memory first, and then it is stopped for that.
+		// The bomb starts small programs. Copies of Python could reach the memory limit before the process limit.
 		const bomb = "import os\ntry:\n    while True: os.posix_spawn('/usr/bin/sleep', ['sleep', '600'], {})\nexcept BlockingIOError: print('no more')"
 		if _, err := s.run(id, "python", bomb, "no more"); err != nil {
 			return err
@@ -150,7 +150,7 @@ func limits(ctx context.Context) {
 
 func cpuStat(id string) map[string]int64 { return numbers(filepath.Join(cgroupOf(id), "cpu.stat")) }
 
-// numbers reads a file of names and numbers.
+// numbers reads a file with a name and a number on each line. It returns an empty map if the file can't be read.
 func numbers(file string) map[string]int64 {
 	list := map[string]int64{}
 	f, err := os.Open(file)

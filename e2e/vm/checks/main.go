@@ -1,6 +1,6 @@
-// Command checks is what e2e/vm/run starts in its virtual machine, as root, at each of three boots: what needs cgroup v2
-// and systemd (cgroups.go, services.go), and what a power cut and a reboot leave of a sandbox (reboot.go). What it finds goes
-// to the machine's second serial port, a line for each check.
+// Command checks tests Dormouse in the virtual machine of e2e/vm/run, which starts it as root at each of three boots.
+// It checks the features that need cgroup v2 and systemd (cgroups.go, services.go), and how sandboxes survive a power cut
+// and a reboot (reboot.go). It writes a line for each check to the machine's second serial port.
 package main
 
 import (
@@ -23,8 +23,8 @@ import (
 const (
 	binary  = "/usr/local/bin/dormouse"
 	service = "dormouse-gvisor.service"
-	home    = "/var/lib/dormouse" // the service's
-	ids     = "/root/sandboxes"   // what the boots tell each other
+	home    = "/var/lib/dormouse" // the service's home
+	ids     = "/root/sandboxes"   // a file with the ids that one boot passes to the next
 )
 
 type args = mcpclient.Args
@@ -69,7 +69,7 @@ func main() {
 
 func say(format string, a ...any) { fmt.Fprintf(report, format+"\n", a...) }
 
-// check is one line of the report.
+// check runs one check and writes its line of the report.
 func check(name string, do func() error) {
 	began := time.Now()
 	if err := do(); err != nil {
@@ -79,7 +79,7 @@ func check(name string, do func() error) {
 	say("vm: %-70s ok %6.1f s", name, time.Since(began).Seconds())
 }
 
-// command runs a program, and returns what it said.
+// command runs a program and returns its output, stdout and stderr combined. An error contains the output too.
 func command(ctx context.Context, name string, arg ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, name, arg...).CombinedOutput()
 	if err != nil {
@@ -88,7 +88,8 @@ func command(ctx context.Context, name string, arg ...string) (string, error) {
 	return string(out), nil
 }
 
-// eventually waits for something that takes a while here: the machine is emulated.
+// eventually calls ok every 200 ms until it returns true or an error, for at most 5 minutes. The time is this long because
+// the machine may be emulated and slow.
 func eventually(ctx context.Context, what string, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -105,13 +106,14 @@ func eventually(ctx context.Context, what string, ok func() (bool, error)) error
 	}
 }
 
-// session calls tools of a home's daemon.
+// session is an MCP session whose calls all use one context.
 type session struct {
 	*mcpclient.Session
 	ctx context.Context
 }
 
-// connect waits for the service's daemon, so that none is started beside it.
+// connect waits until the service's daemon answers and then opens a session, so that the session does not start a second
+// daemon.
 func connect(ctx context.Context) (session, error) {
 	err := eventually(ctx, "the service answers", func() (bool, error) {
 		_, err := command(ctx, binary, "ls", "--home", home)
@@ -132,11 +134,11 @@ func (s session) create(a args) (string, error) {
 
 var executionID = regexp.MustCompile(`exec_\w+`)
 
-// run runs code and wants words in the answer.
+// run runs code, waits until it ends, and returns the answer. It fails if a word is missing from the answer.
 func (s session) run(id, language, code string, words ...string) (string, error) {
 	ask := args{"sandbox_id": id, "language": language, "code": code, "wait_seconds": 300, "request_id": rand.Text()}
 	r, err := s.Must(s.ctx, "execute_code", ask)
-	// The machine is emulated: to import scikit-learn takes minutes, and to resume a sandbox longer than it may.
+	// On an emulated machine, importing scikit-learn takes minutes and resuming a sandbox can exceed its time limit.
 	for range 10 {
 		if err != nil && strings.Contains(err.Error(), "nothing of it is lost: try again") {
 			r, err = s.Must(s.ctx, "execute_code", ask)
@@ -152,7 +154,7 @@ func (s session) run(id, language, code string, words ...string) (string, error)
 	return r.Text, err
 }
 
-// python and javascript are run, each with what its answer must have.
+// both runs code in Python and in JavaScript. Each answer must contain the given word.
 func (s session) both(id string, python, inPython, javascript, inJavascript string) error {
 	if _, err := s.run(id, "python", python, inPython); err != nil {
 		return err
@@ -161,7 +163,7 @@ func (s session) both(id string, python, inPython, javascript, inJavascript stri
 	return err
 }
 
-// view is what get_sandbox says.
+// view is a part of the result of get_sandbox.
 type view struct {
 	State       string    `json:"state"`
 	SuspendedTo string    `json:"suspended_to"`
@@ -197,11 +199,12 @@ func epochOf(text string) string {
 	return "not said"
 }
 
-// cgroupOf is where a sandbox's cgroup is.
+// cgroupOf returns the path of a sandbox's cgroup.
 func cgroupOf(id string) string { return filepath.Join("/sys/fs/cgroup/dormouse", id) }
 
-// nothingLeft wants no process, cgroup, mount or folder of a sandbox. A daemon that runs has others, of which nobody was told: a spare,
-// and the one that becomes a snapshot. Without an id nothing may be left of any, nor of those.
+// nothingLeft fails if a process, cgroup, mount or folder of the sandbox is left. With an empty id it fails if one of any
+// sandbox is left. The daemon must have stopped then, because a running daemon also has sandboxes that no client created:
+// a pooled sandbox, and the one from which it makes a snapshot.
 func nothingLeft(home, id string) error {
 	var left []string
 	for _, pattern := range []string{"/sys/fs/cgroup/dormouse/" + cmp.Or(id, "sbx_"), home + "/gvisor/sandboxes/" + id, home + "/gvisor/sandboxes/." + id, home + "/gvisor/runsc/*" + id,

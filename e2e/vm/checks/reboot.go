@@ -22,7 +22,8 @@ next(squares), next(squares), next(squares)`
 	goOnJS      = "[seen.get('a'), numbers.next().value]"
 )
 
-// slept and ran are the two sandboxes of the three boots, late the execution that comes after ran's saved state.
+// known are the ids that one boot passes to the next: slept is the sandbox that is suspended when the machine stops, ran
+// the sandbox that is running then, and late an execution in ran that began after ran's last checkpoint.
 type known struct{ slept, ran, late string }
 
 func recall() (k known, err error) {
@@ -33,7 +34,8 @@ func recall() (k known, err error) {
 	return k, err
 }
 
-// keep writes them down for the next boot. It syncs nothing but its own file: what the daemon has not made last is lost with the power.
+// keep writes the ids to a file for the next boot. It syncs only this file, so that a power cut loses everything that the
+// daemon has not synced itself.
 func (k known) keep() error {
 	f, err := os.Create(ids)
 	if err != nil {
@@ -43,9 +45,10 @@ func (k known) keep() error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// goesOn keeps a sandbox running beyond its saved state, and returns the execution.
+// goesOn waits for a new checkpoint of a sandbox, then starts a long execution, which is therefore not in the checkpoint.
+// It returns the execution's id.
 func (s session) goesOn(id string) (string, error) {
-	if _, err := s.run(id, "python", "1"); err != nil { // so that it is saved after now
+	if _, err := s.run(id, "python", "1"); err != nil { // new work causes a new checkpoint
 		return "", err
 	}
 	began := time.Now()
@@ -147,7 +150,8 @@ func afterPowerCut(ctx context.Context) {
 	})
 }
 
-// goOn has a sandbox take the next steps. An epoch that has grown is of one that was rewound, which says so.
+// goOn checks that a sandbox continues from its state: it runs the next steps in both languages. If the sandbox was rewound
+// to a checkpoint, its kernel epoch must have grown and the answer must report this.
 func (s session) goOn(name, id, square, log string, number int, rewound bool) {
 	check(name, func() error {
 		text, err := s.run(id, "python", goOn, fmt.Sprintf("([21, 41], %s, '%s')", square, log))

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/examples/mcpclient"
 )
 
-// services shows that sandboxes outlive the service, however it ends.
+// services checks that sandboxes survive when the service restarts or is killed.
 func services(ctx context.Context) {
 	var s session
 	var id string
@@ -87,8 +87,9 @@ func mainPID(ctx context.Context) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// logins shows that sandboxes outlive the login that started them, even where the administrator ends what a user leaves running
-// (KillUserProcesses=yes): the daemon ends then, which is in the login's scope, and is found by the next one.
+// logins checks that sandboxes survive the end of the login session that started them, even if the administrator lets
+// systemd kill all processes of a session at its end (KillUserProcesses=yes). The daemon belongs to the session and is
+// killed with it. The sandboxes do not, and the next daemon finds them.
 func logins(ctx context.Context) {
 	const other = "/root/home"
 	login := func(code string) (string, error) {
@@ -138,7 +139,8 @@ func logins(ctx context.Context) {
 	})
 }
 
-// atLogin is what a login does: it runs code in the sandbox "mine", and says in which cgroup it is itself.
+// atLogin is the program of a login session. It runs code in the sandbox "mine", which it creates if necessary, and prints
+// its own cgroup and the answer.
 func atLogin(ctx context.Context, code string) error {
 	s, err := mcpclient.Start(ctx, binary, nil)
 	if err != nil {

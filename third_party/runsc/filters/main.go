@@ -1,5 +1,6 @@
-// Command filters compiles the seccomp filter of the sandboxes that Dormouse makes, for this machine's architecture, to a Go file of
-// runsc's (../main.go). A filter that is not what gVisor would compile itself, instruction by instruction, is an error.
+// Command filters compiles the seccomp filter of Dormouse's sandboxes, for this machine's architecture, and writes it as a Go
+// file of runsc (../main.go). It fails if the filter is not identical, instruction by instruction, to the one that gVisor
+// compiles at run time.
 package main
 
 import (
@@ -29,7 +30,8 @@ func write(path string) error {
 	}
 	var programs []precompiledseccomp.Program
 	for _, info := range systrap.PrecompiledSeccompInfo() {
-		// As the engine's flags have it: no network of the host's, and files by file descriptor (directfs, the default).
+		// These options match the flags that the engine passes to runsc: no access to the host's network, and access to files
+		// through file descriptors (directfs, the default).
 		p, err := compile(config.Options{Platform: info, HostFilesystem: true})
 		if err != nil {
 			return err
@@ -43,12 +45,13 @@ func write(path string) error {
 	return os.WriteFile(path, text, 0o644)
 }
 
-// rules are those of the filter, with variables where it depends on the process that it is installed in.
+// rules returns the rules of the filter. Values that depend on the process in which the filter is installed are variables.
 //
 //go:linkname rules gvisor.dev/gvisor/runsc/boot/filter/config.rules
 func rules(config.Options, precompiledseccomp.Values) (allow, deny seccomp.SyscallRules)
 
-// compile is what gVisor does for its releases (config.PrecompiledPrograms), for one set of options of hundreds.
+// compile precompiles the filter for one set of options. For its releases gVisor does the same for hundreds of sets
+// (config.PrecompiledPrograms).
 func compile(o config.Options) (precompiledseccomp.Program, error) {
 	program := func(vars precompiledseccomp.Values) *seccomp.Program {
 		allow, deny := rules(o, vars)
@@ -65,7 +68,7 @@ func compile(o config.Options) (precompiledseccomp.Program, error) {
 	if err != nil {
 		return p, err
 	}
-	for _, fd := range []uint32{3, 17, 250} { // the control server's, in a sandbox
+	for _, fd := range []uint32{3, 17, 250} { // sample values for the descriptor of a sandbox's control server
 		o.ControllerFD = fd
 		got, err := p.RenderInstructions(o.Vars())
 		if err != nil {

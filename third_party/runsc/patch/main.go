@@ -1,4 +1,4 @@
-// Command build builds runsc from gVisor's module, with some changes (patches.go).
+// Command build builds runsc from gVisor's module, with the patches in patches.go.
 package main
 
 import (
@@ -19,9 +19,9 @@ func main() {
 	}
 }
 
-// build builds the module in the working folder with a copy of gVisor's that has the patches.
+// build builds the module in the working directory, with a patched copy of gVisor's module in place of the original.
 func build(program string) error {
-	const dir = "./patched" // always the same: it is in the program
+	const dir = "./patched" // a fixed name, because the path ends up in the program
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}

@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 )
 
-// patch replaces a text, which is in the file once, or this is not the gVisor that it was made for.
+// patch replaces old by new in a file of gVisor's. The file must contain old exactly once; otherwise the patch was made for
+// another version of gVisor, and apply fails.
 type patch struct{ file, old, new string }
 
 var patches = []patch{
-	// A checkpoint's two halves, which gVisor writes at once, do not wait for each other. That of the memory holds a lock for as long
-	// as it looks through the pages, and that of the kernel took it for each mapping, only to read a flag.
+	// gVisor writes the two halves of a checkpoint concurrently. The half with the memory holds a lock while it scans the pages.
+	// The half with the kernel's state acquired the same lock for each mapping, only to read a flag, and so waited for the other.
+	// The flag is set before anything reads it, so reading it needs no lock.
 	{
 		file: "pkg/sentry/pgalloc/save_restore.go",
 		old: `func (f *MemoryFile) IsSavable() bool {
@@ -83,7 +85,7 @@ var patches = []patch{
 `,
 	},
 
-	// The encoder's maps have room from the start for the objects that a small sandbox consists of (some 10,000).
+	// The encoder's maps are allocated for the number of objects in a small sandbox (about 10,000), so that they do not grow.
 	{
 		file: "pkg/state/state.go",
 		old: `		pending:        make(map[objectID]*objectEncodeState),
@@ -94,7 +96,8 @@ var patches = []patch{
 `,
 	},
 
-	// Nobody reads how long each type took, and to find out, the clock is asked twice for each object.
+	// The encoder measures the time for each type and reads the clock twice for each object. Nothing uses these times, so the
+	// clock is not read.
 	{
 		file: "pkg/state/stats.go",
 		old: `	now := gohacks.Nanotime()
@@ -103,7 +106,7 @@ var patches = []patch{
 `,
 	},
 
-	// The decoder reads numbers byte by byte, and each byte went through two Reads of one.
+	// The decoder reads numbers byte by byte, and each byte took two calls of Read. It uses ReadByte where the reader has it.
 	{
 		file: "pkg/state/wire/wire.go",
 		old: `func (r *Reader) readByte() byte {
@@ -156,7 +159,7 @@ func (r *SimpleReader) Read(`,
 	},
 
 	// A fork that RLIMIT_NPROC refuses fails before the memory of the process is copied, and not afterwards. Otherwise a fork bomb that has
-	// reached its limit uses all CPU time for copies, and its end takes long.
+	// reached its limit uses all CPU time for copies, and killing it takes long.
 	{
 		file: "pkg/sentry/kernel/task_clone.go",
 		old: `	// Pull task registers and FPU state, a cloned task will inherit the
