@@ -22,17 +22,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// guestVolumes brings the guest into containers of any image: one named volume for
-// each build and architecture, filled once through the API (so that it works on a
-// remote engine) and mounted read-only.
+// guestVolumes makes the guest available to containers of any image. Each build and architecture has a named volume,
+// which is filled once and which containers mount read-only. The files are copied through the engine's API, so this
+// works on a remote engine.
 //
-// A volume is trusted only if it has the marker, which is written after everything
-// else, and if all files have their sizes. While a daemon fills a volume it holds a lock that all daemons of the engine share: the name of
-// the helper container through which files go in. So no daemon writes to a volume that is in use.
+// A volume is trusted only if it has the marker, which is written after all other files, and if all files have their
+// sizes. A daemon that fills a volume holds a lock that all daemons of the engine share: the name of the helper
+// container through which the files are copied. So no daemon writes to a volume that is in use.
 type guestVolumes struct {
 	api    *client.Client
 	bundle engine.Bundle
-	stale  time.Duration // when a helper's maker is taken for dead
+	stale  time.Duration // the age at which a helper's daemon is considered dead
 
 	mu     sync.Mutex
 	filled map[string]guestVolume // by volume name
@@ -50,7 +50,7 @@ const emptyVolume = "dormouse-empty"
 
 const (
 	marker = ".complete"
-	// staleFill is far above what a fill takes (a second, more to a remote engine).
+	// staleFill is far longer than a fill takes (a second, more on a remote engine).
 	staleFill = 2 * time.Minute
 	fillPoll  = 50 * time.Millisecond
 )
@@ -59,7 +59,7 @@ func newGuestVolumes(api *client.Client, bundle engine.Bundle) *guestVolumes {
 	return &guestVolumes{api: api, bundle: bundle, stale: staleFill, filled: map[string]guestVolume{}}
 }
 
-// ensure returns the volume that holds the guest for an image's architecture, filled.
+// ensure returns the volume that holds the guest for an image's architecture. It fills the volume if necessary.
 func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (guestVolume, error) {
 	name := "dormouse-guest-" + g.bundle.ID() + "-" + img.Arch
 	g.mu.Lock()
@@ -75,8 +75,8 @@ func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (guestVolume,
 	return v, nil
 }
 
-// lost looks again whether the volume is filled, and fills it if somebody pruned it
-// meanwhile. It reports whether that was so.
+// lost checks again whether the volume is filled, and fills it if it was pruned in the meantime. It reports whether
+// it wrote files.
 func (g *guestVolumes) lost(ctx context.Context, name string, img imageFacts) (bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -88,7 +88,8 @@ func (g *guestVolumes) lost(ctx context.Context, name string, img imageFacts) (b
 	return wrote, err
 }
 
-// fill makes sure of the volume's content and reports whether it had to be written.
+// fill creates the volume if it is missing, makes sure that it contains the guest, and reports whether it had to
+// write files.
 func (g *guestVolumes) fill(ctx context.Context, name string, img imageFacts) (v guestVolume, wrote bool, err error) {
 	labels := map[string]string{labelGuest: g.bundle.ID(), labelSchema: schema}
 	full, err := g.api.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels})
@@ -164,8 +165,8 @@ func (g *guestVolumes) whole(ctx context.Context, helper string, files fs.FS) (b
 	return true, nil
 }
 
-// lock creates the helper container, which is never started, and returns its id. Its
-// name can be taken once.
+// lock creates the helper container, which is never started, and returns its id. The engine allows only one container
+// of that name. While another daemon's helper exists, lock waits.
 func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, labels map[string]string) (string, error) {
 	helper := name + "-fill"
 	for {
@@ -197,9 +198,9 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 	}
 }
 
-// breakStale removes a helper that its maker left behind. It asks the engine for the
-// time, because the engine's clock made the helper's date, and removes by id, because
-// the name may be somebody else's by then.
+// breakStale removes a helper that a dead daemon left behind. It compares the helper's creation time with the
+// engine's clock, which set it. It removes the helper by its id, because another daemon's helper may have the name by
+// then.
 func (g *guestVolumes) breakStale(ctx context.Context, helper string) error {
 	old, err := g.api.ContainerInspect(ctx, helper)
 	if cerrdefs.IsNotFound(err) {
@@ -230,7 +231,7 @@ func (g *guestVolumes) breakStale(ctx context.Context, helper string) error {
 	return err
 }
 
-// writeTar writes the bundle's files as root's, the guest executable.
+// writeTar writes the bundle's files as a tar archive. They belong to root, and the guest is executable.
 func writeTar(w io.Writer, files fs.FS) error {
 	archive := tar.NewWriter(w)
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {

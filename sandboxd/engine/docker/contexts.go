@@ -11,14 +11,13 @@ import (
 	"path/filepath"
 )
 
-// endpoint is where an engine listens, and how to prove who is who.
+// endpoint is the address of an engine and the TLS certificates for it.
 type endpoint struct {
 	host   string // as in DOCKER_HOST
-	tlsDir string // with ca.pem, cert.pem and key.pem; empty: no TLS
+	tlsDir string // contains ca.pem, cert.pem and key.pem; empty means no TLS
 }
 
-// currentContext returns the name of the Docker CLI's current context; empty is the
-// default one.
+// currentContext returns the name of the Docker CLI's current context. It is empty for the default context.
 func currentContext(configDir string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(configDir, "config.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -36,8 +35,8 @@ func currentContext(configDir string) (string, error) {
 	return config.CurrentContext, nil
 }
 
-// contextEndpoint reads a context of the Docker CLI. Its files are in folders named by
-// the hash of the context's name.
+// contextEndpoint returns the endpoint of a context of the Docker CLI. The CLI stores each context in a folder that
+// is named by the SHA-256 hash of the context's name.
 func contextEndpoint(configDir, name string) (endpoint, error) {
 	hash := sha256.Sum256([]byte(name))
 	folder := hex.EncodeToString(hash[:])

@@ -173,8 +173,9 @@ func removeCopies(place, container, sum string) error {
 	return errors.Join(errs...)
 }
 
-// removeCopy removes a folder if containerd made it and it contains the container's memory. Other users can't change what is
-// removed: the folder must be accessible to root alone, and its files are opened relative to its descriptor.
+// removeCopy removes a folder if containerd made it and it contains the container's memory. Other users can't
+// redirect the removal to other files: the folder must be accessible to root alone, and its files are removed
+// relative to its descriptor.
 func removeCopy(place *os.File, name, container, sum string) error {
 	fd, err := unix.Openat(int(place.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -23,11 +23,12 @@ const (
 	readyPoll    = 10 * time.Millisecond
 	// engineStartTimeout bounds the engine's own work, which takes 0.1 s on an idle machine.
 	engineStartTimeout = time.Minute
-	// cleanupTimeout bounds removing what a failed or cancelled call made.
+	// cleanupTimeout bounds calls that are not cancelled with their context, such as the removal of a failed call's
+	// container.
 	cleanupTimeout = 15 * time.Second
 )
 
-// cleanup is a context for tidying up after ctx, which may have ended.
+// cleanup returns a context for calls that must complete even if ctx has ended.
 func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 }
@@ -63,11 +64,11 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 
 var errExists = errors.New("the engine has a container of that name already")
 
-// start makes a container and waits for its guest. It leaves nothing behind when it fails.
+// start creates a container, starts it, and waits for its guest. If that fails, start removes the container.
 func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, volume guestVolume) error {
 	config, host := profile(spec, e.facts, img, volume)
-	// Not to be given up: an engine goes on creating when nobody waits for it any more,
-	// and the container would appear after we had looked for what to remove.
+	// The create is not cancelled: an engine completes a cancelled create, and the container would appear after the
+	// cleanup below has looked for it.
 	createCtx, cancel := cleanup(ctx)
 	defer cancel()
 	made, err := e.api.ContainerCreate(createCtx, config, host, nil, nil, nameOf(spec.ID))
@@ -96,7 +97,7 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 	return errors.Join(wrap("start "+string(spec.ID), err), e.Remove(cleanupCtx, spec.ID))
 }
 
-// awaitGuest returns when the guest can be dialled.
+// awaitGuest returns when the guest can be dialled. It leaves the stream that it opened to the next Dial.
 func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
@@ -123,8 +124,8 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	}
 }
 
-// find returns the container of a sandbox of this home. It looks for the name first, which is the
-// fastest, and then for the label, which a suspended one still has.
+// find returns the container of a sandbox of this home. It looks for the name first, which is fastest, and then for
+// the label, because the container of a suspended sandbox has another name.
 func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResponse, error) {
 	if !sandbox.IsID(string(id)) {
 		return container.InspectResponse{}, noSandbox(id)
@@ -152,7 +153,8 @@ func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResp
 	return found, nil
 }
 
-// vacant returns an error if there is a sandbox of that id. The engine itself refuses only a name twice.
+// vacant returns an error if a sandbox of that id exists. The engine refuses only a second container of the same
+// name, and the container of a suspended sandbox has another one.
 func (e *Engine) vacant(ctx context.Context, id sandbox.ID) error {
 	_, err := e.find(ctx, id)
 	switch {
@@ -164,8 +166,8 @@ func (e *Engine) vacant(ctx context.Context, id sandbox.ID) error {
 	return err
 }
 
-// Remove implements [engine.Engine]. It waits while the sandbox is being suspended or resumed: a checkpoint that
-// is being written would come back after its container has gone.
+// Remove implements [engine.Engine]. It waits while the sandbox is being suspended or resumed: a checkpoint that is
+// still being written would reappear after its container is removed.
 func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	done, err := e.turns.toChange(ctx, id)
 	if err != nil {
@@ -176,7 +178,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	return e.remove(ctx, id)
 }
 
-// remove is Remove for who has the sandbox's turn.
+// remove implements Remove. The caller must hold the sandbox's turn to change (turns.toChange).
 func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	for {
 		found, err := e.find(ctx, id)
@@ -186,15 +188,15 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 		if err != nil {
 			return err
 		}
-		if found.State.Paused && e.facts.gvisor() { // Docker 20.10 can't kill a paused container of gVisor, and leaves its shim
+		if found.State.Paused && e.facts.gvisor() { // Docker 20.10 can't kill a paused gVisor container, and leaves its shim
 			unpauseCtx, cancel := cleanup(ctx)
 			err := e.api.ContainerUnpause(unpauseCtx, found.ID)
 			cancel()
-			if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict: it is not paused
+			if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that it is not paused
 				return wrap("unpause "+string(id)+" to remove it", err)
 			}
 		}
-		// Before the container, because they can't be found without it.
+		// The copies are removed before the container, because they can't be found without it.
 		if err := e.removeCopies(found.ID, savedIn(found.Name).sum); err != nil {
 			return wrap("remove copies of the memory of "+string(id), err)
 		}
@@ -202,7 +204,7 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 		if err == nil || cerrdefs.IsNotFound(err) {
 			return nil
 		}
-		// A conflict: somebody else is removing it. It is gone when it can't be found.
+		// A conflict means that another call is removing the container. It is removed when find no longer finds it.
 		if !cerrdefs.IsConflict(err) {
 			return wrap("remove "+string(id), err)
 		}
@@ -214,7 +216,7 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	}
 }
 
-// summary is what a list says of a container of ours.
+// summary is a container of this home, as the engine lists it.
 type summary struct {
 	id        sandbox.ID
 	container string
@@ -233,7 +235,7 @@ func (e *Engine) summaries(ctx context.Context, only ...filters.KeyValuePair) ([
 	for _, s := range found {
 		id := s.Labels[labelSandbox]
 		if !sandbox.IsID(id) {
-			continue // not made by us, whatever its label says
+			continue // the label's value is no id, so Dormouse did not make this container
 		}
 		list = append(list, summary{sandbox.ID(id), s.ID, strings.Join(s.Names, ""), s.State})
 	}
@@ -251,7 +253,7 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 		c := engine.Container{ID: s.id}
 		checkpoint := savedIn(s.name).name
 		switch {
-		case checkpoint != "": // also while it is being ended or started
+		case checkpoint != "": // also while the container is being ended or started
 			c.Suspended, c.Detail, c.StateBytes = true, "is suspended", e.checkpointBytes(s.container, checkpoint)
 		case s.state == container.StatePaused:
 			c.Suspended, c.Detail = true, "is paused"
@@ -260,7 +262,7 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 		default:
 			state, err := e.api.ContainerInspect(ctx, s.container)
 			if cerrdefs.IsNotFound(err) {
-				continue // removed meanwhile
+				continue // removed since the engine listed it
 			}
 			if err != nil {
 				return nil, wrap("look at "+string(s.id), err)
@@ -272,7 +274,7 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 	return list, nil
 }
 
-// ending says how a container ended.
+// ending describes how a container ended, or its state if it has not ended.
 func ending(s *container.State) string {
 	switch {
 	case s.Status == container.StateCreated:

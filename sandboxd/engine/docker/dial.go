@@ -39,7 +39,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	}
 	s, err := e.dial(ctx, found.ID, found.State.Pid)
 	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
-		return nil, noSandbox(id).WithCause(err) // it ended meanwhile
+		return nil, noSandbox(id).WithCause(err) // it ended in the meantime
 	}
 	if err != nil {
 		return nil, wrap("dial "+string(id), err)
@@ -47,8 +47,8 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// dial runs `guest connect`, which joins its stdin and stdout to the guest, and ends when its stdin does. The engine says that pid is the
-// container's first process.
+// dial runs `guest connect` in a container and returns its stdin and stdout as a stream to the guest. `guest connect`
+// ends when its stdin does. pid is the container's first process, as the engine reports it.
 func (e *Engine) dial(ctx context.Context, box string, pid int) (streams.Stream, error) {
 	var errs error
 	if runtime, ok := e.runtimeOf(box, pid); ok {
@@ -58,7 +58,7 @@ func (e *Engine) dial(ctx context.Context, box string, pid int) (streams.Stream,
 				return s, nil
 			}
 		}
-		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // the engine's exec does it, too
+		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // the engine's exec is tried next
 	}
 	s, err := e.exec(ctx, box)
 	if err == nil {
@@ -69,13 +69,13 @@ func (e *Engine) dial(ctx context.Context, box string, pid int) (streams.Stream,
 	return nil, errors.Join(err, errs)
 }
 
-// join returns when the guest has the stream. If it fails, the stream is closed.
+// join adds the stream to e.streams and returns when the guest has accepted it. If join fails, it closes the stream.
 func (e *Engine) join(ctx context.Context, box string, s streams.Stream) error {
 	e.streams.Add(box, s)
 	return stdio.AwaitJoined(ctx, s)
 }
 
-// exec runs `guest connect` as everybody can, through the engine.
+// exec runs `guest connect` through the engine's exec, which every engine has.
 func (e *Engine) exec(ctx context.Context, id string) (*stream, error) {
 	exec, err := e.api.ContainerExecCreate(ctx, id, container.ExecOptions{
 		User:         "0:0",
@@ -96,11 +96,11 @@ func (e *Engine) exec(ctx context.Context, id string) (*stream, error) {
 	return s, nil
 }
 
-// lastWords is how long a stream may go on after its container has ended.
+// lastWords is how long a stream may stay open after its container has ended.
 const lastWords = 500 * time.Millisecond
 
-// endWith closes the stream when the container ends. The engine should, but Docker
-// with runsc often forgets an exec whose container is gone, and a reader would wait for ever.
+// endWith closes the stream when the container ends. The engine should do that, but Docker with runsc often does not
+// end an exec when its container ends, and a reader would wait forever.
 func (e *Engine) endWith(id string, s *stream) {
 	go func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -108,7 +108,7 @@ func (e *Engine) endWith(id string, s *stream) {
 		ended, failed := e.api.ContainerWait(ctx, id, container.WaitConditionNotRunning)
 		select {
 		case <-ended:
-		case <-failed: // it is removed already, or the engine has gone
+		case <-failed: // the container is already removed, or the engine does not answer
 		case <-s.ended:
 			return
 		}
@@ -120,8 +120,8 @@ func (e *Engine) endWith(id string, s *stream) {
 	}()
 }
 
-// attach starts the exec and takes over its connection. Docker's client does not
-// heed ctx while it waits for the engine's answer, so that is done here.
+// attach starts the exec and returns its connection. Docker's client ignores ctx while it waits for the engine's
+// answer, so attach itself returns when ctx ends.
 func (e *Engine) attach(ctx context.Context, exec string) (*stream, error) {
 	type answer struct {
 		types.HijackedResponse

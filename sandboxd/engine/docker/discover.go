@@ -18,21 +18,21 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// place is where an engine may be.
+// place is an address at which an engine may listen.
 type place struct {
-	name string // for a person; never a path
+	name string // shown to the user; never a path
 	endpoint
-	err error // why it cannot even be tried
+	err error // why the place can't be tried
 }
 
-// environment is what discovery reads of the process, so that tests can stand in.
+// environment contains the inputs of discovery from this process, so that tests can replace them.
 type environment struct {
 	getenv func(string) string
 	home   string
 	goos   string
 }
 
-// pingTimeout bounds how long one place may take to answer.
+// pingTimeout bounds how long the engine at one place may take to answer.
 const pingTimeout = 5 * time.Second
 
 type found struct {
@@ -40,8 +40,8 @@ type found struct {
 	why string
 }
 
-// discover finds an engine as the Docker CLI does, and looks further only where
-// nobody has made a choice. The error names each place and what is wrong with it.
+// discover finds an engine as the Docker CLI does. It tries the usual sockets only if the user has not chosen an
+// engine. The error names each place that was tried and the reason why it failed.
 func discover(ctx context.Context, host string) (found, error) {
 	home, _ := os.UserHomeDir() // without one, its sockets are not there either
 	var tried []string
@@ -66,8 +66,8 @@ func discover(ctx context.Context, host string) (found, error) {
 		strings.Join(tried, ", "), remedy).WithCause(err)
 }
 
-// places lists where to look, best first. A choice that somebody made is the only
-// place: another engine instead of a chosen one would be a surprise.
+// places returns the places to try, best first. An engine that the user has chosen is the only place, because another
+// engine would be a surprise.
 func places(host string, env environment) []place {
 	if host != "" {
 		return []place{{name: "the given host", endpoint: endpoint{host: host}}}
@@ -98,7 +98,7 @@ func places(host string, env environment) []place {
 	return usualPlaces(env)
 }
 
-// usualPlaces are where engines listen when nobody says otherwise.
+// usualPlaces returns the addresses at which engines listen by default, best first.
 func usualPlaces(env environment) []place {
 	if env.goos == "windows" {
 		return []place{
@@ -126,7 +126,7 @@ func usualPlaces(env environment) []place {
 	return list
 }
 
-// connect opens a client that has heard an answer.
+// connect returns a client of an engine that has answered a ping. The caller closes it.
 func (p place) connect(ctx context.Context) (*client.Client, error) {
 	if p.err != nil {
 		return nil, p.err
@@ -157,7 +157,8 @@ func (p place) connect(ctx context.Context) (*client.Client, error) {
 	return api, nil
 }
 
-// knock connects and hangs up, because Docker's client hides why it could not.
+// knock opens and closes a connection to the engine, because the error of Docker's client hides why a connection
+// failed.
 func (p place) knock(ctx context.Context) error {
 	url, err := client.ParseHostURL(p.host)
 	if err != nil {
@@ -182,7 +183,7 @@ func (p place) knock(ctx context.Context) error {
 
 var errSSH = errors.New("ssh is not supported: forward the socket with ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock, and name that")
 
-// briefly says in a few words why an engine could not be reached.
+// briefly describes in a few words why an engine could not be reached.
 func briefly(err error) string {
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {

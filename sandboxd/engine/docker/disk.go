@@ -15,23 +15,23 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// checkpointsOf is the folder, on the engine's machine, of a container's checkpoints. An engine can't
-// start a container from another folder, but it can write into one that is named.
+// checkpointsOf returns the folder, on the engine's machine, of a container's checkpoints. An engine can start a
+// container only from a checkpoint in this folder, but it can write a checkpoint to any folder.
 func (e *Engine) checkpointsOf(box string) string {
 	return path.Join(e.system.DockerRootDir, "containers", box, "checkpoints")
 }
 
-// sealCheckpoint sees that a checkpoint is on disk, which engines do not do, and returns its sum, where the
-// engine's folder is this machine's and can be read. Elsewhere the sum is empty, damage is not found,
-// and a power cut in the seconds after a suspend can lose the sandbox.
+// sealCheckpoint syncs a checkpoint to disk, which engines do not do, and returns the checksum of its files. If this
+// process can't read the engine's folder, sealCheckpoint does nothing and returns an empty checksum. Then damage is
+// not detected, and a power cut in the seconds after a suspend can lose the sandbox.
 func (e *Engine) sealCheckpoint(box, name string) (sum string, err error) {
 	dir := filepath.Join(e.checkpointsOf(box), name)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", nil // another machine's, or another user's
+		return "", nil // on another machine, or not accessible to this user
 	}
 	summed := make(chan error, 1)
-	go func() { // while the disk writes
+	go func() { // concurrently with the writes to disk
 		var err error
 		sum, err = sumOf(dir)
 		summed <- err
@@ -44,7 +44,8 @@ func (e *Engine) sealCheckpoint(box, name string) (sum string, err error) {
 	return sum, errors.Join(errs...)
 }
 
-// whole reports whether a checkpoint's files are as they were written, as far as can be told.
+// whole returns an error if a checkpoint's files differ from those that were written. It can't check a checkpoint
+// without a checksum.
 func (e *Engine) whole(box string, s saved) error {
 	if s.sum == "" {
 		return nil
@@ -52,7 +53,7 @@ func (e *Engine) whole(box string, s saved) error {
 	sum, err := sumOf(filepath.Join(e.checkpointsOf(box), s.name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil // the engine says that it has lost it
+		return nil // startFrom returns the error
 	case err != nil:
 		return fmt.Errorf("read the checkpoint: %w", err)
 	case sum != s.sum:
@@ -61,10 +62,10 @@ func (e *Engine) whole(box string, s saved) error {
 	return nil
 }
 
-// sumOf sums up the files in a folder, their names and sizes. It finds damage: who may write there is root and needs no
-// forged checkpoint.
+// sumOf returns a checksum of the contents, names and sizes of the files in a folder. It detects damage, not forgery:
+// a program that can write to the folder is root, and needs no forged checkpoint.
 func sumOf(dir string) (string, error) {
-	entries, err := os.ReadDir(dir) // by name
+	entries, err := os.ReadDir(dir) // sorted by name
 	if err != nil {
 		return "", err
 	}
@@ -94,7 +95,8 @@ func syncPath(path string) error {
 	return errors.Join(file.Sync(), file.Close())
 }
 
-// touchCheckpoint makes an engine's next copy of a checkpoint differ from the last, where its folder is this machine's.
+// touchCheckpoint changes the modification times of a checkpoint's files, so that the engine's next copy of them
+// differs from the last. It does nothing if this process can't access the engine's folder.
 func (e *Engine) touchCheckpoint(box, name string) {
 	dir := filepath.Join(e.checkpointsOf(box), name)
 	entries, _ := os.ReadDir(dir)
@@ -103,7 +105,8 @@ func (e *Engine) touchCheckpoint(box, name string) {
 	}
 }
 
-// checkpointBytes is what a checkpoint takes on disk, if that can be seen from here.
+// checkpointBytes returns the size of a checkpoint's files in bytes, or 0 if this process can't read the engine's
+// folder.
 func (e *Engine) checkpointBytes(box, name string) (n int64) {
 	_ = filepath.WalkDir(filepath.Join(e.checkpointsOf(box), name), func(_ string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {

@@ -1,22 +1,24 @@
-// Package docker runs sandboxes on a Docker engine, local or remote, through the
-// engine's API. It is the only package that knows Docker.
+// Package docker implements [engine.Engine] with a Docker engine, local or remote, through the engine's API. It is
+// the only package that uses Docker.
 //
-//   - [New], [Config], [Engine]: opening an engine, and what it says of itself (docker.go)
-//   - which engine: DOCKER_HOST, contexts, the usual sockets (discover.go, contexts.go)
-//   - what isolates a sandbox: [profile], one pure function (profile.go), and the system calls that
-//     it allows ([engine.Seccomp]), with golden files in testdata
-//   - what the profile needs to know of an engine and of an image (facts.go)
-//   - a container's life (create.go) and the stream to its guest (dial.go): through the engine's exec (stream.go) or, on
-//     the same machine, the container's own runtime (runtime.go)
-//   - memory to disk and back, or frozen: [Engine.Suspend], [Engine.Resume] (suspend.go, disk.go), one at a
-//     time (turns.go), and copies: [Engine.Fork] (fork.go)
-//   - removing the copies of that memory that containerd leaves behind (copies.go)
-//   - how the guest gets into a container: one read-only volume per build (bundle.go)
-//   - images: have, import, build (images.go)
-//   - what is weaker than it could be: [Engine.Doctor] (doctor.go, floors.go)
-//   - Docker's errors as ours (errors.go)
+//   - [New], [Config], [Engine]: open an engine and describe it (docker.go)
+//   - finding an engine: DOCKER_HOST, contexts, the usual sockets (discover.go, contexts.go)
+//   - [profile]: the container configuration that isolates a sandbox, as a pure function (profile.go), and the system
+//     calls that it allows ([engine.Seccomp]), with golden files in testdata
+//   - the facts about an engine and an image that the profile depends on (facts.go)
+//   - creating, finding, listing and removing containers (create.go)
+//   - the stream to the guest (dial.go): through the engine's exec (stream.go) or, on the same machine, through the
+//     container's own runtime (runtime.go)
+//   - [Engine.Suspend] and [Engine.Resume]: to disk or paused (suspend.go, disk.go), one call at a time for each
+//     sandbox (turns.go)
+//   - [Engine.Fork] (fork.go)
+//   - removing the copies of saved memory that containerd leaves behind (copies.go)
+//   - installing the guest in a container, from one read-only volume per build (bundle.go)
+//   - images: check, import, build (images.go)
+//   - [Engine.Doctor]: reports what could be safer or faster (doctor.go, floors.go)
+//   - translating Docker's errors (errors.go)
 //
-// docs/isolation.md is the reader's guide to what isolates a sandbox.
+// docs/isolation.md explains to readers what isolates a sandbox.
 package docker
 
 import (
@@ -34,19 +36,20 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 )
 
-// Config is how an engine is opened.
+// Config configures [New].
 type Config struct {
-	// Home is the opaque name of the daemon's home; containers carry it as a label, and
-	// an engine sees and touches only containers of its own.
+	// Home is the opaque name of the daemon's home. Containers carry it as a label, and an Engine lists and changes
+	// only containers with its own label.
 	Home string
-	// Bundle is the guest. Without one there are images and checks, and no sandboxes; with
-	// one, nobody else may suspend or resume the home's, because what a crash left is put right.
+	// Bundle is the guest. Without a bundle, images and checks work but sandboxes can't be created. With a bundle,
+	// New repairs suspends and resumes that a crash interrupted, so no other process may suspend or resume sandboxes
+	// of this home.
 	Bundle engine.Bundle
-	// Runtime names the engine's runtime to use. Empty or "auto": runsc if the
-	// engine lists it, else the engine's default. A runtime that is named and not
-	// there is an error, never a fallback.
+	// Runtime names the engine's runtime to use. If it is empty or "auto", New uses runsc if the engine lists it, and
+	// otherwise the engine's default. If the engine lacks the named runtime, New returns an error. It never falls
+	// back to another one.
 	Runtime string
-	// Host is the engine's address, as in DOCKER_HOST. Empty: it is looked for.
+	// Host is the engine's address, as in DOCKER_HOST. If it is empty, New looks for an engine.
 	Host string
 	// NoDirectExec connects to guests only through the engine's exec, never through the container's runtime.
 	NoDirectExec bool
@@ -59,7 +62,7 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Engine is a Docker engine.
+// Engine runs sandboxes on a Docker engine. It implements [engine.Engine], [engine.Suspender] and [engine.Forker].
 type Engine struct {
 	api    *client.Client
 	home   string
@@ -68,18 +71,18 @@ type Engine struct {
 	facts  engineFacts
 	system system.Info
 	info   engine.Info
-	local  bool // the engine may be on this machine
+	local  bool // the engine is reached through a unix socket, so it may be on this machine
 	direct bool // guests may be reached through the container's runtime
 
 	turns   turns
-	streams streams.Open[string] // by container
-	thawed  sync.Map             // ids of what was paused and, as the engine was told by us, is not any more
+	streams streams.Open[string] // by container id
+	thawed  sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }
 
 var _ engine.Engine = (*Engine)(nil)
 
-// New finds a Docker engine and chooses a runtime. The error is unavailable if no
-// engine answers or the runtime is not there. The caller closes the engine.
+// New finds a Docker engine and chooses a runtime. The error is of kind unavailable if no engine answers or if the
+// engine lacks the runtime. The caller closes the engine.
 func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -103,7 +106,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// open asks the engine what it is and fills in facts and info.
+// open asks the engine for its properties, and sets e.system, e.direct, e.facts and e.info.
 func (e *Engine) open(ctx context.Context, runtime, why string, noDirectExec bool) error {
 	sys, err := e.api.Info(ctx)
 	if err != nil {

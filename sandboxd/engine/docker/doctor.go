@@ -10,8 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// Doctor says what is weaker on this engine than it could be, and what to do. ref is
-// the image that sandboxes use.
+// Doctor checks the engine and reports what could be safer or faster, and how. ref is the image that sandboxes use.
 func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	checks := []engine.Check{ok("engine", "%s %s, %s", e.info.Name, e.info.Version, e.info.Why)}
 	sys, err := e.api.Info(ctx)
@@ -30,10 +29,11 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	return checks
 }
 
-// componentVersions are those of the engine's parts, by name, if it says them.
+// componentVersions returns the versions of the engine's components by name. It is empty if the engine does not
+// report them.
 func (e *Engine) componentVersions(ctx context.Context) map[string]string {
 	versions := map[string]string{}
-	if v, err := e.api.ServerVersion(ctx); err == nil { // else floors are not judged, and say so
+	if v, err := e.api.ServerVersion(ctx); err == nil { // without versions, the checks of minimum versions report "not said"
 		for _, c := range v.Components {
 			versions[c.Name] = c.Version
 		}
@@ -41,7 +41,7 @@ func (e *Engine) componentVersions(ctx context.Context) map[string]string {
 	return versions
 }
 
-// systemChecks judges an engine by what it says of itself.
+// systemChecks checks an engine by what it reports about itself.
 func systemChecks(sys system.Info, versions map[string]string, facts engineFacts) []engine.Check {
 	checks := []engine.Check{
 		floor("docker version", sys.ServerVersion, dockerFloors),
@@ -78,7 +78,7 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 	)
 }
 
-// suspendCheck says where a sandbox's memory is while it sleeps, and what would put it on disk.
+// suspendCheck reports where the memory of a suspended sandbox is, and how to get it stored on disk.
 func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts) engine.Check {
 	const name = "suspend"
 	if suspensionOf(sys, versions, facts) == engine.ToDisk {
@@ -141,7 +141,7 @@ func guestCheck(facts engineFacts) engine.Check {
 		"use overlay2 (or containerd's overlayfs) as the engine's storage driver, or runsc")
 }
 
-// yes is ok if it is so.
+// yes returns an OK check if is is true, and otherwise a check with the given status, detail and remedy.
 func yes(is bool, name string, status engine.Status, detail, remedy string) engine.Check {
 	if is {
 		return ok(name, "yes")

@@ -12,9 +12,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// wrap says what was being done when the engine returned err. An engine that does not
-// answer is unavailable, which a person can do something about; the rest is internal,
-// and so are the engine's own words, which may name paths of its host.
+// wrap adds to err what was being done when the engine returned it. If the engine did not answer, the error is of
+// kind unavailable and contains a remedy. Other errors stay internal, because the engine's messages can contain paths
+// of its host.
 func wrap(doing string, err error) error {
 	if err == nil || sandbox.KindOf(err) != sandbox.Internal {
 		return err
@@ -27,8 +27,8 @@ func wrap(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// gone reports whether err is about reaching the engine, and not an answer of it. A
-// context that ended is the caller's own doing.
+// gone reports whether err means that the engine could not be reached, rather than that it returned an error. The end
+// of a context does not count, because the caller caused it.
 func gone(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false

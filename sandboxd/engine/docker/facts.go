@@ -13,26 +13,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// engineFacts is all that [profile] needs to know of an engine.
+// engineFacts contains everything that [profile] needs to know about an engine.
 type engineFacts struct {
-	Home    string // label of the containers
+	Home    string // the value of the containers' label labelHome
 	Runtime string
-	// Remapped: container uids are host uids of a range of 65,536, because the engine
-	// is rootless or remaps user namespaces.
+	// Remapped is true if the engine is rootless or remaps user namespaces. Container uids are then uids of a range
+	// of 65,536 on the host.
 	Remapped bool
-	// CgroupNS: the API knows private cgroup namespaces.
+	// CgroupNS is true if the engine's API supports private cgroup namespaces.
 	CgroupNS bool
-	// CPULimit and PidsLimit: the engine can set them. Asking for a CPU limit that it
-	// can't set would be refused.
+	// CPULimit and PidsLimit are true if the engine can set these limits. An engine refuses a container with a CPU
+	// limit that it can't set.
 	CPULimit, PidsLimit bool
-	// Filtered: the runtime is gVisor and has the argument with which it applies the filter of system calls inside the sandbox.
+	// Filtered is true if the runtime is gVisor and has the argument that makes it apply the system call filter
+	// inside the sandbox.
 	Filtered bool
-	// Overlay: the engine's storage driver uses the machine kernel's overlay file system, so the engine can mount an overlay of the
-	// guest's files.
+	// Overlay is true if the engine's storage driver uses the machine kernel's overlay file system. The engine can
+	// then mount an overlay of the guest's files.
 	Overlay bool
 	// CopyPlaces are the folders in which containerd leaves copies of checkpoints, which [Engine.removeCopies] removes.
 	CopyPlaces []string
-	// CopiesStay is the reason why such copies can't be removed. Empty: they can be removed.
+	// CopiesStay is the reason why such copies can't be removed. It is empty if they can be removed.
 	CopiesStay string
 }
 
@@ -68,16 +69,16 @@ func (f engineFacts) isolation() string {
 	return "containers on the host's kernel with a hardened profile"
 }
 
-// hasOption looks for a security option such as "name=seccomp,profile=default".
+// hasOption reports whether the engine lists a security option, such as "name=seccomp,profile=default".
 func hasOption(sys system.Info, name string) bool {
 	return slices.ContainsFunc(sys.SecurityOptions, func(o string) bool {
 		return o == name || o == "name="+name || strings.HasPrefix(o, "name="+name+",")
 	})
 }
 
-// chooseRuntime returns the runtime to use and why. That it is listed does not prove
-// that it works: `dormouse doctor` starts a sandbox to see. It never falls back from a
-// runtime that was asked for, or from runsc once chosen: that would be weaker in silence.
+// chooseRuntime returns the runtime to use and the reason. A listed runtime may still not work: `dormouse doctor`
+// starts a sandbox to find out. chooseRuntime never falls back from a runtime that the user asked for. A runsc that
+// was chosen is not replaced either if it does not work. A fallback would weaken the isolation silently.
 func chooseRuntime(asked string, sys system.Info) (name, why string, err error) {
 	has := func(name string) bool { _, ok := sys.Runtimes[name]; return ok }
 	switch {
@@ -96,9 +97,9 @@ func chooseRuntime(asked string, sys system.Info) (name, why string, err error) 
 	return "runc", "runtime runc because the engine has no runsc", nil
 }
 
-// imageFacts is all that matters of an image.
+// imageFacts contains everything about an image that matters to a sandbox.
 type imageFacts struct {
-	ID      string   // pins the image, whatever its tag does meanwhile
+	ID      string   // identifies the image even if its tag moves to another image
 	Arch    string   // GOARCH
 	Path    string   // the image's PATH
 	Volumes []string // paths that it declares as volumes

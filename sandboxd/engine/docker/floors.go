@@ -11,10 +11,10 @@ import (
 
 type version [3]int
 
-// Floors are the first versions without a known way out of a container, one for each
-// line of releases that got the correction, oldest first.
+// Floors are the first versions without a known escape from a container, one for each line of releases that was
+// corrected, oldest first.
 var (
-	// The oldest that Dormouse is tested with.
+	// The oldest version that Dormouse is tested with.
 	dockerFloors = []version{{20, 10, 24}}
 	// CVE-2023-25173: supplementary groups.
 	containerdFloors = []version{{1, 5, 18}, {1, 6, 18}}
@@ -49,8 +49,8 @@ func (v version) less(than version) bool {
 
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
-// floor compares what the engine says of a version. A commit's hash says nothing; a
-// distribution may have patched an old version.
+// floor compares a component's version, as the engine reports it, with the floors. A commit hash can't be compared
+// and is ok. A distribution may have patched an old version.
 func floor(name, says string, floors []version) engine.Check {
 	v, isVersion := parseVersion(says)
 	if !isVersion {

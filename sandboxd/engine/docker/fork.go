@@ -13,9 +13,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Fork implements [engine.Forker], where sandboxes are suspended to disk. The copy is a container of the
-// same configuration, which is started from a checkpoint of the original's that the engine
-// wrote into the copy's folder. An original that is suspended runs for that long.
+// Fork implements [engine.Forker] on engines that suspend sandboxes to disk. It creates a container with the
+// original's configuration. The engine writes a checkpoint of the original into the new container's folder, and
+// starts the new container from it. If the original is suspended, Fork starts it from its own checkpoint for that
+// time.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
@@ -23,7 +24,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if e.info.Suspend != engine.ToDisk {
 		return sandbox.Errorf(sandbox.Invalid, "this Docker engine can't copy a live sandbox: the gvisor engine can (--engine gvisor), and so can Docker with the runtime runsc and experimental features")
 	}
-	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // in one order, or two could wait for each other
+	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // in a fixed order, so that two forks can't wait for each other
 		done, err := e.alone(ctx, id)
 		if err != nil {
 			return err
@@ -55,12 +56,12 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	e.streams.Close(found.ID)
 	err = e.copyTo(ctx, found, to)
 	if s.name != "" {
-		err = errors.Join(err, e.end(ctx, found.ID)) // its name says that it is suspended, as it was
+		err = errors.Join(err, e.end(ctx, found.ID)) // its name still marks it as suspended
 	}
 	return wrap("fork "+string(from), err)
 }
 
-// copyTo makes the sandbox to of a container that runs. It leaves nothing behind when it fails.
+// copyTo creates the sandbox to as a fork of a running container. If that fails, copyTo removes the sandbox to.
 func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
 	config := *of.Config
 	config.Labels = maps.Clone(config.Labels)
@@ -83,6 +84,6 @@ func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sa
 	if err != nil {
 		return errors.Join(err, e.remove(cleanupCtx, to))
 	}
-	_ = e.dropCheckpoints(cleanupCtx, made.ID) // else the next suspend does
+	_ = e.dropCheckpoints(cleanupCtx, made.ID) // if this fails, the next suspend removes them
 	return nil
 }

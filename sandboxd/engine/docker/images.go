@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// inspectImage returns what matters of an image. It never pulls: what code runs in is
-// the operator's decision, and a pull is minutes.
+// inspectImage returns the facts about an image. It never pulls an image: the operator decides in which image code
+// runs, and a pull takes minutes.
 func (e *Engine) inspectImage(ctx context.Context, ref string) (imageFacts, error) {
 	img, err := e.api.ImageInspect(ctx, ref)
 	if cerrdefs.IsNotFound(err) {
@@ -44,8 +44,8 @@ func (e *Engine) HasImage(ctx context.Context, ref string) (bool, error) {
 	return err == nil, wrap("look for the image", err)
 }
 
-// ImportImage makes an image named ref of a root file system in a tar stream. Changes
-// are lines of a Dockerfile, such as "ENV LANG=C.UTF-8" and "LABEL a=b".
+// ImportImage creates an image named ref from a root file system in a tar stream. Changes are lines of a Dockerfile,
+// such as "ENV LANG=C.UTF-8" and "LABEL a=b".
 func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error {
 	answer, err := e.api.ImageImport(ctx, image.ImportSource{Source: root, SourceName: "-"}, ref, image.ImportOptions{Changes: changes})
 	if err != nil {
@@ -55,12 +55,13 @@ func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, ch
 	return progress(answer, io.Discard)
 }
 
-// BuildImage builds an image named ref of a build context in a tar stream, with its
-// Dockerfile at the root, and writes the build's output to log.
+// BuildImage builds an image named ref from a build context in a tar stream, with its Dockerfile at the root. It
+// writes the build's output to log.
 func (e *Engine) BuildImage(ctx context.Context, buildContext io.Reader, ref string, log io.Writer) error {
 	answer, err := e.api.ImageBuild(ctx, buildContext, build.ImageBuildOptions{
 		Tags: []string{ref}, Remove: true, ForceRemove: true, Version: build.BuilderV1,
-		// The packages come from a mirror. What is built has no part in isolation.
+		// The build needs a network because its packages come from a mirror. The isolation of sandboxes does not
+		// depend on the image.
 		NetworkMode: "host",
 	})
 	if err != nil {
@@ -70,7 +71,8 @@ func (e *Engine) BuildImage(ctx context.Context, buildContext io.Reader, ref str
 	return progress(answer.Body, log)
 }
 
-// progress reads the engine's messages to their end. An error comes as one of them.
+// progress reads the engine's messages to their end and writes the build's output to log. If a message is an error,
+// progress returns it.
 func progress(messages io.Reader, log io.Writer) error {
 	decoder := json.NewDecoder(messages)
 	for {

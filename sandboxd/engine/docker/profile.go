@@ -15,12 +15,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Labels of our containers and volumes: ids and numbers only, because labels can be
-// read by whoever can reach the engine.
+// Labels of our containers and volumes. They contain only ids and numbers, because every client of the engine can
+// read them.
 const (
-	labelHome    = "dormouse.home"    // whose container it is
+	labelHome    = "dormouse.home"    // the home of the daemon that owns the container
 	labelSandbox = "dormouse.sandbox" // the sandbox's id
-	labelSchema  = "dormouse.schema"  // of these labels
+	labelSchema  = "dormouse.schema"  // the version of these labels
 	labelGuest   = "dormouse.guest"   // the guest's build, on volumes
 	schema       = "1"
 )
@@ -32,9 +32,9 @@ const namePrefix = "dormouse-"
 // nameOf is the name of a sandbox's container.
 func nameOf(id sandbox.ID) string { return namePrefix + string(id) }
 
-// profile is what isolates a sandbox, all of it: a pure function, so that a change to
-// isolation is a change to testdata/*.golden.json that somebody reads. docs/isolation.md
-// says why each field is as it is.
+// profile returns the container configuration of a sandbox: everything that isolates it. It is a pure function, so
+// that a change to isolation shows in a review as a change to testdata/*.golden.json. docs/isolation.md gives the
+// reason for each field.
 func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVolume) (*container.Config, *container.HostConfig) {
 	spec.UID = mapUID(spec.UID, facts)
 	config := &container.Config{
@@ -42,7 +42,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		// The guest is uid 0, with three capabilities. Kernels are spec.UID, with none.
 		User:     "0:0",
 		Hostname: "sandbox",
-		// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
+		// Not /workspace: the guest has no CAP_DAC_OVERRIDE, so it can't enter that folder although it is uid 0.
 		WorkingDir:  "/",
 		Entrypoint:  engine.GuestArgs(spec),
 		Cmd:         []string{},
@@ -50,7 +50,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		OpenStdin:   false,
 		Tty:         false,
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
-		StopSignal:  "SIGKILL", // nothing to say goodbye to: what is worth keeping is kept by then
+		StopSignal:  "SIGKILL", // the guest needs no graceful stop: everything worth keeping is saved by then
 		Labels: map[string]string{
 			labelHome:    facts.Home,
 			labelSandbox: string(spec.ID),
@@ -59,25 +59,25 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	}
 	host := &container.HostConfig{
 		Runtime: facts.Runtime,
-		// Only lo: see also below.
+		// The sandbox has only lo. See also NetworkDisabled below.
 		NetworkMode: "none",
 		CapDrop:     []string{"ALL"},
 		CapAdd:      []string{"KILL", "SETGID", "SETUID"},
 		SecurityOpt: []string{"no-new-privileges", "seccomp=" + seccompText(facts.gvisor())},
 		Privileged:  false,
 
-		// Files. Nothing of the host is mounted; the guest's volume holds our own program.
+		// Files. No file of the host is mounted; the guest's volume holds our own program.
 		ReadonlyRootfs: true,
 		Mounts:         []mount.Mount{guestMount(guest.Name, engine.BundleDir)},
 		Tmpfs:          tmpfs(spec, img),
 		MaskedPaths:    engine.MaskedPaths(),
 		ReadonlyPaths:  engine.ReadonlyPaths(),
 
-		// What it can see of others: nothing.
+		// The sandbox sees nothing of other containers.
 		IpcMode: "private",
 		ShmSize: engine.ShmBytes,
 
-		// Its end is ours to decide, and nothing that it prints is kept by the engine.
+		// The daemon decides when the sandbox ends, and the engine stores none of its output.
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		AutoRemove:    false,
 		LogConfig:     container.LogConfig{Type: "none"},
@@ -92,12 +92,12 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		host.MaskedPaths = append(host.MaskedPaths, heldVolume)
 	}
 	if facts.gvisor() {
-		// With NetworkDisabled, lo would be down under gVisor. Without it the engine writes
-		// resolv.conf, into which the machine's own DNS must not go.
+		// With NetworkDisabled, lo would be down under gVisor. Without it, the engine writes resolv.conf, which must
+		// not contain the machine's own DNS servers.
 		host.DNS, host.DNSSearch, host.DNSOptions = []string{"127.0.0.1"}, []string{"."}, []string{}
 	} else {
-		// No networking of the engine's at all: less to go wrong, and twice as fast. The
-		// runtime brings lo up. localhost has a name if the image's /etc/hosts gives it one.
+		// The engine sets up no network at all, which is more robust and twice as fast. The runtime brings lo up. The
+		// name localhost resolves only if the image's /etc/hosts contains it.
 		config.NetworkDisabled = true
 	}
 	if facts.CgroupNS {
@@ -118,7 +118,7 @@ func guestMount(volume, target string) mount.Mount {
 // kernel would share the files: inotify would show each when another one starts a kernel, and each could lock the files. The engine
 // makes the overlay as an anonymous volume, which it removes with the container. A read-only overlay needs two lower layers.
 func privateView(guest guestVolume) mount.Mount {
-	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // an engine takes no ReadOnly without a name
+	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // engines reject ReadOnly for a volume without a name
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true, DriverConfig: &mount.Driver{Name: "local", Options: map[string]string{
 			"type": "overlay", "device": "overlay", "o": "ro,lowerdir=" + guest.Folder + ":" + guest.Empty,
 		}}}}
@@ -127,8 +127,8 @@ func privateView(guest guestVolume) mount.Mount {
 // overlayable reports whether the options of an overlay can contain a folder's path.
 func overlayable(folder string) bool { return folder != "" && !strings.ContainsAny(folder, `:,\ `) }
 
-// seccompText returns the filter as JSON for the engine. gVisor ignores it unless the engine's runtime has the argument --oci-seccomp
-// ([engineFacts].Filtered).
+// seccompText returns the system call filter as JSON for the engine. gVisor ignores it unless the engine's runtime
+// has the argument --oci-seccomp ([engineFacts].Filtered).
 func seccompText(gvisor bool) string {
 	text, err := json.Marshal(engine.Seccomp(gvisor))
 	if err != nil {
@@ -137,23 +137,22 @@ func seccompText(gvisor bool) string {
 	return string(text)
 }
 
-// resources are the cgroup's limits and the rlimits.
+// resources returns the cgroup's limits and the rlimits.
 func resources(l sandbox.Limits, facts engineFacts) container.Resources {
 	memory, pids := l.MemoryBytes, int64(l.Processes+engine.GuestPids)
 	if facts.gvisor() {
-		// Reaching either limit kills the whole sandbox under gVisor, and its own memory
-		// and threads count too. So the guest's watchdog, which is given the true limits,
-		// must act first, and these stand a little above.
+		// Under gVisor, reaching either limit kills the whole sandbox, and gVisor's own memory and threads count too.
+		// The guest's watchdog enforces the true limits and must act first, so these limits are higher.
 		memory = engine.GVisorMemory(l)
 		pids += engine.GVisorPids
 	}
 	r := container.Resources{
 		Memory:     memory,
 		MemorySwap: memory, // equal: no swap
-		CPUShares:  512,    // half of what the host's own work has
+		CPUShares:  512,    // half the weight of the host's own processes
 		Ulimits: []*container.Ulimit{
 			{Name: "core", Soft: 0, Hard: 0},
-			// The guest's own files, in RunDir, count as well.
+			// The guest's own files, in RunDir, count too.
 			ulimit("fsize", engine.FileSize(l)),
 			ulimit("nofile", engine.MaxOpenFiles),
 		},
@@ -171,15 +170,15 @@ func ulimit(name string, n int64) *container.Ulimit {
 	return &container.Ulimit{Name: name, Soft: n, Hard: n}
 }
 
-// tmpfs are the places that can be written. All count as the sandbox's memory. They
-// may hold programs: an interpreter needs no exec bit, so noexec would break compiled
-// libraries and stop nobody.
+// tmpfs returns the folders that can be written, with their mount options. All files in them count as the sandbox's
+// memory. /workspace and /tmp allow execution: an interpreter needs no exec bit, so noexec would break compiled
+// libraries without stopping an attacker.
 func tmpfs(spec engine.Spec, img imageFacts) map[string]string {
 	const base = "rw,exec,nosuid,nodev"
 	mounts := map[string]string{}
 	for _, path := range img.Volumes {
-		// A volume that the image declares would be a writable folder on the engine's
-		// disk without a limit. It is covered.
+		// A volume that the image declares would be a writable folder without a size limit on the engine's disk. This
+		// mount covers it.
 		mounts[path] = "ro,noexec,nosuid,nodev,size=4096,nr_inodes=2,mode=0555"
 	}
 	mounts[sandbox.Workspace] = fmt.Sprintf("%s,size=%d,nr_inodes=%d,uid=%d,gid=%d,mode=0700",
@@ -190,11 +189,12 @@ func tmpfs(spec engine.Spec, img imageFacts) map[string]string {
 	return mounts
 }
 
-// inodes is one for each 16 KiB. The kernel's memory for them counts as the sandbox's.
+// inodes returns how many inodes a tmpfs of a size may have: one for each 16 KiB. The kernel's memory for them counts
+// as the sandbox's.
 func inodes(size int64) int64 { return max(size/(16<<10), 1024) }
 
-// mapUID keeps a uid inside what an engine that remaps uids has: only 65,536, of
-// which the lowest may belong to the image's users.
+// mapUID maps a uid into the range of an engine that remaps uids. The range has 65,536 uids, and the lowest may
+// belong to the image's users.
 func mapUID(uid int, facts engineFacts) int {
 	const first, count = 1000, 60000
 	if !facts.Remapped {

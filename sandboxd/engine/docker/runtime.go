@@ -8,15 +8,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// ociRuntime is a container's runtime (runc, runsc) as containerd calls it. Where that is on this machine, and we are root, `guest
-// connect` is run by it and not by the engine's exec: its stdin and stdout are our pipes then, and not a socket, the
-// engine, two of containerd's pipes for each direction and its shim, which cost several times what the sandbox does.
+// ociRuntime is a container's OCI runtime (runc, runsc), as containerd calls it. If the runtime is on this machine
+// and this process is root, the runtime itself runs `guest connect`, not the engine's exec. The stdin and stdout of
+// `guest connect` are then pipes of this process. With the engine's exec, the bytes go through a socket, the engine,
+// two pipes of containerd for each direction, and containerd's shim. That costs several times what the sandbox itself
+// costs.
 type ociRuntime struct {
 	program string
-	root    string // the folder where it keeps what it knows of its containers
+	root    string // the folder where the runtime keeps the state of its containers
 }
 
-// connect is the call that runs `guest connect` in a container, with the rights that the container's configuration gives its guest.
+// connect returns the command that runs `guest connect` in a container, with the rights that the container's
+// configuration gives the guest.
 func (r ociRuntime) connect(container string) *exec.Cmd {
 	args := append([]string{"--root=" + r.root, "exec", "--user=0:0", "--cwd=/", container}, engine.ConnectArgs()...)
 	cmd := exec.Command(r.program, args...)
@@ -25,13 +28,14 @@ func (r ociRuntime) connect(container string) *exec.Cmd {
 	return cmd
 }
 
-// directExec reports whether guests may be reached through the container's runtime. That would bypass an authorization plugin, which
-// decides about the calls of the engine.
+// directExec reports whether guests may be reached through the container's runtime. They may not if the engine has an
+// authorization plugin, because the plugin checks only calls to the engine.
 func directExec(local, off bool, sys system.Info) bool {
 	return local && !off && len(sys.Plugins.Authorization) == 0
 }
 
-// runtimeOf returns the runtime of a container, of which the engine says that its first process is pid, where it can be called.
+// runtimeOf returns the runtime of a container if this process can call it. pid is the container's first process, as
+// the engine reports it.
 func (e *Engine) runtimeOf(container string, pid int) (ociRuntime, bool) {
 	if !e.direct {
 		return ociRuntime{}, false

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOptions is far above what containerd writes (a hundred bytes).
+// maxOptions is far above the size of the file that containerd writes (a hundred bytes).
 const maxOptions = 64 << 10
 
 // localRuntime returns the OCI runtime of a container; pid is the container's first process, as the engine reports it. That process's
@@ -37,7 +37,7 @@ func localRuntime(container string, pid int) (ociRuntime, bool) {
 	return r, err == nil && again == shim
 }
 
-// shimRuntime returns the runtime that a shim calls for a container.
+// shimRuntime returns the runtime that the shim with the process id pid calls for a container.
 func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 	shim, err := openProcess(pid)
 	if err != nil {
@@ -51,7 +51,8 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 	if err != nil {
 		return r, err
 	}
-	// One descriptor for the folder: its path, and the process's link to it, may lead elsewhere the next time.
+	// Both files are opened relative to one descriptor of the folder: its path, and the process's link to it, can
+	// lead elsewhere later.
 	bundle, err := openAt(shim.dir, "cwd", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return r, err
@@ -182,7 +183,7 @@ func statOf(pid int) (parent, started string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // a program's name may be anything
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // a program's name can contain any character
 	if len(fields) < 20 {
 		return "", "", fmt.Errorf("the state of process %d can't be read", pid)
 	}

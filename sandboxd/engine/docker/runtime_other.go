@@ -2,5 +2,5 @@
 
 package docker
 
-// localRuntime finds none: the engine is in a virtual machine.
+// localRuntime returns false: on this operating system the engine runs in a virtual machine.
 func localRuntime(string, int) (r ociRuntime, ok bool) { return r, false }

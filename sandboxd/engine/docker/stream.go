@@ -13,22 +13,21 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 )
 
-// stream is an exec's connection as a net.Conn. What is written goes to the program's
-// stdin as it is. What comes back is Docker's multiplexed stream: frames of stdout
-// and stderr, each behind a header of eight bytes. The content comes from the sandbox,
-// but the framing is the engine's; both are read with limits, and no length that is read
-// is ever allocated.
+// stream is the connection of an exec as a net.Conn. Written bytes go to the program's stdin unchanged. The bytes
+// that come back are Docker's multiplexed stream: frames of stdout and stderr, each with a header of eight bytes. The
+// content comes from the sandbox and the framing from the engine. Both are read with limits, and no length that was
+// read decides how much memory is allocated.
 type stream struct {
-	net.Conn // the deadlines and addresses are its own
+	net.Conn // provides deadlines and addresses
 
 	closing sync.Once
 	ended   chan struct{} // closed by Close
 
 	mu     sync.Mutex // one Read at a time
 	reader *bufio.Reader
-	kind   byte   // of the frame being read
-	left   uint32 // of it
-	stderr []byte // the first of it, for the error's text
+	kind   byte   // of the frame that is being read
+	left   uint32 // unread bytes of that frame
+	stderr []byte // its first bytes, for error texts
 }
 
 var _ streams.Stream = (*stream)(nil)
@@ -36,13 +35,13 @@ var _ streams.Stream = (*stream)(nil)
 const (
 	streamBuffer = 256 << 10
 	frameHeader  = 8
-	// maxFrame is far above what engines send (32 KiB), and says that framing was lost.
+	// maxFrame is far above the frames that engines send (32 KiB). A greater size means that the framing is lost.
 	maxFrame  = 16 << 20
 	maxStderr = 4 << 10
 
 	frameStdout = 1
 	frameStderr = 2
-	frameError  = 3 // the engine's own words
+	frameError  = 3 // an error message of the engine
 )
 
 func newStream(conn net.Conn, buffered io.Reader) *stream {
@@ -50,14 +49,14 @@ func newStream(conn net.Conn, buffered io.Reader) *stream {
 		SetReadBuffer(int) error
 		SetWriteBuffer(int) error
 	}); ok {
-		// Without them the stream is slower, and works.
+		// If this fails, the stream is slower but works.
 		_ = c.SetReadBuffer(streamBuffer)
 		_ = c.SetWriteBuffer(streamBuffer)
 	}
 	return &stream{Conn: conn, ended: make(chan struct{}), reader: bufio.NewReaderSize(buffered, streamBuffer)}
 }
 
-// Read returns the program's stdout. A deadline that passes loses nothing.
+// Read returns the program's stdout. If a deadline passes, no bytes are lost.
 func (s *stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,16 +91,17 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 }
 
-// Close ends the stream, and with it the program.
+// Close ends the stream, and with it the program's stdin. The program then ends.
 func (s *stream) Close() error {
 	s.closing.Do(func() { close(s.ended) })
 	return s.Conn.Close()
 }
 
-// Ended implements [streams.Stream]. When the program has ended is for the engine to say (hangUp).
+// Ended implements [streams.Stream]. The channel is closed by Close. Only the engine reports when the program has
+// ended (see hangUp).
 func (s *stream) Ended() <-chan struct{} { return s.ended }
 
-// next reads a frame's header. It takes all of it or nothing.
+// next reads the header of a frame. It consumes all eight bytes or none.
 func (s *stream) next() error {
 	header, err := s.reader.Peek(frameHeader)
 	if err != nil {
@@ -122,8 +122,8 @@ func (s *stream) next() error {
 	return nil
 }
 
-// explain adds to the stream's end what the program said on stderr, and takes the
-// engine's address out of an error that is no more than its being closed.
+// explain adds the program's stderr to the error at the stream's end. It replaces the error of a closed connection,
+// because that error contains the engine's address.
 func (s *stream) explain(err error) error {
 	switch {
 	case errors.Is(err, net.ErrClosed):

@@ -17,29 +17,33 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// How a sandbox is suspended is the engine's matter, and [engine.Info] says which it is.
+// An engine suspends sandboxes in one of two ways. [suspensionOf] chooses the way, and [engine.Info] reports it.
 //
-// To disk, under gVisor on an engine with experimental features: the engine checkpoints the sandbox, which
-// runs on; then its container is renamed, and then killed. The name is the durable mark, because
-// an engine can't change labels, and it names the one checkpoint that is whole, and its sum. So whoever is killed, the engine
-// itself included: before the rename the sandbox runs, and what there is of a checkpoint is nobody's; after it
-// the sandbox is suspended, even if it still runs, because no stream is open and nobody was
-// told of what it does. Resume starts the container from the checkpoint and renames it back when its guest
-// has answered. The engine could end the sandbox itself when it has the memory, but does so
-// before the checkpoint has its name.
+// [engine.ToDisk], with gVisor on an engine with experimental features: the engine writes a checkpoint while the
+// sandbox continues to run. Then the container is renamed, and then it is killed. The name marks the sandbox as
+// suspended, because an engine can't change a container's labels. It contains the name and the checksum of the one
+// checkpoint that is complete. So a kill of the daemon or of the engine leaves a well-defined state at any moment.
+// Before the rename, the sandbox runs, and a checkpoint of it is not used. After the rename, the sandbox is
+// suspended, even if its container still runs: no stream is open, so no client has seen the effects of code that ran
+// after the checkpoint. Resume starts the container from the checkpoint, and renames it back when its guest has
+// answered. The engine could end the container itself when it has written the memory, but it would do so before the
+// checkpoint is stored under its name.
 //
-// Else paused: the container's own state is the mark. It keeps its memory, and ends with the machine.
+// [engine.Paused], otherwise: the engine freezes the container, and reports its state as paused. The sandbox keeps
+// its memory, and is lost when the machine stops.
 
 const (
-	// checkpointTimeout bounds the engine's work, which nobody can call off.
+	// checkpointTimeout bounds the engine's work on a checkpoint or a restore, which can't be cancelled.
 	checkpointTimeout = 5 * time.Minute
-	// hangUpTimeout is how long streams may take to end.
+	// hangUpTimeout bounds the wait for calls that dial the sandbox, and for the processes that the engine's exec has
+	// started in it.
 	hangUpTimeout = 10 * time.Second
 	hangUpPoll    = 5 * time.Millisecond
-	// startAgain is the pause before a start that failed is tried again; each is twice the last.
+	// startAgain is the pause before a failed start is retried. Each pause is twice as long as the one before, up to
+	// maxStartAgain.
 	startAgain    = 50 * time.Millisecond
 	maxStartAgain = 2 * time.Second
-	// thawAfter is how soon a guest answers that is not frozen.
+	// thawAfter is the time in which a guest answers if it is not frozen.
 	thawAfter     = 2 * time.Second
 	unpauseTries  = 5
 	settlePoll    = 20 * time.Millisecond
@@ -51,8 +55,9 @@ var (
 	_ engine.Forker    = (*Engine)(nil)
 )
 
-// suspensionOf returns how sandboxes are suspended. Podman calls itself experimental, and its Docker API has no checkpoints. If
-// containerd's copies of saved memory can't be removed, sandboxes are paused, because each resume would leave a copy.
+// suspensionOf returns how sandboxes are suspended on an engine. Podman reports an experimental build, but its Docker
+// API has no checkpoints. If containerd's copies of saved memory can't be removed, sandboxes are paused, because each
+// resume would leave a copy.
 func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts) engine.Suspension {
 	_, podman := versions["Podman Engine"]
 	if facts.gvisor() && sys.ExperimentalBuild && !podman && facts.CopiesStay == "" {
@@ -63,26 +68,29 @@ func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts
 
 var errDialled = sandbox.Errorf(sandbox.Busy, "the sandbox is being dialled, and the engine does not answer: try again")
 
-// saved is a checkpoint: its name, and what its files sum up to if they can be read from here.
+// saved identifies a checkpoint by its name and the checksum of its files. The checksum is empty if this process
+// can't read the files.
 type saved struct{ name, sum string }
 
-// asleepName is the name of a suspended sandbox's container.
+// asleepName returns the name of a suspended sandbox's container.
 func asleepName(id sandbox.ID, s saved) string {
 	return nameOf(id) + checkpointTag + s.name + "-" + s.sum
 }
 
-// savedIn returns the checkpoint that a container's name says it is suspended to; without a name, it is not.
+// savedIn returns the checkpoint that is in a container's name. Its name is empty if the sandbox is not suspended to
+// disk.
 func savedIn(container string) (s saved) {
 	_, rest, _ := strings.Cut(container, checkpointTag)
 	s.name, s.sum, _ = strings.Cut(rest, "-")
 	return s
 }
 
-// newCheckpoint is a name that no other call has used: the engine goes on with one that nobody
-// waits for any more, and must not write into ours.
+// newCheckpoint returns a name that no other call has used. An engine finishes a checkpoint even if the call that
+// requested it was cancelled, and must not write into a later one.
 func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 
-// alone gives a sandbox to one who suspends, resumes or copies it.
+// alone waits until no other call changes or dials the sandbox, and then excludes such calls until done is called. It
+// returns an error of kind busy if a dial is still in progress after hangUpTimeout.
 func (e *Engine) alone(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	changed, err := e.turns.toChange(ctx, id)
 	if err != nil {
@@ -131,8 +139,9 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// findSettled is find, for whom it matters whether a container is paused. Docker hears of that twice: from who
-// does it, and later from containerd, so that what was just resumed can be paused again in its view for a moment.
+// findSettled is find for callers that depend on whether the container is paused. Docker records an unpause twice:
+// when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
+// container as paused that was just resumed. findSettled waits until that has passed, for thawAfter at most.
 func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
 	for end := time.Now().Add(thawAfter); ; {
 		found, err = e.find(ctx, id)
@@ -147,7 +156,7 @@ func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found containe
 	}
 }
 
-// putToSleep suspends to disk.
+// putToSleep suspends a running sandbox to disk. Its streams must be closed.
 func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) error {
 	if err := e.dropCheckpoints(ctx, box); err != nil {
 		return wrap("suspend "+string(id), err)
@@ -156,7 +165,7 @@ func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) erro
 	if err != nil {
 		return wrap("suspend "+string(id), err)
 	}
-	// From here on it goes through: the state is kept.
+	// The checkpoint is complete, so the rest of the suspend is not cancelled.
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	if err := e.api.ContainerRename(ctx, box, asleepName(id, s)); err != nil {
@@ -165,8 +174,8 @@ func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) erro
 	return wrap("end "+string(id), e.end(ctx, box))
 }
 
-// save has the engine write the memory of the container from, which runs on, as a checkpoint of the
-// container to.
+// save makes the engine write the memory of the container from as a checkpoint of the container to. from continues to
+// run.
 func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error) {
 	if err := e.hangUp(ctx, from); err != nil {
 		return s, err
@@ -176,14 +185,15 @@ func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error)
 	if from != to {
 		options.CheckpointDir = e.checkpointsOf(to)
 	}
-	// Not to be given up: an engine goes on when nobody waits for it any more.
+	// The checkpoint is not cancelled: an engine continues to write it even if the call is cancelled.
 	saveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
 	err = e.api.CheckpointCreate(saveCtx, from, options)
 	switch {
 	case err != nil && gone(err):
 	case err != nil && strings.Contains(err.Error(), "invalid task checkpoint option"):
-		// Docker 20.10 forgets what it needs for it.
+		// After a restart, Docker 20.10 lacks the data that it needs for a checkpoint of a container that was already
+		// running.
 		err = sandbox.Errorf(sandbox.Unavailable, "this engine can't save the memory of a sandbox that ran when the engine was restarted, and it runs on: update the engine").WithCause(err)
 	case err != nil:
 		err = sandbox.Errorf(sandbox.Unavailable, "the sandbox's memory could not be saved, and it runs on: see that the disk of the engine's machine is not full").WithCause(err)
@@ -195,14 +205,15 @@ func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error)
 		s.sum, err = e.sealCheckpoint(to, s.name)
 	}
 	if err != nil {
-		_ = e.removeCopies(from, "")                                                            // else the next start of the daemon removes them
-		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // else the next suspend does
+		_ = e.removeCopies(from, "")                                                            // if this fails, the next start of the daemon removes them
+		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes it
 	}
 	return s, err
 }
 
-// hangUp waits until no program runs in a container that the engine has joined to somebody: its pipes
-// can't be in a checkpoint. Ours end because their streams are closed.
+// hangUp waits until no process runs in a container that the engine's exec has started. Such a process is connected
+// to the engine by pipes, and a checkpoint can't contain them. The processes that Dial has started end because their
+// streams are closed.
 func (e *Engine) hangUp(ctx context.Context, box string) error {
 	for deadline := time.Now().Add(hangUpTimeout); ; {
 		found, err := e.api.ContainerInspect(ctx, box)
@@ -237,14 +248,14 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	s := savedIn(found.Name)
 	switch {
 	case s.name != "":
-		if err = e.end(ctx, found.ID); err == nil { // it runs if a suspend or resume was cut short
+		if err = e.end(ctx, found.ID); err == nil { // it still runs if a suspend or resume was interrupted
 			err = e.wake(ctx, id, found.ID, s)
 		}
-	case !found.State.Running: // what is paused does run, for Docker
+	case !found.State.Running: // Docker also reports a paused container as running
 		err = noSandbox(id)
 	case e.info.Suspend == engine.ToDisk && !found.State.Paused:
 		err = e.thaw(ctx, found.ID)
-	default: // also if it is not paused in the engine's view, which may lag behind
+	default: // also if the engine reports that it is not paused, because that report may be out of date
 		err = e.unpause(ctx, found.ID)
 	}
 	if err == nil {
@@ -253,7 +264,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	return wrap("resume "+string(id), err)
 }
 
-// wake starts a container from its checkpoint, which is then gone.
+// wake starts a container from its checkpoint, and then removes the checkpoint.
 func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) error {
 	if err := e.startFrom(ctx, box, box, s); err != nil {
 		return err
@@ -261,15 +272,15 @@ func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) e
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	if err := e.api.ContainerRename(ctx, box, nameOf(id)); err != nil {
-		return err // whichever name it has, it is what the name says
+		return err // if the container still has the old name, the sandbox is suspended, and its checkpoint exists
 	}
-	_ = e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: s.name}) // else the next suspend does
+	_ = e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes it
 	return nil
 }
 
-// startFrom starts a container from a checkpoint in its own folder; the checkpoint contains the memory of the container from. The files
-// are checked for damage while the container starts, and no client can reach the sandbox until the check has succeeded. If startFrom
-// fails, nothing runs.
+// startFrom starts the container box from a checkpoint in its own folder. The checkpoint contains the memory of the
+// container from. Its files are checked for damage while the container starts, and no client can reach the sandbox
+// until the check has succeeded. If startFrom fails, the container does not run.
 func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error {
 	damage := make(chan error, 1)
 	go func() { damage <- e.whole(box, s) }()
@@ -277,8 +288,9 @@ func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error
 	defer cancel()
 	err := e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
 	for wait := startAgain; err != nil && ctx.Err() == nil && wait <= maxStartAgain; wait *= 2 {
-		// containerd has a copy of the checkpoint left, from when it was made or from an engine that was killed,
-		// and the engine takes that for a failure, or half a copy for a whole one. So it gets another one.
+		// containerd may still have a copy of the checkpoint, from when it was made or from an engine that was
+		// killed. The engine then reports a failure because the copy exists, or it uses an incomplete copy. New
+		// modification times make it write another copy.
 		e.touchCheckpoint(box, s.name)
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
@@ -306,39 +318,42 @@ func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error
 	return errors.Join(err, e.end(cleanupCtx, box))
 }
 
-// thaw makes sure that a container which the engine takes for running does run. An engine that was killed
-// while it made a checkpoint can leave it frozen, and not know it.
+// thaw makes sure that a container runs if the engine reports it as running. An engine that was killed while it made
+// a checkpoint can leave the container frozen without reporting it as paused.
 func (e *Engine) thaw(ctx context.Context, box string) error {
 	if left, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
-		return nil // no checkpoint was cut short
+		return nil // no checkpoint was interrupted
 	}
 	soon, cancel := context.WithTimeout(ctx, thawAfter)
 	defer cancel()
 	if e.awaitGuest(soon, box) == nil {
 		return e.dropCheckpoints(ctx, box)
 	}
-	_ = e.pause(ctx, box) // which it may be already
+	_ = e.pause(ctx, box) // it may be paused already
 	if err := e.unpause(ctx, box); err != nil {
 		return err
 	}
 	return e.dropCheckpoints(ctx, box)
 }
 
-// pause freezes a container. It is not to be given up: an engine that nobody waits for pauses it later.
+// pause freezes a container. The call is not cancelled: an engine would still pause the container after the caller
+// has returned.
 func (e *Engine) pause(ctx context.Context, box string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	e.streams.Close(box)
-	// An exec that the engine still starts, for a dial that was given up, would hang in a frozen container, and every
-	// question about it with it (Docker 20.10). The engine answers this one when no exec is being started.
+	// The engine may still be starting an exec for a dial that was cancelled. In a frozen container that exec would
+	// hang, and every inspect of the container would hang too (Docker 20.10). The engine answers this inspect once it
+	// is starting no exec.
 	if _, err := e.api.ContainerInspect(ctx, box); err != nil {
 		return err
 	}
 	return e.api.ContainerPause(ctx, box)
 }
 
-// unpause lets a paused container go on. An engine whose view lags behind says that it can't: what counts is whether
-// the guest answers.
+// unpause resumes a paused container. It succeeds if the guest answers, even if the engine returned an error, because
+// an engine whose state is out of date reports that the container is not paused. If unpause fails, it pauses the
+// container again.
 func (e *Engine) unpause(ctx context.Context, box string) error {
 	var errs error
 	for range unpauseTries {
@@ -359,12 +374,12 @@ func (e *Engine) unpause(ctx context.Context, box string) error {
 	return errors.Join(errs, e.pause(ctx, box))
 }
 
-// end kills a container that may run, and waits until it does not.
+// end kills a container if it runs, and waits until it has ended.
 func (e *Engine) end(ctx context.Context, box string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	err := e.api.ContainerKill(ctx, box, "KILL")
-	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict: it does not run
+	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that it does not run
 		return err
 	}
 	ended, failed := e.api.ContainerWait(ctx, box, container.WaitConditionNotRunning)
@@ -392,7 +407,8 @@ func (e *Engine) hasCheckpoint(ctx context.Context, box, name string) (bool, err
 	return false, nil
 }
 
-// dropCheckpoints removes what was not finished, or was resumed from, of a container that runs.
+// dropCheckpoints removes all checkpoints of a running container: those that are incomplete and those that it was
+// started from.
 func (e *Engine) dropCheckpoints(ctx context.Context, box string) error {
 	list, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{})
 	if err != nil {
@@ -405,8 +421,9 @@ func (e *Engine) dropCheckpoints(ctx context.Context, box string) error {
 	return errors.Join(errs...)
 }
 
-// recover puts right what a daemon or an engine that was killed has left: what is suspended and still runs
-// is ended, and what runs and is frozen goes on. What can't be put right is when it is resumed or removed.
+// recover repairs the state that a killed daemon or engine has left. It ends containers that still run although their
+// sandbox is suspended, and unpauses containers that are frozen although the engine reports them as running. A
+// container that it can't repair causes a warning, and is repaired when its sandbox is resumed or removed.
 func (e *Engine) recover(ctx context.Context) error {
 	all, err := e.summaries(ctx)
 	if err != nil {
@@ -438,7 +455,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	return nil
 }
 
-// asleep is the answer to who dials a sandbox that is suspended.
+// asleep returns the error for a call that needs a running sandbox and finds it suspended.
 func asleep() error {
 	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// turns lets one call at a time change a sandbox. Many may dial it at once, and none while it
-// is suspended or resumed.
+// turns lets one call at a time change a sandbox. Several calls may dial it at once, but none while it is suspended
+// or resumed.
 type turns struct {
 	mu   sync.Mutex
 	held map[sandbox.ID]*turn
@@ -20,10 +20,11 @@ type turn struct {
 	users  int
 }
 
-// maxDials is how many may dial one sandbox at once.
+// maxDials is the number of calls that may dial one sandbox at once.
 const maxDials = 16
 
-// toChange waits for the sandbox's turn; who dials it meanwhile can still do so.
+// toChange waits for the turn to change the sandbox, which lasts until done is called. Other calls can still dial the
+// sandbox.
 func (l *turns) toChange(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	t, leave := l.join(id)
 	if err := take(ctx, t.change, 1); err != nil {
@@ -33,7 +34,7 @@ func (l *turns) toChange(ctx context.Context, id sandbox.ID) (done func(), err e
 	return func() { give(t.change, 1); leave() }, nil
 }
 
-// toDial waits until the sandbox can be dialled.
+// toDial waits until the sandbox can be dialled. It can't be suspended or resumed until done is called.
 func (l *turns) toDial(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	t, leave := l.join(id)
 	if err := take(ctx, t.dials, 1); err != nil {
@@ -43,7 +44,8 @@ func (l *turns) toDial(ctx context.Context, id sandbox.ID) (done func(), err err
 	return func() { give(t.dials, 1); leave() }, nil
 }
 
-// toBeAlone waits, for who has its turn to change the sandbox, until nobody dials it.
+// toBeAlone waits until no call dials the sandbox, and keeps others from dialling it until done is called. The caller
+// must hold the turn to change the sandbox.
 func (l *turns) toBeAlone(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	t, leave := l.join(id)
 	if err := take(ctx, t.dials, maxDials); err != nil {
@@ -74,7 +76,7 @@ func (l *turns) join(id sandbox.ID) (t *turn, leave func()) {
 	}
 }
 
-// take takes n places, or none.
+// take acquires n places. If ctx ends first, it acquires none and returns the error.
 func take(ctx context.Context, places chan struct{}, n int) error {
 	if err := ctx.Err(); err != nil {
 		return err
