@@ -1,19 +1,19 @@
 package engine
 
-// Check is one thing that `dormouse doctor` looked at.
+// Check is the result of one check of `dormouse doctor`.
 type Check struct {
 	Name   string `json:"name"`
 	Status Status `json:"status"`
-	Detail string `json:"detail"`           // what is so
-	Remedy string `json:"remedy,omitempty"` // what to do about it, unless it is ok
+	Detail string `json:"detail"`           // the finding
+	Remedy string `json:"remedy,omitempty"` // how to fix it; empty if the status is OK
 }
 
-// Status is how good what a [Check] found is.
+// Status is the result of a [Check].
 type Status string
 
 // The statuses of a check.
 const (
 	OK   Status = "ok"
-	Weak Status = "weak" // it works, and could be safer or faster
-	Bad  Status = "bad"  // it does not work, or a promise is not kept
+	Weak Status = "weak" // it works, but could be safer or faster
+	Bad  Status = "bad"  // it does not work, or a guarantee does not hold
 )

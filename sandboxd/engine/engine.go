@@ -1,6 +1,16 @@
-// Package engine is what runs sandboxes' containers: the [Engine] interface, and a
-// folder for each implementation. An engine knows containers and nothing of kernels,
-// TTLs or executions. Each one passes the same suite, engine/enginetest.
+// Package engine defines [Engine], the interface to a program that runs sandboxes' containers. Each implementation
+// has its own folder and passes the conformance suite in engine/enginetest. An engine handles containers only;
+// kernels, TTLs and executions are outside of it.
+//
+//   - [Engine] and its types: [Info], [Spec], [Container], [Bundle] (engine.go)
+//   - optional abilities of an engine: [Suspender], [Checkpointer], [Forker], [Snapshotter], [Opener], which [As]
+//     finds (optional.go)
+//   - the isolation that all engines share: the system call filter (seccomp.go), masked paths (masked.go), limits
+//     (walls.go)
+//   - the commands that start and reach the guest (guestargs.go)
+//   - [Check]: a result of `dormouse doctor` (check.go)
+//
+// Package manager calls the engines.
 package engine
 
 import (
@@ -12,92 +22,92 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Engine runs containers. Its methods may be called concurrently. They return
-// [sandbox.Error] where a person can do something about it (an engine that does not
-// answer and an image that is missing are unavailable; a container that is not there is not_found).
+// Engine runs containers. It is safe for concurrent use. Its methods return a [sandbox.Error] if a person can solve
+// the problem: an engine that does not answer and a missing image are unavailable, and a missing container is
+// not_found.
 type Engine interface {
-	// Info says what the engine is, as it was when it was opened.
+	// Info describes the engine. It returns the state of the time when the engine was opened.
 	Info() Info
-	// Create makes and starts a container and returns when its guest can be dialled.
-	// A failed Create leaves nothing behind. Creating an id that is there is an error.
+	// Create creates and starts a container, and returns when its guest can be dialled. If Create fails, no container
+	// is left. It is an error if the id exists already.
 	Create(ctx context.Context, spec Spec) error
 	// Dial returns a byte stream to the guest's socket. The caller closes it.
 	Dial(ctx context.Context, id sandbox.ID) (net.Conn, error)
-	// Remove stops and removes the container. One that is not there is no error.
+	// Remove stops and removes the container. It is no error if the container does not exist.
 	Remove(ctx context.Context, id sandbox.ID) error
 	// List returns all containers of this daemon's home, running or not.
 	List(ctx context.Context) ([]Container, error)
-	// Close lets go of the engine's own resources. Containers stay.
+	// Close releases the engine's own resources. The containers continue to run.
 	Close() error
 }
 
 // Info describes an engine.
 type Info struct {
-	Name      string   // docker
-	Runtime   string   // runc, runsc: what sandboxes run under
-	Runtimes  []string // that the engine has
-	Version   string   // of the engine
-	Isolation string   // in a few words, for a person
+	Name      string   // the engine's name, such as docker
+	Runtime   string   // the runtime of the sandboxes, such as runc or runsc
+	Runtimes  []string // all runtimes that the engine has
+	Version   string   // the engine's version
+	Isolation string   // a short description for a person
 	Why       string   // why this engine and runtime were chosen
 	CPUs      int      // of the machine that runs the containers
 	Memory    int64    // of that machine, in bytes
-	Warnings  []string // what is weaker than it could be, with the remedy
-	// Suspend is what [Suspender] does with the memory here. Empty: the engine is none.
+	Warnings  []string // weaknesses of the setup, each with a remedy
+	// Suspend is what [Suspender] does with a sandbox's memory. It is empty if the engine is no Suspender.
 	Suspend Suspension
 }
 
-// Suspension is where a suspended sandbox's memory is.
+// Suspension is the place of a suspended sandbox's memory.
 type Suspension string
 
 // Ways to suspend.
 const (
-	ToDisk Suspension = "disk"  // checkpointed: no process, no memory
-	Paused Suspension = "pause" // frozen: it keeps its memory, and ends with the machine
+	ToDisk Suspension = "disk"  // in a checkpoint: the sandbox has no process and uses no memory
+	Paused Suspension = "pause" // frozen: the sandbox keeps its memory, and is lost when the machine stops
 )
 
-// Spec is all that decides a container.
+// Spec contains everything that determines a container.
 type Spec struct {
 	ID     sandbox.ID
 	Image  string
 	Limits sandbox.Limits
 	// UID is the user and group that kernels run as, unique among live sandboxes that share a kernel.
 	UID int
-	// Expires is when the guest ends the sandbox by itself if nobody did.
+	// Expires is when the guest ends the sandbox itself if the daemon has not removed it.
 	Expires time.Time
-	// Language is the kernel that the guest starts ahead of the first execution.
+	// Language is the language of the kernel that the guest starts before the first execution.
 	Language sandbox.Language
 }
 
-// Container is one that the engine has.
+// Container is a container of the engine.
 type Container struct {
 	ID      sandbox.ID
 	Running bool
-	// Suspended: it does not run, and [Suspender] can resume it.
+	// Suspended is true if the container does not run and [Suspender] can resume it.
 	Suspended bool
-	// AsOf is when the state was saved that Resume brings back, if the sandbox ran on after that and its
-	// processes have died. Zero: nothing is lost.
+	// AsOf is when the state was saved that Resume would restore, if the sandbox continued to run after that and its
+	// processes have died. It is zero if nothing is lost.
 	AsOf time.Time
-	// StateBytes is what its saved state takes on disk.
+	// StateBytes is the size of the saved state on disk.
 	StateBytes int64
-	// Detail says how it ended, if it did: "exited with 137 (out of memory)".
+	// Detail describes how the container ended, if it did: "exited with 137 (out of memory)".
 	Detail string
 }
 
-// Bundle is the guest as it is injected into a container: read-only files at
-// [BundleDir], the same for every image.
+// Bundle contains the files of the guest, which are mounted into every container at [BundleDir], read-only and
+// independent of the image.
 type Bundle interface {
-	// ID changes when any file changes: 12 hex digits.
+	// ID returns 12 hex digits that change when any file changes.
 	ID() string
-	// Files returns the tree for an architecture (GOARCH); guest at its root is executable.
+	// Files returns the files for an architecture (a GOARCH). The file named guest at the root is executable.
 	Files(arch string) (fs.FS, error)
 }
 
-// Places in a container.
+// Paths in a container.
 const (
 	// BundleDir is where the [Bundle] is mounted, read-only.
 	BundleDir = "/opt/dormouse"
-	// RunDir is a tmpfs that only uid 0, the guest, can enter: its socket and kept output.
+	// RunDir is a tmpfs for the guest's socket and stored output. Only uid 0, the guest, can enter it.
 	RunDir = "/run/dormouse"
-	// RunDirBytes bounds RunDir.
+	// RunDirBytes is the size limit of RunDir.
 	RunDirBytes = 160 * sandbox.MiB
 )

@@ -2,8 +2,7 @@ package engine
 
 import "strconv"
 
-// GuestArgs is the command that starts the guest for a spec; its flags are parsed by
-// the guest's main.
+// GuestArgs returns the command that starts the guest for a spec. The guest's main parses the flags.
 func GuestArgs(s Spec) []string {
 	return []string{
 		BundleDir + "/guest", "serve",
@@ -16,7 +15,7 @@ func GuestArgs(s Spec) []string {
 	}
 }
 
-// ConnectArgs is the command that joins its stdin and stdout to the guest. It
-// waits for the socket to appear (ten seconds at most), says stdio.Joined, and ends when its stdin or
-// the guest's end does. It is uid 0, and the only way in but for the guest's own stdin and stdout (package stdio).
+// ConnectArgs returns the command that connects its stdin and stdout to the guest. It waits for the guest's socket,
+// ten seconds at most, writes stdio.Joined, and ends when its stdin or the guest ends. It must run as uid 0. It is
+// the only way to reach the guest, except through the guest's own stdin and stdout (package stdio).
 func ConnectArgs() []string { return []string{BundleDir + "/guest", "connect"} }

@@ -1,7 +1,7 @@
 package engine
 
-// MaskedPaths read as nothing. It is Docker's own list, which differs by version, and
-// what else tells of the host.
+// MaskedPaths returns the paths that appear empty in a sandbox. The list contains all paths that Docker masks,
+// because Docker's own list depends on its version, and other paths that reveal information about the host.
 func MaskedPaths() []string {
 	return []string{
 		"/proc/acpi",
@@ -40,7 +40,7 @@ func MaskedPaths() []string {
 	}
 }
 
-// ReadonlyPaths can be read where they are not masked, and never written.
+// ReadonlyPaths returns the paths that can't be written. Those that are not masked can be read.
 func ReadonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }

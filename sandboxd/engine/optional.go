@@ -6,56 +6,60 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Opener is an engine that is opened when it is first needed. Open opens it; the error says why that failed.
+// Opener is an engine that is opened when it is first needed. Open opens it, and returns an error if that fails.
 type Opener interface {
 	Open(ctx context.Context) error
 }
 
-// Suspender is an engine that can put a sandbox's memory on disk. Its methods may be
-// called concurrently, and are safe to repeat.
+// Suspender is an engine that can suspend a sandbox: to disk, or paused (see [Info]). It is safe for concurrent use,
+// and its methods can be repeated.
 type Suspender interface {
-	// Suspend keeps the sandbox's state on disk, and then frees its memory. Open streams
-	// end. What fails leaves it running; a suspended sandbox stays suspended.
+	// Suspend saves the sandbox's state and stops its processes. It closes open streams. If Suspend fails, the
+	// sandbox continues to run. A suspended sandbox stays suspended.
 	Suspend(ctx context.Context, id sandbox.ID) error
-	// Resume returns when the guest can be dialled again, everything as it was. What fails
-	// leaves it suspended; a running sandbox stays running. An error of kind expired says
-	// that what was kept can never be resumed, and why.
+	// Resume returns when the guest can be dialled again, with all state as it was. If Resume fails, the sandbox
+	// stays suspended. A running sandbox stays running. An error of kind expired means that the saved state can never
+	// be resumed, and contains the reason.
 	Resume(ctx context.Context, id sandbox.ID) error
 }
 
-// Checkpointer is a [Suspender] that can keep the state of a sandbox that runs on. If its processes die, it is
-// listed as suspended, AsOf the checkpoint, and Resume brings it back as it was then. What a sandbox was resumed from is
-// such a checkpoint too.
+// Checkpointer is a [Suspender] that can save the state of a sandbox which continues to run. If the sandbox's
+// processes die, List reports it as suspended, with the time of the checkpoint in AsOf, and Resume restores the
+// checkpoint. A checkpoint that a sandbox was resumed from is kept for the same purpose.
 type Checkpointer interface {
 	Suspender
-	// Checkpoint keeps the sandbox's state on disk as it is now, in place of an older one, and lets it
-	// run on. Open streams end. What fails leaves the older one. Discard drops what is kept of one that runs;
-	// of one that has died it is all that there is, and stays.
+	// Checkpoint saves the sandbox's current state on disk, in place of an older checkpoint. The sandbox continues to
+	// run, and its open streams are closed. If Checkpoint fails, the older checkpoint is kept.
+	//
+	// Discard deletes the checkpoint of a running sandbox. It keeps the checkpoint of a sandbox whose processes have
+	// died, because nothing else is left of it.
 	Checkpoint(ctx context.Context, id sandbox.ID) error
 	Discard(ctx context.Context, id sandbox.ID) error
 }
 
-// Forker is an engine that can copy a sandbox.
+// Forker is an engine that can fork a sandbox.
 type Forker interface {
-	// Fork makes the sandbox to with the memory and files of from, which may run or be
-	// suspended, and goes on as it was. The copy has the original's image, limits and uid, and its
-	// guest still has the original's expiry: the caller sets it.
+	// Fork creates the sandbox to with the memory and files of from. from may be running or suspended, and stays so.
+	// The fork has the original's image, limits and uid. Its guest still has the original's expiry, so the caller
+	// must set it.
 	Fork(ctx context.Context, from, to sandbox.ID) error
 }
 
-// Snapshotter is an engine that can start a sandbox from a snapshot: the memory and files of one that was made for
-// that, and that nobody has used.
+// Snapshotter is an engine that can start a sandbox from a snapshot: the saved memory and files of a sandbox that was
+// created only for this purpose and never used.
 type Snapshotter interface {
-	// Start is Create from the snapshot of a sandbox of the same image, limits, user and language. It reports false,
-	// and has made nothing, if there is none. The guest still has the other's expiry: the caller sets it.
+	// Start is like Create, but starts the sandbox from the snapshot for the same image, limits, user and language.
+	// If there is none, it returns false and creates nothing. The guest still has the expiry of the snapshot's
+	// sandbox, so the caller must set it.
 	Start(ctx context.Context, spec Spec) (bool, error)
-	// Snapshot sees to it that Start finds a snapshot for spec: if there is none, it makes a sandbox, which is not listed,
-	// waits until ready returns, stores it, and removes it.
+	// Snapshot makes sure that Start finds a snapshot for spec. If there is none, it creates a sandbox that is not
+	// listed, calls ready, which returns when the sandbox may be saved, stores the snapshot, and removes the sandbox.
 	Snapshot(ctx context.Context, spec Spec, ready func(context.Context) error) error
 }
 
-// As returns what e can do beyond [Engine], a [Suspender] say, if it can. An engine that stands for
-// another has an Unwrap method, which returns that one, or nil while there is none.
+// As returns e as a T, such as a [Suspender], and reports whether e is one. An engine that wraps another has an
+// Unwrap method, which returns the wrapped engine, or nil as long as there is none. As also looks at the wrapped
+// engines.
 func As[T any](e Engine) (T, bool) {
 	for e != nil {
 		if t, ok := e.(T); ok {

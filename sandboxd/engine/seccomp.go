@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// syscallGroup is system calls that are allowed, and why.
+// syscallGroup is a group of allowed system calls, and the reason why they are allowed.
 type syscallGroup struct {
 	why   string
 	names string       // separated by spaces; calls that an architecture or kernel lacks are ignored
 	args  []SeccompArg // the conditions, all of which must be true
 }
 
-// SeccompProfile is a filter of system calls, in the form that Docker and OCI runtimes read.
+// SeccompProfile is a system call filter in the format that Docker and OCI runtimes read.
 type SeccompProfile struct {
 	DefaultAction string        `json:"defaultAction"`
 	Syscalls      []SeccompRule `json:"syscalls"`
@@ -27,7 +27,7 @@ type SeccompRule struct {
 	Comment  string       `json:"comment,omitempty"`
 }
 
-// SeccompArg is a condition on an argument.
+// SeccompArg is a condition on one argument of a system call.
 type SeccompArg struct {
 	Index    uint   `json:"index"`
 	Value    uint64 `json:"value"`
@@ -35,10 +35,9 @@ type SeccompArg struct {
 	Op       string `json:"op"`
 }
 
-// allowed is every system call that code in a sandbox can make. The list was written
-// from traces of Python with the data stack (threads, multiprocessing in all three ways,
-// subprocesses, asyncio, SQLite), of Node with workers and child processes, and of
-// the tools of a shell. What is not here fails with EPERM.
+// allowed lists every system call that code in a sandbox can make. The list is based on traces of Python with the
+// data stack (threads, multiprocessing in all three ways, subprocesses, asyncio, SQLite), of Node with workers and
+// child processes, and of shell tools. A call that is not listed fails with EPERM.
 var allowed = []syscallGroup{
 	{why: "read and write open files", names: `
 		read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek _llseek
@@ -94,14 +93,15 @@ var allowed = []syscallGroup{
 	{why: "harmless questions", names: `uname sysinfo getrandom`},
 }
 
-// allowedInGVisor is the system calls that are allowed in addition under gVisor, whose own kernel handles them.
+// allowedInGVisor lists the system calls that are also allowed under gVisor, because gVisor's own kernel handles
+// them.
 var allowedInGVisor = []syscallGroup{
 	{why: "getifaddrs lists lo with it", names: `socket`, args: []SeccompArg{low32(0, afNetlink), low32(2, netlinkRoute)}},
 	{why: "gVisor's filter cannot return the EINVAL that makes programs copy instead", names: `splice tee`},
 }
 
-// refused are calls whose refusal must look like something else than EPERM, so that
-// programs fall back.
+// refused lists calls that must fail with another error than EPERM, because programs fall back to other calls only
+// then.
 var refused = []struct {
 	why, names string
 	errno      uint
@@ -125,20 +125,22 @@ const (
 	masked = "SCMP_CMP_MASKED_EQ"
 )
 
-// low32 returns the condition that an argument of the C type int has a value. The register of the argument has 64 bits, and the
-// machine's kernel ignores the upper half: a rule that compared all 64 bits would refuse calls that the kernel accepts.
+// low32 returns the condition that an argument of the C type int has a value. The argument's register has 64 bits,
+// and the machine's kernel ignores the upper half. A rule that compared all 64 bits would refuse calls that the
+// kernel accepts.
 func low32(index uint, value uint64) SeccompArg {
 	return SeccompArg{Index: index, Value: int32Bits, ValueTwo: value, Op: masked}
 }
 
-// socketType returns the condition that the second argument of socket is a type, with or without SOCK_NONBLOCK and SOCK_CLOEXEC.
+// socketType returns the condition that the second argument of the socket call is a socket type, with or without
+// SOCK_NONBLOCK and SOCK_CLOEXEC.
 func socketType(value uint64) SeccompArg {
 	return SeccompArg{Index: 1, Value: int32Bits &^ (sockNonblock | sockCloexec), ValueTwo: value, Op: masked}
 }
 
-// Seccomp returns the filter of system calls for sandboxes. It names no architecture. Docker then allows only the native one, and
-// kills a process that uses another (32-bit calls on a 64-bit machine). gvisor reports whether gVisor's kernel handles the calls,
-// instead of the machine's.
+// Seccomp returns the system call filter for sandboxes. The filter names no architecture, so Docker allows only the
+// native one, and kills a process that uses another (32-bit calls on a 64-bit machine). The parameter gvisor is true
+// if gVisor's kernel handles the calls instead of the machine's.
 func Seccomp(gvisor bool) SeccompProfile {
 	profile := SeccompProfile{DefaultAction: "SCMP_ACT_ERRNO"} // EPERM
 	groups := allowed
@@ -150,8 +152,9 @@ func Seccomp(gvisor bool) SeccompProfile {
 			Names: strings.Fields(g.names), Action: "SCMP_ACT_ALLOW", Args: g.args, Comment: g.why})
 	}
 	if gvisor {
-		// gVisor's filter returns EPERM whatever errno a rule names, but libc falls back to clone only on ENOSYS. SCMP_ACT_TRACE leaves
-		// the decision to a tracer, and the call returns ENOSYS if there is none. There is never one: code in a sandbox may not trace.
+		// gVisor's filter returns EPERM whatever errno a rule names, but libc falls back to clone only on ENOSYS.
+		// SCMP_ACT_TRACE leaves the decision to a tracer, and the call returns ENOSYS if there is no tracer. There is
+		// never one, because code in a sandbox can't trace.
 		profile.Syscalls = append(profile.Syscalls, SeccompRule{Names: []string{"clone3"}, Action: "SCMP_ACT_TRACE",
 			Comment: "ENOSYS: its flags are behind a pointer, where no filter can look; libc falls back to clone"})
 		return profile

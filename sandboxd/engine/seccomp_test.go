@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The filter must name each call once, or one rule would quietly undo another.
+// The filter must name each call once, or one rule could override another unnoticed.
 func TestSeccompNamesEachCallOnce(t *testing.T) {
 	seen := map[string]bool{}
 	check := func(names string, once bool) {

@@ -36,7 +36,7 @@ func (s *suite) checkpoint(t *testing.T) {
 		b := s.create(t, s.spec())
 		count(t, b, "1 ")
 		var after, before time.Time
-		for range 2 { // the second takes the place of the first
+		for range 2 { // the second replaces the first
 			after = time.Now()
 			if err := keeper.Checkpoint(t.Context(), b.id); err != nil {
 				t.Fatalf("Checkpoint: %v", err)
@@ -46,7 +46,7 @@ func (s *suite) checkpoint(t *testing.T) {
 			s.wantOnly(t, b.id)
 		}
 		count(t, b, "1 2 ")
-		for range 2 { // as often as it must
+		for range 2 { // a checkpoint can be restored repeatedly
 			c := end(t, b)
 			if !c.Suspended || c.AsOf.Before(after) || c.AsOf.After(before) || c.StateBytes == 0 || c.Detail == "" {
 				t.Errorf("List() has %+v, want it suspended as of %v to %v", c, after, before)

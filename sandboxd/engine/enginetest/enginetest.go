@@ -1,16 +1,17 @@
-// Package enginetest is the suite that every engine passes: what [engine.Engine]
-// promises, and what isolates a sandbox, asked from inside by a guest of the suite's
-// own (enginetest/probe). An engine's whole test is a call of [Run].
+// Package enginetest is the conformance suite of engines. It tests the contract of [engine.Engine] and the isolation
+// of sandboxes. In the sandboxes runs the suite's own guest (enginetest/probe), which reports how the isolation looks
+// from inside. The tests of each engine call [Run].
 //
-//   - a container's life: create, dial, list, remove, and what fails (lifecycle.go)
-//   - the stream: intact, many at once, gone when closed (stream.go)
-//   - limits hold while a neighbour answers (limits.go)
-//   - suspending, resuming and copying, where the engine can (suspend.go), and what a sandbox that
-//     ends falls back to (checkpoint.go); starting from a snapshot (snapshot.go)
-//   - the walls, compared with golden files, and real programs within them (posture.go)
+//   - the life cycle of a container: create, dial, list, remove, and their errors (lifecycle.go)
+//   - streams to the guest: content, concurrency, end (stream.go)
+//   - limits hold, and a neighbour sandbox still answers (limits.go)
+//   - suspend, resume and fork, if the engine can (suspend.go)
+//   - checkpoints of running sandboxes (checkpoint.go), and starting from a snapshot (snapshot.go)
+//   - the isolation, compared with golden files, and real programs that must work within it (posture.go)
 //   - sandboxes share no files (neighbours.go)
+//   - [Slow] skips slow tests (slow.go)
 //
-// DORMOUSE_UPDATE_GOLDEN=1 writes the golden files anew.
+// DORMOUSE_UPDATE_GOLDEN=1 rewrites the golden files.
 package enginetest
 
 import (
@@ -33,11 +34,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Open opens the engine under test for a home, with a guest to put into its
-// containers, and closes it when the test ends.
+// Open opens the engine under test for a home. The engine puts the guest into its containers. Open closes the engine
+// when the test ends.
 type Open func(t *testing.T, home string, guest engine.Bundle) engine.Engine
 
-// Run runs the suite. The engine has the image; any Linux image will do.
+// Run runs the suite. The engine must have the image, which can be any Linux image.
 func Run(t *testing.T, open Open, image string) {
 	s := newSuite(t, open, image)
 	s.reach(t)
@@ -49,7 +50,7 @@ func Run(t *testing.T, open Open, image string) {
 	t.Run("Limits", s.limits)
 }
 
-// RunReach runs what of the suite depends on how an engine, and a guest in it, is reached.
+// RunReach runs the tests that depend on how an engine, and the guest in its sandboxes, is reached.
 func RunReach(t *testing.T, open Open, image string) { newSuite(t, open, image).reach(t) }
 
 func newSuite(t *testing.T, open Open, image string) *suite {
@@ -73,7 +74,7 @@ type suite struct {
 	engine engine.Engine
 }
 
-// openHome opens the engine for a home of its own, which is empty when the test ends.
+// openHome opens the engine for a new home. When the test ends, it checks that the home has no containers left.
 func (s *suite) openHome(t *testing.T) engine.Engine {
 	t.Helper()
 	e := s.open(t, "test-"+string(sandbox.NewID()), s.guest)
@@ -88,7 +89,7 @@ func (s *suite) openHome(t *testing.T) engine.Engine {
 
 var uids atomic.Int64
 
-// spec returns a small sandbox's, with an id and a uid that nobody else has.
+// spec returns the spec of a small sandbox with a unique id and uid.
 func (s *suite) spec() engine.Spec {
 	return engine.Spec{
 		ID:    sandbox.NewID(),
@@ -107,7 +108,7 @@ type box struct {
 	client *http.Client
 }
 
-// create makes a sandbox that is removed when the test ends.
+// create creates a sandbox, which is removed when the test ends.
 func (s *suite) create(t *testing.T, spec engine.Spec) box {
 	t.Helper()
 	if err := s.engine.Create(t.Context(), spec); err != nil {
@@ -117,7 +118,7 @@ func (s *suite) create(t *testing.T, spec engine.Spec) box {
 	return s.dial(t, spec.ID)
 }
 
-// dial returns a client with one stream of its own.
+// dial returns a client of a sandbox's guest. The client does not share its stream with other clients.
 func (s *suite) dial(t *testing.T, id sandbox.ID) box {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
@@ -129,7 +130,7 @@ func (s *suite) dial(t *testing.T, id sandbox.ID) box {
 	return box{id, &http.Client{Transport: transport}}
 }
 
-// ask makes a request of the guest and returns its answer.
+// ask sends a request to the guest and returns the body of the response. A status other than 200 is an error.
 func (b box) ask(ctx context.Context, method, path string, body io.Reader) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://guest"+path, body)
 	if err != nil {
@@ -147,7 +148,7 @@ func (b box) ask(ctx context.Context, method, path string, body io.Reader) (stri
 	return string(text), err
 }
 
-// must is ask, in a test that can't go on without the answer.
+// must is like ask, but an error ends the test.
 func (b box) must(t *testing.T, method, path string, body io.Reader) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -187,7 +188,8 @@ func wantKind(t *testing.T, what string, err error, want sandbox.Kind) {
 	}
 }
 
-// Probe builds the suite's guest. DORMOUSE_TEST_PROBE is one that is built, for where there is no Go.
+// Probe builds the suite's guest. If DORMOUSE_TEST_PROBE is set, it is the path of a built guest, for machines
+// without Go.
 func Probe(t testing.TB) engine.Bundle {
 	t.Helper()
 	if built := os.Getenv("DORMOUSE_TEST_PROBE"); built != "" {
@@ -210,8 +212,8 @@ func Probe(t testing.TB) engine.Bundle {
 	return Guest(program)
 }
 
-// Guest is a bundle that holds one program, for this machine's architecture. Its id is
-// its own, so that what a test installs is no other test's.
+// Guest returns a bundle with one program, for this machine's architecture. Its id is unique, so that tests do not
+// share installed guests.
 func Guest(program []byte) engine.Bundle {
 	return bundle{
 		id:    strings.TrimPrefix(string(sandbox.NewID()), "sbx_")[:12],

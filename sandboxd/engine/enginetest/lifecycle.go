@@ -57,7 +57,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		if err := s.engine.Create(t.Context(), spec); err == nil {
 			t.Error("the second Create gave no error")
 		}
-		b.must(t, "GET", "/args", nil) // the first is as it was
+		b.must(t, "GET", "/args", nil) // the first sandbox is unchanged
 	})
 	t.Run("an image that is not there is unavailable, and nothing is left", func(t *testing.T) {
 		spec := s.spec()
@@ -137,7 +137,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		}
 		for _, spec := range specs {
 			group.Go(func() { remove(t, s.engine, spec.ID) })
-			group.Go(func() { remove(t, s.engine, spec.ID) }) // both come to the same end
+			group.Go(func() { remove(t, s.engine, spec.ID) }) // concurrent removals of a sandbox both succeed
 		}
 		group.Wait()
 		s.wantEmpty(t, s.engine)

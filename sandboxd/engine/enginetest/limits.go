@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// limits reaches for more than there is, while a neighbour is asked all the time.
+// limits exceeds each limit of a sandbox, while it checks that a neighbour sandbox answers.
 func (s *suite) limits(t *testing.T) {
 	neighbour := s.create(t, s.spec())
 	neighbour.must(t, "GET", "/args", nil)
@@ -37,7 +37,7 @@ func (s *suite) limits(t *testing.T) {
 			t.Errorf("the hog says %q, want it stopped", got)
 		}
 		if gvisor {
-			return // the whole sandbox ended; the real guest's watchdog acts before that
+			return // the whole sandbox ended; with the real guest, the watchdog acts before that
 		}
 		b.must(t, "GET", "/args", nil)
 	})
@@ -75,7 +75,7 @@ func (s *suite) limits(t *testing.T) {
 	})
 }
 
-// watch asks a sandbox until stop, and returns how long the slowest answer took.
+// watch sends requests to a sandbox until stop is closed, and returns the time of the slowest response.
 func (s *suite) watch(t *testing.T, b box, stop <-chan struct{}) (slowest time.Duration) {
 	for {
 		select {

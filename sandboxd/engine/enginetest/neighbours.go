@@ -7,8 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// neighbours checks that two sandboxes of one image share no files: inotify does not report in one sandbox that the other uses a file,
-// and both can lock the same file.
+// neighbours checks that two sandboxes of one image share no files: inotify in one sandbox does not report that the
+// other uses a file, and both can lock the same path.
 func (s *suite) neighbours(t *testing.T) {
 	watcher, other := s.create(t, s.spec()), s.create(t, s.spec())
 	guest := engine.BundleDir + "/guest"

@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// posture compares how the walls look from inside with what somebody has read.
+// posture compares how the isolation looks from inside a sandbox with reviewed golden files.
 func (s *suite) posture(t *testing.T) {
 	b := s.create(t, s.spec())
 	info := s.engine.Info()
-	under := info.Runtime // which decides, whatever Docker engine runs it
+	under := info.Runtime // the runtime determines the isolation, whichever Docker engine runs it
 	if info.Name != "docker" {
 		under = info.Name
 	}
@@ -34,7 +34,7 @@ func (s *suite) posture(t *testing.T) {
 //go:embed testdata/works.py testdata/works.js
 var works embed.FS
 
-// programs runs what an allowlist of system calls that is too small would break.
+// programs runs real programs, which would fail if the allowlist of system calls were too small.
 func (s *suite) programs(t *testing.T) {
 	for _, program := range []struct{ path, file, missing string }{
 		{"/usr/bin/python3", "works.py", "No module named"},
@@ -81,8 +81,7 @@ func Golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-// difference names the lines that only one of the two has, which is enough for
-// sorted JSON.
+// difference returns the lines that only want or only got contains, which is enough for sorted JSON.
 func difference(want, got []string) string {
 	var diff strings.Builder
 	count := map[string]int{}

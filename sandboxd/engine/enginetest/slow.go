@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Slow skips a test that takes too long for every day, unless DORMOUSE_TEST_SLOW is set. Where DORMOUSE_TEST_REQUIRE (a list with
-// commas) has "slow", as in CI, to leave it out is a failure.
+// Slow skips a test that is too slow to run always, unless DORMOUSE_TEST_SLOW is set. If the comma-separated list in
+// DORMOUSE_TEST_REQUIRE contains "slow", as in CI, Slow fails the test instead of skipping it.
 func Slow(t testing.TB) {
 	t.Helper()
 	if os.Getenv("DORMOUSE_TEST_SLOW") != "" {

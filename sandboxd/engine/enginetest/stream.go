@@ -65,7 +65,7 @@ func (s *suite) stream(t *testing.T) {
 				t.Error("Read after Close gave no error")
 			}
 		}
-		// The clients of the subtest before have let go too: what is left is this one.
+		// The clients of the subtest before have closed their streams too, so only this client's stream is left.
 		b.client.CloseIdleConnections()
 		var got string
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -111,7 +111,7 @@ func (s *suite) stream(t *testing.T) {
 			_, err := doomed.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
-		time.Sleep(50 * time.Millisecond) // the request is on its way
+		time.Sleep(50 * time.Millisecond) // the guest has received the request
 		remove(t, s.engine, spec.ID)
 		select {
 		case err := <-done:

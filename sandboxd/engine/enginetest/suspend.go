@@ -129,7 +129,7 @@ func (s *suite) suspend(t *testing.T) {
 			_, err := b.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
-		time.Sleep(50 * time.Millisecond) // the request is on its way
+		time.Sleep(50 * time.Millisecond) // the guest has received the request
 		suspend(t, sleeper, b.id)
 		select {
 		case err := <-done:
@@ -157,7 +157,7 @@ func (s *suite) suspend(t *testing.T) {
 				step = sleeper.Resume
 			}
 			var group sync.WaitGroup
-			group.Go(func() { _ = step(t.Context(), b.id) }) // it may be gone by then
+			group.Go(func() { _ = step(t.Context(), b.id) }) // an error is fine: the sandbox may be removed already
 			time.Sleep(20 * time.Millisecond)
 			remove(t, s.engine, b.id)
 			group.Wait()
@@ -240,7 +240,7 @@ func (s *suite) fork(t *testing.T) {
 	sleeper, _ := engine.As[engine.Suspender](s.engine)
 	original := s.create(t, s.spec())
 	original.must(t, "POST", "/count", nil)
-	if s.engine.Info().Suspend == engine.Paused { // what can't write memory down can't copy it
+	if s.engine.Info().Suspend == engine.Paused { // an engine that can't save memory can't fork
 		wantKind(t, "Fork", forker.Fork(t.Context(), original.id, sandbox.NewID()), sandbox.Invalid)
 		s.wantOnly(t, original.id)
 		return
@@ -313,7 +313,7 @@ func (s *suite) fork(t *testing.T) {
 	})
 }
 
-// wantOnly fails the test unless the engine lists the sandbox alone, running. It may have a state to fall back to.
+// wantOnly fails the test unless the engine lists only this sandbox, as running. It may have a checkpoint.
 func (s *suite) wantOnly(t *testing.T, id sandbox.ID) {
 	t.Helper()
 	got, want := list(t, s.engine), engine.Container{ID: id, Running: true}
@@ -325,7 +325,7 @@ func (s *suite) wantOnly(t *testing.T, id sandbox.ID) {
 	}
 }
 
-// wantSuspended fails the test unless the engine lists the sandbox alone, as suspended.
+// wantSuspended fails the test unless the engine lists only this sandbox, as suspended.
 func (s *suite) wantSuspended(t *testing.T, e engine.Engine, id sandbox.ID) {
 	t.Helper()
 	if got := list(t, e); len(got) != 1 || got[0].ID != id || !got[0].Suspended || got[0].Running || got[0].Detail == "" || !got[0].AsOf.IsZero() {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// growPipe makes a pipe hold more. Where it may not, the stream is slower, and works.
+// growPipe increases the capacity of a pipe. If that is not permitted, the stream is slower but works.
 func growPipe(pipe *os.File) {
 	conn, err := pipe.SyscallConn()
 	if err != nil {
@@ -19,7 +19,8 @@ func growPipe(pipe *os.File) {
 	_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeBytes) })
 }
 
-// detach gives a program a session of its own: what is meant for the daemon's terminal or process group does not reach it.
+// detach starts the command in its own session, so that signals for the daemon's terminal or process group do not
+// reach it.
 func detach(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -15,18 +15,19 @@ import (
 
 const (
 	pipeBytes = 1 << 20
-	// lastWords is how long a program may take to end when its stream is closed, and its
-	// stderr to be read when it has ended.
+	// lastWords is how long a program may continue to run after its stream is closed, and how long its stderr is read
+	// after it has ended.
 	lastWords = 2 * time.Second
 )
 
-// Program is the stdin and stdout of a program: as a [Stream] where it runs `guest connect`, unused where it does not.
+// Program is a running program with its stdin and stdout as a connection. If the program is `guest connect`, it is a
+// [Stream].
 type Program struct {
 	stdio.Pipes
 	cmd    *exec.Cmd
 	stderr *Bounded
-	ended  chan struct{} // closed when the program has ended and was waited for
-	err    error         // how, then
+	ended  chan struct{} // closed after the program has ended and cmd.Wait has returned
+	err    error         // the result of cmd.Wait, valid once ended is closed
 
 	once sync.Once
 }
@@ -36,7 +37,8 @@ var (
 	_ Stream = (*stdio.Stream)(nil)
 )
 
-// OpenPipes makes the stdin and stdout of a process, which are closed when it has them, and our ends of them.
+// OpenPipes returns pipes for the stdin and stdout of a process: our ends, and those of the process, which the caller
+// closes after starting it.
 func OpenPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
 	stdin, in, err := os.Pipe()
 	if err != nil {
@@ -53,7 +55,7 @@ func OpenPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
 	return stdio.Pipes{In: out, Out: in}, stdin, stdout, nil
 }
 
-// Start starts a program, in a session of its own.
+// Start starts a program in its own session. The caller must close the result.
 func Start(cmd *exec.Cmd) (*Program, error) {
 	ours, stdin, stdout, err := OpenPipes()
 	if err != nil {
@@ -87,7 +89,8 @@ func (p *Program) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the stream, and with it the program. It may be called twice.
+// Close closes the program's stdin and stdout, which makes it end, and kills it after two seconds. It can be called
+// again.
 func (p *Program) Close() error {
 	p.once.Do(func() {
 		p.In.Close()
@@ -96,17 +99,17 @@ func (p *Program) Close() error {
 			select {
 			case <-p.ended:
 			default:
-				p.Kill() // it does not heed the end of its stdin
+				p.Kill() // it did not end although its stdin did
 			}
 		})
 	})
 	return nil
 }
 
-// Ended implements [Stream]: the program has ended.
+// Ended implements [Stream]. The channel is closed when the program has ended.
 func (p *Program) Ended() <-chan struct{} { return p.ended }
 
-// Wait waits for the program's end, and returns what it said if it failed.
+// Wait waits until the program has ended. If it failed, the error contains its stderr.
 func (p *Program) Wait() error {
 	if <-p.ended; p.err != nil {
 		return fmt.Errorf("%w: %s", p.err, p.stderr)
@@ -117,7 +120,8 @@ func (p *Program) Wait() error {
 // Kill kills the program.
 func (p *Program) Kill() { _ = p.cmd.Process.Kill() }
 
-// Bounded keeps the first Max bytes of what is written to it.
+// Bounded is a buffer that stores the first Max bytes written to it and discards the rest. It is safe for concurrent
+// use.
 type Bounded struct {
 	Max  int
 	mu   sync.Mutex

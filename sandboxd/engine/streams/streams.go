@@ -1,6 +1,8 @@
-// Package streams is what engines have in common of the streams to guests.
+// Package streams contains the parts of the streams to guests that engines share. Packages docker and gvisor use it;
+// the streams over a guest's own stdin and stdout are in package stdio.
 //
-//   - [Stream]: a connection to a guest; [Open]: those of an engine's sandboxes, which are closed before memory is saved
+//   - [Stream]: a connection to a guest
+//   - [Open]: the open streams of an engine's sandboxes, which are closed before memory is saved
 //   - [Program]: the stdin and stdout of a program as a connection (program.go)
 package streams
 
@@ -11,21 +13,23 @@ import (
 	"sync"
 )
 
-// Stream is a connection to a guest, through a program or not.
+// Stream is a connection to a guest, through a program or directly.
 type Stream interface {
 	net.Conn
-	// Ended is closed when the stream has been closed, and nothing that its engine knows of is left of it.
+	// Ended returns a channel that is closed when the stream has been closed and, as far as the implementation can
+	// tell, nothing of it is left in the sandbox.
 	Ended() <-chan struct{}
 }
 
-// Open are the streams that are open, by sandbox: none may be when its memory is saved. One that nobody has is true: it
-// showed that the guest can be dialled, and is for who dials first.
+// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. The
+// value is true if the stream is unused: it was opened to check that the guest can be dialled, and the next Dial may
+// take it. The zero value is ready for use. It is safe for concurrent use.
 type Open[ID comparable] struct {
 	mu   sync.Mutex
 	open map[ID]map[Stream]bool
 }
 
-// Add counts a stream until it ends.
+// Add adds a stream, which is removed when it has ended.
 func (l *Open[ID]) Add(id ID, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,7 +46,7 @@ func (l *Open[ID]) Add(id ID, s Stream) {
 	}()
 }
 
-// Offer leaves a stream to the first who takes it.
+// Offer marks a stream as unused, so that the next Take returns it.
 func (l *Open[ID]) Offer(id ID, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,7 +55,7 @@ func (l *Open[ID]) Offer(id ID, s Stream) {
 	}
 }
 
-// Take returns a stream that was offered.
+// Take returns an unused stream and marks it as used. It returns false if there is none.
 func (l *Open[ID]) Take(id ID) (s Stream, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,7 +77,7 @@ func (l *Open[ID]) drop(id ID, s Stream) {
 	}
 }
 
-// Close closes a sandbox's streams and waits for them to end.
+// Close closes a sandbox's streams and waits until they have ended.
 func (l *Open[ID]) Close(id ID) {
 	l.mu.Lock()
 	list := slices.Collect(maps.Keys(l.open[id]))
@@ -86,7 +90,7 @@ func (l *Open[ID]) Close(id ID) {
 	}
 }
 
-// CloseAll is Close for every sandbox.
+// CloseAll calls Close for every sandbox.
 func (l *Open[ID]) CloseAll() {
 	l.mu.Lock()
 	ids := slices.Collect(maps.Keys(l.open))

@@ -12,8 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// counter counts what it is asked, in memory, and writes each number to a file that stays open. It answers
-// with the file's content.
+// counter returns a handler that counts its requests in memory and appends each number to a file that stays open. The
+// response is the file's content.
 func counter() http.HandlerFunc {
 	var mu sync.Mutex
 	var n int

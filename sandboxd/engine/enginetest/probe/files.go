@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// files contains this sandbox's watch and locks of files that other sandboxes may have, too.
+// files contains this sandbox's watch and locks of files that other sandboxes may share.
 var files struct {
 	mu     sync.Mutex
 	notify int // the inotify descriptor; 0: no watch

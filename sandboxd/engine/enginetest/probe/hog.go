@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hog reaches for more than a sandbox has, and says how far it came.
+// hog tries to use more than a sandbox's limits allow, and prints how much it got.
 func hog(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("usage: probe hog memory|processes|disk|inodes")
@@ -32,7 +32,7 @@ func hog(args []string) error {
 	return fmt.Errorf("nothing to hog: %q", args[0])
 }
 
-// hogMemory touches up to 4 GiB. It is the process that should be stopped for it.
+// hogMemory touches up to 4 GiB. Its oom_score_adj makes it the process that the machine's kernel kills first.
 func hogMemory() error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 		return err
@@ -50,7 +50,7 @@ func hogMemory() error {
 	return nil
 }
 
-// hogProcesses starts processes until it may not, and ends them.
+// hogProcesses starts up to 2,000 processes, until that fails, and then ends them.
 func hogProcesses() error {
 	var children []*exec.Cmd
 	defer func() {
@@ -71,7 +71,7 @@ func hogProcesses() error {
 	return nil
 }
 
-// hogDisk fills /workspace in files of 16 MiB, and empties it.
+// hogDisk writes up to 8 GiB to /workspace, in files of 16 MiB, until that fails, and then removes them.
 func hogDisk() error {
 	dir, err := os.MkdirTemp("/workspace", "hog")
 	if err != nil {
@@ -94,7 +94,7 @@ func hogDisk() error {
 	return nil
 }
 
-// hogInodes makes empty files in /workspace, and removes them.
+// hogInodes creates up to 100,000 empty files in /workspace, until that fails, and then removes them.
 func hogInodes() error {
 	dir, err := os.MkdirTemp("/workspace", "hog")
 	if err != nil {

@@ -2,5 +2,5 @@
 
 package main
 
-// modifyLDT does not exist here: the call's number is nobody's.
+// modifyLDT does not exist on this architecture. This value is the number of no system call.
 const modifyLDT = ^uintptr(0)

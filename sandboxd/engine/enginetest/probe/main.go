@@ -1,16 +1,14 @@
 //go:build linux
 
-// Command probe stands where the guest stands, for the engine's conformance suite: it
-// takes the guest's arguments, answers HTTP on the guest's socket, and says how the
-// sandbox looks from inside, to uid 0 and to the uid that kernels have.
+// Command probe replaces the guest in the engines' conformance suite. It accepts the guest's arguments, serves HTTP
+// on the guest's socket, and reports how the sandbox looks from inside, to uid 0 and to the uid that kernels run as.
+// It is independent of the real guest, so the suite stays valid when the guest changes.
 //
-//   - the server and `connect` (main.go, serve.go)
-//   - how the walls look (posture.go, syscalls.go)
-//   - what reaches for too much (hog.go)
-//   - watches and locks of files that other sandboxes may have, too (files.go)
-//   - what is lost with the memory (count.go)
-//
-// It knows nothing of Dormouse's real guest, so the suite holds whatever that becomes.
+//   - the server and the command connect (main.go, serve.go)
+//   - how the isolation looks from inside (posture.go, syscalls.go)
+//   - using more than the limits allow (hog.go)
+//   - watches and locks of files that other sandboxes may share (files.go)
+//   - state that exists only in memory and open files (count.go)
 package main
 
 import (

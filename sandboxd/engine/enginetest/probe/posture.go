@@ -22,20 +22,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// posture is how the walls look to the process that asks. Only what does not depend
-// on the machine or on the sandbox's id is in it, so that it can be compared with a
-// golden file.
+// posture describes the sandbox's isolation, as this process sees it. It contains only values that do not depend on
+// the machine or on the sandbox's id, so that it can be compared with a golden file.
 type posture struct {
 	UID      string            `json:"uid"`
 	Status   map[string]string `json:"status"`   // lines of /proc/self/status
-	Syscalls map[string]string `json:"syscalls"` // with senseless arguments: what comes back
-	Read     map[string]string `json:"read"`     // what must tell nothing
-	Write    map[string]string `json:"write"`    // places where a file is tried
-	Init     map[string]string `json:"init"`     // what can be done to PID 1
+	Syscalls map[string]string `json:"syscalls"` // results of calls with invalid arguments
+	Read     map[string]string `json:"read"`     // paths that must reveal nothing
+	Write    map[string]string `json:"write"`    // folders in which creating a file is tried
+	Init     map[string]string `json:"init"`     // attempts to access PID 1
 	Network  map[string]string `json:"network"`
 	Devices  []string          `json:"devices"`
 	Mounts   []string          `json:"mounts"`
-	Sockets  []string          `json:"sockets"` // unix sockets that can be found
+	Sockets  []string          `json:"sockets"` // unix sockets in the file system
 	Env      []string          `json:"env"`
 	Limits   map[string]string `json:"limits"`
 	Hostname string            `json:"hostname"`
@@ -63,7 +62,7 @@ func printPosture(w io.Writer) error {
 	return encoder.Encode(p)
 }
 
-// environment is everything but the value of PATH, which is the image's own.
+// environment returns the environment variables. It replaces the value of PATH, which depends on the image.
 func environment() []string {
 	env := os.Environ()
 	for i, v := range env {
@@ -75,7 +74,7 @@ func environment() []string {
 	return env
 }
 
-// who does not name the uid, which differs from sandbox to sandbox.
+// who returns the role of this process instead of its uid, which differs between sandboxes.
 func who() string {
 	if os.Getuid() == 0 {
 		return "guest"
@@ -116,17 +115,17 @@ var secrets = []string{
 	"/run/secrets", "/.dockerenv", engine.RunDir,
 }
 
-// readable says whether anything can be read from a file or folder.
+// readable returns "nothing" if a file or folder is missing or empty, and otherwise what could be read, or the error.
 func readable(path string) string {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "nothing" // not every kernel has it
+		return "nothing" // some kernels lack the file
 	}
 	if err != nil {
 		return brief(err)
 	}
 	defer file.Close()
-	file.SetDeadline(time.Now().Add(time.Second)) // most kinds of files have none
+	file.SetDeadline(time.Now().Add(time.Second)) // the error is ignored, because most kinds of files have no deadline
 	if entries, err := file.ReadDir(-1); err == nil {
 		if len(entries) == 0 {
 			return "nothing"
@@ -153,7 +152,7 @@ func writable(dir string) string {
 	name := filepath.Join(dir, ".posture")
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 	if err != nil {
-		return "no" // which error depends on the machine's cgroups, and says little
+		return "no" // the error is left out because it depends on the machine's cgroups
 	}
 	defer os.Remove(name)
 	defer file.Close()
@@ -163,7 +162,7 @@ func writable(dir string) string {
 	return "writable"
 }
 
-// againstInit is what a kernel may try against the guest.
+// againstInit tries what a kernel could try against the guest, and returns the results.
 func againstInit() map[string]string {
 	open := func(name string, flag int) string {
 		file, err := os.OpenFile(name, flag, 0)
@@ -198,7 +197,7 @@ func againstInit() map[string]string {
 		conn.Close()
 	}
 	results["connect socket"] = brief(err)
-	if os.Getuid() != 0 { // the guest may stop itself
+	if os.Getuid() != 0 { // only as a kernel, because the guest can signal itself
 		for _, sig := range []syscall.Signal{0, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGKILL} {
 			results[fmt.Sprintf("kill with signal %d", sig)] = brief(syscall.Kill(1, sig))
 		}
@@ -208,7 +207,7 @@ func againstInit() map[string]string {
 
 func network() map[string]string {
 	results := map[string]string{}
-	interfaces, _ := os.ReadDir("/sys/class/net") // without sysfs there is nothing to see either
+	interfaces, _ := os.ReadDir("/sys/class/net") // without sysfs there are no interfaces to list
 	names := []string{}
 	for _, i := range interfaces {
 		names = append(names, i.Name())
@@ -242,8 +241,8 @@ func network() map[string]string {
 	return results
 }
 
-// reached does not say how an address was out of reach, which depends on the
-// machine's IPv6.
+// reached returns the same text for all errors of an unreachable address, because the error depends on the machine's
+// IPv6.
 func reached(err error) string {
 	for _, out := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT} {
 		if errors.Is(err, out) {
@@ -265,7 +264,7 @@ func devices() []string {
 	return names
 }
 
-// mounts leaves out what depends on the machine: cgroups, masks of paths that
+// mounts returns the mounts of this process, without parts that depend on the machine: cgroups, masks of paths that
 // not every kernel has, and sizes.
 func mounts() []string {
 	text, err := os.ReadFile("/proc/self/mountinfo")
@@ -330,14 +329,14 @@ func limits() map[string]string {
 			continue
 		}
 		results[dir] = fmt.Sprintf("%d MiB", s.Blocks*uint64(s.Bsize)>>20)
-		if s.Files < 100_000 { // else it comes from the machine's memory
+		if s.Files < 100_000 { // otherwise the number depends on the machine's memory
 			results[dir] += fmt.Sprintf(", %d inodes", s.Files)
 		}
 	}
 	return results
 }
 
-// brief is an error's number by name, or "ok".
+// brief returns the name of an error's errno, or "ok".
 func brief(err error) string {
 	if err == nil {
 		return "ok"

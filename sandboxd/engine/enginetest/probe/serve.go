@@ -29,7 +29,7 @@ var (
 
 const buffer = 256 << 10
 
-// kernelUID is the uid that the engine told us to run kernels as.
+// kernelUID is the uid that the engine has assigned to kernels.
 var kernelUID int
 
 func serve(args []string) error {
@@ -85,7 +85,7 @@ func serve(args []string) error {
 	return server.Serve(listener)
 }
 
-// asKernel is this program, run as a kernel is.
+// asKernel returns a command that runs this program as a kernel runs: with the kernels' uid, in its own session.
 func asKernel(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(engine.BundleDir, "guest"), args...)
 	cmd.Dir = "/workspace"
@@ -127,7 +127,7 @@ func answerOutput(w http.ResponseWriter, out []byte, err error) {
 	w.Write(out)
 }
 
-// connect joins stdin and stdout to the socket, which may still be about to appear.
+// connect connects stdin and stdout to the guest's socket. It waits until the socket exists, ten seconds at most.
 func connect() error {
 	var conn net.Conn
 	err := errors.New("never tried")
@@ -152,7 +152,7 @@ func connect() error {
 	return <-ends
 }
 
-// putWorkspace writes a file as the kernels' user, because uid 0 may not.
+// putWorkspace writes a file as the kernels' user, because uid 0 can't write to /workspace.
 func putWorkspace(w http.ResponseWriter, r *http.Request) {
 	cmd := asKernel("save", r.PathValue("name"))
 	cmd.Stdin = r.Body
@@ -160,7 +160,7 @@ func putWorkspace(w http.ResponseWriter, r *http.Request) {
 	answerOutput(w, append(out, ended(err)...), nil)
 }
 
-// streams counts the programs that join somebody to our socket.
+// streams returns the number of `guest connect` processes in the sandbox.
 func streams() int {
 	count := 0
 	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")

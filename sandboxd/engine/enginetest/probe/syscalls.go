@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// never is a value that is no pointer, file descriptor or flag.
+// never is not a valid pointer, file descriptor or set of flags.
 const never = ^uintptr(0)
 
 // trySockets tries to create each kind of socket that a filter must refuse or allow, with socket and with socketpair.
@@ -69,9 +69,9 @@ func closed(errno syscall.Errno, fds ...int32) string {
 	return "ok"
 }
 
-// trySyscalls makes system calls that code in a sandbox has no business with, with
-// arguments that do no harm where they are let through: EPERM is the filter (or a missing
-// capability), anything else came from the kernel behind it.
+// trySyscalls makes system calls that code in a sandbox does not need. Their arguments make them harmless if they are
+// allowed. EPERM means that the filter (or a missing capability) refused the call; any other result comes from the
+// kernel behind the filter.
 func trySyscalls() map[string]string {
 	results := map[string]string{}
 	try := func(name string, number uintptr, args ...uintptr) {
@@ -88,7 +88,7 @@ func trySyscalls() map[string]string {
 	cwd := unix.AT_FDCWD
 	buf := uintptr(unsafe.Pointer(&empty))
 
-	// Doors that kernels' bugs came through.
+	// Calls whose bugs in kernels have been exploited.
 	try("io_uring_setup", unix.SYS_IO_URING_SETUP, 1, never)
 	try("io_uring_enter", unix.SYS_IO_URING_ENTER, never)
 	try("io_uring_register", unix.SYS_IO_URING_REGISTER, never)
@@ -139,7 +139,7 @@ func trySyscalls() map[string]string {
 	try("open_by_handle_at", unix.SYS_OPEN_BY_HANDLE_AT, never, never, never)
 	try("mknod a device", unix.SYS_MKNODAT, uintptr(cwd), buf, unix.S_IFBLK|0o600, 0x0801)
 
-	// Ways past walls between sandboxes.
+	// Ways around the isolation between sandboxes.
 	try("shmget", unix.SYS_SHMGET, never, 0, 0)
 	try("semget", unix.SYS_SEMGET, never, 1, 0)
 	try("msgget", unix.SYS_MSGGET, never, 0)
