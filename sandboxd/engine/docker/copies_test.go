@@ -22,7 +22,7 @@ func noCopies(t *testing.T, box string) {
 	}
 }
 
-// openToDisk opens an engine with that home, and skips the test if the engine does not suspend to disk.
+// openToDisk opens an engine for a home, and skips the test if the engine does not suspend to disk.
 func openToDisk(t *testing.T, guest engine.Bundle, home string) *docker.Engine {
 	t.Helper()
 	e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: "runsc"})
@@ -116,7 +116,7 @@ func TestCopiesThatACrashLeftAreRemovedAtTheNextStart(t *testing.T) {
 		}
 		memory := t.TempDir()
 		if err := os.CopyFS(memory, os.DirFS(dir)); err != nil {
-			missing(t, "runsc", err) // the engine's folder is another machine's, or another user's
+			missing(t, "runsc", err) // the engine's folder is on another machine, or not accessible to this user
 		}
 		if name == "running" {
 			if err := e.Resume(t.Context(), s.ID); err != nil {

@@ -26,7 +26,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// private is a Docker engine of the test's own, which it may kill.
+// private is a Docker engine that belongs to one test, which can kill it.
 type private struct {
 	t    *testing.T
 	dir  string
@@ -68,7 +68,7 @@ func newPrivate(t *testing.T, runsc string) *private {
 	return p
 }
 
-// removeAll leaves no container: they outlive their engine.
+// removeAll removes all containers, because they continue to run without their engine.
 func (p *private) removeAll() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.t.Context()), time.Minute)
 	defer cancel()
@@ -99,7 +99,7 @@ func (p *private) killOnce() (killed int) {
 		p.t.Error(err)
 	}
 	for _, line := range lines {
-		command, _ := os.ReadFile(line) // it may have ended
+		command, _ := os.ReadFile(line) // the process may have ended
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
 		if err != nil || !bytes.Contains(command, []byte(p.dir+"/")) {
 			continue
@@ -112,7 +112,7 @@ func (p *private) killOnce() (killed int) {
 	return killed
 }
 
-// unmount unmounts what an engine that was killed has left.
+// unmount removes the mounts that a killed engine has left.
 func (p *private) unmount() {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -131,7 +131,7 @@ func (p *private) start() error {
 		return err
 	}
 	defer log.Close()
-	// A killed one leaves them, and a pid may be anybody's, or a zombie's.
+	// A killed engine leaves these files. The pids in them may belong to other processes or to zombies.
 	_ = os.Remove(filepath.Join(p.dir, "docker.pid"))
 	_ = os.Remove(p.containerd())
 	p.cmd = exec.Command("dockerd", p.args...)
@@ -151,7 +151,7 @@ func (p *private) start() error {
 	}
 }
 
-// stop ends the engine. Killed, it takes its containerd with it.
+// stop stops the engine with a signal. If the signal is SIGKILL, stop also kills the engine's containerd.
 func (p *private) stop(sig syscall.Signal) {
 	_ = p.cmd.Process.Signal(sig)
 	_ = p.cmd.Wait()
@@ -165,7 +165,7 @@ func (p *private) containerd() string { return filepath.Join(p.dir, "exec/contai
 
 func (p *private) host() string { return "unix://" + p.dir + "/docker.sock" }
 
-// open opens the engine for one home.
+// open opens the private engine. All calls use the same home.
 func (p *private) open(t *testing.T, guest engine.Bundle, runtime string) *docker.Engine {
 	t.Helper()
 	e, err := docker.New(t.Context(), docker.Config{Home: "test", Host: p.host(), Bundle: guest, Runtime: runtime})
@@ -189,7 +189,7 @@ func importEmpty(t *testing.T, e *docker.Engine) {
 	}
 }
 
-// count asks the suite's guest to count on, and returns all that it has counted.
+// count makes the suite's guest count one further, and returns all numbers that it has counted.
 func count(t *testing.T, e *docker.Engine, id sandbox.ID) string {
 	t.Helper()
 	protocols := new(http.Protocols)
@@ -222,7 +222,7 @@ func ownRunsc(t *testing.T) string {
 	return path
 }
 
-// What runs and what is suspended are still there after kill -9 of the engine, whenever that was.
+// TestAnEngineThatIsKilled checks that running and suspended sandboxes survive a kill -9 of the engine at any time.
 func TestAnEngineThatIsKilled(t *testing.T) {
 	p := newPrivate(t, ownRunsc(t))
 	guest := enginetest.Probe(t)
@@ -234,8 +234,8 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 		runtime  string
 		asleep   bool
 		does     func(*docker.Engine, context.Context, sandbox.ID) error
-		killedIn []time.Duration // of that; 0: when it is done
-		stuck    bool            // it may be left so
+		killedIn []time.Duration // how long after the call of does the engine is killed; 0 if the call does nothing
+		stuck    bool            // the sandbox may be left in a state in which it can't be resumed
 	}{
 		{"one that runs", "runc", false, nothing, []time.Duration{0}, false},
 		{"one that is paused", "runc", true, nothing, []time.Duration{0}, false},
@@ -271,7 +271,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Logf("killed after %v, it ended with %v", after, <-done)
-				if err := e.Close(); err != nil { // the next daemon is another
+				if err := e.Close(); err != nil { // a new Engine takes its place, as after a restart of the daemon
 					t.Error(err)
 				}
 				e = p.open(t, guest, tt.runtime)
@@ -281,16 +281,17 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				}
 				t.Logf("%+v", list)
 				err = e.Resume(t.Context(), s.ID)
-				if tt.stuck && err == nil { // gVisor goes on saving without Docker, and can freeze it after it was found running
+				if tt.stuck && err == nil { // gVisor continues to save without Docker, and can freeze the sandbox after it was found running
 					var conn net.Conn
 					if conn, err = e.Dial(t.Context(), s.ID); err == nil {
 						conn.Close()
 					}
 				}
 				if tt.stuck && err != nil {
-					// Docker that died while gVisor saved can leave it frozen, and then neither thaws nor kills it at once; when it
-					// died while gVisor restored, its containerd can have half of it, and then it starts no second one. It is said
-					// that it can't be resumed now, and it can be removed in the end.
+					// If Docker died while gVisor saved the sandbox, the sandbox can stay frozen, and Docker can
+					// neither unpause nor kill it at once. If Docker died while gVisor restored it, containerd can
+					// have half of the container, and then does not start it again. Resume then returns an error, but
+					// Remove succeeds in the end.
 					t.Logf("it is stuck: %v", err)
 					eventually(t, time.Minute, func() error { return e.Remove(t.Context(), s.ID) })
 					noCopies(t, box)
@@ -302,7 +303,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				if got := count(t, e, s.ID); got != "1 2 " {
 					t.Errorf("it counted %q, want 1 2", got)
 				}
-				// Some engines can't save what they found running. Then it runs on.
+				// Some engines can't save a sandbox that was running when they started. It continues to run.
 				err = e.Suspend(t.Context(), s.ID)
 				if err != nil {
 					t.Logf("suspended again: %v", err)
@@ -325,7 +326,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 	}
 }
 
-// eventually repeats what fails.
+// eventually calls do every second until it succeeds.
 func eventually(t *testing.T, within time.Duration, do func() error) {
 	t.Helper()
 	err := do()

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// dockerHome makes a home folder with a context "there", and the current one.
+// dockerHome creates a home folder with a Docker context named "there", and sets the current context.
 func dockerHome(t *testing.T, current string) string {
 	t.Helper()
 	home := t.TempDir()
@@ -41,7 +41,7 @@ func TestPlacesFollowTheDockerCLI(t *testing.T) {
 		given   string
 		current string
 		env     map[string]string
-		want    []string // hosts; the first ones
+		want    []string // the first hosts, in order
 		only    bool
 	}{
 		{name: "a host that is given", given: "unix:///given", env: map[string]string{"DOCKER_HOST": "unix:///env"}, want: []string{"unix:///given"}, only: true},
@@ -81,7 +81,7 @@ func TestWindowsHasPipes(t *testing.T) {
 	}
 }
 
-// The error is unavailable, says what was wrong with each place, and names no path.
+// The error is of kind unavailable, describes the problem with each place, and contains no path.
 func TestNoEngineSaysWhatWasTried(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("DOCKER_CONFIG", dir)

@@ -19,8 +19,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// missing skips a test for the want of something, unless DORMOUSE_TEST_REQUIRE (a
-// list with commas) says that this machine has it.
+// missing skips a test that needs what. If the comma-separated list in DORMOUSE_TEST_REQUIRE contains what, missing
+// fails the test instead.
 func missing(t testing.TB, what string, why any) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), what) {
@@ -29,7 +29,7 @@ func missing(t testing.TB, what string, why any) {
 	t.Skipf("NOT TESTED: no %s: %v", what, why)
 }
 
-// open opens the engine of this machine, and removes the guest's volume in the end.
+// open opens the engine of this machine. When the test ends, it removes the guest's volume.
 func open(t testing.TB, config docker.Config) *docker.Engine {
 	t.Helper()
 	if testing.Short() {
@@ -52,7 +52,7 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 	}
 	t.Cleanup(func() {
 		if config.Bundle != nil {
-			// In use until the last engine of a test is closed: then it goes.
+			// This fails while sandboxes of the test's other engines use the volume. The last call removes it.
 			_ = e.RemoveVolume(context.WithoutCancel(t.Context()), e.VolumeOf(config.Bundle, runtime.GOARCH))
 		}
 		if err := e.Close(); err != nil {
@@ -62,7 +62,7 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 	return e
 }
 
-// anyImage is the image to test with.
+// anyImage returns the image to test with.
 func anyImage(t testing.TB) string {
 	t.Helper()
 	if ref := os.Getenv("DORMOUSE_TEST_IMAGE"); ref != "" {
@@ -94,12 +94,12 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// An engine that is reached over TCP is another machine's: guests are reached through it alone.
+// An engine that is reached over TCP counts as remote: guests are reached through the engine only.
 func TestRemote(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
 			image, host := anyImage(t), "tcp://"+forward(t)
-			t.Cleanup(func() { endForgotten(t) }) // of a container that runsc can't start because the guest's volume is gone
+			t.Cleanup(func() { endForgotten(t) }) // of a container that runsc can't start because the guest's volume was removed
 			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {
@@ -111,7 +111,7 @@ func TestRemote(t *testing.T) {
 	}
 }
 
-// forward lets the engine of this machine be reached over TCP, at the address that is returned.
+// forward makes this machine's engine reachable over TCP, and returns the address.
 func forward(t *testing.T) string {
 	t.Helper()
 	url, err := client.ParseHostURL(open(t, docker.Config{Home: "test"}).Host())
@@ -147,7 +147,8 @@ func forward(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// The runtime of a container on this machine is found, by root; it is not for a pid that is not the container's.
+// For root, the runtime of a container on this machine is found. It is not found for a pid that does not belong to
+// the container.
 func TestLocalRuntime(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {

@@ -22,13 +22,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// spec is a small sandbox's.
+// spec returns the spec of a small sandbox.
 func spec(image string) engine.Spec {
 	return engine.Spec{ID: sandbox.NewID(), Image: image, UID: 299_999, Expires: time.Now().Add(time.Hour), Language: sandbox.Python,
 		Limits: sandbox.Limits{MemoryBytes: 256 << 20, CPUs: 1, Processes: 100, WorkspaceBytes: 64 << 20}}
 }
 
-// createAndRemove shows that the guest is there and runs.
+// createAndRemove creates a sandbox, which succeeds only if the guest is installed and runs, and removes it.
 func createAndRemove(t *testing.T, e *docker.Engine, image string) {
 	t.Helper()
 	s := spec(image)
@@ -43,7 +43,7 @@ func createAndRemove(t *testing.T, e *docker.Engine, image string) {
 func TestAPrunedGuestIsInstalledAgain(t *testing.T) {
 	image, guest := anyImage(t), enginetest.Probe(t)
 	e := open(t, docker.Config{Home: "test-prune", Bundle: guest})
-	t.Cleanup(func() { endForgotten(t) }) // of the start that fails without the guest
+	t.Cleanup(func() { endForgotten(t) }) // left by the start that fails without the guest
 	createAndRemove(t, e, image)
 	if err := e.RemoveVolume(t.Context(), e.VolumeOf(guest, runtime.GOARCH)); err != nil {
 		t.Fatal(err)
@@ -51,8 +51,7 @@ func TestAPrunedGuestIsInstalledAgain(t *testing.T) {
 	createAndRemove(t, e, image)
 }
 
-// broken is a bundle whose files break off in the middle, as a fill does whose daemon
-// is killed.
+// broken is a bundle that fails in the middle of its files, like an installation whose daemon is killed.
 type broken struct{ engine.Bundle }
 
 func (b broken) Files(arch string) (fs.FS, error) {
@@ -63,7 +62,7 @@ func (b broken) Files(arch string) (fs.FS, error) {
 type breaksOff struct{ fs.FS }
 
 func (b breaksOff) Open(name string) (fs.File, error) {
-	if name == "guest" { // "folder" comes before it
+	if name == "guest" { // the file in "folder" is written before it
 		return nil, errors.New("the daemon was killed")
 	}
 	return b.FS.Open(name)
@@ -78,7 +77,7 @@ func TestAnAbortedInstallationIsNotTrusted(t *testing.T) {
 	createAndRemove(t, open(t, docker.Config{Home: "test-abort", Bundle: guest}), image)
 }
 
-// renamed is a bundle with an id, and so a volume, that no other test uses.
+// renamed is a bundle with an id, and therefore a volume, that no other test uses.
 type renamed struct{ engine.Bundle }
 
 func (renamed) ID() string { return "00e0000e0000" }
@@ -112,7 +111,7 @@ func TestTwoDaemonsInstallTheGuestAtOnce(t *testing.T) {
 	group.Wait()
 }
 
-// An engine that has gone is unavailable, whatever is asked of it.
+// Each call to an engine that does not answer any more returns an error of kind unavailable.
 func TestAnEngineThatHasGoneIsUnavailable(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	listener, err := net.Listen("unix", socket)
@@ -181,12 +180,12 @@ func TestAnImportedImageIsThere(t *testing.T) {
 	if has, err := e.HasImage(t.Context(), "dormouse-test-none:1"); has || err != nil {
 		t.Errorf("HasImage of none = %v, %v", has, err)
 	}
-	// The smallest image there is runs a sandbox: nothing of it is needed.
+	// An almost empty image can run a sandbox, because the guest needs no file of the image.
 	guest := enginetest.Probe(t)
 	createAndRemove(t, open(t, docker.Config{Home: "test-import", Bundle: guest}), ref)
 }
 
-// The time from nothing to an answer over a stream of the caller's.
+// BenchmarkCreate measures the creation of a sandbox and the first answer over a stream that the caller opens.
 func BenchmarkCreate(b *testing.B) {
 	for _, name := range []string{"runc", "runsc"} {
 		b.Run(name, func(b *testing.B) {
@@ -222,7 +221,7 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
-// answer makes one request over a new stream.
+// answer sends one request over a new stream.
 func answer(b *testing.B, e *docker.Engine, id sandbox.ID) {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)

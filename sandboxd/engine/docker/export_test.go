@@ -18,10 +18,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// System is what the engine said of itself.
+// System returns what the engine has reported about itself.
 func (e *Engine) System() system.Info { return e.system }
 
-// Images lists the tags that the engine has, those that look like ours or Python's first.
+// Images returns the tags of the engine's images. Tags that begin with "dormouse" or "python" come first.
 func (e *Engine) Images(ctx context.Context) ([]string, error) {
 	images, err := e.api.ImageList(ctx, image.ListOptions{})
 	if err != nil {
@@ -40,7 +40,7 @@ func (e *Engine) Images(ctx context.Context) ([]string, error) {
 	return tags, nil
 }
 
-// SavedTo is the folder of a suspended sandbox's memory.
+// SavedTo returns the folder of a suspended sandbox's checkpoint.
 func (e *Engine) SavedTo(ctx context.Context, id sandbox.ID) (string, error) {
 	found, err := e.find(ctx, id)
 	return filepath.Join(e.checkpointsOf(found.ID), savedIn(found.Name).name), err
@@ -55,7 +55,7 @@ func (e *Engine) ContainerOf(ctx context.Context, id sandbox.ID) (string, error)
 	return found.ID, nil
 }
 
-// VolumeOf is the name of a bundle's volume.
+// VolumeOf returns the name of a bundle's volume.
 func (e *Engine) VolumeOf(b engine.Bundle, arch string) string {
 	return "dormouse-guest-" + b.ID() + "-" + arch
 }
@@ -71,8 +71,8 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
 	return err
 }
 
-// LeaveHelper leaves what a daemon that is killed while it installs the guest leaves,
-// and has this engine take it for old.
+// LeaveHelper creates a helper container and does not remove it, like a daemon that is killed while it installs the
+// guest. From then on, e considers a helper stale after one second.
 func (e *Engine) LeaveHelper(ctx context.Context, b engine.Bundle, ref string) error {
 	img, err := e.inspectImage(ctx, ref)
 	if err != nil {
@@ -102,13 +102,13 @@ func (e *Engine) EmptyGuest(ctx context.Context, b engine.Bundle, ref, file stri
 	return errors.Join(err, e.api.ContainerRemove(ctx, helper, container.RemoveOptions{Force: true}))
 }
 
-// Host is the engine's address.
+// Host returns the engine's address.
 func (e *Engine) Host() string { return e.api.DaemonHost() }
 
 // Local reports whether the engine may be on this machine.
 func (e *Engine) Local() bool { return e.local }
 
-// RuntimeOf is the program of a sandbox's runtime, if it can be called from here.
+// RuntimeOf reports whether a sandbox's runtime can be called directly, and returns the runtime's program.
 func (e *Engine) RuntimeOf(ctx context.Context, id sandbox.ID) (ok bool, program string) {
 	found, err := e.find(ctx, id)
 	if err != nil {
@@ -124,7 +124,7 @@ func LocalRuntime(container string, pid int) bool {
 	return ok
 }
 
-// Execs is how many execs the engine has in a sandbox.
+// Execs returns the number of execs that the engine has in a sandbox.
 func (e *Engine) Execs(ctx context.Context, id sandbox.ID) (int, error) {
 	found, err := e.find(ctx, id)
 	return len(found.ExecIDs), err

@@ -26,7 +26,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
 )
 
-// TestMain fails if the tests leave a container, a process of one, or a temporary file.
+// TestMain fails if the tests leave a container, a container's process, or a temporary file.
 func TestMain(m *testing.M) {
 	made := watchContainers()
 	endForgotten = made.endForgotten
@@ -56,7 +56,7 @@ func watchContainers() *containers {
 	c := &containers{byID: map[string]string{}, end: func() {}}
 	e, err := docker.New(context.Background(), docker.Config{Home: "test"})
 	if err != nil {
-		return c // the tests report it
+		return c // the tests report the error
 	}
 	host := e.Host()
 	e.Close()
@@ -110,7 +110,7 @@ func (c *containers) endForgotten(t testing.TB) {
 	}
 }
 
-// left describes what the tests have left behind. It waits up to within for it to disappear.
+// left describes what the tests have left behind. It waits for up to within until nothing is left.
 func (c *containers) left(within time.Duration) (left []string) {
 	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
 		left = c.leftNow()

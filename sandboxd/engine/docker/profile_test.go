@@ -22,7 +22,8 @@ var testSpec = engine.Spec{
 	Language: sandbox.Python,
 }
 
-// A change to what isolates a sandbox is a change to these files.
+// TestProfileIsAsReviewed compares the isolation of a sandbox with golden files, so that a change to it shows in a
+// review.
 func TestProfileIsAsReviewed(t *testing.T) {
 	img := imageFacts{ID: "sha256:0123", Arch: "amd64", Path: defaultPath, Volumes: []string{"/data"}}
 	for name, facts := range map[string]engineFacts{

@@ -19,7 +19,7 @@ func frame(kind byte, text string) []byte {
 	return append(header, text...)
 }
 
-// open is a stream that the test feeds from the other end.
+// openStream returns a stream and the other end of its connection, to which the test writes.
 func openStream(t *testing.T) (*stream, net.Conn) {
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
@@ -30,7 +30,7 @@ func TestStreamIsStdoutAlone(t *testing.T) {
 	s, engine := openStream(t)
 	go func() {
 		for _, f := range [][]byte{frame(1, "one "), frame(2, "a warning"), frame(1, ""), frame(1, "two")} {
-			for _, b := range f { // in the smallest pieces
+			for _, b := range f { // in pieces of one byte
 				engine.Write([]byte{b})
 			}
 		}
@@ -120,7 +120,7 @@ func TestStreamDeadlineLosesNothing(t *testing.T) {
 	}
 }
 
-// Whatever comes, reading ends, and nothing is allocated by a length that was read.
+// Reading ends for any input, and no length that was read decides how much memory is allocated.
 func FuzzStream(f *testing.F) {
 	f.Add(frame(1, "x"))
 	f.Add(append(frame(2, "err"), frame(1, "out")...))

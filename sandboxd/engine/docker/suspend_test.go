@@ -33,7 +33,7 @@ print(first, next(squares), len(block) >> 20, block[:9] == block[1 << 20:][:9], 
       (os.getuid(), os.getpid(), socket.gethostname()) == who[:3])
 `
 
-// What the real guest and its kernels had is there when they wake, with 100 MB of it, again and again.
+// The state of the real guest and its kernels, including 100 MB of memory, survives several suspends and resumes.
 func TestKernelsSleepAndWake(t *testing.T) {
 	for _, runtime := range []string{"runc", "runsc"} {
 		t.Run(runtime, func(t *testing.T) {
@@ -76,7 +76,7 @@ func TestKernelsSleepAndWake(t *testing.T) {
 	}
 }
 
-// Saved memory that is not as it was written is found out, and nobody reaches what was made of it.
+// A resume from damaged memory fails, and no client can reach the sandbox that was started from it.
 func TestDamagedMemory(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: "runsc"})
@@ -99,7 +99,7 @@ func TestDamagedMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		if pages, err = os.OpenFile(filepath.Join(dir, "pages.img"), os.O_RDWR, 0); err != nil {
-			missing(t, "runsc", err) // the engine's folder is another machine's, or another user's
+			missing(t, "runsc", err) // the engine's folder is on another machine, or not accessible to this user
 		}
 		t.Cleanup(func() { pages.Close() })
 		return pages

@@ -18,7 +18,7 @@ func TestHowAnEngineSuspends(t *testing.T) {
 		versions map[string]string
 		stay     string // the reason why copies of memory can't be removed
 		want     engine.Suspension
-		remedy   string // words of it
+		remedy   string // a part of the expected remedy
 	}{
 		{"gVisor on an experimental engine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil, "", engine.ToDisk, ""},
 		{"gVisor on an experimental engine of another machine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil,
