@@ -26,10 +26,10 @@ import (
 // the problem: an engine that does not answer and a missing image are unavailable, and a missing container is
 // not_found.
 type Engine interface {
-	// Info describes the engine. It returns the state of the time when the engine was opened.
+	// Info describes the engine as it was found when it was opened.
 	Info() Info
 	// Create creates and starts a container, and returns when its guest can be dialled. If Create fails, no container
-	// is left. It is an error if the id exists already.
+	// is left. Create fails if a container with that id exists.
 	Create(ctx context.Context, spec Spec) error
 	// Dial returns a byte stream to the guest's socket. The caller closes it.
 	Dial(ctx context.Context, id sandbox.ID) (net.Conn, error)
@@ -56,7 +56,7 @@ type Info struct {
 	Suspend Suspension
 }
 
-// Suspension is the place of a suspended sandbox's memory.
+// Suspension is where a suspended sandbox's memory is.
 type Suspension string
 
 // Ways to suspend.
@@ -78,7 +78,7 @@ type Spec struct {
 	Language sandbox.Language
 }
 
-// Container is a container of the engine.
+// Container describes one of the engine's containers.
 type Container struct {
 	ID      sandbox.ID
 	Running bool
@@ -89,7 +89,7 @@ type Container struct {
 	AsOf time.Time
 	// StateBytes is the size of the saved state on disk.
 	StateBytes int64
-	// Detail describes how the container ended, if it did: "exited with 137 (out of memory)".
+	// Detail describes the state of a container that does not run, such as "exited with 137 (out of memory)".
 	Detail string
 }
 

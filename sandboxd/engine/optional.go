@@ -14,8 +14,9 @@ type Opener interface {
 // Suspender is an engine that can suspend a sandbox: to disk, or paused (see [Info]). It is safe for concurrent use,
 // and its methods can be repeated.
 type Suspender interface {
-	// Suspend saves the sandbox's state and stops its processes. It closes open streams. If Suspend fails, the
-	// sandbox continues to run. A suspended sandbox stays suspended.
+	// Suspend saves the sandbox's state on disk and then frees its memory, or freezes the sandbox, depending on the
+	// engine. It closes open streams. If Suspend fails, the sandbox continues to run. A suspended sandbox stays
+	// suspended.
 	Suspend(ctx context.Context, id sandbox.ID) error
 	// Resume returns when the guest can be dialled again, with all state as it was. If Resume fails, the sandbox
 	// stays suspended. A running sandbox stays running. An error of kind expired means that the saved state can never
@@ -30,18 +31,18 @@ type Checkpointer interface {
 	Suspender
 	// Checkpoint saves the sandbox's current state on disk, in place of an older checkpoint. The sandbox continues to
 	// run, and its open streams are closed. If Checkpoint fails, the older checkpoint is kept.
-	//
-	// Discard deletes the checkpoint of a running sandbox. It keeps the checkpoint of a sandbox whose processes have
-	// died, because nothing else is left of it.
 	Checkpoint(ctx context.Context, id sandbox.ID) error
+	// Discard deletes the checkpoint of a running sandbox, so that the sandbox can't be restored if its processes die.
+	// It keeps the checkpoint of a sandbox whose processes have died, because nothing else is left of the sandbox. It
+	// is no error if there is no checkpoint.
 	Discard(ctx context.Context, id sandbox.ID) error
 }
 
 // Forker is an engine that can fork a sandbox.
 type Forker interface {
-	// Fork creates the sandbox to with the memory and files of from. from may be running or suspended, and stays so.
-	// The fork has the original's image, limits and uid. Its guest still has the original's expiry, so the caller
-	// must set it.
+	// Fork creates a sandbox with the id to, and with the memory and files of the sandbox from. The original may be
+	// running or suspended, and stays so. The fork has the original's image, limits and uid. Its guest still has the
+	// original's expiry, so the caller must set it.
 	Fork(ctx context.Context, from, to sandbox.ID) error
 }
 
@@ -52,8 +53,8 @@ type Snapshotter interface {
 	// If there is none, it returns false and creates nothing. The guest still has the expiry of the snapshot's
 	// sandbox, so the caller must set it.
 	Start(ctx context.Context, spec Spec) (bool, error)
-	// Snapshot makes sure that Start finds a snapshot for spec. If there is none, it creates a sandbox that is not
-	// listed, calls ready, which returns when the sandbox may be saved, stores the snapshot, and removes the sandbox.
+	// Snapshot makes sure that Start finds a snapshot for spec. If there is none, it creates a sandbox, which List
+	// does not return. Then it calls ready, stores the snapshot when ready has returned, and removes the sandbox.
 	Snapshot(ctx context.Context, spec Spec, ready func(context.Context) error) error
 }
 

@@ -26,8 +26,8 @@ import (
 // which is filled once and which containers mount read-only. The files are copied through the engine's API, so this
 // works on a remote engine.
 //
-// A volume is trusted only if it has the marker, which is written after all other files, and if all files have their
-// sizes. A daemon that fills a volume holds a lock that all daemons of the engine share: the name of the helper
+// A volume is trusted only if it has the marker, which is written after all other files, and if all files have the
+// right sizes. A daemon that fills a volume holds a lock that all daemons of the engine share: the name of the helper
 // container through which the files are copied. So no daemon writes to a volume that is in use.
 type guestVolumes struct {
 	api    *client.Client
@@ -199,8 +199,8 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 }
 
 // breakStale removes a helper that a dead daemon left behind. It compares the helper's creation time with the
-// engine's clock, which set it. It removes the helper by its id, because another daemon's helper may have the name by
-// then.
+// engine's clock, which that time comes from. It removes the helper by its id, because another daemon's helper may
+// have the name by then.
 func (g *guestVolumes) breakStale(ctx context.Context, helper string) error {
 	old, err := g.api.ContainerInspect(ctx, helper)
 	if cerrdefs.IsNotFound(err) {

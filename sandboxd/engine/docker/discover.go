@@ -43,7 +43,7 @@ type found struct {
 // discover finds an engine as the Docker CLI does. It tries the usual sockets only if the user has not chosen an
 // engine. The error names each place that was tried and the reason why it failed.
 func discover(ctx context.Context, host string) (found, error) {
-	home, _ := os.UserHomeDir() // without one, its sockets are not there either
+	home, _ := os.UserHomeDir() // without a home folder, there are no sockets in it
 	var tried []string
 	var causes []error
 	for _, p := range places(host, environment{os.Getenv, home, runtime.GOOS}) {

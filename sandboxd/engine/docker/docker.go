@@ -18,7 +18,7 @@
 //   - [Engine.Doctor]: reports what could be safer or faster (doctor.go, floors.go)
 //   - translating Docker's errors (errors.go)
 //
-// docs/isolation.md explains to readers what isolates a sandbox.
+// docs/isolation.md describes what isolates a sandbox.
 package docker
 
 import (
@@ -38,8 +38,8 @@ import (
 
 // Config configures [New].
 type Config struct {
-	// Home is the opaque name of the daemon's home. Containers carry it as a label, and an Engine lists and changes
-	// only containers with its own label.
+	// Home is the opaque name of the daemon's home. Containers have it as a label, and an Engine lists and changes
+	// only the containers of its own home.
 	Home string
 	// Bundle is the guest. Without a bundle, images and checks work but sandboxes can't be created. With a bundle,
 	// New repairs suspends and resumes that a crash interrupted, so no other process may suspend or resume sandboxes

@@ -17,8 +17,8 @@ import (
 type engineFacts struct {
 	Home    string // the value of the containers' label labelHome
 	Runtime string
-	// Remapped is true if the engine is rootless or remaps user namespaces. Container uids are then uids of a range
-	// of 65,536 on the host.
+	// Remapped is true if the engine is rootless or remaps user namespaces. Container uids are then mapped to a range
+	// of 65,536 uids on the host.
 	Remapped bool
 	// CgroupNS is true if the engine's API supports private cgroup namespaces.
 	CgroupNS bool
@@ -53,7 +53,7 @@ func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {
 	return facts
 }
 
-// seccompArg is the argument of runsc without which it ignores the filter of system calls.
+// seccompArg is an argument of runsc. Without it, runsc ignores the system call filter.
 const seccompArg = "oci-seccomp"
 
 // gvisor reports whether the runtime is gVisor, which has a kernel of its own.
@@ -76,9 +76,9 @@ func hasOption(sys system.Info, name string) bool {
 	})
 }
 
-// chooseRuntime returns the runtime to use and the reason. A listed runtime may still not work: `dormouse doctor`
-// starts a sandbox to find out. chooseRuntime never falls back from a runtime that the user asked for. A runsc that
-// was chosen is not replaced either if it does not work. A fallback would weaken the isolation silently.
+// chooseRuntime returns the runtime to use and the reason. It checks only that the engine lists the runtime;
+// `dormouse doctor` starts a sandbox to find out whether it works. There is no fallback from a runtime that the user
+// asked for, or from a listed runsc that does not work, because it would silently weaken the isolation.
 func chooseRuntime(asked string, sys system.Info) (name, why string, err error) {
 	has := func(name string) bool { _, ok := sys.Runtimes[name]; return ok }
 	switch {
@@ -102,7 +102,7 @@ type imageFacts struct {
 	ID      string   // identifies the image even if its tag moves to another image
 	Arch    string   // GOARCH
 	Path    string   // the image's PATH
-	Volumes []string // paths that it declares as volumes
+	Volumes []string // paths that the image declares as volumes
 }
 
 func imageFactsOf(img image.InspectResponse) imageFacts {

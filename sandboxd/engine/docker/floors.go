@@ -16,7 +16,7 @@ type version [3]int
 var (
 	// The oldest version that Dormouse is tested with.
 	dockerFloors = []version{{20, 10, 24}}
-	// CVE-2023-25173: supplementary groups.
+	// CVE-2023-25173: supplementary groups are set up incorrectly.
 	containerdFloors = []version{{1, 5, 18}, {1, 6, 18}}
 	// CVE-2024-21626, a leaked file descriptor of the host (1.1.12), and CVE-2025-31133,
 	// -52565 and -52881, races around masked paths.
@@ -49,8 +49,9 @@ func (v version) less(than version) bool {
 
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
-// floor compares a component's version, as the engine reports it, with the floors. A commit hash can't be compared
-// and is ok. A distribution may have patched an old version.
+// floor compares a component's version, as the engine reports it, with the floors. A version that can't be parsed,
+// such as a commit hash, is OK. A distribution may have patched an old version, so the remedy for its versions
+// differs.
 func floor(name, says string, floors []version) engine.Check {
 	v, isVersion := parseVersion(says)
 	if !isVersion {

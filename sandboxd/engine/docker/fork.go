@@ -61,7 +61,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	return wrap("fork "+string(from), err)
 }
 
-// copyTo creates the sandbox to as a fork of a running container. If that fails, copyTo removes the sandbox to.
+// copyTo forks a running container into a new sandbox with the id to. If that fails, copyTo removes the new sandbox.
 func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
 	config := *of.Config
 	config.Labels = maps.Clone(config.Labels)

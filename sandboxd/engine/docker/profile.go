@@ -29,7 +29,7 @@ var labelValue = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 const namePrefix = "dormouse-"
 
-// nameOf is the name of a sandbox's container.
+// nameOf returns the name of a sandbox's container while it is not suspended to disk.
 func nameOf(id sandbox.ID) string { return namePrefix + string(id) }
 
 // profile returns the container configuration of a sandbox: everything that isolates it. It is a pure function, so
@@ -114,9 +114,10 @@ func guestMount(volume, target string) mount.Mount {
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true}}
 }
 
-// privateView returns a mount of the guest's files as an overlay that only one sandbox has. Without it, sandboxes on the same machine
-// kernel would share the files: inotify would show each when another one starts a kernel, and each could lock the files. The engine
-// makes the overlay as an anonymous volume, which it removes with the container. A read-only overlay needs two lower layers.
+// privateView returns a mount of the guest's files as an overlay that only one sandbox has. Without it, sandboxes on
+// the same machine kernel would share the files: with inotify, a sandbox would see when another one starts a kernel,
+// and it could lock the files. The engine makes the overlay as an anonymous volume, which it removes with the
+// container. A read-only overlay needs two lower layers.
 func privateView(guest guestVolume) mount.Mount {
 	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // engines reject ReadOnly for a volume without a name
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true, DriverConfig: &mount.Driver{Name: "local", Options: map[string]string{
@@ -170,9 +171,9 @@ func ulimit(name string, n int64) *container.Ulimit {
 	return &container.Ulimit{Name: name, Soft: n, Hard: n}
 }
 
-// tmpfs returns the folders that can be written, with their mount options. All files in them count as the sandbox's
-// memory. /workspace and /tmp allow execution: an interpreter needs no exec bit, so noexec would break compiled
-// libraries without stopping an attacker.
+// tmpfs returns the mount options of the sandbox's tmpfs folders: those that can be written, and empty ones over the
+// image's volumes. All files in them count as the sandbox's memory. /workspace and /tmp allow execution: an
+// interpreter needs no exec bit, so noexec would break compiled libraries without stopping an attacker.
 func tmpfs(spec engine.Spec, img imageFacts) map[string]string {
 	const base = "rw,exec,nosuid,nodev"
 	mounts := map[string]string{}

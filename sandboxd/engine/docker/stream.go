@@ -23,11 +23,11 @@ type stream struct {
 	closing sync.Once
 	ended   chan struct{} // closed by Close
 
-	mu     sync.Mutex // one Read at a time
+	mu     sync.Mutex // held during Read; guards the fields below
 	reader *bufio.Reader
 	kind   byte   // of the frame that is being read
 	left   uint32 // unread bytes of that frame
-	stderr []byte // its first bytes, for error texts
+	stderr []byte // the first bytes of the program's stderr, for error texts
 }
 
 var _ streams.Stream = (*stream)(nil)
@@ -91,7 +91,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 }
 
-// Close ends the stream, and with it the program's stdin. The program then ends.
+// Close closes the stream, and with it the program's stdin, which makes the program end.
 func (s *stream) Close() error {
 	s.closing.Do(func() { close(s.ended) })
 	return s.Conn.Close()

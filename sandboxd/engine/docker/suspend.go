@@ -21,11 +21,11 @@ import (
 //
 // [engine.ToDisk], with gVisor on an engine with experimental features: the engine writes a checkpoint while the
 // sandbox continues to run. Then the container is renamed, and then it is killed. The name marks the sandbox as
-// suspended, because an engine can't change a container's labels. It contains the name and the checksum of the one
-// checkpoint that is complete. So a kill of the daemon or of the engine leaves a well-defined state at any moment.
-// Before the rename, the sandbox runs, and a checkpoint of it is not used. After the rename, the sandbox is
-// suspended, even if its container still runs: no stream is open, so no client has seen the effects of code that ran
-// after the checkpoint. Resume starts the container from the checkpoint, and renames it back when its guest has
+// suspended, because an engine can't change a container's labels. The new name contains the name of the one
+// checkpoint that is complete, and the checksum of its files. So the state is well defined whenever the daemon or the
+// engine is killed. Before the rename, the sandbox runs, and any checkpoint is ignored. After the rename, the sandbox
+// is suspended, even if its container still runs: no stream is open, so no client has seen the effects of code that
+// ran after the checkpoint. Resume starts the container from the checkpoint, and renames it back when its guest has
 // answered. The engine could end the container itself when it has written the memory, but it would do so before the
 // checkpoint is stored under its name.
 //
@@ -35,8 +35,8 @@ import (
 const (
 	// checkpointTimeout bounds the engine's work on a checkpoint or a restore, which can't be cancelled.
 	checkpointTimeout = 5 * time.Minute
-	// hangUpTimeout bounds the wait for calls that dial the sandbox, and for the processes that the engine's exec has
-	// started in it.
+	// hangUpTimeout bounds the wait for dials in progress, and the wait for processes that the engine's exec has
+	// started.
 	hangUpTimeout = 10 * time.Second
 	hangUpPoll    = 5 * time.Millisecond
 	// startAgain is the pause before a failed start is retried. Each pause is twice as long as the one before, up to
@@ -72,13 +72,13 @@ var errDialled = sandbox.Errorf(sandbox.Busy, "the sandbox is being dialled, and
 // can't read the files.
 type saved struct{ name, sum string }
 
-// asleepName returns the name of a suspended sandbox's container.
+// asleepName returns the name of a container while its sandbox is suspended to disk.
 func asleepName(id sandbox.ID, s saved) string {
 	return nameOf(id) + checkpointTag + s.name + "-" + s.sum
 }
 
-// savedIn returns the checkpoint that is in a container's name. Its name is empty if the sandbox is not suspended to
-// disk.
+// savedIn returns the checkpoint that a container's name contains. The checkpoint's name is empty if the sandbox is
+// not suspended to disk.
 func savedIn(container string) (s saved) {
 	_, rest, _ := strings.Cut(container, checkpointTag)
 	s.name, s.sum, _ = strings.Cut(rest, "-")
@@ -86,7 +86,7 @@ func savedIn(container string) (s saved) {
 }
 
 // newCheckpoint returns a name that no other call has used. An engine finishes a checkpoint even if the call that
-// requested it was cancelled, and must not write into a later one.
+// requested it was cancelled, and must not write into the files of a later checkpoint.
 func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 
 // alone waits until no other call changes or dials the sandbox, and then excludes such calls until done is called. It
@@ -141,7 +141,8 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 
 // findSettled is find for callers that depend on whether the container is paused. Docker records an unpause twice:
 // when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
-// container as paused that was just resumed. findSettled waits until that has passed, for thawAfter at most.
+// container as paused that was just resumed. If this process has resumed the sandbox, findSettled waits until that
+// has passed, for thawAfter at most.
 func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
 	for end := time.Now().Add(thawAfter); ; {
 		found, err = e.find(ctx, id)
@@ -174,8 +175,8 @@ func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) erro
 	return wrap("end "+string(id), e.end(ctx, box))
 }
 
-// save makes the engine write the memory of the container from as a checkpoint of the container to. from continues to
-// run.
+// save saves the memory of one container (from) as a checkpoint of a container (to), which may be the same. The first
+// container continues to run.
 func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error) {
 	if err := e.hangUp(ctx, from); err != nil {
 		return s, err
@@ -211,7 +212,7 @@ func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error)
 	return s, err
 }
 
-// hangUp waits until no process runs in a container that the engine's exec has started. Such a process is connected
+// hangUp waits until no process that the engine's exec has started runs in the container. Such a process is connected
 // to the engine by pipes, and a checkpoint can't contain them. The processes that Dial has started end because their
 // streams are closed.
 func (e *Engine) hangUp(ctx context.Context, box string) error {
@@ -278,9 +279,10 @@ func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) e
 	return nil
 }
 
-// startFrom starts the container box from a checkpoint in its own folder. The checkpoint contains the memory of the
-// container from. Its files are checked for damage while the container starts, and no client can reach the sandbox
-// until the check has succeeded. If startFrom fails, the container does not run.
+// startFrom starts a container (box) from a checkpoint in the container's own folder. The checkpoint contains the
+// memory of a container (from): the same one, or the original of a fork. The checkpoint's files are checked for
+// damage while the container starts, and no client can reach the sandbox until the check has succeeded. If startFrom
+// fails, the container does not run.
 func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error {
 	damage := make(chan error, 1)
 	go func() { damage <- e.whole(box, s) }()
@@ -290,7 +292,7 @@ func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error
 	for wait := startAgain; err != nil && ctx.Err() == nil && wait <= maxStartAgain; wait *= 2 {
 		// containerd may still have a copy of the checkpoint, from when it was made or from an engine that was
 		// killed. The engine then reports a failure because the copy exists, or it uses an incomplete copy. New
-		// modification times make it write another copy.
+		// modification times make the engine write another copy.
 		e.touchCheckpoint(box, s.name)
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
@@ -422,8 +424,9 @@ func (e *Engine) dropCheckpoints(ctx context.Context, box string) error {
 }
 
 // recover repairs the state that a killed daemon or engine has left. It ends containers that still run although their
-// sandbox is suspended, and unpauses containers that are frozen although the engine reports them as running. A
-// container that it can't repair causes a warning, and is repaired when its sandbox is resumed or removed.
+// sandbox is suspended, and unpauses containers that are frozen although the engine reports them as running. It also
+// removes copies of their memory. A container that it can't repair causes a warning, and is repaired when its sandbox
+// is resumed or removed.
 func (e *Engine) recover(ctx context.Context) error {
 	all, err := e.summaries(ctx)
 	if err != nil {

@@ -14,10 +14,11 @@ type turns struct {
 	held map[sandbox.ID]*turn
 }
 
+// turn is the state of one sandbox in [turns]. It exists while a call uses it.
 type turn struct {
-	change chan struct{}
-	dials  chan struct{}
-	users  int
+	change chan struct{} // one place, for the call that changes the sandbox
+	dials  chan struct{} // maxDials places, one for each dial; toBeAlone takes all
+	users  int           // calls that hold a place or wait for one; guarded by turns.mu
 }
 
 // maxDials is the number of calls that may dial one sandbox at once.

@@ -55,7 +55,7 @@ func (s *suite) checkpoint(t *testing.T) {
 			s.wantOnly(t, b.id)
 			count(t, b, "1 2 ")
 		}
-		// A suspend loses nothing.
+		// A suspend loses nothing, so AsOf is zero.
 		suspend(t, keeper, b.id)
 		s.wantSuspended(t, s.engine, b.id)
 		resume(t, keeper, b.id)

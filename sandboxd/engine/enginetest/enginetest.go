@@ -1,5 +1,5 @@
 // Package enginetest is the conformance suite of engines. It tests the contract of [engine.Engine] and the isolation
-// of sandboxes. In the sandboxes runs the suite's own guest (enginetest/probe), which reports how the isolation looks
+// of sandboxes. The sandboxes run the suite's own guest (enginetest/probe), which reports how the isolation looks
 // from inside. The tests of each engine call [Run].
 //
 //   - the life cycle of a container: create, dial, list, remove, and their errors (lifecycle.go)

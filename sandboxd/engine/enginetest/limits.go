@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// limits exceeds each limit of a sandbox, while it checks that a neighbour sandbox answers.
+// limits checks that a sandbox can't exceed its limits, and that a neighbour sandbox answers during each attempt.
 func (s *suite) limits(t *testing.T) {
 	neighbour := s.create(t, s.spec())
 	neighbour.must(t, "GET", "/args", nil)

@@ -24,7 +24,7 @@ func (s *suite) neighbours(t *testing.T) {
 				}
 			}
 			watcher.must(t, "POST", "/watch"+query, nil)
-			other.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // it opens its program, and lists /
+			other.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // this opens the program, and lists /
 			if got := other.must(t, "POST", "/lock"+query, nil); got == "" {
 				t.Error("no answer")
 			}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Slow skips a test that is too slow to run always, unless DORMOUSE_TEST_SLOW is set. If the comma-separated list in
+// Slow skips a test that is too slow for every run, unless DORMOUSE_TEST_SLOW is set. If the comma-separated list in
 // DORMOUSE_TEST_REQUIRE contains "slow", as in CI, Slow fails the test instead of skipping it.
 func Slow(t testing.TB) {
 	t.Helper()

@@ -111,7 +111,7 @@ func (s *suite) stream(t *testing.T) {
 			_, err := doomed.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
-		time.Sleep(50 * time.Millisecond) // the guest has received the request
+		time.Sleep(50 * time.Millisecond) // until the guest has received the request
 		remove(t, s.engine, spec.ID)
 		select {
 		case err := <-done:

@@ -129,7 +129,7 @@ func (s *suite) suspend(t *testing.T) {
 			_, err := b.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
-		time.Sleep(50 * time.Millisecond) // the guest has received the request
+		time.Sleep(50 * time.Millisecond) // until the guest has received the request
 		suspend(t, sleeper, b.id)
 		select {
 		case err := <-done:

@@ -89,8 +89,8 @@ func (p *Program) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the program's stdin and stdout, which makes it end, and kills it after two seconds. It can be called
-// again.
+// Close closes the program's stdin and stdout, which makes the program end, and does not wait for that. A program
+// that still runs after lastWords is killed. Close can be called again.
 func (p *Program) Close() error {
 	p.once.Do(func() {
 		p.In.Close()
@@ -99,7 +99,7 @@ func (p *Program) Close() error {
 			select {
 			case <-p.ended:
 			default:
-				p.Kill() // it did not end although its stdin did
+				p.Kill() // the program did not end when its stdin was closed
 			}
 		})
 	})

@@ -17,13 +17,13 @@ import (
 type Stream interface {
 	net.Conn
 	// Ended returns a channel that is closed when the stream has been closed and, as far as the implementation can
-	// tell, nothing of it is left in the sandbox.
+	// check, nothing of it is left in the sandbox.
 	Ended() <-chan struct{}
 }
 
 // Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. The
-// value is true if the stream is unused: it was opened to check that the guest can be dialled, and the next Dial may
-// take it. The zero value is ready for use. It is safe for concurrent use.
+// map's value is true if the stream is unused: it was opened to check that the guest can be dialled, and the next
+// Dial may take it. The zero value is ready for use. It is safe for concurrent use.
 type Open[ID comparable] struct {
 	mu   sync.Mutex
 	open map[ID]map[Stream]bool
@@ -77,7 +77,7 @@ func (l *Open[ID]) drop(id ID, s Stream) {
 	}
 }
 
-// Close closes a sandbox's streams and waits until they have ended.
+// Close closes the streams that a sandbox has when Close is called, and waits until they have ended.
 func (l *Open[ID]) Close(id ID) {
 	l.mu.Lock()
 	list := slices.Collect(maps.Keys(l.open[id]))

@@ -88,7 +88,7 @@ func trySyscalls() map[string]string {
 	cwd := unix.AT_FDCWD
 	buf := uintptr(unsafe.Pointer(&empty))
 
-	// Calls whose bugs in kernels have been exploited.
+	// Calls through which bugs of kernels have been exploited.
 	try("io_uring_setup", unix.SYS_IO_URING_SETUP, 1, never)
 	try("io_uring_enter", unix.SYS_IO_URING_ENTER, never)
 	try("io_uring_register", unix.SYS_IO_URING_REGISTER, never)
