@@ -26,7 +26,7 @@ import (
 // the problem: an engine that does not answer and a missing image are unavailable, and a missing container is
 // not_found.
 type Engine interface {
-	// Info describes the engine as it was found when it was opened.
+	// Info describes the engine. The result does not change after the engine is opened.
 	Info() Info
 	// Create creates and starts a container, and returns when its guest can be dialled. If Create fails, no container
 	// is left. Create fails if a container with that id exists.

@@ -157,7 +157,8 @@ func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found containe
 	}
 }
 
-// putToSleep suspends a running sandbox to disk. Its streams must be closed.
+// putToSleep suspends a running sandbox to disk. The caller must be the only user of the sandbox (alone), and must
+// have closed its streams.
 func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) error {
 	if err := e.dropCheckpoints(ctx, box); err != nil {
 		return wrap("suspend "+string(id), err)
