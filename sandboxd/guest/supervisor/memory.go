@@ -17,9 +17,18 @@ import (
 // file systems.
 type memoryMeter struct {
 	limit int64
-	read  func() (int64, bool)
+	read  func() (memoryUse, bool)
 	// oomEvents is a file of the cgroup with the number of processes that the OOM killer has killed in it, or empty.
 	oomEvents string
+}
+
+// memoryUse is how much memory is in use, in bytes.
+type memoryUse struct {
+	total int64
+	// heap is the part of total that gVisor uses for itself, for example for the buffers of sockets. It is as of the last
+	// garbage collection of gVisor, so it can be some hundred milliseconds old. It is 0 with a runsc that Dormouse has not
+	// built.
+	heap int64
 }
 
 // Folders of the memory cgroup inside a container.
@@ -40,17 +49,15 @@ func newMemoryMeter(limit int64) *memoryMeter {
 	// above ours.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
-	case onGVisor() && ours(readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram })):
+	case onGVisor() && ours(readTotal()):
 		// /proc/meminfo takes up to a tenth of a second if there are many processes, and does not count gVisor's
 		// heap.
-		m.read = func() (int64, bool) {
-			return readSysinfo(func(s *syscall.Sysinfo_t) uint64 { return s.Totalram - s.Freeram })
-		}
+		m.read = readSysinfo
 	case ours(readNumber(cgroupV2 + "memory.max")):
-		m.read = func() (int64, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }
+		m.read = func() (memoryUse, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }
 		m.oomEvents = cgroupV2 + "memory.events"
 	case ours(readNumber(cgroupV1 + "memory.limit_in_bytes")):
-		m.read = func() (int64, bool) {
+		m.read = func() (memoryUse, bool) {
 			return readCgroup(cgroupV1+"memory.usage_in_bytes", cgroupV1+"memory.stat", "total_")
 		}
 		m.oomEvents = cgroupV1 + "memory.oom_control"
@@ -58,14 +65,17 @@ func newMemoryMeter(limit int64) *memoryMeter {
 	return m
 }
 
-// used returns the bytes that count towards the limit.
-func (m *memoryMeter) used() int64 {
-	if n, ok := m.read(); ok {
-		return n
+// used returns the memory that counts towards the limit.
+func (m *memoryMeter) used() memoryUse {
+	if use, ok := m.read(); ok {
+		return use
 	}
-	n, _ := readBySum()
-	return n
+	use, _ := readBySum()
+	return use
 }
+
+// percent returns bytes as a percentage of the limit.
+func (m *memoryMeter) percent(bytes int64) int { return int(bytes * 100 / m.limit) }
 
 // oomKills returns how many processes the OOM killer has killed, or 0 if there is no counter.
 func (m *memoryMeter) oomKills() int64 {
@@ -77,24 +87,24 @@ func (m *memoryMeter) oomKills() int64 {
 
 // readCgroup returns the cgroup's memory usage without the page cache of ordinary files, which Linux frees when
 // memory is needed.
-func readCgroup(usage, stat, prefix string) (int64, bool) {
+func readCgroup(usage, stat, prefix string) (memoryUse, bool) {
 	n, ok := readNumber(usage)
 	if !ok {
-		return 0, false
+		return memoryUse{}, false
 	}
 	text, err := os.ReadFile(stat)
 	if err != nil {
-		return n, true
+		return memoryUse{total: n}, true
 	}
-	return n - field(text, prefix+"inactive_file") - field(text, prefix+"active_file"), true
+	return memoryUse{total: n - field(text, prefix+"inactive_file") - field(text, prefix+"active_file")}, true
 }
 
-func readBySum() (int64, bool) {
+func readBySum() (memoryUse, bool) {
 	var n int64
 	for _, p := range processes(-1) {
 		n += p.rss
 	}
-	return n + mountsUsed(), true
+	return memoryUse{total: n + mountsUsed()}, true
 }
 
 // mountsUsed returns how many bytes files in memory take.
@@ -156,12 +166,22 @@ func onGVisor() bool {
 	return bytes.HasSuffix(release, []byte("-gvisor"))
 }
 
-func readSysinfo(bytesOf func(*syscall.Sysinfo_t) uint64) (int64, bool) {
+func readTotal() (int64, bool) {
 	var s syscall.Sysinfo_t
 	if syscall.Sysinfo(&s) != nil {
 		return 0, false
 	}
-	return int64(bytesOf(&s)) * int64(s.Unit), true
+	return int64(s.Totalram) * int64(s.Unit), true
+}
+
+// readSysinfo returns gVisor's numbers. Bufferram is a number of Dormouse's runsc (third_party/runsc).
+func readSysinfo() (memoryUse, bool) {
+	var s syscall.Sysinfo_t
+	if syscall.Sysinfo(&s) != nil {
+		return memoryUse{}, false
+	}
+	unit := int64(s.Unit)
+	return memoryUse{total: int64(s.Totalram-s.Freeram) * unit, heap: int64(s.Bufferram) * unit}, true
 }
 
 func readField(path, name string) int64 {

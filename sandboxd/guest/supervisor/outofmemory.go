@@ -55,12 +55,12 @@ func (s *Supervisor) threads() (n int) {
 	return n
 }
 
-// measure returns how many bytes of memory are in use, and updates the peak.
-func (w *watchdog) measure() int64 {
-	used := w.meter.used()
-	for peak := w.peak.Load(); used > peak && !w.peak.CompareAndSwap(peak, used); peak = w.peak.Load() {
+// measure returns how much memory is in use, and updates the peak.
+func (w *watchdog) measure() memoryUse {
+	use := w.meter.used()
+	for peak := w.peak.Load(); use.total > peak && !w.peak.CompareAndSwap(peak, use.total); peak = w.peak.Load() {
 	}
-	return used
+	return use
 }
 
 // usage returns a clause with the memory used, the limit and advice.

@@ -29,7 +29,7 @@ func (s *Supervisor) status() guest.Status {
 	st := guest.Status{
 		BuildID: s.buildID,
 		Usage: sandbox.Usage{
-			MemoryBytes:    s.watchdog.meter.used(),
+			MemoryBytes:    s.watchdog.meter.used().total,
 			CPUSeconds:     cpu.Seconds(),
 			Processes:      alive,
 			WorkspaceBytes: s.workspace.used(),

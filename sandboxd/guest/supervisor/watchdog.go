@@ -33,7 +33,7 @@ type watchdog struct {
 type memoryKill struct {
 	kernel *kernel
 	at     time.Time
-	used   int // percent of the limit just after the kill
+	code   int // percent of the limit that code used just after the kill, without gVisor's heap
 }
 
 // done reports whether no process of the killed group is left.
@@ -56,8 +56,9 @@ const (
 	settleTime = 3 * time.Second
 	// All processes of the kernels' user are killed at runaway percent. They are also killed if memory grows by more
 	// than growth percent of the limit after a kernel and its process group have ended, because then other processes
-	// use more memory, for example a fork bomb that has left the kernel's session. The cgroup's limit, which ends a
-	// gVisor sandbox, is twice the limit plus 256 MiB.
+	// use more memory, for example a fork bomb that has left the kernel's session. gVisor's heap does not count for
+	// this, because its size is not up to date. The cgroup's limit, which ends a gVisor sandbox, is twice the limit
+	// plus 256 MiB.
 	runaway = 108
 	growth  = 2
 
@@ -123,7 +124,9 @@ func (w *watchdog) working() bool {
 // check returns what percentage of the memory limit is in use. Before that, it kills processes if memory or the
 // number of files is too high.
 func (w *watchdog) check() int {
-	used, full := w.used(), fullIdle
+	use := w.measure()
+	used, code := w.meter.percent(use.total), w.meter.percent(use.total-use.heap)
+	full := fullIdle
 	if w.working() {
 		full = fullBusy
 	}
@@ -137,7 +140,7 @@ func (w *watchdog) check() int {
 	last, running := w.lastKill.Load(), w.running()
 	settling := last != nil && time.Since(last.at) < settleTime // the memory of the killed kernel may not be free yet
 	switch {
-	case used >= runaway || last != nil && used > last.used+growth && last.done():
+	case code >= runaway || last != nil && code > last.code+growth && last.done():
 		for _, k := range w.living() {
 			k.blame(w.usageNow())
 		}
@@ -150,13 +153,10 @@ func (w *watchdog) check() int {
 	return used
 }
 
-// used returns the percentage of the limit that is in use.
-func (w *watchdog) used() int { return int(w.measure() * 100 / w.meter.limit) }
-
 // settle waits until the memory of killed processes is free, which can take a moment. Otherwise the watchdog would
 // blame the next kernel for it.
 func (w *watchdog) settle() {
-	for end := time.Now().Add(settleTime); w.meter.used()*100/w.meter.limit >= settled && time.Now().Before(end); {
+	for end := time.Now().Add(settleTime); w.meter.percent(w.meter.used().total) >= settled && time.Now().Before(end); {
 		time.Sleep(watchNear)
 	}
 }
@@ -213,7 +213,8 @@ func (w *watchdog) stop(k *kernel, why func() string) {
 	k.blame(why)
 	k.signal(syscall.SIGKILL)
 	if last := w.lastKill.Load(); last == nil || last.kernel != k {
-		w.lastKill.Store(&memoryKill{k, time.Now(), w.used()})
+		use := w.measure()
+		w.lastKill.Store(&memoryKill{k, time.Now(), w.meter.percent(use.total - use.heap)})
 	}
 }
 

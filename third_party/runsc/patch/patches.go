@@ -198,7 +198,16 @@ func (uc *UserCounters) atRLimitNProc(ctx context.Context) bool {
 		old: `	totalUsage := mfUsage + memStats.Mapped
 `,
 		new: `	totalUsage := mfUsage + memStats.Mapped
-	totalUsage += heapAbove(128<<20, totalUsage)
+	heap := heapAbove(128<<20, totalUsage)
+	totalUsage += heap
+`,
+	},
+	{
+		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
+		old: `		Unit:     1,
+`,
+		new: `		BufferRAM: heap,
+		Unit:     1,
 `,
 	},
 	{
