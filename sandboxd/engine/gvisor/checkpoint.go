@@ -20,13 +20,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// manifest is what makes a checkpoint whole and ours: the files that runsc wrote, and what
-// they can be restored with. It is written last.
+// manifest describes a checkpoint: the files that runsc wrote, and the build, image, guest, configuration and CPU
+// features that are needed to restore them. It is written last, so a checkpoint without a manifest is incomplete.
 //
-// The sums find damage. Who may write here is root and needs no forged checkpoint.
+// The checksums detect damage, not forgery. Only root and the daemon's own user can write to the folder of a
+// checkpoint, and they gain nothing from a forged checkpoint.
 type manifest struct {
 	Schema int       `json:"schema"`
-	Saved  time.Time `json:"saved"` // nothing in it is older
+	Saved  time.Time `json:"saved"` // just before the memory was written: the saved state is not older
 	Build  string    `json:"runsc"`
 	Image  string    `json:"image"`
 	Guest  string    `json:"guest"`
@@ -39,13 +40,14 @@ type manifest struct {
 type saved struct {
 	Name string   `json:"name"`
 	Size int64    `json:"size"`
-	Sums []uint32 `json:"crc32c"` // of each block
-	// Packed are the sizes of the blocks when they are compressed: they stand one after another in the
-	// file of this name with packedSuffix. The rest is of the file as runsc wrote it, and reads it.
+	Sums []uint32 `json:"crc32c"` // the checksum of each block of blockBytes
+	// Packed holds the compressed size of each block in bytes, or is nil if the file is not compressed. The compressed
+	// blocks follow each other in the file Name+packedSuffix. All other fields describe the uncompressed file, which
+	// runsc writes and reads.
 	Packed []int `json:"packed,omitempty"`
 }
 
-// sealed is a manifest on disk.
+// sealed is the content of a manifest file: the manifest and its checksum.
 type sealed struct {
 	Sum      string          `json:"sha256"`
 	Manifest json.RawMessage `json:"manifest"`
@@ -55,19 +57,21 @@ const (
 	manifestSchema = 1
 	manifestName   = "manifest.json"
 	blockBytes     = 4 << 20
-	// pieceBytes is what is read at once to sum it up: it stays in a CPU's own cache, and takes half the time of whole blocks.
+	// pieceBytes is how many bytes are read at once to compute a checksum. A piece fits into the cache of one CPU, and
+	// this takes half as long as reading whole blocks.
 	pieceBytes = 128 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// manifestOf is the manifest of a checkpoint that is made here and now, without its files.
+// manifestOf returns the manifest of a checkpoint that is made on this machine with this record and configuration. It
+// does not set Saved and Files.
 func manifestOf(r record, config []byte) manifest {
 	return manifest{Schema: manifestSchema, Build: r.Build, Image: r.Image, Guest: r.Guest,
 		Config: sumOf(config), CPU: cpuFeatures()}
 }
 
-// seal makes the files in a folder last, and writes the manifest with them.
+// seal syncs the files in dir, computes their checksums, and writes and syncs the manifest m with them.
 func seal(dir string, m manifest) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -90,7 +94,9 @@ func seal(dir string, m manifest) error {
 	return writeManifest(dir, m)
 }
 
-// fits reports why a checkpoint can't be restored with what is there now.
+// fits returns an error if a checkpoint with manifest m can't be restored, where now is the manifest that a checkpoint
+// made at present would have. The error is of kind unavailable if another machine or version could restore the
+// checkpoint, and of kind expired if nothing can.
 func (m manifest) fits(now manifest) error {
 	switch {
 	case m.Schema != now.Schema:
@@ -106,7 +112,8 @@ func (m manifest) fits(now manifest) error {
 	return nil
 }
 
-// whole reports whether a checkpoint's files are as they were written.
+// whole reads the files of a checkpoint that is not compressed. It returns an error of kind expired if one is missing
+// or damaged.
 func (m manifest) whole(dir string) error {
 	for _, file := range m.Files {
 		got, err := sums(filepath.Join(dir, file.Name), false)
@@ -123,7 +130,8 @@ func (m manifest) whole(dir string) error {
 	return nil
 }
 
-// writeManifest writes a manifest with its own checksum. It syncs the file, and the folder with the names of all its files.
+// writeManifest writes a manifest with its own checksum. It syncs the file and the folder, and so the names of all
+// files in the folder.
 func writeManifest(dir string, m manifest) error {
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -165,7 +173,8 @@ func readManifest(dir string) (m manifest, err error) {
 	return m, nil
 }
 
-// present looks at a checkpoint's file and does not open it: to open what is a pipe by now would wait for somebody to write to it.
+// present checks that a file of a checkpoint exists, is a regular file and has the right size. It does not open the
+// file: if the file was replaced by a pipe, opening it would block until a writer opens it.
 func (s saved) present(dir string) error {
 	name, size := s.Name, s.Size
 	if s.Packed != nil {
@@ -186,7 +195,8 @@ func (s saved) present(dir string) error {
 	return nil
 }
 
-// sums reads a file's blocks, some at once, and makes it last if it is told to.
+// sums returns the size of a file and the checksums of its blocks, which it reads concurrently. If sync is true, it
+// syncs the file, too.
 func sums(path string, sync bool) (saved, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -201,7 +211,7 @@ func sums(path string, sync bool) (saved, error) {
 		return saved{}, fmt.Errorf("%s is no file", path)
 	}
 	synced := make(chan error, 1)
-	go func() { // the disk writes while the CPUs sum up
+	go func() { // the disk writes the file while the CPUs compute the checksums
 		if sync {
 			synced <- file.Sync()
 		} else {
@@ -225,7 +235,8 @@ func sums(path string, sync bool) (saved, error) {
 	return s, errors.Join(err, <-synced)
 }
 
-// eachBlock calls f for each of n blocks, on all CPUs.
+// eachBlock calls f for each block from 0 to n-1, with one goroutine for each CPU. The buffer has blockBytes bytes and
+// belongs to the call of f until f returns. After an error, a goroutine handles no more blocks.
 func eachBlock(n int, f func(i int, buffer []byte) error) error {
 	var group sync.WaitGroup
 	workers := min(n, runtime.GOMAXPROCS(0))

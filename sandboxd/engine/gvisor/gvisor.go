@@ -1,28 +1,33 @@
-// Package gvisor runs sandboxes itself with gVisor's runsc, on Linux without Docker, as root
-// or as an ordinary user. It is the only package that knows runsc.
+// Package gvisor implements the engine interface with gVisor's runsc. It runs on Linux, without Docker, as root or as
+// an ordinary user. It is the only package that calls runsc. The manager calls it through the interfaces of package
+// engine.
 //
-//   - [New], [Config], [Engine]: opening an engine, and what it says of itself (gvisor.go)
-//   - where everything is on disk (layout.go), and what is put right at a start (recover.go)
-//   - what isolates a sandbox: [profile], one pure function, with a golden file in testdata
-//     (profile.go; oci.go has the words of its answer)
-//   - finding, keeping and calling runsc (runsc.go)
-//   - a sandbox's life (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
-//   - what is otherwise for who is not root: namespaces (rootless.go) and cgroups (delegated.go)
-//   - the streams to its guest: over that one's stdin and stdout (sandboxd/stdio), or by who joins it (dial.go)
-//   - memory to disk and back: [Engine.Suspend], [Engine.Resume] (suspend.go), [Engine.Fork] (fork.go), and
-//     what a sandbox falls back to whose processes die, [Engine.Checkpoint] (kept.go)
-//   - what new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
-//   - the processes that the next one which is restored need not wait for (spare.go), and the calls of runsc that
-//     have started already (standby.go)
-//   - what makes a checkpoint whole and ours (checkpoint.go, cpu.go), and small (pack.go, packer.go)
-//   - images: a root file system in a tar, or layers from a registry, an OCI layout or `docker save` (pull.go),
-//     unpacked once and shared (images.go, unpack.go), and removed when nobody uses them (tidy.go)
-//   - the guest, written once for each build (guest.go)
-//   - what is weaker than it could be: [Engine.Doctor] (doctor.go)
-//   - what only Linux has (linux.go, other.go)
+//   - opening an engine: [New], [Config], [Engine] (gvisor.go)
+//   - the files of the engine's folder (layout.go), and repairs when the engine is opened (recover.go, damage.go)
+//   - isolation: [profile] is a pure function from the spec to the OCI configuration, with a golden file in testdata
+//     (profile.go); oci.go has the types of that configuration
+//   - finding, storing and calling runsc (runsc.go)
+//   - the life cycle of a sandbox (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
+//   - running without root: user namespaces (rootless.go) and delegated cgroups (delegated.go)
+//   - streams to the guest: over the guest's own stdin and stdout (sandboxd/stdio), or through `guest connect` (dial.go)
+//   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); copying: [Engine.Fork] (fork.go);
+//     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (kept.go)
+//   - snapshots that new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
+//   - work done in advance: a pooled sandbox for the next restore (spare.go), and runsc processes that wait for
+//     their arguments (standby.go)
+//   - the files of a checkpoint: integrity and compatibility (checkpoint.go, cpu.go), and compression (pack.go, packer.go)
+//   - images: importing them from a tar of a root file system, a registry, an OCI layout or a `docker save` tar (pull.go),
+//     with limits (bounds.go); unpacking them once for all homes (images.go, unpack.go); removing unused ones (tidy.go)
+//   - the guest's files, written once for each build (guest.go)
+//   - errors that name a full disk (full.go)
+//   - checks of the machine: [Engine.Doctor] (doctor.go)
+//   - code that depends on the operating system (linux.go, other.go)
 //
-// A sandbox is two processes that are nobody's children: they outlive the daemon, and are
-// found again by the folder of their sandbox.
+// A sandbox consists of two processes that are not children of the daemon. They outlive the daemon, and the next
+// daemon finds them through the folder of their sandbox.
+//
+// The package does not decide which sandboxes exist, when they are suspended or which clients may use them: the
+// manager does.
 package gvisor
 
 import (
@@ -41,37 +46,39 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Config is how an engine is opened.
+// Config is the configuration of an engine.
 type Config struct {
-	// Dir is the folder, of one daemon's home, that holds what the engine keeps. Sandboxes
-	// belong to it: engines with different folders do not see each other's.
+	// Dir is the absolute path of the folder that holds the engine's files, in the home of one daemon. Engines with
+	// different folders do not see each other's sandboxes.
 	Dir string
-	// Images is the folder of unpacked images, which homes share. Empty: [DefaultImages].
+	// Images is the folder of unpacked images, which all homes share. If it is empty, [DefaultImages] is used.
 	Images string
-	// Bundle is the guest. Without one there are images and checks, and no sandboxes;
-	// with one, nobody else may have Dir open, because what a crash left is put right.
+	// Bundle holds the guest's files. If it is nil, the engine can manage images and run checks, but not create
+	// sandboxes. If it is set, no other engine with a bundle may have Dir open, because New repairs what a crashed
+	// daemon left in Dir.
 	Bundle engine.Bundle
-	// Runsc is the program. Empty: beside this program's own file, then in PATH.
+	// Runsc is the path of the runsc program. If it is empty, New looks for runsc in the folder of the running
+	// program, and then in PATH.
 	Runsc string
-	// Why says why this engine was chosen, for a person.
+	// Why is a text for people: the reason why this engine was chosen.
 	Why string
 	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. Then only the
-	// guest's watchdog bounds memory and processes, and nothing bounds CPU.
+	// guest's watchdog limits memory and processes, and nothing limits CPU.
 	WithoutCgroups bool
-	// CompressAfter is how long a sandbox is suspended before its state is compressed. Zero:
-	// [DefaultCompressAfter]; negative: never.
+	// CompressAfter is how long a sandbox is suspended before its checkpoint is compressed. Zero means
+	// [DefaultCompressAfter]; a negative value turns compression off.
 	CompressAfter time.Duration
-	// Pull allows images that are not here to be pulled from their registries when a sandbox asks for them. Which
-	// may be asked for is decided elsewhere.
+	// Pull allows the engine to pull a missing image from its registry when a sandbox is created with it. The engine
+	// does not check which images a client may use.
 	Pull bool
 }
 
-// Engine runs sandboxes with runsc.
+// Engine runs sandboxes with runsc. It is safe for concurrent use.
 type Engine struct {
 	layout  layout
 	images  images
 	bundle  engine.Bundle
-	build   string // of the runsc that new sandboxes get
+	build   string // the build of runsc that new sandboxes use
 	cgroups cgroups
 	info    engine.Info
 	locks   locks
@@ -84,12 +91,12 @@ type Engine struct {
 	spares    spares
 	standbys  standbys
 
-	ctx    context.Context // of what goes on by itself, until Close
+	ctx    context.Context // for background work; cancelled by Close
 	quit   context.CancelFunc
 	chores sync.WaitGroup
 
 	guestOnce sync.Mutex
-	guest     string // the guest's folder, when it is there
+	guest     string // the name of the guest's folder, once it is installed
 }
 
 var (
@@ -99,8 +106,8 @@ var (
 	_ engine.Snapshotter  = (*Engine)(nil)
 )
 
-// New opens the engine. The error is unavailable, and says what is missing, where the
-// engine can't work. The caller closes it.
+// New opens the engine. If the engine can't work on this machine, New returns an error of kind unavailable that says
+// what is missing. The caller must close the engine.
 func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	defer func() { err = images{cfg.Images}.blameDisk(err) }()
 	if runtime.GOOS != "linux" {
@@ -123,7 +130,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := tryNamespace(program); err != nil {
 		return nil, err
 	}
-	// gVisor opens no path that contains a symbolic link.
+	// gVisor refuses to open a path that contains a symbolic link.
 	for _, dir := range []*string{&cfg.Dir, &cfg.Images} {
 		if *dir, err = makeReal(*dir); err != nil {
 			return nil, err
@@ -168,7 +175,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		}
 		e.chores.Go(func() {
 			giveWay()
-			_ = e.images.tidy(e.ctx, time.Now()) // what can't be removed now is tried again at the next start
+			_ = e.images.tidy(e.ctx, time.Now()) // the next start tries again
 		})
 		e.chores.Go(e.keepSpare)
 		if cfg.CompressAfter >= 0 {
@@ -181,7 +188,8 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 // Info implements [engine.Engine].
 func (e *Engine) Info() engine.Info { return e.info }
 
-// Close implements [engine.Engine]. It closes the streams that are open.
+// Close implements [engine.Engine]. It waits for background work to end, and closes all open streams. Sandboxes keep
+// running.
 func (e *Engine) Close() error {
 	e.quit()
 	e.chores.Wait()
@@ -195,7 +203,8 @@ func noSandbox(id sandbox.ID) *sandbox.Error {
 
 var errExists = errors.New("there is a sandbox of that id already")
 
-// locks lets one operation at a time work on a sandbox.
+// locks holds one lock for each sandbox, so that only one operation at a time works on a sandbox. The zero value is
+// ready to use.
 type locks struct {
 	mu   sync.Mutex
 	held map[sandbox.ID]*lock
@@ -206,7 +215,7 @@ type lock struct {
 	users int
 }
 
-// take waits for the sandbox's turn. The function that it returns ends it.
+// take waits until it holds the lock of a sandbox, or ctx ends. The caller must call release once.
 func (l *locks) take(ctx context.Context, id sandbox.ID) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -17,47 +17,49 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// A spare is a sandbox that runsc has made ahead, and in which nothing runs: its two processes wait to be told what memory
-// to restore. A sandbox that is resumed, copied or started from a snapshot takes it, if it is configured as the spare is, and need not
-// wait until they are made. There is one at most; it is used once and takes some 30 MB of memory. It ends with the engine, even if
-// the daemon is killed: until it is told what to restore, it exits when its stdin is closed (third_party/runsc).
+// A spare is a pooled sandbox: runsc has created its two processes, which wait for a checkpoint to restore, and no
+// code runs in it. A sandbox that is resumed, forked or started from a snapshot runs in the spare, if the spare has the
+// same configuration, and need not wait until its processes are created. An engine has at most one spare. A spare is
+// used once, and takes some 30 MB of memory. It ends with the engine, even if the daemon is killed: until it restores a
+// checkpoint, it exits when its stdin is closed (third_party/runsc).
 
-// spareDelay is how long nothing may have been started when the next spare is made: what was just started has the CPUs first.
+// spareDelay is how long after the latest start of a sandbox the next spare is created, so that it does not compete for
+// the CPUs with the sandbox that was just started.
 const spareDelay = 500 * time.Millisecond
 
-// spares are the spare that there is, if there is one.
+// spares holds at most one spare.
 type spares struct {
-	wants chan spareKind // holds the last wish
+	wants chan spareKind // has a buffer of one, for the latest request
 
 	mu    sync.Mutex
 	ready *spare
 }
 
-// spareKind is what sandboxes have in common that can take the same spare.
+// spareKind describes a spare. A sandbox can run in a spare only if they have the same kind.
 type spareKind struct {
 	build  string
-	config ociSpec // without a cgroup
+	config ociSpec // without the path of the cgroup, which differs for each sandbox
 }
 
 type spare struct {
 	instance
-	sum     string // of its kind
+	sum     string // the checksum of its kind
 	process process
-	own     *stdio.Stream // if its kind has one
+	own     *stdio.Stream // over the guest's stdin and stdout, or nil if the guest does not listen there
 }
 
-// kindOf is the kind of a sandbox that has this configuration.
+// kindOf returns the kind of spare that fits a sandbox with this runsc build and configuration.
 func kindOf(build string, config ociSpec) spareKind {
 	config.Linux.CgroupsPath = ""
 	return spareKind{build, config}
 }
 
 func (k spareKind) sum() string {
-	text, _ := json.Marshal(k.config) // of strings and numbers: it can't fail
+	text, _ := json.Marshal(k.config) // can't fail: there are only strings and numbers
 	return sumOf(append(text, k.build...))
 }
 
-// want asks for a spare of a kind, instead of what was asked for before.
+// want requests a spare of a kind. It replaces an earlier request that keepSpare has not received, and does not wait.
 func (s *spares) want(k spareKind) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +70,7 @@ func (s *spares) want(k spareKind) {
 	s.wants <- k
 }
 
-// take returns the spare if it is of that kind, and nil if not. It is the caller's now.
+// take returns the spare if it is alive and of that kind, and nil otherwise. The spare then belongs to the caller.
 func (s *spares) take(k spareKind) *spare {
 	sum := k.sum()
 	s.mu.Lock()
@@ -81,7 +83,7 @@ func (s *spares) take(k spareKind) *spare {
 	return it
 }
 
-// keepSpare makes spares as they are wanted, until the engine is closed.
+// keepSpare creates the spares and the waiting runsc processes that are requested, until the engine is closed.
 func (e *Engine) keepSpare() {
 	defer e.standbys.close()
 	defer e.dropSpare("")
@@ -95,9 +97,9 @@ func (e *Engine) keepSpare() {
 		case <-quiet.C:
 			e.keepStandbys(wanted.build)
 			if e.dropSpare(wanted.sum()) || !isOurs(e.layout.runsc(wanted.build)) {
-				continue // a spare of another build of runsc would outlive a killed daemon
+				continue // gVisor's own runsc ignores its stdin, so that its spare would outlive a killed daemon
 			}
-			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // without one, starts are slower
+			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // if it fails, starts are slower
 				e.spares.mu.Lock()
 				e.spares.ready = made
 				e.spares.mu.Unlock()
@@ -108,7 +110,8 @@ func (e *Engine) keepSpare() {
 	}
 }
 
-// dropSpare ends the spare, unless it is alive and of the kind with this sum. It reports whether there is one still.
+// dropSpare ends the spare, unless it is alive and of the kind with this checksum. It reports whether the engine still
+// has a spare.
 func (e *Engine) dropSpare(sum string) (is bool) {
 	e.spares.mu.Lock()
 	it := e.spares.ready
@@ -120,7 +123,7 @@ func (e *Engine) dropSpare(sum string) (is bool) {
 	if it != nil && !is {
 		ctx, cancel := cleanup(e.ctx)
 		defer cancel()
-		_ = e.endInstance(ctx, it.instance, "") // what is left is ended at the next start
+		_ = e.endInstance(ctx, it.instance, "") // if this fails, the next start ends the spare
 		it.close()
 	}
 	return is
@@ -150,14 +153,14 @@ func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err erro
 	return &spare{in, k.sum(), p, own}, nil
 }
 
-// close closes the stream of a spare that nobody has taken.
+// close closes the stream of a spare that no sandbox runs in.
 func (s *spare) close() {
 	if s.own != nil {
 		s.own.Close()
 	}
 }
 
-// endSpares ends the spares that no sandbox has taken.
+// endSpares ends all spares of this home that no sandbox runs in.
 func (e *Engine) endSpares(ctx context.Context) error {
 	ids, err := e.layout.ids()
 	if err != nil {
@@ -179,7 +182,7 @@ func (e *Engine) endSpares(ctx context.Context) error {
 			continue
 		case isInstance(in.name):
 			err = e.endInstance(ctx, in, "")
-		default: // no engine made it
+		default: // it does not have the name of a spare, so no engine has made it
 			err = os.RemoveAll(in.bundle)
 		}
 		if err != nil {
@@ -189,7 +192,8 @@ func (e *Engine) endSpares(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// restoreInto starts a sandbox in a spare from runsc's files in a folder.
+// restoreInto starts a sandbox in a spare from runsc's files in dir. If it fails, it closes the spare's stream. The
+// caller must then end the sandbox, and with it the spare.
 func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build, dir string) error {
 	if err := durable.Replace(e.layout.spareOf(id), spareFile(s.name, id), 0o600); err != nil {
 		endCtx, cancel := cleanup(ctx)

@@ -12,27 +12,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// A standby is a runsc that has started ahead and waits to be told what to do. To start, it needs 9 ms of a CPU, which
-// who wakes a sandbox would wait for, and who copies one twice (checkpoint, restore).
+// A standby is a runsc process that was started in advance and waits for its arguments. Starting runsc takes 9 ms of CPU
+// time. Without a standby, a resume would wait for that once, and a fork twice (checkpoint, restore).
 type standby struct {
 	*streams.Program
-	arguments *os.File // to be written once
+	arguments *os.File // the pipe for the arguments, which are written once
 }
 
-// standbyCommand is in place of a command, and is the last argument (third_party/runsc).
-const standbyCommand = "stand-by" // not "standby": a build that knows that one says nothing when it has its arguments
+// standbyCommand is the last argument of a standby, instead of a command of runsc (third_party/runsc).
+const standbyCommand = "stand-by" // an older build has "standby" instead, and does not confirm that it has read its arguments
 
-// standbyCount is as many as the copy of a sandbox takes.
+// standbyCount is how many standbys the engine keeps: as many as a fork uses.
 const standbyCount = 2
 
-// standbys are those that wait. All are of one build.
+// standbys holds the waiting standbys, which are all of the same build.
 type standbys struct {
 	mu    sync.Mutex
 	build string
 	ready []*standby
 }
 
-// take returns one, if there is one of that build. It is the caller's now.
+// take returns a standby of that build, or nil if none is waiting. The standby then belongs to the caller.
 func (l *standbys) take(build string) *standby {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -45,7 +45,8 @@ func (l *standbys) take(build string) *standby {
 	return s
 }
 
-// tell has a standby do as runsc with these arguments, unless it ends before it has read them: it says when it has.
+// tell writes the arguments to a standby, with which it then runs as runsc. It returns true when the standby has confirmed
+// that it has read them. Otherwise it kills and closes the standby, and returns false.
 func (s *standby) tell(args []string) bool {
 	err := json.NewEncoder(s.arguments).Encode(args)
 	s.arguments.Close()
@@ -61,13 +62,13 @@ func (s *standby) tell(args []string) bool {
 	return err == nil
 }
 
-// keepStandbys makes as many as there may be, of one build.
+// keepStandbys starts standbys of a build until standbyCount of them wait. It ends those of other builds.
 func (e *Engine) keepStandbys(build string) {
 	l := &e.standbys
 	for l.count(build) < standbyCount {
 		s, err := e.makeStandby(e.ctx, build)
 		if err != nil {
-			return // without one, calls are slower
+			return // calls of runsc are slower then
 		}
 		l.mu.Lock()
 		l.ready = append(l.ready, s)
@@ -75,7 +76,8 @@ func (e *Engine) keepStandbys(build string) {
 	}
 }
 
-// makeStandby returns one that says that it waits: a runsc that is not ours can't.
+// makeStandby starts a standby, and waits until the standby confirms that it is ready. It fails for gVisor's own runsc,
+// which can't wait for its arguments.
 func (e *Engine) makeStandby(ctx context.Context, build string) (*standby, error) {
 	theirs, arguments, err := os.Pipe()
 	if err != nil {
@@ -96,7 +98,8 @@ func (e *Engine) makeStandby(ctx context.Context, build string) (*standby, error
 	return &standby{s, arguments}, nil
 }
 
-// count returns how many there are of a build, of which all are from now on.
+// count returns how many standbys of a build are waiting. If the standbys are of another build, it ends them first, and
+// l holds standbys of this build from then on.
 func (l *standbys) count(build string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,7 +110,8 @@ func (l *standbys) count(build string) int {
 	return len(l.ready)
 }
 
-// drop ends those that wait, with mu held. They end by themselves when nobody can tell them anything any more.
+// drop ends all waiting standbys, and returns when they have ended. A standby exits when the pipe for its arguments is
+// closed. The caller must hold l.mu.
 func (l *standbys) drop() {
 	for _, s := range l.ready {
 		s.arguments.Close()

@@ -13,10 +13,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// Suspend implements [engine.Suspender]. The rename of the checkpoint is the moment at which a
-// sandbox is suspended; before it, whatever fails or is killed leaves it running, because
-// runsc lets it run on. What it does between the checkpoint and its end never happened: no
-// stream is open, and it has no other way to tell.
+// Suspend implements [engine.Suspender]. The sandbox counts as suspended from the moment when its checkpoint is
+// renamed to its final name. If a step before that fails, or the daemon is killed, the sandbox keeps running, because
+// runsc leaves it running after a checkpoint. Work that the sandbox does after the checkpoint and before its processes
+// end is discarded. Its results can't have been seen: all streams are closed by then, and the sandbox has no other
+// connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.blameDisk(err) }()
 	release, err := e.locks.take(ctx, id)
@@ -44,8 +45,8 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.kept(id)))
 }
 
-// save writes a running sandbox's memory to the folder to, which gets its name when it is whole
-// and on disk, and replaces what had it. The sandbox runs on.
+// save writes a checkpoint of a running sandbox to the folder to. It writes and syncs the checkpoint under another
+// name, and then replaces to in one step. The sandbox keeps running. The caller must hold the sandbox's lock.
 func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
 	if _, err := e.layout.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err
@@ -77,7 +78,7 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	return e.put(making, to)
 }
 
-// put gives a folder the name to. What had that name is replaced in one step, and then removed.
+// put renames the folder making to to. If to exists, put replaces it in one step, and then removes the old folder.
 func (e *Engine) put(making, to string) error {
 	if err := e.layout.swap(making, to); err != nil {
 		return err
@@ -85,20 +86,22 @@ func (e *Engine) put(making, to string) error {
 	return e.drop(making)
 }
 
-// drop removes a folder, if it is there: its name goes at once, and what is in it by and by. To give back the disk of a large
-// file takes a while (0.2 s for 130 MB on ext4 with discard), for which nobody waits who sleeps, wakes or is copied.
+// drop removes a folder, if it exists. The folder has lost its name when drop returns; its content is removed in the
+// background. To free the disk space of a large file takes time (0.2 s for 130 MB on ext4 with discard), and suspend,
+// resume and fork should not wait for it.
 func (e *Engine) drop(dir string) error {
 	trash, err := e.layout.trash(dir)
 	if err == nil && trash != "" {
-		e.chores.Go(func() { _ = os.RemoveAll(trash) }) // what can't be removed now is at the next start
+		e.chores.Go(func() { _ = os.RemoveAll(trash) }) // if this fails, the next start removes the folder
 	}
 	return err
 }
 
-// pagesFile is of a checkpoint's files the one that is large.
+// pagesFile is the name of the only large file in a checkpoint: the content of the memory.
 const pagesFile = "pages.img"
 
-// dump has runsc write a running sandbox's memory to a folder that it makes.
+// dump creates the folder dir and calls runsc to write a checkpoint of a running sandbox to it. It closes the
+// sandbox's streams first. The sandbox keeps running. If dump fails, it removes the folder.
 func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -106,7 +109,7 @@ func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) err
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return notSaved(err)
 	}
-	e.streams.Close(id) // a pipe of the host's can't be in a checkpoint
+	e.streams.Close(id) // gVisor can't save an open pipe to the host in a checkpoint
 	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.instanceOf(id).name)
 	if err == nil {
 		return nil
@@ -124,8 +127,8 @@ func notSaved(cause error) *sandbox.Error {
 	return failedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
 }
 
-// Resume implements [engine.Suspender]. When the guest has answered, the checkpoint is what the sandbox
-// falls back to; until then, whatever fails or is killed leaves the sandbox suspended.
+// Resume implements [engine.Suspender]. When the guest has answered, the checkpoint becomes the sandbox's fallback
+// checkpoint. If a step before that fails, or the daemon is killed, the sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.blameDisk(err) }()
 	e.packer.abandon(id)
@@ -147,7 +150,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 		}
 		return nil
 	}
-	if err := e.end(ctx, id); err != nil { // what a suspend or resume left that was cut short
+	if err := e.end(ctx, id); err != nil { // an interrupted suspend or resume may have left processes
 		return err
 	}
 	err = e.restore(ctx, id, r)
@@ -162,7 +165,8 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	return nil
 }
 
-// restore starts a sandbox from its checkpoint, if it is whole and fits.
+// restore starts a sandbox from its checkpoint. It fails if the checkpoint is damaged or does not fit this machine.
+// The caller must hold the sandbox's lock.
 func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(id)
 	if _, err := e.layout.config(id); err != nil {
@@ -185,7 +189,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	}
 	if m.packed() {
 		open := e.layout.openCheckpoint(id)
-		defer os.RemoveAll(open) // a leftover is removed at the next start, or with the sandbox
+		defer os.RemoveAll(open) // if this fails, the folder is removed at the next start or with the sandbox
 		if err := m.unpack(ctx, dir, open); err != nil {
 			return err
 		}
@@ -194,8 +198,9 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	return e.restoreFrom(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
 }
 
-// restoreFrom starts a sandbox from a folder whose files are looked through while runsc reads them: what is
-// damaged reaches a sandbox, and nobody reaches that one.
+// restoreFrom starts a sandbox from runsc's files in dir, and calls whole at the same time to check these files. If
+// they are damaged, runsc may have started a sandbox with damaged memory. No client can use that sandbox: the caller
+// holds the sandbox's lock, and ends the sandbox when restoreFrom returns an error.
 func (e *Engine) restoreFrom(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
 	damage := make(chan error, 1)
 	go func() { damage <- whole() }()
@@ -206,8 +211,9 @@ func (e *Engine) restoreFrom(ctx context.Context, id sandbox.ID, build, dir stri
 	return startErr
 }
 
-// startSaved starts a sandbox from runsc's files in a folder. It runs before all its memory is read, and reads what it needs
-// first; the files are open by then, and may lose their names.
+// startSaved starts a sandbox from runsc's files in dir. The sandbox runs before runsc has read all of its memory:
+// runsc reads the pages that the sandbox needs first. When startSaved returns nil, runsc has the files open, so that
+// the caller may rename or remove them.
 func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir string) error {
 	config, err := e.layout.config(id)
 	if err != nil {
@@ -230,7 +236,8 @@ func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir strin
 	return err
 }
 
-// restorable says what a checkpoint needs and is missing.
+// restorable returns an error of kind unavailable if the runsc build, the image or the guest that a checkpoint needs is
+// missing or changed.
 func (e *Engine) restorable(r record) error {
 	for what, path := range map[string]string{
 		"the gVisor build that it was suspended with": e.layout.runsc(r.Build),
@@ -247,12 +254,13 @@ func (e *Engine) restorable(r record) error {
 	return nil
 }
 
-// notNow is the error of a checkpoint that can be resumed, but not on this machine as it is.
+// notNow returns the error for a checkpoint that can't be restored on this machine in its present state, but could be
+// restored later or elsewhere.
 func notNow(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Unavailable, format, args...)
 }
 
-// lost is the error of a checkpoint that can never be resumed.
+// lost returns the error for a checkpoint that can never be restored.
 func lost(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because "+format, args...)
 }
