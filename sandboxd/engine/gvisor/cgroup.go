@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// cgroups is what limits sandboxes on this machine: a tree of version 2, or one for each
-// controller of version 1. runsc makes a sandbox's, from the profile; it stands at the
-// root of the trees, because the daemon's own may end with the daemon. Who is not root has a part of the tree
-// (delegated.go).
+// cgroups describes the cgroup trees that limit sandboxes on this machine: one tree of version 2, or one tree for each
+// controller of version 1. For root, runsc creates a sandbox's cgroup from the profile. It is below the root of the
+// trees and not below the daemon's cgroup, because that cgroup may be removed when the daemon ends. Other users have a
+// part of the tree (delegated.go).
 type cgroups struct {
 	version int
-	trees   []string // where they are mounted
-	base    string   // of the part of the tree that is the user's; empty for root, who has all
-	ours    bool     // we make a sandbox's, not runsc
-	swap    bool
-	missing string // why they can't be used
-	remedy  string // what to do about it
+	trees   []string // the folders of the trees, or of the part that belongs to the user
+	base    string   // the path, in the tree, of the part that belongs to the user; empty for root
+	ours    bool     // the engine creates the cgroups of sandboxes, not runsc
+	swap    bool     // cgroups can limit swap
+	missing string   // why cgroups can't be used; empty if they can
+	remedy  string   // how a person can fix that
 }
 
 const (
@@ -34,7 +34,7 @@ const (
 	mountThem    = "mount cgroups writable"
 )
 
-// needed are the controllers without which a sandbox has no limits.
+// needed lists the controllers that the limits of a sandbox need.
 var needed = []string{"memory", "cpu", "pids"}
 
 func findCgroups() cgroups {
@@ -70,7 +70,7 @@ func findCgroups() cgroups {
 	return c.tried()
 }
 
-// lacks is what a list of controllers has not, and is needed.
+// lacks returns the first needed controller that is missing in a list of controllers, or an empty string.
 func lacks(controllers string) string {
 	have := strings.Fields(controllers)
 	for _, name := range needed {
@@ -81,7 +81,8 @@ func lacks(controllers string) string {
 	return ""
 }
 
-// tried makes the cgroup that sandboxes' are in, to see that it can.
+// tried creates the parent cgroup of all sandboxes, and enables the controllers below it. It returns c with missing and
+// remedy set if that fails.
 func (c cgroups) tried() cgroups {
 	if c.missing != "" {
 		return c
@@ -97,22 +98,24 @@ func (c cgroups) tried() cgroups {
 	if c.version == 1 {
 		return c
 	}
-	// A controller is there for the cgroups below one where it is enabled. systemd enables what its units need, and takes none away
-	// that is enabled further down, as runsc does for a sandbox.
+	// A cgroup has a controller only if the controller is enabled in its parent. systemd enables the controllers that its
+	// units need. It does not disable a controller that is enabled further down, as runsc does for each sandbox.
 	switch err := os.WriteFile(cgroupMount+"/cgroup.subtree_control", []byte("+"+strings.Join(needed, " +")), 0); {
 	case errors.Is(err, syscall.EBUSY):
-		// Only the machine's own root may have both. This is a container's.
+		// Only the root cgroup of the machine may have both processes and enabled controllers. This one is the root of a
+		// container.
 		c.missing = "the processes of this container are in the cgroup that is its root, and below such a one version 2 has no limits"
 		c.remedy = "start it with the host's cgroup namespace (docker run --cgroupns=host), or move them into a cgroup of their own before dormouse starts"
 	case err != nil:
 		c.missing = "controllers of cgroup v2 can't be enabled here"
 	}
-	_, err := os.Stat(parent + "/memory.swap.max") // not of a kernel without swap
+	_, err := os.Stat(parent + "/memory.swap.max") // missing if the machine's kernel has no swap support
 	c.swap = err == nil
 	return c
 }
 
-// path is an instance's cgroup in every tree; empty where there are none.
+// path returns the path of an instance's cgroup, which is the same in every tree, or an empty string if cgroups can't be
+// used.
 func (c cgroups) path(name string) string {
 	if c.missing != "" {
 		return ""
@@ -120,8 +123,8 @@ func (c cgroups) path(name string) string {
 	return c.base + cgroupParent + "/" + name
 }
 
-// dirs returns the folders of an instance's cgroup. It returns none for a name that is not an instance's: with an empty name,
-// they would be the folders of the cgroup that all homes share.
+// dirs returns the folders of an instance's cgroup, one for each tree. It returns none for a name that can't be an
+// instance's: for an empty name, for example, they would be the folders of the parent cgroup, which all homes share.
 func (c cgroups) dirs(name string) []string {
 	if !isInstance(name) {
 		return nil
@@ -133,7 +136,7 @@ func (c cgroups) dirs(name string) []string {
 	return dirs
 }
 
-// processes are those in an instance's cgroup.
+// processes returns the pids of the processes in an instance's cgroup.
 func (c cgroups) processes(name string) []int {
 	var pids []int
 	for _, dir := range c.dirs(name) {
@@ -150,7 +153,8 @@ func (c cgroups) processes(name string) []int {
 	return pids
 }
 
-// ranOutOfMemory reports whether the kernel ended an instance for its memory.
+// ranOutOfMemory reports whether the machine's kernel killed a process of an instance because the instance had reached its
+// memory limit.
 func (c cgroups) ranOutOfMemory(name string) bool {
 	for _, dir := range c.dirs(name) {
 		for _, name := range []string{"memory.events", "memory.oom_control"} {
@@ -168,8 +172,8 @@ func (c cgroups) ranOutOfMemory(name string) bool {
 	return false
 }
 
-// remove removes an instance's cgroup, whose processes have ended. The kernel may need a
-// moment to see that.
+// remove removes an instance's cgroup. Its processes must have ended. remove retries for up to five seconds, because the
+// machine's kernel may still count a process that has just ended.
 func (c cgroups) remove(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

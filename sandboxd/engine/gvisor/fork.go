@@ -10,15 +10,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Fork implements [engine.Forker]. The streams of a running original are closed: they can be
-// dialled again at once.
+// Fork implements [engine.Forker]. If the original is running, Fork closes its streams. They can be dialled again when
+// Fork has returned.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	defer func() { err = e.images.blameDisk(err) }()
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}
 	e.packer.abandon(from)
-	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // in one order, or two could wait for each other
+	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // always in this order, so that two forks can't deadlock
 		release, err := e.locks.take(ctx, id)
 		if err != nil {
 			return err
@@ -40,8 +40,9 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	return e.make(ctx, to, r, config, func() error { return e.startCopy(ctx, from, to, r) })
 }
 
-// startCopy starts the sandbox to from the checkpoint of from if it is suspended, else from one that
-// is made for it, and neither hashed nor on disk for good: it is gone before anything is promised.
+// startCopy starts the sandbox to with the memory of the sandbox from. If from is suspended, it uses the checkpoint of
+// from. Otherwise it makes a temporary checkpoint, which it neither syncs nor protects with checksums, because it removes
+// this checkpoint before Fork returns.
 func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(to)
 	if e.layout.suspended(from) {
@@ -69,7 +70,8 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 	return e.drop(making)
 }
 
-// adopt makes a checkpoint of from one of to: only the configuration differs.
+// adopt changes the manifest of a checkpoint that was copied from the sandbox from, so that it fits the sandbox to. Only
+// the checksum of the configuration differs.
 func (e *Engine) adopt(from, to sandbox.ID, r record) error {
 	old, err := os.ReadFile(e.layout.configFile(from))
 	if err != nil {
@@ -90,7 +92,7 @@ func (e *Engine) adopt(from, to sandbox.ID, r record) error {
 	return writeManifest(e.layout.checkpoint(to), m)
 }
 
-// linkTree makes a folder of the same files. Nobody writes to them.
+// linkTree creates the folder to with hard links to the files of from. The files must not be written to afterwards.
 func linkTree(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {

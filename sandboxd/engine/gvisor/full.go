@@ -8,14 +8,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// errFull is wrapped by errors whose message says that a disk is full.
+// errFull is wrapped by errors whose message names a full disk.
 var errFull = errors.New("the disk is full")
 
-// errNoNamespace is wrapped by the errors of whyNoNamespace. If the limit of user namespaces is reached, Linux returns ENOSPC, which
-// must not be reported as a full disk.
+// errNoNamespace is wrapped by the errors of whyNoNamespace. If the limit of user namespaces is reached, Linux returns
+// ENOSPC, which must not be reported as a full disk.
 var errNoNamespace = errors.New("no user namespace")
 
-// fullDisk returns a sentence, for a person or a model, that says which disk is full, if a full disk caused err. Otherwise it
+// fullDisk returns a sentence, for a person or a model, that names the full disk, if a full disk caused err. Otherwise it
 // returns an empty string. images is the folder of the image cache, or empty.
 func fullDisk(err error, images string) string {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && !saysFull(err) {
@@ -27,13 +27,13 @@ func fullDisk(err error, images string) string {
 	return "the disk that holds the daemon's home is full; free some space on it, by deleting sandboxes for example, and try again"
 }
 
-// saysFull reports whether the text of an error says that a disk is full. The failure of another program is known only by its
-// output.
+// saysFull reports whether the text of an error contains the message for a full disk. If another program fails, its
+// output is all that the error contains.
 func saysFull(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EDQUOT.Error()))
 }
 
-// blameDisk returns err, or, if a full disk caused err, an error that says which disk is full. Every operation that writes calls
+// blameDisk returns err, or, if a full disk caused err, an error that names the disk. Every operation that writes calls
 // it last, because any of its steps can fail on a full disk.
 func (i images) blameDisk(err error) error {
 	if err == nil || errors.Is(err, errFull) || errors.Is(err, errNoNamespace) {
@@ -45,8 +45,8 @@ func (i images) blameDisk(err error) error {
 	return err
 }
 
-// failedOnDisk returns the error of a step that reads or writes a checkpoint. It says what failed, and either that the disk is full
-// or that the daemon's log has the details.
+// failedOnDisk returns the error for a failed step that reads or writes a checkpoint. Its message consists of what, and
+// either the full disk or a reference to the daemon's log.
 func failedOnDisk(what string, cause error) *sandbox.Error {
 	if where := fullDisk(cause, ""); where != "" {
 		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(errFull, cause))

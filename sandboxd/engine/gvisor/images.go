@@ -20,19 +20,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// images is a folder of the user's, shared by every home:
+// images is the folder of unpacked images, which all homes of a user share:
 //
-//	<digest>/rootfs     a root file system, named by the sha256 of its tar, or of an OCI image's configuration;
-//	                    whole, and never written again
-//	refs/<hash>.json    an image's name, digest and settings
-//	homes/<hash>        the engine's folder of a home whose sandboxes use them
-//	bin/runsc-<build>   a copy of each runsc that homes were opened with
-//	making-*            a folder to unpack in; one that is there while the lock is free is a leftover
+//	<digest>/rootfs     the complete root file system of an image, never changed afterwards; the digest is the sha256
+//	                    of the tar that was imported, or of an OCI image's configuration
+//	refs/<hash>.json    the name, digest and PATH of an image
+//	homes/<hash>        the path of the engine's folder in a home whose sandboxes use these images
+//	bin/runsc-<build>   a copy of each runsc that an engine was opened with
+//	making-*            a folder in which an image is being unpacked; if the lock is free, it is a leftover
 //	trash-*             a folder that is being removed
-//	import.lock         held while something is unpacked
+//	import.lock         locked while an image is imported or unused images are removed
 type images struct{ dir string }
 
-// DefaultImages is where unpacked images are, beside those that package image caches.
+// DefaultImages returns the default folder of unpacked images. It is below the cache folder of package image.
 func DefaultImages() (string, error) {
 	dir, err := image.CacheDir()
 	if err != nil {
@@ -41,7 +41,7 @@ func DefaultImages() (string, error) {
 	return filepath.Join(dir, "unpacked"), nil
 }
 
-// imageRef is a name of an image.
+// imageRef is the content of a file in refs: it connects the name of an image with its digest.
 type imageRef struct {
 	Ref    string `json:"ref"`
 	Digest string `json:"digest"`
@@ -51,11 +51,11 @@ type imageRef struct {
 func (i images) root(digest string) string { return filepath.Join(i.dir, digest, "rootfs") }
 
 func (i images) refFile(ref string) string {
-	sum := sha256.Sum256([]byte(ref)) // any name is a file's name so
+	sum := sha256.Sum256([]byte(ref)) // ref may contain characters that a file name can't
 	return filepath.Join(i.dir, "refs", hex.EncodeToString(sum[:16])+".json")
 }
 
-// find returns an image that is here.
+// find returns the unpacked image with the name ref. The error is of kind unavailable if there is none.
 func (i images) find(ref string) (imageRef, error) {
 	var img imageRef
 	err := readJSON(i.refFile(ref), &img)
@@ -78,7 +78,7 @@ func noImage(ref string) *sandbox.Error {
 		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own, else `dormouse image load`", sandbox.Quote(ref))
 }
 
-// HasImage reports whether the engine has an image.
+// HasImage reports whether the image with the name ref is unpacked.
 func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
 	_, err := e.images.find(ref)
 	if sandbox.KindOf(err) == sandbox.Unavailable {
@@ -87,8 +87,8 @@ func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
 	return err == nil, err
 }
 
-// ImportImage makes an image named ref of a root file system in a tar stream. Of changes,
-// which are lines of a Dockerfile, it heeds the PATH: "ENV PATH=/bin".
+// ImportImage creates an image with the name ref from the tar of a root file system. changes are lines of a Dockerfile.
+// ImportImage uses only a line that sets PATH, such as "ENV PATH=/bin", and ignores the others.
 func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) (err error) {
 	defer func() { err = e.images.blameDisk(err) }()
 	digest, err := e.images.unpack(ctx, root)
@@ -107,12 +107,13 @@ func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, ch
 	return nil
 }
 
-// BuildImage is what a Docker engine could do.
+// BuildImage always fails: only a Docker engine can build a Dockerfile.
 func (e *Engine) BuildImage(context.Context, io.Reader, string, io.Writer) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine can't build a Dockerfile: use `dormouse image build --way debian`, which needs root, or a Docker engine, or have another image pulled: --image python:3.13-slim")
 }
 
-// unpack unpacks a tar and returns its digest. What gets its name is whole and on disk.
+// unpack unpacks the tar of a root file system as an image and returns its digest. When it returns nil, the image is
+// synced to disk.
 func (i images) unpack(ctx context.Context, source io.Reader) (digest string, err error) {
 	sum := sha256.New()
 	err = i.importing(ctx, func(rootfs string) (string, error) {
@@ -143,7 +144,7 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 	if err != nil {
 		return err
 	}
-	defer func() { _ = i.trash(making) }() // keep has renamed it, unless the import failed or the image existed already
+	defer func() { _ = i.trash(making) }() // making exists only if the import failed or the image existed already
 	rootfs, err := i.makeRoot(making)
 	if err != nil {
 		return err
@@ -155,13 +156,13 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 	return i.keep(ctx, making, digest)
 }
 
-// makeRoot makes the folder to unpack in.
+// makeRoot creates the folder rootfs in making, for an image to be unpacked in, and returns its path.
 func (i images) makeRoot(making string) (string, error) {
 	rootfs := filepath.Join(making, "rootfs")
-	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // whatever the umask
+	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // Chmod, because of the umask
 }
 
-// keep gives what was unpacked its name, when it is on disk.
+// keep syncs an unpacked image, and then renames its folder to its digest. It does nothing if the image exists already.
 func (i images) keep(ctx context.Context, making, digest string) error {
 	if exists(i.root(digest)) {
 		return nil
@@ -175,7 +176,8 @@ func (i images) keep(ctx context.Context, making, digest string) error {
 	return durable.SyncDir(i.dir)
 }
 
-// lock waits until nobody else unpacks.
+// lock waits for the import lock, which also excludes other processes, and then moves the leftovers of killed imports to
+// the trash. The caller must call unlock.
 func (i images) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(i.dir, 0o700); err != nil {
 		return nil, err
@@ -192,7 +194,7 @@ func (i images) lock(ctx context.Context) (unlock func(), err error) {
 func (i images) clear() {
 	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
 	for _, dir := range leftovers {
-		_ = i.trash(dir) // a folder that stays is a leftover of the next import
+		_ = i.trash(dir) // if this fails, the next import tries again
 	}
 }
 
@@ -233,7 +235,7 @@ func waitFor(ctx context.Context, fn func() error) error {
 	}
 }
 
-// endWith is a reader that ends when ctx does.
+// endWith returns a reader that reads from r and fails after ctx has ended.
 func endWith(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
 
 type contextReader struct {

@@ -14,11 +14,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox that runs may have a checkpoint of a while ago: the last [Engine.Checkpoint], or the one that it was
-// resumed from. It is in kept. If its processes die, it is suspended again, as of then: [Engine.fallBack] makes
-// kept its checkpoint, and puts endedName into it.
+// A running sandbox may have a fallback checkpoint, in its folder "kept": the latest one that [Engine.Checkpoint] wrote,
+// or the one that the sandbox was resumed from. If the sandbox's processes die, the sandbox becomes suspended in the
+// state of that checkpoint: [Engine.fallBack] writes the file endedName into the folder and renames it to "checkpoint".
 
-// endedName is a file in a checkpoint whose sandbox ran on after it: it says how that ended.
+// endedName is the name of a file in the checkpoint of a sandbox that has fallen back to it. It contains a text for
+// people that says how the processes of the sandbox ended.
 const endedName = "ended"
 
 // Checkpoint implements [engine.Checkpointer].
@@ -34,7 +35,7 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 		return err
 	}
 	if e.layout.suspended(id) {
-		return nil // its state is on disk
+		return nil // the checkpoint of a suspended sandbox is complete
 	}
 	if _, alive := e.layout.processOfBox(id); !alive {
 		if exists(e.layout.kept(id)) {
@@ -48,8 +49,8 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	return nil
 }
 
-// Discard implements [engine.Checkpointer]. What is kept of a sandbox that has died meanwhile is all that there
-// is of it, and stays until it is removed.
+// Discard implements [engine.Checkpointer]. It removes the fallback checkpoint only if the sandbox is running: if the
+// sandbox's processes have died, that checkpoint is all that is left of the sandbox.
 func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 	if !sandbox.IsID(string(id)) {
 		return nil
@@ -65,8 +66,8 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 	return errors.Join(e.drop(e.layout.kept(id)), durable.SyncDir(e.layout.box(id)))
 }
 
-// fallBack makes a sandbox suspended whose processes have died, if there is a checkpoint to fall back to. For who has
-// its turn.
+// fallBack turns a sandbox whose processes have died into a suspended sandbox, if it has a fallback checkpoint.
+// Otherwise it does nothing. The caller must hold the sandbox's lock.
 func (e *Engine) fallBack(ctx context.Context, id sandbox.ID) error {
 	kept := e.layout.kept(id)
 	if e.layout.suspended(id) || !exists(kept) {
@@ -85,8 +86,9 @@ func (e *Engine) fallBack(ctx context.Context, id sandbox.ID) error {
 	return e.put(kept, e.layout.checkpoint(id))
 }
 
-// look says what a sandbox is, and asks nobody. It needs no turn: what changes meanwhile is seen as it was or as it
-// is. A sandbox that has just been suspended or resumed can look dead, and is looked at again.
+// look returns the state of a sandbox. It reads only files and /proc, and the caller need not hold the sandbox's lock: if
+// the state changes at the same time, look returns the old or the new one. A sandbox that is just being suspended or
+// resumed can look dead for a moment, so look then tries again, up to three times in all.
 func (e *Engine) look(id sandbox.ID) (c engine.Container) {
 	for range 3 {
 		if c = e.glance(id); c.Running || c.Suspended && c.AsOf.IsZero() {
@@ -119,7 +121,8 @@ func (e *Engine) glance(id sandbox.ID) engine.Container {
 	return c
 }
 
-// savedAt is when a checkpoint was made. One that is damaged can't be resumed, and that is said then.
+// savedAt returns the time at which a checkpoint was made. If its manifest is damaged, it returns the modification time of
+// the manifest, or 1970 if there is none. Resume reports the damage.
 func savedAt(dir string) time.Time {
 	if m, err := readManifest(dir); err == nil && !m.Saved.IsZero() {
 		return m.Saved
@@ -130,7 +133,7 @@ func savedAt(dir string) time.Time {
 	return time.Unix(0, 0)
 }
 
-// bytesIn is what the files of a folder take on disk; none if it is not there.
+// bytesIn returns how many bytes the files of a folder take on disk, and 0 if the folder does not exist.
 func bytesIn(dir string) (n int64) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -144,7 +147,7 @@ func bytesIn(dir string) (n int64) {
 	return n
 }
 
-// asleep is the answer to who needs a sandbox awake.
+// asleep returns the error for an operation that needs a running sandbox when the sandbox is suspended.
 func asleep() *sandbox.Error {
 	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }

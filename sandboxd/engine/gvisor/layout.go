@@ -14,28 +14,28 @@ import (
 
 // layout is the engine's folder:
 //
-//	sandboxes/<id>/          one sandbox; it exists while this folder does, and the folder is its OCI bundle
-//	  config.json            what runsc is told
-//	  record.json            what made it: which runsc, guest and image
-//	  process.json           its process, when it has started
+//	sandboxes/<id>/          the folder of a sandbox and its OCI bundle; the sandbox exists as long as this folder
+//	  config.json            its OCI configuration
+//	  record.json            which runsc, guest and image it was created with
+//	  process.json           its process, after it has started
 //	  spare                  the name of the spare that the sandbox runs in, if any, and the sandbox's id
-//	  checkpoint/            its memory: it is suspended while this is there
-//	  kept/                  its memory as it was a while ago: what it falls back to if its processes die
-//	  checkpoint.making/     a checkpoint that is not whole yet
-//	  checkpoint.packing/    one that is being compressed
-//	  checkpoint.open/       one that is being decompressed, to be restored
-//	sandboxes/.trash-*       being removed
-//	spares/<name>/           the bundle of a sandbox that waits for what to restore, or did
-//	snapshots/<hash>/        what new sandboxes start from: the folder of one that was suspended for that
+//	  checkpoint/            its checkpoint; the sandbox is suspended as long as this folder exists
+//	  kept/                  its fallback checkpoint, used if the processes of the running sandbox die
+//	  checkpoint.making/     a checkpoint that is being written
+//	  checkpoint.packing/    a checkpoint that is being compressed
+//	  checkpoint.open/       a checkpoint that is being decompressed and restored
+//	sandboxes/.trash-*       folders that are being removed
+//	spares/<name>/           the OCI bundle of a spare, used or not
+//	snapshots/<hash>/        a snapshot: the folder of a sandbox that was suspended to become one
 //	runsc/                   runsc's own state
-//	bin/runsc-<build>        each runsc that a sandbox was made with
-//	guest/<bundle>-<arch>/   each guest
-//	etc/                     small files of every sandbox's /etc
+//	bin/runsc-<build>        each runsc that a sandbox was created with
+//	guest/<bundle>-<arch>/   the files of each guest
+//	etc/                     files that are mounted into /etc of every sandbox
 //
-// Each file is written under another name first, so that a file with its own name is complete. The files of a sandbox are synced
-// only when it is suspended, because a running sandbox does not survive a power cut anyway. After one its files can be empty, torn
-// or missing, so every reader validates them (damage.go), and only the damaged sandbox is lost. All other files are synced when they
-// are written.
+// Each file is written under another name first, so that a file with its own name is complete. The files of a sandbox are
+// synced only when it is suspended, because a running sandbox does not survive a power cut anyway. After a power cut,
+// files that were not synced can be empty, torn or missing, so every reader validates them (damage.go), and only the
+// damaged sandbox is lost. All other files are synced when they are written.
 type layout struct{ dir string }
 
 func (l layout) sandboxes() string           { return filepath.Join(l.dir, "sandboxes") }
@@ -56,19 +56,19 @@ func (l layout) checkpoint(id sandbox.ID) string {
 }
 func (l layout) kept(id sandbox.ID) string { return filepath.Join(l.box(id), "kept") }
 
-// Checkpoints that are not whole yet, or not any more.
+// The folders of temporary checkpoints, which are removed when the engine is opened.
 func (l layout) makingCheckpoint(id sandbox.ID) string  { return l.checkpoint(id) + ".making" }
 func (l layout) packingCheckpoint(id sandbox.ID) string { return l.checkpoint(id) + ".packing" }
 func (l layout) openCheckpoint(id sandbox.ID) string    { return l.checkpoint(id) + ".open" }
 
-// etcFiles are the same in every sandbox.
+// etcFiles are the files in /etc that are the same in every sandbox, by name.
 var etcFiles = map[string]string{
 	"hostname":    hostname + "\n",
 	"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t" + hostname + "\n",
 	"resolv.conf": "nameserver 127.0.0.1\nsearch .\n",
 }
 
-// make makes the folders that are always there.
+// make creates the folders that always exist, and the files of etc.
 func (l layout) make() error {
 	for _, dir := range []string{l.dir, l.sandboxes(), l.spares(), l.runscRoot(), filepath.Join(l.dir, "bin"), filepath.Join(l.dir, "guest")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -102,9 +102,9 @@ func makeReal(dir string) (string, error) {
 	return real, nil
 }
 
-// record is what a sandbox was made with, and needs as long as it lives.
+// record lists the files that a sandbox was created with, and that it needs until it is removed.
 type record struct {
-	Build  string `json:"runsc"` // of runsc
+	Build  string `json:"runsc"` // the build of runsc
 	Guest  string `json:"guest"`
 	Image  string `json:"image"` // its digest
 	Schema int    `json:"schema"`
@@ -112,7 +112,8 @@ type record struct {
 
 const recordSchema = 1
 
-// find returns a sandbox's record. The error is not_found if there is no such sandbox, and expired if the record is damaged.
+// find returns a sandbox's record. The error is of kind not_found if the record does not exist, and of kind expired if it
+// is damaged.
 func (l layout) find(id sandbox.ID) (record, error) {
 	var r record
 	if !sandbox.IsID(string(id)) {
@@ -128,7 +129,7 @@ func (l layout) find(id sandbox.ID) (record, error) {
 	return r, damaged("record.json", err)
 }
 
-// ids are the sandboxes that have a folder.
+// ids returns the ids of all sandboxes that have a folder.
 func (l layout) ids() ([]sandbox.ID, error) {
 	entries, err := os.ReadDir(l.sandboxes())
 	if err != nil {
@@ -143,7 +144,9 @@ func (l layout) ids() ([]sandbox.ID, error) {
 	return ids, nil
 }
 
-// config returns the OCI configuration of a sandbox that runs in no spare. The error is expired if the file is missing or damaged.
+// config returns the OCI configuration in a sandbox's own folder. A sandbox in a spare runs with the configuration in the
+// folder of the spare, in which the path of the cgroup differs. The error is of kind expired if the file is missing or
+// damaged.
 func (l layout) config(id sandbox.ID) (config ociSpec, err error) {
 	err = readJSON(l.configFile(id), &config)
 	if err == nil {
@@ -159,13 +162,16 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// swap gives a folder the name to, in one step. What had that name gets the other.
+// swap renames the folder making to to, in one step, and syncs the parent folder of to. If to exists, the two folders
+// exchange their names.
 func (l layout) swap(making, to string) error {
 	err := os.Rename(making, to)
 	if err != nil && exists(to) {
 		err = exchange(making, to)
 	}
-	if errors.Is(err, errors.ErrUnsupported) { // by the file system: a power cut here takes both
+	// If the file system can't exchange names, the folder to is removed first. A power cut between the two steps then loses
+	// the old folder, and leaves the new one without its name.
+	if errors.Is(err, errors.ErrUnsupported) {
 		err = errors.Join(l.discard(to), os.Rename(making, to))
 	}
 	if err != nil {
@@ -174,7 +180,7 @@ func (l layout) swap(making, to string) error {
 	return durable.SyncDir(filepath.Dir(to))
 }
 
-// discard removes a folder, if it is there: its name goes at once.
+// discard removes a folder, if it exists. It renames the folder first, so that the folder is never seen half removed.
 func (l layout) discard(dir string) error {
 	trash, err := l.trash(dir)
 	if err != nil || trash == "" {
@@ -183,13 +189,15 @@ func (l layout) discard(dir string) error {
 	return os.RemoveAll(trash)
 }
 
-// trash takes a folder's name away, if it is there, and returns where it is now. What is there is removed at the next start at the latest.
+// trash moves a folder into a new trash folder, whose path it returns. The path is empty if the folder does not exist, or
+// if it was removed directly because the trash folder could not be created. If the caller does not remove the trash
+// folder, the next start does.
 func (l layout) trash(dir string) (path string, err error) {
 	if !exists(dir) {
 		return "", nil
 	}
 	path, err = os.MkdirTemp(l.sandboxes(), ".trash-*")
-	if err != nil { // no room for that either
+	if err != nil { // the disk is full, for example
 		return "", os.RemoveAll(dir)
 	}
 	if err := os.Rename(dir, filepath.Join(path, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -13,7 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// packedSuffix is of a checkpoint's files whose blocks are compressed.
+// packedSuffix is the suffix of the name of a checkpoint's file whose blocks are compressed.
 const packedSuffix = ".zst"
 
 func (m manifest) packed() bool {
@@ -25,8 +25,8 @@ func (m manifest) packed() bool {
 	return false
 }
 
-// pack writes a checkpoint's files compressed to another folder, and returns their manifest. It checks their
-// sums: what is damaged is not made to look whole.
+// pack compresses a checkpoint's files into another folder, and returns the new manifest. It checks the checksums of the
+// files, so that a damaged checkpoint is not compressed.
 func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
@@ -56,7 +56,7 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file saved, from, to s
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
 	block, packed := make([]byte, blockBytes), []byte(nil)
-	sizes = make([]int, 0, len(file.Sums)) // never nil: it says that the file is packed
+	sizes = make([]int, 0, len(file.Sums)) // not nil even for an empty file: nil means that a file is not compressed
 	for i, sum := range file.Sums {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -77,7 +77,8 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file saved, from, to s
 	return sizes, target.Sync()
 }
 
-// unpack writes a packed checkpoint's files, as runsc wrote them, to a folder that it makes.
+// unpack decompresses the files of a checkpoint into the folder to, which it creates. It removes an older folder first.
+// The error is of kind expired if a file is damaged or missing.
 func (m manifest) unpack(ctx context.Context, from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
@@ -99,10 +100,10 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 	return notRead(err)
 }
 
-// errDamaged is wrapped by the errors for files whose content is not as it was written.
+// errDamaged is wrapped by the errors for files whose content is not what the engine wrote.
 var errDamaged = errors.New("it is not as it was written")
 
-// unpack decompresses the blocks, some at once.
+// unpack decompresses the blocks of one file concurrently, and checks their checksums.
 func (f saved) unpack(ctx context.Context, from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {

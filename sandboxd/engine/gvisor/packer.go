@@ -13,19 +13,20 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// DefaultCompressAfter is how long a sandbox sleeps before its state is compressed, to about a quarter. Who is
-// woken sooner wakes faster.
+// DefaultCompressAfter is how long a sandbox is suspended before its checkpoint is compressed, to about a quarter of its
+// size. A sandbox that is resumed earlier resumes faster, because its checkpoint need not be decompressed.
 const DefaultCompressAfter = time.Minute
 
-// packer compresses the checkpoints of sandboxes that sleep, one at a time, when nobody else needs the
-// machine. It gives up at once when a sandbox is wanted. Its zero value does nothing.
+// packer compresses the checkpoints of suspended sandboxes, one at a time and with the lowest priority. It gives up
+// when another operation needs the sandbox ([packer.abandon]). Its zero value does nothing.
 type packer struct {
 	mu     sync.Mutex
-	at     sandbox.ID // being compressed
+	at     sandbox.ID // the sandbox whose checkpoint is being compressed, or empty
 	cancel context.CancelFunc
 }
 
-// start begins to compress what sleeps for longer than after, until e is closed.
+// start starts a goroutine that compresses the checkpoints of sandboxes that have been suspended for at least after, until
+// e is closed.
 func (p *packer) start(e *Engine, after time.Duration) {
 	e.chores.Go(func() {
 		giveWay()
@@ -42,7 +43,8 @@ func (p *packer) start(e *Engine, after time.Duration) {
 	})
 }
 
-// begin notes what is being compressed. The context that it returns ends with [packer.abandon].
+// begin records the sandbox whose checkpoint is being compressed. The context that it returns is cancelled by
+// [packer.abandon]. The caller must call end.
 func (p *packer) begin(ctx context.Context, id sandbox.ID) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	p.mu.Lock()
@@ -56,7 +58,7 @@ func (p *packer) begin(ctx context.Context, id sandbox.ID) (_ context.Context, e
 	}
 }
 
-// abandon gives up compressing a sandbox's checkpoint. It does not wait.
+// abandon cancels the compression of a sandbox's checkpoint, if it is in progress. It does not wait for its end.
 func (p *packer) abandon(id sandbox.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,15 +67,15 @@ func (p *packer) abandon(id sandbox.ID) {
 	}
 }
 
-// packAll compresses what is not and has slept for long enough. What can't be compressed now,
-// for want of room say, is tried again, and works as it is meanwhile.
+// packAll compresses each checkpoint that is not compressed and is at least as old as after. If that fails, because the
+// disk is full for example, the uncompressed checkpoint stays usable, and the next call tries again.
 func (e *Engine) packAll(ctx context.Context, after time.Duration) {
 	ids, err := e.layout.ids()
 	if err != nil {
 		return
 	}
 	for _, id := range ids {
-		// Cheap for those that are packed already, which are most.
+		// The pages file exists only in a checkpoint that is not compressed. Most are, so this check is cheap.
 		info, err := os.Stat(filepath.Join(e.layout.checkpoint(id), pagesFile))
 		if ctx.Err() == nil && err == nil && time.Since(info.ModTime()) >= after {
 			packing, end := e.packer.begin(ctx, id)
@@ -83,8 +85,9 @@ func (e *Engine) packAll(ctx context.Context, after time.Duration) {
 	}
 }
 
-// pack compresses a suspended sandbox's checkpoint. It works beside it, and has the sandbox's turn only to
-// swap the two, if the checkpoint is still there.
+// pack compresses the checkpoint of a suspended sandbox. It writes the compressed checkpoint to another folder without
+// holding the sandbox's lock. It takes the lock only to exchange the two folders, and does so only if the checkpoint has
+// not changed.
 func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	dir, packing := e.layout.checkpoint(id), e.layout.packingCheckpoint(id)
 	if err := os.RemoveAll(packing); err != nil {
@@ -93,7 +96,7 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	if err := os.Mkdir(packing, 0o700); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(packing)) }() // the original, or what failed
+	defer func() { err = errors.Join(err, os.RemoveAll(packing)) }() // the original after the exchange, or a failed attempt
 	seal, err := os.ReadFile(filepath.Join(dir, manifestName))
 	if err != nil {
 		return err
@@ -120,7 +123,7 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	defer release()
 	if now, err := os.ReadFile(filepath.Join(dir, manifestName)); err != nil || !bytes.Equal(now, seal) {
-		return err // it is another one by now
+		return err // the checkpoint is gone or was replaced
 	}
 	return e.layout.swap(packing, dir)
 }

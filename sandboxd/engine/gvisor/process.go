@@ -15,14 +15,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// process names a process for ever: a pid alone may be another's by tomorrow.
+// process identifies a process uniquely. A pid alone is not enough, because the kernel reuses pids.
 type process struct {
 	PID   int    `json:"pid"`
-	Start string `json:"start"` // in ticks since the boot, as /proc has it
-	Boot  string `json:"boot"`  // which one
+	Start string `json:"start"` // its start time in clock ticks since the boot, from /proc/PID/stat
+	Boot  string `json:"boot"`  // the id of that boot
 }
 
-// processOf names the process that has a pid now.
+// processOf returns the process that has the pid now, or an error if it does not run.
 func processOf(pid int) (process, error) {
 	start, running := statOf(pid)
 	if !running {
@@ -36,8 +36,9 @@ func (p process) alive() bool {
 	return running && start == p.Start && p.Boot == bootID()
 }
 
-// runs reports whether the process is alive and belongs to an instance. It checks the command line, because a damaged record can
-// name any process, even one of another sandbox. A process that is exiting has no command line, and counts as the instance's.
+// runs reports whether the process is alive and belongs to an instance. It checks the command line, because a damaged
+// record can name any process, even one of another sandbox. A process that is exiting has no command line, and counts as
+// the instance's.
 func (p process) runs(in instance) bool {
 	if !p.alive() {
 		return false
@@ -46,7 +47,7 @@ func (p process) runs(in instance) bool {
 	return err == nil && (len(args) == 0 || isRunscOf(string(args), in.bundle))
 }
 
-// statOf reads when a process started, and whether it runs: a zombie does not.
+// statOf returns the start time of a process, and whether it is running. A zombie is not running.
 func statOf(pid int) (start string, running bool) {
 	if pid <= 0 {
 		return "", false
@@ -55,7 +56,7 @@ func statOf(pid int) (start string, running bool) {
 	if err != nil {
 		return "", false
 	}
-	// The second field, the name, may hold spaces and brackets of its own.
+	// The second field, the name in parentheses, may itself contain spaces and parentheses, so cut after the last one.
 	_, rest, ok := strings.Cut(string(text[max(bytes.LastIndexByte(text, ')'), 0):]), ") ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
@@ -81,18 +82,17 @@ func (l layout) processOfBox(id sandbox.ID) (p process, alive bool) {
 	return p, p.runs(l.instanceOf(id))
 }
 
-// instance is what runs of a sandbox: its name is what runsc calls it, and its cgroup. It is the sandbox's own, or the
-// spare that it has taken.
+// instance is a container of runsc. A sandbox runs in an instance of its own, or in a spare.
 type instance struct {
-	name   string
-	bundle string // the folder that runsc was given
+	name   string // the name of the container and of its cgroup
+	bundle string // the folder that was passed to runsc as the OCI bundle
 }
 
 func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.box(id)} }
 func (l layout) spare(name string) instance { return instance{name, filepath.Join(l.spares(), name)} }
 
-// instanceOf returns the instance of a sandbox: the spare that the file "spare" names, or the sandbox's own instance if the file is
-// missing, damaged or another sandbox's.
+// instanceOf returns the instance of a sandbox: the spare that is named in the sandbox's file "spare", or the sandbox's
+// own instance if the file is missing, damaged or belongs to another sandbox.
 func (l layout) instanceOf(id sandbox.ID) instance {
 	if text, err := os.ReadFile(l.spareOf(id)); err == nil {
 		if name, ok := parseSpare(text, id); ok {
@@ -105,8 +105,8 @@ func (l layout) instanceOf(id sandbox.ID) instance {
 // spareName matches the names of spares.
 var spareName = regexp.MustCompile(`^spare-[a-z2-7]{26}$`)
 
-// isInstance reports whether name can be the name of an instance. No other name may become a part of a path, or be used to remove
-// anything.
+// isInstance reports whether name can be the name of an instance. No other name may become a part of a path, or be used
+// to remove anything.
 func isInstance(name string) bool { return sandbox.IsID(name) || spareName.MatchString(name) }
 
 // spareFile returns the content of the file that names the spare that a sandbox runs in. It contains the sandbox's id too, so that
@@ -119,10 +119,10 @@ func parseSpare(text []byte, id sandbox.ID) (name string, ok bool) {
 	return name, spareName.MatchString(name) && (!named || owner == string(id))
 }
 
-// pidFile is where runsc writes the pid.
+// pidFile returns the path of the file to which runsc writes the pid of the instance's process.
 func (in instance) pidFile() string { return filepath.Join(in.bundle, "pid") }
 
-// started names the process that runsc has just started.
+// started returns the process that runsc has just started for the instance.
 func (in instance) started() (process, error) {
 	text, err := os.ReadFile(in.pidFile())
 	if err != nil {
@@ -139,9 +139,9 @@ func (in instance) started() (process, error) {
 	return p, err
 }
 
-// processesOf finds all that runs of an instance, the half-started too: what is in its cgroup,
-// each runsc that was given its folder, and the one that is on record in a file, if there is one: while it ends it is in no cgroup and
-// has no command line any more.
+// processesOf returns the pids of all processes of an instance, including those of an unfinished start: the processes
+// in its cgroup, each runsc process with its bundle in the command line, and the process in the file record, if that
+// file exists. The record is needed because a process that is exiting has left its cgroup and has no command line.
 func (e *Engine) processesOf(in instance, record string) ([]int, error) {
 	found := map[int]bool{}
 	var p process
@@ -174,7 +174,7 @@ func (e *Engine) processesOf(in instance, record string) ([]int, error) {
 	return list, nil
 }
 
-// isRunscOf reports whether a command line is a runsc's that works on the bundle box.
+// isRunscOf reports whether cmdline, from /proc/PID/cmdline, is a command line of runsc with the bundle box.
 func isRunscOf(cmdline, box string) bool {
 	args := strings.Split(cmdline, "\x00")
 	if !strings.HasPrefix(filepath.Base(args[0]), "runsc") {
@@ -188,10 +188,12 @@ func isRunscOf(cmdline, box string) bool {
 	return false
 }
 
-// killTimeout is when a process that was killed is taken to be stuck in the kernel.
+// killTimeout is how long to wait for killed processes to end. A process that takes longer is assumed to be stuck in the
+// machine's kernel.
 const killTimeout = 20 * time.Second
 
-// kill ends everything that runs of an instance, and returns when it has ended.
+// kill kills all processes of an instance, and returns when they have ended. record is the path of the file with the
+// instance's process, or empty.
 func (e *Engine) kill(ctx context.Context, in instance, record string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, errors.New("a process does not end"))
 	defer cancel()
@@ -202,7 +204,7 @@ func (e *Engine) kill(ctx context.Context, in instance, record string) error {
 		}
 		for _, pid := range pids {
 			if p, err := os.FindProcess(pid); err == nil {
-				_ = p.Kill() // it ended meanwhile, or is looked for again
+				_ = p.Kill() // on an error, either the process has ended or the next iteration finds it again
 			}
 		}
 		select {

@@ -21,7 +21,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// findRunsc returns the program to use, and why.
+// findRunsc returns the path of the runsc program to use, and a text for people that says why. asked is the configured
+// path, or empty.
 func findRunsc(asked string) (path, why string, err error) {
 	if asked != "" {
 		if _, err := os.Stat(asked); err != nil {
@@ -44,7 +45,7 @@ func findRunsc(asked string) (path, why string, err error) {
 		"the gvisor engine needs gVisor's runsc beside the dormouse program or in PATH: `make build` makes it")
 }
 
-// runscVersion is the version of the Go module that the program was built from, if it says.
+// runscVersion returns the version of gVisor's Go module in the program's build information, or "unknown".
 func runscVersion(path string) string {
 	info, err := buildinfo.ReadFile(path)
 	if err != nil {
@@ -59,13 +60,14 @@ func runscVersion(path string) string {
 	return cmp.Or(version, "unknown")
 }
 
-// isOurs reports whether a program is the runsc of third_party/runsc, and not another build of gVisor.
+// isOurs reports whether a program was built from third_party/runsc, and not from gVisor's own sources.
 func isOurs(path string) bool {
 	info, err := buildinfo.ReadFile(path)
 	return err == nil && strings.HasPrefix(info.Main.Path, "github.com/dormouse-sandbox/dormouse/")
 }
 
-// buildOf names a program by its content: Go's own build id is a hash of it, and quickly read.
+// buildOf returns a name for a program that depends on its content. The name is a hash of Go's build id, if the program
+// has one, because the build id changes with the content and is fast to read. Otherwise it is a hash of the whole file.
 func buildOf(path string) (string, error) {
 	sum := sha256.New()
 	file, err := elf.Open(path)
@@ -85,9 +87,9 @@ func buildOf(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:12], err
 }
 
-// keepRunsc keeps the program under the name of its build, which it returns: a sandbox
-// needs the runsc that made it as long as it lives, and a checkpoint the one that wrote it. It is a link to a
-// copy that homes share, and not to the program itself, which somebody may write over.
+// keepRunsc stores the program in the engine's folder and returns the name of its build. A sandbox needs the runsc that
+// created it until it is removed, and a checkpoint needs the runsc that wrote it. The stored program is a hard link to a
+// copy that all homes share. It is not a link to the program at path, because that file may be overwritten.
 func (l layout) keepRunsc(path string, shared images) (build string, err error) {
 	build, err = buildOf(path)
 	if err != nil {
@@ -122,7 +124,7 @@ func (l layout) keepRunsc(path string, shared images) (build string, err error) 
 		if os.Link(share, making) == nil {
 			return nil
 		}
-		return copyProgram(share, making) // on another file system
+		return copyProgram(share, making) // the two folders are on different file systems
 	})
 	if err != nil {
 		return "", fmt.Errorf("keep runsc: %w", err)
@@ -130,7 +132,8 @@ func (l layout) keepRunsc(path string, shared images) (build string, err error) 
 	return build, nil
 }
 
-// placeProgram makes a program under another name first.
+// placeProgram creates the program at path. It calls write to write the program under another name, and then syncs and
+// renames it, so that a program at path is always complete.
 func placeProgram(path string, write func(making string) error) error {
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".making-*")
 	if err != nil {
@@ -158,18 +161,18 @@ func copyProgram(from, to string) error {
 	return errors.Join(err, file.Close())
 }
 
-// flags are runsc's for every call, and part of what isolates a sandbox.
+// flags returns the flags for every call of runsc. They are part of a sandbox's isolation.
 func (l layout) flags(ignoreCgroups bool) []string {
 	list := []string{
 		"--root=" + l.runscRoot(),
 		"--platform=systrap",
-		"--network=none",  // a loopback of gVisor's own, and nothing else
-		"--overlay2=none", // what can be written is in mounts, with a size
+		"--network=none",  // only gVisor's loopback interface
+		"--overlay2=none", // the only writable files are in mounts, which have a size limit
 		"--host-uds=none",
 		"--host-fifo=none",
-		"--oci-seccomp",                  // the profile's filter, in gVisor's kernel
-		"--file-access-mounts=exclusive", // our files never change
-		// A namespace of its own, and no mount in runsc's folder to share one.
+		"--oci-seccomp",                  // gVisor's kernel applies the profile's seccomp filter
+		"--file-access-mounts=exclusive", // the mounted files of the host never change
+		// The gofer gets its own network namespace. To share one, runsc would need a mount in its folder.
 		"--gofer-network-namespace=new",
 	}
 	if ignoreCgroups {
@@ -178,13 +181,13 @@ func (l layout) flags(ignoreCgroups bool) []string {
 	return list
 }
 
-// arguments are those of a call of runsc.
+// arguments returns the arguments for a call of runsc: the flags of every call, followed by args.
 func (e *Engine) arguments(args []string) []string {
 	return append(e.layout.flags(e.cgroups.missing != "" || e.cgroups.ours), args...)
 }
 
-// command is a call of runsc in a session of its own: what is meant for the daemon's
-// terminal or process group does not reach a sandbox.
+// command returns a call of runsc in its own session, so that signals to the daemon's terminal or process group do not
+// reach sandboxes.
 func (e *Engine) command(build string, args ...string) *exec.Cmd {
 	cmd := exec.Command(e.layout.runsc(build), e.arguments(args)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -193,10 +196,12 @@ func (e *Engine) command(build string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// runscTimeout bounds a call of runsc. None is given up earlier: half of what it does may be done.
+// runscTimeout limits the duration of a call of runsc. The end of a context does not end a call earlier, because the
+// call may be half done.
 const runscTimeout = 2 * time.Minute
 
-// call runs runsc and returns what it said if it failed.
+// call runs runsc and waits until it ends. If it fails, the error contains its stderr. call does not start runsc if ctx
+// has ended, but the end of ctx does not interrupt it.
 func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -214,7 +219,8 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 	return nil
 }
 
-// stream starts runsc, or tells one that stands by, which says on stderr why it fails, and logs nothing.
+// stream starts runsc, or passes the arguments to a standby. runsc writes the reason of a failure to stderr and no log.
+// The caller must close the result.
 func (e *Engine) stream(build string, args ...string) (*streams.Program, error) {
 	args = append([]string{"--log=/dev/null"}, args...)
 	if s := e.standbys.take(build); s != nil && s.tell(e.arguments(args)) {
@@ -223,8 +229,10 @@ func (e *Engine) stream(build string, args ...string) (*streams.Program, error) 
 	return streams.Start(e.command(build, args...))
 }
 
-// start runs a command that makes processes which go on, in a cgroup if one is given. They would keep a pipe to
-// stderr, so what it says is read from its log while it runs; what is logged later goes nowhere.
+// start runs a command of runsc that leaves processes running, and waits until the command itself has ended. If cgroup
+// is not nil, they run in that cgroup. what names the command in errors. The remaining processes would hold a pipe to
+// stderr open. start therefore reads messages from a pipe for the log (--log-fd=3) while the command runs, and closes its
+// end afterwards: later messages are dropped.
 func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -245,7 +253,7 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what
 	startErr := e.run(cmd, said, what)
 	writer.Close()
 	if startErr != nil {
-		select { // whoever wrote is gone by now, or hangs
+		select { // wait for the rest of the log, but not long: a process that hangs may hold the pipe open
 		case <-read:
 		case <-time.After(200 * time.Millisecond):
 		}
@@ -262,8 +270,8 @@ func (e *Engine) run(cmd *exec.Cmd, said *streams.Bounded, what string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("runsc %s: %w", what, err)
 	}
-	// The processes that runsc starts inherit the score. It can't be set in the OCI bundle: then the bundle would differ from those of
-	// older checkpoints, and runsc would refuse to restore them.
+	// The processes that runsc starts inherit the score. The score can't be set in the OCI configuration: the configuration
+	// would then differ from that of older checkpoints, and runsc would refuse to restore them.
 	raiseOOMScore(cmd.Process.Pid)
 	cmd.WaitDelay = time.Second
 	timeout := time.AfterFunc(runscTimeout, func() { cmd.Process.Kill() })

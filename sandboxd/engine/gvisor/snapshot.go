@@ -19,30 +19,32 @@ import (
 )
 
 const (
-	// maxSnapshots bounds how many there are: one for each image, language and size that was asked for lately. With
-	// Dormouse's image each takes about 100 MB.
+	// maxSnapshots limits the number of snapshots. Each combination of image, language and limits that was requested
+	// lately has one. With Dormouse's image a snapshot takes about 100 MB.
 	maxSnapshots = 8
-	// snapshotLife is how long one is used.
+	// snapshotLife is how long a snapshot is used.
 	snapshotLife = sandbox.MaxTTL / 2
 )
 
-// makingLife is the TTL of the sandbox that a snapshot is made from. It is longer than making a snapshot takes. If the daemon is
-// killed before the snapshot is complete, the guest ends the sandbox. A sandbox that is started from the snapshot has this old expiry
-// in its memory; its guest waits until the daemon sends the new one.
+// makingLife is the TTL of the sandbox that a snapshot is made from. It is longer than making a snapshot takes. If the
+// daemon is killed before the snapshot is complete, the guest ends the sandbox when this TTL is reached. A sandbox that
+// starts from the snapshot has this old expiry in its memory; its guest waits until the daemon sends the new one.
 var makingLife = 5 * time.Minute
 
-// snapshots is what the engine knows of its snapshots. Each is a folder: a sandbox's, without the sandbox.
+// snapshots is the state of an engine's snapshots. On disk a snapshot is the folder of a suspended sandbox under another
+// name.
 type snapshots struct {
 	making sync.Mutex // held while one is made
 
 	mu     sync.Mutex
-	hidden map[sandbox.ID]bool // sandboxes that are there to be stored
-	whole  map[string]bool     // the folders whose files were found to be as they were written
+	hidden map[sandbox.ID]bool // sandboxes that become snapshots, which List does not return
+	whole  map[string]bool     // the checkpoint folders of snapshots whose files were checked and are intact
 }
 
 func (l layout) snapshots() string { return filepath.Join(l.dir, "snapshots") }
 
-// snapshotOf is the folder of the snapshot for a spec, named by all that must be the same.
+// snapshotOf returns the folder of the snapshot for a spec. Its name is a hash of everything that must be the same in the
+// snapshot and in a sandbox that starts from it.
 func (e *Engine) snapshotOf(r record, spec engine.Spec, img imageRef) (string, error) {
 	spec.ID, spec.Expires = "", time.Unix(0, 0)
 	_, config, err := e.plan(spec, img)
@@ -52,7 +54,7 @@ func (e *Engine) snapshotOf(r record, spec engine.Spec, img imageRef) (string, e
 	text, err := json.Marshal(struct {
 		Record record
 		Config ociSpec
-		Limits sandbox.Limits // of which the configuration has not all where cgroups can't be used
+		Limits sandbox.Limits // without cgroups, the configuration does not contain all limits
 	}{r, config, spec.Limits})
 	if err != nil {
 		return "", err
@@ -60,7 +62,8 @@ func (e *Engine) snapshotOf(r record, spec engine.Spec, img imageRef) (string, e
 	return filepath.Join(e.layout.snapshots(), sumOf(text)[:24]), nil
 }
 
-// Start implements [engine.Snapshotter].
+// Start implements [engine.Snapshotter]. If starting from a snapshot fails, Start removes the snapshot, unless the
+// snapshot is not the cause: ctx has ended, the sandbox exists already, or a disk is full.
 func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	release, err := e.begin(ctx, spec)
 	if err != nil {
@@ -69,7 +72,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	defer release()
 	img, err := e.images.find(spec.Image)
 	if err != nil {
-		return false, nil // Create has more to say, and may pull it
+		return false, nil // the caller then calls Create, which may pull the image and returns a better error
 	}
 	r, _, err := e.plan(spec, img)
 	if err != nil {
@@ -80,7 +83,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 		return false, err
 	}
 	err = e.images.blameDisk(e.startFrom(ctx, dir, spec.ID, r))
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // it is of no use, and the next is as good as new
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // a new snapshot replaces it
 		err = errors.Join(err, e.layout.discard(dir))
 	}
 	return err == nil, err
@@ -91,7 +94,7 @@ func fresh(dir string) bool {
 	return err == nil && time.Since(info.ModTime()).Abs() < snapshotLife
 }
 
-// startFrom starts a sandbox from a snapshot.
+// startFrom creates a sandbox from the snapshot in dir. The caller must hold the sandbox's lock.
 func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r record) error {
 	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil {
@@ -115,7 +118,7 @@ func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r rec
 	})
 }
 
-// wantSpare asks for a spare for those that start from a snapshot.
+// wantSpare requests a spare for a sandbox that starts from the snapshot in dir.
 func (e *Engine) wantSpare(dir, build string) error {
 	var config ociSpec
 	if err := readJSON(filepath.Join(dir, "config.json"), &config); err != nil {
@@ -125,7 +128,7 @@ func (e *Engine) wantSpare(dir, build string) error {
 	return nil
 }
 
-// check reads a snapshot through once.
+// check checks that the files of a snapshot are intact. It reads them only the first time.
 func (s *snapshots) check(m manifest, dir string) error {
 	s.mu.Lock()
 	known := s.whole[dir]
@@ -145,7 +148,7 @@ func (s *snapshots) check(m manifest, dir string) error {
 	return nil
 }
 
-// Snapshot implements [engine.Snapshotter]. The image must be here.
+// Snapshot implements [engine.Snapshotter]. It does not pull the image: it fails if the image is missing.
 func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(context.Context) error) (err error) {
 	e.snapshots.making.Lock()
 	defer e.snapshots.making.Unlock()
@@ -162,7 +165,7 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 		return err
 	}
 	defer func() {
-		if err == nil { // for the first that is started from it
+		if err == nil { // so that the first sandbox that starts from the snapshot finds a spare
 			err = e.wantSpare(dir, r.Build)
 		}
 	}()
@@ -189,7 +192,8 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 	return nil
 }
 
-// store makes a sandbox's folder a snapshot.
+// store suspends a sandbox and turns its folder into the snapshot dir. It replaces an older snapshot. The sandbox does
+// not exist afterwards.
 func (e *Engine) store(ctx context.Context, id sandbox.ID, dir string) error {
 	if err := e.Suspend(ctx, id); err != nil {
 		return err
@@ -228,7 +232,8 @@ func (s *snapshots) hides(id sandbox.ID) bool {
 	return s.hidden[id]
 }
 
-// tidySnapshots removes those that can't be used any more, and the oldest if there are too many.
+// tidySnapshots removes the snapshots that are too old, or that were made with another runsc build or guest. If more than
+// maxSnapshots remain, it removes the oldest.
 func (e *Engine) tidySnapshots() error {
 	entries, err := os.ReadDir(e.layout.snapshots())
 	if errors.Is(err, fs.ErrNotExist) {
