@@ -19,14 +19,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Limits of an image's manifest and configuration, which are held in memory. They are checked before the library reads
-// an image: its own limits are larger, or there are none.
+// Limits of an image's manifest and configuration, which are held in memory. They are checked before the registry library
+// reads an image, because the library's limits are larger or missing.
 const (
 	maxConfigBytes    = 8 << 20
 	maxManifestBytes  = 4 << 20 // the usual limit of registries
-	maxJSONCommas     = 100_000 // of each JSON text: a short value can take a hundred times its length in memory
+	maxJSONCommas     = 100_000 // in each JSON text: in memory, a short value can take a hundred times its length
 	maxLayers         = 1000    // Docker allows 127
-	maxArchiveEntries = 10_000  // of a `docker save` tar, which has a few entries for each layer
+	maxArchiveEntries = 10_000  // in a `docker save` tar, which has a few entries for each layer
 )
 
 func tooLarge(what string, most int64) error {
@@ -98,7 +98,8 @@ func checkBlobs(layout string, img v1.Image) error {
 	return nil
 }
 
-// checkFile refuses a path that is not a regular file, because opening a pipe can block forever, and a file of more than most bytes.
+// checkFile refuses a file of more than most bytes. It also refuses anything but a regular file, because opening a pipe can
+// block forever.
 func checkFile(name string, most int64, what string) error {
 	info, err := os.Stat(name)
 	switch {

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// cpuFeatures are what the machine's CPUs can, sorted: what a program found out when it
-// started, and goes on using after it was restored.
+// cpuFeatures returns the sorted feature flags of the machine's CPUs. A program may check them when it starts, and then
+// use a feature even after it was restored on another machine.
 var cpuFeatures = sync.OnceValue(func() []string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// startTimeout bounds how long a guest may take to answer.
+	// startTimeout limits how long a guest may take to answer.
 	startTimeout = time.Minute
 	readyPoll    = 5 * time.Millisecond
 	ownPatience  = 5 * time.Second
-	// cleanupTimeout bounds removing what a failed or cancelled call made.
+	// cleanupTimeout limits the time for removing the results of a failed or cancelled call.
 	cleanupTimeout = 30 * time.Second
 )
 
-// cleanup is a context for tidying up after ctx, which may have ended.
+// cleanup returns a context for cleaning up after an operation. It is not cancelled when ctx is.
 func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 }
@@ -48,7 +48,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
 	return e.make(ctx, spec.ID, r, config, func() error { return e.startNew(ctx, spec.ID, r.Build) })
 }
 
-// begin takes the turn of a sandbox that is to be made.
+// begin checks that a sandbox can be created from spec, and acquires its lock. The caller must call release.
 func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), err error) {
 	if e.bundle == nil {
 		return nil, errors.New("create: the engine was opened without a guest")
@@ -59,7 +59,7 @@ func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), e
 	return e.locks.take(ctx, spec.ID)
 }
 
-// plan is what a new sandbox is made of.
+// plan returns the record and the OCI configuration of a new sandbox. It installs the guest's files if they are missing.
 func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
 	e.images.use(img.Digest)
 	guest, err := e.installGuest()
@@ -72,7 +72,8 @@ func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
 	}), nil
 }
 
-// make makes a sandbox's folder and starts it. It leaves nothing behind when it fails.
+// make creates a sandbox's folder and calls start to start the sandbox. If a step fails, it removes the sandbox again.
+// The caller must hold the sandbox's lock.
 func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSpec, start func() error) error {
 	box := e.layout.box(id)
 	if err := os.Mkdir(box, 0o700); err != nil {
@@ -96,7 +97,7 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSp
 	return errors.Join(fmt.Errorf("create %s: %w", id, err), e.remove(cleanupCtx, id))
 }
 
-// startNew starts a sandbox whose folder is there, and waits for its guest.
+// startNew starts a new sandbox whose folder exists, and waits for its guest.
 func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) error {
 	config, err := e.layout.config(id)
 	if err != nil {
@@ -109,14 +110,15 @@ func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) erro
 	return e.started(ctx, id, build, p, own)
 }
 
-// launch has runsc make the processes of an instance whose folder is there, by its command run, restore or create. It returns the
-// stream over the guest's stdin and stdout, if the guest is to listen there.
+// launch calls runsc to create the processes of an instance whose folder exists. command is runsc's command run, restore
+// or create. launch returns the instance's process. If the configuration makes the guest listen on its stdin and stdout,
+// it also returns the stream over them, which the caller must close.
 func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build, command string, args ...string) (_ process, own *stdio.Stream, err error) {
 	cgroup, err := e.cgroups.open(in.name, config.Linux.Resources)
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
 	}
-	defer cgroup.Close() // also of nil
+	defer cgroup.Close() // does nothing if cgroup is nil
 	args = append([]string{command, "--bundle=" + in.bundle, "--pid-file=" + in.pidFile()}, args...)
 	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.name)...)
 	if slices.Contains(config.Process.Args, stdio.Flag) {
@@ -145,7 +147,7 @@ func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build,
 	return p, own, nil
 }
 
-// notStarted is the error of a sandbox that runsc did not start.
+// notStarted returns the error for a sandbox that runsc could not start: the error of ctx if ctx has ended.
 func notStarted(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -153,7 +155,7 @@ func notStarted(ctx context.Context, cause error) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the sandbox could not be started by gVisor; the daemon's log has the details").WithCause(cause)
 }
 
-// started notes the process of a sandbox, and waits for its guest.
+// started records the process of a sandbox, and waits for its guest.
 func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process, own *stdio.Stream) error {
 	if own != nil {
 		e.streams.Add(id, own)
@@ -164,7 +166,8 @@ func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p pro
 	return e.awaitGuest(ctx, id, build, own)
 }
 
-// awaitGuest returns when the guest can be dialled: over its own stdin and stdout, or by who joins it.
+// awaitGuest waits until the guest can be reached, over its own stdin and stdout or through `guest connect`. It offers
+// that stream to the next Dial.
 func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, own *stdio.Stream) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
@@ -193,15 +196,17 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	}
 }
 
-// openOwn opens the stream over the guest's own stdin and stdout. A guest that does not take it, because another was open when its memory
-// was saved, can still be joined.
+// openOwn opens the stream over the guest's own stdin and stdout, and reports whether the guest has accepted it. A guest
+// does not accept it if another stream was open when its memory was saved. It can still be reached through
+// `guest connect`.
 func openOwn(ctx context.Context, own *stdio.Stream) bool {
 	ctx, cancel := context.WithTimeout(ctx, ownPatience)
 	defer cancel()
 	return own.Open(ctx) == nil
 }
 
-// watchBox calls died when the sandbox's process has, until ctx ends: a runsc exec that was about to join it can wait for long.
+// watchBox calls died when the sandbox's process has died. It returns then, or when ctx ends. Without it, awaitGuest would
+// wait long for a `runsc exec` in a sandbox that has died.
 func (e *Engine) watchBox(ctx context.Context, id sandbox.ID, died context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// damaged returns an error that says that the sandbox is lost, if err says that one of its necessary files is missing or damaged.
-// Any other error, such as one of a failing disk, is returned unchanged: the file may be intact.
+// damaged returns an error of kind expired if err means that file, which a sandbox needs, is missing or damaged: the sandbox
+// is lost. It returns any other error, such as one of a failing disk, unchanged, because the file may be intact.
 func damaged(file string, err error) error {
 	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
 		return lost("%s", damageOf(file)).WithCause(err)
@@ -32,7 +32,8 @@ var (
 	guestName = regexp.MustCompile(`^[0-9a-z]+-[0-9a-z]+$`)
 )
 
-// validate returns an error if no engine can have written the record. Its fields become parts of paths.
+// validate returns an error if no engine can have written the record. It must be called before a field of the record
+// becomes part of a path.
 func (r record) validate() error {
 	if r.Schema < recordSchema || !buildName.MatchString(r.Build) || !guestName.MatchString(r.Guest) || !isDigest(r.Image) {
 		return fmt.Errorf("%w: the record of a sandbox has a field that is not valid", errDamaged)
@@ -48,8 +49,8 @@ func (s ociSpec) validate(id sandbox.ID) error {
 	return nil
 }
 
-// damage returns a sentence that says which of a sandbox's files is damaged, so that the sandbox is lost. It is empty if the files
-// are intact, or if they can't be read. A sandbox that is being made or removed can look damaged.
+// damage returns a text that names a damaged or missing file of a sandbox, which makes the sandbox lost. The text is empty
+// if the files are intact, or if they can't be read. A sandbox that is being created or removed can look damaged.
 func (l layout) damage(id sandbox.ID) string {
 	switch _, err := l.find(id); sandbox.KindOf(err) {
 	case sandbox.NotFound, sandbox.Expired:
@@ -61,7 +62,7 @@ func (l layout) damage(id sandbox.ID) string {
 	return ""
 }
 
-// sandboxCheck is the doctor's check for damaged sandboxes in this home.
+// sandboxCheck returns the result of the doctor's check for damaged sandboxes in this home.
 func (e *Engine) sandboxCheck() engine.Check {
 	ids, err := e.layout.ids()
 	if err != nil {
@@ -72,7 +73,7 @@ func (e *Engine) sandboxCheck() engine.Check {
 	for _, id := range ids {
 		info, err := os.Lstat(e.layout.box(id))
 		if err != nil || time.Since(info.ModTime()) < time.Minute && !(exists(e.layout.record(id)) && exists(e.layout.configFile(id))) {
-			continue // it is being made or removed
+			continue // it is being created or removed
 		}
 		if why := e.layout.damage(id); why != "" {
 			lost = append(lost, fmt.Sprintf("%s: %s", id, why))

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delegatedCgroups are those of a user who is not root: the part of version 2's tree that systemd has given to the
-// user's own instance of it. runsc sets limits from the root of the tree on, which only root may, so we make a
-// sandbox's cgroup, and start runsc in it.
+// delegatedCgroups returns the cgroups of a user who is not root: the part of version 2's tree that systemd has delegated
+// to the user's own systemd instance. runsc would set limits starting at the root of the tree, which only root may do.
+// Therefore the engine creates the cgroup of a sandbox itself, and starts runsc in it.
 func delegatedCgroups() cgroups {
 	c := cgroups{version: 2, ours: true, swap: true, remedy: "run dormouse as root"}
 	if _, err := os.Stat(cgroupMount + "/cgroup.controllers"); err != nil {
@@ -48,7 +48,7 @@ func delegatedCgroups() cgroups {
 		}
 	}
 	if err == nil {
-		err = writeCgroup(parent, "cpu.weight", "50") // half of what the user's own work has
+		err = writeCgroup(parent, "cpu.weight", "50") // half of the default weight, which the user's other work has
 	}
 	if err != nil {
 		c.missing = fmt.Sprintf("the cgroup that this user was given can't be used (%v)", err)
@@ -56,7 +56,7 @@ func delegatedCgroups() cgroups {
 	return c
 }
 
-// ownCgroup is this process's in version 2's tree.
+// ownCgroup returns the path of this process's cgroup in version 2's tree.
 func ownCgroup() string {
 	text, _ := os.ReadFile("/proc/self/cgroup")
 	for line := range strings.Lines(string(text)) {
@@ -67,7 +67,8 @@ func ownCgroup() string {
 	return "/"
 }
 
-// writableCgroup is the highest above a cgroup that this user may move processes in; empty if there is none.
+// writableCgroup returns the highest of a cgroup and its parents that this user may move processes into, or an empty
+// string if there is none.
 func writableCgroup(group string) (highest string) {
 	for ; group != "/" && unix.Access(cgroupMount+group+"/cgroup.procs", unix.W_OK) == nil; group = path.Dir(group) {
 		highest = group
@@ -79,7 +80,8 @@ func writeCgroup(dir, file, value string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
 }
 
-// open makes the cgroup of an instance that is about to be started, if that is ours to do; else it returns nil.
+// open creates the cgroup of an instance, sets its limits, and returns its folder, which the caller must close. It returns
+// nil if runsc creates the cgroup, or if the instance has none.
 func (c cgroups) open(name string, r *ociResources) (*os.File, error) {
 	if !c.ours || c.missing != "" || r == nil {
 		return nil, nil
@@ -92,7 +94,7 @@ func (c cgroups) open(name string, r *ociResources) (*os.File, error) {
 		writeCgroup(dir, "memory.max", strconv.FormatInt(r.Memory.Limit, 10)),
 		writeCgroup(dir, "cpu.max", fmt.Sprintf("%d %d", r.CPU.Quota, r.CPU.Period)),
 		writeCgroup(dir, "pids.max", strconv.FormatInt(r.Pids.Limit, 10)))
-	if swapErr := writeCgroup(dir, "memory.swap.max", "0"); !errors.Is(swapErr, fs.ErrNotExist) { // a kernel without swap
+	if swapErr := writeCgroup(dir, "memory.swap.max", "0"); !errors.Is(swapErr, fs.ErrNotExist) { // missing without swap support
 		err = errors.Join(err, swapErr)
 	}
 	if err != nil {

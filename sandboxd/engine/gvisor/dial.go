@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
+// Dial implements [engine.Engine]. If the sandbox is being suspended or resumed, it waits until that is done.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
@@ -41,8 +41,8 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// connect runs `guest connect`, which joins its stdin and stdout to the guest, and
-// ends when its stdin does.
+// connect runs `guest connect` in a sandbox, which connects its stdin and stdout to the guest's socket, and returns them
+// as a stream. `guest connect` exits when its stdin is closed.
 func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*streams.Program, error) {
 	args := append([]string{"exec", "--user=0:0", "--cwd=/", e.layout.instanceOf(id).name}, engine.ConnectArgs()...)
 	s, err := e.stream(build, args...)

@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// Doctor says what is weaker on this machine than it could be, and what to do. ref is
-// the image that sandboxes use.
+// Doctor checks this machine, and returns what is missing or weaker than it could be and how to fix it. ref is the image
+// that sandboxes use.
 func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	checks := []engine.Check{ok("engine", "gvisor %s, %s", e.info.Version, e.info.Why), ok("runtime", "runsc: %s", e.info.Isolation)}
 	checks = append(checks, e.systemChecks()...)
@@ -28,7 +28,7 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	return checks
 }
 
-// systemChecks judges the machine.
+// systemChecks returns the checks that do not depend on an image or a sandbox.
 func (e *Engine) systemChecks() []engine.Check {
 	checks := []engine.Check{e.cgroupCheck()}
 	if rootless() {
@@ -56,7 +56,7 @@ func (e *Engine) cgroupCheck() engine.Check {
 	return ok("cgroups", "version %d", e.cgroups.version)
 }
 
-// lingers reports whether what this user runs in systemd goes on when the user has logged out.
+// lingers reports whether systemd keeps the processes of this user running after the user has logged out.
 func lingers() bool {
 	me, err := user.Current()
 	return err == nil && exists("/var/lib/systemd/linger/"+me.Username)
@@ -67,7 +67,7 @@ func hasSwap() bool {
 	return err != nil || strings.Count(string(text), "\n") > 1
 }
 
-// privacyCheck says whether others can look into what the engine keeps.
+// privacyCheck checks that other users have no access to the engine's folder.
 func privacyCheck(dir string) engine.Check {
 	info, err := os.Stat(dir)
 	if err == nil && info.Mode().Perm()&0o077 != 0 {

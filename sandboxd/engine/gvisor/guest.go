@@ -11,8 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
-// installGuest writes the guest's files, if they are missing or incomplete, and returns the name of
-// their folder. The folder gets its name when all files are written and synced.
+// installGuest writes the guest's files, if they are missing or incomplete, and returns the name of their folder. It
+// renames the folder to that name after all files are written and synced.
 func (e *Engine) installGuest() (string, error) {
 	e.guestOnce.Lock()
 	defer e.guestOnce.Unlock()
@@ -64,7 +64,8 @@ func sameSizes(dir string, files fs.FS) bool {
 	})
 }
 
-// writeTree writes files for everybody to read, whatever the umask, the guest executable.
+// writeTree writes files to a folder. All users can read them, independently of the umask, and the file "guest" is
+// executable.
 func writeTree(dir string, files fs.FS) error {
 	return fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {

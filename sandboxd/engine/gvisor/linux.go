@@ -21,7 +21,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// detach gives a command a session of its own, and if we are not root a user namespace.
+// detach makes a command run in its own session, and in a user namespace if the daemon is not root.
 func detach(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if rootless() {
@@ -29,12 +29,12 @@ func detach(cmd *exec.Cmd) {
 	}
 }
 
-// startIn starts a command in a cgroup, of which this is the folder.
+// startIn makes a command start in a cgroup, whose folder must stay open until then. detach must be called first.
 func startIn(cmd *exec.Cmd, cgroup *os.File) {
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 }
 
-// syncAll makes everything in the file system of a folder last.
+// syncAll writes all data of the file system that contains a folder to disk.
 func syncAll(dir string) error {
 	file, err := os.Open(dir)
 	if err != nil {
@@ -44,8 +44,8 @@ func syncAll(dir string) error {
 	return unix.Syncfs(int(file.Fd()))
 }
 
-// writeOut has a file that grows written to the disk meanwhile, so that there is less to wait for in the end. It promises
-// nothing. stop ends it.
+// writeOut starts writing a growing file to disk in the background, so that syncing it at the end takes less time. It does
+// not guarantee that any data is on disk. The caller must call stop, which ends this and waits for the goroutine.
 func writeOut(path string) (stop func()) {
 	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -67,7 +67,8 @@ func writeOut(path string) (stop func()) {
 	return func() { close(ended); <-done }
 }
 
-// exchange swaps the names of two folders in one step.
+// exchange exchanges the names of two folders in one step. The error is [errors.ErrUnsupported] if the file system can't
+// do that.
 func exchange(a, b string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 	if err == unix.EINVAL || err == unix.ENOSYS {
@@ -76,7 +77,7 @@ func exchange(a, b string) error {
 	return err
 }
 
-// allocated is what a file takes on disk.
+// allocated returns how many bytes a file takes on disk.
 func allocated(info fs.FileInfo) int64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Blocks * 512
@@ -84,7 +85,7 @@ func allocated(info fs.FileInfo) int64 {
 	return info.Size()
 }
 
-// links is how many names a file has.
+// links returns the number of hard links of a file, or 0 if it is unknown.
 func links(info fs.FileInfo) uint64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return uint64(stat.Nlink)
@@ -92,22 +93,24 @@ func links(info fs.FileInfo) uint64 {
 	return 0
 }
 
-// giveWay makes the goroutine's thread one that works when nobody else does. It ends with the goroutine.
+// giveWay gives the calling goroutine its own thread, with the lowest priority for CPU and disk. The thread ends with the
+// goroutine.
 func giveWay() {
 	runtime.LockOSThread()
 	tid := unix.Gettid()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, 19) // what fails costs others some speed
+	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, 19) // if this fails, the goroutine slows others down
 	const idleClass = 3 << 13
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, 1, uintptr(tid), idleClass)
 }
 
-// raiseOOMScore raises the OOM score of a process and of those that it starts afterwards: when the machine's memory is used up, the
-// machine's kernel kills them before the daemon. If the score may not be changed, it stays.
+// raiseOOMScore raises the OOM score of a process and of the processes that it starts afterwards, so that the machine's
+// kernel kills them before the daemon when the machine's memory is used up. It ignores errors: the score then stays.
 func raiseOOMScore(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(engine.OOMScoreAdj)), 0)
 }
 
-// totalMemory returns the memory that sandboxes may use, in bytes: the machine's, or the limit of this process's cgroup if that is lower.
+// totalMemory returns the memory that sandboxes may use, in bytes: the machine's memory, or the limit of this process's
+// cgroup if that is lower. It returns 0 if the machine's memory is unknown.
 func totalMemory() int64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {

@@ -7,7 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// List implements [engine.Engine]. It reads the engine's folder and /proc, and asks nobody.
+// List implements [engine.Engine]. It reads the engine's folder and /proc. It neither calls runsc or the guest nor waits
+// for a lock.
 func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	ids, err := e.layout.ids()
 	if err != nil {
@@ -17,15 +18,15 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	for _, id := range ids {
 		c := e.look(id)
 		if !exists(e.layout.box(id)) || e.snapshots.hides(id) {
-			continue // removed meanwhile, or nobody's
+			continue // it was removed since ids returned, or it becomes a snapshot
 		}
 		list = append(list, c)
 	}
 	return list, nil
 }
 
-// ending says how a sandbox that does not run has ended. Nobody waits for it, so its
-// exit status is not known.
+// ending returns a text that says how the processes of a sandbox have ended. The exit status is unknown, because the
+// processes are not children of the daemon.
 func (e *Engine) ending(id sandbox.ID) string {
 	p, alive := e.layout.processOfBox(id)
 	switch {
@@ -34,7 +35,7 @@ func (e *Engine) ending(id sandbox.ID) string {
 	case p.PID == 0 && exists(e.layout.process(id)):
 		return "ended, and the record of its process is damaged"
 	case p.PID == 0 && exists(e.layout.kept(id)):
-		return "ended, and nothing says how" // its process was not on disk yet when the power failed
+		return "ended, and nothing says how" // the record of its process was not on disk yet when the power failed
 	case p.PID == 0:
 		return "nothing of it runs, and no saved memory is there"
 	case p.Boot != bootID():

@@ -2,7 +2,7 @@ package gvisor
 
 import "github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 
-// The part of the OCI runtime specification that [profile] uses.
+// The types in this file are the part of the OCI runtime specification that [profile] uses.
 
 type ociSpec struct {
 	Version  string     `json:"ociVersion"`
@@ -77,7 +77,7 @@ type ociResources struct {
 
 type ociMemory struct {
 	Limit int64  `json:"limit"`
-	Swap  *int64 `json:"swap,omitempty"` // memory and swap together
+	Swap  *int64 `json:"swap,omitempty"` // the limit of memory and swap together
 }
 
 type ociCPU struct {

@@ -73,8 +73,8 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-// processOfBox returns the recorded process of a sandbox, and whether it is alive. If the record is missing or damaged, it returns
-// the zero process.
+// processOfBox returns the recorded process of a sandbox, and whether it is alive. If the record is missing or damaged, it
+// returns the zero process.
 func (l layout) processOfBox(id sandbox.ID) (p process, alive bool) {
 	if err := readJSON(l.process(id), &p); err != nil {
 		return process{}, false
@@ -109,8 +109,8 @@ var spareName = regexp.MustCompile(`^spare-[a-z2-7]{26}$`)
 // to remove anything.
 func isInstance(name string) bool { return sandbox.IsID(name) || spareName.MatchString(name) }
 
-// spareFile returns the content of the file that names the spare that a sandbox runs in. It contains the sandbox's id too, so that
-// the file is invalid in the folder of another sandbox.
+// spareFile returns the content of the file that names the spare that a sandbox runs in. It contains the sandbox's id too,
+// so that the file is invalid in the folder of another sandbox.
 func spareFile(name string, id sandbox.ID) []byte { return []byte(name + " " + string(id) + "\n") }
 
 // parseSpare parses the content that spareFile returns, or that of older versions, which is the name alone.

@@ -17,24 +17,26 @@ const (
 	cpuPeriod   = 100_000 // microseconds
 )
 
-// facts is all that [profile] needs to know of the machine and of the image.
+// facts is the input of [profile] that depends on the machine or the image.
 type facts struct {
 	Root  string // the image's root file system
 	Path  string // the image's PATH
 	Guest string // the guest's folder
 	Etc   string // the folder of [etcFiles]
-	// Cgroup is the sandbox's; empty where cgroups can't be used. Swap: they can limit it.
+	// Cgroup is the path of the sandbox's cgroup, or empty if cgroups can't be used. Swap means that cgroups can limit
+	// swap.
 	Cgroup string
 	Swap   bool
 }
 
-// profile is what isolates a sandbox, as it is said to runsc: a pure function, so that a
-// change to isolation is a change to testdata/profile.golden.json that somebody reads. [flags]
-// is the rest of it. It is the Docker engine's profile, but for this:
+// profile returns the OCI configuration that isolates a sandbox. It is a pure function, so that a change to isolation is a
+// change to testdata/profile.golden.json, which a reviewer sees. The flags of runsc ([layout.flags]) are the other part of
+// the isolation. profile returns the Docker engine's configuration, with these differences:
 //
-//   - gVisor's kernel applies the seccomp profile ([engine.Seccomp]); gVisor has another filter for the system calls that the sandbox makes on the machine
-//   - no limit of inodes: runsc passes none on to its tmpfs, and the guest counts files instead
-//   - masked and read-only paths are said, and gVisor's /proc and /sys have nothing to mask
+//   - gVisor's kernel applies the seccomp profile ([engine.Seccomp]). gVisor has another filter for the system calls that
+//     it makes on the machine.
+//   - There is no limit of inodes: runsc does not pass one to its tmpfs. The guest counts files instead.
+//   - The masked and read-only paths are set, but gVisor's /proc and /sys contain nothing to mask.
 func profile(spec engine.Spec, f facts) ociSpec {
 	seccomp := engine.Seccomp(true)
 	capabilities := []string{"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
@@ -43,7 +45,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 		Hostname: hostname,
 		Root:     ociRoot{Path: f.Root, Readonly: true},
 		Process: ociProcess{
-			// The guest is uid 0, with three capabilities. Kernels are spec.UID, with none.
+			// The guest runs as uid 0, with three capabilities. Kernels run as spec.UID, without capabilities.
 			User: ociUser{0, 0},
 			Args: append(engine.GuestArgs(spec), stdio.Flag),
 			// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
@@ -60,7 +62,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 		},
 		Mounts: mounts(spec, f),
 		Linux: ociLinux{
-			// No path in any of them: each is new.
+			// A namespace without a path is a new one.
 			Namespaces:    []ociNamespace{{"pid"}, {"network"}, {"ipc"}, {"uts"}, {"mount"}},
 			MaskedPaths:   engine.MaskedPaths(),
 			ReadonlyPaths: engine.ReadonlyPaths(),
@@ -78,7 +80,7 @@ func resources(l sandbox.Limits, swap bool) *ociResources {
 	memory := engine.GVisorMemory(l)
 	r := &ociResources{
 		Memory: ociMemory{Limit: memory},
-		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // half of what the host's own work has
+		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // half of the default shares of the host's processes
 		Pids:   ociPids{Limit: int64(l.Processes + engine.GuestPids + engine.GVisorPids)},
 	}
 	if swap {
@@ -91,8 +93,8 @@ func rlimit(name string, n int64) ociRlimit {
 	return ociRlimit{Type: "RLIMIT_" + name, Soft: uint64(n), Hard: uint64(n)}
 }
 
-// mounts are what is mounted over the image's files. What can be written is memory, and
-// counts as the sandbox's. Nothing of the host but our own files is there.
+// mounts returns the mounts over the image's files. Writable mounts are in memory, which counts towards the sandbox's
+// memory limit. The only files of the host are the guest's and those in the engine's etc folder.
 func mounts(spec engine.Spec, f facts) []ociMount {
 	list := []ociMount{
 		{"/proc", "proc", "proc", []string{"nosuid", "noexec", "nodev"}},
@@ -100,8 +102,8 @@ func mounts(spec engine.Spec, f facts) []ociMount {
 		{"/dev/pts", "devpts", "devpts", []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{"/dev/shm", "tmpfs", "tmpfs", []string{"nosuid", "noexec", "nodev", "mode=1777", size(engine.ShmBytes)}},
 		{"/sys", "sysfs", "sysfs", []string{"nosuid", "noexec", "nodev", "ro"}},
-		// They may hold programs: an interpreter needs no exec bit, so noexec would break
-		// compiled libraries and stop nobody.
+		// Programs in /workspace and /tmp may be executed: noexec would break compiled libraries, and would not stop scripts,
+		// because an interpreter needs no exec bit.
 		{sandbox.Workspace, "tmpfs", "tmpfs", []string{"nosuid", "nodev", "mode=0700", size(spec.Limits.WorkspaceBytes),
 			fmt.Sprintf("uid=%d", spec.UID), fmt.Sprintf("gid=%d", spec.UID)}},
 		{"/tmp", "tmpfs", "tmpfs", []string{"nosuid", "nodev", "mode=1777", size(spec.Limits.WorkspaceBytes / 2)}},

@@ -27,10 +27,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// pullTimeout bounds a pull. It may be longer than who waits for it: the next one finds the image there.
+// pullTimeout limits the duration of a pull. A pull may outlive the caller that started it, so that a later caller finds
+// the image.
 const pullTimeout = 15 * time.Minute
 
-// pulls are those that go on, one for each image.
+// pulls holds the pulls in progress, at most one for each image name.
 type pulls struct {
 	mu    sync.Mutex
 	going map[string]*pull
@@ -42,7 +43,8 @@ type pull struct {
 	err  error
 }
 
-// findOrPull returns an image, from its registry if it is not here and may be pulled.
+// findOrPull returns the image with the name ref. If it is missing and pulling is allowed, findOrPull pulls it from its
+// registry and waits until that is done or ctx ends.
 func (e *Engine) findOrPull(ctx context.Context, ref string) (imageRef, error) {
 	img, err := e.images.find(ref)
 	if sandbox.KindOf(err) != sandbox.Unavailable || !e.mayPull || strings.HasPrefix(ref, image.Repository+":") {
@@ -60,7 +62,7 @@ func (e *Engine) findOrPull(ctx context.Context, ref string) (imageRef, error) {
 	}
 }
 
-// join returns the pull of an image that goes on, or begins one.
+// join returns the pull of an image that is in progress, or starts one.
 func (l *pulls) join(e *Engine, ref string) (*pull, error) {
 	named, err := name.ParseReference(ref)
 	if err != nil {
@@ -100,7 +102,7 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 	}
 	if err == nil {
 		made, err = i.add(ctx, img, ref)
-		err = i.blameDisk(err) // on a full disk it is useless to try another registry
+		err = i.blameDisk(err) // so that the error below does not blame the registry for a full disk
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
@@ -113,8 +115,8 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 
 func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
-// LoadImage brings in the image of an OCI layout's folder, or of a tar that `docker save` made, and returns its
-// name: ref, or if that is empty the one that it has there.
+// LoadImage imports an image from the folder of an OCI layout, or from a tar that `docker save` made. It returns the name
+// of the image: ref, or the name that the image has in the layout or tar if ref is empty.
 func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -236,8 +238,8 @@ func fromIndex(path string, index v1.ImageIndex, own string, depth int) (v1.Imag
 	return img, own, err
 }
 
-// add unpacks an image, if it is not there yet, and names it. Its digest is that of its configuration, which has the
-// digests of its layers; all are checked here, wherever it came from.
+// add unpacks an image, if it is not unpacked yet, and gives it the name ref. The image's digest is the sha256 of its
+// configuration, which contains the digests of its layers. add checks all of these digests, from every source.
 func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, error) {
 	raw, err := img.RawConfigFile()
 	if err != nil {
@@ -295,7 +297,8 @@ func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer,
 	})
 }
 
-// layerReader reads a layer's tar from when it is first read, and checks its digest at the end.
+// layerReader reads the uncompressed tar of a layer. It opens the layer at the first Read, and checks the digest at the
+// end. The caller must call close.
 type layerReader struct {
 	ctx   context.Context
 	layer v1.Layer
@@ -312,7 +315,7 @@ func (l *layerReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	if l.open == nil {
-		// Another server's than the registry's: nobody asked for that.
+		// A layer that is not distributable is on another server than the registry, which the user has not chosen.
 		if kind, err := l.layer.MediaType(); err != nil || !kind.IsDistributable() {
 			return 0, errors.Join(fmt.Errorf("a layer of the kind %q can't be had", kind), err)
 		}
@@ -336,7 +339,7 @@ func (l *layerReader) close() {
 	}
 }
 
-// name makes an image's name last.
+// name writes and syncs the file that connects an image's name with its digest.
 func (i images) name(img imageRef) error {
 	file := i.refFile(img.Ref)
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {

@@ -11,18 +11,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// recover puts right what a daemon that was killed left half done:
+// recover completes or undoes the operations that a killed daemon left unfinished:
 //
-//   - a sandbox with a checkpoint is suspended: what still runs of it is ended, whether it was
-//     being suspended or being resumed; nobody was told of anything that it did since
-//   - a checkpoint that is not whole is no checkpoint: the sandbox goes on
-//   - a sandbox whose processes have died falls back to what is kept of it
-//   - what was being removed is removed, and so is a spare that nobody took
+//   - A sandbox with a checkpoint is suspended. Its remaining processes are killed, because a suspend or a resume was
+//     interrupted. No client has received any result of them.
+//   - An incomplete checkpoint is removed, and the sandbox keeps running.
+//   - A sandbox whose processes have died falls back to its fallback checkpoint.
+//   - Folders that were being removed, and spares that no sandbox runs in, are removed.
 //
-// A sandbox that does not run any more and has nothing to fall back to stays, so that [Engine.List] reports it. So does a damaged one.
+// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. So does a damaged one.
 //
-// If a step fails for a sandbox, on a full disk for example, that is a warning and the other sandboxes are not affected: the next
-// operation that needs the step repeats it. recover returns an error only if the folder of the sandboxes can't be read or ctx ends.
+// If a step fails for a sandbox, on a full disk for example, recover adds a warning and continues with the other
+// sandboxes: the next operation that needs the step repeats it. recover returns an error only if the folder of the
+// sandboxes can't be read or ctx ends.
 func (e *Engine) recover(ctx context.Context) error {
 	ids, err := e.layout.ids()
 	if err != nil {
@@ -75,16 +76,16 @@ func (e *Engine) clearTrash() error {
 	return nil
 }
 
-// prune removes each guest and runsc that no sandbox needs and that is not the latest.
+// prune removes each guest and runsc that no sandbox needs and that is not the current one.
 func (e *Engine) prune(ids []sandbox.ID) error {
 	needed := map[string]bool{"runsc-" + e.build: true}
 	for _, id := range ids {
 		r, err := e.layout.find(id)
 		if sandbox.KindOf(err) == sandbox.NotFound {
-			continue // never finished
+			continue // the creation of this sandbox was not completed
 		}
 		if err != nil {
-			return nil // who knows what it needs
+			return nil // it is unknown what this sandbox needs, so remove nothing
 		}
 		needed["runsc-"+r.Build], needed[r.Guest] = true, true
 	}

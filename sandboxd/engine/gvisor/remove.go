@@ -25,8 +25,8 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	return e.remove(ctx, id)
 }
 
-// remove is Remove for who has the sandbox's turn. The folder goes last: as long as
-// anything is left, the sandbox is listed, and can be removed again.
+// remove is like Remove, but the caller must hold the sandbox's lock. It removes the folder last: until everything else
+// is gone, the sandbox is listed and can be removed again.
 func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	box := e.layout.box(id)
 	if _, err := os.Stat(box); errors.Is(err, fs.ErrNotExist) {
@@ -41,9 +41,9 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// end ends everything that runs for a sandbox, and removes its cgroup and what runsc knows
-// of it. It does not ask runsc, which goes by pids: a pid that it wrote down before a reboot,
-// or before the sandbox died, may be anybody's by now.
+// end kills all processes of a sandbox, closes its streams, and removes its cgroup and runsc's files about it. It does not
+// call runsc for this, because runsc identifies a process only by its pid: if it recorded the pid before a reboot, or
+// before the sandbox died, another process may have that pid now. The caller must hold the sandbox's lock.
 func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 	if err := e.endInstance(ctx, e.layout.instanceOf(id), e.layout.process(id)); err != nil {
 		return err
@@ -52,8 +52,8 @@ func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 	return removeFiles(e.layout.process(id), e.layout.spareOf(id))
 }
 
-// endInstance ends everything that runs of an instance, by its record if it has one, and removes its cgroup, what runsc knows of it, and
-// the folder of one that was a spare.
+// endInstance kills all processes of an instance, and removes its cgroup and runsc's files about it. If the instance is a
+// spare, it removes its folder, too. record is the path of the file with the instance's process, or empty.
 func (e *Engine) endInstance(ctx context.Context, in instance, record string) error {
 	if err := e.kill(ctx, in, record); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (e *Engine) endInstance(ctx context.Context, in instance, record string) er
 		filepath.Join(e.layout.runscRoot(), s+"_sandbox:"+s+".state"),
 		filepath.Join(e.layout.runscRoot(), s+"_sandbox:"+s+".lock"),
 		filepath.Join(e.layout.runscRoot(), "runsc-"+s+".sock"),
-		// Where it goes when the path of the home is too long for a socket.
+		// runsc creates the socket in one of these folders if the path of the home is too long for a socket.
 		"/var/run/runsc-"+s+".sock",
 		"/run/runsc-"+s+".sock",
 		"/tmp/runsc-"+s+".sock",
@@ -77,10 +77,10 @@ func (e *Engine) endInstance(ctx context.Context, in instance, record string) er
 	return err
 }
 
-// removeFiles removes those that are there.
+// removeFiles removes the files that exist.
 func removeFiles(paths ...string) error {
 	for _, path := range paths {
-		// Looked for first: where a service's /run is read-only, removing what is not there is an error.
+		// Check first: in a service with a read-only /run, removing a missing file fails with another error than ErrNotExist.
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -16,19 +16,22 @@ import (
 
 func rootless() bool { return os.Geteuid() != 0 }
 
-// asRoot makes a user who is not root the root of a user namespace that a command gets, where nobody else exists.
-// Each call of runsc has another, and that is enough: what it makes is the user's as seen from all of them, so any
-// later daemon may signal it, talk to its socket and read its checkpoints. The files of an image are all the user's,
-// and so root's inside; kernels own none of them anyway.
+// asRoot makes a command run in a new user namespace, in which the daemon's user is root and no other user exists. Each
+// call of runsc has its own namespace. This is sufficient: in each of these namespaces, processes and files that runsc
+// creates belong to the daemon's user, so that a later daemon may signal the processes, connect to their sockets and read
+// their checkpoints. All files of an image belong to the daemon's user, and so to root inside the sandbox. For kernels
+// this makes no difference, because they own no files of an image in any case.
 func asRoot(attr *syscall.SysProcAttr) {
 	attr.Cloneflags |= syscall.CLONE_NEWUSER
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	// In a step of its own: it fails where AppArmor allows the namespace, and takes its root's power away.
+	// The mount namespace is created in a second step. That step fails, as it should, if AppArmor allows the user namespace
+	// but gives its root no capabilities.
 	attr.Unshareflags |= syscall.CLONE_NEWNS
 }
 
-// tryNamespace reports why a user who is not root can't be root in a namespace here.
+// tryNamespace returns an error if the daemon's user is not root and can't become root in a user namespace on this
+// machine. It runs program in such a namespace to find out.
 func tryNamespace(program string) error {
 	if !rootless() {
 		return nil
@@ -44,7 +47,8 @@ func tryNamespace(program string) error {
 	return nil
 }
 
-// whyNoNamespace is the error of a user namespace that could not be made, by the settings in sys, which is /proc/sys.
+// whyNoNamespace returns the error for a user namespace that could not be created. Its message names the setting in sys,
+// which is /proc/sys, that forbids it.
 func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 	is := func(setting, value string) bool {
 		text, err := fs.ReadFile(sys, strings.ReplaceAll(setting, ".", "/"))

@@ -18,10 +18,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// unusedFor is how long nobody may have used an image, or a runsc, before it is removed.
+// unusedFor is how long an image or a runsc must have been unused before it is removed.
 const unusedFor = 30 * 24 * time.Hour
 
-// enter notes that the sandboxes of a home use these images.
+// enter records the path of a home whose sandboxes use these images.
 func (i images) enter(home layout) error {
 	dir := filepath.Join(i.dir, "homes")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -40,15 +40,16 @@ func homeFile(home string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// use notes that an image is used now.
+// use records that an image is used now, as the modification time of its folder.
 func (i images) use(digest string) {
 	now := time.Now()
-	_ = os.Chtimes(filepath.Join(i.dir, digest), now, now) // else it may be removed, and has to be brought in again
+	_ = os.Chtimes(filepath.Join(i.dir, digest), now, now) // if this fails, tidy may remove the image too early
 }
 
-// tidy removes what was left half unpacked; and each image that no sandbox of any home needs, that nobody has used
-// for long, and that has a newer one of the same name, whatever its tag; and each runsc that only it has.
-// Whatever is in doubt stays. It does nothing while something is unpacked.
+// tidy removes the leftovers of killed imports, unused images, and each copy of runsc that no home has a link to. An image
+// is unused if no sandbox of any home needs it, it was not used for unusedFor, and it is not the latest image of its name
+// (without the tag). If it is unknown which images a home needs, tidy removes no images. It does nothing but empty the
+// trash while an image is being imported.
 func (i images) tidy(ctx context.Context, now time.Time) error {
 	defer i.removeTrash(ctx)
 	lock := flock.New(filepath.Join(i.dir, "import.lock"))
@@ -89,7 +90,8 @@ func isDigest(name string) bool {
 	return err == nil && len(text) == sha256.Size
 }
 
-// needed are the images of all sandboxes of the homes that are still there.
+// needed returns the digests of the images that the sandboxes of all homes need. It removes the records of homes that do
+// not exist any more. It returns an error if it can't find out which images a home needs.
 func (i images) needed(now time.Time) (map[string]bool, error) {
 	needed := map[string]bool{}
 	files, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*"))
@@ -126,7 +128,7 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 		for _, id := range ids {
 			r, err := home.find(id)
 			if sandbox.KindOf(err) == sandbox.NotFound {
-				continue // being made, or never finished
+				continue // it is being created, or its creation was not completed
 			}
 			if err != nil {
 				return nil, err
@@ -137,7 +139,8 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 	return needed, nil
 }
 
-// named are the latest image of each name, and the files that name each image.
+// named reads the files in refs. It returns the digests of the latest image of each name, without regard to tags, and the
+// files that refer to each digest. It removes damaged files.
 func (i images) named() (latest map[string]bool, refs map[string][]string, err error) {
 	type version struct {
 		digest string
@@ -149,7 +152,7 @@ func (i images) named() (latest map[string]bool, refs map[string][]string, err e
 	for _, file := range files {
 		var img imageRef
 		if err := readJSON(file, &img); errors.Is(err, errDamaged) || err == nil && !isDigest(img.Digest) {
-			if err := os.Remove(file); err != nil { // a damaged file names no image
+			if err := os.Remove(file); err != nil { // a damaged file does not refer to an image
 				return nil, nil, err
 			}
 			continue
@@ -175,7 +178,7 @@ func (i images) named() (latest map[string]bool, refs map[string][]string, err e
 	return latest, refs, nil
 }
 
-// program is the copy of a runsc that homes share: what is linked to by nobody else.
+// program returns the path of the copy of a runsc that homes share. Homes have hard links to it.
 func (i images) program(build string) string { return filepath.Join(i.dir, "bin", "runsc-"+build) }
 
 func (i images) tidyPrograms(now time.Time) error {

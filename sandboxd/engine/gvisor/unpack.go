@@ -17,10 +17,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// What an image may be at most, unpacked: nobody's sandbox needs more, and a bomb stops there.
+// Limits of an unpacked image. No real image needs more, and they stop archives that are made to fill the disk.
 const (
 	maxImageBytes = 24 << 30
-	maxImageFiles = 1_000_000 // includes their folders and hidden files
+	maxImageFiles = 1_000_000 // includes folders, and files that a later layer hides
 	// Limits of each path, before and after its links are followed. Each folder of a path costs time.
 	maxPath  = 4 << 10 // bytes
 	maxDepth = 128     // folders
@@ -30,17 +30,17 @@ const (
 	maxOtherBytes  = 4 << 30   // everything that is not the content of a file
 )
 
-// tree is a root file system that is unpacked from tars, its layers, one over the other. Nothing in them can
-// leave it: os.Root follows no link out, and links are followed as they will be inside. Owners are kept if
-// we are root. Devices and pipes are left out, because a sandbox has its own /dev, and set-user-id bits,
-// because they would be the host's too.
+// tree is a root file system that is being unpacked from tars, its layers, one over the other. A layer can't write outside
+// of the tree: os.Root follows no link that leads out, and the tree resolves links as they will be resolved in the sandbox.
+// Files keep their owners if the daemon is root. Devices and pipes are left out, because a sandbox has its own /dev.
+// Set-user-id bits are removed, because they would apply on the host, too.
 type tree struct {
 	ctx     context.Context
 	root    *os.Root
-	folders map[string]attributes // finish sets the modes and times of folders
+	folders map[string]attributes // the attributes of folders, which finish sets
 	real    map[string]bool       // folders whose path contains no link
 
-	// How much may still be unpacked.
+	// How much may still be unpacked: content of files, names, bytes of all layers, and number of files.
 	bytes, names, input int64
 	files               int
 }
@@ -56,7 +56,7 @@ func attributesOf(h *tar.Header) attributes {
 	return attributes{h.FileInfo().Mode(), h.Uid, h.Gid, h.ModTime}
 }
 
-// unpack writes layers below dir. It fails when ctx ends.
+// unpack unpacks layers, which are tars, to the folder dir. It fails when ctx ends.
 func unpack(ctx context.Context, dir string, layers ...io.Reader) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -73,12 +73,12 @@ func unpack(ctx context.Context, dir string, layers ...io.Reader) error {
 	return t.finish()
 }
 
-// apply writes a layer over those that are there. It reads all of it, with what stands after the tar's end:
-// its digest is of the whole.
+// apply unpacks a layer over the previous ones. It also reads the data after the tar's end, because the digest of a layer
+// covers all of its bytes.
 func (t *tree) apply(layer io.Reader) error {
 	buffered := bufio.NewReaderSize(boundedInput{t, layer}, 1<<20)
 	archive := tar.NewReader(buffered)
-	own := map[string]bool{} // what this layer has brought, which its whiteouts do not hide
+	own := map[string]bool{} // the paths in this layer, which its whiteouts do not hide
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -159,10 +159,10 @@ func checkPath(name string) error {
 	return nil
 }
 
-// Names that say what is hidden of the layers below.
+// Names of entries that hide files of the layers below.
 const (
-	whiteout       = ".wh."
-	opaqueWhiteout = ".wh..wh..opq"
+	whiteout       = ".wh."         // a prefix: the entry hides the file with the rest of the name
+	opaqueWhiteout = ".wh..wh..opq" // hides all files in the entry's folder
 )
 
 func (t *tree) applyOne(h *tar.Header, content io.Reader, own map[string]bool) error {
@@ -236,7 +236,8 @@ func (t *tree) write(h *tar.Header, content io.Reader) error {
 	return nil
 }
 
-// place is where a name leads, below the root and with no link on the way to it. The folders above it are made.
+// place returns the path that a name refers to, relative to the root and with all links in its parent folders resolved. It
+// creates missing parent folders.
 func (t *tree) place(name string) (string, error) {
 	name = path.Clean("./" + name)
 	if !fs.ValidPath(name) {
@@ -257,7 +258,8 @@ func (t *tree) place(name string) (string, error) {
 	return name, checkPath(name)
 }
 
-// folder follows the links in the name of a folder, as they will be followed inside, and makes what is not there.
+// folder resolves the links in the path of a folder, as they will be resolved in the sandbox, and creates missing folders.
+// It returns the path without links.
 func (t *tree) folder(name string) (string, error) {
 	if t.real[name] || name == "." {
 		return name, nil
@@ -270,7 +272,7 @@ func (t *tree) folder(name string) (string, error) {
 		case "", ".":
 			continue
 		case "..":
-			at = path.Dir(at) // of ".", itself: nothing is above the root
+			at = path.Dir(at) // the parent of "." is "."
 			continue
 		}
 		next := path.Join(at, part)
@@ -280,7 +282,7 @@ func (t *tree) folder(name string) (string, error) {
 		info, err := t.root.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			err = errors.Join(t.count(), t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755)) // whatever the umask
+			err = errors.Join(t.count(), t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755)) // Chmod, because of the umask
 		case err == nil && info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > 40 {
 				return "", errors.New("its links have no end")
@@ -306,14 +308,14 @@ func (t *tree) folder(name string) (string, error) {
 	return at, nil
 }
 
-// remove removes what is there.
+// remove removes a file, or a folder and everything in it.
 func (t *tree) remove(name string) error {
 	clear(t.real)
 	delete(t.folders, name)
 	return waitFor(t.ctx, func() error { return t.root.RemoveAll(name) })
 }
 
-// hideAll removes what is in a folder, but for what own has.
+// hideAll removes everything in a folder, except for the paths in own.
 func (t *tree) hideAll(name string, own map[string]bool) error {
 	entries, err := fs.ReadDir(t.root.FS(), name)
 	if err != nil {
@@ -336,18 +338,18 @@ func (t *tree) hideAll(name string, own map[string]bool) error {
 	return nil
 }
 
-// finish makes what is mounted on, and gives the folders their modes.
+// finish creates the mount points, and sets the owners, modes and times of all folders.
 func (t *tree) finish() error {
 	if err := t.mountPoints(); err != nil {
 		return err
 	}
-	for name, a := range t.folders { // their times changed with what was put into them
+	for name, a := range t.folders { // last, because creating a file in a folder changes the folder's time
 		if err := t.ctx.Err(); err != nil {
 			return err
 		}
 		info, err := t.root.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-			continue // hidden by a layer, with a folder above it
+			continue // a later layer has hidden one of its parent folders
 		}
 		if err == nil {
 			err = t.settle(name, a)
@@ -359,7 +361,7 @@ func (t *tree) finish() error {
 	return nil
 }
 
-// settle gives a file or folder its owner, mode and time.
+// settle sets the owner, mode and modification time of a file or folder.
 func (t *tree) settle(name string, a attributes) error {
 	if err := t.own(name, a); err != nil {
 		return err
@@ -369,12 +371,12 @@ func (t *tree) settle(name string, a attributes) error {
 		mode = 0o755
 	}
 	if a.mode.IsDir() && rootless() {
-		mode |= 0o700 // or its owner could not remove what is in it
+		mode |= 0o700 // otherwise the daemon's user could not remove the files in it
 	}
 	if err := t.root.Chmod(name, mode); err != nil {
 		return err
 	}
-	// Python compares it with what is in its compiled files.
+	// Python compares the time of a source file with the time that is recorded in the compiled file.
 	return t.root.Chtimes(name, time.Time{}, a.modified)
 }
 
@@ -385,8 +387,8 @@ func (t *tree) own(name string, a attributes) error {
 	return t.root.Lchown(name, a.uid, a.gid)
 }
 
-// mountPoints makes what the profile mounts on, so that nobody makes it later: sandboxes share
-// the files.
+// mountPoints creates the files and folders that the profile mounts on. Otherwise they would be created later, in the root
+// file system that all sandboxes share.
 func (t *tree) mountPoints() error {
 	for _, dir := range []string{"proc", "sys", "dev", "dev/pts", "dev/shm", "tmp", "etc",
 		sandbox.Workspace[1:], engine.RunDir[1:], engine.BundleDir[1:]} {
@@ -402,7 +404,7 @@ func (t *tree) mountPoints() error {
 		if info, err := t.root.Lstat(name); err == nil && info.Mode().IsRegular() {
 			continue
 		} else if err == nil {
-			if err := t.remove(name); err != nil { // a link to somewhere else
+			if err := t.remove(name); err != nil { // a link, for example
 				return err
 			}
 		}
