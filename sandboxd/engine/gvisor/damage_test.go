@@ -52,8 +52,8 @@ func damage(t *testing.T, dir string, id, other sandbox.ID, file, how string) {
 	}
 }
 
-// inASpare creates a sandbox that runs in a pooled sandbox and has a checkpoint to fall back to. Such a sandbox has every file
-// that a sandbox can have.
+// inASpare creates a sandbox that runs in a spare and has a fallback checkpoint. Such a sandbox has every file that a
+// running sandbox can have.
 func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	t.Helper()
 	s := spec(image)
@@ -62,7 +62,7 @@ func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	sleepAndWake(t, e, s.ID)
 	var seen []string
 	for range 5 {
-		seen = append(seen, ready(t, e, seen...)) // one that was not taken is another sandbox's
+		seen = append(seen, ready(t, e, seen...)) // if the sandbox does not use this spare, wait for another one
 		if sleepAndWake(t, e, s.ID); taken(dir, s.ID) != "" {
 			return s.ID
 		}
@@ -82,7 +82,7 @@ func wantNeighbour(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	}
 }
 
-// find returns an engine's container of an id.
+// find returns the engine's container with an id.
 func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 	t.Helper()
 	list, err := e.List(t.Context())
@@ -102,7 +102,7 @@ func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
 	neighbour, original := inASpare(t, before, dir, image), inASpare(t, before, dir, image)
-	kill(t, before, original) // the power fails
+	kill(t, before, original) // simulates a power cut
 	folder := filepath.Join(dir, "sandboxes", string(original))
 	var files []string
 	for _, pattern := range []string{"*", "kept/*"} {
@@ -181,7 +181,7 @@ func clone(t *testing.T, from, to, id, newID string) {
 	}
 }
 
-// The same when only the daemon ended and the damaged sandbox runs. The sandbox is lost or keeps running, ends when it is removed,
+// If a file of a running sandbox is damaged and another daemon starts, the sandbox is lost or keeps running, Remove ends it,
 // and its neighbour is not affected.
 func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
@@ -314,7 +314,8 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 	removeLater(t, e, s.ID)
 }
 
-// A damaged file in the folder of images breaks only one image: the image whose name is in it is missing, and can be imported again.
+// A damaged file in the folder of images affects only the image whose name it contains: that image is missing, and can be
+// imported again.
 func TestADamagedImageNameIsAnImageThatIsNotThere(t *testing.T) {
 	e, images := openPulling(t)
 	path := filepath.Join(tempDir(t), "image.tar")

@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The first stream in each life of a sandbox goes over the guest's own stdin and stdout, and no process is started for it. To those that
-// come after it, also when that was closed because the memory was saved or the daemon ended, the guest is joined.
+// After a sandbox was started, resumed or forked, the first stream to it goes over the guest's own stdin and stdout, and no
+// process is started for it. Later streams go through `guest connect`, also if the first one was closed because a
+// checkpoint was made or the daemon ended.
 func TestFirstStream(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

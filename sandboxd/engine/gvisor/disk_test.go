@@ -19,7 +19,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox that finds no room to sleep stays awake, and leaves no half of itself.
+// If a suspend fails on a full disk, the sandbox keeps running, and no incomplete checkpoint is left.
 func TestSuspendOnAFullDisk(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=200m"); err != nil {
@@ -71,7 +71,7 @@ func onDisk(t *testing.T, dir, size string) {
 	})
 }
 
-// wantFull fails the test unless an error says that a disk is full and which one, and does not blame gVisor.
+// wantFull fails the test unless an error names the full disk and does not mention gVisor.
 func wantFull(t *testing.T, what string, err error, where string) {
 	t.Helper()
 	said := sandbox.Public(err).Message
@@ -80,7 +80,7 @@ func wantFull(t *testing.T, what string, err error, where string) {
 	}
 }
 
-// If an operation fails because a disk is full, its error says so and names the disk.
+// If an operation fails because a disk is full, its error names the disk as the cause.
 func TestAFullDiskIsNamed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	onDisk(t, dir, "300m")

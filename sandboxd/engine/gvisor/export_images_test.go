@@ -8,12 +8,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Unpack unpacks layers below a folder.
+// Unpack unpacks layers to a folder.
 func Unpack(dir string, layers ...io.Reader) error {
 	return unpack(context.Background(), dir, layers...)
 }
 
-// ArchivedConfig returns the size of the configuration that is read from a tar of `docker save`.
+// ArchivedConfig returns the size of the configuration in a `docker save` tar, as the library reads it.
 func ArchivedConfig(text []byte) (int, error) {
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
 	if _, err := checkArchive(open); err != nil {

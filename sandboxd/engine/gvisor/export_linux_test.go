@@ -1,4 +1,4 @@
 package gvisor
 
-// WhyNoNamespace is the error of a user namespace that could not be made.
+// WhyNoNamespace returns the error for a user namespace that could not be created.
 var WhyNoNamespace = whyNoNamespace

@@ -11,17 +11,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// ProcessesOf finds all that runs for a sandbox.
+// ProcessesOf returns the pids of all processes of a sandbox.
 func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) {
 	return e.processesOf(e.layout.instanceOf(id), e.layout.process(id))
 }
 
-// ConfigFile is what runsc is told about a sandbox.
+// ConfigFile returns the path of a sandbox's OCI configuration.
 func (e *Engine) ConfigFile(id sandbox.ID) string {
 	return filepath.Join(e.layout.box(id), "config.json")
 }
 
-// Refs are the names of the images that are unpacked.
+// Refs returns the names of the unpacked images.
 func (e *Engine) Refs() (refs []string) {
 	files, _ := filepath.Glob(filepath.Join(e.images.dir, "refs", "*.json"))
 	for _, file := range files {
@@ -36,10 +36,10 @@ func (e *Engine) Refs() (refs []string) {
 	return refs
 }
 
-// Command is a call of runsc as the engine makes it.
+// Command returns a call of runsc with the engine's flags.
 func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }
 
-// Spare is the name of the spare that is ready; empty if none is.
+// Spare returns the name of the spare that is ready, or an empty string.
 func (e *Engine) Spare() string {
 	e.spares.mu.Lock()
 	defer e.spares.mu.Unlock()

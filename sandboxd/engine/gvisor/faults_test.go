@@ -26,16 +26,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// life is what has been promised of a sandbox: the engine must have exactly that.
+// life is the expected state of a sandbox.
 type life struct {
-	x         int  // what it has in memory, or in its checkpoint if it is suspended
-	suspended bool // nothing of it is lost
-	kept      []int
-	nothing   bool // or nothing is kept
+	x         int   // the value of x in the memory or, if the sandbox is suspended, in the checkpoint
+	suspended bool  // suspended by Suspend, so that nothing is lost
+	kept      []int // the possible values of x in the fallback checkpoint
+	nothing   bool  // there may be no fallback checkpoint
 }
 
-// Whatever is done to a sandbox in whatever order, and whatever is killed meanwhile, its state is the last one that
-// was promised. What was killed half-way has happened or has not.
+// After any sequence of operations on a sandbox, with processes killed at random moments, the sandbox has the state of the
+// last operation that succeeded. An interrupted operation has taken effect completely or not at all.
 func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, 300*time.Millisecond)
@@ -126,7 +126,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 				t.Fatalf("%s: it is suspended: %+v", step, c)
 			}
 			l.suspended = true
-		case c.Suspended: // it died, and is what it was
+		case c.Suspended: // its processes died and it fell back
 			if op != "die" && meanwhile != "kill all" || len(l.kept) == 0 {
 				t.Fatalf("%s: it fell back, with %v kept: %+v", step, l.kept, c)
 			}
@@ -167,24 +167,25 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	t.Logf("%v", counts)
 }
 
-// after is what is promised after an operation. kept are the states that it may fall back to: two if the
-// operation failed, of which one is there, if there was one before.
+// after updates the expected state after an operation. If the operation failed, the fallback checkpoint may be the old one,
+// if there was one, or a new one, so kept has two values.
 func (l *life) after(t *testing.T, step, op string, err error) {
 	t.Helper()
 	switch {
 	case op == "suspend" && err == nil:
 		l.suspended, l.kept, l.nothing = true, nil, false
-	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended: // it may have been saved before what failed did
+	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended: // the checkpoint may have been saved before the failure
 		l.nothing = l.nothing || len(l.kept) == 0
 		l.kept = append(l.kept, l.x)
 	case op == "checkpoint" && !l.suspended, op == "resume" && err == nil && l.suspended:
 		l.kept, l.nothing = []int{l.x}, false
 	case op == "resume" && err != nil && !l.suspended:
-		t.Logf("%s: %v", step, err) // it died before it was asked for
+		t.Logf("%s: %v", step, err) // the sandbox was running, and died before Resume was called
 	}
 }
 
-// disturbed does one operation, and something else to the sandbox meanwhile.
+// disturbed runs one operation on a sandbox and returns its error. After delay it kills the runsc command, kills all
+// processes of the sandbox, or cancels the operation, depending on the parameter meanwhile.
 func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -208,11 +209,11 @@ func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile
 			cancel()
 			return
 		}
-		pids, _ := e.ProcessesOf(id) // none, perhaps
+		pids, _ := e.ProcessesOf(id) // may be empty
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // a large one takes a while
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // a process with much memory takes time to end
 			left, _ := e.ProcessesOf(id)
 			if !slices.ContainsFunc(left, func(pid int) bool { return slices.Contains(pids, pid) }) {
 				return
@@ -225,7 +226,8 @@ func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile
 	return err
 }
 
-// A checkpoint that finds no room leaves the older one, and what is asleep stays so until there is room to wake.
+// If a checkpoint fails on a full disk, the older checkpoint stays. If a resume fails on a full disk, the sandbox stays
+// suspended, and can be resumed when there is space.
 func TestCheckpointOnAFullDisk(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=260m"); err != nil {
@@ -283,7 +285,7 @@ func TestCheckpointOnAFullDisk(t *testing.T) {
 	}
 }
 
-// fill writes a file as large as the disk has room for.
+// fill writes a file that takes all free space of the disk.
 func fill(path string) error {
 	file, err := os.Create(path)
 	if err != nil {
@@ -297,7 +299,7 @@ func fill(path string) error {
 	return file.Close()
 }
 
-// What runs when a sandbox is suspended, in C or in Python, goes on where it was.
+// An execution that runs while its sandbox is suspended and resumed continues, in C code as well as in Python code.
 func TestABlockedKernelIsSuspended(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
@@ -336,7 +338,7 @@ func TestABlockedKernelIsSuspended(t *testing.T) {
 	}
 }
 
-// Removing wins, whenever it comes.
+// Remove removes a sandbox at any moment of a concurrent Resume.
 func TestRemoveDuringResume(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -352,7 +354,7 @@ func TestRemoveDuringResume(t *testing.T) {
 				t.Errorf("Resume: %v", err)
 			}
 		})
-		time.Sleep(time.Duration(i) * 30 * time.Millisecond) // somewhere within
+		time.Sleep(time.Duration(i) * 30 * time.Millisecond) // a different moment of the resume each time
 		if err := e.Remove(t.Context(), s.ID); err != nil {
 			t.Errorf("Remove: %v", err)
 		}
@@ -364,7 +366,8 @@ func TestRemoveDuringResume(t *testing.T) {
 	}
 }
 
-// A name that means another image by now is nothing to what sleeps; an image that is gone is said to be, and may come back.
+// A suspended sandbox keeps its image when another image gets the same name. If the sandbox's image is missing, Resume
+// returns unavailable, and works again when the image is back.
 func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 	e, images := openPulling(t)
 	load := func(img v1.Image) string {
@@ -413,7 +416,7 @@ func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 	}
 }
 
-// A gigabyte, for who has the time.
+// Suspends and resumes a sandbox with a gigabyte of data. This is slow, so it runs only on request.
 func TestAGigabyteSleeps(t *testing.T) {
 	enginetest.Slow(t)
 	image, dir := anyImage(t), tempDir(t)

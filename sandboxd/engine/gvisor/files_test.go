@@ -17,8 +17,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox with as many files as are allowed and most of its memory in use can be checkpointed several times without coming near
-// the limit of its cgroup, which would end it.
+// A sandbox with the maximum number of files, and with most of its memory in use, can be checkpointed several times without
+// coming near the memory limit of its cgroup. Reaching that limit would kill the sandbox.
 func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -89,7 +89,7 @@ for folder in range(120):
 	run(sandbox.JavaScript, "if (kept !== 42) throw new Error(kept)")
 }
 
-// fillWithFiles makes files until the guest stops the kernel that makes them.
+// fillWithFiles runs code that creates files until the guest stops its kernel.
 func fillWithFiles(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, id) })

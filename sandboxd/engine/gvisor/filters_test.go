@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// The seccomp filter around a sandbox was compiled when runsc was built: runsc finds it by the options that the engine's flags
-// amount to, and compiles one itself, which takes a while, when it finds none.
+// The seccomp filter for a sandbox's own processes is compiled when runsc is built. runsc looks the filter up by its options,
+// which follow from the engine's flags. If it finds none, it compiles one at each start, which is slow.
 func TestFilterIsCompiledAhead(t *testing.T) {
 	e, s, dir := open(t, tempDir(t), bundle.Bundle{}), spec(anyImage(t)), tempDir(t)
 	create(t, e, s)

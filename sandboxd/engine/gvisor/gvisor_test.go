@@ -16,8 +16,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// missing skips a test for the want of something, unless DORMOUSE_TEST_REQUIRE (a
-// list with commas) says that this machine has it.
+// missing skips a test that needs something that this machine does not have. The parameter what names it, and why is the
+// reason. If DORMOUSE_TEST_REQUIRE, a comma-separated list, contains that name, missing fails the test instead.
 func missing(t *testing.T, what string, why any) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), what) {
@@ -26,7 +26,7 @@ func missing(t *testing.T, what string, why any) {
 	t.Skipf("NOT TESTED: no %s: %v", what, why)
 }
 
-// runsc is the program to test with: the checkout's own, or the one in PATH.
+// runsc returns the path of the runsc to test with: the one in bin of this checkout, or the one in PATH.
 func runsc(t *testing.T) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
@@ -41,7 +41,7 @@ func runsc(t *testing.T) string {
 	return path
 }
 
-// tempDir is a folder with a short name, as homes have.
+// tempDir creates a temporary folder with a short path, as homes have, and removes it at the end of the test.
 func tempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "dm-")
@@ -73,7 +73,8 @@ func open(t *testing.T, dir string, guest engine.Bundle) *gvisor.Engine {
 	return e
 }
 
-// anyImage is the image to test with, unpacked: Dormouse's own if it was built here, else any.
+// anyImage returns the name of an unpacked image to test with: Dormouse's own if it was built on this machine, otherwise
+// any image.
 func anyImage(t *testing.T) string {
 	t.Helper()
 	e := open(t, tempDir(t), nil)
@@ -89,7 +90,7 @@ func anyImage(t *testing.T) string {
 		t.Fatal(err)
 	}
 	tar := filepath.Join(cache, "dormouse", "image-"+strings.TrimPrefix(image.Ref(), image.Repository+":")+".tar")
-	if _, err := os.Stat(tar); err == nil { // else it would be built
+	if _, err := os.Stat(tar); err == nil { // without the tar, Ensure would build the image
 		if _, err := image.Ensure(t.Context(), e, image.Options{}, t.Output()); err != nil {
 			t.Fatal(err)
 		}

@@ -147,7 +147,7 @@ func bytesIn(dir string) (n int64) {
 	return n
 }
 
-// asleep returns the error for an operation that needs a running sandbox when the sandbox is suspended.
+// asleep returns the error that an operation on running sandboxes returns for a suspended one.
 func asleep() *sandbox.Error {
 	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }

@@ -30,7 +30,8 @@ func only(t *testing.T, e *gvisor.Engine) engine.Container {
 	return list[0]
 }
 
-// wantFallenBack fails unless the one sandbox is suspended as of a time between two.
+// wantFallenBack fails the test unless the only sandbox is suspended with a checkpoint that was made between after and
+// before.
 func wantFallenBack(t *testing.T, e *gvisor.Engine, after, before time.Time) {
 	t.Helper()
 	c := only(t, e)
@@ -51,7 +52,7 @@ log = open('/workspace/log', 'a'); log.write('%d ' % x); log.flush()
 
 const showFiles = `print(x, *[open(name).read() for name in ('/workspace/file', '/tmp/file', '/dev/shm/file', '/workspace/log')])`
 
-// What is kept of a sandbox that runs is what it comes back to: its memory and its files as of one moment.
+// A sandbox whose processes die falls back to its latest checkpoint, which has the memory and files of one moment.
 func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -81,7 +82,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	python(t, e, s.ID, "x = 1"+saveFiles)
 	checkpoint(t)
 	python(t, e, s.ID, "x = 2"+saveFiles)
-	after, before := checkpoint(t) // in place of the older one
+	after, before := checkpoint(t) // replaces the first checkpoint
 	python(t, e, s.ID, "x = 3"+saveFiles)
 	if c := only(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
 		t.Errorf("List() = %+v, want it running, with a checkpoint", c)
@@ -94,9 +95,9 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	if err := e.Discard(t.Context(), s.ID); err != nil {
 		t.Error(err)
 	}
-	wantFallenBack(t, e, after, before) // it is all that there is of it
+	wantFallenBack(t, e, after, before) // Discard must not remove the checkpoint of a dead sandbox
 
-	// Another daemon sees the same, and so does a fork.
+	// Another engine returns the same state, and a fork has the same memory and files.
 	e = open(t, dir, bundle.Bundle{})
 	wantFallenBack(t, e, after, before)
 	wantNothingRuns(t, e, s.ID)
@@ -112,13 +113,13 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	}
 	resume(t, "2 2 2 2 1 2")
 
-	// It falls back to the same as often as it must.
+	// The sandbox can fall back to the same checkpoint again.
 	python(t, e, s.ID, "x = 4"+saveFiles)
 	kill(t, e, s.ID)
 	wantFallenBack(t, e, after, before)
 	resume(t, "2 2 2 2 1 2")
 
-	// A suspend takes its place, loses nothing, and is what it falls back to from then on.
+	// Suspend loses nothing. After the resume, its checkpoint is the new fallback checkpoint.
 	python(t, e, s.ID, "x = 5"+saveFiles)
 	after = time.Now()
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
@@ -138,7 +139,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	}
 	resume(t, "5 5 5 5 1 2 5")
 
-	// Without one it is lost.
+	// Without a fallback checkpoint, the sandbox is lost when its processes die.
 	if err := e.Discard(t.Context(), s.ID); err != nil {
 		t.Error(err)
 	}
@@ -151,7 +152,8 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	}
 }
 
-// reboot leaves what a reboot leaves: no process, no cgroup, no file of a run, and another boot id.
+// reboot simulates a reboot: it kills the processes of a sandbox, removes its cgroup and the state of runsc, and changes
+// the boot id in the record of its process.
 func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 	t.Helper()
 	kill(t, e, id)
@@ -165,7 +167,7 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 		t.Fatal(err)
 	}
 	p["boot"] = "another"
-	text, _ = json.Marshal(p) // it was JSON
+	text, _ = json.Marshal(p) // can't fail: p was read from JSON
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +192,7 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 	}
 }
 
-// A checkpoint that can't be resumed is lost, and said to be.
+// If the fallback checkpoint is damaged, Resume returns an error of kind expired.
 func TestADamagedKeptCheckpointIsLost(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -227,7 +229,7 @@ func TestADamagedKeptCheckpointIsLost(t *testing.T) {
 	}
 }
 
-// Who took all the memory is told so, and falls back.
+// A sandbox that was killed because it ran out of memory falls back, and List names the reason.
 func TestOutOfMemoryFallsBack(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), enginetest.Probe(t))
@@ -248,7 +250,7 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	}
 	for deadline := time.Now().Add(10 * time.Second); only(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 	}
-	for range 2 { // as it is seen, and as it is written down
+	for range 2 { // first List finds the reason out, then it reads the reason that Suspend has written to a file
 		if c := only(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
 			t.Errorf("List() = %+v, want it suspended as of a while ago, out of memory", c)
 		}

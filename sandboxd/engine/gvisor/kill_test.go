@@ -15,7 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// Whenever a runsc command is killed, the sandbox is as it was or as it should become.
+// If a runsc command is killed at any moment, the sandbox is in the state before or after the operation.
 func TestRunscKilledAtAnyMoment(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -69,8 +69,8 @@ func TestRunscKilledAtAnyMoment(t *testing.T) {
 	wantNothingRuns(t, e, s.ID)
 }
 
-// killCommand kills, once, a runsc command that works in dir, some time after it has started; or those that stand by, one of
-// which may be that command.
+// killCommand waits until a runsc process in dir runs the command or was started as a standby, which may be running the
+// command. After the delay after, it kills these processes and returns. It returns early when stop is closed.
 func killCommand(dir, command string, after time.Duration, stop <-chan struct{}) {
 	for {
 		select {
@@ -94,7 +94,7 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 			for _, pid := range found {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
-			for _, pid := range found { // one that is about to end could be told what to do yet
+			for _, pid := range found { // wait until they have ended: the engine could still pass arguments to a dying standby
 				for deadline := time.Now().Add(time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 				}
 			}

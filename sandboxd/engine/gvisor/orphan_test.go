@@ -29,7 +29,7 @@ func TestDaemonAtAMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir, image, moment := args[0], args[1], args[2]
-	gvisor.SetMakingLife(-50 * time.Second) // the guest waits for another minute, so it ends after 10 s
+	gvisor.SetMakingLife(-50 * time.Second) // the guest waits a minute after the TTL is reached, so it ends after 10 s
 	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: runsc(t), WithoutCgroups: os.Geteuid() != 0})
 	if err != nil {
 		t.Fatal(err)
@@ -82,10 +82,10 @@ func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 	image := anyImage(t)
 	for _, moment := range []string{"a snapshot's sandbox gets ready", "a snapshot is written", "a sandbox was started from a snapshot", "a spare is made", "a spare waits"} {
 		t.Run(moment, func(t *testing.T) {
-			t.Parallel() // they wait most of the time
+			t.Parallel() // the subtests wait most of the time
 			dir := tempDir(t)
 			daemon := exec.Command(os.Args[0], "-test.run=^TestDaemonAtAMoment$")
-			args, _ := json.Marshal([3]string{dir, image, moment}) // strings
+			args, _ := json.Marshal([3]string{dir, image, moment}) // can't fail: there are only strings
 			daemon.Env = append(os.Environ(), "DORMOUSE_TEST_ORPHANS="+string(args))
 			out, err := daemon.StdoutPipe()
 			if err != nil {

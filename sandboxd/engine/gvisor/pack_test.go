@@ -14,10 +14,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// openPacking opens the engine of a home so that it compresses what has slept for a moment.
+// openPacking opens the engine of a home. The engine compresses the checkpoint of a sandbox that is suspended for longer
+// than after.
 func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
 	t.Helper()
-	open(t, tempDir(t), nil) // or skips
+	open(t, tempDir(t), nil) // skips the test if the engine can't work here
 	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: runsc(t), CompressAfter: after, WithoutCgroups: os.Geteuid() != 0})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ frame = pandas.DataFrame({'a': numpy.arange(1000)})
 model = sklearn.linear_model.LinearRegression().fit(frame[['a']], frame.a * 2 + 1)
 `
 
-// A sandbox that sleeps for long takes little room, and wakes as it was.
+// The checkpoint of a sandbox that is suspended for long becomes small, and the sandbox can still be resumed and forked.
 func TestWhatSleepsIsCompressed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
@@ -68,7 +69,7 @@ func TestWhatSleepsIsCompressed(t *testing.T) {
 		t.Errorf("List() = %+v, want it suspended, in 40 MB", c)
 	}
 
-	// A copy of it, and itself.
+	// Fork and resume from the compressed checkpoint.
 	fork := sandbox.NewID()
 	began = time.Now()
 	if err := e.Fork(t.Context(), s.ID, fork); err != nil {
@@ -91,7 +92,7 @@ func TestWhatSleepsIsCompressed(t *testing.T) {
 		t.Errorf("%q are left of running sandboxes", left)
 	}
 
-	// What it was resumed from is still there to fall back to.
+	// The compressed checkpoint is the fallback checkpoint of the resumed sandbox.
 	python(t, e, s.ID, "x = 2")
 	kill(t, e, s.ID)
 	if err := e.Resume(t.Context(), s.ID); err != nil {
@@ -144,7 +145,7 @@ func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
 	}
 }
 
-// Compressing is in nobody's way: whoever wakes a sandbox meanwhile, or removes it, need not wait.
+// Resume and Remove do not wait for the compression of the sandbox's checkpoint.
 func TestCompressingGivesWay(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
@@ -155,7 +156,7 @@ func TestCompressingGivesWay(t *testing.T) {
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
 			t.Fatalf("Suspend: %v", err)
 		}
-		time.Sleep(time.Duration(i) * 60 * time.Millisecond) // somewhere within
+		time.Sleep(time.Duration(i) * 60 * time.Millisecond) // a different moment of the compression each time
 		began := time.Now()
 		if err := e.Resume(t.Context(), s.ID); err != nil {
 			t.Fatalf("Resume: %v", err)

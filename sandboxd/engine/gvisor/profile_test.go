@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A change to what isolates a sandbox is a change to this file: what runsc is told about a
-// sandbox, and how it is called.
+// The golden file contains everything that isolates a sandbox: its OCI configuration and the flags of runsc. A change to
+// the isolation is a change to that file.
 func TestProfileIsAsReviewed(t *testing.T) {
 	spec := engine.Spec{
 		ID:       "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -37,7 +37,7 @@ func TestProfileIsAsReviewed(t *testing.T) {
 	enginetest.Golden(t, "profile.golden.json", append(text, '\n'))
 }
 
-// Only what is certainly a sandbox's is ever killed.
+// The engine kills only processes that certainly belong to a sandbox.
 func TestIsRunscOf(t *testing.T) {
 	const box = "/home/gvisor/sandboxes/sbx_a"
 	for _, test := range []struct {

@@ -31,10 +31,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// openPulling opens an engine with a folder of images of its own, and pulls.
+// openPulling opens an engine that pulls images, and returns it and its own, empty folder of images.
 func openPulling(t *testing.T) (*gvisor.Engine, string) {
 	t.Helper()
-	open(t, tempDir(t), nil) // or skips
+	open(t, tempDir(t), nil) // skips the test if the engine can't work here
 	images := tempDir(t)
 	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: tempDir(t), Images: images, Bundle: enginetest.Probe(t), Runsc: runsc(t), Pull: true, WithoutCgroups: os.Geteuid() != 0})
 	if err != nil {
@@ -44,7 +44,7 @@ func openPulling(t *testing.T) (*gvisor.Engine, string) {
 	return e, images
 }
 
-// imageOf makes an image of layers for this machine.
+// imageOf returns an image for this machine with the given layers.
 func imageOf(t *testing.T, layers ...[]tar.Header) v1.Image {
 	t.Helper()
 	img := empty.Image
@@ -77,7 +77,7 @@ func twoLayers(t *testing.T) v1.Image {
 	}, []tar.Header{{Name: ".wh.old", Typeflag: tar.TypeReg}, {Name: "new", Typeflag: tar.TypeReg, Mode: 0o644}})
 }
 
-// wantUnpacked fails unless twoLayers is unpacked, once.
+// wantUnpacked fails the test unless the image of twoLayers is the only unpacked image.
 func wantUnpacked(t *testing.T, images string) {
 	t.Helper()
 	roots, _ := filepath.Glob(filepath.Join(images, "*", "rootfs"))
@@ -96,7 +96,7 @@ func wantUnpacked(t *testing.T, images string) {
 	}
 }
 
-// An image is pulled when it is first asked for, once, however many ask.
+// A missing image is pulled once when it is first requested, also by several concurrent requests.
 func TestAnImageIsPulled(t *testing.T) {
 	e, images := openPulling(t)
 	var manifests atomic.Int32
@@ -104,7 +104,7 @@ func TestAnImageIsPulled(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
 			manifests.Add(1)
-			time.Sleep(100 * time.Millisecond) // that the others ask meanwhile
+			time.Sleep(100 * time.Millisecond) // so that the other requests come during the pull
 		}
 		handler.ServeHTTP(w, r)
 	}))
@@ -139,7 +139,7 @@ func TestAnImageIsPulled(t *testing.T) {
 	if n := manifests.Load(); n != 1 {
 		t.Errorf("the manifest was asked for %d times, want once", n)
 	}
-	server.Close() // what is here needs no registry
+	server.Close() // an unpacked image needs no registry
 	s := spec(ref)
 	if err := e.Create(t.Context(), s); err != nil {
 		t.Errorf("Create: %v", err)
@@ -171,7 +171,7 @@ func TestAPullThatFailsSaysWhy(t *testing.T) {
 		}
 	}
 	foreign := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
-	config, _ := foreign.ConfigFile() // it was made
+	config, _ := foreign.ConfigFile() // can't fail: imageOf has written it
 	config = config.DeepCopy()
 	config.Architecture = "s390x"
 	foreign, err := mutate.ConfigFile(foreign, config)
@@ -195,7 +195,7 @@ func TestAPullThatFailsSaysWhy(t *testing.T) {
 			t.Errorf("Create of %s = %v (%s), want %s: %s", test.ref, err, sandbox.KindOf(err), test.kind, test.says)
 		}
 	}
-	// Who can't wait is told that it goes on; Close ends it.
+	// If the context ends during a pull, Create returns the error that the image is still being pulled. Close ends the pull.
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := e.Create(ctx, spec(host+"/hangs:1")); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "still being pulled") {
@@ -219,7 +219,7 @@ func saveImage(path string, img v1.Image) error {
 	return tarball.WriteToFile(path, tag, img)
 }
 
-// Where there is no registry, an image comes in a file or a folder.
+// LoadImage imports an image from a tar or an OCI layout, without a registry.
 func TestAnImageIsLoaded(t *testing.T) {
 	for name, write := range map[string]func(t *testing.T, path string, img v1.Image) error{
 		"docker save": func(_ *testing.T, path string, img v1.Image) error { return saveImage(path, img) },
@@ -264,7 +264,7 @@ func TestAnImageIsLoaded(t *testing.T) {
 	}
 }
 
-// A layer that is not what the configuration says is refused, whoever serves it.
+// A layer whose digest is not the one in the image's configuration is refused, from every source.
 func TestAForgedLayerIsRefused(t *testing.T) {
 	e, images := openPulling(t)
 	path := filepath.Join(tempDir(t), "image")

@@ -253,7 +253,7 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 		}
 		twins := newTwins(t)
 		twins.add(t, draw(t, client(s.ID)))
-		for epoch := range 2 { // it goes back twice
+		for epoch := range 2 { // the sandbox falls back twice
 			kill(t, e, s.ID)
 			asOf := only(t, e).AsOf
 			if err := e.Resume(t.Context(), s.ID); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Who may not have a user namespace is told which setting forbids it, and how it is changed.
+// The error for a forbidden user namespace names the setting that forbids it, and how to change the setting.
 func TestWhyThereIsNoNamespace(t *testing.T) {
 	for name, test := range map[string]struct {
 		settings map[string]string

@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A snapshot that is not as it was written starts nothing and is gone: the next one takes its place.
+// Start does not start a sandbox from a damaged snapshot, and removes the snapshot. A new snapshot can then be made.
 func TestABadSnapshotStartsNothing(t *testing.T) {
 	image := anyImage(t)
 	for name, spoil := range map[string]func(t *testing.T, dir string){
@@ -79,7 +79,8 @@ func TestABadSnapshotStartsNothing(t *testing.T) {
 	}
 }
 
-// What is too old, or of another guest, is removed when the engine is opened; of more than eight the oldest is.
+// New removes snapshots that are too old or were made with another guest. If there are more than eight, the oldest is
+// removed.
 func TestSnapshotsAreTidied(t *testing.T) {
 	image, home := anyImage(t), tempDir(t)
 	e := open(t, home, bundle.Bundle{})

@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// spares are the names of those that a home has, taken or not.
+// spares returns the names of all spares of a home, used or not.
 func spares(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	paths, _ := filepath.Glob(filepath.Join(dir, "spares", "*"))
@@ -28,7 +28,7 @@ func spares(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// ready waits until a spare is, other than those, and returns its name.
+// ready waits until a spare with another name than those in others is ready, and returns its name.
 func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -40,7 +40,7 @@ func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
 	return ""
 }
 
-// taken is the spare that a sandbox runs in; empty if it runs in none.
+// taken returns the name of the spare that a sandbox runs in, or an empty string.
 func taken(dir string, id sandbox.ID) string {
 	text, _ := os.ReadFile(filepath.Join(dir, "sandboxes", string(id), "spare"))
 	name, _, _ := strings.Cut(string(text), " ")
@@ -58,8 +58,8 @@ func sleepAndWake(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	}
 }
 
-// A sandbox that is resumed in a spare is as any: it is listed, saved, copied, falls back when it is killed, and is removed with all that was
-// the spare's. Each spare is used once, and ends with the engine.
+// A sandbox that was resumed in a spare behaves like any other: it can be listed, suspended and forked, it falls back when
+// its processes die, and Remove also removes the spare. Each spare is used once, and ends with the engine.
 func TestASpareBecomesASandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -121,7 +121,7 @@ func TestASpareBecomesASandbox(t *testing.T) {
 	}
 }
 
-// runscOf are the runsc whose command lines have a text in them.
+// runscOf returns the pids of the runsc processes whose command line contains text.
 func runscOf(text string) (pids []int) {
 	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range paths {
@@ -135,8 +135,8 @@ func runscOf(text string) (pids []int) {
 	return pids
 }
 
-// Of a daemon that was killed, the next ends the spare that nobody took and the one that was just being taken, and lets the sandbox run that
-// is in one.
+// After a daemon was killed, the next one ends an unused spare, and a spare that a resume had just started to use. It keeps
+// a sandbox that runs in a spare.
 func TestASpareThatIsLeft(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	killed := open(t, dir, bundle.Bundle{})
@@ -172,7 +172,7 @@ func TestASpareThatIsLeft(t *testing.T) {
 	}
 }
 
-// A spare is taken only by what is configured as it is, and only if it is alive.
+// A sandbox uses a spare only if the spare has the same configuration and is alive.
 func TestASpareThatDoesNotFit(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -187,7 +187,7 @@ func TestASpareThatDoesNotFit(t *testing.T) {
 	if got := taken(dir, other.ID); got != "" {
 		t.Errorf("one of another size runs in the spare %q", got)
 	}
-	second := ready(t, e, first) // of that size, because that was asked for last
+	second := ready(t, e, first) // it has the memory limit of other, which was started last
 	if slices.Contains(spares(t, dir), first) {
 		t.Error("there are two spares")
 	}
@@ -210,7 +210,8 @@ func TestASpareThatDoesNotFit(t *testing.T) {
 	python(t, e, other.ID, "1")
 }
 
-// stoodBy are the runsc of a home that stand by, or did until they were told what to do, other than those.
+// stoodBy returns the pids of the runsc processes of a home that were started as standbys, waiting or used, except for
+// others.
 func stoodBy(dir string, others ...int) (pids []int) {
 	for _, pid := range runscOf(dir + "/") {
 		text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
@@ -221,7 +222,7 @@ func stoodBy(dir string, others ...int) (pids []int) {
 	return pids
 }
 
-// Calls of runsc that stand by are used once each; without them, and with such that were killed, all works as well. They end with the engine.
+// Each standby is used once. Without standbys, or with killed ones, everything works as well. Standbys end with the engine.
 func TestStandbys(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

@@ -45,8 +45,8 @@ func (l *standbys) take(build string) *standby {
 	return s
 }
 
-// tell writes the arguments to a standby, with which it then runs as runsc. It returns true when the standby has confirmed
-// that it has read them. Otherwise it kills and closes the standby, and returns false.
+// tell sends the arguments of a call to a standby, which then runs like any other runsc process. It returns true when the
+// standby has confirmed that it has read them. Otherwise it kills and closes the standby, and returns false.
 func (s *standby) tell(args []string) bool {
 	err := json.NewEncoder(s.arguments).Encode(args)
 	s.arguments.Close()

@@ -22,13 +22,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Not a test: the daemon that TestSandboxesOutliveTheDaemon kills.
+// TestDaemonThatIsKilled is not a test: it is the daemon process that TestSandboxesOutliveTheDaemon starts and kills.
 func TestDaemonThatIsKilled(t *testing.T) {
 	text := os.Getenv("DORMOUSE_TEST_DAEMON")
 	if text == "" {
 		t.Skip("only as a part of TestSandboxesOutliveTheDaemon")
 	}
-	var args [2]string // the folder, the image
+	var args [2]string // the folder and the image
 	if err := json.Unmarshal([]byte(text), &args); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestDaemonThatIsKilled(t *testing.T) {
 func TestSandboxesOutliveTheDaemon(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	daemon := exec.Command(os.Args[0], "-test.run=^TestDaemonThatIsKilled$")
-	args, _ := json.Marshal([2]string{dir, image}) // strings
+	args, _ := json.Marshal([2]string{dir, image}) // can't fail: there are only strings
 	daemon.Env = append(os.Environ(), "DORMOUSE_TEST_DAEMON="+string(args))
 	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := daemon.StdoutPipe()
@@ -60,7 +60,7 @@ func TestSandboxesOutliveTheDaemon(t *testing.T) {
 	}
 	said := make([]byte, 4096)
 	n, _ := out.Read(said)
-	// All of its process group, as a terminal or a service manager would.
+	// Kill the whole process group, as a terminal or a service manager does.
 	if err := syscall.Kill(-daemon.Process.Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,8 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
-// A service that systemd shields (ProtectSystem=strict) has a read-only /run, where runsc's socket may be, and is not.
+// Remove succeeds in a service with a read-only /run, as with systemd's ProtectSystem=strict. runsc's socket can be in /run,
+// but is not there in this test.
 func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind /run /run && mount -o remount,bind,ro /run && exec "$@"`, "sh",
@@ -143,7 +144,7 @@ func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	}
 }
 
-// A service's umask, or that of a careful root's shell, hides from a kernel nothing that it needs.
+// With a restrictive umask, as services and root shells can have, kernels can still read all the files that they need.
 func TestAUmaskHidesNothing(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("sh", "-c", `umask 077 && exec "$@"`, "sh",
@@ -153,7 +154,7 @@ func TestAUmaskHidesNothing(t *testing.T) {
 	}
 }
 
-// kill ends a sandbox's processes, and none that is another's.
+// kill kills the processes of a sandbox, and no others.
 func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
@@ -171,7 +172,7 @@ func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Fatal("they do not end")
 }
 
-// After a reboot a sandbox's pid may be anybody's.
+// After a reboot another process may have a sandbox's pid. It is not taken for the sandbox.
 func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -210,7 +211,7 @@ func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	}
 }
 
-// Who took all the memory is told so.
+// List names the reason if a sandbox was killed because it ran out of memory.
 func TestOutOfMemoryIsNamed(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), enginetest.Probe(t))

@@ -26,7 +26,7 @@ func spec(image string) engine.Spec {
 	}
 }
 
-// create makes a sandbox with the real guest, which is removed in the end.
+// create creates a sandbox with the real guest, and removes it at the end of the test.
 func create(t *testing.T, e *gvisor.Engine, s engine.Spec) {
 	t.Helper()
 	began := time.Now()
@@ -110,7 +110,7 @@ func TestSuspendedStateSurvives(t *testing.T) {
 		t.Errorf("Dial = %v, want busy", err)
 	}
 
-	// Another daemon finds it; whoever comes second finds it resumed.
+	// Another engine finds the sandbox. Of two concurrent calls of Resume, the second finds it running.
 	e = open(t, dir, bundle.Bundle{})
 	var group sync.WaitGroup
 	for range 2 {
@@ -129,7 +129,7 @@ func TestSuspendedStateSurvives(t *testing.T) {
 	}
 	t.Logf("first answer: %v", time.Since(began))
 
-	// And again: what was restored can be saved.
+	// A resumed sandbox can be suspended again.
 	for range 2 {
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
 			t.Fatalf("Suspend: %v", err)
@@ -257,7 +257,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 	}
 }
 
-// What a kill of the daemon leaves, at each step of suspending and resuming.
+// An engine that is opened after the daemon was killed, at any step of a suspend or resume, finds a usable sandbox.
 func TestCutShort(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -266,7 +266,7 @@ func TestCutShort(t *testing.T) {
 	python(t, e, s.ID, "x = 1")
 	box := filepath.Join(dir, "sandboxes", string(s.ID))
 
-	// While the checkpoint was written: it runs on.
+	// Killed while the checkpoint was being written: the sandbox keeps running.
 	if err := os.MkdirAll(filepath.Join(box, "checkpoint.making", "pages.img"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +277,7 @@ func TestCutShort(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	// After the restore and before the checkpoint was removed: it is suspended.
+	// Killed after the restore and before the checkpoint was renamed to "kept": the sandbox is suspended.
 	kept := filepath.Join(tempDir(t), "kept")
 	if err := os.CopyFS(kept, os.DirFS(filepath.Join(box, "checkpoint"))); err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func bytesIn(t *testing.T, dir string) (n int64) {
 	return n
 }
 
-// wantNothingRuns looks for processes, cgroups and mounts of a sandbox.
+// wantNothingRuns fails the test if processes, cgroups or mounts of a sandbox are left.
 func wantNothingRuns(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	pids, err := e.ProcessesOf(id)

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Only what certainly nobody needs is removed: images are shared by homes that know nothing of each other.
+// tidy removes an image only if certainly no home needs it. Homes share images, but have no other connection.
 func TestImagesThatNobodyUsesGo(t *testing.T) {
 	i := images{t.TempDir()}
 	now := time.Now()
@@ -36,16 +36,16 @@ func TestImagesThatNobodyUsesGo(t *testing.T) {
 	const day = 24 * time.Hour
 	want := map[string]bool{
 		add("1", "host:5000/own:1", 90*day): false,
-		add("2", "host:5000/own:2", 80*day): true,  // a sandbox has it
+		add("2", "host:5000/own:2", 80*day): true,  // a sandbox uses it
 		add("3", "host:5000/own:3", 70*day): true,  // the latest of its name
-		add("4", "other", 100*day):          true,  // so is it
-		add("5", "", 40*day):                false, // nobody can even name it
+		add("4", "other", 100*day):          true,  // the latest of its name, until 7 is added
+		add("5", "", 40*day):                false, // has no name
 		add("6", "", 20*day):                true,
 		add("7", "other@sha256:aa", 95*day): true,
 	}
 	want[strings.Repeat("4", 64)] = false // the latest of its name is 7
 	add("8", "host:5000/own:0", 85*day)
-	i.use(strings.Repeat("8", 64)) // somebody did, just now
+	i.use(strings.Repeat("8", 64)) // it is old, but was used just now
 	want[strings.Repeat("8", 64)] = true
 	if err := os.Mkdir(filepath.Join(i.dir, "making-x"), 0o700); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestImagesThatNobodyUsesGo(t *testing.T) {
 		t.Errorf("the homes are %q, want the one that is there", homes)
 	}
 
-	// A record that can't be read: who knows what it needs.
+	// If the record of a sandbox can't be read, it is unknown which image the sandbox needs, so no image is removed.
 	if err := os.WriteFile(home.record(id), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 )
 
-// tarOf writes an archive; a file's content is its name.
+// tarOf returns a tar with the given headers. The content of each file is its name.
 func tarOf(t *testing.T, headers ...tar.Header) *bytes.Buffer {
 	t.Helper()
 	var b bytes.Buffer
@@ -46,7 +46,7 @@ func TestUnpackKeepsWhatMatters(t *testing.T) {
 		tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755},
 		tar.Header{Name: "./usr/bin/", Typeflag: tar.TypeDir, Mode: 0o755},
 		tar.Header{Name: "bin", Typeflag: tar.TypeSymlink, Linkname: "usr/bin"},
-		tar.Header{Name: "./bin/tool", Typeflag: tar.TypeReg, Mode: 0o4755}, // through the link
+		tar.Header{Name: "./bin/tool", Typeflag: tar.TypeReg, Mode: 0o4755}, // its path contains the link bin
 		tar.Header{Name: "./usr/bin/same", Typeflag: tar.TypeLink, Linkname: "./usr/bin/tool"},
 		tar.Header{Name: "./dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3},
 		tar.Header{Name: "./etc/resolv.conf", Typeflag: tar.TypeSymlink, Linkname: "/run/resolv.conf"},
@@ -57,7 +57,7 @@ func TestUnpackKeepsWhatMatters(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := fs.FileMode(0o500)
-	if os.Geteuid() != 0 { // who would never get rid of what is in it
+	if os.Geteuid() != 0 { // only root could remove the files in a folder without write permission
 		closed = 0o700
 	}
 	for name, want := range map[string]fs.FileMode{
@@ -104,7 +104,7 @@ func TestUnpackStaysInside(t *testing.T) {
 				}
 			}
 			if err := gvisor.Unpack(dir, tarOf(t, headers...)); err != nil {
-				t.Logf("refused: %v", err) // else links were followed as they are inside
+				t.Logf("refused: %v", err) // the other archives are unpacked, with links resolved inside the image
 			}
 			entries, _ := os.ReadDir(outside)
 			other, _ := os.Stat(filepath.Join(outside, "other"))
@@ -115,7 +115,7 @@ func TestUnpackStaysInside(t *testing.T) {
 	}
 }
 
-// Layers are applied as every other engine applies them.
+// Layers are applied in the same way as by other container engines.
 func TestUnpackLayers(t *testing.T) {
 	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644} }
 	folder := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o750} }
@@ -175,7 +175,7 @@ func TestUnpackLayers(t *testing.T) {
 	}
 }
 
-// Whatever is in a layer, it stays inside.
+// No layer, whatever it contains, changes a file outside of the folder that it is unpacked to.
 func FuzzUnpackStaysInside(f *testing.F) {
 	f.Add("up", "..", "up/out", byte(tar.TypeReg), "x", "../secret", byte(tar.TypeLink))
 	f.Add("a", "/", "a/../../out", byte(tar.TypeDir), "a/.wh..wh..opq", "", byte(tar.TypeReg))
@@ -206,7 +206,7 @@ func FuzzUnpackStaysInside(f *testing.F) {
 			t.Fatal(err)
 		}
 		whole := b.String()
-		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // or refuses
+		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // it may refuse the archive
 		entries, _ := os.ReadDir(outside)
 		inside, _ := os.ReadDir(filepath.Join(outside, "other"))
 		info, err := os.Stat(secret)
