@@ -198,7 +198,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 	return described, nil
 }
 
-// boundedTransport limits the size of a registry's responses. Responses with blobs are not limited here: their size is in the
+// boundedTransport limits the size of a registry's responses. It does not limit responses with blobs: their size is in the
 // manifest, and the client reads no more.
 type boundedTransport struct{ http.RoundTripper }
 

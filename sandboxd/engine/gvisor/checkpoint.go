@@ -79,7 +79,7 @@ func seal(dir string, m manifest) error {
 	}
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
-		if err := os.Chmod(path, 0o600); err != nil { // the folder is closed to others too
+		if err := os.Chmod(path, 0o600); err != nil { // in addition, other users have no access to the folder
 			return err
 		}
 		s, err := sums(path, true)

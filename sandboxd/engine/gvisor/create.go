@@ -24,7 +24,8 @@ const (
 	cleanupTimeout = 30 * time.Second
 )
 
-// cleanup returns a context for cleaning up after an operation. It is not cancelled when ctx is.
+// cleanup returns a context for cleaning up after an operation. It is not cancelled when ctx is, and it ends after
+// cleanupTimeout.
 func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 }

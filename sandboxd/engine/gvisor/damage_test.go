@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// damages are the ways in which a power cut, a failing disk or a person can damage a file. Each function gets the file's content
-// and the content of the same file of another sandbox, and returns the new content, or nil to remove the file.
+// damages are the ways in which a power cut, a failing disk or a person can damage a file. Each function gets the file's
+// content and the content of the same file of another sandbox, and returns the new content, or nil to remove the file.
 var damages = map[string]func(own, others []byte) []byte{
 	"missing":         func(_, _ []byte) []byte { return nil },
 	"empty":           func(_, _ []byte) []byte { return []byte{} },
@@ -96,8 +96,8 @@ func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 	return list[i]
 }
 
-// After a power cut that damaged any file of a sandbox in any way, the engine opens, lists the sandbox with the reason, and can
-// remove it, and its neighbour keeps running.
+// If a power cut damages any file of a sandbox, the engine can be opened, List returns the sandbox with the reason, and
+// Remove removes it. Another sandbox, the neighbour, keeps running.
 func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
@@ -223,7 +223,7 @@ func TestDoctorNamesADamagedSandbox(t *testing.T) {
 	create(t, e, other)
 	doctor := func() (found engine.Check) {
 		t.Helper()
-		checks := open(t, dir, nil).Doctor(t.Context(), image) // a second engine, like the doctor command beside the daemon
+		checks := open(t, dir, nil).Doctor(t.Context(), image) // a second engine, as in the doctor command while a daemon runs
 		i := slices.IndexFunc(checks, func(c engine.Check) bool { return c.Name == "sandboxes" })
 		if i < 0 {
 			t.Fatalf("Doctor() = %+v, want a check of the sandboxes", checks)
@@ -265,7 +265,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 						continue // a folder
 					}
 					files++
-					// Not overwritten in place: bin/* is a hard link to a file of other homes.
+					// Do not overwrite the file in place: a file in bin is a hard link to a file that other homes use.
 					if err := os.Remove(path); err != nil {
 						t.Fatal(err)
 					}

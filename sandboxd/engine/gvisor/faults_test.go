@@ -185,7 +185,7 @@ func (l *life) after(t *testing.T, step, op string, err error) {
 }
 
 // disturbed runs one operation on a sandbox and returns its error. After delay it kills the runsc command, kills all
-// processes of the sandbox, or cancels the operation, depending on the parameter meanwhile.
+// processes of the sandbox, or cancels the operation, as the caller has chosen.
 func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -213,7 +213,7 @@ func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // a process with much memory takes time to end
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // large processes end slowly
 			left, _ := e.ProcessesOf(id)
 			if !slices.ContainsFunc(left, func(pid int) bool { return slices.Contains(pids, pid) }) {
 				return
@@ -299,7 +299,8 @@ func fill(path string) error {
 	return file.Close()
 }
 
-// An execution that runs while its sandbox is suspended and resumed continues, in C code as well as in Python code.
+// If a sandbox is suspended during an execution, the execution continues after the resume, in C code as well as in Python
+// code.
 func TestABlockedKernelIsSuspended(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
@@ -416,7 +417,8 @@ func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 	}
 }
 
-// Suspends and resumes a sandbox with a gigabyte of data. This is slow, so it runs only on request.
+// A sandbox with a gigabyte of data can be suspended and resumed. This test is slow, and runs only if DORMOUSE_TEST_SLOW is
+// set.
 func TestAGigabyteSleeps(t *testing.T) {
 	enginetest.Slow(t)
 	image, dir := anyImage(t), tempDir(t)

@@ -50,7 +50,8 @@ func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
 	}
 }
 
-// gVisor's garbage after a checkpoint of many files does not count as the sandbox's memory: both kernels keep their variables.
+// The garbage in gVisor's own memory after a checkpoint of many files does not count as the sandbox's memory. Therefore the
+// guest stops no kernel, and both kernels keep their variables.
 func TestACheckpointOfManyFilesKeepsTheKernels(t *testing.T) {
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(anyImage(t))

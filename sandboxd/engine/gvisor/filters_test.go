@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// The seccomp filter for a sandbox's own processes is compiled when runsc is built. runsc looks the filter up by its options,
+// The seccomp filter for gVisor's own processes is compiled when runsc is built. runsc looks the filter up by its options,
 // which follow from the engine's flags. If it finds none, it compiles one at each start, which is slow.
 func TestFilterIsCompiledAhead(t *testing.T) {
 	e, s, dir := open(t, tempDir(t), bundle.Bundle{}), spec(anyImage(t)), tempDir(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Fork implements [engine.Forker]. If the original is running, Fork closes its streams. They can be dialled again when
+// Fork implements [engine.Forker]. If the original is running, Fork closes its streams. A new stream can be dialled when
 // Fork has returned.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	defer func() { err = e.images.blameDisk(err) }()
@@ -40,9 +40,9 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	return e.make(ctx, to, r, config, func() error { return e.startCopy(ctx, from, to, r) })
 }
 
-// startCopy starts the sandbox to with the memory of the sandbox from. If from is suspended, it uses the checkpoint of
-// from. Otherwise it makes a temporary checkpoint, which it neither syncs nor protects with checksums, because it removes
-// this checkpoint before Fork returns.
+// startCopy starts the fork, whose id is to, with the memory of the original, whose id is from. If the original is
+// suspended, startCopy uses the original's checkpoint. Otherwise it makes a temporary checkpoint, which it neither syncs
+// nor protects with checksums, because it removes this checkpoint before Fork returns.
 func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(to)
 	if e.layout.suspended(from) {
@@ -70,7 +70,7 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 	return e.drop(making)
 }
 
-// adopt changes the manifest of a checkpoint that was copied from the sandbox from, so that it fits the sandbox to. Only
+// adopt changes the manifest of the fork's checkpoint, which was copied from the original, so that it fits the fork. Only
 // the checksum of the configuration differs.
 func (e *Engine) adopt(from, to sandbox.ID, r record) error {
 	old, err := os.ReadFile(e.layout.configFile(from))
@@ -92,7 +92,8 @@ func (e *Engine) adopt(from, to sandbox.ID, r record) error {
 	return writeManifest(e.layout.checkpoint(to), m)
 }
 
-// linkTree creates the folder to with hard links to the files of from. The files must not be written to afterwards.
+// linkTree creates a folder at the path to, with hard links to the files in the folder from. The files must not be written
+// to afterwards.
 func linkTree(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {

@@ -126,8 +126,8 @@ func (i images) unpack(ctx context.Context, source io.Reader) (digest string, er
 	return digest, err
 }
 
-// importing holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the image is not
-// kept, its files are removed after the lock is released.
+// importing holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the import
+// fails or the image existed already, the unpacked files are removed after the lock is released.
 func (i images) importing(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
 	unlock, err := i.lock(ctx)
 	if err != nil {

@@ -30,8 +30,8 @@ func only(t *testing.T, e *gvisor.Engine) engine.Container {
 	return list[0]
 }
 
-// wantFallenBack fails the test unless the only sandbox is suspended with a checkpoint that was made between after and
-// before.
+// wantFallenBack fails the test unless the only sandbox is suspended with a checkpoint that was made between the times
+// after and before.
 func wantFallenBack(t *testing.T, e *gvisor.Engine, after, before time.Time) {
 	t.Helper()
 	c := only(t, e)
@@ -175,7 +175,7 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 		groups, _ := filepath.Glob(pattern)
 		for _, group := range groups {
 			err := os.Remove(group)
-			for range 1000 { // the kernel may need a moment to see that its processes have ended
+			for range 1000 { // the machine's kernel may still count a process that has just ended
 				if err == nil {
 					break
 				}
@@ -250,7 +250,7 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	}
 	for deadline := time.Now().Add(10 * time.Second); only(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 	}
-	for range 2 { // first List finds the reason out, then it reads the reason that Suspend has written to a file
+	for range 2 { // the first List determines the reason itself, the second reads it from the file that Suspend has written
 		if c := only(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
 			t.Errorf("List() = %+v, want it suspended as of a while ago, out of memory", c)
 		}

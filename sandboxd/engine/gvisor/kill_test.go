@@ -70,7 +70,7 @@ func TestRunscKilledAtAnyMoment(t *testing.T) {
 }
 
 // killCommand waits until a runsc process in dir runs the command or was started as a standby, which may be running the
-// command. After the delay after, it kills these processes and returns. It returns early when stop is closed.
+// command. When the duration after has passed, it kills these processes and returns. It returns early when stop is closed.
 func killCommand(dir, command string, after time.Duration, stop <-chan struct{}) {
 	for {
 		select {

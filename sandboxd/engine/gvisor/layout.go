@@ -162,15 +162,15 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// swap renames the folder making to to, in one step, and syncs the parent folder of to. If to exists, the two folders
-// exchange their names.
+// swap moves the folder making to the path to, in one step, and syncs the parent folder. If there is a folder at that path
+// already, the two folders exchange their names.
 func (l layout) swap(making, to string) error {
 	err := os.Rename(making, to)
 	if err != nil && exists(to) {
 		err = exchange(making, to)
 	}
-	// If the file system can't exchange names, the folder to is removed first. A power cut between the two steps then loses
-	// the old folder, and leaves the new one without its name.
+	// If the file system can't exchange names, the old folder is removed first. A power cut between the two steps then
+	// leaves neither folder at the path.
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = errors.Join(l.discard(to), os.Rename(making, to))
 	}

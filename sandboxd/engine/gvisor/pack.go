@@ -77,8 +77,8 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file saved, from, to s
 	return sizes, target.Sync()
 }
 
-// unpack decompresses the files of a checkpoint into the folder to, which it creates. It removes an older folder first.
-// The error is of kind expired if a file is damaged or missing.
+// unpack decompresses the files of a checkpoint into a new folder at the path to. It first removes an older folder at that
+// path. The error is of kind expired if a file is damaged or missing.
 func (m manifest) unpack(ctx context.Context, from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 )
 
 // openPacking opens the engine of a home. The engine compresses the checkpoint of a sandbox that is suspended for longer
-// than after.
+// than the duration after.
 func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
 	t.Helper()
 	open(t, tempDir(t), nil) // skips the test if the engine can't work here

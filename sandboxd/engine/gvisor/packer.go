@@ -25,8 +25,8 @@ type packer struct {
 	cancel context.CancelFunc
 }
 
-// start starts a goroutine that compresses the checkpoints of sandboxes that have been suspended for at least after, until
-// e is closed.
+// start starts a goroutine that compresses the checkpoints of sandboxes that have been suspended for at least the duration
+// after. The goroutine ends when e is closed.
 func (p *packer) start(e *Engine, after time.Duration) {
 	e.chores.Go(func() {
 		giveWay()
@@ -67,15 +67,15 @@ func (p *packer) abandon(id sandbox.ID) {
 	}
 }
 
-// packAll compresses each checkpoint that is not compressed and is at least as old as after. If that fails, because the
-// disk is full for example, the uncompressed checkpoint stays usable, and the next call tries again.
+// packAll compresses each uncompressed checkpoint whose age is at least the duration after. If that fails, because the disk
+// is full for example, the uncompressed checkpoint stays usable, and the next call tries again.
 func (e *Engine) packAll(ctx context.Context, after time.Duration) {
 	ids, err := e.layout.ids()
 	if err != nil {
 		return
 	}
 	for _, id := range ids {
-		// The pages file exists only in a checkpoint that is not compressed. Most are, so this check is cheap.
+		// This check is cheap for compressed checkpoints, which are the most: they have no pages file.
 		info, err := os.Stat(filepath.Join(e.layout.checkpoint(id), pagesFile))
 		if ctx.Err() == nil && err == nil && time.Since(info.ModTime()) >= after {
 			packing, end := e.packer.begin(ctx, id)

@@ -48,7 +48,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 			// The guest runs as uid 0, with three capabilities. Kernels run as spec.UID, without capabilities.
 			User: ociUser{0, 0},
 			Args: append(engine.GuestArgs(spec), stdio.Flag),
-			// Not /workspace, which uid 0 can't enter: it has no CAP_DAC_OVERRIDE.
+			// The working directory can't be /workspace: uid 0 can't enter it without CAP_DAC_OVERRIDE.
 			Cwd: "/",
 			Env: []string{"PATH=" + cmp.Or(f.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace, "HOSTNAME=" + hostname},
 			Capabilities: ociCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities,
@@ -80,11 +80,11 @@ func resources(l sandbox.Limits, swap bool) *ociResources {
 	memory := engine.GVisorMemory(l)
 	r := &ociResources{
 		Memory: ociMemory{Limit: memory},
-		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // half of the default shares of the host's processes
+		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // 512 is half of the default on the host
 		Pids:   ociPids{Limit: int64(l.Processes + engine.GuestPids + engine.GVisorPids)},
 	}
 	if swap {
-		r.Memory.Swap = &memory // equal: no swap
+		r.Memory.Swap = &memory // no swap: the limit of memory and swap together equals the limit of memory
 	}
 	return r
 }

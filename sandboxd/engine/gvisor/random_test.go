@@ -157,8 +157,9 @@ say('kept random', random()); say('kept randomUUID', randomUUID()); say('kept ra
 for (const [i, value] of Object.entries(await ask(old))) say('old worker ' + i, value)
 `
 
-// Sandboxes that start with the same memory draw no equal random values after an Awaken. They start with the memory of a snapshot,
-// of a sandbox that is forked after its code has used every generator, or of a checkpoint that a sandbox goes back to.
+// Sandboxes that start with the same memory draw no equal random values after an Awaken. They start with the memory of a
+// snapshot, of a sandbox that is forked after its code has used every generator, or of a checkpoint that a sandbox falls
+// back to.
 func TestTwinsShareNoRandomState(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})

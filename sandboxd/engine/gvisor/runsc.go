@@ -87,9 +87,10 @@ func buildOf(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:12], err
 }
 
-// keepRunsc stores the program in the engine's folder and returns the name of its build. A sandbox needs the runsc that
-// created it until it is removed, and a checkpoint needs the runsc that wrote it. The stored program is a hard link to a
-// copy that all homes share. It is not a link to the program at path, because that file may be overwritten.
+// keepRunsc stores the program in the engine's folder and returns the name of its build. The program must be stored
+// because a sandbox needs the runsc that created it as long as it exists, and a checkpoint needs the runsc that wrote it.
+// The stored program is a hard link to a copy that all homes share. It is not a link to the program at path, because that
+// file may be overwritten.
 func (l layout) keepRunsc(path string, shared images) (build string, err error) {
 	build, err = buildOf(path)
 	if err != nil {

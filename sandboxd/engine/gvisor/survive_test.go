@@ -172,7 +172,7 @@ func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Fatal("they do not end")
 }
 
-// After a reboot another process may have a sandbox's pid. It is not taken for the sandbox.
+// After a reboot another process may have a sandbox's pid. The engine does not take that process for the sandbox's.
 func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

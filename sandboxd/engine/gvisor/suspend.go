@@ -45,8 +45,9 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.kept(id)))
 }
 
-// save writes a checkpoint of a running sandbox to the folder to. It writes and syncs the checkpoint under another
-// name, and then replaces to in one step. The sandbox keeps running. The caller must hold the sandbox's lock.
+// save writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the checkpoint under
+// another name, and then replaces an older folder at that path in one step. The sandbox keeps running. The caller must
+// hold the sandbox's lock.
 func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
 	if _, err := e.layout.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err
@@ -78,7 +79,8 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	return e.put(making, to)
 }
 
-// put renames the folder making to to. If to exists, put replaces it in one step, and then removes the old folder.
+// put moves the folder making to the path to. It replaces an older folder at that path in one step, and then removes the
+// older folder.
 func (e *Engine) put(making, to string) error {
 	if err := e.layout.swap(making, to); err != nil {
 		return err
