@@ -45,8 +45,8 @@ func (i images) blameDisk(err error) error {
 	return err
 }
 
-// failedOnDisk returns the error for a failed step that reads or writes a checkpoint. Its message consists of what, and
-// either the full disk or a reference to the daemon's log.
+// failedOnDisk returns the error for a failed step that reads or writes a checkpoint. The parameter what is the first part
+// of its message, and says which step failed. The second part names the full disk or refers to the daemon's log.
 func failedOnDisk(what string, cause error) *sandbox.Error {
 	if where := fullDisk(cause, ""); where != "" {
 		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(errFull, cause))

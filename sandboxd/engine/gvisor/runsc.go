@@ -231,9 +231,10 @@ func (e *Engine) stream(build string, args ...string) (*streams.Program, error) 
 }
 
 // start runs a command of runsc that leaves processes running, and waits until the command itself has ended. If cgroup
-// is not nil, they run in that cgroup. what names the command in errors. The remaining processes would hold a pipe to
-// stderr open. start therefore reads messages from a pipe for the log (--log-fd=3) while the command runs, and closes its
-// end afterwards: later messages are dropped.
+// is not nil, the command and these processes run in that cgroup. The parameter what is the command's name, for errors.
+//
+// The remaining processes would hold a pipe to stderr open. start therefore reads the command's messages from a pipe for
+// the log (--log-fd=3), and closes its end when the command has ended. Later messages are dropped.
 func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what string) error {
 	if err := ctx.Err(); err != nil {
 		return err
