@@ -46,7 +46,7 @@ func (i images) blameDisk(err error) error {
 }
 
 // failedOnDisk returns the error for a failed step that reads or writes a checkpoint. The parameter what is the first part
-// of its message, and says which step failed. The second part names the full disk or refers to the daemon's log.
+// of its message, and describes the failed step. The second part names the full disk or refers to the daemon's log.
 func failedOnDisk(what string, cause error) *sandbox.Error {
 	if where := fullDisk(cause, ""); where != "" {
 		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(errFull, cause))

@@ -83,7 +83,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 		return false, err
 	}
 	err = e.images.blameDisk(e.startFrom(ctx, dir, spec.ID, r))
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // the manager can make a new snapshot
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // the manager then makes a new one
 		err = errors.Join(err, e.layout.discard(dir))
 	}
 	return err == nil, err
