@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Loopback reports whether an address to listen on is reached from this machine only.
+// Loopback reports whether a listen address (host:port) can be reached only from this machine.
 func Loopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -21,14 +21,15 @@ func Loopback(address string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// loopbackNames are how a browser or a client on this machine calls it.
+// loopbackNames are the host names with which browsers and clients on this machine address it.
 var loopbackNames = []string{"localhost", "127.0.0.1", "[::1]"}
 
-// names are the Host and Origin headers that are let in. A page that rebinds its own
-// name to this machine sends that name as its Host; a page elsewhere has its own Origin.
+// names holds the allowed values of the Host and Origin headers. The Host check stops DNS rebinding: a web page that
+// rebinds its own name to this machine sends that name as Host. The Origin check stops all other foreign web pages.
 type names struct{ hosts, origins map[string]bool }
 
-// newNames allows the names of this machine, that of the address (host:port) and the given ones.
+// newNames returns names that allow the loopback names, the host of the listen address (host:port), and the given hosts
+// and origins.
 func newNames(address string, tls bool, hosts, origins []string) (names, error) {
 	n := names{hosts: map[string]bool{}, origins: map[string]bool{}}
 	listen, port, err := net.SplitHostPort(address)
@@ -73,17 +74,18 @@ func originOf(tls bool, host, port string) string {
 	return scheme + "://" + host + ":" + port
 }
 
-// host says whether a Host header is let in. Its port does not matter: what a
-// forwarded port is called outside is not known here, and a rebound name is wrong at any port.
+// host reports whether a Host header is allowed. It ignores the port: behind port forwarding, clients use a port that
+// this process cannot find out, and a rebound name is refused at every port.
 func (n names) host(header string) bool {
 	name, ok := hostname(header)
 	return ok && n.hosts[name]
 }
 
-// origin says whether the one Origin header of a request is let in.
+// origin reports whether an Origin header is allowed.
 func (n names) origin(header string) bool { return n.origins[asciiLower(header)] }
 
-// hostname returns the name in name, name:port, [address] or [address]:port.
+// hostname returns the lower-case host of name, name:port, [address] or [address]:port. An address keeps its brackets.
+// It reports false if hostport has none of these forms.
 func hostname(hostport string) (string, bool) {
 	end := strings.IndexByte(hostport, ':')
 	if strings.HasPrefix(hostport, "[") {
@@ -106,7 +108,7 @@ func isPort(s string) bool {
 	return digits != s && digits != "" && len(digits) <= 5 && strings.Trim(digits, "0123456789") == ""
 }
 
-// asciiLower leaves other letters alone: some of them are lower-cased into ASCII.
+// asciiLower lower-cases only ASCII letters. strings.ToLower would turn some other letters into ASCII ones.
 func asciiLower(s string) string {
 	return strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {

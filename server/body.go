@@ -9,11 +9,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// errBodiesBusy is what a body is told that the budget has no room for.
+// errBodiesBusy is returned for a body that does not fit into the budget for request bodies.
 var errBodiesBusy = sandbox.Errorf(sandbox.Unavailable, "too many large requests at once: try again in a moment")
 
-// body is a request's body that must keep coming, and whose bytes are counted while
-// they are needed.
+// body is the body of a request. A read fails when the client sends too slowly, or when the body needs more memory than
+// the budget has left. The memory stays reserved until release is called.
 type body struct {
 	io.ReadCloser
 	control  *http.ResponseController
@@ -22,18 +22,19 @@ type body struct {
 
 	budget *wire.Budget // memory for the body; nil: the body is not kept in memory
 	owner  sandbox.Owner
-	most   int64 // how many bytes of the body are kept in memory at most; 0: all
-	held   int64
-	read   int64
+	most   int64 // the maximum number of bytes of the body that are kept in memory; 0: no maximum
+	held   int64 // bytes taken from budget
+	read   int64 // bytes read from the client
 }
 
-// slowestBody is the rate at which a body may trickle once its patience is over.
+// slowestBody is the minimum rate of a body: each slowestBody bytes extend the read deadline by one second.
 const slowestBody = 16 << 10 // bytes a second
 
-// bodyStep is how many bytes a body of unknown size takes from the budget at a time.
+// bodyStep is the minimum number of bytes that a body of unknown size takes from the budget at a time.
 const bodyStep = 256 << 10
 
-// begin takes a declared size at once, so that of many large bodies some get through.
+// begin takes the declared size of the body from the budget, and reports false if the budget has too little left. It
+// takes the whole size at once, because many large bodies that each hold a part of the budget would block each other.
 func (b *body) begin(declared int64) bool {
 	if b.budget == nil || declared <= 0 {
 		return true
@@ -53,7 +54,7 @@ func (b *body) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(deadline)
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		// net/http goes on reading to see whether the client is still there.
+		// After the end of the body, net/http keeps reading to detect a disconnect. That read must not time out.
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	b.read += int64(n)
@@ -70,7 +71,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// release gives back what the body held. Nobody needs its bytes any more.
+// release returns the body's bytes to the budget. The caller calls it when the body is no longer in memory.
 func (b *body) release() {
 	_ = b.control.SetReadDeadline(time.Time{})
 	if b.budget != nil {

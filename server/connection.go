@@ -17,41 +17,42 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// maxInFlight bounds the requests that run or wait; more are refused.
+// maxInFlight is the maximum number of requests of one connection that run or wait. Further requests are refused.
 const maxInFlight = 1000
 
-// waitsPerCall is how many calls may wait for an execution for each call that may work at once.
+// waitsPerCall times Config.MaxCalls is the maximum number of tool calls on one connection that wait for an execution.
 const waitsPerCall = 4
 
 // busy is the JSON-RPC error code of a refused request.
 const busy = -32000
 
-// connection is one client that has a way back: stdio, or an SSE stream.
+// connection is one client on a transport where the server can send messages at any time: stdio or an SSE stream.
 type connection struct {
 	server  *Server
 	session *session
-	ctx     context.Context // of its requests; ends with the connection
-	broken  context.CancelCauseFunc
+	ctx     context.Context         // the parent of the requests' contexts; ends with the connection
+	broken  context.CancelCauseFunc // ends ctx
 
-	writing sync.Mutex
+	writing sync.Mutex // held while a message is sent
 	send    func([]byte, *spool.Outbox) error
 
 	running sync.WaitGroup
-	slots   *slots // of working tool calls; the slots are the connection's own, so all owners take them as the operator
-	waits   *slots // of tool calls that wait for an execution
+	slots   *slots // limits working tool calls. No other connection uses them, so they are acquired as the operator, without a limit per owner.
+	waits   *slots // limits tool calls that wait for an execution
 
 	mu    sync.Mutex
-	calls map[string]*call // in flight, by id as it was written
+	calls map[string]*call // the requests in flight, by the JSON text of their id
 }
 
-// call is a request in flight. A cancelled one gets no answer, as the protocol wants.
+// call is a request in flight. The server does not answer a cancelled request, as the protocol requires.
 type call struct {
 	raw       []byte // the request
 	cancel    context.CancelCauseFunc
 	cancelled bool
 }
 
-// open begins a connection whose messages go out by send, one at a time. A failed send ends it.
+// open returns a new connection. The connection calls send for each outgoing message, one call at a time, and ends when
+// send fails. The caller must call close.
 func (s *Server) open(ctx context.Context, send func([]byte, *spool.Outbox) error) (*connection, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &connection{server: s, send: send, broken: cancel, calls: map[string]*call{}, slots: newSlots(s.config.MaxCalls, math.MaxInt64), waits: newSlots(waitsPerCall*s.config.MaxCalls, 0)}
@@ -65,18 +66,18 @@ func (s *Server) open(ctx context.Context, send func([]byte, *spool.Outbox) erro
 	return c, nil
 }
 
-// close ends what is still in flight, without waiting for it. Executions go on.
+// close cancels the requests in flight without waiting for them. Their executions continue.
 func (c *connection) close() {
 	c.broken(nil)
 	c.server.mcp.UnregisterSession(context.WithoutCancel(c.ctx), c.session.id)
 }
 
-// write sends one message, with what box has for it. Messages of several goroutines don't mix.
+// write sends one message and replaces the tokens of box in it. It may be called concurrently.
 func (c *connection) write(v any, box *spool.Outbox) error {
 	return c.writeAnswer(&message{}, v, box)
 }
 
-// writeAnswer sends the answer to m.
+// writeAnswer sends v as the answer to m and replaces the tokens of box in it.
 func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -97,11 +98,11 @@ func (c *connection) reject(r rejection) {
 	if r.cause != nil {
 		c.server.log.Error("a message cannot be taken", "error", r.cause)
 	}
-	_ = c.write(r.response(), nil) // a failed write ends the connection by itself
+	_ = c.write(r.response(), nil) // a failed write ends the connection
 }
 
-// dispatch starts what a message asks for, and is back at once, so that a
-// cancellation is always read. done is called when the message is not needed any more.
+// dispatch handles a message. It runs slow requests in a goroutine, so that the connection can always read the next
+// message, which may be a cancellation. It calls done when m is no longer needed.
 func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 	switch {
 	case m.method == "notifications/cancelled":
@@ -109,7 +110,7 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 		c.cancelCall(m)
 	case m.id == nil, m.method == string(mcp.MethodInitialize):
 		defer done()
-		c.answer(ctx, m) // fast, and what follows may depend on it
+		c.answer(ctx, m) // it is fast, and the next message may depend on it
 	default:
 		ctx, cancel := context.WithCancelCause(ctx)
 		key, this := string(m.id), &call{raw: m.raw, cancel: cancel}
@@ -131,14 +132,14 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 			c.serve(ctx, m, this)
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if c.calls[key] == this { // an id that was used twice belongs to the later one
+			if c.calls[key] == this { // if two requests have the same id, the entry is that of the later one
 				delete(c.calls, key)
 			}
 		})
 	}
 }
 
-// serve handles a request that may take long.
+// serve handles a request that may take long, and sends the answer.
 func (c *connection) serve(ctx context.Context, m *message, this *call) {
 	if m.method == string(mcp.MethodToolsCall) {
 		place, ok := newSeat(ctx, c.slots, c.waits, sandbox.Operator)
@@ -157,17 +158,18 @@ func (c *connection) serve(ctx context.Context, m *message, this *call) {
 	cancelled := this.cancelled
 	c.mu.Unlock()
 	if response != nil && !cancelled {
-		_ = c.writeAnswer(m, response, box) // a failed write ends the connection by itself
+		_ = c.writeAnswer(m, response, box) // a failed write ends the connection
 	}
 }
 
 func (c *connection) answer(ctx context.Context, m *message) {
 	if response := c.handle(ctx, m); response != nil {
-		_ = c.writeAnswer(m, response, nil) // a failed write ends the connection by itself
+		_ = c.writeAnswer(m, response, nil) // a failed write ends the connection
 	}
 }
 
-// handle lets mcp-go do its work. A panic in it is answered without its text.
+// handle passes m to mcp-go and returns the response. If mcp-go panics, the response is an internal error that does not
+// contain the text of the panic.
 func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONRPCMessage) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -184,8 +186,9 @@ func (s *Server) logPanic(m *message, p any) {
 	s.log.Error("a request panicked", "method", fmt.Sprintf("%+.100q", m.method), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
-// cancelCall stops waiting for a call. What it started in a sandbox goes on, unless the call speaks the protocol
-// of 2026-07-28 or later: clients of the ones before cancel what takes them too long, and ask for it again.
+// cancelCall ends the call that the notification m names. It interrupts the call's execution only if the call uses
+// protocol version 2026-07-28 or later. Clients of earlier versions cancel calls that take too long and then call again
+// to get the result, so their executions continue.
 func (c *connection) cancelCall(m *message) {
 	var n struct {
 		Params struct {
@@ -207,7 +210,8 @@ func (c *connection) cancelCall(m *message) {
 	}
 }
 
-// modern reports whether a request says itself which protocol it speaks, as all have done since 2026-07-28.
+// modern reports whether a request uses protocol version 2026-07-28 or later. Since that version every request names
+// its protocol version.
 func modern(request []byte) bool {
 	var r struct {
 		Params struct {
@@ -219,7 +223,7 @@ func modern(request []byte) bool {
 	return json.Unmarshal(request, &r) == nil && r.Params.Meta.Protocol >= "2026-07-28"
 }
 
-// drained waits until no call is in flight, at most as long as grace.
+// drained waits until no request is in flight, and reports false if grace or ctx ends before that.
 func (c *connection) drained(ctx context.Context, grace time.Duration) bool {
 	done := make(chan struct{})
 	go func() { c.running.Wait(); close(done) }()

@@ -20,8 +20,9 @@ const anonymousLife = 10 * time.Second
 // When a new connection exceeds the limit, the oldest anonymous one is closed, so that clients without a token cannot lock out
 // clients with one.
 //
-// One remote address may have three quarters of all connections as anonymous ones. That is so many because all clients of a reverse
-// proxy have its address. One named owner may have three quarters of all connections, and all named owners together seven eighths.
+// The anonymous connections of one remote address are limited to three quarters of all connections. The limit is that high
+// because all clients of a reverse proxy have the proxy's address. One named owner is limited to three quarters of all
+// connections, and all named owners together to seven eighths.
 type conns struct {
 	net.Listener
 	most   int
@@ -37,7 +38,7 @@ func newConns(l net.Listener, most int) *conns {
 	return &conns{Listener: l, most: most, owners: wire.NewBudget(int64(most)), byAddress: map[netip.Prefix]int{}}
 }
 
-// Accept returns the next connection that is admitted, and closes those that are not.
+// Accept returns the next connection that the limits admit. It closes connections that they do not admit.
 func (l *conns) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -51,8 +52,8 @@ func (l *conns) Accept() (net.Conn, error) {
 	}
 }
 
-// admit counts a connection, and closes an anonymous one if that is necessary to stay within the limits. It returns nil if there is
-// none that it could close.
+// admit counts a new connection and returns it. If a limit is reached, it first closes the oldest anonymous connection that
+// counts against that limit; if there is no such connection, it returns nil.
 func (l *conns) admit(c net.Conn) *conn {
 	own := &conn{Conn: c, all: l, address: network(c.RemoteAddr())}
 	for {
@@ -127,7 +128,7 @@ func (c *conn) trust(owner sandbox.Owner) bool {
 	defer c.all.mu.Unlock()
 	switch {
 	case c.closed:
-		return true // the request fails without our help
+		return true // the request fails anyway
 	case c.place == nil && c.owner == owner:
 		return true
 	case !c.all.owners.Take(owner, 1):
@@ -142,7 +143,7 @@ func (c *conn) trust(owner sandbox.Owner) bool {
 	return true
 }
 
-// leaveAnonymous ends the counting of c as an anonymous connection. The caller must hold c.all.mu.
+// leaveAnonymous removes c from the anonymous connections. The caller must hold c.all.mu.
 func (c *conn) leaveAnonymous() {
 	c.expiry.Stop()
 	c.all.anonymous.Remove(c.place)
@@ -152,7 +153,7 @@ func (c *conn) leaveAnonymous() {
 	}
 }
 
-// trusted reports whether the connection is not anonymous any more.
+// trusted reports whether the connection is no longer anonymous.
 func (c *conn) trusted() bool {
 	c.all.mu.Lock()
 	defer c.all.mu.Unlock()
@@ -166,7 +167,7 @@ func (c *conn) expire() {
 	}
 }
 
-// Close closes the connection and ends its counting. It may be called more than once.
+// Close closes the connection, which then no longer counts. It may be called more than once.
 func (c *conn) Close() error {
 	c.all.mu.Lock()
 	if !c.closed {
@@ -184,7 +185,7 @@ func (c *conn) Close() error {
 
 type connKey struct{}
 
-// withConn adds the connection to a request's context. It is an [http.Server.ConnContext].
+// withConn adds the connection to the contexts of its requests. It is used as [http.Server.ConnContext].
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	if tls, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = tls.NetConn()

@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// ServeHTTP is the guard in front of every route: nothing behind it sees a request of
-// whom it did not let in. What it lets in is bounded in number, in size and in time.
+// ServeHTTP checks every request before a handler runs: the Host and Origin headers, the token, and the limits on the
+// number of requests, on their size and on their time. Only the routes of public need no token.
 func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begun, w := time.Now(), newResponse(rw)
 	defer func() {
@@ -30,12 +30,12 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			if w.status == 0 {
 				fail(w, http.StatusInternalServerError, "internal", "Dormouse had an internal error (number "+number+" in its log)")
 			} else {
-				p = http.ErrAbortHandler // too late for an answer: the client must see that it is not whole
+				p = http.ErrAbortHandler // the answer has begun: break the connection, so that the client sees that it is incomplete
 			}
 		}
-		w.extend() // for what net/http itself still writes
+		w.extend() // net/http may still write the end of the answer
 		h.config.Metrics.request(route(r), w.status, time.Since(begun), longLived(r))
-		// No header, no query, no content.
+		// Headers, query and content are not logged: they may be secret.
 		h.log.Debug("http", "method", fmt.Sprintf("%+.20q", r.Method), "route", route(r), "status", w.status, "took", time.Since(begun))
 		if p == http.ErrAbortHandler {
 			panic(p)
@@ -50,7 +50,7 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodOptions && w.origin != "" && r.Header.Get("Access-Control-Request-Method") != "" {
-		w.preflight = true // it has no token yet
+		w.preflight = true // browsers send no token with a preflight request
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
@@ -82,8 +82,8 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	h.admit(w, r, token)
 }
 
-// strangers turns away who calls this machine by a name that it does not have, or comes
-// from a web page that is not ours.
+// strangers refuses a request whose Host or Origin header is not allowed, and reports whether it did. Otherwise it sets
+// w.origin to the Origin header.
 func (h *HTTP) strangers(w *response, r *http.Request) bool {
 	if !h.names.host(r.Host) {
 		h.refuse(w, http.StatusForbidden, "host", "this name is not one of this server's; if it should be, start dormouse serve with --allow-host")
@@ -100,7 +100,7 @@ func (h *HTTP) strangers(w *response, r *http.Request) bool {
 	return false
 }
 
-// admit serves a request of a token's bearer, when there is room for it.
+// admit serves a request with a valid token if the limits allow it, and refuses it otherwise.
 func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	if wait := h.rates.take(token.Name); wait > 0 {
 		h.tooOften(w, r, wait)
@@ -124,7 +124,7 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	if !streamsIn(r) {
 		b.budget = h.bodies
 		if h.server.config.Spool != nil {
-			b.most = spool.MaxKept // the rest of a message is on disk, and the API's bodies are smaller
+			b.most = spool.MaxKept // the rest of an MCP message is on disk, and the REST API's bodies are smaller
 		}
 	}
 	if !b.begin(min(r.ContentLength, h.config.MaxBody)) {
@@ -135,17 +135,17 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	r.Body = b
 	ctx, end := h.whileKnown(r.Context(), token)
 	defer end()
-	// On whose behalf is said here and nowhere else: no header, field or parameter can.
+	// The token alone determines the owner. No header, field or parameter can change it.
 	ctx = sandbox.WithOwner(context.WithValue(ctx, bearerKey{}, token.Name), token.Owner())
 	ctx = wire.WithWaiting(ctx, place.wait, place.resume)
 	ctx, release := h.server.answers.WithBudget(ctx)
 	defer release()
 	r = r.WithContext(ctx)
-	r.Header.Del("Authorization") // nobody behind needs it
+	r.Header.Del("Authorization") // the handlers don't need the secret
 	h.route(w, r)
 }
 
-// tokens are those that let in now.
+// tokens returns the tokens that are valid now.
 func (h *HTTP) tokens() []Token {
 	if h.config.TokenFile != nil {
 		return h.config.TokenFile.Tokens()
@@ -153,11 +153,12 @@ func (h *HTTP) tokens() []Token {
 	return h.config.Tokens
 }
 
-// tokenCheck is how often it is asked whether the token of a request that lasts still lets in.
+// tokenCheck is the interval at which the token of a running request is checked again.
 const tokenCheck = time.Second
 
-// whileKnown returns a context that ends soon after the token has been revoked. end is deferred: after
-// a revocation it breaks the connection, so that what was cut short is not taken for whole.
+// whileKnown returns a context that ends at most about tokenCheck after the token is revoked. The caller must defer end.
+// If the token was revoked, end panics with http.ErrAbortHandler, which breaks the connection, so that the client does not
+// take a truncated answer for a complete one.
 func (h *HTTP) whileKnown(ctx context.Context, token Token) (_ context.Context, end func()) {
 	if h.config.TokenFile == nil {
 		return ctx, func() {}
@@ -189,7 +190,8 @@ func (h *HTTP) whileKnown(ctx context.Context, token Token) (_ context.Context, 
 	}
 }
 
-// tooOften answers who asks more often than it may, in the form of what was asked.
+// tooOften refuses a request that exceeds the token's rate: with a JSON-RPC error on the MCP routes, and with an API error
+// on all others. wait is the time after which the client may try again.
 func (h *HTTP) tooOften(w *response, r *http.Request, wait time.Duration) {
 	says := fmt.Sprintf("this token may ask %g times a second, and asked more often: wait %s, and ask again", h.config.Rate, wait.Round(time.Millisecond))
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
@@ -201,7 +203,7 @@ func (h *HTTP) tooOften(w *response, r *http.Request, wait time.Duration) {
 	h.refuse(w, http.StatusTooManyRequests, "rate", says)
 }
 
-// refuse answers whom the guard does not let in.
+// refuse answers a request that the guard does not admit. why is its label in the log and the metrics.
 func (h *HTTP) refuse(w *response, status int, why, message string) {
 	h.config.Metrics.refused(why)
 	h.log.Debug("request refused", "why", why)
@@ -210,7 +212,7 @@ func (h *HTTP) refuse(w *response, status int, why, message string) {
 	}[status], message)
 }
 
-// bearerKey is under which a request's context has the name of its token.
+// bearerKey is the context key of the name of a request's token.
 type bearerKey struct{}
 
 func bearerOf(ctx context.Context) string {
@@ -218,17 +220,18 @@ func bearerOf(ctx context.Context) string {
 	return name
 }
 
-// longLived are requests that last as long as the client wants.
+// longLived reports whether r opens a stream, which lasts as long as the client wants.
 func longLived(r *http.Request) bool {
 	return r.URL.Path == "/sse" || strings.HasSuffix(r.URL.Path, "/events")
 }
 
-// streamsIn are requests whose bodies go by and are not kept.
+// streamsIn reports whether the body of r is an uploaded file, which is forwarded in pieces and not kept in memory.
 func streamsIn(r *http.Request) bool {
 	return r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/v1/sandboxes/")
 }
 
-// route is the name of a request's route in logs and metrics.
+// route returns the name of a request's route for logs and metrics. The set of names is fixed, so that clients cannot
+// create new metrics.
 func route(r *http.Request) string {
 	switch p := r.URL.Path; {
 	case p == "/mcp", p == "/sse", p == "/message", p == "/metrics", p == "/healthz", p == "/readyz":

@@ -9,8 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// readiness is the daemon's answer to whether a sandbox could be created, kept for a
-// moment: the question needs no token and must cost nothing.
+// readiness caches whether a sandbox could be created. /readyz needs no token, so it must be cheap to request.
 type readiness struct {
 	mu    sync.Mutex
 	asked time.Time
@@ -34,7 +33,8 @@ func (d *readiness) ask(s Sandboxes) error {
 	return d.err
 }
 
-// serveReady says no more than yes or no: why not is for who has a token (/v1/info).
+// serveReady serves /readyz. The answer does not include the reason, because the route needs no token. Clients with a
+// token can read the reason at /v1/info.
 func (h *HTTP) serveReady(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case h.stopping.Err() != nil:

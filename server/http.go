@@ -20,43 +20,44 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Sandboxes is what the server itself asks of the daemon.
+// Sandboxes is the part of the daemon that the HTTP server itself uses, for /readyz and /metrics.
 type Sandboxes interface {
-	// Ready returns nil when a sandbox could be created.
+	// Ready returns nil if a sandbox could be created.
 	Ready(ctx context.Context) error
 	List(ctx context.Context, r sandbox.ListRequest) (sandbox.Page, error)
 }
 
-// HTTPConfig is what an HTTP server needs beyond MCP. Limits may be zero.
+// HTTPConfig configures an [HTTP] server. A limit of zero means its default.
 type HTTPConfig struct {
-	Address      string       // host:port that it listens on
-	Tokens       []Token      // of those who may talk; at least one, if there is no TokenFile
-	TokenFile    *TokenFile   // the same, from a file that may change
-	AllowHosts   []string     // names of this server besides the usual ones
-	AllowOrigins []string     // of web pages that may call it
+	Address      string       // the listen address, host:port
+	Tokens       []Token      // the valid tokens; at least one if TokenFile is nil; ignored otherwise
+	TokenFile    *TokenFile   // the valid tokens, read from a file that may change; nil: use Tokens
+	AllowHosts   []string     // host names of this server in addition to the loopback names and the listen address
+	AllowOrigins []string     // origins of web pages that may call the server
 	TLS          *tls.Config  // nil: plain HTTP
-	SSE          bool         // also the transport of 2024-11-05: /sse and /message
-	API          http.Handler // REST /v1
+	SSE          bool         // also serve the SSE transport of protocol version 2024-11-05: /sse and /message
+	API          http.Handler // the REST API below /v1/; nil: not served
 	Sandboxes    Sandboxes    // for /readyz and /metrics
-	Metrics      *Metrics     // nil: only what the sandboxes tell
-	OnDrain      func()       // ends what waits for long elsewhere, when the server stops
+	Metrics      *Metrics     // nil: the server makes its own
+	OnDrain      func()       // called by [HTTP.Drain], to end long waits outside the server; may be nil
 
-	MaxBody      int64         // of a message; zero: as the MCP server has it
-	BodiesBytes  int64         // of all bodies in memory; zero: 128 MiB, or three times MaxBody if there is no spool; a named token may have three quarters
-	BodyPatience time.Duration // with a body that trickles; zero: 30 s
-	Queue        time.Duration // how long a request waits for others before it is refused; zero: 5 s
-	MaxRequests  int           // at once, without those that MaxWaits limits; zero: 256
-	MaxWaits     int           // requests at once that wait for an execution for more than a second; zero: 2048
-	MaxStreams   int           // at once; zero: 256
-	Rate         float64       // requests a second, of a token; zero: as many as it wants
-	MaxConns     int           // connections at once; zero: 4096
-	StopPatience time.Duration // with requests that are being answered at the end; zero: 10 s
+	MaxBody      int64         // the maximum size of an MCP message, in bytes; zero: Config.MaxMessageBytes
+	BodiesBytes  int64         // the maximum size of all bodies in memory, of which a named token may use three quarters; zero: 128 MiB, or three times MaxBody without a spool
+	BodyPatience time.Duration // how long a body may be slower than slowestBody; zero: 30 s
+	Queue        time.Duration // how long a request waits for a slot before it is refused; zero: 5 s
+	MaxRequests  int           // the maximum number of requests at once, without streams and without those that MaxWaits limits; zero: 256
+	MaxWaits     int           // the maximum number of requests at once that wait longer than a second for an execution; zero: 2048
+	MaxStreams   int           // the maximum number of streams at once; zero: 256
+	Rate         float64       // the maximum number of requests a second for each token; zero: no limit
+	MaxConns     int           // the maximum number of connections at once; zero: 4096
+	StopPatience time.Duration // how long Serve waits for the requests in flight when it stops; zero: 10 s
 }
 
-// maxScrapes is how many requests for /metrics may be in flight at once. They have slots of their own, so that a busy server can be monitored.
+// maxScrapes is the maximum number of requests for /metrics in flight. They have their own slots, so that a server whose
+// other slots are all in use can still be monitored.
 const maxScrapes = 16
 
-// HTTP is an MCP server and the v1 API behind one guard (guard.go).
+// HTTP serves MCP and the v1 API over HTTP. It is an http.Handler; its ServeHTTP checks every request (guard.go).
 type HTTP struct {
 	config     HTTPConfig
 	server     *Server
@@ -78,7 +79,7 @@ type HTTP struct {
 	sse map[string]*sseStream // by session id
 }
 
-// NewHTTP returns a server that offers s over HTTP. It is an http.Handler, too.
+// NewHTTP returns a server that offers s over HTTP.
 func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 	if len(c.Tokens) == 0 && c.TokenFile == nil {
 		return nil, errors.New("an HTTP server needs a token")
@@ -136,7 +137,7 @@ func (c *HTTPConfig) defaults(s *Server) {
 	}
 }
 
-// public serves the routes that need no token, and says whether r was for one.
+// public serves r if its route needs no token, and reports whether it did.
 func (h *HTTP) public(w *response, r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
@@ -171,14 +172,14 @@ func (h *HTTP) route(w *response, r *http.Request) {
 	}
 }
 
-// Serve serves l until ctx ends, and then lets those who are being answered finish:
-// waits and streams end at once, executions go on. It closes l.
+// Serve serves l until ctx ends, and closes l. Then it calls Drain and waits up to StopPatience for the requests in
+// flight. Executions continue.
 func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           h,
 		TLSConfig:         h.config.TLS,
 		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       3 * time.Minute, // more than clients', so that they are the ones to close
+		IdleTimeout:       3 * time.Minute, // longer than clients' idle timeouts, so that clients close connections first
 		MaxHeaderBytes:    64 << 10,
 		ConnContext:       withConn,
 		ErrorLog:          log.New(lineLogger{h.log}, "", 0),
@@ -208,7 +209,7 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Drain ends what may last for long: streams, and waits for executions.
+// Drain ends all streams and all waits for executions, now and in the future.
 func (h *HTTP) Drain() {
 	h.stop()
 	if h.config.OnDrain != nil {
@@ -216,7 +217,7 @@ func (h *HTTP) Drain() {
 	}
 }
 
-// lineLogger takes the lines that net/http logs, which may quote what a stranger sent.
+// lineLogger logs the lines of net/http's logger. It quotes them, because they may contain input from unknown clients.
 type lineLogger struct{ log *slog.Logger }
 
 func (l lineLogger) Write(p []byte) (int, error) {

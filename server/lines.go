@@ -8,7 +8,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// lines reads messages from a stream, one a line.
+// lines reads messages from a stream that has one message on each line.
 type lines struct {
 	r      *bufio.Reader
 	folder *spool.Folder
@@ -19,16 +19,16 @@ func newLines(r io.Reader, folder *spool.Folder, most int) *lines {
 	return &lines{r: bufio.NewReaderSize(r, spool.Long), folder: folder, limits: spool.Limits{Message: int64(most)}}
 }
 
-// next returns the next message. It returns nil and nil for a line that needs no answer. The
-// last line counts even when no end follows; then comes io.EOF. What is refused has
-// been read to its end, and the stream goes on behind it.
+// next returns the next message, or a rejection. Both are nil for a line that needs no answer. A last line without a
+// newline counts as a line. At the end of the stream, next returns io.EOF. A rejected line has been read to its end, so
+// the caller can continue with the line after it. The caller must close the message.
 func (l *lines) next() (*message, *rejection, error) {
 	part, err := l.r.ReadSlice('\n')
 	if err != bufio.ErrBufferFull && len(part) <= l.most()+1 { // nearly always
 		if err != nil && (err != io.EOF || len(part) == 0) {
 			return nil, nil, err
 		}
-		m, refused := parse(bytes.Clone(part)) // after io.EOF the next read finds the end again
+		m, refused := parse(bytes.Clone(part)) // if err is io.EOF, the next call gets it again
 		return m, refused, nil
 	}
 	long := l.folder.NewMessage(l.limits)
@@ -48,5 +48,6 @@ func (l *lines) next() (*message, *rejection, error) {
 	return m, refused, nil
 }
 
-// most is the limit of a line, as far as it is below that of what comes in one piece.
+// most returns the message limit as an int, capped at 1 GiB. The cap has no effect, because next compares the result with
+// the length of a piece, which is at most spool.Long.
 func (l *lines) most() int { return int(min(l.limits.Message, 1<<30)) }

@@ -14,9 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// parseSpooled parses a message whose long strings are on disk. Only a tool's arguments may have
-// such: anywhere else a token could be taken for what the client said. The caller closes
-// long in any case.
+// parseSpooled parses a message whose long strings are on disk and were replaced by tokens. It rejects a message with long
+// strings outside the arguments of a tool call, because only arguments are resolved: anywhere else the token would be used
+// as if the client had sent it. The returned message uses long. If it is nil, the caller must close long.
 func parseSpooled(long *spool.Message) (*message, *rejection) {
 	text, flaw := long.End()
 	if flaw != nil {
@@ -28,7 +28,7 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 	}
 	m.long = long
 	if long.CountIn(m.id) > 0 {
-		m.id = nil // too long to be sent back, as in parse
+		m.id = nil // the id is a long string; as in parse, such an id is not sent back
 	}
 	var call struct {
 		Params struct {
@@ -36,7 +36,7 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 		} `json:"params"`
 	}
 	if m.method == string(mcp.MethodToolsCall) {
-		_ = json.Unmarshal(m.raw, &call) // no arguments have no tokens
+		_ = json.Unmarshal(m.raw, &call) // on failure there are no arguments, and so no tokens in them
 	}
 	if long.CountIn(call.Params.Arguments) != long.Count() {
 		return nil, &rejection{id: m.id, code: mcp.INVALID_REQUEST, text: "a string of more than 64 KiB is somewhere else than in the arguments of a tool"}
@@ -44,7 +44,7 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 	return m, nil
 }
 
-// flawed says what is wrong with a message, under its id if that has been seen.
+// flawed returns the rejection for a flaw. It has the id of the message if the ends of the message contain it.
 func flawed(f *spool.Flaw) *rejection {
 	r := &rejection{text: f.Text, cause: f.Cause, id: (&tooLong{head: f.Head, tail: f.Tail}).idOf()}
 	switch f.Kind {
@@ -60,7 +60,7 @@ func flawed(f *spool.Flaw) *rejection {
 
 type longKey struct{}
 
-// withLong returns the context of a message's call.
+// withLong returns a context in which resolve finds the long strings of m.
 func withLong(ctx context.Context, m *message) context.Context {
 	if m.long == nil {
 		return ctx
@@ -68,7 +68,8 @@ func withLong(ctx context.Context, m *message) context.Context {
 	return context.WithValue(ctx, longKey{}, m.long)
 }
 
-// resolve puts long strings where their tokens are. No tool ever sees a token.
+// resolve replaces the tokens in v, the arguments of a tool call, with their long strings, and returns the result. It
+// modifies v. It runs before every tool call, so a tool never gets a token.
 func resolve(ctx context.Context, v any) any {
 	long, ok := ctx.Value(longKey{}).(*spool.Message)
 	if !ok {
@@ -95,7 +96,7 @@ func withStrings(long *spool.Message, v any) any {
 	return v
 }
 
-// outbox is a spool.Outbox with errors for models.
+// outbox is a spool.Outbox whose errors are meant for models. It logs a disk error with its cause.
 type outbox struct {
 	*spool.Outbox
 	log func(error)
@@ -113,8 +114,8 @@ func (o outbox) Base64(r io.Reader) (string, int64, error) {
 	return token, n, err
 }
 
-// withOutbox gives a message's call a place for what is too long for its answer. box may
-// be nil, and then everything is in memory.
+// withOutbox returns a context in which a tool call can put file contents that are too long for memory into box. box may
+// be nil; then the whole answer is in memory.
 func (s *Server) withOutbox(ctx context.Context, box *spool.Outbox) context.Context {
 	if box == nil {
 		return ctx

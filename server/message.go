@@ -14,24 +14,25 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// message is what must be known of a message before mcp-go sees it.
+// message is a JSON-RPC request or notification from a client, parsed as far as the server needs it before it passes the
+// message to mcp-go.
 type message struct {
 	raw    json.RawMessage
-	id     json.RawMessage // as it was written; nil for a notification
+	id     json.RawMessage // the JSON text of the id; nil for a notification
 	method string
-	long   *spool.Message // its long strings; nil: it has none
+	long   *spool.Message // the long strings; nil: none
 }
 
-// close lets go of what the message has on disk.
+// close removes the message's long strings from the disk.
 func (m *message) close() { m.long.Close() }
 
-// rejection is a message that gets an error for an answer.
+// rejection is a JSON-RPC error that answers a message without handling it.
 type rejection struct {
-	id     json.RawMessage // nil: it is not known
+	id     json.RawMessage // the id of the rejected message; nil: unknown
 	code   int
 	text   string
-	status int   // over HTTP; 0: 400
-	cause  error // for the log
+	status int   // the HTTP status; 0: 400
+	cause  error // logged and not sent; may be nil
 }
 
 func (r rejection) response() mcp.JSONRPCError {
@@ -42,8 +43,8 @@ func (r rejection) response() mcp.JSONRPCError {
 	return mcp.JSONRPCError{JSONRPC: mcp.JSONRPC_VERSION, ID: mcp.NewRequestId(id), Error: mcp.NewJSONRPCErrorDetails(r.code, r.text, nil)}
 }
 
-// parse reads a line. It returns nil and nil for what needs no answer: an empty line,
-// or a client's response.
+// parse parses one JSON-RPC message. It returns nil and nil for input that needs no answer: an empty line or a response
+// from the client.
 func parse(line []byte) (*message, *rejection) {
 	line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\ufeff")))
 	if len(line) == 0 {
@@ -59,9 +60,9 @@ func parse(line []byte) (*message, *rejection) {
 	case line[0] == '[' && json.Valid(line):
 		return nil, &rejection{code: mcp.INVALID_REQUEST, text: "batches are not supported: send one message a line"}
 	case !utf8.Valid(line):
-		// encoding/json would put another character in its place, and code or a
-		// file would silently not be what was sent.
-		_ = json.Unmarshal(line, &m) // its id, if it has one
+		// encoding/json would replace invalid bytes with U+FFFD, which would silently change the code or file that the
+		// client sent.
+		_ = json.Unmarshal(line, &m) // only for the id
 		return nil, &rejection{id: known(m.ID), code: mcp.PARSE_ERROR, text: "the message is not valid UTF-8"}
 	}
 	if err := wire.CheckShape(line, wire.MaxValues); err != nil && json.Valid(line) {
@@ -76,7 +77,7 @@ func parse(line []byte) (*message, *rejection) {
 	id := known(m.ID)
 	switch {
 	case m.Method == nil && (m.Result != nil || m.Error != nil):
-		return nil, nil // we ask clients for nothing, so it answers nothing
+		return nil, nil // a response: the server sends no requests, so there is nothing that it answers
 	case m.Method == nil:
 		return nil, &rejection{id: id, code: mcp.INVALID_REQUEST, text: "the message has no method"}
 	case m.ID != nil && id == nil:
@@ -85,7 +86,7 @@ func parse(line []byte) (*message, *rejection) {
 	return &message{raw: line, id: id, method: *m.Method}, nil
 }
 
-// known returns an id that may be sent back: a string or a number.
+// known returns id if the server may send it back: a string or a number of less than 1024 bytes. Otherwise it returns nil.
 func known(id json.RawMessage) json.RawMessage {
 	if len(id) > 0 && (id[0] == '"' || id[0] == '-' || id[0] >= '0' && id[0] <= '9') && len(id) < 1024 {
 		return id
@@ -93,14 +94,14 @@ func known(id json.RawMessage) json.RawMessage {
 	return nil
 }
 
-// answerHead is how an answer of mcp-go begins that is to a number.
+// answerHead matches the beginning of an mcp-go answer whose id is a number.
 var answerHead = regexp.MustCompile(`^(?:event: message\ndata: )?\{"jsonrpc":"2\.0","id":([-+.0-9eE]+)`)
 
-// exactly returns an answer to m with its id as it was written. mcp-go reads numbers as float64, which
-// changes those beyond 2^53 (a client that counts in nanoseconds has such), and who sent one
-// would wait for ever.
+// exactly replaces the id in an answer to m with the JSON text that the client sent. mcp-go decodes numbers as float64,
+// which changes integers beyond 2^53, such as times in nanoseconds. The client would not recognize the changed id and would
+// wait for the answer forever.
 func (m *message) exactly(answer []byte) []byte {
-	const exact = 15 // so many digits are always kept
+	const exact = 15 // a float64 preserves every number of up to 15 digits
 	if len(m.id) <= exact || m.id[0] == '"' {
 		return answer
 	}
@@ -118,25 +119,25 @@ func firstError(err error) string {
 	return "it cannot be read"
 }
 
-// Where the id of a message stands when it is not inside params: before or after
-// everything long. A quote inside a JSON string is escaped, so these can't match there.
+// These match the id of a message at its start, before params, and at its end, after params. They cannot match text
+// inside a JSON string, because quotes in a string are escaped.
 var (
 	idAtStart = regexp.MustCompile(`^\s*\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*(-?\d+|"[^"\\]*")\s*,`)
 	idAtEnd   = regexp.MustCompile(`[^\\]"id"\s*:\s*(-?\d+|"[^"\\]*")\s*(?:,\s*"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*)*\}\s*$`)
 )
 
-// tooLong is what is left of a message that can't be handled. Its ends may tell which
-// request it was.
+// tooLong holds the beginning and the end of a message that can't be handled. They may contain its id. If tail is nil,
+// head is the whole message.
 type tooLong struct{ head, tail []byte }
 
-// ends returns the beginning and the end of a message that is in memory but must not be decoded, so that its id can be found.
+// ends returns the beginning and the end of a message that is in memory but must not be decoded.
 func ends(line []byte) *tooLong {
 	const most = 4 << 10
 	return &tooLong{head: line[:min(len(line), most)], tail: line[max(0, len(line)-most):]}
 }
 
-// idOf finds the id of a message of which only the ends are known, so that the call
-// is answered and does not hang.
+// idOf returns the id of the message if its beginning or end contains it, and nil otherwise. With the id, the server can
+// answer the call, so that the client does not wait for it.
 func (t *tooLong) idOf() json.RawMessage {
 	if t.tail == nil {
 		t.tail = t.head

@@ -17,22 +17,22 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Metrics counts what happens, for Prometheus to fetch as text. Its methods may be called
-// concurrently, and on nil. All labels are from closed sets: no client can make new ones.
+// Metrics counts requests, tool calls and executions, for Prometheus. Its methods may be called concurrently; those that
+// count may be called on nil. All label values come from fixed sets, so that no client can add new ones.
 type Metrics struct {
 	version string
 
 	mu       sync.Mutex
-	requests map[[2]string]uint64 // by route and status
-	took     map[string]*histogram
-	refusals map[string]uint64
-	calls    map[[2]string]uint64 // by tool and outcome
-	callTook map[string]*histogram
+	requests map[[2]string]uint64  // by route and status
+	took     map[string]*histogram // by route
+	refusals map[string]uint64     // by reason
+	calls    map[[2]string]uint64  // by tool and outcome
+	callTook map[string]*histogram // by tool
 	started  uint64
 	ended    map[sandbox.ExecutionState]uint64
 }
 
-// NewMetrics returns metrics of a program of this version.
+// NewMetrics returns metrics that report the given program version.
 func NewMetrics(version string) *Metrics {
 	return &Metrics{
 		version:  version,
@@ -41,11 +41,11 @@ func NewMetrics(version string) *Metrics {
 	}
 }
 
-// buckets are the bounds of durations in seconds. Calls wait up to 300 s.
+// buckets are the upper bounds of the histograms' buckets, in seconds. The last is 300 because calls wait up to 300 s.
 var buckets = [...]float64{0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 45, 120, 300}
 
 type histogram struct {
-	counts [len(buckets) + 1]uint64 // each value in one; summed up when written
+	counts [len(buckets) + 1]uint64 // each value is counted in one bucket; histograms adds them up
 	sum    float64
 }
 
@@ -62,7 +62,7 @@ func observe(m map[string]*histogram, key string, d time.Duration) {
 	m[key].observe(d)
 }
 
-// request counts an answered request.
+// request counts an answered HTTP request. The duration of a streamed request is not recorded.
 func (m *Metrics) request(route string, status int, took time.Duration, streamed bool) {
 	if m == nil {
 		return
@@ -84,7 +84,7 @@ func (m *Metrics) refused(why string) {
 	m.refusals[why]++
 }
 
-// toolCalled counts a call of one of our tools.
+// toolCalled counts a call of an MCP tool.
 func (m *Metrics) toolCalled(tool string, isError bool, took time.Duration) {
 	if m == nil {
 		return
@@ -95,7 +95,7 @@ func (m *Metrics) toolCalled(tool string, isError bool, took time.Duration) {
 	observe(m.callTook, tool, took)
 }
 
-// Execution counts an execution that has begun, or has ended. It is called once for each.
+// Execution counts an execution that has begun or ended. The caller calls it once for each of the two.
 func (m *Metrics) Execution(e sandbox.Execution) {
 	if m == nil {
 		return
@@ -109,11 +109,11 @@ func (m *Metrics) Execution(e sandbox.Execution) {
 	}
 }
 
-// finalStates are shown with a zero, too: a rate needs a beginning.
+// finalStates are always written, even with a count of zero: Prometheus can compute a rate only from an earlier value.
 var finalStates = []sandbox.ExecutionState{sandbox.ExecSucceeded, sandbox.ExecFailed, sandbox.ExecInterrupted,
 	sandbox.ExecTimedOut, sandbox.ExecKernelDied, sandbox.ExecLost}
 
-// write writes what was counted in Prometheus' text format.
+// write writes the counts in Prometheus' text format.
 func (m *Metrics) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -148,7 +148,7 @@ func sortedPairs(m map[[2]string]uint64) [][2]string {
 	})
 }
 
-// prom writes the text format. Labels come as names and values in turn.
+// prom writes Prometheus' text format. Labels are passed as alternating names and values.
 type prom struct{ io.Writer }
 
 func (p prom) head(name, kind, help string) {
@@ -185,7 +185,7 @@ func quoteLabel(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
 }
 
-// serveMetrics is /metrics.
+// serveMetrics serves /metrics.
 func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", http.MethodGet)
@@ -221,10 +221,11 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	p.line("go_memstats_heap_inuse_bytes", float64(mem.HeapInuse))
 
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write(text.Bytes()) // a client that has gone needs no answer
+	_, _ = w.Write(text.Bytes()) // it fails only if the client has disconnected
 }
 
-// sandboxStates counts the sandboxes that there are, everybody's: sums tell nothing of whose they are.
+// sandboxStates counts the sandboxes of all owners by state. Every token may read these sums, because they do not reveal
+// who owns a sandbox.
 func (h *HTTP) sandboxStates(r *http.Request) (map[sandbox.State]int, error) {
 	states := map[sandbox.State]int{}
 	if h.config.Sandboxes == nil {

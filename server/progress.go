@@ -10,32 +10,31 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// notifier is a session that writes a notification before it returns. Where a
-// session cannot, mcp-go hands notifications to another goroutine, and one sent right
-// before the result gets lost or comes after it.
+// notifier is a session whose notify has written the notification when it returns. For other sessions, mcp-go passes
+// notifications to another goroutine; a notification sent right before the result may then get lost or arrive after it.
 type notifier interface {
 	notify(n mcp.JSONRPCNotification) error
 }
 
-// settleTime is how long a result waits after a notification that is on its way.
+// settleTime is the minimum time between a notification that another goroutine writes and the result after it.
 const settleTime = 5 * time.Millisecond
 
-// withProgress lets a tool report progress, if the client asked for it. settle must
-// be called before the result goes out.
+// withProgress returns a context in which a tool can report progress, if the client asked for it. The caller must call
+// settle before the result is sent: it waits until the last notification is likely to have been written.
 func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ context.Context, settle func()) {
 	if r.Params.Meta == nil || r.Params.Meta.ProgressToken == nil {
 		return ctx, func() {}
 	}
 	token := r.Params.Meta.ProgressToken
 	session := mcpserver.ClientSessionFromContext(ctx)
-	var lastSent time.Time // tools report from the call's own goroutine only
+	var lastSent time.Time // needs no lock, because tools report progress only from the call's goroutine
 	ctx = tools.WithProgress(ctx, func(elapsed time.Duration, line string) {
 		params := map[string]any{"progressToken": token, "progress": elapsed.Seconds()}
 		if line != "" {
 			params["message"] = line
 		}
 		if direct, ok := session.(notifier); ok {
-			// A client that cannot be written to will not get the result either.
+			// The error needs no handling: sending the result will fail, too.
 			_ = direct.notify(notification("notifications/progress", params))
 			return
 		}
@@ -49,8 +48,8 @@ func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ con
 	}
 }
 
-// hooks let the acknowledgement of subscriptions/listen out before its result. There is
-// nothing to subscribe to, so one follows the other at once.
+// hooks returns hooks that delay the result of subscriptions/listen, so that it is written after the acknowledgement.
+// Dormouse has nothing to subscribe to, so without a delay the result would immediately follow the acknowledgement.
 func hooks() *mcpserver.Hooks {
 	h := &mcpserver.Hooks{}
 	h.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {

@@ -9,30 +9,29 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// response is what every answer over HTTP has in common: headers that no handler
-// decides, and a deadline for clients that don't read. It is an http.Flusher and mcp-go's
-// HTTPResponseWriter.
+// response is the http.ResponseWriter of every HTTP answer. It sets the headers that handlers must not choose, and a write
+// deadline for clients that don't read. It implements http.Flusher and mcp-go's HTTPResponseWriter.
 type response struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	origin  string // allowed, or empty
-	status  int
+	origin  string // the request's allowed Origin header; empty: none
+	status  int    // the status sent; 0: none yet
 
-	preflight bool // a browser asks what a page may send
+	preflight bool // the answer is to a CORS preflight request
 
-	to  *message      // what is answered; nil: no message
-	box *spool.Outbox // what the answer has instead of long strings; may be nil
+	to  *message      // the message that is answered; nil: the request has none
+	box *spool.Outbox // the contents for which tokens in the answer stand; may be nil
 }
 
-// writePatience is how long a client may take to accept a piece of an answer.
+// writePatience is how long a client may take to accept one write.
 const writePatience = time.Minute
 
 func newResponse(w http.ResponseWriter) *response {
 	return &response{ResponseWriter: w, control: http.NewResponseController(w)}
 }
 
-// WriteHeader sets what must be so, whatever a handler wrote: mcp-go lets any web
-// page read its streams.
+// WriteHeader sends the header. It removes the CORS headers that a handler has set, because mcp-go allows every web page to
+// read its streams, and sets its own.
 func (r *response) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
@@ -62,8 +61,8 @@ func (r *response) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
-// Write writes a part of an answer, with what the outbox has for it. mcp-go writes a message in one
-// piece, so no token is cut.
+// Write writes a part of an answer and replaces the outbox's tokens in it. mcp-go writes each message with a single call,
+// so a token is never split between two calls.
 func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
@@ -78,7 +77,7 @@ func (r *response) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// timely writes what is written as it is, and gives each write its time.
+// timely writes to the client without changes, and extends the deadline before each write.
 type timely struct{ r *response }
 
 func (t timely) Write(p []byte) (int, error) {
@@ -86,26 +85,26 @@ func (t timely) Write(p []byte) (int, error) {
 	return t.r.ResponseWriter.Write(p)
 }
 
-// Flush is for http.Flusher.
+// Flush implements http.Flusher.
 func (r *response) Flush() {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
 	}
 	r.extend()
-	_ = r.control.Flush() // the next write finds out
+	_ = r.control.Flush() // on failure the next write fails, too
 }
 
-// CanStream is for mcp-go.
+// CanStream implements mcp-go's HTTPResponseWriter.
 func (r *response) CanStream() bool { return true }
 
-// Unwrap is for http.ResponseController.
+// Unwrap is called by http.ResponseController.
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// extend gives the next write its time. Without it the deadline of an earlier answer on
-// the same connection would hold.
+// extend sets the deadline of the next write to writePatience from now. Without it, the deadline of an earlier answer on
+// the same connection would still apply.
 func (r *response) extend() { _ = r.control.SetWriteDeadline(time.Now().Add(writePatience)) }
 
-// fail answers with an error as JSON, as the v1 API has them.
+// fail answers with a JSON error in the format of the v1 API.
 func fail(w http.ResponseWriter, status int, kind, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -116,5 +115,5 @@ func fail(w http.ResponseWriter, status int, kind, message string) {
 		} `json:"error"`
 	}
 	body.Error.Kind, body.Error.Message = kind, message
-	_ = json.NewEncoder(w).Encode(body) // a client that has gone needs no answer
+	_ = json.NewEncoder(w).Encode(body) // it fails only if the client has disconnected
 }

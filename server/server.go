@@ -1,19 +1,21 @@
-// Package server is the MCP server: it carries messages between clients and package
-// tools, over mcp-go, and knows no Docker, engine or kernel. What mcp-go leaves
-// open is closed here, once.
+// Package server is the MCP server. It receives messages from clients over stdio, SSE and streamable HTTP, passes them to
+// the library mcp-go, and runs the tool calls that mcp-go decodes with package tools. It adds the limits, the
+// authentication and the cancellation that mcp-go lacks. It does not use Docker, engines or kernels. The command creates a
+// server with [New], and an [HTTP] server for it with [NewHTTP].
 //
-//   - server.go: the server, and what stands around every tool call (panics, progress)
-//   - message.go: what must be known of a message before mcp-go sees it
-//   - long.go: strings that are on disk (package spool) and not in a message, in and out
-//   - progress.go: progress notifications that never come after the result
-//   - stdio.go: MCP on stdin and stdout, in lines.go's lines
-//   - sse.go: MCP over server-sent events, as 2024-11-05 has it
-//   - connection.go: what these two share: one client's messages, in flight and out; session.go is
-//     what mcp-go knows of it
-//   - streamable.go: MCP over streamable HTTP, in every era of the protocol
-//   - http.go: all that is served over HTTP; guard.go stands in front of it: who may talk (address.go,
-//     token.go, tokenfile.go), and how much (conns.go, slots.go, body.go, response.go)
-//   - health.go, metrics.go: what monitoring asks for; waits.go: waits that a stop ends
+//   - server.go: [Server], and the wrapper around every tool call (panics, progress)
+//   - message.go: parsing a message before it is passed to mcp-go
+//   - long.go: long strings of messages and answers, which are on disk (package spool)
+//   - progress.go: progress notifications, which are sent before the result
+//   - stdio.go: MCP on stdin and stdout; lines.go reads the lines
+//   - sse.go: the SSE transport of protocol version 2024-11-05
+//   - connection.go: one client on stdio or SSE, its requests in flight and its output; session.go is its session in mcp-go
+//   - streamable.go: streamable HTTP, for all protocol versions
+//   - http.go: [HTTP], with all its routes
+//   - guard.go: the checks before a handler runs: authentication (address.go, token.go, tokenfile.go) and limits (conns.go,
+//     slots.go, body.go, response.go)
+//   - health.go, metrics.go: the routes for monitoring
+//   - waits.go: [Waits], which ends waits for executions when the server stops
 package server
 
 import (
@@ -33,35 +35,35 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// Config is what is not a tool. Zero values are useful.
+// Config configures a [Server]. The zero value of each field is valid.
 type Config struct {
 	Version string
 	Logger  *slog.Logger // nil: nothing is logged
 	Metrics *Metrics     // nil: nothing is counted
 
-	// Resources are offered besides the tools.
+	// Resources are offered in addition to the tools.
 	Resources []tools.Resource
 
-	// MaxMessageBytes bounds one message; what is longer is answered with an error.
-	// 0: 160 MiB, which has room for a 100 MiB file in base64.
+	// MaxMessageBytes is the maximum size of a message; a longer message is answered with an error.
+	// 0: 160 MiB, which is enough for a 100 MiB file in base64.
 	MaxMessageBytes int
-	// Spool is where long strings of messages are while they are needed. nil: they are in memory.
+	// Spool stores the long strings of messages on disk while they are needed. nil: they stay in memory.
 	Spool *spool.Folder
-	// RequestBytes bounds the bytes of all stdio connections' messages that are in memory at once; a message beyond that is answered
-	// with an error. 0: 128 MiB, or three times MaxMessageBytes if there is no spool.
+	// RequestBytes is the maximum size of all messages of all stdio connections that are in memory at once; a message beyond
+	// that is answered with an error. 0: 128 MiB, or three times MaxMessageBytes if Spool is nil.
 	RequestBytes int64
-	// AnswerBytes bounds the memory for the large answers of all connections; an answer beyond that waits for a moment, and then an
-	// error is sent instead. 0: 512 MiB.
+	// AnswerBytes is the maximum memory for the large answers of all connections. An answer that does not fit waits for a
+	// moment; if it still does not fit, an error is sent instead. 0: 512 MiB.
 	AnswerBytes int64
-	// MaxCalls bounds the tool calls that work at once on one connection; the next ones
-	// wait. In addition, four times as many calls may wait for an execution. 0: 64.
+	// MaxCalls is the maximum number of tool calls that work at once on one connection; further calls wait. In addition,
+	// four times as many calls may wait for an execution. 0: 64.
 	MaxCalls int
-	// Grace is how long calls in flight may go on when the client has closed its end.
-	// Executions go on without them in any case. 0: 5 s.
+	// Grace is how long calls in flight may continue after the client has closed the connection. Executions continue
+	// without them. 0: 5 s.
 	Grace time.Duration
 }
 
-// Server is an MCP server. Its Serve methods may be called concurrently.
+// Server is an MCP server. Its methods may be called concurrently.
 type Server struct {
 	mcp    *mcpserver.MCPServer
 	log    *slog.Logger
@@ -115,7 +117,8 @@ func New(list []tools.Tool, c Config) *Server {
 	return s
 }
 
-// defaultRequestBytes returns the default budget for messages in memory. Decoding a message needs several times its size.
+// defaultRequestBytes returns the default budget for messages in memory, in bytes. Decoding a message needs several times
+// its size.
 func defaultRequestBytes(c Config) int64 {
 	if c.Spool == nil {
 		return 3 * int64(c.MaxMessageBytes)
@@ -123,8 +126,9 @@ func defaultRequestBytes(c Config) int64 {
 	return 16 * spool.MaxKept
 }
 
-// handler is what stands around every tool call. It never returns an error:
-// mcp-go would make it a protocol error, which models do not see.
+// handler returns the mcp-go handler of a tool. It resolves long arguments, counts the call, enables progress and recovers
+// from panics. The handler never returns an error, because mcp-go would turn it into a protocol error, which models do not
+// see; a failure is a result with IsError set.
 func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
 	return func(ctx context.Context, r mcp.CallToolRequest) (result *mcp.CallToolResult, _ error) {
 		defer func() {
@@ -142,7 +146,7 @@ func (s *Server) handler(t tools.Tool) mcpserver.ToolHandlerFunc {
 	}
 }
 
-// reader is what stands around every read of a resource.
+// reader returns the mcp-go handler of a resource. It recovers from panics.
 func (s *Server) reader(r tools.Resource) mcpserver.ResourceTemplateHandlerFunc {
 	return func(ctx context.Context, request mcp.ReadResourceRequest) (contents []mcp.ResourceContents, err error) {
 		defer func() {
@@ -158,7 +162,7 @@ func (s *Server) reader(r tools.Resource) mcpserver.ResourceTemplateHandlerFunc 
 	}
 }
 
-// panicked logs a panic under a number, and says no more than the number.
+// panicked logs a panic with a random error id, and returns a message for the model that contains only that id.
 func (s *Server) panicked(what string, p any) string {
 	number := rand.Text()[:8]
 	s.log.Error("a tool panicked", "error_id", number, "tool", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))

@@ -10,8 +10,8 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 )
 
-// session is one connection, as mcp-go knows it. mcp-go's own stdio session is a
-// global, which two connections in a process would share.
+// session is the mcp-go session of one connection. mcp-go's own stdio session is a global variable, which two connections
+// in one process would share.
 type session struct {
 	id            string
 	write         func(v any) error
@@ -34,13 +34,13 @@ func newSession(write func(v any) error) *session {
 	return &session{id: rand.Text(), write: write, notifications: make(chan mcp.JSONRPCNotification, 100)}
 }
 
-// forward writes what mcp-go itself sends, until ctx ends.
+// forward writes the notifications that mcp-go itself sends, until ctx ends or a write fails.
 func (s *session) forward(ctx context.Context) {
 	for {
 		select {
 		case n := <-s.notifications:
 			if s.write(n) != nil {
-				return // the reader of the connection sees it too
+				return // the failed write has already ended the connection
 			}
 		case <-ctx.Done():
 			return

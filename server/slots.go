@@ -11,16 +11,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// rates bound how often each token's bearer asks: so many times a second, and that many at once
-// after a rest. Zero: as often as it wants.
+// rates limits how many requests a second each token may make. A token that has made no requests for a while may make that
+// many at once.
 type rates struct {
-	each float64
+	each float64 // requests a second for each token; zero: no limit
 
 	mu     sync.Mutex
 	byName map[string]*rate.Limiter
 }
 
-// take returns zero, or how long to wait before asking again. Names are those of tokens, so there are few.
+// take counts a request of the token with this name and returns zero. If the token has exceeded its rate, take does not
+// count the request and returns how long the client must wait. byName stays small, because only valid tokens get here.
 func (r *rates) take(name string) time.Duration {
 	if r.each == 0 {
 		return 0
@@ -35,7 +36,7 @@ func (r *rates) take(name string) time.Duration {
 	turn := own.Reserve()
 	wait := turn.Delay()
 	if wait > 0 {
-		turn.Cancel() // who is refused has not asked
+		turn.Cancel() // a refused request does not count
 	}
 	return wait
 }
@@ -50,7 +51,8 @@ func newSlots(total int, patience time.Duration) *slots {
 	return &slots{taken: wire.NewBudget(int64(total)), patience: patience}
 }
 
-// acquire waits up to s.patience for a slot. The caller must call free when the request has ended.
+// acquire waits up to s.patience for a slot, and reports false if it gets none. The caller must call free when the request
+// has ended.
 func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), ok bool) {
 	if !s.taken.Wait(ctx, owner, 1, s.patience) {
 		return nil, false
@@ -60,7 +62,7 @@ func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), 
 
 func (s *slots) inUse() int { return int(s.taken.Used()) }
 
-// workPatience is how long a request waits, after a wait for an execution, for a slot among the working requests.
+// workPatience is how long a request that has waited for an execution then waits for a slot among the working requests.
 const workPatience = 20 * time.Second
 
 // seat is the slot of one request: one in work, or, while the request waits for an execution, one in waits.
@@ -73,7 +75,8 @@ type seat struct {
 	waiter bool
 }
 
-// newSeat waits for a slot in work. It reports false if there is none in time. The caller must call leave when the request has ended.
+// newSeat waits for a slot in work, and reports false if it gets none in time. The caller must call leave when the request
+// has ended.
 func newSeat(ctx context.Context, work, waits *slots, owner sandbox.Owner) (*seat, bool) {
 	free, ok := work.acquire(ctx, owner)
 	return &seat{work: work, waits: waits, owner: owner, free: free}, ok
@@ -82,7 +85,8 @@ func newSeat(ctx context.Context, work, waits *slots, owner sandbox.Owner) (*sea
 // wait exchanges the slot for one in waits. It reports false, and keeps the slot, if none is free there.
 func (s *seat) wait() bool { return s.exchange(context.Background(), s.waits, true) }
 
-// resume exchanges the slot in waits for one in work, for which it waits at most workPatience. It reports false, and keeps the slot, if none is free in time.
+// resume exchanges the slot in waits for one in work, for which it waits at most workPatience. It reports false, and keeps
+// the slot in waits, if it gets none in time.
 func (s *seat) resume(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, workPatience)
 	defer cancel()

@@ -12,21 +12,23 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// The transport of protocol version 2024-11-05: a client opens a stream at /sse, hears
-// there where to post its messages, and gets the answers on the stream. It is ours on the
-// same ground as stdio, because mcp-go's sends a panic's text to clients, bounds neither
-// messages nor calls, cannot cancel, and loses notifications that precede a result.
+// This file is the SSE transport of protocol version 2024-11-05. A client opens a stream at /sse. The first event names the
+// URL to which the client posts its messages; the answers are sent on the stream.
+//
+// It is based on connection, like stdio, and not on mcp-go's SSE server, because that sends the text of a panic to
+// clients, limits neither messages nor calls, cannot cancel calls, and loses notifications that are sent right before a
+// result.
 
-// sseStream is one client.
+// sseStream is the open stream of one client.
 type sseStream struct {
 	owner string // the name of the token that opened it
 	*connection
 
 	ending sync.RWMutex // held for reading while a message is dispatched
-	ended  bool
+	ended  bool         // no more messages are dispatched; guarded by ending
 }
 
-// sseHeartbeat keeps proxies from closing a quiet stream.
+// sseHeartbeat is the interval of comments on a stream. They keep proxies from closing an idle stream.
 const sseHeartbeat = 15 * time.Second
 
 func (h *HTTP) serveSSE(w *response, r *http.Request) {
@@ -43,7 +45,7 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		return sendEvent(w, "message", b, box)
 	})
 	if err != nil {
-		panic(err) // session ids are random: two are never the same
+		panic(err) // impossible: open fails only for a duplicate session id, and ids are random
 	}
 	stream := &sseStream{owner: bearerOf(r.Context()), connection: c}
 	id := rand.Text()
@@ -77,15 +79,15 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 	}
 }
 
-// sendBetween sends what is no message.
+// sendBetween calls send, which sends something other than a message, while no message is being sent.
 func (s *sseStream) sendBetween(send func() error) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	return send()
 }
 
-// end takes no more messages, lets the calls in flight be answered if somebody is still
-// there to hear it, and writes nothing after it has returned.
+// end ends the stream. From then on messages are refused. If the client is still connected, end waits up to grace for the
+// answers to the calls in flight. Then it cancels the remaining calls. After it has returned, nothing is written.
 func (s *sseStream) end(grace time.Duration) {
 	s.ending.Lock()
 	s.ended = true
@@ -98,7 +100,7 @@ func (s *sseStream) end(grace time.Duration) {
 	s.send = func([]byte, *spool.Outbox) error { return http.ErrHandlerTimeout }
 }
 
-// serveMessage is where a client of a stream posts its messages.
+// serveMessage serves /message, to which the client of a stream posts its messages.
 func (h *HTTP) serveMessage(w *response, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -132,15 +134,15 @@ func (h *HTTP) serveMessage(w *response, r *http.Request) {
 		fail(w, http.StatusNotFound, "not_found", "the stream has ended: open another at /sse")
 		return
 	}
-	// The message is in memory, and on disk, until its call has ended, longer than this request.
+	// The call outlasts this request. The message stays in memory and on disk until the call has ended.
 	held := h.keep(r)
 	taken = true
 	stream.dispatch(stream.ctx, m, func() { m.close(); held() })
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// keep moves what a request's body holds of the budget to who calls the function that it
-// returns.
+// keep transfers the bytes that the body of r has taken from the budget to the caller, which must call release to give
+// them back.
 func (h *HTTP) keep(r *http.Request) (release func()) {
 	b, ok := r.Body.(*body)
 	if !ok {
@@ -151,8 +153,8 @@ func (h *HTTP) keep(r *http.Request) (release func()) {
 	return func() { h.bodies.Give(b.owner, n) }
 }
 
-// sendEvent writes a server-sent event. data, and what box has for it, have no line ends,
-// because they are JSON.
+// sendEvent writes a server-sent event and replaces the tokens of box in data. The event needs only one data line, because
+// the result is JSON on a single line.
 func sendEvent(w *response, name string, data []byte, box *spool.Outbox) error {
 	var b bytes.Buffer
 	b.Grow(len(data) + 64)

@@ -10,16 +10,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// ServeStdio speaks MCP on one connection, one JSON-RPC message a line, until in
-// ends or ctx does. Then calls in flight have a grace to be answered. It returns nil
-// when the client has closed in, and an error when the connection broke or ctx ended.
-// A read from in may still be blocked when it returns.
+// ServeStdio serves MCP on one connection, with one JSON-RPC message on each line, until in or ctx ends. When in ends, it
+// waits up to Config.Grace for the answers to the calls in flight and returns nil. When ctx ends or the connection breaks,
+// it returns an error. A read from in may still be blocked when it returns.
 //
-// It has its own loop around mcp-go's HandleMessage, because mcp-go's drops a last
-// line without a newline, cancels calls at the end of input, runs calls on the read
-// loop when its queue is full (so that nothing can be cancelled), loses a cancellation
-// that overtakes its call, has one session for all connections, and reads lines of
-// any length.
+// It has its own read loop, because mcp-go's loop drops a last line without a newline, cancels calls at the end of the
+// input, runs calls in the read loop when its queue is full (so that nothing can be cancelled), loses a cancellation that
+// overtakes its call, has one session for all connections, and reads lines of any length.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
 	c, err := s.open(ctx, func(b []byte, box *spool.Outbox) error {
 		return box.Send(out, append(b, '\n'))
@@ -41,10 +38,10 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 		s.log.Info("the client has gone; executions of its last calls go on by themselves")
 	}
 	if err == nil {
-		err = context.Cause(ctx) // the connection broke on the way out, or the caller ended it
+		err = context.Cause(ctx) // a write failed, or the caller ended ctx; nil otherwise
 	}
 	c.broken(nil)
-	c.drained(context.WithoutCancel(ctx), time.Second) // what is left ends at once now
+	c.drained(context.WithoutCancel(ctx), time.Second) // the remaining calls were just cancelled and end soon
 	return err
 }
 
@@ -65,8 +62,8 @@ func (c *connection) readAll(ctx context.Context, in *lines) error {
 	return nil
 }
 
-// admit dispatches a message if its bytes fit into the budget for messages in memory, and rejects it otherwise. The bytes are given back
-// when the call ends. Notifications are not counted, because they are handled before the next message is read.
+// admit dispatches a message if it fits into the budget for messages in memory, and rejects it otherwise. It gives the
+// bytes back when the call ends. Notifications are not counted, because they are handled before the next message is read.
 func (c *connection) admit(ctx context.Context, m *message) {
 	owner, n := sandbox.OwnerOf(ctx), int64(len(m.raw))
 	if m.id == nil {

@@ -14,17 +14,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// newStreamable has no sessions: mcp-go would keep one for every initialize for ever, and
-// share one's notifications among the calls of a client. Nothing here needs one.
+// newStreamable returns mcp-go's streamable HTTP server, without sessions. With sessions, mcp-go would keep one forever for
+// every initialize, and the calls of a session would share its notifications. Dormouse does not need sessions.
 func newStreamable(s *Server) *mcpserver.StreamableHTTPServer {
 	return mcpserver.NewStreamableHTTPServer(s.mcp,
 		mcpserver.WithStateLess(true),
-		mcpserver.WithDisableStreaming(true), // of GET: we send nothing that was not asked for
+		mcpserver.WithDisableStreaming(true), // no GET streams: the server sends nothing except answers to requests
 		mcpserver.WithStreamableHTTPLogger(s.log),
 	)
 }
 
-// serveStreamable is /mcp: MCP over streamable HTTP, in every era of the protocol.
+// serveStreamable serves /mcp: MCP over streamable HTTP, for all protocol versions.
 func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -36,8 +36,8 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 		return
 	}
 	if m == nil || m.method == "notifications/cancelled" {
-		// mcp-go knows calls by session and id, and there are no sessions: it would cancel
-		// another client's call. Who hangs up cancels, as 2026-07-28 has it.
+		// Cancellations are ignored. mcp-go finds the call by session and id, so without sessions it could cancel the call
+		// of another client. A client cancels by closing the request's connection, as protocol version 2026-07-28 specifies.
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
@@ -55,8 +55,8 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: h.server.withOutbox(withLong(r.Context(), m), box)})
 }
 
-// readMessage reads the one message of a request. It returns nil for what needs no
-// answer, and false when it has answered already.
+// readMessage reads the message in the body of r. The message is nil if it needs no answer. If the body is not a valid
+// message, readMessage answers with an error and reports false. The caller must close the message.
 func (h *HTTP) readMessage(w http.ResponseWriter, r *http.Request) (*message, bool) {
 	media, options, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if charset := asciiLower(options["charset"]); err != nil || media != "application/json" || charset != "" && charset != "utf-8" {
@@ -95,8 +95,8 @@ func (h *HTTP) readMessage(w http.ResponseWriter, r *http.Request) (*message, bo
 	return m, true
 }
 
-// readBody reads a message. What is longer than a message may be goes by for a while, so that a
-// client which writes before it reads gets its answer.
+// readBody reads a message. If it is longer than MaxBody, readBody reads and discards up to MaxBody further bytes, because
+// a client that sends its whole request before it reads would otherwise not get the answer.
 func (h *HTTP) readBody(r io.Reader) (*message, *rejection, error) {
 	raw, err := readAll(io.LimitReader(r, min(spool.Long, h.config.MaxBody+1)))
 	switch {
@@ -104,7 +104,7 @@ func (h *HTTP) readBody(r io.Reader) (*message, *rejection, error) {
 		return nil, nil, err
 	case len(raw) == 0:
 		return nil, &rejection{code: mcp.PARSE_ERROR, text: "the request has no body"}, nil
-	case len(raw) < spool.Long && int64(len(raw)) <= h.config.MaxBody: // nearly always
+	case len(raw) < spool.Long && int64(len(raw)) <= h.config.MaxBody: // nearly all messages
 		m, refused := parse(raw)
 		return m, refused, nil
 	}
@@ -127,7 +127,8 @@ func (h *HTTP) readBody(r io.Reader) (*message, *rejection, error) {
 	return m, refused, nil
 }
 
-// readAll reads a small body. What is set aside for it grows with what has come.
+// readAll reads a small body. Its buffer grows with the bytes that arrive, so a client gets no memory for bytes that it
+// does not send.
 func readAll(r io.Reader) ([]byte, error) {
 	b := make([]byte, 0, 1024)
 	for {
@@ -148,7 +149,7 @@ func readAll(r io.Reader) ([]byte, error) {
 func (h *HTTP) answerPanic(w *response, m *message, p any) {
 	h.server.logPanic(m, p)
 	if w.status != 0 {
-		panic(http.ErrAbortHandler) // the answer has begun
+		panic(http.ErrAbortHandler) // the answer has begun, so the connection must be broken
 	}
 	writeRejection(w, http.StatusInternalServerError, rejection{id: m.id, code: mcp.INTERNAL_ERROR, text: "internal error"})
 }
@@ -156,5 +157,5 @@ func (h *HTTP) answerPanic(w *response, m *message, p any) {
 func writeRejection(w http.ResponseWriter, status int, r rejection) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(r.response()) // a client that has gone needs no answer
+	_ = json.NewEncoder(w).Encode(r.response()) // it fails only if the client has disconnected
 }

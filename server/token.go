@@ -9,19 +9,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Token is a secret that lets its bearer in. It holds a hash, so that it can't be
-// logged by accident.
+// Token is an access token. It contains a hash of the secret and not the secret, so that the secret can't be logged by
+// accident.
 type Token struct {
-	Name string // whose it is
+	Name string // the name of the owner, or OperatorToken
 	sum  [sha256.Size]byte
 }
 
-// OperatorToken is the name of the operator's own token. Any other name is an owner's, who sees only
-// what it made.
+// OperatorToken is the name of the operator's token. Every other name is that of an owner, who sees only the sandboxes that
+// it created.
 const OperatorToken = "default"
 
-// NewToken returns the token of a secret, which has at least 32 characters, all of
-// them printable ASCII without spaces.
+// NewToken returns the token for a secret. It returns an error if name is not a valid owner name, or if the secret does not
+// consist of 32 to 512 printable ASCII characters without spaces.
 func NewToken(name, secret string) (Token, error) {
 	if _, err := sandbox.ParseOwner(name); err != nil {
 		return Token{}, err
@@ -32,7 +32,7 @@ func NewToken(name, secret string) (Token, error) {
 	return Token{Name: name, sum: sha256.Sum256([]byte(secret))}, nil
 }
 
-// Owner is on whose behalf the token's bearer asks.
+// Owner returns the owner on whose behalf requests with this token are made.
 func (t Token) Owner() sandbox.Owner {
 	if t.Name == OperatorToken {
 		return sandbox.Operator
@@ -40,8 +40,8 @@ func (t Token) Owner() sandbox.Owner {
 	return sandbox.Owner(t.Name)
 }
 
-// bearer returns the token in an Authorization header. All tokens are compared, in
-// constant time.
+// bearer returns the token in an Authorization header, and reports whether it is one of tokens. It compares the header with
+// all tokens, each in constant time, so that the time it takes reveals nothing about them.
 func bearer(tokens []Token, header []string) (token Token, ok bool) {
 	if len(header) != 1 {
 		return Token{}, false

@@ -21,28 +21,28 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A token file has a token on each line: a name, a space and the token. A line without a name
-// is the operator's token, which is how the file begins. What is wrong with a file is said by its line's
-// number: no error has a token in it.
+// A token file has one token on each line: a name, a space and the secret. A line with only a secret is the operator's
+// token; a new file consists of such a line. Errors name the line by its number and never contain its text, which may be a
+// secret.
 
 const maxTokenFile = 256 << 10
 
-// TokenFile is the tokens of a file as they are now: a change counts from the next request on. While the file
-// can't be read, there are none. Its methods may be called concurrently.
+// TokenFile holds the tokens in a file. It rereads the file when it changes, so that a change applies to the next request.
+// While the file can't be read, no token is valid. Its methods may be called concurrently.
 type TokenFile struct {
 	path   string
-	shared bool // others may be allowed to read it
+	shared bool // other users may have permission to read the file
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	info    fs.FileInfo // of what was read; nil: nothing was
-	settled bool        // a later change is sure to show in the info
+	info    fs.FileInfo // the state of the file when it was read; nil: the last read failed
+	settled bool        // every later change will alter the file's modification time
 	tokens  []Token
-	said    string // the last error that was logged
+	said    string // the error of the last read; empty: none
 }
 
-// OpenTokenFile reads a file that somebody else looks after, such as a mounted secret, which often
-// is open to all in its container: only a warning is logged.
+// OpenTokenFile opens a token file that is managed outside Dormouse, such as a mounted secret. If other users can read it,
+// OpenTokenFile only logs a warning, because all users in a container can often read its mounted secrets.
 func OpenTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 	f := &TokenFile{path: path, shared: true, log: log}
 	if err := f.open(); err != nil {
@@ -54,8 +54,8 @@ func OpenTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 	return f, nil
 }
 
-// OpenOrMakeTokenFile reads a file of this user alone, and makes one with an operator's token if
-// there is none. Two callers at once get the same token.
+// OpenOrMakeTokenFile opens a token file that only this user can read. If the file does not exist, it creates one with an
+// operator token. Concurrent callers get the same token.
 func OpenOrMakeTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := writeTokens(path, newSecret()+"\n", true); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -76,7 +76,7 @@ func (f *TokenFile) open() error {
 	return nil
 }
 
-// Tokens returns the tokens that let in now.
+// Tokens returns the tokens that are valid now.
 func (f *TokenFile) Tokens() []Token {
 	info, err := os.Stat(f.path)
 	f.mu.Lock()
@@ -95,21 +95,23 @@ func (f *TokenFile) Tokens() []Token {
 	return f.tokens
 }
 
-// read reads the file anew.
+// read reads the file and sets f.info, f.settled and f.tokens. On error there are no tokens. The caller must hold f.mu,
+// except before f is shared.
 func (f *TokenFile) read() error {
 	f.info, f.settled, f.tokens = nil, false, nil
 	entries, info, err := readTokens(f.path, f.shared)
 	if err != nil {
 		return err
 	}
-	f.info, f.settled = info, time.Since(info.ModTime()) > 2*time.Second // file systems have coarse clocks
+	// File systems have coarse clocks: a change soon after this one could leave the modification time as it is.
+	f.info, f.settled = info, time.Since(info.ModTime()) > 2*time.Second
 	for _, e := range entries {
 		f.tokens = append(f.tokens, e.Token)
 	}
 	return nil
 }
 
-// entry is a line of a token file.
+// entry is one line of a token file.
 type entry struct {
 	Token
 	line string
@@ -162,7 +164,7 @@ func parseTokens(text string) ([]entry, error) {
 			return nil, fmt.Errorf("line %d is not a name and a token", number)
 		}
 		if _, err := sandbox.ParseOwner(words[0]); err != nil {
-			return nil, fmt.Errorf("line %d: what is in front of the token is no name", number) // it may be a token
+			return nil, fmt.Errorf("line %d: what is in front of the token is no name", number) // words[0] is left out: it may be a token
 		}
 		t, err := NewToken(words[0], words[1])
 		if err != nil {
@@ -176,8 +178,8 @@ func parseTokens(text string) ([]entry, error) {
 	return entries, nil
 }
 
-// AddToken makes a token for a name, puts it into a file, which it makes if there is none, and returns it: nothing
-// else ever shows it.
+// AddToken creates a token for a name, adds it to the file, and returns its secret. It creates the file if necessary. No
+// other function returns the secret.
 func AddToken(path, name string) (secret string, err error) {
 	if _, err := sandbox.ParseOwner(name); err != nil {
 		return "", err
@@ -187,14 +189,14 @@ func AddToken(path, name string) (secret string, err error) {
 		if slices.ContainsFunc(entries, func(e entry) bool { return e.Name == name }) {
 			return nil, sandbox.Errorf(sandbox.Invalid, "there is a token of %s: remove it first, and %s gets another with the same sandboxes", name, name)
 		}
-		if name == OperatorToken { // the first line, as if it had been made at the first start
+		if name == OperatorToken { // it goes to the first line, where OpenOrMakeTokenFile writes it
 			return slices.Insert(entries, 0, entry{line: secret}), nil
 		}
 		return append(entries, entry{line: name + " " + secret}), nil
 	})
 }
 
-// RemoveToken revokes the token of a name. Its sandboxes stay.
+// RemoveToken revokes the token with this name. The owner's sandboxes stay.
 func RemoveToken(path, name string) error {
 	return editTokens(path, false, func(entries []entry) ([]entry, error) {
 		left := slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.Name == name })
@@ -205,7 +207,7 @@ func RemoveToken(path, name string) error {
 	})
 }
 
-// TokenNames returns the names in a token file.
+// TokenNames returns the names in a token file, and no names if the file does not exist.
 func TokenNames(path string) ([]string, error) {
 	entries, _, err := readTokens(path, false)
 	names := []string{}
@@ -218,7 +220,8 @@ func TokenNames(path string) ([]string, error) {
 	return names, err
 }
 
-// editTokens changes a file that is whole at each moment. Of two editors at once, one waits.
+// editTokens replaces the entries in a token file by the result of edit, atomically. A lock file serializes concurrent
+// edits. If mayMake is true and the file does not exist, editTokens creates it. edit may be called more than once.
 func editTokens(path string, mayMake bool, edit func([]entry) ([]entry, error)) error {
 	lock := flock.New(path+".lock", flock.SetPermissions(0o600))
 	if err := lock.Lock(); err != nil {
@@ -240,20 +243,21 @@ func editTokens(path string, mayMake bool, edit func([]entry) ([]entry, error)) 
 		}
 		err = writeTokens(path, text.String(), isNew)
 		if isNew && errors.Is(err, fs.ErrExist) {
-			continue // a server has just made it
+			continue // OpenOrMakeTokenFile has just created the file, without holding the lock
 		}
 		return err
 	}
 }
 
-// newSecret returns 256 random bits. The prefix is for those who search for leaked secrets.
+// newSecret returns a secret with 256 random bits. Its prefix makes leaked secrets easy to search for.
 func newSecret() string {
 	secret := make([]byte, 32)
-	_, _ = rand.Read(secret) // never fails
+	_, _ = rand.Read(secret) // rand.Read never fails
 	return "dormouse_" + base64.RawURLEncoding.EncodeToString(secret)
 }
 
-// writeTokens writes a file of this user alone that is whole when it appears. A new one is in nobody's place.
+// writeTokens atomically writes a token file that only this user can read. If isNew is true and the file exists, it leaves
+// the file as it is and returns an error that wraps fs.ErrExist.
 func writeTokens(path, text string, isNew bool) error {
 	write := durable.WriteFile
 	if isNew {

@@ -8,8 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// Waits are the sandboxes as tools see them in the daemon's own process: waits for the end
-// of an execution end when the process does.
+// Waits wraps the daemon's sandboxes for tools that run in the daemon's process. When the process stops, it ends the calls
+// that wait for an execution. It may be used concurrently.
 type Waits struct {
 	tools.Sandboxes
 
@@ -17,25 +17,26 @@ type Waits struct {
 	stop     context.CancelFunc
 }
 
-// NewWaits returns sandboxes whose waits Drain ends.
+// NewWaits returns s with waits that Drain ends.
 func NewWaits(s tools.Sandboxes) *Waits {
 	w := &Waits{Sandboxes: s}
 	w.stopping, w.stop = context.WithCancel(context.Background())
 	return w
 }
 
-// Drain ends all waits, now and later. What runs goes on.
+// Drain ends all current and future waits. Executions continue.
 func (w *Waits) Drain() { w.stop() }
 
-// errServerStopping is what a wait is told that had begun with an execution's id.
+// errServerStopping is the error of a GetExecution whose wait was ended by Drain.
 var errServerStopping = sandbox.Errorf(sandbox.Unavailable,
 	"the Dormouse server is stopping. Code that has begun goes on: ask for the execution again when the server runs")
 
-// firstWait is how much of a wait is one request to the daemon. The rest is another one,
-// which may end early: the first has told the execution's id by then.
+// firstWait is the part of an Execute's wait that is spent in the call that starts the execution. The rest of the wait is a
+// separate GetExecution. Drain can end it early without losing the execution's id, which the first call has returned.
 const firstWait = 1.0 // seconds
 
-// Execute starts an execution and waits. When the server stops it returns what it knows.
+// Execute starts an execution and waits for its end. If Drain is called during the wait, it returns the execution in the
+// last known state.
 func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	begun, wait := time.Now(), r.WaitSeconds
 	r.WaitSeconds = min(wait, firstWait)
@@ -52,12 +53,13 @@ func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteReque
 	}
 	later, err := w.GetExecution(ctx, string(ex.ID), left, r.Window)
 	if err != nil && (w.stopping.Err() != nil || ctx.Err() == nil) {
-		return ex, nil // it has begun, and its id must not be lost
+		return ex, nil // the execution has begun, and the caller needs its id
 	}
 	return later, err
 }
 
-// GetExecution waits for an execution's end.
+// GetExecution returns an execution after it has ended or wait seconds have passed. If Drain is called during the wait, it
+// returns an error that says so.
 func (w *Waits) GetExecution(ctx context.Context, id string, wait float64, window sandbox.Window) (sandbox.Execution, error) {
 	if wait <= 0 {
 		return w.Sandboxes.GetExecution(ctx, id, wait, window)
