@@ -225,7 +225,7 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 }
 
 // sandboxStates counts the sandboxes of all owners by state. Every token may read these sums, because they do not reveal
-// who owns a sandbox.
+// the owners of sandboxes.
 func (h *HTTP) sandboxStates(r *http.Request) (map[sandbox.State]int, error) {
 	states := map[sandbox.State]int{}
 	if h.config.Sandboxes == nil {

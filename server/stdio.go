@@ -14,9 +14,9 @@ import (
 // waits up to Config.Grace for the answers to the calls in flight and returns nil. When ctx ends or the connection breaks,
 // it returns an error. A read from in may still be blocked when it returns.
 //
-// It has its own read loop, because mcp-go's loop drops a last line without a newline, cancels calls at the end of the
-// input, runs calls in the read loop when its queue is full (so that nothing can be cancelled), loses a cancellation that
-// overtakes its call, has one session for all connections, and reads lines of any length.
+// ServeStdio does not use mcp-go's read loop, because that loop drops a last line without a newline, cancels calls at the
+// end of the input, runs calls itself when its queue is full (so that nothing can be cancelled), loses a cancellation that
+// overtakes its call, uses one session for all connections, and reads lines of any length.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
 	c, err := s.open(ctx, func(b []byte, box *spool.Outbox) error {
 		return box.Send(out, append(b, '\n'))

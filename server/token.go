@@ -16,8 +16,8 @@ type Token struct {
 	sum  [sha256.Size]byte
 }
 
-// OperatorToken is the name of the operator's token. Every other name is that of an owner, who sees only the sandboxes that
-// it created.
+// OperatorToken is the name of the operator's token. Every other name is the name of an owner. An owner sees only the
+// sandboxes that it created.
 const OperatorToken = "default"
 
 // NewToken returns the token for a secret. It returns an error if name is not a valid owner name, or if the secret does not

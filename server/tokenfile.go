@@ -256,8 +256,8 @@ func newSecret() string {
 	return "dormouse_" + base64.RawURLEncoding.EncodeToString(secret)
 }
 
-// writeTokens atomically writes a token file that only this user can read. If isNew is true and the file exists, it leaves
-// the file as it is and returns an error that wraps fs.ErrExist.
+// writeTokens atomically writes a token file that only this user can read. If isNew is true and the file exists,
+// writeTokens does not change it and returns an error that wraps fs.ErrExist.
 func writeTokens(path, text string, isNew bool) error {
 	write := durable.WriteFile
 	if isNew {

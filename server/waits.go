@@ -59,7 +59,7 @@ func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteReque
 }
 
 // GetExecution returns an execution after it has ended or wait seconds have passed. If Drain is called during the wait, it
-// returns an error that says so.
+// returns an error that the server is stopping.
 func (w *Waits) GetExecution(ctx context.Context, id string, wait float64, window sandbox.Window) (sandbox.Execution, error) {
 	if wait <= 0 {
 		return w.Sandboxes.GetExecution(ctx, id, wait, window)

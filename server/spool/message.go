@@ -6,78 +6,79 @@ import (
 	"io"
 )
 
-// Limits of one message. Zero values are useful.
+// Limits are the limits of one message, in bytes. Zero means the default.
 type Limits struct {
-	Message int64 // as it comes; 0: 160 MiB
-	String  int64 // of one long string, unescaped; 0: 144 MiB, which is a 100 MiB file in lines of base64
-	Kept    int64 // of what stays in memory, which is all but the long strings; 0: 8 MiB
-	Long    int64 // what is longer is a long string; 0: [Long]
+	Message int64 // the maximum size of the whole message, before unescaping; 0: 160 MiB
+	String  int64 // the maximum size of one long string after unescaping; 0: 144 MiB, which is enough for a 100 MiB file in lines of base64
+	Kept    int64 // the maximum size of the part that stays in memory: the message without its long strings; 0: 8 MiB
+	Long    int64 // the maximum size of a string, before unescaping, that stays in memory; a larger string is a long string; 0: [Long]
 }
 
-// Long is the length, as it is written, up to which a string stays in memory. A message that is no
-// longer needs no [Message].
+// Long is the default length in bytes, before unescaping, up to which a string stays in memory. A message of at most this
+// length has no long strings, so it can be parsed without a [Message].
 const Long = 64 << 10
 
-// DefaultMessage is the limit of a message when none is given.
+// DefaultMessage is the default of Limits.Message, in bytes.
 const DefaultMessage = 160 << 20
 
-// MaxKept is how much of a message stays in memory at most.
+// MaxKept is the default of Limits.Kept, in bytes.
 const MaxKept = 8 << 20
 
 const (
 	maxString = 144 << 20
-	maxDepth  = 10_000 // encoding/json's
-	keptEnd   = 4 << 10
+	maxDepth  = 10_000  // the limit of encoding/json
+	keptEnd   = 4 << 10 // the size in bytes of Flaw.Head and Flaw.Tail of a message that is too long for memory
 )
 
-// Message is a JSON text on its way in. Write takes it in pieces that are cut anywhere, and
-// End returns it with tokens in place of its long strings. What is wrong with it
-// does not end the reading: the rest goes by, and End says what it was.
+// Message reads a JSON message and stores its long strings on disk. The caller passes the message to Write in pieces of any
+// size. End then returns the message with tokens in place of its long strings. If the message has a flaw, Write discards
+// the rest of the message, and End returns the flaw. A Message must not be used concurrently while it is written; after
+// End, Find and the strings may be used concurrently.
 type Message struct {
 	limits Limits
 	store  store
 	flaw   *Flaw
 
-	read int64  // bytes that came
-	kept []byte // what is left of the message
-	over bool   // kept has only the head: there was too much
-	tail []byte // the last bytes, when over
+	read int64  // bytes written so far
+	kept []byte // the message so far, with tokens in place of long strings
+	over bool   // the message exceeds Limits.Kept; kept has only its beginning
+	tail []byte // if over: the last bytes of the message
 
-	objects  []bool // what the reader is in: objects, or else lists
+	objects  []bool // the open objects (true) and lists (false), the outermost first
 	keyNext  bool   // the next string is the name of a field
 	inString bool
-	isKey    bool
-	escaped  bool // an odd number of backslashes has just gone by
-	start    int  // of the string, in kept
-	length   int64
-	long     bool // the string is no longer in kept
-	token    string
-	text     unescaper
+	isKey    bool      // the current string is the name of a field
+	escaped  bool      // the string so far ends with an odd number of backslashes
+	start    int       // the offset of the current string in kept
+	length   int64     // the length of the current string so far, before unescaping
+	long     bool      // the current string is a long string, and no longer in kept
+	token    string    // the token of the current string, if long
+	text     unescaper // writes the current string to disk, if long
 }
 
-// Flaw is what makes a message unfit to be handled.
+// Flaw is the reason why a message can't be handled.
 type Flaw struct {
 	Kind  FlawKind
 	Text  string // for the client
-	Cause error  // not for the client
-	// Head and Tail are the ends of what is left of the message: they may tell which
-	// request it was. Tail is nil when Head is all.
+	Cause error  // for the log only; may be nil
+	// Head and Tail are the beginning and the end of the part of the message that is in memory. They may contain the id of
+	// the request. Tail is nil if Head is the whole part.
 	Head, Tail []byte
 }
 
-// FlawKind is who may do something about a flaw.
+// FlawKind is the kind of a flaw.
 type FlawKind int
 
 // The kinds of flaws.
 const (
-	TooLong   FlawKind = iota // the client must send less
-	Malformed                 // it is not JSON
-	Busy                      // later there may be room
-	Failed                    // the disk
+	TooLong   FlawKind = iota // the message exceeds a limit; the client must send less
+	Malformed                 // the message is not JSON
+	Busy                      // other messages use the disk space; the client may try again later
+	Failed                    // the disk is full or failed
 )
 
-// NewMessage begins a message. The caller closes it when its strings are not needed any
-// more.
+// NewMessage returns an empty message. If f is nil, all strings stay in memory. The caller must close the message when it
+// no longer needs the strings.
 func (f *Folder) NewMessage(l Limits) *Message {
 	if l.Message == 0 {
 		l.Message = DefaultMessage
@@ -100,7 +101,7 @@ func (f *Folder) NewMessage(l Limits) *Message {
 	return m
 }
 
-// Write takes the next piece. It never fails.
+// Write reads the next piece of the message. It always returns len(p) and nil.
 func (m *Message) Write(p []byte) (int, error) {
 	n := len(p)
 	m.read += int64(n)
@@ -117,10 +118,10 @@ func (m *Message) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Read returns how many bytes came.
+// Read returns the number of bytes that were written to the message so far.
 func (m *Message) Read() int64 { return m.read }
 
-// outsideString takes what is before the next string, and its quote.
+// outsideString reads p up to and including the quote that begins the next string. It returns the number of bytes read.
 func (m *Message) outsideString(p []byte) int {
 	for i, c := range p {
 		switch c {
@@ -149,7 +150,7 @@ func (m *Message) outsideString(p []byte) int {
 	return len(p)
 }
 
-// insideString takes what belongs to the string, and the quote that ends it.
+// insideString reads p up to and including the quote that ends the current string. It returns the number of bytes read.
 func (m *Message) insideString(p []byte) int {
 	end := m.endOfString(p)
 	if end < 0 {
@@ -163,10 +164,10 @@ func (m *Message) insideString(p []byte) int {
 	return end + 1
 }
 
-// endOfString finds the quote that ends the string: one with an even number of
-// backslashes before it.
+// endOfString returns the index of the quote that ends the current string, or -1 if p has none. An even number of
+// backslashes precedes that quote.
 func (m *Message) endOfString(p []byte) int {
-	from := 0 // no backslash before it belongs to what follows
+	from := 0 // where the search for the next quote begins
 	for {
 		quote := bytes.IndexByte(p[from:], '"')
 		if quote < 0 {
@@ -182,7 +183,8 @@ func (m *Message) endOfString(p []byte) int {
 	}
 }
 
-// oddBackslashes reports whether what follows p is escaped.
+// oddBackslashes reports whether the string, read up to the end of p, ends with an odd number of backslashes. The next
+// byte is escaped then.
 func (m *Message) oddBackslashes(p []byte) bool {
 	n := 0
 	for n < len(p) && p[len(p)-1-n] == '\\' {
@@ -195,7 +197,7 @@ func (m *Message) oddBackslashes(p []byte) bool {
 	return odd
 }
 
-// piece takes a piece of a string.
+// piece reads the next piece of the current string, without quotes.
 func (m *Message) piece(p []byte) {
 	m.length += int64(len(p))
 	if !m.long && !m.isKey && !m.over && m.store.folder != nil && m.length > m.limits.Long {
@@ -214,13 +216,13 @@ func (m *Message) piece(p []byte) {
 
 func (m *Message) lastSize() int64 { return m.store.sections[len(m.store.sections)-1].size }
 
-// toDisk moves what has come of a string.
+// toDisk makes the current string a long string: it moves the part of the string that is in memory to disk.
 func (m *Message) toDisk() {
 	m.long, m.token = true, ""
 	begun := m.kept[m.start:]
 	m.kept = m.kept[:m.start]
 	if m.flaw != nil {
-		return // it goes by
+		return // the string is discarded
 	}
 	var err error
 	if m.token, err = m.store.begin(); err == nil {
@@ -256,7 +258,8 @@ func (m *Message) textFailed(err error) {
 	}
 }
 
-// keep takes what stays in memory.
+// keep appends p to the part of the message that stays in memory. If that part gets too large, only its beginning and end
+// are kept.
 func (m *Message) keep(p []byte) {
 	if !m.over && int64(len(m.kept)+len(p)) <= m.limits.Kept {
 		m.kept = append(m.kept, p...)
@@ -274,8 +277,8 @@ func (m *Message) keep(p []byte) {
 	}
 }
 
-// fail notes the first thing that is wrong, or that there will never be room. What was on
-// disk is not needed any more.
+// fail records a flaw and removes the strings from the disk. The first flaw counts, except that TooLong replaces Busy and
+// Failed, because sending the message again cannot succeed.
 func (m *Message) fail(kind FlawKind, text string, cause error) {
 	if m.flaw == nil || m.flaw.Kind >= Busy && kind == TooLong {
 		m.flaw = &Flaw{Kind: kind, Text: text, Cause: cause}
@@ -283,8 +286,8 @@ func (m *Message) fail(kind FlawKind, text string, cause error) {
 	}
 }
 
-// End returns the message with tokens for its long strings, or what is wrong with it. It
-// may still not be JSON.
+// End returns the message with tokens in place of its long strings, or the flaw of the message. It must be called once,
+// after the last Write. End does not parse the message, so a message without a flaw may still be invalid JSON.
 func (m *Message) End() ([]byte, *Flaw) {
 	if err := m.store.flush(); err != nil {
 		m.textFailed(err)
@@ -299,10 +302,10 @@ func (m *Message) End() ([]byte, *Flaw) {
 	return m.kept, nil
 }
 
-// Count returns how many strings are on disk.
+// Count returns the number of strings on disk.
 func (m *Message) Count() int { return len(m.store.sections) }
 
-// CountIn returns how many tokens are in a part of the message.
+// CountIn returns the number of tokens in a part of the message.
 func (m *Message) CountIn(part []byte) int {
 	if m.Count() == 0 {
 		return 0
@@ -310,27 +313,28 @@ func (m *Message) CountIn(part []byte) int {
 	return bytes.Count(part, []byte(`"`+m.store.prefix()))
 }
 
-// Find returns the string for which s stands, if it is a token of this message.
+// Find returns the string for which the token s stands. It reports false if s is not a token of this message.
 func (m *Message) Find(s string) (*String, bool) {
 	at, ok := m.store.find(s)
 	return &String{store: &m.store, at: at}, ok
 }
 
-// Close removes the message's strings from the disk. It may be called twice, and for nil.
+// Close removes the message's strings from the disk. It may be called more than once, and on nil.
 func (m *Message) Close() {
 	if m != nil {
 		m.store.close()
 	}
 }
 
-// String is a long string.
+// String is a long string of a message. It is valid until the message is closed.
 type String struct {
 	store *store
 	at    section
 }
 
-// Size returns its length in bytes.
+// Size returns the string's length in bytes, after unescaping.
 func (s *String) Size() int64 { return s.at.size }
 
-// Open returns its text, until the message is closed.
+// Open returns a reader of the string's text. It may be called more than once. The reader fails after the message is
+// closed.
 func (s *String) Open() io.Reader { return s.store.open(s.at) }

@@ -12,19 +12,17 @@ import (
 	"github.com/emmansun/base64"
 )
 
-// Outbox holds what is too long for an answer in memory. It belongs to one answer.
-// Base64 is called by one goroutine, Send meanwhile by others: progress goes out while a file
-// comes in.
+// Outbox stores the files of one answer on disk, because they are too long for memory. Base64 must not be called
+// concurrently. Send may be called concurrently with Base64 and Send, so that progress can be sent while a file is stored.
 type Outbox struct {
 	store store
 
 	mu     sync.Mutex
-	prefix []byte    // of the tokens; nil: there is none
-	ready  []section // by number
+	prefix []byte    // the prefix of the tokens; nil: there are no tokens yet
+	ready  []section // the stored files, by the number in their token
 }
 
-// NewOutbox returns an empty outbox; nil for a nil folder. The caller closes it when the
-// answer was written.
+// NewOutbox returns an empty outbox, or nil if f is nil. The caller must close it after the answer was written.
 func (f *Folder) NewOutbox() *Outbox {
 	if f == nil {
 		return nil
@@ -32,8 +30,8 @@ func (f *Folder) NewOutbox() *Outbox {
 	return &Outbox{store: store{folder: f}}
 }
 
-// Base64 takes all of r, and returns the token for which the answer will have r's bytes in
-// base64, with how many they are.
+// Base64 stores all bytes of r. It returns a token, in place of which Send writes these bytes in base64, and their number
+// before encoding.
 func (o *Outbox) Base64(r io.Reader) (token string, n int64, err error) {
 	if token, err = o.store.begin(); err != nil {
 		return "", 0, err
@@ -50,11 +48,11 @@ func (o *Outbox) Base64(r io.Reader) (token string, n int64, err error) {
 	return token, n, nil
 }
 
-// onlyWriter hides what would make io.Copy choose another buffer.
+// onlyWriter hides all other methods of a writer, such as ReadFrom, so that io.CopyBuffer uses the buffer it is given.
 type onlyWriter struct{ io.Writer }
 
-// Send writes a part of an answer in which no token is cut, with what they stand for in
-// their place.
+// Send writes a part of an answer to w, with the contents of the files in place of their tokens. No token may be split
+// between two parts. If o is nil, Send writes part unchanged.
 func (o *Outbox) Send(w io.Writer, part []byte) error {
 	var prefix []byte
 	var ready []section
@@ -90,7 +88,7 @@ func (o *Outbox) Send(w io.Writer, part []byte) error {
 	}
 }
 
-// encode writes r in base64, in large pieces.
+// encode writes r to w in base64, in pieces of chunk bytes.
 func encode(w io.Writer, r io.Reader) error {
 	in := make([]byte, chunk/4*3)
 	out := make([]byte, chunk)
@@ -112,7 +110,7 @@ func encode(w io.Writer, r io.Reader) error {
 	}
 }
 
-// Close removes what is on disk. It may be called twice, and for nil.
+// Close removes the files from the disk. It may be called more than once, and on nil.
 func (o *Outbox) Close() {
 	if o != nil {
 		o.store.close()

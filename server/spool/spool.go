@@ -1,13 +1,14 @@
-// Package spool keeps long strings of JSON messages on disk instead of in memory, on
-// their way in and out. It knows JSON, and nothing of what messages mean.
+// Package spool stores the long strings of JSON messages on disk instead of in memory. Package server uses it for incoming
+// messages and outgoing answers. It parses JSON, but it does not interpret messages.
 //
-//   - spool.go: the folder, and how much of the disk it may use
-//   - message.go: a message on its way in: a string over 64 KiB becomes a token, "spool:<nonce>:<n>"
-//   - unescape.go: what such a string says, as bytes on disk
-//   - outbox.go: an answer on its way out: a token becomes the base64 of a file
+//   - spool.go: [Folder], which limits the disk space of all messages, and store, the file of one message
+//   - message.go: [Message], which reads an incoming message and replaces each string over 64 KiB with a token,
+//     "spool:<nonce>:<n>"
+//   - unescape.go: unescaping such a string before it is written to disk
+//   - outbox.go: [Outbox], which writes an answer and replaces each token with the base64 of a file
 //
-// A nonce has 130 random bits, belongs to one message and never leaves the process, so that
-// nobody can write a token: a client's or a program's own "spool:…" is ordinary text.
+// A nonce has 130 random bits, belongs to one message and never leaves the process, so that no client and no sandbox can
+// forge a token: a "spool:…" that they send is ordinary text.
 package spool
 
 import (
@@ -24,29 +25,30 @@ import (
 	"syscall"
 )
 
-// Folder is where files are, and what they may take of the disk together. A nil
-// *Folder is none: everything stays in memory.
+// Folder is the folder of the files, with a limit on their total size. With a nil *Folder, all strings stay in memory. Its
+// methods may be called concurrently.
 type Folder struct {
 	path string
-	most int64
+	most int64 // the maximum of used
 
 	mu   sync.Mutex
-	used int64
+	used int64 // bytes that the files have reserved
 }
 
-// Most is how many bytes the messages in flight of a process may have on disk together.
+// Most is the default limit, in bytes, of all files of one process in a folder.
 const Most = 2 << 30
 
-// ErrBusy says that other messages have all the room now.
+// ErrBusy is returned when other messages use all the disk space that the folder's limit allows.
 var ErrBusy = errors.New("too many large messages at once: try again in a moment")
 
-// ErrDisk says that the disk did not take a message.
+// ErrDisk is returned when writing to the disk fails.
 var ErrDisk = errors.New("the disk of the Dormouse server is full, or can't be written to")
 
 const prefix = "dormouse-"
 
-// Open makes the folder if it is not there, for this user alone, and removes what a
-// crash has left in it. Several processes may share it. most may be 0, for [Most].
+// Open opens the folder at path. It creates the folder if necessary, accessible only to this user, and removes files that a
+// crash has left. Several processes may share the folder. most is the limit in bytes of this process's files; 0 means
+// [Most].
 func Open(path string, most int64) (*Folder, error) {
 	if most == 0 {
 		most = Most
@@ -54,8 +56,8 @@ func Open(path string, most int64) (*Folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make spool folder: %w", err)
 	}
-	// A file loses its name as soon as it is open, so what has a name was left behind, or
-	// would lose it now. (On Windows a file in use keeps its name, and can't be removed.)
+	// A file is unlinked right after it was created. So a file that still has a name was left by a crash, or another process
+	// is about to unlink it. (On Windows a file in use keeps its name, and can't be removed.)
 	left, err := filepath.Glob(filepath.Join(path, prefix+"*"))
 	if err != nil {
 		return nil, fmt.Errorf("clean spool folder: %w", err)
@@ -66,7 +68,7 @@ func Open(path string, most int64) (*Folder, error) {
 	return &Folder{path: path, most: most}, nil
 }
 
-// Used returns how many bytes are on disk.
+// Used returns how many bytes of the limit the files have reserved.
 func (f *Folder) Used() int64 {
 	if f == nil {
 		return 0
@@ -92,30 +94,29 @@ func (f *Folder) give(n int64) {
 	f.used -= n
 }
 
-// store is the file of one message, with one section for each long string. It is made
-// when the first byte comes.
+// store is the file of one message, with one section for each long string. The file is created with the first section.
 type store struct {
 	folder   *Folder
 	nonce    string
 	file     *os.File
 	w        *bufio.Writer
-	held     int64 // of the folder's room
+	held     int64 // bytes reserved in the folder
 	size     int64
 	sections []section
 }
 
 type section struct{ offset, size int64 }
 
-// step is how much of the folder's room is taken at a time.
+// step is the minimum number of bytes that a store reserves in the folder at a time.
 const step = 1 << 20
 
-// chunk is how much goes to or from the disk at a time.
+// chunk is the number of bytes in one read or write of a whole file.
 const chunk = 512 << 10
 
-// writers gather what is small; a piece that fills one goes to the disk as it is.
+// writers collect small pieces. A piece larger than a writer's buffer is written to the disk directly.
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}
 
-// begin opens a section and returns the token that stands for it.
+// begin begins a new section and returns its token.
 func (s *store) begin() (token string, err error) {
 	if s.file == nil {
 		if err := s.create(); err != nil {
@@ -130,7 +131,7 @@ func (s *store) begin() (token string, err error) {
 	return s.prefix() + strconv.Itoa(len(s.sections)-1), nil
 }
 
-// prefix is how the tokens of this message begin.
+// prefix returns the prefix of the tokens of this message.
 func (s *store) prefix() string { return "spool:" + s.nonce + ":" }
 
 func (s *store) create() error {
@@ -138,12 +139,12 @@ func (s *store) create() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDisk, err)
 	}
-	_ = os.Remove(file.Name()) // a crash leaves nothing; Windows removes it in close
+	_ = os.Remove(file.Name()) // so that a crash leaves no file; on Windows this fails, and close removes the file
 	s.file, s.nonce = file, rand.Text()
 	return nil
 }
 
-// Write adds to the last section.
+// Write appends p to the last section. It returns ErrBusy if the folder's limit is reached.
 func (s *store) Write(p []byte) (int, error) {
 	if more := s.size + int64(len(p)) - s.held; more > 0 {
 		more = max(more, step)
@@ -158,7 +159,7 @@ func (s *store) Write(p []byte) (int, error) {
 	return n, onDisk(err)
 }
 
-// flush makes what was written readable.
+// flush writes buffered bytes to the file, so that open's readers see them.
 func (s *store) flush() error {
 	if s.w == nil {
 		return nil
@@ -186,7 +187,7 @@ func onDisk(err error) error {
 	return fmt.Errorf("%w: %w", ErrDisk, err)
 }
 
-// find returns the section that a token names.
+// find returns the section of a token, and reports whether token is a token of this store.
 func (s *store) find(token string) (section, bool) {
 	if s.file == nil || !strings.HasPrefix(token, s.prefix()) {
 		return section{}, false
@@ -203,13 +204,13 @@ func (s *store) open(at section) *io.SectionReader {
 	return io.NewSectionReader(s.file, at.offset, at.size)
 }
 
-// close removes the file. It may be called twice.
+// close removes the file and returns its bytes to the folder. It may be called more than once.
 func (s *store) close() {
 	s.dropWriter()
 	if s.file != nil {
 		name := s.file.Name()
 		_ = s.file.Close()
-		_ = os.Remove(name) // where that could not be done while it was open
+		_ = os.Remove(name) // on Windows, where create could not remove it
 		s.file = nil
 	}
 	if s.held > 0 {

@@ -14,19 +14,19 @@ var (
 	errControl = errors.New("a string has a control character that is not escaped")
 )
 
-// unescaper writes what a JSON string says. The string comes in pieces that are cut
-// anywhere. What it writes is what encoding/json would read: of a lone surrogate, U+FFFD.
+// unescaper unescapes a JSON string and writes the result to a store. The string is passed in pieces of any size. The
+// result is the same as that of encoding/json; a lone surrogate becomes U+FFFD.
 type unescaper struct {
 	to    *store
-	carry []byte // of an escape that is not complete
-	part  []byte // of a character that is not complete
-	said  []byte // for escapes
+	carry []byte // the beginning of an escape whose rest is in the next piece
+	part  []byte // the beginning of a character whose rest is in the next piece
+	said  []byte // a buffer for unescaped characters, reused by escapes
 }
 
-// longestEscape is a pair of surrogates.
+// longestEscape is the length of the longest escape, a pair of surrogates.
 const longestEscape = len(`\ud83d\ude00`)
 
-// write takes the next piece of the string, as it is between the quotes.
+// write unescapes the next piece of the string. p has no quotes around it.
 func (u *unescaper) write(p []byte) error {
 	for len(u.carry) > 0 && len(p) > 0 {
 		had := len(u.carry)
@@ -35,10 +35,10 @@ func (u *unescaper) write(p []byte) error {
 		switch {
 		case err != nil:
 			return err
-		case n == 0: // and p is at its end
+		case n == 0: // the escape is still incomplete, and p is used up
 			u.carry, p = joined, p[len(joined)-had:]
 			continue
-		case n < had: // a lone surrogate, and the beginning of another escape
+		case n < had: // carry was a lone surrogate and the beginning of another escape
 			u.carry = joined[n:had]
 		default:
 			u.carry, p = nil, p[n-had:]
@@ -50,7 +50,7 @@ func (u *unescaper) write(p []byte) error {
 	return u.pieces(p, false)
 }
 
-// end takes the end of the string.
+// end ends the string. It returns an error if an escape or a character is incomplete.
 func (u *unescaper) end() error {
 	rest := u.carry
 	u.carry = nil
@@ -89,8 +89,8 @@ func (u *unescaper) pieces(p []byte, last bool) error {
 	return nil
 }
 
-// escapes writes the escapes that p begins with, as many as are next to each other, and
-// returns their length: 0 when more is needed to know the first.
+// escapes writes the characters of the consecutive escapes at the beginning of p, and returns the length of these escapes.
+// The length is 0 if more bytes are needed to decode the first one. last means that p is the end of the string.
 func (u *unescaper) escapes(p []byte, last bool) (read int, err error) {
 	said := u.said[:0]
 	for read < len(p) && p[read] == '\\' && len(said) < 4096 {
@@ -114,8 +114,8 @@ func (u *unescaper) escapes(p []byte, last bool) (read int, err error) {
 
 var simpleEscapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
 
-// decodeEscape returns the character of the escape that p begins with, and its length: 0
-// when more is needed to know.
+// decodeEscape returns the character of the escape at the beginning of p, and the escape's length. The length is 0 if more
+// bytes are needed to decode it. last means that p is the end of the string.
 func decodeEscape(p []byte, last bool) (r rune, n int, err error) {
 	short := func() (rune, int, error) {
 		if last {
@@ -153,12 +153,13 @@ func decodeEscape(p []byte, last bool) (r rune, n int, err error) {
 	return utf8.RuneError, 6, nil
 }
 
-// maybeEscape reports whether p may be the beginning of \u.
+// maybeEscape reports whether p is empty, or begins with \u or with a prefix of it.
 func maybeEscape(p []byte) bool {
 	return len(p) == 0 || p[0] == '\\' && (len(p) == 1 || p[1] == 'u')
 }
 
-// hex4 reads up to four hexadecimal digits, and says whether they are some.
+// hex4 decodes the first four bytes of p, or fewer if p is shorter, as hexadecimal digits. It reports false if one of them
+// is not such a digit.
 func hex4(p []byte) (r rune, ok bool) {
 	for _, c := range p[:min(4, len(p))] {
 		switch {
@@ -176,7 +177,7 @@ func hex4(p []byte) (r rune, ok bool) {
 	return r, true
 }
 
-// plain writes text without escapes.
+// plain writes a piece of the string that has no escapes.
 func (u *unescaper) plain(p []byte) error {
 	if len(u.part) > 0 || !isPlainASCII(p) {
 		if hasControl(p) {
@@ -190,8 +191,8 @@ func (u *unescaper) plain(p []byte) error {
 	return err
 }
 
-// valid reports whether p goes on and is UTF-8. A character that is cut off at the end is
-// kept for the next piece.
+// valid reports whether the incomplete character of the previous piece, followed by p, is valid UTF-8. It keeps a character
+// that is incomplete at the end of p in u.part, for the next piece.
 func (u *unescaper) valid(p []byte) bool {
 	for len(u.part) > 0 && len(p) > 0 {
 		u.part, p = append(u.part, p[0]), p[1:]
@@ -213,19 +214,19 @@ func (u *unescaper) valid(p []byte) bool {
 	return utf8.Valid(p)
 }
 
-// Eight bytes at a time.
+// Masks for checks of eight bytes at a time.
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
 )
 
-// isPlainASCII reports whether p is what base64 is, and most text: no byte is below 0x20 or
-// above 0x7f. It looks at 32 bytes at a time.
+// isPlainASCII reports whether no byte of p is below 0x20 or above 0x7f. That is true for base64 and most text. It checks 32
+// bytes at a time.
 func isPlainASCII(p []byte) bool {
 	for ; len(p) >= 32; p = p[32:] {
 		a, b := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])
 		c, d := binary.LittleEndian.Uint64(p[16:]), binary.LittleEndian.Uint64(p[24:])
-		// Of a byte below 0x80 the highest bit is set by adding 0x60 when it is 0x20 or more.
+		// Adding 0x60 to a byte below 0x80 sets its highest bit if and only if the byte is 0x20 or more.
 		all := (a + 0x60*ones) & (b + 0x60*ones) & (c + 0x60*ones) & (d + 0x60*ones)
 		if (a|b|c|d)&highs != 0 || all&highs != highs {
 			return false
