@@ -1,14 +1,14 @@
-// Package api is the v1 HTTP API: what it serves, and the Go client for it.
+// Package api contains the handler of the v1 HTTP API and a Go client for it. The daemon serves the handler on its socket,
+// and package server serves it below /v1/. The commands and the MCP tools use the client.
 //
-//   - [Sandboxes]: what the API offers and needs; the manager and [Client] both are one (here)
-//   - [NewHandler], [Handler]: the routes, and how a request comes and goes (handler.go, routing.go, serve.go)
-//   - the routes by subject: sandboxes.go, executions.go, events.go, files.go, docs.go
-//   - what is read from a request: params.go, ranges.go
-//   - [Client], [Dial]: the same from the other side (client*.go)
+//   - [Sandboxes]: the interface that the API exposes, implemented by the manager and by [Client] (api.go)
+//   - [Handler], [NewHandler]: the routes and the processing of a request (handler.go, routing.go, serve.go)
+//   - the handlers of the routes: sandboxes.go, executions.go, events.go, files.go, docs.go
+//   - reading parameters and the Range header: params.go, ranges.go
+//   - [Client], [NewClient], [Dial]: the Go client (client*.go)
 //
-// Bodies are JSON in the vocabulary of package sandbox, except files, which are
-// plain. The API knows nothing of engines and kernels. openapi.json describes it for
-// strangers, and docs/api.md for people.
+// Bodies are the JSON encoding of the types of package sandbox; the bodies of files are plain bytes. The package does not
+// use engines or kernels. openapi.json describes the API for programs, and docs/api.md describes it for people.
 package api
 
 import (
@@ -18,48 +18,48 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Sandboxes is what the API serves. Errors are a [sandbox.Error] where the caller can do
-// something about it. All methods may be called concurrently.
+// Sandboxes is the interface that the API exposes. An error that the caller can do something about is a [sandbox.Error].
+// All methods may be called concurrently.
 type Sandboxes interface {
 	Create(ctx context.Context, r sandbox.CreateRequest) (sandbox.Sandbox, error)
-	// Get, like everything that takes a name, accepts an id or an unambiguous display name.
+	// Get returns a sandbox. A name is, here and in the other methods, a sandbox id or an unambiguous display name.
 	Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	List(ctx context.Context, r sandbox.ListRequest) (sandbox.Page, error)
 	Update(ctx context.Context, name string, r sandbox.UpdateRequest) (sandbox.Sandbox, error)
 	Delete(ctx context.Context, name string) error
 
-	// Execute returns when the execution is final or WaitSeconds are over. An
-	// execution that has begun goes on when ctx ends.
+	// Execute starts an execution and returns when it is final or WaitSeconds have passed. If ctx ends, an execution that
+	// has begun continues.
 	Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error)
 	FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error)
 	GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error)
-	// FollowExecution calls fn with each event from the number from on, in order and
-	// from one goroutine, and returns when the execution is final, or fn's error.
+	// FollowExecution calls fn with each event whose number is at least from, in order and from one goroutine. It returns
+	// nil when the execution is final, or the error of fn.
 	FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error
 	Interrupt(ctx context.Context, id string) (sandbox.Execution, error)
 
 	ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error)
 	// WriteFile does not read body after it has returned.
 	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
-	// ReadFile returns length bytes from offset on (length < 0: to the end), fewer
-	// where the file ends, and the file with its whole size. The caller closes the body.
+	// ReadFile returns length bytes of a file from offset on, or fewer if the file ends before. A negative length means up
+	// to the end. The returned File has the size of the whole file. The caller must close the body.
 	ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error)
 
-	// Ready returns nil when a sandbox could be created.
+	// Ready returns nil if a sandbox could be created.
 	Ready(ctx context.Context) error
 }
 
-// Info says what the daemon is and what it allows.
+// Info describes the daemon, its engine, and its defaults and limits.
 type Info struct {
 	Version   string   `json:"version"`
 	Engine    string   `json:"engine"`
 	EngineVer string   `json:"engine_version,omitempty"`
 	Runtime   string   `json:"runtime,omitempty"`
-	Isolation string   `json:"isolation,omitempty"` // in a few words, for a person
-	Why       string   `json:"why,omitempty"`       // why this engine, or why none answers
-	Warnings  []string `json:"warnings,omitempty"`  // what is weaker than it could be
-	// Replaceable is true if a client started this daemon and its engine cannot be opened: the next client
-	// stops it and starts another, because the cause may be in the settings or the environment of this one.
+	Isolation string   `json:"isolation,omitempty"` // a short description for a person
+	Why       string   `json:"why,omitempty"`       // why this engine was chosen, or why no engine answers
+	Warnings  []string `json:"warnings,omitempty"`  // ways in which the isolation or the limits are weaker than they could be
+	// Replaceable is true if a client started this daemon and its engine cannot be opened. The next client stops this daemon
+	// and starts another, because the cause may be in this daemon's settings or environment.
 	Replaceable bool `json:"replaceable,omitempty"`
 
 	Languages []sandbox.Language `json:"languages"`
@@ -67,16 +67,16 @@ type Info struct {
 	Limits    RequestLimits      `json:"limits"`
 }
 
-// Defaults are what a sandbox gets when nobody says otherwise.
+// Defaults are the properties of a sandbox whose request does not specify them.
 type Defaults struct {
 	Image  string           `json:"image"`
 	TTL    sandbox.Duration `json:"ttl"`
 	Limits sandbox.Limits   `json:"limits"`
 }
 
-// RequestLimits bound what may be asked for.
+// RequestLimits are the limits of requests.
 type RequestLimits struct {
-	Sandboxes      int              `json:"sandboxes,omitempty"` // that run at once
+	Sandboxes      int              `json:"sandboxes,omitempty"` // the maximum number of sandboxes at once
 	TTL            sandbox.Duration `json:"ttl"`
 	TimeoutSeconds int              `json:"timeout_seconds"`
 	WaitSeconds    int              `json:"wait_seconds"`
@@ -85,7 +85,7 @@ type RequestLimits struct {
 	OutputBytes    int64            `json:"output_bytes"`
 }
 
-// FixedLimits returns the limits that are the same for every daemon.
+// FixedLimits returns the limits that are the same for every daemon. Its Sandboxes is zero.
 func FixedLimits() RequestLimits {
 	return RequestLimits{
 		TTL:            sandbox.Duration(sandbox.MaxTTL),
@@ -97,20 +97,20 @@ func FixedLimits() RequestLimits {
 	}
 }
 
-// FileList is the answer to a list of files.
+// FileList is the answer to a request for a sandbox's list of files.
 type FileList struct {
 	Files   []sandbox.File        `json:"files"`
 	Omitted []sandbox.OmittedFile `json:"omitted,omitempty"`
 }
 
-// Status is the answer of the health routes.
+// Status is the answer of /healthz and /readyz.
 type Status struct {
-	Status string `json:"status"` // ok, ready
+	Status string `json:"status"` // "ok" or "ready"
 }
 
-// Bounds of what is read at once.
+// Sizes of bodies and buffers, in bytes.
 const (
-	maxExecuteBody = 6*sandbox.MaxCodeBytes + 64<<10 // JSON may write a byte of code as six
+	maxExecuteBody = 6*sandbox.MaxCodeBytes + 64<<10 // JSON may encode one byte of code as six
 	maxSmallBody   = 64 << 10
-	copyBytes      = 512 << 10 // the unit in which file bodies move
+	copyBytes      = 512 << 10 // the buffer for copying the bodies of files
 )

@@ -17,14 +17,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Bounds of answers. An execution's may carry all of its kept output.
+// The maximum sizes of answers, in bytes. An execution's answer may contain all output that was kept.
 const (
 	maxAnswer          = 16 * sandbox.MiB
 	maxFileListAnswer  = 256 * sandbox.MiB
 	maxExecutionAnswer = 6*(sandbox.MaxOutputBytes+sandbox.TailBytes) + 2*sandbox.MaxRichBytes
 )
 
-// Client is the API from the other side. It may be used concurrently.
+// Client is a client of the v1 API. Its methods may be called concurrently.
 type Client struct {
 	base *url.URL
 	http *http.Client
@@ -32,8 +32,8 @@ type Client struct {
 
 var _ Sandboxes = (*Client)(nil)
 
-// NewClient returns a client for a base URL (http://127.0.0.1:8765, unix:///path) or
-// the path of a unix socket. It connects when it is first used.
+// NewClient returns a client for a base URL (http://127.0.0.1:8765, unix:///path) or for the path of a unix socket. The
+// client connects when it is first used.
 func NewClient(target string) (*Client, error) {
 	if !strings.Contains(target, "://") {
 		return Dial(target), nil
@@ -55,7 +55,7 @@ func NewClient(target string) (*Client, error) {
 	return nil, sandbox.Errorf(sandbox.Invalid, "%q is no address of a Dormouse daemon: use http://, https:// or the path of its socket", sandbox.Quote(target))
 }
 
-// Dial returns a client for the daemon at a unix socket. It connects when it is first used.
+// Dial returns a client for the daemon at a unix socket. The client connects when it is first used.
 func Dial(socket string) *Client {
 	return DialBy(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
@@ -63,8 +63,8 @@ func Dial(socket string) *Client {
 	})
 }
 
-// DialBy returns a client that connects by dial, whenever it needs a connection. A dial that fails with a
-// *net.OpError says that no daemon answers.
+// DialBy returns a client that calls dial for each new connection. If dial fails with a *net.OpError whose Op is "dial", the
+// client returns an error that wraps [ErrNotRunning], unless permission was denied.
 func DialBy(dial func(context.Context) (net.Conn, error)) *Client {
 	t := newTransport()
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
@@ -75,7 +75,7 @@ func newTransport() *http.Transport {
 	return &http.Transport{
 		MaxIdleConns:          256,
 		MaxIdleConnsPerHost:   256,
-		IdleConnTimeout:       time.Minute, // less than the server's
+		IdleConnTimeout:       time.Minute, // less than the server's IdleTimeout, so that the client closes connections first
 		DisableCompression:    true,
 		ExpectContinueTimeout: 10 * time.Second,
 		WriteBufferSize:       64 << 10,
@@ -86,7 +86,7 @@ func newTransport() *http.Transport {
 func newClient(base *url.URL, t *http.Transport) *Client {
 	return &Client{base: base, http: &http.Client{
 		Transport: t,
-		// The API does not redirect; what does is something else.
+		// The API never redirects, so a redirect comes from another server and is not followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -97,24 +97,24 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Healthy returns nil when the daemon answers.
+// Healthy returns nil if the daemon answers.
 func (c *Client) Healthy(ctx context.Context) error {
 	return c.call(ctx, http.MethodGet, "/healthz", nil, nil, maxAnswer, nil)
 }
 
-// Ready returns nil when a sandbox could be created.
+// Ready returns nil if a sandbox could be created.
 func (c *Client) Ready(ctx context.Context) error {
 	return c.call(ctx, http.MethodGet, "/readyz", nil, nil, maxAnswer, nil)
 }
 
-// Info says what the daemon is and what it allows.
+// Info returns a description of the daemon.
 func (c *Client) Info(ctx context.Context) (info Info, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/info", nil, nil, maxAnswer, &info)
 	return info, err
 }
 
-// call makes one request with in as its JSON body, unless that is nil, and decodes
-// the answer into out, unless that is nil.
+// call sends a request and decodes the answer, of at most limit bytes, into out. in is encoded as the request's JSON body.
+// in and out may be nil.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in any, limit int64, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -141,7 +141,7 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 	return err
 }
 
-// request makes a request for an escaped path.
+// request returns a request for a path that is already escaped.
 func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Request, error) {
 	u := *c.base
 	plain, err := url.PathUnescape(path)
@@ -175,8 +175,8 @@ func (c *Client) decode(ctx context.Context, resp *http.Response, limit int64, o
 	return lost(ctx, err)
 }
 
-// tidyBody reads what little is left of an answer before it is closed, because
-// only a connection that was read to the end is used again.
+// tidyBody is the body of an answer. Close reads up to 512 remaining bytes first, because net/http reuses a connection only
+// if the body was read to its end.
 type tidyBody struct{ io.ReadCloser }
 
 func (b *tidyBody) Close() error {
@@ -184,8 +184,8 @@ func (b *tidyBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// sandboxPath returns the route of a sandbox, or the error that a name
-// that cannot exist gets from the daemon.
+// sandboxPath returns the path of a sandbox's route, followed by the strings in more. For an empty or very long name, it
+// returns the same error as the daemon would.
 func sandboxPath(name string, more ...string) (string, error) {
 	const most = 1 << 10
 	if name == "" {
@@ -205,7 +205,7 @@ func executionPath(id string, more ...string) (string, error) {
 	return "/v1/executions/" + string(x) + strings.Join(more, ""), nil
 }
 
-// setInt adds a parameter that is not zero.
+// setInt sets a query parameter, unless n is zero.
 func setInt(q url.Values, name string, n int64) {
 	if n != 0 {
 		q.Set(name, strconv.FormatInt(n, 10))

@@ -11,10 +11,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// ErrNotRunning is in the chain of an error that says that no daemon answers.
+// ErrNotRunning is wrapped by the errors of a [Client] that cannot connect because no daemon answers.
 var ErrNotRunning = errors.New("the daemon is not running")
 
-// lost turns the failure of a request into an error that says what to do.
+// lost turns the error of a failed request into one with advice for the user.
 func lost(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("ask the daemon: %w", context.Cause(ctx))
@@ -29,12 +29,11 @@ func lost(ctx context.Context, err error) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the connection to the Dormouse daemon was lost: try again; code that has begun goes on, and the same request_id finds it").WithCause(err)
 }
 
-// notKnown finds in a daemon's refusal the field or parameter that it does not know. This
-// client sends only those that its own version knows.
+// notKnown matches the message of a daemon that refuses an unknown field or parameter, and captures its name.
 var notKnown = regexp.MustCompile(`unknown field "([a-z_]+)"|^"([a-z_]+)" is not a parameter here`)
 
-// skewed explains the refusal of something that a daemon of this version understands: the
-// one that runs is of another. Other errors are returned as they are.
+// skewed explains an error in which the daemon refuses an unknown field or parameter. The client sends only fields and
+// parameters of its own version, so the daemon must have another version. skewed returns all other errors unchanged.
 func (c *Client) skewed(ctx context.Context, err error) error {
 	refusal, ok := errors.AsType[*sandbox.Error](err)
 	if !ok || refusal.Kind != sandbox.Invalid {

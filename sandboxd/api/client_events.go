@@ -11,11 +11,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// maxEventBytes bounds one line of a stream: all rich values in one event.
+// maxEventBytes is the maximum size of one line of a stream. A line with one event may contain all rich values of an
+// execution.
 const maxEventBytes = 2 * sandbox.MaxRichBytes
 
-// FollowExecution calls fn with each event from the number from on until the
-// execution is final, or returns fn's error.
+// FollowExecution calls fn with each event whose number is at least from, until the execution is final. If fn returns an
+// error, FollowExecution returns it.
 func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
 	path, err := executionPath(id, "/events")
 	if err != nil {
@@ -23,7 +24,7 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 	}
 	q := url.Values{}
 	setInt(q, "from", from)
-	ctx, cancel := context.WithCancel(ctx) // a stream that is left early must not be read to its end
+	ctx, cancel := context.WithCancel(ctx) // cancel closes the stream if this function returns before its end
 	defer cancel()
 	req, err := c.request(ctx, http.MethodGet, path, q, nil)
 	if err != nil {
@@ -44,7 +45,7 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 	for lines.Scan() {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
-			continue // a sign of life
+			continue // a keep-alive line
 		}
 		var e struct {
 			sandbox.Event

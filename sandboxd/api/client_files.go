@@ -15,7 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// ListFiles returns what is in the workspace, and what is there but not listed.
+// ListFiles returns the files in the workspace, and the files that the list omits.
 func (c *Client) ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error) {
 	path, err := sandboxPath(name, "/files")
 	if err != nil {
@@ -26,8 +26,7 @@ func (c *Client) ListFiles(ctx context.Context, name string) ([]sandbox.File, []
 	return list.Files, list.Omitted, err
 }
 
-// WriteFile streams body into a file. It does not close body, and does not touch it
-// after it has returned.
+// WriteFile streams body into a file. It does not close body, and does not read from it after it has returned.
 func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reader) (f sandbox.File, err error) {
 	route, _, err := filePath(name, path)
 	if err != nil {
@@ -43,12 +42,12 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	if err != nil {
 		return f, err
 	}
-	req.ContentLength = size // -1: as it comes
+	req.ContentLength = size // -1: unknown
 	if size == 0 {
-		req.Body = http.NoBody // a length of 0 with a body would mean: unknown
+		req.Body = http.NoBody // net/http takes a ContentLength of 0 with another body as unknown
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	req.Header.Set("Expect", "100-continue") // an upload that is refused need not begin
+	req.Header.Set("Expect", "100-continue") // so that the daemon can refuse the upload before the client sends the body
 	resp, err := c.do(req)
 	if err != nil {
 		if failed := lent.failure(); failed != nil {
@@ -60,8 +59,8 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	return f, err
 }
 
-// ReadFile returns a part of a file, and the file with its whole size. length < 0 means: to
-// the end. The caller closes the body.
+// ReadFile returns length bytes of a file from offset on, or fewer if the file ends before. A negative length means up to
+// the end. The returned File has the size of the whole file. The caller must close the body.
 func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	route, file, err := filePath(name, path)
 	if err != nil {
@@ -100,17 +99,17 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 			return nil, sandbox.File{}, lost(ctx, errors.New("an answer without the file's size"))
 		}
 	default:
-		if method == http.MethodHead { // errors have no body there: ask in a way that has
+		if method == http.MethodHead { // the answer to HEAD has no body, so ask again with GET to get the error
 			resp.Body.Close()
 			return c.ReadFile(ctx, name, path, offset, 1)
 		}
 		defer resp.Body.Close()
 		return nil, sandbox.File{}, wire.ReadError(resp)
 	}
-	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable { // nothing is there, which is no error
+	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable { // the range is empty, which is no error here
 		return http.NoBody, f, resp.Body.Close()
 	}
-	// Closing the body of a file that was not read to its end closes the connection.
+	// This is not the tidyBody: closing the body before its end should close the connection at once.
 	return &fileBody{ctx: ctx, body: resp.Body.(*tidyBody).ReadCloser}, f, nil
 }
 
@@ -125,7 +124,7 @@ func rangeHeader(offset, length int64) string {
 	return ""
 }
 
-// filePath returns the route of a file, and its path as it is known in the sandbox.
+// filePath returns the path of a file's route, and the path of the file in the sandbox.
 func filePath(name, path string) (route, file string, err error) {
 	if file, err = sandbox.ParsePath(path); err != nil {
 		return "", "", err
@@ -138,7 +137,7 @@ func filePath(name, path string) (route, file string, err error) {
 	return route, file, err
 }
 
-// sizeOf returns how much there is to read, or -1 where that cannot be known.
+// sizeOf returns the number of bytes that r has left to read, or -1 if it is unknown.
 func sizeOf(r io.Reader) int64 {
 	switch r := r.(type) {
 	case interface{ Len() int }: // bytes.Reader, bytes.Buffer, strings.Reader
@@ -157,13 +156,13 @@ func sizeOf(r io.Reader) int64 {
 	return -1
 }
 
-// lentReader lends a reader to net/http, which may go on reading in the background
-// after it has answered, and takes it back.
+// lentReader passes a reader to net/http, which may still read from it in the background after the request has returned.
+// After giveBack, reads fail without touching the reader.
 type lentReader struct {
 	mu   sync.Mutex
 	r    io.Reader
-	err  error // of r itself
-	over bool
+	err  error // the error of r, if it failed
+	over bool  // giveBack was called
 }
 
 var errGivenBack = errors.New("the request is over")
@@ -181,7 +180,7 @@ func (l *lentReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo is for net/http, which would copy in pieces of 32 KiB otherwise.
+// WriteTo is called by net/http, which would otherwise copy in pieces of 32 KiB.
 func (l *lentReader) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{l}, make([]byte, copyBytes))
 }
@@ -198,9 +197,9 @@ func (l *lentReader) failure() error {
 	return l.err
 }
 
-// fileBody is a file on its way out, with errors that say what happened.
+// fileBody is the body of a file that is downloaded. Its Read returns the errors of lost.
 type fileBody struct {
-	ctx  context.Context // of the request: its end is an error of its own
+	ctx  context.Context // the request's context
 	body io.ReadCloser
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Create makes a sandbox.
+// Create creates a sandbox.
 func (c *Client) Create(ctx context.Context, r sandbox.CreateRequest) (s sandbox.Sandbox, err error) {
 	if err := r.Validate(); err != nil {
 		return s, err
@@ -46,7 +46,7 @@ func (c *Client) List(ctx context.Context, r sandbox.ListRequest) (p sandbox.Pag
 	return p, err
 }
 
-// Update changes a sandbox.
+// Update changes the TTL or the display name of a sandbox.
 func (c *Client) Update(ctx context.Context, name string, r sandbox.UpdateRequest) (s sandbox.Sandbox, err error) {
 	if err := r.Validate(); err != nil {
 		return s, err
@@ -59,7 +59,7 @@ func (c *Client) Update(ctx context.Context, name string, r sandbox.UpdateReques
 	return s, err
 }
 
-// Delete ends a sandbox.
+// Delete deletes a sandbox.
 func (c *Client) Delete(ctx context.Context, name string) error {
 	path, err := sandboxPath(name)
 	if err != nil {
@@ -68,10 +68,10 @@ func (c *Client) Delete(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, path, nil, nil, maxAnswer, nil)
 }
 
-// Execute runs code.
+// Execute runs code in a sandbox. It returns when the execution is final or r.WaitSeconds have passed.
 func (c *Client) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (x sandbox.Execution, err error) {
 	if err := r.Validate(""); err != nil {
-		return x, err // JSON would mend invalid UTF-8, and run something else
+		return x, err // checked before encoding, because encoding/json replaces invalid UTF-8 and so changes the code
 	}
 	path, err := sandboxPath(name, "/executions")
 	if err != nil {
@@ -81,7 +81,7 @@ func (c *Client) Execute(ctx context.Context, name string, r sandbox.ExecuteRequ
 	return x, err
 }
 
-// FindExecution returns the execution that a request with this id began.
+// FindExecution returns the execution that was started by the request with this request id.
 func (c *Client) FindExecution(ctx context.Context, requestID string) (x sandbox.Execution, err error) {
 	if err := validateRequestID(requestID); err != nil {
 		return x, err
@@ -90,7 +90,7 @@ func (c *Client) FindExecution(ctx context.Context, requestID string) (x sandbox
 	return x, err
 }
 
-// GetExecution returns an execution and a window of its output.
+// GetExecution returns an execution and a window of its output. It waits up to waitSeconds for the execution's end.
 func (c *Client) GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (x sandbox.Execution, err error) {
 	path, err := executionPath(id)
 	if err != nil {
@@ -107,7 +107,7 @@ func (c *Client) GetExecution(ctx context.Context, id string, waitSeconds float6
 	return x, err
 }
 
-// Interrupt stops an execution and returns it when it has stopped.
+// Interrupt interrupts an execution and returns it when it has stopped.
 func (c *Client) Interrupt(ctx context.Context, id string) (x sandbox.Execution, err error) {
 	path, err := executionPath(id, "/interrupt")
 	if err != nil {

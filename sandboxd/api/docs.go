@@ -18,7 +18,7 @@ var docsPage string
 
 func (h *Handler) getOpenAPI(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(openAPI) // a client that has gone cannot be told
+	_, _ = w.Write(openAPI) // it fails only if the client has disconnected
 	return nil
 }
 
@@ -29,7 +29,7 @@ func (h *Handler) getDocs(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// document is what the page shows of openapi.json.
+// document is the part of openapi.json that the documentation page shows.
 type document struct {
 	Info struct {
 		Title, Version, Description string
@@ -68,7 +68,7 @@ type docSchema struct {
 	Properties  map[string]docSchema
 }
 
-// Name says what a value is, in a word.
+// Name returns a short name of the schema's type.
 func (s docSchema) Name() string {
 	switch {
 	case s.Ref != "":
@@ -79,8 +79,8 @@ func (s docSchema) Name() string {
 	return s.Type
 }
 
-// renderDocs makes the page of docs once. The document is a file of ours that the tests
-// read, so what is wrong with it is a bug.
+// renderDocs returns the documentation page. It panics if openapi.json or docs.html is invalid: both are part of this
+// program and covered by tests.
 func renderDocs() []byte {
 	var doc document
 	if err := json.Unmarshal(openAPI, &doc); err != nil {

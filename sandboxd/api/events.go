@@ -16,13 +16,12 @@ import (
 
 // Times of streams.
 const (
-	stallTimeout = time.Minute      // a peer that moves no byte for so long has gone
-	beatInterval = 15 * time.Second // of silence, before a sign of life
+	stallTimeout = time.Minute      // a client that sends or accepts no byte for this long is considered gone
+	beatInterval = 15 * time.Second // the time without an event after which a keep-alive line is sent
 )
 
-// followExecution answers with an execution's events as they come: one a line, or
-// as server-sent events if that is what the client accepts. A stream that ends without
-// an error line is whole.
+// followExecution streams the events of an execution: as one JSON object per line, or as server-sent events if the client
+// accepts them. If the stream ends without a line that contains an error, it is complete.
 func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error {
 	q, err := params(r, "from")
 	if err != nil {
@@ -49,14 +48,14 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	stop()
 	switch {
 	case err == nil && !s.started && last != "":
-		w.WriteHeader(http.StatusNoContent) // which tells an EventSource not to come back
+		w.WriteHeader(http.StatusNoContent) // an EventSource does not reconnect after this status
 		return nil
 	case err == nil:
 		return s.start()
 	case !s.started || s.broken:
 		return err
 	}
-	// The answer has begun, so the error is its last line.
+	// The answer has begun, so the error is sent as its last line.
 	if sandbox.KindOf(err) == sandbox.Internal && r.Context().Err() == nil {
 		h.log.Error("stream ended", "route", r.Pattern, "err", untrusted(err.Error()))
 	}
@@ -75,27 +74,27 @@ func accepts(r *http.Request, mediaType string) bool {
 	return false
 }
 
-// eventStream writes events as they come. Nothing is sent before the first of them,
-// or the first beat, so that an error can still be an answer of its own.
+// eventStream writes events to a client. It sends the header only with the first event or keep-alive line. Before that, the
+// handler can still answer with an error status.
 type eventStream struct {
 	w   http.ResponseWriter
 	rc  *http.ResponseController
 	sse bool
 
-	mu      sync.Mutex // beats come between events
+	mu      sync.Mutex // guards the fields below and all writes, because keep-alive lines are written by another goroutine
 	started bool
-	broken  bool // a write failed: the client has gone
-	last    time.Time
+	broken  bool      // a write failed: the client has disconnected
+	last    time.Time // the time of the last write
 }
 
-// event is called with each event.
+// event sends one event.
 func (s *eventStream) event(e sandbox.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.write(e, e.Seq)
 }
 
-// start sends the header.
+// start sends the header, unless it was sent already.
 func (s *eventStream) start() error {
 	if s.started {
 		return nil
@@ -105,12 +104,12 @@ func (s *eventStream) start() error {
 	if s.sse {
 		s.w.Header().Set("Content-Type", "text/event-stream")
 	}
-	s.w.Header().Set("X-Accel-Buffering", "no") // for proxies that would wait for more
+	s.w.Header().Set("X-Accel-Buffering", "no") // nginx would otherwise buffer the events
 	s.w.WriteHeader(http.StatusOK)
 	return s.flush()
 }
 
-// write sends one JSON value.
+// write sends v as JSON. seq is the number of the event, or 0 if v is no event.
 func (s *eventStream) write(v any, seq int64) error {
 	if err := s.start(); err != nil {
 		return err
@@ -148,9 +147,9 @@ func (s *eventStream) flush() error {
 	return nil
 }
 
-// beat sends an empty line (a comment, for server-sent events) into long silences, so that
-// proxies keep the connection and a client that has gone is noticed. The function that
-// it returns ends that, and may be called twice.
+// beat starts a goroutine that sends an empty line (for server-sent events, a comment) whenever no event was sent for
+// beatInterval. These lines keep proxies from closing the connection, and the writes fail if the client has disconnected.
+// stop ends the goroutine and waits for it. It may be called more than once.
 func (s *eventStream) beat() (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -169,7 +168,7 @@ func (s *eventStream) beat() (stop func()) {
 				if s.sse {
 					blank = ": still here\n\n"
 				}
-				_ = s.send([]byte(blank)) // a broken stream is remembered as such
+				_ = s.send([]byte(blank)) // on failure it sets s.broken
 			}
 			s.mu.Unlock()
 		}
@@ -177,6 +176,6 @@ func (s *eventStream) beat() (stop func()) {
 	return sync.OnceFunc(func() {
 		close(done)
 		wg.Wait()
-		_ = s.rc.SetWriteDeadline(time.Time{}) // the connection may serve others
+		_ = s.rc.SetWriteDeadline(time.Time{}) // the connection may be used for other requests
 	})
 }

@@ -49,7 +49,7 @@ func (h *Handler) findExecution(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// validateRequestID is for where a request_id is what is looked for.
+// validateRequestID validates a request_id that is required, because an execution is looked up by it.
 func validateRequestID(s string) error {
 	if s == "" {
 		return sandbox.Errorf(sandbox.Invalid, "request_id is missing: executions are found by it, and not listed")
@@ -83,8 +83,8 @@ func (h *Handler) getExecution(w http.ResponseWriter, r *http.Request) error {
 // outputPatience is how long a large answer waits for memory that other answers use.
 const outputPatience = 20 * time.Second
 
-// withOutput returns an execution with a window of its output. If the window may be large, it asks for the size first and reserves
-// memory, so that neither the guest nor this process builds the answer before there is memory for it.
+// withOutput returns an execution with a window of its output. If the window may be large, it first gets the size of the
+// output and reserves memory for it, so that neither the guest nor this process builds the answer before there is memory.
 func (h *Handler) withOutput(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
 	size := int64(w.Head) + int64(w.Tail)
 	if size == 0 {

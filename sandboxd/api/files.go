@@ -30,14 +30,14 @@ func (h *Handler) listFiles(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// writeFile stores the request's body as it comes.
+// writeFile streams the request's body into a file.
 func (h *Handler) writeFile(w http.ResponseWriter, r *http.Request) error {
 	body := &upload{body: r.Body, rc: http.NewResponseController(w), left: sandbox.MaxFileBytes}
 	f, err := h.storeFile(r, body)
 	if err != nil {
 		body.drain(r.Header.Get("Expect") == "")
 		if body.err != nil {
-			return body.err // the reason for whatever came after it
+			return body.err // it is the cause of err
 		}
 		return err
 	}
@@ -68,15 +68,15 @@ func tooLarge(file string, size int64) error {
 	return sandbox.Errorf(sandbox.Invalid, "%q is %d bytes, the limit is %d for one file: send it in parts and join them with code", sandbox.Quote(file), size, sandbox.MaxFileBytes)
 }
 
-// upload is the body of a file on its way in: it may take for ever, but not stand
-// still, and is not larger than a file may be.
+// upload is the body of a file that is uploaded. Read fails if no byte arrives for stallTimeout, or if the body is larger
+// than a file may be. The duration of the whole upload is not limited.
 type upload struct {
 	body io.Reader
 	rc   *http.ResponseController
 	file string
-	left int64
-	read bool
-	err  error
+	left int64 // how many more bytes the file may have
+	read bool  // Read was called
+	err  error // why the body is invalid; nil: it is valid so far
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -87,7 +87,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	_ = u.rc.SetReadDeadline(time.Now().Add(stallTimeout))
 	n, err := u.body.Read(p)
 	if err != nil {
-		_ = u.rc.SetReadDeadline(time.Time{}) // the connection may serve others
+		_ = u.rc.SetReadDeadline(time.Time{}) // the connection may be used for other requests
 	}
 	if u.left -= int64(n); u.left < 0 {
 		u.err = tooLarge(u.file, sandbox.MaxFileBytes-u.left)
@@ -100,9 +100,9 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// drain reads what a refused upload has left, within reason: a client that is still sending
-// would see a broken connection instead of the answer. One that waits for a
-// "100 Continue" is not asked to begin.
+// drain reads and discards the rest of a refused upload, up to a limit and for up to 10 s. Otherwise a client that is still
+// sending would get a broken connection instead of the answer. begun is false if the client waits for a "100 Continue"
+// before it sends; drain then reads nothing, because the first read would make the client send the body.
 func (u *upload) drain(begun bool) {
 	if !u.read && !begun {
 		return
@@ -161,12 +161,12 @@ func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := h.send(w, body, n); err != nil {
 		h.log.Debug("download ended early", "route", r.Pattern, "err", untrusted(err.Error()))
-		panic(http.ErrAbortHandler) // the client must see that the file is not whole
+		panic(http.ErrAbortHandler) // it breaks the connection, so that the client sees that the file is incomplete
 	}
 	return nil
 }
 
-// resolveSuffix finds where a file's last n bytes begin.
+// resolveSuffix returns the range of a file's last n bytes.
 func (h *Handler) resolveSuffix(r *http.Request, name string, n int64) (byteRange, error) {
 	body, file, err := h.sandboxes.ReadFile(r.Context(), r.PathValue("sandbox"), name, 0, -1)
 	if err != nil {
@@ -175,8 +175,8 @@ func (h *Handler) resolveSuffix(r *http.Request, name string, n int64) (byteRang
 	return byteRange{given: true, offset: max(file.Size-n, 0), length: n}, body.Close()
 }
 
-// describeFile sets the headers of a file. What a program wrote is never shown in the API's
-// name: a browser saves it.
+// describeFile sets the headers of a file. They make a browser save the file instead of displaying it, because a file that
+// code in a sandbox wrote must not act as a page of the API's origin.
 func describeFile(header http.Header, name string, file sandbox.File) {
 	header.Set("Content-Type", "application/octet-stream")
 	header.Set("Accept-Ranges", "bytes")
@@ -194,7 +194,7 @@ func describeFile(header http.Header, name string, file sandbox.File) {
 	}
 }
 
-// shaHeader has the sha256 of a whole file, where it is known.
+// shaHeader is the header with the SHA-256 of the whole file. It is missing if the SHA-256 is unknown.
 const shaHeader = "X-Dormouse-Sha256"
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}

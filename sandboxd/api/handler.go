@@ -22,7 +22,7 @@ type Handler struct {
 	drain    context.CancelFunc
 }
 
-// NewHandler returns the API in front of s. info is asked on every request for it.
+// NewHandler returns a handler that exposes s. It calls info for each request for /v1/info.
 func NewHandler(s Sandboxes, info func(context.Context) Info, log *slog.Logger) *Handler {
 	h := &Handler{sandboxes: s, info: info, log: log, mux: http.NewServeMux(), docs: renderDocs(), answers: wire.NewBudget(wire.AnswerBytes)}
 	h.stopping, h.drain = context.WithCancel(context.Background())
@@ -36,18 +36,18 @@ func NewHandler(s Sandboxes, info func(context.Context) Info, log *slog.Logger) 
 	return h
 }
 
-// Drain ends what may wait for long (streams and waits for an execution's end) with an
-// error that says so, and all that come later at once. Everything else goes on.
+// Drain ends all streams and all waits for executions, with an error that the daemon is stopping. Streams and waits that
+// begin later end at once. Other requests are not affected.
 func (h *Handler) Drain() { h.drain() }
 
-// route is one line of the API.
+// route is one route of the API.
 type route struct {
-	pattern string // as ServeMux reads it
+	pattern string // a pattern of http.ServeMux
 	serve   func(http.ResponseWriter, *http.Request) error
 }
 
-// routes is the whole API. {path} is a single segment because of how [canonical]
-// presents a file's path to the mux.
+// routes returns all routes of the API. A file's path matches the single segment {path}, because [canonical] escapes the
+// slashes in it.
 func (h *Handler) routes() []route {
 	return []route{
 		{"POST /v1/sandboxes", h.createSandbox},
@@ -82,7 +82,8 @@ func (h *Handler) getInfo(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// healthy says that the daemon answers; ready, that a sandbox could be created.
+// healthy serves /healthz: it answers whenever the daemon runs. In contrast, ready answers with an error if no sandbox could
+// be created.
 func (h *Handler) healthy(w http.ResponseWriter, _ *http.Request) error {
 	wire.WriteJSON(w, http.StatusOK, Status{Status: "ok"})
 	return nil

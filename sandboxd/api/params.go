@@ -13,10 +13,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// query is the parameters of a request, each of them known and given once.
+// query holds the query parameters of a request. All names are valid for the route, and each was given once.
 type query map[string]string
 
-// params reads the request's parameters and refuses those not named.
+// params returns the query parameters of a request. It returns an error if a parameter is not in names or was given more
+// than once.
 func params(r *http.Request, names ...string) (query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -38,7 +39,8 @@ func params(r *http.Request, names ...string) (query, error) {
 	return q, nil
 }
 
-// integer returns a whole number from least to most, or otherwise if it is not given.
+// integer returns the value of a parameter, or the value of otherwise if it was not given. The parameter must be a whole
+// number from least to most.
 func (q query) integer(name string, otherwise, least, most int64) (int64, error) {
 	s, ok := q[name]
 	if !ok {
@@ -51,7 +53,7 @@ func (q query) integer(name string, otherwise, least, most int64) (int64, error)
 	return n, nil
 }
 
-// wait returns wait_seconds.
+// wait returns the parameter wait_seconds, or 0 if it was not given.
 func (q query) wait() (float64, error) {
 	s, ok := q["wait_seconds"]
 	if !ok {
@@ -64,10 +66,10 @@ func (q query) wait() (float64, error) {
 	return f, sandbox.ValidateWait(f)
 }
 
-// maxOffset bounds positions in output and files; far beyond all that is kept.
+// maxOffset is the maximum offset in output and files. It is far larger than all output and files.
 const maxOffset = 1 << 50
 
-// window returns offset, head and tail.
+// window returns the parameters offset, head and tail.
 func (q query) window() (w sandbox.Window, err error) {
 	if w.Offset, err = q.integer("offset", 0, 0, maxOffset); err != nil {
 		return w, err
@@ -81,7 +83,7 @@ func (q query) window() (w sandbox.Window, err error) {
 	return w, err
 }
 
-// validateWindow checks a window that came as JSON.
+// validateWindow validates a window from a JSON body.
 func validateWindow(w sandbox.Window) error {
 	if w.Offset < 0 || w.Offset > maxOffset {
 		return sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 to %d", w.Offset, int64(maxOffset))
@@ -94,8 +96,8 @@ func validateWindow(w sandbox.Window) error {
 	return nil
 }
 
-// readJSON decodes a request's JSON body. That a body says what it is keeps a web
-// page's form from being one.
+// readJSON decodes a request's JSON body of at most limit bytes into v. If the request has a Content-Type, it must be
+// application/json; so the form of a web page is refused.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if _, err := params(r); err != nil {
 		return err
@@ -111,7 +113,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	return wire.ReadJSON(w, r, limit, v)
 }
 
-// refuseEncoding refuses compressed bodies: nothing here unpacks what a stranger packed.
+// refuseEncoding returns an error for a compressed body. The API never decompresses input from clients.
 func refuseEncoding(r *http.Request) error {
 	switch e := r.Header.Get("Content-Encoding"); e {
 	case "", "identity":

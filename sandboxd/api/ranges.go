@@ -10,14 +10,14 @@ import (
 
 // byteRange is the part of a file that a request asks for.
 type byteRange struct {
-	given  bool
+	given  bool // the request asks for a part and not for the whole file
 	offset int64
-	length int64 // negative: to the end
-	suffix int64 // if positive: the last so many bytes, and offset and length are not known yet
+	length int64 // negative: up to the end
+	suffix int64 // if positive: the request asks for the last suffix bytes, and offset and length are not known yet
 }
 
-// parseRange reads the Range header: one range of bytes. With If-Range the whole file is the
-// right answer, because no file here has a validator.
+// parseRange parses the Range header, which must contain one range of bytes. It ignores the header if the request also has
+// If-Range: the API sends no validators for files, so the condition can't be met and the answer is the whole file.
 func parseRange(r *http.Request) (byteRange, error) {
 	whole := byteRange{length: -1}
 	h := r.Header.Get("Range")
@@ -43,7 +43,8 @@ func parseRange(r *http.Request) (byteRange, error) {
 	return whole, bad
 }
 
-// digits parses a position; one that is far out is cut to what no file reaches.
+// digits parses a position in a file. It replaces a position beyond maxOffset with maxOffset, which is beyond the end of
+// every file.
 func digits(s string) (int64, bool) {
 	s = strings.TrimSpace(s)
 	if s == "" || strings.Trim(s, "0123456789") != "" {

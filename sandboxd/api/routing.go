@@ -8,15 +8,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// canonical returns the request as the mux shall see it.
+// canonical returns a copy of the request with a path that http.ServeMux does not change.
 //
-// A ServeMux cleans paths and redirects to the result: for the file "a//b", ".." or
-// "../x" the client would be sent elsewhere, and never hear why the name is no good.
-// So each segment is unescaped and escaped again, in a form that holds nothing to clean;
-// and all that follows /files/, slashes included, becomes one segment, which
-// PathValue gives back byte for byte. What it means is for sandbox.ParsePath to say.
+// A ServeMux cleans paths and redirects to the result. For the files "a//b", ".." and "../x", it would redirect the client
+// to another path, and the client would not get the error that explains why the name is invalid. So canonical unescapes each
+// segment and escapes it again, so that nothing is left to clean. Everything after /files/, including slashes, becomes one
+// segment. PathValue returns it byte for byte, and sandbox.ParsePath validates it.
 func canonical(r *http.Request) *http.Request {
-	raw := r.URL.RawPath // the path as it was sent; empty if it is EscapedPath
+	raw := r.URL.RawPath // the path that the client sent; empty if it equals EscapedPath
 	if raw == "" {
 		raw = r.URL.EscapedPath()
 	}
@@ -38,8 +37,8 @@ func canonical(r *http.Request) *http.Request {
 	return &req
 }
 
-// escapeSegment escapes one segment of a path so that nothing on the way takes it
-// for more or less than that.
+// escapeSegment escapes one segment of a path. It also escapes "." and "..", which clients, proxies and ServeMux would
+// otherwise remove.
 func escapeSegment(s string) string {
 	if s == "." || s == ".." {
 		return strings.ReplaceAll(s, ".", "%2E")
@@ -47,8 +46,7 @@ func escapeSegment(s string) string {
 	return url.PathEscape(s)
 }
 
-// dispatch serves a canonical request. What no route takes gets a JSON error like
-// every other.
+// dispatch serves a request whose path is canonical. If no route matches, it answers with a JSON error, unlike ServeMux.
 func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.RawPath
 	if !strings.HasPrefix(path, "/") || strings.Contains(path, "//") {
@@ -69,7 +67,7 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request) {
 		"%q is not for %s: use %s", sandbox.Quote(r.URL.Path), sandbox.Quote(r.Method), strings.Join(allowed, " or "))})
 }
 
-// allowed returns the methods that the request's path takes.
+// allowed returns the methods that the API has for the request's path.
 func (h *Handler) allowed(r *http.Request) []string {
 	var methods []string
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {

@@ -15,7 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// ServeHTTP answers one request, whatever happens in it.
+// ServeHTTP serves one request. A panic in a handler is logged and answered with an internal error.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	res := &response{ResponseWriter: w}
@@ -35,17 +35,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p != nil && p != http.ErrAbortHandler {
 			h.fail(res, req, &panicError{value: p, stack: debug.Stack()})
 		}
-		// Sizes only: a request's content is nobody's business but the sandbox's.
+		// Only sizes are logged: the content of a request is confidential.
 		h.log.Debug("request", "method", untrusted(req.Method), "route", req.Pattern, "status", res.status,
 			"bytes_in", body.n, "bytes_out", res.n, "took", time.Since(start))
 		if p == http.ErrAbortHandler || (p != nil && res.streaming) {
-			panic(http.ErrAbortHandler) // the client must see that the answer is not whole
+			panic(http.ErrAbortHandler) // it breaks the connection, so that the client sees that the answer is incomplete
 		}
 	}()
 	h.dispatch(res, req)
 }
 
-// fail answers with what may be shown of err, and logs what may not.
+// fail answers with the part of err that clients may see, and logs the rest. If an answer has begun, it only logs. If the
+// client has disconnected, it logs err at debug level only.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if _, panicked := errors.AsType[*panicError](err); !panicked && r.Context().Err() != nil {
 		h.log.Debug("client has gone", "route", r.Pattern, "err", untrusted(err.Error()))
@@ -64,7 +65,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.log.Warn("unavailable", "route", r.Pattern, "err", untrusted(err.Error()), "cause", untrusted(cause.Error()))
 	}
 	if res, ok := w.(*response); ok && res.status != 0 {
-		res.streaming = true // too late for an error
+		res.streaming = true // the answer has begun, so the error can't be sent
 		return
 	}
 	if e, ok := errors.AsType[*statusError](err); ok {
@@ -74,7 +75,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	wire.WriteError(w, err)
 }
 
-// statusError is an error with a status that no kind has.
+// statusError is an error whose HTTP status is not that of its kind.
 type statusError struct {
 	status int
 	err    *sandbox.Error
@@ -83,16 +84,16 @@ type statusError struct {
 func (e *statusError) Error() string { return e.err.Error() }
 func (e *statusError) Unwrap() error { return e.err }
 
-// failure is an error as JSON: an answer, or the last line of a stream.
+// failure is the JSON form of an error: a whole answer, or the last line of a stream.
 type failure struct {
 	Error *sandbox.Error `json:"error"`
 }
 
-// errStopping is what a wait is told when the daemon stops.
+// errStopping is the error of a stream or wait that Drain has ended.
 var errStopping = sandbox.Errorf(sandbox.Unavailable,
 	"the Dormouse daemon is stopping. Code that has begun goes on: ask for the execution again when the daemon runs")
 
-// waiting calls fn with a context that also ends when the handler is drained.
+// waiting calls fn with a context that also ends when Drain is called. If fn then fails, waiting returns errStopping.
 func (h *Handler) waiting(r *http.Request, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
@@ -104,7 +105,7 @@ func (h *Handler) waiting(r *http.Request, fn func(context.Context) error) error
 	return err
 }
 
-// untrusted makes text from outside one quoted attribute of bounded size.
+// untrusted returns a log value for text from outside: quoted, and cut to 500 bytes before quoting.
 func untrusted(s string) slog.LogValuer { return quoted(s) }
 
 type quoted string
@@ -118,7 +119,7 @@ func (q quoted) LogValue() slog.Value {
 	return slog.StringValue(fmt.Sprintf("%+q", s))
 }
 
-// panicError is a panic on its way to the log.
+// panicError passes a recovered panic to fail.
 type panicError struct {
 	value any
 	stack []byte
@@ -126,12 +127,12 @@ type panicError struct {
 
 func (p *panicError) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
-// response remembers what was answered.
+// response records the status and the size of an answer.
 type response struct {
 	http.ResponseWriter
-	status    int
-	n         int64
-	streaming bool // an answer has begun that could not be finished
+	status    int   // 0: the answer has not begun
+	n         int64 // bytes written
+	streaming bool  // the answer has begun and could not be completed
 }
 
 func (r *response) WriteHeader(status int) {
@@ -150,7 +151,7 @@ func (r *response) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap is called by http.ResponseController.
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 type countingBody struct {
