@@ -12,45 +12,47 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Config is what can be chosen of a daemon. Zero values mean the default.
+// Config configures a daemon. The zero value of a field means its default.
 type Config struct {
-	Home    string // zero: DefaultHome
-	Version string // of this program
+	Home    string // the state directory; zero: DefaultHome
+	Version string // the version of this program
 
-	Engine       string   // auto, docker, gvisor
-	Runtime      string   // of the engine; empty or auto: the best it has
-	DefaultImage string   // of sandboxes that ask for none
-	AllowImages  []string // other images that may be asked for; "*" is any
-	// WithoutCgroups lets the gvisor engine run sandboxes that no cgroup limits.
+	Engine       string   // auto, docker or gvisor; zero: auto
+	Runtime      string   // the engine's container runtime; empty or auto: the best one that the engine has
+	DefaultImage string   // the image of sandboxes whose request names none
+	AllowImages  []string // further images that requests may name; "*" allows every image
+	// WithoutCgroups allows the gvisor engine to run sandboxes without cgroups, which limit their resources.
 	WithoutCgroups bool
-	// NoDirectExec connects the docker engine to guests only through the engine's exec, never through the container's runtime.
+	// NoDirectExec makes the docker engine connect to guests only through the Docker engine's exec, never directly through
+	// the container's runtime.
 	NoDirectExec bool
 
-	Limits       sandbox.Limits // of a sandbox; zero: sandbox.DefaultLimits
+	Limits       sandbox.Limits // the default limits of a sandbox; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
-	MaxSandboxes int            // at once; zero: 100
-	// MaxSandboxesPerOwner bounds the sandboxes of an owner who is not the operator, running or suspended; zero: half of MaxSandboxes.
+	MaxSandboxes int            // the maximum number of running sandboxes; zero: 100
+	// MaxSandboxesPerOwner is the maximum number of sandboxes, running or suspended, of an owner who is not the operator.
+	// Zero: half of MaxSandboxes, at least 1.
 	MaxSandboxesPerOwner int
 
-	MaxMemory   int64         // of all sandboxes together; zero: the manager's choice
-	IdleSuspend time.Duration // after which a sandbox is suspended; zero: never
-	// CheckpointEvery is how long a sandbox that runs may be idle before its state is saved; zero: never.
+	MaxMemory   int64         // the maximum sum of the memory limits of the running sandboxes, in bytes; zero: the manager's default
+	IdleSuspend time.Duration // how long a sandbox may be idle before it is suspended; zero: it is never suspended
+	// CheckpointEvery is how long a running sandbox may be idle before it is checkpointed; zero: never.
 	CheckpointEvery time.Duration
-	MaxDisk         int64 // of all saved states together, in bytes; zero: no limit
+	MaxDisk         int64 // the maximum size of all checkpoints together, in bytes; zero: no limit
 
-	// OnExecution is told of each execution when it has begun, and once more when it is final. It must not wait.
+	// OnExecution is called with each execution when it has begun, and again when it is final. It must not block.
 	OnExecution func(sandbox.Execution)
 
-	// OnDemand is set if a client started this daemon. Clients may replace it while its engine cannot be opened.
+	// OnDemand is true if a client started this daemon. Clients may replace the daemon while its engine cannot be opened.
 	OnDemand bool
 
-	LogLevel string       // debug, info, warn, error
-	Logger   *slog.Logger // zero: stderr, at LogLevel
+	LogLevel string       // debug, info, warn or error; zero: info
+	Logger   *slog.Logger // zero: logs to stderr, at LogLevel
 
-	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error) // tests have another
+	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error) // replaces openOwn in tests; nil otherwise
 }
 
-// defaultMaxSandboxes is for a [Config] that does not say.
+// defaultMaxSandboxes is the default of Config.MaxSandboxes.
 const defaultMaxSandboxes = 100
 
 func (c *Config) validate() error {

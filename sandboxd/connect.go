@@ -23,11 +23,13 @@ const (
 	pollInterval = 10 * time.Millisecond
 )
 
-// Connect returns a client for the home's daemon, and starts it if none runs: with
-// `exe sandboxd --home=HOME args…` in the environment of the caller. Of several that do so at
-// once, one starts it. The daemon outlives the caller; and when it has gone, the client starts it again with
-// the next call. Connect replaces a daemon that a client started and that cannot open its engine, because the caller's
-// arguments or environment may be the right ones.
+// Connect returns a client for the home's daemon. If no daemon runs, Connect starts one with
+// `exe sandboxd --home=HOME args…` in the caller's environment, and reports that it did. If several processes call Connect
+// at once, only one starts a daemon. The daemon outlives the caller. If the daemon ends, the client starts a new one with
+// its next call.
+//
+// Connect replaces a running daemon if a client started it and it cannot open its engine, because the engine may work with
+// this caller's arguments or environment.
 func Connect(ctx context.Context, home, exe string, args ...string) (client *api.Client, started bool, err error) {
 	if home == "" {
 		home = DefaultHome()
@@ -44,8 +46,8 @@ func Connect(ctx context.Context, home, exe string, args ...string) (client *api
 	return api.DialBy(func(ctx context.Context) (net.Conn, error) { return dial(ctx, home, exe, args) }), started, nil
 }
 
-// dial connects to the home's daemon, and starts it if it has gone: killed, or stopped for an upgrade, while
-// a client of hours lives on.
+// dial connects to the home's daemon. If the daemon no longer runs, dial starts a new one: a daemon may be killed, or
+// stopped for an upgrade, while a client runs for hours.
 func dial(ctx context.Context, home, exe string, args []string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", SocketPath(home))
@@ -53,13 +55,12 @@ func dial(ctx context.Context, home, exe string, args []string) (net.Conn, error
 		return conn, err
 	}
 	if _, startErr := start(ctx, home, exe, args); startErr != nil {
-		return nil, err // why it did not start is in its log; that it does not run is what the caller can tell
+		return nil, err // the error of the first dial, so that the caller reports that no daemon runs; the daemon's log has the reason
 	}
 	return d.DialContext(ctx, "unix", SocketPath(home))
 }
 
-// WarnSkew logs that the running daemon is of another version than this program, if so.
-// It is used all the same.
+// WarnSkew logs a warning if the running daemon has another version than this program. The daemon is used nevertheless.
 func WarnSkew(ctx context.Context, client *api.Client, version string, log *slog.Logger) {
 	if info, err := client.Info(ctx); err == nil && info.Version != version {
 		log.Warn("the running daemon is of another version: stop it, and the next command starts this one",
@@ -67,7 +68,8 @@ func WarnSkew(ctx context.Context, client *api.Client, version string, log *slog
 	}
 }
 
-// start starts a daemon and waits until it answers, unless somebody else just did.
+// start starts a daemon and waits until it answers. It reports false if another process has just started one. It stops a
+// running daemon first if that is replaceable.
 func start(ctx context.Context, home, exe string, args []string) (started bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errSlowStart)
 	defer cancel()
@@ -102,7 +104,7 @@ func start(ctx context.Context, home, exe string, args []string) (started bool, 
 	for !answers(ctx, home) {
 		select {
 		case err := <-exited:
-			// It may have found another that was quicker.
+			// The new daemon also exits if another daemon already runs in this home.
 			if answers(ctx, home) {
 				return false, nil
 			}
@@ -123,8 +125,8 @@ func replaceable(ctx context.Context, home string) bool {
 	return err == nil && info.Replaceable
 }
 
-// replace stops the home's daemon and waits until it no longer answers. It need not wait for the daemon's end: the next daemon waits for
-// the home's lock.
+// replace stops the home's daemon and waits until it no longer answers. It does not wait until the process has ended,
+// because the next daemon waits for the home's lock.
 func replace(ctx context.Context, home string) error {
 	pid, err := runningPid(home)
 	if err != nil {
@@ -147,7 +149,7 @@ func replace(ctx context.Context, home string) error {
 
 var errSlowStart = fmt.Errorf("it did not answer within %s", startTimeout)
 
-// startFailed is the error of a daemon that could not be started, with the last that it said.
+// startFailed returns the error for a daemon that could not be started. said is the end of the daemon's log.
 func startFailed(ctx context.Context, err error, said string) error {
 	if ctx.Err() != nil && context.Cause(ctx) != errSlowStart {
 		return fmt.Errorf("start the daemon: %w", context.Cause(ctx))
@@ -161,10 +163,10 @@ func startFailed(ctx context.Context, err error, said string) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon did not start (%v)%s", err, said).WithCause(err)
 }
 
-// maxLog is when a new log is begun; the one before is kept.
+// maxLog is the size in bytes above which openLog begins a new log file. It keeps one old file, as sandboxd.log.1.
 const maxLog = 10 << 20
 
-// openLog opens the log of daemons that clients started.
+// openLog opens the log file of the daemons that clients start. The caller must close it.
 func openLog(home string) (*os.File, error) {
 	path := filepath.Join(home, logName)
 	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {

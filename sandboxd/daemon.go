@@ -15,7 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Daemon is a home in use: nobody else has it. The caller closes it.
+// Daemon is a running daemon. It holds the exclusive lock of its home. The caller must close it.
 type Daemon struct {
 	cfg     Config
 	engine  *lazyEngine
@@ -27,12 +27,13 @@ type Daemon struct {
 
 // Times of a daemon.
 const (
-	startPatience = 10 * time.Second // with an engine at start; the manager goes on asking
-	stopPatience  = 10 * time.Second // with requests that are being answered
+	startPatience = 10 * time.Second // how long Open waits for the engine; afterwards the manager keeps trying
+	stopPatience  = 10 * time.Second // how long Serve waits for the requests in flight when it stops
 )
 
-// Open takes the home and brings its sandboxes back to hand. An engine that does not
-// answer is no error: calls that need it say so until it does.
+// Open locks the home, opens its store and starts the manager, which reconciles the home's sandboxes with the engine. Open
+// succeeds even if the engine does not answer: until it does, calls that need the engine return an error. The caller must
+// call Close.
 func Open(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -89,22 +90,22 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	return d.manager.Start(ctx)
 }
 
-// Sandboxes is what the daemon looks after.
+// Sandboxes returns the daemon's manager.
 func (d *Daemon) Sandboxes() api.Sandboxes { return d.manager }
 
-// Handler is the v1 API, for a server that serves more than that.
+// Handler returns the handler of the v1 API, for a server that serves other routes, too.
 func (d *Daemon) Handler() *api.Handler { return d.handler }
 
-// Listen opens the home's socket. The caller closes it, or gives it to Serve.
+// Listen listens on the home's socket. The caller must close the listener or pass it to Serve.
 func (d *Daemon) Listen() (net.Listener, error) { return listen(d.cfg.Home, d.cfg.Logger) }
 
-// Serve serves the API on l until ctx ends, and then lets those who are being answered
-// finish. Streams and waits end at once, with an error that says so. It closes l.
+// Serve serves the API on l until ctx ends, and closes l. Then it ends streams and waits for executions with an error, and
+// waits up to stopPatience for the other requests in flight.
 func (d *Daemon) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           d.handler,
 		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       3 * time.Minute, // more than clients', so that they are the ones to close
+		IdleTimeout:       3 * time.Minute, // longer than clients' idle timeouts, so that clients close connections first
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          log.New(lineLogger{d.cfg.Logger}, "", 0),
 	}
@@ -129,7 +130,7 @@ func (d *Daemon) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Close lets go of the home. Sandboxes stay.
+// Close closes the manager, the engine and the store, and unlocks the home. Sandboxes continue to exist.
 func (d *Daemon) Close() error {
 	var errs []error
 	if d.manager != nil {

@@ -18,25 +18,25 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// The engines that can be asked for. [autoEngine] is docker where it answers, else gvisor.
+// The values of Config.Engine. [autoEngine] means docker if a Docker engine answers, and gvisor otherwise.
 const (
 	autoEngine   = "auto"
 	dockerEngine = "docker"
 	gvisorEngine = "gvisor"
 )
 
-// LocalEngine is an engine as a command uses it that needs no daemon: images and checks.
+// LocalEngine is an engine for commands that manage images or check the engine without a daemon.
 type LocalEngine interface {
 	engine.Engine
 	HasImage(ctx context.Context, ref string) (bool, error)
 	ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error
 	BuildImage(ctx context.Context, buildContext io.Reader, ref string, log io.Writer) error
-	// Doctor says what is weaker than it could be; ref is the image that sandboxes use.
+	// Doctor returns the results of checks of the engine and the machine. ref is the image that sandboxes use.
 	Doctor(ctx context.Context, ref string) []engine.Check
 }
 
-// OpenEngine opens the engine that a daemon of these choices would use, without its
-// sandboxes. The caller closes it.
+// OpenEngine opens the engine that a daemon with this configuration would use, but without access to the daemon's
+// sandboxes. The caller must close it.
 func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
 	if c.Home == "" {
 		c.Home = DefaultHome()
@@ -45,13 +45,13 @@ func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
 	return open(ctx, &c, "command", nil)
 }
 
-// LoadImage brings the image at a path into the gvisor engine, and returns its name. A Docker engine has
-// `docker load` for that.
+// LoadImage imports the image at path into the gvisor engine, and returns the image's name. For a Docker engine, users run
+// `docker load` instead.
 func LoadImage(ctx context.Context, home, path, name string) (string, error) {
 	if home == "" {
 		home = DefaultHome()
 	}
-	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(canonical(home), gvisorEngine), WithoutCgroups: true}) // an image needs none
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(canonical(home), gvisorEngine), WithoutCgroups: true}) // importing an image needs no cgroups
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +59,7 @@ func LoadImage(ctx context.Context, home, path, name string) (string, error) {
 	return ref, errors.Join(err, e.Close())
 }
 
-// newEngine returns the engine that c asks for, which is opened when it is needed.
+// newEngine returns the engine that c configures. It is opened when it is first needed.
 func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 	name := dockerEngine
 	if c.Engine == gvisorEngine {
@@ -73,13 +73,12 @@ func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 	}, c.Logger)
 }
 
-// engineName is the file in a home that says which engine has its sandboxes.
+// engineName is the file in a home that records the name of the engine that runs the home's sandboxes.
 const engineName = "engine"
 
-// openOwn opens the daemon's engine. A home with sandboxes stays with the engine that has
-// them: it may just be starting, and on another one they would be taken for lost. The engine's name is
-// recorded when the engine was opened, and a sandbox is recorded only after that. So a home without
-// a recorded engine has no sandboxes on any engine.
+// openOwn opens the daemon's engine and records its name. If the home has sandboxes, openOwn opens only the engine that
+// runs them. That engine may only be starting; on another engine, the sandboxes would be considered lost. The engine's name
+// is recorded before the first sandbox is, so a home without a recorded engine has no sandboxes on any engine.
 func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
 	choice, file := *c, filepath.Join(c.Home, engineName)
 	text, err := os.ReadFile(file)
@@ -88,7 +87,7 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	}
 	last := strings.TrimSpace(string(text))
 	if last != dockerEngine && last != gvisorEngine {
-		last = "" // the record is missing or damaged
+		last = "" // the file is missing or damaged
 	}
 	here, err := held(ctx, s, last)
 	if err != nil {
@@ -107,7 +106,7 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 		return nil, sandbox.Errorf(sandbox.Unavailable, "this home's sandboxes are on the %s engine: %s", last, sandbox.Public(err).Message).WithCause(err)
 	}
 	if err != nil {
-		return nil, err // not an engine that is nil
+		return nil, err // not e, which is not a nil interface
 	}
 	if name := e.Info().Name; name != last {
 		if err := writeFile(file, name+"\n"); err != nil {
@@ -117,7 +116,7 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	return e, nil
 }
 
-// holdings counts what a home has on the engine that it last used.
+// holdings counts the sandboxes and containers that a home has on the engine that it last used.
 type holdings struct {
 	sandboxes int // sandboxes that have not ended
 	remains   int // containers of ended sandboxes that may still exist
@@ -125,7 +124,7 @@ type holdings struct {
 
 func (h holdings) any() bool { return h.sandboxes+h.remains > 0 }
 
-// held counts what a home has on the engine named last. If last is empty, it returns the zero value.
+// held returns the holdings of a home on the engine named last. If last is empty, it returns the zero value.
 func held(ctx context.Context, s *store.Store, last string) (h holdings, err error) {
 	if last == "" {
 		return h, nil
@@ -142,10 +141,11 @@ func held(ctx context.Context, s *store.Store, last string) (h holdings, err err
 	return h, err
 }
 
-// selfEnd is the time after its expiry at which a container has certainly ended: its guest ends it even without a daemon.
+// selfEnd is the time after a sandbox's expiry by which its container has certainly ended: the guest ends it even without a
+// daemon.
 const selfEnd = time.Hour
 
-// open opens the engine that c names, or for auto the first that works.
+// open opens the engine that c.Engine names. For auto, it opens the first engine that works.
 func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
 	switch c.Engine {
 	case dockerEngine:
@@ -157,7 +157,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 	if err == nil {
 		return d, nil
 	}
-	// Who names an engine's address, or a runtime that only Docker has, wants no other engine.
+	// A user who sets DOCKER_HOST, or a runtime that only Docker has, wants no other engine.
 	if os.Getenv("DOCKER_HOST") != "" || c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 func openDocker(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
 	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime, NoDirectExec: c.NoDirectExec})
 	if err != nil {
-		return nil, err // not an *Engine that is nil
+		return nil, err // not e: a nil *docker.Engine in an interface is not nil
 	}
 	return e, nil
 }

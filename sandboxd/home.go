@@ -27,8 +27,8 @@ const (
 	databaseName = "dormouse.db"
 )
 
-// DefaultHome is where the daemon keeps everything: DORMOUSE_HOME, or a folder for
-// programs' state as the system has it.
+// DefaultHome returns the default state directory: the value of DORMOUSE_HOME, or else the folder dormouse in the system's
+// usual place for the state of programs.
 func DefaultHome() string {
 	if dir := os.Getenv("DORMOUSE_HOME"); dir != "" {
 		return canonical(dir)
@@ -48,12 +48,13 @@ func DefaultHome() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d", name, os.Geteuid()))
 }
 
-// maxSocketPath is below what every system takes (104 bytes on macOS, 108 on Linux).
+// maxSocketPath is the maximum length of a socket's path. It is below the limit of every system (104 bytes on macOS, 108 on
+// Linux).
 const maxSocketPath = 100
 
-// SocketPath is where a home's daemon listens. A home whose path is too long for a socket has
-// it in a short folder instead, which depends on nothing but the home and the user: daemon
-// and clients may have different environments.
+// SocketPath returns the path of the socket on which a home's daemon listens. If the path of the home is too long for a
+// socket, the socket is in a folder below /tmp. The name of that folder depends only on the home and the user, because the
+// daemon and its clients may have different environments.
 func SocketPath(home string) string {
 	home = canonical(home)
 	path := filepath.Join(home, socketName)
@@ -68,7 +69,8 @@ func SocketPath(home string) string {
 	return filepath.Join(short, fmt.Sprintf("dormouse-%d-%x", os.Geteuid(), sum[:8]), socketName)
 }
 
-// canonical makes one name of all that a folder has, whether or not it is there yet.
+// canonical returns the absolute path of dir without symbolic links, so that all names of a folder give the same path. The
+// folder need not exist.
 func canonical(dir string) string {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -84,10 +86,11 @@ func canonical(dir string) string {
 	}
 }
 
-// PrepareHome makes the home, if it is not there, for this user alone.
+// PrepareHome creates the home if necessary, accessible only to this user. It returns an error if the home belongs to
+// another user, or if others can access it and it contains files that are not Dormouse's.
 func PrepareHome(home string) error { return prepare(canonical(home)) }
 
-// prepare makes the home, and the socket's folder if that is elsewhere, for this user alone.
+// prepare is PrepareHome for a canonical path. It also creates the folder of the socket, if that is outside the home.
 func prepare(home string) error {
 	if err := private(home, true); err != nil {
 		return err
@@ -98,8 +101,8 @@ func prepare(home string) error {
 	return nil
 }
 
-// private makes dir if it is not there, and refuses one that others own or can enter. narrow:
-// one of ours that is open to others, and empty or a home already, is closed to them.
+// private creates dir if necessary, accessible only to this user. It returns an error if another user owns dir or if others
+// can access it. But if narrow is true and dir is empty or already a home, private removes the access of others instead.
 func private(dir string, narrow bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make a home: %w", err)
@@ -113,7 +116,7 @@ func private(dir string, narrow bool) error {
 	}
 	uid, ok := owner(info)
 	if !ok {
-		return nil // a system without such owners
+		return nil // the system has no numeric owners of files
 	}
 	if uid != os.Geteuid() {
 		return sandbox.Errorf(sandbox.Unavailable, "%s belongs to another user (uid %d): choose another DORMOUSE_HOME", dir, uid)
@@ -135,8 +138,8 @@ func private(dir string, narrow bool) error {
 	return os.Chmod(dir, 0o700)
 }
 
-// homeID returns the name that the home's containers carry, and makes it the first
-// time. It is called with the home's lock.
+// homeID returns the id of the home, which marks the home's containers. It creates the id the first time. The caller must
+// hold the home's lock.
 func homeID(home string) (string, error) {
 	path := filepath.Join(home, idName)
 	text, err := os.ReadFile(path)
@@ -154,7 +157,8 @@ func homeID(home string) (string, error) {
 	return id.String(), nil
 }
 
-// writeFile writes a file that only this user can read. The file survives a power cut; after an error its content is unchanged.
+// writeFile writes a file that only this user can read. The write is atomic and survives a power failure; after an error the
+// file is unchanged.
 func writeFile(path, text string) error {
 	if err := durable.WriteFile(path, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Base(path), err)

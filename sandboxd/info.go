@@ -8,7 +8,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// info is what the daemon says of itself.
+// info returns the description of the daemon for /v1/info.
 func (d *Daemon) info(context.Context) api.Info {
 	e := d.engine.Info()
 	limits := api.FixedLimits()

@@ -15,25 +15,25 @@ import (
 // Times of opening an engine.
 const (
 	openTimeout = 15 * time.Second
-	openRetry   = time.Second // after a failure, callers are told its reason so long before the next attempt
+	openRetry   = time.Second // for this long after a failed attempt, calls return its error without a new attempt
 )
 
-// lazyEngine is an engine that need not be there yet: it is opened when it is first
-// needed, and again until that works. Meanwhile every call says why it does not. Once opened it
-// is kept, also while it does not answer: another engine would not have its sandboxes.
+// lazyEngine is an engine.Engine that opens the underlying engine when it is first needed. If that fails, the call returns
+// the reason, and a later call tries again. Once open, the engine stays open even while it does not answer, because another
+// engine would not have its sandboxes. It may be used concurrently.
 type lazyEngine struct {
 	name string
 	open func(context.Context) (engine.Engine, error)
 	log  *slog.Logger
 
-	ctx  context.Context // of the attempts
+	ctx  context.Context // the parent of the attempts' contexts; Close ends it
 	stop context.CancelFunc
 
 	mu      sync.Mutex
-	engine  engine.Engine
-	attempt chan struct{} // closed when the attempt that is being made is over
-	err     error         // of the last attempt
-	tried   time.Time
+	engine  engine.Engine // nil: not open
+	attempt chan struct{} // closed when the current attempt ends; nil: there is no current attempt
+	err     error         // the error of the last attempt
+	tried   time.Time     // when the last attempt ended
 }
 
 var (
@@ -47,8 +47,8 @@ func newLazyEngine(name string, open func(context.Context) (engine.Engine, error
 	return l
 }
 
-// get returns the engine, or why there is none. Callers share an attempt, and none of
-// them ends it by going away.
+// get returns the engine, or the reason why it is not open. Concurrent callers share one attempt to open it. The attempt
+// continues when a caller's ctx ends.
 func (l *lazyEngine) get(ctx context.Context) (engine.Engine, error) {
 	l.mu.Lock()
 	if l.engine == nil && l.attempt == nil && (l.err == nil || time.Since(l.tried) >= openRetry) && l.ctx.Err() == nil {
@@ -96,7 +96,7 @@ func (l *lazyEngine) try() {
 	l.attempt = nil
 }
 
-// Info says what the engine is, or why there is none.
+// Info describes the engine. If it is not open, Why is the reason.
 func (l *lazyEngine) Info() engine.Info {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,15 +116,15 @@ func (l *lazyEngine) Open(ctx context.Context) error {
 	return err
 }
 
-// failed reports whether the last attempt to open the engine failed, and no other attempt is being made.
+// failed reports whether the last attempt to open the engine failed and there is no current attempt.
 func (l *lazyEngine) failed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.engine == nil && l.err != nil && l.attempt == nil
 }
 
-// Unwrap returns the engine, or nil as long as it is not open: what it can do beyond
-// [engine.Engine] is its own matter.
+// Unwrap returns the underlying engine, or nil if it is not open. Callers use it to find the optional interfaces that the
+// engine implements in addition to [engine.Engine].
 func (l *lazyEngine) Unwrap() engine.Engine {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,7 +163,7 @@ func (l *lazyEngine) List(ctx context.Context) ([]engine.Container, error) {
 	return e.List(ctx)
 }
 
-// Close ends attempts and closes the engine, if there is one.
+// Close ends a current attempt and closes the engine if it is open.
 func (l *lazyEngine) Close() error {
 	l.stop()
 	l.mu.Lock()

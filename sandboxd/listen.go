@@ -12,8 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// listen opens the home's socket for this user alone. It is called with the home's lock: a
-// socket that is there was left by a daemon that is not.
+// listen listens on the home's socket, which only this user can use. It removes an existing socket. The caller must hold the
+// home's lock, which guarantees that the daemon that created the existing socket no longer runs.
 func listen(home string, log *slog.Logger) (net.Listener, error) {
 	path := SocketPath(home)
 	info, err := os.Lstat(path)
@@ -28,7 +28,7 @@ func listen(home string, log *slog.Logger) (net.Listener, error) {
 			return nil, fmt.Errorf("remove a stale socket: %w", err)
 		}
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}) // Close removes it
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}) // its Close removes the socket
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -38,8 +38,8 @@ func listen(home string, log *slog.Logger) (net.Listener, error) {
 	return &ownListener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
 }
 
-// ownListener accepts connections of one user. The socket's mode keeps others out
-// already; this holds when somebody has changed that.
+// ownListener accepts only connections from processes of one user. The mode of the socket already keeps other users out;
+// ownListener also does if the mode was changed.
 type ownListener struct {
 	*net.UnixListener
 	uid int

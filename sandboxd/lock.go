@@ -17,14 +17,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// ErrRunning is in the chain of the error of a second daemon in one home.
+// ErrRunning is wrapped by the error of [Open] if a daemon already runs in the home.
 var ErrRunning = errors.New("a Dormouse daemon runs already")
 
-// lockPatience is for a daemon that has the lock and does not answer: one that is just
-// starting, or about to end.
+// lockPatience is how long lock waits for the lock if the daemon that holds it does not answer. Such a daemon is usually
+// starting or stopping.
 const lockPatience = 15 * time.Second
 
-// lock takes the home's lock and writes the pid. The function that it returns undoes both.
+// lock locks the home and writes the pid file. unlock removes the pid file and unlocks the home.
 func lock(ctx context.Context, home string) (unlock func() error, err error) {
 	l := flock.New(filepath.Join(home, lockName), flock.SetPermissions(0o600))
 	until := time.Now().Add(lockPatience)
@@ -51,8 +51,8 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 		err = writeFile(pid, strconv.Itoa(os.Getpid())+"\n")
 	}
 	switch {
-	case store.IsFull(err): // the daemon must start without a pid file, because it is needed to delete sandboxes
-		_ = os.Remove(pid) // the pid file of an earlier daemon
+	case store.IsFull(err): // the daemon starts without a pid file, because deleting sandboxes to free the disk needs a daemon
+		_ = os.Remove(pid) // it may be the pid file of an earlier daemon
 	case err != nil:
 		return nil, errors.Join(err, l.Unlock())
 	}
@@ -64,7 +64,7 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 	}, nil
 }
 
-// pidNote is " (pid 123)", if that is known.
+// pidNote returns the pid from the home's pid file as " (pid 123)", or "" if it is unknown.
 func pidNote(home string) string {
 	pid, err := runningPid(home)
 	if err != nil {
@@ -86,7 +86,7 @@ func runningPid(home string) (int, error) {
 	return pid, err
 }
 
-// answers reports whether the home's daemon does.
+// answers reports whether the home's daemon answers within 2 s.
 func answers(ctx context.Context, home string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -14,10 +14,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// NewLogger returns a logger to a file at a level (debug, info, warn or error): in colour
-// for a person at a terminal, else JSON.
+// NewLogger returns a logger that writes to f. level is debug, info, warn or error; any other level means info. If f is a
+// terminal, the output is coloured text, otherwise JSON.
 func NewLogger(f *os.File, level string) *slog.Logger {
-	l, _ := parseLevel(level) // info, if it is no level
+	l, _ := parseLevel(level) // on error, l is info
 	if !isatty.IsTerminal(f.Fd()) {
 		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l, ReplaceAttr: detailed}))
 	}
@@ -34,7 +34,7 @@ func parseLevel(s string) (l slog.Level, err error) {
 	return l, nil
 }
 
-// detailed shows an error with the causes that nobody else is shown.
+// detailed is a ReplaceAttr function that adds to an error the causes that clients never see.
 func detailed(_ []string, a slog.Attr) slog.Attr {
 	if err, ok := a.Value.Any().(error); ok {
 		return slog.String(a.Key, sandbox.Details(err))
@@ -42,7 +42,8 @@ func detailed(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// harmless is that, and quotes a value that could move a terminal's cursor. (JSON does that by itself.)
+// harmless is a ReplaceAttr function for terminals. In addition to detailed, it quotes values with unprintable characters,
+// which could control the terminal. (JSON output needs no such function, because JSON escapes them.)
 func harmless(groups []string, a slog.Attr) slog.Attr {
 	a = detailed(groups, a)
 	if k := a.Value.Kind(); k != slog.KindString && k != slog.KindAny {
@@ -57,7 +58,7 @@ func harmless(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// lineLogger takes the lines that net/http logs, which may quote what a stranger sent.
+// lineLogger logs the lines of net/http's logger. It quotes them, because they may contain input from clients.
 type lineLogger struct{ log *slog.Logger }
 
 func (l lineLogger) Write(p []byte) (int, error) {

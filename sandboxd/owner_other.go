@@ -4,5 +4,6 @@ package sandboxd
 
 import "io/fs"
 
-// owner: what is below the user's own folders is closed to others by the system.
+// owner reports false, because the system has no numeric owners of files. It protects the folders below the user's own
+// folders from other users itself.
 func owner(fs.FileInfo) (uid int, ok bool) { return 0, false }

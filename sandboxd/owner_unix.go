@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// owner returns who owns a file, where the system says so.
+// owner returns the uid of a file's owner. It reports false if info does not contain it.
 func owner(info fs.FileInfo) (uid int, ok bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

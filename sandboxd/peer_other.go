@@ -4,5 +4,6 @@ package sandboxd
 
 import "net"
 
-// peerUID: the folder's access rights are what keeps others out here.
+// peerUID reports that the peer's uid is unknown. On these systems, only the access rights of the socket's folder keep other
+// users out.
 func peerUID(*net.UnixConn) (uid int, known bool, err error) { return 0, false, nil }

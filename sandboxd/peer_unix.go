@@ -4,7 +4,7 @@ package sandboxd
 
 import "net"
 
-// peerUID returns who is at the other end.
+// peerUID returns the uid of the process at the other end of c. known is always true on these systems.
 func peerUID(c *net.UnixConn) (uid int, known bool, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

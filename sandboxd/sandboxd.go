@@ -1,11 +1,16 @@
-// Package sandboxd is the daemon, put together: a home, a store, an engine, the manager
-// and the API on a socket. It decides nothing about sandboxes.
+// Package sandboxd assembles the daemon from its parts: a home (the state directory), a store, an engine, the manager, and
+// the API on a unix socket. The commands use it to run a daemon or to connect to one. It makes no decisions about
+// sandboxes; the manager does.
 //
-//   - [Run]: all of it (here); [Open], [Daemon]: its pieces (daemon.go), and what it says of itself (info.go)
-//   - [Config]: what can be chosen (config.go), and the log (log.go)
-//   - [DefaultHome], [SocketPath]: where everything is (home.go), whose it is (lock.go, listen.go, peer_*.go)
-//   - the engine, which need not be there yet (engines.go, lazyengine.go)
-//   - [Connect]: a client's way to a daemon that may not run yet (connect.go, spawn*.go)
+//   - [Run]: runs the daemon in the foreground (sandboxd.go)
+//   - [Open], [Daemon]: a daemon for callers that serve it themselves (daemon.go), and its description (info.go)
+//   - [Config], [NewLogger]: the configuration (config.go) and the log (log.go)
+//   - [DefaultHome], [PrepareHome], [SocketPath]: the home (home.go, owner_*.go), its lock (lock.go), and its socket, which
+//     accepts only the home's user (listen.go, peer_*.go)
+//   - [OpenEngine], [LoadImage]: choosing and opening the engine (engines.go), which the daemon opens when it is first
+//     needed (lazyengine.go)
+//   - [Connect]: connecting to a daemon, and starting one if none runs (connect.go, spawn*.go)
+//   - [Try]: creating and using a sandbox in a temporary home, as a check (trial.go)
 package sandboxd
 
 import (
@@ -14,9 +19,8 @@ import (
 	"syscall"
 )
 
-// Run is the daemon in the foreground: it serves the API on the home's socket until ctx
-// ends or the process is asked to stop. Sandboxes and what runs in them go on. The error is
-// [ErrRunning] if the home has a daemon.
+// Run runs a daemon in the foreground. It serves the API on the home's socket until ctx ends or the process receives SIGINT
+// or SIGTERM. Sandboxes and their executions continue. If the home already has a daemon, the error wraps [ErrRunning].
 func Run(ctx context.Context, cfg Config) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

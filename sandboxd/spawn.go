@@ -9,7 +9,7 @@ import (
 	"unicode"
 )
 
-// spawn starts a daemon that does not end with us, and returns where its own end is told.
+// spawn starts a daemon that outlives this process. When the daemon ends, exited receives the error of its process, or nil.
 func spawn(home, exe string, args []string, log *os.File) (exited <-chan error, err error) {
 	first := []string{"sandboxd"}
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--home=") }) {
@@ -17,7 +17,7 @@ func spawn(home, exe string, args []string, log *os.File) (exited <-chan error, 
 	}
 	cmd := exec.Command(exe, append(first, args...)...)
 	cmd.Dir = home
-	cmd.Stdout, cmd.Stderr = log, log // stdin: the null device
+	cmd.Stdout, cmd.Stderr = log, log // stdin stays nil, which is the null device
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -27,7 +27,8 @@ func spawn(home, exe string, args []string, log *os.File) (exited <-chan error, 
 	return done, nil
 }
 
-// tail returns the last lines that were written to a log after begin.
+// tail returns the last lines, at most 8, that were written to a log after the offset begin. It replaces unprintable
+// characters with question marks.
 func tail(path string, begin int64) string {
 	const most, lines = 4 << 10, 8
 	f, err := os.Open(path)

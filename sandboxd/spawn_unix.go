@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// terminate asks a daemon to stop.
+// terminate sends SIGTERM to a daemon, which then stops.
 func terminate(pid int) error {
 	p, err := os.FindProcess(pid)
 	if err != nil {
@@ -17,8 +17,8 @@ func terminate(pid int) error {
 	return p.Signal(syscall.SIGTERM)
 }
 
-// detach gives the daemon a session of its own, so that neither a terminal's signals nor
-// the end of a client's process group reach it.
+// detach makes the daemon start in a new session, so that neither signals from the terminal nor signals to the client's
+// process group reach it.
 func detach(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 }

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// terminate kills a daemon. Windows has no signal that asks a process without a console to stop; killing is safe, because a home can be
-// opened again after its daemon was killed at any moment.
+// terminate kills a daemon, because Windows has no signal that asks a process without a console to stop. Killing is safe: a
+// home can be opened again after its daemon was killed at any moment.
 func terminate(pid int) error {
 	p, err := os.FindProcess(pid)
 	if err != nil {
@@ -18,7 +18,7 @@ func terminate(pid int) error {
 	return p.Kill()
 }
 
-// detach gives the daemon no console, and a process group of its own.
+// detach makes the daemon start without a console and in a new process group.
 func detach(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		CreationFlags: windows.DETACHED_PROCESS | windows.CREATE_NEW_PROCESS_GROUP,

@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	trialName  = "trial-*" // pattern of the names of trials' folders in the home
-	trialStale = time.Hour // an older folder was left by a program that was killed
+	trialName  = "trial-*" // the pattern of the names of trial homes
+	trialStale = time.Hour // a trial home older than this was left by a program that was killed
 )
 
 const (
-	trialTTL     = 10 * time.Minute // longer than any caller's deadline
-	trialCleanup = 30 * time.Second // for the removal of the sandbox
+	trialTTL     = 10 * time.Minute // the sandbox's TTL; longer than any caller's deadline
+	trialCleanup = 30 * time.Second // the time limit for deleting the sandbox
 )
 
-// Try creates a sandbox, runs a statement of a language in it and deletes it. It uses a temporary home inside the home, so that the home's
-// daemon and sandboxes are not involved. Its error says which step failed and wraps the cause. If this program is killed, the sandbox ends
-// by itself.
+// Try creates a sandbox, runs a statement in lang in it, and deletes it. It uses a temporary home inside the home, so that
+// the home's daemon and sandboxes are not involved. Its error names the failed step and wraps the cause. If this program is
+// killed, the sandbox expires.
 func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
@@ -37,7 +37,7 @@ func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	cfg.Home, cfg.DefaultTTL = dir, trialTTL
 	cfg.IdleSuspend, cfg.CheckpointEvery = 0, 0
-	cfg.Logger = slog.New(slog.DiscardHandler) // the error has what matters
+	cfg.Logger = slog.New(slog.DiscardHandler) // the error contains all that the caller needs
 	d, err := Open(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("open the home: %w", err)

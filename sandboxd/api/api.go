@@ -76,7 +76,7 @@ type Defaults struct {
 
 // RequestLimits are the limits of requests.
 type RequestLimits struct {
-	Sandboxes      int              `json:"sandboxes,omitempty"` // the maximum number of sandboxes at once
+	Sandboxes      int              `json:"sandboxes,omitempty"` // the maximum number of running sandboxes
 	TTL            sandbox.Duration `json:"ttl"`
 	TimeoutSeconds int              `json:"timeout_seconds"`
 	WaitSeconds    int              `json:"wait_seconds"`
