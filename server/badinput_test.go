@@ -16,8 +16,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// neighbour calls without a break while a test goes on, and fails it when a call is not answered
-// as it should be: whatever one client sends, others do not notice.
+// neighbour makes calls in a loop during a test, as another client, and fails the test if one is not answered correctly.
+// It checks that bad input from one client does not affect other clients.
 func neighbour(t *testing.T, address string) {
 	t.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -56,7 +56,7 @@ func neighbour(t *testing.T, address string) {
 	})
 }
 
-// serveTools serves the ten tools, with nobody behind them.
+// serveTools serves the ten tools without a daemon.
 func serveTools(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -75,8 +75,8 @@ func serveTools(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// TestBadShapes: a value of another kind than it should be is answered, by the protocol where it is
-// the protocol's, and in words for the model where it is a tool's.
+// TestBadShapes checks the answers to values of the wrong JSON type: a protocol error if the field belongs to the protocol,
+// and an explanation for the model if it is an argument of a tool.
 func TestBadShapes(t *testing.T) {
 	address := serveTools(t)
 	for _, c := range []struct {
@@ -109,7 +109,7 @@ func TestBadShapes(t *testing.T) {
 	}
 }
 
-// TestBrokenConnections: what is no HTTP, or ends in the middle, ends that connection alone.
+// TestBrokenConnections checks that input that is not HTTP, or is incomplete, ends only the connection that sent it.
 func TestBrokenConnections(t *testing.T) {
 	address, _ := serve(t, nil)
 	neighbour(t, address)
@@ -119,8 +119,8 @@ func TestBrokenConnections(t *testing.T) {
 	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
 	length := fmt.Sprintf("Content-Length: %d", len(ping))
 	for _, c := range []struct {
-		name, sent, says string // says is how the answer begins; none: the connection is closed without one
-		vanish           bool   // the client closes its end at once
+		name, sent, says string // says is the beginning of the answer; empty: the connection is closed without an answer
+		vanish           bool   // the client closes its side right after sending
 	}{
 		{"no HTTP", "hello\r\n\r\n", "HTTP/1.1 400", false},
 		{"TLS to a plain port", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP/1.1 400", true},
@@ -156,7 +156,7 @@ func TestBrokenConnections(t *testing.T) {
 	}
 }
 
-// TestForeignStream: one token's bearer can't speak on the stream of another's.
+// TestForeignStream checks that a client with another token cannot post to a stream.
 func TestForeignStream(t *testing.T) {
 	other, err := server.NewToken("other", secret+"-other")
 	if err != nil {
@@ -176,10 +176,11 @@ func TestForeignStream(t *testing.T) {
 	}
 }
 
-// TestSameIDs: an id that is used twice gets two answers on a stream, and over HTTP each client its own.
+// TestSameIDs checks that two requests with the same id on one stream get two answers, and that over HTTP each of several
+// clients with the same id gets its own answer.
 func TestSameIDs(t *testing.T) {
 	address, _ := serve(t, nil)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections) // what was dialled and never used would hold up the server's end
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // connections that were opened and never used would delay the server's shutdown
 	s := openSSE(t, address)
 	s.post(toolCall("1", "wait", `{"ms":100}`))
 	s.post(toolCall("1", "echo", `{"a":"second"}`))
@@ -208,10 +209,11 @@ func TestSameIDs(t *testing.T) {
 	wg.Wait()
 }
 
-// TestManyConnections: a thousand connections that say nothing, or begin and never go on, cost others nothing.
+// TestManyConnections checks that a thousand connections, most of which send nothing or an incomplete request, do not affect
+// other clients.
 func TestManyConnections(t *testing.T) {
 	address, _ := serve(t, nil)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections) // what was dialled and never used would hold up the server's end
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // connections that were opened and never used would delay the server's shutdown
 	neighbour(t, address)
 	var conns []net.Conn
 	for i := range 1000 {
@@ -243,7 +245,7 @@ func TestManyConnections(t *testing.T) {
 	}
 }
 
-// TestManyStreams: more streams than there may be are refused by name, and a place comes back.
+// TestManyStreams checks that streams beyond the limit are refused with 503, and that a closed stream frees its slot.
 func TestManyStreams(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxStreams = 20 })
 	var streams []*sseClient
@@ -267,7 +269,7 @@ func TestManyStreams(t *testing.T) {
 	}
 }
 
-// TestVanishWhileReading: a client that goes away in the middle of a long answer ends that answer alone.
+// TestVanishWhileReading checks that a client that disconnects during a long answer does not affect other clients.
 func TestVanishWhileReading(t *testing.T) {
 	address, _ := serve(t, nil)
 	neighbour(t, address)
@@ -286,10 +288,10 @@ func TestVanishWhileReading(t *testing.T) {
 	})
 }
 
-// TestLargeIDs: a number beyond what a float64 holds, such as the nanoseconds of a clock, comes back as it was sent.
+// TestLargeIDs checks that an id that a float64 cannot represent, such as a time in nanoseconds, is returned unchanged.
 func TestLargeIDs(t *testing.T) {
 	address, _ := serve(t, nil)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections) // what was dialled and never used would hold up the server's end
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // connections that were opened and never used would delay the server's shutdown
 	stdio, sse := connect(t, server.Config{}), openSSE(t, address)
 	for _, id := range []string{"9007199254740993", "1764220000123456789", "9223372036854775807", "-9223372036854775808", "123456789012345678901234567890", "0.12345678901234567890", `"9007199254740993"`} {
 		progress := strings.Replace(toolCall(id, "report", `{}`), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1)

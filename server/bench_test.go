@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// sink is a daemon that reads files and forgets them.
+// sink is a fake daemon that reads files and discards them.
 type sink struct{ oneFile }
 
 func (sink) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
@@ -21,8 +21,8 @@ func (sink) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbo
 	return sandbox.File{Path: path, Size: n}, err
 }
 
-// BenchmarkStdio is a call on stdio without a daemon: a small one, with a spool and without (it
-// must cost an ordinary message nothing), and one of 100 MB.
+// BenchmarkStdio measures calls on stdio without a daemon: a small call with and without a spool, to show that the spool
+// does not slow down ordinary messages, and a call of 100 MB.
 func BenchmarkStdio(b *testing.B) {
 	box := string(sandbox.NewID())
 	small := toolCall("1", "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"a","text":"a few words"}]}`)

@@ -11,7 +11,7 @@ import (
 
 func TestStdioMessagesInFlightAreBounded(t *testing.T) {
 	p := connect(t, server.Config{RequestBytes: 1 << 20})
-	// Each string is short enough to be kept in memory, and not in the spool.
+	// Each string is short enough to stay in memory.
 	large := `"a":["` + strings.Repeat(strings.Repeat("x", 60_000)+`","`, 10) + `"]`
 	p.send(toolCall(`"first"`, "wait", `{"ms":60000,`+large+`}`), toolCall(`"second"`, "wait", `{"ms":0,`+large+`}`))
 	wantError(t, p.next(), "second", -32000, "more than 1 MiB of memory")

@@ -23,9 +23,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestConformance runs the official conformance suite against the HTTP stack, with our ten tools
-// and the fixtures that the suite wants (fixtures_test.go). e2e/conformance/run installs the
-// suite and says by DORMOUSE_CONFORMANCE where it is.
+// TestConformance runs the official MCP conformance suite against the HTTP server, with the ten tools and the fixtures that
+// the suite requires (fixtures_test.go). e2e/conformance/run installs the suite and sets DORMOUSE_CONFORMANCE to its path.
 func TestConformance(t *testing.T) {
 	suite := os.Getenv("DORMOUSE_CONFORMANCE")
 	if suite == "" {
@@ -34,7 +33,7 @@ func TestConformance(t *testing.T) {
 	url := serveSuite(t)
 	for _, version := range []string{"2025-11-25", "2026-07-28"} {
 		t.Run(version, func(t *testing.T) {
-			expected, err := filepath.Abs("../e2e/conformance/expected-" + version + ".yaml")
+			expected, err := filepath.Abs("../build/conformance/expected-" + version + ".yaml")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,8 +48,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// unscored are the scenarios that the suite runs at a version and does not count: those of extensions, which no
-// version requires, and those that are newer than the version or that the suite's own server does not pass.
+// unscored returns the scenarios that the suite runs for a protocol version but does not score: scenarios of extensions,
+// which no version requires, and scenarios that are newer than the version or that the suite's own server does not pass.
 func unscored(t *testing.T, suite, version string) map[string]bool {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "node", suite, "list", "--requirements", version).Output()
@@ -65,7 +64,8 @@ func unscored(t *testing.T, suite, version string) map[string]bool {
 	return scenarios
 }
 
-// tally counts the checks, and has those that did not pass in the suite's own words.
+// tally returns a summary of the suite's results: the numbers of checks, and the suite's messages for the failures and
+// warnings. It fails the test if an unscored scenario fails, unless that is the scenario of an undeclared extension.
 func tally(t *testing.T, results string, unscored map[string]bool) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(results, "*", "checks.json"))
@@ -75,7 +75,7 @@ func tally(t *testing.T, results string, unscored map[string]bool) string {
 	counted, others := map[string]int{}, map[string]int{}
 	var words strings.Builder
 	for _, file := range files {
-		// server-SCENARIO-TIME
+		// The name of the folder is server-SCENARIO-TIME.
 		scenario := regexp.MustCompile(`^server-(.*)-\d{4}-\d\d-\d\dT[\d-]+Z$`).ReplaceAllString(filepath.Base(filepath.Dir(file)), "$1")
 		var checks []struct{ ID, Status, ErrorMessage string }
 		text, err := os.ReadFile(file)
@@ -103,8 +103,8 @@ func tally(t *testing.T, results string, unscored map[string]bool) string {
 		others["SUCCESS"], others["FAILURE"], len(unscored), words.String())
 }
 
-// serveSuite serves on a port of this machine, with a proxy in front that only adds the token,
-// which the suite cannot send. Host and Origin pass through it as they are.
+// serveSuite starts the server and a proxy in front of it, and returns the proxy's URL. The proxy adds the token, which the
+// suite cannot send, and leaves the Host and Origin headers unchanged.
 func serveSuite(t *testing.T) string {
 	t.Helper()
 	front, err := net.Listen("tcp", "127.0.0.1:0")
@@ -129,9 +129,9 @@ func serveSuite(t *testing.T) string {
 	ended := make(chan error, 1)
 	go func() { ended <- h.Serve(ctx, back) }()
 	target := &url.URL{Scheme: "http", Host: back.Addr().String()}
-	quiet := log.New(io.Discard, "", 0) // of clients that hang up
+	quiet := log.New(io.Discard, "", 0) // discards messages about clients that disconnect
 	proxy := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{FlushInterval: -1, ErrorLog: quiet, Rewrite: func(r *httputil.ProxyRequest) {
-		// Whole: net/http's client closes a connection when an answer ends before it has seen the end of the request.
+		// Read the whole body first: net/http's client closes a connection if the answer ends before the request has been sent.
 		body, _ := io.ReadAll(r.In.Body)
 		r.Out.Body = io.NopCloser(bytes.NewReader(body))
 		r.SetURL(target)

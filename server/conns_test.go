@@ -34,7 +34,8 @@ func withAlice(t *testing.T, change func(*server.HTTPConfig)) func(*server.HTTPC
 	}
 }
 
-// operatorAnswered sends requests of the operator, each on a new connection, and fails the test unless all are answered with 200.
+// operatorAnswered sends requests with the operator's token, each on a new connection. It fails the test unless all are
+// answered with 200.
 func operatorAnswered(t *testing.T, address string) {
 	t.Helper()
 	for _, path := range []string{"/v1/info", "/healthz", "/readyz", "/metrics"} {
@@ -134,7 +135,7 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 func TestTheOldestAnonymousConnectionMakesPlace(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxConns = 4 })
 	var idle []net.Conn
-	for range 4 { // one address may have 3 of 4
+	for range 4 { // one address may have 3 of the 4 connections
 		idle = append(idle, dial(t, address))
 	}
 	idle[0].SetReadDeadline(time.Now().Add(time.Minute))
@@ -192,7 +193,8 @@ func (w waiting) List(context.Context, sandbox.ListRequest) (sandbox.Page, error
 
 const longPoll = `{"execution_id":"exec_a7g3gxlacr7yeca7snkhpktrwh","wait_seconds":300}`
 
-// TestLongPollsLeaveSlotsToOtherRequests starts more long polls than there are slots for working requests.
+// TestLongPollsLeaveSlotsToOtherRequests starts more long polls than there are slots for working requests, and checks that
+// other requests are still answered.
 func TestLongPollsLeaveSlotsToOtherRequests(t *testing.T) {
 	var atOnce atomic.Int64
 	list := tools.New(waiting{atOnce: &atOnce}, tools.Config{})
@@ -237,7 +239,8 @@ func TestLongPollsLeaveSlotsToOtherRequests(t *testing.T) {
 	}
 }
 
-// TestAWaitWithoutASlotIsCutShort takes all slots for waiting requests and starts one more.
+// TestAWaitWithoutASlotIsCutShort takes all slots for waiting requests, and checks that one more long poll is answered
+// early.
 func TestAWaitWithoutASlotIsCutShort(t *testing.T) {
 	var atOnce atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
@@ -262,7 +265,8 @@ func TestAWaitWithoutASlotIsCutShort(t *testing.T) {
 	}
 }
 
-// TestLongPollsOnOneConnectionLeaveRoomForCalls: long polls do not block other calls on stdio and SSE, where all calls share a connection.
+// TestLongPollsOnOneConnectionLeaveRoomForCalls checks that long polls do not block other calls on stdio, where all calls
+// share one connection. SSE uses the same code.
 func TestLongPollsOnOneConnectionLeaveRoomForCalls(t *testing.T) {
 	var atOnce atomic.Int64
 	list := tools.New(waiting{atOnce: &atOnce}, tools.Config{})
@@ -277,7 +281,8 @@ func TestLongPollsOnOneConnectionLeaveRoomForCalls(t *testing.T) {
 	}
 }
 
-// ending is a fake daemon whose executions run until done is closed. It counts the reads that do not wait.
+// ending is a fake daemon whose executions run until done is closed. It counts the concurrent GetExecution calls that do not
+// wait, and sets tooMany if there is more than one.
 type ending struct {
 	tools.Sandboxes
 	done    chan struct{}
@@ -292,7 +297,7 @@ func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ 
 		if e.reads.Add(1) > 1 {
 			e.tooMany.Store(true)
 		}
-		time.Sleep(50 * time.Millisecond) // gives other calls the time to read at once, if they may
+		time.Sleep(50 * time.Millisecond) // so that other calls would overlap if they were not limited
 		e.reads.Add(-1)
 		ex.State = sandbox.ExecSucceeded
 		return ex, nil
@@ -302,7 +307,7 @@ func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ 
 		ex.State = sandbox.ExecSucceeded
 		return ex, nil
 	}
-	return ex, nil // the first step of a call
+	return ex, nil // the first wait of a call ends at once
 }
 
 func TestCallsOnOneConnectionWorkInTurnAfterTheirWaits(t *testing.T) {

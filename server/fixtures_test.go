@@ -14,11 +14,11 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 )
 
-// addFixtures adds what the conformance suite wants a server to have: its scenarios say by name
-// and word what they call and expect.
+// addFixtures adds the tools, resources and prompts that the conformance suite requires. Its scenarios specify their names
+// and answers.
 func addFixtures(s *mcpserver.MCPServer) {
 	mcpserver.WithCompletions()(s)
-	mcpserver.WithLogging()(s) // Dormouse has nothing to tell by log messages
+	mcpserver.WithLogging()(s) // enabled only here: Dormouse sends no log messages to clients
 	mcpserver.WithResourceCapabilities(true, false)(s)
 	addContentFixtures(s)
 	addClientFixtures(s)
@@ -52,7 +52,7 @@ func addFixtureWith(s *mcpserver.MCPServer, name, schema string, call mcpserver.
 	s.AddTool(mcp.Tool{Name: name, Description: "A fixture of the conformance suite", RawInputSchema: json.RawMessage(schema)}, call)
 }
 
-// addContentFixtures are tools that answer at once, one for each kind of content.
+// addContentFixtures adds tools that return a fixed result, one for each kind of content.
 func addContentFixtures(s *mcpserver.MCPServer) {
 	for name, answer := range map[string][]content{
 		"test_simple_text":       {textOf("This is a simple text response for testing.")},
@@ -95,7 +95,7 @@ func addContentFixtures(s *mcpserver.MCPServer) {
 		}
 		return mcp.NewToolResultText("progress was reported"), nil
 	})
-	// The suite asks for these messages by the one, and not for any by the other.
+	// The suite expects log messages only from the first tool.
 	for _, name := range []string{"test_tool_with_logging", "test_logging_tool"} {
 		addFixture(s, name, func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 			for _, text := range []string{"Tool execution started", "Tool processing data", "Tool execution completed"} {
@@ -109,8 +109,8 @@ func addContentFixtures(s *mcpserver.MCPServer) {
 	}
 }
 
-// addClientFixtures are tools that ask the client something in the midst of a call, as it was done
-// up to 2025-11-25. Nobody answers them here, where there are no sessions, so they soon give up.
+// addClientFixtures adds tools that send requests to the client during a call, as protocol versions up to 2025-11-25 specify.
+// The server has no sessions, so no client can answer these requests, and the tools give up after a short time.
 func addClientFixtures(s *mcpserver.MCPServer) {
 	addFixtureWith(s, "test_sampling", `{"type":"object","properties":{"prompt":{"type":"string"}},"required":["prompt"]}`,
 		func(ctx context.Context, r mcp.CallToolRequest) (*mcp.CallToolResult, error) {
@@ -161,18 +161,18 @@ func question(text, field, kind string) mcp.ElicitationParams {
 	return mcp.ElicitationParams{Message: text, RequestedSchema: objectSchema(map[string]any{field: map[string]any{"type": kind}}, field)}
 }
 
-// sign makes a request state that a client cannot make.
+// sign returns a signed request state, which a client cannot forge.
 func sign(state string) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte(state))
 	return state + "." + hex.EncodeToString(mac.Sum(nil))
 }
 
-// addInputFixtures are tools that ask by a result and are called again with the answers, as it is
-// since 2026-07-28.
+// addInputFixtures adds tools that ask the client for input by returning a result with questions. The client then calls the
+// tool again with the answers, as protocol version 2026-07-28 specifies.
 func addInputFixtures(s *mcpserver.MCPServer) {
 	ask := mcpserver.NewInputRequestBuilder
-	// Each is asked in rounds; the state says which.
+	// Each tool asks in one or more rounds. The request state contains the number of the round.
 	for name, rounds := range map[string][]*mcpserver.InputRequestBuilder{
 		"elicitation":     {ask("").Elicit("user_name", question("What is your name?", "name", "string"))},
 		"sampling":        {ask("").Sample("capital_question", sampling("What is the capital of France?", 100))},
@@ -233,7 +233,7 @@ func addInputFixtures(s *mcpserver.MCPServer) {
 	})
 }
 
-// can says what the client of a request can be asked for.
+// can reports whether the client of a request declared the capability.
 func can(r mcp.CallToolRequest, capability string) bool {
 	if r.Params.Meta == nil {
 		return false

@@ -20,7 +20,7 @@ import (
 
 const secret = "dormouse_a-secret-of-the-tests-0123456789"
 
-// inventory is what the HTTP server asks of the daemon.
+// inventory is a fake daemon for /readyz and /metrics.
 type inventory struct{ ready error }
 
 func (i inventory) Ready(context.Context) error { return i.ready }
@@ -32,7 +32,8 @@ func (inventory) List(_ context.Context, r sandbox.ListRequest) (sandbox.Page, e
 	return sandbox.Page{Sandboxes: []sandbox.Sandbox{{State: sandbox.Running}}}, nil
 }
 
-// newHTTP is a server at an address, with the API echoing what it is asked.
+// newHTTP returns a server with the given listen address and the fake tools. Its REST API answers with the path, the body's
+// size and the Authorization header of the request.
 func newHTTP(t testing.TB, address string, change func(*server.HTTPConfig)) *server.HTTP {
 	t.Helper()
 	return newHTTPOf(t, address, fakeTools(), openSpool(t, 0), change)
@@ -63,7 +64,7 @@ func newHTTPOf(t testing.TB, address string, list []tools.Tool, folder *spool.Fo
 	return h
 }
 
-// serve serves on a port of this machine until the test or the returned function ends it.
+// serve starts a server on a local port. It stops when the test ends or end is called.
 func serve(t testing.TB, change func(*server.HTTPConfig)) (address string, end func()) {
 	t.Helper()
 	return serveOf(t, fakeTools(), openSpool(t, 0), change)
@@ -98,8 +99,7 @@ func serveOf(t testing.TB, list []tools.Tool, folder *spool.Folder, change func(
 	return l.Addr().String(), end
 }
 
-// ask sends a request with the token, and header lines such as "Host: x" besides. A header
-// without a value is left out.
+// ask sends a request with the token and further header lines such as "Host: x". A line without a value removes that header.
 func ask(t testing.TB, method, url, body string, header ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, url, strings.NewReader(body))
@@ -138,7 +138,7 @@ func setHeader(r *http.Request, header []string) {
 	}
 }
 
-// do is the same without a network.
+// do is like ask, but calls the handler directly.
 func do(h http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	r.Host = "localhost:8765"
@@ -148,8 +148,8 @@ func do(h http.Handler, method, path, body string, header ...string) *httptest.R
 	return w
 }
 
-// TestS01_Strangers: a web page that rebinds its name to this machine, or posts across
-// origins, does nothing, wherever the server listens; nor does anybody without the token.
+// TestS01_Strangers checks that, at every listen address, the server refuses requests from web pages that use DNS rebinding
+// or have another origin, and requests without the token.
 func TestS01_Strangers(t *testing.T) {
 	type address struct{ listen, own string }
 	paths, turn := []string{"/mcp", "/sse", "/message", "/v1/info", "/metrics", "/healthz", "/nothing"}, 0
@@ -177,7 +177,7 @@ func TestS01_Strangers(t *testing.T) {
 		for host, goodHost := range hosts {
 			for origin, goodOrigin := range origins {
 				for token, goodToken := range tokens {
-					// All combinations with each path would take too long; each comes up hundreds of times.
+					// Testing all combinations with all paths would take too long. Each path is used hundreds of times.
 					turn++
 					path := paths[turn%len(paths)]
 					r := httptest.NewRequest("GET", "/", nil)
@@ -191,7 +191,7 @@ func TestS01_Strangers(t *testing.T) {
 					}
 					ctx, cancel := context.WithCancel(r.Context())
 					if path == "/sse" {
-						cancel() // it would stay open
+						cancel() // otherwise the stream would stay open
 					}
 					w := httptest.NewRecorder()
 					h.ServeHTTP(w, r.WithContext(ctx))
@@ -220,7 +220,7 @@ func TestS01_Strangers(t *testing.T) {
 	}
 }
 
-// TestTwice: headers that come twice are not chosen from.
+// TestTwice checks that a request with two Origin or Authorization headers is refused.
 func TestTwice(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", nil)
 	if w := do(h, "POST", "/mcp", "{}", "Origin: http://localhost:8765", "Origin: http://localhost:8765"); w.Code != http.StatusForbidden {
@@ -235,7 +235,7 @@ func TestTwice(t *testing.T) {
 	}
 }
 
-// TestPreflight: a browser asks first, without a token, and hears yes for an allowed origin alone.
+// TestPreflight checks that a browser's preflight request, which has no token, is accepted only from an allowed origin.
 func TestPreflight(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.AllowOrigins = []string{"https://app.example.com"} })
 	w := do(h, "OPTIONS", "/mcp", "", "Authorization: ", "Origin: https://app.example.com", "Access-Control-Request-Method: POST")
@@ -248,7 +248,7 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// TestRoutes: what is where, and who needs a token.
+// TestRoutes checks the routes, and which of them need a token.
 func TestRoutes(t *testing.T) {
 	notReady := func(c *server.HTTPConfig) { c.Sandboxes = inventory{ready: errors.New("secret text")} }
 	noSSE := func(c *server.HTTPConfig) { c.SSE = false }
@@ -291,7 +291,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// TestBadConfig: what can't be meant is refused at the start.
+// TestBadConfig checks that NewHTTP refuses invalid configurations.
 func TestBadConfig(t *testing.T) {
 	token, _ := server.NewToken("default", secret)
 	good := func() server.HTTPConfig {
@@ -315,7 +315,7 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// FuzzHostOrigin: only names that are in the list get in, however they are written.
+// FuzzHostOrigin checks that only allowed names and origins are admitted, however they are written.
 func FuzzHostOrigin(f *testing.F) {
 	f.Add("localhost:8765", "http://localhost:8765")
 	f.Add("evil.com", "null")

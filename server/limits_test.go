@@ -17,7 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server"
 )
 
-// dial opens a connection that a test writes to by hand.
+// dial opens a TCP connection on which a test sends raw HTTP.
 func dial(t *testing.T, address string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
@@ -43,7 +43,7 @@ func status(t *testing.T, c net.Conn) string {
 	return strings.TrimSpace(line)
 }
 
-// aliveHTTP fails unless the server still answers others.
+// aliveHTTP fails the test unless the server answers another client.
 func aliveHTTP(t *testing.T, address string) {
 	t.Helper()
 	res, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "echo", `{}`))
@@ -52,7 +52,8 @@ func aliveHTTP(t *testing.T, address string) {
 	}
 }
 
-// TestS04_Slow: a body that trickles, or never comes, is given up; others are not disturbed.
+// TestS04_Slow checks that the server stops reading a body that arrives too slowly or not at all, and that other clients are
+// not affected.
 func TestS04_Slow(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = 300 * time.Millisecond })
 	silent, trickling := dial(t, address), dial(t, address)
@@ -79,23 +80,23 @@ func TestS04_Slow(t *testing.T) {
 	aliveHTTP(t, address)
 }
 
-// TestSlowCall: the patience is with bodies, not with calls.
+// TestSlowCall checks that BodyPatience limits only the time to read the body, and not the duration of a call.
 func TestSlowCall(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = 100 * time.Millisecond })
-	for range 2 { // the second on the same connection
+	for range 2 { // the second call uses the same connection
 		if _, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":400}`)); !strings.Contains(body, "waited") {
 			t.Errorf("got %s", body)
 		}
 	}
 }
 
-// TestS04_Endless: a body without an end costs no more than the limit.
+// TestS04_Endless checks that an endless body is refused once it exceeds the limit.
 func TestS04_Endless(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxBody = 1 << 20 })
 	r, _ := http.NewRequest("POST", "http://"+address+"/mcp", io.LimitReader(endless{}, 1<<30))
 	setHeader(r, nil)
 	res, err := http.DefaultClient.Do(r)
-	if err == nil { // or the connection is cut while the client still writes
+	if err == nil { // an error is fine, too: the server may close the connection while the client still writes
 		res.Body.Close()
 		if res.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("status %d, want 413", res.StatusCode)
@@ -116,8 +117,8 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-// TestS04_Parallel: of 64 of the largest bodies at once a few get in, the rest hear 503,
-// and memory stays bounded.
+// TestS04_Parallel sends 64 bodies of the maximum size at once. It checks that memory stays bounded and that bodies for which
+// there is no memory are refused with 503.
 func TestS04_Parallel(t *testing.T) {
 	const size = 8 << 20
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxBody, c.BodiesBytes = size, 2*size })
@@ -132,7 +133,7 @@ func TestS04_Parallel(t *testing.T) {
 		wg.Go(func() {
 			if i%2 == 0 {
 				io.WriteString(c, post(address, size))
-			} else { // of unknown size
+			} else { // the size is unknown
 				io.WriteString(c, strings.Replace(post(address, size), fmt.Sprintf("Content-Length: %d", size), "Transfer-Encoding: chunked", 1))
 				fmt.Fprintf(c, "%x\r\n", size)
 			}
@@ -165,7 +166,7 @@ func TestS04_Parallel(t *testing.T) {
 	if grown := int64(after.Sys) - int64(before.Sys); grown > 128<<20 {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
-	// All that was taken is given back.
+	// The whole budget has been given back.
 	waitFor(t, func() bool {
 		_, metrics := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(metrics, "dormouse_http_body_bytes 0\n")
@@ -182,7 +183,7 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
-// TestS04_Headers: what is larger than headers are is refused.
+// TestS04_Headers checks that headers above the size limit are refused.
 func TestS04_Headers(t *testing.T) {
 	address, _ := serve(t, nil)
 	c := dial(t, address)
@@ -192,7 +193,7 @@ func TestS04_Headers(t *testing.T) {
 	}
 }
 
-// TestFiles: a file's body is bounded by the API, and takes nothing from the budget.
+// TestFiles checks that uploading a file takes nothing from the budget for bodies, and that MaxBody does not apply to it.
 func TestFiles(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxBody, c.BodiesBytes = 1000, 1000 })
 	body := strings.Repeat("x", 1<<20)
@@ -204,8 +205,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestS07_Busy: over the limit of calls at once a request waits for a moment, and then is refused
-// by name; health and the metrics of a full server are another matter.
+// TestS07_Busy checks that a request beyond the limit of concurrent requests waits for a moment and is then refused with
+// 503, and that /healthz is still answered.
 func TestS07_Busy(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxRequests = 2 })
 	var wg sync.WaitGroup
@@ -216,7 +217,7 @@ func TestS07_Busy(t *testing.T) {
 	if res, _ := ask(t, "GET", "http://"+address+"/healthz", ""); res.StatusCode != http.StatusOK {
 		t.Errorf("health of a full server: %d", res.StatusCode)
 	}
-	aliveHTTP(t, address) // waits for its turn
+	aliveHTTP(t, address) // its request waits for a slot
 	wg.Wait()
 
 	address, _ = serve(t, func(c *server.HTTPConfig) { c.MaxRequests, c.Queue = 2, time.Millisecond })
@@ -231,7 +232,8 @@ func TestS07_Busy(t *testing.T) {
 	wg.Wait()
 }
 
-// TestS02_Token: made once, for this user alone, whole, and never shown.
+// TestS02_Token checks that concurrent callers create only one token, that only this user can read its file, that the file
+// is complete, and that the secret is never formatted.
 func TestS02_Token(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	var wg sync.WaitGroup

@@ -33,7 +33,8 @@ func openSpool(t testing.TB, most int64) *spool.Folder {
 	return f
 }
 
-// longTools are fakeTools, "sum", which says what came, and "large", which answers with much.
+// longTools returns fakeTools and two further tools: "sum", which returns a checksum of its argument and whether it was in
+// memory or on disk, and "large", which returns a large file.
 func longTools() []tools.Tool {
 	var readFile tools.Tool
 	for _, t := range tools.New(oneFile{size: 60_000_000}, tools.Config{}) {
@@ -70,13 +71,13 @@ func sum(s string) string { return fmt.Sprintf("%d %x", len(s), sha256.Sum256([]
 
 var transports = []string{"stdio", "http", "sse"}
 
-// rawClient sends raw messages and reads answers, over any transport.
+// rawClient sends raw messages and reads answers over any transport.
 type rawClient struct {
 	send func(string)
 	next func() answer
 }
 
-// connectRaw is a client of a server with a limit for messages.
+// connectRaw starts a server with a limit for the size of messages, and returns a client.
 func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawClient {
 	t.Helper()
 	if kind == "stdio" {
@@ -90,7 +91,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 			go func() {
 				a := answer{}
 				_, a.raw = ask(t, "POST", "http://"+address+"/mcp", s)
-				for _, line := range strings.Split(a.raw, "\n") { // the last message of a stream
+				for _, line := range strings.Split(a.raw, "\n") { // if the answer is a stream, use its last message
 					line = strings.TrimPrefix(line, "data: ")
 					if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &a) == nil && a.Method == "" {
 						break
@@ -147,7 +148,8 @@ func slowly(t *testing.T, next func(time.Duration) (answer, error)) answer {
 	}
 }
 
-// TestLongStrings: a tool reads what the client wrote, wherever it was meanwhile, and nothing is left.
+// TestLongStrings checks that a tool reads the string that the client sent, whether it was in memory or on disk, and that
+// nothing stays on disk.
 func TestLongStrings(t *testing.T) {
 	pad := strings.Repeat("0123456789abcdef", 20_000)
 	for _, kind := range transports {
@@ -174,7 +176,8 @@ func TestLongStrings(t *testing.T) {
 	}
 }
 
-// TestLongElsewhere: a long string that no tool reads is refused, and nobody is shown a token.
+// TestLongElsewhere checks that a long string outside the arguments of a tool is refused, and that no answer contains a
+// token.
 func TestLongElsewhere(t *testing.T) {
 	pad := strings.Repeat("x", 100_000)
 	for _, kind := range transports {
@@ -199,11 +202,11 @@ func TestLongElsewhere(t *testing.T) {
 			if a := c.next(); a.ID != nil || a.Error == nil || strings.Contains(a.raw, "spool:") {
 				t.Errorf("the id: %.300s", a.raw)
 			}
-			c.send(toolCall("1", "sum", `"`+pad+`"`)) // for the tool to judge
+			c.send(toolCall("1", "sum", `"`+pad+`"`)) // the tool refuses these arguments itself
 			if a := c.next(); a.Result["isError"] != true || strings.Contains(a.raw, "spool:") {
 				t.Errorf("the arguments: %.300s", a.raw)
 			}
-			c.send(toolCall("2", "sum", `{"`+pad+`":1}`)) // names stay in memory
+			c.send(toolCall("2", "sum", `{"`+pad+`":1}`)) // names of fields stay in memory
 			if a := c.next(); a.ID != 2.0 || a.Result["isError"] != true {
 				t.Errorf("a name: %.300s", a.raw)
 			}
@@ -212,7 +215,7 @@ func TestLongElsewhere(t *testing.T) {
 	}
 }
 
-// TestLongRefused: what is too much is read to its end and answered under its id, and the next call is fine.
+// TestLongRefused checks that a refused message is read to its end and answered with its id, and that the next call works.
 func TestLongRefused(t *testing.T) {
 	pad := strings.Repeat("x", 1<<20)
 	for _, kind := range transports {
@@ -256,7 +259,7 @@ func TestLongRefused(t *testing.T) {
 	}
 }
 
-// TestLongAnswers: a file goes out in base64, whether the answer is alone or on a stream.
+// TestLongAnswers checks that a large file is returned in base64, with and without progress notifications before the answer.
 func TestLongAnswers(t *testing.T) {
 	for _, kind := range transports {
 		for _, meta := range []string{``, `,"_meta":{"progressToken":"tok"}`} {
@@ -286,7 +289,7 @@ func TestLongAnswers(t *testing.T) {
 	}
 }
 
-// TestLongClients: mcp-go's own client, in its newest and its oldest era.
+// TestLongClients sends and receives long strings with mcp-go's client, with the newest and the oldest protocol version.
 func TestLongClients(t *testing.T) {
 	folder := openSpool(t, 0)
 	address, _ := serveOf(t, longTools(), folder, nil)
@@ -313,7 +316,7 @@ func TestLongClients(t *testing.T) {
 	waitFor(t, func() bool { return folder.Used() == 0 })
 }
 
-// TestLongAtOnce: many at once, all with the same id, come and go whole.
+// TestLongAtOnce checks that many concurrent long messages, all with the same id, are not mixed up.
 func TestLongAtOnce(t *testing.T) {
 	for _, kind := range transports {
 		t.Run(kind, func(t *testing.T) {
@@ -338,7 +341,7 @@ func TestLongAtOnce(t *testing.T) {
 	}
 }
 
-// TestLongVanishes: a client that goes in the middle of a message, or of an answer, leaves nothing behind.
+// TestLongVanishes checks that nothing stays on disk if a client disconnects during a message or an answer.
 func TestLongVanishes(t *testing.T) {
 	folder := openSpool(t, 0)
 	address, _ := serveOf(t, longTools(), folder, func(c *server.HTTPConfig) { c.BodyPatience = 300 * time.Millisecond })
@@ -348,17 +351,17 @@ func TestLongVanishes(t *testing.T) {
 		wg.Go(func() {
 			c := dial(t, address)
 			switch i % 3 {
-			case 0: // in the message
+			case 0: // the client disconnects during the message
 				io.WriteString(c, post(address, len(message))+message[:2<<20])
 				waitFor(t, func() bool { return folder.Used() > 0 })
 				c.Close()
-			case 1: // it comes no further
+			case 1: // the client stops sending
 				io.WriteString(c, post(address, len(message))+message[:66<<10])
 				c.SetReadDeadline(time.Now().Add(20 * time.Second))
 				if line, err := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, "408") {
 					t.Errorf("%q, %v, want 408", line, err)
 				}
-			case 2: // in the answer
+			case 2: // the client disconnects during the answer
 				m := toolCall("1", "large", `{"size":50000000}`)
 				io.WriteString(c, post(address, len(m))+m)
 				c.Read(make([]byte, 100_000))
@@ -384,7 +387,8 @@ func TestLongVanishes(t *testing.T) {
 	waitFor(t, func() bool { return folder.Used() == 0 })
 }
 
-// TestS04_LongBodies: of many at once those get in for which the disk has room, the rest hear 503 under their id.
+// TestS04_LongBodies sends many long messages at once, and checks that those beyond the disk limit are refused with 503 and
+// their id.
 func TestS04_LongBodies(t *testing.T) {
 	const size = 8 << 20
 	folder := openSpool(t, 3*size)
@@ -412,12 +416,12 @@ func TestS04_LongBodies(t *testing.T) {
 	aliveHTTP(t, address)
 }
 
-// pattern is the file that "large" reads.
+// pattern returns the first n bytes of the file that "large" reads.
 func pattern(n int) []byte {
 	return bytes.Repeat([]byte("0123456789 spool:\x00\xff\n"), n/20+1)[:n]
 }
 
-// oneFile is a daemon with one file, of size bytes.
+// oneFile is a fake daemon with one file of size bytes.
 type oneFile struct {
 	tools.Sandboxes
 	size int64

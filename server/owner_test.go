@@ -19,7 +19,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// counted is the daemon, to which it matters who counts its sandboxes.
+// counted is a fake daemon that records on whose behalf its sandboxes are listed.
 type counted struct {
 	inventory
 	by sandbox.Owner
@@ -30,8 +30,8 @@ func (c *counted) List(ctx context.Context, r sandbox.ListRequest) (sandbox.Page
 	return c.inventory.List(ctx, r)
 }
 
-// S03: whoever asks, over whichever transport, everything behind the guard knows on whose behalf, from the token
-// alone: no header, field or parameter of the client's says otherwise.
+// TestS03_OwnerOfARequest checks that, on every transport, the owner of a request is that of its token, and that no header,
+// field or parameter can change it.
 func TestS03_OwnerOfARequest(t *testing.T) {
 	secrets := map[string]string{"default": secret, "alice": secret + "-of-alice", "bob": secret + "-of-bob"}
 	var tokens []server.Token
@@ -133,7 +133,8 @@ func TestS03_OwnerOfARequest(t *testing.T) {
 	}
 }
 
-// S03: nobody posts to another's stream; it is not there.
+// TestS03_AnothersStream checks that posting to another owner's stream gets the same answer as posting to a stream that does
+// not exist.
 func TestS03_AnothersStream(t *testing.T) {
 	mine, _ := server.NewToken("alice", secret)
 	const other = "dormouse_another-secret-of-the-tests-0123456789"

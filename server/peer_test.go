@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// fakeTools are tools that do what transports must stand: answer, wait, panic, report.
+// fakeTools returns tools that answer, wait, panic and report progress, to test the transports.
 func fakeTools() []tools.Tool {
 	definition := func(name string) mcp.Tool {
 		return mcp.Tool{Name: name, RawInputSchema: json.RawMessage(`{"type":"object"}`)}
@@ -46,7 +46,7 @@ func fakeTools() []tools.Tool {
 	}
 }
 
-// peer is a client that writes raw lines.
+// peer is a stdio client that writes raw lines.
 type peer struct {
 	t     *testing.T
 	in    *io.PipeWriter
@@ -96,7 +96,7 @@ func (p *peer) send(lines ...string) {
 	}
 }
 
-// answer is any message from the server.
+// answer is a message from the server: an answer or a notification.
 type answer struct {
 	ID     any            `json:"id"`
 	Method string         `json:"method"`
@@ -109,7 +109,7 @@ type answer struct {
 	raw string
 }
 
-// text returns the text of a tool's result.
+// text returns the text in the result of a tool call.
 func (a answer) text() string {
 	content, _ := a.Result["content"].([]any)
 	if len(content) == 0 {
@@ -121,7 +121,7 @@ func (a answer) text() string {
 
 func (p *peer) next() answer {
 	p.t.Helper()
-	a, err := p.tryNext(30 * time.Second) // the race detector on a slow machine
+	a, err := p.tryNext(30 * time.Second) // long enough for a slow machine with the race detector
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func (p *peer) tryNext(wait time.Duration) (answer, error) {
 	}
 }
 
-// alive fails unless the server still answers.
+// alive fails the test unless the server still answers.
 func (p *peer) alive() {
 	p.t.Helper()
 	p.send(toolCall(`"alive"`, "echo", `{}`))

@@ -24,7 +24,7 @@ func TestSeatAfterAWait(t *testing.T) {
 		}
 	}
 	first := sit()
-	for range 2 { // the second one finds the slot for a wait taken by itself
+	for range 2 { // in the second round, first itself already holds the slot for waiting
 		if !first.wait() {
 			t.Error("a slot for a wait was refused, want it")
 		}

@@ -20,11 +20,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestInitialize in every protocol era, and one that nobody knows.
+// TestInitialize initializes with every protocol version, and with an unknown one.
 func TestInitialize(t *testing.T) {
 	for asked, want := range map[string]string{
 		"2024-11-05": "2024-11-05", "2025-03-26": "2025-03-26", "2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25",
-		"2026-07-28": "2025-11-25", // has no initialize; its clients ask server/discover
+		"2026-07-28": "2025-11-25", // this version has no initialize; its clients call server/discover
 		"1999-01-01": "2025-11-25",
 	} {
 		p := connect(t, server.Config{Version: "1.2.3"})
@@ -44,7 +44,8 @@ func TestInitialize(t *testing.T) {
 	}
 }
 
-// TestResources: one template, nothing to list, and a file's content or why there is none.
+// TestResources checks that the server offers one resource template, lists no resources, and returns the content of a file
+// or an error.
 func TestResources(t *testing.T) {
 	files := tools.Files(oneFile{size: 1000}, tools.Config{})
 	broken := files
@@ -80,7 +81,7 @@ func TestResources(t *testing.T) {
 	p.alive()
 }
 
-// TestClients drives the server with mcp-go's client in each era.
+// TestClients calls the server with mcp-go's client, with each protocol version.
 func TestClients(t *testing.T) {
 	for _, version := range slices.Backward(mcp.ValidProtocolVersions) {
 		t.Run(version, func(t *testing.T) {
@@ -111,7 +112,7 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// TestToolsListIsStable: prompts are cached by what it says.
+// TestToolsListIsStable checks that tools/list always returns the same text, because clients' prompt caches depend on it.
 func TestToolsListIsStable(t *testing.T) {
 	p := connectTo(t, server.New(tools.New(nil, tools.Config{}), server.Config{}))
 	const list = `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
@@ -128,7 +129,8 @@ func TestToolsListIsStable(t *testing.T) {
 	}
 }
 
-// TestBadMessages: each is answered as JSON-RPC says, and the server lives.
+// TestBadMessages checks that each invalid message is answered with the error that JSON-RPC specifies, and that the server
+// keeps working.
 func TestBadMessages(t *testing.T) {
 	for _, c := range []struct {
 		name, line string
@@ -160,7 +162,7 @@ func TestBadMessages(t *testing.T) {
 	}
 }
 
-// TestSilentMessages need no answer and get none.
+// TestSilentMessages checks that messages that need no answer get none.
 func TestSilentMessages(t *testing.T) {
 	p := connect(t, server.Config{})
 	p.send("", "  ", "\r", `{"jsonrpc":"2.0","id":1,"result":{}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}`,
@@ -169,8 +171,8 @@ func TestSilentMessages(t *testing.T) {
 	p.alive()
 }
 
-// TestLastLineWithoutNewline is a request like any other, and is answered after the
-// client has closed its end.
+// TestLastLineWithoutNewline checks that a last line without a newline is handled, and answered after the client has closed
+// its output.
 func TestLastLineWithoutNewline(t *testing.T) {
 	p := connect(t, server.Config{})
 	if _, err := io.WriteString(p.in, toolCall("1", "wait", `{"ms":50}`)); err != nil {
@@ -185,7 +187,7 @@ func TestLastLineWithoutNewline(t *testing.T) {
 	}
 }
 
-// TestGrace: a client that has gone does not keep the server.
+// TestGrace checks that a running call does not keep ServeStdio from returning after the client has disconnected.
 func TestGrace(t *testing.T) {
 	p := connect(t, server.Config{Grace: 50 * time.Millisecond})
 	p.send(toolCall("1", "wait", `{"ms":60000}`))
@@ -200,7 +202,7 @@ func TestGrace(t *testing.T) {
 	}
 }
 
-// TestContextEnds: the caller ends the server, whatever is in flight.
+// TestContextEnds checks that ServeStdio returns when its context ends, even if a call is in flight.
 func TestContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	in, w := io.Pipe()
@@ -219,7 +221,8 @@ func TestContextEnds(t *testing.T) {
 	}
 }
 
-// TestPanic: the model gets a number, the log the detail, and the server lives.
+// TestPanic checks that after a panic the model gets an error id, the log contains the details, and the server keeps
+// working.
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
 	p := connect(t, server.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
@@ -236,7 +239,7 @@ func TestPanic(t *testing.T) {
 	p.alive()
 }
 
-// TestParallelCalls: a hundred at once are all answered, and don't wait for each other.
+// TestParallelCalls checks that a hundred concurrent calls are all answered and don't wait for each other.
 func TestParallelCalls(t *testing.T) {
 	p := connect(t, server.Config{MaxCalls: 100})
 	begun := time.Now()
@@ -256,8 +259,7 @@ func TestParallelCalls(t *testing.T) {
 	}
 }
 
-// TestCancel: a cancelled call is let go at once and gets no answer, even when all
-// places are taken.
+// TestCancel checks that a cancelled call frees its slot at once and gets no answer, even if all slots are in use.
 func TestCancel(t *testing.T) {
 	p := connect(t, server.Config{MaxCalls: 1})
 	p.send(toolCall(`"slow"`, "wait", `{"ms":60000}`), toolCall("2", "echo", `{}`),
@@ -270,7 +272,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestFlood: what is over the limit is refused at once.
+// TestFlood checks that requests beyond maxInFlight are refused at once.
 func TestFlood(t *testing.T) {
 	p := connect(t, server.Config{MaxCalls: 1, Grace: time.Millisecond})
 	for i := range 1001 {
@@ -279,8 +281,8 @@ func TestFlood(t *testing.T) {
 	wantError(t, p.next(), 1000.0, -32000, "more than 1000 requests")
 }
 
-// TestHugeLine is answered under its own id, wherever the client writes it, and the
-// connection lives.
+// TestHugeLine checks that a line above the size limit is answered with its id, wherever the id is in the message, and that
+// the connection keeps working.
 func TestHugeLine(t *testing.T) {
 	p := connect(t, server.Config{MaxMessageBytes: 1 << 20})
 	huge := strings.Repeat(`x\",\"id\":666}`, 200_000)
@@ -300,7 +302,7 @@ func TestHugeLine(t *testing.T) {
 	}
 }
 
-// TestLineLimits holds the limit of a line at n−1, n and n+1.
+// TestLineLimits checks the limit of a line with lines of n−1, n and n+1 bytes.
 func TestLineLimits(t *testing.T) {
 	const limit = 100_000
 	p := connect(t, server.Config{MaxMessageBytes: limit})
@@ -313,7 +315,7 @@ func TestLineLimits(t *testing.T) {
 	}
 }
 
-// TestProgress comes before the result, if it was asked for.
+// TestProgress checks that progress is reported before the result, and only if the client asked for it.
 func TestProgress(t *testing.T) {
 	p := connect(t, server.Config{})
 	for range 50 {
@@ -331,7 +333,7 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// TestBrokenOutput ends the server: nobody reads it any more.
+// TestBrokenOutput checks that ServeStdio returns an error if it cannot write to the client.
 func TestBrokenOutput(t *testing.T) {
 	in, w := io.Pipe()
 	defer w.Close()

@@ -13,8 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestStop: the end is clean: a call in flight is answered, streams end whole, and who comes
-// later is told.
+// TestStop checks that the server stops cleanly: it answers the call in flight and ends streams.
 func TestStop(t *testing.T) {
 	address, end := serve(t, nil)
 	stream := openSSE(t, address)
@@ -42,7 +41,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// slowSandboxes run one execution for ever.
+// slowSandboxes is a fake daemon whose execution runs until end is closed.
 type slowSandboxes struct {
 	tools.Sandboxes
 	end chan struct{}
@@ -71,7 +70,7 @@ func (s *slowSandboxes) GetExecution(ctx context.Context, id string, wait float6
 	return sandbox.Execution{ID: sandbox.ExecutionID(id), State: s.state()}, nil
 }
 
-// TestWaits: a wait ends when the server stops, with the execution's id.
+// TestWaits checks that Drain ends waits, and that Execute still returns the execution's id.
 func TestWaits(t *testing.T) {
 	s := &slowSandboxes{end: make(chan struct{})}
 	w := server.NewWaits(s)
@@ -95,7 +94,7 @@ func TestWaits(t *testing.T) {
 	}
 }
 
-// TestExecutionMetrics: what the daemon tells of executions is counted.
+// TestExecutionMetrics checks that executions reported by the daemon are counted.
 func TestExecutionMetrics(t *testing.T) {
 	m := server.NewMetrics("1")
 	for _, state := range []sandbox.ExecutionState{sandbox.ExecQueued, sandbox.ExecQueued, sandbox.ExecFailed} {
@@ -108,7 +107,7 @@ func TestExecutionMetrics(t *testing.T) {
 	}
 }
 
-// TestVanish: a client that goes away in the middle of a call or a stream leaves nothing behind.
+// TestVanish checks that all slots are free again after clients disconnected during calls and streams.
 func TestVanish(t *testing.T) {
 	address, end := serve(t, nil)
 	for range 20 {

@@ -18,14 +18,14 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// letsIn asks with a token, and returns the status.
+// letsIn sends a request with a token and returns the HTTP status.
 func letsIn(t *testing.T, h http.Handler, token string) int {
 	t.Helper()
 	return do(h, "GET", "/v1/info", "", "Authorization: Bearer "+token).Code
 }
 
-// S02: who is in the file is let in, as it is now: a new token counts, and a revoked one does not, from the next
-// request on; while the file can't be trusted, nobody's does.
+// TestS02_TokenFile checks that adding and revoking a token applies to the next request, and that no token is valid while
+// the file can't be trusted.
 func TestS02_TokenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	file, err := server.OpenOrMakeTokenFile(path, quiet)
@@ -67,7 +67,7 @@ func TestS02_TokenFile(t *testing.T) {
 	if names, err := server.TokenNames(path); err != nil || strings.Join(names, " ") != "default bob" {
 		t.Errorf("TokenNames() = %v, %v", names, err)
 	}
-	for range 20 { // changes within one tick of the file system's clock
+	for range 20 { // several changes within one tick of the file system's clock
 		again, err := server.AddToken(path, "alice")
 		if err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ func TestS02_TokenFile(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("the file's mode: %v, %v", info, err)
 		}
-		long := time.Now().Add(-time.Hour) // it has been as it is for long, and has been read since
+		long := time.Now().Add(-time.Hour) // the last change is so long ago that TokenFile considers the file settled
 		os.Chtimes(path, long, long)
 		want("nothing was changed", 200, first, bob)
 		os.Chmod(path, 0o640)
@@ -111,7 +111,7 @@ func TestS02_TokenFile(t *testing.T) {
 	want("no file", 401, first, bob)
 	os.WriteFile(path, []byte("bob "+bob), 0o600)
 	want("it is back", 200, bob)
-	for i := range 20 { // in place, of the same size, and perhaps of the same time
+	for i := range 20 { // overwrite the file in place, with the same size and perhaps the same modification time
 		another := fmt.Sprintf("dormouse_%043d", i)
 		os.WriteFile(path, []byte("bob "+another+strings.Repeat(" ", len(bob)-len(another))), 0o600)
 		want("written over", 200, another)
@@ -123,7 +123,7 @@ func TestS02_TokenFile(t *testing.T) {
 	}
 }
 
-// S02: no error shows what may be a token, and no file lets in by mistake.
+// TestS02_BadTokenFile checks that an invalid token file is refused, and that the error contains no token.
 func TestS02_BadTokenFile(t *testing.T) {
 	const other = "dormouse_another-secret-of-the-tests-0123456789"
 	for name, text := range map[string]string{
@@ -146,7 +146,7 @@ func TestS02_BadTokenFile(t *testing.T) {
 	}
 }
 
-// Editors at once, with a server that begins, lose nobody's token.
+// TestTokenFileEditors checks that no token is lost if several tokens are added while a server creates the file.
 func TestTokenFileEditors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	var wg sync.WaitGroup
@@ -168,7 +168,8 @@ func TestTokenFileEditors(t *testing.T) {
 	}
 }
 
-// S02: a stream and a wait that were begun with a token end soon after it was revoked; those of others go on.
+// TestS02_RevokedStream checks that streams and waits end soon after their token was revoked, and that those of other tokens
+// continue.
 func TestS02_RevokedStream(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	alice, err := server.AddToken(path, "alice")
@@ -219,8 +220,8 @@ func TestS02_RevokedStream(t *testing.T) {
 	}
 }
 
-// S07: who asks more often than it may is told so, when to ask again, and in the form of what it asked; others
-// are not disturbed.
+// TestS07_Rate checks that a request above the token's rate is refused with Retry-After, in the error format of its route,
+// and that other tokens are not affected.
 func TestS07_Rate(t *testing.T) {
 	mine, _ := server.NewToken("alice", secret)
 	const other = "dormouse_another-secret-of-the-tests-0123456789"
@@ -253,7 +254,7 @@ func TestS07_Rate(t *testing.T) {
 	}
 }
 
-// S07: one token cannot have all the places.
+// TestS07_PlacesForOthers checks that one token cannot use all slots.
 func TestS07_PlacesForOthers(t *testing.T) {
 	mine, _ := server.NewToken("alice", secret)
 	const other = "dormouse_another-secret-of-the-tests-0123456789"

@@ -21,7 +21,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server"
 )
 
-// connectHTTP is mcp-go's client over a transport that is served over HTTP, initialized.
+// connectHTTP returns mcp-go's client, initialized, on the streamable HTTP or the SSE transport.
 func connectHTTP(t *testing.T, kind, version, address string) *client.Client {
 	t.Helper()
 	header := map[string]string{"Authorization": "Bearer " + secret}
@@ -49,8 +49,8 @@ func connectHTTP(t *testing.T, kind, version, address string) *client.Client {
 	return c
 }
 
-// TestHTTPClients drives the server with mcp-go's client in each era, many calls at once, with
-// ids that are the same from client to client.
+// TestHTTPClients makes concurrent calls with several of mcp-go's clients, with each protocol version. All clients use the
+// same ids.
 func TestHTTPClients(t *testing.T) {
 	address, _ := serve(t, nil)
 	for _, kind := range []string{"streamable", "sse"} {
@@ -84,7 +84,7 @@ func TestHTTPClients(t *testing.T) {
 	}
 }
 
-// TestHTTPProgress comes, and before the result, over both transports.
+// TestHTTPProgress checks that progress is reported before the result on both transports.
 func TestHTTPProgress(t *testing.T) {
 	address, _ := serve(t, nil)
 	const call = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"report","_meta":{"progressToken":"tok"}}}`
@@ -107,7 +107,7 @@ func TestHTTPProgress(t *testing.T) {
 	}
 }
 
-// sseClient is a client of the SSE transport that posts raw messages.
+// sseClient is a client on the SSE transport that posts raw messages.
 type sseClient struct {
 	t        *testing.T
 	endpoint string
@@ -161,7 +161,7 @@ func (c *sseClient) next() (a answer) {
 	return a
 }
 
-// TestSSECancel: a cancelled call gets no answer, and the stream goes on.
+// TestSSECancel checks that a cancelled call gets no answer, and that the stream keeps working.
 func TestSSECancel(t *testing.T) {
 	address, _ := serve(t, nil)
 	c := openSSE(t, address)
@@ -173,7 +173,7 @@ func TestSSECancel(t *testing.T) {
 	}
 }
 
-// TestHTTPCancel: clients share ids, so one must not cancel another's call by its id.
+// TestHTTPCancel checks that a client cannot cancel another client's call that has the same id.
 func TestHTTPCancel(t *testing.T) {
 	address, _ := serve(t, nil)
 	done := make(chan string, 1)
@@ -190,7 +190,8 @@ func TestHTTPCancel(t *testing.T) {
 	}
 }
 
-// TestBadRequests: each is answered as the protocol says, on both transports, and the server lives.
+// TestBadRequests checks that, on both transports, each invalid request is answered as the protocol specifies, and that the
+// server keeps working.
 func TestBadRequests(t *testing.T) {
 	address, _ := serve(t, nil)
 	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
@@ -232,7 +233,7 @@ func TestBadRequests(t *testing.T) {
 			}
 			want := c.status
 			if want == http.StatusOK {
-				want = http.StatusAccepted // the answer comes on the stream
+				want = http.StatusAccepted // the answer is sent on the stream
 			}
 			if res, body := ask(t, "POST", stream.endpoint, c.body, header...); res.StatusCode != want || !strings.Contains(body, c.says) {
 				t.Errorf("/message: %d %s", res.StatusCode, body)
@@ -242,7 +243,8 @@ func TestBadRequests(t *testing.T) {
 	aliveHTTP(t, address)
 }
 
-// TestS06_Panic: a panic outside of tools, too, is a number and no text.
+// TestS06_Panic checks that the answer after a panic, also after one outside a tool, contains an error id and not the text of
+// the panic.
 func TestS06_Panic(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) {
 		c.API = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret text") })
@@ -255,7 +257,7 @@ func TestS06_Panic(t *testing.T) {
 	}
 }
 
-// TestS08_Framing: nothing that a program prints ends an event or begins another.
+// TestS08_Framing checks that no output of code in a sandbox can end an event or begin a new one.
 func TestS08_Framing(t *testing.T) {
 	address, _ := serve(t, nil)
 	nasty := "\n\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\r\n\r\n\x1b[2J\u2028\u202e\x00"
@@ -273,7 +275,7 @@ func TestS08_Framing(t *testing.T) {
 	}
 }
 
-// TestHTTP2: what TLS clients speak, with the same limits.
+// TestHTTP2 checks calls and the limit for slow bodies over HTTP/2, which TLS clients use.
 func TestHTTP2(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.BodyPatience = 200 * time.Millisecond })
 	s := httptest.NewUnstartedServer(h)
@@ -303,7 +305,8 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
-// TestListen: a modern client that wants to hear of changes is told that there are none to hear of.
+// TestListen checks that a client of protocol version 2026-07-28 that subscribes to changes gets an acknowledgement and then,
+// because nothing ever changes, the result.
 func TestListen(t *testing.T) {
 	address, _ := serve(t, nil)
 	const listen = `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},` +

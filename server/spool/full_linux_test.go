@@ -11,11 +11,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// TestDiskFull: a full disk is an answer, for a message and for an answer, and then there is room again.
+// TestDiskFull checks that a full disk causes an error for a message and for an answer, and that the space is free
+// afterwards.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "gvisor") { // which needs to mount, too
+		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "gvisor") { // where gVisor is tested, mounting must work
 			t.Fatalf("no small disk can be had here: %v", err)
 		}
 		t.Skipf("NOT TESTED: no small disk can be had here: %v", err)

@@ -28,19 +28,19 @@ func open(t testing.TB, most int64) *spool.Folder {
 	return f
 }
 
-// in sends a message through a filter, in pieces of the size given.
+// in writes text to a new message, in pieces of the given size, and returns the message and the results of End.
 func in(f *spool.Folder, l spool.Limits, text []byte, piece int) (*spool.Message, []byte, *spool.Flaw) {
 	m := f.NewMessage(l)
 	for len(text) > 0 {
 		n := min(piece, len(text))
-		m.Write(bytes.Clone(text[:n])) // it must not keep what it is lent
+		m.Write(bytes.Clone(text[:n])) // a copy, because Write must not keep its argument
 		text = text[n:]
 	}
 	kept, flaw := m.End()
 	return m, kept, flaw
 }
 
-// restore is what a tool sees of a message, with long strings read back.
+// restore returns v with the long strings in place of their tokens, as a tool gets it.
 func restore(t testing.TB, m *spool.Message, v any) any {
 	switch v := v.(type) {
 	case string:
@@ -63,7 +63,8 @@ func restore(t testing.TB, m *spool.Message, v any) any {
 	return v
 }
 
-// check holds filter and restore to what encoding/json reads.
+// check checks that a message that is spooled and restored decodes to the same value as with encoding/json. It returns the
+// number of strings that were on disk.
 func check(t testing.TB, f *spool.Folder, l spool.Limits, text []byte, piece int) (strings int) {
 	var want, got any
 	wantErr := json.Unmarshal(text, &want)
@@ -93,7 +94,7 @@ func check(t testing.TB, f *spool.Folder, l spool.Limits, text []byte, piece int
 
 const long = spool.Long
 
-// messages are texts with strings around the limit, of all that JSON strings can have.
+// messages returns valid and invalid messages with strings around the limit and with all kinds of escapes, by name.
 func messages() map[string]string {
 	pad := strings.Repeat("x", long)
 	return map[string]string{
@@ -136,8 +137,8 @@ func messages() map[string]string {
 	}
 }
 
-// TestRestore: what a tool sees is what encoding/json would have read, however the message
-// is cut; and what is no JSON before is none after.
+// TestRestore checks that a tool gets the same values as from encoding/json, for pieces of every size, and that invalid JSON
+// stays invalid.
 func TestRestore(t *testing.T) {
 	f := open(t, 0)
 	for name, text := range messages() {
@@ -152,7 +153,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestEveryCut cuts around the place where a string gets long, and inside all kinds of escapes.
+// TestEveryCut splits a message at every position around the point where a string becomes long, and inside all kinds of
+// escapes.
 func TestEveryCut(t *testing.T) {
 	f := open(t, 0)
 	text := []byte(`{"k":["` + strings.Repeat("x", long-20) + `\\\"é\u00e9\uD83D\uDE00😀\uD83D\n\uDE00\\","` + strings.Repeat("y", long) + `\uD83D"],"z":"\\"}`)
@@ -183,7 +185,7 @@ func TestEveryCut(t *testing.T) {
 	}
 }
 
-// TestWhatIsSpooled: values only, and only what is long.
+// TestWhatIsSpooled checks that only long values are stored on disk, and no names of fields.
 func TestWhatIsSpooled(t *testing.T) {
 	f := open(t, 0)
 	for name, want := range map[string]int{"plain": 1, "at the limit": 0, "one below": 0, "two": 2, "a long name": 1, "names and values": 3, "a token of the client's": 1, "deep": 1, "backslashes": 2} {
@@ -193,7 +195,7 @@ func TestWhatIsSpooled(t *testing.T) {
 	}
 }
 
-// TestTokens: nobody can write one, and one message's is nothing in another.
+// TestTokens checks that a token cannot be guessed, and that a token of one message is invalid in another.
 func TestTokens(t *testing.T) {
 	f := open(t, 0)
 	text := []byte(messages()["plain"])
@@ -223,7 +225,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestFlaws: what is too much goes by, and what is left still tells whose message it was.
+// TestFlaws checks that the rest of a message with a flaw is discarded, and that its id can still be found.
 func TestFlaws(t *testing.T) {
 	text := func(size int) []byte {
 		return []byte(`{"params":{"a":"` + strings.Repeat("x", size) + `"},"id":"seven"}`)
@@ -264,7 +266,7 @@ func TestFlaws(t *testing.T) {
 	}
 }
 
-// TestLimits of a string and of a message, at n and n+1.
+// TestLimits checks the limits of a string and of a message with n and n+1 bytes.
 func TestLimits(t *testing.T) {
 	f := open(t, 0)
 	for _, n := range []int{100_000, 100_001} {
@@ -279,7 +281,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestFiles: for this user alone, without a name, and gone with the message.
+// TestFiles checks that only this user can access the folder, that the files in it have no name, and that closing a message
+// frees its space.
 func TestFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	f, err := spool.Open(dir, 0)
@@ -296,7 +299,7 @@ func TestFiles(t *testing.T) {
 	if f.Used() == 0 {
 		t.Error("nothing is taken")
 	}
-	if _, err := spool.Open(dir, 0); err != nil { // another process begins
+	if _, err := spool.Open(dir, 0); err != nil { // as another process does that starts now
 		t.Fatal(err)
 	}
 	if names, _ := filepath.Glob(filepath.Join(dir, "*")); runtime.GOOS != "windows" && len(names) > 0 {
@@ -309,7 +312,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestNoFolder: without one, all stays in memory.
+// TestNoFolder checks that without a folder everything stays in memory.
 func TestNoFolder(t *testing.T) {
 	var f *spool.Folder
 	text := []byte(messages()["names and values"])
@@ -320,7 +323,7 @@ func TestNoFolder(t *testing.T) {
 	m.Close()
 }
 
-// TestFolderGone: the disk's trouble is an answer.
+// TestFolderGone checks that a disk error is returned, without the path in the text for the client.
 func TestFolderGone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	f, _ := spool.Open(dir, 0)
@@ -337,7 +340,7 @@ func TestFolderGone(t *testing.T) {
 	}
 }
 
-// TestOutbox: an answer has the base64 in the token's place.
+// TestOutbox checks that Send writes the base64 of a file in place of its token.
 func TestOutbox(t *testing.T) {
 	f := open(t, 0)
 	box := f.NewOutbox()
@@ -383,8 +386,8 @@ func TestOutbox(t *testing.T) {
 	}
 }
 
-// FuzzRestore: filter and restore are together what encoding/json does, wherever the message
-// is cut, and wherever strings get long.
+// FuzzRestore checks that a message that is spooled and restored decodes as with encoding/json, for pieces of every size and
+// for every limit for long strings.
 func FuzzRestore(f *testing.F) {
 	for _, s := range []string{
 		`{"a":"plain text"}`, `["a\n\t\"\\\/b"]`, `["\u00e9\uD83D\uDE00é😀"]`, `["\uD83D","\uDE00","\uD83D\u0041"]`, `{"a long name":{"b":["c",{"d":"e"}]}}`,
