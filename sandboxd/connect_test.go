@@ -19,8 +19,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Of many that connect at once, one starts the daemon, and all reach it; it is found by
-// those that come later, and started again when it was killed.
+// TestConnect checks that of many concurrent callers only one starts a daemon and all reach it, that a later caller uses the
+// same daemon, and that a killed daemon is started again.
 func TestConnect(t *testing.T) {
 	home := newHome(t)
 	var all sync.WaitGroup
@@ -80,7 +80,8 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-// What a daemon that does not start says is in the error, and can do a terminal no harm.
+// TestConnectFails checks that the error contains the output of a daemon that failed to start, without characters that
+// control a terminal.
 func TestConnectFails(t *testing.T) {
 	home := newHome(t)
 	must(t, os.Mkdir(home, 0o700))
@@ -103,7 +104,7 @@ func TestConnectFails(t *testing.T) {
 	}
 }
 
-// A log that has grown is put aside once.
+// TestLogRotates checks that a log file above the size limit is renamed.
 func TestLogRotates(t *testing.T) {
 	home := newHome(t)
 	must(t, os.Mkdir(home, 0o700))

@@ -47,8 +47,8 @@ func run(t *testing.T, home string) (c *api.Client, end func()) {
 	return c, end
 }
 
-// A daemon serves on a socket that is its user's alone, also without an engine, and leaves
-// nothing behind that would look alive.
+// TestRun checks that a daemon serves on a socket that only its user can access, also without an engine, and that it removes
+// its socket and its pid file when it ends.
 func TestRun(t *testing.T) {
 	home := newHome(t)
 	c, end := run(t, home)
@@ -87,7 +87,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// S13: a home has one daemon; the second is told which. Two homes never meet.
+// TestS13_SecondDaemon checks that a second daemon in a home fails with the pid of the first, and that a daemon in another
+// home can run at the same time.
 func TestS13_SecondDaemon(t *testing.T) {
 	home := newHome(t)
 	c, _ := run(t, home)
@@ -95,12 +96,13 @@ func TestS13_SecondDaemon(t *testing.T) {
 	if !errors.Is(err, sandboxd.ErrRunning) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("Run() = %v, want ErrRunning with the pid", err)
 	}
-	must(t, c.Healthy(t.Context())) // the first has lost nothing
+	must(t, c.Healthy(t.Context())) // the first daemon still works
 	pidOf(t, home)
 	run(t, newHome(t))
 }
 
-// What a killed daemon left is cleared away; what is no socket is not.
+// TestStaleSocket checks that a daemon replaces the socket of a killed daemon, but does not remove a file that is not a
+// socket.
 func TestStaleSocket(t *testing.T) {
 	home := newHome(t)
 	must(t, os.Mkdir(home, 0o700))
@@ -124,7 +126,7 @@ func TestStaleSocket(t *testing.T) {
 	}
 }
 
-// The id that a home's containers carry stays, and a damaged one is not replaced.
+// TestHomeID checks that the id of a home does not change, and that a damaged id is not replaced.
 func TestHomeID(t *testing.T) {
 	home := newHome(t)
 	path := filepath.Join(home, "home.id")

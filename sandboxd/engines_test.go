@@ -12,10 +12,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// On another engine a home's sandboxes would be taken for lost, so auto does not change it.
+// TestAutoStaysWithTheEngineThatHasTheSandboxes checks that auto does not open another engine if the home has sandboxes,
+// because the daemon would consider them lost.
 func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-	t.Setenv("PATH", "") // no runsc
+	t.Setenv("PATH", "") // so that runsc is not found
 	home := t.TempDir()
 	s, err := store.Open(t.Context(), filepath.Join(home, databaseName), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -53,7 +54,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "use --engine gvisor") {
 		t.Errorf("openOwn(docker) = %v, want a refusal: the home's sandbox is on gvisor", err)
 	}
-	// The container of an ended sandbox binds the home to its engine until it has certainly ended by itself.
+	// While the container of a terminated sandbox may still exist, the home stays with its engine.
 	if err := s.EndSandbox(id, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if h, err := held(t.Context(), s, gvisorEngine); err != nil || h != (holdings{remains: 1}) {
 		t.Errorf("held = %+v, %v, want one container of an ended sandbox", h, err)
 	}
-	// The record of the engine is empty or damaged.
+	// The file with the engine's name is empty or damaged.
 	for _, text := range []string{"", "\x00\x00\x00"} {
 		if err := os.WriteFile(filepath.Join(home, engineName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

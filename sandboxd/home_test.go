@@ -31,7 +31,8 @@ func TestDefaultHome(t *testing.T) {
 	}
 }
 
-// A home whose path is too long for a socket works, under each of its names and whatever TMPDIR is.
+// TestLongHome checks that a home whose path is too long for a socket works, also through a symbolic link and with another
+// TMPDIR.
 func TestLongHome(t *testing.T) {
 	home := filepath.Join(newHome(t), strings.Repeat("long/", 30), "home")
 	path := sandboxd.SocketPath(home)
@@ -52,7 +53,7 @@ func TestLongHome(t *testing.T) {
 	}
 	end()
 
-	// Somebody else could have made the folder first, and would be who clients talk to.
+	// Another user could create the socket's folder first and listen there in place of the daemon.
 	must(t, os.Chmod(filepath.Dir(path), 0o777))
 	if err := sandboxd.Run(t.Context(), config(home)); sandbox.KindOf(err) != sandbox.Unavailable {
 		t.Errorf("Run() = %v, want that the folder is open to others", err)
@@ -62,7 +63,7 @@ func TestLongHome(t *testing.T) {
 	}
 }
 
-// A folder that is not a home is not made one.
+// TestHomeRefused checks which existing folders are accepted as a home.
 func TestHomeRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// present is an engine that is there.
+// present is a fake engine that works.
 type present struct {
 	engine.Engine
 	closed bool
@@ -30,7 +30,7 @@ func (*present) Remove(context.Context, sandbox.ID) error         { return nil }
 func (*present) Create(context.Context, engine.Spec) error        { return nil }
 func (p *present) Close() error                                   { p.closed = true; return nil }
 
-// A call says why there is no engine, and works as soon as there is one.
+// TestLazyEngine checks that a call returns the reason why the engine is not open, and works once the engine can be opened.
 func TestLazyEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -83,7 +83,8 @@ func TestLazyEngine(t *testing.T) {
 	})
 }
 
-// A caller that goes away does not end the attempt; the end of the daemon does.
+// TestLazyEngineHangs checks that an attempt to open the engine continues when a caller gives up, and ends when the engine is
+// closed.
 func TestLazyEngineHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := sandboxd.NewLazyEngine("docker", func(ctx context.Context) (engine.Engine, error) {
@@ -135,7 +136,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// What a stranger wrote is one attribute of one line, and does not reach the terminal (threat S62).
+// TestS62_LogForging checks that input from clients stays within one line of the log and cannot control the terminal.
 func TestS62_LogForging(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: sandboxd.Harmless}))
@@ -148,13 +149,14 @@ func TestS62_LogForging(t *testing.T) {
 	}
 }
 
-// sleeperEngine can do more than run containers.
+// sleeperEngine is an engine that also implements engine.Suspender.
 type sleeperEngine struct{ engine.Engine }
 
 func (sleeperEngine) Suspend(context.Context, sandbox.ID) error { return nil }
 func (sleeperEngine) Resume(context.Context, sandbox.ID) error  { return nil }
 
-// What an engine can do beyond running containers is known when it is open, and only if it can.
+// TestLazyEngineCan checks that a lazyEngine offers an optional interface only once the engine is open, and only if the
+// engine implements it.
 func TestLazyEngineCan(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -12,7 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// What is not shown of an error is in the log, however it is wrapped: an answer that refers to the log may rely on it.
+// TestTheLogHasTheCause checks that the log contains the hidden causes of an error, however it is wrapped, because answers to
+// clients refer to the log for them.
 func TestTheLogHasTheCause(t *testing.T) {
 	shown := sandbox.Errorf(sandbox.Unavailable, "it could not be started").WithCause(errors.New("runsc said why"))
 	for name, err := range map[string]error{

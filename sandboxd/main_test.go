@@ -21,10 +21,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// failVar makes the program that the tests start as a daemon fail, and say so.
+// failVar is the environment variable that makes the test daemon print the variable's value and exit.
 const failVar = "SANDBOXD_TEST_FAIL"
 
-// TestMain is the tests, or the daemon that they start: this program as `sandboxd --home=…`.
+// TestMain runs the tests. If the program was started as `sandboxd --home=…`, it is the test daemon and runs a daemon
+// instead.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 3 || os.Args[1] != "sandboxd" {
 		os.Exit(m.Run())
@@ -42,13 +43,13 @@ func TestMain(m *testing.M) {
 
 var errNoEngine = sandbox.Errorf(sandbox.Unavailable, "no engine answers: start one")
 
-// config is of a daemon without an engine, which all of this package can do without.
+// config returns the configuration of a daemon whose engine cannot be opened. The tests of this package need no engine.
 func config(home string) sandboxd.Config {
 	return sandboxd.Config{Home: home, Version: "1.2.3", DefaultImage: "an-image:1", Logger: slog.New(slog.DiscardHandler)}.
 		WithEngine(func(context.Context) (engine.Engine, error) { return nil, errNoEngine })
 }
 
-// newHome returns a short path where a home can be; a daemon that a test leaves there ends.
+// newHome returns a path for a home that is short enough for a socket. The home is removed after the test.
 func newHome(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "dm")
@@ -74,7 +75,7 @@ func pidOf(t *testing.T, home string) int {
 	return pid
 }
 
-// stop ends a daemon that Connect started, and waits until it has gone.
+// stop sends a signal to a daemon that Connect started, and waits until the process has ended.
 func stop(t *testing.T, home string, sig syscall.Signal) {
 	t.Helper()
 	pid := pidOf(t, home)

@@ -14,7 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 )
 
-// Another user is not let in, even if somebody has opened the socket to all (threat S11).
+// TestS11_OtherUser checks that another user cannot use the daemon, even if the modes of the home and the socket allow
+// access.
 func TestS11_OtherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can become somebody else")
@@ -34,11 +35,12 @@ func TestS11_OtherUser(t *testing.T) {
 	must(t, c.Healthy(t.Context()))
 }
 
-// dialAs sends a request from a thread that has become another user, and returns what came of it.
+// dialAs sends a request from a thread that has changed to another uid, and returns the error. It returns io.EOF if the
+// connection was closed.
 func dialAs(uid int, socket string) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
 			result <- errno
 			return

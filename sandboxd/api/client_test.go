@@ -51,7 +51,7 @@ func serve(t testing.TB, s api.Sandboxes, log *slog.Logger) (*api.Client, *api.H
 	return c, h, server
 }
 
-// The client gives the same answers as what the API stands in front of.
+// TestClientRoundTrip checks that the client returns the same results as the implementation behind the API.
 func TestClientRoundTrip(t *testing.T) {
 	m := newMemory(t)
 	c, _, _ := serve(t, m, quiet())
@@ -77,7 +77,7 @@ func TestClientRoundTrip(t *testing.T) {
 	dots := ".."
 	s, err = c.Update(ctx, string(s.ID), sandbox.UpdateRequest{DisplayName: &dots})
 	must(t, err)
-	got, err := c.Get(ctx, "..") // a name that a mux would take for a way up
+	got, err := c.Get(ctx, "..") // a name that http.ServeMux would treat as the parent folder
 	must(t, err)
 	equal(t, "Get(..)", got, s)
 
@@ -115,7 +115,7 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 }
 
-// failing answers everything with one error.
+// failing is an implementation whose Get fails with err.
 type failing struct {
 	api.Sandboxes
 	err error
@@ -125,7 +125,8 @@ func (f failing) Get(context.Context, string) (sandbox.Sandbox, error) {
 	return sandbox.Sandbox{}, f.err
 }
 
-// Every kind of error comes out as it went in; the rest is internal, and stays home.
+// TestErrorsKeepTheirKind checks that the client returns each error with its kind and message, and that the details of an
+// internal error are only in the daemon's log.
 func TestErrorsKeepTheirKind(t *testing.T) {
 	for _, kind := range []sandbox.Kind{sandbox.Invalid, sandbox.NotFound, sandbox.Expired, sandbox.Busy, sandbox.Limit, sandbox.Unavailable} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -152,7 +153,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	})
 }
 
-// A daemon that is not there is recognisable, and the error says what to do.
+// TestDaemonNotThere checks that the error without a running daemon wraps ErrNotRunning and explains how to start one.
 func TestDaemonNotThere(t *testing.T) {
 	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))
 	err := c.Healthy(t.Context())
@@ -161,7 +162,7 @@ func TestDaemonNotThere(t *testing.T) {
 	}
 }
 
-// A daemon that dies in the middle of an answer is unavailable, not internal.
+// TestDaemonDies checks that the error after a daemon died during an answer is of kind unavailable and not internal.
 func TestDaemonDies(t *testing.T) {
 	m := newMemory(t)
 	c, _, server := serve(t, m, quiet())
@@ -181,7 +182,7 @@ func TestDaemonDies(t *testing.T) {
 	}
 }
 
-// Bad arguments get the answer of the vocabulary before anything is sent.
+// TestClientRefuses checks that the client refuses invalid arguments before it sends a request.
 func TestClientRefuses(t *testing.T) {
 	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))
 	ctx := t.Context()
@@ -224,7 +225,7 @@ func TestClientRefuses(t *testing.T) {
 	}
 }
 
-// sized is a reader that only says how much it has.
+// sized is a reader that reports a length of n bytes and fails when it is read.
 type sized struct{ n int }
 
 func (s sized) Len() int                 { return s.n }
@@ -265,7 +266,7 @@ func equal[T any](t testing.TB, what string, got, want T) {
 	}
 }
 
-// A daemon of another version that refuses what this one knows is named as the cause.
+// TestAnotherVersion checks the error if a daemon of another version refuses a field or parameter that it does not know.
 func TestAnotherVersion(t *testing.T) {
 	daemon := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var create struct {
@@ -300,7 +301,8 @@ func TestAnotherVersion(t *testing.T) {
 	}
 }
 
-// TestALongWaitLeavesItsSlot: a request with a long wait exchanges its slot first. If it can't, it waits for a second at most.
+// TestALongWaitLeavesItsSlot checks that a request with a long wait exchanges its slot first, and that it waits for at most a
+// second if it can't.
 func TestALongWaitLeavesItsSlot(t *testing.T) {
 	for name, c := range map[string]struct {
 		query     string

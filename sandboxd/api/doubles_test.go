@@ -15,7 +15,7 @@ func (shrinking) ReadFile(context.Context, string, string, int64, int64) (io.Rea
 	return io.NopCloser(strings.NewReader("short")), sandbox.File{Size: 1 << 20}, nil
 }
 
-// fileRecorder keeps the paths of files and nothing of their contents.
+// fileRecorder records the paths of written files and discards their contents.
 type fileRecorder struct{ *memory }
 
 func (r fileRecorder) WriteFile(_ context.Context, _, path string, _ io.Reader) (sandbox.File, error) {
@@ -23,7 +23,7 @@ func (r fileRecorder) WriteFile(_ context.Context, _, path string, _ io.Reader) 
 	return sandbox.File{Path: path}, nil
 }
 
-// discarding has no disk, so that only the API is measured.
+// discarding discards written files, so that benchmarks measure only the API and not a disk.
 type discarding struct{ api.Sandboxes }
 
 func (discarding) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {

@@ -30,7 +30,7 @@ func (m *memory) print(id, text string) {
 	m.executions[sandbox.ExecutionID(id)].add(sandbox.Event{Type: sandbox.EventStdout, Text: text})
 }
 
-// Events arrive while the code runs, in order, and again from any number.
+// TestFollow checks that events arrive in order and while the code runs, and that they can be read again from any number.
 func TestFollow(t *testing.T) {
 	m := newMemory(t)
 	c, _, _ := serve(t, m, quiet())
@@ -41,7 +41,7 @@ func TestFollow(t *testing.T) {
 		got = append(got, e.Text)
 		switch e.Seq {
 		case 1:
-			m.print(id, "two\n\n\u2028") // had the event to wait for the end, there would be none
+			m.print(id, "two\n\n\u2028") // the first event must arrive before the execution ends: only the second one causes the end
 		case 2:
 			_, err := c.Interrupt(t.Context(), id)
 			return err
@@ -67,7 +67,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// watched says when a follower has come and gone.
+// watched closes came when a FollowExecution begins, and gone when it ends.
 type watched struct {
 	*memory
 	came, gone chan struct{}
@@ -79,7 +79,7 @@ func (w watched) FollowExecution(ctx context.Context, id string, from int64, fn 
 	return w.memory.FollowExecution(ctx, id, from, fn)
 }
 
-// A follower that goes away is let go of, and the execution goes on.
+// TestFollowerCancels checks that the handler returns when a follower disconnects, and that the execution continues.
 func TestFollowerCancels(t *testing.T) {
 	m := newMemory(t)
 	w := watched{memory: m, came: make(chan struct{}), gone: make(chan struct{})}
@@ -97,7 +97,7 @@ func TestFollowerCancels(t *testing.T) {
 	equal(t, "state", x.State, sandbox.ExecRunning)
 }
 
-// When the daemon stops, whoever waits is told so, and that the code goes on.
+// TestDrain checks that Drain ends streams and waits with an error that the daemon is stopping.
 func TestDrain(t *testing.T) {
 	m := newMemory(t)
 	w := watched{memory: m, came: make(chan struct{}), gone: make(chan struct{})}
@@ -127,7 +127,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Server-sent events begin after the last one seen, and end for good.
+// TestServerSentEvents checks that a stream begins after Last-Event-ID, and that a client that has seen the last event gets
+// status 204 and so does not reconnect.
 func TestServerSentEvents(t *testing.T) {
 	m := newMemory(t)
 	c, _, server := serve(t, m, quiet())
@@ -164,7 +165,7 @@ func TestServerSentEvents(t *testing.T) {
 	equal(t, "status of a bad id", get("x").StatusCode, http.StatusBadRequest)
 }
 
-// failsLate has one event, and then an error.
+// failsLate returns one event and then an error.
 type failsLate struct {
 	api.Sandboxes
 	err error
@@ -174,7 +175,8 @@ func (f failsLate) FollowExecution(_ context.Context, _ string, _ int64, fn func
 	return errors.Join(fn(sandbox.Event{Seq: 1}), f.err)
 }
 
-// An error in the middle of a stream keeps its kind, and an internal one its secrets.
+// TestStreamFails checks that an error during a stream keeps its kind, and that the client does not get the details of an
+// internal error.
 func TestStreamFails(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

@@ -11,5 +11,5 @@ func Routes() []string {
 	return patterns
 }
 
-// OpenAPI is the embedded document.
+// OpenAPI returns the embedded OpenAPI document.
 func OpenAPI() []byte { return openAPI }

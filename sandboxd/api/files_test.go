@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// raw sends a request as it stands, without a client that would tidy its path.
+// raw passes a raw request to the handler. An HTTP client would clean the path.
 func raw(t testing.TB, h http.Handler, method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	text := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", method, path, len(body))
@@ -29,12 +29,13 @@ func raw(t testing.TB, h http.Handler, method, path, body string, headers ...str
 	return w
 }
 
-// However a path is written, what arrives is what was meant, or the answer says why not.
+// TestHostilePaths checks that each path, in every encoding, names the intended file, or that the answer explains why it is
+// invalid.
 func TestHostilePaths(t *testing.T) {
 	for _, tt := range []struct {
 		name, path string
 		status     int
-		want       string // the path that arrives, or what the error says
+		want       string // the path that WriteFile gets, or a part of the error
 	}{
 		{"plain", "a.txt", 200, "a.txt"},
 		{"folders", "a/b/c", 200, "a/b/c"},
@@ -116,7 +117,7 @@ func FuzzFilePathRoute(f *testing.F) {
 			m.calls = nil
 			w := raw(t, h, "PUT", "/v1/sandboxes/s/files/"+written, "x")
 			switch {
-			case path == "/" && w.Code == 404: // "files//" is as good as "files/"
+			case path == "/" && w.Code == 404: // "files//" may be answered like "files/"
 			case wantErr != nil && (w.Code != 400 || len(m.calls) > 0):
 				t.Errorf("PUT %s = %d, calls %q, want 400 (%v)", written, w.Code, m.calls, wantErr)
 			case wantErr == nil && (len(m.calls) != 1 || m.calls[0] != want):
@@ -202,7 +203,8 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-// What a program called a file cannot become a header, or a page in a browser.
+// TestFileHeadersAreSafe checks that the name of a file cannot add a header or a parameter, and that a browser does not
+// display the file.
 func TestFileHeadersAreSafe(t *testing.T) {
 	m := newMemory(t)
 	c, h, _ := serve(t, m, quiet())

@@ -17,8 +17,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memory is a small but honest implementation of api.Sandboxes: it keeps what it is
-// given, its executions run until they are done or interrupted, and its files are on disk.
+// memory is a small but working implementation of api.Sandboxes. It keeps sandboxes and executions in memory and files on
+// disk. Executions run until they are done or interrupted.
 //
 // Its language has two statements: "echo TEXT" prints, "sleep" waits for an interrupt.
 type memory struct {
@@ -29,7 +29,7 @@ type memory struct {
 	executions map[sandbox.ExecutionID]*run
 	requests   map[string]sandbox.ExecutionID
 	notReady   error
-	calls      []string // paths of files that arrived here
+	calls      []string // the paths that were passed to WriteFile
 }
 
 type run struct {
@@ -164,7 +164,7 @@ func (m *memory) Execute(ctx context.Context, name string, r sandbox.ExecuteRequ
 	return m.GetExecution(ctx, string(id), r.WaitSeconds, r.Window)
 }
 
-// add and finish are called with the lock held.
+// The caller of add and finish must hold memory.mu.
 func (x *run) add(e sandbox.Event) {
 	e.Seq = int64(len(x.events) + 1)
 	e.Offset = x.x.OutputBytes

@@ -30,7 +30,7 @@ func document(t *testing.T) (doc openAPI) {
 	return doc
 }
 
-// The document has every route, and no other.
+// TestOpenAPIHasTheRoutes checks that the document has all routes and no others.
 func TestOpenAPIHasTheRoutes(t *testing.T) {
 	var documented []string
 	for path, operations := range document(t).Paths {
@@ -47,7 +47,7 @@ func TestOpenAPIHasTheRoutes(t *testing.T) {
 	equal(t, "documented routes", documented, served)
 }
 
-// The document's parameters are those that the routes read.
+// TestOpenAPIHasTheParameters checks that the document has the parameters that the routes read.
 func TestOpenAPIHasTheParameters(t *testing.T) {
 	h := handler(newMemory(t))
 	for path, operations := range document(t).Paths {
@@ -67,7 +67,7 @@ func TestOpenAPIHasTheParameters(t *testing.T) {
 			}
 			w := raw(t, h, strings.ToUpper(method), path+"?nonsense=1", "")
 			if w.Code != 400 {
-				continue // a route that reads no query
+				continue // the route ignores query parameters
 			}
 			for _, name := range query {
 				if !strings.Contains(w.Body.String(), name) {
@@ -81,7 +81,7 @@ func TestOpenAPIHasTheParameters(t *testing.T) {
 	}
 }
 
-// The document's values have the fields of ours.
+// TestOpenAPIHasTheFields checks that the document's schemas have the same fields as the Go types.
 func TestOpenAPIHasTheFields(t *testing.T) {
 	doc := document(t)
 	values := []any{
@@ -116,12 +116,12 @@ func TestOpenAPIHasTheFields(t *testing.T) {
 		equal(t, "fields of "+typ.Name(), got, want)
 		equal(t, "required fields of "+typ.Name(), schema.Required, required)
 	}
-	if n := len(values) + 1; len(doc.Components.Schemas) != n { // and Failure, which only wraps Error
+	if n := len(values) + 1; len(doc.Components.Schemas) != n { // one more for Failure, which only wraps Error
 		t.Errorf("%d values are documented, want %d", len(doc.Components.Schemas), n)
 	}
 }
 
-// The page shows all of it, and asks nobody else for anything.
+// TestDocsPage checks that the page documents all routes, and that it loads nothing from other servers.
 func TestDocsPage(t *testing.T) {
 	w := raw(t, handler(newMemory(t)), "GET", "/v1/", "")
 	page := w.Body.String()
@@ -136,7 +136,7 @@ func TestDocsPage(t *testing.T) {
 			t.Errorf("the page has %q", foreign)
 		}
 	}
-	// Sentences end once: the template adds the full stop of a summary.
+	// The template adds the full stop after a summary, so summaries must not have one.
 	text := html.UnescapeString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(page[strings.Index(page, "<h1>"):], ""))
 	if twice := regexp.MustCompile(`.{0,30}[.?,:;]\s*[.,?;]`).FindAllString(text, -1); twice != nil {
 		t.Errorf("the page has two marks in a row: %q", twice)

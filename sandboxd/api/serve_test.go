@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Whatever is no good about a request, the answer is JSON and says what.
+// TestBadRequests checks that each invalid request is answered with a JSON error that explains what is wrong.
 func TestBadRequests(t *testing.T) {
 	m := newMemory(t)
 	h := handler(m)
@@ -93,7 +93,7 @@ func TestBadRequests(t *testing.T) {
 			}
 		})
 	}
-	_, err = m.Get(t.Context(), string(s.ID)) // nothing was lost on the way
+	_, err = m.Get(t.Context(), string(s.ID)) // the bad requests have not changed the sandbox
 	must(t, err)
 
 	for name, header := range map[string]string{"form": "Content-Type: application/x-www-form-urlencoded", "text": "Content-Type: text/plain", "gzip": "Content-Encoding: gzip"} {
@@ -108,7 +108,7 @@ type panicking struct{ api.Sandboxes }
 
 func (panicking) Get(context.Context, string) (sandbox.Sandbox, error) { panic("the secret") }
 
-// A panic is an internal error: an id for the client, the rest for the log.
+// TestPanic checks that after a panic the client gets only an id, and that the log has the id and the details.
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
 	h := api.NewHandler(panicking{}, nil, slog.New(slog.NewJSONHandler(&log, nil)))
@@ -126,7 +126,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// The log has sizes, and never what was sent; one record is one line.
+// TestRequestLog checks that the log contains sizes but no content of requests, and that each record is one line.
 func TestRequestLog(t *testing.T) {
 	var log bytes.Buffer
 	m := newMemory(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// zeros is n bytes without end marker or length.
+// zeros is a reader of zero bytes whose length cannot be found out in advance.
 type zeros struct{ left int64 }
 
 func (z *zeros) Read(p []byte) (int, error) {
@@ -29,7 +29,8 @@ func (z *zeros) Read(p []byte) (int, error) {
 	return int(n), nil
 }
 
-// A refused upload gets its answer, whether or not the client waits for one, and the next call works.
+// TestUploadsRefused checks that the client gets the answer to a refused upload, whether it waits for the answer before it
+// sends the body or not, and that the next call works.
 func TestUploadsRefused(t *testing.T) {
 	m := newMemory(t)
 	c, _, server := serve(t, m, quiet())
@@ -38,7 +39,7 @@ func TestUploadsRefused(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{DialContext: dialer(server)}}
 	for _, tt := range []struct {
 		name, path string
-		size       int64 // said; the body is as large
+		size       int64 // the size of the body; announced in Content-Length unless chunked
 		chunked    bool
 		encoding   string
 		status     int
@@ -89,7 +90,7 @@ type failingReader struct{ err error }
 
 func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
 
-// 100 MB go in and out at speed, and nobody holds them in memory.
+// TestHundredMegabytes checks that the client and the API can upload and download 100 MiB without holding them in memory.
 func TestHundredMegabytes(t *testing.T) {
 	m := newMemory(t)
 	c, _, _ := serve(t, m, quiet())
@@ -121,10 +122,10 @@ func TestHundredMegabytes(t *testing.T) {
 	equal(t, "sha256", hex.EncodeToString(hash.Sum(nil)), f.SHA256)
 }
 
-// shrinking has a file that ends before it should.
+// shrinking is an implementation with a file that ends before its announced size.
 type shrinking struct{ api.Sandboxes }
 
-// A download that cannot be finished is an error for the client, not a short file.
+// TestDownloadBreaksOff checks that an incomplete download is an error for the client and not a short file.
 func TestDownloadBreaksOff(t *testing.T) {
 	c, _, _ := serve(t, shrinking{}, quiet())
 	body, _, err := c.ReadFile(t.Context(), "s", "x", 0, -1)
