@@ -34,7 +34,8 @@ type Config struct {
 	// Zero: half of MaxSandboxes, at least 1.
 	MaxSandboxesPerOwner int
 
-	MaxMemory   int64         // the maximum sum of the memory limits of the running sandboxes, in bytes; zero: the manager's default
+	// MaxMemory is the maximum sum of the memory limits of the running sandboxes, in bytes; zero: the manager's default.
+	MaxMemory   int64
 	IdleSuspend time.Duration // how long a sandbox may be idle before it is suspended; zero: it is never suspended
 	// CheckpointEvery is how long a running sandbox may be idle before it is checkpointed; zero: never.
 	CheckpointEvery time.Duration
@@ -49,7 +50,8 @@ type Config struct {
 	LogLevel string       // debug, info, warn or error; zero: info
 	Logger   *slog.Logger // zero: logs to stderr, at LogLevel
 
-	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error) // replaces openOwn in tests; nil otherwise
+	// openEngine replaces openOwn in tests. It is nil otherwise.
+	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error)
 }
 
 // defaultMaxSandboxes is the default of Config.MaxSandboxes.

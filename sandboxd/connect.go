@@ -17,7 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Times of starting a daemon.
+// Timeouts for starting a daemon.
 const (
 	startTimeout = 30 * time.Second
 	pollInterval = 10 * time.Millisecond
@@ -55,7 +55,8 @@ func dial(ctx context.Context, home, exe string, args []string) (net.Conn, error
 		return conn, err
 	}
 	if _, startErr := start(ctx, home, exe, args); startErr != nil {
-		return nil, err // the error of the first dial, so that the caller reports that no daemon runs; the daemon's log has the reason
+		// Not startErr, so that the caller reports that no daemon runs. The daemon's log has the reason.
+		return nil, err
 	}
 	return d.DialContext(ctx, "unix", SocketPath(home))
 }

@@ -25,7 +25,7 @@ type Daemon struct {
 	unlock  func() error
 }
 
-// Times of a daemon.
+// Timeouts of a daemon.
 const (
 	startPatience = 10 * time.Second // how long Open waits for the engine; afterwards the manager keeps trying
 	stopPatience  = 10 * time.Second // how long Serve waits for the requests in flight when it stops

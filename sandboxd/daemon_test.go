@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// run runs a daemon until the test or the returned function ends it.
+// run runs a daemon until the test ends or end is called.
 func run(t *testing.T, home string) (c *api.Client, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -118,8 +118,8 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 
 // holdings counts the sandboxes and containers that a home has on the engine that it last used.
 type holdings struct {
-	sandboxes int // sandboxes that have not ended
-	remains   int // containers of ended sandboxes that may still exist
+	sandboxes int // sandboxes that are not terminated
+	remains   int // containers of terminated sandboxes that may still exist
 }
 
 func (h holdings) any() bool { return h.sandboxes+h.remains > 0 }

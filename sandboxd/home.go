@@ -22,7 +22,7 @@ const (
 	pidName      = "sandboxd.pid"
 	lockName     = "sandboxd.lock"
 	startingName = "starting.lock" // held by the client that starts a daemon
-	logName      = "sandboxd.log"  // of a daemon that a client started
+	logName      = "sandboxd.log"  // the log of daemons that clients start
 	idName       = "home.id"
 	databaseName = "dormouse.db"
 )

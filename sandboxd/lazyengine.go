@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Times of opening an engine.
+// Timeouts for opening an engine.
 const (
 	openTimeout = 15 * time.Second
 	openRetry   = time.Second // for this long after a failed attempt, calls return its error without a new attempt

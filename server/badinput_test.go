@@ -180,7 +180,7 @@ func TestForeignStream(t *testing.T) {
 // clients with the same id gets its own answer.
 func TestSameIDs(t *testing.T) {
 	address, _ := serve(t, nil)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections) // connections that were opened and never used would delay the server's shutdown
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown
 	s := openSSE(t, address)
 	s.post(toolCall("1", "wait", `{"ms":100}`))
 	s.post(toolCall("1", "echo", `{"a":"second"}`))
@@ -213,7 +213,7 @@ func TestSameIDs(t *testing.T) {
 // other clients.
 func TestManyConnections(t *testing.T) {
 	address, _ := serve(t, nil)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections) // connections that were opened and never used would delay the server's shutdown
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown
 	neighbour(t, address)
 	var conns []net.Conn
 	for i := range 1000 {
@@ -291,7 +291,7 @@ func TestVanishWhileReading(t *testing.T) {
 // TestLargeIDs checks that an id that a float64 cannot represent, such as a time in nanoseconds, is returned unchanged.
 func TestLargeIDs(t *testing.T) {
 	address, _ := serve(t, nil)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections) // connections that were opened and never used would delay the server's shutdown
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown
 	stdio, sse := connect(t, server.Config{}), openSSE(t, address)
 	for _, id := range []string{"9007199254740993", "1764220000123456789", "9223372036854775807", "-9223372036854775808", "123456789012345678901234567890", "0.12345678901234567890", `"9007199254740993"`} {
 		progress := strings.Replace(toolCall(id, "report", `{}`), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1)

@@ -88,7 +88,7 @@ func tally(t *testing.T, results string, unscored map[string]bool) string {
 		for _, c := range checks {
 			if unscored[scenario] {
 				others[c.Status]++
-				if c.Status == "FAILURE" && !strings.HasPrefix(scenario, "tasks-") { // an extension that Dormouse does not declare
+				if c.Status == "FAILURE" && !strings.HasPrefix(scenario, "tasks-") { // Dormouse does not declare the extension of tasks-*
 					t.Errorf("%s:%s, which is not scored, failed: %s", scenario, c.ID, c.ErrorMessage)
 				}
 				continue

@@ -37,8 +37,10 @@ type connection struct {
 	send    func([]byte, *spool.Outbox) error
 
 	running sync.WaitGroup
-	slots   *slots // limits working tool calls. No other connection uses them, so they are acquired as the operator, without a limit per owner.
-	waits   *slots // limits tool calls that wait for an execution
+	// slots limits the working tool calls of this connection. Because no other connection uses these slots, they are acquired
+	// as the operator, for whom there is no limit per owner.
+	slots *slots
+	waits *slots // limits tool calls that wait for an execution
 
 	mu    sync.Mutex
 	calls map[string]*call // the requests in flight, by the JSON text of their id

@@ -90,8 +90,8 @@ func (l *conns) oldest(fits func(*conn) bool) *conn {
 	return nil
 }
 
-// network returns the part of an address that a machine cannot choose freely: an IPv4 address, or the first 64 bits of an IPv6 address.
-// For all other kinds of addresses it returns the zero value, so that they count as one address.
+// network returns the part of an address that a machine cannot choose freely: a whole IPv4 address, or the first 64 bits of an
+// IPv6 address. For all other kinds of addresses it returns the zero value, so that they count as one address.
 func network(a net.Addr) netip.Prefix {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -122,7 +122,8 @@ type conn struct {
 	closed bool
 }
 
-// trust records that a request with the owner's token has arrived. It reports false if the owner has the maximum number of connections.
+// trust records that a request with the owner's token has arrived on c. It reports false if the owner already has the maximum
+// number of connections.
 func (c *conn) trust(owner sandbox.Owner) bool {
 	c.all.mu.Lock()
 	defer c.all.mu.Unlock()

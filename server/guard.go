@@ -19,7 +19,7 @@ import (
 )
 
 // ServeHTTP checks every request before a handler runs: the Host and Origin headers, the token, and the limits on the
-// number of requests, on their size and on their time. Only the routes of public need no token.
+// number of requests, on their size and on their time. Only CORS preflight requests and the routes of public need no token.
 func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begun, w := time.Now(), newResponse(rw)
 	defer func() {
@@ -30,7 +30,7 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			if w.status == 0 {
 				fail(w, http.StatusInternalServerError, "internal", "Dormouse had an internal error (number "+number+" in its log)")
 			} else {
-				p = http.ErrAbortHandler // the answer has begun: break the connection, so that the client sees that it is incomplete
+				p = http.ErrAbortHandler // breaks the connection, so that the client sees that the answer is incomplete
 			}
 		}
 		w.extend() // net/http may still write the end of the answer

@@ -41,12 +41,16 @@ type HTTPConfig struct {
 	Metrics      *Metrics     // nil: the server makes its own
 	OnDrain      func()       // called by [HTTP.Drain], to end long waits outside the server; may be nil
 
-	MaxBody      int64         // the maximum size of an MCP message, in bytes; zero: Config.MaxMessageBytes
-	BodiesBytes  int64         // the maximum size of all bodies in memory, of which a named token may use three quarters; zero: 128 MiB, or three times MaxBody without a spool
+	MaxBody int64 // the maximum size of an MCP message, in bytes; zero: Config.MaxMessageBytes
+	// BodiesBytes is the maximum size of all bodies in memory, of which a named token may use three quarters.
+	// Zero: 128 MiB, or three times MaxBody without a spool.
+	BodiesBytes  int64
 	BodyPatience time.Duration // how long a body may be slower than slowestBody; zero: 30 s
 	Queue        time.Duration // how long a request waits for a slot before it is refused; zero: 5 s
-	MaxRequests  int           // the maximum number of requests at once, without streams and without those that MaxWaits limits; zero: 256
-	MaxWaits     int           // the maximum number of requests at once that wait longer than a second for an execution; zero: 2048
+	// MaxRequests is the maximum number of requests at once, except streams and the requests that MaxWaits limits; zero: 256.
+	MaxRequests int
+	// MaxWaits is the maximum number of requests at once that wait longer than a second for an execution; zero: 2048.
+	MaxWaits     int
 	MaxStreams   int           // the maximum number of streams at once; zero: 256
 	Rate         float64       // the maximum number of requests a second for each token; zero: no limit
 	MaxConns     int           // the maximum number of connections at once; zero: 4096
@@ -209,7 +213,7 @@ func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Drain ends all streams and all waits for executions, now and in the future.
+// Drain ends all streams, refuses new ones, and calls OnDrain, which should end the waits for executions.
 func (h *HTTP) Drain() {
 	h.stop()
 	if h.config.OnDrain != nil {

@@ -49,7 +49,8 @@ func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ con
 }
 
 // hooks returns hooks that delay the result of subscriptions/listen, so that it is written after the acknowledgement.
-// Dormouse has nothing to subscribe to, so without a delay the result would immediately follow the acknowledgement.
+// Dormouse has nothing to subscribe to, so without the delay the result would follow the acknowledgement immediately, and
+// could be written before it.
 func hooks() *mcpserver.Hooks {
 	h := &mcpserver.Hooks{}
 	h.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {

@@ -63,7 +63,7 @@ type Config struct {
 	Grace time.Duration
 }
 
-// Server is an MCP server. Its methods may be called concurrently.
+// Server is an MCP server. ServeStdio may be called concurrently, for several connections.
 type Server struct {
 	mcp    *mcpserver.MCPServer
 	log    *slog.Logger

@@ -19,7 +19,7 @@ import (
 func newStreamable(s *Server) *mcpserver.StreamableHTTPServer {
 	return mcpserver.NewStreamableHTTPServer(s.mcp,
 		mcpserver.WithStateLess(true),
-		mcpserver.WithDisableStreaming(true), // no GET streams: the server sends nothing except answers to requests
+		mcpserver.WithDisableStreaming(true), // no GET streams: every message that the server sends belongs to a request
 		mcpserver.WithStreamableHTTPLogger(s.log),
 	)
 }

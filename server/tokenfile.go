@@ -164,7 +164,8 @@ func parseTokens(text string) ([]entry, error) {
 			return nil, fmt.Errorf("line %d is not a name and a token", number)
 		}
 		if _, err := sandbox.ParseOwner(words[0]); err != nil {
-			return nil, fmt.Errorf("line %d: what is in front of the token is no name", number) // words[0] is left out: it may be a token
+			// The error does not contain words[0], which may be a token.
+			return nil, fmt.Errorf("line %d: what is in front of the token is no name", number)
 		}
 		t, err := NewToken(words[0], words[1])
 		if err != nil {

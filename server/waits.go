@@ -9,7 +9,7 @@ import (
 )
 
 // Waits wraps the daemon's sandboxes for tools that run in the daemon's process. When the process stops, it ends the calls
-// that wait for an execution. It may be used concurrently.
+// that wait for an execution.
 type Waits struct {
 	tools.Sandboxes
 

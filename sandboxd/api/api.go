@@ -1,5 +1,5 @@
 // Package api contains the handler of the v1 HTTP API and a Go client for it. The daemon serves the handler on its socket,
-// and package server serves it below /v1/. The commands and the MCP tools use the client.
+// and package server serves it below /v1/. The commands use the client, also for the MCP tools of `dormouse mcp`.
 //
 //   - [Sandboxes]: the interface that the API exposes, implemented by the manager and by [Client] (api.go)
 //   - [Handler], [NewHandler]: the routes and the processing of a request (handler.go, routing.go, serve.go)

@@ -30,7 +30,7 @@ func handler(s api.Sandboxes) *api.Handler {
 	return api.NewHandler(s, func(context.Context) api.Info { return testInfo }, quiet())
 }
 
-// serve puts s behind the API on a unix socket and returns a client for it.
+// serve serves s through the API on a unix socket, and returns a client, the handler and the HTTP server.
 func serve(t testing.TB, s api.Sandboxes, log *slog.Logger) (*api.Client, *api.Handler, *httptest.Server) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "api") // t.TempDir is too long for a socket on some systems

@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Times of streams.
+// Timeouts of streams.
 const (
 	stallTimeout = time.Minute      // a client that sends or accepts no byte for this long is considered gone
 	beatInterval = 15 * time.Second // the time without an event after which a keep-alive line is sent

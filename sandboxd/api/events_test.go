@@ -41,7 +41,7 @@ func TestFollow(t *testing.T) {
 		got = append(got, e.Text)
 		switch e.Seq {
 		case 1:
-			m.print(id, "two\n\n\u2028") // the first event must arrive before the execution ends: only the second one causes the end
+			m.print(id, "two\n\n\u2028") // the execution ends only after this event arrives
 		case 2:
 			_, err := c.Interrupt(t.Context(), id)
 			return err

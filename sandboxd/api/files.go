@@ -102,7 +102,8 @@ func (u *upload) Read(p []byte) (int, error) {
 
 // drain reads and discards the rest of a refused upload, up to a limit and for up to 10 s. Otherwise a client that is still
 // sending would get a broken connection instead of the answer. begun is false if the client waits for a "100 Continue"
-// before it sends; drain then reads nothing, because the first read would make the client send the body.
+// before it sends the body. If nothing was read yet, drain then reads nothing, because net/http sends the "100 Continue"
+// with the first read.
 func (u *upload) drain(begun bool) {
 	if !u.read && !begun {
 		return

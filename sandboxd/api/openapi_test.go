@@ -47,7 +47,7 @@ func TestOpenAPIHasTheRoutes(t *testing.T) {
 	equal(t, "documented routes", documented, served)
 }
 
-// TestOpenAPIHasTheParameters checks that the document has the parameters that the routes read.
+// TestOpenAPIHasTheParameters checks that the document and the routes have the same parameters.
 func TestOpenAPIHasTheParameters(t *testing.T) {
 	h := handler(newMemory(t))
 	for path, operations := range document(t).Paths {
@@ -81,7 +81,7 @@ func TestOpenAPIHasTheParameters(t *testing.T) {
 	}
 }
 
-// TestOpenAPIHasTheFields checks that the document's schemas have the same fields as the Go types.
+// TestOpenAPIHasTheFields checks that each schema in the document has exactly the fields of its Go type.
 func TestOpenAPIHasTheFields(t *testing.T) {
 	doc := document(t)
 	values := []any{

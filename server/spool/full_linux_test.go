@@ -16,7 +16,7 @@ import (
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "gvisor") { // where gVisor is tested, mounting must work
+		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "gvisor") { // gVisor also needs to mount
 			t.Fatalf("no small disk can be had here: %v", err)
 		}
 		t.Skipf("NOT TESTED: no small disk can be had here: %v", err)

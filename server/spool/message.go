@@ -9,9 +9,13 @@ import (
 // Limits are the limits of one message, in bytes. Zero means the default.
 type Limits struct {
 	Message int64 // the maximum size of the whole message, before unescaping; 0: 160 MiB
-	String  int64 // the maximum size of one long string after unescaping; 0: 144 MiB, which is enough for a 100 MiB file in lines of base64
-	Kept    int64 // the maximum size of the part that stays in memory: the message without its long strings; 0: 8 MiB
-	Long    int64 // the maximum size of a string, before unescaping, that stays in memory; a larger string is a long string; 0: [Long]
+	// String is the maximum size of one long string after unescaping. 0: 144 MiB, which is enough for a 100 MiB file in lines
+	// of base64.
+	String int64
+	Kept   int64 // the maximum size of the part that stays in memory: the message without its long strings; 0: 8 MiB
+	// Long is the maximum size of a string, before unescaping, that stays in memory. A larger string is a long string.
+	// 0: the constant [Long].
+	Long int64
 }
 
 // Long is the default length in bytes, before unescaping, up to which a string stays in memory. A message of at most this
@@ -32,8 +36,7 @@ const (
 
 // Message reads a JSON message and stores its long strings on disk. The caller passes the message to Write in pieces of any
 // size. End then returns the message with tokens in place of its long strings. If the message has a flaw, Write discards
-// the rest of the message, and End returns the flaw. A Message must not be used concurrently while it is written; after
-// End, Find and the strings may be used concurrently.
+// the rest of the message, and End returns the flaw.
 type Message struct {
 	limits Limits
 	store  store
