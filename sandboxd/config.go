@@ -21,7 +21,7 @@ type Config struct {
 	Runtime      string   // the engine's container runtime; empty or auto: the best one that the engine has
 	DefaultImage string   // the image of sandboxes whose request names none
 	AllowImages  []string // further images that requests may name; "*" allows every image
-	// WithoutCgroups allows the gvisor engine to run sandboxes without cgroups, which limit their resources.
+	// WithoutCgroups allows the gvisor engine to run sandboxes even if it cannot limit them with cgroups.
 	WithoutCgroups bool
 	// NoDirectExec makes the docker engine connect to guests only through the Docker engine's exec, never directly through
 	// the container's runtime.

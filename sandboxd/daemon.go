@@ -99,8 +99,8 @@ func (d *Daemon) Handler() *api.Handler { return d.handler }
 // Listen listens on the home's socket. The caller must close the listener or pass it to Serve.
 func (d *Daemon) Listen() (net.Listener, error) { return listen(d.cfg.Home, d.cfg.Logger) }
 
-// Serve serves the API on l until ctx ends, and closes l. Then it ends streams and waits for executions with an error, and
-// waits up to stopPatience for the other requests in flight.
+// Serve serves the API on l until ctx ends, and closes l. When ctx ends, open streams and requests that wait for an execution
+// fail with an error that the daemon is stopping. Serve then waits up to stopPatience for the other requests in flight.
 func (d *Daemon) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           d.handler,

@@ -78,7 +78,8 @@ const engineName = "engine"
 
 // openOwn opens the daemon's engine and records its name. If the home has sandboxes, openOwn opens only the engine that
 // runs them. That engine may only be starting; on another engine, the sandboxes would be considered lost. The engine's name
-// is recorded before the first sandbox is, so a home without a recorded engine has no sandboxes on any engine.
+// is recorded before the first sandbox is, so a home without a recorded engine has no sandboxes on any engine. With auto,
+// openOwn also keeps the engine while containers of terminated sandboxes may still exist there.
 func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
 	choice, file := *c, filepath.Join(c.Home, engineName)
 	text, err := os.ReadFile(file)
@@ -106,7 +107,7 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 		return nil, sandbox.Errorf(sandbox.Unavailable, "this home's sandboxes are on the %s engine: %s", last, sandbox.Public(err).Message).WithCause(err)
 	}
 	if err != nil {
-		return nil, err // not e, which is not a nil interface
+		return nil, err
 	}
 	if name := e.Info().Name; name != last {
 		if err := writeFile(file, name+"\n"); err != nil {

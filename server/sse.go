@@ -79,7 +79,8 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 	}
 }
 
-// sendBetween calls send, which sends something other than a message, while no message is being sent.
+// sendBetween calls send, which writes something that is not a message. It holds s.writing, so that send does not write into
+// the middle of a message.
 func (s *sseStream) sendBetween(send func() error) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
