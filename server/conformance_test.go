@@ -33,7 +33,7 @@ func TestConformance(t *testing.T) {
 	url := serveSuite(t)
 	for _, version := range []string{"2025-11-25", "2026-07-28"} {
 		t.Run(version, func(t *testing.T) {
-			expected, err := filepath.Abs("../build/conformance/expected-" + version + ".yaml")
+			expected, err := filepath.Abs("../e2e/conformance/expected-" + version + ".yaml")
 			if err != nil {
 				t.Fatal(err)
 			}
