@@ -8,26 +8,26 @@ import (
 	"github.com/emmansun/base64"
 )
 
-// base64Reader decodes base64 as it is found in the wild: standard or URL alphabet,
-// padded or not, with white space, with a data: URI in front. Anything else is an error.
-// It decodes large pieces at once, because files have up to 100 MiB.
+// base64Reader decodes the variants of base64 that clients send: with the standard or URL alphabet, with or without padding, white space,
+// and the beginning of a data: URI. Anything else is an error of kind invalid. It decodes 64 KiB at a time, because files can have
+// 100 MiB.
 type base64Reader struct {
 	src     *bufio.Reader
 	started bool
 	padded  bool
-	read    int64 // characters so far, for messages
+	read    int64 // characters read so far, for positions in error messages
 
-	in   []byte // characters; the first rest of them are left from the last piece
+	in   []byte // base64 characters; the first rest of them are left over from the previous piece
 	rest int
-	buf  []byte // decoded
-	out  []byte // of buf: not yet read
+	buf  []byte // decoded bytes
+	out  []byte // the part of buf that Read has not returned yet
 	err  error
 }
 
 const base64Piece = 64 << 10
 
 func newBase64Reader(r io.Reader) *base64Reader {
-	// The buffer is for looking ahead: what is larger goes past it.
+	// The buffer is for Peek in skipDataURI. bufio reads large pieces directly into in, without copying them through the buffer.
 	return &base64Reader{src: bufio.NewReaderSize(r, 2*maxDataURI), in: make([]byte, base64Piece), buf: make([]byte, base64Piece)}
 }
 
@@ -43,7 +43,7 @@ func (b *base64Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill decodes the next piece into out. The error may come with bytes.
+// fill decodes the next piece into out. It may set out and also return an error, such as io.EOF.
 func (b *base64Reader) fill() error {
 	if !b.started {
 		b.started = true
@@ -55,8 +55,8 @@ func (b *base64Reader) fill() error {
 	if end == io.ErrUnexpectedEOF {
 		end = io.EOF
 	}
-	if b.rest == 0 && n%4 == 0 && !b.padded { // nearly always, it is plain
-		// A line break inside would shift the groups of four, and m tells.
+	if b.rest == 0 && n%4 == 0 && !b.padded { // the common case: no white space, padding or URL alphabet
+		// Decode skips line breaks. If there were any, m is too small, and the piece is decoded below.
 		if m, err := base64.RawStdEncoding.Decode(b.buf, b.in[:n]); err == nil && m == n/4*3 {
 			b.read += int64(n)
 			b.out = b.buf[:m]
@@ -100,8 +100,8 @@ func (b *base64Reader) skipDataURI() error {
 	return err
 }
 
-// classes says what each byte is in base64: itself or what it stands for in the plain
-// alphabet, a blank, padding, or (0) nothing.
+// classes maps each byte to its meaning in base64: a character of the standard alphabet, ' ' for white space, '=' for padding, or 0 if the
+// byte is invalid.
 var classes = func() (t [256]byte) {
 	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") {
 		t[c] = c
@@ -113,7 +113,8 @@ var classes = func() (t [256]byte) {
 	return t
 }()
 
-// normalise rewrites p in place and returns how much of it is left.
+// normalise removes white space and padding from p and replaces the URL alphabet by the standard one, in place. It returns how many bytes
+// of p are left.
 func (b *base64Reader) normalise(p []byte) (int, error) {
 	kept := 0
 	for i, c := range p {

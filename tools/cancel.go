@@ -8,18 +8,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// ErrUnwanted is the cause of a call's context that ends because its client has cancelled the call, and wants what it
-// started to end, too. A client that has only gone leaves it running.
+// ErrUnwanted is the cause of a call's context if the client cancelled the call. The execution that the call started is then interrupted.
+// If the client only disconnects, the cause is a different one and the execution continues.
 var ErrUnwanted = errors.New("the client cancelled the call")
 
-// How long it is tried to end an unwanted execution, which may not be on record yet.
+// endUnwanted looks for the execution up to unwantedLooks times, because the daemon may not have recorded it yet. It gives up after
+// unwantedPatience.
 const (
 	unwantedPatience = 30 * time.Second
 	unwantedLook     = 100 * time.Millisecond
 	unwantedLooks    = 20
 )
 
-// endUnwanted interrupts the execution that a request id started, if the call that ctx belongs to was cancelled.
+// endUnwanted interrupts the execution that was started with a request id if the client cancelled the call of ctx. Otherwise it does nothing.
 func (t *toolset) endUnwanted(ctx context.Context, requestID string) {
 	if !errors.Is(context.Cause(ctx), ErrUnwanted) {
 		return
@@ -37,6 +38,6 @@ func (t *toolset) endUnwanted(ctx context.Context, requestID string) {
 			}
 			return
 		}
-		time.Sleep(unwantedLook) // the request may still be on its way to the record
+		time.Sleep(unwantedLook) // the daemon may not have recorded the execution yet
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// confineWorker limits the resources and rights of this process. A worker must call it before it reads hostile bytes.
+// confineWorker limits the resources and rights of this process. A worker must call it before it reads the picture, which may be hostile.
 func confineWorker() error {
 	data, err := dataSize()
 	if err != nil {
@@ -20,9 +20,9 @@ func confineWorker() error {
 		resource int
 		value    uint64
 	}{
-		{unix.RLIMIT_DATA, data + workerMemory}, // private memory that can be written
+		{unix.RLIMIT_DATA, data + workerMemory}, // private writable memory
 		{unix.RLIMIT_CPU, workerCPU},
-		{unix.RLIMIT_NOFILE, workerFiles}, // Go's poller needs a few
+		{unix.RLIMIT_NOFILE, workerFiles}, // Go's network poller needs a few files
 		{unix.RLIMIT_FSIZE, 0},
 		{unix.RLIMIT_CORE, 0},
 	}
@@ -40,7 +40,7 @@ func confineWorker() error {
 	return nil
 }
 
-// dataSize returns how many bytes count towards RLIMIT_DATA now: the memory that the Go runtime has reserved.
+// dataSize returns how many bytes of this process count towards RLIMIT_DATA now. Most of them are memory that the Go runtime has reserved.
 func dataSize() (uint64, error) {
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -54,7 +54,7 @@ func dataSize() (uint64, error) {
 	return pages * uint64(os.Getpagesize()), err
 }
 
-// workerPath returns a path of this program that is valid even after its file was replaced by a newer one.
+// workerPath returns a path of this program's file. The path refers to the running program even after an update has replaced the file.
 func workerPath() (string, error) { return "/proc/self/exe", nil }
 
 func hideWindow(*exec.Cmd) {}

@@ -42,7 +42,7 @@ func (t *toolset) callCreateSandbox(ctx context.Context, a arguments) *mcp.CallT
 		ForkOf:      a.text("fork_of"),
 	}
 	if ttl, ok := a.duration("ttl"); ok {
-		if err := sandbox.ValidateTTL(time.Duration(ttl)); err != nil { // 0 would mean the default
+		if err := sandbox.ValidateTTL(time.Duration(ttl)); err != nil { // Create would replace a TTL of 0 by the default
 			return t.failure(ctx, aNewSandbox, err)
 		}
 		r.TTL = ttl

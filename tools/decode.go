@@ -13,8 +13,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// arguments are a call's arguments after decoding: every value has its parameter's
-// type, and what is absent, null or an empty optional string is not there.
+// arguments are a call's arguments after decoding. Each value has the type of its parameter. A parameter that was absent, null or an empty
+// optional string has no entry.
 type arguments map[string]any
 
 func (a arguments) text(name string) string { s, _ := a[name].(string); return s }
@@ -26,7 +26,7 @@ func (a arguments) number(name string, otherwise float64) float64 {
 	return otherwise
 }
 
-// integer returns the number, which decode has found to be whole.
+// integer returns a whole number, or otherwise if the argument is absent. decode has checked that the number is whole.
 func (a arguments) integer(name string, otherwise int64) int64 {
 	return int64(a.number(name, float64(otherwise)))
 }
@@ -40,23 +40,22 @@ func (a arguments) duration(name string) (d sandbox.Duration, ok bool) {
 
 func (a arguments) files() []fileArgument { f, _ := a[filesName].([]fileArgument); return f }
 
-// maxInteger bounds whole numbers that have no bound of their own (offsets), so that they fit an int64.
+// maxInteger limits whole numbers that have no limit of their own (offsets), so that they fit into an int64.
 const maxInteger = 1 << 50
 
-// decimal writes a number without an exponent, as people and schemas do.
+// decimal formats a number without an exponent, as is usual in schemas and messages.
 func decimal(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
 
-// filesName is the one parameter that is a list.
+// filesName is the name of the only parameter that is a list.
 const filesName = "files"
 
-// invalid is a sentence for the model about its own arguments.
+// invalid returns an error of kind invalid. Its text is a sentence for the model about the arguments that it sent.
 func invalid(format string, args ...any) error {
 	return sandbox.Errorf(sandbox.Invalid, format, args...)
 }
 
-// decode checks a call's arguments. It is lenient where clients are known to
-// differ (numbers and lists as strings, null for absent) and strict where leniency would
-// hide a mistake (unknown names).
+// decode checks and converts a call's arguments. It is lenient where clients are known to differ: it accepts numbers and lists as
+// strings, and null for an absent argument. It is strict where leniency would hide a mistake: it rejects unknown names.
 func (ps params) decode(tool string, raw any) (arguments, error) {
 	given, err := object(raw)
 	if err != nil {
@@ -75,7 +74,7 @@ func (ps params) decode(tool string, raw any) (arguments, error) {
 			return nil, invalid("%s needs %s, for example %q: %s", tool, p.name, p.name, p.example)
 		case v == "" && p.required:
 			return nil, invalid("%s is empty; give it like this: %q: %s", p.name, p.name, p.example)
-		case v == nil || v == "": // clients fill in what they leave out
+		case v == nil || v == "": // some clients send null or "" for an absent argument
 			continue
 		}
 		if args[p.name], err = p.decode(v); err != nil {
@@ -85,7 +84,7 @@ func (ps params) decode(tool string, raw any) (arguments, error) {
 	return args, nil
 }
 
-// object accepts an object, the same as a JSON string, and nothing at all.
+// object returns a call's arguments as a map. It accepts an object, a string that contains a JSON object, and nil.
 func object(raw any) (map[string]any, error) {
 	if long, ok := raw.(LongText); ok {
 		s, err := inMemory("the arguments", long, maxFilesText)
@@ -184,7 +183,7 @@ func (p param) wrong(want string, v any) error {
 	return invalid("%s must be %s, and is %s; an example: %s", p.name, want, describe(v), p.example)
 }
 
-// describe says what was given, short.
+// describe returns a short description of a JSON value, for an error message.
 func describe(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -205,7 +204,7 @@ func describe(v any) string {
 	return "something else"
 }
 
-// unknown refuses a name, and offers the one that was probably meant.
+// unknown returns the error for an unknown parameter name. It suggests the parameter that the client probably meant.
 func (ps params) unknown(tool, name string) error {
 	var names []string
 	for _, p := range ps {
@@ -225,8 +224,8 @@ func endSentence(s string) string {
 	return s
 }
 
-// nearest returns the candidate that somebody who wrote name probably meant: one
-// that contains it or is contained, else one within a few edits, else "".
+// nearest returns the candidate that is most similar to name: one that contains name or is contained in it, otherwise one that
+// is a few edits away, otherwise "".
 func nearest(name string, candidates []string) string {
 	name = strings.ToLower(name[:min(len(name), 64)])
 	best, bestDistance := "", max(2, len(name)/3)+1
@@ -242,7 +241,7 @@ func nearest(name string, candidates []string) string {
 	return best
 }
 
-// editDistance counts the insertions, deletions and replacements from a to b.
+// editDistance returns how many insertions, deletions and replacements of bytes turn a into b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

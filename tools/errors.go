@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// subject is what a call was about, which decides what to call after an error.
+// subject is the kind of thing that a call is about. It selects the sentence about the next step after an error.
 type subject int
 
 const (
@@ -22,8 +22,7 @@ const (
 	aFile
 )
 
-// nextStep says what to call after an error: the table that maps the closed set of
-// kinds to words for a model.
+// nextStep is the table of sentences that suggest to a model what to call after an error. Kinds without an entry need no suggestion.
 var nextStep = map[sandbox.Kind]map[subject]string{
 	sandbox.NotFound: {
 		aSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
@@ -63,8 +62,8 @@ const (
 	maxErrorAnswer  = 4_000 // the text of an answer that is an error
 )
 
-// failure turns an error into a result in words: what happened, why, what next.
-// What an internal error says is logged under a number, and stays home.
+// failure returns an error as a result for the model: what happened, why, and what to call next. The text of an internal error is only
+// logged, under a number that the result contains.
 func (t *toolset) failure(ctx context.Context, about subject, err error) *mcp.CallToolResult {
 	return errorText(t.explain(ctx, about, err))
 }
@@ -82,7 +81,7 @@ func (t *toolset) explain(ctx context.Context, about subject, err error) string 
 	return sentence(short(known.Message, maxErrorMessage)) + after(nextStep[known.Kind][about])
 }
 
-// sentence is clean text that ends with a full stop.
+// sentence returns s as clean text that ends with a full stop.
 func sentence(s string) string {
 	s = strings.TrimSpace(cleanText(s))
 	if s != "" && !strings.HasSuffix(s, ".") {
@@ -91,7 +90,7 @@ func sentence(s string) string {
 	return s
 }
 
-// because is the reason of a record as a sentence of its own.
+// because returns the reason of a sandbox or an execution as a sentence: at most 300 bytes, beginning with a capital letter.
 func because(reason string) string {
 	s := sentence(oneLine(reason, 300))
 	return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):]

@@ -31,7 +31,7 @@ func (t *toolset) executeCode() Tool {
 		hints{}, nil, t.callExecuteCode)
 }
 
-// sandboxParam is the sandbox_id of every tool that has one.
+// sandboxParam returns the declaration of the parameter sandbox_id.
 func sandboxParam(required bool, about string) param {
 	return param{name: "sandbox_id", kind: text, required: required, about: about, example: `"sbx_…"`}
 }
@@ -49,7 +49,7 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 		WaitSeconds:    a.number("wait_seconds", sandbox.DefaultWaitSeconds),
 		Window:         wholeWindow(),
 	}
-	// Everything that can be refused is refused before anything is made.
+	// Invalid arguments must be rejected before a sandbox is created.
 	if err := r.Validate(""); err != nil {
 		return t.failure(ctx, aSandbox, err)
 	}
@@ -72,19 +72,18 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 	}
 	theirs := r.RequestID
 	if theirs == "" {
-		r.RequestID = "call:" + rand.Text() // finds the execution of a call that is cancelled before it knows the id
+		r.RequestID = "call:" + rand.Text() // endUnwanted finds the execution by it if the call is cancelled before the answer with the id arrives
 	}
 	ex, err := t.execute(ctx, name, r)
 	t.endUnwanted(ctx, r.RequestID)
 	if err != nil {
-		refused := sandbox.KindOf(err) == sandbox.Invalid // so nothing runs in it
+		refused := sandbox.KindOf(err) == sandbox.Invalid // the daemon rejected the request, so nothing runs in the sandbox
 		return errorText(t.explain(ctx, aSandbox, err) + t.abandon(ctx, name, fresh, theirs, refused))
 	}
 	return t.renderExecution(ctx, ex, view{fresh: fresh})
 }
 
-// seenBefore returns the answer about the execution that the request id started, or
-// nil when there is none.
+// seenBefore returns the answer about the execution that an earlier call started with the same request id, or nil if there is none.
 func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp.CallToolResult {
 	ex, err := t.sandboxes.FindExecution(ctx, r.RequestID)
 	if err == nil {
@@ -98,8 +97,8 @@ func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp
 	return t.renderExecution(ctx, ex, view{again: true})
 }
 
-// createRequestID derives the id of the create request, so that a retry finds the
-// sandbox which the first call made even if that call never came to run its code.
+// createRequestID derives the request id for creating a sandbox from the request id of an execute_code call. A retry of the call then gets
+// the sandbox of the first call, even if the first call failed before it ran the code.
 func createRequestID(id string) string {
 	const prefix = "exec:"
 	if id == "" {
@@ -112,14 +111,14 @@ func createRequestID(id string) string {
 	return prefix + id
 }
 
-// abandon ends a sandbox that a failed call made, if nobody can have been told of it
-// and nothing runs in it; else it names the sandbox.
+// abandon deletes the sandbox that a failed call created (fresh), if no code runs in it and the call has no request id: with one, a retry
+// may use the sandbox. It returns a sentence that says that the sandbox was deleted, or names the sandbox if it is kept.
 func (t *toolset) abandon(ctx context.Context, name string, fresh bool, requestID string, nothingRuns bool) string {
 	if !fresh {
 		return ""
 	}
 	if requestID == "" && nothingRuns {
-		// The caller may have gone, and the sandbox must go all the same.
+		// The sandbox must be deleted even if the call was cancelled.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		if t.sandboxes.Delete(ctx, name) == nil {

@@ -11,16 +11,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// fileArgument is one file of a files argument: a path in the workspace and one
-// source.
+// fileArgument is one file of a files argument: a path in the workspace and the source of its content.
 type fileArgument struct {
 	path   string
-	source string   // which of the three fields
-	value  string   // what is in it
-	long   LongText // what is in it, when it is too long for value
+	source string   // the name of the field that has the content: sourceText, sourceBase64 or sourceLocal
+	value  string   // that field's value
+	long   LongText // that field's value, if it is too long to be held in memory; value is then empty
 }
 
-// The fields of a file, besides its path.
+// The fields that can be the source of a file's content.
 const (
 	sourceText   = "text"
 	sourceBase64 = "base64"
@@ -29,7 +28,7 @@ const (
 
 const filesExample = `[{"path": "in.csv", "text": "a,b\n1,2\n"}]`
 
-// decodeFiles accepts a list of files, one file, and either as a JSON string.
+// decodeFiles decodes the files argument. It accepts a list of files or a single file, each also as a string of JSON.
 func decodeFiles(v any) ([]fileArgument, error) {
 	if long, ok := v.(LongText); ok {
 		s, err := inMemory(filesName, long, maxFilesText)
@@ -123,7 +122,7 @@ func decodeFile(item any) (fileArgument, error) {
 	case len(filled) == 1:
 		f.source = filled[0]
 		f.value, _ = fields[f.source].(string)
-	case len(empty) > 0 && empty[0] != sourceLocal: // an empty file is a file
+	case len(empty) > 0 && empty[0] != sourceLocal: // the file is empty
 		f.source = empty[0]
 	default:
 		return f, invalid("%q has no content: give one of text, base64, local_path", sandbox.Quote(f.path))
@@ -134,7 +133,8 @@ func decodeFile(item any) (fileArgument, error) {
 	return f, nil
 }
 
-// size is how long the source is, as it was written.
+// size returns the length in bytes of the source as the client sent it. For base64 that is the encoded length; for local_path it is the
+// length of the path.
 func (f fileArgument) size() int64 {
 	if f.long != nil {
 		return f.long.Size()
@@ -146,7 +146,7 @@ func tooLarge(path string) error {
 	return invalid("%q is larger than %d MiB, the limit of one file: split it", sandbox.Quote(path), sandbox.MaxFileBytes/sandbox.MiB)
 }
 
-// content is the one place where a string argument becomes a stream.
+// content returns the text or base64 of the argument as a stream.
 func (f fileArgument) content() io.Reader {
 	if f.long != nil {
 		return f.long.Open()
@@ -154,8 +154,7 @@ func (f fileArgument) content() io.Reader {
 	return strings.NewReader(f.value)
 }
 
-// open returns the file's bytes as a stream; nothing of it is copied in memory. The
-// caller closes it.
+// open returns the file's bytes as a stream, without a copy of the file in memory. The caller must close the stream.
 func (t *toolset) open(f fileArgument) (io.ReadCloser, error) {
 	if f.source == sourceLocal {
 		return t.openLocal(f.value)
@@ -167,8 +166,8 @@ func (t *toolset) open(f fileArgument) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
-// writeAll writes the files in order and stops at the first that fails. It returns
-// what was written, and an error that says what was not.
+// writeAll writes the files in order and stops at the first error. It returns the files that it wrote. The error is a *filesError, which
+// lists the files that it did not write.
 func (t *toolset) writeAll(ctx context.Context, name string, files []fileArgument) ([]sandbox.File, error) {
 	var written []sandbox.File
 	for i, f := range files {
@@ -189,15 +188,14 @@ func (t *toolset) writeOne(ctx context.Context, name string, f fileArgument) (sa
 	defer body.Close()
 	source := &limitedSource{r: body, path: f.path, left: sandbox.MaxFileBytes}
 	file, err := t.sandboxes.WriteFile(ctx, name, f.path, source)
-	if source.err != nil { // the reason, where the daemon saw only a broken body
+	if source.err != nil { // the error of WriteFile says only that the request's body broke off
 		err = source.err
 	}
 	return file, err
 }
 
-// limitedSource refuses to go beyond the limit of one file, and remembers why the
-// source failed. The daemon's client may read it from another goroutine, but not
-// after WriteFile has returned.
+// limitedSource reads from r and fails after left bytes, the limit of one file. It stores the error of a failed read in err. The daemon's
+// client may call Read on another goroutine, but not after WriteFile has returned; err may be read after that.
 type limitedSource struct {
 	r    io.Reader
 	path string
@@ -216,7 +214,7 @@ func (s *limitedSource) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// filesError says how far a list of files came.
+// filesError is the error of writeAll. It names the file that failed, the files written before it, and the files after it, which are missing.
 type filesError struct {
 	failed           string
 	written, missing []fileArgument
@@ -226,7 +224,7 @@ type filesError struct {
 func (e *filesError) Error() string { return fmt.Sprintf("write %q: %v", e.failed, e.cause) }
 func (e *filesError) Unwrap() error { return e.cause }
 
-// progress says which of the other files are there and which are not, for the model.
+// progress returns sentences for the model that list the files that were written and the files that were not tried.
 func (e *filesError) progress() string {
 	s := ""
 	if len(e.written) > 0 {

@@ -10,14 +10,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gallery chooses the values that one answer shows: the last error and result first, then the newest values.
+// gallery chooses the values (displays and results) and the error that one answer shows. The last error has priority, then the last
+// result, then the newest of the other values.
 type gallery struct {
-	left    int // bytes of text that the answer has room for
+	left    int // bytes of text that the answer can still take
 	skipped int // displays and results that are not shown
 	errors  int // errors that are not shown
 }
 
-// selection chooses the pictures that one answer shows: the first few.
+// selection chooses the pictures that one answer shows: the first ones that can be shown, at most maxImages.
 type selection struct {
 	shop     *imageShop
 	sandbox  sandbox.ID
@@ -27,22 +28,22 @@ type selection struct {
 	used     int // bytes of base64 in the shown pictures
 }
 
-// value is a display or a result, and the pieces with which an answer shows it.
+// value is a display or a result, and the pieces of the answer's text that show it.
 type value struct {
 	label  string
 	data   map[string]string
 	note   string            // a note about its picture
-	image  *mcp.ImageContent // its picture, if that is shown
+	image  *mcp.ImageContent // its picture, if the answer shows it
 	pieces []piece
 }
 
 const (
-	maxTried     = 8   // how many pictures of one answer are decoded at most
+	maxTried     = 8   // pictures that are decoded for one answer
 	maxCountNote = 200 // bytes of a note about values or errors that are not shown
 	cutNote      = 120 // bytes of a note about the omitted middle of a text
 )
 
-// choose sets the images and notes of the values that have pictures.
+// choose sets the image and note of each value that has a picture. After maxTried pictures it leaves the other values unchanged.
 func (s *selection) choose(ctx context.Context, values []*value) {
 	for _, v := range values {
 		if imageType(v.data) != "" {
@@ -56,7 +57,7 @@ func (s *selection) choose(ctx context.Context, values []*value) {
 	}
 }
 
-// choose sets the pieces of the values that the answer has room for, and counts the others.
+// choose sets the pieces of the values that fit into the answer, and counts the others in g.skipped.
 func (g *gallery) choose(values []*value) {
 	for _, v := range values {
 		if v.image != nil {
@@ -79,10 +80,11 @@ func (g *gallery) choose(values []*value) {
 	}
 }
 
-// take sets the pieces of a value if there is room for them, and counts the value as skipped otherwise.
+// take sets the pieces of a value if they fit into g.left bytes. Otherwise it counts the value as skipped. If the value's picture is shown,
+// choose has subtracted the note's length from g.left already.
 func (g *gallery) take(v *value) {
 	switch {
-	case v.image != nil: // its text says no more than <Figure …>
+	case v.image != nil: // the value's text is only something like <Figure …>
 		v.pieces = []piece{{note: v.note}}
 		return
 	case g.left > 0 && (v.note != "" || v.label == string(sandbox.EventResult) || imageType(v.data) == ""):
@@ -96,7 +98,7 @@ func (g *gallery) take(v *value) {
 	g.skipped++
 }
 
-// traceback returns the pieces for an error.
+// traceback returns the pieces for an error and subtracts their cost from g.left.
 func (g *gallery) traceback(e *sandbox.CodeError) []piece {
 	if e == nil {
 		return nil
@@ -110,8 +112,8 @@ func (g *gallery) traceback(e *sandbox.CodeError) []piece {
 	return pieces
 }
 
-// cut returns the pieces for a text, which is cut to at most most bytes and to the room that is left. It returns none if there is no room
-// for a useful part of the text.
+// cut returns the pieces for a text. It cuts the text so that it has at most most bytes and the pieces fit into g.left. It returns nil
+// if less than a useful part of the text (cutNote bytes) would fit.
 func (g *gallery) cut(label, text string, most int) []piece {
 	block := cost([]piece{{label: label}})
 	if whole := cutPiece(label, text, min(most, g.left-block)); len(whole) == 1 {
@@ -124,7 +126,7 @@ func (g *gallery) cut(label, text string, most int) []piece {
 	return cutPiece(label, text, room)
 }
 
-// rest returns notes about the values and errors that are not shown.
+// rest returns notes that count the values and errors that are not shown.
 func (g *gallery) rest() (notes []piece) {
 	if g.errors > 0 {
 		notes = append(notes, piece{note: fmt.Sprintf("[The code reported %d more errors before the last one. They are not shown: print what matters of them]", g.errors)})
@@ -135,7 +137,8 @@ func (g *gallery) rest() (notes []piece) {
 	return notes
 }
 
-// text returns the pieces for a value whose picture is not shown: the note about the picture, if any, and the value's best text.
+// text returns the pieces for a value without a picture, or whose picture is not shown: the note about the picture, if any, and the most
+// readable of the value's texts. It returns nil if the text does not fit.
 func (g *gallery) text(v *value) []piece {
 	var pieces []piece
 	if v.note != "" {
@@ -163,7 +166,8 @@ func (g *gallery) text(v *value) []piece {
 	return nil
 }
 
-// add returns a note about a picture, and the picture if the answer has room for it.
+// add decodes a picture. It returns a note about the picture, and the picture itself if the answer can show it. text is the
+// picture in base64.
 func (s *selection) add(ctx context.Context, label, text string) (note string, image *mcp.ImageContent) {
 	s.tried++
 	s.pictures--

@@ -13,7 +13,7 @@ const (
 	maxScans        = 40          // scans of a JPEG; common encoders write 10
 )
 
-// pictureHeader contains facts from a picture's header.
+// pictureHeader contains the facts that are read from a picture without decoding it.
 type pictureHeader struct {
 	format        string // png or jpeg
 	width, height int
@@ -21,8 +21,8 @@ type pictureHeader struct {
 	scans         int   // the number of scans of a JPEG
 }
 
-// inspectPicture reads a picture's header. The error says why the picture is invalid or needs too much memory or time to decode. It
-// does not decode the picture, so a picture that it accepts can still be broken.
+// inspectPicture reads a picture's header. It returns an error if the picture is invalid or needs too much memory or time to decode.
+// It does not decode the picture, so a picture that it accepts can still be broken.
 func inspectPicture(data []byte) (pictureHeader, error) {
 	var h pictureHeader
 	var err error
@@ -66,7 +66,7 @@ func inspectPNG(data []byte) (pictureHeader, error) {
 	if depth == 16 {
 		h.bytes *= 2
 	}
-	if interlaced { // each pass is decoded into an image of its own
+	if interlaced { // the decoder allocates a second image for the passes
 		h.bytes *= 2
 	}
 	return h, nil
@@ -84,7 +84,7 @@ const (
 	jpegAPP14 = 0xee
 )
 
-// inspectJPEG reads the segments of a JPEG and counts its scans.
+// inspectJPEG reads the segments of a JPEG. It sets the size in pixels, the memory that decoding needs, and the number of scans.
 func inspectJPEG(data []byte) (pictureHeader, error) {
 	h := pictureHeader{format: "jpeg"}
 	if !bytes.HasPrefix(data, []byte{0xff, jpegSOI}) {
@@ -137,7 +137,8 @@ func inspectJPEG(data []byte) (pictureHeader, error) {
 	return h, nil
 }
 
-// frame reads a frame header. A progressive picture keeps all of its coefficients until its last scan.
+// frame sets the size in pixels and the memory that decoding needs from a frame header. The decoder of a progressive picture keeps all
+// coefficients in memory until the last scan.
 func (h *pictureHeader) frame(segment []byte, progressive bool) error {
 	if len(segment) < 6 {
 		return errNotPicture

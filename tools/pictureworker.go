@@ -19,9 +19,9 @@ import (
 	"golang.org/x/image/draw"
 )
 
-// A worker is another process of this program that decodes one picture. It reads the picture from stdin and writes its answer to
-// stdout. Its environment is empty, and it confines itself before it reads, so that a hostile picture can use at most
-// workerMemory and workerCPU. The caller kills the worker at a deadline or when its call is cancelled.
+// A worker is a separate process, running this program, that decodes one picture. It reads the picture from stdin and writes its answer
+// to stdout. Its environment is empty, and it limits its own resources before it reads the picture, so that a hostile picture can use at
+// most workerMemory and workerCPU. The caller kills the worker after workerDeadline or when the call is cancelled.
 const (
 	workerArgument = "picture-worker"
 	workerMemory   = 384 * 1 << 20
@@ -29,7 +29,7 @@ const (
 	workerFiles    = 16
 )
 
-// Answers of a worker. After workerMade comes the smaller picture.
+// Answers of a worker. workerMade is followed by the bytes of the smaller picture.
 const (
 	workerKeep    = "keep\n"    // the picture is valid and fits unchanged
 	workerMade    = "made\n"    // the worker made a smaller picture that fits
@@ -37,11 +37,11 @@ const (
 	workerNoRoom  = "no room\n" // the picture can't be made small enough
 )
 
-// hasWorker reports whether this program calls RunPictureWorker, and so can be started as a worker.
+// hasWorker is true if this program has called RunPictureWorker. Only such a program can be started as a worker.
 var hasWorker bool
 
-// RunPictureWorker does a worker's work and exits, if the process was started as a worker; otherwise it returns. A program that calls
-// [New] must call it at the beginning of main, or no pictures are shown.
+// RunPictureWorker decodes a picture and exits if this process was started as a worker; otherwise it returns. A program that calls
+// [New] must call RunPictureWorker at the beginning of main. If it does not, answers show no pictures.
 func RunPictureWorker() {
 	hasWorker = true
 	if len(os.Args) != 4 || os.Args[1] != workerArgument {
@@ -67,8 +67,8 @@ func RunPictureWorker() {
 	os.Exit(0)
 }
 
-// runPictureWorker returns a picture that fits into budget bytes of base64, or nil if data fits unchanged. It kills the
-// worker when ctx ends.
+// runPictureWorker decodes the picture data in a worker. It returns a smaller picture that fits into budget bytes of base64, or nil if data
+// fits unchanged. It kills the worker when ctx ends.
 func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, error) {
 	self, err := workerPath()
 	if err != nil || !hasWorker {
@@ -106,7 +106,7 @@ func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, err
 	return nil, errNotPicture
 }
 
-// reducePicture returns a worker's answer about a picture.
+// reducePicture decodes a picture and returns the worker's answer: one of the constants above.
 func reducePicture(data []byte, budget int) []byte {
 	img, format, err := image.Decode(bytes.NewReader(data))
 	if err != nil {
@@ -131,8 +131,8 @@ func reducePicture(data []byte, budget int) []byte {
 	return []byte(workerNoRoom)
 }
 
-// hopeless reports that a PNG of the smaller picture would be far over the budget,
-// judged by the size of the larger one: encoding it takes a second or two.
+// hopeless reports whether a PNG of the smaller picture would probably be far larger than budget. It estimates this from size, the
+// number of bytes of the large picture, and saves the second or two that encoding the PNG would take.
 func hopeless(size int, large, small image.Image, budget int) bool {
 	pixels := func(img image.Image) float64 { return float64(img.Bounds().Dx()) * float64(img.Bounds().Dy()) }
 	return float64(size)*pixels(small)/pixels(large) > 2*float64(budget)
@@ -146,7 +146,7 @@ func encodePNG(img image.Image) ([]byte, error) {
 
 func encodeJPEG(quality int) func(image.Image) ([]byte, error) {
 	return func(img image.Image) ([]byte, error) {
-		// JPEG has no transparency: transparent pixels would become black.
+		// JPEG has no transparency, and transparent pixels would become black. So the image is drawn on white.
 		flat := image.NewRGBA(img.Bounds())
 		draw.Draw(flat, flat.Bounds(), image.White, image.Point{}, draw.Src)
 		draw.Draw(flat, flat.Bounds(), img, img.Bounds().Min, draw.Over)
@@ -156,7 +156,7 @@ func encodeJPEG(quality int) func(image.Image) ([]byte, error) {
 	}
 }
 
-// scale returns the image with its longer side at most side.
+// scale shrinks an image so that its longer side has at most side pixels. It returns a smaller image unchanged.
 func scale(img image.Image, side int) image.Image {
 	from := img.Bounds()
 	w, h := from.Dx(), from.Dy()
@@ -168,7 +168,7 @@ func scale(img image.Image, side int) image.Image {
 	} else {
 		w, h = max(1, w*side/h), side
 	}
-	small := image.NewRGBA(image.Rect(0, 0, w, h)) // the one kind that Scale is fast for
+	small := image.NewRGBA(image.Rect(0, 0, w, h)) // Scale is fast only for *image.RGBA
 	// Scale allocates 32 bytes for each row of the original in each column of the result, so a large image is scaled in strips.
 	const strip = 64
 	for top := 0; top < h; top += strip {

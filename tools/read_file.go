@@ -17,12 +17,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// How much read_file returns.
+// Limits of a read_file answer, in bytes of the file.
 const (
-	filePage       = 10_000   // of text, when length is not given
-	maxTextLength  = 1 << 20  // of text, when it is; more comes as base64
-	maxImageFile   = 20 << 20 // of a picture that is shown
-	maxInlineBytes = 7_500    // of other bytes that are in the text as base64, when length is not given
+	filePage       = 10_000   // text, if the call has no length
+	maxTextLength  = 1 << 20  // text, if the call has a length; a longer part is returned as base64
+	maxImageFile   = 20 << 20 // a picture file that is shown
+	maxInlineBytes = 7_500    // a file that is neither text nor a picture and is shown as base64 in the text, if the call has no length
 )
 
 func (t *toolset) readFile() Tool {
@@ -38,10 +38,10 @@ func (t *toolset) readFile() Tool {
 		hints{readOnly: true, idempotent: true}, nil, t.callReadFile)
 }
 
-// answerPatience is how long a large answer waits for memory that other answers use.
+// answerPatience is how long a call waits for the memory for its answer while other answers use that memory.
 const answerPatience = 10 * time.Second
 
-// reading is one call of read_file.
+// reading contains the arguments of one read_file call, and the file's size once it is known.
 type reading struct {
 	sandbox string
 	path    string
@@ -92,7 +92,7 @@ func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolRe
 	return r.inline(data)
 }
 
-// fetch reads length bytes at the reading's offset and notes the whole size.
+// fetch reads up to length bytes at r.offset into memory and sets r.size.
 func (t *toolset) fetch(ctx context.Context, r *reading, length int64) ([]byte, error) {
 	body, file, err := t.sandboxes.ReadFile(ctx, r.sandbox, r.path, r.offset, length)
 	if err != nil {
@@ -114,7 +114,7 @@ func isPicture(b []byte) bool {
 	return bytes.HasPrefix(b, []byte("\x89PNG\r\n\x1a\n")) || bytes.HasPrefix(b, []byte("\xff\xd8\xff"))
 }
 
-// showPicture answers with a picture that the model sees.
+// showPicture returns an answer that shows the model the picture, or an error result that says why it cannot be shown.
 func (t *toolset) showPicture(ctx context.Context, r reading) *mcp.CallToolResult {
 	if r.size > maxImageFile {
 		return r.describePicture("it has more than 20 MiB")
@@ -138,8 +138,8 @@ func (r reading) describePicture(why string) *mcp.CallToolResult {
 	return errorText(fmt.Sprintf("%s is an image that cannot be shown: %s. It has %s. Make a smaller PNG of it with execute_code, or give length to get its bytes as base64.", quotePath(r.path), why, bytesOf(r.size)))
 }
 
-// textPart returns data as text without a character cut off at its end, or nil when
-// it is not text.
+// textPart returns data if it is UTF-8 text without NUL bytes, otherwise nil. If whole is false, data may end in the middle of a
+// character; textPart omits the bytes of that character.
 func textPart(data []byte, whole bool) []byte {
 	if !whole {
 		for cut := 0; cut < utf8.UTFMax && cut < len(data); cut++ {
@@ -155,7 +155,8 @@ func textPart(data []byte, whole bool) []byte {
 	return data
 }
 
-// text shows a part of a file that takes n bytes there; note says what else is to know of it.
+// text returns an answer that shows the text s. The text is n bytes long in the file; it can be longer or shorter in s, for example if it
+// was decoded from UTF-16. text adds note to the line about the file.
 func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
 	head := fmt.Sprintf("%s: %s", quotePath(r.path), bytesOf(r.size))
 	end := r.offset + int64(n)
@@ -193,28 +194,27 @@ func fitFilePage(page []byte) []byte {
 	return page
 }
 
-// cleanFile is cleanText for a file, where every byte counts: terminal sequences are
-// written out, not left out.
+// cleanFile is like cleanText, but it shows terminal sequences as escapes instead of removing them, because a file's text must be complete.
 func cleanFile(s string) string {
 	return cleanText(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\x1b", `\x1b`))
 }
 
-// describe answers about bytes that are neither text nor a picture, and that nobody
-// asked for by length: a model can do nothing with much base64.
+// describe returns an answer that describes a file that is neither text nor a picture, instead of showing its bytes. It is used if the
+// call has no length and the file is larger than maxInlineBytes, because a model cannot use that much base64.
 func (r reading) describe(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf(
 		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.%s",
 		quotePath(r.path), bytesOf(r.size), data[:min(len(data), 16)], r.otherEncoding(data)))}}
 }
 
-// inline answers with few such bytes in the text itself, which every client shows a model.
+// inline returns an answer with the bytes of a small file as base64 in the text, because every client shows the text to the model.
 func (r reading) inline(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf("%s: bytes %d to %d of %d, not text, as base64:\n%s%s",
 		quotePath(r.path), r.offset, r.offset+int64(len(data)), r.size, base64.StdEncoding.EncodeToString(data), r.otherEncoding(data)))}}
 }
 
-// otherEncoding says how to read bytes that seem to be text of an older encoding, which
-// nobody can tell from the bytes.
+// otherEncoding returns a hint on how to read data as Latin-1 if it could be text in an older encoding, otherwise "". The bytes alone do
+// not show which encoding it is.
 func (r reading) otherEncoding(data []byte) string {
 	for _, b := range data {
 		if b < 0x20 && !strings.ContainsRune("\t\n\r\f", rune(b)) || b == 0x7f {
@@ -224,17 +224,17 @@ func (r reading) otherEncoding(data []byte) string {
 	return fmt.Sprintf("\nIt may be text in another encoding: with execute_code, open(%s, encoding=\"latin-1\").read() decodes Latin-1.", quotePath(r.path))
 }
 
-// bytes answers with exact bytes, as a resource.
+// bytes returns an answer with data, unchanged, as a base64 resource.
 func (r reading) bytes(data []byte) *mcp.CallToolResult {
 	var blob strings.Builder
 	blob.Grow(base64.StdEncoding.EncodedLen(len(data)))
 	encoder := base64.NewEncoder(base64.StdEncoding, &blob)
-	encoder.Write(data) // a strings.Builder takes everything
+	encoder.Write(data) // writing to a strings.Builder cannot fail
 	encoder.Close()
 	return r.resource(int64(len(data)), blob.String())
 }
 
-// resource answers with n bytes as a resource, blob in base64.
+// resource returns an answer with a resource of n bytes of the file. blob is their base64, or an [Outbox] token for it.
 func (r reading) resource(n int64, blob string) *mcp.CallToolResult {
 	end := r.offset + n
 	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64 in the resource that follows.", quotePath(r.path), r.offset, end, r.size)

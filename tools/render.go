@@ -13,28 +13,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// view is what an answer about an execution is besides the execution.
+// view describes the call that an answer about an execution is for.
 type view struct {
-	fresh  bool // the call made the sandbox
-	again  bool // the request_id had been seen
-	paging bool // the call gave an offset: a page, in sequence
+	fresh  bool // the call created the sandbox
+	again  bool // an earlier call with the same request_id started the execution
+	paging bool // the call has an offset, so the answer shows one page of the output
 }
 
-// Limits of an answer's text, in bytes. Agents cut a longer result in their own way, so answerBudget limits the
-// whole text of an answer about an execution, including our own lines, labels and fences.
+// Limits of an answer's text, in bytes. Agents truncate long results, each in its own way. answerBudget keeps an answer below
+// their limits: it limits the whole text of an answer about an execution, including status lines, labels and fences.
 const (
 	answerBudget  = 10_000
 	filesBudget   = 1_200 // the list of files
-	lateBudget    = 2_000 // the text that was printed while nothing ran
+	lateBudget    = 2_000 // the text that was printed while no execution ran
 	valuesBudget  = 6_000 // results, displays and errors together
 	streamReserve = 3_000 // printed text that has priority over values
-	nextReserve   = 300   // the line that names the next call
+	nextReserve   = 300   // the line that suggests the next call
 	gapReserve    = 600   // the lines about missing text
 )
 
-// renderExecution writes an execution for a model: one text, then at most four
-// pictures. There is no structured content, because clients that find some show the
-// model nothing else.
+// renderExecution returns an execution as a tool result: one text, then at most four pictures. The result has no structured content,
+// because some clients show the model only the structured content of a result that has any.
 func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v view) *mcp.CallToolResult {
 	r := &rendering{ex: ex, view: v, head: headLines(ex, v)}
 	r.files = r.fileLines()
@@ -61,7 +60,7 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 			if len(text) <= answerBudget || budget < minPage {
 				break
 			}
-			budget = budget * 3 / 4 // values between printed text add labels and fences
+			budget = budget * 3 / 4 // labels and fences of values between printed text made the answer too long
 			events, next = fitPage(events, next, budget)
 		}
 	}
@@ -70,7 +69,7 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 
 const minPage = 500 // a page with fewer bytes of printed text is not cut further
 
-// headLines returns the lines before an execution's output: its state and how it ended.
+// headLines returns the lines before an execution's output. They describe its state, how it ended, and the loss of variables before it.
 func headLines(ex sandbox.Execution, v view) string {
 	w := &writer{}
 	w.line("%s", statusLine(ex, v.fresh, time.Now()))
@@ -104,7 +103,7 @@ func (r *rendering) fit() string {
 		if text = r.compose(max(limit, 0)); len(text) <= answerBudget {
 			return text
 		}
-		// Labels and escapes make printed text longer.
+		// Labels and escapes made the printed text longer than limit, so the next attempt keeps less of it.
 		limit = limit * (answerBudget - fixed) / (len(text) - fixed + 1)
 	}
 	return r.compose(max(limit, 0) / 4)
@@ -129,8 +128,8 @@ func (r *rendering) compose(limit int) string {
 	return w.String()
 }
 
-// page returns the events that an answer shows and the offset where the next begins.
-// A page in sequence leaves out what comes after text that is still to be read.
+// page returns the events that an answer shows, and the offset of the next page. If paging is true, the page ends at the first text that
+// the window omitted, so that the client reads that text before any later event.
 func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
 	if !paging {
 		return ex.Events, ex.NextOffset
@@ -143,8 +142,8 @@ func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
 	return ex.Events, ex.NextOffset
 }
 
-// wholeLines ends a page behind a line, unless that line is very long: an answer
-// cannot show whether its last line goes on.
+// wholeLines moves an incomplete last line of a page to the next page, because an answer cannot show that its last line is
+// incomplete. A line that is very long or fills the last event stays on the page.
 func wholeLines(events []sandbox.Event, next int64) ([]sandbox.Event, int64) {
 	const mostGivenBack = 2000
 	last := len(events) - 1
@@ -188,7 +187,7 @@ func cutPage(events []sandbox.Event, next int64, limit int) ([]sandbox.Event, in
 	return events, next
 }
 
-// rendering collects what goes into an answer.
+// rendering collects the parts of an answer about an execution.
 type rendering struct {
 	ex     sandbox.Execution
 	view   view
@@ -200,11 +199,11 @@ type rendering struct {
 	values map[int]*value // displays and results by their index in the events
 	images []mcp.Content
 
-	run strings.Builder // the text of the last piece, until flush, if that piece is printed text
+	run strings.Builder // text that flush will add to the last piece, which is then printed text
 }
 
-// choosePictures decides which pictures of events the answer shows. Each one is decoded in another process, so an answer calls
-// choosePictures once, before gather.
+// choosePictures decides which pictures of events the answer shows. It decodes each one in a separate process, which is slow.
+// Therefore renderExecution calls it once for an answer, before the first call of gather.
 func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shop *imageShop) {
 	r.values = map[int]*value{}
 	var values []*value // in order
@@ -218,8 +217,8 @@ func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, 
 	s.choose(ctx, values)
 }
 
-// gather turns events into pieces and pictures. Values and errors together get budget bytes; the newest ones have priority. The
-// events must be those that choosePictures was called with, or their beginning.
+// gather sets r.pieces and r.images from events. Displays, results and errors together get budget bytes; the newest ones have priority.
+// The events must be those that choosePictures was called with, or the beginning of that list.
 func (r *rendering) gather(events []sandbox.Event, budget int) {
 	r.pieces, r.images = nil, nil
 	show := &gallery{left: budget - 2*maxCountNote}
@@ -272,7 +271,7 @@ func (r *rendering) gather(events []sandbox.Event, budget int) {
 	r.flush()
 }
 
-// print adds printed text, joined with what the same stream printed just before.
+// print adds printed text. It joins the text with the last piece if that is the text of the same stream just before.
 func (r *rendering) print(label string, e sandbox.Event) {
 	if n := len(r.pieces); n > 0 {
 		last := &r.pieces[n-1]
@@ -285,7 +284,7 @@ func (r *rendering) print(label string, e sandbox.Event) {
 	r.run.WriteString(e.Text)
 }
 
-// add appends pieces, if there are any, after it has flushed the printed text before them.
+// add flushes the printed text and then appends pieces. Without pieces it does nothing.
 func (r *rendering) add(pieces ...piece) {
 	if len(pieces) > 0 {
 		r.flush()
@@ -300,8 +299,8 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece returns the pieces for a value's text. If the text has more than most bytes, its middle is left out. The note about
-// that is outside of the text, where no program can fake it.
+// cutPiece returns the pieces for a value's text. If the text has more than most bytes, cutPiece replaces its middle by a note. The
+// note is a piece of its own outside of the fences, so that no program can fake it.
 func cutPiece(label, raw string, most int) []piece {
 	most = max(most, 0)
 	if len(raw) <= most {
@@ -309,7 +308,7 @@ func cutPiece(label, raw string, most int) []piece {
 			return []piece{{label: label, text: s}}
 		}
 	}
-	// The raw text is cut, so that the number of missing bytes is correct and only the shown parts are cleaned.
+	// The text is cut before it is cleaned, so that the number of missing bytes is correct and only the shown parts are cleaned.
 	for keep := min(most, len(raw)); ; keep = keep * 3 / 4 {
 		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
 		missing := int64(len(raw) - len(head) - len(tail))
@@ -325,13 +324,13 @@ func cutPiece(label, raw string, most int) []piece {
 	}
 }
 
-// body writes the pieces.
+// body writes the pieces, and lines about output that is missing or empty.
 func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 	if alternations > 0 {
 		w.line("stdout and stderr alternated %d times and are shown apart.", alternations)
 	}
 	switch {
-	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // which has said so
+	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // the status line of a lost execution contains the reason already
 		w.line("[What was printed is gone: %s]", oneLine(r.ex.Reason, 400))
 	case r.ex.OutputGone:
 		w.line("[What was printed was dropped to make room for newer executions' output.]")
@@ -362,8 +361,8 @@ func (r *rendering) write(w *writer, pieces []piece) {
 	}
 }
 
-// latePieces returns the text that was printed while nothing ran. It comes after the execution's own output and is labelled
-// differently, so that a model does not confuse the two.
+// latePieces returns pieces for the text that was printed between the previous execution and this one. An answer shows them after
+// the execution's own output, with a different label, so that a model does not confuse the two.
 func (r *rendering) latePieces() []piece {
 	since := r.ex.Interlude
 	if since == nil || since.LateBytes == 0 || r.view.paging {
@@ -395,8 +394,8 @@ func (r *rendering) gap(w *writer, p piece) {
 
 const maxFilesListed = 20
 
-// fileLines lists what the execution wrote, with the call that reads it: clients drop
-// resource links, and a file that is not named is not found.
+// fileLines returns lines that list the files that the execution wrote, and the call that reads one. They are text because clients
+// drop resource links, and a model does not find files that the answer does not name.
 func (r *rendering) fileLines() string {
 	if r.view.paging && !r.ex.State.Final() {
 		return ""
@@ -427,7 +426,7 @@ func (r *rendering) fileLines() string {
 	return w.String()
 }
 
-// nextLine returns the line that names the call for more.
+// nextLine returns the line that suggests the call for more output, or "" if there is no more.
 func (r *rendering) nextLine(offset int64) string {
 	w := &writer{}
 	switch {
@@ -439,7 +438,7 @@ func (r *rendering) nextLine(offset int64) string {
 	return w.String()
 }
 
-// writer writes an answer: lines of ours, and blocks of text that is not ours.
+// writer builds the text of an answer. Lines are Dormouse's own text; blocks contain text from programs and files between fences.
 type writer struct {
 	strings.Builder
 	fence string
@@ -454,8 +453,8 @@ func (w *writer) block(label, text string) {
 	w.line("%s:\n%s\n%s\n%s", label, w.fence, strings.TrimSuffix(text, "\n"), w.fence)
 }
 
-// fence returns a fence that is longer than any run of backticks in the answer, so
-// that no text can end its block and go on as if it were ours.
+// fence returns a fence that is longer than any run of backticks in the pieces. Otherwise text from a program could close its block and
+// continue as if it were Dormouse's own text.
 func fence(pieces []piece) string {
 	longest := 2
 	for _, p := range pieces {
@@ -498,7 +497,7 @@ func cutTail(s string, n int) string {
 // maxBackticks is the longest run of backticks that is shown unchanged. It limits the length of fences, which must be longer than any run.
 const maxBackticks = 12
 
-// breakBackticks replaces a backtick by an escape after every maxBackticks of a longer run.
+// breakBackticks shortens runs of more than maxBackticks backticks: after each maxBackticks of them it replaces one by an escape.
 func breakBackticks(s string) string {
 	run := strings.Repeat("`", maxBackticks)
 	if !strings.Contains(s, run+"`") {
@@ -507,7 +506,7 @@ func breakBackticks(s string) string {
 	return strings.ReplaceAll(s, run+"`", run+`\x60`)
 }
 
-// cost returns an upper bound of the bytes that pieces need in an answer's text, with their labels and fences.
+// cost returns an upper bound for the number of bytes that pieces need in an answer's text, with their labels and fences.
 func cost(pieces []piece) (n int) {
 	for _, p := range pieces {
 		if n += len(p.note) + 1; p.note == "" {
@@ -517,7 +516,8 @@ func cost(pieces []piece) (n int) {
 	return n
 }
 
-// printedCost returns about how many bytes the printed text of events needs in an answer's text, if all values between are shown.
+// printedCost estimates how many bytes the printed text of events needs in an answer's text. It assumes that the answer shows all
+// values between.
 func printedCost(events []sandbox.Event) int {
 	r := &rendering{}
 	for _, e := range events {

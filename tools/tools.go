@@ -1,18 +1,22 @@
-// Package tools is what a model sees of Dormouse: ten MCP tools, one file each
-// (create_sandbox.go … read_file.go), with its parameters, its description and its
-// handler. It knows the daemon as [Sandboxes] and no transport.
+// Package tools implements the ten MCP tools with which a model uses Dormouse. Each tool has a file of its own (create_sandbox.go …
+// read_file.go) with the tool's parameters, description and handler.
 //
-//   - tools.go: what the tools need and what they are together, with the server's instructions
-//   - schema.go, decode.go: parameters, declared once: the JSON schema and the lenient decoding of arguments
-//   - files.go, base64.go, localfile.go: the files argument, and where a string becomes a stream
-//   - large.go: strings that are not in memory, in arguments and in answers
+// Package server calls [New] to get the tools and [Files] to get the MCP resources. The tools call the daemon through the interface
+// [Sandboxes]. The package contains no transport and does not run code itself.
+//
+//   - tools.go: the daemon's interface, the configuration, the list of tools, and the server's instructions for models
+//   - schema.go, decode.go: the declaration of parameters, from which the JSON schema and the lenient decoding of arguments are derived
+//   - files.go, base64.go, localfile.go: the files argument, and reading its contents as streams
+//   - large.go: long strings in arguments and answers that are stored outside of memory
 //   - resource.go: files as MCP resources
-//   - render.go, stream.go, status.go, rich.go: an execution as text for a model
-//   - sanitize.go: nothing that a program prints can pass for our own words
-//   - images.go, gallery.go: pictures that a client can show; pictureheader.go, pictureworker.go, confine_*.go: decoding them in another process
-//   - utf16.go: text files of Windows
-//   - wait.go: waiting for an execution, with progress
-//   - result.go, errors.go: results and errors in words
+//   - render.go, stream.go, status.go, rich.go: formatting an execution as text for a model
+//   - sanitize.go: escaping text from programs, so that it cannot imitate Dormouse's own text
+//   - images.go, gallery.go: choosing and shrinking the pictures that an answer shows
+//   - pictureheader.go, pictureworker.go, confine_*.go: decoding pictures in a separate process with limited resources
+//   - utf16.go: decoding UTF-16 text files, which Windows programs write
+//   - wait.go: waiting for an execution and reporting progress
+//   - cancel.go: interrupting an execution after its client cancelled the call
+//   - result.go, errors.go: tool results, and errors as sentences for a model
 package tools
 
 import (
@@ -25,49 +29,48 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Sandboxes is what the tools need of the daemon. Sandboxes are named by id or by
-// an unambiguous display name. Errors are of package sandbox; anything else is
-// internal. Methods may be called concurrently.
+// Sandboxes is the daemon as the tools use it. A sandbox's name is its id or an unambiguous display name. Methods return errors of
+// type *sandbox.Error; the tools treat every other error as internal and do not show its text. Implementations must be safe for
+// concurrent use.
 type Sandboxes interface {
-	// Create makes a sandbox; a second call with the same RequestID returns the first's.
+	// Create creates a sandbox. A second call with the same RequestID returns the sandbox of the first call.
 	Create(ctx context.Context, r sandbox.CreateRequest) (sandbox.Sandbox, error)
 	Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	List(ctx context.Context, r sandbox.ListRequest) (sandbox.Page, error)
 	Update(ctx context.Context, name string, r sandbox.UpdateRequest) (sandbox.Sandbox, error)
 	Delete(ctx context.Context, name string) error
 
-	// Execute starts an execution and waits for its end as long as the request says.
-	// The execution goes on when ctx ends.
+	// Execute starts an execution and waits for its end, at most r.WaitSeconds. The execution continues when ctx ends.
 	Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error)
-	// FindExecution returns the execution that a request id started, or NotFound.
+	// FindExecution returns the execution that was started with a request id. If there is none, the error is of kind NotFound.
 	FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error)
 	GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error)
 	// Interrupt returns when the execution has stopped.
 	Interrupt(ctx context.Context, id string) (sandbox.Execution, error)
 
-	// WriteFile creates or replaces a file; when body fails, the file stays as it was.
+	// WriteFile creates or replaces a file. If reading body fails, the old file is unchanged.
 	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
-	// ReadFile returns length bytes from offset on, or fewer at the end; the File has
-	// the size of the whole. The caller closes the body.
+	// ReadFile returns length bytes beginning at offset, or fewer if the file ends before that. The returned File has the size of
+	// the whole file. The caller must close the body.
 	ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error)
 }
 
-// Config is what a person decides about the tools.
+// Config contains the user's settings for the tools.
 type Config struct {
-	// AllowDirs are the folders of the host below which local_path may name files.
+	// AllowDirs are folders of the host. A local_path may only name files below them.
 	AllowDirs []string
-	// Logger gets what internal errors say. nil: nobody does.
+	// Logger logs internal errors, whose text the model does not see. If it is nil, they are discarded.
 	Logger *slog.Logger
 }
 
-// Tool is one tool: what a client lists, and what a call does.
+// Tool is one MCP tool: its definition, which clients list, and its handler.
 type Tool struct {
 	Definition mcp.Tool
-	// Call runs the tool on its decoded JSON arguments. All errors are results.
+	// Call runs the tool with arguments that were decoded from JSON. It reports an error as a result with IsError set.
 	Call func(ctx context.Context, arguments any) *mcp.CallToolResult
 }
 
-// toolset is what the handlers share.
+// toolset contains the dependencies that all handlers share.
 type toolset struct {
 	sandboxes Sandboxes
 	allowed   []string
@@ -83,7 +86,7 @@ func newToolset(s Sandboxes, c Config) *toolset {
 	return t
 }
 
-// New returns the ten tools, in the order in which a person would explain them.
+// New returns the ten tools, in the order in which one would explain them: execute_code first.
 func New(s Sandboxes, c Config) []Tool {
 	t := newToolset(s, c)
 	return []Tool{
@@ -100,8 +103,8 @@ func New(s Sandboxes, c Config) []Tool {
 	}
 }
 
-// Instructions is what the server tells every model about the tools together. It
-// goes into prompts: it must stay short.
+// Instructions is the text about all tools together that the server sends to every client. Clients add it to the model's prompt, so it
+// must stay short.
 const Instructions = `Dormouse runs code in sandboxes that stay alive: isolated Linux containers without network, with Python (numpy, pandas, matplotlib and more) and JavaScript (Node).
 
 - execute_code without sandbox_id makes a sandbox and names it. Pass that sandbox_id in every later call: variables, imports and files are kept between calls, for 24 h unless ttl says otherwise.
@@ -114,13 +117,12 @@ const Instructions = `Dormouse runs code in sandboxes that stay alive: isolated 
 - delete_sandbox when done; unused sandboxes end by themselves.
 `
 
-// tool puts a definition together. All four hints are set, because a client takes an
-// absent one for the worst case.
+// tool returns a tool with this definition and handler. It sets all four hints, because clients assume the worst case for a missing hint.
 func tool(name, title, description string, p params, hints hints, output rawSchema, call func(context.Context, arguments) *mcp.CallToolResult) Tool {
 	return Tool{
 		Definition: mcp.Tool{
 			Name:            name,
-			Title:           title, // where newer clients look; older ones look among the annotations
+			Title:           title, // for newer clients; older clients read it from the annotations
 			Description:     description,
 			RawInputSchema:  p.schema(),
 			RawOutputSchema: output.json(),
@@ -142,6 +144,6 @@ func tool(name, title, description string, p params, hints hints, output rawSche
 	}
 }
 
-// hints are a tool's annotations. Only a deletion is marked as destructive: the other tools change only things in a sandbox, which
-// is scratch space, and clients such as Codex do not run a destructive tool without asking a person.
+// hints are a tool's annotations. Only delete_sandbox is marked as destructive: the other tools change only the contents of a sandbox,
+// which is scratch space, and clients such as Codex ask the user before they run a destructive tool.
 type hints struct{ readOnly, destructive, idempotent bool }
