@@ -8,8 +8,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// ErrUnwanted is the cause of a call's context if the client cancelled the call. The execution that the call started is then interrupted.
-// If the client only disconnects, the cause is a different one and the execution continues.
+// ErrUnwanted is the cause of a call's context if the client cancelled the call and its protocol version says that this also stops the
+// work. The execution that the call started is then interrupted. If the context ends for another reason, for example because the client
+// disconnected, the execution continues.
 var ErrUnwanted = errors.New("the client cancelled the call")
 
 // endUnwanted looks for the execution up to unwantedLooks times, because the daemon may not have recorded it yet. It gives up after
@@ -20,7 +21,7 @@ const (
 	unwantedLooks    = 20
 )
 
-// endUnwanted interrupts the execution that was started with a request id if the client cancelled the call of ctx. Otherwise it does nothing.
+// endUnwanted interrupts the execution that was started with a request id if ctx was cancelled with [ErrUnwanted]. Otherwise it does nothing.
 func (t *toolset) endUnwanted(ctx context.Context, requestID string) {
 	if !errors.Is(context.Cause(ctx), ErrUnwanted) {
 		return

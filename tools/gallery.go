@@ -174,7 +174,7 @@ func (s *selection) add(ctx context.Context, label, text string) (note string, i
 	number := s.shown + 1
 	why := ""
 	if number > maxImages {
-		s.tried = maxTried // the others are counted only
+		s.tried = maxTried // choose must not try further pictures
 		why = fmt.Sprintf("an answer has at most %d", maxImages)
 	} else if raw, err := base64.StdEncoding.DecodeString(text); err != nil {
 		why = "it is not valid base64"

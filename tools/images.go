@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// What clients take: Claude Desktop refuses a result above 1 MiB, and models scale
-// down what is longer than this side anyway.
+// Limits of the pictures in one answer. Claude Desktop rejects a result above 1 MiB. Models shrink a picture whose longer side has more
+// than maxImageSide pixels anyway.
 const (
 	maxImages      = 4
 	maxImageSide   = 1568
@@ -27,11 +27,11 @@ const (
 	maxWorkers         = 4
 	maxWorkersPerOwner = 2
 	workerDeadline     = 15 * time.Second
-	workerWait         = 20 * time.Second // how long a call waits for other workers to end
+	workerWait         = 20 * time.Second // how long a call waits for other workers to exit
 )
 
-// imageShop makes pictures small enough for answers. It decodes them in worker processes, because a small file can need much
-// memory and time. Its methods are safe for concurrent use.
+// imageShop shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a small file can need
+// much memory and time. Its methods are safe for concurrent use.
 type imageShop struct {
 	slots chan struct{}
 
@@ -39,21 +39,21 @@ type imageShop struct {
 	owners map[sandbox.Owner]*ownerSlots
 }
 
-// ownerSlots limits how many slots one owner's pictures take.
+// ownerSlots limits the number of workers for one owner. imageShop.mu guards calls.
 type ownerSlots struct {
 	slots chan struct{}
-	calls int // the calls that hold a slot or wait for one
+	calls int // how many calls of acquire hold a slot or wait for one
 }
 
 func newImageShop() *imageShop {
 	return &imageShop{slots: make(chan struct{}, maxWorkers), owners: map[sandbox.Owner]*ownerSlots{}}
 }
 
-// picture is an image as a client can show it.
+// picture is an image that clients can show.
 type picture struct {
 	content       mcp.ImageContent
 	width, height int    // of the original
-	note          string // how it was changed
+	note          string // how it was changed; empty if it was not
 }
 
 var (
@@ -63,9 +63,8 @@ var (
 	errNotStarted = errors.New("the process that decodes it could not be started; call again")
 )
 
-// fit returns the picture within budget bytes of base64, or an error that says why it
-// can't be shown. A worker decodes all of it: a client that passes a broken picture to its
-// model's API would have a conversation that can't go on.
+// fit returns the picture in at most budget bytes of base64, or an error that says why it can't be shown. A worker decodes the whole
+// picture even if it is small enough, to check that it is valid: a model's API rejects a conversation that contains a broken picture.
 func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, error) {
 	h, err := inspectPicture(data)
 	p := picture{width: h.width, height: h.height}
@@ -85,7 +84,7 @@ func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, 
 		p.content = imageContent(data, "image/"+h.format)
 		return p, nil
 	}
-	// The picture may have taken over the worker, so its answer is checked like the picture.
+	// A hostile picture may have taken over the worker, so the worker's answer is checked like the picture itself.
 	small, err := inspectPicture(made)
 	if err != nil || max(small.width, small.height) > maxImageSide || base64.StdEncoding.EncodedLen(len(made)) > budget {
 		return p, errNotPicture
@@ -95,7 +94,8 @@ func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, 
 	return p, nil
 }
 
-// acquire waits for a slot, up to workerWait. The caller must call release when its worker has ended.
+// acquire waits up to workerWait for one of the owner's slots and one of the shared slots. The caller must call release after its worker
+// has exited.
 func (s *imageShop) acquire(ctx context.Context) (release func(), err error) {
 	owner := sandbox.OwnerOf(ctx)
 	s.mu.Lock()
@@ -141,7 +141,7 @@ func imageContent(data []byte, mime string) mcp.ImageContent {
 	return mcp.ImageContent{Type: mcp.ContentTypeImage, Data: base64.StdEncoding.EncodeToString(data), MIMEType: mime}
 }
 
-// boundedBuffer fails when more than most bytes are written to it.
+// boundedBuffer is a buffer for at most most bytes. A Write that would exceed this limit fails.
 type boundedBuffer struct {
 	bytes.Buffer
 	most int

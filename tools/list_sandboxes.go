@@ -21,7 +21,7 @@ func (t *toolset) listSandboxes() Tool {
 		hints{readOnly: true, idempotent: true}, rawSchema{"sandboxes:array", "next_page_token:string"}, t.callListSandboxes)
 }
 
-// listed is what a list says of a sandbox: what it takes to choose one.
+// listed is a sandbox in a list. It contains the fields that a model needs to choose a sandbox.
 type listed struct {
 	ID          sandbox.ID       `json:"id"`
 	DisplayName string           `json:"display_name,omitempty"`
@@ -52,7 +52,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 	}
 	page, err := t.sandboxes.List(ctx, r)
 	if n := fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
-		r.PageSize = n // lists again, because a page token belongs to the end of a page
+		r.PageSize = n // a page token is valid only for the end of a page, so a shorter page is requested
 		page, err = t.sandboxes.List(ctx, r)
 	}
 	if err != nil {

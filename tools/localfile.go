@@ -8,10 +8,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// openLocal opens a file of the host for sending. Only files below the folders that
-// the person allowed can be opened, however the path is written and whatever links lie
-// on it: the check is by name first (so that nothing is learnt of what is outside),
-// and the open itself cannot leave the folder.
+// openLocal opens a file of the host, to send it to a sandbox. It opens only files below the folders that the user allowed, regardless of
+// how the path is written and which links it contains. It first compares only names, so that its errors reveal nothing about files
+// outside of these folders. Then it opens the file with os.Root, which cannot leave the folder. The caller must close the file.
 func (t *toolset) openLocal(name string) (io.ReadCloser, error) {
 	if len(t.allowed) == 0 {
 		return nil, invalid("local_path is off: no folder is allowed. The user can allow one by starting dormouse with --allow-dir FOLDER; until then send the file as text or base64")
@@ -22,7 +21,7 @@ func (t *toolset) openLocal(name string) (io.ReadCloser, error) {
 	for _, dir := range t.allowed {
 		real, err := filepath.EvalSymlinks(dir)
 		if err != nil {
-			continue // it is not there now
+			continue // for example, the folder does not exist now
 		}
 		real, err = filepath.Abs(real)
 		if err != nil {
@@ -37,7 +36,7 @@ func (t *toolset) openLocal(name string) (io.ReadCloser, error) {
 	return nil, invalid("local_path %q is not below a folder that the user allowed: the user can allow one by starting dormouse with --allow-dir FOLDER; or send the file as text or base64", sandbox.Quote(name))
 }
 
-// below returns name relative to base, if it is below it.
+// below returns the path of name relative to base, and whether name is below base.
 func below(base, name string) (string, bool) {
 	base, err := filepath.Abs(base)
 	if err != nil {
@@ -47,9 +46,8 @@ func below(base, name string) (string, bool) {
 	return rel, err == nil && rel != "." && filepath.IsLocal(rel)
 }
 
-// openBelow opens rel in the folder dir, which is free of links. Absolute links
-// inside are followed as long as they stay inside: they are resolved first,
-// and what they resolve to is opened without leaving dir.
+// openBelow opens the file rel in the folder dir. The path dir must not contain links. os.Root rejects absolute links, even those that lead
+// to a file in dir. Therefore openBelow resolves links first, and then opens the resolved path with os.Root. name is the path for errors.
 func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	if real, err := filepath.EvalSymlinks(filepath.Join(dir, rel)); err == nil {
 		inside, ok := below(dir, real)
@@ -63,8 +61,8 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 		return nil, unreadable(name, err)
 	}
 	defer root.Close()
-	// The file with this name may be replaced at any time, so it is checked only after it was opened. With these flags the open does not
-	// wait for the writer of a FIFO, and os.Root does not follow a link out of the folder.
+	// Another program may replace the file at any time, so newLocalFile checks the file after it was opened. The file may be a FIFO:
+	// with openWithoutWaiting, opening it does not wait for a writer. It may be a link: os.Root does not follow it out of the folder.
 	f, err := root.OpenFile(rel, os.O_RDONLY|openWithoutWaiting, 0)
 	if err != nil {
 		return nil, unreadable(name, err)
@@ -77,12 +75,12 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	return local, nil
 }
 
-// localFile is a regular file that is read only up to its size when it was opened, because a growing file may have no end.
+// localFile is a regular file. It is read only up to the size that it had when it was opened, because a file that grows may never end.
 type localFile struct {
 	*os.File
 	name string
-	size int64 // the size when it was opened; 0: unknown, as for files in /proc
-	read int64 // bytes that were read
+	size int64 // the size when it was opened, or 0 if it is unknown, as for files in /proc
+	read int64 // bytes read so far
 }
 
 func newLocalFile(f *os.File, name string) (*localFile, error) {

@@ -2,5 +2,5 @@
 
 package tools
 
-// openWithoutWaiting is no flag: on this operating system opening a file does not wait.
+// openWithoutWaiting is 0 on this operating system, where opening a file does not wait.
 const openWithoutWaiting = 0

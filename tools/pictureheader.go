@@ -66,7 +66,7 @@ func inspectPNG(data []byte) (pictureHeader, error) {
 	if depth == 16 {
 		h.bytes *= 2
 	}
-	if interlaced { // the decoder allocates a second image for the passes
+	if interlaced { // the decoder allocates an image for each pass, in addition to the whole image
 		h.bytes *= 2
 	}
 	return h, nil

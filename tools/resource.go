@@ -17,17 +17,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Resource is what a client lists and reads by URI, without a model's doing.
+// Resource is an MCP resource template. Clients list it and read the resources by URI; the model does not have to call a tool for that.
 type Resource struct {
 	Template mcp.ResourceTemplate
-	// Read returns the contents. Its errors are words for a person.
+	// Read returns the contents. The text of its errors is for the user.
 	Read func(ctx context.Context, uri string) (mcp.ResourceContents, error)
 }
 
-// fileURI is how read_file names a file, too.
+// fileURI is the template for the URI of a file. The resources that read_file returns have URIs of this form.
 const fileURI = "sandbox://{sandbox_id}/files/{+path}"
 
-// Files are the files of all sandboxes as resources.
+// Files returns the resource template for the files of all sandboxes.
 func Files(s Sandboxes, c Config) Resource {
 	t := newToolset(s, c)
 	return Resource{
@@ -74,7 +74,7 @@ func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceCon
 	return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, data), Blob: base64.StdEncoding.EncodeToString(data)}, nil
 }
 
-// parseFileURI takes a file's URI apart.
+// parseFileURI returns the sandbox's name and the file's path in a URI.
 func parseFileURI(uri string) (name, file string, err error) {
 	rest, isOurs := strings.CutPrefix(uri, "sandbox://")
 	name, file, isFile := strings.Cut(rest, "/files/")
@@ -87,8 +87,8 @@ func parseFileURI(uri string) (name, file string, err error) {
 	return name, file, err
 }
 
-// mediaType goes by the name, and where that says nothing by the content: the same on
-// every machine.
+// mediaType returns the MIME type of a file: by the extension of its name if that is known, otherwise by its content. It uses its own table of
+// extensions, so that the result is the same on every machine.
 func mediaType(name string, data []byte) string {
 	if known := mediaTypes[strings.ToLower(path.Ext(name))]; known != "" {
 		return known

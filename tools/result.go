@@ -17,14 +17,14 @@ func textContent(s string) mcp.TextContent {
 // Limits of a management tool's answer, in bytes. The answer contains its value twice: as text and as structured content.
 const (
 	maxListBytes = 10_000 // a list as JSON
-	maxReason    = 300    // a sentence in a list
+	maxReason    = 300    // one reason or detail
 )
 
-// fitting returns how many values at the beginning of a list fit into an answer: at least one, unless the list is empty.
+// fitting returns how many values from the beginning of a list fit into an answer: at least one, unless the list is empty.
 func fitting[T any](list []T) int {
 	size := 0
 	for i, v := range list {
-		b, _ := json.Marshal(v) // an error is handled when the answer is marshalled
+		b, _ := json.Marshal(v) // structured reports an error when it encodes the answer
 		if size += len(cleanText(string(b))) + 1; size > maxListBytes && i > 0 {
 			return i
 		}
@@ -32,15 +32,15 @@ func fitting[T any](list []T) int {
 	return len(list)
 }
 
-// structured is the answer of a management tool: a sentence and the value, as text
-// and as structured content, because clients show the model either one or the other.
+// structured returns the answer of a management tool. The text consists of words and the value as JSON; the structured content is the
+// value again, because clients show the model either the text or the structured content.
 func structured(words string, v any) *mcp.CallToolResult {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return errorText("Dormouse could not write its answer")
 	}
-	// Names in it may be hostile; JSON keeps control characters escaped but not
-	// the ones that reorder text.
+	// The value may contain hostile names. JSON escapes control characters, but not the characters that reorder text, so cleanText
+	// escapes these.
 	return &mcp.CallToolResult{
 		Content:           []mcp.Content{textContent(words + "\n" + cleanText(string(b)))},
 		StructuredContent: v,

@@ -18,14 +18,15 @@ const (
 	maxTracebackText = 4000
 )
 
-// readableTypes are the text types in the order in which a model reads them best.
+// readableTypes are the MIME types of text that is shown to a model, the most readable ones first.
 var readableTypes = []string{"text/plain", "text/markdown", "application/json", "text/latex", "text/html", "image/svg+xml"}
 
-// bareObject is a text/plain that says only what class of thing it stands for, such as
-// "<IPython.core.display.HTML object>" or "<pandas.io.formats.style.Styler at 0x7f…>".
+// bareObject matches a text/plain that contains only the name of the value's class, such as "<IPython.core.display.HTML object>" or
+// "<pandas.io.formats.style.Styler at 0x7f…>".
 var bareObject = regexp.MustCompile(`^<[\w.]+( object| at 0x[0-9a-f]+| object at 0x[0-9a-f]+)>$`)
 
-// readable chooses the text that stands for a rich value.
+// readable returns the most readable text of a rich value, and its MIME type. It prefers any other text to a bareObject. If the value has
+// no text, both are empty.
 func readable(data map[string]string) (text, mime string) {
 	plain := data[readableTypes[0]]
 	if plain != "" && !bareObject.MatchString(plain) {
@@ -46,8 +47,8 @@ const plotlyType = "application/vnd.plotly.v1+json"
 
 var traceType = regexp.MustCompile(`^[a-z0-9]{1,30}$`)
 
-// browserOnly describes a value that is a program for a browser, which says a model nothing: a plotly figure, or
-// HTML (if that is what would be shown) that is script.
+// browserOnly returns a description of a value that only a browser can show, or "" for other values. Such a value is a plotly figure, or
+// long HTML with a script; HTML counts only if shown, the MIME type that would be shown, is text/html. Its text would be useless to a model.
 func browserOnly(data map[string]string, shown string) string {
 	if figure := data[plotlyType]; figure != "" {
 		return plotly(figure)
@@ -66,7 +67,7 @@ func plotly(text string) string {
 	var figure struct {
 		Data []struct{ Type string }
 	}
-	_ = json.Unmarshal([]byte(text), &figure) // as much as can be read of it
+	_ = json.Unmarshal([]byte(text), &figure) // if the JSON is invalid, figure has the part that could be decoded
 	var types []string
 	for _, trace := range figure.Data {
 		if traceType.MatchString(trace.Type) && !slices.Contains(types, trace.Type) && len(types) < 5 {
@@ -83,8 +84,7 @@ func plotly(text string) string {
 	return s + ". Only a browser can draw it: use matplotlib for a picture, or fig.write_html('plot.html') for a file."
 }
 
-// otherTypes names the types of a value that are not shown, for a value that has
-// nothing readable.
+// otherTypes lists the first five MIME types of a value that has no readable text, with their sizes.
 func otherTypes(data map[string]string) string {
 	var names []string
 	for _, mime := range slices.Sorted(maps.Keys(data)) {
@@ -106,7 +106,7 @@ func imageType(data map[string]string) string {
 	return ""
 }
 
-// isRepr reports whether a text is like <Figure size 640x480 with 1 Axes>, which adds nothing to a picture.
+// isRepr reports whether a text looks like <Figure size 640x480 with 1 Axes>, which is useless next to the picture itself.
 func isRepr(s string) bool {
 	return len(s) < 200 && strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") && !strings.Contains(s, "\n")
 }

@@ -7,9 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// cleanText makes text from programs and people safe to show: valid UTF-8 without
-// terminal sequences, with every other control character written out, and without
-// characters that reorder or hide text. New lines and tabs stay.
+// cleanText makes text from programs and people safe to show. It removes terminal sequences. It replaces invalid UTF-8, control characters,
+// and characters that reorder or hide text by visible escapes. It keeps newlines and tabs, and replaces CR LF by a newline.
 func cleanText(s string) string {
 	if plain(s) {
 		return s
@@ -17,9 +16,9 @@ func cleanText(s string) string {
 	return clean(strings.ReplaceAll(s, "\r\n", "\n"), false)
 }
 
-// CleanTerminal makes printed text safe for a terminal: it keeps colours and carriage returns, and replaces every other control
-// character by visible text. If s ends in the middle of a colour's sequence, rest is the beginning of that sequence: the caller must put
-// it before the next text.
+// CleanTerminal makes printed text safe for a terminal. It keeps newlines, tabs, carriage returns and colours, and replaces every other
+// control character by a visible escape. If s ends in the middle of a colour sequence, rest is the beginning of that sequence; the caller
+// must prepend it to the next text.
 func CleanTerminal(s string) (shown, rest string) {
 	if plain(s) {
 		return s, ""
@@ -30,8 +29,8 @@ func CleanTerminal(s string) (shown, rest string) {
 	return clean(s, true), rest
 }
 
-// clean replaces control characters by visible text. If terminal is true it keeps carriage returns and colours; otherwise it removes
-// complete terminal sequences.
+// clean replaces invalid UTF-8, control characters and hidden characters by visible escapes. It keeps newlines and tabs. If terminal is
+// true, it also keeps carriage returns and colours; otherwise it removes complete terminal sequences.
 func clean(s string, terminal bool) string {
 	var b strings.Builder
 	b.Grow(len(s))
@@ -62,7 +61,7 @@ func clean(s string, terminal bool) string {
 	return b.String()
 }
 
-// plain reports whether s is printable ASCII, which nearly all text is.
+// plain reports whether s contains only printable ASCII, newlines and tabs. Nearly all text does, and needs no cleaning.
 func plain(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < 0x20 || c > 0x7e) && c != '\n' && c != '\t' {
@@ -79,21 +78,21 @@ func escapeRune(r rune) string {
 	return fmt.Sprintf(`\u%04x`, r)
 }
 
-// hidden reports characters that reorder text (bidi controls), break lines unseen,
-// or carry text that people do not see (tags).
+// hidden reports whether r is a character that reorders text (bidi controls), breaks lines invisibly, has no width, or encodes invisible
+// text (tags).
 func hidden(r rune) bool {
 	switch {
 	case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, // embeddings, overrides, isolates
 		r == 0x200e, r == 0x200f, r == 0x061c, // marks
 		r == 0x2028, r == 0x2029, // separators
-		r == 0x200b, r == 0x2060, r == 0xfeff, // zero width, but not the joiners that scripts and emoji need
+		r == 0x200b, r == 0x2060, r == 0xfeff, // zero width; the joiners stay, because some scripts and emoji need them
 		r >= 0xe0000 && r <= 0xe007f: // tags
 		return true
 	}
 	return false
 }
 
-// maxColour is the maximum length of a colour's sequence.
+// maxColour is the maximum length of a colour sequence in bytes.
 const maxColour = 64
 
 // colour returns the length of a complete colour sequence (SGR) at the start of s, or 0.
@@ -112,12 +111,11 @@ func colour(s string) int {
 	return 0
 }
 
-// maxSequence bounds how far a terminal sequence can swallow text.
+// maxSequence is the maximum length of a terminal sequence in bytes. It limits how much text a hostile sequence can hide.
 const maxSequence = 512
 
-// terminalSequence returns the length of a complete terminal sequence at the start
-// of s: colours and cursor moves (CSI), titles and links (OSC and its kin). An incomplete
-// one is 0, and its escape character is shown.
+// terminalSequence returns the length of a complete terminal sequence at the start of s, or 0: a colour or cursor move (CSI), or a title or
+// link (OSC and similar sequences). An incomplete sequence counts as 0, so clean shows its escape character.
 func terminalSequence(s string) int {
 	if len(s) < 2 || s[0] != 0x1b {
 		return 0
@@ -140,15 +138,15 @@ func terminalSequence(s string) int {
 			case s[i] == 0x1b && i+1 < limit && s[i+1] == '\\':
 				return i + 2
 			case s[i] == '\n':
-				return 0 // never swallow a line
+				return 0 // a sequence must not hide more than one line
 			}
 		}
 	}
 	return 0
 }
 
-// collapseReturns keeps of each line what a terminal would show last: progress bars
-// print a carriage return and write the line again.
+// collapseReturns keeps only the part of each line after its last carriage return, which is about what a terminal would show. Progress bars
+// print a carriage return to write the same line again.
 func collapseReturns(s string) string {
 	if !strings.Contains(s, "\r") {
 		return s
@@ -169,14 +167,13 @@ func collapseReturns(s string) string {
 	return b.String()
 }
 
-// oneLine is clean text for use inside a sentence of ours: no line of its own, not
-// longer than most bytes.
+// oneLine returns s as clean text for use in a sentence: without line breaks, and cut to about most bytes.
 func oneLine(s string, most int) string {
 	s = strings.NewReplacer("\n", `\n`, "\t", " ").Replace(cleanText(collapseReturns(s)))
 	return short(s, most)
 }
 
-// short returns s, or its beginning and an ellipsis if it has more than most bytes.
+// short returns s if it has at most most bytes, otherwise its first most bytes and an ellipsis.
 func short(s string, most int) string {
 	if len(s) > most {
 		return cutHead(s, most) + "…"
@@ -184,5 +181,5 @@ func short(s string, most int) string {
 	return s
 }
 
-// quotePath quotes a file's path, whatever a program has called it.
+// quotePath quotes a file's path. A program can choose any path, so it may contain control characters.
 func quotePath(p string) string { return strconv.Quote(p) }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// kind is what a parameter holds.
+// kind is the type of a parameter.
 type kind string
 
 const (
@@ -16,22 +16,21 @@ const (
 	fileList kind = "files"
 )
 
-// param is a parameter, declared once: the schema that models read and the check
-// that arguments pass both come from it.
+// param declares a parameter. Both the JSON schema for models and the check of arguments are derived from it.
 type param struct {
 	name     string
 	kind     kind
-	about    string // for the model
+	about    string // the description for the model
 	required bool
 	enum     []string
 	min, max *float64
-	example  string // JSON, for the sentence that says it is missing
+	example  string // an example value as JSON, for error messages
 }
 
 type params []param
 
-// filesSchema is the schema of a list of files: flat, because many clients refuse
-// $ref and oneOf. Exactly one of the three sources is checked by our own decoding.
+// filesSchema is the beginning of the schema of a list of files. It is flat, because many clients reject $ref and oneOf. Therefore it cannot
+// require exactly one of text, base64 and local_path; decodeFile checks that.
 const filesSchema = `{"type":"array","maxItems":100,"items":{"type":"object","properties":{` +
 	`"path":{"type":"string","description":"In /workspace, such as data/in.csv"},` +
 	`"text":{"type":"string"},` +
@@ -39,8 +38,8 @@ const filesSchema = `{"type":"array","maxItems":100,"items":{"type":"object","pr
 	`"local_path":{"type":"string","description":"A file on the user's computer, in an allowed folder"}},` +
 	`"required":["path"]}`
 
-// schema writes the JSON schema of the parameters, in their order. It can't use
-// maps, which lose the order, and the order helps models.
+// schema returns the JSON schema of the parameters. It writes the JSON itself instead of encoding maps, because a map would lose the order of
+// the parameters, which helps models.
 func (ps params) schema() json.RawMessage {
 	var properties, required []string
 	for _, p := range ps {
@@ -66,7 +65,7 @@ func (p param) schema() string {
 	}
 	s := `{"type":` + quoteJSON(string(k))
 	if p.enum != nil {
-		b, _ := json.Marshal(p.enum) // strings always marshal
+		b, _ := json.Marshal(p.enum) // encoding strings cannot fail
 		s += `,"enum":` + string(b)
 	}
 	if p.min != nil {
@@ -85,8 +84,8 @@ func (p param) describe() string {
 	return `,"description":` + quoteJSON(p.about)
 }
 
-// rawSchema is an output schema as its properties, "name:type" each; the first is
-// required. It is small on purpose: it costs every prompt.
+// rawSchema is an output schema: a list of properties, each written as "name:type". Only the first property is required. The schema lists
+// few properties on purpose, because it is part of every prompt.
 type rawSchema []string
 
 func (s rawSchema) json() json.RawMessage {
@@ -106,6 +105,6 @@ func (s rawSchema) json() json.RawMessage {
 }
 
 func quoteJSON(s string) string {
-	b, _ := json.Marshal(s) // a string always marshals
+	b, _ := json.Marshal(s) // encoding a string cannot fail
 	return string(b)
 }

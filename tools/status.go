@@ -9,8 +9,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// statusLine says in a sentence or two what became of an execution, and what that
-// means for the variables. fresh says that the call made the sandbox.
+// statusLine returns one or two sentences about the state of an execution and what that means for the variables. fresh is true if the call
+// created the sandbox.
 func statusLine(ex sandbox.Execution, fresh bool, now time.Time) string {
 	made := ""
 	if fresh {
@@ -24,7 +24,7 @@ func statusLine(ex sandbox.Execution, fresh bool, now time.Time) string {
 	return fmt.Sprintf("Execution %s %s (%s).", ex.ID, clause, where) + after(more)
 }
 
-// outcome is a clause about the execution, and whole sentences that follow from it.
+// outcome returns a clause about the execution's state, and full sentences to write after it.
 func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	took := elapsed(ex, now)
 	switch ex.State {
@@ -51,7 +51,7 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40)), ""
 }
 
-// losses says what became of the variables between the execution before and this one, in whole sentences.
+// losses returns sentences about variables and files that were lost between the previous execution and this one.
 func losses(since *sandbox.Interlude) (sentences []string) {
 	if since == nil {
 		return nil
@@ -66,7 +66,7 @@ func losses(since *sandbox.Interlude) (sentences []string) {
 	return sentences
 }
 
-// stopped says how an execution was stopped, and what is left.
+// stopped returns sentences about how an execution was stopped and whether the variables are kept.
 func stopped(ex sandbox.Execution) string {
 	switch ex.StoppedBy {
 	case "SIGINT", "":
@@ -83,7 +83,7 @@ func variablesLost(ex sandbox.Execution) string {
 	return s + "."
 }
 
-// death says how a kernel ended, as a clause.
+// death returns a clause about why a kernel died.
 func death(d *sandbox.KernelDeath) string {
 	if d == nil {
 		return "the cause is unknown"
@@ -121,7 +121,7 @@ func elapsed(ex sandbox.Execution, now time.Time) string {
 	return seconds(max(0, end.Sub(start)))
 }
 
-// seconds writes a duration with the digits that matter.
+// seconds formats a duration with a precision that depends on its length.
 func seconds(d time.Duration) string {
 	switch s := d.Seconds(); {
 	case s < 10:
@@ -132,7 +132,7 @@ func seconds(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// count writes a number with separators, as models and people read it best.
+// count formats a number with a comma between groups of three digits.
 func count(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -141,7 +141,7 @@ func count(n int64) string {
 	return s
 }
 
-// bytesOf writes a number of bytes.
+// bytesOf formats a number of bytes, with its unit.
 func bytesOf(n int64) string {
 	if n == 1 {
 		return "1 byte"

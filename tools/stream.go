@@ -6,19 +6,19 @@ import (
 	"unicode/utf8"
 )
 
-// piece is a part of an answer, in the order in which the program made it: printed
-// text, a gap in it, or something rich.
+// piece is a part of an answer: printed text, a gap in it, a note, or the text of a value or an error. Pieces are in the order in which the
+// program produced them.
 type piece struct {
 	label  string // stdout, stderr, result, display, error, or "" for a gap or a note
-	stream bool   // printed text, which may be cut
+	stream bool   // the piece is printed text, which may be cut
 	gap    bool
-	note   string // words of ours, instead of text
+	note   string // Dormouse's own text, instead of the program's text
 
 	text   string
-	offset int64 // bytes that were printed before it
+	offset int64 // how many bytes were printed before this piece
 
-	missing int64 // of a gap: bytes that are not here
-	gone    int64 // of those: kept nowhere
+	missing int64 // in a gap: the number of bytes that are not shown
+	gone    int64 // in a gap: how many of the missing bytes were not stored
 }
 
 // How printed text is cut and ordered.
@@ -28,7 +28,7 @@ const (
 	maxGaps         = 3   // gaps that are shown separately
 )
 
-// mergeGaps joins all gaps after the first maxGaps with the last of these, because each gap needs a line.
+// mergeGaps keeps the first maxGaps gaps and adds all later gaps to the last of them, because each gap needs a line in the answer.
 func mergeGaps(pieces []piece) []piece {
 	out, gaps, last := make([]piece, 0, len(pieces)), 0, -1
 	for _, p := range pieces {
@@ -45,7 +45,7 @@ func mergeGaps(pieces []piece) []piece {
 	return out
 }
 
-// cleanStreams makes printed text safe to show. Empty pieces go away.
+// cleanStreams makes printed text safe to show, and removes printed text that is then empty.
 func cleanStreams(pieces []piece) []piece {
 	out := make([]piece, 0, len(pieces))
 	for _, p := range pieces {
@@ -60,8 +60,8 @@ func cleanStreams(pieces []piece) []piece {
 	return out
 }
 
-// cutStreams keeps limit bytes of the printed text and puts one gap in place of the
-// rest, gaps inside the rest included.
+// cutStreams keeps limit bytes of the printed text: headShare of them from its beginning and the others from its end. It replaces the text
+// between by one gap, which includes the gaps that were in that text.
 func cutStreams(pieces []piece, limit int) []piece {
 	total := 0
 	for _, p := range pieces {
@@ -73,15 +73,15 @@ func cutStreams(pieces []piece, limit int) []piece {
 		return slices.Clone(pieces)
 	}
 	head := int(float64(limit) * headShare)
-	tail := total - (limit - head) // where the kept end begins
+	tail := total - (limit - head) // the kept end begins here
 
 	var out []piece
-	hole := -1 // index of the gap in out
-	at := 0    // printed text before this piece
+	hole := -1 // index in out of the one gap; -1 if there is none yet
+	at := 0    // bytes of printed text before this piece
 	for _, p := range pieces {
 		switch {
 		case p.gap && at >= head && at <= tail:
-			// It is joined with ours, wherever it lies beside it.
+			// This gap lies in the removed text or next to it, so it becomes part of the one gap.
 			if hole < 0 {
 				hole = len(out)
 				out = append(out, p)
@@ -126,8 +126,8 @@ func (p piece) slice(from, to int) piece {
 
 func clamp(n, most int) int { return min(max(n, 0), most) }
 
-// groupStreams shows the streams apart when they alternate too often to be read in
-// order: a label for every line would be longer than the lines.
+// groupStreams puts all text of stdout first and then all text of stderr if the streams alternate more than maxAlternations times. In their
+// order, each line would need a label, and the labels would be longer than the lines. alternations is 0 if nothing was grouped.
 func groupStreams(pieces []piece) (out []piece, alternations int) {
 	streams := 0
 	for _, p := range pieces {
@@ -143,7 +143,7 @@ func groupStreams(pieces []piece) (out []piece, alternations int) {
 		switch {
 		case p.stream:
 			byLabel[p.label].WriteString(p.text)
-		case p.gap: // where a gap was in each of them can't be told
+		case p.gap: // its position in each stream is unknown, so the gap comes after both
 			for _, b := range byLabel {
 				if b.Len() > 0 && !strings.HasSuffix(b.String(), "\n") {
 					b.WriteByte('\n')

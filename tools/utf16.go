@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// byteOrder is UTF-16's; its String is for people.
+// byteOrder is a byte order of UTF-16. String returns its name for answers.
 type byteOrder struct {
 	binary.ByteOrder
 	name string
@@ -16,8 +16,8 @@ type byteOrder struct {
 
 func (o *byteOrder) String() string { return o.name }
 
-// utf16Order returns the byte order of a file that begins with UTF-16's mark, as Windows
-// programs write it, or nil. data is the part of the file that was read.
+// utf16Order returns the byte order of a file that begins with a UTF-16 byte order mark, as Windows programs write it, otherwise nil. data is
+// the part of the file at r.offset; if that is not the beginning, utf16Order reads the mark from the sandbox.
 func (t *toolset) utf16Order(ctx context.Context, r reading, data []byte) *byteOrder {
 	if r.offset%2 != 0 {
 		return nil
@@ -25,7 +25,7 @@ func (t *toolset) utf16Order(ctx context.Context, r reading, data []byte) *byteO
 	mark := data
 	if r.offset > 0 {
 		r.offset = 0
-		mark, _ = t.fetch(ctx, &r, 2) // a file that can't be read any more has no mark
+		mark, _ = t.fetch(ctx, &r, 2) // after an error mark is empty, so the file counts as not UTF-16
 	}
 	switch {
 	case len(mark) < 2:
@@ -37,8 +37,8 @@ func (t *toolset) utf16Order(ctx context.Context, r reading, data []byte) *byteO
 	return nil
 }
 
-// utf16Part returns the text of a part of such a file without its mark, and how many bytes
-// of data that is: a character that is cut off at the end is not in it. No bytes: it is not text.
+// utf16Part decodes UTF-16 text. It omits the byte order mark. It returns the text and how many bytes of data it decoded. If whole is false,
+// data may end in the middle of a character, which utf16Part does not decode. If data is not text, used is 0.
 func utf16Part(data []byte, order binary.ByteOrder, whole bool) (text string, used int) {
 	if whole && len(data)%2 != 0 {
 		return "", 0

@@ -9,39 +9,38 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Windows of an execution's text: the whole so far, and a page in sequence.
+// wholeWindow returns the window for an answer about the whole output so far: its beginning and its end.
 func wholeWindow() sandbox.Window { return sandbox.Window{Head: 3000, Tail: 7000} }
 
 func pageWindow(offset int64) sandbox.Window { return sandbox.Window{Offset: offset, Head: 10000} }
 
-// Progress is told while a call waits: how long it has waited, and the last line that
-// the code printed.
+// Progress is a function that tools call while a call waits. It gets how long the call has waited and the last line that the code printed.
 type Progress func(elapsed time.Duration, lastLine string)
 
 type progressKey struct{}
 
-// WithProgress returns a context in which tools that wait report progress, about
-// once a second. They never report after they have returned.
+// WithProgress returns a context in which tools call p about once a second while they wait for an execution. They do not call p
+// concurrently, nor after they have returned.
 func WithProgress(ctx context.Context, p Progress) context.Context {
 	return context.WithValue(ctx, progressKey{}, p)
 }
 
-// Report tells whoever gave ctx, if anybody, how far a call has come.
+// Report calls the Progress function of ctx, if there is one.
 func Report(ctx context.Context, elapsed time.Duration, lastLine string) {
 	if p, ok := ctx.Value(progressKey{}).(Progress); ok {
 		p(elapsed, lastLine)
 	}
 }
 
-// reports says whether somebody wants to know.
+// reports reports whether ctx has a Progress function.
 func reports(ctx context.Context) bool { return ctx.Value(progressKey{}) != nil }
 
 const (
 	progressInterval = 1.0  // seconds
-	progressText     = 2000 // bytes of new text that a step reads for its report
+	progressText     = 2000 // bytes of new text that follow reads at most for one report
 )
 
-// execute starts an execution and waits for its end as long as the request says.
+// execute starts an execution in the sandbox name and waits for its end, at most r.WaitSeconds.
 func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	r.WaitSeconds = wire.WaitAllowed(ctx, r.WaitSeconds)
 	wait, begun := r.WaitSeconds, time.Now()
@@ -52,7 +51,7 @@ func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteReq
 	return t.finish(ctx, ex, err, wait, begun, r.Window)
 }
 
-// await waits for the end of an execution that was started before.
+// await waits at most wait seconds for the end of an execution that was started before.
 func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
 	begun := time.Now()
 	wait = wire.WaitAllowed(ctx, wait)
@@ -64,8 +63,10 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.finish(ctx, ex, err, wait, begun, w)
 }
 
-// finish waits until wait seconds after begun if the call reports progress, and makes sure that the call may work. If the execution can't be read
-// at the end, finish returns ex, so that the caller still has the id of the running execution.
+// finish completes a call of Execute or GetExecution that returned ex and err. If the call reports progress, that call waited for only one
+// interval, and finish continues to wait until wait seconds after begun. Then it makes sure that the call may work again, and returns the
+// latest state of the execution with the output in the window w. If that can't be read, finish returns ex, so that the caller still has
+// the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err
@@ -85,9 +86,10 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 	return ex, nil
 }
 
-// follow waits in steps and reports progress between them. A step reads no output while it waits, and then only new text, if there is any.
-// An execution's values can have many MiB, and a window contains all values at or after its offset: a step that printed nothing must
-// not read those at the end again.
+// follow waits for the end of an execution in steps of progressInterval, until wait seconds after begun, and reports progress before each
+// step. A step reads no output while it waits. After the wait it reads only new text, and only if there is any. The reason is that an
+// execution's values can have many MiB and a window contains all values at or after its offset: without new text, reading the window
+// would transfer the values at its end again.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time) {
 	line, read := lastLine(ex.Events), ex.OutputBytes
 	for !ex.State.Final() {
@@ -109,7 +111,7 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 		if s := lastLine(ex.Events); s != "" {
 			line = s
 		}
-		// A daemon that answers at once must not make this a busy loop.
+		// Without this pause, a daemon that answers without waiting would make this a busy loop.
 		if pause := time.Duration(min(left, progressInterval)*float64(time.Second)) - time.Since(stepBegun); !ex.State.Final() && pause > 0 {
 			select {
 			case <-time.After(pause):
@@ -119,7 +121,7 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 	}
 }
 
-// lastLine returns the last line that was printed, short and clean.
+// lastLine returns the last line of printed text, cleaned and cut to 200 bytes, or "" if there is none.
 func lastLine(events []sandbox.Event) string {
 	for i := len(events) - 1; i >= 0; i-- {
 		if e := events[i]; e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
