@@ -16,10 +16,10 @@ import (
 // answerBudget is the maximum size in bytes of the text of an answer about an execution.
 const answerBudget = 10_000
 
-// hostileTexts are texts that become longer in an answer.
+// hostileTexts are texts of which most become longer in an answer, for example because they are escaped.
 var hostileTexts = []string{"x", "\x00", "\xff", "`", "``````````````", "\u202e", "\U000e0041", "\n", "\r", "é", "\x1b[31m", "<Figure>", "line of text\n", "```\n"}
 
-// program makes an execution from bytes. Each three bytes add something: its kind, its size and its text.
+// program returns an execution that is built from bytes. Each group of three bytes adds one thing: the bytes choose its kind, size and text.
 func program(b []byte) sandbox.Execution {
 	ex := sandbox.Execution{State: sandbox.ExecFailed}
 	for i := 0; i+2 < len(b); i += 3 {
@@ -48,7 +48,7 @@ func program(b []byte) sandbox.Execution {
 				Death: &sandbox.KernelDeath{Cause: sandbox.DiedExit, Detail: s}}
 		case 10:
 			ex.State, ex.Death, ex.Reason = sandbox.ExecKernelDied, &sandbox.KernelDeath{Cause: sandbox.DiedSignal, Signal: "SIGSEGV", Detail: s}, s
-		case 11: // many of the same
+		case 11: // many small events
 			for range int(b[i+1]) {
 				ex.Events = append(ex.Events, out(text), errOut(text), display(plain(text)))
 			}
@@ -59,7 +59,8 @@ func program(b []byte) sandbox.Execution {
 
 var nextPage = regexp.MustCompile(`more: get_execution\(execution_id="[a-z_]+", offset=(\d+)\)`)
 
-// checkAnswers reads an execution as a whole and page by page, and fails the test if an answer is too long.
+// checkAnswers requests the answer about the execution that program builds from b, and then its pages. It fails the test if an answer is
+// too long.
 func checkAnswers(t *testing.T, b []byte) {
 	t.Helper()
 	d := newDouble()
@@ -89,7 +90,7 @@ func checkAnswers(t *testing.T, b []byte) {
 func FuzzAnswersFitTheirBudget(f *testing.F) {
 	f.Add([]byte("\x00\xff\x01\x03\xff\x00\x05\xff\x04\x09\xff\x01"))
 	f.Add([]byte("\x0b\xff\x03\x0b\xff\x04\x05\xff\x03\x0a\xff\x01\x09\xff\x06\x07\xff\x06\x08\xff\x06"))
-	f.Add([]byte("\x00\xff\x01\x0b\xff\x08\x0b\xff\x01\x03\xff\x04\x00\xff\x08\x0b\xff\x08")) // returns between values
+	f.Add([]byte("\x00\xff\x01\x0b\xff\x08\x0b\xff\x01\x03\xff\x04\x00\xff\x08\x0b\xff\x08")) // carriage returns between values
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) <= 90 {
 			checkAnswers(t, b)
@@ -125,7 +126,7 @@ func TestThousandsOfMessagesMakeOneAnswer(t *testing.T) {
 	wantText(t, r, false, "value 2999 xxx", "the last error", "2999 more errors", "more displays not shown")
 }
 
-// If a page is cut because its escapes make it long, the next page shows the values behind the cut.
+// TestPageOfEscapesLosesNothing checks that if a page is cut because of its many escapes, the next pages show everything after the cut.
 func TestPageOfEscapesLosesNothing(t *testing.T) {
 	d := newDouble()
 	d.scripts["code"] = sandbox.Execution{Events: []sandbox.Event{out(strings.Repeat("\x00\x01", 4000) + "\n"), result(plain("'the end'")), out("after\n")}}
@@ -143,7 +144,7 @@ func TestPageOfEscapesLosesNothing(t *testing.T) {
 		}
 		offset, _ = strconv.Atoi(m[1])
 	}
-	if escapes < 3990 || ends != 1 || afters != 1 { // a pair may be split between two pages
+	if escapes < 3990 || ends != 1 || afters != 1 { // some pairs are split between two pages and not counted
 		t.Errorf("the pages have %d pairs of escapes, %d results and %d last lines; want 4000, 1 and 1", escapes, ends, afters)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestLenientArguments: what clients are known to send instead of the real thing.
+// TestLenientArguments checks that tools accept the variants of arguments that clients are known to send.
 func TestLenientArguments(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -41,7 +41,7 @@ func TestTTLForms(t *testing.T) {
 	}
 }
 
-// S05: each refusal says what was given and what to give.
+// TestS05_RefusedArguments checks that each error about arguments names what the client sent and what it should send.
 func TestS05_RefusedArguments(t *testing.T) {
 	for _, c := range []struct {
 		name, tool string
@@ -84,7 +84,7 @@ func TestS05_RefusedArguments(t *testing.T) {
 	}
 }
 
-// S05: TestS05_Bounds holds each limit at n−1, n and n+1.
+// TestS05_Bounds checks each limit n of a number with the values n−1, n and n+1.
 func TestS05_Bounds(t *testing.T) {
 	for _, c := range []struct {
 		tool, name string
@@ -119,7 +119,7 @@ func TestS05_Bounds(t *testing.T) {
 	}
 }
 
-// FuzzToolArguments: no arguments make a tool panic, and every answer is text.
+// FuzzToolArguments checks that no arguments make a tool panic and that every answer begins with text.
 func FuzzToolArguments(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `null`, `[]`, `"{}"`, `{"code":"1"}`, `{"code":"1","files":"[{}]"}`, `{"files":[{"path":"a","base64":"data:;base64,AA=="}],"sandbox_id":"x"}`,

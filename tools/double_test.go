@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// double is the daemon in memory. It keeps what it promises (ids, request ids,
-// windows, files) and runs no code: what an execution does is looked up by its code.
+// double is a fake daemon in memory. It implements ids, request ids, windows and files like the daemon, but it runs no code: Execute looks up
+// the result of an execution by its code in scripts and after.
 type double struct {
 	mu         sync.Mutex
 	sandboxes  []*sandbox.Sandbox
@@ -24,10 +24,10 @@ type double struct {
 	requests   map[string]sandbox.ExecutionID
 	contents   map[string][]byte // by sandbox and path
 
-	scripts map[string]sandbox.Execution // what code does
-	after   map[string]time.Duration     // how long it runs
+	scripts map[string]sandbox.Execution // the result of an execution, by its code
+	after   map[string]time.Duration     // how long an execution runs, by its code; the default is 120 ms
 	ran     []sandbox.ExecuteRequest
-	fail    map[string]error // by method
+	fail    map[string]error // the error that a method returns, by its name
 }
 
 var _ tools.Sandboxes = (*double)(nil)
@@ -226,7 +226,7 @@ func (d *double) GetExecution(ctx context.Context, id string, wait float64, w sa
 	if !ex.State.Final() {
 		end = time.Now().Add(time.Hour)
 	}
-	if left := time.Until(end); left > 0 { // it still runs
+	if left := time.Until(end); left > 0 { // the execution is still running
 		deadline := time.Duration(wait * float64(time.Second))
 		select {
 		case <-time.After(min(left, deadline)):
@@ -244,7 +244,7 @@ func (d *double) GetExecution(ctx context.Context, id string, wait float64, w sa
 	return ex, nil
 }
 
-// window cuts events as the daemon does.
+// window returns the events in the window w, cut like the daemon cuts them, and the offset after them. total is the length of all printed text.
 func window(events []sandbox.Event, total int64, w sandbox.Window) ([]sandbox.Event, int64) {
 	headEnd, tailStart := total, total
 	if w.Head > 0 || w.Tail > 0 {

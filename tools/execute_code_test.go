@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestNewSandboxIsNamedFirst: a model reuses what the first line names.
+// TestNewSandboxIsNamedFirst checks that the first line of the answer names a new sandbox, because models use the id from there.
 func TestNewSandboxIsNamedFirst(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
@@ -37,7 +37,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestRequestID: a retry runs nothing again, and makes no second sandbox.
+// TestRequestID checks that a retry with the same request id does not run the code again and does not create a second sandbox.
 func TestRequestID(t *testing.T) {
 	for _, id := range []string{"load-1", strings.Repeat("x", sandbox.MaxRequestID)} {
 		d := newDouble()
@@ -50,7 +50,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-// TestRequestIDAfterFailure: the retry goes on in the sandbox that the first call made.
+// TestRequestIDAfterFailure checks that a retry runs the code in the sandbox that the failed first call created.
 func TestRequestIDAfterFailure(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
@@ -63,7 +63,7 @@ func TestRequestIDAfterFailure(t *testing.T) {
 	}
 }
 
-// TestFilesFailInNewSandbox: nothing is left of a sandbox that nobody was told of.
+// TestFilesFailInNewSandbox checks that a call deletes the sandbox that it created if it cannot write the files.
 func TestFilesFailInNewSandbox(t *testing.T) {
 	d := newDouble()
 	d.fail["WriteFile b"] = sandbox.Errorf(sandbox.Limit, "the workspace is full")
@@ -74,7 +74,7 @@ func TestFilesFailInNewSandbox(t *testing.T) {
 	}
 }
 
-// TestFilesFailInOldSandbox: the sandbox of the caller is never deleted.
+// TestFilesFailInOldSandbox checks that a failed call does not delete a sandbox that existed before it.
 func TestFilesFailInOldSandbox(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
@@ -86,7 +86,7 @@ func TestFilesFailInOldSandbox(t *testing.T) {
 	}
 }
 
-// TestCancelledCall: the execution goes on, and the answer comes at once.
+// TestCancelledCall checks that a call whose context ends returns immediately and that its execution continues.
 func TestCancelledCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDouble()
@@ -106,7 +106,7 @@ func TestCancelledCall(t *testing.T) {
 	})
 }
 
-// TestErrorsSayWhatNext: each kind, and what to call.
+// TestErrorsSayWhatNext checks that errors of each kind suggest what to call next.
 func TestErrorsSayWhatNext(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
@@ -123,7 +123,7 @@ func TestErrorsSayWhatNext(t *testing.T) {
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox makes one")
 }
 
-// TestInternalErrorsStayHome: their text is logged under the number that the model sees.
+// TestInternalErrorsStayHome checks that the text of an internal error is logged and not shown. The answer and the log have the same number.
 func TestInternalErrorsStayHome(t *testing.T) {
 	var log bytes.Buffer
 	d := newDouble()

@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// write sends one file to a new double and returns the answer and what arrived.
+// write sends one file to a sandbox of a new double. It returns the answer, and the content of the file "f" in the sandbox afterwards.
 func write(t *testing.T, c tools.Config, file args) (text string, isError bool, arrived []byte) {
 	t.Helper()
 	d := newDouble()
@@ -22,7 +22,7 @@ func write(t *testing.T, c tools.Config, file args) (text string, isError bool, 
 	return textOf(t, r), r.IsError, d.contents[letterID("sbx_", 0)+"/f"]
 }
 
-// TestBase64 accepts every dialect that is found in the wild, and nothing else.
+// TestBase64 checks that write_files accepts all common variants of base64 and rejects other text.
 func TestBase64(t *testing.T) {
 	for _, want := range []string{"", "a", "ab", "abc", "\xfb\xff\xfe", strings.Repeat("\x00\xff\xfb", 70_000)} {
 		std, url := base64.StdEncoding.EncodeToString([]byte(want)), base64.URLEncoding.EncodeToString([]byte(want))
@@ -55,7 +55,7 @@ func lined(s string, width int) string {
 func TestOneSourceForEachFile(t *testing.T) {
 	for _, c := range []struct {
 		file args
-		says string // empty: it is accepted
+		says string // part of the error; empty: the file is accepted
 	}{
 		{args{"path": "f", "text": "x"}, ""},
 		{args{"path": "/workspace/f", "text": "x"}, ""},
@@ -100,7 +100,7 @@ func TestFileLimits(t *testing.T) {
 	wantText(t, call(t, list, "write_files", args{"sandbox_id": "box", "files": twice}), true, "in the list twice")
 }
 
-// TestLocalPath opens files below the allowed folders only, however they are named.
+// TestLocalPath checks that local_path accepts only files below the allowed folders, regardless of how the path is written.
 func TestLocalPath(t *testing.T) {
 	allowed, outside := t.TempDir(), t.TempDir()
 	for path, content := range map[string]string{filepath.Join(allowed, "in.csv"): "inside", filepath.Join(outside, "secret"): "outside"} {
@@ -126,7 +126,7 @@ func TestLocalPath(t *testing.T) {
 		name   string
 		config tools.Config
 		path   string
-		says   string // empty: it is sent
+		says   string // part of the error; empty: the file is sent
 	}{
 		{"a file", config, filepath.Join(allowed, "in.csv"), ""},
 		{"with dots", config, filepath.Join(allowed, "dir") + "/../in.csv", ""},
@@ -160,7 +160,7 @@ func TestLocalPath(t *testing.T) {
 	}
 }
 
-// TestLocalPathDevice: what is no file is not opened at all.
+// TestLocalPathDevice checks that a device is rejected. Reading /dev/zero would never end.
 func TestLocalPathDevice(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no /dev/zero here")

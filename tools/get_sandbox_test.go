@@ -8,7 +8,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// A model that sees a sandbox asleep reads that nothing of it is lost.
+// TestGetSuspendedSandbox checks that the answer about a suspended sandbox says that its variables are kept, and when it lost recent changes.
 func TestGetSuspendedSandbox(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
@@ -19,7 +19,7 @@ func TestGetSuspendedSandbox(t *testing.T) {
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "went back to its state as of 2026-01-02 03:04:05 UTC")
 }
 
-// Whatever a call names a sandbox by, the answer has its id.
+// TestAnswersHaveTheID checks that answers contain the sandbox's id, even if the call uses the display name.
 func TestAnswersHaveTheID(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "mine"})
@@ -48,7 +48,7 @@ func TestAnswersHaveTheID(t *testing.T) {
 	wantText(t, call(t, list, "delete_sandbox", args{"sandbox_id": "nobody"}), true, `there is no sandbox "nobody"`)
 }
 
-// A copy says of whom, also when the original is gone.
+// TestForkOf checks that answers name the original of a fork, even after the original was deleted.
 func TestForkOf(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "original"})

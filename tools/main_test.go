@@ -8,6 +8,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	tools.RunPictureWorker() // the tests start this binary as the worker that decodes pictures
+	tools.RunPictureWorker() // tests start this binary as the worker that decodes pictures
 	os.Exit(m.Run())
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// progressive returns a progressive grey JPEG whose coefficients are all zero: one scan with the mean values, and further scans that
-// add nothing and have a few bytes each.
+// progressive returns a progressive grey JPEG whose coefficients are all zero. Its first scan contains the mean values of the blocks. The
+// further scans have only a few bytes each and do not change the picture.
 func progressive(side, scans int) []byte {
 	b := []byte{0xff, 0xd8}
 	segment := func(marker byte, content ...byte) {
@@ -31,9 +31,9 @@ func progressive(side, scans int) []byte {
 	}
 	segment(0xdb, append([]byte{0}, bytes.Repeat([]byte{1}, 64)...)...)
 	segment(0xc2, 8, byte(side>>8), byte(side), byte(side>>8), byte(side), 1, 1, 0x11, 0)
-	lengths := append([]byte{1}, make([]byte, 15)...) // one code, of one bit
+	lengths := append([]byte{1}, make([]byte, 15)...) // a Huffman table with a single code of one bit
 	segment(0xc4, append(append([]byte{0x00}, lengths...), 0)...)
-	segment(0xc4, append(append([]byte{0x10}, lengths...), 0xe0)...) // the end of 16,384 blocks
+	segment(0xc4, append(append([]byte{0x10}, lengths...), 0xe0)...) // its code ends a run of 16,384 blocks
 	segment(0xda, 1, 1, 0x00, 0, 0, 0)
 	blocks := ((side + 7) / 8) * ((side + 7) / 8)
 	b = append(b, make([]byte, blocks/8+1)...)
@@ -72,7 +72,7 @@ func TestProgressivePictureIsShown(t *testing.T) {
 	}
 }
 
-// workers returns the pids of this process's children that decode pictures.
+// workers returns the pids of the running workers that this process has started.
 func workers(t *testing.T) (pids []int) {
 	t.Helper()
 	found, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -88,7 +88,7 @@ func workers(t *testing.T) (pids []int) {
 	return pids
 }
 
-// stopWorkers sends SIGSTOP to workers until n of them are stopped, so that they never finish.
+// stopWorkers waits until n workers run, stops them with SIGSTOP so that they never finish, and returns their pids.
 func stopWorkers(t *testing.T, n int) (pids []int) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); len(pids) < n; {

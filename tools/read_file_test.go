@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// read reads one file, with the content given, and the arguments given.
+// read calls read_file for a file "f" with this content. more contains further arguments, or replaces the usual ones.
 func read(t *testing.T, content string, more args) *mcp.CallToolResult {
 	t.Helper()
 	d := newDouble()
@@ -64,7 +64,7 @@ func TestReadErrors(t *testing.T) {
 	wantText(t, read(t, "abc", args{"sandbox_id": "none"}), true, "there is no sandbox")
 }
 
-// utf16Of writes text as Windows does, with the mark in front.
+// utf16Of encodes text in UTF-16 with a byte order mark, as Windows programs do.
 func utf16Of(order binary.AppendByteOrder, s string) string {
 	var b []byte
 	for _, unit := range utf16.Encode([]rune("\ufeff" + s)) {
@@ -73,7 +73,7 @@ func utf16Of(order binary.AppendByteOrder, s string) string {
 	return string(b)
 }
 
-// TestReadUTF16: a model reads the text, and is told what it is in the file.
+// TestReadUTF16 checks that read_file shows UTF-16 as text and names the encoding, and that it shows invalid UTF-16 as bytes.
 func TestReadUTF16(t *testing.T) {
 	le, be := binary.LittleEndian, binary.BigEndian
 	long := utf16Of(le, strings.Repeat("😀 é line\n", 2000)) // 40,002 bytes
@@ -112,8 +112,8 @@ func TestReadUTF16(t *testing.T) {
 	}
 }
 
-// TestReadBytes: few bytes come once, as base64 that a model can read; by length they come
-// as a resource.
+// TestReadBytes checks that the bytes of a small binary file are in the answer's text as base64, and that a call with a length returns a
+// resource instead.
 func TestReadBytes(t *testing.T) {
 	small := "\x00\x01\xff"
 	r := read(t, small, nil)
@@ -139,7 +139,7 @@ func TestReadBytes(t *testing.T) {
 	if blob(t, r) != big[1:100_001] {
 		t.Error("the resource is not the part")
 	}
-	text := strings.Repeat("text\n", 1<<18) // over 1 MiB
+	text := strings.Repeat("text\n", 1<<18) // more than 1 MiB
 	if blob(t, read(t, text, args{"length": len(text)})) != text {
 		t.Error("long text does not come as a resource")
 	}
@@ -158,7 +158,7 @@ func blob(t *testing.T, r *mcp.CallToolResult) string {
 	return string(b)
 }
 
-// noise is a picture that does not compress.
+// noise returns a picture of random pixels, which can hardly be compressed.
 func noise(w, h int) image.Image {
 	img := image.NewNRGBA(image.Rect(0, 0, w, h))
 	r := rand.New(rand.NewPCG(1, 2))
@@ -177,7 +177,7 @@ func encodedPNG(t *testing.T, img image.Image) string {
 	return b.String()
 }
 
-// TestReadPicture: what a model sees is small enough for every client.
+// TestReadPicture checks that read_file shows pictures, and shrinks them enough for every client.
 func TestReadPicture(t *testing.T) {
 	var jpg bytes.Buffer
 	if err := jpeg.Encode(&jpg, noise(300, 200), nil); err != nil {
@@ -207,7 +207,7 @@ func TestReadPicture(t *testing.T) {
 	}
 }
 
-// TestHostilePicture: it is refused before memory is taken for it, or shown as broken.
+// TestHostilePicture checks that read_file rejects pictures that are too large or broken.
 func TestHostilePicture(t *testing.T) {
 	good := encodedPNG(t, noise(30, 20))
 	for name, c := range map[string]struct{ content, says string }{
@@ -223,7 +223,7 @@ func TestHostilePicture(t *testing.T) {
 	}
 }
 
-// header rewrites a PNG's size.
+// header returns a PNG with the width and height in its header replaced.
 func header(t *testing.T, pngBytes string, w, h uint32) string {
 	t.Helper()
 	b := []byte(pngBytes)

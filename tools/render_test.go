@@ -34,7 +34,7 @@ func result(data map[string]string) sandbox.Event {
 
 func plain(s string) map[string]string { return map[string]string{"text/plain": s} }
 
-// plot is a small PNG as a kernel sends it.
+// plot returns a small PNG in base64, as a kernel sends it.
 func plot(w, h int) string { return base64.StdEncoding.EncodeToString([]byte(bytesOfPlot(w, h))) }
 
 func bytesOfPlot(w, h int) string {
@@ -53,7 +53,7 @@ func figure(w, h int) sandbox.Event {
 	return display(map[string]string{"image/png": plot(w, h), "text/plain": "<Figure size 640x480 with 1 Axes>"})
 }
 
-// corpus is what executions can be, each with the file that shows how a model sees it.
+// corpus contains executions of every kind. For each there is a golden file in testdata/render, named after it, with the answer.
 var corpus = []struct {
 	name string
 	ex   sandbox.Execution
@@ -141,7 +141,7 @@ func numbered(n int) string {
 	return b.String()
 }
 
-// answerText is an answer as a golden file: its text, then a line for each image.
+// answerText returns an answer in the form of the golden files: its text, then a line for each image.
 func answerText(t *testing.T, r *mcp.CallToolResult) string {
 	t.Helper()
 	s := textOf(t, r)
@@ -163,7 +163,7 @@ func answerText(t *testing.T, r *mcp.CallToolResult) string {
 	return s
 }
 
-// TestCorpus shows how a model sees each kind of execution.
+// TestCorpus compares the answers about the executions of corpus with golden files, and checks that output cannot imitate a status line.
 func TestCorpus(t *testing.T) {
 	for _, c := range corpus {
 		t.Run(c.name, func(t *testing.T) {
@@ -189,7 +189,7 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-// insideFence reports whether a line stands between fences.
+// insideFence reports whether line is between fences in s.
 func insideFence(s, line string) bool {
 	before, _, _ := strings.Cut(s, line)
 	fence := "\n```"
@@ -199,8 +199,7 @@ func insideFence(s, line string) bool {
 	return strings.Count(before, fence)%2 == 1
 }
 
-// TestPages reads a long output in sequence, by the offsets that the answers name,
-// and gets every byte once.
+// TestPages checks that a client that follows the offsets in the answers gets each byte of a long output exactly once.
 func TestPages(t *testing.T) {
 	d := newDouble()
 	want := numbered(3000)
@@ -218,7 +217,7 @@ func TestPages(t *testing.T) {
 		if _, rest, ok := strings.Cut(s, "stdout:\n```\n"); ok {
 			page, _, _ := strings.Cut(rest, "\n```\n")
 			got.WriteString(page)
-			got.WriteString("\n") // pages end behind a line
+			got.WriteString("\n") // each page ends with a newline
 		}
 		pages++
 		_, call, ok := strings.Cut(s, "bytes more: get_execution(execution_id=\""+id+"\", offset=")
@@ -241,7 +240,7 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestRunningThenDone waits for an execution across calls.
+// TestRunningThenDone checks that get_execution continues to wait for an execution that execute_code left running.
 func TestRunningThenDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDouble()
@@ -253,7 +252,7 @@ func TestRunningThenDone(t *testing.T) {
 	})
 }
 
-// TestProgress: about one report a second while a call waits, none after it.
+// TestProgress checks that a call reports progress about once a second while it waits, and not after it has returned.
 func TestProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDouble()
@@ -279,7 +278,7 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// lookups counts how often the owner of a call is looked up, which happens once for each picture that a worker decodes.
+// lookups counts how often the tools look up the owner in the context. They do that once for each picture that a worker decodes.
 type lookups struct {
 	context.Context
 	n *atomic.Int64
@@ -292,8 +291,10 @@ func (l lookups) Value(key any) any {
 	return l.Context.Value(key)
 }
 
-// fitPage takes the alternating streams of this page as grouped, because it counts the errors between them. The answer leaves those errors
-// out and shows each stream with label and fences, so it is too long and the page is cut again.
+// TestPicturesOfAPageAreDecodedOnce checks that cutting a page again does not decode its pictures again. In this page stdout and stderr
+// alternate often. fitPage estimates its length as if the streams were grouped, because it counts the errors between them. The answer omits
+// all errors but the last, so it does not group the streams: it shows each text with a label and fences. Therefore it is too long at
+// first, and the page is cut again.
 func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
 	d := newDouble()
 	events := []sandbox.Event{figure(40, 30), figure(50, 30), figure(60, 30)}

@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestResource: a file is read by its URI, as text where it is text that shows as what it is.
+// TestResource checks the contents of files that are read by URI. A file is returned as text only if no character of it needs an escape.
 func TestResource(t *testing.T) {
 	d := newDouble()
 	call(t, tools.New(d, tools.Config{}), "create_sandbox", args{"display_name": "box"})
@@ -69,7 +69,7 @@ func TestResource(t *testing.T) {
 	}
 }
 
-// boxOf takes everything.
+// boxOf is an outbox that discards the bytes and returns the token "a token".
 type boxOf struct{}
 
 func (boxOf) Base64(r io.Reader) (string, int64, error) {

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// shownAs returns how printed text is shown, without its block.
+// shownAs returns the text of the answer about an execution that printed this text.
 func shownAs(t testing.TB, printed string) string {
 	t.Helper()
 	d := newDouble()
@@ -19,7 +19,7 @@ func shownAs(t testing.TB, printed string) string {
 	return textOf(t, call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "code"}))
 }
 
-// TestSanitize: what a program prints can't move a cursor, hide or reorder text.
+// TestSanitize checks that printed text cannot move a terminal's cursor, and cannot hide or reorder text.
 func TestSanitize(t *testing.T) {
 	for printed, want := range map[string]string{
 		"tab\there":                  "tab\there",
@@ -49,8 +49,7 @@ func TestSanitize(t *testing.T) {
 	}
 }
 
-// FuzzSanitize: whatever is printed, the answer is short, valid and harmless, and
-// its own words stand outside the blocks.
+// FuzzSanitize checks that for all printed text the answer is short and valid UTF-8, contains no control characters, and closes its fences.
 func FuzzSanitize(f *testing.F) {
 	f.Add(hostile)
 	f.Add("```\n```\n````")
@@ -71,7 +70,7 @@ func FuzzSanitize(f *testing.F) {
 		}
 		lines := strings.Split(got, "\n")
 		if len(lines) < 5 {
-			return // nothing to show
+			return // the answer has no block
 		}
 		fence, open := lines[3], false
 		for _, line := range lines[3:] {

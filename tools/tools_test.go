@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// call runs a tool as a client would: with arguments that went through JSON.
+// call runs a tool like a client: it encodes the arguments as JSON and passes the decoded JSON to the tool.
 func call(t testing.TB, list []tools.Tool, name string, arguments any) *mcp.CallToolResult {
 	t.Helper()
 	return callContext(t.Context(), t, list, name, arguments)
@@ -41,7 +41,7 @@ func callContext(ctx context.Context, t testing.TB, list []tools.Tool, name stri
 
 type args = map[string]any
 
-// textOf returns the text that begins every answer.
+// textOf returns the text of an answer, which must be its first content.
 func textOf(t testing.TB, r *mcp.CallToolResult) string {
 	t.Helper()
 	if len(r.Content) == 0 {
@@ -54,7 +54,7 @@ func textOf(t testing.TB, r *mcp.CallToolResult) string {
 	return text.Text
 }
 
-// wantText fails unless the answer is an error or not, as wanted, and says all parts.
+// wantText fails the test unless the answer's IsError is isError and its text contains all parts.
 func wantText(t testing.TB, r *mcp.CallToolResult, isError bool, parts ...string) {
 	t.Helper()
 	s := textOf(t, r)
@@ -68,7 +68,7 @@ func wantText(t testing.TB, r *mcp.CallToolResult, isError bool, parts ...string
 	}
 }
 
-// golden compares with a file of testdata. DORMOUSE_UPDATE_GOLDEN=1 writes it.
+// golden compares got with a file in testdata. With DORMOUSE_UPDATE_GOLDEN=1 it writes the file instead.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -90,7 +90,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// TestDefinitions holds what every client sees to a file that somebody reads.
+// TestDefinitions compares the tool definitions that clients see with a golden file, so that changes to them are reviewed. It also limits
+// their size.
 func TestDefinitions(t *testing.T) {
 	var definitions []mcp.Tool
 	for _, tool := range tools.New(newDouble(), tools.Config{}) {
@@ -106,7 +107,7 @@ func TestDefinitions(t *testing.T) {
 	}
 	golden(t, "tools.golden.json", pretty.String()+"\n")
 
-	// 2,500 tokens, of about four bytes each.
+	// The definitions must need less than 2,500 tokens. A token has about four bytes.
 	if budget := 9500; len(compact) > budget {
 		t.Errorf("tools/list has %d bytes, the budget is %d", len(compact), budget)
 	}
@@ -127,7 +128,8 @@ func TestEveryToolHasTitleAndHints(t *testing.T) {
 		if *a.ReadOnlyHint && *a.DestructiveHint {
 			t.Errorf("%s is both read-only and destructive", tool.Definition.Name)
 		}
-		// Codex runs a tool without asking only if it is neither destructive nor open-world. codex exec, which can't ask, refuses the others.
+		// Codex asks the user before it runs a tool that is destructive or open-world. The command codex exec can't ask, so it rejects
+		// such tools.
 		if want := tool.Definition.Name == "delete_sandbox"; *a.DestructiveHint != want || *a.OpenWorldHint {
 			t.Errorf("%s: destructive = %v, open world = %v; want %v and false", tool.Definition.Name, *a.DestructiveHint, *a.OpenWorldHint, want)
 		}
@@ -140,7 +142,8 @@ func TestInstructionsAreShort(t *testing.T) {
 	}
 }
 
-// TestExecutionToolsHaveNoStructuredContent: clients that see some hide text and images.
+// TestExecutionToolsHaveNoStructuredContent checks that answers about executions and files have no structured content, because some
+// clients hide the text and images of answers that have it.
 func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	for _, tool := range list {
@@ -160,7 +163,7 @@ func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
 	}
 }
 
-// TestManagementToolsSayEverythingTwice: as text, and as structured content.
+// TestManagementToolsSayEverythingTwice checks that answers of management tools contain their value as text and as structured content.
 func TestManagementToolsSayEverythingTwice(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	made := call(t, list, "create_sandbox", args{"display_name": "work", "ttl": "2h"})

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// reader is a fake daemon that counts the values that it sends.
+// reader is a fake daemon that counts the displays and results that GetExecution returns.
 type reader struct {
 	*double
 	values int
@@ -29,7 +29,8 @@ func (r *reader) GetExecution(ctx context.Context, id string, wait float64, w sa
 	return ex, err
 }
 
-// A waiting call reads the values of an execution once, at its end, and not with every progress report.
+// TestWaitingReadsValuesOnce checks that a waiting call reads the values of an execution only once, at its end, and not for each progress
+// report.
 func TestWaitingReadsValuesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const values = 50
@@ -54,7 +55,7 @@ func TestWaitingReadsValuesOnce(t *testing.T) {
 	})
 }
 
-// printer is a fake daemon whose executions print at the times of their events.
+// printer is a fake daemon whose executions print each event at the event's Time.
 type printer struct{ *reader }
 
 func (p printer) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// If the header checks accept a costly picture by mistake, it still uses no more memory than a worker may.
+// TestWorkerIsConfined checks that a worker's memory stays limited even if the header checks accept a picture that is too large.
 func TestWorkerIsConfined(t *testing.T) {
 	bomb := append([]byte("\xff\xd8\xff\xc2\x00\x11\x08\xff\xff\xff\xff\x03\x01\x44\x00\x02\x44\x00\x03\x44\x00"), // 65,535 × 65,535, three components
 		"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x00\x00\x00\xff\xd9"...)
@@ -42,7 +42,7 @@ func FuzzInspectPicture(f *testing.F) {
 	})
 }
 
-// A worker that the system can't start is not the picture's fault.
+// TestWorkerThatCannotBeStarted checks that the error does not blame the picture if the system can't start a worker.
 func TestWorkerThatCannotBeStarted(t *testing.T) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
