@@ -8,9 +8,9 @@ import (
 	"github.com/emmansun/base64"
 )
 
-// base64Reader decodes the variants of base64 that clients send: with the standard or URL alphabet, with or without padding, white space,
-// and the beginning of a data: URI. Anything else is an error of kind invalid. It decodes 64 KiB at a time, because files can have
-// 100 MiB.
+// base64Reader decodes the variants of base64 that clients send. The text may use the standard or the URL alphabet, may
+// have padding and white space, and may begin like a data: URI. Any other text is an error of kind invalid. The reader
+// decodes 64 KiB at a time, because files can have 100 MiB.
 type base64Reader struct {
 	src     *bufio.Reader
 	started bool
@@ -27,7 +27,8 @@ type base64Reader struct {
 const base64Piece = 64 << 10
 
 func newBase64Reader(r io.Reader) *base64Reader {
-	// The buffer is for Peek in skipDataURI. bufio reads large pieces directly into in, without copying them through the buffer.
+	// The buffer is for Peek in skipDataURI. bufio reads large pieces directly into in, without copying them through
+	// the buffer.
 	return &base64Reader{src: bufio.NewReaderSize(r, 2*maxDataURI), in: make([]byte, base64Piece), buf: make([]byte, base64Piece)}
 }
 
@@ -100,8 +101,8 @@ func (b *base64Reader) skipDataURI() error {
 	return err
 }
 
-// classes maps each byte to its meaning in base64: a character of the standard alphabet, ' ' for white space, '=' for padding, or 0 if the
-// byte is invalid.
+// classes maps each byte to its meaning in base64: a character of the standard alphabet, ' ' for white space, '=' for
+// padding, or 0 if the byte is invalid.
 var classes = func() (t [256]byte) {
 	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") {
 		t[c] = c
@@ -113,8 +114,8 @@ var classes = func() (t [256]byte) {
 	return t
 }()
 
-// normalise removes white space and padding from p and replaces the URL alphabet by the standard one, in place. It returns how many bytes
-// of p are left.
+// normalise rewrites p in place: it removes white space and padding, and replaces characters of the URL alphabet by
+// those of the standard alphabet. It returns how many bytes of p are left.
 func (b *base64Reader) normalise(p []byte) (int, error) {
 	kept := 0
 	for i, c := range p {

@@ -10,9 +10,10 @@ import (
 	simd "github.com/emmansun/base64"
 )
 
-// FuzzBase64 compares base64Reader and the encoder with package encoding/base64, which is a dozen times slower. The encoder must return
-// the same text. base64Reader must accept all text that encoding/base64 accepts, and return the same bytes, wherever there are invalid
-// characters or line breaks. It may accept more: mixed alphabets, white space, and the beginning of a data: URI.
+// FuzzBase64 compares base64Reader and the encoder with package encoding/base64, which is a dozen times slower. The
+// encoder must return the same text. base64Reader must accept all text that encoding/base64 accepts, and return the
+// same bytes, wherever there are invalid characters or line breaks. It may accept more: mixed alphabets, white space,
+// and the beginning of a data: URI.
 func FuzzBase64(f *testing.F) {
 	f.Add([]byte("QUJD"), uint8(40))
 	f.Add([]byte("-_-_\r\n+/=="), uint8(1))

@@ -19,7 +19,8 @@ const answerBudget = 10_000
 // hostileTexts are texts of which most become longer in an answer, for example because they are escaped.
 var hostileTexts = []string{"x", "\x00", "\xff", "`", "``````````````", "\u202e", "\U000e0041", "\n", "\r", "é", "\x1b[31m", "<Figure>", "line of text\n", "```\n"}
 
-// program returns an execution that is built from bytes. Each group of three bytes adds one thing: the bytes choose its kind, size and text.
+// program returns an execution that is built from bytes. Each group of three bytes adds one thing: the bytes choose its
+// kind, size and text.
 func program(b []byte) sandbox.Execution {
 	ex := sandbox.Execution{State: sandbox.ExecFailed}
 	for i := 0; i+2 < len(b); i += 3 {
@@ -59,8 +60,8 @@ func program(b []byte) sandbox.Execution {
 
 var nextPage = regexp.MustCompile(`more: get_execution\(execution_id="[a-z_]+", offset=(\d+)\)`)
 
-// checkAnswers requests the answer about the execution that program builds from b, and then its pages. It fails the test if an answer is
-// too long.
+// checkAnswers requests the answer about the execution that program builds from b, and then its pages. It fails the
+// test if an answer is too long.
 func checkAnswers(t *testing.T, b []byte) {
 	t.Helper()
 	d := newDouble()
@@ -126,7 +127,8 @@ func TestThousandsOfMessagesMakeOneAnswer(t *testing.T) {
 	wantText(t, r, false, "value 2999 xxx", "the last error", "2999 more errors", "more displays not shown")
 }
 
-// TestPageOfEscapesLosesNothing checks that if a page is cut because of its many escapes, the next pages show everything after the cut.
+// TestPageOfEscapesLosesNothing checks that if a page is cut because of its many escapes, the next pages show
+// everything after the cut.
 func TestPageOfEscapesLosesNothing(t *testing.T) {
 	d := newDouble()
 	d.scripts["code"] = sandbox.Execution{Events: []sandbox.Event{out(strings.Repeat("\x00\x01", 4000) + "\n"), result(plain("'the end'")), out("after\n")}}

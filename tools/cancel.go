@@ -8,20 +8,22 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// ErrUnwanted is the cause of a call's context if the client cancelled the call and its protocol version says that this also stops the
-// work. The execution that the call started is then interrupted. If the context ends for another reason, for example because the client
-// disconnected, the execution continues.
+// ErrUnwanted is the cause with which package server cancels a call's context if the client cancels the call and, in
+// the client's protocol version, that also stops the code. The tools then interrupt the execution that the call
+// started. If the context ends for another reason, for example because the client disconnected, the execution
+// continues.
 var ErrUnwanted = errors.New("the client cancelled the call")
 
-// endUnwanted looks for the execution up to unwantedLooks times, because the daemon may not have recorded it yet. It gives up after
-// unwantedPatience.
+// endUnwanted looks for the execution up to unwantedLooks times, because the daemon may not have recorded it yet. It
+// gives up after unwantedPatience.
 const (
 	unwantedPatience = 30 * time.Second
 	unwantedLook     = 100 * time.Millisecond
 	unwantedLooks    = 20
 )
 
-// endUnwanted interrupts the execution that was started with a request id if ctx was cancelled with [ErrUnwanted]. Otherwise it does nothing.
+// endUnwanted interrupts the execution that was started with a request id if ctx was cancelled with [ErrUnwanted].
+// Otherwise it does nothing.
 func (t *toolset) endUnwanted(ctx context.Context, requestID string) {
 	if !errors.Is(context.Cause(ctx), ErrUnwanted) {
 		return

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// confineWorker limits the resources and rights of this process. A worker must call it before it reads the picture, which may be hostile.
+// confineWorker limits the resources and rights of this process. A worker must call it before it reads the picture,
+// which may be hostile.
 func confineWorker() error {
 	data, err := dataSize()
 	if err != nil {
@@ -40,7 +41,8 @@ func confineWorker() error {
 	return nil
 }
 
-// dataSize returns how many bytes of this process count towards RLIMIT_DATA now. Most of them are memory that the Go runtime has reserved.
+// dataSize returns how many bytes of this process count towards RLIMIT_DATA now. Most of them are memory that the Go
+// runtime has reserved.
 func dataSize() (uint64, error) {
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -54,7 +56,8 @@ func dataSize() (uint64, error) {
 	return pages * uint64(os.Getpagesize()), err
 }
 
-// workerPath returns a path of this program's file. The path refers to the running program even after an update has replaced the file.
+// workerPath returns a path of this program's file. The path refers to the running program even after an update has
+// replaced the file.
 func workerPath() (string, error) { return "/proc/self/exe", nil }
 
 func hideWindow(*exec.Cmd) {}

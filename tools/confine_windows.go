@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// confineWorker does nothing on Windows. Only the checks of the picture's header and the deadline limit a worker's resources.
+// confineWorker does nothing on Windows. Only the checks of the picture's header and the deadline limit a worker's
+// resources.
 func confineWorker() error { return nil }
 
 func workerPath() (string, error) { return os.Executable() }

@@ -13,8 +13,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// arguments are a call's arguments after decoding. Each value has the type of its parameter. A parameter that was absent, null or an empty
-// optional string has no entry.
+// arguments are a call's arguments after decoding. Each value has the type of its parameter. A parameter that was
+// absent, null or an empty optional string has no entry.
 type arguments map[string]any
 
 func (a arguments) text(name string) string { s, _ := a[name].(string); return s }
@@ -26,7 +26,8 @@ func (a arguments) number(name string, otherwise float64) float64 {
 	return otherwise
 }
 
-// integer returns a whole number, or otherwise if the argument is absent. decode has checked that the number is whole.
+// integer returns an argument as a whole number, or the value of otherwise if the argument is absent. decode has
+// checked that the number is whole.
 func (a arguments) integer(name string, otherwise int64) int64 {
 	return int64(a.number(name, float64(otherwise)))
 }
@@ -54,8 +55,9 @@ func invalid(format string, args ...any) error {
 	return sandbox.Errorf(sandbox.Invalid, format, args...)
 }
 
-// decode checks and converts a call's arguments. It is lenient where clients are known to differ: it accepts numbers and lists as
-// strings, and null for an absent argument. It is strict where leniency would hide a mistake: it rejects unknown names.
+// decode checks and converts a call's arguments. It is lenient where clients are known to differ: it accepts numbers
+// and lists as strings, and null for an absent argument. It is strict where leniency would hide a mistake: it rejects
+// unknown names.
 func (ps params) decode(tool string, raw any) (arguments, error) {
 	given, err := object(raw)
 	if err != nil {
@@ -224,8 +226,8 @@ func endSentence(s string) string {
 	return s
 }
 
-// nearest returns the candidate that is most similar to name: one that contains name or is contained in it, otherwise one that
-// is a few edits away, otherwise "".
+// nearest returns the candidate that is most similar to name: one that contains name or is contained in it, otherwise
+// one that is a few edits away, otherwise "".
 func nearest(name string, candidates []string) string {
 	name = strings.ToLower(name[:min(len(name), 64)])
 	best, bestDistance := "", max(2, len(name)/3)+1

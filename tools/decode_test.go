@@ -41,7 +41,7 @@ func TestTTLForms(t *testing.T) {
 	}
 }
 
-// TestS05_RefusedArguments checks that each error about arguments names what the client sent and what it should send.
+// TestS05_RefusedArguments checks that each error about arguments describes the wrong value and the expected one.
 func TestS05_RefusedArguments(t *testing.T) {
 	for _, c := range []struct {
 		name, tool string

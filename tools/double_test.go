@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// double is a fake daemon in memory. It implements ids, request ids, windows and files like the daemon, but it runs no code: Execute looks up
-// the result of an execution by its code in scripts and after.
+// double is a fake daemon in memory. It implements ids, request ids, windows and files like the daemon, but it runs no
+// code: Execute looks up the result of an execution by its code in scripts and after.
 type double struct {
 	mu         sync.Mutex
 	sandboxes  []*sandbox.Sandbox
@@ -244,7 +244,8 @@ func (d *double) GetExecution(ctx context.Context, id string, wait float64, w sa
 	return ex, nil
 }
 
-// window returns the events in the window w, cut like the daemon cuts them, and the offset after them. total is the length of all printed text.
+// window returns the events in the window w, cut like the daemon cuts them, and the offset after them. total is the
+// length of all printed text.
 func window(events []sandbox.Event, total int64, w sandbox.Window) ([]sandbox.Event, int64) {
 	headEnd, tailStart := total, total
 	if w.Head > 0 || w.Tail > 0 {

@@ -22,7 +22,8 @@ const (
 	aFile
 )
 
-// nextStep is the table of sentences that suggest to a model what to call after an error. Kinds without an entry need no suggestion.
+// nextStep is the table of sentences that suggest to a model what to call after an error. Kinds without an entry need
+// no suggestion.
 var nextStep = map[sandbox.Kind]map[subject]string{
 	sandbox.NotFound: {
 		aSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
@@ -62,8 +63,8 @@ const (
 	maxErrorAnswer  = 4_000 // the text of an answer that is an error
 )
 
-// failure returns an error as a result for the model: what happened, why, and what to call next. The text of an internal error is only
-// logged, under a number that the result contains.
+// failure returns an error as a result for the model: what happened, why, and what to call next. The text of an
+// internal error is only logged, under a number that the result contains.
 func (t *toolset) failure(ctx context.Context, about subject, err error) *mcp.CallToolResult {
 	return errorText(t.explain(ctx, about, err))
 }
@@ -90,7 +91,8 @@ func sentence(s string) string {
 	return s
 }
 
-// because returns the reason of a sandbox or an execution as a sentence: at most 300 bytes, beginning with a capital letter.
+// because returns the reason of a sandbox or an execution as a sentence: at most 300 bytes, beginning with a capital
+// letter.
 func because(reason string) string {
 	s := sentence(oneLine(reason, 300))
 	return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):]

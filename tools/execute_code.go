@@ -72,7 +72,7 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 	}
 	theirs := r.RequestID
 	if theirs == "" {
-		r.RequestID = "call:" + rand.Text() // endUnwanted finds the execution by it if the call is cancelled before the answer with the id arrives
+		r.RequestID = "call:" + rand.Text() // if the call is cancelled, endUnwanted finds the execution by this id
 	}
 	ex, err := t.execute(ctx, name, r)
 	t.endUnwanted(ctx, r.RequestID)
@@ -83,7 +83,8 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 	return t.renderExecution(ctx, ex, view{fresh: fresh})
 }
 
-// seenBefore returns the answer about the execution that an earlier call started with the same request id, or nil if there is none.
+// seenBefore returns the answer about the execution that an earlier call started with the same request id, or nil if
+// there is none.
 func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp.CallToolResult {
 	ex, err := t.sandboxes.FindExecution(ctx, r.RequestID)
 	if err == nil {
@@ -97,8 +98,8 @@ func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp
 	return t.renderExecution(ctx, ex, view{again: true})
 }
 
-// createRequestID derives the request id for creating a sandbox from the request id of an execute_code call. A retry of the call then gets
-// the sandbox of the first call, even if the first call failed before it ran the code.
+// createRequestID derives the request id for creating a sandbox from the request id of an execute_code call. A retry of
+// the call then gets the sandbox of the first call, even if the first call failed before it ran the code.
 func createRequestID(id string) string {
 	const prefix = "exec:"
 	if id == "" {
@@ -111,8 +112,10 @@ func createRequestID(id string) string {
 	return prefix + id
 }
 
-// abandon deletes the sandbox that a failed call created (fresh), if no code runs in it and the call has no request id: with one, a retry
-// may use the sandbox. It returns a sentence that says that the sandbox was deleted, or names the sandbox if it is kept.
+// abandon deletes a sandbox if a failed call created it (fresh is true), no code runs in it, and the call has no
+// request id. If the call has a request id, abandon keeps the sandbox, because a retry with that id uses it. The result
+// is a sentence for the answer that reports the deletion or names the sandbox that is kept. It is empty if fresh is
+// false.
 func (t *toolset) abandon(ctx context.Context, name string, fresh bool, requestID string, nothingRuns bool) string {
 	if !fresh {
 		return ""

@@ -14,7 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestNewSandboxIsNamedFirst checks that the first line of the answer names a new sandbox, because models use the id from there.
+// TestNewSandboxIsNamedFirst checks that the first line of the answer names a new sandbox, because models use the id
+// from there.
 func TestNewSandboxIsNamedFirst(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
@@ -37,7 +38,8 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestRequestID checks that a retry with the same request id does not run the code again and does not create a second sandbox.
+// TestRequestID checks that a retry with the same request id does not run the code again and does not create a second
+// sandbox.
 func TestRequestID(t *testing.T) {
 	for _, id := range []string{"load-1", strings.Repeat("x", sandbox.MaxRequestID)} {
 		d := newDouble()
@@ -123,7 +125,8 @@ func TestErrorsSayWhatNext(t *testing.T) {
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox makes one")
 }
 
-// TestInternalErrorsStayHome checks that the text of an internal error is logged and not shown. The answer and the log have the same number.
+// TestInternalErrorsStayHome checks that the text of an internal error is logged and not shown. The answer and the log
+// have the same number.
 func TestInternalErrorsStayHome(t *testing.T) {
 	var log bytes.Buffer
 	d := newDouble()

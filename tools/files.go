@@ -133,8 +133,8 @@ func decodeFile(item any) (fileArgument, error) {
 	return f, nil
 }
 
-// size returns the length in bytes of the source as the client sent it. For base64 that is the encoded length; for local_path it is the
-// length of the path.
+// size returns the length in bytes of the source as the client sent it. For base64 that is the encoded length; for
+// local_path it is the length of the path.
 func (f fileArgument) size() int64 {
 	if f.long != nil {
 		return f.long.Size()
@@ -166,8 +166,8 @@ func (t *toolset) open(f fileArgument) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
-// writeAll writes the files in order and stops at the first error. It returns the files that it wrote. The error is a *filesError, which
-// lists the files that it did not write.
+// writeAll writes the files in order and stops at the first error. It returns the files that it wrote. The error is a
+// *filesError, which lists the files that it did not write.
 func (t *toolset) writeAll(ctx context.Context, name string, files []fileArgument) ([]sandbox.File, error) {
 	var written []sandbox.File
 	for i, f := range files {
@@ -194,8 +194,9 @@ func (t *toolset) writeOne(ctx context.Context, name string, f fileArgument) (sa
 	return file, err
 }
 
-// limitedSource reads from r and fails after left bytes, the limit of one file. It stores the error of a failed read in err. The daemon's
-// client may call Read on another goroutine, but not after WriteFile has returned; err may be read after that.
+// limitedSource reads from r and fails after left bytes, the limit of one file. It stores the error of a failed read in
+// err. The daemon's client may call Read on another goroutine, but not after WriteFile has returned; err may be read
+// after that.
 type limitedSource struct {
 	r    io.Reader
 	path string
@@ -214,7 +215,8 @@ func (s *limitedSource) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// filesError is the error of writeAll. It names the file that failed, the files written before it, and the files after it, which are missing.
+// filesError is the error of writeAll. It contains the path of the file that failed, the files that were written before
+// it, and the files after it, which were not tried (missing).
 type filesError struct {
 	failed           string
 	written, missing []fileArgument

@@ -12,7 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// write sends one file to a sandbox of a new double. It returns the answer, and the content of the file "f" in the sandbox afterwards.
+// write sends one file to a sandbox of a new double. It returns the answer, and the content of the file "f" in the
+// sandbox afterwards.
 func write(t *testing.T, c tools.Config, file args) (text string, isError bool, arrived []byte) {
 	t.Helper()
 	d := newDouble()
@@ -100,7 +101,8 @@ func TestFileLimits(t *testing.T) {
 	wantText(t, call(t, list, "write_files", args{"sandbox_id": "box", "files": twice}), true, "in the list twice")
 }
 
-// TestLocalPath checks that local_path accepts only files below the allowed folders, regardless of how the path is written.
+// TestLocalPath checks that local_path accepts only files below the allowed folders, regardless of how the path is
+// written.
 func TestLocalPath(t *testing.T) {
 	allowed, outside := t.TempDir(), t.TempDir()
 	for path, content := range map[string]string{filepath.Join(allowed, "in.csv"): "inside", filepath.Join(outside, "secret"): "outside"} {

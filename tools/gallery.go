@@ -10,15 +10,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gallery chooses the values (displays and results) and the error that one answer shows. The last error has priority, then the last
-// result, then the newest of the other values.
+// gallery chooses the values (displays and results) and the error that one answer shows. The last error has priority,
+// then the last result, then the newest of the other values.
 type gallery struct {
 	left    int // bytes of text that the answer can still take
 	skipped int // displays and results that are not shown
 	errors  int // errors that are not shown
 }
 
-// selection chooses the pictures that one answer shows: the first ones that can be shown, at most maxImages.
+// selection chooses the pictures that one answer shows: the first maxImages pictures that can be shown.
 type selection struct {
 	shop     *imageShop
 	sandbox  sandbox.ID
@@ -43,7 +43,8 @@ const (
 	cutNote      = 120 // bytes of a note about the omitted middle of a text
 )
 
-// choose sets the image and note of each value that has a picture. After maxTried pictures it leaves the other values unchanged.
+// choose sets the image and note of each value that has a picture. After maxTried pictures it leaves the other values
+// unchanged.
 func (s *selection) choose(ctx context.Context, values []*value) {
 	for _, v := range values {
 		if imageType(v.data) != "" {
@@ -80,8 +81,8 @@ func (g *gallery) choose(values []*value) {
 	}
 }
 
-// take sets the pieces of a value if they fit into g.left bytes. Otherwise it counts the value as skipped. If the value's picture is shown,
-// choose has subtracted the note's length from g.left already.
+// take sets the pieces of a value if they fit into g.left bytes. Otherwise it counts the value as skipped. If the
+// value's picture is shown, choose has subtracted the note's length from g.left already.
 func (g *gallery) take(v *value) {
 	switch {
 	case v.image != nil: // the value's text is only something like <Figure …>
@@ -112,8 +113,9 @@ func (g *gallery) traceback(e *sandbox.CodeError) []piece {
 	return pieces
 }
 
-// cut returns the pieces for a text. It cuts the text so that it has at most most bytes and the pieces fit into g.left. It returns nil
-// if less than a useful part of the text (cutNote bytes) would fit.
+// cut returns the pieces for a text. It omits the middle of the text if the text is longer than most bytes or the
+// pieces would not fit into g.left. It returns nil if fewer than cutNote bytes of the text would be left, because so
+// little is not useful.
 func (g *gallery) cut(label, text string, most int) []piece {
 	block := cost([]piece{{label: label}})
 	if whole := cutPiece(label, text, min(most, g.left-block)); len(whole) == 1 {
@@ -137,8 +139,8 @@ func (g *gallery) rest() (notes []piece) {
 	return notes
 }
 
-// text returns the pieces for a value without a picture, or whose picture is not shown: the note about the picture, if any, and the most
-// readable of the value's texts. It returns nil if the text does not fit.
+// text returns the pieces for a value without a picture, or whose picture is not shown: the note about the picture, if
+// any, and the most readable of the value's texts. It returns nil if the text does not fit.
 func (g *gallery) text(v *value) []piece {
 	var pieces []piece
 	if v.note != "" {
@@ -166,8 +168,8 @@ func (g *gallery) text(v *value) []piece {
 	return nil
 }
 
-// add decodes a picture. It returns a note about the picture, and the picture itself if the answer can show it. text is the
-// picture in base64.
+// add decodes a picture. It returns a note about the picture, and the picture itself if the answer can show it. text is
+// the picture in base64.
 func (s *selection) add(ctx context.Context, label, text string) (note string, image *mcp.ImageContent) {
 	s.tried++
 	s.pictures--

@@ -31,8 +31,8 @@ func (t *toolset) getSandbox() Tool {
 
 const maxExecutionsShown = 20
 
-// shorten returns a copy of a sandbox whose lists and texts are short enough for an answer. It omits the output and errors of executions,
-// which get_execution returns.
+// shorten returns a copy of a sandbox whose lists and texts are short enough for an answer. It omits the output and
+// errors of executions, which get_execution returns.
 func shorten(s sandbox.Sandbox) sandbox.Sandbox {
 	s.Reason = short(s.Reason, maxReason)
 	s.Kernels = slices.Clone(s.Kernels[:min(len(s.Kernels), len(languages))])
@@ -51,7 +51,8 @@ func shorten(s sandbox.Sandbox) sandbox.Sandbox {
 	return s
 }
 
-// sandboxWords returns sentences for a model about a sandbox's state, when it expires, and whether it lost recent changes.
+// sandboxWords returns sentences for a model about a sandbox's state, when it expires, and whether it lost recent
+// changes.
 func sandboxWords(s sandbox.Sandbox) string {
 	if s.State == sandbox.Terminated {
 		return fmt.Sprintf("Sandbox %s has ended.%s", s.ID, after(because(s.Reason)))
@@ -69,8 +70,9 @@ func sandboxWords(s sandbox.Sandbox) string {
 	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, asleep, max(0, time.Until(s.ExpireTime).Round(time.Second)), back)
 }
 
-// identify returns the id of the sandbox that a call names. Answers use the id, because it stays correct after the sandbox is renamed or
-// deleted. If name is a display name, identify also returns that; if name is an id, displayName is empty.
+// identify returns the id of the sandbox that a call names. Answers use the id, because it stays correct after the
+// sandbox is renamed or deleted. If name is a display name, identify also returns that; if name is an id, displayName
+// is empty.
 func (t *toolset) identify(ctx context.Context, name string) (id sandbox.ID, displayName string, err error) {
 	if sandbox.IsID(name) {
 		return sandbox.ID(name), "", nil

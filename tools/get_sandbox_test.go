@@ -8,7 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestGetSuspendedSandbox checks that the answer about a suspended sandbox says that its variables are kept, and when it lost recent changes.
+// TestGetSuspendedSandbox checks that the answer about a suspended sandbox mentions that the variables are kept, and
+// reports the loss of recent changes.
 func TestGetSuspendedSandbox(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})

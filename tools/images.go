@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Limits of the pictures in one answer. Claude Desktop rejects a result above 1 MiB. Models shrink a picture whose longer side has more
-// than maxImageSide pixels anyway.
+// Limits of the pictures in one answer. Claude Desktop rejects a result above 1 MiB. Models shrink a picture whose
+// longer side has more than maxImageSide pixels anyway.
 const (
 	maxImages      = 4
 	maxImageSide   = 1568
@@ -30,8 +30,8 @@ const (
 	workerWait         = 20 * time.Second // how long a call waits for other workers to exit
 )
 
-// imageShop shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a small file can need
-// much memory and time. Its methods are safe for concurrent use.
+// imageShop shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a
+// small file can need much memory and time. Its methods are safe for concurrent use.
 type imageShop struct {
 	slots chan struct{}
 
@@ -63,8 +63,9 @@ var (
 	errNotStarted = errors.New("the process that decodes it could not be started; call again")
 )
 
-// fit returns the picture in at most budget bytes of base64, or an error that says why it can't be shown. A worker decodes the whole
-// picture even if it is small enough, to check that it is valid: a model's API rejects a conversation that contains a broken picture.
+// fit returns the picture in at most budget bytes of base64, or an error that says why it can't be shown. A worker
+// decodes the whole picture even if it is small enough, to check that it is valid: a model's API rejects a conversation
+// that contains a broken picture.
 func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, error) {
 	h, err := inspectPicture(data)
 	p := picture{width: h.width, height: h.height}
@@ -94,8 +95,8 @@ func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, 
 	return p, nil
 }
 
-// acquire waits up to workerWait for one of the owner's slots and one of the shared slots. The caller must call release after its worker
-// has exited.
+// acquire waits up to workerWait for one of the owner's slots and one of the shared slots. The caller must call release
+// after its worker has exited.
 func (s *imageShop) acquire(ctx context.Context) (release func(), err error) {
 	owner := sandbox.OwnerOf(ctx)
 	s.mu.Lock()
@@ -141,7 +142,7 @@ func imageContent(data []byte, mime string) mcp.ImageContent {
 	return mcp.ImageContent{Type: mcp.ContentTypeImage, Data: base64.StdEncoding.EncodeToString(data), MIMEType: mime}
 }
 
-// boundedBuffer is a buffer for at most most bytes. A Write that would exceed this limit fails.
+// boundedBuffer is a buffer with a maximum size. A Write that would make it larger than most bytes fails.
 type boundedBuffer struct {
 	bytes.Buffer
 	most int

@@ -10,19 +10,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// LongText is a string in a call's arguments that is too long to be held in memory. Open returns a new reader of the whole string each
-// time. It may be called any number of times, and the readers may be used, until the call ends.
+// LongText is a string in a call's arguments that is too long to be held in memory. Open returns a new reader of the
+// whole string each time. It may be called any number of times, and the readers may be used, until the call ends.
 type LongText interface {
 	Size() int64 // in bytes
 	Open() io.Reader
 }
 
-// maxFilesText limits lists of files and whole arguments that a client sends as a string of JSON. Such a string is read into memory,
-// unlike the long texts in a list that is sent as a list.
+// maxFilesText limits lists of files and whole arguments that a client sends as a string of JSON. Such a string is read
+// into memory, unlike the long texts in a list that is sent as a list.
 const maxFilesText = 16 * sandbox.MiB
 
-// inMemory reads a long text into memory. It is for arguments that are not the content of a file, such as code. If the text has more than
-// most bytes, the error is of kind invalid.
+// inMemory reads a long text into memory. It is for arguments that are not the content of a file, such as code. If the
+// text has more than most bytes, the error is of kind invalid.
 func inMemory(name string, long LongText, most int64) (string, error) {
 	if long.Size() > most {
 		hint := "write it to a file with write_files and run that"
@@ -38,9 +38,9 @@ func inMemory(name string, long LongText, most int64) (string, error) {
 	return string(b), nil
 }
 
-// Outbox stores the parts of one answer that are too long for memory. Base64 stores all bytes of r and returns an unguessable token and
-// the number of bytes. The handler puts the token into the answer. The server replaces it by the base64 of these bytes when it sends the
-// answer. Base64 must not be called concurrently.
+// Outbox stores the parts of one answer that are too long for memory. Base64 stores all bytes of r and returns an
+// unguessable token and the number of bytes. The handler puts the token into the answer. The server replaces it by the
+// base64 of these bytes when it sends the answer. Base64 must not be called concurrently.
 type Outbox interface {
 	Base64(r io.Reader) (token string, n int64, err error)
 }
@@ -52,8 +52,8 @@ func WithOutbox(ctx context.Context, o Outbox) context.Context {
 	return context.WithValue(ctx, outboxKey{}, o)
 }
 
-// readLarge returns an answer with more than maxTextLength bytes of a file, without holding them in memory. It returns nil if ctx has no
-// outbox, or if the part of the file to read is not that long.
+// readLarge returns an answer with more than maxTextLength bytes of a file, without holding them in memory. It returns
+// nil if ctx has no outbox, or if the part of the file to read is not that long.
 func (t *toolset) readLarge(ctx context.Context, r reading, length int64) *mcp.CallToolResult {
 	box, ok := ctx.Value(outboxKey{}).(Outbox)
 	if !ok || length <= maxTextLength {

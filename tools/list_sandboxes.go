@@ -52,7 +52,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 	}
 	page, err := t.sandboxes.List(ctx, r)
 	if n := fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
-		r.PageSize = n // a page token is valid only for the end of a page, so a shorter page is requested
+		r.PageSize = n // a page token continues after the end of a page, so a shorter page is listed
 		page, err = t.sandboxes.List(ctx, r)
 	}
 	if err != nil {

@@ -8,9 +8,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// openLocal opens a file of the host, to send it to a sandbox. It opens only files below the folders that the user allowed, regardless of
-// how the path is written and which links it contains. It first compares only names, so that its errors reveal nothing about files
-// outside of these folders. Then it opens the file with os.Root, which cannot leave the folder. The caller must close the file.
+// openLocal opens a file of the host, to send it to a sandbox. It opens only files below the folders that the user
+// allowed, regardless of how the path is written and which links it contains. It first compares only names, so that its
+// errors reveal nothing about files outside of these folders. Then it opens the file with os.Root, which cannot leave
+// the folder. The caller must close the file.
 func (t *toolset) openLocal(name string) (io.ReadCloser, error) {
 	if len(t.allowed) == 0 {
 		return nil, invalid("local_path is off: no folder is allowed. The user can allow one by starting dormouse with --allow-dir FOLDER; until then send the file as text or base64")
@@ -46,8 +47,9 @@ func below(base, name string) (string, bool) {
 	return rel, err == nil && rel != "." && filepath.IsLocal(rel)
 }
 
-// openBelow opens the file rel in the folder dir. The path dir must not contain links. os.Root rejects absolute links, even those that lead
-// to a file in dir. Therefore openBelow resolves links first, and then opens the resolved path with os.Root. name is the path for errors.
+// openBelow opens the file rel in the folder dir. The path dir must not contain links. os.Root rejects absolute links,
+// even those that lead to a file in dir. Therefore openBelow resolves links first, and then opens the resolved path
+// with os.Root. name is the path for errors.
 func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	if real, err := filepath.EvalSymlinks(filepath.Join(dir, rel)); err == nil {
 		inside, ok := below(dir, real)
@@ -61,8 +63,9 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 		return nil, unreadable(name, err)
 	}
 	defer root.Close()
-	// Another program may replace the file at any time, so newLocalFile checks the file after it was opened. The file may be a FIFO:
-	// with openWithoutWaiting, opening it does not wait for a writer. It may be a link: os.Root does not follow it out of the folder.
+	// Another program may replace the file at any time, so newLocalFile checks the file after it was opened. The file
+	// may be a FIFO: with openWithoutWaiting, opening it does not wait for a writer. It may be a link: os.Root does not
+	// follow it out of the folder.
 	f, err := root.OpenFile(rel, os.O_RDONLY|openWithoutWaiting, 0)
 	if err != nil {
 		return nil, unreadable(name, err)
@@ -75,7 +78,8 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 	return local, nil
 }
 
-// localFile is a regular file. It is read only up to the size that it had when it was opened, because a file that grows may never end.
+// localFile is a regular file. It is read only up to the size that it had when it was opened, because a file that grows
+// may never end.
 type localFile struct {
 	*os.File
 	name string

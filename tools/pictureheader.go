@@ -21,8 +21,8 @@ type pictureHeader struct {
 	scans         int   // the number of scans of a JPEG
 }
 
-// inspectPicture reads a picture's header. It returns an error if the picture is invalid or needs too much memory or time to decode.
-// It does not decode the picture, so a picture that it accepts can still be broken.
+// inspectPicture reads a picture's header. It returns an error if the picture is invalid or needs too much memory or
+// time to decode. It does not decode the picture, so a picture that it accepts can still be broken.
 func inspectPicture(data []byte) (pictureHeader, error) {
 	var h pictureHeader
 	var err error
@@ -84,7 +84,8 @@ const (
 	jpegAPP14 = 0xee
 )
 
-// inspectJPEG reads the segments of a JPEG. It sets the size in pixels, the memory that decoding needs, and the number of scans.
+// inspectJPEG reads the segments of a JPEG. It sets the size in pixels, the memory that decoding needs, and the number
+// of scans.
 func inspectJPEG(data []byte) (pictureHeader, error) {
 	h := pictureHeader{format: "jpeg"}
 	if !bytes.HasPrefix(data, []byte{0xff, jpegSOI}) {
@@ -101,7 +102,7 @@ func inspectJPEG(data []byte) (pictureHeader, error) {
 		case marker == 0xff: // a fill byte
 			rest = rest[at+1:]
 			continue
-		case marker == 0, marker >= jpegRST0 && marker <= jpegRST7, marker == jpegSOI: // data of a scan
+		case marker == 0, marker >= jpegRST0 && marker <= jpegRST7, marker == jpegSOI: // a 0xff in the data of a scan
 			rest = rest[at+2:]
 			continue
 		}
@@ -137,8 +138,8 @@ func inspectJPEG(data []byte) (pictureHeader, error) {
 	return h, nil
 }
 
-// frame sets the size in pixels and the memory that decoding needs from a frame header. The decoder of a progressive picture keeps all
-// coefficients in memory until the last scan.
+// frame sets the size in pixels and the memory that decoding needs from a frame header. The decoder of a progressive
+// picture keeps all coefficients in memory until the last scan.
 func (h *pictureHeader) frame(segment []byte, progressive bool) error {
 	if len(segment) < 6 {
 		return errNotPicture

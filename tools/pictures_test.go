@@ -21,8 +21,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// progressive returns a progressive grey JPEG whose coefficients are all zero. Its first scan contains the mean values of the blocks. The
-// further scans have only a few bytes each and do not change the picture.
+// progressive returns a progressive grey JPEG whose coefficients are all zero. Its first scan contains the mean values
+// of the blocks. The further scans have only a few bytes each and do not change the picture.
 func progressive(side, scans int) []byte {
 	b := []byte{0xff, 0xd8}
 	segment := func(marker byte, content ...byte) {

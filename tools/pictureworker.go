@@ -19,9 +19,10 @@ import (
 	"golang.org/x/image/draw"
 )
 
-// A worker is a separate process, running this program, that decodes one picture. It reads the picture from stdin and writes its answer
-// to stdout. Its environment is empty, and it limits its own resources before it reads the picture, so that a hostile picture can use at
-// most workerMemory and workerCPU. The caller kills the worker after workerDeadline or when the call is cancelled.
+// A worker is a separate process, running this program, that decodes one picture. It reads the picture from stdin and
+// writes its answer to stdout. Its environment is empty, and it limits its own resources before it reads the picture,
+// so that a hostile picture can use at most workerMemory and workerCPU. The caller kills the worker after
+// workerDeadline or when the call is cancelled.
 const (
 	workerArgument = "picture-worker"
 	workerMemory   = 384 * 1 << 20
@@ -40,8 +41,8 @@ const (
 // hasWorker is true if this program has called RunPictureWorker. Only such a program can be started as a worker.
 var hasWorker bool
 
-// RunPictureWorker decodes a picture and exits if this process was started as a worker; otherwise it returns. A program that calls
-// [New] must call RunPictureWorker at the beginning of main. If it does not, answers show no pictures.
+// RunPictureWorker decodes a picture and exits if this process was started as a worker; otherwise it returns. A program
+// that calls [New] must call RunPictureWorker at the beginning of main. If it does not, answers show no pictures.
 func RunPictureWorker() {
 	hasWorker = true
 	if len(os.Args) != 4 || os.Args[1] != workerArgument {
@@ -67,8 +68,8 @@ func RunPictureWorker() {
 	os.Exit(0)
 }
 
-// runPictureWorker decodes the picture data in a worker. It returns a smaller picture that fits into budget bytes of base64, or nil if data
-// fits unchanged. It kills the worker when ctx ends.
+// runPictureWorker decodes the picture data in a worker. It returns a smaller picture that fits into budget bytes of
+// base64, or nil if data fits unchanged. It kills the worker when ctx ends.
 func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, error) {
 	self, err := workerPath()
 	if err != nil || !hasWorker {
@@ -131,8 +132,8 @@ func reducePicture(data []byte, budget int) []byte {
 	return []byte(workerNoRoom)
 }
 
-// hopeless reports whether a PNG of the smaller picture would probably be far larger than budget. It estimates this from size, the
-// number of bytes of the large picture, and saves the second or two that encoding the PNG would take.
+// hopeless reports whether a PNG of the smaller picture would probably be far larger than budget. It estimates this
+// from size, the number of bytes of the large picture, and saves the second or two that encoding the PNG would take.
 func hopeless(size int, large, small image.Image, budget int) bool {
 	pixels := func(img image.Image) float64 { return float64(img.Bounds().Dx()) * float64(img.Bounds().Dy()) }
 	return float64(size)*pixels(small)/pixels(large) > 2*float64(budget)
@@ -169,7 +170,7 @@ func scale(img image.Image, side int) image.Image {
 		w, h = max(1, w*side/h), side
 	}
 	small := image.NewRGBA(image.Rect(0, 0, w, h)) // Scale is fast only for *image.RGBA
-	// Scale allocates 32 bytes for each row of the original in each column of the result, so a large image is scaled in strips.
+	// Scale allocates 32 bytes × rows of the original × columns of the result. So a large image is scaled in strips.
 	const strip = 64
 	for top := 0; top < h; top += strip {
 		bottom := min(top+strip, h)

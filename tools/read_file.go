@@ -22,7 +22,7 @@ const (
 	filePage       = 10_000   // text, if the call has no length
 	maxTextLength  = 1 << 20  // text, if the call has a length; a longer part is returned as base64
 	maxImageFile   = 20 << 20 // a picture file that is shown
-	maxInlineBytes = 7_500    // a file that is neither text nor a picture and is shown as base64 in the text, if the call has no length
+	maxInlineBytes = 7_500    // any other file, shown as base64 in the answer's text, if the call has no length
 )
 
 func (t *toolset) readFile() Tool {
@@ -138,8 +138,8 @@ func (r reading) describePicture(why string) *mcp.CallToolResult {
 	return errorText(fmt.Sprintf("%s is an image that cannot be shown: %s. It has %s. Make a smaller PNG of it with execute_code, or give length to get its bytes as base64.", quotePath(r.path), why, bytesOf(r.size)))
 }
 
-// textPart returns data if it is UTF-8 text without NUL bytes, otherwise nil. If whole is false, data may end in the middle of a
-// character; textPart omits the bytes of that character.
+// textPart returns data if it is UTF-8 text without NUL bytes, otherwise nil. If whole is false, data may end in the
+// middle of a character; textPart omits the bytes of that character.
 func textPart(data []byte, whole bool) []byte {
 	if !whole {
 		for cut := 0; cut < utf8.UTFMax && cut < len(data); cut++ {
@@ -155,8 +155,8 @@ func textPart(data []byte, whole bool) []byte {
 	return data
 }
 
-// text returns an answer that shows the text s. The text is n bytes long in the file; it can be longer or shorter in s, for example if it
-// was decoded from UTF-16. text adds note to the line about the file.
+// text returns an answer that shows the text s. The text is n bytes long in the file; it can be longer or shorter in s,
+// for example if it was decoded from UTF-16. text adds note to the line about the file.
 func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
 	head := fmt.Sprintf("%s: %s", quotePath(r.path), bytesOf(r.size))
 	end := r.offset + int64(n)
@@ -194,27 +194,30 @@ func fitFilePage(page []byte) []byte {
 	return page
 }
 
-// cleanFile is like cleanText, but it shows terminal sequences as escapes instead of removing them, because a file's text must be complete.
+// cleanFile is like cleanText, but it shows terminal sequences as escapes instead of removing them, because a file's
+// text must be complete.
 func cleanFile(s string) string {
 	return cleanText(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\x1b", `\x1b`))
 }
 
-// describe returns an answer that describes a file that is neither text nor a picture, instead of showing its bytes. It is used if the
-// call has no length and the file is larger than maxInlineBytes, because a model cannot use that much base64.
+// describe returns an answer that describes a file that is neither text nor a picture, instead of showing its bytes. It
+// is used if the call has no length and the file is larger than maxInlineBytes, because a model cannot use that much
+// base64.
 func (r reading) describe(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf(
 		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.%s",
 		quotePath(r.path), bytesOf(r.size), data[:min(len(data), 16)], r.otherEncoding(data)))}}
 }
 
-// inline returns an answer with the bytes of a small file as base64 in the text, because every client shows the text to the model.
+// inline returns an answer with the bytes of a small file as base64 in the text, because every client shows the text to
+// the model.
 func (r reading) inline(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf("%s: bytes %d to %d of %d, not text, as base64:\n%s%s",
 		quotePath(r.path), r.offset, r.offset+int64(len(data)), r.size, base64.StdEncoding.EncodeToString(data), r.otherEncoding(data)))}}
 }
 
-// otherEncoding returns a hint on how to read data as Latin-1 if it could be text in an older encoding, otherwise "". The bytes alone do
-// not show which encoding it is.
+// otherEncoding returns a hint on how to read data as Latin-1 if it could be text in an older encoding, otherwise "".
+// The bytes alone do not show which encoding it is.
 func (r reading) otherEncoding(data []byte) string {
 	for _, b := range data {
 		if b < 0x20 && !strings.ContainsRune("\t\n\r\f", rune(b)) || b == 0x7f {

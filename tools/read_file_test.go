@@ -73,7 +73,8 @@ func utf16Of(order binary.AppendByteOrder, s string) string {
 	return string(b)
 }
 
-// TestReadUTF16 checks that read_file shows UTF-16 as text and names the encoding, and that it shows invalid UTF-16 as bytes.
+// TestReadUTF16 checks that read_file shows UTF-16 as text and names the encoding, and that it shows invalid UTF-16 as
+// bytes.
 func TestReadUTF16(t *testing.T) {
 	le, be := binary.LittleEndian, binary.BigEndian
 	long := utf16Of(le, strings.Repeat("😀 é line\n", 2000)) // 40,002 bytes
@@ -112,8 +113,8 @@ func TestReadUTF16(t *testing.T) {
 	}
 }
 
-// TestReadBytes checks that the bytes of a small binary file are in the answer's text as base64, and that a call with a length returns a
-// resource instead.
+// TestReadBytes checks that the bytes of a small binary file are in the answer's text as base64, and that a call with a
+// length returns a resource instead.
 func TestReadBytes(t *testing.T) {
 	small := "\x00\x01\xff"
 	r := read(t, small, nil)

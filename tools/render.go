@@ -20,8 +20,9 @@ type view struct {
 	paging bool // the call has an offset, so the answer shows one page of the output
 }
 
-// Limits of an answer's text, in bytes. Agents truncate long results, each in its own way. answerBudget keeps an answer below
-// their limits: it limits the whole text of an answer about an execution, including status lines, labels and fences.
+// Limits of an answer's text, in bytes. Agents truncate long results, each in its own way. answerBudget keeps an answer
+// below their limits: it limits the whole text of an answer about an execution, including status lines, labels and
+// fences.
 const (
 	answerBudget  = 10_000
 	filesBudget   = 1_200 // the list of files
@@ -32,8 +33,8 @@ const (
 	gapReserve    = 600   // the lines about missing text
 )
 
-// renderExecution returns an execution as a tool result: one text, then at most four pictures. The result has no structured content,
-// because some clients show the model only the structured content of a result that has any.
+// renderExecution returns an execution as a tool result: one text, then at most four pictures. The result has no
+// structured content, because some clients show the model only the structured content of a result that has any.
 func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v view) *mcp.CallToolResult {
 	r := &rendering{ex: ex, view: v, head: headLines(ex, v)}
 	r.files = r.fileLines()
@@ -69,7 +70,8 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 
 const minPage = 500 // a page with fewer bytes of printed text is not cut further
 
-// headLines returns the lines before an execution's output. They describe its state, how it ended, and the loss of variables before it.
+// headLines returns the lines before an execution's output. They describe its state, how it ended, and the loss of
+// variables before it.
 func headLines(ex sandbox.Execution, v view) string {
 	w := &writer{}
 	w.line("%s", statusLine(ex, v.fresh, time.Now()))
@@ -109,7 +111,8 @@ func (r *rendering) fit() string {
 	return r.compose(max(limit, 0) / 4)
 }
 
-// compose returns the answer's text with limit bytes of printed text. For a page it ignores limit: fitPage has cut the page already.
+// compose returns the answer's text with limit bytes of printed text. For a page it ignores limit: fitPage has cut the
+// page already.
 func (r *rendering) compose(limit int) string {
 	pieces := r.pieces
 	if !r.view.paging {
@@ -128,8 +131,8 @@ func (r *rendering) compose(limit int) string {
 	return w.String()
 }
 
-// page returns the events that an answer shows, and the offset of the next page. If paging is true, the page ends at the first text that
-// the window omitted, so that the client reads that text before any later event.
+// page returns the events that an answer shows, and the offset of the next page. If paging is true, the page ends at
+// the first text that the window omitted, so that the client reads that text before any later event.
 func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
 	if !paging {
 		return ex.Events, ex.NextOffset
@@ -142,8 +145,8 @@ func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
 	return ex.Events, ex.NextOffset
 }
 
-// wholeLines moves an incomplete last line of a page to the next page, because an answer cannot show that its last line is
-// incomplete. A line that is very long or fills the last event stays on the page.
+// wholeLines moves an incomplete last line of a page to the next page, because an answer cannot show that its last line
+// is incomplete. A line that is very long or fills the last event stays on the page.
 func wholeLines(events []sandbox.Event, next int64) ([]sandbox.Event, int64) {
 	const mostGivenBack = 2000
 	last := len(events) - 1
@@ -166,7 +169,8 @@ func hasValues(events []sandbox.Event) bool {
 	})
 }
 
-// fitPage cuts a page whose printed text would need more than budget bytes of an answer. The next page begins at the cut.
+// fitPage cuts a page whose printed text would need more than budget bytes of an answer. The next page begins at the
+// cut.
 func fitPage(events []sandbox.Event, next int64, budget int) ([]sandbox.Event, int64) {
 	for limit := budget; printedCost(events) > budget; limit = limit * 3 / 4 {
 		events, next = cutPage(events, next, limit)
@@ -202,8 +206,8 @@ type rendering struct {
 	run strings.Builder // text that flush will add to the last piece, which is then printed text
 }
 
-// choosePictures decides which pictures of events the answer shows. It decodes each one in a separate process, which is slow.
-// Therefore renderExecution calls it once for an answer, before the first call of gather.
+// choosePictures decides which pictures of events the answer shows. It decodes each one in a separate process, which is
+// slow. Therefore renderExecution calls it once for an answer, before the first call of gather.
 func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shop *imageShop) {
 	r.values = map[int]*value{}
 	var values []*value // in order
@@ -217,8 +221,8 @@ func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, 
 	s.choose(ctx, values)
 }
 
-// gather sets r.pieces and r.images from events. Displays, results and errors together get budget bytes; the newest ones have priority.
-// The events must be those that choosePictures was called with, or the beginning of that list.
+// gather sets r.pieces and r.images from events. Displays, results and errors together get budget bytes; the newest
+// ones have priority. The events must be those that choosePictures was called with, or the beginning of that list.
 func (r *rendering) gather(events []sandbox.Event, budget int) {
 	r.pieces, r.images = nil, nil
 	show := &gallery{left: budget - 2*maxCountNote}
@@ -299,8 +303,8 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece returns the pieces for a value's text. If the text has more than most bytes, cutPiece replaces its middle by a note. The
-// note is a piece of its own outside of the fences, so that no program can fake it.
+// cutPiece returns the pieces for a value's text. If the text has more than most bytes, cutPiece replaces its middle by
+// a note. The note is a piece of its own outside of the fences, so that no program can fake it.
 func cutPiece(label, raw string, most int) []piece {
 	most = max(most, 0)
 	if len(raw) <= most {
@@ -308,7 +312,8 @@ func cutPiece(label, raw string, most int) []piece {
 			return []piece{{label: label, text: s}}
 		}
 	}
-	// The text is cut before it is cleaned, so that the number of missing bytes is correct and only the shown parts are cleaned.
+	// The text is cut before it is cleaned, so that the number of missing bytes is correct and only the shown parts are
+	// cleaned.
 	for keep := min(most, len(raw)); ; keep = keep * 3 / 4 {
 		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
 		missing := int64(len(raw) - len(head) - len(tail))
@@ -330,7 +335,7 @@ func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 		w.line("stdout and stderr alternated %d times and are shown apart.", alternations)
 	}
 	switch {
-	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // the status line of a lost execution contains the reason already
+	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // a lost execution's status line has the reason
 		w.line("[What was printed is gone: %s]", oneLine(r.ex.Reason, 400))
 	case r.ex.OutputGone:
 		w.line("[What was printed was dropped to make room for newer executions' output.]")
@@ -361,8 +366,8 @@ func (r *rendering) write(w *writer, pieces []piece) {
 	}
 }
 
-// latePieces returns pieces for the text that was printed between the previous execution and this one. An answer shows them after
-// the execution's own output, with a different label, so that a model does not confuse the two.
+// latePieces returns pieces for the text that was printed between the previous execution and this one. An answer shows
+// them after the execution's own output, with a different label, so that a model does not confuse the two.
 func (r *rendering) latePieces() []piece {
 	since := r.ex.Interlude
 	if since == nil || since.LateBytes == 0 || r.view.paging {
@@ -394,8 +399,8 @@ func (r *rendering) gap(w *writer, p piece) {
 
 const maxFilesListed = 20
 
-// fileLines returns lines that list the files that the execution wrote, and the call that reads one. They are text because clients
-// drop resource links, and a model does not find files that the answer does not name.
+// fileLines returns lines that list the files that the execution wrote, and the call that reads one. They are text
+// because clients drop resource links, and a model does not find files that the answer does not name.
 func (r *rendering) fileLines() string {
 	if r.view.paging && !r.ex.State.Final() {
 		return ""
@@ -438,7 +443,8 @@ func (r *rendering) nextLine(offset int64) string {
 	return w.String()
 }
 
-// writer builds the text of an answer. Lines are Dormouse's own text; blocks contain text from programs and files between fences.
+// writer builds the text of an answer. Lines are Dormouse's own text; blocks contain text from programs and files
+// between fences.
 type writer struct {
 	strings.Builder
 	fence string
@@ -453,8 +459,8 @@ func (w *writer) block(label, text string) {
 	w.line("%s:\n%s\n%s\n%s", label, w.fence, strings.TrimSuffix(text, "\n"), w.fence)
 }
 
-// fence returns a fence that is longer than any run of backticks in the pieces. Otherwise text from a program could close its block and
-// continue as if it were Dormouse's own text.
+// fence returns a fence that is longer than any run of backticks in the pieces. Otherwise text from a program could
+// close its block and continue as if it were Dormouse's own text.
 func fence(pieces []piece) string {
 	longest := 2
 	for _, p := range pieces {
@@ -494,10 +500,12 @@ func cutTail(s string, n int) string {
 	return s[at:]
 }
 
-// maxBackticks is the longest run of backticks that is shown unchanged. It limits the length of fences, which must be longer than any run.
+// maxBackticks is the longest run of backticks that is shown unchanged. It limits the length of fences, which must be
+// longer than any run.
 const maxBackticks = 12
 
-// breakBackticks shortens runs of more than maxBackticks backticks: after each maxBackticks of them it replaces one by an escape.
+// breakBackticks breaks up long runs of backticks: after each maxBackticks backticks of a run, it replaces the next one
+// by an escape.
 func breakBackticks(s string) string {
 	run := strings.Repeat("`", maxBackticks)
 	if !strings.Contains(s, run+"`") {
@@ -506,7 +514,8 @@ func breakBackticks(s string) string {
 	return strings.ReplaceAll(s, run+"`", run+`\x60`)
 }
 
-// cost returns an upper bound for the number of bytes that pieces need in an answer's text, with their labels and fences.
+// cost returns an upper bound for the number of bytes that pieces need in an answer's text, with their labels and
+// fences.
 func cost(pieces []piece) (n int) {
 	for _, p := range pieces {
 		if n += len(p.note) + 1; p.note == "" {
@@ -516,8 +525,8 @@ func cost(pieces []piece) (n int) {
 	return n
 }
 
-// printedCost estimates how many bytes the printed text of events needs in an answer's text. It assumes that the answer shows all
-// values between.
+// printedCost estimates how many bytes the printed text of events needs in an answer's text. It assumes that the answer
+// also shows all values between the printed texts.
 func printedCost(events []sandbox.Event) int {
 	r := &rendering{}
 	for _, e := range events {

@@ -53,7 +53,8 @@ func figure(w, h int) sandbox.Event {
 	return display(map[string]string{"image/png": plot(w, h), "text/plain": "<Figure size 640x480 with 1 Axes>"})
 }
 
-// corpus contains executions of every kind. For each there is a golden file in testdata/render, named after it, with the answer.
+// corpus contains executions of every kind. For each there is a golden file in testdata/render, named after it, with
+// the answer.
 var corpus = []struct {
 	name string
 	ex   sandbox.Execution
@@ -163,7 +164,8 @@ func answerText(t *testing.T, r *mcp.CallToolResult) string {
 	return s
 }
 
-// TestCorpus compares the answers about the executions of corpus with golden files, and checks that output cannot imitate a status line.
+// TestCorpus compares the answers about the executions of corpus with golden files, and checks that output cannot
+// imitate a status line.
 func TestCorpus(t *testing.T) {
 	for _, c := range corpus {
 		t.Run(c.name, func(t *testing.T) {
@@ -278,7 +280,8 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// lookups counts how often the tools look up the owner in the context. They do that once for each picture that a worker decodes.
+// lookups counts how often the tools look up the owner in the context. They do that once for each picture that a worker
+// decodes.
 type lookups struct {
 	context.Context
 	n *atomic.Int64
@@ -291,10 +294,10 @@ func (l lookups) Value(key any) any {
 	return l.Context.Value(key)
 }
 
-// TestPicturesOfAPageAreDecodedOnce checks that cutting a page again does not decode its pictures again. In this page stdout and stderr
-// alternate often. fitPage estimates its length as if the streams were grouped, because it counts the errors between them. The answer omits
-// all errors but the last, so it does not group the streams: it shows each text with a label and fences. Therefore it is too long at
-// first, and the page is cut again.
+// TestPicturesOfAPageAreDecodedOnce checks that cutting a page again does not decode its pictures again. In this page
+// stdout and stderr alternate often. fitPage estimates its length as if the streams were grouped, because it counts the
+// errors between them. The answer omits all errors but the last, so it does not group the streams: it shows each text
+// with a label and fences. Therefore it is too long at first, and the page is cut again.
 func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
 	d := newDouble()
 	events := []sandbox.Event{figure(40, 30), figure(50, 30), figure(60, 30)}

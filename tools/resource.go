@@ -17,7 +17,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// Resource is an MCP resource template. Clients list it and read the resources by URI; the model does not have to call a tool for that.
+// Resource is an MCP resource template. Clients list it and read the resources by URI; the model does not have to call
+// a tool for that.
 type Resource struct {
 	Template mcp.ResourceTemplate
 	// Read returns the contents. The text of its errors is for the user.
@@ -87,8 +88,8 @@ func parseFileURI(uri string) (name, file string, err error) {
 	return name, file, err
 }
 
-// mediaType returns the MIME type of a file: by the extension of its name if that is known, otherwise by its content. It uses its own table of
-// extensions, so that the result is the same on every machine.
+// mediaType returns the MIME type of a file: by the extension of its name if that is known, otherwise by its content.
+// It uses its own table of extensions, so that the result is the same on every machine.
 func mediaType(name string, data []byte) string {
 	if known := mediaTypes[strings.ToLower(path.Ext(name))]; known != "" {
 		return known

@@ -11,7 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestResource checks the contents of files that are read by URI. A file is returned as text only if no character of it needs an escape.
+// TestResource checks the contents of files that are read by URI. A file is returned as text only if no character of it
+// needs an escape.
 func TestResource(t *testing.T) {
 	d := newDouble()
 	call(t, tools.New(d, tools.Config{}), "create_sandbox", args{"display_name": "box"})

@@ -14,13 +14,15 @@ func textContent(s string) mcp.TextContent {
 	return mcp.TextContent{Type: mcp.ContentTypeText, Text: s}
 }
 
-// Limits of a management tool's answer, in bytes. The answer contains its value twice: as text and as structured content.
+// Limits of a management tool's answer, in bytes. The answer contains its value twice: as text and as structured
+// content.
 const (
 	maxListBytes = 10_000 // a list as JSON
 	maxReason    = 300    // one reason or detail
 )
 
-// fitting returns how many values from the beginning of a list fit into an answer: at least one, unless the list is empty.
+// fitting returns how many values from the beginning of a list fit into an answer: at least one, unless the list is
+// empty.
 func fitting[T any](list []T) int {
 	size := 0
 	for i, v := range list {
@@ -32,15 +34,15 @@ func fitting[T any](list []T) int {
 	return len(list)
 }
 
-// structured returns the answer of a management tool. The text consists of words and the value as JSON; the structured content is the
-// value again, because clients show the model either the text or the structured content.
+// structured returns the answer of a management tool. The text consists of words and the value as JSON; the structured
+// content is the value again, because clients show the model either the text or the structured content.
 func structured(words string, v any) *mcp.CallToolResult {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return errorText("Dormouse could not write its answer")
 	}
-	// The value may contain hostile names. JSON escapes control characters, but not the characters that reorder text, so cleanText
-	// escapes these.
+	// The value may contain hostile names. JSON escapes control characters, but not the characters that reorder text,
+	// so cleanText escapes these.
 	return &mcp.CallToolResult{
 		Content:           []mcp.Content{textContent(words + "\n" + cleanText(string(b)))},
 		StructuredContent: v,

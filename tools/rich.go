@@ -21,12 +21,12 @@ const (
 // readableTypes are the MIME types of text that is shown to a model, the most readable ones first.
 var readableTypes = []string{"text/plain", "text/markdown", "application/json", "text/latex", "text/html", "image/svg+xml"}
 
-// bareObject matches a text/plain that contains only the name of the value's class, such as "<IPython.core.display.HTML object>" or
-// "<pandas.io.formats.style.Styler at 0x7f…>".
+// bareObject matches a text/plain that contains only the name of the value's class, such as "<IPython.core.display.HTML
+// object>" or "<pandas.io.formats.style.Styler at 0x7f…>".
 var bareObject = regexp.MustCompile(`^<[\w.]+( object| at 0x[0-9a-f]+| object at 0x[0-9a-f]+)>$`)
 
-// readable returns the most readable text of a rich value, and its MIME type. It prefers any other text to a bareObject. If the value has
-// no text, both are empty.
+// readable returns the most readable text of a rich value, and its MIME type. It prefers any other text to a
+// bareObject. If the value has no text, both are empty.
 func readable(data map[string]string) (text, mime string) {
 	plain := data[readableTypes[0]]
 	if plain != "" && !bareObject.MatchString(plain) {
@@ -47,8 +47,9 @@ const plotlyType = "application/vnd.plotly.v1+json"
 
 var traceType = regexp.MustCompile(`^[a-z0-9]{1,30}$`)
 
-// browserOnly returns a description of a value that only a browser can show, or "" for other values. Such a value is a plotly figure, or
-// long HTML with a script; HTML counts only if shown, the MIME type that would be shown, is text/html. Its text would be useless to a model.
+// browserOnly returns a description of a value that only a browser can show, or "" for other values. Such a value is a
+// plotly figure, or long HTML with a script; HTML counts only if shown, the MIME type that would be shown, is
+// text/html. Its text would be useless to a model.
 func browserOnly(data map[string]string, shown string) string {
 	if figure := data[plotlyType]; figure != "" {
 		return plotly(figure)
@@ -106,7 +107,8 @@ func imageType(data map[string]string) string {
 	return ""
 }
 
-// isRepr reports whether a text looks like <Figure size 640x480 with 1 Axes>, which is useless next to the picture itself.
+// isRepr reports whether a text looks like <Figure size 640x480 with 1 Axes>, which is useless next to the picture
+// itself.
 func isRepr(s string) bool {
 	return len(s) < 200 && strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") && !strings.Contains(s, "\n")
 }

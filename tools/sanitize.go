@@ -7,8 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// cleanText makes text from programs and people safe to show. It removes terminal sequences. It replaces invalid UTF-8, control characters,
-// and characters that reorder or hide text by visible escapes. It keeps newlines and tabs, and replaces CR LF by a newline.
+// cleanText makes text from programs and people safe to show. It removes terminal sequences. It writes visible escapes
+// in place of invalid UTF-8, control characters, and characters that reorder or hide text. It keeps newlines and tabs,
+// and turns CR LF into a newline.
 func cleanText(s string) string {
 	if plain(s) {
 		return s
@@ -16,9 +17,9 @@ func cleanText(s string) string {
 	return clean(strings.ReplaceAll(s, "\r\n", "\n"), false)
 }
 
-// CleanTerminal makes printed text safe for a terminal. It keeps newlines, tabs, carriage returns and colours, and replaces every other
-// control character by a visible escape. If s ends in the middle of a colour sequence, rest is the beginning of that sequence; the caller
-// must prepend it to the next text.
+// CleanTerminal makes printed text safe for a terminal. It keeps newlines, tabs, carriage returns and colours, and
+// replaces every other control character by a visible escape. If s ends in the middle of a colour sequence, rest is the
+// beginning of that sequence; the caller must prepend it to the next text.
 func CleanTerminal(s string) (shown, rest string) {
 	if plain(s) {
 		return s, ""
@@ -29,8 +30,9 @@ func CleanTerminal(s string) (shown, rest string) {
 	return clean(s, true), rest
 }
 
-// clean replaces invalid UTF-8, control characters and hidden characters by visible escapes. It keeps newlines and tabs. If terminal is
-// true, it also keeps carriage returns and colours; otherwise it removes complete terminal sequences.
+// clean replaces invalid UTF-8, control characters and hidden characters by visible escapes. It keeps newlines and
+// tabs. If terminal is true, it also keeps carriage returns and colours; otherwise it removes complete terminal
+// sequences.
 func clean(s string, terminal bool) string {
 	var b strings.Builder
 	b.Grow(len(s))
@@ -78,8 +80,8 @@ func escapeRune(r rune) string {
 	return fmt.Sprintf(`\u%04x`, r)
 }
 
-// hidden reports whether r is a character that reorders text (bidi controls), breaks lines invisibly, has no width, or encodes invisible
-// text (tags).
+// hidden reports whether r is a character that reorders text (bidi controls), breaks lines invisibly, has no width, or
+// encodes invisible text (tags).
 func hidden(r rune) bool {
 	switch {
 	case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, // embeddings, overrides, isolates
@@ -111,11 +113,13 @@ func colour(s string) int {
 	return 0
 }
 
-// maxSequence is the maximum length of a terminal sequence in bytes. It limits how much text a hostile sequence can hide.
+// maxSequence is the maximum length of a terminal sequence in bytes. It limits how much text a hostile sequence can
+// hide.
 const maxSequence = 512
 
-// terminalSequence returns the length of a complete terminal sequence at the start of s, or 0: a colour or cursor move (CSI), or a title or
-// link (OSC and similar sequences). An incomplete sequence counts as 0, so clean shows its escape character.
+// terminalSequence returns the length of a complete terminal sequence at the start of s, or 0: a colour or cursor move
+// (CSI), or a title or link (OSC and similar sequences). An incomplete sequence counts as 0, so clean shows its escape
+// character.
 func terminalSequence(s string) int {
 	if len(s) < 2 || s[0] != 0x1b {
 		return 0
@@ -145,8 +149,8 @@ func terminalSequence(s string) int {
 	return 0
 }
 
-// collapseReturns keeps only the part of each line after its last carriage return, which is about what a terminal would show. Progress bars
-// print a carriage return to write the same line again.
+// collapseReturns keeps only the part of each line after its last carriage return, which is about what a terminal would
+// show. Progress bars print a carriage return to write the same line again.
 func collapseReturns(s string) string {
 	if !strings.Contains(s, "\r") {
 		return s
@@ -173,7 +177,8 @@ func oneLine(s string, most int) string {
 	return short(s, most)
 }
 
-// short returns s if it has at most most bytes, otherwise its first most bytes and an ellipsis.
+// short returns s unchanged if it is not longer than most bytes. Otherwise it cuts s to that length and adds an
+// ellipsis.
 func short(s string, most int) string {
 	if len(s) > most {
 		return cutHead(s, most) + "…"

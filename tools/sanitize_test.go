@@ -49,7 +49,8 @@ func TestSanitize(t *testing.T) {
 	}
 }
 
-// FuzzSanitize checks that for all printed text the answer is short and valid UTF-8, contains no control characters, and closes its fences.
+// FuzzSanitize checks that for all printed text the answer is short and valid UTF-8, contains no control characters,
+// and closes its fences.
 func FuzzSanitize(f *testing.F) {
 	f.Add(hostile)
 	f.Add("```\n```\n````")

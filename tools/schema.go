@@ -29,8 +29,8 @@ type param struct {
 
 type params []param
 
-// filesSchema is the beginning of the schema of a list of files. It is flat, because many clients reject $ref and oneOf. Therefore it cannot
-// require exactly one of text, base64 and local_path; decodeFile checks that.
+// filesSchema is the beginning of the schema of a list of files. It is flat, because many clients reject $ref and
+// oneOf. Therefore it cannot require exactly one of text, base64 and local_path; decodeFile checks that.
 const filesSchema = `{"type":"array","maxItems":100,"items":{"type":"object","properties":{` +
 	`"path":{"type":"string","description":"In /workspace, such as data/in.csv"},` +
 	`"text":{"type":"string"},` +
@@ -38,8 +38,8 @@ const filesSchema = `{"type":"array","maxItems":100,"items":{"type":"object","pr
 	`"local_path":{"type":"string","description":"A file on the user's computer, in an allowed folder"}},` +
 	`"required":["path"]}`
 
-// schema returns the JSON schema of the parameters. It writes the JSON itself instead of encoding maps, because a map would lose the order of
-// the parameters, which helps models.
+// schema returns the JSON schema of the parameters. It writes the JSON itself instead of encoding maps, because a map
+// would lose the order of the parameters, which helps models.
 func (ps params) schema() json.RawMessage {
 	var properties, required []string
 	for _, p := range ps {
@@ -84,8 +84,8 @@ func (p param) describe() string {
 	return `,"description":` + quoteJSON(p.about)
 }
 
-// rawSchema is an output schema: a list of properties, each written as "name:type". Only the first property is required. The schema lists
-// few properties on purpose, because it is part of every prompt.
+// rawSchema is an output schema: a list of properties, each written as "name:type". Only the first property is
+// required. The schema lists few properties on purpose, because it is part of every prompt.
 type rawSchema []string
 
 func (s rawSchema) json() json.RawMessage {

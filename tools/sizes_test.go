@@ -23,7 +23,8 @@ func (counter) WriteFile(_ context.Context, _, path string, body io.Reader) (san
 	return sandbox.File{Path: path, Size: n}, err
 }
 
-// TestFileSizes checks the size limit of a file with files of exactly this size and one byte more, as text and as base64.
+// TestFileSizes checks the size limit of a file with files of exactly this size and one byte more, as text and as
+// base64.
 func TestFileSizes(t *testing.T) {
 	var writeFiles tools.Tool
 	for _, tool := range tools.New(counter{newDouble()}, tools.Config{}) {

@@ -9,8 +9,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// statusLine returns one or two sentences about the state of an execution and what that means for the variables. fresh is true if the call
-// created the sandbox.
+// statusLine returns one or two sentences about the state of an execution and what that means for the variables. fresh
+// is true if the call created the sandbox.
 func statusLine(ex sandbox.Execution, fresh bool, now time.Time) string {
 	made := ""
 	if fresh {

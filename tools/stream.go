@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// piece is a part of an answer: printed text, a gap in it, a note, or the text of a value or an error. Pieces are in the order in which the
-// program produced them.
+// piece is a part of an answer: printed text, a gap in it, a note, or the text of a value or an error. Pieces are in
+// the order in which the program produced them.
 type piece struct {
 	label  string // stdout, stderr, result, display, error, or "" for a gap or a note
 	stream bool   // the piece is printed text, which may be cut
@@ -28,7 +28,8 @@ const (
 	maxGaps         = 3   // gaps that are shown separately
 )
 
-// mergeGaps keeps the first maxGaps gaps and adds all later gaps to the last of them, because each gap needs a line in the answer.
+// mergeGaps keeps the first maxGaps gaps and adds all later gaps to the last of them, because each gap needs a line in
+// the answer.
 func mergeGaps(pieces []piece) []piece {
 	out, gaps, last := make([]piece, 0, len(pieces)), 0, -1
 	for _, p := range pieces {
@@ -60,8 +61,8 @@ func cleanStreams(pieces []piece) []piece {
 	return out
 }
 
-// cutStreams keeps limit bytes of the printed text: headShare of them from its beginning and the others from its end. It replaces the text
-// between by one gap, which includes the gaps that were in that text.
+// cutStreams keeps limit bytes of the printed text: headShare of them from its beginning and the others from its end.
+// It replaces the text between these two parts by one gap. Gaps that were in the replaced text become part of this gap.
 func cutStreams(pieces []piece, limit int) []piece {
 	total := 0
 	for _, p := range pieces {
@@ -126,8 +127,9 @@ func (p piece) slice(from, to int) piece {
 
 func clamp(n, most int) int { return min(max(n, 0), most) }
 
-// groupStreams puts all text of stdout first and then all text of stderr if the streams alternate more than maxAlternations times. In their
-// order, each line would need a label, and the labels would be longer than the lines. alternations is 0 if nothing was grouped.
+// groupStreams puts all text of stdout first and then all text of stderr if the streams alternate more than
+// maxAlternations times. Otherwise each line would need a label, and the labels would be longer than the lines.
+// alternations is 0 if nothing was grouped.
 func groupStreams(pieces []piece) (out []piece, alternations int) {
 	streams := 0
 	for _, p := range pieces {

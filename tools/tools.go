@@ -1,11 +1,11 @@
-// Package tools implements the ten MCP tools with which a model uses Dormouse. Each tool has a file of its own (create_sandbox.go …
-// read_file.go) with the tool's parameters, description and handler.
+// Package tools implements the ten MCP tools with which a model uses Dormouse. Each tool has a file of its own
+// (create_sandbox.go … read_file.go) with the tool's parameters, description and handler.
 //
-// Package server calls [New] to get the tools and [Files] to get the MCP resources. The tools call the daemon through the interface
-// [Sandboxes]. The package contains no transport and does not run code itself.
+// Package server calls [New] to get the tools and [Files] to get the MCP resources. The tools call the daemon through
+// the interface [Sandboxes]. The package contains no transport and does not run code itself.
 //
 //   - tools.go: the daemon's interface, the configuration, the list of tools, and the server's instructions for models
-//   - schema.go, decode.go: the declaration of parameters, from which the JSON schema and the lenient decoding of arguments are derived
+//   - schema.go, decode.go: the declaration of parameters, their JSON schema, and the lenient decoding of arguments
 //   - files.go, base64.go, localfile.go: the files argument, and reading its contents as streams
 //   - large.go: long strings in arguments and answers that are stored outside of memory
 //   - resource.go: files as MCP resources
@@ -29,9 +29,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Sandboxes is the daemon as the tools use it. A sandbox's name is its id or an unambiguous display name. Methods return errors of
-// type *sandbox.Error; the tools treat every other error as internal and do not show its text. Implementations must be safe for
-// concurrent use.
+// Sandboxes is the daemon as the tools use it. A sandbox's name is its id or an unambiguous display name. Methods
+// return errors of type *sandbox.Error; the tools treat every other error as internal and do not show its text.
+// Implementations must be safe for concurrent use.
 type Sandboxes interface {
 	// Create creates a sandbox. A second call with the same RequestID returns the sandbox of the first call.
 	Create(ctx context.Context, r sandbox.CreateRequest) (sandbox.Sandbox, error)
@@ -42,16 +42,17 @@ type Sandboxes interface {
 
 	// Execute starts an execution and waits for its end, at most r.WaitSeconds. The execution continues when ctx ends.
 	Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error)
-	// FindExecution returns the execution that was started with a request id. If there is none, the error is of kind NotFound.
+	// FindExecution returns the execution that was started with a request id. If there is none, the error is of kind
+	// NotFound.
 	FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error)
 	GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error)
-	// Interrupt returns when the execution has stopped.
+	// Interrupt stops a queued or running execution, and returns it after it has stopped.
 	Interrupt(ctx context.Context, id string) (sandbox.Execution, error)
 
 	// WriteFile creates or replaces a file. If reading body fails, the old file is unchanged.
 	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
-	// ReadFile returns length bytes beginning at offset, or fewer if the file ends before that. The returned File has the size of
-	// the whole file. The caller must close the body.
+	// ReadFile returns length bytes beginning at offset, or fewer if the file ends before that. The returned File has
+	// the size of the whole file. The caller must close the body.
 	ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error)
 }
 
@@ -103,8 +104,8 @@ func New(s Sandboxes, c Config) []Tool {
 	}
 }
 
-// Instructions is the text about all tools together that the server sends to every client. Clients add it to the model's prompt, so it
-// must stay short.
+// Instructions is the text about all tools together that the server sends to every client. Clients add it to the
+// model's prompt, so it must stay short.
 const Instructions = `Dormouse runs code in sandboxes that stay alive: isolated Linux containers without network, with Python (numpy, pandas, matplotlib and more) and JavaScript (Node).
 
 - execute_code without sandbox_id makes a sandbox and names it. Pass that sandbox_id in every later call: variables, imports and files are kept between calls, for 24 h unless ttl says otherwise.
@@ -117,7 +118,8 @@ const Instructions = `Dormouse runs code in sandboxes that stay alive: isolated 
 - delete_sandbox when done; unused sandboxes end by themselves.
 `
 
-// tool returns a tool with this definition and handler. It sets all four hints, because clients assume the worst case for a missing hint.
+// tool returns a tool with this definition and handler. It sets all four hints, because clients assume the worst case
+// for a missing hint.
 func tool(name, title, description string, p params, hints hints, output rawSchema, call func(context.Context, arguments) *mcp.CallToolResult) Tool {
 	return Tool{
 		Definition: mcp.Tool{
@@ -144,6 +146,7 @@ func tool(name, title, description string, p params, hints hints, output rawSche
 	}
 }
 
-// hints are a tool's annotations. Only delete_sandbox is marked as destructive: the other tools change only the contents of a sandbox,
-// which is scratch space, and clients such as Codex ask the user before they run a destructive tool.
+// hints are a tool's annotations. Only delete_sandbox is marked as destructive: the other tools change only the
+// contents of a sandbox, which is scratch space, and clients such as Codex ask the user before they run a destructive
+// tool.
 type hints struct{ readOnly, destructive, idempotent bool }

@@ -90,8 +90,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// TestDefinitions compares the tool definitions that clients see with a golden file, so that changes to them are reviewed. It also limits
-// their size.
+// TestDefinitions compares the tool definitions that clients see with a golden file, so that changes to them are
+// reviewed. It also limits their size.
 func TestDefinitions(t *testing.T) {
 	var definitions []mcp.Tool
 	for _, tool := range tools.New(newDouble(), tools.Config{}) {
@@ -128,8 +128,8 @@ func TestEveryToolHasTitleAndHints(t *testing.T) {
 		if *a.ReadOnlyHint && *a.DestructiveHint {
 			t.Errorf("%s is both read-only and destructive", tool.Definition.Name)
 		}
-		// Codex asks the user before it runs a tool that is destructive or open-world. The command codex exec can't ask, so it rejects
-		// such tools.
+		// Codex asks the user before it runs a tool that is destructive or open-world. The command codex exec can't
+		// ask, so it rejects such tools.
 		if want := tool.Definition.Name == "delete_sandbox"; *a.DestructiveHint != want || *a.OpenWorldHint {
 			t.Errorf("%s: destructive = %v, open world = %v; want %v and false", tool.Definition.Name, *a.DestructiveHint, *a.OpenWorldHint, want)
 		}
@@ -142,8 +142,8 @@ func TestInstructionsAreShort(t *testing.T) {
 	}
 }
 
-// TestExecutionToolsHaveNoStructuredContent checks that answers about executions and files have no structured content, because some
-// clients hide the text and images of answers that have it.
+// TestExecutionToolsHaveNoStructuredContent checks that answers about executions and files have no structured content,
+// because some clients hide the text and images of answers that have it.
 func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	for _, tool := range list {
@@ -163,7 +163,8 @@ func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
 	}
 }
 
-// TestManagementToolsSayEverythingTwice checks that answers of management tools contain their value as text and as structured content.
+// TestManagementToolsSayEverythingTwice checks that answers of management tools contain their value as text and as
+// structured content.
 func TestManagementToolsSayEverythingTwice(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	made := call(t, list, "create_sandbox", args{"display_name": "work", "ttl": "2h"})

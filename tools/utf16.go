@@ -16,8 +16,9 @@ type byteOrder struct {
 
 func (o *byteOrder) String() string { return o.name }
 
-// utf16Order returns the byte order of a file that begins with a UTF-16 byte order mark, as Windows programs write it, otherwise nil. data is
-// the part of the file at r.offset; if that is not the beginning, utf16Order reads the mark from the sandbox.
+// utf16Order returns the byte order of a file that begins with a UTF-16 byte order mark, as Windows programs write it,
+// otherwise nil. data is the part of the file at r.offset; if that is not the beginning, utf16Order reads the mark from
+// the sandbox.
 func (t *toolset) utf16Order(ctx context.Context, r reading, data []byte) *byteOrder {
 	if r.offset%2 != 0 {
 		return nil
@@ -37,8 +38,9 @@ func (t *toolset) utf16Order(ctx context.Context, r reading, data []byte) *byteO
 	return nil
 }
 
-// utf16Part decodes UTF-16 text. It omits the byte order mark. It returns the text and how many bytes of data it decoded. If whole is false,
-// data may end in the middle of a character, which utf16Part does not decode. If data is not text, used is 0.
+// utf16Part decodes UTF-16 text. It omits the byte order mark. It returns the text and how many bytes of data it
+// decoded. If whole is false, data may end in the middle of a character, which utf16Part does not decode. If data is
+// not text, used is 0.
 func utf16Part(data []byte, order binary.ByteOrder, whole bool) (text string, used int) {
 	if whole && len(data)%2 != 0 {
 		return "", 0

@@ -12,20 +12,22 @@ import (
 // wholeWindow returns the window for an answer about the whole output so far: its beginning and its end.
 func wholeWindow() sandbox.Window { return sandbox.Window{Head: 3000, Tail: 7000} }
 
+// pageWindow returns the window for one page of the output, which begins at offset.
 func pageWindow(offset int64) sandbox.Window { return sandbox.Window{Offset: offset, Head: 10000} }
 
-// Progress is a function that tools call while a call waits. It gets how long the call has waited and the last line that the code printed.
+// Progress is a function that tools call while a call waits. It gets how long the call has waited and the last line
+// that the code printed.
 type Progress func(elapsed time.Duration, lastLine string)
 
 type progressKey struct{}
 
-// WithProgress returns a context in which tools call p about once a second while they wait for an execution. They do not call p
-// concurrently, nor after they have returned.
+// WithProgress returns a context in which tools call p about once a second while they wait for an execution. They do
+// not call p concurrently, nor after they have returned.
 func WithProgress(ctx context.Context, p Progress) context.Context {
 	return context.WithValue(ctx, progressKey{}, p)
 }
 
-// Report calls the Progress function of ctx, if there is one.
+// Report calls the Progress function of ctx. It does nothing if ctx has none.
 func Report(ctx context.Context, elapsed time.Duration, lastLine string) {
 	if p, ok := ctx.Value(progressKey{}).(Progress); ok {
 		p(elapsed, lastLine)
@@ -63,10 +65,10 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.finish(ctx, ex, err, wait, begun, w)
 }
 
-// finish completes a call of Execute or GetExecution that returned ex and err. If the call reports progress, that call waited for only one
-// interval, and finish continues to wait until wait seconds after begun. Then it makes sure that the call may work again, and returns the
-// latest state of the execution with the output in the window w. If that can't be read, finish returns ex, so that the caller still has
-// the id of the running execution.
+// finish completes a call of Execute or GetExecution that returned ex and err. If the call reports progress, that call
+// waited for only one interval, and finish continues to wait until wait seconds after begun. Then it makes sure that
+// the call may work again, and returns the latest state of the execution with the output in the window w. If that can't
+// be read, finish returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err
@@ -86,10 +88,10 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 	return ex, nil
 }
 
-// follow waits for the end of an execution in steps of progressInterval, until wait seconds after begun, and reports progress before each
-// step. A step reads no output while it waits. After the wait it reads only new text, and only if there is any. The reason is that an
-// execution's values can have many MiB and a window contains all values at or after its offset: without new text, reading the window
-// would transfer the values at its end again.
+// follow waits for the end of an execution in steps of progressInterval, until wait seconds after begun, and reports
+// progress before each step. A step reads no output while it waits. After the wait it reads only new text, and only if
+// there is any. The reason is that an execution's values can have many MiB and a window contains all values at or after
+// its offset: without new text, reading the window would transfer the values at its end again.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time) {
 	line, read := lastLine(ex.Events), ex.OutputBytes
 	for !ex.State.Final() {

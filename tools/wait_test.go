@@ -29,8 +29,8 @@ func (r *reader) GetExecution(ctx context.Context, id string, wait float64, w sa
 	return ex, err
 }
 
-// TestWaitingReadsValuesOnce checks that a waiting call reads the values of an execution only once, at its end, and not for each progress
-// report.
+// TestWaitingReadsValuesOnce checks that a waiting call reads the values of an execution only once, at its end, and not
+// for each progress report.
 func TestWaitingReadsValuesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const values = 50

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// TestWorkerIsConfined checks that a worker's memory stays limited even if the header checks accept a picture that is too large.
+// TestWorkerIsConfined checks that a worker's memory stays limited even if the header checks accept a picture that is
+// too large.
 func TestWorkerIsConfined(t *testing.T) {
 	bomb := append([]byte("\xff\xd8\xff\xc2\x00\x11\x08\xff\xff\xff\xff\x03\x01\x44\x00\x02\x44\x00\x03\x44\x00"), // 65,535 × 65,535, three components
 		"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x00\x00\x00\xff\xd9"...)

@@ -46,7 +46,8 @@ func (t *toolset) writeFiles() Tool {
 		})
 }
 
-// explainFiles returns sentences for a model about an error of writeAll: why a file was not written, and which files were written before it.
+// explainFiles returns sentences for a model about an error of writeAll: why a file was not written, and which files
+// were written before it.
 func (t *toolset) explainFiles(ctx context.Context, err error) string {
 	words := t.explain(ctx, aFile, err)
 	if e, ok := errors.AsType[*filesError](err); ok {
