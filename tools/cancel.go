@@ -14,8 +14,8 @@ import (
 // continues.
 var ErrUnwanted = errors.New("the client cancelled the call")
 
-// endUnwanted looks for the execution up to unwantedLooks times, because the daemon may not have recorded it yet. It
-// gives up after unwantedPatience.
+// endUnwanted looks for the execution up to unwantedLooks times, once every unwantedLook, because the daemon may not
+// have recorded it yet. It gives up after unwantedPatience.
 const (
 	unwantedPatience = 30 * time.Second
 	unwantedLook     = 100 * time.Millisecond

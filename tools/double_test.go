@@ -15,7 +15,7 @@ import (
 )
 
 // double is a fake daemon in memory. It implements ids, request ids, windows and files like the daemon, but it runs no
-// code: Execute looks up the result of an execution by its code in scripts and after.
+// code: Execute looks the code up in scripts and after, to get the execution's result and duration.
 type double struct {
 	mu         sync.Mutex
 	sandboxes  []*sandbox.Sandbox

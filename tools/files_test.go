@@ -101,8 +101,8 @@ func TestFileLimits(t *testing.T) {
 	wantText(t, call(t, list, "write_files", args{"sandbox_id": "box", "files": twice}), true, "in the list twice")
 }
 
-// TestLocalPath checks that local_path accepts only files below the allowed folders, regardless of how the path is
-// written.
+// TestLocalPath checks that local_path accepts only files below the allowed folders, even if the path contains dots or
+// links.
 func TestLocalPath(t *testing.T) {
 	allowed, outside := t.TempDir(), t.TempDir()
 	for path, content := range map[string]string{filepath.Join(allowed, "in.csv"): "inside", filepath.Join(outside, "secret"): "outside"} {

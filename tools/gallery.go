@@ -113,9 +113,9 @@ func (g *gallery) traceback(e *sandbox.CodeError) []piece {
 	return pieces
 }
 
-// cut returns the pieces for a text. It omits the middle of the text if the text is longer than most bytes or the
-// pieces would not fit into g.left. It returns nil if fewer than cutNote bytes of the text would be left, because so
-// little is not useful.
+// cut returns the pieces for a text. It omits the middle of the text if the text has more bytes than the limit most, or
+// if the pieces would not fit into g.left. It returns nil if fewer than cutNote bytes of the text would be left,
+// because so little is not useful.
 func (g *gallery) cut(label, text string, most int) []piece {
 	block := cost([]piece{{label: label}})
 	if whole := cutPiece(label, text, min(most, g.left-block)); len(whole) == 1 {

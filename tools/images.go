@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Limits of the pictures in one answer. Claude Desktop rejects a result above 1 MiB. Models shrink a picture whose
-// longer side has more than maxImageSide pixels anyway.
+// Limits of the pictures in one answer. Claude Desktop rejects a result above 1 MiB. A longer side than maxImageSide
+// pixels would be useless, because models shrink such a picture anyway.
 const (
 	maxImages      = 4
 	maxImageSide   = 1568
@@ -142,7 +142,7 @@ func imageContent(data []byte, mime string) mcp.ImageContent {
 	return mcp.ImageContent{Type: mcp.ContentTypeImage, Data: base64.StdEncoding.EncodeToString(data), MIMEType: mime}
 }
 
-// boundedBuffer is a buffer with a maximum size. A Write that would make it larger than most bytes fails.
+// boundedBuffer is a buffer with a maximum size. A Write that would exceed this size fails.
 type boundedBuffer struct {
 	bytes.Buffer
 	most int

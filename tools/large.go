@@ -17,12 +17,12 @@ type LongText interface {
 	Open() io.Reader
 }
 
-// maxFilesText limits lists of files and whole arguments that a client sends as a string of JSON. Such a string is read
-// into memory, unlike the long texts in a list that is sent as a list.
+// maxFilesText is the limit in bytes for a list of files, or all arguments, that a client sends as a string of JSON.
+// Such a string is read into memory. If the client sends the list itself, its long texts are not.
 const maxFilesText = 16 * sandbox.MiB
 
 // inMemory reads a long text into memory. It is for arguments that are not the content of a file, such as code. If the
-// text has more than most bytes, the error is of kind invalid.
+// text has more bytes than the limit most, the error is of kind invalid.
 func inMemory(name string, long LongText, most int64) (string, error) {
 	if long.Size() > most {
 		hint := "write it to a file with write_files and run that"

@@ -303,8 +303,8 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece returns the pieces for a value's text. If the text has more than most bytes, cutPiece replaces its middle by
-// a note. The note is a piece of its own outside of the fences, so that no program can fake it.
+// cutPiece returns the pieces for a value's text. If the text has more bytes than the limit most, cutPiece replaces its
+// middle by a note. The note is a piece of its own outside of the fences, so that no program can fake it.
 func cutPiece(label, raw string, most int) []piece {
 	most = max(most, 0)
 	if len(raw) <= most {

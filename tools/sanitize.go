@@ -171,13 +171,13 @@ func collapseReturns(s string) string {
 	return b.String()
 }
 
-// oneLine returns s as clean text for use in a sentence: without line breaks, and cut to about most bytes.
+// oneLine returns s as clean text for use in a sentence: without line breaks, and cut by short to the limit most.
 func oneLine(s string, most int) string {
 	s = strings.NewReplacer("\n", `\n`, "\t", " ").Replace(cleanText(collapseReturns(s)))
 	return short(s, most)
 }
 
-// short returns s unchanged if it is not longer than most bytes. Otherwise it cuts s to that length and adds an
+// short returns s unchanged if it has no more bytes than the limit most. Otherwise it cuts s to that length and adds an
 // ellipsis.
 func short(s string, most int) string {
 	if len(s) > most {

@@ -128,8 +128,8 @@ func (p piece) slice(from, to int) piece {
 func clamp(n, most int) int { return min(max(n, 0), most) }
 
 // groupStreams puts all text of stdout first and then all text of stderr if the streams alternate more than
-// maxAlternations times. Otherwise each line would need a label, and the labels would be longer than the lines.
-// alternations is 0 if nothing was grouped.
+// maxAlternations times. In their original order nearly each line would need a label, and the labels would be longer
+// than the lines. alternations is 0 if nothing was grouped.
 func groupStreams(pieces []piece) (out []piece, alternations int) {
 	streams := 0
 	for _, p := range pieces {

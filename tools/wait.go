@@ -15,8 +15,8 @@ func wholeWindow() sandbox.Window { return sandbox.Window{Head: 3000, Tail: 7000
 // pageWindow returns the window for one page of the output, which begins at offset.
 func pageWindow(offset int64) sandbox.Window { return sandbox.Window{Offset: offset, Head: 10000} }
 
-// Progress is a function that tools call while a call waits. It gets how long the call has waited and the last line
-// that the code printed.
+// Progress is a function that receives progress reports while a tool call waits: how long the call has waited, and the
+// last line that the code printed.
 type Progress func(elapsed time.Duration, lastLine string)
 
 type progressKey struct{}
@@ -65,10 +65,10 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.finish(ctx, ex, err, wait, begun, w)
 }
 
-// finish completes a call of Execute or GetExecution that returned ex and err. If the call reports progress, that call
-// waited for only one interval, and finish continues to wait until wait seconds after begun. Then it makes sure that
-// the call may work again, and returns the latest state of the execution with the output in the window w. If that can't
-// be read, finish returns ex, so that the caller still has the id of the running execution.
+// finish does the rest of execute and await after Execute or GetExecution returned ex and err. If the tool call reports
+// progress, that method waited only progressInterval, so finish waits until wait seconds after begun. Then it makes sure
+// that the tool call may work again, and returns the latest state of the execution with the output in the window w. If
+// the daemon does not return that, finish returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err
