@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// Duration is a time.Duration that reads as "90m", "1d12h", "2w" or a number of
-// seconds, and writes as Go does.
+// Duration is a [time.Duration] that [ParseDuration] parses, also from JSON and flags. Its String method and its JSON have
+// the form of time.Duration.String.
 type Duration time.Duration
 
-// ParseDuration accepts Go's durations ("90m", "1h30m"), the same after weeks and days
-// ("14d", "1w", "1d12h", "1.5d"), and plain seconds ("3600"). Spaces may stand between.
+// ParseDuration parses a duration in the syntax of [time.ParseDuration] ("90m", "1h30m"), which weeks and days may precede
+// ("14d", "1w", "1d12h", "1.5d"), or a number of seconds ("3600"). It ignores spaces. Its errors are of kind invalid.
 func ParseDuration(s string) (Duration, error) {
 	t := strings.ReplaceAll(strings.TrimSpace(s), " ", "")
 	if n, err := strconv.ParseFloat(t, 64); err == nil {
-		if !(math.Abs(n) <= longest.Seconds()) { // not a number is not, either
+		if !(math.Abs(n) <= longest.Seconds()) { // negated, so that it also rejects NaN
 			return 0, outOfRange(s)
 		}
 		return Duration(n * float64(time.Second)), nil
@@ -31,7 +31,7 @@ func ParseDuration(s string) (Duration, error) {
 		name  string
 		hours time.Duration
 	}{{"w", 7 * 24}, {"d", 24}, {"", 1}} {
-		term := rest // the last unit takes all that is left, as Go reads it
+		term := rest // after weeks and days, time.ParseDuration parses the remaining text
 		if unit.name != "" {
 			n, after, found := strings.Cut(rest, unit.name)
 			if !found {
@@ -62,7 +62,8 @@ func ParseDuration(s string) (Duration, error) {
 	return Duration(sum), nil
 }
 
-// longest is far beyond every limit, and safe to add up.
+// longest limits a duration and each of its terms. It is far above every limit on a TTL or timeout, and the sum of three
+// terms of this length does not overflow.
 const longest = 1e9 * time.Second
 
 func noDuration(s string) error {
@@ -73,13 +74,13 @@ func outOfRange(s string) error {
 	return Errorf(Invalid, "%q is out of range for a duration", Quote(s))
 }
 
-// String writes the duration as Go does.
+// String formats the duration like time.Duration.String.
 func (d Duration) String() string { return time.Duration(d).String() }
 
-// MarshalJSON writes the duration as a string.
+// MarshalJSON encodes the result of String as a JSON string.
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
 
-// UnmarshalJSON accepts a string or a number of seconds.
+// UnmarshalJSON accepts a string for [ParseDuration] or a number of seconds.
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	s := string(b)
 	if len(b) > 0 && b[0] == '"' {
@@ -95,7 +96,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalText is ParseDuration, for flags.
+// UnmarshalText calls [ParseDuration]. Flags use it.
 func (d *Duration) UnmarshalText(b []byte) (err error) {
 	*d, err = ParseDuration(string(b))
 	return err

@@ -6,23 +6,23 @@ import (
 	"strings"
 )
 
-// Kind says what sort of thing went wrong; each edge maps it in one table.
+// Kind is the category of an error. Each protocol has one table that maps it, for example to an HTTP status.
 type Kind string
 
-// The closed set of kinds. Everything that is no [Error] is internal: its text is
-// logged and stays home.
+// The kinds of errors. Clients rely on this set, so it has no others. An error that is not an [Error] is internal: its text is
+// logged and never sent to a client.
 const (
-	Invalid     Kind = "invalid"     // the request can never work as it stands
-	NotFound    Kind = "not_found"   // no such thing, or not yours
-	Expired     Kind = "expired"     // it was there; its time is over or it was lost
-	Busy        Kind = "busy"        // try again later
-	Limit       Kind = "limit"       // a stated limit was reached
-	Unavailable Kind = "unavailable" // something that is needed does not answer
+	Invalid     Kind = "invalid"     // this request can never succeed without a change
+	NotFound    Kind = "not_found"   // it does not exist, or it belongs to another owner
+	Expired     Kind = "expired"     // it existed, but its TTL has passed or it was lost
+	Busy        Kind = "busy"        // a retry can succeed later
+	Limit       Kind = "limit"       // a documented limit was reached
+	Unavailable Kind = "unavailable" // a required component, such as the engine, cannot serve the request now
 	Internal    Kind = "internal"
 )
 
-// Error is an error whose text is meant for the person or model at the other end:
-// what happened, why, and what to do next. It never names a path of the host.
+// Error is an error whose message is shown to the person or model that uses the client. The message states what happened,
+// why, and what to do next. It never contains a path of the host.
 type Error struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
@@ -30,14 +30,15 @@ type Error struct {
 	cause error
 }
 
-// Errorf makes an [Error]. A %w in the format keeps its cause for errors.Is and for
-// the log; the message shows the cause's text, so wrap only what may be shown.
+// Errorf returns an [Error] with a formatted message. The error that a %w verb wraps becomes its cause, for errors.Is and for
+// the log. The message contains the text of that error, so the caller must wrap only errors that clients may see; for
+// others there is [Error.WithCause].
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Kind: kind, Message: err.Error(), cause: errors.Unwrap(err)}
 }
 
-// WithCause attaches an error that is logged, and not shown.
+// WithCause sets the cause of e and returns e. The cause is logged, but clients do not see it.
 func (e *Error) WithCause(err error) *Error {
 	e.cause = err
 	return e
@@ -47,7 +48,8 @@ func (e *Error) Error() string { return e.Message }
 
 func (e *Error) Unwrap() error { return e.cause }
 
-// Details is err's text with that of the causes in it that are not shown, for the log.
+// Details returns the text of err for the log. It appends the causes of each [Error] in err's tree unless the text contains
+// them already.
 func Details(err error) string {
 	text := err.Error()
 	var add func(error)
@@ -78,8 +80,8 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
-// Public returns what may be shown of err: the first [Error] in its chain, or a
-// sentence that says nothing.
+// Public returns the part of err that clients may see: the first [Error] in its chain. If there is none, it returns an error of
+// kind internal with a general message.
 func Public(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e

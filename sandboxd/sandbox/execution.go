@@ -6,31 +6,31 @@ import (
 	"unicode/utf8"
 )
 
-// ExecutionState is where an execution is.
+// ExecutionState is the state of an execution.
 type ExecutionState string
 
-// The states of an execution. All after Running are final.
+// The states of an execution. All except queued and running are final.
 const (
-	ExecQueued      ExecutionState = "queued"  // the kernel starts, or another execution has it
-	ExecRunning     ExecutionState = "running" //
+	ExecQueued      ExecutionState = "queued" // it waits until the kernel has started or another execution has ended
+	ExecRunning     ExecutionState = "running"
 	ExecSucceeded   ExecutionState = "succeeded"
 	ExecFailed      ExecutionState = "failed"      // the code raised an error
-	ExecInterrupted ExecutionState = "interrupted" // somebody asked for it
-	ExecTimedOut    ExecutionState = "timed_out"   // timeout_seconds was over
-	ExecKernelDied  ExecutionState = "kernel_died" // Death says how
-	ExecLost        ExecutionState = "lost"        // its sandbox ended, or it never began; Reason says which
+	ExecInterrupted ExecutionState = "interrupted" // a client interrupted it
+	ExecTimedOut    ExecutionState = "timed_out"   // it ran longer than TimeoutSeconds
+	ExecKernelDied  ExecutionState = "kernel_died" // Death has the cause
+	ExecLost        ExecutionState = "lost"        // its sandbox was terminated or lost its state, or it never started; Reason has the details
 )
 
-// Final reports whether nothing more will come of the execution.
+// Final reports whether the execution has ended, so that its state and output do not change any more.
 func (s ExecutionState) Final() bool { return s != ExecQueued && s != ExecRunning }
 
-// Execution is one run of code in a sandbox. It outlives the call that started it.
+// Execution is one run of code in a sandbox. It continues when the call that started it ends.
 type Execution struct {
 	ID             ExecutionID    `json:"id"`
 	SandboxID      ID             `json:"sandbox_id"`
 	Language       Language       `json:"language"`
 	State          ExecutionState `json:"state"`
-	Reason         string         `json:"reason,omitempty"`       // a sentence, for states that need one
+	Reason         string         `json:"reason,omitempty"`       // a sentence that explains the state, if it needs an explanation
 	KernelEpoch    int            `json:"kernel_epoch,omitempty"` // of the kernel that ran it; absent while queued
 	TimeoutSeconds int            `json:"timeout_seconds"`
 	CreateTime     time.Time      `json:"create_time"`
@@ -43,20 +43,20 @@ type Execution struct {
 	Error     *CodeError   `json:"error,omitempty"` // the code's own exception
 	Death     *KernelDeath `json:"death,omitempty"`
 
-	// Interlude is what happened to its kernel since the execution before, if anything did.
+	// Interlude reports what happened to the kernel since the previous execution. It is nil if nothing happened.
 	Interlude *Interlude `json:"interlude,omitempty"`
 
-	// Files that were created or changed in the workspace while it ran.
+	// Files are the files in the workspace that were created or changed during the execution.
 	Files        []File        `json:"files,omitempty"`
-	FilesOmitted []OmittedFile `json:"files_omitted,omitempty"`
+	FilesOmitted []OmittedFile `json:"files_omitted,omitempty"` // changed files that Files leaves out
 
-	// OutputBytes is how much text the code has printed so far, kept or not.
+	// OutputBytes is the number of bytes of text that the code has printed so far, including text that was not stored.
 	OutputBytes int64 `json:"output_bytes"`
-	// Events are the part of the output that the request's [Window] asked for.
+	// Events is the part of the output that the request's [Window] selects.
 	Events []Event `json:"events,omitempty"`
-	// NextOffset is where the next window begins.
+	// NextOffset is the Offset of the window that continues after this one.
 	NextOffset int64 `json:"next_offset"`
-	// OutputGone says that the output was dropped to make room for newer executions'.
+	// OutputGone is true if the output was deleted: to free space for newer executions, or with its sandbox.
 	OutputGone bool `json:"output_gone,omitempty"`
 }
 
@@ -64,22 +64,22 @@ type Execution struct {
 type CodeError struct {
 	Name      string `json:"name"`
 	Message   string `json:"message"`
-	Traceback string `json:"traceback,omitempty"` // plain text; only the code's own frames
+	Traceback string `json:"traceback,omitempty"` // plain text, with frames of the executed code only
 }
 
-// DeathCause says how a kernel ended.
+// DeathCause is the reason why a kernel ended.
 type DeathCause string
 
-// How a kernel can end.
+// The causes of a kernel's death.
 const (
-	DiedExit        DeathCause = "exit"          // it called exit: ExitCode
-	DiedSignal      DeathCause = "signal"        // a signal: Signal
-	DiedOutOfMemory DeathCause = "out_of_memory" // the memory limit
-	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout had to go as far as SIGTERM or SIGKILL
-	DiedStart       DeathCause = "start"         // it did not start: Detail
+	DiedExit        DeathCause = "exit"          // the process exited by itself; ExitCode is set
+	DiedSignal      DeathCause = "signal"        // a signal killed it; Signal is set
+	DiedOutOfMemory DeathCause = "out_of_memory" // it reached a memory limit
+	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended it with SIGTERM or SIGKILL, because SIGINT did not stop the code
+	DiedStart       DeathCause = "start"         // it did not start; Detail has the reason
 )
 
-// KernelDeath is how and when a kernel ended.
+// KernelDeath describes how and when a kernel ended.
 type KernelDeath struct {
 	Cause    DeathCause `json:"cause"`
 	ExitCode int        `json:"exit_code,omitempty"`
@@ -88,46 +88,46 @@ type KernelDeath struct {
 	Time     time.Time  `json:"time"`
 }
 
-// Interlude is what happened to a kernel between two executions. The second one carries it, because nobody
-// listens in between.
+// Interlude reports what happened to a kernel between two executions. It is part of the second execution, because no client
+// follows the kernel between executions.
 type Interlude struct {
-	// LateBytes were printed by a thread, a timer or a child process; LateText is the end of them.
-	// They are no execution's output, least of all that of the one which carries them.
+	// LateBytes is the number of bytes that a thread, a timer or a child process printed between the executions, and
+	// LateText is the end of that text. The text belongs to no execution, also not to the one that contains this Interlude.
 	LateBytes int64  `json:"late_bytes,omitempty"`
 	LateText  string `json:"late_text,omitempty"`
-	// AsOf is set if the sandbox was lost and brought back: variables and files are as they were then, and what
-	// came after is lost.
+	// AsOf is set if the sandbox's processes died and its state was restored from a checkpoint. It is the time of that
+	// state: later changes to variables and files are lost.
 	AsOf time.Time `json:"as_of_time,omitzero"`
-	// Death is set if the kernel died, and its variables with it.
+	// Death is set if the kernel died. Its variables are lost.
 	Death *KernelDeath `json:"death,omitempty"`
 }
 
-// MaxLateText bounds what is kept of text that no execution printed.
+// MaxLateText is the largest size of an [Interlude]'s LateText, in bytes.
 const MaxLateText = 2000
 
-// EventType says what an event carries.
+// EventType is the type of an event. It determines which of the event's fields are set.
 type EventType string
 
-// The types of events.
+// The types of events, with the fields that each of them sets.
 const (
 	EventStdout  EventType = "stdout"  // Text
 	EventStderr  EventType = "stderr"  // Text
 	EventDisplay EventType = "display" // Data
 	EventResult  EventType = "result"  // Data: the last expression's value
-	EventError   EventType = "error"   // the execution's Error is set
-	EventOmitted EventType = "omitted" // Bytes of text are not here; Reason says why
+	EventError   EventType = "error"   // none: the exception is in the Error field of the execution
+	EventOmitted EventType = "omitted" // Bytes: the size of the text that is missing here; Reason: why
 	EventStatus  EventType = "status"  // State
-	EventFile    EventType = "file"    // File: created or changed by the execution
+	EventFile    EventType = "file"    // File: a file that the execution created or changed
 )
 
-// Event is something that an execution did. Events are numbered from 1.
+// Event is one step of an execution, such as printed text or a change of its state.
 type Event struct {
-	Seq    int64     `json:"seq"`
+	Seq    int64     `json:"seq"` // the number of the event in its execution, from 1
 	Type   EventType `json:"type"`
 	Time   time.Time `json:"time,omitzero"`
 	Offset int64     `json:"offset"` // bytes of text printed before this event
 	Text   string    `json:"text,omitempty"`
-	// Data maps MIME types to values: base64 for pictures, text for the rest.
+	// Data maps MIME types to values. Pictures are base64, and all other values are text.
 	Data   map[string]string `json:"data,omitempty"`
 	Bytes  int64             `json:"bytes,omitempty"`
 	Reason OmitReason        `json:"reason,omitempty"`
@@ -135,44 +135,44 @@ type Event struct {
 	File   *File             `json:"file,omitempty"`
 }
 
-// OmitReason says why text is missing.
+// OmitReason is the reason why text is missing.
 type OmitReason string
 
-// Why text can be missing.
+// The reasons why text can be missing.
 const (
-	OmittedByWindow OmitReason = "window" // it is kept: ask with Offset
-	OmittedByLimit  OmitReason = "limit"  // it was over MaxOutputBytes and is gone
+	OmittedByWindow OmitReason = "window" // it is stored: a request with its Offset returns it
+	OmittedByLimit  OmitReason = "limit"  // it exceeded MaxOutputBytes and was not stored
 )
 
-// Window is the part of an execution's text that an answer carries: from Offset,
-// the first Head and the last Tail bytes (cut at characters), with one omitted event
-// between. Both zero: everything kept. Displays, results and errors that come at or after
-// Offset are always there.
+// Window selects the part of an execution's output that an answer contains. Of the stored text from Offset on, it selects the
+// first Head and the last Tail bytes. An event of type omitted stands for the text between them. Cuts do not split characters.
+// If Head and Tail are both zero, the window selects all stored text from Offset on. Displays, results and errors at or after
+// Offset are always selected.
 type Window struct {
 	Offset int64 `json:"offset,omitempty"`
 	Head   int   `json:"head,omitempty"`
 	Tail   int   `json:"tail,omitempty"`
 }
 
-// MaxOffset bounds a [Window]'s offset; no output is that long.
+// MaxOffset is the largest offset of a [Window]. No output is that long.
 const MaxOffset = 1 << 52
 
-// NoOutput is the window of one who only wants to know how an execution ends.
+// NoOutput is a window that selects no output, for callers that need only the state of an execution.
 var NoOutput = Window{Offset: MaxOffset, Head: 1}
 
-// ExecuteRequest asks for a run of code.
+// ExecuteRequest is a request to execute code.
 type ExecuteRequest struct {
 	Code           string   `json:"code"`
 	Language       Language `json:"language,omitempty"`
 	TimeoutSeconds *int     `json:"timeout_seconds,omitempty"`
-	// RequestID makes a retry return the first execution.
+	// RequestID identifies the request if it is not empty: a retry with the same RequestID returns the first execution.
 	RequestID string `json:"request_id,omitempty"`
-	// WaitSeconds is how long the answer may wait for the end. 0: not at all.
+	// WaitSeconds is how long the call may wait for the end of the execution. If it is 0, the call does not wait.
 	WaitSeconds float64 `json:"wait_seconds,omitempty"`
 	Window
 }
 
-// Times of an execution, in seconds.
+// Defaults and limits for timeouts and waits, in seconds.
 const (
 	DefaultTimeoutSeconds = 600
 	MaxTimeoutSeconds     = 86400
@@ -180,7 +180,8 @@ const (
 	MaxWaitSeconds        = 300
 )
 
-// Validate checks the request and fills in its language (if lang is not empty) and timeout.
+// Validate checks the request. It sets an empty language to lang and a missing timeout to the default. Its errors are of kind
+// invalid.
 func (r *ExecuteRequest) Validate(lang Language) error {
 	parsed, err := ParseLanguage(string(r.Language))
 	if err != nil {
@@ -211,7 +212,7 @@ func (r *ExecuteRequest) Validate(lang Language) error {
 	return ValidateRequestID(r.RequestID)
 }
 
-// ValidateWait accepts 0 to 300 seconds.
+// ValidateWait returns an error of kind invalid unless s is between 0 and [MaxWaitSeconds].
 func ValidateWait(s float64) error {
 	if !(s >= 0 && s <= MaxWaitSeconds) {
 		return Errorf(Invalid, "wait_seconds %g is out of range: use 0 to %d", s, MaxWaitSeconds)

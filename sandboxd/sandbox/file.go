@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// Workspace is where files and code live in a sandbox.
+// Workspace is the folder of a sandbox that clients write files to and read files from. Code runs in it.
 const Workspace = "/workspace"
 
 // File is a regular file in the workspace.
@@ -18,7 +18,7 @@ type File struct {
 	ModTime time.Time `json:"mod_time,omitzero"`
 }
 
-// OmittedFile is a file that was found and is not listed.
+// OmittedFile is a file in the workspace that a list leaves out.
 type OmittedFile struct {
 	Path   string `json:"path"`
 	Reason string `json:"reason"`
@@ -30,9 +30,9 @@ const (
 	maxNameBytes = 255
 )
 
-// ParsePath accepts the name of a file below /workspace, relative or beginning with
-// /workspace/, and returns it relative and clean. It refuses what would leave the
-// workspace, control characters, and names that a file system cannot hold.
+// ParsePath returns the clean path, relative to /workspace, of the file that s names. s is relative to /workspace or begins
+// with /workspace/. The error is of kind invalid if the path would leave the workspace, names a folder, contains a control
+// character or invalid UTF-8, or is too long for a file system.
 func ParsePath(s string) (string, error) {
 	switch {
 	case s == "":

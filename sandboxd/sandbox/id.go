@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// ID names a sandbox: "sbx_" and 26 lower-case base32 characters (130 random bits).
+// ID identifies a sandbox. It consists of "sbx_" and 26 lower-case base32 characters (130 random bits).
 type ID string
 
-// ExecutionID names an execution: "exec_" and 26 lower-case base32 characters.
+// ExecutionID identifies an execution. It consists of "exec_" and 26 lower-case base32 characters (130 random bits).
 type ExecutionID string
 
 const (
@@ -19,10 +19,10 @@ const (
 
 var idBody = regexp.MustCompile(`^[a-z2-7]{26}$`)
 
-// NewID returns an id that nobody has and nobody can guess.
+// NewID returns a new random id, which is unique and cannot be guessed.
 func NewID() ID { return ID(idPrefix + strings.ToLower(rand.Text())) }
 
-// NewExecutionID returns an id that nobody has and nobody can guess.
+// NewExecutionID returns a new random id, which is unique and cannot be guessed.
 func NewExecutionID() ExecutionID {
 	return ExecutionID(execIDPrefix + strings.ToLower(rand.Text()))
 }
@@ -33,7 +33,8 @@ func IsID(s string) bool {
 	return ok && idBody.MatchString(body)
 }
 
-// ParseID accepts a sandbox id.
+// ParseID returns s as a sandbox id. Text that does not have the form of an id cannot be the id of a sandbox, so the error is the
+// same as for an unknown id: of kind not_found.
 func ParseID(s string) (ID, error) {
 	if !IsID(s) {
 		return "", Errorf(NotFound, "there is no sandbox %q", Quote(s))
@@ -41,8 +42,7 @@ func ParseID(s string) (ID, error) {
 	return ID(s), nil
 }
 
-// ParseExecutionID accepts an execution id. What does not look like one cannot
-// exist, so the answer is the same as for an unknown one.
+// ParseExecutionID returns s as an execution id. Its error is of kind not_found, as that of [ParseID].
 func ParseExecutionID(s string) (ExecutionID, error) {
 	body, ok := strings.CutPrefix(s, execIDPrefix)
 	if !ok || !idBody.MatchString(body) {

@@ -1,25 +1,25 @@
 package sandbox
 
-// Limits is what one sandbox may use. The zero value of a field means the default
-// where a request is read, and never stands in a created sandbox.
+// Limits contains the limits of one sandbox's resources. In the daemon's configuration a zero field means the default; in a
+// created sandbox no field is zero.
 type Limits struct {
-	// MemoryBytes bounds everything: processes, /workspace, /tmp, /dev/shm and kept output.
+	// MemoryBytes limits the total of processes, /workspace, /tmp, /dev/shm and stored output.
 	MemoryBytes int64   `json:"memory_bytes"`
 	CPUs        float64 `json:"cpus"`
 	Processes   int     `json:"processes"`
-	// WorkspaceBytes is the size of /workspace; /tmp has half of it.
+	// WorkspaceBytes is the size of /workspace. The size of /tmp is half of it.
 	WorkspaceBytes int64 `json:"workspace_bytes"`
 }
 
 // MiB is 2^20 bytes.
 const MiB = 1 << 20
 
-// DefaultLimits are a sandbox's limits when nobody says otherwise.
+// DefaultLimits returns the limits of a sandbox if neither the daemon's configuration nor the create request sets them.
 func DefaultLimits() Limits {
 	return Limits{MemoryBytes: 2048 * MiB, CPUs: 2, Processes: 512, WorkspaceBytes: 1024 * MiB}
 }
 
-// Bounds of what may be asked for.
+// The smallest and largest values of a create request. The host can have less: see [Limits.WithRequest].
 const (
 	MinMemoryMB = 128
 	MaxMemoryMB = 64 << 10
@@ -27,8 +27,9 @@ const (
 	MaxCPUs     = 64.0
 )
 
-// WithRequest returns the limits that a create request asks for on top of these
-// defaults. Asking for more CPUs or memory than the host has is refused. A hostMemory of 0 bytes means that it is not known.
+// WithRequest returns the limits of a sandbox that r creates. l has the defaults for fields that r does not set; defaults that
+// exceed the host's CPUs or memory are lowered. If r asks for more CPUs or memory than the host has, the error is of kind
+// invalid. hostMemory is in bytes, and 0 if it is not known.
 func (l Limits) WithRequest(r CreateRequest, hostCPUs int, hostMemory int64) (Limits, error) {
 	mostMB := MaxMemoryMB
 	if hostMemory > 0 {
@@ -53,14 +54,14 @@ func (l Limits) WithRequest(r CreateRequest, hostCPUs int, hostMemory int64) (Li
 	return l, nil
 }
 
-// Limits of single requests, the same on every transport.
+// Limits of a single request or execution. They are the same on every transport.
 const (
-	MaxCodeBytes   = 1 * MiB   // of one execution's code
-	MaxFileBytes   = 100 * MiB // of one file in or out
-	MaxFiles       = 100       // in one request
-	MaxOutputBytes = 16 * MiB  // of text kept of one execution; the rest is counted, and its last part kept
-	TailBytes      = 256 << 10 // of text kept of what came after MaxOutputBytes
-	MaxRichBytes   = 32 * MiB  // of pictures and other rich values kept of one execution
-	MaxValues      = 1000      // pictures and other rich values kept of one execution; further ones are counted, and the last one kept
-	MaxErrors      = 100       // errors kept of one execution; one more error event stands for all further ones
+	MaxCodeBytes   = 1 * MiB   // size of the code of one execution
+	MaxFileBytes   = 100 * MiB // size of one file that is written or read
+	MaxFiles       = 100       // number of files in one request
+	MaxOutputBytes = 16 * MiB  // text stored of one execution; further text is counted, and its last TailBytes are stored too
+	TailBytes      = 256 << 10 // text stored from the end of the text that exceeds MaxOutputBytes
+	MaxRichBytes   = 32 * MiB  // pictures and other rich values stored of one execution
+	MaxValues      = 1000      // number of rich values stored of one execution; further ones are counted, and the last one is stored too
+	MaxErrors      = 100       // number of error events stored of one execution; one more event represents all further errors
 )

@@ -5,17 +5,17 @@ import (
 	"regexp"
 )
 
-// Owner is on whose behalf something is asked, and whose a sandbox is. The zero value is the
-// operator: whoever runs the daemon, and everybody who reaches its socket. The operator sees all; any other
-// owner sees what it made, and to it the rest is not there.
+// Owner identifies the user that a request acts for, and the user that a sandbox belongs to. The zero value is [Operator]: the
+// person who runs the daemon, and every client that can connect to its socket. The operator can access all sandboxes. Any other
+// owner can access only the sandboxes that it created; for all others it gets the same answer as if they did not exist.
 type Owner string
 
-// Operator is the owner of what nobody else owns.
+// Operator is the owner of requests and sandboxes that belong to no named owner.
 const Operator Owner = ""
 
 var ownerName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
-// ParseOwner accepts the name of an owner who is not the operator.
+// ParseOwner returns the owner with the name s. The operator has no name, so an empty s is an error. Errors are of kind invalid.
 func ParseOwner(s string) (Owner, error) {
 	if !ownerName.MatchString(s) {
 		return "", Errorf(Invalid, "%q is no name for an owner: use 1 to 63 lower-case letters, digits, dots, dashes and underscores, a letter or digit first", Quote(s))
@@ -25,16 +25,16 @@ func ParseOwner(s string) (Owner, error) {
 
 type ownerKey struct{}
 
-// WithOwner returns a context of what is asked on behalf of o.
+// WithOwner returns a context for a request that acts for o.
 func WithOwner(ctx context.Context, o Owner) context.Context {
 	return context.WithValue(ctx, ownerKey{}, o)
 }
 
-// OwnerOf says on whose behalf something is asked; [Operator] if nobody has said.
+// OwnerOf returns the owner that [WithOwner] has set, or [Operator] if ctx has none.
 func OwnerOf(ctx context.Context) Owner {
 	o, _ := ctx.Value(ownerKey{}).(Owner)
 	return o
 }
 
-// Sees reports whether what owner has exists for o.
+// Sees reports whether o can access what belongs to owner.
 func (o Owner) Sees(owner Owner) bool { return o == Operator || o == owner }

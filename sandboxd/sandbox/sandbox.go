@@ -1,14 +1,16 @@
-// Package sandbox is Dormouse's vocabulary: ids, states, limits, executions,
-// events, files and error kinds. Values are parsed once at the edge (Parse…,
-// …Validate) and are valid ever after. It does no I/O and knows nothing else of
-// ours; its JSON form is what the REST API and the guest speak.
+// Package sandbox defines the types that all parts of Dormouse share: ids, states, limits, executions, events, files and kinds
+// of errors. The REST API and the guest's protocol use the JSON form of these types. Input is parsed and validated once, by the
+// Parse functions and Validate methods, when it enters the program; all other code relies on valid values. The package does no
+// I/O and imports no other package of Dormouse.
 //
-//   - [Sandbox], [CreateRequest], [UpdateRequest], [ListRequest]: a sandbox and its life (sandbox.go)
-//   - [Limits]: what a sandbox may use (limits.go)
-//   - [Execution], [Event], [Window]: one run of code and what it printed (execution.go)
+//   - [Sandbox], [CreateRequest], [UpdateRequest], [ListRequest]: a sandbox, and requests about sandboxes (sandbox.go)
+//   - [Limits]: the resources that a sandbox may use, and the limits of requests (limits.go)
+//   - [Execution], [Event], [Window]: one run of code, and its output (execution.go)
 //   - [File], [ParsePath]: files in /workspace (file.go)
-//   - [ID], [ExecutionID]: names that cannot be guessed (id.go)
-//   - [Error], [Kind]: what went wrong, for whom (error.go)
+//   - [ID], [ExecutionID]: ids that cannot be guessed (id.go)
+//   - [Owner]: the user that a request or a sandbox belongs to (owner.go)
+//   - [Duration]: a duration as clients write it (duration.go)
+//   - [Error], [Kind]: errors whose text clients may see (error.go)
 package sandbox
 
 import (
@@ -19,11 +21,11 @@ import (
 	"unicode/utf8"
 )
 
-// State is where a sandbox is in its life.
+// State is the state of a sandbox.
 type State string
 
-// The states of a sandbox. Running and suspended are usable; a terminated sandbox
-// carries a reason and can only be looked at until its record is dropped.
+// The states of a sandbox. A running or suspended sandbox can be used. A terminated sandbox has a Reason, and clients can only
+// read its record until the record is deleted.
 const (
 	Provisioning State = "provisioning"
 	Running      State = "running"
@@ -31,7 +33,7 @@ const (
 	Terminated   State = "terminated"
 )
 
-// ParseState accepts the name of a state.
+// ParseState returns the state with the name s, in any case. Its error is of kind invalid.
 func ParseState(s string) (State, error) {
 	switch st := State(strings.ToLower(strings.TrimSpace(s))); st {
 	case Provisioning, Running, Suspended, Terminated:
@@ -40,7 +42,7 @@ func ParseState(s string) (State, error) {
 	return "", Errorf(Invalid, "%q is not a state: use provisioning, running, suspended or terminated", Quote(s))
 }
 
-// Language names a kernel.
+// Language is a programming language that a kernel runs.
 type Language string
 
 // The languages that have a kernel.
@@ -49,8 +51,8 @@ const (
 	JavaScript Language = "javascript"
 )
 
-// ParseLanguage accepts a language's name and its common short forms. The empty
-// string is the empty language: the caller's default.
+// ParseLanguage returns the language that s names; it accepts common short forms such as "py". For an empty s it returns the
+// empty language, and the caller uses its default. Its error is of kind invalid.
 func ParseLanguage(s string) (Language, error) {
 	switch strings.ToLower(strings.TrimSpace(s)) {
 	case "":
@@ -63,45 +65,46 @@ func ParseLanguage(s string) (Language, error) {
 	return "", Errorf(Invalid, "language %q has no kernel here: use python or javascript (shell commands run through Python's !command)", Quote(s))
 }
 
-// Time to live of a sandbox.
+// The default and the limits of a sandbox's TTL.
 const (
 	DefaultTTL = 24 * time.Hour
 	MaxTTL     = 14 * 24 * time.Hour
 	MinTTL     = time.Second
 )
 
-// Sandbox is what a client sees of a sandbox.
+// Sandbox describes a sandbox to a client.
 type Sandbox struct {
 	ID          ID        `json:"id"`
 	DisplayName string    `json:"display_name,omitempty"`
 	State       State     `json:"state"`
 	Reason      string    `json:"reason,omitempty"` // why it is terminated, in a sentence
-	Language    Language  `json:"language"`         // the kernel that code runs in when none is named
+	Language    Language  `json:"language"`         // the language of executions whose request names none
 	Image       string    `json:"image"`
-	Engine      string    `json:"engine"`  // docker
-	Runtime     string    `json:"runtime"` // runc, runsc
+	Engine      string    `json:"engine"`  // such as docker or gvisor
+	Runtime     string    `json:"runtime"` // such as runc or runsc
 	Limits      Limits    `json:"limits"`
-	ForkOf      ID        `json:"fork_of,omitempty"` // the sandbox that it is a copy of, which may be gone
+	ForkOf      ID        `json:"fork_of,omitempty"` // the sandbox that it was forked from, which may have been deleted since
 	CreateTime  time.Time `json:"create_time"`
 	ExpireTime  time.Time `json:"expire_time"`
 	LastUsed    time.Time `json:"last_used_time"`
 
-	// SuspendedTo is where the memory of a suspended one is: disk, or pause (frozen, and in memory still).
+	// SuspendedTo is how a suspended sandbox keeps its memory: "disk" (written to disk) or "pause" (still in memory, with its
+	// processes frozen).
 	SuspendedTo string `json:"suspended_to,omitempty"`
-	// SavedTime is when the state of a running one was last saved, for the case that its machine stops.
+	// SavedTime is the time of a running sandbox's last checkpoint, from which it is restored if its machine stops.
 	SavedTime time.Time `json:"saved_time,omitzero"`
-	// RewoundTo is the time of the saved state that it went back to when its processes had died: variables
-	// and files are as of then, but for what was done since. Absent: that never happened.
+	// RewoundTo is set if the sandbox's processes died and it was restored from a checkpoint. It is the time of that
+	// checkpoint: changes to variables and files between RewoundTo and the restore are lost.
 	RewoundTo time.Time `json:"rewound_to,omitzero"`
 
-	// What follows is asked of the guest, and absent from lists and from
-	// sandboxes that do not run.
+	// The fields below come from the guest. They are absent in lists, and if the sandbox is not running or its guest does not
+	// answer.
 	Usage      *Usage      `json:"usage,omitempty"`
 	Kernels    []Kernel    `json:"kernels,omitempty"`
 	Executions []Execution `json:"executions,omitempty"` // queued and running ones, without events
 }
 
-// Usage is what a sandbox uses now.
+// Usage is the current resource usage of a sandbox.
 type Usage struct {
 	MemoryBytes    int64   `json:"memory_bytes"`
 	CPUSeconds     float64 `json:"cpu_seconds"`
@@ -109,7 +112,7 @@ type Usage struct {
 	WorkspaceBytes int64   `json:"workspace_bytes"`
 }
 
-// KernelState is what a kernel is doing.
+// KernelState is the state of a kernel.
 type KernelState string
 
 // The states of a kernel.
@@ -117,21 +120,21 @@ const (
 	KernelStarting KernelState = "starting"
 	KernelIdle     KernelState = "idle"
 	KernelBusy     KernelState = "busy"
-	KernelStopped  KernelState = "stopped" // starts again with the next execution
+	KernelStopped  KernelState = "stopped" // the next execution starts it again
 )
 
-// Kernel is a long-lived interpreter in a sandbox; it holds the variables.
+// Kernel is a long-lived interpreter in a sandbox, one for each language. It holds the variables.
 type Kernel struct {
 	Language    Language     `json:"language"`
 	State       KernelState  `json:"state"`
-	Epoch       int          `json:"kernel_epoch"` // grows when, and only when, the variables were lost
+	Epoch       int          `json:"kernel_epoch"` // increases when, and only when, the variables are lost
 	Version     string       `json:"version,omitempty"`
 	Runner      string       `json:"runner,omitempty"` // such as "IPython 8.35.0"
 	MemoryBytes int64        `json:"memory_bytes,omitempty"`
 	LastDeath   *KernelDeath `json:"last_death,omitempty"`
 }
 
-// CreateRequest asks for a new sandbox. Zero values take the daemon's defaults.
+// CreateRequest is a request to create a sandbox. The daemon's defaults replace fields that are zero.
 type CreateRequest struct {
 	DisplayName string   `json:"display_name,omitempty"`
 	Language    Language `json:"language,omitempty"`
@@ -139,14 +142,16 @@ type CreateRequest struct {
 	MemoryMB    int      `json:"memory_mb,omitempty"`
 	CPUs        float64  `json:"cpus,omitempty"`
 	Image       string   `json:"image,omitempty"`
-	// ForkOf is the id or display name of a sandbox to copy, with its variables and files. What is
-	// above but the name and the TTL is the original's then, and must be left out.
+	// ForkOf is the id or display name of a sandbox to fork, with its variables and files. If it is set, Language, MemoryMB,
+	// CPUs and Image must be zero, because the fork takes them from the original sandbox.
 	ForkOf string `json:"fork_of,omitempty"`
-	// RequestID makes a retry return the sandbox that the first request made.
+	// RequestID identifies the request if it is not empty: a retry with the same RequestID returns the sandbox that the first
+	// request created.
 	RequestID string `json:"request_id,omitempty"`
 }
 
-// Validate checks what can be checked without the daemon's configuration.
+// Validate makes all checks that do not need the daemon's configuration, and replaces a short form of the language by its name.
+// Its errors are of kind invalid.
 func (r *CreateRequest) Validate() error {
 	if err := ValidateDisplayName(r.DisplayName); err != nil {
 		return err
@@ -167,13 +172,14 @@ func (r *CreateRequest) Validate() error {
 	return ValidateRequestID(r.RequestID)
 }
 
-// UpdateRequest changes a sandbox. A TTL counts from now.
+// UpdateRequest is a request to change a sandbox. Fields that are nil leave it unchanged. A new TTL starts when the daemon
+// handles the request.
 type UpdateRequest struct {
 	TTL         *Duration `json:"ttl,omitempty"`
 	DisplayName *string   `json:"display_name,omitempty"`
 }
 
-// Validate checks both fields.
+// Validate checks both fields. At least one must be set. Its errors are of kind invalid.
 func (r *UpdateRequest) Validate() error {
 	if r.TTL == nil && r.DisplayName == nil {
 		return Errorf(Invalid, "nothing to change: give ttl, display_name or both")
@@ -189,14 +195,14 @@ func (r *UpdateRequest) Validate() error {
 	return nil
 }
 
-// ListRequest selects sandboxes, newest first.
+// ListRequest is a request for one page of the list of sandboxes, newest first.
 type ListRequest struct {
-	State     State  // empty: all but terminated
-	PageSize  int    // 0: 20; at most 100
-	PageToken string // from the page before
+	State     State  // empty: all states except terminated
+	PageSize  int    // at most MaxPageSize; 0: DefaultPageSize
+	PageToken string // the NextPageToken of the previous page; empty: the first page
 }
 
-// List page sizes.
+// The default and the limit of a list's page size.
 const (
 	DefaultPageSize = 20
 	MaxPageSize     = 100
@@ -208,7 +214,7 @@ type Page struct {
 	NextPageToken string    `json:"next_page_token,omitempty"`
 }
 
-// ValidateTTL accepts a second to 14 days.
+// ValidateTTL returns an error of kind invalid unless d is between [MinTTL] and [MaxTTL].
 func ValidateTTL(d time.Duration) error {
 	if d < MinTTL || d > MaxTTL {
 		return Errorf(Invalid, "ttl %s is out of range: a sandbox lives between 1s and 14 days (336h)", d)
@@ -219,8 +225,8 @@ func ValidateTTL(d time.Duration) error {
 // MaxDisplayName is the longest display name, in characters.
 const MaxDisplayName = 100
 
-// ValidateDisplayName accepts at most 100 printable characters that could not be
-// taken for an id.
+// ValidateDisplayName returns an error of kind invalid unless s has at most [MaxDisplayName] printable characters, does not begin
+// like an id, and neither begins nor ends with a space. An empty s is valid.
 func ValidateDisplayName(s string) error {
 	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > MaxDisplayName {
 		return Errorf(Invalid, "display_name must be valid UTF-8 and at most %d characters", MaxDisplayName)
@@ -242,7 +248,8 @@ func ValidateDisplayName(s string) error {
 // MaxRequestID is the longest request_id, in bytes.
 const MaxRequestID = 200
 
-// ValidateRequestID accepts up to 200 bytes of printable ASCII.
+// ValidateRequestID returns an error of kind invalid unless s is printable ASCII of at most [MaxRequestID] bytes. An empty s is
+// valid.
 func ValidateRequestID(s string) error {
 	if len(s) > MaxRequestID {
 		return Errorf(Invalid, "request_id is %d bytes, the limit is %d", len(s), MaxRequestID)
@@ -255,7 +262,7 @@ func ValidateRequestID(s string) error {
 	return nil
 }
 
-// Quote cuts a hostile string short, for use with %q in a message.
+// Quote returns s for use with %q in a message. It shortens a long s, because s can come from an untrusted client.
 func Quote(s string) string {
 	const most = 80
 	if len(s) > most {
