@@ -1,8 +1,8 @@
 // Package durable writes files so that they survive a power cut.
 //
-// A file that is created and renamed without fsync can be empty, torn or missing after a power cut, even if the rename is on disk.
-// [WriteFile] and [Create] write a temporary file in the same folder, sync it, rename it and sync the folder. [Replace] does not
-// sync: it is for files whose readers treat an empty or torn file like a missing one.
+// A file that is created and renamed without fsync can be empty, torn or missing after a power cut, even if the rename
+// is on disk. [WriteFile] and [Create] write a temporary file in the same folder, sync it, rename it and sync the
+// folder. [Replace] does not sync: it is for files whose readers treat an empty or torn file like a missing one.
 package durable
 
 import (
@@ -15,14 +15,14 @@ import (
 	"syscall"
 )
 
-// WriteFile creates or replaces the file at path. When it returns nil, the content and the name are on disk. After an error or a power cut,
-// the file has either its old or its new content.
+// WriteFile creates or replaces the file at path. When it returns nil, the content and the name are on disk. After an
+// error or a power cut, the file has either its old or its new content.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, true, os.Rename)
 }
 
-// Create is [WriteFile] for a file that must not exist yet. The error wraps [fs.ErrExist] if it does. On a file system without hard links it
-// can replace a file that another process creates at the same moment.
+// Create is [WriteFile] for a file that must not exist yet. The error wraps [fs.ErrExist] if it does. On a file system
+// without hard links it can replace a file that another process creates at the same moment.
 func Create(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, true, func(temporary, path string) error {
 		err := os.Link(temporary, path)
@@ -39,8 +39,8 @@ func Create(path string, data []byte, mode fs.FileMode) error {
 	})
 }
 
-// Replace creates or replaces the file at path atomically: other processes see either the old or the new content. It does not sync: after
-// a power cut the file can be empty, torn or missing.
+// Replace creates or replaces the file at path atomically: other processes see either the old or the new content. It
+// does not sync: after a power cut the file can be empty, torn or missing.
 func Replace(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, false, os.Rename)
 }

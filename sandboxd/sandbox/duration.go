@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// Duration is a [time.Duration] that [ParseDuration] parses, also from JSON and flags. Its String method and its JSON have
-// the form of time.Duration.String.
+// Duration is a [time.Duration] that [ParseDuration] parses, also from JSON and flags. Its String method and its JSON
+// have the form of time.Duration.String.
 type Duration time.Duration
 
-// ParseDuration parses a duration in the syntax of [time.ParseDuration] ("90m", "1h30m"), which weeks and days may precede
-// ("14d", "1w", "1d12h", "1.5d"), or a number of seconds ("3600"). It ignores spaces. Its errors are of kind invalid.
+// ParseDuration parses a duration in the syntax of [time.ParseDuration] ("90m", "1h30m"), which weeks and days may
+// precede ("14d", "1w", "1d12h", "1.5d"), or a number of seconds ("3600"). It ignores spaces. Its errors are of kind
+// invalid.
 func ParseDuration(s string) (Duration, error) {
 	t := strings.ReplaceAll(strings.TrimSpace(s), " ", "")
 	if n, err := strconv.ParseFloat(t, 64); err == nil {
@@ -62,8 +63,8 @@ func ParseDuration(s string) (Duration, error) {
 	return Duration(sum), nil
 }
 
-// longest limits a duration and each of its terms. It is far above every limit on a TTL or timeout, and the sum of three
-// terms of this length does not overflow.
+// longest limits a duration and each of its terms. It is far above every limit on a TTL or timeout, and the sum of
+// three terms of this length does not overflow.
 const longest = 1e9 * time.Second
 
 func noDuration(s string) error {

@@ -54,8 +54,8 @@ func TestParseDurationRefuses(t *testing.T) {
 	}
 }
 
-// FuzzParseDuration checks that every parsed duration is in range, and that its text and its JSON can be parsed and give the
-// same duration.
+// FuzzParseDuration checks that every parsed duration is in range, and that its text and its JSON can be parsed and
+// give the same duration.
 func FuzzParseDuration(f *testing.F) {
 	for _, seed := range []string{"90m", "1d12h", "1w", "1w2d3h4m5s", "1.5d", "3600", "-1d", "1h2d", "NaN", "0x1p-2", "..d", "1_0", "99999999999999999999w"} {
 		f.Add(seed)

@@ -9,8 +9,8 @@ import (
 // Kind is the category of an error. Each protocol has one table that maps it, for example to an HTTP status.
 type Kind string
 
-// The kinds of errors. Clients rely on this set, so it has no others. An error that is not an [Error] is internal: its text is
-// logged and never sent to a client.
+// The kinds of errors. Clients rely on this set, so it has no others. An error that is not an [Error] is internal: its
+// text is logged and never sent to a client.
 const (
 	Invalid     Kind = "invalid"     // this request can never succeed without a change
 	NotFound    Kind = "not_found"   // it does not exist, or it belongs to another owner
@@ -21,8 +21,8 @@ const (
 	Internal    Kind = "internal"
 )
 
-// Error is an error whose message is shown to the person or model that uses the client. The message states what happened,
-// why, and what to do next. It never contains a path of the host.
+// Error is an error whose message is shown to the person or model that uses the client. The message states what
+// happened, why, and what to do next. It never contains a path of the host.
 type Error struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
@@ -30,9 +30,9 @@ type Error struct {
 	cause error
 }
 
-// Errorf returns an [Error] with a formatted message. The error that a %w verb wraps becomes its cause, for errors.Is and for
-// the log. The message contains the text of that error, so the caller must wrap only errors that clients may see; for
-// others there is [Error.WithCause].
+// Errorf returns an [Error] with a formatted message. The error that a %w verb wraps becomes its cause, for errors.Is
+// and for the log. The message contains the text of that error, so the caller must wrap only errors that clients may
+// see; for others there is [Error.WithCause].
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Kind: kind, Message: err.Error(), cause: errors.Unwrap(err)}
@@ -48,8 +48,8 @@ func (e *Error) Error() string { return e.Message }
 
 func (e *Error) Unwrap() error { return e.cause }
 
-// Details returns the text of err for the log. It appends the causes of each [Error] in err's tree unless the text contains
-// them already.
+// Details returns the text of err for the log. It appends the causes of each [Error] in err's tree unless the text
+// contains them already.
 func Details(err error) string {
 	text := err.Error()
 	var add func(error)
@@ -80,8 +80,8 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
-// Public returns the part of err that clients may see: the first [Error] in its chain. If there is none, it returns an error of
-// kind internal with a general message.
+// Public returns the part of err that clients may see: the first [Error] in its chain. If there is none, it returns an
+// error of kind internal with a general message.
 func Public(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e

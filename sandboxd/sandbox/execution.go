@@ -88,11 +88,12 @@ type KernelDeath struct {
 	Time     time.Time  `json:"time"`
 }
 
-// Interlude reports what happened to a kernel between two executions. It is part of the second execution, because no client
-// follows the kernel between executions.
+// Interlude reports what happened to a kernel between two executions. It is part of the second execution, because no
+// client follows the kernel between executions.
 type Interlude struct {
 	// LateBytes is the number of bytes that a thread, a timer or a child process printed between the executions, and
-	// LateText is the end of that text. The text belongs to no execution, also not to the one that contains this Interlude.
+	// LateText is the end of that text. The text belongs to no execution, also not to the one that contains this
+	// Interlude.
 	LateBytes int64  `json:"late_bytes,omitempty"`
 	LateText  string `json:"late_text,omitempty"`
 	// AsOf is set if the sandbox's processes died and its state was restored from a checkpoint. It is the time of that
@@ -144,10 +145,10 @@ const (
 	OmittedByLimit  OmitReason = "limit"  // it exceeded MaxOutputBytes and was not stored
 )
 
-// Window selects the part of an execution's output that an answer contains. Of the stored text from Offset on, it selects the
-// first Head and the last Tail bytes. An event of type omitted stands for the text between them. Cuts do not split characters.
-// If Head and Tail are both zero, the window selects all stored text from Offset on. Displays, results and errors at or after
-// Offset are always selected.
+// Window selects the part of an execution's output that an answer contains. Of the stored text from Offset on, it
+// selects the first Head and the last Tail bytes. An event of type omitted stands for the text between them. Cuts do
+// not split characters. If Head and Tail are both zero, the window selects all stored text from Offset on. Displays,
+// results and errors at or after Offset are always selected.
 type Window struct {
 	Offset int64 `json:"offset,omitempty"`
 	Head   int   `json:"head,omitempty"`
@@ -180,8 +181,8 @@ const (
 	MaxWaitSeconds        = 300
 )
 
-// Validate checks the request. It sets an empty language to lang and a missing timeout to the default. Its errors are of kind
-// invalid.
+// Validate checks the request. It sets an empty language to lang and a missing timeout to the default. Its errors are
+// of kind invalid.
 func (r *ExecuteRequest) Validate(lang Language) error {
 	parsed, err := ParseLanguage(string(r.Language))
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Workspace is the folder of a sandbox that clients write files to and read files from. Code runs in it.
+// Workspace is the folder for a sandbox's files. It is the working directory of code, and the only folder that clients
+// can write files to and read files from.
 const Workspace = "/workspace"
 
 // File is a regular file in the workspace.
@@ -30,9 +31,9 @@ const (
 	maxNameBytes = 255
 )
 
-// ParsePath returns the clean path, relative to /workspace, of the file that s names. s is relative to /workspace or begins
-// with /workspace/. The error is of kind invalid if the path would leave the workspace, names a folder, contains a control
-// character or invalid UTF-8, or is too long for a file system.
+// ParsePath returns the clean path, relative to /workspace, of the file that s names. s is relative to /workspace or
+// begins with /workspace/. The error is of kind invalid if the path would leave the workspace, names a folder, contains
+// a control character or invalid UTF-8, or is too long for a file system.
 func ParsePath(s string) (string, error) {
 	switch {
 	case s == "":

@@ -33,8 +33,8 @@ func IsID(s string) bool {
 	return ok && idBody.MatchString(body)
 }
 
-// ParseID returns s as a sandbox id. Text that does not have the form of an id cannot be the id of a sandbox, so the error is the
-// same as for an unknown id: of kind not_found.
+// ParseID returns s as a sandbox id. Text that does not have the form of an id cannot be the id of a sandbox, so the
+// error is the same as for an unknown id: of kind not_found.
 func ParseID(s string) (ID, error) {
 	if !IsID(s) {
 		return "", Errorf(NotFound, "there is no sandbox %q", Quote(s))

@@ -1,7 +1,7 @@
 package sandbox
 
-// Limits contains the limits of one sandbox's resources. In the daemon's configuration a zero field means the default; in a
-// created sandbox no field is zero.
+// Limits contains the limits of one sandbox's resources. In the daemon's configuration a zero field means the default;
+// in a created sandbox no field is zero.
 type Limits struct {
 	// MemoryBytes limits the total of processes, /workspace, /tmp, /dev/shm and stored output.
 	MemoryBytes int64   `json:"memory_bytes"`
@@ -27,9 +27,9 @@ const (
 	MaxCPUs     = 64.0
 )
 
-// WithRequest returns the limits of a sandbox that r creates. l has the defaults for fields that r does not set; defaults that
-// exceed the host's CPUs or memory are lowered. If r asks for more CPUs or memory than the host has, the error is of kind
-// invalid. hostMemory is in bytes, and 0 if it is not known.
+// WithRequest returns the limits of a sandbox that r creates. l has the defaults for fields that r does not set;
+// defaults that exceed the host's CPUs or memory are lowered. If r asks for more CPUs or memory than the host has, the
+// error is of kind invalid. hostMemory is in bytes, and 0 if it is not known.
 func (l Limits) WithRequest(r CreateRequest, hostCPUs int, hostMemory int64) (Limits, error) {
 	mostMB := MaxMemoryMB
 	if hostMemory > 0 {

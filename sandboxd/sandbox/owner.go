@@ -5,9 +5,10 @@ import (
 	"regexp"
 )
 
-// Owner identifies the user that a request acts for, and the user that a sandbox belongs to. The zero value is [Operator]: the
-// person who runs the daemon, and every client that can connect to its socket. The operator can access all sandboxes. Any other
-// owner can access only the sandboxes that it created; for all others it gets the same answer as if they did not exist.
+// Owner identifies the user that a request acts for, and the user that a sandbox belongs to. The zero value is
+// [Operator]: the person who runs the daemon, and every client that can connect to its socket. The operator can access
+// all sandboxes. Any other owner can access only the sandboxes that it created; for all others it gets the same answer
+// as if they did not exist.
 type Owner string
 
 // Operator is the owner of requests and sandboxes that belong to no named owner.
@@ -15,7 +16,8 @@ const Operator Owner = ""
 
 var ownerName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
-// ParseOwner returns the owner with the name s. The operator has no name, so an empty s is an error. Errors are of kind invalid.
+// ParseOwner returns the owner with the name s. The operator has no name, so an empty s is an error. Errors are of kind
+// invalid.
 func ParseOwner(s string) (Owner, error) {
 	if !ownerName.MatchString(s) {
 		return "", Errorf(Invalid, "%q is no name for an owner: use 1 to 63 lower-case letters, digits, dots, dashes and underscores, a letter or digit first", Quote(s))

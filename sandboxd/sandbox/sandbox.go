@@ -1,7 +1,7 @@
-// Package sandbox defines the types that all parts of Dormouse share: ids, states, limits, executions, events, files and kinds
-// of errors. The REST API and the guest's protocol use the JSON form of these types. Input is parsed and validated once, by the
-// Parse functions and Validate methods, when it enters the program; all other code relies on valid values. The package does no
-// I/O and imports no other package of Dormouse.
+// Package sandbox defines the types that all parts of Dormouse share: ids, states, limits, executions, events, files
+// and kinds of errors. The REST API and the guest's protocol use the JSON form of these types. Input is parsed and
+// validated once, by the Parse functions and Validate methods, when it enters the program; all other code relies on
+// valid values. The package does no I/O and imports no other package of Dormouse.
 //
 //   - [Sandbox], [CreateRequest], [UpdateRequest], [ListRequest]: a sandbox, and requests about sandboxes (sandbox.go)
 //   - [Limits]: the resources that a sandbox may use, and the limits of requests (limits.go)
@@ -24,8 +24,8 @@ import (
 // State is the state of a sandbox.
 type State string
 
-// The states of a sandbox. A running or suspended sandbox can be used. A terminated sandbox has a Reason, and clients can only
-// read its record until the record is deleted.
+// The states of a sandbox. A running or suspended sandbox can be used. A terminated sandbox has a Reason, and clients
+// can only read its record until the record is deleted.
 const (
 	Provisioning State = "provisioning"
 	Running      State = "running"
@@ -51,8 +51,8 @@ const (
 	JavaScript Language = "javascript"
 )
 
-// ParseLanguage returns the language that s names; it accepts common short forms such as "py". For an empty s it returns the
-// empty language, and the caller uses its default. Its error is of kind invalid.
+// ParseLanguage returns the language that s names; it accepts common short forms such as "py". For an empty s it
+// returns the empty language, and the caller uses its default. Its error is of kind invalid.
 func ParseLanguage(s string) (Language, error) {
 	switch strings.ToLower(strings.TrimSpace(s)) {
 	case "":
@@ -88,8 +88,8 @@ type Sandbox struct {
 	ExpireTime  time.Time `json:"expire_time"`
 	LastUsed    time.Time `json:"last_used_time"`
 
-	// SuspendedTo is how a suspended sandbox keeps its memory: "disk" (written to disk) or "pause" (still in memory, with its
-	// processes frozen).
+	// SuspendedTo is how a suspended sandbox keeps its memory: "disk" (written to disk) or "pause" (still in memory,
+	// with its processes frozen).
 	SuspendedTo string `json:"suspended_to,omitempty"`
 	// SavedTime is the time of a running sandbox's last checkpoint, from which it is restored if its machine stops.
 	SavedTime time.Time `json:"saved_time,omitzero"`
@@ -97,8 +97,8 @@ type Sandbox struct {
 	// checkpoint: changes to variables and files between RewoundTo and the restore are lost.
 	RewoundTo time.Time `json:"rewound_to,omitzero"`
 
-	// The fields below come from the guest. They are absent in lists, and if the sandbox is not running or its guest does not
-	// answer.
+	// The fields below come from the guest. They are absent in lists, and if the sandbox is not running or its guest
+	// does not answer.
 	Usage      *Usage      `json:"usage,omitempty"`
 	Kernels    []Kernel    `json:"kernels,omitempty"`
 	Executions []Execution `json:"executions,omitempty"` // queued and running ones, without events
@@ -142,16 +142,16 @@ type CreateRequest struct {
 	MemoryMB    int      `json:"memory_mb,omitempty"`
 	CPUs        float64  `json:"cpus,omitempty"`
 	Image       string   `json:"image,omitempty"`
-	// ForkOf is the id or display name of a sandbox to fork, with its variables and files. If it is set, Language, MemoryMB,
-	// CPUs and Image must be zero, because the fork takes them from the original sandbox.
+	// ForkOf is the id or display name of a sandbox to fork, with its variables and files. If it is set, Language,
+	// MemoryMB, CPUs and Image must be zero, because the fork takes them from the original sandbox.
 	ForkOf string `json:"fork_of,omitempty"`
-	// RequestID identifies the request if it is not empty: a retry with the same RequestID returns the sandbox that the first
-	// request created.
+	// RequestID identifies the request if it is not empty: a retry with the same RequestID returns the sandbox that the
+	// first request created.
 	RequestID string `json:"request_id,omitempty"`
 }
 
-// Validate makes all checks that do not need the daemon's configuration, and replaces a short form of the language by its name.
-// Its errors are of kind invalid.
+// Validate makes all checks that do not need the daemon's configuration, and replaces a short form of the language by
+// its name. Its errors are of kind invalid.
 func (r *CreateRequest) Validate() error {
 	if err := ValidateDisplayName(r.DisplayName); err != nil {
 		return err
@@ -172,8 +172,8 @@ func (r *CreateRequest) Validate() error {
 	return ValidateRequestID(r.RequestID)
 }
 
-// UpdateRequest is a request to change a sandbox. Fields that are nil leave it unchanged. A new TTL starts when the daemon
-// handles the request.
+// UpdateRequest is a request to change a sandbox. Fields that are nil leave it unchanged. A new TTL starts when the
+// daemon handles the request.
 type UpdateRequest struct {
 	TTL         *Duration `json:"ttl,omitempty"`
 	DisplayName *string   `json:"display_name,omitempty"`
@@ -225,8 +225,8 @@ func ValidateTTL(d time.Duration) error {
 // MaxDisplayName is the longest display name, in characters.
 const MaxDisplayName = 100
 
-// ValidateDisplayName returns an error of kind invalid unless s has at most [MaxDisplayName] printable characters, does not begin
-// like an id, and neither begins nor ends with a space. An empty s is valid.
+// ValidateDisplayName returns an error of kind invalid unless s has at most [MaxDisplayName] printable characters, does
+// not begin like an id, and neither begins nor ends with a space. An empty s is valid.
 func ValidateDisplayName(s string) error {
 	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > MaxDisplayName {
 		return Errorf(Invalid, "display_name must be valid UTF-8 and at most %d characters", MaxDisplayName)
@@ -248,8 +248,8 @@ func ValidateDisplayName(s string) error {
 // MaxRequestID is the longest request_id, in bytes.
 const MaxRequestID = 200
 
-// ValidateRequestID returns an error of kind invalid unless s is printable ASCII of at most [MaxRequestID] bytes. An empty s is
-// valid.
+// ValidateRequestID returns an error of kind invalid unless s is printable ASCII of at most [MaxRequestID] bytes. An
+// empty s is valid.
 func ValidateRequestID(s string) error {
 	if len(s) > MaxRequestID {
 		return Errorf(Invalid, "request_id is %d bytes, the limit is %d", len(s), MaxRequestID)

@@ -8,11 +8,13 @@ import (
 	"net"
 )
 
-// Joined is the byte that `guest connect` says first, when it has reached the guest's socket. What follows is the guest's.
+// Joined is the first byte that an engine reads from a stream. `guest connect` sends it when it has reached the guest's
+// socket, and the guest sends it when it accepts a stream over its own stdin and stdout. The guest sends all bytes
+// after it.
 const Joined = '+'
 
-// AwaitJoined reads [Joined] from a stream that was just opened, and closes the stream if something else comes, or
-// ctx ends first.
+// AwaitJoined reads [Joined] from a new stream. If it reads another byte, if reading fails or if ctx ends first, it
+// closes the stream and returns an error.
 func AwaitJoined(ctx context.Context, conn net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	first := make([]byte, 1)

@@ -12,13 +12,14 @@ import (
 	"time"
 )
 
-// Listener accepts the streams that come over two pipes, one after another.
+// Listener is the guest's side of the streams over its own stdin and stdout. It accepts one stream after another. It
+// implements [net.Listener].
 type Listener struct {
 	pipes Pipes
-	free  chan struct{} // holds a value while there is no stream
+	free  chan struct{} // has capacity 1, and holds a value while no stream is open
 }
 
-// Listen returns a listener on this program's stdin and stdout, which must be pipes.
+// Listen returns a listener on the stdin and stdout of the current process, which must be pipes.
 func Listen() (*Listener, error) {
 	in, err := take(syscall.Stdin, "stdin")
 	if err != nil {
@@ -32,7 +33,8 @@ func Listen() (*Listener, error) {
 	return newListener(Pipes{in, out}), nil
 }
 
-// take returns a descriptor under another number, which can be polled and which no program that we start has.
+// take returns a duplicate of the descriptor fd. It is non-blocking, so that reads and writes on it can have deadlines,
+// and close-on-exec, so that the programs that the guest starts don't inherit it. name is used in errors.
 func take(fd int, name string) (*os.File, error) {
 	own, _, e := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 3)
 	if e != 0 {
@@ -51,7 +53,7 @@ func newListener(p Pipes) *Listener {
 	return l
 }
 
-// Accept implements [net.Listener].
+// Accept implements [net.Listener]. It waits until the previous stream has been closed by both sides.
 func (l *Listener) Accept() (net.Conn, error) {
 	<-l.free
 	ticket, err := l.ticket()
@@ -59,11 +61,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 		return nil, fmt.Errorf("wait for a stream: %w", err)
 	}
 	c := &accepted{half: half{Pipes: l.pipes}, ticket: ticket, free: l.free}
-	_, _ = c.Write([]byte{Joined}) // who has gone already is noticed by who reads
+	_, _ = c.Write([]byte{Joined}) // if the engine has closed the stream already, the first Read reports it
 	return c, nil
 }
 
-// ticket waits for a stream to begin.
+// ticket waits until the engine starts a stream, and returns the ticket that it sends.
 func (l *Listener) ticket() (ticket []byte, err error) {
 	raw, err := l.pipes.In.SyscallConn()
 	if err != nil {
@@ -84,8 +86,9 @@ func (l *Listener) ticket() (ticket []byte, err error) {
 				failed = err
 				return true
 			case n == 0:
-				// Nobody holds the other end any more. In the next life of the sandbox this is another pipe, and can be read again: the
-				// poller tells, and not before.
+				// The engine has closed the other end. Discard a partial ticket. After the next restore, the descriptor
+				// refers to a new pipe. Until the poller reports that this one is readable, another read would only
+				// return the end of the file.
 				have = 0
 				return false
 			}
@@ -96,26 +99,27 @@ func (l *Listener) ticket() (ticket []byte, err error) {
 	return ticket, errors.Join(err, failed)
 }
 
-// Close implements [net.Listener]. The guest listens for as long as it lives.
+// Close implements [net.Listener]. It does nothing, because the guest listens until it exits.
 func (l *Listener) Close() error { return nil }
 
 // Addr implements [net.Listener].
 func (l *Listener) Addr() net.Addr { return address{} }
 
-// accepted is the guest's side of a stream.
+// accepted is the guest's side of one stream.
 type accepted struct {
 	half
 	ticket []byte
 	free   chan struct{}
 }
 
-// Close ends the stream. When the engine has closed its end, it is told that we have, and the next stream can come.
+// Close closes the stream and returns at once. In the background it then waits until the engine has closed its end,
+// sends the ticket, and lets Accept wait for the next stream.
 func (c *accepted) Close() error {
 	if c.end() {
 		go func() {
 			_, _ = io.Copy(io.Discard, c.In)
 			_ = c.Out.SetWriteDeadline(time.Now().Add(lastWords))
-			_, _ = c.Out.Write(c.ticket) // whom it does not reach does not wait for it
+			_, _ = c.Out.Write(c.ticket) // an error is ignored: an engine that does not read the ticket does not wait for it
 			_ = c.Out.SetWriteDeadline(time.Time{})
 			c.free <- struct{}{}
 		}()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Pipes are two pipes as a [net.Conn], but for what closes it: one that is read, and one that is written to. The files can be polled
-// (which those of [os.Pipe] can).
+// Pipes has all methods of a [net.Conn] except Close. It reads from the pipe In and writes to the pipe Out. Both files
+// must support deadlines, as those of [os.Pipe] do.
 type Pipes struct{ In, Out *os.File }
 
 func (p Pipes) Read(b []byte) (int, error)  { return p.In.Read(b) }
@@ -37,12 +37,13 @@ type address struct{}
 func (address) Network() string { return "pipe" }
 func (address) String() string  { return "pipe" }
 
-// half is one side of a stream. Its pipes are of use to others when it has ended.
+// half is one side of a stream. After end has returned, it does not use its pipes any more, so that the caller can use
+// them for the ticket and for the next stream.
 type half struct {
 	Pipes
-	reading, writing sync.Mutex
+	reading, writing sync.Mutex // held during Read and during Write
 
-	mu   sync.Mutex // of deadlines, which nobody may set any more when it has ended
+	mu   sync.Mutex // guards over, and is held while a deadline is set, so that none is set after the end
 	over bool
 }
 
@@ -92,14 +93,16 @@ func (h *half) ended() bool {
 	return h.over
 }
 
-// end makes this side end, and reports whether it had not yet. When it returns, nobody reads or writes any more, and nobody will.
+// end ends the use of the pipes: reads and writes in progress fail, and later calls return [net.ErrClosed]. The first
+// call returns true after all reads and writes in progress have returned and the deadlines are cleared. Further calls
+// return false at once.
 func (h *half) end() bool {
 	h.mu.Lock()
 	first := !h.over
 	h.over = true
 	if first {
 		past := time.Unix(1, 0)
-		_ = h.Pipes.SetDeadline(past) // a pipe that was closed already needs none
+		_ = h.Pipes.SetDeadline(past) // unblocks reads and writes in progress; a pipe that is closed already needs no deadline
 	}
 	h.mu.Unlock()
 	if first {

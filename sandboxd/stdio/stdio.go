@@ -1,18 +1,21 @@
-// Package stdio is what engine and guest have in common of the streams between them, which go over stdin and stdout: those of
-// `guest connect`, which says [Joined] first (joined.go), or the guest's own, which need no other process in the sandbox.
+// Package stdio contains the code that engines and the guest share for the streams between them. A stream is a
+// connection over a stdin and a stdout: either those of `guest connect`, a process in the sandbox that passes them to
+// the guest, or those of the guest itself, which need no other process in the sandbox. On both, the guest's side first
+// sends [Joined].
 //
-//   - [Stream]: the engine's side of the guest's own, two pipes of which it holds the other ends
-//   - [Listener]: the guest's (listen.go)
+//   - [AwaitJoined]: waits until either kind of stream has reached the guest (joined.go)
+//   - [Stream]: the engine's side of the stream over the guest's own stdin and stdout, which are pipes
+//   - [Listener]: the guest's side of that stream (listen.go)
 //   - [Pipes]: two pipes as a connection (pipes.go)
 //
-// Each life of a sandbox, which is its start and each time that its memory is restored, has new pipes, and one stream over them:
+// When a sandbox starts, and each time its memory is restored, its guest gets new pipes. One stream uses them:
 //
-//	the engine says a ticket: 16 bytes that no other stream has
-//	the guest says [Joined], and all that follows is the stream
-//	the engine closes its end
-//	the guest says the ticket: it holds nothing of the stream any more, and its memory may be saved
+//  1. The engine sends a ticket: 16 random bytes.
+//  2. The guest sends [Joined]. All further bytes in both directions are the content of the stream.
+//  3. The engine closes its end of the guest's stdin.
+//  4. The guest sends the ticket. This tells the engine that the guest has closed the stream, and that its memory may be saved.
 //
-// Whoever needs another stream in that life runs `guest connect`.
+// For any further stream until the next restore, the engine runs `guest connect`.
 package stdio
 
 import (
@@ -25,15 +28,16 @@ import (
 	"time"
 )
 
-// Flag has the guest listen on its stdin and stdout.
+// Flag is the flag of `guest serve` that makes the guest listen on its stdin and stdout.
 const Flag = "--stdio"
 
 const ticketBytes = 16
 
-// lastWords is how long the other side may take to let go of a stream that has ended.
+// lastWords is how long, after the end of a stream, the engine waits for the ticket and the guest tries to send it.
 const lastWords = 2 * time.Second
 
-// Stream is the engine's side. When it has been opened it is a [net.Conn].
+// Stream is the engine's side of a stream over the guest's own stdin and stdout. It implements [net.Conn]. The caller
+// must call Open before it reads or writes.
 type Stream struct {
 	half
 	ticket []byte
@@ -41,14 +45,15 @@ type Stream struct {
 	once   sync.Once
 }
 
-// New returns a stream over pipes that are new: the guest has them, or will be given them.
+// New returns a stream over p, which takes over both files. p must be new pipes, whose other ends are the guest's stdin
+// and stdout or will become these. The caller must close the stream.
 func New(p Pipes) *Stream {
 	s := &Stream{half: half{Pipes: p}, ticket: make([]byte, ticketBytes), ended: make(chan struct{})}
 	_, _ = rand.Read(s.ticket) // it never fails
 	return s
 }
 
-// Open returns when the guest has taken the stream. If it fails, the stream is closed.
+// Open sends the ticket and waits until the guest has accepted the stream. If Open fails, it closes the stream.
 func (s *Stream) Open(ctx context.Context) error {
 	if _, err := s.Write(s.ticket); err != nil {
 		s.Close()
@@ -57,10 +62,11 @@ func (s *Stream) Open(ctx context.Context) error {
 	return AwaitJoined(ctx, s)
 }
 
-// Close closes the stream, also one that was not opened. It may be called twice, and waits for nothing.
+// Close closes the stream, which need not have been opened. It does not wait for the guest: see [Stream.Ended]. It may
+// be called more than once.
 func (s *Stream) Close() error {
 	s.once.Do(func() {
-		s.end() // or who reads would take the ticket
+		s.end() // before the guest sends the ticket, which a concurrent Read could consume
 		s.Out.Close()
 		go func() {
 			defer close(s.ended)
@@ -72,10 +78,11 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// Ended is closed when the stream has been closed, and the guest knows that or has not said so for long.
+// Ended returns a channel that is closed after Close, when the guest has sent the ticket, has ended, or has not sent
+// the ticket for lastWords.
 func (s *Stream) Ended() <-chan struct{} { return s.ended }
 
-// awaitTicket reads until the ticket is what came last, or nothing more comes.
+// awaitTicket reads from in until the bytes that it has read end with the ticket, or until a read fails.
 func awaitTicket(in io.Reader, ticket []byte) {
 	buffer := make([]byte, 64<<10)
 	for have := 0; ; {

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// fifos stand for the pipes of a guest: they can be opened again, as other pipes come with another life.
+// fifos are the paths of two named pipes that represent the guest's stdin and stdout. The test opens them again to
+// simulate the new pipes that a guest gets after each restore.
 type fifos struct{ in, out string }
 
 func newFifos(t *testing.T) fifos {
@@ -38,7 +39,7 @@ func open(t *testing.T, path string, mode int) *os.File {
 	return file
 }
 
-// serve has a guest echo what comes over the streams to it, and returns the engine's side of the first one.
+// serve starts a listener that echoes all bytes of each stream, and returns the engine's side of the first stream.
 func (f fifos) serve(t *testing.T) *Stream {
 	t.Helper()
 	in := open(t, f.in, os.O_RDONLY)
@@ -59,7 +60,7 @@ func (f fifos) serve(t *testing.T) *Stream {
 	return first
 }
 
-// live returns the engine's side of a guest that begins another life.
+// live returns the engine's side of a new stream, as after a start or a restore of the guest.
 func (f fifos) live(t *testing.T) *Stream {
 	t.Helper()
 	out := open(t, f.out, os.O_RDONLY)
@@ -107,7 +108,7 @@ func TestStream(t *testing.T) {
 	closed(t, s)
 }
 
-// TestCloseWhileBothAreBusy: somebody reads and somebody writes when a stream is closed, and the pipes are full.
+// TestCloseWhileBothAreBusy closes a stream during a Read and a Write, while the pipes are full.
 func TestCloseWhileBothAreBusy(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)
@@ -130,8 +131,9 @@ func TestCloseWhileBothAreBusy(t *testing.T) {
 	echoes(t, s, 16)
 }
 
-// TestLives: a stream can be opened in each life of a guest, whatever the one before left of its own, and the guest waits for it without
-// using a CPU.
+// TestLives simulates restores of a guest. It checks that a stream can be opened after each of them, even if the
+// previous engine ended after it had sent a part of a ticket, and that the guest uses almost no CPU time while it waits
+// for a stream.
 func TestLives(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)
@@ -145,7 +147,7 @@ func TestLives(t *testing.T) {
 			t.Errorf("waiting took %v of a CPU", used)
 		}
 		s = f.live(t)
-		io.WriteString(s.Out, "half a tick") // and its engine dies
+		io.WriteString(s.Out, "half a tick") // the engine ends after it has sent a part of the ticket
 		s.In.Close()
 		s.Out.Close()
 		time.Sleep(10 * time.Millisecond)
@@ -162,7 +164,8 @@ func cpu(t *testing.T) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// TestNobodyThere: a guest that does not listen.
+// TestNobodyThere checks that Open fails and closes the stream if the guest sends nothing, or something other than
+// Joined.
 func TestNobodyThere(t *testing.T) {
 	for name, says := range map[string]string{"nothing": "", "something else": "HTTP/1.1 400"} {
 		t.Run(name, func(t *testing.T) {

@@ -9,9 +9,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Budget limits how much of a resource, such as bytes of memory, requests hold at once. Each owner other than the operator may
-// hold three quarters of the total, and all of them together seven eighths: the rest is reserved for the operator. Its methods may be
-// called concurrently.
+// Budget limits how much of a resource, such as bytes of memory, requests hold at once. Each owner other than the
+// operator may hold three quarters of the total, and all of them together seven eighths: the rest is reserved for the
+// operator. Its methods may be called concurrently.
 type Budget struct {
 	total int64
 
@@ -27,7 +27,7 @@ func NewBudget(total int64) *Budget {
 	return &Budget{total: total, byOwner: map[sandbox.Owner]int64{}, freed: make(chan struct{})}
 }
 
-// share returns how many units one owner may hold.
+// share returns how many units the owner may hold.
 func (b *Budget) share(owner sandbox.Owner) int64 {
 	if owner == sandbox.Operator {
 		return b.total
@@ -42,6 +42,7 @@ func (b *Budget) Take(owner sandbox.Owner, n int64) bool {
 	return b.take(owner, n)
 }
 
+// take is Take for callers that hold b.mu.
 func (b *Budget) take(owner sandbox.Owner, n int64) bool {
 	if b.used+n > b.total || b.byOwner[owner]+n > b.share(owner) || owner != sandbox.Operator && b.named+n > b.total-b.total/8 {
 		return false
@@ -54,7 +55,7 @@ func (b *Budget) take(owner sandbox.Owner, n int64) bool {
 	return true
 }
 
-// Give gives back n units that Take or Wait has taken for the owner.
+// Give gives back n units that Take or Wait took for the owner.
 func (b *Budget) Give(owner sandbox.Owner, n int64) {
 	if n == 0 {
 		return
@@ -100,16 +101,17 @@ func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patienc
 	}
 }
 
-// Memory for answers.
+// Limits for the memory of answers.
 const (
 	// AnswerBytes is a process's default budget for answers.
 	AnswerBytes = 512 << 20
-	// answerCost is how many bytes of memory one byte of a JSON answer needs: for its text, the decoded values and the text that is sent.
+	// answerCost is how many bytes of memory one byte of a JSON answer needs: for its text, the decoded values and the
+	// text that is sent.
 	answerCost = 4
 	// SmallAnswer is the size up to which an answer is not counted, so that status, lists and errors
 	// can be sent when the budget is used up.
 	SmallAnswer = 64 << 10
-	// answerPatience is how long Decode waits for memory. It is short, because the sender of the answer waits meanwhile.
+	// answerPatience is how long Decode waits for memory. It is short, because the sender is blocked during the wait.
 	answerPatience = 5 * time.Second
 )
 
@@ -124,8 +126,8 @@ type lease struct {
 
 type leaseKey struct{}
 
-// WithBudget returns a context for a request whose answers take their memory from b. The caller must call
-// release after the answer was sent.
+// WithBudget returns a context for a request whose answers take their memory from b. The caller must call release after
+// it has sent the answer.
 func (b *Budget) WithBudget(ctx context.Context) (_ context.Context, release func()) {
 	l := &lease{budget: b, owner: sandbox.OwnerOf(ctx)}
 	return context.WithValue(ctx, leaseKey{}, l), func() {
@@ -139,8 +141,9 @@ func (b *Budget) WithBudget(ctx context.Context) (_ context.Context, release fun
 // HasBudget reports whether the answers of ctx's request take their memory from a budget.
 func HasBudget(ctx context.Context) bool { return ctx.Value(leaseKey{}) != nil }
 
-// Reserve takes the memory for an answer of size bytes from the budget of ctx, if it has one, and waits for it up to patience. A request
-// holds as much as its largest answer needs, until release is called. The error is of kind unavailable, or the error of ctx.
+// Reserve takes the memory for an answer of size bytes from the budget of ctx, if it has one, and waits for it up to
+// patience. A request holds as much as its largest answer needs, until release is called. The error is of kind
+// unavailable, or the error of ctx.
 func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	l, ok := ctx.Value(leaseKey{}).(*lease)
 	if !ok || size <= SmallAnswer {
@@ -148,7 +151,8 @@ func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// An answer that needs more than the owner's share takes the whole share, so that it can be sent when there is no other.
+	// An answer that needs more than the owner's share takes the whole share. So it can be sent while there is no other
+	// answer.
 	more := min(size*answerCost, l.budget.share(l.owner)) - l.held
 	if more <= 0 {
 		return nil
@@ -174,7 +178,7 @@ func (r *reservingReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	if r.read += int64(n); r.read > r.reserved {
 		r.reserved = 2 * r.read
-		// It does not wait: answers that each hold a part of the budget could wait for each other.
+		// Reserve must not wait here: answers that each hold a part of the budget would wait for each other.
 		if err := Reserve(r.ctx, r.reserved, 0); err != nil {
 			return 0, err
 		}

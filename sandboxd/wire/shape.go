@@ -7,15 +7,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Limits of the JSON that a client sends. A decoded value needs up to a hundred times the memory of its text, so a limit on a message's
-// size does not limit the memory that decoding needs. The largest useful message, 100 files in one call, has 600 values.
+// Limits of the JSON that a client sends. A decoded value needs up to a hundred times the memory of its text, so a
+// limit on a message's size does not limit the memory that decoding needs. The largest useful message, 100 files in one
+// call, has 600 values.
 const (
 	MaxValues = 10_000
 	MaxDepth  = 64
 )
 
-// CheckShape returns an error of kind invalid if text has more than maxValues JSON values or nests them deeper than [MaxDepth].
-// Each object, array, key, string, number and literal counts as a value. It allocates no memory, and
+// CheckShape returns an error of kind invalid if text has more than maxValues JSON values or nests them deeper than
+// [MaxDepth]. Each object, array, key, string, number and literal counts as a value. It allocates no memory, and
 // accepts text that is not JSON if that is within the limits.
 func CheckShape(text []byte, maxValues int) error {
 	s := shape{most: maxValues}

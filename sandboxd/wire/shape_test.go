@@ -107,8 +107,8 @@ func countOf(text []byte) (values, depth int, ok bool) {
 	}
 }
 
-// FuzzShape compares CheckShape with a count of encoding/json's tokens, and the result for a text that arrives byte by byte with the
-// result for the whole text.
+// FuzzShape compares CheckShape with a count of encoding/json's tokens, and the result for a text that arrives byte by
+// byte with the result for the whole text.
 func FuzzShape(f *testing.F) {
 	for _, s := range []string{`{"a":[1,-2.5e3,"\"[",true,null,{}]}`, `"x"`, `[[[]]]`, ` 1 `, `"\\"`, `[1 ,2]`, `{"a":{"a":{"a":0}}}`, `[]]`, `"`, "\xff", `[tru]`} {
 		f.Add([]byte(s))

@@ -7,21 +7,22 @@ const ShortWait = 1.0
 
 type waitingKey struct{}
 
-// exchanges are the functions of WithWaiting.
+// exchanges contains the functions that were passed to WithWaiting.
 type exchanges struct {
 	wait func() bool
 	work func(context.Context) bool
 }
 
-// WithWaiting returns a context for a request that holds a slot among the working requests. wait exchanges that slot for one among the
-// waiting requests, and reports false if none is free. work exchanges it back, and reports false if no working slot becomes free in time.
-// Both may be called more than once.
+// WithWaiting returns a context for a request that holds a slot among the working requests. wait exchanges that slot
+// for one among the waiting requests, and reports false if none is free. work exchanges it back, and reports false if
+// no working slot becomes free in time. Both may be called more than once.
 func WithWaiting(ctx context.Context, wait func() bool, work func(context.Context) bool) context.Context {
 	return context.WithValue(ctx, waitingKey{}, exchanges{wait, work})
 }
 
-// WaitAllowed returns how many seconds, at most the given ones, the request of ctx may wait for an execution. For a long wait it exchanges
-// the request's slot for one among the waiting requests, so that others can work; if none is free, it returns [ShortWait].
+// WaitAllowed returns how many seconds, at most the given ones, the request of ctx may wait for an execution. For a
+// long wait it exchanges the request's slot for one among the waiting requests, so that other requests can work. If
+// none is free, it returns [ShortWait].
 func WaitAllowed(ctx context.Context, seconds float64) float64 {
 	x, ok := ctx.Value(waitingKey{}).(exchanges)
 	if !ok || seconds <= ShortWait || x.wait() {
@@ -30,8 +31,9 @@ func WaitAllowed(ctx context.Context, seconds float64) float64 {
 	return ShortWait
 }
 
-// WorkAllowed reports whether the request of ctx may work after a wait. If [WaitAllowed] has exchanged the request's slot, WorkAllowed waits
-// for one among the working requests. Answers are limited by their memory, so only a request that does other work after a wait must call it.
+// WorkAllowed reports whether the request of ctx may work after a wait. If [WaitAllowed] has exchanged the request's
+// slot, WorkAllowed waits for one among the working requests. Answers are limited by their memory, so only a request
+// that does other work after a wait must call it.
 func WorkAllowed(ctx context.Context) bool {
 	x, ok := ctx.Value(waitingKey{}).(exchanges)
 	return !ok || x.work(ctx)

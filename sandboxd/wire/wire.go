@@ -1,5 +1,13 @@
-// Package wire is JSON over HTTP as both the guest and the v1 API speak it: bodies
-// with limits, and the one table between error kinds and statuses.
+// Package wire contains the parts of JSON over HTTP that the REST API (package api), the guest and the MCP server
+// share.
+//
+//   - [ReadJSON], [Decode], [WriteJSON], [WriteError]: requests and answers of limited size, and the mapping between error kinds
+//     and HTTP statuses (wire.go)
+//   - [CheckShape]: limits for the number and the depth of JSON values (shape.go)
+//   - [Budget], [Reserve]: limits for the memory of all large answers together (budget.go)
+//   - [WaitAllowed], [WorkAllowed]: the limit for the number of requests that wait for an execution (waiting.go)
+//
+// It does not define routes or the types of requests and answers: packages api and guest do.
 package wire
 
 import (
@@ -14,7 +22,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// kinds maps error kinds to HTTP statuses, and back.
+// kinds maps error kinds to HTTP statuses and HTTP statuses to error kinds.
 var kinds = []struct {
 	kind   sandbox.Kind
 	status int
@@ -28,7 +36,7 @@ var kinds = []struct {
 	{sandbox.Internal, http.StatusInternalServerError},
 }
 
-// StatusOf returns the HTTP status of an error.
+// StatusOf returns the HTTP status for err's kind.
 func StatusOf(err error) int {
 	kind := sandbox.KindOf(err)
 	for _, k := range kinds {
@@ -39,12 +47,12 @@ func StatusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// errorBody is the JSON of every answer that is an error.
+// errorBody is the JSON of an answer that reports an error.
 type errorBody struct {
 	Error *sandbox.Error `json:"error"`
 }
 
-// WriteJSON answers with v.
+// WriteJSON sends an answer with the JSON of v.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(Whole(w, status))
@@ -52,8 +60,9 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	_ = enc.Encode(v)        // a failed write means that the client has disconnected
 }
 
-// Whole returns a writer that takes the whole answer in one write, as a [json.Encoder] writes a value. It sets Content-Length to the
-// answer's size, so that the client can reserve memory for the answer before it reads it.
+// Whole returns a writer that sends an answer. The caller must pass the whole answer in a single Write, as a
+// [json.Encoder] does with a value. Write sets Content-Length, so that the client can reserve memory before it reads
+// the answer.
 func Whole(w http.ResponseWriter, status int) io.Writer { return &whole{w, status} }
 
 type whole struct {
@@ -67,13 +76,13 @@ func (w *whole) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// WriteError answers with what may be shown of err.
+// WriteError sends an answer that reports err, with the text that [sandbox.Public] returns.
 func WriteError(w http.ResponseWriter, err error) {
 	WriteJSON(w, StatusOf(err), errorBody{Error: sandbox.Public(err)})
 }
 
-// ReadJSON decodes a request's body of at most limit bytes, [MaxValues] values and [MaxDepth] levels into v. Unknown fields
-// and anything after the first value are refused.
+// ReadJSON decodes a request's body of at most limit bytes, [MaxValues] values and [MaxDepth] levels into v. It returns
+// an error of kind invalid for a body beyond a limit, for an unknown field, and if another value follows the first.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	dec := json.NewDecoder(&shapedReader{r: http.MaxBytesReader(w, r.Body, limit), shape: shape{most: MaxValues}})
 	dec.DisallowUnknownFields()
@@ -96,8 +105,9 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	return sandbox.Errorf(sandbox.Invalid, "the request's body is not what is expected: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
-// Decode reads an answer of at most limit bytes into v (nil: it is thrown away), or
-// returns the error that it carries. It reserves memory for the answer from the budget of the request's context. It closes the body.
+// Decode decodes an answer of at most limit bytes into v. If v is nil, it discards the answer. If the answer reports an
+// error, Decode returns that error. It takes the memory for the answer from the budget of the request's context: see
+// [Reserve]. It always closes the body.
 func Decode(resp *http.Response, limit int64, v any) error {
 	defer resp.Body.Close()
 	if resp.StatusCode >= 400 {
@@ -121,8 +131,9 @@ func Decode(resp *http.Response, limit int64, v any) error {
 	return nil
 }
 
-// ReadError returns the error that an answer carries. Its kind comes from the status,
-// because a proxy's error has no body of ours.
+// ReadError returns the error that an answer reports. The status determines the kind of the error, not the body. If the
+// body is not that of [WriteError], for example because a proxy sent the answer, the error has no kind and contains
+// only the status. The caller must close the body.
 func ReadError(resp *http.Response) error {
 	const most = 64 << 10
 	var body errorBody
