@@ -13,11 +13,11 @@ type Kind string
 // text is logged and never sent to a client.
 const (
 	Invalid     Kind = "invalid"     // this request can never succeed without a change
-	NotFound    Kind = "not_found"   // it does not exist, or it belongs to another owner
+	NotFound    Kind = "not_found"   // it does not exist, was deleted, or belongs to another owner
 	Expired     Kind = "expired"     // it existed, but its TTL has passed or it was lost
 	Busy        Kind = "busy"        // a retry can succeed later
 	Limit       Kind = "limit"       // a documented limit was reached
-	Unavailable Kind = "unavailable" // a required component, such as the engine, cannot serve the request now
+	Unavailable Kind = "unavailable" // a required component or resource, such as the engine, is not available now
 	Internal    Kind = "internal"
 )
 

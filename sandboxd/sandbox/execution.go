@@ -18,10 +18,10 @@ const (
 	ExecInterrupted ExecutionState = "interrupted" // a client interrupted it
 	ExecTimedOut    ExecutionState = "timed_out"   // it ran longer than TimeoutSeconds
 	ExecKernelDied  ExecutionState = "kernel_died" // Death has the cause
-	ExecLost        ExecutionState = "lost"        // its sandbox was terminated or lost its state, or it never started; Reason has the details
+	ExecLost        ExecutionState = "lost"        // its sandbox was terminated or rewound, or it never started; see Reason
 )
 
-// Final reports whether the execution has ended, so that its state and output do not change any more.
+// Final reports whether an execution in this state has ended.
 func (s ExecutionState) Final() bool { return s != ExecQueued && s != ExecRunning }
 
 // Execution is one run of code in a sandbox. It continues when the call that started it ends.
@@ -30,7 +30,7 @@ type Execution struct {
 	SandboxID      ID             `json:"sandbox_id"`
 	Language       Language       `json:"language"`
 	State          ExecutionState `json:"state"`
-	Reason         string         `json:"reason,omitempty"`       // a sentence that explains the state, if it needs an explanation
+	Reason         string         `json:"reason,omitempty"`       // a sentence that explains the state, if necessary
 	KernelEpoch    int            `json:"kernel_epoch,omitempty"` // of the kernel that ran it; absent while queued
 	TimeoutSeconds int            `json:"timeout_seconds"`
 	CreateTime     time.Time      `json:"create_time"`
@@ -75,7 +75,7 @@ const (
 	DiedExit        DeathCause = "exit"          // the process exited by itself; ExitCode is set
 	DiedSignal      DeathCause = "signal"        // a signal killed it; Signal is set
 	DiedOutOfMemory DeathCause = "out_of_memory" // it reached a memory limit
-	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended it with SIGTERM or SIGKILL, because SIGINT did not stop the code
+	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended it, because the code did not stop otherwise
 	DiedStart       DeathCause = "start"         // it did not start; Detail has the reason
 )
 
@@ -92,8 +92,8 @@ type KernelDeath struct {
 // client follows the kernel between executions.
 type Interlude struct {
 	// LateBytes is the number of bytes that a thread, a timer or a child process printed between the executions, and
-	// LateText is the end of that text. The text belongs to no execution, also not to the one that contains this
-	// Interlude.
+	// LateText is the end of that text. The text does not belong to any execution, including the one that contains
+	// this Interlude.
 	LateBytes int64  `json:"late_bytes,omitempty"`
 	LateText  string `json:"late_text,omitempty"`
 	// AsOf is set if the sandbox's processes died and its state was restored from a checkpoint. It is the time of that
@@ -142,7 +142,7 @@ type OmitReason string
 // The reasons why text can be missing.
 const (
 	OmittedByWindow OmitReason = "window" // it is stored: a request with its Offset returns it
-	OmittedByLimit  OmitReason = "limit"  // it exceeded MaxOutputBytes and was not stored
+	OmittedByLimit  OmitReason = "limit"  // it is not stored, for example because it exceeded MaxOutputBytes
 )
 
 // Window selects the part of an execution's output that an answer contains. Of the stored text from Offset on, it

@@ -59,9 +59,9 @@ const (
 	MaxCodeBytes   = 1 * MiB   // size of the code of one execution
 	MaxFileBytes   = 100 * MiB // size of one file that is written or read
 	MaxFiles       = 100       // number of files in one request
-	MaxOutputBytes = 16 * MiB  // text stored of one execution; further text is counted, and its last TailBytes are stored too
-	TailBytes      = 256 << 10 // text stored from the end of the text that exceeds MaxOutputBytes
+	MaxOutputBytes = 16 * MiB  // text stored from the start of an execution's output; further text is counted
+	TailBytes      = 256 << 10 // text stored from the end of the output, if that exceeds MaxOutputBytes
 	MaxRichBytes   = 32 * MiB  // pictures and other rich values stored of one execution
-	MaxValues      = 1000      // number of rich values stored of one execution; further ones are counted, and the last one is stored too
-	MaxErrors      = 100       // number of error events stored of one execution; one more event represents all further errors
+	MaxValues      = 1000      // rich values stored of one execution; further ones are counted, and the last is stored
+	MaxErrors      = 100       // error events stored of one execution; one more event represents all further errors
 )

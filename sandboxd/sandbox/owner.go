@@ -7,8 +7,8 @@ import (
 
 // Owner identifies the user that a request acts for, and the user that a sandbox belongs to. The zero value is
 // [Operator]: the person who runs the daemon, and every client that can connect to its socket. The operator can access
-// all sandboxes. Any other owner can access only the sandboxes that it created; for all others it gets the same answer
-// as if they did not exist.
+// all sandboxes. Any other owner can access only the sandboxes that it created. Its requests for other sandboxes get
+// the same answer as requests for sandboxes that do not exist.
 type Owner string
 
 // Operator is the owner of requests and sandboxes that belong to no named owner.

@@ -83,7 +83,7 @@ type Sandbox struct {
 	Engine      string    `json:"engine"`  // such as docker or gvisor
 	Runtime     string    `json:"runtime"` // such as runc or runsc
 	Limits      Limits    `json:"limits"`
-	ForkOf      ID        `json:"fork_of,omitempty"` // the sandbox that it was forked from, which may have been deleted since
+	ForkOf      ID        `json:"fork_of,omitempty"` // the sandbox that it was forked from; it may be deleted
 	CreateTime  time.Time `json:"create_time"`
 	ExpireTime  time.Time `json:"expire_time"`
 	LastUsed    time.Time `json:"last_used_time"`

@@ -16,7 +16,7 @@ import (
 // implements [net.Listener].
 type Listener struct {
 	pipes Pipes
-	free  chan struct{} // has capacity 1, and holds a value while no stream is open
+	free  chan struct{} // has capacity 1; holds a value if neither a stream nor Accept uses the pipes
 }
 
 // Listen returns a listener on the stdin and stdout of the current process, which must be pipes.
@@ -86,9 +86,9 @@ func (l *Listener) ticket() (ticket []byte, err error) {
 				failed = err
 				return true
 			case n == 0:
-				// The engine has closed the other end. Discard a partial ticket. After the next restore, the descriptor
-				// refers to a new pipe. Until the poller reports that this one is readable, another read would only
-				// return the end of the file.
+				// The engine has closed the other end, so discard a partial ticket. After the next restore, the
+				// descriptor refers to a new pipe, and the poller reports when that is readable. A read before then
+				// would return the end of the file again.
 				have = 0
 				return false
 			}
@@ -119,7 +119,7 @@ func (c *accepted) Close() error {
 		go func() {
 			_, _ = io.Copy(io.Discard, c.In)
 			_ = c.Out.SetWriteDeadline(time.Now().Add(lastWords))
-			_, _ = c.Out.Write(c.ticket) // an error is ignored: an engine that does not read the ticket does not wait for it
+			_, _ = c.Out.Write(c.ticket) // if it fails, the engine stops waiting after lastWords
 			_ = c.Out.SetWriteDeadline(time.Time{})
 			c.free <- struct{}{}
 		}()

@@ -102,7 +102,7 @@ func (h *half) end() bool {
 	h.over = true
 	if first {
 		past := time.Unix(1, 0)
-		_ = h.Pipes.SetDeadline(past) // unblocks reads and writes in progress; a pipe that is closed already needs no deadline
+		_ = h.Pipes.SetDeadline(past) // unblocks reads and writes in progress; a closed pipe needs no deadline
 	}
 	h.mu.Unlock()
 	if first {

@@ -11,9 +11,9 @@
 // When a sandbox starts, and each time its memory is restored, its guest gets new pipes. One stream uses them:
 //
 //  1. The engine sends a ticket: 16 random bytes.
-//  2. The guest sends [Joined]. All further bytes in both directions are the content of the stream.
+//  2. The guest sends [Joined]. The bytes that follow, in both directions, are the content of the stream.
 //  3. The engine closes its end of the guest's stdin.
-//  4. The guest sends the ticket. This tells the engine that the guest has closed the stream, and that its memory may be saved.
+//  4. The guest sends the ticket: it has closed the stream, and the engine may save its memory.
 //
 // For any further stream until the next restore, the engine runs `guest connect`.
 package stdio
@@ -45,8 +45,8 @@ type Stream struct {
 	once   sync.Once
 }
 
-// New returns a stream over p, which takes over both files. p must be new pipes, whose other ends are the guest's stdin
-// and stdout or will become these. The caller must close the stream.
+// New returns a stream over p. p must be new pipes whose other ends are the guest's stdin and stdout, or will be. Close
+// closes both files. The caller must close the stream.
 func New(p Pipes) *Stream {
 	s := &Stream{half: half{Pipes: p}, ticket: make([]byte, ticketBytes), ended: make(chan struct{})}
 	_, _ = rand.Read(s.ticket) // it never fails
@@ -66,7 +66,7 @@ func (s *Stream) Open(ctx context.Context) error {
 // be called more than once.
 func (s *Stream) Close() error {
 	s.once.Do(func() {
-		s.end() // before the guest sends the ticket, which a concurrent Read could consume
+		s.end() // a concurrent Read could consume the ticket
 		s.Out.Close()
 		go func() {
 			defer close(s.ended)

@@ -1,8 +1,8 @@
 // Package wire contains the parts of JSON over HTTP that the REST API (package api), the guest and the MCP server
 // share.
 //
-//   - [ReadJSON], [Decode], [WriteJSON], [WriteError]: requests and answers of limited size, and the mapping between error kinds
-//     and HTTP statuses (wire.go)
+//   - [ReadJSON], [Decode], [WriteJSON], [WriteError]: requests and answers of limited size, and the mapping
+//     between error kinds and HTTP statuses (wire.go)
 //   - [CheckShape]: limits for the number and the depth of JSON values (shape.go)
 //   - [Budget], [Reserve]: limits for the memory of all large answers together (budget.go)
 //   - [WaitAllowed], [WorkAllowed]: the limit for the number of requests that wait for an execution (waiting.go)
@@ -82,7 +82,7 @@ func WriteError(w http.ResponseWriter, err error) {
 }
 
 // ReadJSON decodes a request's body of at most limit bytes, [MaxValues] values and [MaxDepth] levels into v. It returns
-// an error of kind invalid for a body beyond a limit, for an unknown field, and if another value follows the first.
+// an error of kind invalid for a body beyond a limit, for an unknown field, and if anything follows the value.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	dec := json.NewDecoder(&shapedReader{r: http.MaxBytesReader(w, r.Body, limit), shape: shape{most: MaxValues}})
 	dec.DisallowUnknownFields()
@@ -132,8 +132,8 @@ func Decode(resp *http.Response, limit int64, v any) error {
 }
 
 // ReadError returns the error that an answer reports. The status determines the kind of the error, not the body. If the
-// body is not that of [WriteError], for example because a proxy sent the answer, the error has no kind and contains
-// only the status. The caller must close the body.
+// body is not that of [WriteError], for example because a proxy sent the answer, the error contains only the
+// status, and its kind is internal. The caller must close the body.
 func ReadError(resp *http.Response) error {
 	const most = 64 << 10
 	var body errorBody
