@@ -75,7 +75,7 @@ const (
 	DiedExit        DeathCause = "exit"          // the process exited by itself; ExitCode is set
 	DiedSignal      DeathCause = "signal"        // a signal killed it; Signal is set
 	DiedOutOfMemory DeathCause = "out_of_memory" // it reached a memory limit
-	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended it, because the code did not stop otherwise
+	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended it: the code did not stop
 	DiedStart       DeathCause = "start"         // it did not start; Detail has the reason
 )
 

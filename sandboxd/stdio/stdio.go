@@ -66,7 +66,7 @@ func (s *Stream) Open(ctx context.Context) error {
 // be called more than once.
 func (s *Stream) Close() error {
 	s.once.Do(func() {
-		s.end() // a concurrent Read could consume the ticket
+		s.end() // otherwise a concurrent Read could consume the ticket
 		s.Out.Close()
 		go func() {
 			defer close(s.ended)

@@ -132,8 +132,8 @@ func TestCloseWhileBothAreBusy(t *testing.T) {
 }
 
 // TestLives simulates restores of a guest. It checks that a stream can be opened after each of them, even if the
-// previous engine ended after it had sent a part of a ticket, and that the guest uses almost no CPU time while it waits
-// for a stream.
+// previous engine process ended after it had sent a part of a ticket, and that the guest uses almost no CPU time while
+// it waits for a stream.
 func TestLives(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)
