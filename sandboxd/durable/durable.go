@@ -2,7 +2,10 @@
 //
 // A file that is created and renamed without fsync can be empty, torn or missing after a power cut, even if the rename
 // is on disk. [WriteFile] and [Create] write a temporary file in the same folder, sync it, rename it and sync the
-// folder. [Replace] does not sync: it is for files whose readers treat an empty or torn file like a missing one.
+// folder. [Replace] does not sync: it is for files whose readers treat an empty or torn file like a missing one, and for
+// files that the caller syncs later with [SyncFile] and [SyncDir].
+//
+// The daemon, the gVisor engine, the MCP server and the image builder use it.
 package durable
 
 import (
