@@ -2,9 +2,9 @@
 """Pins requirements.in: writes requirements.txt with versions and the wheels' SHA-256.
 
 Run from anywhere: python3 image/pin.py
-It needs pip and PyPI. For each name it takes the newest version that requirements.in allows and that
-has a wheel for the image's Python on both processors, and downloads those wheels to learn
-their hashes.
+It needs pip and PyPI. For each name it takes the newest version that requirements.in allows and that has a wheel for the
+image's Python on x86_64, and requires a wheel of the same version on aarch64. It downloads these wheels to compute their
+hashes.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 PYTHON = "3.13"
-GLIBC = range(17, 42)  # manylinux_2_17 (manylinux2014) … manylinux_2_41: trixie's
+GLIBC = range(17, 42)  # manylinux_2_17 (manylinux2014) to manylinux_2_41, the glibc of trixie
 MACHINES = ["x86_64", "aarch64"]
 HEADER = """\
 # Made by image/pin.py from requirements.in: do not edit.

@@ -1,7 +1,7 @@
 """The Python kernel: runs one cell after another in one namespace. See docs/kernel-protocol.md.
 
-The program is the package beside this file. After the kernel has sent `ready` it removes this folder from sys.path, and adds the working directory and the
-user's site packages. None of the user's files runs before that.
+This file starts the package dormouse_kernel in the same folder. After the kernel has sent `ready`, it removes this folder
+from sys.path and adds the working directory and the user's site packages. Python runs none of the user's files before that.
 """
 
 import signal

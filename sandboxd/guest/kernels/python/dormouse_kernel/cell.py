@@ -1,8 +1,8 @@
-"""Compiles a cell and runs it: the last expression's value is the result, and `await` works at the top level.
+"""Compiles and runs cells. The value of a cell's last expression is its result, and `await` works at the top level.
 
-A cell without a top-level await runs outside of any event loop, so that asyncio.run() works in it; one with an await runs as a
-task on one loop that lives as long as the kernel. That is also the loop that asyncio.get_event_loop() answers, and where asyncio.create_task() puts
-tasks when no loop runs; they go on while cells await.
+A cell without a top-level await runs outside of any event loop, so that asyncio.run() works in it. A cell with a top-level
+await runs as a task on one event loop, which lives as long as the kernel. asyncio.get_event_loop() returns this loop. When
+no loop runs, asyncio.create_task() creates the task on this loop, and the task continues while later cells await.
 """
 
 import __future__
@@ -37,9 +37,10 @@ class Cells:
         asyncio.create_task = asyncio.tasks.create_task = self._create_task(asyncio.create_task)
 
     def run(self, source, transform, transform_ast=None):
-        """Runs source and returns its last expression's value; None when there is none, or when it ends with a semicolon.
+        """Runs source and returns the value of its last expression, or None if it has none or ends with a semicolon.
 
-        What is not Python as it stands (`!ls`, `%time`, an indented block) goes through transform first.
+        If source is not valid Python (`!ls`, `%time`, an indented block), run calls transform and runs the text that it
+        returns. transform_ast, if given, may change the syntax tree before it is compiled.
         """
         name = NAME.format(self.count)
         flags = self._future | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -97,8 +98,9 @@ class Cells:
         return self._loop
 
     def _run_until_complete(self, coroutine):
-        """Runs the loop until coroutine is done. SIGINT while the loop waits cancels the task, so that its `finally` blocks run;
-        one while code runs, or a second one, raises KeyboardInterrupt on the spot."""
+        """Runs the loop until coroutine is done. A SIGINT that arrives while the loop waits cancels the task, so that the
+        task's `finally` blocks run. A SIGINT that arrives while code runs, and any second one, raises KeyboardInterrupt at
+        once."""
         loop, interrupted = self._loop, False
         task = loop.create_task(coroutine)
 
@@ -134,7 +136,7 @@ class Cells:
 
 
 def _ends_with_semicolon(source):
-    """Whether the last token is a semicolon: `plot();  # no text, please` counts, a comment that ends with one does not."""
+    """Reports whether the last token of source, apart from comments, is a semicolon, as in `plot();  # shows no value`."""
     last = None
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):

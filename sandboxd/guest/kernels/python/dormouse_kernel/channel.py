@@ -1,7 +1,10 @@
-"""The messages to the guest: one JSON object a line on fd 4, and one byte back on fd 5 for each `sync`.
+"""Sends messages to the guest: one JSON object per line on fd 4.
 
-Any thread may print at any time, so everything here happens under one lock; the interrupts' shield around it keeps a SIGINT
-from tearing a line apart. The lock is re-entrant because a destructor that prints can run in the middle of our own code.
+The guest answers each `sync` and each `begun` with one byte on fd 5.
+
+Any thread may print at any time, so one lock guards the state of the channel. A shield (see interrupts.py) is held around
+the lock, so that a KeyboardInterrupt cannot leave a message half written. The lock is re-entrant because Python can run a
+destructor that prints while the same thread holds the lock.
 """
 
 import json
@@ -17,7 +20,8 @@ GATHER_SECONDS = 0.03
 CHUNK = 1 << 20  # characters of text in one message; each can become six bytes of JSON, and a line has at most 16 MiB
 MAX_LINE = 16 << 20
 
-# Output of a process that is started in one of these ways must not overtake ours.
+# The audit events of calls that start a process. The guest must read all text printed before such a call before the
+# process prints anything.
 SPAWNS = frozenset({
     "subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "pty.spawn",
 })
@@ -45,7 +49,7 @@ class Channel:
         threading.Thread(target=self._flush_regularly, name="dormouse-flush", daemon=True).start()
 
     def text(self, kind, text):
-        """Sends what the code printed: kind is "stdout" or "stderr"."""
+        """Sends text that the code printed; kind is "stdout" or "stderr". Gathers small texts for up to GATHER_SECONDS."""
         with self._shield, self._lock:
             if self.forked:
                 _write(1 if kind == "stdout" else 2, _utf8(text))
@@ -61,7 +65,7 @@ class Channel:
                 self._gathered.set()
 
     def send(self, kind, **fields):
-        """Sends a message after all the text before it. False means that it was too long."""
+        """Sends the gathered text and then a message. Returns False, without sending the message, if it is too long."""
         with self._shield, self._lock:
             if self.forked:
                 return True
@@ -69,7 +73,7 @@ class Channel:
             return self._line({"type": kind, **fields})
 
     def sync(self):
-        """Returns when the guest has read everything before; what a subprocess prints now comes after it."""
+        """Waits until the guest has read all earlier messages, so that output of a subprocess started now follows them."""
         with self._shield, self._lock:
             if self.forked or self._flushing:
                 return
@@ -82,7 +86,7 @@ class Channel:
             self._flush()
 
     def begin(self, execution):
-        """Begins an execution. Returns when the guest has read all earlier output, so that later output belongs to the execution."""
+        """Begins an execution once the guest has read all earlier output, so that later output belongs to the execution."""
         with self._shield, self._lock:
             self._flush()
             self.id = execution

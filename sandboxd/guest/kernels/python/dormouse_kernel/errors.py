@@ -1,4 +1,4 @@
-"""Exceptions as the guest gets them: a name, a message and a traceback, plain text, none of the frames ours."""
+"""Formats exceptions for the guest: a name, a message and a traceback in plain text, without the kernel's own frames."""
 
 import os
 import traceback
@@ -9,7 +9,7 @@ MAX_TRACEBACK = 64 << 10
 
 
 def describe(exception, hidden=()):
-    """The name, message and traceback of exception. Frames of files that start with one of hidden are left out."""
+    """Returns the name, message and traceback of exception, without frames of files whose paths start with one of hidden."""
     kind = type(exception)
     name = kind.__name__
     if isinstance(exception, SystemExit):
@@ -33,7 +33,7 @@ def describe(exception, hidden=()):
 
 
 def cut(text, limit):
-    """text, or its beginning and its end and how much is missing between them."""
+    """Returns text. If it is longer than limit, replaces the middle by a note that says how many characters are left out."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -48,7 +48,7 @@ def _text(exception):
 
 
 def _chain(described):
-    """described, and all that it was caused by or happened during."""
+    """Yields described and, recursively, the exceptions linked to it: causes, contexts and members of exception groups."""
     seen, todo = set(), [described]
     while todo:
         each = todo.pop()
@@ -60,7 +60,7 @@ def _chain(described):
 
 
 def _from_cell(stack):
-    """stack from the outermost cell on: what stands outside of it, such as asyncio's loop, is not the user's."""
+    """Returns stack from the first frame of a cell on. The frames before it, such as those of asyncio, are not user code."""
     for index, frame in enumerate(stack):
         if frame.filename.startswith("<cell "):
             return stack[index:]
@@ -68,7 +68,7 @@ def _from_cell(stack):
 
 
 def _shorten(described):
-    """Where an interrupt hit: the cell's own frames, and not what it may have interrupted in the middle of an `except`."""
+    """Keeps the last three frames, of the cell if it has any, and drops linked exceptions, which did not cause the interrupt."""
     own = [frame for frame in described.stack if frame.filename.startswith("<cell ")]
     described.stack[:] = own[-3:] or described.stack[-3:]
     described.__cause__ = described.__context__ = None

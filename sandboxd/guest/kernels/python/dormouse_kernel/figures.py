@@ -1,14 +1,15 @@
-"""matplotlib figures: each is shown once, as PNG, at plt.show() or at the end of its cell, and closed then.
+"""Shows matplotlib figures. Each is shown once, as PNG, at plt.show() or at the end of its cell, and is then closed.
 
-No backend of our own: MPLBACKEND=agg, which subprocesses may inherit, draws, and what Agg does not know, to show a figure, is taught
-to the base class of all figure managers. So matplotlib.use("Agg"), which much code calls, changes nothing.
+The kernel has no matplotlib backend of its own. It sets MPLBACKEND=agg, which subprocesses may inherit. Agg draws figures
+but has no way to show them, so the kernel adds show() to the base class of all figure managers. So matplotlib.use("Agg"),
+which much code calls, changes nothing.
 """
 
 import io
 import os
 import sys
 
-MAX_PIXELS = 2000  # of the longer side; a model does not use more
+MAX_PIXELS = 2000  # of the longer side; models do not use larger images
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -21,12 +22,12 @@ def prepare(publish):
 
 
 def on_import(backend_bases):
-    """Called when matplotlib.backend_bases has been imported."""
+    """Adds show() to all figure managers. imports.Hooks calls it once matplotlib.backend_bases has been imported."""
     backend_bases.FigureManagerBase.show = lambda manager: show(manager.canvas.figure)
 
 
 def show_all():
-    """Shows what the cell drew and did not show or close itself."""
+    """Shows the figures that the cell drew but neither showed nor closed."""
     pylab_helpers = sys.modules.get("matplotlib._pylab_helpers")
     if pylab_helpers:
         for manager in pylab_helpers.Gcf.get_all_fig_managers():
@@ -53,7 +54,7 @@ def is_figure(value):
 
 
 def png(figure):
-    """The PNG of figure. A figure that is shown as a value is not shown again at the end of the cell."""
+    """Returns figure as PNG and closes it, so that a figure shown as a value is not shown again at the end of the cell."""
     longer = max(figure.get_size_inches())
     image = io.BytesIO()
     try:

@@ -1,4 +1,4 @@
-"""What to do once the user has imported a module: no module is imported for its own sake, but those that a snapshot is to have."""
+"""Adjusts modules once the user has imported them, and imports common modules before a snapshot is made."""
 
 import contextlib
 import importlib
@@ -12,7 +12,7 @@ _AHEAD = "numpy", "pandas", "matplotlib.pyplot"
 
 
 class Hooks:
-    """A finder in front of the others, which finds what they find and calls a function when the module has run."""
+    """An import finder that delegates to the other finders and calls the function given for a module after its import."""
 
     def __init__(self, functions):
         self._functions = dict(functions)
@@ -50,7 +50,7 @@ class Hooks:
 
 
 def ahead():
-    """Imports modules before anybody asks for them. No name is bound to them, and what can't be imported is said when somebody does."""
+    """Imports common modules without binding names. Ignores errors, because the user's own import reports them."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for name in _AHEAD:
@@ -59,7 +59,7 @@ def ahead():
 
 
 def add_user_site():
-    """Adds the user's site packages to sys.path as Python does without -s: before the system's, and with .pth files and usercustomize."""
+    """Adds the user's site packages, .pth files and usercustomize, before the system's, as Python does without -s."""
     folder = site.getusersitepackages()
     before = list(sys.path)
     site.ENABLE_USER_SITE = True
@@ -73,7 +73,7 @@ def add_user_site():
 
 
 def widen_pandas(pandas):
-    """Frames are read by a model, not on a terminal of 80 columns."""
+    """Lets pandas print larger frames, because a model reads them, not a person on a terminal of 80 columns."""
     pandas.set_option("display.width", 200)
     pandas.set_option("display.max_columns", 50)
     pandas.set_option("display.max_rows", 60)
@@ -86,7 +86,7 @@ def refuse_getpass(getpass):
 
 
 def keep_fork(context):
-    """Processes start by fork, also where Python 3.14 would not: a function from a cell exists in no file to import."""
+    """Keeps fork as multiprocessing's default in Python 3.14: other start methods cannot import functions defined in a cell."""
     default = context._default_context
     if default._default_context.get_start_method() == "forkserver":
         default._default_context = context._concrete_contexts["fork"]

@@ -1,36 +1,37 @@
-"""SIGINT becomes KeyboardInterrupt in the user's code, and in nothing else.
+"""Turns SIGINT into a KeyboardInterrupt in the user's code, and never in the kernel's own code.
 
-A Python signal handler runs between any two bytecodes of the main thread, so it may only raise while the user's code runs
-(`armed`), and not while that code is inside ours, with a lock held or a message half written (`shield`). An interrupt that
-comes inside a shield is raised when it is left.
+A Python signal handler can run between any two bytecodes of the main thread. The handler therefore raises only while the
+user's code runs (`armed`). It does not raise while that code is inside a kernel function that holds a lock or writes a
+message. Such functions use a shield, `with interrupts:`. If SIGINT arrives inside a shield, KeyboardInterrupt is raised
+when the shield ends.
 """
 
 import signal
 import threading
 import time
 
-# Several signals within this time are one interrupt. This also makes sure that no signal hits the few instructions
-# between the first signal and the end of the cell.
+# Signals that arrive within this many seconds of an interrupt are ignored. So a repeated signal cannot raise again in the
+# few instructions between the first KeyboardInterrupt and the end of the cell.
 BURST = 0.05
 
 
 class Interrupts:
     def __init__(self):
         self.armed = False
-        self.cancel = None  # set while an event loop runs: cancels its task and returns True, if the loop is waiting
+        self.cancel = None  # set while an event loop runs; if the loop is waiting, cancels its task and returns True
         self._main = threading.get_ident()
         self._shields = 0
         self._pending = False
         self._last = 0.0
 
     def install(self):
-        """Makes SIGINT ours; again before each cell, since user code may have taken it."""
+        """Installs the SIGINT handler. Called before each cell, because user code may have replaced the handler."""
         self._last = 0.0
         if signal.getsignal(signal.SIGINT) != self._on_signal:
             signal.signal(signal.SIGINT, self._on_signal)
 
     def guarded(self, function, *args):
-        """Calls function so that SIGINT raises in it; returns (its value, None) or (None, the exception)."""
+        """Calls function, in which SIGINT raises KeyboardInterrupt. Returns (its value, None) or (None, the exception)."""
         self._pending = False
         try:
             try:
@@ -43,7 +44,7 @@ class Interrupts:
             return None, exception
 
     def __enter__(self):
-        """`with interrupts:` is a shield, and costs nothing to other threads than the main one."""
+        """Begins a shield, inside which SIGINT raises nothing. Does nothing in threads other than the main thread."""
         if threading.get_ident() == self._main:
             self._shields += 1
 

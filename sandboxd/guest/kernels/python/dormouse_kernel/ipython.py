@@ -1,14 +1,14 @@
-"""What is around a cell with IPython: its magics, its formatters, its display(). The cell itself runs as without it, so that
-results, errors and interrupts do not depend on what an image has.
+"""Runs cells in an image with IPython, and provides its magics, formatters and display().
 
-No history, no profile, no colours, nothing in $HOME.
+cell.py runs the cell itself, as without IPython. So results, errors and interrupts do not depend on whether the image has
+IPython. IPython's history, profile and colours are off, and nothing is written to $HOME.
 """
 
 import builtins
 import os
 import sys
 
-sys.modules["jedi"] = None  # jedi is for completion, which we don't offer, and its import takes a third of the start
+sys.modules["jedi"] = None  # only for completion, which the kernel lacks; importing jedi takes a third of the start time
 try:
     import IPython
     from IPython.core import interactiveshell
@@ -25,12 +25,12 @@ from .figures import png
 from .plain import system
 
 
-# These have only the text form, and asking ten formatters takes longer than the cell.
+# Values of these types have only a text form. Calling all ten formatters for one takes longer than the cell.
 PLAIN = frozenset({int, float, bool, str, bytes})
 
 
 class Store(dict):
-    """IPython's persistent store (%store, %alias), which lasts as long as the kernel."""
+    """A replacement for IPython's persistent database (%store, %alias) that keeps its values in memory only."""
 
     def __init__(self, root):
         super().__init__()
@@ -40,7 +40,7 @@ interactiveshell.PickleShareDB = Store
 
 
 class Hook(DisplayHook):
-    """The result of a cell that runs inside a cell, as in %%capture."""
+    """IPython's display hook. It sends a value as the kernel's result."""
 
     def __call__(self, value=None):
         if value is not None:
@@ -49,7 +49,7 @@ class Hook(DisplayHook):
 
 class Publisher(DisplayPublisher):
     def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **_):
-        # %%capture replaces this publisher by its own, so it needs no support here.
+        # %%capture replaces this publisher by its own, so this method need not support %%capture.
         self.shell.dormouse.publish(data)
 
     def clear_output(self, wait=False):
@@ -77,7 +77,7 @@ class Shell(InteractiveShell):
         return "inline", "agg"  # these are always used here
 
     def showtraceback(self, exc_tuple=None, *_, **__):
-        """An error that IPython caught: in a formatter, in %run, in a cell inside a cell."""
+        """Sends an exception that IPython caught in a formatter, in %run or in a cell that runs inside another cell."""
         exception = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
         if exception is not None:
             self.dormouse.caught(exception)

@@ -1,4 +1,4 @@
-"""Reads requests, runs cells, says how they ended."""
+"""Reads requests, runs cells and reports how they ended."""
 
 import faulthandler
 import importlib.util
@@ -53,10 +53,10 @@ class Kernel:
             "getpass": imports.refuse_getpass,
             "multiprocessing.context": imports.keep_fork,
         }))
-        # Python warns about a fork of a process with several threads. Our thread, which sends the printed text, holds
-        # no lock during a fork.
+        # Python warns when a process with several threads forks. Here the fork is safe: the kernel's second thread, which
+        # sends the printed text, holds no lock during a fork.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        faulthandler.enable(file=2, all_threads=False)  # reports where C code crashed; the guest removes our frames
+        faulthandler.enable(file=2, all_threads=False)  # prints where C code crashed; the guest removes the kernel's frames
         randomness.freeze()
         self.channel.send("ready", language="python", version=platform.python_version(), runner=self.runner.name)
         del sys.path[0]  # the folder of this program
@@ -66,7 +66,7 @@ class Kernel:
         sys.path.insert(0, "")
 
     def restore(self):
-        """Undoes what user code may have done to what it shares with us."""
+        """Restores the state that the user's code shares with the kernel and may have changed."""
         self.interrupts.install()
         self.stdio.restore()
         sys.displayhook = self.result
@@ -92,14 +92,14 @@ class Kernel:
         self.channel.done(status)
 
     def renew(self):
-        """Makes random state new: this process is a copy."""
+        """Gives new random state to this process, whose memory is a copy, and sends `renewed`."""
         complaints = "".join(f"{complaint}\n" for complaint in randomness.renew())
         if complaints:
             self.channel.text("stderr", complaints)
         self.channel.send("renewed", text=complaints)
 
     def warm(self):
-        """Imports what most code will: this process is to be copied."""
+        """Imports common modules before this process is copied, so that the copies have them, and sends `warm`."""
         imports.ahead()
         randomness.freeze()
         self.channel.send("warm")
@@ -126,7 +126,7 @@ class Kernel:
         self.channel.send("error", id=self.channel.id, name=name, message=message, traceback=traceback)
 
     def result(self, value):
-        """Sends value as the cell's result; `_` is the last one."""
+        """Sends value as the cell's result and stores it in `_`; does nothing if value is None."""
         if value is None:
             return
         hook = getattr(value, "_ipython_display_", None)

@@ -1,4 +1,4 @@
-"""Values as MIME bundles: what a value says about itself, as strings, within the protocol's limits."""
+"""Converts values to MIME bundles, which map MIME types to strings, within the protocol's limits."""
 
 import json
 from binascii import b2a_base64
@@ -24,12 +24,12 @@ METHODS = {
 
 
 def bundle(value):
-    """The bundle of value by the methods that notebooks know: _repr_html_() and its kin."""
+    """Returns the MIME bundle of value, made by the methods that notebooks call, such as _repr_html_()."""
     data = {"text/plain": repr(value)}
     if is_figure(value):
         data["image/png"] = png(value)
         return data
-    if isinstance(value, type):  # a class has the methods for its instances
+    if isinstance(value, type):  # the methods of a class are for its instances
         return data
     whole = _ask(value, "_repr_mimebundle_", include=None, exclude=None)
     if whole is not None:
@@ -53,7 +53,7 @@ def _ask(value, method, **arguments):
 
 
 def clean(data):
-    """data as the protocol wants it: bytes as base64, JSON as its text, too long values left out with a note."""
+    """Returns data as the protocol requires: binary types as base64, JSON as text, and a note for each value that is too long."""
     if "image/png" in data:
         data = {mime: value for mime, value in data.items() if mime != "image/jpeg"}
     cleaned, notes, total = {}, [], 0

@@ -1,4 +1,4 @@
-"""What is around a cell on the standard library alone: display(), and lines such as `!ls`."""
+"""Runs cells without IPython. Provides display(), lines such as `!ls`, and a few magics."""
 
 import builtins
 import os
@@ -18,7 +18,7 @@ IGNORED = ("matplotlib", "config", "autosave")
 
 
 def system(command):
-    """Runs command in the shell; what it prints goes to the kernel's own stdout and stderr."""
+    """Runs command in the shell with fds 1 and 2 of the kernel. Returns its exit code, or 128 plus the signal's number."""
     shell = os.environ.get("SHELL")
     status = subprocess.call(command, shell=True, executable=shell if shell and os.path.exists(shell) else None)
     return status if status >= 0 else 128 - status
@@ -44,7 +44,7 @@ class Plain:
         return bundle(value)
 
     def display(self, *values, raw=False, **_):
-        """Shows values; with raw=True each is a MIME bundle itself."""
+        """Shows values. With raw=True, each value must be a MIME bundle and is shown as it is."""
         for value in values:
             if raw:
                 self._publish(value)
@@ -54,7 +54,7 @@ class Plain:
                 self._publish(bundle(value))
 
     def _transform(self, code):
-        """Makes Python of code that is not, as IPython would: an indented block, lines that start with ! or %."""
+        """Translates indented blocks and lines that start with ! or % to Python, as IPython does."""
         if code[:1].isspace():
             code = textwrap.dedent(code.lstrip("\n") if code.strip() else "")
         magic = CELL_MAGIC.match(code)

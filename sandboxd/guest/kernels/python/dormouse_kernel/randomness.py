@@ -1,6 +1,7 @@
-"""Gives new random state to a kernel whose memory was copied. Otherwise its generators would draw the same values as those of the other copies.
+"""Gives new random state to a kernel whose memory was copied.
 
-Functions that ask the operating system each time (os.urandom, secrets, SystemRandom, uuid4) need nothing.
+Without new state, the random generators of all copies would return the same values. Functions that get their random bytes
+from the operating system each time (os.urandom, secrets, SystemRandom, uuid4) are not affected.
 """
 
 import gc
@@ -22,7 +23,7 @@ _count = 0  # how many objects were frozen after the last freeze()
 
 
 def freeze():
-    """Calls gc.freeze(), and records the generators that gc.get_objects() does not return any more after that."""
+    """Records all generators and calls gc.freeze(), after which gc.get_objects() no longer returns them."""
     global _count
     _frozen.extend(_find())
     gc.freeze()
@@ -30,8 +31,8 @@ def freeze():
 
 
 def renew():
-    """Gives new state to all generators that can be found, also to those that the user gave a seed. Returns a sentence for each library
-    whose generators could not be renewed."""
+    """Gives new state to all generators that can be found, including those that the user has seeded. Returns one sentence
+    for each library whose generators could not be renewed."""
     complaints = []
     generators = _all()
     for name, function in _FUNCTIONS.items():
@@ -54,7 +55,7 @@ def _all():
 
 
 def _find():
-    """Returns the generators that the garbage collector tracks. A generator that only C code refers to is not among them."""
+    """Returns the generators that the garbage collector tracks. It does not find one that only C code refers to."""
     wanted = tuple(getattr(sys.modules[module], name, None) for module, names in _GENERATORS.items() if module in sys.modules for name in names)
     wanted = tuple(kind for kind in wanted if isinstance(kind, type))
     kinds = {}
@@ -101,7 +102,7 @@ def _polars(polars, _):
 
 
 def _arrow(compute, _):
-    # Arrow's default seeds come from a generator that can't be renewed, so this function passes a seed.
+    # Arrow's default seeds come from a generator that can't be renewed, so with_seed passes one.
     random = compute.random
     if hasattr(random, "_dormouse"):
         return
@@ -129,8 +130,8 @@ def _sqlite(sqlite, _):
 
 
 def _uuid(uuid, _):
-    # libuuid stores a clock sequence and may store a node. Without libuuid, uuid1() asks for random bits and uses
-    # this node.
+    # libuuid stores a clock sequence and may store a node. Without libuuid, uuid1() asks for random bits and uses the
+    # node that is set below.
     uuid._generate_time_safe = None
     # This bit is never set in the address of a network card.
     uuid._node = int.from_bytes(os.urandom(6), "big") | 1 << 40

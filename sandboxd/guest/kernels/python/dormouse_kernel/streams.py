@@ -1,4 +1,4 @@
-"""sys.stdout, sys.stderr and sys.stdin of the user's code, and putting them back before each cell."""
+"""The sys.stdout, sys.stderr and sys.stdin of the user's code, which the kernel restores before each cell."""
 
 import builtins
 import codecs
@@ -14,7 +14,7 @@ REFUSAL = (
 
 
 class Stream(io.TextIOBase):
-    """Text that goes to the guest as messages. It can't be closed: it belongs to the kernel, not to the cell."""
+    """Sends the text written to it to the guest as messages. close() does nothing, because later cells use the same stream."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -38,7 +38,7 @@ class Stream(io.TextIOBase):
         return len(text)
 
     def flush(self):
-        """What was flushed is not lost when the process ends at once (os._exit, a crash)."""
+        """Sends the gathered text, so that it is not lost if the process ends without cleanup (os._exit, a crash)."""
         self._channel.flush()
 
     def fileno(self):
@@ -61,7 +61,7 @@ class Stream(io.TextIOBase):
 
 
 class Bytes(io.BufferedIOBase):
-    """sys.stdout.buffer: bytes are decoded, also when a character comes in two pieces."""
+    """The `buffer` of a Stream. Decodes UTF-8, also when a character is split between two writes."""
 
     mode = "wb"
 
@@ -93,7 +93,7 @@ class Bytes(io.BufferedIOBase):
 
 
 class Stdio:
-    """Puts back what a cell may have replaced, closed or deleted: fds 0 to 2, sys.std*, input(), the builtins."""
+    """Restores fds 0 to 2, sys.std*, input() and the builtins, which a cell may have replaced, closed or deleted."""
 
     def __init__(self, channel):
         self._stdout = Stream("stdout", 1, channel)
