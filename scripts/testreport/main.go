@@ -1,11 +1,13 @@
 // Testreport reads the output of go test -json from stdin and prints a summary for people: a line for each package, the
-// whole output of failed tests, and at the end each skipped test with its reason. It exits with 1 if anything failed.
+// whole output of failed tests, and at the end the slowest tests and each skipped test with its reason. It exits with 1 if anything failed.
 package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -27,6 +29,7 @@ func main() {
 	output := map[key][]string{}
 	var passed, failed int
 	var skips []string
+	took := map[key]float64{} // seconds
 	broken := false
 
 	in := bufio.NewScanner(os.Stdin)
@@ -48,6 +51,7 @@ func main() {
 		case "pass":
 			if e.Test != "" {
 				passed++
+				took[k] = e.Elapsed
 				delete(output, k)
 				continue
 			}
@@ -65,6 +69,9 @@ func main() {
 			broken = true
 			fmt.Printf("FAIL\t%s\t%.3fs\n", e.Package, e.Elapsed)
 		}
+	}
+	for _, k := range slowest(took, 15) {
+		fmt.Printf("SLOW: %.1fs %s %s\n", took[k], k.pkg, k.test)
 	}
 	slices.Sort(skips)
 	for _, s := range skips {
@@ -84,4 +91,17 @@ func reason(lines []string) string {
 		}
 	}
 	return "no reason given"
+}
+
+// slowest returns the n tests that took longest, except tests that consist of subtests.
+func slowest(took map[key]float64, n int) []key {
+	keys := slices.SortedFunc(maps.Keys(took), func(a, b key) int { return cmp.Compare(took[b], took[a]) })
+	parents := map[key]bool{}
+	for k := range took {
+		if i := strings.LastIndexByte(k.test, '/'); i >= 0 {
+			parents[key{k.pkg, k.test[:i]}] = true
+		}
+	}
+	keys = slices.DeleteFunc(keys, func(k key) bool { return parents[k] })
+	return keys[:min(n, len(keys))]
 }
