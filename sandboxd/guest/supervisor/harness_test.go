@@ -142,23 +142,23 @@ func start(t *testing.T, options ...option) *box {
 
 // connectTo does what `guest connect` does, with one end of a socket pair as its stdin and stdout.
 func connectTo(socket string) (net.Conn, error) {
-	lender, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	control, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, errors.Join(err, lender.Close())
+		return nil, errors.Join(err, control.Close())
 	}
 	defer syscall.Close(pair[0])
 	ours := os.NewFile(uintptr(pair[1]), "ours")
 	defer ours.Close()
-	if _, _, err := lender.WriteMsgUnix([]byte{0}, syscall.UnixRights(pair[0], pair[0]), nil); err != nil {
-		return nil, errors.Join(err, lender.Close())
+	if _, _, err := control.WriteMsgUnix([]byte{0}, syscall.UnixRights(pair[0], pair[0]), nil); err != nil {
+		return nil, errors.Join(err, control.Close())
 	}
 	go func() { // the guest ends the connection when it has closed the descriptors
-		_, _ = lender.Read(make([]byte, 1))
-		lender.Close()
+		_, _ = control.Read(make([]byte, 1))
+		control.Close()
 	}()
 	return net.FileConn(ours)
 }

@@ -4,8 +4,8 @@
 // executions in them, stores their output, moves files, and serves the daemon over one unix socket. `guest serve`
 // calls [Run]. The guest makes no policy: it gets its limits from the engine and its expiry from the daemon.
 //
-//   - Start: [Run] (supervisor.go), the HTTP routes (server.go, fileserver.go), the daemon's connections (lent.go,
-//     package stdio)
+//   - Start: [Run] (supervisor.go), the HTTP routes (server.go, fileserver.go), the daemon's connections
+//     (descriptors.go, package stdio)
 //   - Kernels: process and pipes (kernel.go, pipes.go, message.go), command line and environment (program.go), cause
 //     of death (death.go), Python's crash reports (crash.go), and the only caller of wait4 (reaper.go)
 //   - Executions: the queue of each kernel (lane.go), how an execution is stopped (ladder.go), its record
@@ -201,5 +201,5 @@ func listen(path string) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, fmt.Errorf("close the socket: %w", err)
 	}
-	return lentListener{l}, nil
+	return descriptorListener{l}, nil
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 )
 
-// TestLentDescriptors: when a connection ends, the guest closes its descriptors and then the connection to `guest
+// TestGuestReleasesDescriptors: when a connection ends, the guest closes its descriptors and then the connection to `guest
 // connect`. It does so if either of the two closes its end. It rejects a `guest connect` that sends the wrong number
 // of descriptors.
-func TestLentDescriptors(t *testing.T) {
+func TestGuestReleasesDescriptors(t *testing.T) {
 	b := start(t)
 	open := func() []string {
 		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", b.cmd.Process.Pid))
@@ -26,23 +26,23 @@ func TestLentDescriptors(t *testing.T) {
 		}
 		return fds
 	}
-	lend := func(fds ...int) *net.UnixConn {
-		lender, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: b.root + guest.SocketPath, Net: "unix"})
+	sendDescriptors := func(fds ...int) *net.UnixConn {
+		control, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: b.root + guest.SocketPath, Net: "unix"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := lender.WriteMsgUnix([]byte{0}, syscall.UnixRights(fds...), nil); err != nil {
+		if _, _, err := control.WriteMsgUnix([]byte{0}, syscall.UnixRights(fds...), nil); err != nil {
 			t.Fatal(err)
 		}
-		return lender
+		return control
 	}
-	released := func(lender *net.UnixConn) {
+	wantReleased := func(control *net.UnixConn) {
 		t.Helper()
-		lender.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if n, err := lender.Read(make([]byte, 1)); n > 0 || err == nil || os.IsTimeout(err) {
+		control.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := control.Read(make([]byte, 1)); n > 0 || err == nil || os.IsTimeout(err) {
 			t.Errorf("the guest keeps what it was lent: %d, %v", n, err)
 		}
-		lender.Close()
+		control.Close()
 	}
 	pair := func() (ours, theirs int) {
 		p, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -57,22 +57,22 @@ func TestLentDescriptors(t *testing.T) {
 	before := len(open())
 
 	ours, theirs := pair()
-	lender := lend(theirs, theirs)
+	control := sendDescriptors(theirs, theirs)
 	syscall.Close(theirs)
 	syscall.Close(ours)
-	released(lender)
+	wantReleased(control)
 
 	ours, theirs = pair()
 	defer syscall.Close(ours)
-	lender = lend(theirs, theirs)
+	control = sendDescriptors(theirs, theirs)
 	syscall.Close(theirs)
-	if err := lender.CloseWrite(); err != nil {
+	if err := control.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	released(lender)
+	wantReleased(control)
 
 	_, theirs = pair()
-	released(lend(theirs))
+	wantReleased(sendDescriptors(theirs))
 
 	if after := open(); len(after) > before {
 		t.Errorf("the guest has %d descriptors, and had %d", len(after), before)
