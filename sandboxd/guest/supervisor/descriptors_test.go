@@ -14,9 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 )
 
-// TestGuestReleasesDescriptors: when a connection ends, the guest closes its descriptors and then the connection to `guest
-// connect`. It does so if either of the two closes its end. It rejects a `guest connect` that sends the wrong number
-// of descriptors.
+// TestGuestReleasesDescriptors: when a connection ends, the guest closes its descriptors and then the connection to
+// `guest connect`. It does so if either of the two closes its end. It rejects a `guest connect` that sends the wrong
+// number of descriptors.
 func TestGuestReleasesDescriptors(t *testing.T) {
 	b := start(t)
 	open := func() []string {

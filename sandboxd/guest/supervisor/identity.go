@@ -45,9 +45,9 @@ func newIdentity(uid int) (identity, error) {
 //     goroutine runs with the wrong rights.
 func (id identity) asKernel(f func() error) error { return id.as(id.assume, f) }
 
-// thirdUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine
+// unusedUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine
 // maps users.
-const thirdUID = 65_533
+const unusedUID = 65_533
 
 // killCalls is how often killAll calls kill, because under gVisor a process that is forked during a call survives it.
 const killCalls = 10
@@ -55,7 +55,7 @@ const killCalls = 10
 // killAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It is
 // one system call of this thread, so neither a fork bomb nor code that stops processes can prevent it. kill(-1)
 // signals the processes of the caller's effective and real user, except the caller itself. During the call the
-// effective user is the kernels' user, and the real user is thirdUID instead of root, because root's processes
+// effective user is the kernels' user, and the real user is unusedUID instead of root, because root's processes
 // (`guest connect`) must not be killed.
 func (id identity) killAll() error {
 	return id.as(id.assumeForKill, func() error {
@@ -89,7 +89,7 @@ func (id identity) as(assume, f func() error) (err error) {
 // assumeForKill changes only the user ids, because kill checks no others, and does not read them back. While a fork
 // bomb runs under gVisor, each system call of the guest can take 10 ms.
 func (id identity) assumeForKill() error {
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, thirdUID, uintptr(id.uid), unchanged); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unusedUID, uintptr(id.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
 	}
 	return nil

@@ -321,9 +321,9 @@ func (k *kernel) signal(sig syscall.Signal) {
 	}
 }
 
-// blame records that the kernel is being killed because of memory or files. why returns the details and is called
-// after the death. Only the first call has an effect.
-func (k *kernel) blame(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
+// setOutOfMemory records that the kernel is being killed because of memory or files. why returns the details and is
+// called after the death. Only the first call has an effect.
+func (k *kernel) setOutOfMemory(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
 
 func (k *kernel) dead() bool {
 	select {

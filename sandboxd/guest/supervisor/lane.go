@@ -172,7 +172,7 @@ func (l *lane) follow(k *kernel, e *execution) outcome {
 	defer timeout.Stop()
 	select {
 	case status := <-k.done:
-		return finished(status)
+		return outcomeOfStatus(status)
 	case <-k.exited:
 		death := l.bury(k, sandbox.KernelDeath{})
 		return outcome{state: sandbox.ExecKernelDied, reason: death.Detail, death: &death}
@@ -183,9 +183,9 @@ func (l *lane) follow(k *kernel, e *execution) outcome {
 	}
 }
 
-// finished returns the outcome of an execution that ended by itself. The code can forge the status, but the status
-// only concerns the result of that code.
-func finished(status string) outcome {
+// outcomeOfStatus returns the outcome of an execution that ended by itself. The code can forge the status, but the
+// status only concerns the result of that code.
+func outcomeOfStatus(status string) outcome {
 	switch status {
 	case "ok":
 		return outcome{state: sandbox.ExecSucceeded}
@@ -196,9 +196,9 @@ func finished(status string) outcome {
 }
 
 // ready returns a kernel that reads requests, and starts one if necessary. If that fails, it returns the cause. It
-// kills a kernel that is not ready after patience. If ctx ends first, it returns nil and nil, and the kernel
+// kills a kernel that is not ready after maxWait. If ctx ends first, it returns nil and nil, and the kernel
 // continues to start.
-func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *sandbox.KernelDeath) {
+func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
 		l.lose(k)
@@ -212,7 +212,7 @@ func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *san
 			return nil, &death
 		}
 	}
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(maxWait)
 	defer timeout.Stop()
 	select {
 	case <-k.ready:
@@ -223,7 +223,7 @@ func (l *lane) ready(ctx context.Context, patience time.Duration) (*kernel, *san
 		return nil, &death
 	case <-timeout.C:
 		l.sup.kill(k)
-		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, patience)})
+		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, maxWait)})
 		return nil, &death
 	}
 	l.mu.Lock()
@@ -316,7 +316,7 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	l.kernel, l.starting = nil, false
 	l.lastDeath = &death
 	l.mu.Unlock()
-	l.sup.sweep(k)
+	l.sup.killLeftovers(k)
 	l.sup.watchdog.settle()
 	return death
 }

@@ -67,7 +67,7 @@ func TestStopping(t *testing.T) {
 	})
 }
 
-func TestStoppingTheStubborn(t *testing.T) {
+func TestCodeThatIgnoresSignalsIsKilled(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	b.python("kept = 42")
@@ -111,7 +111,7 @@ func TestForkBomb(t *testing.T) {
 var bomb string
 
 // TestForkBombInMachineCode: a fork bomb that does not react to the first SIGINT is killed a second later, without
-// the rest of the ladder.
+// the other stopSignals.
 func TestForkBombInMachineCode(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("NOT TESTED: the bomb is code for amd64")

@@ -55,9 +55,9 @@ func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedKernelsCanBeStopped: timeouts and interrupts work while hostile code sends SIGSTOP to the kernel and
-// traces it.
-func TestStoppedKernelsCanBeStopped(t *testing.T) {
+// TestTimeoutsAndInterruptsWorkOnStoppedKernels: timeouts and interrupts work while hostile code sends SIGSTOP to the
+// kernel and traces it.
+func TestTimeoutsAndInterruptsWorkOnStoppedKernels(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	e := b.look(b.stopEverything(3), 60)
@@ -76,9 +76,9 @@ func TestStoppedKernelsCanBeStopped(t *testing.T) {
 	}
 }
 
-// TestStoppedWhileStarting: a kernel that code stops while it starts blocks its lane for at most half a minute, and
-// then the next kernel starts.
-func TestStoppedWhileStarting(t *testing.T) {
+// TestKernelStoppedDuringStartIsReplaced: a kernel that code stops while it starts blocks its lane for at most half a
+// minute, and then the next kernel starts.
+func TestKernelStoppedDuringStartIsReplaced(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	id := b.stopEverything(600)

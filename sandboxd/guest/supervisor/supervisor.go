@@ -8,14 +8,14 @@
 //     (descriptors.go, package stdio)
 //   - Kernels: process and pipes (kernel.go, pipes.go, message.go), command line and environment (program.go), cause
 //     of death (death.go), Python's crash reports (crash.go), and the only caller of wait4 (reaper.go)
-//   - Executions: the queue of each kernel (lane.go), how an execution is stopped (ladder.go), its record
+//   - Executions: the queue of each kernel (lane.go), how an execution is stopped (stop.go), its record
 //     (execution.go), events between two executions (interlude.go), and which executions are remembered (registry.go)
 //   - Output: stored events (journal.go, blob.go, tail.go, utf8.go), parts of the output (window.go), live events
 //     (follow.go)
-//   - The workspace: reading and writing files (workspace.go, descend.go), the files that an execution changed
+//   - The workspace: reading and writing files (workspace.go, folder.go), the files that an execution changed
 //     (changes.go, scan.go)
 //   - Rights: acting as the kernels' user (identity.go)
-//   - Limits: memory (watchdog.go, memory.go, outofmemory.go), leftover processes (procs.go, sweep.go), time
+//   - Limits: memory (watchdog.go, memory.go, outofmemory.go), leftover processes (procs.go, kill.go), time
 //     (deadman.go)
 //
 // # Security model
@@ -55,8 +55,8 @@ type Config struct {
 
 func (c Config) validate() error {
 	switch {
-	case c.UID <= 0 || c.UID == thirdUID:
-		return fmt.Errorf("--uid must be above 0 and not %d: kernels must not be the guest's user", thirdUID)
+	case c.UID <= 0 || c.UID == unusedUID:
+		return fmt.Errorf("--uid must be above 0 and not %d: kernels must not be the guest's user", unusedUID)
 	case c.Memory <= 0 || c.Processes <= 0 || c.Workspace <= 0:
 		return errors.New("--memory, --processes and --workspace must be above 0")
 	case c.Expires.Unix() <= 0:

@@ -142,7 +142,7 @@ func (w *watchdog) check() int {
 	switch {
 	case code >= runaway || last != nil && code > last.code+growth && last.done():
 		for _, k := range w.living() {
-			k.blame(w.usageNow())
+			k.setOutOfMemory(w.usageNow())
 		}
 		_ = w.sup.identity.killAll() // if it fails, the next check tries again
 	case len(running) == 1 && (!settling || running[0] == last.kernel):
@@ -154,7 +154,7 @@ func (w *watchdog) check() int {
 }
 
 // settle waits until the memory of killed processes is free, which can take a moment. Otherwise the watchdog would
-// blame the next kernel for it.
+// attribute that memory to the next kernel.
 func (w *watchdog) settle() {
 	for end := time.Now().Add(settleTime); w.meter.percent(w.meter.used().total) >= settled && time.Now().Before(end); {
 		time.Sleep(watchNear)
@@ -210,7 +210,7 @@ func (w *watchdog) stop(k *kernel, why func() string) {
 	if k == nil {
 		return
 	}
-	k.blame(why)
+	k.setOutOfMemory(why)
 	k.signal(syscall.SIGKILL)
 	if last := w.lastKill.Load(); last == nil || last.kernel != k {
 		use := w.measure()

@@ -17,7 +17,7 @@ import (
 )
 
 // workspace is the folder for the files that a user reads and writes. Paths are resolved with the rights of the
-// kernels' user and never lead out of the folder (descend.go). After that, an open file is used only through its
+// kernels' user and never lead out of the folder (folder.go). After that, an open file is used only through its
 // descriptor.
 type workspace struct {
 	dir      string

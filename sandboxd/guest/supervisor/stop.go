@@ -10,16 +10,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// rung is a signal, and how long the code may take to end after it.
-type rung struct {
+// stopSignal is a signal, and how long the code may take to end after it.
+type stopSignal struct {
 	signal syscall.Signal
 	name   string
 	wait   time.Duration
 }
 
-// ladder lists the signals that stop an execution. SIGINT keeps the variables. It is repeated, because the code may
-// be in a place where one SIGINT has no effect. Code that does not react is terminated.
-var ladder = []rung{
+// stopSignals lists the signals that stop an execution. SIGINT keeps the variables. It is repeated, because the code
+// may be in a place where one SIGINT has no effect. Code that does not react is terminated.
+var stopSignals = []stopSignal{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
@@ -29,12 +29,12 @@ var ladder = []rung{
 	{syscall.SIGKILL, "SIGKILL", 0}, // no wait: kill returns when the kernel is dead
 }
 
-// stop sends the signals of ladder until the execution or its kernel has ended. A fork bomb that does not react to
+// stop sends the stopSignals in order until the execution or its kernel has ended. A fork bomb that does not react to
 // the first signal is killed at once, because it uses so much CPU time that the other signals would take long.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
-	for i, r := range ladder {
-		if i > 0 && l.sup.crowded() {
-			r = ladder[len(ladder)-1]
+	for i, r := range stopSignals {
+		if i > 0 && l.sup.nearProcessLimit() {
+			r = stopSignals[len(stopSignals)-1]
 		}
 		var over <-chan time.Time
 		if r.wait > 0 {
@@ -49,7 +49,7 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 		}
 		select {
 		case status := <-k.done:
-			return l.stopped(k, e, r, outcome{state: state, reason: why, stoppedBy: r.name}, status)
+			return l.finishStopped(k, e, r, outcome{state: state, reason: why, stoppedBy: r.name}, status)
 		case <-k.exited:
 			death := l.bury(k, sandbox.KernelDeath{
 				Cause:  sandbox.DiedStopped,
@@ -62,14 +62,14 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 	panic("the ladder's last rung waits for ever")
 }
 
-// stopped returns the outcome of an execution that reported its end after a signal. Whether the code reacted to the
-// signal or was about to end anyway can't be distinguished; both count as stopped. stopped kills the processes that
-// the execution started, or the kernel if that fails.
-func (l *lane) stopped(k *kernel, e *execution, r rung, o outcome, status string) outcome {
+// finishStopped returns the outcome of an execution that reported its end after a signal. Whether the code reacted to
+// the signal or was about to end anyway can't be distinguished; both count as stopped. finishStopped kills the
+// processes that the execution started, or the kernel if that fails.
+func (l *lane) finishStopped(k *kernel, e *execution, r stopSignal, o outcome, status string) outcome {
 	if status == "ok" {
 		o.reason += "; the code handled that and finished"
 	}
-	killed, all := l.sup.sweepSince(k, e.beganTick)
+	killed, all := l.sup.killStartedSince(k, e.beganTick)
 	if killed > 0 {
 		o.reason += fmt.Sprintf("; %d processes that it had started were ended", killed)
 	}

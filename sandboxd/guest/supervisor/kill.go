@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// sweepTime bounds how long leftover processes are searched for and killed one by one. Many killed processes take a
-// while to disappear.
-const sweepTime = 5 * time.Second
+// killSearchTimeout bounds how long leftover processes are searched for and killed one by one. Many killed processes
+// take a while to disappear.
+const killSearchTimeout = 5 * time.Second
 
-// sweep kills the processes that a dead kernel left behind: its session, and every other process of the kernels' user
-// that is not in the session of a living kernel. If there are many processes, or they start new ones faster than
-// sweep finds them, it kills every process of the user at once, including other kernels.
-func (s *Supervisor) sweep(k *kernel) {
+// killLeftovers kills the processes that a dead kernel left behind: its session, and every other process of the
+// kernels' user that is not in the session of a living kernel. If there are many processes, or they start new ones
+// faster than killLeftovers finds them, it kills every process of the user at once, including other kernels.
+func (s *Supervisor) killLeftovers(k *kernel) {
 	_ = syscall.Kill(-k.pid, syscall.SIGKILL)
-	if s.crowded() {
+	if s.nearProcessLimit() {
 		_ = s.identity.killAll() // an error is ignored: s.killUntilGone below kills the processes that are left
 	}
 	if _, all := s.killUntilGone(anyProcess); !all {
@@ -26,9 +26,9 @@ func (s *Supervisor) sweep(k *kernel) {
 	}
 }
 
-// crowded reports whether the kernels' user has at least half of the processes that it may have, for example because
-// of a fork bomb. In this state, reading the state of each process takes seconds.
-func (s *Supervisor) crowded() bool {
+// nearProcessLimit reports whether the kernels' user has at least half of the processes that it may have, for example
+// because of a fork bomb. In this state, reading the state of each process takes seconds.
+func (s *Supervisor) nearProcessLimit() bool {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return false
@@ -51,9 +51,9 @@ func (s *Supervisor) crowded() bool {
 }
 
 const (
-	killPatience    = 2 * time.Second        // how long a killed kernel may take to end before kill also kills other processes
-	crowdedPatience = 100 * time.Millisecond // killPatience while a fork bomb runs
-	killSparing     = 3                      // number of rounds in which kill spares the other kernels
+	killWait         = 2 * time.Second        // how long a killed kernel may take to end before kill also kills other processes
+	forkBombKillWait = 100 * time.Millisecond // killWait while a fork bomb runs
+	sparingRounds    = 3                      // number of rounds in which kill spares the other kernels
 )
 
 // kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the
@@ -63,12 +63,12 @@ const (
 func (s *Supervisor) kill(k *kernel) {
 	for round := 0; ; round++ {
 		k.signal(syscall.SIGKILL)
-		patience := killPatience
+		maxWait := killWait
 		switch {
-		case s.crowded():
+		case s.nearProcessLimit():
 			_ = s.identity.killAll()
-			patience = crowdedPatience
-		case round > killSparing:
+			maxWait = forkBombKillWait
+		case round > sparingRounds:
 			_ = s.identity.killAll() // the next round does it again
 		case round > 0:
 			s.killFound(anyProcess)
@@ -76,15 +76,16 @@ func (s *Supervisor) kill(k *kernel) {
 		select {
 		case <-k.exited:
 			return
-		case <-time.After(patience):
+		case <-time.After(maxWait):
 		}
 	}
 }
 
-// sweepSince kills the processes that a stopped execution started. These are the processes in the kernel's session,
-// or in no living kernel's session, that started at since or later (see procNow). Processes of earlier executions are
-// kept. It returns how many processes it killed, and false if they start new ones faster than it finds them.
-func (s *Supervisor) sweepSince(k *kernel, since int64) (killed int, all bool) {
+// killStartedSince kills the processes that a stopped execution started. These are the processes in the kernel's
+// session, or in no living kernel's session, that started at since or later (see procNow). Processes of earlier
+// executions are kept. It returns how many processes it killed, and false if they start new ones faster than it finds
+// them.
+func (s *Supervisor) killStartedSince(k *kernel, since int64) (killed int, all bool) {
 	// SIGSTOP stops all processes that did not leave the process group, including a fork bomb, so that they can't
 	// start new ones during the search. SIGCONT then resumes the kernel and the processes that are kept. This does
 	// not work under gVisor: if one member of a group ends while another is stopped, gVisor sends SIGHUP to all of
@@ -96,12 +97,12 @@ func (s *Supervisor) sweepSince(k *kernel, since int64) (killed int, all bool) {
 	return s.killUntilGone(func(p process) bool { return p.pid != k.pid && p.start >= since }, k.pid)
 }
 
-// killUntilGone kills every process of the kernels' user that is wanted, until none is left or sweepTime has passed.
-// It spares processes in the session of a living kernel, unless the session is one of sessions. It returns how many
-// processes it killed, and whether none is left.
+// killUntilGone kills every process of the kernels' user that is wanted, until none is left or killSearchTimeout has
+// passed. It spares processes in the session of a living kernel, unless the session is one of sessions. It returns how
+// many processes it killed, and whether none is left.
 func (s *Supervisor) killUntilGone(wanted func(process) bool, sessions ...int) (killed int, all bool) {
 	seen := map[int]bool{}
-	for pause, end := time.Millisecond, time.Now().Add(sweepTime); time.Now().Before(end); pause = min(2*pause, 50*time.Millisecond) {
+	for pause, end := time.Millisecond, time.Now().Add(killSearchTimeout); time.Now().Before(end); pause = min(2*pause, 50*time.Millisecond) {
 		found := s.killFound(wanted, sessions...)
 		if len(found) == 0 {
 			return len(seen), true

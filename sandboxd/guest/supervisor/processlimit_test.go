@@ -9,15 +9,16 @@ import (
 	"testing"
 )
 
-// TestCrowdedCountsOnlyTheKernelsUser: processes of other users, which a shared process namespace shows, do not count.
-func TestCrowdedCountsOnlyTheKernelsUser(t *testing.T) {
+// TestNearProcessLimitCountsOnlyTheKernelsUser: processes of other users, which a shared process namespace shows, do
+// not count.
+func TestNearProcessLimitCountsOnlyTheKernelsUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: needs root to start processes as another user")
 	}
 	const uid = 309_999
 	s := &Supervisor{config: Config{UID: uid, Processes: 4}}
 	for owned, want := range []bool{false, false, true} {
-		if got := s.crowded(); got != want {
+		if got := s.nearProcessLimit(); got != want {
 			t.Errorf("crowded() = %t with %d processes of the kernels' user and a limit of %d, want %t", got, owned, s.config.Processes, want)
 		}
 		cmd := exec.Command("sleep", "600")
