@@ -25,7 +25,7 @@ const maxReport = 64 << 10
 var (
 	reportBegins = []byte("Fatal Python error: ")
 	reportLine   = regexp.MustCompile(`^(Fatal Python error: .*|Python runtime state: .*|.* \(most recent call first\):|  .*|Extension modules: .*|)$`)
-	notTheUsers  = regexp.MustCompile(`^(  File "(.*/dormouse_kernel/.*|.*/python/kernel\.py|.*/IPython/.*|.*/decorator(/__init__)?\.py|<frozen (runpy|importlib).*)", line |  Binary file |.* C stack trace |Extension modules: )`)
+	internalLine = regexp.MustCompile(`^(  File "(.*/dormouse_kernel/.*|.*/python/kernel\.py|.*/IPython/.*|.*/decorator(/__init__)?\.py|<frozen (runpy|importlib).*)", line |  Binary file |.* C stack trace |Extension modules: )`)
 )
 
 // pass adds p and returns the text that need not be held back.
@@ -79,7 +79,7 @@ func (c *crashReport) report() []byte {
 	}
 	for line := range strings.Lines(string(c.rest())) {
 		switch {
-		case notTheUsers.MatchString(line), line == "\n" && stack > 0:
+		case internalLine.MatchString(line), line == "\n" && stack > 0:
 			continue
 		case strings.HasSuffix(line, " (most recent call first):\n"):
 			end()

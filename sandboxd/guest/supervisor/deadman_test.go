@@ -23,7 +23,7 @@ func TestDeadman(t *testing.T) {
 
 // A guest that was restored from a snapshot with a past expiry waits for restoreGrace for its own expiry, and ends if
 // the daemon does not send it.
-func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
+func TestRestoredGuestWaitsForItsExpiry(t *testing.T) {
 	var d deadman
 	var l look
 	now := time.Unix(1_800_000_000, 0)
@@ -47,7 +47,7 @@ func TestDeadmanGivesARestoredGuestTimeToBeTold(t *testing.T) {
 }
 
 // A guest that is resumed after its expiry waits a moment for a later expiry before it ends.
-func TestDeadmanWaits(t *testing.T) {
+func TestResumedGuestWaitsForALaterExpiry(t *testing.T) {
 	for _, prolonged := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			var d deadman

@@ -118,7 +118,7 @@ time.sleep(60)
 	})
 }
 
-func TestTheGuestIsOutOfReach(t *testing.T) {
+func TestKernelsCannotReachTheGuest(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	e := b.python(`

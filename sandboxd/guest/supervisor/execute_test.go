@@ -95,7 +95,7 @@ func TestExecutions(t *testing.T) {
 	})
 	t.Run("languages run side by side", func(t *testing.T) {
 		b.t = t
-		b.needsNode()
+		b.requireNode()
 		id := b.begin("import time\nprint('on')\ntime.sleep(2)", 60)
 		e := b.run(sandbox.ExecuteRequest{Code: "1 + 2", Language: sandbox.JavaScript})
 		if result(e) != "3" || b.look(id, 0).State != sandbox.ExecRunning {
@@ -215,9 +215,9 @@ func TestAnImageWithoutInterpreters(t *testing.T) {
 	}
 }
 
-// needsNode skips a test if there is no node. If DORMOUSE_TEST_REQUIRE (a comma-separated list) contains it, the test
+// requireNode skips a test if there is no node. If DORMOUSE_TEST_REQUIRE (a comma-separated list) contains it, the test
 // fails instead.
-func (b *box) needsNode() {
+func (b *testGuest) requireNode() {
 	b.t.Helper()
 	switch {
 	case hasProgram("node"):

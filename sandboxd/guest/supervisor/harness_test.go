@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// box is a running guest.
-type box struct {
+// testGuest is a running guest.
+type testGuest struct {
 	*guest.Client
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -68,7 +68,7 @@ var (
 )
 
 // start runs a guest until the test ends.
-func start(t *testing.T, options ...option) *box {
+func start(t *testing.T, options ...option) *testGuest {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: the guest needs root to be tried in namespaces")
@@ -116,7 +116,7 @@ func start(t *testing.T, options ...option) *box {
 	if err := cmd.Start(); err != nil {
 		t.Skipf("NOT TESTED: no namespaces here: %v", err)
 	}
-	b := &box{t: t, cmd: cmd, exited: make(chan error, 1), uid: uid, root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}
+	b := &testGuest{t: t, cmd: cmd, exited: make(chan error, 1), uid: uid, root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}
 	go func() { b.exited <- cmd.Wait(); close(b.exited) }()
 	b.Client = guest.NewClient(func(context.Context) (net.Conn, error) { return connectTo(b.root + guest.SocketPath) })
 	t.Cleanup(func() {
@@ -266,12 +266,12 @@ func becomeGuest(bundle string, args []string) error {
 }
 
 // python runs code to its end and returns the record with all its events.
-func (b *box) python(code string) sandbox.Execution {
+func (b *testGuest) python(code string) sandbox.Execution {
 	b.t.Helper()
 	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.Python})
 }
 
-func (b *box) run(req sandbox.ExecuteRequest) sandbox.Execution {
+func (b *testGuest) run(req sandbox.ExecuteRequest) sandbox.Execution {
 	b.t.Helper()
 	if req.WaitSeconds == 0 {
 		req.WaitSeconds = 60
@@ -284,7 +284,7 @@ func (b *box) run(req sandbox.ExecuteRequest) sandbox.Execution {
 }
 
 // begin starts an execution and returns when it has printed something.
-func (b *box) begin(code string, timeout int) sandbox.ExecutionID {
+func (b *testGuest) begin(code string, timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	id := sandbox.NewExecutionID()
 	req := sandbox.ExecuteRequest{Code: code, Language: sandbox.Python, TimeoutSeconds: &timeout}
@@ -301,7 +301,7 @@ func (b *box) begin(code string, timeout int) sandbox.ExecutionID {
 	return ""
 }
 
-func (b *box) look(id sandbox.ExecutionID, wait float64) sandbox.Execution {
+func (b *testGuest) look(id sandbox.ExecutionID, wait float64) sandbox.Execution {
 	b.t.Helper()
 	e, err := b.Execution(b.t.Context(), id, wait, sandbox.Window{})
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 // interlude collects what happens to a lane's kernels while no execution runs, so that the next execution reports it.
 // Text printed in that time must not look like that execution's output, and every loss must be reported.
 type interlude struct {
-	mu     sync.Mutex
-	late   lateText
-	sealed *lateText // text that was printed before the current execution began; nil if it has not begun
-	asOf   time.Time
-	death  *sandbox.KernelDeath
+	mu              sync.Mutex
+	late            lateText
+	lateBeforeBegun *lateText // text that was printed before the current execution began; nil if it has not begun
+	asOf            time.Time
+	death           *sandbox.KernelDeath
 }
 
 // lateText is text that belongs to no execution.
@@ -41,8 +41,8 @@ func (i *interlude) print(p []byte) {
 func (i *interlude) begun() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	sealed := i.late
-	i.late, i.sealed = lateText{}, &sealed
+	lateBeforeBegun := i.late
+	i.late, i.lateBeforeBegun = lateText{}, &lateBeforeBegun
 }
 
 func lastText(p []byte) []byte {
@@ -84,8 +84,8 @@ func (i *interlude) take() *sandbox.Interlude {
 func (i *interlude) takeLate(taken *sandbox.Interlude) *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	late := i.sealed
-	if i.sealed = nil; late == nil {
+	late := i.lateBeforeBegun
+	if i.lateBeforeBegun = nil; late == nil {
 		late = &lateText{bytes: i.late.bytes, end: i.late.end}
 		i.late = lateText{}
 	}

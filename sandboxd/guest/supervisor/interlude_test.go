@@ -12,13 +12,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func (b *box) javascript(code string) sandbox.Execution {
+func (b *testGuest) javascript(code string) sandbox.Execution {
 	b.t.Helper()
 	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.JavaScript})
 }
 
 // Text that is printed while no execution runs is reported by the next execution, but is not part of its output.
-func TestPrintedWhileNothingRan(t *testing.T) {
+func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	tests := []struct {
@@ -36,7 +36,7 @@ func TestPrintedWhileNothingRan(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			b.t = t
 			if strings.Contains(test.next, "console") {
-				b.needsNode()
+				b.requireNode()
 			}
 			if e := test.run(test.code); text(e.Events) != "own\n" || e.Interlude != nil {
 				t.Fatalf("the first printed %q, with %+v", text(e.Events), e.Interlude)
@@ -109,7 +109,7 @@ wait_for $0-print; echo late; echo late too >&2; kill -CONT $PPID`
 		t.Run(string(test.lang), func(t *testing.T) {
 			b.t = t
 			if test.lang == sandbox.JavaScript {
-				b.needsNode()
+				b.requireNode()
 			}
 			touch := func(name string) {
 				t.Helper()

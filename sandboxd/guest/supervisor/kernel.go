@@ -16,14 +16,14 @@ import (
 
 // kernel is one interpreter process and its pipes. It runs one execution at a time, which its lane selects.
 type kernel struct {
-	pid     int             // also the id of its session and process group
-	ready   chan struct{}   // closed when the kernel sends ready
-	warm    chan struct{}   // closed when the kernel sends warm
-	renewed chan string     // receives the text of a renewed message
-	exited  chan struct{}   // closed when the kernel has ended and its output has been read
-	done    chan string     // receives the status of the current execution's done message
-	dropped *droppedCounter // counts late text and rejected messages
-	between *interlude      // receives text that belongs to no execution
+	pid           int             // also the id of its session and process group
+	ready         chan struct{}   // closed when the kernel sends ready
+	warm          chan struct{}   // closed when the kernel sends warm
+	renewed       chan string     // receives the text of a renewed message
+	exited        chan struct{}   // closed when the kernel has ended and its output has been read
+	done          chan string     // receives the status of the current execution's done message
+	dropped       *droppedCounter // counts late text and rejected messages
+	nextInterlude *interlude      // receives text that belongs to no execution
 
 	requests *os.File    // fd 3 of the kernel
 	outbox   chan []byte // lines to write to requests, in order
@@ -38,11 +38,11 @@ type kernel struct {
 	// details for the death's reason.
 	outOfMemory atomic.Pointer[func() string]
 
-	mu      sync.Mutex
-	hello   message // the ready message; its Type is empty before that
-	current *execution
-	begun   bool               // the kernel has sent begun for the current execution
-	status  syscall.WaitStatus // valid once exited is closed
+	mu       sync.Mutex
+	readyMsg message // the ready message; its Type is empty before that
+	current  *execution
+	begun    bool               // the kernel has sent begun for the current execution
+	status   syscall.WaitStatus // valid once exited is closed
 }
 
 // droppedCounter counts kernel output that was not added to an execution.
@@ -52,16 +52,16 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program argv with the file descriptors that docs/kernel-protocol.md defines.
-func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, between *interlude) (*kernel, error) {
+func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, nextInterlude *interlude) (*kernel, error) {
 	k := &kernel{
-		ready:   make(chan struct{}),
-		warm:    make(chan struct{}),
-		renewed: make(chan string, 1),
-		exited:  make(chan struct{}),
-		done:    make(chan string, 1),
-		dropped: dropped,
-		between: between,
-		outbox:  make(chan []byte, 4),
+		ready:         make(chan struct{}),
+		warm:          make(chan struct{}),
+		renewed:       make(chan string, 1),
+		exited:        make(chan struct{}),
+		done:          make(chan string, 1),
+		dropped:       dropped,
+		nextInterlude: nextInterlude,
+		outbox:        make(chan []byte, 4),
 	}
 	var ends pipeEnds
 	defer ends.closeChild()
@@ -91,16 +91,16 @@ func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, between
 	}
 	pumped := make(chan struct{})
 	go func() { k.pump(); close(pumped) }()
-	go k.post()
-	go k.await(status, pumped, &ends)
+	go k.writeRequests()
+	go k.awaitExit(status, pumped, &ends)
 	return k, nil
 }
 
-// await waits until the kernel has ended, reads the rest of its output, and closes exited. It also closes our ends of
-// the pipes, so output of subprocesses that still hold the other ends is not read any more.
-func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{}, ends *pipeEnds) {
+// awaitExit waits until the kernel has ended, reads the rest of its output, and closes exited. It also closes our ends
+// of the pipes, so output of subprocesses that still hold the other ends is not read any more.
+func (k *kernel) awaitExit(status <-chan syscall.WaitStatus, pumped <-chan struct{}, ends *pipeEnds) {
 	s := <-status
-	k.messages.finish(time.Now().Add(lastWords))
+	k.messages.finish(time.Now().Add(drainTimeout))
 	<-pumped
 	k.drainRaw()
 	k.print(sandbox.EventStderr, k.crash.report())
@@ -111,8 +111,8 @@ func (k *kernel) await(status <-chan syscall.WaitStatus, pumped <-chan struct{},
 	close(k.exited)
 }
 
-// lastWords bounds how long a dead kernel's messages are read if another process keeps the pipe open.
-const lastWords = 100 * time.Millisecond
+// drainTimeout bounds how long a dead kernel's messages are read if another process keeps the pipe open.
+const drainTimeout = 100 * time.Millisecond
 
 // pump handles messages until the pipe ends or its read deadline has passed.
 func (k *kernel) pump() {
@@ -149,8 +149,8 @@ func (k *kernel) handle(m message) {
 	case "ready":
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if k.hello.Type == "" {
-			k.hello = m
+		if k.readyMsg.Type == "" {
+			k.readyMsg = m
 			close(k.ready)
 		}
 		return
@@ -162,7 +162,7 @@ func (k *kernel) handle(m message) {
 		}
 		return
 	case "begun":
-		k.hasBegun(m.ID)
+		k.markBegun(m.ID)
 		k.acks.signal() // even for a forged message, because the kernel waits for the answer
 		return
 	case "renewed":
@@ -231,13 +231,13 @@ func (k *kernel) print(typ sandbox.EventType, p []byte) {
 	e.journal.text(typ, p)
 }
 
-// hasBegun marks the current execution as begun if it has this id.
-func (k *kernel) hasBegun(id string) {
+// markBegun marks the current execution as begun if it has this id.
+func (k *kernel) markBegun(id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.current != nil && string(k.current.id) == id && !k.begun {
 		k.begun = true
-		k.between.begun()
+		k.nextInterlude.begun()
 	}
 }
 
@@ -247,7 +247,7 @@ func (k *kernel) printLate(p []byte) {
 	k.dropped.late.Add(int64(len(p)))
 	select {
 	case <-k.ready:
-		k.between.print(p)
+		k.nextInterlude.print(p)
 	default:
 	}
 }
@@ -301,9 +301,9 @@ func (k *kernel) request(fields map[string]string) {
 	}
 }
 
-// post writes the queued lines until the kernel is dead. A blocked write also ends then, because await closes the
-// pipe.
-func (k *kernel) post() {
+// writeRequests writes the queued lines until the kernel is dead. A blocked write also ends then, because awaitExit
+// closes the pipe.
+func (k *kernel) writeRequests() {
 	for {
 		select {
 		case line := <-k.outbox:
@@ -340,8 +340,8 @@ func (k *kernel) waitStatus() syscall.WaitStatus {
 	return k.status
 }
 
-func (k *kernel) introduction() message {
+func (k *kernel) readyMessage() message {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.hello
+	return k.readyMsg
 }

@@ -20,8 +20,8 @@ type lane struct {
 	wake chan struct{} // signals that the queue may not be empty
 	// prepare asks serve to start the kernel. If the sent channel is not nil, serve also warms the kernel and sends
 	// the result to that channel.
-	prepare chan chan<- error
-	between interlude
+	prepare       chan chan<- error
+	nextInterlude interlude // is reported by the next execution
 	// kills has the watchdog's counts at the kernel's start, or when an execution last began or ended. Only serve's
 	// goroutine uses it.
 	kills killCount
@@ -109,13 +109,13 @@ func (l *lane) serve() {
 				l.running = nil
 				l.mu.Unlock()
 			}
-		case asked := <-l.prepare:
+		case reply := <-l.prepare:
 			k, death := l.ready(context.Background(), startTimeout) // if it fails, the next execution reports why
-			if asked != nil {
-				asked <- l.warm(k, death)
+			if reply != nil {
+				reply <- l.warm(k, death)
 			}
 		case <-died:
-			l.lose(l.live())
+			l.handleIdleDeath(l.live())
 		}
 	}
 }
@@ -149,7 +149,7 @@ func (l *lane) run(e *execution) {
 	}
 	before := l.sup.workspace.snapshot()
 	k.drainRaw()
-	since := l.between.take()
+	since := l.nextInterlude.take()
 	e.begin(l.currentEpoch(), since)
 	l.sup.watchdog.busy(1)
 	l.kills = l.sup.watchdog.kills()
@@ -159,7 +159,7 @@ func (l *lane) run(e *execution) {
 	l.kills = l.sup.watchdog.kills()
 	l.sup.watchdog.busy(-1)
 	o.files, o.filesOmitted = l.sup.workspace.changes(before)
-	o.interlude = l.between.takeLate(since)
+	o.interlude = l.nextInterlude.takeLate(since)
 	e.end(o)
 }
 
@@ -174,7 +174,7 @@ func (l *lane) follow(k *kernel, e *execution) outcome {
 	case status := <-k.done:
 		return outcomeOfStatus(status)
 	case <-k.exited:
-		death := l.bury(k, sandbox.KernelDeath{})
+		death := l.cleanUpAfter(k, sandbox.KernelDeath{})
 		return outcome{state: sandbox.ExecKernelDied, reason: death.Detail, death: &death}
 	case <-timeout.C:
 		return l.stop(k, e, sandbox.ExecTimedOut, fmt.Sprintf("it ran for its whole timeout of %s", e.timeout))
@@ -201,7 +201,7 @@ func outcomeOfStatus(status string) outcome {
 func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
-		l.lose(k)
+		l.handleIdleDeath(k)
 		k = nil
 	}
 	if k == nil {
@@ -219,11 +219,11 @@ func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sand
 	case <-ctx.Done():
 		return nil, nil
 	case <-k.exited:
-		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart})
+		death := l.cleanUpAfter(k, sandbox.KernelDeath{Cause: sandbox.DiedStart})
 		return nil, &death
 	case <-timeout.C:
 		l.sup.kill(k)
-		death := l.bury(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, maxWait)})
+		death := l.cleanUpAfter(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, maxWait)})
 		return nil, &death
 	}
 	l.mu.Lock()
@@ -235,8 +235,8 @@ func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sand
 	return k, nil
 }
 
-// prepareFor waits until the kernel is ready for a snapshot.
-func (l *lane) prepareFor(ctx context.Context) error {
+// prepareForSnapshot waits until the kernel is ready for a snapshot.
+func (l *lane) prepareForSnapshot(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
 	case l.prepare <- done:
@@ -297,7 +297,7 @@ func (l *lane) start() (*kernel, error) {
 		return nil, err
 	}
 	l.kills = l.sup.watchdog.kills()
-	k, err := startKernel(l.sup.reaper, argv, env, &l.sup.dropped, &l.between)
+	k, err := startKernel(l.sup.reaper, argv, env, &l.sup.dropped, &l.nextInterlude)
 	if err != nil {
 		return nil, fmt.Errorf("the %s kernel did not start: %w", l.lang, err)
 	}
@@ -307,10 +307,10 @@ func (l *lane) start() (*kernel, error) {
 	return k, nil
 }
 
-// bury cleans up after a dead kernel: it kills all processes that the kernel left behind, so that none of them runs
-// beside the next kernel, and waits until their memory is free. It returns how the kernel died. The caller sets the
-// fields of known that it has determined; they are kept unless memory ran out.
-func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
+// cleanUpAfter cleans up after a dead kernel: it kills all processes that the kernel left behind, so that none of them
+// runs beside the next kernel, and waits until their memory is free. It returns how the kernel died. The caller sets
+// the fields of known that it has determined; they are kept unless memory ran out.
+func (l *lane) cleanUpAfter(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	death := l.sup.causeOfDeath(k, known, l.lang, l.kills)
 	l.mu.Lock()
 	l.kernel, l.starting = nil, false
@@ -321,24 +321,24 @@ func (l *lane) bury(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	return death
 }
 
-// lose cleans up after a kernel that died while no execution ran. If variables were lost, the next execution reports
-// it.
-func (l *lane) lose(k *kernel) {
+// handleIdleDeath cleans up after a kernel that died while no execution ran. If variables were lost, the next execution
+// reports it.
+func (l *lane) handleIdleDeath(k *kernel) {
 	l.mu.Lock()
 	hadVariables := !l.starting
 	l.mu.Unlock()
-	if death := l.bury(k, sandbox.KernelDeath{}); hadVariables {
-		l.between.died(death)
+	if death := l.cleanUpAfter(k, sandbox.KernelDeath{}); hadVariables {
+		l.nextInterlude.died(death)
 	}
 }
 
-// awaken handles a restore of the sandbox's memory, which the guest and its kernels can't notice by themselves. A
-// repeated call renews the random state again, but a loss is reported once.
-func (l *lane) awaken(a guest.Awakening) {
+// handleRestore handles a restore of the sandbox's memory, which the guest and its kernels can't notice by themselves.
+// A repeated call renews the random state again, but a loss is reported once.
+func (l *lane) handleRestore(a guest.Awakening) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lives := l.kernel != nil && !l.kernel.dead()
-	if lives && (a.Copy || a.AsOfUnix != 0) { // after a loss, the kernel would repeat the random values of the lost time
+	kernelAlive := l.kernel != nil && !l.kernel.dead()
+	if kernelAlive && (a.Copy || a.AsOfUnix != 0) { // after a loss, the kernel would repeat the random values of the lost time
 		l.kernel.renew()
 	}
 	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {
@@ -347,10 +347,10 @@ func (l *lane) awaken(a guest.Awakening) {
 	l.asOf = a.AsOfUnix
 	// Kernels in the lost time used the epochs up to EpochAbove.
 	l.epoch = max(l.epoch, a.EpochAbove)
-	if lives && !l.starting {
+	if kernelAlive && !l.starting {
 		l.epoch++
 	}
-	l.between.restored(time.Unix(a.AsOfUnix, 0).UTC())
+	l.nextInterlude.restored(time.Unix(a.AsOfUnix, 0).UTC())
 }
 
 func (l *lane) setDeath(d *sandbox.KernelDeath) {
@@ -374,11 +374,11 @@ func (l *lane) look(memory func(session int) int64) sandbox.Kernel {
 	if k == nil || k.dead() {
 		return s
 	}
-	hello := k.introduction()
-	s.Version, s.Runner = hello.Version, hello.Runner
+	readyMsg := k.readyMessage()
+	s.Version, s.Runner = readyMsg.Version, readyMsg.Runner
 	s.MemoryBytes = memory(k.pid)
 	switch {
-	case hello.Type == "":
+	case readyMsg.Type == "":
 		s.State = sandbox.KernelStarting
 	case l.running != nil:
 		s.State = sandbox.KernelBusy

@@ -19,9 +19,9 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	var between interlude
+	var nextInterlude interlude
 	k := &kernel{
-		ready: make(chan struct{}), done: make(chan string, 1), dropped: new(droppedCounter), between: &between, outbox: make(chan []byte, 4),
+		ready: make(chan struct{}), done: make(chan string, 1), dropped: new(droppedCounter), nextInterlude: &nextInterlude, outbox: make(chan []byte, 4),
 		acks: &pipeWriter{file: w}, raw: [2]*rawOutput{{}, {}},
 	}
 	close(k.ready)
@@ -45,7 +45,7 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 		}
 	}
 
-	since := between.take()
+	since := nextInterlude.take()
 	e := begin(first)
 	k.print(sandbox.EventStdout, []byte("raw before\n"))
 	k.handle(message{Type: "stdout", Text: "before\n"})
@@ -60,9 +60,9 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	k.handle(message{Type: "stdout", Text: "after\n"})
 	<-k.done
 	wantOutput(e, int64(len("raw own\nown\n")))
-	wantLate(between.takeLate(since), "raw before\nbefore\nstill before\n")
+	wantLate(nextInterlude.takeLate(since), "raw before\nbefore\nstill before\n")
 
-	since = between.take()
+	since = nextInterlude.take()
 	wantLate(since, "raw after\nafter\n")
 	e = begin(second)
 	k.print(sandbox.EventStderr, []byte("and before\n"))
@@ -70,13 +70,13 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	k.handle(message{Type: "done", ID: string(second), Status: "ok"})
 	<-k.done
 	wantOutput(e, 0)
-	wantLate(between.takeLate(since), "raw after\nafter\nand before\n")
-	wantLate(between.take(), "")
+	wantLate(nextInterlude.takeLate(since), "raw after\nafter\nand before\n")
+	wantLate(nextInterlude.take(), "")
 
 	// The kernel dies before it begins an execution: the text that it printed last is in the interlude.
-	since = between.take()
+	since = nextInterlude.take()
 	e = begin(sandbox.NewExecutionID())
 	k.print(sandbox.EventStderr, []byte("last words\n"))
 	wantOutput(e, 0)
-	wantLate(between.takeLate(since), "last words\n")
+	wantLate(nextInterlude.takeLate(since), "last words\n")
 }

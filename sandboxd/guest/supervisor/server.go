@@ -85,7 +85,7 @@ func (s *Supervisor) postAwakening(w http.ResponseWriter, r *http.Request) error
 		return sandbox.Errorf(sandbox.Invalid, "as_of_unix %d and epoch_above %d must be at least 0", a.AsOfUnix, a.EpochAbove)
 	}
 	for _, l := range s.lanes {
-		l.awaken(a)
+		l.handleRestore(a)
 	}
 	return done(w)
 }
@@ -99,7 +99,7 @@ func (s *Supervisor) postPreparation(w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	if err := lane.prepareFor(r.Context()); err != nil {
+	if err := lane.prepareForSnapshot(r.Context()); err != nil {
 		return err
 	}
 	return done(w)

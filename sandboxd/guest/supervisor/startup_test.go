@@ -13,7 +13,7 @@ import (
 func TestUserFilesDoNotRunBeforeAKernelIsReady(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	b.needsNode()
+	b.requireNode()
 	kernels := func() map[sandbox.Language]sandbox.Kernel {
 		t.Helper()
 		status, err := b.Status(t.Context())

@@ -51,7 +51,7 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 		case status := <-k.done:
 			return l.finishStopped(k, e, r, outcome{state: state, reason: why, stoppedBy: r.name}, status)
 		case <-k.exited:
-			death := l.bury(k, sandbox.KernelDeath{
+			death := l.cleanUpAfter(k, sandbox.KernelDeath{
 				Cause:  sandbox.DiedStopped,
 				Detail: "the code did not stop otherwise; the kernel's variables are lost",
 			})
@@ -75,7 +75,7 @@ func (l *lane) finishStopped(k *kernel, e *execution, r stopSignal, o outcome, s
 	}
 	if !all {
 		l.sup.kill(k)
-		death := l.bury(k, sandbox.KernelDeath{
+		death := l.cleanUpAfter(k, sandbox.KernelDeath{
 			Cause:  sandbox.DiedStopped,
 			Detail: "the code started processes faster than they could be ended; the kernel's variables are lost",
 		})

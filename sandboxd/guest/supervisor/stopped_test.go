@@ -18,7 +18,7 @@ var stopper string
 
 // stopEverything starts hostile code that after a second sends SIGSTOP to every process that it can, and then starts
 // an execution. It returns the execution's id when a process has been stopped.
-func (b *box) stopEverything(timeout int) sandbox.ExecutionID {
+func (b *testGuest) stopEverything(timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	want(b.t, b.python("DELAY = 1\n"+stopper), sandbox.ExecSucceeded)
 	id := sandbox.NewExecutionID()

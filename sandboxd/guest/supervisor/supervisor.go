@@ -90,7 +90,7 @@ func Run(config Config) error {
 	if err := hide(); err != nil {
 		return err
 	}
-	terminate := takeSignals()
+	terminate := catchSignals()
 	s, err := newSupervisor(config)
 	if err != nil {
 		return err
@@ -161,10 +161,10 @@ func hide() error {
 	return nil
 }
 
-// takeSignals returns a channel that receives SIGTERM, which only root in the sandbox can send. It leaves SIGCHLD to
+// catchSignals returns a channel that receives SIGTERM, which only root in the sandbox can send. It leaves SIGCHLD to
 // the reaper and discards the other signals. The discarded signals are caught instead of ignored, because kernels
 // would inherit an ignored SIGINT and then could not be interrupted.
-func takeSignals() (terminate <-chan os.Signal) {
+func catchSignals() (terminate <-chan os.Signal) {
 	ignored := make(chan os.Signal, 1)
 	for n := syscall.Signal(1); n <= 31; n++ {
 		switch n {

@@ -11,23 +11,24 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func (b *box) awaken(a guest.Awakening) {
+// handleRestore makes the guest handle a restore of its memory, which did not happen in this test.
+func (b *testGuest) handleRestore(a guest.Awakening) {
 	b.t.Helper()
 	if err := b.Awaken(b.t.Context(), a); err != nil {
 		b.t.Fatalf("Awaken(%+v): %v", a, err)
 	}
 }
 
-func TestACopyHasItsOwnRandomState(t *testing.T) {
+func TestRestoreRenewsRandomState(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	b.needsNode()
+	b.requireNode()
 	const seed, draw = "import random; random.seed(42)", "random.random()"
 	b.python(seed)
 	first := result(b.python(draw))
 	b.python(seed)
 	for range 10 { // repeated calls are allowed
-		b.awaken(guest.Awakening{Copy: true})
+		b.handleRestore(guest.Awakening{Copy: true})
 	}
 	e := b.python(draw)
 	if got := result(e); got == first || !strings.HasPrefix(got, "0.") || e.KernelEpoch != 1 || e.Interlude != nil {
@@ -37,21 +38,21 @@ func TestACopyHasItsOwnRandomState(t *testing.T) {
 		t.Errorf("kernels = %+v, %v, want none that was not there", s.Kernels, err)
 	}
 	b.javascript("const own = Math.random()")
-	b.awaken(guest.Awakening{Copy: true})
+	b.handleRestore(guest.Awakening{Copy: true})
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
 		t.Errorf("JavaScript = %+v", e)
 	}
 	// A sandbox that was restored from a checkpoint draws other values than in the time that it lost.
 	b.python(seed)
 	b.javascript("const next = Math.random")
-	b.awaken(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
+	b.handleRestore(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
 	if got := result(b.python(draw)); got == first {
 		t.Errorf("after the sandbox went back, Python drew %s again, want another value", got)
 	}
 	// A renewal has no effect on an execution that runs already.
 	b.python(seed)
 	id := b.begin("import time; print('on'); time.sleep(.5); random.random()", 60)
-	b.awaken(guest.Awakening{Copy: true})
+	b.handleRestore(guest.Awakening{Copy: true})
 	if got := result(b.look(id, 10)); got != first {
 		t.Errorf("%s, want %s: code that ran was touched", got, first)
 	}
@@ -60,12 +61,12 @@ func TestACopyHasItsOwnRandomState(t *testing.T) {
 	}
 }
 
-func TestWhatCameAfterIsLost(t *testing.T) {
+func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	b.needsNode()
+	b.requireNode()
 	saved := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	told := func(t *testing.T, e sandbox.Execution, asOf time.Time, epoch int) {
+	wantInterlude := func(t *testing.T, e sandbox.Execution, asOf time.Time, epoch int) {
 		t.Helper()
 		if e.KernelEpoch != epoch {
 			t.Errorf("epoch = %d, want %d", e.KernelEpoch, epoch)
@@ -76,24 +77,24 @@ func TestWhatCameAfterIsLost(t *testing.T) {
 	}
 	b.python("x = 1")
 	for range 3 {
-		b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+		b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	}
-	told(t, b.python("x"), saved, 5)
-	told(t, b.python("x"), time.Time{}, 5)
-	b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
-	told(t, b.python("x"), time.Time{}, 5)
+	wantInterlude(t, b.python("x"), saved, 5)
+	wantInterlude(t, b.python("x"), time.Time{}, 5)
+	b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	wantInterlude(t, b.python("x"), time.Time{}, 5)
 	// JavaScript had no kernel when the memory was saved, but may have had one in the lost time.
-	told(t, b.javascript("1"), saved, 5)
-	b.awaken(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
-	told(t, b.javascript("1"), time.Time{}, 5)
+	wantInterlude(t, b.javascript("1"), saved, 5)
+	b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	wantInterlude(t, b.javascript("1"), time.Time{}, 5)
 	// A second loss is reported with its own time.
 	later := saved.Add(time.Hour)
-	b.awaken(guest.Awakening{AsOfUnix: later.Unix(), EpochAbove: 2, Copy: true})
-	told(t, b.javascript("1"), later, 6)
-	told(t, b.python("x"), later, 6)
+	b.handleRestore(guest.Awakening{AsOfUnix: later.Unix(), EpochAbove: 2, Copy: true})
+	wantInterlude(t, b.javascript("1"), later, 6)
+	wantInterlude(t, b.python("x"), later, 6)
 	// A kernel that dies after the loss increases the epoch once more.
 	b.python("import os; os._exit(1)")
-	told(t, b.python("1"), time.Time{}, 7)
+	wantInterlude(t, b.python("1"), time.Time{}, 7)
 	if err := b.Awaken(t.Context(), guest.Awakening{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
 		t.Errorf("a time before 1970 = %v, want invalid", err)
 	}
@@ -103,7 +104,7 @@ func TestWhatCameAfterIsLost(t *testing.T) {
 func TestAKernelIsPrepared(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	b.needsNode()
+	b.requireNode()
 	for _, lang := range []sandbox.Language{sandbox.Python, sandbox.JavaScript} {
 		for range 2 { // repeated calls are allowed
 			if err := b.Prepare(t.Context(), lang); err != nil {
