@@ -40,11 +40,11 @@ func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile
 		}
 	}
 	if len(changed) == 0 {
-		return nil, limitOmitted(news(before, after))
+		return nil, limitOmitted(newOmissions(before, after))
 	}
 	sort.Strings(changed)
 	var files []sandbox.File
-	omitted, budget := news(before, after), int64(maxHashed)
+	omitted, budget := newOmissions(before, after), int64(maxHashed)
 	for _, path := range changed {
 		if len(files) >= maxChanged {
 			omitted = append(omitted, sandbox.OmittedFile{Path: showPath(path), Reason: fmt.Sprintf("more than %d files were written", maxChanged)})
@@ -60,8 +60,8 @@ func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile
 	return files, limitOmitted(omitted)
 }
 
-// news returns the omissions in after that are not in before.
-func news(before, after *scan) []sandbox.OmittedFile {
+// newOmissions returns the omissions in after that are not in before.
+func newOmissions(before, after *scan) []sandbox.OmittedFile {
 	known := map[sandbox.OmittedFile]bool{}
 	for _, o := range before.omitted {
 		known[o] = true

@@ -130,7 +130,7 @@ func TestExecutions(t *testing.T) {
 	})
 }
 
-func TestManyExecutionsAreForgotten(t *testing.T) {
+func TestOldestExecutionsAreRemoved(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	first := sandbox.NewExecutionID()

@@ -67,12 +67,12 @@ func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.journal.status(sandbox.ExecRunning)
 }
 
-// raised stores an exception of the code in place of an earlier one.
-func (e *execution) raised(err sandbox.CodeError) {
+// setCodeError stores an exception of the code in place of an earlier one.
+func (e *execution) setCodeError(err sandbox.CodeError) {
 	e.mu.Lock()
 	e.record.Error = &err
 	e.mu.Unlock()
-	e.journal.mark()
+	e.journal.addError()
 }
 
 // codeError returns the exception that the code raised last, or nil.

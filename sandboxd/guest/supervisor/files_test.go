@@ -123,7 +123,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // Code replaces a folder with a link to a folder outside of the workspace, and back, as fast as it can. In this time
 // no file outside is read or written.
-func TestRacingRenamer(t *testing.T) {
+func TestReplacedFolderNeverLeadsOutOfTheWorkspace(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	b.python("import os, shutil; os.makedirs('a/d'); open('a/d/f', 'w').write('inside'); os.makedirs('/tmp/out'); open('/tmp/out/f', 'w').write('outside')")

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// folder is the descriptor of an open folder in the workspace. descend opens it one path element at a time and
+// folder is the descriptor of an open folder in the workspace. openParent opens it one path element at a time and
 // rejects symbolic links. os.Root is not used, because under gVisor it follows links in the middle of a path to any
 // place. This code gives the same guarantee as os.Root on Linux, for every runtime.
 type folder int
@@ -19,8 +19,8 @@ type folder int
 // oPath (O_PATH) opens a folder only to look up names in it, which does not require the right to read it.
 const oPath = 0x200000
 
-// descend opens the folder that contains name. If make is true, it creates missing folders.
-func (w *workspace) descend(name string, make bool) (folder, error) {
+// openParent opens the folder that contains name. If make is true, it creates missing folders.
+func (w *workspace) openParent(name string, make bool) (folder, error) {
 	const flags = oPath | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	fd, err := syscall.Open(w.dir, flags, 0)
 	if err != nil {

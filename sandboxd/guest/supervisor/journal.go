@@ -18,7 +18,7 @@ import (
 // Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). finish adds them as
 // events.
 type journal struct {
-	grew func(bytes int64) // reports to the registry that the journal has grown
+	countOutput func(bytes int64) // reports to the registry that the journal has grown
 
 	mu      sync.Mutex
 	blob    blob
@@ -68,8 +68,8 @@ const (
 	maxLastValue = 1 << 20
 )
 
-func newJournal(path string, grew func(int64)) *journal {
-	return &journal{blob: blob{path: path}, grew: grew}
+func newJournal(path string, countOutput func(int64)) *journal {
+	return &journal{blob: blob{path: path}, countOutput: countOutput}
 }
 
 // text adds text that the code printed. p must be valid UTF-8.
@@ -160,7 +160,7 @@ func (j *journal) add(e entry, content []byte) {
 		close(j.changed)
 		j.changed = nil
 	}
-	j.grew(int64(e.len) + entryCost)
+	j.countOutput(int64(e.len) + entryCost)
 }
 
 // value adds a display or a result, or a note in its place if it is too large. Of the values beyond MaxValues, only
@@ -190,8 +190,8 @@ func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 // note returns the content of a value that is shown in place of values that are not kept.
 func note(text string) []byte { return encode(map[string]string{"text/plain": text}) }
 
-// mark adds an event for an error. Errors beyond MaxErrors are counted, and finish adds one event for them.
-func (j *journal) mark() {
+// addError adds an event for an error. Errors beyond MaxErrors are counted, and finish adds one event for them.
+func (j *journal) addError() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.final {
@@ -254,8 +254,8 @@ func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.pending, j.tail = nil, tail{total: j.tail.total}
 }
 
-// drop deletes the output to free space, and returns how many bytes it freed. Only the final state remains.
-func (j *journal) drop() int64 {
+// deleteOutput deletes the output to free space, and returns how many bytes it freed. Only the final state remains.
+func (j *journal) deleteOutput() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.gone {

@@ -191,7 +191,7 @@ func (k *kernel) handle(m message) {
 	case "result":
 		e.journal.value(sandbox.EventResult, m.Data)
 	case "error":
-		e.raised(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
+		e.setCodeError(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
 	case "done":
 		k.print(sandbox.EventStderr, k.crash.rest())
 		for i, raw := range k.raw {

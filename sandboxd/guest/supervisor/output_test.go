@@ -115,7 +115,7 @@ func TestOutput(t *testing.T) {
 	})
 }
 
-func TestOldOutputMakesRoom(t *testing.T) {
+func TestOldOutputIsDeletedBeyondTheBudget(t *testing.T) {
 	t.Parallel()
 	b := start(t) // with one gigabyte of memory, the guest stores 96 MiB of output
 	var first sandbox.ExecutionID

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// registry stores the newest maxRemembered executions, and their output as far as it fits into budget. The oldest
+// registry stores the newest maxExecutions executions, and their output as far as it fits into budget. The oldest
 // output is deleted first.
 type registry struct {
 	dir    string // folder of the journals' files
@@ -24,16 +24,16 @@ type registry struct {
 }
 
 const (
-	maxRemembered = 1000
-	maxJournals   = 96 * sandbox.MiB
+	maxExecutions   = 1000
+	maxOutputBudget = 96 * sandbox.MiB
 )
 
 // newRegistry returns an empty registry. The budget is a quarter of memory, which is the sandbox's memory limit in
-// bytes, but at least 16 MiB and at most maxJournals.
+// bytes, but at least 16 MiB and at most maxOutputBudget.
 func newRegistry(dir string, memory int64) *registry {
 	r := &registry{
 		dir:    dir,
-		budget: min(maxJournals, max(memory/4, 16*sandbox.MiB)),
+		budget: min(maxOutputBudget, max(memory/4, 16*sandbox.MiB)),
 		over:   make(chan struct{}, 1),
 		byID:   map[sandbox.ExecutionID]*execution{},
 	}
@@ -53,25 +53,25 @@ func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, en
 	if e := r.byID[id]; e != nil {
 		return e, nil
 	}
-	e := newExecution(id, req, newJournal(filepath.Join(r.dir, string(id)), r.grew))
+	e := newExecution(id, req, newJournal(filepath.Join(r.dir, string(id)), r.countOutput))
 	if err := enqueue(e); err != nil {
 		return nil, err
 	}
 	r.byID[id] = e
 	r.order = append(r.order, e)
-	r.forget()
+	r.removeOldest()
 	return e, nil
 }
 
-// forget removes the oldest final executions beyond maxRemembered. The caller must hold r.mu.
-func (r *registry) forget() {
-	for i := 0; len(r.order) > maxRemembered && i < len(r.order); {
+// removeOldest removes the oldest final executions beyond maxExecutions. The caller must hold r.mu.
+func (r *registry) removeOldest() {
+	for i := 0; len(r.order) > maxExecutions && i < len(r.order); {
 		e := r.order[i]
 		if !e.final() {
 			i++
 			continue
 		}
-		r.kept.Add(-e.journal.drop())
+		r.kept.Add(-e.journal.deleteOutput())
 		delete(r.byID, e.id)
 		r.order = append(r.order[:i], r.order[i+1:]...)
 	}
@@ -83,7 +83,7 @@ func (r *registry) get(id sandbox.ExecutionID) (*execution, error) {
 	if e := r.byID[id]; e != nil {
 		return e, nil
 	}
-	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxRemembered)
+	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxExecutions)
 }
 
 // active returns the queued and running executions, oldest first.
@@ -99,9 +99,9 @@ func (r *registry) active() []sandbox.Execution {
 	return list
 }
 
-// grew counts n more bytes of output. Journals call it while they hold their own locks, so trim runs in another
+// countOutput counts n more bytes of output. Journals call it while they hold their own locks, so trim runs in another
 // goroutine.
-func (r *registry) grew(n int64) {
+func (r *registry) countOutput(n int64) {
 	if r.kept.Add(n) > r.budget {
 		select {
 		case r.over <- struct{}{}:
@@ -119,7 +119,7 @@ func (r *registry) trim() {
 			return
 		}
 		if e.final() {
-			r.kept.Add(-e.journal.drop())
+			r.kept.Add(-e.journal.deleteOutput())
 		}
 	}
 }

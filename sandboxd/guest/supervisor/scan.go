@@ -19,8 +19,8 @@ const (
 	maxEntries = 20_000
 )
 
-// unseen are folders that tools create and users don't expect among their files.
-var unseen = map[string]bool{"__pycache__": true, ".ipynb_checkpoints": true}
+// ignoredNames contains the names of folders that tools create and users don't expect among their files.
+var ignoredNames = map[string]bool{"__pycache__": true, ".ipynb_checkpoints": true}
 
 // stamp is the metadata that changes when a file changes.
 type stamp struct {
@@ -63,8 +63,8 @@ type scan struct {
 // walk scans the workspace without following links. The caller must already act as the kernels' user.
 func (w *workspace) walk() *scan {
 	s := &scan{files: map[string]stamp{}}
-	const here = -100 // AT_FDCWD; the path is absolute
-	fd, err := openFolderAt(here, w.dir)
+	const atFDCWD = -100 // ignored by openat, because the path is absolute
+	fd, err := openFolderAt(atFDCWD, w.dir)
 	if err != nil {
 		s.omit("", "the workspace cannot be read by its own user")
 		return s
@@ -94,7 +94,7 @@ func (w *workspace) walkDir(s *scan, fd int, prefix string, depth int) {
 		}
 		_, _, names = syscall.ParseDirent(buf[:n], -1, names[:0])
 		for _, name := range names {
-			if unseen[name] || w.hidden(name) {
+			if ignoredNames[name] || w.hidden(name) {
 				continue
 			}
 			if s.visited++; s.visited > maxEntries {

@@ -33,7 +33,7 @@ const copyBytes = 512 << 10
 func openWorkspace(dir string, capacity int64, id identity) (*workspace, error) {
 	w := &workspace{dir: dir, capacity: capacity, identity: id, uploads: map[string]bool{}}
 	err := id.asKernel(func() error {
-		f, err := w.descend(".", false)
+		f, err := w.openParent(".", false)
 		if err == nil {
 			f.close()
 		}
@@ -55,7 +55,7 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	var file *os.File
 	err := w.identity.asKernel(func() (err error) {
 		// The folder stays open: if code renames it during the upload, the file appears in the renamed folder.
-		if parent, err = w.descend(name, true); err != nil {
+		if parent, err = w.openParent(name, true); err != nil {
 			return err
 		}
 		file, err = parent.open(temp, syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY, 0o644)
@@ -101,7 +101,7 @@ func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.Fi
 // open opens a regular file, and returns it with its current size. The caller closes the file.
 func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error) {
 	err = w.identity.asKernel(func() (err error) {
-		parent, err := w.descend(name, false)
+		parent, err := w.openParent(name, false)
 		if err != nil {
 			return err
 		}
