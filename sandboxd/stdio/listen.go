@@ -21,11 +21,11 @@ type Listener struct {
 
 // Listen returns a listener on the stdin and stdout of the current process, which must be pipes.
 func Listen() (*Listener, error) {
-	in, err := take(syscall.Stdin, "stdin")
+	in, err := dupDescriptor(syscall.Stdin, "stdin")
 	if err != nil {
 		return nil, err
 	}
-	out, err := take(syscall.Stdout, "stdout")
+	out, err := dupDescriptor(syscall.Stdout, "stdout")
 	if err != nil {
 		in.Close()
 		return nil, err
@@ -33,9 +33,9 @@ func Listen() (*Listener, error) {
 	return newListener(Pipes{in, out}), nil
 }
 
-// take returns a duplicate of the descriptor fd. It is non-blocking, so that reads and writes on it can have deadlines,
-// and close-on-exec, so that the programs that the guest starts don't inherit it. name is used in errors.
-func take(fd int, name string) (*os.File, error) {
+// dupDescriptor returns a duplicate of the descriptor fd. It is non-blocking, so that reads and writes on it can have
+// deadlines, and close-on-exec, so that the programs that the guest starts don't inherit it. name is used in errors.
+func dupDescriptor(fd int, name string) (*os.File, error) {
 	own, _, e := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 3)
 	if e != 0 {
 		return nil, fmt.Errorf("take %s: %w", name, e)
@@ -60,7 +60,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wait for a stream: %w", err)
 	}
-	c := &accepted{half: half{Pipes: l.pipes}, ticket: ticket, free: l.free}
+	c := &acceptedStream{streamSide: streamSide{Pipes: l.pipes}, ticket: ticket, free: l.free}
 	_, _ = c.Write([]byte{Joined}) // if the engine has closed the stream already, the first Read reports it
 	return c, nil
 }
@@ -105,21 +105,21 @@ func (l *Listener) Close() error { return nil }
 // Addr implements [net.Listener].
 func (l *Listener) Addr() net.Addr { return address{} }
 
-// accepted is the guest's side of one stream.
-type accepted struct {
-	half
+// acceptedStream is the guest's side of one stream.
+type acceptedStream struct {
+	streamSide
 	ticket []byte
 	free   chan struct{}
 }
 
 // Close closes the stream and returns at once. In the background it then waits until the engine has closed its end,
 // sends the ticket, and lets Accept wait for the next stream.
-func (c *accepted) Close() error {
+func (c *acceptedStream) Close() error {
 	if c.end() {
 		go func() {
 			_, _ = io.Copy(io.Discard, c.In)
-			_ = c.Out.SetWriteDeadline(time.Now().Add(lastWords))
-			_, _ = c.Out.Write(c.ticket) // if it fails, the engine stops waiting after lastWords
+			_ = c.Out.SetWriteDeadline(time.Now().Add(drainTimeout))
+			_, _ = c.Out.Write(c.ticket) // if it fails, the engine stops waiting after drainTimeout
 			_ = c.Out.SetWriteDeadline(time.Time{})
 			c.free <- struct{}{}
 		}()

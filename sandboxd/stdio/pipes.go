@@ -37,9 +37,9 @@ type address struct{}
 func (address) Network() string { return "pipe" }
 func (address) String() string  { return "pipe" }
 
-// half is one side of a stream. After end has returned, it does not use its pipes any more, so that the caller can use
-// them for the ticket and for the next stream.
-type half struct {
+// streamSide is one side of a stream. After end has returned, it does not use its pipes any more, so that the caller
+// can use them for the ticket and for the next stream.
+type streamSide struct {
 	Pipes
 	reading, writing sync.Mutex // held during Read and during Write
 
@@ -47,7 +47,7 @@ type half struct {
 	over bool
 }
 
-func (h *half) Read(b []byte) (int, error) {
+func (h *streamSide) Read(b []byte) (int, error) {
 	h.reading.Lock()
 	defer h.reading.Unlock()
 	if h.ended() {
@@ -56,7 +56,7 @@ func (h *half) Read(b []byte) (int, error) {
 	return h.Pipes.Read(b)
 }
 
-func (h *half) Write(b []byte) (int, error) {
+func (h *streamSide) Write(b []byte) (int, error) {
 	h.writing.Lock()
 	defer h.writing.Unlock()
 	if h.ended() {
@@ -65,11 +65,11 @@ func (h *half) Write(b []byte) (int, error) {
 	return h.Pipes.Write(b)
 }
 
-func (h *half) SetDeadline(t time.Time) error {
+func (h *streamSide) SetDeadline(t time.Time) error {
 	return errors.Join(h.SetReadDeadline(t), h.SetWriteDeadline(t))
 }
 
-func (h *half) SetReadDeadline(t time.Time) error {
+func (h *streamSide) SetReadDeadline(t time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over {
@@ -78,7 +78,7 @@ func (h *half) SetReadDeadline(t time.Time) error {
 	return h.Pipes.SetReadDeadline(t)
 }
 
-func (h *half) SetWriteDeadline(t time.Time) error {
+func (h *streamSide) SetWriteDeadline(t time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over {
@@ -87,7 +87,7 @@ func (h *half) SetWriteDeadline(t time.Time) error {
 	return h.Pipes.SetWriteDeadline(t)
 }
 
-func (h *half) ended() bool {
+func (h *streamSide) ended() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.over
@@ -96,7 +96,7 @@ func (h *half) ended() bool {
 // end ends the use of the pipes: reads and writes in progress fail, and later calls return [net.ErrClosed]. The first
 // call returns true after all reads and writes in progress have returned and the deadlines are cleared. Further calls
 // return false at once.
-func (h *half) end() bool {
+func (h *streamSide) end() bool {
 	h.mu.Lock()
 	first := !h.over
 	h.over = true

@@ -33,13 +33,13 @@ const Flag = "--stdio"
 
 const ticketBytes = 16
 
-// lastWords is how long, after the end of a stream, the engine waits for the ticket and the guest tries to send it.
-const lastWords = 2 * time.Second
+// drainTimeout is how long, after the end of a stream, the engine waits for the ticket and the guest tries to send it.
+const drainTimeout = 2 * time.Second
 
 // Stream is the engine's side of a stream over the guest's own stdin and stdout. It implements [net.Conn]. The caller
 // must call Open before it reads or writes.
 type Stream struct {
-	half
+	streamSide
 	ticket []byte
 	ended  chan struct{}
 	once   sync.Once
@@ -48,7 +48,7 @@ type Stream struct {
 // New returns a stream over p. p must be new pipes whose other ends are the guest's stdin and stdout, or will be. Close
 // closes both files. The caller must close the stream.
 func New(p Pipes) *Stream {
-	s := &Stream{half: half{Pipes: p}, ticket: make([]byte, ticketBytes), ended: make(chan struct{})}
+	s := &Stream{streamSide: streamSide{Pipes: p}, ticket: make([]byte, ticketBytes), ended: make(chan struct{})}
 	_, _ = rand.Read(s.ticket) // it never fails
 	return s
 }
@@ -71,7 +71,7 @@ func (s *Stream) Close() error {
 		go func() {
 			defer close(s.ended)
 			defer s.In.Close()
-			_ = s.In.SetReadDeadline(time.Now().Add(lastWords))
+			_ = s.In.SetReadDeadline(time.Now().Add(drainTimeout))
 			awaitTicket(s.In, s.ticket)
 		}()
 	})
@@ -79,7 +79,7 @@ func (s *Stream) Close() error {
 }
 
 // Ended returns a channel that is closed after Close, when the guest has sent the ticket, has ended, or has not sent
-// the ticket for lastWords.
+// the ticket for drainTimeout.
 func (s *Stream) Ended() <-chan struct{} { return s.ended }
 
 // awaitTicket reads from in until the bytes that it has read end with the ticket, or until a read fails.

@@ -43,7 +43,7 @@ func open(t *testing.T, path string, mode int) *os.File {
 func (f fifos) serve(t *testing.T) *Stream {
 	t.Helper()
 	in := open(t, f.in, os.O_RDONLY)
-	first := f.live(t)
+	first := f.newStream(t)
 	l := newListener(Pipes{in, open(t, f.out, os.O_WRONLY)})
 	go func() {
 		for {
@@ -60,14 +60,14 @@ func (f fifos) serve(t *testing.T) *Stream {
 	return first
 }
 
-// live returns the engine's side of a new stream, as after a start or a restore of the guest.
-func (f fifos) live(t *testing.T) *Stream {
+// newStream returns the engine's side of a new stream, as after a start or a restore of the guest.
+func (f fifos) newStream(t *testing.T) *Stream {
 	t.Helper()
 	out := open(t, f.out, os.O_RDONLY)
 	return New(Pipes{out, open(t, f.in, os.O_WRONLY)})
 }
 
-func opened(t *testing.T, s *Stream) {
+func openStream(t *testing.T, s *Stream) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -76,7 +76,7 @@ func opened(t *testing.T, s *Stream) {
 	}
 }
 
-func echoes(t *testing.T, s *Stream, size int) {
+func wantEcho(t *testing.T, s *Stream, size int) {
 	t.Helper()
 	sent := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 	go s.Write(sent)
@@ -86,13 +86,13 @@ func echoes(t *testing.T, s *Stream, size int) {
 	}
 }
 
-func closed(t *testing.T, s *Stream) {
+func closeStream(t *testing.T, s *Stream) {
 	t.Helper()
 	begin := time.Now()
 	s.Close()
 	s.Close()
 	<-s.Ended()
-	if time.Since(begin) > lastWords/2 {
+	if time.Since(begin) > drainTimeout/2 {
 		t.Errorf("the guest did not say that it let go")
 	}
 	if _, err := s.Read(make([]byte, 1)); err != net.ErrClosed {
@@ -102,17 +102,17 @@ func closed(t *testing.T, s *Stream) {
 
 func TestStream(t *testing.T) {
 	s := newFifos(t).serve(t)
-	opened(t, s)
-	echoes(t, s, 16)
-	echoes(t, s, 10<<20)
-	closed(t, s)
+	openStream(t, s)
+	wantEcho(t, s, 16)
+	wantEcho(t, s, 10<<20)
+	closeStream(t, s)
 }
 
-// TestCloseWhileBothAreBusy closes a stream during a Read and a Write, while the pipes are full.
-func TestCloseWhileBothAreBusy(t *testing.T) {
+// TestCloseDuringReadAndWrite closes a stream during a Read and a Write, while the pipes are full.
+func TestCloseDuringReadAndWrite(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)
-	opened(t, s)
+	openStream(t, s)
 	done := make(chan bool, 2)
 	go func() {
 		s.Write(make([]byte, 10<<20))
@@ -123,35 +123,35 @@ func TestCloseWhileBothAreBusy(t *testing.T) {
 		io.Copy(io.Discard, s)
 		done <- true
 	}()
-	closed(t, s)
+	closeStream(t, s)
 	<-done
 	<-done
-	s = f.live(t)
-	opened(t, s)
-	echoes(t, s, 16)
+	s = f.newStream(t)
+	openStream(t, s)
+	wantEcho(t, s, 16)
 }
 
-// TestLives simulates restores of a guest. It checks that a stream can be opened after each of them, even if the
-// previous engine process ended after it had sent a part of a ticket, and that the guest uses almost no CPU time while
-// it waits for a stream.
-func TestLives(t *testing.T) {
+// TestStreamsAfterRestores simulates restores of a guest. It checks that a stream can be opened after each of them,
+// even if the previous engine process ended after it had sent a part of a ticket, and that the guest uses almost no CPU
+// time while it waits for a stream.
+func TestStreamsAfterRestores(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)
 	for range 3 {
-		opened(t, s)
-		echoes(t, s, 1<<20)
-		closed(t, s)
+		openStream(t, s)
+		wantEcho(t, s, 1<<20)
+		closeStream(t, s)
 		before := cpu(t)
 		time.Sleep(100 * time.Millisecond)
 		if used := cpu(t) - before; used > 50*time.Millisecond {
 			t.Errorf("waiting took %v of a CPU", used)
 		}
-		s = f.live(t)
+		s = f.newStream(t)
 		io.WriteString(s.Out, "half a tick") // the engine ends after it has sent a part of the ticket
 		s.In.Close()
 		s.Out.Close()
 		time.Sleep(10 * time.Millisecond)
-		s = f.live(t)
+		s = f.newStream(t)
 	}
 }
 
@@ -164,15 +164,15 @@ func cpu(t *testing.T) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// TestNobodyThere checks that Open fails and closes the stream if the guest sends nothing, or something other than
-// Joined.
-func TestNobodyThere(t *testing.T) {
+// TestOpenFailsWithoutAGuest checks that Open fails and closes the stream if the guest sends nothing, or something
+// other than Joined.
+func TestOpenFailsWithoutAGuest(t *testing.T) {
 	for name, says := range map[string]string{"nothing": "", "something else": "HTTP/1.1 400"} {
 		t.Run(name, func(t *testing.T) {
 			f := newFifos(t)
 			in := open(t, f.in, os.O_RDONLY)
 			defer in.Close()
-			s := f.live(t)
+			s := f.newStream(t)
 			out := open(t, f.out, os.O_WRONLY)
 			io.WriteString(out, says)
 			if says == "" {
