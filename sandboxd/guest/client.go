@@ -149,7 +149,7 @@ func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
 // returned size and hash are those of the bytes sent. The guest only counts them, because a hash costs more than all
 // the rest of a transfer.
 func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sandbox.File, error) {
-	sent := newDigest(inLargePieces{body})
+	sent := newDigest(fullReader{body})
 	defer sent.close()
 	resp, err := c.send(ctx, http.MethodPut, FilesRoute+path, nil, io.NopCloser(sent))
 	if err != nil {
@@ -189,7 +189,7 @@ func (c *Client) ReadFile(ctx context.Context, path string, offset, length int64
 	if length >= 0 {
 		want = min(want, length)
 	}
-	return &exactBody{body: inLargePieces{resp.Body}, Closer: resp.Body, left: want}, whole, nil
+	return &exactBody{body: fullReader{resp.Body}, Closer: resp.Body, left: want}, whole, nil
 }
 
 func waitQuery(seconds float64) url.Values {
@@ -218,7 +218,7 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 			return fmt.Errorf("encode a request: %w", err)
 		}
 	}
-	resp, err := c.send(ctx, method, path, q, repeatable(body))
+	resp, err := c.send(ctx, method, path, q, repeatableBody(body))
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	if err != nil {
 		return nil, fmt.Errorf("ask the guest: %w", err)
 	}
-	if data, ok := body.(repeatable); ok {
+	if data, ok := body.(repeatableBody); ok {
 		if data != nil {
 			req.ContentLength = int64(len(data))
 			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }

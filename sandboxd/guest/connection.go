@@ -30,7 +30,7 @@ func newConnection(dial func(context.Context) (net.Conn, error)) connection {
 		Protocols:          protocols,
 		DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialFor(ctx, dial)
+			return dialWithTimeout(ctx, dial)
 		},
 		HTTP2: &http.HTTP2Config{
 			MaxReadFrameSize: 1 << 20,
@@ -47,10 +47,10 @@ func newConnection(dial func(context.Context) (net.Conn, error)) connection {
 // is being saved.
 const dialTimeout = 20 * time.Second
 
-// dialFor dials with a context that is cancelled when ctx ends or after dialTimeout, but only while dialling. After
-// that, the context lives until the connection is closed, because the connection outlives the request that caused the
-// dial.
-func dialFor(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+// dialWithTimeout dials with a context that is cancelled when ctx ends or after dialTimeout, but only while dialling.
+// After that, the context lives until the connection is closed, because the connection outlives the request that caused
+// the dial.
+func dialWithTimeout(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	limited, done := context.WithTimeout(ctx, dialTimeout)
 	defer done()
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -66,15 +66,15 @@ func dialFor(ctx context.Context, dial func(context.Context) (net.Conn, error)) 
 		cancel()
 		return nil, err
 	}
-	return &dialled{Conn: conn, cancel: cancel}, nil
+	return &dialledConn{Conn: conn, cancel: cancel}, nil
 }
 
-type dialled struct {
+type dialledConn struct {
 	net.Conn
 	cancel context.CancelFunc
 }
 
-func (d *dialled) Close() error {
+func (d *dialledConn) Close() error {
 	defer d.cancel()
 	return d.Conn.Close()
 }
@@ -130,18 +130,18 @@ func (c *connection) close() {
 	}
 }
 
-// repeatable is a body that can be sent again.
-type repeatable []byte
+// repeatableBody is a body that can be sent again.
+type repeatableBody []byte
 
-func (repeatable) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
-func (repeatable) Close() error             { return nil }
+func (repeatableBody) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+func (repeatableBody) Close() error             { return nil }
 
-// inLargePieces is a reader that fills the whole buffer in each Read. Each piece of a file costs both sides an HTTP/2
+// fullReader is a reader that fills the whole buffer in each Read. Each piece of a file costs both sides an HTTP/2
 // frame, and its reader another one for flow control. Under gVisor, where system calls are expensive, that is most of
 // the cost of a transfer.
-type inLargePieces struct{ r io.Reader }
+type fullReader struct{ r io.Reader }
 
-func (l inLargePieces) Read(p []byte) (n int, err error) {
+func (l fullReader) Read(p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var more int
 		more, err = l.r.Read(p[n:])
