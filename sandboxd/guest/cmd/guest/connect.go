@@ -13,11 +13,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// listenPatience bounds how long connect waits for the guest to listen, because engines run connect as soon as they
-// have started the guest. listenLook is the time between two attempts.
+// listenTimeout bounds how long connect waits for the guest to listen, because engines run connect as soon as they
+// have started the guest. listenRetryInterval is the time between two attempts.
 const (
-	listenPatience = 10 * time.Second
-	listenLook     = 2 * time.Millisecond
+	listenTimeout       = 10 * time.Second
+	listenRetryInterval = 2 * time.Millisecond
 )
 
 // connect passes its standard input and output to the guest, and waits until the guest has closed them or has ended.
@@ -31,8 +31,8 @@ func connect(args []string) error {
 	}
 	address := &net.UnixAddr{Name: *socket, Net: "unix"}
 	conn, err := net.DialUnix("unix", nil, address)
-	for end := time.Now().Add(listenPatience); err != nil && time.Now().Before(end); conn, err = net.DialUnix("unix", nil, address) {
-		time.Sleep(listenLook)
+	for end := time.Now().Add(listenTimeout); err != nil && time.Now().Before(end); conn, err = net.DialUnix("unix", nil, address) {
+		time.Sleep(listenRetryInterval)
 	}
 	if err != nil {
 		return err

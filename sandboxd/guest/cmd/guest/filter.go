@@ -76,11 +76,11 @@ func refuseNamespaces() error {
 	if !bytes.Contains(status, []byte("\nSeccomp:\t0\n")) {
 		return nil // a filter is installed already, or the kernel supports none
 	}
-	return install(namespaceFilter())
+	return installFilter(namespaceFilter())
 }
 
-// install installs a seccomp program for this thread. It can't be undone.
-func install(program []unix.SockFilter) error {
+// installFilter installs a seccomp program for this thread. It can't be undone.
+func installFilter(program []unix.SockFilter) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
 	}

@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread()
-	if err := install(namespaceFilter()); err != nil {
+	if err := installFilter(namespaceFilter()); err != nil {
 		panic(err)
 	}
 	got := map[string]unix.Errno{}

@@ -53,7 +53,7 @@ func launch(args []string) error {
 	if err := refuseNamespaces(); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}
-	if err := become(uintptr(*uid)); err != nil {
+	if err := becomeUser(uintptr(*uid)); err != nil {
 		return fmt.Errorf("become user %d: %w", *uid, err)
 	}
 	if err := os.Chdir(*dir); err != nil {
@@ -81,7 +81,7 @@ func launch(args []string) error {
 			return fmt.Errorf("limit %s to %d: %w", l.name, l.limit, err)
 		}
 	}
-	if *space > 0 && !enforced(*data) {
+	if *space > 0 && !dataLimitWorks(*data) {
 		if err := limit(syscall.RLIMIT_AS, *space); err != nil {
 			return fmt.Errorf("limit as to %d: %w", *space, err)
 		}
@@ -89,8 +89,8 @@ func launch(args []string) error {
 	return fmt.Errorf("become %s: %w", argv[0], syscall.Exec(argv[0], argv, env))
 }
 
-// become changes the user and group of this thread. It can't be undone.
-func become(id uintptr) error {
+// becomeUser changes the user and group of this thread. It can't be undone.
+func becomeUser(id uintptr) error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 		return fmt.Errorf("setgroups: %w", e)
 	}
@@ -103,9 +103,9 @@ func become(id uintptr) error {
 	return nil
 }
 
-// enforced reports whether the limit of private memory works on this system. gVisor accepts the limit but does not
-// count mapped memory. So enforced tries to map more than the limit allows.
-func enforced(data uint64) bool {
+// dataLimitWorks reports whether the limit of private memory works on this system. gVisor accepts the limit but does
+// not count mapped memory. So dataLimitWorks tries to map more than the limit allows.
+func dataLimitWorks(data uint64) bool {
 	if data == 0 {
 		return false
 	}
