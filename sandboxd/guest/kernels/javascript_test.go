@@ -11,14 +11,14 @@ import (
 func TestJavaScript(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
-		missing(t, "node")
+		skipMissing(t, "node")
 	}
 	t.Parallel()
 	began := time.Now()
 	k := start(t, "javascript", node)
 	t.Logf("%s ready after %v", k.ready.Runner, time.Since(began).Round(time.Millisecond))
 	testWarm(t, k, "'ok'")
-	keep(t, k, javascriptPromises)
+	runTestCases(t, k, javascriptCases)
 	testInterrupts(t, k, "const answer = 42", "answer", map[string]string{
 		"a loop":                "console.log(1); while (true) {}",
 		"an await":              "console.log(1); await new Promise(() => {})",
@@ -66,10 +66,10 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 }
 
 // Without its addon the kernel can't renew OpenSSL's generator, and reports that.
-func TestJavaScriptSaysThatItCannotRenew(t *testing.T) {
+func TestJavaScriptReportsMissingAddons(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
-		missing(t, "node")
+		skipMissing(t, "node")
 	}
 	t.Parallel()
 	k := start(t, "javascript", node)
@@ -85,7 +85,7 @@ func TestJavaScriptSaysThatItCannotRenew(t *testing.T) {
 	k.renew("Keys and bytes of node:crypto come as in the other copies of this sandbox")
 }
 
-var javascriptPromises = []promise{
+var javascriptCases = []testCase{
 	{name: "the last expression is the result", cells: []string{"const x = 20\nx + 1"}, result: "21"},
 	{name: "undefined is no result", cells: []string{"undefined"}},
 	{name: "a loop has no result", cells: []string{"let n = 0; for (const i of [1, 2]) n += i"}},

@@ -87,7 +87,7 @@ func start(t *testing.T, name, interpreter string, env ...string) *kernel {
 	raw, theirRaw := pipe()
 	k.requests, k.messages, k.pipe, k.acks, k.raw = requests, bufio.NewReaderSize(messages, 1<<20), messages, acks, raw
 	k.command.Dir = dir
-	k.command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "MPLCONFIGDIR=" + cache(t)}, env...)
+	k.command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "MPLCONFIGDIR=" + fontCacheDir(t)}, env...)
 	k.command.Stdout, k.command.Stderr = theirRaw, theirRaw
 	k.command.ExtraFiles = []*os.File{theirRequests, theirMessages, theirAcks}
 	k.command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -116,8 +116,8 @@ func start(t *testing.T, name, interpreter string, env ...string) *kernel {
 	return k
 }
 
-// cache is the folder for matplotlib's list of fonts, which takes seconds to create.
-func cache(t *testing.T) string {
+// fontCacheDir is the folder for matplotlib's list of fonts, which takes seconds to create.
+func fontCacheDir(t *testing.T) string {
 	dir := filepath.Join(os.TempDir(), "dormouse-test-matplotlib")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -203,8 +203,8 @@ func (k *kernel) run(code string) outcome {
 	return k.wait()
 }
 
-// ask sends a request that has no field but its type.
-func (k *kernel) ask(what string) {
+// sendRequest sends a request that has no field but its type.
+func (k *kernel) sendRequest(what string) {
 	k.t.Helper()
 	if _, err := k.requests.WriteString(`{"type":"` + what + `"}` + "\n"); err != nil {
 		k.t.Fatal(err)
@@ -215,7 +215,7 @@ func (k *kernel) ask(what string) {
 // or is empty if want is.
 func (k *kernel) renew(want string) {
 	k.t.Helper()
-	k.ask("renew")
+	k.sendRequest("renew")
 	for {
 		switch m := k.next(); m.Type {
 		case "renewed":
@@ -234,7 +234,7 @@ func (k *kernel) renew(want string) {
 func testWarm(t *testing.T, k *kernel, check string) {
 	t.Run("what most code imports is there before, under no name", func(t *testing.T) {
 		k.t = t
-		k.ask("warm")
+		k.sendRequest("warm")
 		if m := k.next(); m.Type != "warm" {
 			t.Errorf("it says %+v, want warm", m)
 		}
@@ -279,10 +279,10 @@ func (k *kernel) interrupt() {
 	syscall.Kill(-k.command.Process.Pid, syscall.SIGINT)
 }
 
-// promise is one behaviour of a kernel as a user sees it. The cells run one after another; the expectations apply to
+// testCase is one behaviour of a kernel as a user sees it. The cells run one after another; the expectations apply to
 // the last one. result, err and each part of trace must be contained in the actual texts. If status is empty, it is
 // "ok" or, if err is set, "error".
-type promise struct {
+type testCase struct {
 	name     string
 	cells    []string
 	text     string   // the whole of stdout, stderr and raw output together
@@ -294,8 +294,8 @@ type promise struct {
 	status   string
 }
 
-func keep(t *testing.T, k *kernel, promises []promise) {
-	for _, p := range promises {
+func runTestCases(t *testing.T, k *kernel, testCases []testCase) {
+	for _, p := range testCases {
 		t.Run(p.name, func(t *testing.T) {
 			k.t = t
 			var o outcome
@@ -416,9 +416,9 @@ func TestEveryProgramIsEmbedded(t *testing.T) {
 	}
 }
 
-// missing skips a test because an interpreter is missing. If DORMOUSE_TEST_REQUIRE (a comma-separated list) contains
-// the interpreter, the test fails instead.
-func missing(t *testing.T, part string) {
+// skipMissing skips a test because an interpreter is missing. If DORMOUSE_TEST_REQUIRE (a comma-separated list)
+// contains the interpreter, the test fails instead.
+func skipMissing(t *testing.T, part string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), part) {
 		t.Fatalf("%s is required, and not in PATH", part)

@@ -32,12 +32,12 @@ func TestPython(t *testing.T) {
 			k := start(t, "python", python)
 			t.Logf("%s ready after %v", k.ready.Runner, time.Since(began).Round(time.Millisecond))
 			testWarm(t, k, pythonWarm)
-			keep(t, k, pythonPromises)
+			runTestCases(t, k, pythonCases)
 			if strings.HasPrefix(k.ready.Runner, "IPython") {
-				keep(t, k, ipythonPromises)
+				runTestCases(t, k, ipythonCases)
 			}
 			if k.run("import pandas, matplotlib.pyplot").status == "ok" {
-				keep(t, k, dataPromises)
+				runTestCases(t, k, dataCases)
 			} else {
 				t.Log("not tested: figures and frames, for want of pandas and matplotlib")
 			}
@@ -75,7 +75,7 @@ func TestPython(t *testing.T) {
 func TestPythonWithoutIPython(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		missing(t, "python")
+		skipMissing(t, "python")
 	}
 	t.Parallel()
 	without := t.TempDir()
@@ -91,7 +91,7 @@ func TestPythonWithoutIPython(t *testing.T) {
 	}
 	k.drain()
 	testWarm(t, k, pythonWarm)
-	keep(t, k, pythonPromises)
+	runTestCases(t, k, pythonCases)
 	testRenewal(t, k, pythonSeeds, pythonDraws, pythonRenewed)
 	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
@@ -134,7 +134,7 @@ for value in rng.spawn(1)[0].random(), np.random.rand(): print(value)
 `
 )
 
-var pythonPromises = []promise{
+var pythonCases = []testCase{
 	{name: "the last expression is the result", cells: []string{"x = 20\nx + 1"}, result: "21"},
 	{name: "variables persist", cells: []string{"kept = [1]", "kept.append(2)", "kept"}, result: "[1, 2]"},
 	{name: "an assignment has no result", cells: []string{"y = 3"}},
@@ -188,7 +188,7 @@ var pythonPromises = []promise{
 	{name: "a huge value is cut with a note", cells: []string{"class Huge:\n    def __repr__(self): return 'x' * (3 << 20)\nHuge()"}, result: "characters left out"},
 }
 
-var ipythonPromises = []promise{
+var ipythonCases = []testCase{
 	{name: "magics work", cells: []string{"%%time\nsum(range(10))", "%who_ls nothing_of_that_kind"}, result: "[]"},
 	{name: "an unknown magic is an error", cells: []string{"%nosuch"}, err: "UsageError"},
 	{name: "captured output stays captured", cells: []string{"%%capture out\nprint(1)\n2", "out.stdout"}, result: `'1\n'`},
@@ -196,7 +196,7 @@ var ipythonPromises = []promise{
 	{name: "IPython writes nothing to $HOME", cells: []string{"import os; [n for n in os.listdir(os.environ['HOME']) if 'ipython' in n]"}, result: "[]"},
 }
 
-var dataPromises = []promise{
+var dataCases = []testCase{
 	{name: "plt.show shows each figure once", cells: []string{"import matplotlib.pyplot as plt\nplt.plot([1]); plt.show(); plt.plot([2]); plt.show();"}, displays: []string{"image/png", "image/png"}},
 	{name: "a figure that is not shown is shown at the end", cells: []string{"plt.figure(); plt.plot([1]);\nplt.figure(); plt.plot([2]);"}, displays: []string{"image/png", "image/png"}},
 	{name: "a figure is not shown again in the next cell", cells: []string{"plt.plot([1]);", "1"}, result: "1"},
