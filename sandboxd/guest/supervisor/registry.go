@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// registry stores the newest maxExecutions executions, and their output as far as it fits into budget. The oldest
+// registry stores the newest maxStoredExecutions executions, and their output as far as it fits into budget. The oldest
 // output is deleted first.
 type registry struct {
 	dir    string // folder of the journals' files
@@ -24,8 +24,8 @@ type registry struct {
 }
 
 const (
-	maxExecutions   = 1000
-	maxOutputBudget = 96 * sandbox.MiB
+	maxStoredExecutions = 1000
+	maxOutputBudget     = 96 * sandbox.MiB
 )
 
 // newRegistry returns an empty registry. The budget is a quarter of memory, which is the sandbox's memory limit in
@@ -63,9 +63,9 @@ func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, en
 	return e, nil
 }
 
-// removeOldest removes the oldest final executions beyond maxExecutions. The caller must hold r.mu.
+// removeOldest removes the oldest final executions beyond maxStoredExecutions. The caller must hold r.mu.
 func (r *registry) removeOldest() {
-	for i := 0; len(r.order) > maxExecutions && i < len(r.order); {
+	for i := 0; len(r.order) > maxStoredExecutions && i < len(r.order); {
 		e := r.order[i]
 		if !e.final() {
 			i++
@@ -83,7 +83,7 @@ func (r *registry) get(id sandbox.ExecutionID) (*execution, error) {
 	if e := r.byID[id]; e != nil {
 		return e, nil
 	}
-	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxExecutions)
+	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxStoredExecutions)
 }
 
 // active returns the queued and running executions, oldest first.
