@@ -76,8 +76,8 @@ func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
 // make creates a sandbox's folder and calls start to start the sandbox. If a step fails, it removes the sandbox again.
 // The caller must hold the sandbox's lock.
 func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSpec, start func() error) error {
-	box := e.layout.box(id)
-	if err := os.Mkdir(box, 0o700); err != nil {
+	sandboxDir := e.layout.sandboxDir(id)
+	if err := os.Mkdir(sandboxDir, 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = errExists
 		}
@@ -175,7 +175,7 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	defer cancel()
 	ctx, died := context.WithCancelCause(ctx)
 	defer died(nil)
-	go e.watchBox(ctx, id, died)
+	go e.watchSandbox(ctx, id, died)
 	if own != nil && openOwn(ctx, own) {
 		e.streams.Offer(id, own)
 		return nil
@@ -186,7 +186,7 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 			e.streams.Offer(id, s)
 			return nil
 		}
-		if _, alive := e.layout.processOfBox(id); !alive {
+		if _, alive := e.layout.processOfSandbox(id); !alive {
 			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", e.ending(id)).WithCause(err)
 		}
 		select {
@@ -206,9 +206,9 @@ func openOwn(ctx context.Context, own *stdio.Stream) bool {
 	return own.Open(ctx) == nil
 }
 
-// watchBox calls died when the sandbox's process has died. It returns then, or when ctx ends. Without it, awaitGuest would
-// wait long for a `runsc exec` in a sandbox that has died.
-func (e *Engine) watchBox(ctx context.Context, id sandbox.ID, died context.CancelCauseFunc) {
+// watchSandbox calls died when the sandbox's process has died. It returns then, or when ctx ends. Without it, awaitGuest
+// would wait long for a `runsc exec` in a sandbox that has died.
+func (e *Engine) watchSandbox(ctx context.Context, id sandbox.ID, died context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -217,7 +217,7 @@ func (e *Engine) watchBox(ctx context.Context, id sandbox.ID, died context.Cance
 		case <-ctx.Done():
 			return
 		}
-		if _, alive := e.layout.processOfBox(id); !alive {
+		if _, alive := e.layout.processOfSandbox(id); !alive {
 			died(errors.New("its process has died"))
 			return
 		}

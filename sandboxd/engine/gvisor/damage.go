@@ -71,7 +71,7 @@ func (e *Engine) sandboxCheck() engine.Check {
 	}
 	var lost []string
 	for _, id := range ids {
-		info, err := os.Lstat(e.layout.box(id))
+		info, err := os.Lstat(e.layout.sandboxDir(id))
 		if err != nil || time.Since(info.ModTime()) < time.Minute && !(exists(e.layout.record(id)) && exists(e.layout.configFile(id))) {
 			continue // it is being created or removed
 		}

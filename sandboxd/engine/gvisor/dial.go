@@ -25,7 +25,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	if e.layout.suspended(id) {
 		return nil, asleep()
 	}
-	if _, alive := e.layout.processOfBox(id); !alive {
+	if _, alive := e.layout.processOfSandbox(id); !alive {
 		if exists(e.layout.kept(id)) {
 			return nil, asleep()
 		}

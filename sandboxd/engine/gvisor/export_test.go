@@ -18,7 +18,7 @@ func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) {
 
 // ConfigFile returns the path of a sandbox's OCI configuration.
 func (e *Engine) ConfigFile(id sandbox.ID) string {
-	return filepath.Join(e.layout.box(id), "config.json")
+	return filepath.Join(e.layout.sandboxDir(id), "config.json")
 }
 
 // Refs returns the names of the unpacked images.

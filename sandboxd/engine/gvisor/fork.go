@@ -57,7 +57,7 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 		}
 		return e.drop(dir)
 	}
-	if _, alive := e.layout.processOfBox(from); !alive {
+	if _, alive := e.layout.processOfSandbox(from); !alive {
 		return noSandbox(from)
 	}
 	making := e.layout.makingCheckpoint(to)

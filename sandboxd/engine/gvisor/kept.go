@@ -37,7 +37,7 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	if e.layout.suspended(id) {
 		return nil // the checkpoint of a suspended sandbox is complete
 	}
-	if _, alive := e.layout.processOfBox(id); !alive {
+	if _, alive := e.layout.processOfSandbox(id); !alive {
 		if exists(e.layout.kept(id)) {
 			return asleep()
 		}
@@ -60,10 +60,10 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	defer release()
-	if _, alive := e.layout.processOfBox(id); !alive || e.layout.suspended(id) || !exists(e.layout.kept(id)) {
+	if _, alive := e.layout.processOfSandbox(id); !alive || e.layout.suspended(id) || !exists(e.layout.kept(id)) {
 		return nil
 	}
-	return errors.Join(e.drop(e.layout.kept(id)), durable.SyncDir(e.layout.box(id)))
+	return errors.Join(e.drop(e.layout.kept(id)), durable.SyncDir(e.layout.sandboxDir(id)))
 }
 
 // fallBack turns a sandbox whose processes have died into a suspended sandbox, if it has a fallback checkpoint.
@@ -73,7 +73,7 @@ func (e *Engine) fallBack(ctx context.Context, id sandbox.ID) error {
 	if e.layout.suspended(id) || !exists(kept) {
 		return nil
 	}
-	if _, alive := e.layout.processOfBox(id); alive {
+	if _, alive := e.layout.processOfSandbox(id); alive {
 		return nil
 	}
 	path := filepath.Join(kept, endedName)
@@ -103,7 +103,7 @@ func (e *Engine) glance(id sandbox.ID) engine.Container {
 	checkpoint, kept := e.layout.checkpoint(id), e.layout.kept(id)
 	c.StateBytes = bytesIn(checkpoint) + bytesIn(kept)
 	damage := e.layout.damage(id)
-	switch _, alive := e.layout.processOfBox(id); {
+	switch _, alive := e.layout.processOfSandbox(id); {
 	case damage != "":
 		c.Detail = damage
 	case e.layout.suspended(id):

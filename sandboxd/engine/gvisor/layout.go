@@ -38,23 +38,23 @@ import (
 // damaged sandbox is lost. All other files are synced when they are written.
 type layout struct{ dir string }
 
-func (l layout) sandboxes() string           { return filepath.Join(l.dir, "sandboxes") }
-func (l layout) box(id sandbox.ID) string    { return filepath.Join(l.sandboxes(), string(id)) }
-func (l layout) spares() string              { return filepath.Join(l.dir, "spares") }
-func (l layout) runscRoot() string           { return filepath.Join(l.dir, "runsc") }
-func (l layout) runsc(build string) string   { return filepath.Join(l.dir, "bin", "runsc-"+build) }
-func (l layout) guest(name string) string    { return filepath.Join(l.dir, "guest", name) }
-func (l layout) etc() string                 { return filepath.Join(l.dir, "etc") }
-func (l layout) record(id sandbox.ID) string { return filepath.Join(l.box(id), "record.json") }
+func (l layout) sandboxes() string               { return filepath.Join(l.dir, "sandboxes") }
+func (l layout) sandboxDir(id sandbox.ID) string { return filepath.Join(l.sandboxes(), string(id)) }
+func (l layout) spares() string                  { return filepath.Join(l.dir, "spares") }
+func (l layout) runscRoot() string               { return filepath.Join(l.dir, "runsc") }
+func (l layout) runsc(build string) string       { return filepath.Join(l.dir, "bin", "runsc-"+build) }
+func (l layout) guest(name string) string        { return filepath.Join(l.dir, "guest", name) }
+func (l layout) etc() string                     { return filepath.Join(l.dir, "etc") }
+func (l layout) record(id sandbox.ID) string     { return filepath.Join(l.sandboxDir(id), "record.json") }
 func (l layout) configFile(id sandbox.ID) string {
-	return filepath.Join(l.box(id), "config.json")
+	return filepath.Join(l.sandboxDir(id), "config.json")
 }
-func (l layout) process(id sandbox.ID) string { return filepath.Join(l.box(id), "process.json") }
-func (l layout) spareOf(id sandbox.ID) string { return filepath.Join(l.box(id), "spare") }
+func (l layout) process(id sandbox.ID) string { return filepath.Join(l.sandboxDir(id), "process.json") }
+func (l layout) spareOf(id sandbox.ID) string { return filepath.Join(l.sandboxDir(id), "spare") }
 func (l layout) checkpoint(id sandbox.ID) string {
-	return filepath.Join(l.box(id), "checkpoint")
+	return filepath.Join(l.sandboxDir(id), "checkpoint")
 }
-func (l layout) kept(id sandbox.ID) string { return filepath.Join(l.box(id), "kept") }
+func (l layout) kept(id sandbox.ID) string { return filepath.Join(l.sandboxDir(id), "kept") }
 
 // The folders of temporary checkpoints, which are removed when the engine is opened.
 func (l layout) makingCheckpoint(id sandbox.ID) string  { return l.checkpoint(id) + ".making" }

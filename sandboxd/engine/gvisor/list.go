@@ -17,7 +17,7 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	list := make([]engine.Container, 0, len(ids))
 	for _, id := range ids {
 		c := e.look(id)
-		if !exists(e.layout.box(id)) || e.snapshots.hides(id) {
+		if !exists(e.layout.sandboxDir(id)) || e.snapshots.hides(id) {
 			continue // it was removed since ids returned, or it becomes a snapshot
 		}
 		list = append(list, c)
@@ -28,7 +28,7 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 // ending returns a text that says how the processes of a sandbox have ended. The exit status is unknown, because the
 // processes are not children of the daemon.
 func (e *Engine) ending(id sandbox.ID) string {
-	p, alive := e.layout.processOfBox(id)
+	p, alive := e.layout.processOfSandbox(id)
 	switch {
 	case alive:
 		return "is running"

@@ -29,11 +29,11 @@ func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
 
 func awaitPacked(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 	t.Helper()
-	box := filepath.Join(dir, "sandboxes", string(id))
+	sandboxDir := filepath.Join(dir, "sandboxes", string(id))
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		_, plain := os.Stat(filepath.Join(box, "checkpoint", "pages.img"))
-		_, packed := os.Stat(filepath.Join(box, "checkpoint", "pages.img.zst"))
-		_, packing := os.Stat(filepath.Join(box, "checkpoint.packing"))
+		_, plain := os.Stat(filepath.Join(sandboxDir, "checkpoint", "pages.img"))
+		_, packed := os.Stat(filepath.Join(sandboxDir, "checkpoint", "pages.img.zst"))
+		_, packing := os.Stat(filepath.Join(sandboxDir, "checkpoint.packing"))
 		if plain != nil && packed == nil && packing != nil {
 			return
 		}

@@ -73,9 +73,9 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-// processOfBox returns the recorded process of a sandbox, and whether it is alive. If the record is missing or damaged, it
-// returns the zero process.
-func (l layout) processOfBox(id sandbox.ID) (p process, alive bool) {
+// processOfSandbox returns the recorded process of a sandbox, and whether it is alive. If the record is missing or
+// damaged, it returns the zero process.
+func (l layout) processOfSandbox(id sandbox.ID) (p process, alive bool) {
 	if err := readJSON(l.process(id), &p); err != nil {
 		return process{}, false
 	}
@@ -88,7 +88,7 @@ type instance struct {
 	bundle string // the folder that was passed to runsc as the OCI bundle
 }
 
-func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.box(id)} }
+func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.sandboxDir(id)} }
 func (l layout) spare(name string) instance { return instance{name, filepath.Join(l.spares(), name)} }
 
 // instanceOf returns the instance of a sandbox: the spare that is named in the sandbox's file "spare", or the sandbox's
@@ -174,14 +174,15 @@ func (e *Engine) processesOf(in instance, record string) ([]int, error) {
 	return list, nil
 }
 
-// isRunscOf reports whether cmdline, from /proc/PID/cmdline, is a command line of runsc with the bundle box.
-func isRunscOf(cmdline, box string) bool {
+// isRunscOf reports whether cmdline, from /proc/PID/cmdline, is a command line of runsc with sandboxDir, the folder of a
+// sandbox or a spare, as its OCI bundle.
+func isRunscOf(cmdline, sandboxDir string) bool {
 	args := strings.Split(cmdline, "\x00")
 	if !strings.HasPrefix(filepath.Base(args[0]), "runsc") {
 		return false
 	}
 	for i, arg := range args {
-		if arg == "--bundle="+box || arg == box && args[max(i-1, 0)] == "--bundle" {
+		if arg == "--bundle="+sandboxDir || arg == sandboxDir && args[max(i-1, 0)] == "--bundle" {
 			return true
 		}
 	}

@@ -39,21 +39,21 @@ func TestProfileIsAsReviewed(t *testing.T) {
 
 // The engine kills only processes that certainly belong to a sandbox.
 func TestIsRunscOf(t *testing.T) {
-	const box = "/home/gvisor/sandboxes/sbx_a"
+	const sandboxDir = "/home/gvisor/sandboxes/sbx_a"
 	for _, test := range []struct {
 		name, cmdline string
 		want          bool
 	}{
-		{"the sandbox", "runsc-sandbox\x00boot\x00--bundle=" + box, true},
-		{"the gofer", "runsc-gofer\x00gofer\x00--bundle\x00" + box + "\x00--spec-fd=4", true},
-		{"who starts it", "/home/gvisor/bin/runsc-0123\x00run\x00--bundle=" + box + "\x00sbx_a", true},
-		{"another sandbox's", "runsc-sandbox\x00boot\x00--bundle=" + box + "b", false},
-		{"an editor", "vi\x00" + box, false},
-		{"an editor with the same word", "vi\x00--bundle\x00" + box, false},
+		{"the sandbox", "runsc-sandbox\x00boot\x00--bundle=" + sandboxDir, true},
+		{"the gofer", "runsc-gofer\x00gofer\x00--bundle\x00" + sandboxDir + "\x00--spec-fd=4", true},
+		{"who starts it", "/home/gvisor/bin/runsc-0123\x00run\x00--bundle=" + sandboxDir + "\x00sbx_a", true},
+		{"another sandbox's", "runsc-sandbox\x00boot\x00--bundle=" + sandboxDir + "b", false},
+		{"an editor", "vi\x00" + sandboxDir, false},
+		{"an editor with the same word", "vi\x00--bundle\x00" + sandboxDir, false},
 		{"nothing", "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := isRunscOf(test.cmdline, box); got != test.want {
+			if got := isRunscOf(test.cmdline, sandboxDir); got != test.want {
 				t.Errorf("isRunscOf(%q) = %v, want %v", test.cmdline, got, test.want)
 			}
 		})

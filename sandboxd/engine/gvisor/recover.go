@@ -30,7 +30,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		return err
 	}
 	for _, id := range ids {
-		e.warn(fmt.Sprintf("sandbox %s was not put in order", id), e.recoverBox(ctx, id))
+		e.warn(fmt.Sprintf("sandbox %s was not put in order", id), e.recoverSandbox(ctx, id))
 		if why := e.layout.damage(id); why != "" {
 			e.warn(fmt.Sprintf("sandbox %s is lost", id), errors.New(why))
 		}
@@ -50,7 +50,7 @@ func (e *Engine) warn(what string, err error) {
 	}
 }
 
-func (e *Engine) recoverBox(ctx context.Context, id sandbox.ID) error {
+func (e *Engine) recoverSandbox(ctx context.Context, id sandbox.ID) error {
 	var err error
 	if e.layout.suspended(id) {
 		err = errors.Join(e.end(ctx, id), e.layout.discard(e.layout.kept(id)))

@@ -28,14 +28,14 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 // remove is like Remove, but the caller must hold the sandbox's lock. It removes the folder last: until everything else
 // is gone, the sandbox is listed and can be removed again.
 func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
-	box := e.layout.box(id)
-	if _, err := os.Stat(box); errors.Is(err, fs.ErrNotExist) {
+	sandboxDir := e.layout.sandboxDir(id)
+	if _, err := os.Stat(sandboxDir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	if err := e.layout.discard(box); err != nil {
+	if err := e.layout.discard(sandboxDir); err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	return nil

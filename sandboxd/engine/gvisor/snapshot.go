@@ -206,7 +206,7 @@ func (e *Engine) store(ctx context.Context, id sandbox.ID, dir string) error {
 	if err := os.MkdirAll(e.layout.snapshots(), 0o700); err != nil {
 		return err
 	}
-	if err := e.put(e.layout.box(id), dir); err != nil {
+	if err := e.put(e.layout.sandboxDir(id), dir); err != nil {
 		return err
 	}
 	now := time.Now()

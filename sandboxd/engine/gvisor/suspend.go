@@ -33,7 +33,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 		return err
 	}
 	if !e.layout.suspended(id) {
-		if _, alive := e.layout.processOfBox(id); !alive {
+		if _, alive := e.layout.processOfSandbox(id); !alive {
 			return noSandbox(id)
 		}
 		if err := e.save(ctx, id, r, e.layout.checkpoint(id)); err != nil {
@@ -72,8 +72,8 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	if err := seal(making, m); err != nil {
 		return notSaved(fmt.Errorf("seal the checkpoint: %w", err))
 	}
-	box := e.layout.box(id)
-	if err := errors.Join(durable.SyncFile(e.layout.record(id)), durable.SyncFile(e.layout.configFile(id)), durable.SyncDir(box), durable.SyncDir(e.layout.sandboxes())); err != nil {
+	sandboxDir := e.layout.sandboxDir(id)
+	if err := errors.Join(durable.SyncFile(e.layout.record(id)), durable.SyncFile(e.layout.configFile(id)), durable.SyncDir(sandboxDir), durable.SyncDir(e.layout.sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
 	}
 	return e.put(making, to)
@@ -147,7 +147,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 		return err
 	}
 	if !e.layout.suspended(id) {
-		if _, alive := e.layout.processOfBox(id); !alive {
+		if _, alive := e.layout.processOfSandbox(id); !alive {
 			return noSandbox(id)
 		}
 		return nil

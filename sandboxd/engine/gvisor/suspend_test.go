@@ -198,7 +198,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	box := filepath.Join(dir, "sandboxes", string(s.ID))
+	sandboxDir := filepath.Join(dir, "sandboxes", string(s.ID))
 	for name, damage := range map[string]func(t *testing.T, path string, text []byte) error{
 		"pages.img": func(_ *testing.T, path string, text []byte) error {
 			text[len(text)/2] ^= 1
@@ -216,7 +216,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(box, "checkpoint", name)
+			path := filepath.Join(sandboxDir, "checkpoint", name)
 			text, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -235,7 +235,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 		})
 	}
 	t.Run("a pipe, which nobody writes to", func(t *testing.T) {
-		path := filepath.Join(box, "checkpoint", "pages.img")
+		path := filepath.Join(sandboxDir, "checkpoint", "pages.img")
 		if err := errors.Join(os.Rename(path, path+".kept"), exec.Command("mkfifo", path).Run()); err != nil {
 			t.Fatal(err)
 		}
@@ -264,10 +264,10 @@ func TestCutShort(t *testing.T) {
 	s := spec(image)
 	create(t, e, s)
 	python(t, e, s.ID, "x = 1")
-	box := filepath.Join(dir, "sandboxes", string(s.ID))
+	sandboxDir := filepath.Join(dir, "sandboxes", string(s.ID))
 
 	// Killed while the checkpoint was being written: the sandbox keeps running.
-	if err := os.MkdirAll(filepath.Join(box, "checkpoint.making", "pages.img"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(sandboxDir, "checkpoint.making", "pages.img"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	e = open(t, dir, bundle.Bundle{})
@@ -279,14 +279,14 @@ func TestCutShort(t *testing.T) {
 	}
 	// Killed after the restore and before the checkpoint was renamed to "kept": the sandbox is suspended.
 	kept := filepath.Join(tempDir(t), "kept")
-	if err := os.CopyFS(kept, os.DirFS(filepath.Join(box, "checkpoint"))); err != nil {
+	if err := os.CopyFS(kept, os.DirFS(filepath.Join(sandboxDir, "checkpoint"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
 	python(t, e, s.ID, "x = 2")
-	if err := os.CopyFS(filepath.Join(box, "checkpoint"), os.DirFS(kept)); err != nil {
+	if err := os.CopyFS(filepath.Join(sandboxDir, "checkpoint"), os.DirFS(kept)); err != nil {
 		t.Fatal(err)
 	}
 	e = open(t, dir, bundle.Bundle{})

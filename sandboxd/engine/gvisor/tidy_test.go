@@ -60,7 +60,7 @@ func TestImagesThatNobodyUsesGo(t *testing.T) {
 		}
 	}
 	id := sandbox.NewID()
-	if err := os.Mkdir(home.box(id), 0o700); err != nil {
+	if err := os.Mkdir(home.sandboxDir(id), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := writeJSON(home.record(id), record{Schema: recordSchema, Build: strings.Repeat("b", 12), Guest: "guest-amd64", Image: strings.Repeat("2", 64)}); err != nil {
