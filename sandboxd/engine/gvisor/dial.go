@@ -23,11 +23,11 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, err
 	}
 	if e.layout.suspended(id) {
-		return nil, asleep()
+		return nil, errSuspended()
 	}
 	if _, alive := e.layout.processOfSandbox(id); !alive {
-		if exists(e.layout.kept(id)) {
-			return nil, asleep()
+		if exists(e.layout.fallback(id)) {
+			return nil, errSuspended()
 		}
 		return nil, noSandbox(id)
 	}

@@ -30,7 +30,7 @@ import (
 type life struct {
 	x         int   // the value of x in the memory or, if the sandbox is suspended, in the checkpoint
 	suspended bool  // suspended by Suspend, so that nothing is lost
-	kept      []int // the possible values of x in the fallback checkpoint
+	fallback  []int // the possible values of x in the fallback checkpoint
 	nothing   bool  // there may be no fallback checkpoint
 }
 
@@ -97,7 +97,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 				t.Fatalf("%s: %v", step, err)
 			}
 			if !l.suspended {
-				l.kept, l.nothing = nil, false
+				l.fallback, l.nothing = nil, false
 			}
 		case "fork":
 			copied := sandbox.NewID()
@@ -127,21 +127,21 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			}
 			l.suspended = true
 		case c.Suspended: // its processes died and it fell back
-			if op != "die" && meanwhile != "kill all" || len(l.kept) == 0 {
-				t.Fatalf("%s: it fell back, with %v kept: %+v", step, l.kept, c)
+			if op != "die" && meanwhile != "kill all" || len(l.fallback) == 0 {
+				t.Fatalf("%s: it fell back, with %v kept: %+v", step, l.fallback, c)
 			}
 			if err := e.Resume(t.Context(), id); err != nil {
 				t.Fatalf("%s: Resume: %v", step, err)
 			}
 			x, err := strconv.Atoi(python(t, e, id, "print(x)"))
-			if err != nil || x != l.kept[0] && x != l.kept[len(l.kept)-1] {
-				t.Fatalf("%s: x = %d, %v, want one of %v", step, x, err, l.kept)
+			if err != nil || x != l.fallback[0] && x != l.fallback[len(l.fallback)-1] {
+				t.Fatalf("%s: x = %d, %v, want one of %v", step, x, err, l.fallback)
 			}
-			l = life{x: x, kept: []int{x}}
+			l = life{x: x, fallback: []int{x}}
 			counts["fell back"]++
 		default:
-			if op != "die" && meanwhile != "kill all" || len(before.kept) > 0 && !before.nothing || before.suspended {
-				t.Fatalf("%s: it is lost, with %v kept: %+v", step, before.kept, c)
+			if op != "die" && meanwhile != "kill all" || len(before.fallback) > 0 && !before.nothing || before.suspended {
+				t.Fatalf("%s: it is lost, with %v kept: %+v", step, before.fallback, c)
 			}
 			if err := e.Remove(t.Context(), id); err != nil {
 				t.Fatal(err)
@@ -168,17 +168,17 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 }
 
 // after updates the expected state after an operation. If the operation failed, the fallback checkpoint may be the old one,
-// if there was one, or a new one, so kept has two values.
+// if there was one, or a new one, so fallback has two values.
 func (l *life) after(t *testing.T, step, op string, err error) {
 	t.Helper()
 	switch {
 	case op == "suspend" && err == nil:
-		l.suspended, l.kept, l.nothing = true, nil, false
+		l.suspended, l.fallback, l.nothing = true, nil, false
 	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended: // the checkpoint may have been saved before the failure
-		l.nothing = l.nothing || len(l.kept) == 0
-		l.kept = append(l.kept, l.x)
+		l.nothing = l.nothing || len(l.fallback) == 0
+		l.fallback = append(l.fallback, l.x)
 	case op == "checkpoint" && !l.suspended, op == "resume" && err == nil && l.suspended:
-		l.kept, l.nothing = []int{l.x}, false
+		l.fallback, l.nothing = []int{l.x}, false
 	case op == "resume" && err != nil && !l.suspended:
 		t.Logf("%s: %v", step, err) // the sandbox was running, and died before Resume was called
 	}

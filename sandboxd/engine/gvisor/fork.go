@@ -29,7 +29,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := e.fallBack(ctx, from); err != nil {
+	if err := e.useFallback(ctx, from); err != nil {
 		return err
 	}
 	config, err := e.layout.config(from)

@@ -11,7 +11,7 @@
 //   - running without root: user namespaces (rootless.go) and delegated cgroups (delegated.go)
 //   - streams to the guest: over the guest's own stdin and stdout (sandboxd/stdio), or through `guest connect` (dial.go)
 //   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); copying: [Engine.Fork] (fork.go);
-//     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (kept.go)
+//     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (fallback.go)
 //   - snapshots that new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
 //   - work done in advance: a pooled sandbox for the next restore (spare.go), and runsc processes that wait for
 //     their arguments (standby.go)

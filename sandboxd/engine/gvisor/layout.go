@@ -54,7 +54,7 @@ func (l layout) spareOf(id sandbox.ID) string { return filepath.Join(l.sandboxDi
 func (l layout) checkpoint(id sandbox.ID) string {
 	return filepath.Join(l.sandboxDir(id), "checkpoint")
 }
-func (l layout) kept(id sandbox.ID) string { return filepath.Join(l.sandboxDir(id), "kept") }
+func (l layout) fallback(id sandbox.ID) string { return filepath.Join(l.sandboxDir(id), "kept") }
 
 // The folders of temporary checkpoints, which are removed when the engine is opened.
 func (l layout) makingCheckpoint(id sandbox.ID) string  { return l.checkpoint(id) + ".making" }

@@ -34,7 +34,7 @@ func (e *Engine) ending(id sandbox.ID) string {
 		return "is running"
 	case p.PID == 0 && exists(e.layout.process(id)):
 		return "ended, and the record of its process is damaged"
-	case p.PID == 0 && exists(e.layout.kept(id)):
+	case p.PID == 0 && exists(e.layout.fallback(id)):
 		return "ended, and nothing says how" // the record of its process was not on disk yet when the power failed
 	case p.PID == 0:
 		return "nothing of it runs, and no saved memory is there"

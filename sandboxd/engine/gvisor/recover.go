@@ -53,9 +53,9 @@ func (e *Engine) warn(what string, err error) {
 func (e *Engine) recoverSandbox(ctx context.Context, id sandbox.ID) error {
 	var err error
 	if e.layout.suspended(id) {
-		err = errors.Join(e.end(ctx, id), e.layout.discard(e.layout.kept(id)))
+		err = errors.Join(e.end(ctx, id), e.layout.discard(e.layout.fallback(id)))
 	} else {
-		err = e.fallBack(ctx, id)
+		err = e.useFallback(ctx, id)
 	}
 	for _, dir := range []string{e.layout.makingCheckpoint(id), e.layout.packingCheckpoint(id), e.layout.openCheckpoint(id)} {
 		err = errors.Join(err, os.RemoveAll(dir))

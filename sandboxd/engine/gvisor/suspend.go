@@ -29,7 +29,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := e.fallBack(ctx, id); err != nil {
+	if err := e.useFallback(ctx, id); err != nil {
 		return err
 	}
 	if !e.layout.suspended(id) {
@@ -42,7 +42,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	endCtx, cancel := cleanup(ctx)
 	defer cancel()
-	return errors.Join(e.end(endCtx, id), e.drop(e.layout.kept(id)))
+	return errors.Join(e.end(endCtx, id), e.drop(e.layout.fallback(id)))
 }
 
 // save writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the checkpoint under
@@ -143,7 +143,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := e.fallBack(ctx, id); err != nil {
+	if err := e.useFallback(ctx, id); err != nil {
 		return err
 	}
 	if !e.layout.suspended(id) {
@@ -157,7 +157,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	err = e.restore(ctx, id, r)
 	if err == nil {
-		err = errors.Join(e.drop(e.layout.kept(id)), e.put(e.layout.checkpoint(id), e.layout.kept(id)))
+		err = errors.Join(e.drop(e.layout.fallback(id)), e.put(e.layout.checkpoint(id), e.layout.fallback(id)))
 	}
 	if err != nil {
 		endCtx, cancel := cleanup(ctx)

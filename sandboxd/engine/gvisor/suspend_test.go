@@ -278,15 +278,15 @@ func TestCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Killed after the restore and before the checkpoint was renamed to "kept": the sandbox is suspended.
-	kept := filepath.Join(tempDir(t), "kept")
-	if err := os.CopyFS(kept, os.DirFS(filepath.Join(sandboxDir, "checkpoint"))); err != nil {
+	fallback := filepath.Join(tempDir(t), "kept")
+	if err := os.CopyFS(fallback, os.DirFS(filepath.Join(sandboxDir, "checkpoint"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
 	python(t, e, s.ID, "x = 2")
-	if err := os.CopyFS(filepath.Join(sandboxDir, "checkpoint"), os.DirFS(kept)); err != nil {
+	if err := os.CopyFS(filepath.Join(sandboxDir, "checkpoint"), os.DirFS(fallback)); err != nil {
 		t.Fatal(err)
 	}
 	e = open(t, dir, bundle.Bundle{})

@@ -16,7 +16,7 @@ import (
 
 // A running sandbox may have a fallback checkpoint, in its folder "kept": the latest one that [Engine.Checkpoint] wrote,
 // or the one that the sandbox was resumed from. If the sandbox's processes die, the sandbox becomes suspended in the
-// state of that checkpoint: [Engine.fallBack] writes the file endedName into the folder and renames it to "checkpoint".
+// state of that checkpoint: [Engine.useFallback] writes the file endedName into the folder and renames it to "checkpoint".
 
 // endedName is the name of a file in the checkpoint of a sandbox that has fallen back to it. It contains a text for
 // people that says how the processes of the sandbox ended.
@@ -38,12 +38,12 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 		return nil // the checkpoint of a suspended sandbox is complete
 	}
 	if _, alive := e.layout.processOfSandbox(id); !alive {
-		if exists(e.layout.kept(id)) {
-			return asleep()
+		if exists(e.layout.fallback(id)) {
+			return errSuspended()
 		}
 		return noSandbox(id)
 	}
-	if err := e.save(ctx, id, r, e.layout.kept(id)); err != nil {
+	if err := e.save(ctx, id, r, e.layout.fallback(id)); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	return nil
@@ -60,30 +60,30 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	defer release()
-	if _, alive := e.layout.processOfSandbox(id); !alive || e.layout.suspended(id) || !exists(e.layout.kept(id)) {
+	if _, alive := e.layout.processOfSandbox(id); !alive || e.layout.suspended(id) || !exists(e.layout.fallback(id)) {
 		return nil
 	}
-	return errors.Join(e.drop(e.layout.kept(id)), durable.SyncDir(e.layout.sandboxDir(id)))
+	return errors.Join(e.drop(e.layout.fallback(id)), durable.SyncDir(e.layout.sandboxDir(id)))
 }
 
-// fallBack turns a sandbox whose processes have died into a suspended sandbox, if it has a fallback checkpoint.
+// useFallback turns a sandbox whose processes have died into a suspended sandbox, if it has a fallback checkpoint.
 // Otherwise it does nothing. The caller must hold the sandbox's lock.
-func (e *Engine) fallBack(ctx context.Context, id sandbox.ID) error {
-	kept := e.layout.kept(id)
-	if e.layout.suspended(id) || !exists(kept) {
+func (e *Engine) useFallback(ctx context.Context, id sandbox.ID) error {
+	fallback := e.layout.fallback(id)
+	if e.layout.suspended(id) || !exists(fallback) {
 		return nil
 	}
 	if _, alive := e.layout.processOfSandbox(id); alive {
 		return nil
 	}
-	path := filepath.Join(kept, endedName)
+	path := filepath.Join(fallback, endedName)
 	if err := durable.WriteFile(path, []byte(e.ending(id)+"\n"), 0o600); err != nil {
 		return fmt.Errorf("fall back to the checkpoint of %s: %w", id, err)
 	}
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	return e.put(kept, e.layout.checkpoint(id))
+	return e.put(fallback, e.layout.checkpoint(id))
 }
 
 // look returns the state of a sandbox. It reads only files and /proc, and the caller need not hold the sandbox's lock: if
@@ -100,8 +100,8 @@ func (e *Engine) look(id sandbox.ID) (c engine.Container) {
 
 func (e *Engine) glance(id sandbox.ID) engine.Container {
 	c := engine.Container{ID: id}
-	checkpoint, kept := e.layout.checkpoint(id), e.layout.kept(id)
-	c.StateBytes = bytesIn(checkpoint) + bytesIn(kept)
+	checkpoint, fallback := e.layout.checkpoint(id), e.layout.fallback(id)
+	c.StateBytes = bytesIn(checkpoint) + bytesIn(fallback)
 	damage := e.layout.damage(id)
 	switch _, alive := e.layout.processOfSandbox(id); {
 	case damage != "":
@@ -113,8 +113,8 @@ func (e *Engine) glance(id sandbox.ID) engine.Container {
 		}
 	case alive:
 		c.Running = true
-	case exists(kept):
-		c.Suspended, c.AsOf, c.Detail = true, savedAt(kept), e.ending(id)
+	case exists(fallback):
+		c.Suspended, c.AsOf, c.Detail = true, savedAt(fallback), e.ending(id)
 	default:
 		c.Detail = e.ending(id)
 	}
@@ -147,7 +147,7 @@ func bytesIn(dir string) (n int64) {
 	return n
 }
 
-// asleep returns the error that an operation on running sandboxes returns for a suspended one.
-func asleep() *sandbox.Error {
+// errSuspended returns the error that an operation on running sandboxes returns for a suspended one.
+func errSuspended() *sandbox.Error {
 	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }

@@ -193,7 +193,7 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 }
 
 // If the fallback checkpoint is damaged, Resume returns an error of kind expired.
-func TestADamagedKeptCheckpointIsLost(t *testing.T) {
+func TestDamagedFallbackCheckpointIsLost(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	for name, damage := range map[string]func(path string) error{
