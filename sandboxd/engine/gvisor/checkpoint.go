@@ -26,18 +26,18 @@ import (
 // The checksums detect damage, not forgery. Only root and the daemon's own user can write to the folder of a
 // checkpoint, and they gain nothing from a forged checkpoint.
 type manifest struct {
-	Schema int       `json:"schema"`
-	Saved  time.Time `json:"saved"` // just before the memory was written: the saved state is not older
-	Build  string    `json:"runsc"`
-	Image  string    `json:"image"`
-	Guest  string    `json:"guest"`
-	Config string    `json:"config"` // sha256 of config.json
-	CPU    []string  `json:"cpu"`    // features that the code in memory may rely on
-	Files  []saved   `json:"files,omitempty"`
+	Schema int              `json:"schema"`
+	Saved  time.Time        `json:"saved"` // just before the memory was written: the saved state is not older
+	Build  string           `json:"runsc"`
+	Image  string           `json:"image"`
+	Guest  string           `json:"guest"`
+	Config string           `json:"config"` // sha256 of config.json
+	CPU    []string         `json:"cpu"`    // features that the code in memory may rely on
+	Files  []checkpointFile `json:"files,omitempty"`
 }
 
-// saved is a file of a checkpoint.
-type saved struct {
+// checkpointFile is a file of a checkpoint.
+type checkpointFile struct {
 	Name string   `json:"name"`
 	Size int64    `json:"size"`
 	Sums []uint32 `json:"crc32c"` // the checksum of each block of blockBytes
@@ -47,8 +47,8 @@ type saved struct {
 	Packed []int `json:"packed,omitempty"`
 }
 
-// sealed is the content of a manifest file: the manifest and its checksum.
-type sealed struct {
+// manifestFile is the content of a manifest file: the manifest and its checksum.
+type manifestFile struct {
 	Sum      string          `json:"sha256"`
 	Manifest json.RawMessage `json:"manifest"`
 }
@@ -82,7 +82,7 @@ func seal(dir string, m manifest) error {
 		if err := os.Chmod(path, 0o600); err != nil { // in addition, other users have no access to the folder
 			return err
 		}
-		s, err := sums(path, true)
+		s, err := checksumFile(path, true)
 		if err != nil {
 			return err
 		}
@@ -100,13 +100,13 @@ func seal(dir string, m manifest) error {
 func (m manifest) fits(now manifest) error {
 	switch {
 	case m.Schema != now.Schema:
-		return notNow("another version of Dormouse suspended it, and that can resume it")
+		return notRestorableHere("another version of Dormouse suspended it, and that can resume it")
 	case m.Build != now.Build || m.Image != now.Image || m.Guest != now.Guest || m.Config != now.Config:
 		return lost("its saved memory belongs to another sandbox or another gVisor build")
 	}
 	for _, feature := range m.CPU {
 		if _, has := slices.BinarySearch(now.CPU, feature); !has {
-			return notNow("it was suspended on a machine whose CPU has %s, and this one has not: one that has can resume it", sandbox.Quote(feature))
+			return notRestorableHere("it was suspended on a machine whose CPU has %s, and this one has not: one that has can resume it", sandbox.Quote(feature))
 		}
 	}
 	return nil
@@ -116,7 +116,7 @@ func (m manifest) fits(now manifest) error {
 // or damaged.
 func (m manifest) whole(dir string) error {
 	for _, file := range m.Files {
-		got, err := sums(filepath.Join(dir, file.Name), false)
+		got, err := checksumFile(filepath.Join(dir, file.Name), false)
 		if errors.Is(err, fs.ErrNotExist) {
 			return lost("a part of its saved memory is missing").WithCause(err)
 		}
@@ -137,7 +137,7 @@ func writeManifest(dir string, m manifest) error {
 	if err != nil {
 		return err
 	}
-	whole, err := json.Marshal(sealed{sumOf(text), text})
+	whole, err := json.Marshal(manifestFile{sumOf(text), text})
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func sumOf(text []byte) string {
 }
 
 func readManifest(dir string) (m manifest, err error) {
-	var s sealed
+	var s manifestFile
 	err = readJSON(filepath.Join(dir, manifestName), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, lost("a part of its saved memory is missing").WithCause(err)
@@ -166,16 +166,16 @@ func readManifest(dir string) (m manifest, err error) {
 		if !filepath.IsLocal(file.Name) || blocks != (file.Size+blockBytes-1)/blockBytes || file.Packed != nil && len(file.Packed) != len(file.Sums) {
 			return m, lost("its saved memory is damaged")
 		}
-		if err := file.present(dir); err != nil {
+		if err := file.checkPresent(dir); err != nil {
 			return m, err
 		}
 	}
 	return m, nil
 }
 
-// present checks that a file of a checkpoint exists, is a regular file and has the right size. It does not open the
+// checkPresent checks that a file of a checkpoint exists, is a regular file and has the right size. It does not open the
 // file: if the file was replaced by a pipe, opening it would block until a writer opens it.
-func (s saved) present(dir string) error {
+func (s checkpointFile) checkPresent(dir string) error {
 	name, size := s.Name, s.Size
 	if s.Packed != nil {
 		name, size = s.Name+packedSuffix, 0
@@ -195,20 +195,20 @@ func (s saved) present(dir string) error {
 	return nil
 }
 
-// sums returns the size of a file and the checksums of its blocks, which it reads concurrently. If sync is true, it
-// syncs the file, too.
-func sums(path string, sync bool) (saved, error) {
+// checksumFile returns the size of a file and the checksums of its blocks, which it reads concurrently. If sync is true,
+// it syncs the file, too.
+func checksumFile(path string, sync bool) (checkpointFile, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return saved{}, err
+		return checkpointFile{}, err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return saved{}, err
+		return checkpointFile{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return saved{}, fmt.Errorf("%s is no file", path)
+		return checkpointFile{}, fmt.Errorf("%s is no file", path)
 	}
 	synced := make(chan error, 1)
 	go func() { // the disk writes the file while the CPUs compute the checksums
@@ -218,7 +218,7 @@ func sums(path string, sync bool) (saved, error) {
 			synced <- nil
 		}
 	}()
-	s := saved{Name: filepath.Base(path), Size: info.Size()}
+	s := checkpointFile{Name: filepath.Base(path), Size: info.Size()}
 	s.Sums = make([]uint32, (s.Size+blockBytes-1)/blockBytes)
 	err = eachBlock(len(s.Sums), func(i int, buffer []byte) error {
 		end := min(int64(i+1)*blockBytes, s.Size)

@@ -32,7 +32,7 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
-	defer func() { err = e.images.blameDisk(err) }()
+	defer func() { err = e.images.explainFullDisk(err) }()
 	release, err := e.begin(ctx, spec)
 	if err != nil {
 		return err
@@ -187,7 +187,7 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 			return nil
 		}
 		if _, alive := e.layout.processOfSandbox(id); !alive {
-			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", e.ending(id)).WithCause(err)
+			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", e.describeExit(id)).WithCause(err)
 		}
 		select {
 		case <-time.After(readyPoll):

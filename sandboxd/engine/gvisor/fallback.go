@@ -24,7 +24,7 @@ const endedName = "ended"
 
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = e.images.blameDisk(err) }()
+	defer func() { err = e.images.explainFullDisk(err) }()
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
 		return err
@@ -43,7 +43,7 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 		}
 		return noSandbox(id)
 	}
-	if err := e.save(ctx, id, r, e.layout.fallback(id)); err != nil {
+	if err := e.saveCheckpoint(ctx, id, r, e.layout.fallback(id)); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	return nil
@@ -77,28 +77,28 @@ func (e *Engine) useFallback(ctx context.Context, id sandbox.ID) error {
 		return nil
 	}
 	path := filepath.Join(fallback, endedName)
-	if err := durable.WriteFile(path, []byte(e.ending(id)+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(path, []byte(e.describeExit(id)+"\n"), 0o600); err != nil {
 		return fmt.Errorf("fall back to the checkpoint of %s: %w", id, err)
 	}
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	return e.put(fallback, e.layout.checkpoint(id))
+	return e.replaceDir(fallback, e.layout.checkpoint(id))
 }
 
-// look returns the state of a sandbox. It reads only files and /proc, and the caller need not hold the sandbox's lock: if
-// the state changes at the same time, look returns the old or the new one. A sandbox that is just being suspended or
-// resumed can look dead for a moment, so look then tries again, up to three times in all.
-func (e *Engine) look(id sandbox.ID) (c engine.Container) {
+// readState returns the state of a sandbox. It reads only files and /proc, and the caller need not hold the sandbox's
+// lock: if the state changes at the same time, readState returns the old or the new one. A sandbox that is just being
+// suspended or resumed can look dead for a moment, so readState then tries again, up to three times in all.
+func (e *Engine) readState(id sandbox.ID) (c engine.Container) {
 	for range 3 {
-		if c = e.glance(id); c.Running || c.Suspended && c.AsOf.IsZero() {
+		if c = e.readStateOnce(id); c.Running || c.Suspended && c.AsOf.IsZero() {
 			break
 		}
 	}
 	return c
 }
 
-func (e *Engine) glance(id sandbox.ID) engine.Container {
+func (e *Engine) readStateOnce(id sandbox.ID) engine.Container {
 	c := engine.Container{ID: id}
 	checkpoint, fallback := e.layout.checkpoint(id), e.layout.fallback(id)
 	c.StateBytes = bytesIn(checkpoint) + bytesIn(fallback)
@@ -114,9 +114,9 @@ func (e *Engine) glance(id sandbox.ID) engine.Container {
 	case alive:
 		c.Running = true
 	case exists(fallback):
-		c.Suspended, c.AsOf, c.Detail = true, savedAt(fallback), e.ending(id)
+		c.Suspended, c.AsOf, c.Detail = true, savedAt(fallback), e.describeExit(id)
 	default:
-		c.Detail = e.ending(id)
+		c.Detail = e.describeExit(id)
 	}
 	return c
 }

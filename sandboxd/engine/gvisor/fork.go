@@ -13,7 +13,7 @@ import (
 // Fork implements [engine.Forker]. If the original is running, Fork closes its streams. A new stream can be dialled when
 // Fork has returned.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
-	defer func() { err = e.images.blameDisk(err) }()
+	defer func() { err = e.images.explainFullDisk(err) }()
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}
@@ -37,19 +37,19 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 		return err
 	}
 	config.Linux.CgroupsPath = e.cgroups.path(string(to))
-	return e.make(ctx, to, r, config, func() error { return e.startCopy(ctx, from, to, r) })
+	return e.make(ctx, to, r, config, func() error { return e.startFork(ctx, from, to, r) })
 }
 
-// startCopy starts the fork, whose id is to, with the memory of the original, whose id is from. If the original is
-// suspended, startCopy uses the original's checkpoint. Otherwise it makes a temporary checkpoint, which it neither syncs
+// startFork starts the fork, whose id is to, with the memory of the original, whose id is from. If the original is
+// suspended, startFork uses the original's checkpoint. Otherwise it makes a temporary checkpoint, which it neither syncs
 // nor protects with checksums, because it removes this checkpoint before Fork returns.
-func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) error {
+func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(to)
 	if e.layout.suspended(from) {
 		if err := linkTree(e.layout.checkpoint(from), dir); err != nil {
 			return fmt.Errorf("copy the memory of %s: %w", from, err)
 		}
-		if err := e.adopt(from, to, r); err != nil {
+		if err := e.adaptManifest(from, to, r); err != nil {
 			return err
 		}
 		if err := e.restore(ctx, to, r); err != nil {
@@ -61,18 +61,18 @@ func (e *Engine) startCopy(ctx context.Context, from, to sandbox.ID, r record) e
 		return noSandbox(from)
 	}
 	making := e.layout.makingCheckpoint(to)
-	if err := e.dump(ctx, from, r.Build, making); err != nil {
+	if err := e.writeCheckpoint(ctx, from, r.Build, making); err != nil {
 		return fmt.Errorf("copy the memory of %s: %w", from, err)
 	}
-	if err := e.startSaved(ctx, to, r.Build, making); err != nil {
+	if err := e.startFromCheckpoint(ctx, to, r.Build, making); err != nil {
 		return err
 	}
 	return e.drop(making)
 }
 
-// adopt changes the manifest of the fork's checkpoint, which was copied from the original, so that it fits the fork. Only
-// the checksum of the configuration differs.
-func (e *Engine) adopt(from, to sandbox.ID, r record) error {
+// adaptManifest changes the manifest of the fork's checkpoint, which was copied from the original, so that it fits the
+// fork. Only the checksum of the configuration differs.
+func (e *Engine) adaptManifest(from, to sandbox.ID, r record) error {
 	old, err := os.ReadFile(e.layout.configFile(from))
 	if err != nil {
 		return err

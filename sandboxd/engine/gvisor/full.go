@@ -18,7 +18,7 @@ var errNoNamespace = errors.New("no user namespace")
 // fullDisk returns a sentence, for a person or a model, that names the full disk, if a full disk caused err. Otherwise it
 // returns an empty string. images is the folder of the image cache, or empty.
 func fullDisk(err error, images string) string {
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && !saysFull(err) {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && !mentionsFullDisk(err) {
 		return ""
 	}
 	if images != "" && strings.Contains(err.Error(), images+"/") {
@@ -27,15 +27,15 @@ func fullDisk(err error, images string) string {
 	return "the disk that holds the daemon's home is full; free some space on it, by deleting sandboxes for example, and try again"
 }
 
-// saysFull reports whether the text of an error contains the message for a full disk. If another program fails, its
-// output is all that the error contains.
-func saysFull(err error) bool {
+// mentionsFullDisk reports whether the text of an error contains the message for a full disk. If another program fails,
+// its output is all that the error contains.
+func mentionsFullDisk(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EDQUOT.Error()))
 }
 
-// blameDisk returns err, or, if a full disk caused err, an error that names the disk. Every operation that writes calls
-// it last, because any of its steps can fail on a full disk.
-func (i images) blameDisk(err error) error {
+// explainFullDisk returns err, or, if a full disk caused err, an error that names the disk. Every operation that writes
+// calls it last, because any of its steps can fail on a full disk.
+func (i images) explainFullDisk(err error) error {
 	if err == nil || errors.Is(err, errFull) || errors.Is(err, errNoNamespace) {
 		return err
 	}

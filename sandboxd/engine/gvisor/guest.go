@@ -37,7 +37,7 @@ func (e *Engine) installGuest() (string, error) {
 	if err := errors.Join(writeTree(making, files), os.Chmod(making, 0o755), syncAll(making)); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
-	if err := e.layout.swap(making, dir); err != nil {
+	if err := e.layout.moveOrExchange(making, dir); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
 	e.guest = name

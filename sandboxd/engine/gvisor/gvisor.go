@@ -109,7 +109,7 @@ var (
 // New opens the engine. If the engine can't work on this machine, New returns an error of kind unavailable that says
 // what is missing. The caller must close the engine.
 func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
-	defer func() { err = images{cfg.Images}.blameDisk(err) }()
+	defer func() { err = images{cfg.Images}.explainFullDisk(err) }()
 	if runtime.GOOS != "linux" {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine runs on Linux only: use a Docker engine here")
 	}

@@ -90,7 +90,7 @@ func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
 // ImportImage creates an image with the name ref from the tar of a root file system. changes are lines of a Dockerfile.
 // ImportImage uses only a line that sets PATH, such as "ENV PATH=/bin", and ignores the others.
 func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) (err error) {
-	defer func() { err = e.images.blameDisk(err) }()
+	defer func() { err = e.images.explainFullDisk(err) }()
 	digest, err := e.images.unpack(ctx, root)
 	if err != nil {
 		return fmt.Errorf("import the image: %w", err)

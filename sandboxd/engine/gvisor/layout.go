@@ -162,9 +162,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// swap moves the folder making to the path to, in one step, and syncs the parent folder. If there is a folder at that path
-// already, the two folders exchange their names.
-func (l layout) swap(making, to string) error {
+// moveOrExchange moves the folder making to the path to, in one step, and syncs the parent folder. If there is a folder
+// at that path already, the two folders exchange their names.
+func (l layout) moveOrExchange(making, to string) error {
 	err := os.Rename(making, to)
 	if err != nil && exists(to) {
 		err = exchange(making, to)

@@ -16,7 +16,7 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	}
 	list := make([]engine.Container, 0, len(ids))
 	for _, id := range ids {
-		c := e.look(id)
+		c := e.readState(id)
 		if !exists(e.layout.sandboxDir(id)) || e.snapshots.hides(id) {
 			continue // it was removed since ids returned, or it becomes a snapshot
 		}
@@ -25,9 +25,9 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	return list, nil
 }
 
-// ending returns a text that says how the processes of a sandbox have ended. The exit status is unknown, because the
-// processes are not children of the daemon.
-func (e *Engine) ending(id sandbox.ID) string {
+// describeExit returns a text that says how the processes of a sandbox have ended. The exit status is unknown, because
+// the processes are not children of the daemon.
+func (e *Engine) describeExit(id sandbox.ID) string {
 	p, alive := e.layout.processOfSandbox(id)
 	switch {
 	case alive:

@@ -34,7 +34,7 @@ func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
 	}
 	defer encoder.Close()
 	files := m.Files
-	m.Files = make([]saved, 0, len(files))
+	m.Files = make([]checkpointFile, 0, len(files))
 	for _, file := range files {
 		if file.Packed, err = packFile(ctx, encoder, file, filepath.Join(from, file.Name), filepath.Join(to, file.Name+packedSuffix)); err != nil {
 			return m, fmt.Errorf("compress %s: %w", file.Name, err)
@@ -44,7 +44,7 @@ func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
 	return m, nil
 }
 
-func packFile(ctx context.Context, encoder *zstd.Encoder, file saved, from, to string) (sizes []int, err error) {
+func packFile(ctx context.Context, encoder *zstd.Encoder, file checkpointFile, from, to string) (sizes []int, err error) {
 	source, err := os.Open(from)
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 var errDamaged = errors.New("it is not as it was written")
 
 // unpack decompresses the blocks of one file concurrently, and checks their checksums.
-func (f saved) unpack(ctx context.Context, from, to string) (err error) {
+func (f checkpointFile) unpack(ctx context.Context, from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
 		return err

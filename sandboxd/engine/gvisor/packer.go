@@ -125,5 +125,5 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	if now, err := os.ReadFile(filepath.Join(dir, manifestName)); err != nil || !bytes.Equal(now, seal) {
 		return err // the checkpoint is gone or was replaced
 	}
-	return e.layout.swap(packing, dir)
+	return e.layout.moveOrExchange(packing, dir)
 }

@@ -102,7 +102,7 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 	}
 	if err == nil {
 		made, err = i.add(ctx, img, ref)
-		err = i.blameDisk(err) // so that the error below does not blame the registry for a full disk
+		err = i.explainFullDisk(err) // so that the error below does not blame the registry for a full disk
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
@@ -146,7 +146,7 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 		return "", sandbox.Errorf(sandbox.Invalid, "the image has no name: give it one")
 	}
 	_, err = e.images.add(ctx, img, ref)
-	return ref, e.images.blameDisk(err)
+	return ref, e.images.explainFullDisk(err)
 }
 
 // fromTar returns the image of a `docker save` tar, and its name. The image's layers can be read until ctx ends.

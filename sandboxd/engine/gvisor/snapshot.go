@@ -22,8 +22,8 @@ const (
 	// maxSnapshots limits the number of snapshots. Each combination of image, language and limits that was requested
 	// lately has one. With Dormouse's image a snapshot takes about 100 MB.
 	maxSnapshots = 8
-	// snapshotLife is how long a snapshot is used.
-	snapshotLife = sandbox.MaxTTL / 2
+	// maxSnapshotAge is how long a snapshot is used.
+	maxSnapshotAge = sandbox.MaxTTL / 2
 )
 
 // makingLife is the TTL of the sandbox that a snapshot is made from. It is longer than making a snapshot takes. If the
@@ -82,7 +82,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	if err != nil || !fresh(dir) {
 		return false, err
 	}
-	err = e.images.blameDisk(e.startFrom(ctx, dir, spec.ID, r))
+	err = e.images.explainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r))
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // the manager then makes a new one
 		err = errors.Join(err, e.layout.discard(dir))
 	}
@@ -91,11 +91,11 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 
 func fresh(dir string) bool {
 	info, err := os.Stat(dir)
-	return err == nil && time.Since(info.ModTime()).Abs() < snapshotLife
+	return err == nil && time.Since(info.ModTime()).Abs() < maxSnapshotAge
 }
 
-// startFrom creates a sandbox from the snapshot in dir. The caller must hold the sandbox's lock.
-func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r record) error {
+// startFromSnapshot creates a sandbox from the snapshot in dir. The caller must hold the sandbox's lock.
+func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.ID, r record) error {
 	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func (e *Engine) startFrom(ctx context.Context, dir string, id sandbox.ID, r rec
 		return err
 	}
 	return e.make(ctx, id, r, config, func() error {
-		return e.restoreFrom(ctx, id, r.Build, checkpoint, func() error { return e.snapshots.check(m, checkpoint) })
+		return e.restoreAndVerify(ctx, id, r.Build, checkpoint, func() error { return e.snapshots.check(m, checkpoint) })
 	})
 }
 
@@ -186,15 +186,15 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 	if err := ready(ctx); err != nil {
 		return fmt.Errorf("make a snapshot: %w", err)
 	}
-	if err := e.store(ctx, spec.ID, dir); err != nil {
+	if err := e.storeSnapshot(ctx, spec.ID, dir); err != nil {
 		return fmt.Errorf("make a snapshot: %w", err)
 	}
 	return nil
 }
 
-// store suspends a sandbox and turns its folder into the snapshot dir. It replaces an older snapshot. The sandbox does
-// not exist afterwards.
-func (e *Engine) store(ctx context.Context, id sandbox.ID, dir string) error {
+// storeSnapshot suspends a sandbox and turns its folder into the snapshot dir. It replaces an older snapshot. The sandbox
+// does not exist afterwards.
+func (e *Engine) storeSnapshot(ctx context.Context, id sandbox.ID, dir string) error {
 	if err := e.Suspend(ctx, id); err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (e *Engine) store(ctx context.Context, id sandbox.ID, dir string) error {
 	if err := os.MkdirAll(e.layout.snapshots(), 0o700); err != nil {
 		return err
 	}
-	if err := e.put(e.layout.sandboxDir(id), dir); err != nil {
+	if err := e.replaceDir(e.layout.sandboxDir(id), dir); err != nil {
 		return err
 	}
 	now := time.Now()

@@ -19,7 +19,7 @@ import (
 // end is discarded. Its results can't have been seen: all streams are closed by then, and the sandbox has no other
 // connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = e.images.blameDisk(err) }()
+	defer func() { err = e.images.explainFullDisk(err) }()
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
 		return err
@@ -36,7 +36,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 		if _, alive := e.layout.processOfSandbox(id); !alive {
 			return noSandbox(id)
 		}
-		if err := e.save(ctx, id, r, e.layout.checkpoint(id)); err != nil {
+		if err := e.saveCheckpoint(ctx, id, r, e.layout.checkpoint(id)); err != nil {
 			return fmt.Errorf("suspend %s: %w", id, err)
 		}
 	}
@@ -45,10 +45,10 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.fallback(id)))
 }
 
-// save writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the checkpoint under
-// another name, and then replaces an older folder at that path in one step. The sandbox keeps running. The caller must
-// hold the sandbox's lock.
-func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
+// saveCheckpoint writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the checkpoint
+// under another name, and then replaces an older folder at that path in one step. The sandbox keeps running. The caller
+// must hold the sandbox's lock.
+func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
 	if _, err := e.layout.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err
 	}
@@ -59,7 +59,7 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	making, m := e.layout.makingCheckpoint(id), manifestOf(r, config)
 	m.Saved = time.Now().UTC()
 	stop := writeOut(filepath.Join(making, pagesFile))
-	err = e.dump(ctx, id, r.Build, making)
+	err = e.writeCheckpoint(ctx, id, r.Build, making)
 	stop()
 	if err != nil {
 		return err
@@ -76,13 +76,13 @@ func (e *Engine) save(ctx context.Context, id sandbox.ID, r record, to string) (
 	if err := errors.Join(durable.SyncFile(e.layout.record(id)), durable.SyncFile(e.layout.configFile(id)), durable.SyncDir(sandboxDir), durable.SyncDir(e.layout.sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
 	}
-	return e.put(making, to)
+	return e.replaceDir(making, to)
 }
 
-// put moves the folder making to the path to. It replaces an older folder at that path in one step, and then removes the
-// older folder.
-func (e *Engine) put(making, to string) error {
-	if err := e.layout.swap(making, to); err != nil {
+// replaceDir moves the folder making to the path to. It replaces an older folder at that path in one step, and then
+// removes the older folder.
+func (e *Engine) replaceDir(making, to string) error {
+	if err := e.layout.moveOrExchange(making, to); err != nil {
 		return err
 	}
 	return e.drop(making)
@@ -102,9 +102,9 @@ func (e *Engine) drop(dir string) error {
 // pagesFile is the name of the only large file in a checkpoint: the content of the memory.
 const pagesFile = "pages.img"
 
-// dump creates the folder dir and calls runsc to write a checkpoint of a running sandbox to it. It closes the
+// writeCheckpoint creates the folder dir and calls runsc to write a checkpoint of a running sandbox to it. It closes the
 // sandbox's streams first. The sandbox keeps running. If dump fails, it removes the folder.
-func (e *Engine) dump(ctx context.Context, id sandbox.ID, build, dir string) error {
+func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func notSaved(cause error) *sandbox.Error {
 // Resume implements [engine.Suspender]. When the guest has answered, the checkpoint becomes the sandbox's fallback
 // checkpoint. If a step before that fails, or the daemon is killed, the sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = e.images.blameDisk(err) }()
+	defer func() { err = e.images.explainFullDisk(err) }()
 	e.packer.abandon(id)
 	release, err := e.locks.take(ctx, id)
 	if err != nil {
@@ -157,7 +157,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	err = e.restore(ctx, id, r)
 	if err == nil {
-		err = errors.Join(e.drop(e.layout.fallback(id)), e.put(e.layout.checkpoint(id), e.layout.fallback(id)))
+		err = errors.Join(e.drop(e.layout.fallback(id)), e.replaceDir(e.layout.checkpoint(id), e.layout.fallback(id)))
 	}
 	if err != nil {
 		endCtx, cancel := cleanup(ctx)
@@ -178,7 +178,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	if err != nil {
 		return err
 	}
-	if err := e.restorable(r); err != nil {
+	if err := e.checkRestorable(r); err != nil {
 		return err
 	}
 	e.images.use(r.Image)
@@ -195,28 +195,28 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 		if err := m.unpack(ctx, dir, open); err != nil {
 			return err
 		}
-		return e.startSaved(ctx, id, r.Build, open)
+		return e.startFromCheckpoint(ctx, id, r.Build, open)
 	}
-	return e.restoreFrom(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
+	return e.restoreAndVerify(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
 }
 
-// restoreFrom starts a sandbox from runsc's files in dir, and calls whole at the same time to check these files. If
+// restoreAndVerify starts a sandbox from runsc's files in dir, and calls whole at the same time to check these files. If
 // they are damaged, runsc may have started a sandbox with damaged memory. No client can use that sandbox: the caller
-// holds the sandbox's lock, and ends the sandbox when restoreFrom returns an error.
-func (e *Engine) restoreFrom(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
+// holds the sandbox's lock, and ends the sandbox when restoreAndVerify returns an error.
+func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
 	damage := make(chan error, 1)
 	go func() { damage <- whole() }()
-	startErr := e.startSaved(ctx, id, build, dir)
+	startErr := e.startFromCheckpoint(ctx, id, build, dir)
 	if err := <-damage; err != nil {
 		return err
 	}
 	return startErr
 }
 
-// startSaved starts a sandbox from runsc's files in dir. The sandbox runs before runsc has read all of its memory:
-// runsc reads the pages that the sandbox needs first. When startSaved returns nil, runsc has the files open, so that
-// the caller may rename or remove them.
-func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir string) error {
+// startFromCheckpoint starts a sandbox from runsc's files in dir. The sandbox runs before runsc has read all of its
+// memory: runsc reads the pages that the sandbox needs first. When startFromCheckpoint returns nil, runsc has the files
+// open, so that the caller may rename or remove them.
+func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
 	config, err := e.layout.config(id)
 	if err != nil {
 		return err
@@ -238,27 +238,27 @@ func (e *Engine) startSaved(ctx context.Context, id sandbox.ID, build, dir strin
 	return err
 }
 
-// restorable returns an error of kind unavailable if the runsc build, the image or the guest that a checkpoint needs is
-// missing or changed.
-func (e *Engine) restorable(r record) error {
+// checkRestorable returns an error of kind unavailable if the runsc build, the image or the guest that a checkpoint needs
+// is missing or changed.
+func (e *Engine) checkRestorable(r record) error {
 	for what, path := range map[string]string{
 		"the gVisor build that it was suspended with": e.layout.runsc(r.Build),
 		"its image":         e.images.root(r.Image),
 		"its guest program": e.layout.guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {
-			return notNow("%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
+			return notRestorableHere("%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
 		}
 	}
 	if build, err := buildOf(e.layout.runsc(r.Build)); err != nil || build != r.Build {
-		return notNow("the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
+		return notRestorableHere("the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
 	}
 	return nil
 }
 
-// notNow returns the error for a checkpoint that can't be restored on this machine in its present state, but could be
-// restored later or elsewhere.
-func notNow(format string, args ...any) *sandbox.Error {
+// notRestorableHere returns the error for a checkpoint that can't be restored on this machine in its present state, but
+// could be restored later or elsewhere.
+func notRestorableHere(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Unavailable, format, args...)
 }
 
