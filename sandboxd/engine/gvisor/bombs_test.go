@@ -156,8 +156,8 @@ func TestALargeConfigurationIsNotRead(t *testing.T) {
 	if sandbox.KindOf(err) != sandbox.Limit {
 		t.Errorf("LoadImage = %v, want limit", err)
 	}
-	if got, most := after.TotalAlloc-before.TotalAlloc, uint64(64<<20); got > most {
-		t.Errorf("LoadImage allocated %d MiB, want at most %d", got>>20, most>>20)
+	if got, maximum := after.TotalAlloc-before.TotalAlloc, uint64(64<<20); got > maximum {
+		t.Errorf("LoadImage allocated %d MiB, want at most %d", got>>20, maximum>>20)
 	}
 }
 

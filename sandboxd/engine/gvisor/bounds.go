@@ -29,8 +29,8 @@ const (
 	maxArchiveEntries = 10_000  // in a `docker save` tar, which has a few entries for each layer
 )
 
-func tooLarge(what string, most int64) error {
-	return sandbox.Errorf(sandbox.Limit, "the image's %s is larger than %d MiB", what, most>>20)
+func tooLarge(what string, maximum int64) error {
+	return sandbox.Errorf(sandbox.Limit, "the image's %s is larger than %d MiB", what, maximum>>20)
 }
 
 func tooManyLayers(n int) error {
@@ -38,17 +38,17 @@ func tooManyLayers(n int) error {
 }
 
 // checkJSON refuses a text that is too large or has too many values.
-func checkJSON(text []byte, most int, what string) error {
-	if len(text) > most {
-		return tooLarge(what, int64(most))
+func checkJSON(text []byte, maximum int, what string) error {
+	if len(text) > maximum {
+		return tooLarge(what, int64(maximum))
 	}
 	if bytes.Count(text, []byte{','}) > maxJSONCommas {
-		return tooWide(what)
+		return tooManyValues(what)
 	}
 	return nil
 }
 
-func tooWide(what string) error {
+func tooManyValues(what string) error {
 	return sandbox.Errorf(sandbox.Limit, "the image's %s has more than %d values", what, maxJSONCommas)
 }
 
@@ -100,21 +100,21 @@ func checkBlobs(layout string, img v1.Image) error {
 
 // checkFile refuses a file of more than most bytes. It also refuses anything but a regular file, because opening a pipe can
 // block forever.
-func checkFile(name string, most int64, what string) error {
+func checkFile(name string, maximum int64, what string) error {
 	info, err := os.Stat(name)
 	switch {
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("the image's %s is no file", what)
-	case info.Size() > most:
-		return tooLarge(what, most)
+	case info.Size() > maximum:
+		return tooLarge(what, maximum)
 	}
 	return nil
 }
 
-// archived is an entry of a tar.
-type archived struct {
+// archiveEntry is an entry of a tar.
+type archiveEntry struct {
 	size int64
 	link string // the name of the entry that this entry links to, or empty
 }
@@ -128,7 +128,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 	}
 	defer file.Close()
 	const manifest = "manifest.json"
-	entries := map[string]archived{}
+	entries := map[string]archiveEntry{}
 	var list tarball.Manifest
 	archive := tar.NewReader(file)
 	for n := 0; ; n++ {
@@ -149,7 +149,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 		if _, again := entries[name]; again {
 			continue // the library reads the first entry of a name
 		}
-		entry := archived{size: h.Size}
+		entry := archiveEntry{size: h.Size}
 		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
 			entry.link = path.Join(path.Dir(name), path.Clean(h.Linkname))
 		}
@@ -233,7 +233,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		return 0, tooLarge("manifest", maxManifestBytes)
 	}
 	if b.commas -= bytes.Count(p[:n], []byte{','}); b.commas < 0 {
-		return 0, tooWide("manifest")
+		return 0, tooManyValues("manifest")
 	}
 	return n, err
 }

@@ -31,7 +31,7 @@ type cgroups struct {
 const (
 	cgroupMount  = "/sys/fs/cgroup"
 	cgroupParent = "/dormouse"
-	mountThem    = "mount cgroups writable"
+	mountRemedy  = "mount cgroups writable"
 )
 
 // needed lists the controllers that the limits of a sandbox need.
@@ -42,13 +42,13 @@ func findCgroups() cgroups {
 		return delegatedCgroups()
 	}
 	if text, err := os.ReadFile(cgroupMount + "/cgroup.controllers"); err == nil {
-		c := cgroups{version: 2, trees: []string{cgroupMount}, remedy: mountThem}
-		if name := lacks(string(text)); name != "" {
+		c := cgroups{version: 2, trees: []string{cgroupMount}, remedy: mountRemedy}
+		if name := missingController(string(text)); name != "" {
 			c.missing = "cgroup v2 has no " + name + " controller here"
 		}
-		return c.tried()
+		return c.prepareParent()
 	}
-	c := cgroups{version: 1, remedy: mountThem}
+	c := cgroups{version: 1, remedy: mountRemedy}
 	entries, err := os.ReadDir(cgroupMount)
 	if err != nil {
 		c.missing = "cgroups are not mounted"
@@ -67,11 +67,11 @@ func findCgroups() cgroups {
 	}
 	_, err = os.Stat(cgroupMount + "/memory/memory.memsw.limit_in_bytes")
 	c.swap = err == nil
-	return c.tried()
+	return c.prepareParent()
 }
 
-// lacks returns the first needed controller that is missing in a list of controllers, or an empty string.
-func lacks(controllers string) string {
+// missingController returns the first needed controller that is missing in a list of controllers, or an empty string.
+func missingController(controllers string) string {
 	have := strings.Fields(controllers)
 	for _, name := range needed {
 		if !slices.Contains(have, name) {
@@ -81,9 +81,9 @@ func lacks(controllers string) string {
 	return ""
 }
 
-// tried creates the parent cgroup of all sandboxes, and enables the controllers below it. It returns c with missing and
-// remedy set if that fails.
-func (c cgroups) tried() cgroups {
+// prepareParent creates the parent cgroup of all sandboxes, and enables the controllers below it. It returns c with
+// missing and remedy set if that fails.
+func (c cgroups) prepareParent() cgroups {
 	if c.missing != "" {
 		return c
 	}

@@ -17,9 +17,9 @@ import (
 
 const (
 	// startTimeout limits how long a guest may take to answer.
-	startTimeout = time.Minute
-	readyPoll    = 5 * time.Millisecond
-	ownPatience  = 5 * time.Second
+	startTimeout     = time.Minute
+	readyPoll        = 5 * time.Millisecond
+	ownStreamTimeout = 5 * time.Second
 	// cleanupTimeout limits the time for removing the results of a failed or cancelled call.
 	cleanupTimeout = 30 * time.Second
 )
@@ -57,12 +57,12 @@ func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), e
 	if !sandbox.IsID(string(spec.ID)) {
 		return nil, sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
 	}
-	return e.locks.take(ctx, spec.ID)
+	return e.locks.acquire(ctx, spec.ID)
 }
 
 // plan returns the record and the OCI configuration of a new sandbox. It installs the guest's files if they are missing.
 func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
-	e.images.use(img.Digest)
+	e.images.markUsed(img.Digest)
 	guest, err := e.installGuest()
 	if err != nil {
 		return record{}, ociSpec{}, err
@@ -176,7 +176,7 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	ctx, died := context.WithCancelCause(ctx)
 	defer died(nil)
 	go e.watchSandbox(ctx, id, died)
-	if own != nil && openOwn(ctx, own) {
+	if own != nil && openOwnStream(ctx, own) {
 		e.streams.Offer(id, own)
 		return nil
 	}
@@ -197,11 +197,11 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	}
 }
 
-// openOwn opens the stream over the guest's own stdin and stdout, and reports whether the guest has accepted it. A guest
-// does not accept it if another stream was open when its memory was saved. It can still be reached through
-// `guest connect`.
-func openOwn(ctx context.Context, own *stdio.Stream) bool {
-	ctx, cancel := context.WithTimeout(ctx, ownPatience)
+// openOwnStream opens the stream over the guest's own stdin and stdout, and reports whether the guest has accepted it. A
+// guest does not accept it if another stream was open when its memory was saved. It can still be reached through `guest
+// connect`.
+func openOwnStream(ctx context.Context, own *stdio.Stream) bool {
+	ctx, cancel := context.WithTimeout(ctx, ownStreamTimeout)
 	defer cancel()
 	return own.Open(ctx) == nil
 }

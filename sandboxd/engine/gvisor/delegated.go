@@ -32,7 +32,7 @@ func delegatedCgroups() cgroups {
 	tree := cgroupMount + c.base
 	c.trees = []string{tree}
 	text, _ := os.ReadFile(tree + "/cgroup.controllers")
-	if name := lacks(string(text)); name != "" {
+	if name := missingController(string(text)); name != "" {
 		c.missing = "systemd gives users no " + name + " controller here"
 		c.remedy = "`sudo systemctl edit user@.service`, write [Service] and Delegate=cpu memory pids, and log in anew"
 		return c

@@ -13,7 +13,7 @@ import (
 
 // Dial implements [engine.Engine]. If the sandbox is being suspended or resumed, it waits until that is done.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}

@@ -25,7 +25,7 @@ const endedName = "ended"
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 	if !sandbox.IsID(string(id)) {
 		return nil
 	}
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}

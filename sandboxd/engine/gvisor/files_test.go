@@ -115,12 +115,12 @@ func memoryOf(t *testing.T, name string) (peak, limit int64) {
 	} {
 		dir := filepath.Join(version.dir, name)
 		used, err := os.ReadFile(filepath.Join(dir, version.peak))
-		most, limitErr := os.ReadFile(filepath.Join(dir, version.limit))
+		maximum, limitErr := os.ReadFile(filepath.Join(dir, version.limit))
 		if err != nil || limitErr != nil {
 			continue
 		}
 		peak, err = strconv.ParseInt(strings.TrimSpace(string(used)), 10, 64)
-		limit, limitErr = strconv.ParseInt(strings.TrimSpace(string(most)), 10, 64)
+		limit, limitErr = strconv.ParseInt(strings.TrimSpace(string(maximum)), 10, 64)
 		if err != nil || limitErr != nil {
 			t.Fatal(err, limitErr)
 		}

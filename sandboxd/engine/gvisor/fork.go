@@ -19,7 +19,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	}
 	e.packer.abandon(from)
 	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // always in this order, so that two forks can't deadlock
-		release, err := e.locks.take(ctx, id)
+		release, err := e.locks.acquire(ctx, id)
 		if err != nil {
 			return err
 		}

@@ -14,8 +14,8 @@ import (
 // installGuest writes the guest's files, if they are missing or incomplete, and returns the name of their folder. It
 // renames the folder to that name after all files are written and synced.
 func (e *Engine) installGuest() (string, error) {
-	e.guestOnce.Lock()
-	defer e.guestOnce.Unlock()
+	e.guestMu.Lock()
+	defer e.guestMu.Unlock()
 	if e.guest != "" {
 		return e.guest, nil
 	}

@@ -91,12 +91,12 @@ type Engine struct {
 	spares    spares
 	standbys  standbys
 
-	ctx    context.Context // for background work; cancelled by Close
-	quit   context.CancelFunc
-	chores sync.WaitGroup
+	ctx        context.Context // for background work; cancelled by Close
+	quit       context.CancelFunc
+	background sync.WaitGroup
 
-	guestOnce sync.Mutex
-	guest     string // the name of the guest's folder, once it is installed
+	guestMu sync.Mutex
+	guest   string // the name of the guest's folder, once it is installed
 }
 
 var (
@@ -170,14 +170,14 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	}
 	e.ctx, e.quit = context.WithCancel(context.WithoutCancel(ctx))
 	if e.bundle != nil {
-		if err := e.images.enter(e.layout); err != nil {
+		if err := e.images.registerHome(e.layout); err != nil {
 			return nil, err
 		}
-		e.chores.Go(func() {
-			giveWay()
+		e.background.Go(func() {
+			lowerPriority()
 			_ = e.images.tidy(e.ctx, time.Now()) // the next start tries again
 		})
-		e.chores.Go(e.keepSpare)
+		e.background.Go(e.keepSpare)
 		if cfg.CompressAfter >= 0 {
 			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
 		}
@@ -192,7 +192,7 @@ func (e *Engine) Info() engine.Info { return e.info }
 // running.
 func (e *Engine) Close() error {
 	e.quit()
-	e.chores.Wait()
+	e.background.Wait()
 	e.streams.CloseAll()
 	return nil
 }
@@ -207,27 +207,27 @@ var errExists = errors.New("there is a sandbox of that id already")
 // ready to use.
 type locks struct {
 	mu   sync.Mutex
-	held map[sandbox.ID]*lock
+	byID map[sandbox.ID]*lock
 }
 
 type lock struct {
-	turn  chan struct{}
-	users int
+	semaphore chan struct{}
+	users     int
 }
 
-// take waits until it holds the lock of a sandbox, or ctx ends. The caller must call release once.
-func (l *locks) take(ctx context.Context, id sandbox.ID) (release func(), err error) {
+// acquire waits until it holds the lock of a sandbox, or ctx ends. The caller must call release once.
+func (l *locks) acquire(ctx context.Context, id sandbox.ID) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
-	if l.held == nil {
-		l.held = map[sandbox.ID]*lock{}
+	if l.byID == nil {
+		l.byID = map[sandbox.ID]*lock{}
 	}
-	k := l.held[id]
+	k := l.byID[id]
 	if k == nil {
-		k = &lock{turn: make(chan struct{}, 1)}
-		l.held[id] = k
+		k = &lock{semaphore: make(chan struct{}, 1)}
+		l.byID[id] = k
 	}
 	k.users++
 	l.mu.Unlock()
@@ -235,12 +235,12 @@ func (l *locks) take(ctx context.Context, id sandbox.ID) (release func(), err er
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if k.users--; k.users == 0 {
-			delete(l.held, id)
+			delete(l.byID, id)
 		}
 	}
 	select {
-	case k.turn <- struct{}{}:
-		return func() { <-k.turn; leave() }, nil
+	case k.semaphore <- struct{}{}:
+		return func() { <-k.semaphore; leave() }, nil
 	case <-ctx.Done():
 		leave()
 		return nil, ctx.Err()

@@ -116,8 +116,8 @@ func (e *Engine) BuildImage(context.Context, io.Reader, string, io.Writer) error
 // synced to disk.
 func (i images) unpack(ctx context.Context, source io.Reader) (digest string, err error) {
 	sum := sha256.New()
-	err = i.importing(ctx, func(rootfs string) (string, error) {
-		if err := unpack(ctx, rootfs, io.TeeReader(endWith(ctx, source), sum)); err != nil {
+	err = i.withImportLock(ctx, func(rootfs string) (string, error) {
+		if err := unpack(ctx, rootfs, io.TeeReader(newContextReader(ctx, source), sum)); err != nil {
 			return "", err
 		}
 		digest = hex.EncodeToString(sum.Sum(nil))
@@ -126,9 +126,9 @@ func (i images) unpack(ctx context.Context, source io.Reader) (digest string, er
 	return digest, err
 }
 
-// importing holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the import
-// fails or the image existed already, the unpacked files are removed after the lock is released.
-func (i images) importing(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
+// withImportLock holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the
+// import fails or the image existed already, the unpacked files are removed after the lock is released.
+func (i images) withImportLock(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
 	unlock, err := i.lock(ctx)
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 	if err != nil {
 		return err
 	}
-	return i.keep(ctx, making, digest)
+	return i.storeImage(ctx, making, digest)
 }
 
 // makeRoot creates the folder rootfs in making, for an image to be unpacked in, and returns its path.
@@ -162,8 +162,9 @@ func (i images) makeRoot(making string) (string, error) {
 	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // Chmod, because of the umask
 }
 
-// keep syncs an unpacked image, and then renames its folder to its digest. It does nothing if the image exists already.
-func (i images) keep(ctx context.Context, making, digest string) error {
+// storeImage syncs an unpacked image, and then renames its folder to its digest. It does nothing if the image exists
+// already.
+func (i images) storeImage(ctx context.Context, making, digest string) error {
 	if exists(i.root(digest)) {
 		return nil
 	}
@@ -235,8 +236,8 @@ func waitFor(ctx context.Context, fn func() error) error {
 	}
 }
 
-// endWith returns a reader that reads from r and fails after ctx has ended.
-func endWith(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
+// newContextReader returns a reader that reads from r and fails after ctx has ended.
+func newContextReader(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
 
 type contextReader struct {
 	ctx context.Context

@@ -29,8 +29,8 @@ func detach(cmd *exec.Cmd) {
 	}
 }
 
-// startIn makes a command start in a cgroup, whose folder must stay open until then. detach must be called first.
-func startIn(cmd *exec.Cmd, cgroup *os.File) {
+// startInCgroup makes a command start in a cgroup, whose folder must stay open until then. detach must be called first.
+func startInCgroup(cmd *exec.Cmd, cgroup *os.File) {
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 }
 
@@ -44,9 +44,9 @@ func syncAll(dir string) error {
 	return unix.Syncfs(int(file.Fd()))
 }
 
-// writeOut starts writing a growing file to disk in the background, so that syncing it at the end takes less time. It does
-// not guarantee that any data is on disk. The caller must call stop, which ends this and waits for the goroutine.
-func writeOut(path string) (stop func()) {
+// startWriteback starts writing a growing file to disk in the background, so that syncing it at the end takes less time.
+// It does not guarantee that any data is on disk. The caller must call stop, which ends this and waits for the goroutine.
+func startWriteback(path string) (stop func()) {
 	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -93,9 +93,9 @@ func links(info fs.FileInfo) uint64 {
 	return 0
 }
 
-// giveWay gives the calling goroutine its own thread, with the lowest priority for CPU and disk. The thread ends with the
-// goroutine.
-func giveWay() {
+// lowerPriority gives the calling goroutine its own thread, with the lowest priority for CPU and disk. The thread ends
+// with the goroutine.
+func lowerPriority() {
 	runtime.LockOSThread()
 	tid := unix.Gettid()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, 19) // if this fails, the goroutine slows others down

@@ -11,18 +11,18 @@ import (
 
 // These functions only make the package compile: New fails on other systems than Linux.
 
-func detach(*exec.Cmd)              {}
-func startIn(*exec.Cmd, *os.File)   {}
-func delegatedCgroups() cgroups     { return cgroups{} }
-func rootless() bool                { return false }
-func tryNamespace(string) error     { return nil }
-func syncAll(string) error          { return nil }
-func writeOut(string) func()        { return func() {} }
-func totalMemory() int64            { return 0 }
-func raiseOOMScore(int)             {}
-func exchange(string, string) error { return errors.ErrUnsupported }
-func allocated(fs.FileInfo) int64   { return 0 }
-func giveWay()                      {}
-func links(fs.FileInfo) uint64      { return 0 }
+func detach(*exec.Cmd)                  {}
+func startInCgroup(*exec.Cmd, *os.File) {}
+func delegatedCgroups() cgroups         { return cgroups{} }
+func rootless() bool                    { return false }
+func tryNamespace(string) error         { return nil }
+func syncAll(string) error              { return nil }
+func startWriteback(string) func()      { return func() {} }
+func totalMemory() int64                { return 0 }
+func raiseOOMScore(int)                 {}
+func exchange(string, string) error     { return errors.ErrUnsupported }
+func allocated(fs.FileInfo) int64       { return 0 }
+func lowerPriority()                    {}
+func links(fs.FileInfo) uint64          { return 0 }
 
 func (cgroups) open(string, *ociResources) (*os.File, error) { return nil, nil }

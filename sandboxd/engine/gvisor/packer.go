@@ -28,8 +28,8 @@ type packer struct {
 // start starts a goroutine that compresses the checkpoints of sandboxes that have been suspended for at least the duration
 // after. The goroutine ends when e is closed.
 func (p *packer) start(e *Engine, after time.Duration) {
-	e.chores.Go(func() {
-		giveWay()
+	e.background.Go(func() {
+		lowerPriority()
 		tick := time.NewTicker(max(after/4, time.Millisecond))
 		defer tick.Stop()
 		for {
@@ -117,7 +117,7 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 			return err
 		}
 	}
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -33,8 +33,8 @@ const pullTimeout = 15 * time.Minute
 
 // pulls holds the pulls in progress, at most one for each image name.
 type pulls struct {
-	mu    sync.Mutex
-	going map[string]*pull
+	mu         sync.Mutex
+	inProgress map[string]*pull
 }
 
 type pull struct {
@@ -50,7 +50,7 @@ func (e *Engine) findOrPull(ctx context.Context, ref string) (imageRef, error) {
 	if sandbox.KindOf(err) != sandbox.Unavailable || !e.mayPull || strings.HasPrefix(ref, image.Repository+":") {
 		return img, err
 	}
-	p, err := e.pulls.join(e, ref)
+	p, err := e.pulls.startOrJoin(e, ref)
 	if err != nil {
 		return imageRef{}, err
 	}
@@ -62,31 +62,31 @@ func (e *Engine) findOrPull(ctx context.Context, ref string) (imageRef, error) {
 	}
 }
 
-// join returns the pull of an image that is in progress, or starts one.
-func (l *pulls) join(e *Engine, ref string) (*pull, error) {
+// startOrJoin returns the pull of an image that is in progress, or starts one.
+func (l *pulls) startOrJoin(e *Engine, ref string) (*pull, error) {
 	named, err := name.ParseReference(ref)
 	if err != nil {
 		return nil, sandbox.Errorf(sandbox.Invalid, "%s is no name of an image", sandbox.Quote(ref)).WithCause(err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if p := l.going[ref]; p != nil {
+	if p := l.inProgress[ref]; p != nil {
 		return p, nil
 	}
 	if err := e.ctx.Err(); err != nil {
 		return nil, err
 	}
 	p := &pull{done: make(chan struct{})}
-	if l.going == nil {
-		l.going = map[string]*pull{}
+	if l.inProgress == nil {
+		l.inProgress = map[string]*pull{}
 	}
-	l.going[ref] = p
-	e.chores.Go(func() {
+	l.inProgress[ref] = p
+	e.background.Go(func() {
 		ctx, cancel := context.WithTimeout(e.ctx, pullTimeout)
 		defer cancel()
 		p.img, p.err = e.images.pull(ctx, named, ref)
 		l.mu.Lock()
-		delete(l.going, ref)
+		delete(l.inProgress, ref)
 		l.mu.Unlock()
 		close(p.done)
 	})
@@ -286,7 +286,7 @@ func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, er
 }
 
 func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer, want []v1.Hash) error {
-	return i.importing(ctx, func(rootfs string) (string, error) {
+	return i.withImportLock(ctx, func(rootfs string) (string, error) {
 		var readers []io.Reader
 		for n, layer := range layers {
 			l := &layerReader{ctx: ctx, layer: layer, want: want[n]}

@@ -60,8 +60,8 @@ func runscVersion(path string) string {
 	return cmp.Or(version, "unknown")
 }
 
-// isOurs reports whether a program was built from third_party/runsc, and not from gVisor's own sources.
-func isOurs(path string) bool {
+// isPatchedRunsc reports whether a program was built from third_party/runsc, and not from gVisor's own sources.
+func isPatchedRunsc(path string) bool {
 	info, err := buildinfo.ReadFile(path)
 	return err == nil && strings.HasPrefix(info.Main.Path, "github.com/dormouse-sandbox/dormouse/")
 }
@@ -224,7 +224,7 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 // The caller must close the result.
 func (e *Engine) stream(build string, args ...string) (*streams.Program, error) {
 	args = append([]string{"--log=/dev/null"}, args...)
-	if s := e.standbys.take(build); s != nil && s.tell(e.arguments(args)) {
+	if s := e.standbys.acquire(build); s != nil && s.sendArguments(e.arguments(args)) {
 		return s.Program, nil
 	}
 	return streams.Start(e.command(build, args...))
@@ -245,7 +245,7 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what
 	}
 	cmd.ExtraFiles = []*os.File{writer}
 	if cgroup != nil {
-		startIn(cmd, cgroup)
+		startInCgroup(cmd, cgroup)
 	}
 	said, read := &streams.Bounded{Max: 8 << 10}, make(chan struct{})
 	go func() {

@@ -198,7 +198,7 @@ func (e *Engine) storeSnapshot(ctx context.Context, id sandbox.ID, dir string) e
 	if err := e.Suspend(ctx, id); err != nil {
 		return err
 	}
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -70,8 +70,8 @@ func (s *spares) want(k spareKind) {
 	s.wants <- k
 }
 
-// take returns the spare if it is alive and of that kind, and nil otherwise. The spare then belongs to the caller.
-func (s *spares) take(k spareKind) *spare {
+// acquire returns the spare if it is alive and of that kind, and nil otherwise. The spare then belongs to the caller.
+func (s *spares) acquire(k spareKind) *spare {
 	sum := k.sum()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +96,7 @@ func (e *Engine) keepSpare() {
 			quiet.Reset(spareDelay)
 		case <-quiet.C:
 			e.keepStandbys(wanted.build)
-			if e.dropSpare(wanted.sum()) || !isOurs(e.layout.runsc(wanted.build)) {
+			if e.dropSpare(wanted.sum()) || !isPatchedRunsc(e.layout.runsc(wanted.build)) {
 				continue // gVisor's own runsc ignores its stdin, so that its spare would outlive a killed daemon
 			}
 			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // if it fails, starts are slower

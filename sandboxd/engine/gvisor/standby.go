@@ -32,8 +32,8 @@ type standbys struct {
 	ready []*standby
 }
 
-// take returns a standby of that build, or nil if none is waiting. The standby then belongs to the caller.
-func (l *standbys) take(build string) *standby {
+// acquire returns a standby of that build, or nil if none is waiting. The standby then belongs to the caller.
+func (l *standbys) acquire(build string) *standby {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.build != build || len(l.ready) == 0 {
@@ -45,9 +45,9 @@ func (l *standbys) take(build string) *standby {
 	return s
 }
 
-// tell sends the arguments of a call to a standby, which then runs like any other runsc process. It returns true when the
-// standby has confirmed that it has read them. Otherwise it kills and closes the standby, and returns false.
-func (s *standby) tell(args []string) bool {
+// sendArguments sends the arguments of a call to a standby, which then runs like any other runsc process. It returns true
+// when the standby has confirmed that it has read them. Otherwise it kills and closes the standby, and returns false.
+func (s *standby) sendArguments(args []string) bool {
 	err := json.NewEncoder(s.arguments).Encode(args)
 	s.arguments.Close()
 	if err == nil {

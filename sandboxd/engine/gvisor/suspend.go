@@ -20,7 +20,7 @@ import (
 // connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r record, to
 	}
 	making, m := e.layout.makingCheckpoint(id), manifestOf(r, config)
 	m.Saved = time.Now().UTC()
-	stop := writeOut(filepath.Join(making, pagesFile))
+	stop := startWriteback(filepath.Join(making, pagesFile))
 	err = e.writeCheckpoint(ctx, id, r.Build, making)
 	stop()
 	if err != nil {
@@ -94,7 +94,7 @@ func (e *Engine) replaceDir(making, to string) error {
 func (e *Engine) drop(dir string) error {
 	trash, err := e.layout.trash(dir)
 	if err == nil && trash != "" {
-		e.chores.Go(func() { _ = os.RemoveAll(trash) }) // if this fails, the next start removes the folder
+		e.background.Go(func() { _ = os.RemoveAll(trash) }) // if this fails, the next start removes the folder
 	}
 	return err
 }
@@ -134,7 +134,7 @@ func notSaved(cause error) *sandbox.Error {
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
 	e.packer.abandon(id)
-	release, err := e.locks.take(ctx, id)
+	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	if err := e.checkRestorable(r); err != nil {
 		return err
 	}
-	e.images.use(r.Image)
+	e.images.markUsed(r.Image)
 	m, err := readManifest(dir)
 	if err != nil {
 		return err
@@ -224,7 +224,7 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 	kind := kindOf(build, config)
 	var p process
 	var own *stdio.Stream
-	if s := e.spares.take(kind); s != nil {
+	if s := e.spares.acquire(kind); s != nil {
 		p, own, err = s.process, s.own, e.restoreInto(ctx, id, s, build, dir)
 	} else {
 		p, own, err = e.launch(ctx, e.layout.own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)

@@ -21,8 +21,8 @@ import (
 // unusedFor is how long an image or a runsc must have been unused before it is removed.
 const unusedFor = 30 * 24 * time.Hour
 
-// enter records the path of a home whose sandboxes use these images.
-func (i images) enter(home layout) error {
+// registerHome records the path of a home whose sandboxes use these images.
+func (i images) registerHome(home layout) error {
 	dir := filepath.Join(i.dir, "homes")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -40,8 +40,8 @@ func homeFile(home string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// use records that an image is used now, as the modification time of its folder.
-func (i images) use(digest string) {
+// markUsed records that an image is used now, as the modification time of its folder.
+func (i images) markUsed(digest string) {
 	now := time.Now()
 	_ = os.Chtimes(filepath.Join(i.dir, digest), now, now) // if this fails, tidy may remove the image too early
 }

@@ -45,7 +45,7 @@ func TestImagesThatNobodyUsesGo(t *testing.T) {
 	}
 	want[strings.Repeat("4", 64)] = false // the latest of its name is 7
 	add("8", "host:5000/own:0", 85*day)
-	i.use(strings.Repeat("8", 64)) // it is old, but was used just now
+	i.markUsed(strings.Repeat("8", 64)) // it is old, but was used just now
 	want[strings.Repeat("8", 64)] = true
 	if err := os.Mkdir(filepath.Join(i.dir, "making-x"), 0o700); err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestImagesThatNobodyUsesGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range []layout{home, gone} {
-		if err := i.enter(l); err != nil {
+		if err := i.registerHome(l); err != nil {
 			t.Fatal(err)
 		}
 	}

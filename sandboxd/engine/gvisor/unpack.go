@@ -220,7 +220,7 @@ func (t *tree) write(h *tar.Header, content io.Reader) error {
 		if err = errors.Join(err, file.Close()); err != nil {
 			return err
 		}
-		return t.settle(h.Name, attributesOf(h))
+		return t.setAttributes(h.Name, attributesOf(h))
 	case tar.TypeSymlink:
 		if err := t.root.Symlink(h.Linkname, h.Name); err != nil {
 			return err
@@ -352,7 +352,7 @@ func (t *tree) finish() error {
 			continue // a later layer has hidden one of its parent folders
 		}
 		if err == nil {
-			err = t.settle(name, a)
+			err = t.setAttributes(name, a)
 		}
 		if err != nil {
 			return fmt.Errorf("unpack %q: %w", name, err)
@@ -361,8 +361,8 @@ func (t *tree) finish() error {
 	return nil
 }
 
-// settle sets the owner, mode and modification time of a file or folder.
-func (t *tree) settle(name string, a attributes) error {
+// setAttributes sets the owner, mode and modification time of a file or folder.
+func (t *tree) setAttributes(name string, a attributes) error {
 	if err := t.own(name, a); err != nil {
 		return err
 	}
