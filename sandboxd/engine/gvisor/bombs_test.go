@@ -86,7 +86,7 @@ func TestImageBombsAreRefused(t *testing.T) {
 	server := httptest.NewServer(registry.New())
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
-	bring := map[string]func(t *testing.T, img v1.Image) error{
+	importBy := map[string]func(t *testing.T, img v1.Image) error{
 		"an OCI layout": func(t *testing.T, img v1.Image) error {
 			path := filepath.Join(tempDir(t), "image")
 			if err := writeLayout(path, img); err != nil {
@@ -115,10 +115,10 @@ func TestImageBombsAreRefused(t *testing.T) {
 			return e.Create(t.Context(), spec(ref))
 		},
 	}
-	for way, bring := range bring {
+	for way, importBy := range importBy {
 		for _, b := range bombs {
 			t.Run(way+"/"+b.name, func(t *testing.T) {
-				err := bring(t, b.img)
+				err := importBy(t, b.img)
 				if sandbox.KindOf(err) != sandbox.Limit || !strings.Contains(sandbox.Public(err).Message, b.says) {
 					t.Errorf("the import returned %v (%s), want limit: %s", err, sandbox.KindOf(err), b.says)
 				}
@@ -128,7 +128,7 @@ func TestImageBombsAreRefused(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
 		t.Errorf("refused images left %q", left)
 	}
-	if err := bring["an OCI layout"](t, twoLayers(t)); err != nil {
+	if err := importBy["an OCI layout"](t, twoLayers(t)); err != nil {
 		t.Errorf("a good image is refused: %v", err)
 	}
 }

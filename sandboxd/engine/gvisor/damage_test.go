@@ -59,11 +59,11 @@ func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	s := spec(image)
 	create(t, e, s)
 	python(t, e, s.ID, "x = 42")
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	var seen []string
 	for range 5 {
 		seen = append(seen, ready(t, e, seen...)) // if the sandbox does not use this spare, wait for another one
-		if sleepAndWake(t, e, s.ID); taken(dir, s.ID) != "" {
+		if suspendAndResume(t, e, s.ID); taken(dir, s.ID) != "" {
 			return s.ID
 		}
 	}
@@ -316,7 +316,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 
 // A damaged file in the folder of images affects only the image whose name it contains: that image is missing, and can be
 // imported again.
-func TestADamagedImageNameIsAnImageThatIsNotThere(t *testing.T) {
+func TestImageWithADamagedNameIsMissing(t *testing.T) {
 	e, images := openPulling(t)
 	path := filepath.Join(tempDir(t), "image.tar")
 	if err := saveImage(path, twoLayers(t)); err != nil {

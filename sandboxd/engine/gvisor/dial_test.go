@@ -13,7 +13,7 @@ import (
 // After a sandbox was started, resumed or forked, the first stream to it goes over the guest's own stdin and stdout, and no
 // process is started for it. Later streams go through `guest connect`, also if the first one was closed because a
 // checkpoint was made or the daemon ended.
-func TestFirstStream(t *testing.T) {
+func TestFirstStreamUsesTheGuestsStdio(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	first := func(when string, id sandbox.ID, want bool) {
@@ -33,10 +33,10 @@ func TestFirstStream(t *testing.T) {
 	s, copied := spec(image), spec(image)
 	create(t, e, s)
 	first("created", s.ID, true)
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	first("resumed without a spare", s.ID, true)
 	ready(t, e)
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	first("resumed in a spare", s.ID, true)
 	if err := e.Fork(t.Context(), s.ID, copied.ID); err != nil {
 		t.Fatal(err)
@@ -47,12 +47,12 @@ func TestFirstStream(t *testing.T) {
 	e.Close()
 	e = open(t, dir, bundle.Bundle{})
 	first("after another daemon", s.ID, false)
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
 	first("saved before anybody came", s.ID, false)
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	first("and resumed", s.ID, true)
 	if got := python(t, e, s.ID, "print(1)"); got != "1" {
 		t.Errorf("print(1) = %q", got)

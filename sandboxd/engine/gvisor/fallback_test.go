@@ -20,8 +20,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// only returns the engine's one container.
-func only(t *testing.T, e *gvisor.Engine) engine.Container {
+// onlyContainer returns the engine's one container.
+func onlyContainer(t *testing.T, e *gvisor.Engine) engine.Container {
 	t.Helper()
 	list, err := e.List(t.Context())
 	if err != nil || len(list) != 1 {
@@ -34,7 +34,7 @@ func only(t *testing.T, e *gvisor.Engine) engine.Container {
 // after and before.
 func wantFallenBack(t *testing.T, e *gvisor.Engine, after, before time.Time) {
 	t.Helper()
-	c := only(t, e)
+	c := onlyContainer(t, e)
 	if !c.Suspended || c.Running || c.AsOf.Before(after) || c.AsOf.After(before) || c.StateBytes < 1<<20 || c.Detail == "" {
 		t.Errorf("List() = %+v, want it suspended as of %v to %v", c, after, before)
 	}
@@ -72,7 +72,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 		if err := e.Resume(t.Context(), s.ID); err != nil {
 			t.Fatalf("Resume: %v", err)
 		}
-		if c := only(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
+		if c := onlyContainer(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
 			t.Errorf("List() = %+v, want it running, and a checkpoint kept", c)
 		}
 		if got := python(t, e, s.ID, showFiles); got != want {
@@ -84,7 +84,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	python(t, e, s.ID, "x = 2"+saveFiles)
 	after, before := checkpoint(t) // replaces the first checkpoint
 	python(t, e, s.ID, "x = 3"+saveFiles)
-	if c := only(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
+	if c := onlyContainer(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
 		t.Errorf("List() = %+v, want it running, with a checkpoint", c)
 	}
 	kill(t, e, s.ID)
@@ -126,7 +126,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 		t.Fatalf("Suspend: %v", err)
 	}
 	before = time.Now()
-	if c := only(t, e); !c.Suspended || !c.AsOf.IsZero() {
+	if c := onlyContainer(t, e); !c.Suspended || !c.AsOf.IsZero() {
 		t.Errorf("List() = %+v, want it suspended, with nothing lost", c)
 	}
 	resume(t, "5 5 5 5 1 2 5")
@@ -134,7 +134,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	reboot(t, e, dir, s.ID)
 	e = open(t, dir, bundle.Bundle{})
 	wantFallenBack(t, e, after, before)
-	if c := only(t, e); !strings.Contains(c.Detail, "anew") {
+	if c := onlyContainer(t, e); !strings.Contains(c.Detail, "anew") {
 		t.Errorf("List() = %+v, want it to tell of the reboot", c)
 	}
 	resume(t, "5 5 5 5 1 2 5")
@@ -143,11 +143,11 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	if err := e.Discard(t.Context(), s.ID); err != nil {
 		t.Error(err)
 	}
-	if c := only(t, e); !c.Running || c.StateBytes != 0 {
+	if c := onlyContainer(t, e); !c.Running || c.StateBytes != 0 {
 		t.Errorf("List() = %+v, want it running, and nothing on disk", c)
 	}
 	kill(t, e, s.ID)
-	if c := only(t, e); c.Running || c.Suspended {
+	if c := onlyContainer(t, e); c.Running || c.Suspended {
 		t.Errorf("List() = %+v, want it ended", c)
 	}
 }
@@ -215,7 +215,7 @@ func TestDamagedFallbackCheckpointIsLost(t *testing.T) {
 				t.Errorf("x = %s, want 1", got)
 			}
 			kill(t, e, s.ID)
-			if c := only(t, e); !c.Suspended || c.AsOf.IsZero() {
+			if c := onlyContainer(t, e); !c.Suspended || c.AsOf.IsZero() {
 				t.Errorf("List() = %+v, want it suspended as of some time", c)
 			}
 			if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
@@ -248,10 +248,10 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	if _, err := client.Post("http://guest/hog/memory", "", nil); err == nil {
 		t.Error("the hog ended well")
 	}
-	for deadline := time.Now().Add(10 * time.Second); only(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); onlyContainer(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 	}
 	for range 2 { // the first List determines the reason itself, the second reads it from the file that Suspend has written
-		if c := only(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
+		if c := onlyContainer(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
 			t.Errorf("List() = %+v, want it suspended as of a while ago, out of memory", c)
 		}
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
@@ -261,7 +261,7 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	if err := e.Resume(t.Context(), s.ID); err != nil {
 		t.Errorf("Resume: %v", err)
 	}
-	if c := only(t, e); !c.Running {
+	if c := onlyContainer(t, e); !c.Running {
 		t.Errorf("List() = %+v, want it running", c)
 	}
 }

@@ -26,12 +26,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// life is the expected state of a sandbox.
-type life struct {
+// expectedState is the state in which a test expects a sandbox.
+type expectedState struct {
 	x         int   // the value of x in the memory or, if the sandbox is suspended, in the checkpoint
 	suspended bool  // suspended by Suspend, so that nothing is lost
 	fallback  []int // the possible values of x in the fallback checkpoint
-	nothing   bool  // there may be no fallback checkpoint
+	mayBeLost bool  // there may be no fallback checkpoint
 }
 
 // After any sequence of operations on a sandbox, with processes killed at random moments, the sandbox has the state of the
@@ -51,14 +51,14 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	counts := map[string]int{}
 	var id sandbox.ID
-	var l life
+	var l expectedState
 	fresh := func() {
 		s := spec(image)
 		s.Limits.MemoryBytes = 512 * sandbox.MiB
 		if err := e.Create(t.Context(), s); err != nil {
 			t.Fatalf("Create: %v", err)
 		}
-		id, l = s.ID, life{}
+		id, l = s.ID, expectedState{}
 		python(t, e, id, "x = 0")
 	}
 	fresh()
@@ -78,7 +78,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 		before := l
 		switch op {
 		case "suspend", "checkpoint", "resume":
-			err := disturbed(t, e, id, dir, op, meanwhile, delay)
+			err := runInterrupted(t, e, id, dir, op, meanwhile, delay)
 			if err != nil {
 				counts["failed"]++
 			}
@@ -97,7 +97,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 				t.Fatalf("%s: %v", step, err)
 			}
 			if !l.suspended {
-				l.fallback, l.nothing = nil, false
+				l.fallback, l.mayBeLost = nil, false
 			}
 		case "fork":
 			copied := sandbox.NewID()
@@ -111,7 +111,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 				t.Fatalf("%s: %v", step, err)
 			}
 		}
-		c := only(t, e)
+		c := onlyContainer(t, e)
 		switch {
 		case c.Running:
 			if l.suspended && op != "resume" || op == "die" && !before.suspended {
@@ -137,10 +137,10 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			if err != nil || x != l.fallback[0] && x != l.fallback[len(l.fallback)-1] {
 				t.Fatalf("%s: x = %d, %v, want one of %v", step, x, err, l.fallback)
 			}
-			l = life{x: x, fallback: []int{x}}
+			l = expectedState{x: x, fallback: []int{x}}
 			counts["fell back"]++
 		default:
-			if op != "die" && meanwhile != "kill all" || len(before.fallback) > 0 && !before.nothing || before.suspended {
+			if op != "die" && meanwhile != "kill all" || len(before.fallback) > 0 && !before.mayBeLost || before.suspended {
 				t.Fatalf("%s: it is lost, with %v kept: %+v", step, before.fallback, c)
 			}
 			if err := e.Remove(t.Context(), id); err != nil {
@@ -169,24 +169,24 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 
 // after updates the expected state after an operation. If the operation failed, the fallback checkpoint may be the old one,
 // if there was one, or a new one, so fallback has two values.
-func (l *life) after(t *testing.T, step, op string, err error) {
+func (l *expectedState) after(t *testing.T, step, op string, err error) {
 	t.Helper()
 	switch {
 	case op == "suspend" && err == nil:
-		l.suspended, l.fallback, l.nothing = true, nil, false
+		l.suspended, l.fallback, l.mayBeLost = true, nil, false
 	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended: // the checkpoint may have been saved before the failure
-		l.nothing = l.nothing || len(l.fallback) == 0
+		l.mayBeLost = l.mayBeLost || len(l.fallback) == 0
 		l.fallback = append(l.fallback, l.x)
 	case op == "checkpoint" && !l.suspended, op == "resume" && err == nil && l.suspended:
-		l.fallback, l.nothing = []int{l.x}, false
+		l.fallback, l.mayBeLost = []int{l.x}, false
 	case op == "resume" && err != nil && !l.suspended:
 		t.Logf("%s: %v", step, err) // the sandbox was running, and died before Resume was called
 	}
 }
 
-// disturbed runs one operation on a sandbox and returns its error. After delay it kills the runsc command, kills all
+// runInterrupted runs one operation on a sandbox and returns its error. After delay it kills the runsc command, kills all
 // processes of the sandbox, or cancels the operation, as the caller has chosen.
-func disturbed(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
+func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -369,7 +369,7 @@ func TestRemoveDuringResume(t *testing.T) {
 
 // A suspended sandbox keeps its image when another image gets the same name. If the sandbox's image is missing, Resume
 // returns unavailable, and works again when the image is back.
-func TestTheImageIsReplacedMeanwhile(t *testing.T) {
+func TestSuspendedSandboxKeepsItsImage(t *testing.T) {
 	e, images := openPulling(t)
 	load := func(img v1.Image) string {
 		t.Helper()
@@ -419,7 +419,7 @@ func TestTheImageIsReplacedMeanwhile(t *testing.T) {
 
 // A sandbox with a gigabyte of data can be suspended and resumed. This test is slow, and runs only if DORMOUSE_TEST_SLOW is
 // set.
-func TestAGigabyteSleeps(t *testing.T) {
+func TestGigabyteSandboxIsSuspendedAndResumed(t *testing.T) {
 	enginetest.Slow(t)
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Second)
@@ -439,7 +439,7 @@ sum = zlib.crc32(block)`)
 		if packed {
 			awaitPacked(t, e, dir, s.ID)
 		}
-		t.Logf("on disk: %d MB", only(t, e).StateBytes>>20)
+		t.Logf("on disk: %d MB", onlyContainer(t, e).StateBytes>>20)
 		began = time.Now()
 		if err := e.Resume(t.Context(), s.ID); err != nil {
 			t.Fatalf("Resume: %v", err)

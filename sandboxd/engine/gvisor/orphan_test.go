@@ -50,7 +50,7 @@ func TestDaemonAtAMoment(t *testing.T) {
 		if err := e.Create(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}
-		sleepAndWake(t, e, s.ID)
+		suspendAndResume(t, e, s.ID)
 		if err := e.Remove(t.Context(), s.ID); err != nil {
 			t.Fatal(err)
 		}

@@ -50,7 +50,7 @@ model = sklearn.linear_model.LinearRegression().fit(frame[['a']], frame.a * 2 + 
 `
 
 // The checkpoint of a sandbox that is suspended for long becomes small, and the sandbox can still be resumed and forked.
-func TestWhatSleepsIsCompressed(t *testing.T) {
+func TestSuspendedSandboxIsCompressed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
 	s := spec(image)
@@ -60,11 +60,11 @@ func TestWhatSleepsIsCompressed(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	slept, before := time.Since(began), only(t, e).StateBytes
+	suspendTime, before := time.Since(began), onlyContainer(t, e).StateBytes
 	began = time.Now()
 	awaitPacked(t, e, dir, s.ID)
-	c := only(t, e)
-	t.Logf("suspend: %v; compress: %v, from %.1f to %.1f MB", slept, time.Since(began), float64(before)/1e6, float64(c.StateBytes)/1e6)
+	c := onlyContainer(t, e)
+	t.Logf("suspend: %v; compress: %v, from %.1f to %.1f MB", suspendTime, time.Since(began), float64(before)/1e6, float64(c.StateBytes)/1e6)
 	if !c.Suspended || !c.AsOf.IsZero() || c.StateBytes > 40e6 {
 		t.Errorf("List() = %+v, want it suspended, in 40 MB", c)
 	}
@@ -146,7 +146,7 @@ func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
 }
 
 // Resume and Remove do not wait for the compression of the sandbox's checkpoint.
-func TestCompressingGivesWay(t *testing.T) {
+func TestResumeAndRemoveCancelCompression(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
 	s := spec(image)

@@ -149,7 +149,7 @@ func TestAnImageIsPulled(t *testing.T) {
 	}
 }
 
-func TestAPullThatFailsSaysWhy(t *testing.T) {
+func TestFailedPullNamesTheCause(t *testing.T) {
 	e, images := openPulling(t)
 	good := registry.New()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

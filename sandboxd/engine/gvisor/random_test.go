@@ -160,7 +160,7 @@ for (const [i, value] of Object.entries(await ask(old))) say('old worker ' + i, 
 // Sandboxes that start with the same memory draw no equal random values after an Awaken. They start with the memory of a
 // snapshot, of a sandbox that is forked after its code has used every generator, or of a checkpoint that a sandbox falls
 // back to.
-func TestTwinsShareNoRandomState(t *testing.T) {
+func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(image)
@@ -201,20 +201,20 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 		}); err != nil {
 			t.Fatalf("Snapshot: %v", err)
 		}
-		twins := newTwins(t)
+		drawnValues := newDrawnValues(t)
 		for range 2 {
-			twin := s
-			twin.ID = sandbox.NewID()
-			if started, err := e.Start(t.Context(), twin); !started || err != nil {
+			sibling := s
+			sibling.ID = sandbox.NewID()
+			if started, err := e.Start(t.Context(), sibling); !started || err != nil {
 				t.Fatalf("Start = %t, %v", started, err)
 			}
-			removeLater(t, e, twin.ID)
-			c := awaken(t, twin.ID, guest.Awakening{Copy: true})
+			removeLater(t, e, sibling.ID)
+			c := awaken(t, sibling.ID, guest.Awakening{Copy: true})
 			complains(t, c, sandbox.Python, "")
 			complains(t, c, sandbox.JavaScript, "")
-			twins.add(t, printed(t, c, sandbox.Python, pythonSay+pythonNew)+printed(t, c, sandbox.JavaScript, javascriptSay+javascriptNew))
+			drawnValues.add(t, printed(t, c, sandbox.Python, pythonSay+pythonNew)+printed(t, c, sandbox.JavaScript, javascriptSay+javascriptNew))
 			c.Close()
-			if err := e.Remove(t.Context(), twin.ID); err != nil {
+			if err := e.Remove(t.Context(), sibling.ID); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -232,7 +232,7 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 	printed(t, original, sandbox.JavaScript, javascriptBefore)
 	original.Close()
 	t.Run("fork", func(t *testing.T) {
-		twins := newTwins(t)
+		drawnValues := newDrawnValues(t)
 		for range 2 {
 			id := sandbox.NewID()
 			if err := e.Fork(t.Context(), s.ID, id); err != nil {
@@ -242,7 +242,7 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 			c := awaken(t, id, guest.Awakening{Copy: true})
 			complains(t, c, sandbox.Python, "DuckDB connections")
 			complains(t, c, sandbox.JavaScript, "vm contexts")
-			twins.add(t, draw(t, c))
+			drawnValues.add(t, draw(t, c))
 			if err := e.Remove(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
@@ -252,29 +252,29 @@ func TestTwinsShareNoRandomState(t *testing.T) {
 		if err := e.Checkpoint(t.Context(), s.ID); err != nil {
 			t.Fatalf("Checkpoint: %v", err)
 		}
-		twins := newTwins(t)
-		twins.add(t, draw(t, client(s.ID)))
+		drawnValues := newDrawnValues(t)
+		drawnValues.add(t, draw(t, client(s.ID)))
 		for epoch := range 2 { // the sandbox falls back twice
 			kill(t, e, s.ID)
-			asOf := only(t, e).AsOf
+			asOf := onlyContainer(t, e).AsOf
 			if err := e.Resume(t.Context(), s.ID); err != nil {
 				t.Fatalf("Resume: %v", err)
 			}
-			twins.add(t, draw(t, awaken(t, s.ID, guest.Awakening{AsOfUnix: asOf.Unix(), EpochAbove: epoch + 1})))
+			drawnValues.add(t, draw(t, awaken(t, s.ID, guest.Awakening{AsOfUnix: asOf.Unix(), EpochAbove: epoch + 1})))
 		}
 	})
 }
 
-// twins collects the output of sandboxes that started with the same memory.
-type twins struct {
+// drawnValues collects the output of sandboxes that started with the same memory.
+type drawnValues struct {
 	seen  map[string]int
 	count int
 }
 
-func newTwins(t *testing.T) *twins { return &twins{seen: map[string]int{}} }
+func newDrawnValues(t *testing.T) *drawnValues { return &drawnValues{seen: map[string]int{}} }
 
 // add fails the test for each line that an earlier sandbox has printed, too.
-func (w *twins) add(t *testing.T, text string) {
+func (w *drawnValues) add(t *testing.T, text string) {
 	t.Helper()
 	w.count++
 	lines := strings.Split(strings.TrimSpace(text), "\n")

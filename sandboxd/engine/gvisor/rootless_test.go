@@ -13,7 +13,7 @@ import (
 )
 
 // The error for a forbidden user namespace names the setting that forbids it, and how to change the setting.
-func TestWhyThereIsNoNamespace(t *testing.T) {
+func TestForbiddenNamespaceErrorNamesTheSetting(t *testing.T) {
 	for name, test := range map[string]struct {
 		settings map[string]string
 		want     string

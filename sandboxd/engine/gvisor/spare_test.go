@@ -47,8 +47,8 @@ func taken(dir string, id sandbox.ID) string {
 	return name
 }
 
-// sleepAndWake suspends a sandbox and resumes it.
-func sleepAndWake(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
+// suspendAndResume suspends a sandbox and resumes it.
+func suspendAndResume(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	if err := e.Suspend(t.Context(), id); err != nil {
 		t.Fatal(err)
@@ -66,9 +66,9 @@ func TestASpareBecomesASandbox(t *testing.T) {
 	s := spec(image)
 	create(t, e, s)
 	python(t, e, s.ID, "x = 1")
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	first := ready(t, e)
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	if got := taken(dir, s.ID); got != first {
 		t.Fatalf("it runs in the spare %q, want %q", got, first)
 	}
@@ -137,7 +137,7 @@ func runscOf(text string) (pids []int) {
 
 // After a daemon was killed, the next one ends an unused spare, and a spare that a resume had just started to use. It keeps
 // a sandbox that runs in a spare.
-func TestASpareThatIsLeft(t *testing.T) {
+func TestUnusedSparesOfAKilledDaemonEnd(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	killed := open(t, dir, bundle.Bundle{})
 	s, taking := spec(image), spec(image)
@@ -148,9 +148,9 @@ func TestASpareThatIsLeft(t *testing.T) {
 	if err := killed.Suspend(t.Context(), taking.ID); err != nil {
 		t.Fatal(err)
 	}
-	sleepAndWake(t, killed, s.ID)
+	suspendAndResume(t, killed, s.ID)
 	first := ready(t, killed)
-	sleepAndWake(t, killed, s.ID)
+	suspendAndResume(t, killed, s.ID)
 	python(t, killed, s.ID, "x = 42")
 	second := ready(t, killed, first)
 	if err := os.WriteFile(filepath.Join(dir, "sandboxes", string(taking.ID), "spare"), []byte(second), 0o600); err != nil {
@@ -173,7 +173,7 @@ func TestASpareThatIsLeft(t *testing.T) {
 }
 
 // A sandbox uses a spare only if the spare has the same configuration and is alive.
-func TestASpareThatDoesNotFit(t *testing.T) {
+func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	other, s := spec(image), spec(image)
@@ -181,9 +181,9 @@ func TestASpareThatDoesNotFit(t *testing.T) {
 	for _, s := range []engine.Spec{s, other} {
 		create(t, e, s)
 	}
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	first := ready(t, e)
-	sleepAndWake(t, e, other.ID)
+	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
 		t.Errorf("one of another size runs in the spare %q", got)
 	}
@@ -203,7 +203,7 @@ func TestASpareThatDoesNotFit(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
-	sleepAndWake(t, e, other.ID)
+	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
 		t.Errorf("it runs in the spare %q, which was killed", got)
 	}
@@ -229,13 +229,13 @@ func TestStandbys(t *testing.T) {
 	s := spec(image)
 	create(t, e, s)
 	python(t, e, s.ID, "x = 1")
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	first := ready(t, e)
 	before := stoodBy(dir)
 	if len(before) != 2 {
 		t.Fatalf("%v stand by, want two", before)
 	}
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	second := ready(t, e, first)
 	after := stoodBy(dir, before...)
 	if len(after) != 2 || len(stoodBy(dir)) != 2 {
@@ -244,7 +244,7 @@ func TestStandbys(t *testing.T) {
 	for _, pid := range after {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	sleepAndWake(t, e, s.ID)
+	suspendAndResume(t, e, s.ID)
 	ready(t, e, first, second)
 	if got := python(t, e, s.ID, "print(x)"); got != "1" {
 		t.Errorf("x = %s, want 1", got)

@@ -145,7 +145,7 @@ func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 }
 
 // With a restrictive umask, as services and root shells can have, kernels can still read all the files that they need.
-func TestAUmaskHidesNothing(t *testing.T) {
+func TestKernelsReadTheirFilesUnderAnyUmask(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("sh", "-c", `umask 077 && exec "$@"`, "sh",
 		os.Args[0], "-test.run=^(TestUnpackKeepsWhatMatters|TestUnpackLayers|TestSandboxesOutliveTheDaemon)$")

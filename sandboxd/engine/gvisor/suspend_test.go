@@ -75,7 +75,7 @@ log = open('/workspace/log', 'w+')
 log.write('before ')
 `
 
-const goOn = `
+const printState = `
 log.write('after'); log.seek(0)
 print(first, next(squares), len(block) >> 20, block[-8:].decode(), log.read())
 log.seek(0, 2)
@@ -124,7 +124,7 @@ func TestSuspendedStateSurvives(t *testing.T) {
 	}
 	group.Wait()
 	began = time.Now()
-	if got, want := python(t, e, s.ID, goOn), "[0, 1, 4] 9 100 dormouse before after"; got != want {
+	if got, want := python(t, e, s.ID, printState), "[0, 1, 4] 9 100 dormouse before after"; got != want {
 		t.Errorf("it printed %q, want %q", got, want)
 	}
 	t.Logf("first answer: %v", time.Since(began))
@@ -146,7 +146,7 @@ func TestSuspendedStateSurvives(t *testing.T) {
 	}
 }
 
-func TestForkGivesTwo(t *testing.T) {
+func TestForkIsIndependentOfTheOriginal(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(image)
@@ -258,7 +258,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 }
 
 // An engine that is opened after the daemon was killed, at any step of a suspend or resume, finds a usable sandbox.
-func TestCutShort(t *testing.T) {
+func TestInterruptedSuspendOrResumeIsRecovered(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	s := spec(image)

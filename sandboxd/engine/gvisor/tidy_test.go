@@ -11,7 +11,7 @@ import (
 )
 
 // tidy removes an image only if certainly no home needs it. Homes share images, but have no other connection.
-func TestImagesThatNobodyUsesGo(t *testing.T) {
+func TestUnusedImagesAreRemoved(t *testing.T) {
 	i := images{t.TempDir()}
 	now := time.Now()
 	add := func(digit, ref string, age time.Duration) string {
