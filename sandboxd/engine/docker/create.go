@@ -169,7 +169,7 @@ func (e *Engine) vacant(ctx context.Context, id sandbox.ID) error {
 // Remove implements [engine.Engine]. It waits while the sandbox is being suspended or resumed: a checkpoint that is
 // still being written would reappear after its container is removed.
 func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
-	done, err := e.turns.toChange(ctx, id)
+	done, err := e.sandboxLocks.acquireChange(ctx, id)
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
@@ -178,7 +178,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	return e.remove(ctx, id)
 }
 
-// remove implements Remove. The caller must hold the sandbox's turn to change (turns.toChange).
+// remove implements Remove. The caller must hold the sandbox's change lock (sandboxLocks.acquireChange).
 func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	for {
 		found, err := e.find(ctx, id)

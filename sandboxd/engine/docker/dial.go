@@ -19,7 +19,7 @@ import (
 
 // Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
-	done, err := e.turns.toDial(ctx, id)
+	done, err := e.sandboxLocks.acquireDial(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}

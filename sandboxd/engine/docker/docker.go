@@ -10,7 +10,7 @@
 //   - the stream to the guest (dial.go): through the engine's exec (stream.go) or, on the same machine, through the
 //     container's own runtime (runtime.go)
 //   - [Engine.Suspend] and [Engine.Resume]: to disk or paused (suspend.go, disk.go), one call at a time for each
-//     sandbox (turns.go)
+//     sandbox (locks.go)
 //   - [Engine.Fork] (fork.go)
 //   - removing the copies of saved memory that containerd leaves behind (copies.go)
 //   - installing the guest in a container, from one read-only volume per build (bundle.go)
@@ -74,9 +74,9 @@ type Engine struct {
 	local  bool // the engine is reached through a unix socket, so it may be on this machine
 	direct bool // guests may be reached through the container's runtime
 
-	turns   turns
-	streams streams.Open[string] // by container id
-	thawed  sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
+	sandboxLocks sandboxLocks
+	streams      streams.Open[string] // by container id
+	thawed       sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -89,16 +89,16 @@ func savedIn(container string) (s saved) {
 // requested it was cancelled, and must not write into the files of a later checkpoint.
 func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 
-// alone waits until no other call changes or dials the sandbox, and then excludes such calls until done is called. It
-// returns an error of kind busy if a dial is still in progress after hangUpTimeout.
-func (e *Engine) alone(ctx context.Context, id sandbox.ID) (done func(), err error) {
-	changed, err := e.turns.toChange(ctx, id)
+// acquireExclusive waits until no other call changes or dials the sandbox, and then excludes such calls until done is
+// called. It returns an error of kind busy if a dial is still in progress after hangUpTimeout.
+func (e *Engine) acquireExclusive(ctx context.Context, id sandbox.ID) (done func(), err error) {
+	changed, err := e.sandboxLocks.acquireChange(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	waitCtx, cancel := context.WithTimeoutCause(ctx, hangUpTimeout, errDialled)
 	defer cancel()
-	dialled, err := e.turns.toBeAlone(waitCtx, id)
+	dialled, err := e.sandboxLocks.acquireAllDials(waitCtx, id)
 	if err != nil {
 		changed()
 		if ctx.Err() == nil {
@@ -111,7 +111,7 @@ func (e *Engine) alone(ctx context.Context, id sandbox.ID) (done func(), err err
 
 // Suspend implements [engine.Suspender].
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
-	done, err := e.alone(ctx, id)
+	done, err := e.acquireExclusive(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -157,8 +157,8 @@ func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found containe
 	}
 }
 
-// putToSleep suspends a running sandbox to disk. The caller must be the only user of the sandbox (alone), and must
-// have closed its streams.
+// putToSleep suspends a running sandbox to disk. The caller must have called acquireExclusive, and must have closed
+// the sandbox's streams.
 func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) error {
 	if err := e.dropCheckpoints(ctx, box); err != nil {
 		return wrap("suspend "+string(id), err)
@@ -238,7 +238,7 @@ func (e *Engine) hangUp(ctx context.Context, box string) error {
 
 // Resume implements [engine.Suspender].
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
-	done, err := e.alone(ctx, id)
+	done, err := e.acquireExclusive(ctx, id)
 	if err != nil {
 		return err
 	}
