@@ -120,7 +120,7 @@ func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, l
 	if err != nil {
 		return false, fmt.Errorf("guest for %s: %w", img.Arch, err)
 	}
-	if whole, err := g.whole(ctx, helper, files); whole || err != nil {
+	if intact, err := g.intact(ctx, helper, files); intact || err != nil {
 		return false, err
 	}
 	reader, writer := io.Pipe()
@@ -136,9 +136,9 @@ func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, l
 	return true, g.api.CopyToContainer(ctx, helper, engine.BundleDir, &end, container.CopyToContainerOptions{})
 }
 
-// whole reports whether the volume has the marker and all the files, with their sizes. The marker alone is no proof: the engine
-// does not sync what it writes, so after a power cut the marker can exist while a file is empty.
-func (g *guestVolumes) whole(ctx context.Context, helper string, files fs.FS) (bool, error) {
+// intact reports whether the volume has the marker and all the files, with their sizes. The marker alone is no proof:
+// the engine does not sync what it writes, so after a power cut the marker can exist while a file is empty.
+func (g *guestVolumes) intact(ctx context.Context, helper string, files fs.FS) (bool, error) {
 	sizes := map[string]int64{marker: 0}
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {

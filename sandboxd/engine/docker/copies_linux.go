@@ -199,7 +199,7 @@ func removeCopy(place *os.File, name, container, sum string) error {
 			return nil
 		}
 	}
-	if !savedFrom(fd, container) {
+	if !isCheckpointOf(fd, container) {
 		// Older versions of gVisor do not write the container's id. A complete copy has the checkpoint's checksum.
 		if sum == "" {
 			return nil
@@ -219,8 +219,8 @@ func removeCopy(place *os.File, name, container, sum string) error {
 	return errors.Join(append(errs, unix.Unlinkat(int(place.Fd()), name, unix.AT_REMOVEDIR))...)
 }
 
-// savedFrom reports whether a folder contains a checkpoint of a container. dir is the folder's descriptor.
-func savedFrom(dir int, container string) bool {
+// isCheckpointOf reports whether a folder contains a checkpoint of a container. dir is the folder's descriptor.
+func isCheckpointOf(dir int, container string) bool {
 	fd, err := unix.Openat(dir, "checkpoint.img", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false

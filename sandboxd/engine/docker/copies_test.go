@@ -15,9 +15,9 @@ import (
 )
 
 // noCopies fails the test if containerd has left copies of a container's memory.
-func noCopies(t *testing.T, box string) {
+func noCopies(t *testing.T, containerID string) {
 	t.Helper()
-	if got := copiesOf(box); len(got) > 0 {
+	if got := copiesOf(containerID); len(got) > 0 {
 		t.Errorf("copies of the sandbox's memory are left: %q, want none", got)
 	}
 }
@@ -38,11 +38,11 @@ func removeInTheEnd(t *testing.T, e *docker.Engine, id sandbox.ID) {
 
 func containerOf(t *testing.T, e *docker.Engine, id sandbox.ID) string {
 	t.Helper()
-	box, err := e.ContainerOf(t.Context(), id)
+	containerID, err := e.ContainerOf(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return box
+	return containerID
 }
 
 func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
@@ -55,13 +55,13 @@ func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
 	removeInTheEnd(t, e, s.ID)
 	removeInTheEnd(t, e, copied)
 	removeInTheEnd(t, e, another)
-	box := containerOf(t, e, s.ID)
+	containerID := containerOf(t, e, s.ID)
 	step := func(name string, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		noCopies(t, box)
+		noCopies(t, containerID)
 	}
 	for range 2 {
 		step("Suspend", e.Suspend(t.Context(), s.ID))
@@ -80,17 +80,17 @@ func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	pages := filepath.Join(dir, "pages.img")
-	whole, err := os.ReadFile(pages)
+	intact, err := os.ReadFile(pages)
 	if err != nil {
 		missing(t, "runsc", err)
 	}
-	if err := os.WriteFile(pages, append([]byte{whole[0] ^ 1}, whole[1:]...), 0o600); err != nil {
+	if err := os.WriteFile(pages, append([]byte{intact[0] ^ 1}, intact[1:]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err == nil {
 		t.Error("Resume of damaged memory returned no error")
 	}
-	noCopies(t, box)
+	noCopies(t, containerID)
 }
 
 // A killed daemon can leave copies of the memory of suspended and running sandboxes. The next daemon removes them.

@@ -230,12 +230,12 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 	ms := time.Millisecond
 	nothing := func(*docker.Engine, context.Context, sandbox.ID) error { return nil }
 	for _, tt := range []struct {
-		name     string
-		runtime  string
-		asleep   bool
-		does     func(*docker.Engine, context.Context, sandbox.ID) error
-		killedIn []time.Duration // how long after the call of does the engine is killed; 0 if the call does nothing
-		stuck    bool            // the sandbox may be left in a state in which it can't be resumed
+		name      string
+		runtime   string
+		suspended bool
+		does      func(*docker.Engine, context.Context, sandbox.ID) error
+		killedIn  []time.Duration // how long after the call of does the engine is killed; 0 if the call does nothing
+		stuck     bool            // the sandbox may be left in a state in which it can't be resumed
 	}{
 		{"one that runs", "runc", false, nothing, []time.Duration{0}, false},
 		{"one that is paused", "runc", true, nothing, []time.Duration{0}, false},
@@ -254,11 +254,11 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 					t.Fatalf("the engine suspends by %q, want to disk", got)
 				}
 				count(t, e, s.ID)
-				box, err := e.ContainerOf(t.Context(), s.ID)
+				containerID, err := e.ContainerOf(t.Context(), s.ID)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if tt.asleep {
+				if tt.suspended {
 					if err := e.Suspend(t.Context(), s.ID); err != nil {
 						t.Fatal(err)
 					}
@@ -276,7 +276,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				}
 				e = p.open(t, guest, tt.runtime)
 				list, err := e.List(t.Context())
-				if err != nil || len(list) != 1 || list[0].Running == list[0].Suspended || after == 0 && list[0].Suspended != tt.asleep {
+				if err != nil || len(list) != 1 || list[0].Running == list[0].Suspended || after == 0 && list[0].Suspended != tt.suspended {
 					t.Errorf("List() = %+v, %v", list, err)
 				}
 				t.Logf("%+v", list)
@@ -294,7 +294,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 					// Remove succeeds in the end.
 					t.Logf("it is stuck: %v", err)
 					eventually(t, time.Minute, func() error { return e.Remove(t.Context(), s.ID) })
-					noCopies(t, box)
+					noCopies(t, containerID)
 					continue
 				}
 				if err != nil {
@@ -320,7 +320,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				if err := e.Remove(t.Context(), s.ID); err != nil {
 					t.Errorf("Remove: %v", err)
 				}
-				noCopies(t, box)
+				noCopies(t, containerID)
 			}
 		})
 	}

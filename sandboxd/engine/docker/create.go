@@ -132,8 +132,8 @@ func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResp
 	}
 	found, err := e.api.ContainerInspect(ctx, nameOf(id))
 	if cerrdefs.IsNotFound(err) {
-		var labelled []summary
-		if labelled, err = e.summaries(ctx, filters.Arg("label", labelSandbox+"="+string(id))); err != nil {
+		var labelled []listedContainer
+		if labelled, err = e.listContainers(ctx, filters.Arg("label", labelSandbox+"="+string(id))); err != nil {
 			return found, err
 		}
 		if len(labelled) == 0 {
@@ -174,7 +174,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	defer done()
-	e.thawed.Delete(id)
+	e.resumedIDs.Delete(id)
 	return e.remove(ctx, id)
 }
 
@@ -197,7 +197,7 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 			}
 		}
 		// The copies are removed before the container, because they can't be found without it.
-		if err := e.removeCopies(found.ID, savedIn(found.Name).sum); err != nil {
+		if err := e.removeCopies(found.ID, checkpointInName(found.Name).sum); err != nil {
 			return wrap("remove copies of the memory of "+string(id), err)
 		}
 		err = e.api.ContainerRemove(ctx, found.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
@@ -216,42 +216,42 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	}
 }
 
-// summary is a container of this home, as the engine lists it.
-type summary struct {
+// listedContainer is a container of this home, as the engine lists it.
+type listedContainer struct {
 	id        sandbox.ID
 	container string
 	name      string
 	state     container.ContainerState
 }
 
-// summaries lists the containers of this home's sandboxes.
-func (e *Engine) summaries(ctx context.Context, only ...filters.KeyValuePair) ([]summary, error) {
+// listContainers lists the containers of this home's sandboxes.
+func (e *Engine) listContainers(ctx context.Context, only ...filters.KeyValuePair) ([]listedContainer, error) {
 	args := append(only, filters.Arg("label", labelHome+"="+e.home), filters.Arg("label", labelSandbox))
 	found, err := e.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(args...)})
 	if err != nil {
 		return nil, wrap("list containers", err)
 	}
-	var list []summary
+	var list []listedContainer
 	for _, s := range found {
 		id := s.Labels[labelSandbox]
 		if !sandbox.IsID(id) {
 			continue // the label's value is no id, so Dormouse did not make this container
 		}
-		list = append(list, summary{sandbox.ID(id), s.ID, strings.Join(s.Names, ""), s.State})
+		list = append(list, listedContainer{sandbox.ID(id), s.ID, strings.Join(s.Names, ""), s.State})
 	}
 	return list, nil
 }
 
 // List implements [engine.Engine].
 func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
-	all, err := e.summaries(ctx)
+	all, err := e.listContainers(ctx)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]engine.Container, 0, len(all))
 	for _, s := range all {
 		c := engine.Container{ID: s.id}
-		checkpoint := savedIn(s.name).name
+		checkpoint := checkpointInName(s.name).name
 		switch {
 		case checkpoint != "": // also while the container is being ended or started
 			c.Suspended, c.Detail, c.StateBytes = true, "is suspended", e.checkpointBytes(s.container, checkpoint)

@@ -29,8 +29,8 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, err
 	}
 	switch {
-	case savedIn(found.Name).name != "" || found.State.Paused:
-		return nil, asleep()
+	case checkpointInName(found.Name).name != "" || found.State.Paused:
+		return nil, suspended()
 	case !found.State.Running:
 		return nil, noSandbox(id)
 	}
@@ -49,20 +49,20 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 
 // dial runs `guest connect` in a container and returns its stdin and stdout as a stream to the guest. `guest connect`
 // ends when its stdin does. pid is the container's first process, as the engine reports it.
-func (e *Engine) dial(ctx context.Context, box string, pid int) (streams.Stream, error) {
+func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams.Stream, error) {
 	var errs error
-	if runtime, ok := e.runtimeOf(box, pid); ok {
-		s, err := streams.Start(runtime.connect(box))
+	if runtime, ok := e.runtimeOf(containerID, pid); ok {
+		s, err := streams.Start(runtime.connect(containerID))
 		if err == nil {
-			if err = e.join(ctx, box, s); err == nil {
+			if err = e.join(ctx, containerID, s); err == nil {
 				return s, nil
 			}
 		}
 		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // the engine's exec is tried next
 	}
-	s, err := e.exec(ctx, box)
+	s, err := e.exec(ctx, containerID)
 	if err == nil {
-		if err = e.join(ctx, box, s); err == nil {
+		if err = e.join(ctx, containerID, s); err == nil {
 			return s, nil
 		}
 	}
@@ -70,8 +70,8 @@ func (e *Engine) dial(ctx context.Context, box string, pid int) (streams.Stream,
 }
 
 // join adds the stream to e.streams and returns when the guest has accepted it. If join fails, it closes the stream.
-func (e *Engine) join(ctx context.Context, box string, s streams.Stream) error {
-	e.streams.Add(box, s)
+func (e *Engine) join(ctx context.Context, containerID string, s streams.Stream) error {
+	e.streams.Add(containerID, s)
 	return stdio.AwaitJoined(ctx, s)
 }
 

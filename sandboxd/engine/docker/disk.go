@@ -17,15 +17,15 @@ import (
 
 // checkpointsOf returns the folder, on the engine's machine, of a container's checkpoints. An engine can start a
 // container only from a checkpoint in this folder, but it can write a checkpoint to any folder.
-func (e *Engine) checkpointsOf(box string) string {
-	return path.Join(e.system.DockerRootDir, "containers", box, "checkpoints")
+func (e *Engine) checkpointsOf(containerID string) string {
+	return path.Join(e.system.DockerRootDir, "containers", containerID, "checkpoints")
 }
 
 // sealCheckpoint syncs a checkpoint to disk, which engines do not do, and returns the checksum of its files. If this
 // process can't read the engine's folder, sealCheckpoint does nothing and returns an empty checksum. Then damage is
 // not detected, and a power cut in the seconds after a suspend can lose the sandbox.
-func (e *Engine) sealCheckpoint(box, name string) (sum string, err error) {
-	dir := filepath.Join(e.checkpointsOf(box), name)
+func (e *Engine) sealCheckpoint(containerID, name string) (sum string, err error) {
+	dir := filepath.Join(e.checkpointsOf(containerID), name)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", nil // on another machine, or not accessible to this user
@@ -44,13 +44,13 @@ func (e *Engine) sealCheckpoint(box, name string) (sum string, err error) {
 	return sum, errors.Join(errs...)
 }
 
-// whole returns an error if a checkpoint's files differ from those that were written. It can't check a checkpoint
+// intact returns an error if a checkpoint's files differ from those that were written. It can't check a checkpoint
 // without a checksum.
-func (e *Engine) whole(box string, s saved) error {
+func (e *Engine) intact(containerID string, s checkpointRef) error {
 	if s.sum == "" {
 		return nil
 	}
-	sum, err := sumOf(filepath.Join(e.checkpointsOf(box), s.name))
+	sum, err := sumOf(filepath.Join(e.checkpointsOf(containerID), s.name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil // startFrom returns the error
@@ -97,8 +97,8 @@ func syncPath(path string) error {
 
 // touchCheckpoint changes the modification times of a checkpoint's files, so that the engine's next copy of them
 // differs from the last. It does nothing if this process can't access the engine's folder.
-func (e *Engine) touchCheckpoint(box, name string) {
-	dir := filepath.Join(e.checkpointsOf(box), name)
+func (e *Engine) touchCheckpoint(containerID, name string) {
+	dir := filepath.Join(e.checkpointsOf(containerID), name)
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		_ = os.Chtimes(filepath.Join(dir, entry.Name()), time.Time{}, time.Now())
@@ -107,8 +107,8 @@ func (e *Engine) touchCheckpoint(box, name string) {
 
 // checkpointBytes returns the size of a checkpoint's files in bytes, or 0 if this process can't read the engine's
 // folder.
-func (e *Engine) checkpointBytes(box, name string) (n int64) {
-	_ = filepath.WalkDir(filepath.Join(e.checkpointsOf(box), name), func(_ string, entry fs.DirEntry, err error) error {
+func (e *Engine) checkpointBytes(containerID, name string) (n int64) {
+	_ = filepath.WalkDir(filepath.Join(e.checkpointsOf(containerID), name), func(_ string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {
 			if info, err := entry.Info(); err == nil {
 				n += info.Size()

@@ -76,7 +76,7 @@ type Engine struct {
 
 	sandboxLocks sandboxLocks
 	streams      streams.Open[string] // by container id
-	thawed       sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
+	resumedIDs   sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -98,7 +98,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	e.guest = newGuestVolumes(e.api, cfg.Bundle)
 	if cfg.Bundle != nil {
-		if err := e.recover(ctx); err != nil {
+		if err := e.repairAfterCrash(ctx); err != nil {
 			found.api.Close()
 			return nil, err
 		}

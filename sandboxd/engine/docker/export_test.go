@@ -43,7 +43,7 @@ func (e *Engine) Images(ctx context.Context) ([]string, error) {
 // SavedTo returns the folder of a suspended sandbox's checkpoint.
 func (e *Engine) SavedTo(ctx context.Context, id sandbox.ID) (string, error) {
 	found, err := e.find(ctx, id)
-	return filepath.Join(e.checkpointsOf(found.ID), savedIn(found.Name).name), err
+	return filepath.Join(e.checkpointsOf(found.ID), checkpointInName(found.Name).name), err
 }
 
 // ContainerOf returns the engine's id of a sandbox's container.

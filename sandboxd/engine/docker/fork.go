@@ -38,7 +38,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err := e.vacant(ctx, to); err != nil {
 		return err
 	}
-	s := savedIn(found.Name)
+	s := checkpointInName(found.Name)
 	switch {
 	case s.name != "":
 		err = e.end(ctx, found.ID)
@@ -46,7 +46,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 			err = e.startFrom(ctx, found.ID, found.ID, s)
 		}
 	case found.State.Paused:
-		err = asleep()
+		err = suspended()
 	case !found.State.Running:
 		err = noSandbox(from)
 	}
@@ -72,9 +72,9 @@ func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sa
 	if cerrdefs.IsConflict(err) {
 		return fmt.Errorf("create %s: %w", to, errExists)
 	}
-	var s saved
+	var s checkpointRef
 	if err == nil {
-		s, err = e.save(ctx, of.ID, made.ID)
+		s, err = e.saveCheckpoint(ctx, of.ID, made.ID)
 	}
 	if err == nil {
 		err = e.startFrom(ctx, made.ID, of.ID, s)

@@ -98,7 +98,7 @@ func (s *stream) Close() error {
 }
 
 // Ended implements [streams.Stream]. The channel is closed by Close. Only the engine reports when the program has
-// ended (see hangUp).
+// ended (see awaitDisconnect).
 func (s *stream) Ended() <-chan struct{} { return s.ended }
 
 // next reads the header of a frame. It consumes all eight bytes or none.

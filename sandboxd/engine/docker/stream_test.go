@@ -89,9 +89,9 @@ func TestStreamKeepsLittleOfStderr(t *testing.T) {
 
 func TestStreamDeadlineLosesNothing(t *testing.T) {
 	s, engine := openStream(t)
-	whole := frame(1, "text")
-	for cut := range len(whole) {
-		go engine.Write(whole[:cut])
+	intact := frame(1, "text")
+	for cut := range len(intact) {
+		go engine.Write(intact[:cut])
 		var got []byte
 		buf := make([]byte, 16)
 		s.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
@@ -106,7 +106,7 @@ func TestStreamDeadlineLosesNothing(t *testing.T) {
 			}
 		}
 		s.SetReadDeadline(time.Time{})
-		go engine.Write(whole[cut:])
+		go engine.Write(intact[cut:])
 		for len(got) < 4 {
 			n, err := s.Read(buf)
 			if err != nil {

@@ -35,16 +35,16 @@ import (
 const (
 	// checkpointTimeout bounds the engine's work on a checkpoint or a restore, which can't be cancelled.
 	checkpointTimeout = 5 * time.Minute
-	// hangUpTimeout bounds the wait for dials in progress, and the wait for processes that the engine's exec has
+	// disconnectTimeout bounds the wait for dials in progress, and the wait for processes that the engine's exec has
 	// started.
-	hangUpTimeout = 10 * time.Second
-	hangUpPoll    = 5 * time.Millisecond
-	// startAgain is the pause before a failed start is retried. Each pause is twice as long as the one before, up to
-	// maxStartAgain.
-	startAgain    = 50 * time.Millisecond
-	maxStartAgain = 2 * time.Second
-	// thawAfter is the time in which a guest answers if it is not frozen.
-	thawAfter     = 2 * time.Second
+	disconnectTimeout = 10 * time.Second
+	disconnectPoll    = 5 * time.Millisecond
+	// startRetryDelay is the pause before a failed start is retried. Each pause is twice as long as the one before, up
+	// to maxStartRetryDelay.
+	startRetryDelay    = 50 * time.Millisecond
+	maxStartRetryDelay = 2 * time.Second
+	// answerTimeout is the time in which a guest answers if it is not frozen.
+	answerTimeout = 2 * time.Second
 	unpauseTries  = 5
 	settlePoll    = 20 * time.Millisecond
 	checkpointTag = "-asleep-"
@@ -66,20 +66,20 @@ func suspensionOf(sys system.Info, versions map[string]string, facts engineFacts
 	return engine.Paused
 }
 
-var errDialled = sandbox.Errorf(sandbox.Busy, "the sandbox is being dialled, and the engine does not answer: try again")
+var errDialInProgress = sandbox.Errorf(sandbox.Busy, "the sandbox is being dialled, and the engine does not answer: try again")
 
-// saved identifies a checkpoint by its name and the checksum of its files. The checksum is empty if this process
-// can't read the files.
-type saved struct{ name, sum string }
+// checkpointRef identifies a checkpoint by its name and the checksum of its files. The checksum is empty if this
+// process can't read the files.
+type checkpointRef struct{ name, sum string }
 
-// asleepName returns the name of a container while its sandbox is suspended to disk.
-func asleepName(id sandbox.ID, s saved) string {
+// suspendedName returns the name of a container while its sandbox is suspended to disk.
+func suspendedName(id sandbox.ID, s checkpointRef) string {
 	return nameOf(id) + checkpointTag + s.name + "-" + s.sum
 }
 
-// savedIn returns the checkpoint that a container's name contains. The checkpoint's name is empty if the sandbox is
-// not suspended to disk.
-func savedIn(container string) (s saved) {
+// checkpointInName returns the checkpoint that a container's name contains. The checkpoint's name is empty if the
+// sandbox is not suspended to disk.
+func checkpointInName(container string) (s checkpointRef) {
 	_, rest, _ := strings.Cut(container, checkpointTag)
 	s.name, s.sum, _ = strings.Cut(rest, "-")
 	return s
@@ -90,13 +90,13 @@ func savedIn(container string) (s saved) {
 func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 
 // acquireExclusive waits until no other call changes or dials the sandbox, and then excludes such calls until done is
-// called. It returns an error of kind busy if a dial is still in progress after hangUpTimeout.
+// called. It returns an error of kind busy if a dial is still in progress after disconnectTimeout.
 func (e *Engine) acquireExclusive(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	changed, err := e.sandboxLocks.acquireChange(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	waitCtx, cancel := context.WithTimeoutCause(ctx, hangUpTimeout, errDialled)
+	waitCtx, cancel := context.WithTimeoutCause(ctx, disconnectTimeout, errDialInProgress)
 	defer cancel()
 	dialled, err := e.sandboxLocks.acquireAllDials(waitCtx, id)
 	if err != nil {
@@ -121,7 +121,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	switch {
-	case savedIn(found.Name).name != "":
+	case checkpointInName(found.Name).name != "":
 		return e.end(ctx, found.ID)
 	case found.State.Paused:
 		return nil
@@ -130,23 +130,23 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	}
 	e.streams.Close(found.ID)
 	if e.info.Suspend == engine.ToDisk {
-		return e.putToSleep(ctx, id, found.ID)
+		return e.suspendToDisk(ctx, id, found.ID)
 	}
 	if err := e.pause(ctx, found.ID); err != nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the engine could not pause the sandbox, which runs on").WithCause(err)
 	}
-	e.thawed.Delete(id)
+	e.resumedIDs.Delete(id)
 	return nil
 }
 
 // findSettled is find for callers that depend on whether the container is paused. Docker records an unpause twice:
 // when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
 // container as paused that was just resumed. If this process has resumed the sandbox, findSettled waits until that
-// has passed, for thawAfter at most.
+// has passed, for answerTimeout at most.
 func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
-	for end := time.Now().Add(thawAfter); ; {
+	for end := time.Now().Add(answerTimeout); ; {
 		found, err = e.find(ctx, id)
-		if _, ours := e.thawed.Load(id); err != nil || !found.State.Paused || !ours || time.Now().After(end) {
+		if _, ours := e.resumedIDs.Load(id); err != nil || !found.State.Paused || !ours || time.Now().After(end) {
 			return found, err
 		}
 		select {
@@ -157,29 +157,29 @@ func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found containe
 	}
 }
 
-// putToSleep suspends a running sandbox to disk. The caller must have called acquireExclusive, and must have closed
+// suspendToDisk suspends a running sandbox to disk. The caller must have called acquireExclusive, and must have closed
 // the sandbox's streams.
-func (e *Engine) putToSleep(ctx context.Context, id sandbox.ID, box string) error {
-	if err := e.dropCheckpoints(ctx, box); err != nil {
+func (e *Engine) suspendToDisk(ctx context.Context, id sandbox.ID, containerID string) error {
+	if err := e.dropCheckpoints(ctx, containerID); err != nil {
 		return wrap("suspend "+string(id), err)
 	}
-	s, err := e.save(ctx, box, box)
+	s, err := e.saveCheckpoint(ctx, containerID, containerID)
 	if err != nil {
 		return wrap("suspend "+string(id), err)
 	}
 	// The checkpoint is complete, so the rest of the suspend is not cancelled.
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	if err := e.api.ContainerRename(ctx, box, asleepName(id, s)); err != nil {
+	if err := e.api.ContainerRename(ctx, containerID, suspendedName(id, s)); err != nil {
 		return wrap("mark "+string(id)+" as suspended", err)
 	}
-	return wrap("end "+string(id), e.end(ctx, box))
+	return wrap("end "+string(id), e.end(ctx, containerID))
 }
 
-// save saves the memory of one container (from) as a checkpoint of a container (to), which may be the same. The first
-// container continues to run.
-func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error) {
-	if err := e.hangUp(ctx, from); err != nil {
+// saveCheckpoint saves the memory of one container (from) as a checkpoint of a container (to), which may be the same.
+// The first container continues to run.
+func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpointRef, err error) {
+	if err := e.awaitDisconnect(ctx, from); err != nil {
 		return s, err
 	}
 	s.name = newCheckpoint()
@@ -213,12 +213,12 @@ func (e *Engine) save(ctx context.Context, from, to string) (s saved, err error)
 	return s, err
 }
 
-// hangUp waits until no process that the engine's exec has started runs in the container. Such a process is connected
-// to the engine by pipes, and a checkpoint can't contain them. The processes that Dial has started end because their
-// streams are closed.
-func (e *Engine) hangUp(ctx context.Context, box string) error {
-	for deadline := time.Now().Add(hangUpTimeout); ; {
-		found, err := e.api.ContainerInspect(ctx, box)
+// awaitDisconnect waits until no process that the engine's exec has started runs in the container. Such a process is
+// connected to the engine by pipes, and a checkpoint can't contain them. The processes that Dial has started end
+// because their streams are closed.
+func (e *Engine) awaitDisconnect(ctx context.Context, containerID string) error {
+	for deadline := time.Now().Add(disconnectTimeout); ; {
+		found, err := e.api.ContainerInspect(ctx, containerID)
 		if err != nil {
 			return err
 		}
@@ -229,7 +229,7 @@ func (e *Engine) hangUp(ctx context.Context, box string) error {
 			return sandbox.Errorf(sandbox.Busy, "somebody is connected to the sandbox (docker exec), so its memory can't be saved, and it runs on")
 		}
 		select {
-		case <-time.After(hangUpPoll):
+		case <-time.After(disconnectPoll):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -247,56 +247,56 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	if err != nil {
 		return err
 	}
-	s := savedIn(found.Name)
+	s := checkpointInName(found.Name)
 	switch {
 	case s.name != "":
 		if err = e.end(ctx, found.ID); err == nil { // it still runs if a suspend or resume was interrupted
-			err = e.wake(ctx, id, found.ID, s)
+			err = e.resumeFromDisk(ctx, id, found.ID, s)
 		}
 	case !found.State.Running: // Docker also reports a paused container as running
 		err = noSandbox(id)
 	case e.info.Suspend == engine.ToDisk && !found.State.Paused:
-		err = e.thaw(ctx, found.ID)
+		err = e.unfreeze(ctx, found.ID)
 	default: // also if the engine reports that it is not paused, because that report may be out of date
 		err = e.unpause(ctx, found.ID)
 	}
 	if err == nil {
-		e.thawed.Store(id, true)
+		e.resumedIDs.Store(id, true)
 	}
 	return wrap("resume "+string(id), err)
 }
 
-// wake starts a container from its checkpoint, and then removes the checkpoint.
-func (e *Engine) wake(ctx context.Context, id sandbox.ID, box string, s saved) error {
-	if err := e.startFrom(ctx, box, box, s); err != nil {
+// resumeFromDisk starts a container from its checkpoint, and then removes the checkpoint.
+func (e *Engine) resumeFromDisk(ctx context.Context, id sandbox.ID, containerID string, s checkpointRef) error {
+	if err := e.startFrom(ctx, containerID, containerID, s); err != nil {
 		return err
 	}
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	if err := e.api.ContainerRename(ctx, box, nameOf(id)); err != nil {
+	if err := e.api.ContainerRename(ctx, containerID, nameOf(id)); err != nil {
 		return err // if the container still has the old name, the sandbox is suspended, and its checkpoint exists
 	}
-	_ = e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes it
+	_ = e.api.CheckpointDelete(ctx, containerID, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes it
 	return nil
 }
 
-// startFrom starts a container (box) from a checkpoint in the container's own folder. The checkpoint contains the
-// memory of a container (from): the same one, or the original of a fork. The checkpoint's files are checked for
+// startFrom starts a container (containerID) from a checkpoint in the container's own folder. The checkpoint contains
+// the memory of a container (from): the same one, or the original of a fork. The checkpoint's files are checked for
 // damage while the container starts, and no client can reach the sandbox until the check has succeeded. If startFrom
 // fails, the container does not run.
-func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error {
+func (e *Engine) startFrom(ctx context.Context, containerID, from string, s checkpointRef) error {
 	damage := make(chan error, 1)
-	go func() { damage <- e.whole(box, s) }()
+	go func() { damage <- e.intact(containerID, s) }()
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
-	err := e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
-	for wait := startAgain; err != nil && ctx.Err() == nil && wait <= maxStartAgain; wait *= 2 {
+	err := e.api.ContainerStart(startCtx, containerID, container.StartOptions{CheckpointID: s.name})
+	for wait := startRetryDelay; err != nil && ctx.Err() == nil && wait <= maxStartRetryDelay; wait *= 2 {
 		// containerd may still have a copy of the checkpoint, from when it was made or from an engine that was
 		// killed. The engine then reports a failure because the copy exists, or it uses an incomplete copy. New
 		// modification times make the engine write another copy.
-		e.touchCheckpoint(box, s.name)
+		e.touchCheckpoint(containerID, s.name)
 		time.Sleep(wait)
-		err = e.api.ContainerStart(startCtx, box, container.StartOptions{CheckpointID: s.name})
+		err = e.api.ContainerStart(startCtx, containerID, container.StartOptions{CheckpointID: s.name})
 	}
 	// The restore has succeeded or failed, so the copies are no longer read. If they can't be removed now, the next start of the
 	// daemon removes them.
@@ -305,7 +305,7 @@ func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error
 		err = ctx.Err()
 	}
 	if err == nil {
-		err = e.awaitGuest(ctx, box)
+		err = e.awaitGuest(ctx, containerID)
 	}
 	damaged := <-damage
 	if err == nil && damaged == nil {
@@ -315,56 +315,56 @@ func (e *Engine) startFrom(ctx context.Context, box, from string, s saved) error
 	defer cancelCleanup()
 	if damaged != nil {
 		err = damaged
-	} else if kept, listErr := e.hasCheckpoint(cleanupCtx, box, s.name); listErr == nil && !kept {
+	} else if exists, listErr := e.hasCheckpoint(cleanupCtx, containerID, s.name); listErr == nil && !exists {
 		err = sandbox.Errorf(sandbox.Expired, "it can't be resumed, because the engine has lost its saved memory").WithCause(err)
 	}
-	return errors.Join(err, e.end(cleanupCtx, box))
+	return errors.Join(err, e.end(cleanupCtx, containerID))
 }
 
-// thaw makes sure that a container runs if the engine reports it as running. An engine that was killed while it made
-// a checkpoint can leave the container frozen without reporting it as paused.
-func (e *Engine) thaw(ctx context.Context, box string) error {
-	if left, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
+// unfreeze makes sure that a container runs if the engine reports it as running. An engine that was killed while it
+// made a checkpoint can leave the container frozen without reporting it as paused.
+func (e *Engine) unfreeze(ctx context.Context, containerID string) error {
+	if left, err := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
 		return nil // no checkpoint was interrupted
 	}
-	soon, cancel := context.WithTimeout(ctx, thawAfter)
+	soon, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	if e.awaitGuest(soon, box) == nil {
-		return e.dropCheckpoints(ctx, box)
+	if e.awaitGuest(soon, containerID) == nil {
+		return e.dropCheckpoints(ctx, containerID)
 	}
-	_ = e.pause(ctx, box) // it may be paused already
-	if err := e.unpause(ctx, box); err != nil {
+	_ = e.pause(ctx, containerID) // it may be paused already
+	if err := e.unpause(ctx, containerID); err != nil {
 		return err
 	}
-	return e.dropCheckpoints(ctx, box)
+	return e.dropCheckpoints(ctx, containerID)
 }
 
 // pause freezes a container. The call is not cancelled: an engine would still pause the container after the caller
 // has returned.
-func (e *Engine) pause(ctx context.Context, box string) error {
+func (e *Engine) pause(ctx context.Context, containerID string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	e.streams.Close(box)
+	e.streams.Close(containerID)
 	// The engine may still be starting an exec for a dial that was cancelled. In a frozen container that exec would
 	// hang, and every inspect of the container would hang too (Docker 20.10). The engine answers this inspect once it
 	// is starting no exec.
-	if _, err := e.api.ContainerInspect(ctx, box); err != nil {
+	if _, err := e.api.ContainerInspect(ctx, containerID); err != nil {
 		return err
 	}
-	return e.api.ContainerPause(ctx, box)
+	return e.api.ContainerPause(ctx, containerID)
 }
 
 // unpause resumes a paused container. It succeeds if the guest answers, even if the engine returned an error, because
 // an engine whose state is out of date reports that the container is not paused. If unpause fails, it pauses the
 // container again.
-func (e *Engine) unpause(ctx context.Context, box string) error {
+func (e *Engine) unpause(ctx context.Context, containerID string) error {
 	var errs error
 	for range unpauseTries {
 		unpauseCtx, cancel := cleanup(ctx)
-		err := e.api.ContainerUnpause(unpauseCtx, box)
+		err := e.api.ContainerUnpause(unpauseCtx, containerID)
 		cancel()
-		soon, cancel := context.WithTimeout(ctx, thawAfter)
-		answers := e.awaitGuest(soon, box)
+		soon, cancel := context.WithTimeout(ctx, answerTimeout)
+		answers := e.awaitGuest(soon, containerID)
 		cancel()
 		if answers == nil {
 			return nil
@@ -374,18 +374,18 @@ func (e *Engine) unpause(ctx context.Context, box string) error {
 			break
 		}
 	}
-	return errors.Join(errs, e.pause(ctx, box))
+	return errors.Join(errs, e.pause(ctx, containerID))
 }
 
 // end kills a container if it runs, and waits until it has ended.
-func (e *Engine) end(ctx context.Context, box string) error {
+func (e *Engine) end(ctx context.Context, containerID string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	err := e.api.ContainerKill(ctx, box, "KILL")
+	err := e.api.ContainerKill(ctx, containerID, "KILL")
 	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that it does not run
 		return err
 	}
-	ended, failed := e.api.ContainerWait(ctx, box, container.WaitConditionNotRunning)
+	ended, failed := e.api.ContainerWait(ctx, containerID, container.WaitConditionNotRunning)
 	select {
 	case <-ended:
 		return nil
@@ -397,8 +397,8 @@ func (e *Engine) end(ctx context.Context, box string) error {
 	}
 }
 
-func (e *Engine) hasCheckpoint(ctx context.Context, box, name string) (bool, error) {
-	list, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{})
+func (e *Engine) hasCheckpoint(ctx context.Context, containerID, name string) (bool, error) {
+	list, err := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{})
 	if err != nil {
 		return false, err
 	}
@@ -412,24 +412,24 @@ func (e *Engine) hasCheckpoint(ctx context.Context, box, name string) (bool, err
 
 // dropCheckpoints removes all checkpoints of a running container: those that are incomplete and those that it was
 // started from.
-func (e *Engine) dropCheckpoints(ctx context.Context, box string) error {
-	list, err := e.api.CheckpointList(ctx, box, checkpoint.ListOptions{})
+func (e *Engine) dropCheckpoints(ctx context.Context, containerID string) error {
+	list, err := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{})
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, c := range list {
-		errs = append(errs, e.api.CheckpointDelete(ctx, box, checkpoint.DeleteOptions{CheckpointID: c.Name}))
+		errs = append(errs, e.api.CheckpointDelete(ctx, containerID, checkpoint.DeleteOptions{CheckpointID: c.Name}))
 	}
 	return errors.Join(errs...)
 }
 
-// recover repairs the state that a killed daemon or engine has left. It ends containers that still run although their
-// sandbox is suspended, and unpauses containers that are frozen although the engine reports them as running. It also
-// removes copies of their memory. A container that it can't repair causes a warning, and is repaired when its sandbox
-// is resumed or removed.
-func (e *Engine) recover(ctx context.Context) error {
-	all, err := e.summaries(ctx)
+// repairAfterCrash repairs the state that a killed daemon or engine has left. It ends containers that still run
+// although their sandbox is suspended, and unpauses containers that are frozen although the engine reports them as
+// running. It also removes copies of their memory. A container that it can't repair causes a warning, and is repaired
+// when its sandbox is resumed or removed.
+func (e *Engine) repairAfterCrash(ctx context.Context) error {
+	all, err := e.listContainers(ctx)
 	if err != nil {
 		return err
 	}
@@ -438,7 +438,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		// ended, so the copies are no longer read.
 		_, err := e.api.ContainerInspect(ctx, s.container)
 		if err == nil {
-			err = e.removeCopies(s.container, savedIn(s.name).sum)
+			err = e.removeCopies(s.container, checkpointInName(s.name).sum)
 		}
 		if err != nil && !cerrdefs.IsNotFound(err) {
 			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("sandbox %s: copies of its memory may be left in %s: %v", s.id, strings.Join(e.facts.CopyPlaces, ", "), err))
@@ -447,10 +447,10 @@ func (e *Engine) recover(ctx context.Context) error {
 			continue
 		}
 		err = nil
-		if savedIn(s.name).name != "" {
+		if checkpointInName(s.name).name != "" {
 			err = e.end(ctx, s.container)
 		} else if e.info.Suspend == engine.ToDisk {
-			err = e.thaw(ctx, s.container)
+			err = e.unfreeze(ctx, s.container)
 		}
 		if err != nil {
 			e.info.Warnings = append(e.info.Warnings, fmt.Sprintf("sandbox %s: a suspend was cut short, and could not be put right: see that the engine works", s.id))
@@ -459,7 +459,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	return nil
 }
 
-// asleep returns the error for a call that needs a running sandbox and finds it suspended.
-func asleep() error {
+// suspended returns the error for a call that needs a running sandbox and finds it suspended.
+func suspended() error {
 	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }
