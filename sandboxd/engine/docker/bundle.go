@@ -75,9 +75,9 @@ func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (guestVolume,
 	return v, nil
 }
 
-// lost checks again whether the volume is filled, and fills it if it was pruned in the meantime. It reports whether
+// refill checks again whether the volume is filled, and fills it if it was pruned in the meantime. It reports whether
 // it wrote files.
-func (g *guestVolumes) lost(ctx context.Context, name string, img imageFacts) (bool, error) {
+func (g *guestVolumes) refill(ctx context.Context, name string, img imageFacts) (bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.filled, name)
@@ -187,7 +187,7 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 		if !cerrdefs.IsConflict(err) {
 			return "", err
 		}
-		if err := g.breakStale(ctx, helper); err != nil {
+		if err := g.removeStaleHelper(ctx, helper); err != nil {
 			return "", err
 		}
 		select {
@@ -198,10 +198,10 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 	}
 }
 
-// breakStale removes a helper that a dead daemon left behind. It compares the helper's creation time with the
+// removeStaleHelper removes a helper that a dead daemon left behind. It compares the helper's creation time with the
 // engine's clock, which that time comes from. It removes the helper by its id, because another daemon's helper may
 // have the name by then.
-func (g *guestVolumes) breakStale(ctx context.Context, helper string) error {
+func (g *guestVolumes) removeStaleHelper(ctx context.Context, helper string) error {
 	old, err := g.api.ContainerInspect(ctx, helper)
 	if cerrdefs.IsNotFound(err) {
 		return nil

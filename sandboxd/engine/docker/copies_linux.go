@@ -53,13 +53,13 @@ func copyPlaces(host string) ([]string, error) {
 		engines = []int{listener}
 	}
 	for _, pid := range slices.Concat(engines, containerds) {
-		if !sameFiles(pid) {
+		if !sharesFileSystem(pid) {
 			return nil, errors.New("the engine or its containerd has a file system of its own")
 		}
 	}
 	var places []string
 	for _, pid := range containerds {
-		place, err := tempOf(pid)
+		place, err := tempDirOf(pid)
 		if err != nil {
 			return nil, fmt.Errorf("containerd's temporary folder can't be found: %w", err)
 		}
@@ -114,8 +114,8 @@ func processesNamed(name string) (pids []int) {
 	return pids
 }
 
-// sameFiles reports whether a process has the same mount namespace and root folder as this one.
-func sameFiles(pid int) bool {
+// sharesFileSystem reports whether a process has the same mount namespace and root folder as this one.
+func sharesFileSystem(pid int) bool {
 	dir := procPath(pid, "")
 	var its, ours unix.Stat_t
 	return sameLink(dir, "ns/mnt") && unix.Stat(filepath.Join(dir, "root"), &its) == nil && unix.Stat("/", &ours) == nil &&
@@ -128,8 +128,8 @@ func sameLink(dir, name string) bool {
 	return err == nil && ownErr == nil && its == ours
 }
 
-// tempOf returns the folder in which a containerd process makes temporary folders for checkpoints.
-func tempOf(pid int) (string, error) {
+// tempDirOf returns the folder in which a containerd process makes temporary folders for checkpoints.
+func tempDirOf(pid int) (string, error) {
 	environ, err := os.ReadFile(procPath(pid, "environ"))
 	if err != nil {
 		return "", err

@@ -45,7 +45,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := e.vacant(ctx, spec.ID); err != nil {
+	if err := e.checkIDFree(ctx, spec.ID); err != nil {
 		return err
 	}
 	volume, err := e.guest.ensure(ctx, img)
@@ -56,7 +56,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	if err == nil || ctx.Err() != nil || errors.Is(err, errExists) {
 		return err
 	}
-	if lost, lostErr := e.guest.lost(ctx, volume.Name, img); lost && lostErr == nil {
+	if refill, refillErr := e.guest.refill(ctx, volume.Name, img); refill && refillErr == nil {
 		err = e.start(ctx, spec, img, volume)
 	}
 	return err
@@ -110,7 +110,7 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 		case inspectErr != nil:
 			return errors.Join(inspectErr, err)
 		case !found.State.Running:
-			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", ending(found.State)).WithCause(err)
+			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", describeState(found.State)).WithCause(err)
 		}
 		var s streams.Stream
 		if s, err = e.dial(ctx, container, found.State.Pid); err == nil {
@@ -153,9 +153,9 @@ func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResp
 	return found, nil
 }
 
-// vacant returns an error if a sandbox of that id exists. The engine refuses only a second container of the same
+// checkIDFree returns an error if a sandbox of that id exists. The engine refuses only a second container of the same
 // name, and the container of a suspended sandbox has another one.
-func (e *Engine) vacant(ctx context.Context, id sandbox.ID) error {
+func (e *Engine) checkIDFree(ctx context.Context, id sandbox.ID) error {
 	_, err := e.find(ctx, id)
 	switch {
 	case err == nil:
@@ -267,15 +267,15 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 			if err != nil {
 				return nil, wrap("look at "+string(s.id), err)
 			}
-			c.Running, c.Detail = state.State.Running, ending(state.State)
+			c.Running, c.Detail = state.State.Running, describeState(state.State)
 		}
 		list = append(list, c)
 	}
 	return list, nil
 }
 
-// ending describes how a container ended, or its state if it has not ended.
-func ending(s *container.State) string {
+// describeState describes how a container ended, or its state if it has not ended.
+func describeState(s *container.State) string {
 	switch {
 	case s.Status == container.StateCreated:
 		return "was never started"

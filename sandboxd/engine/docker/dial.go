@@ -92,16 +92,16 @@ func (e *Engine) exec(ctx context.Context, id string) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.endWith(id, s)
+	e.closeWithContainer(id, s)
 	return s, nil
 }
 
-// lastWords is how long a stream may stay open after its container has ended.
-const lastWords = 500 * time.Millisecond
+// gracePeriod is how long a stream may stay open after its container has ended.
+const gracePeriod = 500 * time.Millisecond
 
-// endWith closes the stream when the container ends. The engine should do that, but Docker with runsc often does not
-// end an exec when its container ends, and a reader would wait forever.
-func (e *Engine) endWith(id string, s *stream) {
+// closeWithContainer closes the stream when the container ends. The engine should do that, but Docker with runsc often
+// does not end an exec when its container ends, and a reader would wait forever.
+func (e *Engine) closeWithContainer(id string, s *stream) {
 	go func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -113,7 +113,7 @@ func (e *Engine) endWith(id string, s *stream) {
 			return
 		}
 		select {
-		case <-time.After(lastWords):
+		case <-time.After(gracePeriod):
 			s.Close()
 		case <-s.ended:
 		}

@@ -54,7 +54,7 @@ func discover(ctx context.Context, host string) (found, error) {
 		if ctx.Err() != nil {
 			return found{}, ctx.Err()
 		}
-		tried = append(tried, fmt.Sprintf("%s (%s)", p.name, briefly(err)))
+		tried = append(tried, fmt.Sprintf("%s (%s)", p.name, shortReason(err)))
 		causes = append(causes, fmt.Errorf("%s at %s: %w", p.name, p.host, err))
 	}
 	err := errors.Join(causes...)
@@ -133,7 +133,7 @@ func (p place) connect(ctx context.Context) (*client.Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := p.knock(ctx); err != nil {
+	if err := p.checkReachable(ctx); err != nil {
 		return nil, err
 	}
 	opts := []client.Opt{client.WithHost(p.host), client.WithAPIVersionNegotiation()}
@@ -157,9 +157,9 @@ func (p place) connect(ctx context.Context) (*client.Client, error) {
 	return api, nil
 }
 
-// knock opens and closes a connection to the engine, because the error of Docker's client hides why a connection
-// failed.
-func (p place) knock(ctx context.Context) error {
+// checkReachable opens and closes a connection to the engine, because the error of Docker's client hides why a
+// connection failed.
+func (p place) checkReachable(ctx context.Context) error {
 	url, err := client.ParseHostURL(p.host)
 	if err != nil {
 		return err
@@ -183,8 +183,8 @@ func (p place) knock(ctx context.Context) error {
 
 var errSSH = errors.New("ssh is not supported: forward the socket with ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock, and name that")
 
-// briefly describes in a few words why an engine could not be reached.
-func briefly(err error) string {
+// shortReason describes in a few words why an engine could not be reached.
+func shortReason(err error) string {
 	timeout, _ := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

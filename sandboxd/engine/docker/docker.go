@@ -15,7 +15,7 @@
 //   - removing the copies of saved memory that containerd leaves behind (copies.go)
 //   - installing the guest in a container, from one read-only volume per build (bundle.go)
 //   - images: check, import, build (images.go)
-//   - [Engine.Doctor]: reports what could be safer or faster (doctor.go, floors.go)
+//   - [Engine.Doctor]: reports what could be safer or faster (doctor.go, versions.go)
 //   - translating Docker's errors (errors.go)
 //
 // docs/isolation.md describes what isolates a sandbox.

@@ -44,32 +44,32 @@ func (e *Engine) componentVersions(ctx context.Context) map[string]string {
 // systemChecks checks an engine by what it reports about itself.
 func systemChecks(sys system.Info, versions map[string]string, facts engineFacts) []engine.Check {
 	checks := []engine.Check{
-		floor("docker version", sys.ServerVersion, dockerFloors),
-		floor("containerd version", versions["containerd"], containerdFloors),
+		checkVersion("docker version", sys.ServerVersion, dockerMinimums),
+		checkVersion("containerd version", versions["containerd"], containerdMinimums),
 		runtimeCheck(sys, facts),
 	}
 	if facts.Runtime == "runc" {
-		checks = append(checks, floor("runc version", versions["runc"], runcFloors))
+		checks = append(checks, checkVersion("runc version", versions["runc"], runcMinimums))
 	}
 	return append(checks,
-		yes(hasOption(sys, "seccomp"), "seccomp", engine.Bad, "system calls are not filtered",
+		okIf(hasOption(sys, "seccomp"), "seccomp", engine.Bad, "system calls are not filtered",
 			"use a kernel and an engine with seccomp"),
-		yes(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "a second wall around containers is missing",
+		okIf(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "a second wall around containers is missing",
 			"enable AppArmor or SELinux on the engine's machine, or use runsc"),
-		yes(!facts.gvisor() || facts.Filtered, "seccomp in gVisor", engine.Weak,
+		okIf(!facts.gvisor() || facts.Filtered, "seccomp in gVisor", engine.Weak,
 			"gVisor ignores the sandboxes' allowlist of system calls; the guest refuses new namespaces and mounts, and gVisor's kernel answers all other calls (a wrapper around runsc is not looked into)",
 			`add "runtimeArgs": ["--`+seccompArg+`"] to the runtime `+facts.Runtime+` in the engine's daemon.json, and restart the engine`),
-		yes(facts.Remapped || facts.gvisor(), "user namespace", engine.Weak, "root in the engine is root on the machine",
+		okIf(facts.Remapped || facts.gvisor(), "user namespace", engine.Weak, "root in the engine is root on the machine",
 			"use rootless Docker, userns-remap or runsc"),
-		yes(sys.MemoryLimit, "memory limit", engine.Bad, "one sandbox can use up the machine's memory",
+		okIf(sys.MemoryLimit, "memory limit", engine.Bad, "one sandbox can use up the machine's memory",
 			"enable the memory cgroup"),
-		yes(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "a sandbox can swap beyond its memory",
+		okIf(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "a sandbox can swap beyond its memory",
 			"boot with swapaccount=1, use cgroup v2, or turn swap off"),
-		yes(sys.CPUCfsQuota, "cpu limit", engine.Bad, "one sandbox can slow all others",
+		okIf(sys.CPUCfsQuota, "cpu limit", engine.Bad, "one sandbox can slow all others",
 			"enable CFS quotas (rootless: delegate the cpu controller)"),
-		yes(sys.PidsLimit, "process limit", engine.Bad, "a fork bomb reaches the machine",
+		okIf(sys.PidsLimit, "process limit", engine.Bad, "a fork bomb reaches the machine",
 			"enable the pids cgroup (rootless: delegate the pids controller)"),
-		yes(sys.LiveRestoreEnabled, "live restore", engine.Weak, "a restart of the engine ends all sandboxes",
+		okIf(sys.LiveRestoreEnabled, "live restore", engine.Weak, "a restart of the engine ends all sandboxes",
 			`set "live-restore": true in the engine's daemon.json`),
 		suspendCheck(sys, versions, facts),
 		cgroupCheck(sys),
@@ -141,8 +141,8 @@ func guestCheck(facts engineFacts) engine.Check {
 		"use overlay2 (or containerd's overlayfs) as the engine's storage driver, or runsc")
 }
 
-// yes returns an OK check if is is true, and otherwise a check with the given status, detail and remedy.
-func yes(is bool, name string, status engine.Status, detail, remedy string) engine.Check {
+// okIf returns an OK check if is is true, and otherwise a check with the given status, detail and remedy.
+func okIf(is bool, name string, status engine.Status, detail, remedy string) engine.Check {
 	if is {
 		return ok(name, "yes")
 	}

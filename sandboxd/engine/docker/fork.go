@@ -35,7 +35,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if err != nil {
 		return err
 	}
-	if err := e.vacant(ctx, to); err != nil {
+	if err := e.checkIDFree(ctx, to); err != nil {
 		return err
 	}
 	s := checkpointInName(found.Name)
@@ -54,15 +54,15 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 		return wrap("fork "+string(from), err)
 	}
 	e.streams.Close(found.ID)
-	err = e.copyTo(ctx, found, to)
+	err = e.forkTo(ctx, found, to)
 	if s.name != "" {
 		err = errors.Join(err, e.end(ctx, found.ID)) // its name still marks it as suspended
 	}
 	return wrap("fork "+string(from), err)
 }
 
-// copyTo forks a running container into a new sandbox with the id to. If that fails, copyTo removes the new sandbox.
-func (e *Engine) copyTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
+// forkTo forks a running container into a new sandbox with the id to. If that fails, forkTo removes the new sandbox.
+func (e *Engine) forkTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
 	config := *of.Config
 	config.Labels = maps.Clone(config.Labels)
 	config.Labels[labelSandbox] = string(to)

@@ -88,8 +88,8 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	host.Init = new(false) // the guest is PID 1 and reaps
 	if facts.Overlay && !facts.gvisor() && overlayable(guest.Folder) && overlayable(guest.Empty) {
 		// The volume itself is mounted only so that the engine does not remove it while the sandbox exists. It is masked.
-		host.Mounts = []mount.Mount{guestMount(guest.Name, heldVolume), privateView(guest)}
-		host.MaskedPaths = append(host.MaskedPaths, heldVolume)
+		host.Mounts = []mount.Mount{guestMount(guest.Name, maskedVolume), privateView(guest)}
+		host.MaskedPaths = append(host.MaskedPaths, maskedVolume)
 	}
 	if facts.gvisor() {
 		// With NetworkDisabled, lo would be down under gVisor. Without it, the engine writes resolv.conf, which must
@@ -106,8 +106,8 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	return config, host
 }
 
-// heldVolume is where the guest's volume is mounted in a sandbox that has a private view of the guest's files.
-const heldVolume = "/opt/dormouse-volume"
+// maskedVolume is where the guest's volume is mounted in a sandbox that has a private view of the guest's files.
+const maskedVolume = "/opt/dormouse-volume"
 
 func guestMount(volume, target string) mount.Mount {
 	return mount.Mount{Type: mount.TypeVolume, Source: volume, Target: target, ReadOnly: true,

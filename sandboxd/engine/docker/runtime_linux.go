@@ -44,7 +44,7 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 		return r, err
 	}
 	defer shim.dir.Close()
-	if err := shim.isRoots(); err != nil {
+	if err := shim.checkRunsAsRoot(); err != nil {
 		return r, err
 	}
 	namespace, err := shim.namespaceOf(container)
@@ -58,7 +58,7 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 		return r, err
 	}
 	defer bundle.Close()
-	if err := onlyRootWrites(bundle, unix.S_IFDIR); err != nil {
+	if err := checkOnlyRootWrites(bundle, unix.S_IFDIR); err != nil {
 		return r, err
 	}
 	file, err := openAt(bundle, "options.json", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
@@ -66,7 +66,7 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 		return r, err
 	}
 	defer file.Close()
-	if err := onlyRootWrites(file, unix.S_IFREG); err != nil {
+	if err := checkOnlyRootWrites(file, unix.S_IFREG); err != nil {
 		return r, err
 	}
 	var options struct {
@@ -127,9 +127,10 @@ func (p process) lives() error {
 	return err
 }
 
-// isRoots returns an error unless all user and group ids of the process are 0 and it sees the same files as this one. The effective
-// user id alone is not enough: a set-user-id program gets its arguments and its working directory from the user who starts it.
-func (p process) isRoots() error {
+// checkRunsAsRoot returns an error unless all user and group ids of the process are 0 and it sees the same files as
+// this one. The effective user id alone is not enough: a set-user-id program gets its arguments and its working
+// directory from the user who starts it.
+func (p process) checkRunsAsRoot() error {
 	status, err := p.read("status")
 	if err != nil {
 		return err
@@ -141,7 +142,7 @@ func (p process) isRoots() error {
 			return fmt.Errorf("process %d is not root's: %s %v", p.pid, name, got)
 		}
 	}
-	if !sameFiles(p.pid) {
+	if !sharesFileSystem(p.pid) {
 		return fmt.Errorf("process %d has a file system of its own", p.pid)
 	}
 	return nil
@@ -199,8 +200,9 @@ func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// onlyRootWrites returns an error unless an open file has that type, belongs to root, and can't be written by other users.
-func onlyRootWrites(file *os.File, kind uint32) error {
+// checkOnlyRootWrites returns an error unless an open file has that type, belongs to root, and can't be written by
+// other users.
+func checkOnlyRootWrites(file *os.File, kind uint32) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
 		return err

@@ -65,7 +65,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 	for {
 		for s.left == 0 {
-			if err := s.next(); err != nil {
+			if err := s.readHeader(); err != nil {
 				return 0, err
 			}
 		}
@@ -101,8 +101,8 @@ func (s *stream) Close() error {
 // ended (see awaitDisconnect).
 func (s *stream) Ended() <-chan struct{} { return s.ended }
 
-// next reads the header of a frame. It consumes all eight bytes or none.
-func (s *stream) next() error {
+// readHeader reads the header of a frame. It consumes all eight bytes or none.
+func (s *stream) readHeader() error {
 	header, err := s.reader.Peek(frameHeader)
 	if err != nil {
 		if err == io.EOF && len(header) > 0 {

@@ -11,16 +11,16 @@ import (
 
 type version [3]int
 
-// Floors are the first versions without a known escape from a container, one for each line of releases that was
+// The minimums are the first versions without a known escape from a container, one for each line of releases that was
 // corrected, oldest first.
 var (
 	// The oldest version that Dormouse is tested with.
-	dockerFloors = []version{{20, 10, 24}}
+	dockerMinimums = []version{{20, 10, 24}}
 	// CVE-2023-25173: supplementary groups are set up incorrectly.
-	containerdFloors = []version{{1, 5, 18}, {1, 6, 18}}
+	containerdMinimums = []version{{1, 5, 18}, {1, 6, 18}}
 	// CVE-2024-21626, a leaked file descriptor of the host (1.1.12), and CVE-2025-31133,
 	// -52565 and -52881, races around masked paths.
-	runcFloors = []version{{1, 2, 8}, {1, 3, 3}}
+	runcMinimums = []version{{1, 2, 8}, {1, 3, 3}}
 )
 
 var versionPattern = regexp.MustCompile(`^v?(\d+)\.(\d+)(?:\.(\d+))?`)
@@ -49,25 +49,25 @@ func (v version) less(than version) bool {
 
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
-// floor compares a component's version, as the engine reports it, with the floors. A version that can't be parsed,
-// such as a commit hash, is OK. A distribution may have patched an old version, so the remedy for its versions
+// checkVersion compares a component's version, as the engine reports it, with the minimums. A version that can't be
+// parsed, such as a commit hash, is OK. A distribution may have patched an old version, so the remedy for its versions
 // differs.
-func floor(name, says string, floors []version) engine.Check {
-	v, isVersion := parseVersion(says)
+func checkVersion(name, reported string, minimums []version) engine.Check {
+	v, isVersion := parseVersion(reported)
 	if !isVersion {
 		return ok(name, "not said")
 	}
-	least := floors[0]
-	for _, f := range floors {
+	minimum := minimums[0]
+	for _, f := range minimums {
 		if f[0] == v[0] && f[1] == v[1] {
-			least = f
+			minimum = f
 		}
 	}
 	switch {
-	case !v.less(least):
-		return ok(name, "%s", says)
-	case strings.ContainsAny(says, "+~"): // such as 1.1.5+ds1
-		return weak(name, says+", older than "+least.String(), "see that your distribution has patched it, or update")
+	case !v.less(minimum):
+		return ok(name, "%s", reported)
+	case strings.ContainsAny(reported, "+~"): // such as 1.1.5+ds1
+		return weak(name, reported+", older than "+minimum.String(), "see that your distribution has patched it, or update")
 	}
-	return weak(name, says+", older than "+least.String(), "update: ways out of a container are known in it")
+	return weak(name, reported+", older than "+minimum.String(), "update: ways out of a container are known in it")
 }
