@@ -99,7 +99,7 @@ func TestCopiesOfAMissingFolder(t *testing.T) {
 }
 
 // Copies can't be removed if the engine's containerd does not see the same files as this process.
-func TestCopiesStayWhereTheEngineIsNotOnThisMachine(t *testing.T) {
+func TestCopiesOfARemoteEngineStay(t *testing.T) {
 	for _, host := range []string{"tcp://127.0.0.1:1", "unix://" + filepath.Join(t.TempDir(), "none.sock"), "npipe:////./pipe/docker_engine"} {
 		if places, err := copyPlaces(host); err == nil {
 			t.Errorf("copyPlaces(%q) = %v, want an error", host, places)

@@ -27,7 +27,7 @@ func openToDisk(t *testing.T, guest engine.Bundle, home string) *docker.Engine {
 	t.Helper()
 	e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: "runsc"})
 	if e.Info().Suspend != engine.ToDisk {
-		missing(t, "runsc", "the engine keeps no memory on disk")
+		skipWithout(t, "runsc", "the engine keeps no memory on disk")
 	}
 	return e
 }
@@ -45,8 +45,8 @@ func containerOf(t *testing.T, e *docker.Engine, id sandbox.ID) string {
 	return containerID
 }
 
-func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
-	image, guest := anyImage(t), enginetest.Probe(t)
+func TestResumeAndForkLeaveNoCopies(t *testing.T) {
+	image, guest := testImage(t), enginetest.Probe(t)
 	e := openToDisk(t, guest, "test-"+string(sandbox.NewID()))
 	s, copied, another := spec(image), sandbox.NewID(), sandbox.NewID()
 	if err := e.Create(t.Context(), s); err != nil {
@@ -82,7 +82,7 @@ func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
 	pages := filepath.Join(dir, "pages.img")
 	intact, err := os.ReadFile(pages)
 	if err != nil {
-		missing(t, "runsc", err)
+		skipWithout(t, "runsc", err)
 	}
 	if err := os.WriteFile(pages, append([]byte{intact[0] ^ 1}, intact[1:]...), 0o600); err != nil {
 		t.Fatal(err)
@@ -94,8 +94,8 @@ func TestAResumeAndAForkLeaveNoCopyOfTheMemory(t *testing.T) {
 }
 
 // A killed daemon can leave copies of the memory of suspended and running sandboxes. The next daemon removes them.
-func TestCopiesThatACrashLeftAreRemovedAtTheNextStart(t *testing.T) {
-	image, guest := anyImage(t), enginetest.Probe(t)
+func TestCopiesLeftByACrashAreRemovedAtStart(t *testing.T) {
+	image, guest := testImage(t), enginetest.Probe(t)
 	home := "test-" + string(sandbox.NewID())
 	e := openToDisk(t, guest, home)
 	ids := map[string]sandbox.ID{"suspended": "", "running": ""}
@@ -116,7 +116,7 @@ func TestCopiesThatACrashLeftAreRemovedAtTheNextStart(t *testing.T) {
 		}
 		memory := t.TempDir()
 		if err := os.CopyFS(memory, os.DirFS(dir)); err != nil {
-			missing(t, "runsc", err) // the engine's folder is on another machine, or not accessible to this user
+			skipWithout(t, "runsc", err) // the engine's folder is on another machine, or not accessible to this user
 		}
 		if name == "running" {
 			if err := e.Resume(t.Context(), s.ID); err != nil {

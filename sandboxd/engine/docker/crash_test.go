@@ -34,13 +34,13 @@ type private struct {
 	cmd  *exec.Cmd
 }
 
-func newPrivate(t *testing.T, runsc string) *private {
+func newPrivateEngine(t *testing.T, runsc string) *private {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs an engine: not with -short")
 	}
 	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
-		missing(t, "dockerd", "an engine of the test's own needs root, and dockerd in PATH")
+		skipWithout(t, "dockerd", "an engine of the test's own needs root, and dockerd in PATH")
 	}
 	dir, err := os.MkdirTemp(filepath.Split(privateDirs))
 	if err != nil {
@@ -52,7 +52,7 @@ func newPrivate(t *testing.T, runsc string) *private {
 	t.Cleanup(func() {
 		p.removeAll()
 		p.stop(syscall.SIGTERM)
-		p.killForgotten()
+		p.killForgottenProcesses()
 		if t.Failed() {
 			log, _ := os.ReadFile(filepath.Join(dir, "log"))
 			t.Logf("the engine's log ends with\n%s", log[max(0, len(log)-4000):])
@@ -63,7 +63,7 @@ func newPrivate(t *testing.T, runsc string) *private {
 		}
 	})
 	if err := p.start(); err != nil {
-		missing(t, "dockerd", err)
+		skipWithout(t, "dockerd", err)
 	}
 	return p
 }
@@ -84,9 +84,9 @@ func (p *private) removeAll() {
 	}
 }
 
-// killForgotten kills the processes of containers that a killed engine no longer manages, and processes that these start while they
-// are being killed.
-func (p *private) killForgotten() {
+// killForgottenProcesses kills the processes of containers that a killed engine no longer manages, and processes that
+// these start while they are being killed.
+func (p *private) killForgottenProcesses() {
 	for end := time.Now().Add(30 * time.Second); p.killOnce() > 0 && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -210,32 +210,33 @@ func count(t *testing.T, e *docker.Engine, id sandbox.ID) string {
 	return string(text)
 }
 
-func ownRunsc(t *testing.T) string {
+func builtRunsc(t *testing.T) string {
 	t.Helper()
 	path, err := filepath.Abs("../../../bin/runsc")
 	if err == nil {
 		_, err = os.Stat(path)
 	}
 	if err != nil {
-		missing(t, "runsc", "`make build` makes it")
+		skipWithout(t, "runsc", "`make build` makes it")
 	}
 	return path
 }
 
-// TestAnEngineThatIsKilled checks that running and suspended sandboxes survive a kill -9 of the engine at any time.
-func TestAnEngineThatIsKilled(t *testing.T) {
-	p := newPrivate(t, ownRunsc(t))
+// TestSandboxesSurviveAKilledEngine checks that running and suspended sandboxes survive a kill -9 of the engine at any
+// time.
+func TestSandboxesSurviveAKilledEngine(t *testing.T) {
+	p := newPrivateEngine(t, builtRunsc(t))
 	guest := enginetest.Probe(t)
 	importEmpty(t, p.open(t, nil, "runc"))
 	ms := time.Millisecond
 	nothing := func(*docker.Engine, context.Context, sandbox.ID) error { return nil }
 	for _, tt := range []struct {
-		name      string
-		runtime   string
-		suspended bool
-		does      func(*docker.Engine, context.Context, sandbox.ID) error
-		killedIn  []time.Duration // how long after the call of does the engine is killed; 0 if the call does nothing
-		stuck     bool            // the sandbox may be left in a state in which it can't be resumed
+		name       string
+		runtime    string
+		suspended  bool
+		action     func(*docker.Engine, context.Context, sandbox.ID) error
+		killDelays []time.Duration // how long after the call of action the engine is killed; 0 if the call does nothing
+		mayBeStuck bool            // the sandbox may be left in a state in which it can't be resumed
 	}{
 		{"one that runs", "runc", false, nothing, []time.Duration{0}, false},
 		{"one that is paused", "runc", true, nothing, []time.Duration{0}, false},
@@ -245,7 +246,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 		{"one that is being resumed", "runsc", true, (*docker.Engine).Resume, []time.Duration{10 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms}, true},
 	} {
 		t.Run(tt.name+" with "+tt.runtime, func(t *testing.T) {
-			for _, after := range tt.killedIn {
+			for _, after := range tt.killDelays {
 				e, s := p.open(t, guest, tt.runtime), spec(emptyImage)
 				if err := e.Create(t.Context(), s); err != nil {
 					t.Fatal(err)
@@ -264,7 +265,7 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 					}
 				}
 				done := make(chan error, 1)
-				go func() { done <- tt.does(e, t.Context(), s.ID) }()
+				go func() { done <- tt.action(e, t.Context(), s.ID) }()
 				time.Sleep(after)
 				p.stop(syscall.SIGKILL)
 				if err := p.start(); err != nil {
@@ -281,13 +282,13 @@ func TestAnEngineThatIsKilled(t *testing.T) {
 				}
 				t.Logf("%+v", list)
 				err = e.Resume(t.Context(), s.ID)
-				if tt.stuck && err == nil { // gVisor continues to save without Docker, and can freeze the sandbox after it was found running
+				if tt.mayBeStuck && err == nil { // gVisor continues to save without Docker, and can freeze the sandbox after it was found running
 					var conn net.Conn
 					if conn, err = e.Dial(t.Context(), s.ID); err == nil {
 						conn.Close()
 					}
 				}
-				if tt.stuck && err != nil {
+				if tt.mayBeStuck && err != nil {
 					// If Docker died while gVisor saved the sandbox, the sandbox can stay frozen, and Docker can
 					// neither unpause nor kill it at once. If Docker died while gVisor restored it, containerd can
 					// have half of the container, and then does not start it again. Resume then returns an error, but

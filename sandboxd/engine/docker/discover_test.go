@@ -65,7 +65,7 @@ func TestPlacesFollowTheDockerCLI(t *testing.T) {
 	}
 }
 
-func TestAContextBringsItsCertificates(t *testing.T) {
+func TestContextUsesItsCertificates(t *testing.T) {
 	home := dockerHome(t, "there")
 	got := places("", environment{func(string) string { return "" }, home, "linux"})
 	if !strings.HasPrefix(got[0].tlsDir, home) {
@@ -82,7 +82,7 @@ func TestWindowsHasPipes(t *testing.T) {
 }
 
 // The error is of kind unavailable, describes the problem with each place, and contains no path.
-func TestNoEngineSaysWhatWasTried(t *testing.T) {
+func TestDiscoverErrorNamesEachPlace(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("DOCKER_CONFIG", dir)
 	dead := filepath.Join(dir, "dead.sock")

@@ -19,9 +19,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// missing skips a test that needs what. If the comma-separated list in DORMOUSE_TEST_REQUIRE contains what, missing
-// fails the test instead.
-func missing(t testing.TB, what string, why any) {
+// skipWithout skips a test that needs what. If the comma-separated list in DORMOUSE_TEST_REQUIRE contains what,
+// skipWithout fails the test instead.
+func skipWithout(t testing.TB, what string, why any) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), what) {
 		t.Fatalf("%s is required, and not there: %v", what, why)
@@ -45,7 +45,7 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 		if strings.Contains(err.Error(), "no runtime") {
 			what = config.Runtime
 		}
-		missing(t, what, err)
+		skipWithout(t, what, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -62,8 +62,8 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 	return e
 }
 
-// anyImage returns the image to test with.
-func anyImage(t testing.TB) string {
+// testImage returns the image to test with.
+func testImage(t testing.TB) string {
 	t.Helper()
 	if ref := os.Getenv("DORMOUSE_TEST_IMAGE"); ref != "" {
 		return ref
@@ -73,20 +73,21 @@ func anyImage(t testing.TB) string {
 		t.Fatal(err)
 	}
 	if len(tags) == 0 {
-		missing(t, "docker", "the engine has no image: run `dormouse image build`")
+		skipWithout(t, "docker", "the engine has no image: run `dormouse image build`")
 	}
 	return tags[0]
 }
 
-// endForgotten kills the shims of containers that the engine no longer manages. TestMain sets it if the engine is on this machine.
-var endForgotten = func(testing.TB) {}
+// killForgottenShims kills the shims of containers that the engine no longer manages. TestMain sets it if the engine is
+// on this machine.
+var killForgottenShims = func(testing.TB) {}
 
 func TestSuite(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
-			image := anyImage(t)
+			image := testImage(t)
 			// Docker 20.10 leaves the shim of a container that runsc can't start, such as one whose guest is not a program.
-			t.Cleanup(func() { endForgotten(t) })
+			t.Cleanup(func() { killForgottenShims(t) })
 			enginetest.Run(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				return open(t, docker.Config{Home: home, Bundle: guest, Runtime: name})
 			}, image)
@@ -98,8 +99,8 @@ func TestSuite(t *testing.T) {
 func TestRemote(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
-			image, host := anyImage(t), "tcp://"+forward(t)
-			t.Cleanup(func() { endForgotten(t) }) // of a container that runsc can't start because the guest's volume was removed
+			image, host := testImage(t), "tcp://"+forward(t)
+			t.Cleanup(func() { killForgottenShims(t) }) // of a container that runsc can't start because the guest's volume was removed
 			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {
@@ -152,7 +153,7 @@ func forward(t *testing.T) string {
 func TestLocalRuntime(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
-			image, guest := anyImage(t), enginetest.Probe(t)
+			image, guest := testImage(t), enginetest.Probe(t)
 			e := open(t, docker.Config{Home: "test-local", Bundle: guest, Runtime: name})
 			s := spec(image)
 			if err := e.Create(t.Context(), s); err != nil {
@@ -160,7 +161,7 @@ func TestLocalRuntime(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = e.Remove(context.WithoutCancel(t.Context()), s.ID) })
 			if found, program := e.RuntimeOf(t.Context(), s.ID); !found {
-				missing(t, name, "the daemon is not root, or the engine is another machine's")
+				skipWithout(t, name, "the daemon is not root, or the engine is another machine's")
 			} else if !strings.Contains(filepath.Base(program), name) {
 				t.Errorf("its runtime is said to be %s", program)
 			}

@@ -40,10 +40,10 @@ func createAndRemove(t *testing.T, e *docker.Engine, image string) {
 	}
 }
 
-func TestAPrunedGuestIsInstalledAgain(t *testing.T) {
-	image, guest := anyImage(t), enginetest.Probe(t)
+func TestPrunedGuestIsReinstalled(t *testing.T) {
+	image, guest := testImage(t), enginetest.Probe(t)
 	e := open(t, docker.Config{Home: "test-prune", Bundle: guest})
-	t.Cleanup(func() { endForgotten(t) }) // left by the start that fails without the guest
+	t.Cleanup(func() { killForgottenShims(t) }) // left by the start that fails without the guest
 	createAndRemove(t, e, image)
 	if err := e.RemoveVolume(t.Context(), e.VolumeOf(guest, runtime.GOARCH)); err != nil {
 		t.Fatal(err)
@@ -51,17 +51,17 @@ func TestAPrunedGuestIsInstalledAgain(t *testing.T) {
 	createAndRemove(t, e, image)
 }
 
-// broken is a bundle that fails in the middle of its files, like an installation whose daemon is killed.
-type broken struct{ engine.Bundle }
+// brokenBundle is a bundle that fails in the middle of its files, like an installation whose daemon is killed.
+type brokenBundle struct{ engine.Bundle }
 
-func (b broken) Files(arch string) (fs.FS, error) {
+func (b brokenBundle) Files(arch string) (fs.FS, error) {
 	files, err := b.Bundle.Files(arch)
-	return breaksOff{files}, err
+	return brokenFS{files}, err
 }
 
-type breaksOff struct{ fs.FS }
+type brokenFS struct{ fs.FS }
 
-func (b breaksOff) Open(name string) (fs.File, error) {
+func (b brokenFS) Open(name string) (fs.File, error) {
 	if name == "guest" { // the file in "folder" is written before it
 		return nil, errors.New("the daemon was killed")
 	}
@@ -69,21 +69,21 @@ func (b breaksOff) Open(name string) (fs.File, error) {
 }
 
 func TestAnAbortedInstallationIsNotTrusted(t *testing.T) {
-	image, guest := anyImage(t), enginetest.Probe(t)
-	half := open(t, docker.Config{Home: "test-abort", Bundle: broken{guest}})
+	image, guest := testImage(t), enginetest.Probe(t)
+	half := open(t, docker.Config{Home: "test-abort", Bundle: brokenBundle{guest}})
 	if err := half.Create(t.Context(), spec(image)); err == nil {
 		t.Error("Create with half a guest gave no error")
 	}
 	createAndRemove(t, open(t, docker.Config{Home: "test-abort", Bundle: guest}), image)
 }
 
-// renamed is a bundle with an id, and therefore a volume, that no other test uses.
-type renamed struct{ engine.Bundle }
+// renamedBundle is a bundle with an id, and therefore a volume, that no other test uses.
+type renamedBundle struct{ engine.Bundle }
 
-func (renamed) ID() string { return "00e0000e0000" }
+func (renamedBundle) ID() string { return "00e0000e0000" }
 
-func TestAGuestFileThatAPowerCutEmptiedIsInstalledAgain(t *testing.T) {
-	image, guest := anyImage(t), renamed{enginetest.Probe(t)}
+func TestTruncatedGuestIsReinstalled(t *testing.T) {
+	image, guest := testImage(t), renamedBundle{enginetest.Probe(t)}
 	e := open(t, docker.Config{Home: "test-emptied", Bundle: guest})
 	createAndRemove(t, e, image)
 	if err := e.EmptyGuest(t.Context(), guest, image, "guest"); err != nil {
@@ -92,8 +92,8 @@ func TestAGuestFileThatAPowerCutEmptiedIsInstalledAgain(t *testing.T) {
 	createAndRemove(t, open(t, docker.Config{Home: "test-emptied", Bundle: guest}), image)
 }
 
-func TestAHelperThatWasLeftIsRemoved(t *testing.T) {
-	image, guest := anyImage(t), enginetest.Probe(t)
+func TestStaleHelperIsRemoved(t *testing.T) {
+	image, guest := testImage(t), enginetest.Probe(t)
 	e := open(t, docker.Config{Home: "test-left", Bundle: guest})
 	if err := e.LeaveHelper(t.Context(), guest, image); err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestAHelperThatWasLeftIsRemoved(t *testing.T) {
 }
 
 func TestTwoDaemonsInstallTheGuestAtOnce(t *testing.T) {
-	image, guest := anyImage(t), enginetest.Probe(t)
+	image, guest := testImage(t), enginetest.Probe(t)
 	var group sync.WaitGroup
 	for range 4 {
 		e := open(t, docker.Config{Home: "test-both", Bundle: guest})
@@ -112,7 +112,7 @@ func TestTwoDaemonsInstallTheGuestAtOnce(t *testing.T) {
 }
 
 // Each call to an engine that does not answer any more returns an error of kind unavailable.
-func TestAnEngineThatHasGoneIsUnavailable(t *testing.T) {
+func TestStoppedEngineIsUnavailable(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
@@ -154,7 +154,7 @@ func TestAnEngineThatHasGoneIsUnavailable(t *testing.T) {
 	}
 }
 
-func TestARuntimeThatIsAskedForAndMissing(t *testing.T) {
+func TestMissingRuntimeIsUnavailable(t *testing.T) {
 	e := open(t, docker.Config{Home: "test"})
 	_, err := docker.New(t.Context(), docker.Config{Home: "test", Runtime: "no-such-runtime"})
 	if sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), e.Info().Runtime) {
@@ -162,7 +162,7 @@ func TestARuntimeThatIsAskedForAndMissing(t *testing.T) {
 	}
 }
 
-func TestAnImportedImageIsThere(t *testing.T) {
+func TestImportedImageExists(t *testing.T) {
 	e := open(t, docker.Config{Home: "test"})
 	ref := "dormouse-test-" + strings.TrimPrefix(string(sandbox.NewID()), "sbx_") + ":1"
 	var root bytes.Buffer
@@ -189,7 +189,7 @@ func TestAnImportedImageIsThere(t *testing.T) {
 func BenchmarkCreate(b *testing.B) {
 	for _, name := range []string{"runc", "runsc"} {
 		b.Run(name, func(b *testing.B) {
-			image, guest := anyImage(b), enginetest.Probe(b)
+			image, guest := testImage(b), enginetest.Probe(b)
 			e := open(b, docker.Config{Home: "test-bench", Bundle: guest, Runtime: name})
 			var create, dial, remove time.Duration
 			run := func() {

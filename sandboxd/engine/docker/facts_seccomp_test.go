@@ -6,7 +6,7 @@ import (
 	"github.com/docker/docker/api/types/system"
 )
 
-func TestTheFilterInsideGVisorIsSeenInTheRuntimesArguments(t *testing.T) {
+func TestFilteredFollowsTheRuntimeArguments(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		runtime string

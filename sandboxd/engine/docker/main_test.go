@@ -29,7 +29,7 @@ import (
 // TestMain fails if the tests leave a container, a container's process, or a temporary file.
 func TestMain(m *testing.M) {
 	made := watchContainers()
-	endForgotten = made.endForgotten
+	killForgottenShims = made.killForgottenShims
 	code := m.Run()
 	for _, left := range made.left(time.Minute) {
 		fmt.Fprintln(os.Stderr, "the tests left behind:", left)
@@ -83,8 +83,8 @@ func watchContainers() *containers {
 	return c
 }
 
-// endForgotten kills the shims of the tests' containers that the engine no longer manages.
-func (c *containers) endForgotten(t testing.TB) {
+// killForgottenShims kills the shims of the tests' containers that the engine no longer manages.
+func (c *containers) killForgottenShims(t testing.TB) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")

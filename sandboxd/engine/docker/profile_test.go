@@ -22,9 +22,9 @@ var testSpec = engine.Spec{
 	Language: sandbox.Python,
 }
 
-// TestProfileIsAsReviewed compares the isolation of a sandbox with golden files, so that a change to it shows in a
-// review.
-func TestProfileIsAsReviewed(t *testing.T) {
+// TestProfileMatchesGoldenFiles compares the isolation of a sandbox with golden files, so that a change to it shows in
+// a review.
+func TestProfileMatchesGoldenFiles(t *testing.T) {
 	img := imageFacts{ID: "sha256:0123", Arch: "amd64", Path: defaultPath, Volumes: []string{"/data"}}
 	for name, facts := range map[string]engineFacts{
 		"runc":     {Home: "home", Runtime: "runc", CgroupNS: true, CPULimit: true, PidsLimit: true, Overlay: true},

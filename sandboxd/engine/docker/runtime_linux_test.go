@@ -96,7 +96,7 @@ func needRoot(t *testing.T) {
 }
 
 // root never runs a program that another user could have chosen.
-func TestARuntimeIsNotTakenFromAnotherUser(t *testing.T) {
+func TestRuntimeOfAnotherUserIsRejected(t *testing.T) {
 	needRoot(t)
 	must := func(errs ...error) {
 		t.Helper()
@@ -143,7 +143,7 @@ func TestARuntimeIsNotTakenFromAnotherUser(t *testing.T) {
 }
 
 // A process that changes its working directory during the checks can't make root run a program of its choice.
-func TestAFolderThatIsSwappedIsNotTrusted(t *testing.T) {
+func TestSwappedFolderIsRejected(t *testing.T) {
 	needRoot(t)
 	good, bad := bundleWith(t, "/usr/bin/runc"), bundleWith(t, "/tmp/evil")
 	if err := os.Chown(bad, 65534, 65534); err != nil {
@@ -158,7 +158,7 @@ func TestAFolderThatIsSwappedIsNotTrusted(t *testing.T) {
 }
 
 // If a process has ended and another one has its pid now, lives returns an error.
-func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
+func TestReusedPidIsRejected(t *testing.T) {
 	start := func() *exec.Cmd {
 		cmd := exec.Command("/bin/sleep", "600")
 		if err := cmd.Start(); err != nil {
@@ -210,7 +210,7 @@ func TestAPidThatIsUsedAgainIsAnotherProcess(t *testing.T) {
 }
 
 // The runtime is called directly only for an engine on this machine without an authorization plugin, and if the operator allows it.
-func TestWhenARuntimeIsCalledDirectly(t *testing.T) {
+func TestDirectExec(t *testing.T) {
 	needRoot(t)
 	dir := bundleWith(t, "/usr/bin/runc")
 	_, container := fakeShim(t, 0, dir)

@@ -26,7 +26,7 @@ func openStream(t *testing.T) (*stream, net.Conn) {
 	return newStream(ours, ours), theirs
 }
 
-func TestStreamIsStdoutAlone(t *testing.T) {
+func TestStreamReturnsOnlyStdout(t *testing.T) {
 	s, engine := openStream(t)
 	go func() {
 		for _, f := range [][]byte{frame(1, "one "), frame(2, "a warning"), frame(1, ""), frame(1, "two")} {
@@ -45,7 +45,7 @@ func TestStreamIsStdoutAlone(t *testing.T) {
 	}
 }
 
-func TestStreamEndsWithoutAWord(t *testing.T) {
+func TestStreamEndsWithoutAnError(t *testing.T) {
 	s, engine := openStream(t)
 	go func() { engine.Write(frame(1, "x")); engine.Close() }()
 	if got, err := io.ReadAll(s); string(got) != "x" || err != nil {
@@ -53,7 +53,7 @@ func TestStreamEndsWithoutAWord(t *testing.T) {
 	}
 }
 
-func TestStreamRefusesWhatIsOutOfStep(t *testing.T) {
+func TestStreamRejectsInvalidFrames(t *testing.T) {
 	for name, bytes := range map[string][]byte{
 		"an unknown kind":   {9, 0, 0, 0, 0, 0, 0, 1, 'x'},
 		"stdin":             {0, 0, 0, 0, 0, 0, 0, 1, 'x'},
@@ -73,7 +73,7 @@ func TestStreamRefusesWhatIsOutOfStep(t *testing.T) {
 	}
 }
 
-func TestStreamKeepsLittleOfStderr(t *testing.T) {
+func TestStreamLimitsStderr(t *testing.T) {
 	s, engine := openStream(t)
 	go func() {
 		for range 100 {

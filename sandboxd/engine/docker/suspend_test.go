@@ -27,17 +27,17 @@ log.write('before ')
 who = os.getuid(), os.getpid(), socket.gethostname(), os.listdir('/proc/self/fd')
 `
 
-const goOn = `
+const continueCode = `
 log.write('after '); log.flush()
 print(first, next(squares), len(block) >> 20, block[:9] == block[1 << 20:][:9], open('/workspace/log').read(),
       (os.getuid(), os.getpid(), socket.gethostname()) == who[:3])
 `
 
 // The state of the real guest and its kernels, including 100 MB of memory, survives several suspends and resumes.
-func TestKernelsSleepAndWake(t *testing.T) {
+func TestKernelsSurviveSuspendAndResume(t *testing.T) {
 	for _, runtime := range []string{"runc", "runsc"} {
 		t.Run(runtime, func(t *testing.T) {
-			image := anyImage(t)
+			image := testImage(t)
 			e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: runtime})
 			s := spec(image)
 			s.Limits.MemoryBytes, s.Limits.Processes = 1024*sandbox.MiB, 200
@@ -53,7 +53,7 @@ func TestKernelsSleepAndWake(t *testing.T) {
 				if err := e.Suspend(t.Context(), s.ID); err != nil {
 					t.Fatalf("Suspend: %v", err)
 				}
-				slept := time.Since(began)
+				suspendTime := time.Since(began)
 				list, err := e.List(t.Context())
 				if err != nil || len(list) != 1 || !list[0].Suspended {
 					t.Fatalf("List() = %+v, %v, want one that is suspended", list, err)
@@ -62,26 +62,26 @@ func TestKernelsSleepAndWake(t *testing.T) {
 				if err := e.Resume(t.Context(), s.ID); err != nil {
 					t.Fatalf("Resume: %v", err)
 				}
-				woke := time.Since(began)
+				resumeTime := time.Since(began)
 				want += "after "
-				if got, want := execute(t, e, s.ID, sandbox.Python, goOn), "[0, 1, 4] "+square+" 100 True "+want+" True"; got != want {
+				if got, want := execute(t, e, s.ID, sandbox.Python, continueCode), "[0, 1, 4] "+square+" 100 True "+want+" True"; got != want {
 					t.Errorf("it printed %q, want %q", got, want)
 				}
 				if got, want := execute(t, e, s.ID, sandbox.JavaScript, "kept.set('n', kept.get('n') + 1); console.log(kept.get('n'))"), string(rune('2'+n)); got != want {
 					t.Errorf("it printed %q, want %q", got, want)
 				}
-				t.Logf("suspended in %v, %d MB on disk, resumed in %v, first answers after %v", slept, list[0].StateBytes>>20, woke, time.Since(began))
+				t.Logf("suspended in %v, %d MB on disk, resumed in %v, first answers after %v", suspendTime, list[0].StateBytes>>20, resumeTime, time.Since(began))
 			}
 		})
 	}
 }
 
 // A resume from damaged memory fails, and no client can reach the sandbox that was started from it.
-func TestDamagedMemory(t *testing.T) {
-	image := anyImage(t)
+func TestResumeRejectsADamagedCheckpoint(t *testing.T) {
+	image := testImage(t)
 	e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: "runsc"})
 	if e.Info().Suspend != engine.ToDisk {
-		missing(t, "runsc", "the engine has no experimental features, and keeps no memory on disk")
+		skipWithout(t, "runsc", "the engine has no experimental features, and keeps no memory on disk")
 	}
 	s := spec(image)
 	if err := e.Create(t.Context(), s); err != nil {
@@ -99,7 +99,7 @@ func TestDamagedMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		if pages, err = os.OpenFile(filepath.Join(dir, "pages.img"), os.O_RDWR, 0); err != nil {
-			missing(t, "runsc", err) // the engine's folder is on another machine, or not accessible to this user
+			skipWithout(t, "runsc", err) // the engine's folder is on another machine, or not accessible to this user
 		}
 		t.Cleanup(func() { pages.Close() })
 		return pages

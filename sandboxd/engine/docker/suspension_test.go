@@ -9,7 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-func TestHowAnEngineSuspends(t *testing.T) {
+func TestSuspensionOfEngines(t *testing.T) {
 	both := map[string]system.RuntimeWithStatus{"runc": {}, "runsc": {}}
 	for _, tt := range []struct {
 		name     string
