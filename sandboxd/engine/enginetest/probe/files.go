@@ -58,7 +58,7 @@ func lock(w http.ResponseWriter, r *http.Request) {
 			err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		}
 		if err != nil {
-			answerOutput(w, []byte(path+": "+brief(err)), nil)
+			answerOutput(w, []byte(path+": "+errnoName(err)), nil)
 			return
 		}
 	}

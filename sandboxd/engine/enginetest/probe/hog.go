@@ -62,7 +62,7 @@ func hogProcesses() error {
 	for range 2000 {
 		c := exec.Command("/proc/self/exe", "hog", "sleep")
 		if err := c.Start(); err != nil {
-			fmt.Printf("%d processes, then %s; ", len(children), brief(err))
+			fmt.Printf("%d processes, then %s; ", len(children), errnoName(err))
 			return nil
 		}
 		children = append(children, c)
@@ -86,7 +86,7 @@ func hogDisk() error {
 			file.Close()
 		}
 		if err != nil {
-			fmt.Printf("%d MiB, then %s; ", n, brief(err))
+			fmt.Printf("%d MiB, then %s; ", n, errnoName(err))
 			return nil
 		}
 	}
@@ -103,7 +103,7 @@ func hogInodes() error {
 	defer os.RemoveAll(dir)
 	for n := range 100_000 {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(n)), nil, 0o600); err != nil {
-			fmt.Printf("%d files, then %s; ", n, brief(err))
+			fmt.Printf("%d files, then %s; ", n, errnoName(err))
 			return nil
 		}
 	}

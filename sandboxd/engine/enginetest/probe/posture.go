@@ -42,12 +42,12 @@ type posture struct {
 
 func printPosture(w io.Writer) error {
 	p := posture{
-		UID:      who(),
+		UID:      role(),
 		Status:   status(),
 		Syscalls: trySyscalls(),
 		Read:     tryAll(secrets, readable),
-		Write:    tryAll(places, writable),
-		Init:     againstInit(),
+		Write:    tryAll(writeTargets, writable),
+		Init:     tryInit(),
 		Network:  network(),
 		Devices:  devices(),
 		Mounts:   mounts(),
@@ -74,8 +74,8 @@ func environment() []string {
 	return env
 }
 
-// who returns the role of this process instead of its uid, which differs between sandboxes.
-func who() string {
+// role returns the role of this process instead of its uid, which differs between sandboxes.
+func role() string {
 	if os.Getuid() == 0 {
 		return "guest"
 	}
@@ -122,7 +122,7 @@ func readable(path string) string {
 		return "nothing" // some kernels lack the file
 	}
 	if err != nil {
-		return brief(err)
+		return errnoName(err)
 	}
 	defer file.Close()
 	file.SetDeadline(time.Now().Add(time.Second)) // the error is ignored, because most kinds of files have no deadline
@@ -139,10 +139,10 @@ func readable(path string) string {
 	case err == io.EOF:
 		return "nothing"
 	}
-	return brief(err)
+	return errnoName(err)
 }
 
-var places = []string{
+var writeTargets = []string{
 	"/", "/bin", "/etc", "/home", "/lib", "/opt", engine.BundleDir, "/root", "/run", engine.RunDir, "/usr/local/bin",
 	"/var/tmp", "/var/log", "/dev", "/dev/mqueue", "/dev/shm", "/tmp", "/workspace",
 	"/proc", "/proc/sys/kernel", "/sys", "/sys/fs/cgroup", "/sys/fs/cgroup/memory",
@@ -162,23 +162,23 @@ func writable(dir string) string {
 	return "writable"
 }
 
-// againstInit tries what a kernel could try against the guest, and returns the results.
-func againstInit() map[string]string {
+// tryInit tries what a kernel could try against the guest, and returns the results.
+func tryInit() map[string]string {
 	open := func(name string, flag int) string {
 		file, err := os.OpenFile(name, flag, 0)
 		if err != nil {
-			return brief(err)
+			return errnoName(err)
 		}
 		file.Close()
 		return "opened"
 	}
 	link := func(name string) string {
 		_, err := os.Readlink(name)
-		return brief(err)
+		return errnoName(err)
 	}
 	dir := func(name string) string {
 		_, err := os.ReadDir(name)
-		return brief(err)
+		return errnoName(err)
 	}
 	results := map[string]string{
 		"open mem":      open("/proc/1/mem", os.O_RDWR),
@@ -196,10 +196,10 @@ func againstInit() map[string]string {
 	if err == nil {
 		conn.Close()
 	}
-	results["connect socket"] = brief(err)
+	results["connect socket"] = errnoName(err)
 	if os.Getuid() != 0 { // only as a kernel, because the guest can signal itself
 		for _, sig := range []syscall.Signal{0, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGKILL} {
-			results[fmt.Sprintf("kill with signal %d", sig)] = brief(syscall.Kill(1, sig))
+			results[fmt.Sprintf("kill with signal %d", sig)] = errnoName(syscall.Kill(1, sig))
 		}
 	}
 	return results
@@ -226,30 +226,30 @@ func network() map[string]string {
 		if err == nil {
 			conn.Close()
 		}
-		results["tcp "+address] = reached(err)
+		results["tcp "+address] = dialResult(err)
 	}
 	conn, err := net.Dial("udp", "192.0.2.1:53")
 	if err == nil {
 		conn.Close()
 	}
-	results["udp 192.0.2.1:53"] = reached(err)
+	results["udp 192.0.2.1:53"] = dialResult(err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err == nil {
 		listener.Close()
 	}
-	results["listen on 127.0.0.1"] = brief(err)
+	results["listen on 127.0.0.1"] = errnoName(err)
 	return results
 }
 
-// reached returns the same text for all errors of an unreachable address, because the error depends on the machine's
-// IPv6.
-func reached(err error) string {
+// dialResult returns the same text for all errors of an unreachable address, because the error depends on the
+// machine's IPv6.
+func dialResult(err error) string {
 	for _, out := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT} {
 		if errors.Is(err, out) {
 			return "out of reach"
 		}
 	}
-	return brief(err)
+	return errnoName(err)
 }
 
 func devices() []string {
@@ -317,7 +317,7 @@ func limits() map[string]string {
 	for name, resource := range map[string]int{"core": unix.RLIMIT_CORE, "nofile": unix.RLIMIT_NOFILE, "fsize": unix.RLIMIT_FSIZE} {
 		var l unix.Rlimit
 		if err := unix.Getrlimit(resource, &l); err != nil {
-			results[name] = brief(err)
+			results[name] = errnoName(err)
 			continue
 		}
 		results[name] = fmt.Sprintf("%d at most %d", l.Cur, l.Max)
@@ -325,7 +325,7 @@ func limits() map[string]string {
 	for _, dir := range []string{"/workspace", "/tmp", "/dev/shm", engine.RunDir} {
 		var s unix.Statfs_t
 		if err := unix.Statfs(dir, &s); err != nil {
-			results[dir] = brief(err)
+			results[dir] = errnoName(err)
 			continue
 		}
 		results[dir] = fmt.Sprintf("%d MiB", s.Blocks*uint64(s.Bsize)>>20)
@@ -336,8 +336,8 @@ func limits() map[string]string {
 	return results
 }
 
-// brief returns the name of an error's errno, or "ok".
-func brief(err error) string {
+// errnoName returns the name of an error's errno, or "ok".
+func errnoName(err error) string {
 	if err == nil {
 		return "ok"
 	}

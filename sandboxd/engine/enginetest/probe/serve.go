@@ -56,14 +56,14 @@ func serve(args []string) error {
 	})
 	mux.HandleFunc("POST /hog/{what}", func(w http.ResponseWriter, r *http.Request) {
 		out, err := asKernel("hog", r.PathValue("what")).CombinedOutput()
-		answerOutput(w, append(out, ended(err)...), nil)
+		answerOutput(w, append(out, describeExit(err)...), nil)
 	})
 	mux.HandleFunc("POST /run", func(w http.ResponseWriter, r *http.Request) {
 		cmd := asKernel()
 		cmd.Path, cmd.Args = r.URL.Query().Get("program"), r.URL.Query()["arg"]
 		cmd.Env = append(os.Environ(), "HOME=/workspace", "MPLCONFIGDIR=/tmp/mpl", "IPYTHONDIR=/tmp/ipython")
 		out, err := cmd.CombinedOutput()
-		answerOutput(w, append(out, ended(err)...), nil)
+		answerOutput(w, append(out, describeExit(err)...), nil)
 	})
 	mux.HandleFunc("PUT /workspace/{name}", putWorkspace)
 	mux.HandleFunc("GET /streams", func(w http.ResponseWriter, r *http.Request) { answer(w, streams()) })
@@ -94,7 +94,7 @@ func asKernel(args ...string) *exec.Cmd {
 	return cmd
 }
 
-func ended(err error) string {
+func describeExit(err error) string {
 	if err == nil {
 		return "ended well"
 	}
@@ -157,7 +157,7 @@ func putWorkspace(w http.ResponseWriter, r *http.Request) {
 	cmd := asKernel("save", r.PathValue("name"))
 	cmd.Stdin = r.Body
 	out, err := cmd.CombinedOutput()
-	answerOutput(w, append(out, ended(err)...), nil)
+	answerOutput(w, append(out, describeExit(err)...), nil)
 }
 
 // streams returns the number of `guest connect` processes in the sandbox.

@@ -18,7 +18,7 @@ func trySockets(results map[string]string) {
 		"vsock": unix.AF_VSOCK, "bluetooth": unix.AF_BLUETOOTH, "can": unix.AF_CAN, "key": unix.AF_KEY, "rds": unix.AF_RDS,
 		"tipc": unix.AF_TIPC, "xdp": unix.AF_XDP} {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, family, unix.SOCK_RAW, 0)
-		results[name+" socket"] = closed(errno, int32(fd))
+		results[name+" socket"] = closeAll(errno, int32(fd))
 	}
 	const uncommon = 1 << 40 // the machine's kernel uses only the low 32 bits of these arguments
 	for name, kind := range map[string][3]uintptr{
@@ -42,7 +42,7 @@ func trySockets(results map[string]string) {
 		"DCCP socket":               {unix.AF_INET, unix.SOCK_DCCP, unix.IPPROTO_DCCP},
 	} {
 		fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, kind[0], kind[1], kind[2])
-		results[name] = closed(errno, int32(fd))
+		results[name] = closeAll(errno, int32(fd))
 	}
 	for name, kind := range map[string][3]uintptr{
 		"unix socketpair":            {unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0},
@@ -54,14 +54,14 @@ func trySockets(results map[string]string) {
 	} {
 		var pair [2]int32
 		_, _, errno := syscall.RawSyscall6(unix.SYS_SOCKETPAIR, kind[0], kind[1], kind[2], uintptr(unsafe.Pointer(&pair)), 0, 0)
-		results[name] = closed(errno, pair[:]...)
+		results[name] = closeAll(errno, pair[:]...)
 	}
 }
 
-// closed closes the descriptors that a call has returned, and returns the call's result: "ok" or the error.
-func closed(errno syscall.Errno, fds ...int32) string {
+// closeAll closes the descriptors that a call has returned, and returns the call's result: "ok" or the error.
+func closeAll(errno syscall.Errno, fds ...int32) string {
 	if errno != 0 {
-		return brief(errno)
+		return errnoName(errno)
 	}
 	for _, fd := range fds {
 		unix.Close(int(fd))
@@ -82,7 +82,7 @@ func trySyscalls() map[string]string {
 			results[name] = "ok"
 			return
 		}
-		results[name] = brief(errno)
+		results[name] = errnoName(errno)
 	}
 	empty := [128]byte{}
 	cwd := unix.AT_FDCWD
