@@ -9,19 +9,19 @@ import (
 )
 
 func (s *suite) checkpoint(t *testing.T) {
-	keeper, ok := engine.As[engine.Checkpointer](s.engine)
+	checkpointer, ok := engine.As[engine.Checkpointer](s.engine)
 	if !ok {
 		t.Skip("the engine can't keep the state of a sandbox that runs")
 	}
-	count := func(t *testing.T, b box, want string) {
+	count := func(t *testing.T, b testSandbox, want string) {
 		t.Helper()
-		if got := b.must(t, "POST", "/count", nil); got != want {
+		if got := b.mustRequest(t, "POST", "/count", nil); got != want {
 			t.Errorf("it counted %q, want %q", got, want)
 		}
 	}
-	end := func(t *testing.T, b box) engine.Container {
+	end := func(t *testing.T, b testSandbox) engine.Container {
 		t.Helper()
-		_, _ = b.ask(t.Context(), "POST", "/exit", nil)
+		_, _ = b.request(t.Context(), "POST", "/exit", nil)
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			got := list(t, s.engine)
 			if len(got) == 1 && !got[0].Running {
@@ -38,7 +38,7 @@ func (s *suite) checkpoint(t *testing.T) {
 		var after, before time.Time
 		for range 2 { // the second replaces the first
 			after = time.Now()
-			if err := keeper.Checkpoint(t.Context(), b.id); err != nil {
+			if err := checkpointer.Checkpoint(t.Context(), b.id); err != nil {
 				t.Fatalf("Checkpoint: %v", err)
 			}
 			before = time.Now()
@@ -51,32 +51,32 @@ func (s *suite) checkpoint(t *testing.T) {
 			if !c.Suspended || c.AsOf.Before(after) || c.AsOf.After(before) || c.StateBytes == 0 || c.Detail == "" {
 				t.Errorf("List() has %+v, want it suspended as of %v to %v", c, after, before)
 			}
-			resume(t, keeper, b.id)
+			resume(t, checkpointer, b.id)
 			s.wantOnly(t, b.id)
 			count(t, b, "1 2 ")
 		}
 		// A suspend loses nothing, so AsOf is zero.
-		suspend(t, keeper, b.id)
+		suspend(t, checkpointer, b.id)
 		s.wantSuspended(t, s.engine, b.id)
-		resume(t, keeper, b.id)
+		resume(t, checkpointer, b.id)
 		count(t, b, "1 2 3 ")
 	})
 	t.Run("what is discarded is gone, but not if it is all that there is", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		count(t, b, "1 ")
-		if err := keeper.Checkpoint(t.Context(), b.id); err != nil {
+		if err := checkpointer.Checkpoint(t.Context(), b.id); err != nil {
 			t.Fatalf("Checkpoint: %v", err)
 		}
 		if c := end(t, b); !c.Suspended {
 			t.Errorf("List() has %+v, want it suspended", c)
 		}
-		if err := keeper.Discard(t.Context(), b.id); err != nil {
+		if err := checkpointer.Discard(t.Context(), b.id); err != nil {
 			t.Errorf("Discard: %v", err)
 		}
-		resume(t, keeper, b.id)
+		resume(t, checkpointer, b.id)
 		count(t, b, "1 2 ")
 		for range 2 {
-			if err := keeper.Discard(t.Context(), b.id); err != nil {
+			if err := checkpointer.Discard(t.Context(), b.id); err != nil {
 				t.Errorf("Discard: %v", err)
 			}
 		}
@@ -86,8 +86,8 @@ func (s *suite) checkpoint(t *testing.T) {
 	})
 	t.Run("what is not there has no checkpoint", func(t *testing.T) {
 		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_../../etc/passwd"} {
-			wantKind(t, "Checkpoint("+string(id)+")", keeper.Checkpoint(t.Context(), id), sandbox.NotFound)
-			if err := keeper.Discard(t.Context(), id); err != nil {
+			wantKind(t, "Checkpoint("+string(id)+")", checkpointer.Checkpoint(t.Context(), id), sandbox.NotFound)
+			if err := checkpointer.Discard(t.Context(), id); err != nil {
 				t.Errorf("Discard(%q): %v", id, err)
 			}
 		}

@@ -102,14 +102,14 @@ func (s *suite) spec() engine.Spec {
 	}
 }
 
-// box is a running sandbox and a client of its guest.
-type box struct {
+// testSandbox is a running sandbox and a client of its guest.
+type testSandbox struct {
 	id     sandbox.ID
 	client *http.Client
 }
 
 // create creates a sandbox, which is removed when the test ends.
-func (s *suite) create(t *testing.T, spec engine.Spec) box {
+func (s *suite) create(t *testing.T, spec engine.Spec) testSandbox {
 	t.Helper()
 	if err := s.engine.Create(t.Context(), spec); err != nil {
 		t.Fatalf("Create: %v", err)
@@ -119,7 +119,7 @@ func (s *suite) create(t *testing.T, spec engine.Spec) box {
 }
 
 // dial returns a client of a sandbox's guest. The client does not share its stream with other clients.
-func (s *suite) dial(t *testing.T, id sandbox.ID) box {
+func (s *suite) dial(t *testing.T, id sandbox.ID) testSandbox {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{
@@ -127,11 +127,11 @@ func (s *suite) dial(t *testing.T, id sandbox.ID) box {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.engine.Dial(ctx, id) },
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	return box{id, &http.Client{Transport: transport}}
+	return testSandbox{id, &http.Client{Transport: transport}}
 }
 
-// ask sends a request to the guest and returns the body of the response. A status other than 200 is an error.
-func (b box) ask(ctx context.Context, method, path string, body io.Reader) (string, error) {
+// request sends a request to the guest and returns the body of the response. A status other than 200 is an error.
+func (b testSandbox) request(ctx context.Context, method, path string, body io.Reader) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://guest"+path, body)
 	if err != nil {
 		return "", err
@@ -148,12 +148,12 @@ func (b box) ask(ctx context.Context, method, path string, body io.Reader) (stri
 	return string(text), err
 }
 
-// must is like ask, but an error ends the test.
-func (b box) must(t *testing.T, method, path string, body io.Reader) string {
+// mustRequest is like request, but an error ends the test.
+func (b testSandbox) mustRequest(t *testing.T, method, path string, body io.Reader) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	text, err := b.ask(ctx, method, path, body)
+	text, err := b.request(ctx, method, path, body)
 	if err != nil {
 		t.Fatal(err)
 	}

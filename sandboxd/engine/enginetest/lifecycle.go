@@ -16,7 +16,7 @@ func (s *suite) lifecycle(t *testing.T) {
 	t.Run("a created sandbox answers, with the arguments of its spec", func(t *testing.T) {
 		spec := s.spec()
 		var args []string
-		if err := json.Unmarshal([]byte(s.create(t, spec).must(t, "GET", "/args", nil)), &args); err != nil {
+		if err := json.Unmarshal([]byte(s.create(t, spec).mustRequest(t, "GET", "/args", nil)), &args); err != nil {
 			t.Fatal(err)
 		}
 		for _, arg := range engine.GuestArgs(spec)[2:] {
@@ -57,7 +57,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		if err := s.engine.Create(t.Context(), spec); err == nil {
 			t.Error("the second Create gave no error")
 		}
-		b.must(t, "GET", "/args", nil) // the first sandbox is unchanged
+		b.mustRequest(t, "GET", "/args", nil) // the first sandbox is unchanged
 	})
 	t.Run("an image that is not there is unavailable, and nothing is left", func(t *testing.T) {
 		spec := s.spec()
@@ -73,8 +73,8 @@ func (s *suite) lifecycle(t *testing.T) {
 		s.wantEmpty(t, e)
 	})
 	t.Run("a create that is given up leaves nothing", func(t *testing.T) {
-		for patience := time.Millisecond; patience < 400*time.Millisecond; patience *= 2 {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+		for giveUpAfter := time.Millisecond; giveUpAfter < 400*time.Millisecond; giveUpAfter *= 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), giveUpAfter)
 			spec := s.spec()
 			err := s.engine.Create(ctx, spec)
 			cancel()
@@ -88,7 +88,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		b := s.create(t, s.spec())
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		if _, err := b.ask(ctx, "POST", "/exit", nil); err == nil || ctx.Err() != nil {
+		if _, err := b.request(ctx, "POST", "/exit", nil); err == nil || ctx.Err() != nil {
 			t.Errorf("the request ended with %v, want it cut off at once", err)
 		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -114,7 +114,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		_, err := other.Dial(t.Context(), b.id)
 		wantKind(t, "the other home's Dial", err, sandbox.NotFound)
 		remove(t, other, b.id)
-		b.must(t, "GET", "/args", nil)
+		b.mustRequest(t, "GET", "/args", nil)
 	})
 	t.Run("ten at once", func(t *testing.T) {
 		var group sync.WaitGroup
@@ -126,7 +126,7 @@ func (s *suite) lifecycle(t *testing.T) {
 					t.Errorf("Create: %v", err)
 					return
 				}
-				if _, err := s.dial(t, specs[i].ID).ask(t.Context(), "GET", "/args", nil); err != nil {
+				if _, err := s.dial(t, specs[i].ID).request(t.Context(), "GET", "/args", nil); err != nil {
 					t.Error(err)
 				}
 			})

@@ -12,17 +12,17 @@ import (
 // limits checks that a sandbox can't exceed its limits, and that a neighbour sandbox answers during each attempt.
 func (s *suite) limits(t *testing.T) {
 	neighbour := s.create(t, s.spec())
-	neighbour.must(t, "GET", "/args", nil)
+	neighbour.mustRequest(t, "GET", "/args", nil)
 	gvisor := strings.HasPrefix(s.engine.Info().Runtime, "runsc")
 
-	hog := func(t *testing.T, b box, what string) string {
+	hog := func(t *testing.T, b testSandbox, what string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		watched := make(chan time.Duration)
 		stop := make(chan struct{})
-		go func() { watched <- s.watch(t, neighbour, stop) }()
-		text, err := b.ask(ctx, "POST", "/hog/"+what, nil)
+		go func() { watched <- s.slowestAnswer(t, neighbour, stop) }()
+		text, err := b.request(ctx, "POST", "/hog/"+what, nil)
 		close(stop)
 		t.Logf("%s: %q, %v; the neighbour's slowest answer: %v", what, text, err, <-watched)
 		if err != nil {
@@ -39,7 +39,7 @@ func (s *suite) limits(t *testing.T) {
 		if gvisor {
 			return // the whole sandbox ended; with the real guest, the watchdog acts before that
 		}
-		b.must(t, "GET", "/args", nil)
+		b.mustRequest(t, "GET", "/args", nil)
 	})
 	t.Run("processes", func(t *testing.T) {
 		if gvisor {
@@ -48,20 +48,20 @@ func (s *suite) limits(t *testing.T) {
 		spec := s.spec()
 		b := s.create(t, spec)
 		got := hog(t, b, "processes")
-		if n := number(t, got, `^(\d+) processes, then EAGAIN`); n < 10 || n > spec.Limits.Processes+64 {
+		if n := parseNumber(t, got, `^(\d+) processes, then EAGAIN`); n < 10 || n > spec.Limits.Processes+64 {
 			t.Errorf("the hog says %q, want at most %d", got, spec.Limits.Processes+64)
 		}
-		b.must(t, "GET", "/args", nil)
+		b.mustRequest(t, "GET", "/args", nil)
 	})
 	t.Run("disk", func(t *testing.T) {
 		spec := s.spec()
 		b := s.create(t, spec)
 		got := hog(t, b, "disk")
 		want := int(spec.Limits.WorkspaceBytes >> 20)
-		if n := number(t, got, `^(\d+) MiB, then ENOSPC`); n < want-2 || n > want {
+		if n := parseNumber(t, got, `^(\d+) MiB, then ENOSPC`); n < want-2 || n > want {
 			t.Errorf("the hog says %q, want %d MiB", got, want)
 		}
-		b.must(t, "GET", "/args", nil)
+		b.mustRequest(t, "GET", "/args", nil)
 	})
 	t.Run("inodes", func(t *testing.T) {
 		if gvisor {
@@ -69,14 +69,14 @@ func (s *suite) limits(t *testing.T) {
 		}
 		b := s.create(t, s.spec())
 		got := hog(t, b, "inodes")
-		if n := number(t, got, `^(\d+) files, then ENOSPC`); n > 10_000 {
+		if n := parseNumber(t, got, `^(\d+) files, then ENOSPC`); n > 10_000 {
 			t.Errorf("the hog says %q, want at most 10000", got)
 		}
 	})
 }
 
-// watch sends requests to a sandbox until stop is closed, and returns the time of the slowest response.
-func (s *suite) watch(t *testing.T, b box, stop <-chan struct{}) (slowest time.Duration) {
+// slowestAnswer sends requests to a sandbox until stop is closed, and returns the time of the slowest response.
+func (s *suite) slowestAnswer(t *testing.T, b testSandbox, stop <-chan struct{}) (slowest time.Duration) {
 	for {
 		select {
 		case <-stop:
@@ -85,7 +85,7 @@ func (s *suite) watch(t *testing.T, b box, stop <-chan struct{}) (slowest time.D
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		start := time.Now()
-		_, err := b.ask(ctx, "GET", "/args", nil)
+		_, err := b.request(ctx, "GET", "/args", nil)
 		cancel()
 		if err != nil {
 			t.Errorf("the neighbour: %v", err)
@@ -95,7 +95,7 @@ func (s *suite) watch(t *testing.T, b box, stop <-chan struct{}) (slowest time.D
 	}
 }
 
-func number(t *testing.T, text, pattern string) int {
+func parseNumber(t *testing.T, text, pattern string) int {
 	t.Helper()
 	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
 	if m == nil {

@@ -18,22 +18,22 @@ func (s *suite) neighbours(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			query := "?" + paths.Encode()
-			for _, b := range []box{watcher, other} {
-				if got := b.must(t, "POST", "/lock"+query, nil); got != "locked" {
+			for _, b := range []testSandbox{watcher, other} {
+				if got := b.mustRequest(t, "POST", "/lock"+query, nil); got != "locked" {
 					t.Errorf("lock of files that the other sandbox may have locked = %q, want %q", got, "locked")
 				}
 			}
-			watcher.must(t, "POST", "/watch"+query, nil)
-			other.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // this opens the program, and lists /
-			if got := other.must(t, "POST", "/lock"+query, nil); got == "" {
+			watcher.mustRequest(t, "POST", "/watch"+query, nil)
+			other.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // this opens the program, and lists /
+			if got := other.mustRequest(t, "POST", "/lock"+query, nil); got == "" {
 				t.Error("no answer")
 			}
-			if got := watcher.must(t, "GET", "/watched", nil); got != "nothing" {
+			if got := watcher.mustRequest(t, "GET", "/watched", nil); got != "nothing" {
 				t.Errorf("while the other sandbox used its files, this one saw %q, want %q", got, "nothing")
 			}
 			// The watch works: it reports the sandbox's own use.
-			watcher.must(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil)
-			if got := watcher.must(t, "GET", "/watched", nil); got != "something" {
+			watcher.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil)
+			if got := watcher.mustRequest(t, "GET", "/watched", nil); got != "something" {
 				t.Errorf("after its own use of its files it saw %q, want %q", got, "something")
 			}
 		})

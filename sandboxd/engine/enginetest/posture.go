@@ -16,23 +16,23 @@ import (
 func (s *suite) posture(t *testing.T) {
 	b := s.create(t, s.spec())
 	info := s.engine.Info()
-	under := info.Runtime // the runtime determines the isolation, whichever Docker engine runs it
+	variant := info.Runtime // the runtime determines the isolation, whichever Docker engine runs it
 	if info.Name != "docker" {
-		under = info.Name
+		variant = info.Name
 	}
 	if slices.ContainsFunc(info.Warnings, func(w string) bool { return strings.Contains(w, "seccomp in gVisor") }) {
-		under += "-unfiltered" // the Docker engine's runsc does not have --oci-seccomp
+		variant += "-unfiltered" // the Docker engine's runsc does not have --oci-seccomp
 	}
-	for _, who := range []string{"guest", "kernel"} {
-		t.Run(who, func(t *testing.T) {
-			got := b.must(t, "GET", "/posture/"+who, nil)
-			Golden(t, fmt.Sprintf("posture-%s-%s.golden.json", under, who), []byte(got))
+	for _, role := range []string{"guest", "kernel"} {
+		t.Run(role, func(t *testing.T) {
+			got := b.mustRequest(t, "GET", "/posture/"+role, nil)
+			Golden(t, fmt.Sprintf("posture-%s-%s.golden.json", variant, role), []byte(got))
 		})
 	}
 }
 
 //go:embed testdata/works.py testdata/works.js
-var works embed.FS
+var programFiles embed.FS
 
 // programs runs real programs, which would fail if the allowlist of system calls were too small.
 func (s *suite) programs(t *testing.T) {
@@ -44,12 +44,12 @@ func (s *suite) programs(t *testing.T) {
 			spec := s.spec()
 			spec.Limits.MemoryBytes = 2 << 30
 			b := s.create(t, spec)
-			text, err := works.ReadFile("testdata/" + program.file)
+			text, err := programFiles.ReadFile("testdata/" + program.file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.must(t, "PUT", "/workspace/"+program.file, bytes.NewReader(text))
-			got := b.must(t, "POST", fmt.Sprintf("/run?program=%s&arg=%[1]s&arg=/workspace/%s", program.path, program.file), nil)
+			b.mustRequest(t, "PUT", "/workspace/"+program.file, bytes.NewReader(text))
+			got := b.mustRequest(t, "POST", fmt.Sprintf("/run?program=%s&arg=%[1]s&arg=/workspace/%s", program.path, program.file), nil)
 			if strings.Contains(got, "no such file") || strings.Contains(got, program.missing) {
 				t.Skipf("the image %s can't run it: %s", s.image, got)
 			}

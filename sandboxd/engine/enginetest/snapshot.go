@@ -14,13 +14,13 @@ func (s *suite) snapshot(t *testing.T) {
 	if !ok {
 		t.Skip("the engine can't start sandboxes from a snapshot")
 	}
-	like := s.spec()
+	baseSpec := s.spec()
 	other := func() engine.Spec {
-		spec := like
+		spec := baseSpec
 		spec.ID = sandbox.NewID()
 		return spec
 	}
-	start := func(t *testing.T) box {
+	start := func(t *testing.T) testSandbox {
 		t.Helper()
 		spec := other()
 		if started, err := snapshotter.Start(t.Context(), spec); !started || err != nil {
@@ -29,27 +29,27 @@ func (s *suite) snapshot(t *testing.T) {
 		t.Cleanup(func() { remove(t, s.engine, spec.ID) })
 		return s.dial(t, spec.ID)
 	}
-	none := func(t *testing.T, spec engine.Spec) {
+	wantNone := func(t *testing.T, spec engine.Spec) {
 		t.Helper()
 		if started, err := snapshotter.Start(t.Context(), spec); started || err != nil {
 			t.Errorf("Start = %v, %v, want none", started, err)
 		}
 		s.wantEmpty(t, s.engine)
 	}
-	t.Run("without one nothing starts", func(t *testing.T) { none(t, other()) })
+	t.Run("without one nothing starts", func(t *testing.T) { wantNone(t, other()) })
 	t.Run("one that does not get ready is none, and leaves nothing", func(t *testing.T) {
 		never := errors.New("never")
 		err := snapshotter.Snapshot(t.Context(), other(), func(context.Context) error { return never })
 		if !errors.Is(err, never) {
 			t.Errorf("Snapshot = %v, want %v", err, never)
 		}
-		none(t, other())
+		wantNone(t, other())
 	})
 	t.Run("it is made of a sandbox that nobody sees", func(t *testing.T) {
 		spec := other()
 		err := snapshotter.Snapshot(t.Context(), spec, func(context.Context) error {
 			s.wantEmpty(t, s.engine)
-			s.dial(t, spec.ID).must(t, "POST", "/count", nil)
+			s.dial(t, spec.ID).mustRequest(t, "POST", "/count", nil)
 			return nil
 		})
 		if err != nil {
@@ -64,24 +64,24 @@ func (s *suite) snapshot(t *testing.T) {
 		}
 	})
 	t.Run("each sandbox that starts from it goes on by itself, within the same walls", func(t *testing.T) {
-		walls := s.create(t, s.spec()).must(t, "GET", "/posture/kernel", nil)
+		wantPosture := s.create(t, s.spec()).mustRequest(t, "GET", "/posture/kernel", nil)
 		for range 2 {
 			b := start(t)
 			for _, want := range []string{"1 2 ", "1 2 3 "} {
-				if got := b.must(t, "POST", "/count", nil); got != want {
+				if got := b.mustRequest(t, "POST", "/count", nil); got != want {
 					t.Errorf("it counted %q, want %q", got, want)
 				}
 			}
-			if got := b.must(t, "GET", "/posture/kernel", nil); got != walls {
-				t.Errorf("the walls of one that was created are\n%s\nand of one that was started\n%s", walls, got)
+			if got := b.mustRequest(t, "GET", "/posture/kernel", nil); got != wantPosture {
+				t.Errorf("the walls of one that was created are\n%s\nand of one that was started\n%s", wantPosture, got)
 			}
 		}
 	})
 	t.Run("and sleeps, wakes and is copied like others", func(t *testing.T) {
 		b := start(t)
-		if sleeper, ok := engine.As[engine.Suspender](s.engine); ok {
-			suspend(t, sleeper, b.id)
-			resume(t, sleeper, b.id)
+		if suspender, ok := engine.As[engine.Suspender](s.engine); ok {
+			suspend(t, suspender, b.id)
+			resume(t, suspender, b.id)
 		}
 		if forker, ok := engine.As[engine.Forker](s.engine); ok {
 			id := sandbox.NewID()
@@ -89,7 +89,7 @@ func (s *suite) snapshot(t *testing.T) {
 				t.Fatalf("Fork: %v", err)
 			}
 			t.Cleanup(func() { remove(t, s.engine, id) })
-			if got := s.dial(t, id).must(t, "POST", "/count", nil); got != "1 2 " {
+			if got := s.dial(t, id).mustRequest(t, "POST", "/count", nil); got != "1 2 " {
 				t.Errorf("the copy counted %q, want 1 2", got)
 			}
 		}
@@ -104,17 +104,17 @@ func (s *suite) snapshot(t *testing.T) {
 		} {
 			spec := other()
 			change(&spec)
-			none(t, spec)
+			wantNone(t, spec)
 		}
 	})
 	t.Run("an id that is taken is an error", func(t *testing.T) {
 		b := start(t)
-		spec := like
+		spec := baseSpec
 		spec.ID = b.id
 		if started, err := snapshotter.Start(t.Context(), spec); started || err == nil {
 			t.Errorf("Start = %v, %v, want an error", started, err)
 		}
-		b.must(t, "POST", "/count", nil)
+		b.mustRequest(t, "POST", "/count", nil)
 		start(t)
 	})
 }

@@ -21,7 +21,7 @@ func (s *suite) stream(t *testing.T) {
 		sent := sha256.New()
 		start := time.Now()
 		source := io.LimitReader(rand.NewChaCha8([32]byte{1}), size)
-		b.must(t, "PUT", "/blob", io.TeeReader(source, sent))
+		b.mustRequest(t, "PUT", "/blob", io.TeeReader(source, sent))
 		there := time.Since(start)
 		resp, err := b.client.Get("http://guest/blob")
 		if err != nil {
@@ -44,7 +44,7 @@ func (s *suite) stream(t *testing.T) {
 			other := s.dial(t, b.id)
 			group.Go(func() {
 				for range 20 {
-					if _, err := other.ask(t.Context(), "GET", "/args", nil); err != nil {
+					if _, err := other.request(t.Context(), "GET", "/args", nil); err != nil {
 						t.Error(err)
 					}
 				}
@@ -69,7 +69,7 @@ func (s *suite) stream(t *testing.T) {
 		b.client.CloseIdleConnections()
 		var got string
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-			if got = strings.TrimSpace(b.must(t, "GET", "/streams", nil)); got == "1" {
+			if got = strings.TrimSpace(b.mustRequest(t, "GET", "/streams", nil)); got == "1" {
 				return
 			}
 		}
@@ -105,10 +105,10 @@ func (s *suite) stream(t *testing.T) {
 	t.Run("requests end when the sandbox does", func(t *testing.T) {
 		spec := s.spec()
 		doomed := s.create(t, spec)
-		doomed.must(t, "GET", "/args", nil)
+		doomed.mustRequest(t, "GET", "/args", nil)
 		done := make(chan error, 1)
 		go func() {
-			_, err := doomed.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
+			_, err := doomed.request(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
 		time.Sleep(50 * time.Millisecond) // until the guest has received the request

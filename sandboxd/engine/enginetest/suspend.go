@@ -16,7 +16,7 @@ import (
 )
 
 func (s *suite) suspend(t *testing.T) {
-	sleeper, ok := engine.As[engine.Suspender](s.engine)
+	suspender, ok := engine.As[engine.Suspender](s.engine)
 	if !ok {
 		t.Skip("the engine can't suspend sandboxes")
 	}
@@ -24,52 +24,52 @@ func (s *suite) suspend(t *testing.T) {
 		b := s.create(t, s.spec())
 		block := make([]byte, 10<<20)
 		rand.Read(block)
-		b.must(t, "PUT", "/blob", bytes.NewReader(block))
-		walls := b.must(t, "GET", "/posture/kernel", nil)
+		b.mustRequest(t, "PUT", "/blob", bytes.NewReader(block))
+		wantPosture := b.mustRequest(t, "GET", "/posture/kernel", nil)
 		for _, want := range []string{"1 ", "1 2 ", "1 2 3 "} {
-			if got := b.must(t, "POST", "/count", nil); got != want {
+			if got := b.mustRequest(t, "POST", "/count", nil); got != want {
 				t.Fatalf("it counted %q, want %q", got, want)
 			}
 			start := time.Now()
-			suspend(t, sleeper, b.id)
-			slept := time.Since(start)
+			suspend(t, suspender, b.id)
+			suspendTime := time.Since(start)
 			s.wantSuspended(t, s.engine, b.id)
 			start = time.Now()
-			resume(t, sleeper, b.id)
-			t.Logf("suspended in %v, resumed in %v", slept, time.Since(start))
+			resume(t, suspender, b.id)
+			t.Logf("suspended in %v, resumed in %v", suspendTime, time.Since(start))
 			s.wantOnly(t, b.id)
 		}
-		if b.must(t, "GET", "/blob", nil) != string(block) {
+		if b.mustRequest(t, "GET", "/blob", nil) != string(block) {
 			t.Error("a file of 10 MB is not what it was")
 		}
-		if got := b.must(t, "GET", "/posture/kernel", nil); got != walls {
-			t.Errorf("the walls were\n%s\nand are now\n%s", walls, got)
+		if got := b.mustRequest(t, "GET", "/posture/kernel", nil); got != wantPosture {
+			t.Errorf("the walls were\n%s\nand are now\n%s", wantPosture, got)
 		}
 	})
 	t.Run("what is suspended or runs already stays so", func(t *testing.T) {
 		b := s.create(t, s.spec())
-		b.must(t, "POST", "/count", nil)
-		resume(t, sleeper, b.id)
-		suspend(t, sleeper, b.id)
-		suspend(t, sleeper, b.id)
+		b.mustRequest(t, "POST", "/count", nil)
+		resume(t, suspender, b.id)
+		suspend(t, suspender, b.id)
+		suspend(t, suspender, b.id)
 		s.wantSuspended(t, s.engine, b.id)
-		resume(t, sleeper, b.id)
-		resume(t, sleeper, b.id)
-		if got := b.must(t, "POST", "/count", nil); got != "1 2 " {
+		resume(t, suspender, b.id)
+		resume(t, suspender, b.id)
+		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
 			t.Errorf("it counted %q, want 1 2", got)
 		}
 	})
 	t.Run("many who ask at once come to the same end", func(t *testing.T) {
 		b := s.create(t, s.spec())
-		b.must(t, "POST", "/count", nil)
+		b.mustRequest(t, "POST", "/count", nil)
 		var group sync.WaitGroup
 		for _, step := range []func(*testing.T, engine.Suspender, sandbox.ID){suspend, resume, suspend, resume} {
 			for range 3 {
-				group.Go(func() { step(t, sleeper, b.id) })
+				group.Go(func() { step(t, suspender, b.id) })
 			}
 			group.Wait()
 		}
-		if got := b.must(t, "POST", "/count", nil); got != "1 2 " {
+		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
 			t.Errorf("it counted %q, want 1 2", got)
 		}
 	})
@@ -77,11 +77,11 @@ func (s *suite) suspend(t *testing.T) {
 		var group sync.WaitGroup
 		for range 3 {
 			b := s.create(t, s.spec())
-			b.must(t, "POST", "/count", nil)
+			b.mustRequest(t, "POST", "/count", nil)
 			group.Go(func() {
-				suspend(t, sleeper, b.id)
-				resume(t, sleeper, b.id)
-				if got, err := b.ask(t.Context(), "POST", "/count", nil); got != "1 2 " || err != nil {
+				suspend(t, suspender, b.id)
+				resume(t, suspender, b.id)
+				if got, err := b.request(t.Context(), "POST", "/count", nil); got != "1 2 " || err != nil {
 					t.Errorf("it counted %q, %v, want 1 2", got, err)
 				}
 			})
@@ -90,7 +90,7 @@ func (s *suite) suspend(t *testing.T) {
 	})
 	t.Run("a suspended sandbox is busy for who dials it", func(t *testing.T) {
 		b := s.create(t, s.spec())
-		suspend(t, sleeper, b.id)
+		suspend(t, suspender, b.id)
 		start := time.Now()
 		_, err := s.engine.Dial(t.Context(), b.id)
 		wantKind(t, "Dial", err, sandbox.Busy)
@@ -115,22 +115,22 @@ func (s *suite) suspend(t *testing.T) {
 			})
 		}
 		for range 2 {
-			suspend(t, sleeper, b.id)
-			resume(t, sleeper, b.id)
+			suspend(t, suspender, b.id)
+			resume(t, suspender, b.id)
 		}
 		cancel()
 		group.Wait()
-		b.must(t, "POST", "/count", nil)
+		b.mustRequest(t, "POST", "/count", nil)
 	})
 	t.Run("open streams end", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		done := make(chan error, 1)
 		go func() {
-			_, err := b.ask(t.Context(), http.MethodPost, "/hog/sleep", nil)
+			_, err := b.request(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
 		time.Sleep(50 * time.Millisecond) // until the guest has received the request
-		suspend(t, sleeper, b.id)
+		suspend(t, suspender, b.id)
 		select {
 		case err := <-done:
 			if err == nil {
@@ -139,22 +139,22 @@ func (s *suite) suspend(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Error("the request still waits")
 		}
-		resume(t, sleeper, b.id)
-		b.must(t, "GET", "/args", nil)
+		resume(t, suspender, b.id)
+		b.mustRequest(t, "GET", "/args", nil)
 	})
 	t.Run("a suspended sandbox can be removed", func(t *testing.T) {
 		b := s.create(t, s.spec())
-		suspend(t, sleeper, b.id)
+		suspend(t, suspender, b.id)
 		remove(t, s.engine, b.id)
 		s.wantEmpty(t, s.engine)
-		wantKind(t, "Resume", sleeper.Resume(t.Context(), b.id), sandbox.NotFound)
+		wantKind(t, "Resume", suspender.Resume(t.Context(), b.id), sandbox.NotFound)
 	})
 	t.Run("a sandbox can be removed while it is suspended or resumed", func(t *testing.T) {
-		for _, asleep := range []bool{false, true} {
-			b, step := s.create(t, s.spec()), sleeper.Suspend
-			if asleep {
-				suspend(t, sleeper, b.id)
-				step = sleeper.Resume
+		for _, fromSuspended := range []bool{false, true} {
+			b, step := s.create(t, s.spec()), suspender.Suspend
+			if fromSuspended {
+				suspend(t, suspender, b.id)
+				step = suspender.Resume
 			}
 			var group sync.WaitGroup
 			group.Go(func() { _ = step(t.Context(), b.id) }) // an error is fine: the sandbox may be removed already
@@ -167,13 +167,13 @@ func (s *suite) suspend(t *testing.T) {
 	t.Run("the id of a suspended sandbox is taken", func(t *testing.T) {
 		spec := s.spec()
 		b := s.create(t, spec)
-		b.must(t, "POST", "/count", nil)
-		suspend(t, sleeper, b.id)
+		b.mustRequest(t, "POST", "/count", nil)
+		suspend(t, suspender, b.id)
 		if err := s.engine.Create(t.Context(), spec); err == nil {
 			t.Error("Create gave no error")
 		}
-		resume(t, sleeper, b.id)
-		if got := b.must(t, "POST", "/count", nil); got != "1 2 " {
+		resume(t, suspender, b.id)
+		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
 			t.Errorf("it counted %q, want 1 2", got)
 		}
 	})
@@ -187,48 +187,48 @@ func (s *suite) suspend(t *testing.T) {
 		t.Cleanup(func() { remove(t, first, spec.ID) })
 		own, _ := engine.As[engine.Suspender](first)
 		with := &suite{engine: first}
-		with.dial(t, spec.ID).must(t, "POST", "/count", nil)
+		with.dial(t, spec.ID).mustRequest(t, "POST", "/count", nil)
 		suspend(t, own, spec.ID)
 		next := s.open(t, home, s.guest)
 		s.wantSuspended(t, next, spec.ID)
 		own, _ = engine.As[engine.Suspender](next)
 		resume(t, own, spec.ID)
 		with = &suite{engine: next}
-		if got := with.dial(t, spec.ID).must(t, "POST", "/count", nil); got != "1 2 " {
+		if got := with.dial(t, spec.ID).mustRequest(t, "POST", "/count", nil); got != "1 2 " {
 			t.Errorf("it counted %q, want 1 2", got)
 		}
 	})
 	t.Run("one that is given up does no harm", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		count := ""
-		for i, patience := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond} {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			_ = sleeper.Suspend(ctx, b.id)
-			_ = sleeper.Resume(ctx, b.id)
+		for i, giveUpAfter := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond} {
+			ctx, cancel := context.WithTimeout(t.Context(), giveUpAfter)
+			_ = suspender.Suspend(ctx, b.id)
+			_ = suspender.Resume(ctx, b.id)
 			cancel()
-			resume(t, sleeper, b.id)
+			resume(t, suspender, b.id)
 			count += string(rune('1'+i)) + " "
-			if got := b.must(t, "POST", "/count", nil); got != count {
-				t.Fatalf("after %v it counted %q, want %q", patience, got, count)
+			if got := b.mustRequest(t, "POST", "/count", nil); got != count {
+				t.Fatalf("after %v it counted %q, want %q", giveUpAfter, got, count)
 			}
-			suspend(t, sleeper, b.id)
-			ctx, cancel = context.WithTimeout(t.Context(), patience)
-			_ = sleeper.Resume(ctx, b.id)
+			suspend(t, suspender, b.id)
+			ctx, cancel = context.WithTimeout(t.Context(), giveUpAfter)
+			_ = suspender.Resume(ctx, b.id)
 			cancel()
 		}
 	})
 	t.Run("what is not there, or has ended, is not_found", func(t *testing.T) {
 		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_../../etc/passwd"} {
-			wantKind(t, "Suspend("+string(id)+")", sleeper.Suspend(t.Context(), id), sandbox.NotFound)
-			wantKind(t, "Resume("+string(id)+")", sleeper.Resume(t.Context(), id), sandbox.NotFound)
+			wantKind(t, "Suspend("+string(id)+")", suspender.Suspend(t.Context(), id), sandbox.NotFound)
+			wantKind(t, "Resume("+string(id)+")", suspender.Resume(t.Context(), id), sandbox.NotFound)
 		}
 		b := s.create(t, s.spec())
-		_, _ = b.ask(t.Context(), "POST", "/exit", nil)
+		_, _ = b.request(t.Context(), "POST", "/exit", nil)
 		for deadline := time.Now().Add(10 * time.Second); list(t, s.engine)[0].Running && time.Now().Before(deadline); {
 			time.Sleep(20 * time.Millisecond)
 		}
-		wantKind(t, "Suspend of what ended", sleeper.Suspend(t.Context(), b.id), sandbox.NotFound)
-		wantKind(t, "Resume of what ended", sleeper.Resume(t.Context(), b.id), sandbox.NotFound)
+		wantKind(t, "Suspend of what ended", suspender.Suspend(t.Context(), b.id), sandbox.NotFound)
+		wantKind(t, "Resume of what ended", suspender.Resume(t.Context(), b.id), sandbox.NotFound)
 	})
 }
 
@@ -237,15 +237,15 @@ func (s *suite) fork(t *testing.T) {
 	if !ok {
 		t.Skip("the engine can't copy sandboxes")
 	}
-	sleeper, _ := engine.As[engine.Suspender](s.engine)
+	suspender, _ := engine.As[engine.Suspender](s.engine)
 	original := s.create(t, s.spec())
-	original.must(t, "POST", "/count", nil)
+	original.mustRequest(t, "POST", "/count", nil)
 	if s.engine.Info().Suspend == engine.Paused { // an engine that can't save memory can't fork
 		wantKind(t, "Fork", forker.Fork(t.Context(), original.id, sandbox.NewID()), sandbox.Invalid)
 		s.wantOnly(t, original.id)
 		return
 	}
-	copied := func(t *testing.T) box {
+	newFork := func(t *testing.T) testSandbox {
 		id := sandbox.NewID()
 		start := time.Now()
 		if err := forker.Fork(t.Context(), original.id, id); err != nil {
@@ -256,34 +256,34 @@ func (s *suite) fork(t *testing.T) {
 		return s.dial(t, id)
 	}
 	t.Run("a copy goes on by itself", func(t *testing.T) {
-		b := copied(t)
-		walls := original.must(t, "GET", "/posture/kernel", nil)
-		if got := b.must(t, "GET", "/posture/kernel", nil); got != walls {
-			t.Errorf("the original's walls are\n%s\nand the copy's\n%s", walls, got)
+		b := newFork(t)
+		wantPosture := original.mustRequest(t, "GET", "/posture/kernel", nil)
+		if got := b.mustRequest(t, "GET", "/posture/kernel", nil); got != wantPosture {
+			t.Errorf("the original's walls are\n%s\nand the copy's\n%s", wantPosture, got)
 		}
-		b.must(t, "POST", "/count", nil)
-		if got := b.must(t, "POST", "/count", nil); got != "1 2 3 " {
+		b.mustRequest(t, "POST", "/count", nil)
+		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 3 " {
 			t.Errorf("the copy counted %q, want 1 2 3", got)
 		}
-		if got := original.must(t, "POST", "/count", nil); got != "1 2 " {
+		if got := original.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
 			t.Errorf("the original counted %q, want 1 2", got)
 		}
-		if sleeper == nil {
+		if suspender == nil {
 			return
 		}
-		suspend(t, sleeper, b.id)
-		resume(t, sleeper, b.id)
-		if got := b.must(t, "POST", "/count", nil); got != "1 2 3 4 " {
+		suspend(t, suspender, b.id)
+		resume(t, suspender, b.id)
+		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 3 4 " {
 			t.Errorf("the copy counted %q after it slept, want 1 2 3 4", got)
 		}
 	})
 	t.Run("a copy of a suspended sandbox, which sleeps on", func(t *testing.T) {
-		if sleeper == nil {
+		if suspender == nil {
 			t.Skip("the engine can't suspend sandboxes")
 		}
-		suspend(t, sleeper, original.id)
-		b := copied(t)
-		if got := b.must(t, "POST", "/count", nil); !strings.HasSuffix(got, " 3 ") {
+		suspend(t, suspender, original.id)
+		b := newFork(t)
+		if got := b.mustRequest(t, "POST", "/count", nil); !strings.HasSuffix(got, " 3 ") {
 			t.Errorf("the copy counted %q, want 1 2 3", got)
 		}
 		for _, c := range list(t, s.engine) {
@@ -291,8 +291,8 @@ func (s *suite) fork(t *testing.T) {
 				t.Errorf("List() has %+v", c)
 			}
 		}
-		resume(t, sleeper, original.id)
-		if got := original.must(t, "POST", "/count", nil); got != "1 2 3 " {
+		resume(t, suspender, original.id)
+		if got := original.mustRequest(t, "POST", "/count", nil); got != "1 2 3 " {
 			t.Errorf("the original counted %q, want 1 2 3", got)
 		}
 	})
@@ -309,7 +309,7 @@ func (s *suite) fork(t *testing.T) {
 			remove(t, s.engine, id)
 		}
 		s.wantOnly(t, original.id)
-		original.must(t, "POST", "/count", nil)
+		original.mustRequest(t, "POST", "/count", nil)
 	})
 }
 
