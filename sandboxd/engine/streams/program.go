@@ -15,9 +15,9 @@ import (
 
 const (
 	pipeBytes = 1 << 20
-	// lastWords is how long a program may continue to run after its stream is closed, and how long its stderr is read
+	// gracePeriod is how long a program may continue to run after its stream is closed, and how long its stderr is read
 	// after it has ended.
-	lastWords = 2 * time.Second
+	gracePeriod = 2 * time.Second
 )
 
 // Program is a running program with its stdin and stdout as a connection. If the program is `guest connect`, it is a
@@ -65,7 +65,7 @@ func Start(cmd *exec.Cmd) (*Program, error) {
 	defer stdout.Close()
 	p := &Program{Pipes: ours, cmd: cmd, stderr: &Bounded{Max: 8 << 10}, ended: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, p.stderr
-	cmd.WaitDelay = lastWords
+	cmd.WaitDelay = gracePeriod
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
 		ours.In.Close()
@@ -82,20 +82,20 @@ func Start(cmd *exec.Cmd) (*Program, error) {
 func (p *Program) Read(b []byte) (int, error) {
 	n, err := p.Pipes.Read(b)
 	if err == io.EOF {
-		if said := p.stderr.String(); said != "" {
-			err = fmt.Errorf("guest connect: %q: %w", said, io.ErrUnexpectedEOF)
+		if stderrText := p.stderr.String(); stderrText != "" {
+			err = fmt.Errorf("guest connect: %q: %w", stderrText, io.ErrUnexpectedEOF)
 		}
 	}
 	return n, err
 }
 
 // Close closes the program's stdin and stdout, which makes the program end, and does not wait for that. A program
-// that still runs after lastWords is killed. Close can be called again.
+// that still runs after gracePeriod is killed. Close can be called again.
 func (p *Program) Close() error {
 	p.once.Do(func() {
 		p.In.Close()
 		p.Out.Close()
-		time.AfterFunc(lastWords, func() {
+		time.AfterFunc(gracePeriod, func() {
 			select {
 			case <-p.ended:
 			default:

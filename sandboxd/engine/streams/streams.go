@@ -42,7 +42,7 @@ func (l *Open[ID]) Add(id ID, s Stream) {
 	l.open[id][s] = false
 	go func() {
 		<-s.Ended()
-		l.drop(id, s)
+		l.remove(id, s)
 	}()
 }
 
@@ -59,8 +59,8 @@ func (l *Open[ID]) Offer(id ID, s Stream) {
 func (l *Open[ID]) Take(id ID) (s Stream, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for s, free := range l.open[id] {
-		if free {
+	for s, unused := range l.open[id] {
+		if unused {
 			l.open[id][s] = false
 			return s, true
 		}
@@ -68,7 +68,7 @@ func (l *Open[ID]) Take(id ID) (s Stream, ok bool) {
 	return nil, false
 }
 
-func (l *Open[ID]) drop(id ID, s Stream) {
+func (l *Open[ID]) remove(id ID, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open[id], s)
