@@ -6,7 +6,7 @@
 //   - optional abilities of an engine: [Suspender], [Checkpointer], [Forker], [Snapshotter], [Opener], which [As]
 //     finds (optional.go)
 //   - the isolation that all engines share: the system call filter (seccomp.go), masked paths (masked.go), limits
-//     (walls.go)
+//     (limits.go)
 //   - the commands that start and reach the guest (guestargs.go)
 //   - [Check]: a result of `dormouse doctor` (check.go)
 //
