@@ -19,7 +19,7 @@ func wrap(doing string, err error) error {
 	if err == nil || sandbox.KindOf(err) != sandbox.Internal {
 		return err
 	}
-	if gone(err) {
+	if isUnreachable(err) {
 		return sandbox.Errorf(sandbox.Unavailable,
 			"the Docker engine does not answer: see that it runs (docker info), then try again").
 			WithCause(fmt.Errorf("%s: %w", doing, err))
@@ -27,9 +27,9 @@ func wrap(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// gone reports whether err means that the engine could not be reached, rather than that it returned an error. The end
-// of a context does not count, because the caller caused it.
-func gone(err error) bool {
+// isUnreachable reports whether err means that the engine could not be reached, rather than that it returned an error.
+// The end of a context does not count, because the caller caused it.
+func isUnreachable(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}

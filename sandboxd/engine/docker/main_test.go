@@ -113,7 +113,7 @@ func (c *containers) killForgottenShims(t testing.TB) {
 // left describes what the tests have left behind. It waits for up to within until nothing is left.
 func (c *containers) left(within time.Duration) (left []string) {
 	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
-		left = c.leftNow()
+		left = c.findLeftovers()
 		if len(left) == 0 || time.Now().After(end) {
 			c.end()
 			return left
@@ -121,7 +121,7 @@ func (c *containers) left(within time.Duration) (left []string) {
 	}
 }
 
-func (c *containers) leftNow() (left []string) {
+func (c *containers) findLeftovers() (left []string) {
 	marks := []string{privateDirs}
 	c.mu.Lock()
 	for id, home := range c.byID {

@@ -92,21 +92,21 @@ func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 // acquireExclusive waits until no other call changes or dials the sandbox, and then excludes such calls until done is
 // called. It returns an error of kind busy if a dial is still in progress after disconnectTimeout.
 func (e *Engine) acquireExclusive(ctx context.Context, id sandbox.ID) (done func(), err error) {
-	changed, err := e.sandboxLocks.acquireChange(ctx, id)
+	releaseChange, err := e.sandboxLocks.acquireChange(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	waitCtx, cancel := context.WithTimeoutCause(ctx, disconnectTimeout, errDialInProgress)
 	defer cancel()
-	dialled, err := e.sandboxLocks.acquireAllDials(waitCtx, id)
+	releaseDials, err := e.sandboxLocks.acquireAllDials(waitCtx, id)
 	if err != nil {
-		changed()
+		releaseChange()
 		if ctx.Err() == nil {
 			err = context.Cause(waitCtx)
 		}
 		return nil, err
 	}
-	return func() { dialled(); changed() }, nil
+	return func() { releaseDials(); releaseChange() }, nil
 }
 
 // Suspend implements [engine.Suspender].
@@ -192,7 +192,7 @@ func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpo
 	defer cancel()
 	err = e.api.CheckpointCreate(saveCtx, from, options)
 	switch {
-	case err != nil && gone(err):
+	case err != nil && isUnreachable(err):
 	case err != nil && strings.Contains(err.Error(), "invalid task checkpoint option"):
 		// After a restart, Docker 20.10 lacks the data that it needs for a checkpoint of a container that was already
 		// running.
@@ -327,9 +327,9 @@ func (e *Engine) unfreeze(ctx context.Context, containerID string) error {
 	if left, err := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
 		return nil // no checkpoint was interrupted
 	}
-	soon, cancel := context.WithTimeout(ctx, answerTimeout)
+	answerCtx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	if e.awaitGuest(soon, containerID) == nil {
+	if e.awaitGuest(answerCtx, containerID) == nil {
 		return e.dropCheckpoints(ctx, containerID)
 	}
 	_ = e.pause(ctx, containerID) // it may be paused already
@@ -363,8 +363,8 @@ func (e *Engine) unpause(ctx context.Context, containerID string) error {
 		unpauseCtx, cancel := cleanup(ctx)
 		err := e.api.ContainerUnpause(unpauseCtx, containerID)
 		cancel()
-		soon, cancel := context.WithTimeout(ctx, answerTimeout)
-		answers := e.awaitGuest(soon, containerID)
+		answerCtx, cancel := context.WithTimeout(ctx, answerTimeout)
+		answers := e.awaitGuest(answerCtx, containerID)
 		cancel()
 		if answers == nil {
 			return nil

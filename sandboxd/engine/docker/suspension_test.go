@@ -12,13 +12,13 @@ import (
 func TestSuspensionOfEngines(t *testing.T) {
 	both := map[string]system.RuntimeWithStatus{"runc": {}, "runsc": {}}
 	for _, tt := range []struct {
-		name     string
-		sys      system.Info
-		runtime  string
-		versions map[string]string
-		stay     string // the reason why copies of memory can't be removed
-		want     engine.Suspension
-		remedy   string // a part of the expected remedy
+		name       string
+		sys        system.Info
+		runtime    string
+		versions   map[string]string
+		copiesStay string // the reason why copies of memory can't be removed
+		want       engine.Suspension
+		remedy     string // a part of the expected remedy
 	}{
 		{"gVisor on an experimental engine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil, "", engine.ToDisk, ""},
 		{"gVisor on an experimental engine of another machine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil,
@@ -30,7 +30,7 @@ func TestSuspensionOfEngines(t *testing.T) {
 			map[string]string{"Podman Engine": "5.0.0"}, "", engine.Paused, "--engine gvisor"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			facts := engineFacts{Runtime: tt.runtime, CopiesStay: tt.stay}
+			facts := engineFacts{Runtime: tt.runtime, CopiesStay: tt.copiesStay}
 			if got := suspensionOf(tt.sys, tt.versions, facts); got != tt.want {
 				t.Errorf("suspensionOf() = %q, want %q", got, tt.want)
 			}
