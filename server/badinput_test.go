@@ -16,9 +16,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// neighbour makes calls in a loop during a test, as another client, and fails the test if one is not answered correctly.
+// runOtherClient makes calls in a loop during a test, as another client, and fails the test if one is not answered correctly.
 // It checks that bad input from one client does not affect other clients.
-func neighbour(t *testing.T, address string) {
+func runOtherClient(t *testing.T, address string) {
 	t.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})
 	stream := openSSE(t, address)
@@ -52,7 +52,7 @@ func neighbour(t *testing.T, address string) {
 		if a := stream.next(); a.ID != 2.0 {
 			t.Errorf("a neighbour's stream: %s", a.raw)
 		}
-		aliveHTTP(t, address)
+		wantAliveHTTP(t, address)
 	})
 }
 
@@ -67,7 +67,7 @@ func serveTools(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := server.NewHTTP(server.New(tools.New(nil, tools.Config{}), server.Config{}), server.HTTPConfig{Address: l.Addr().String(), Tokens: []server.Token{token}, Sandboxes: inventory{}})
+	h, err := server.NewHTTP(server.New(tools.New(nil, tools.Config{}), server.Config{}), server.HTTPConfig{Address: l.Addr().String(), Tokens: []server.Token{token}, Sandboxes: fakeDaemon{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestBadShapes(t *testing.T) {
 // TestBrokenConnections checks that input that is not HTTP, or is incomplete, ends only the connection that sent it.
 func TestBrokenConnections(t *testing.T) {
 	address, _ := serve(t, nil)
-	neighbour(t, address)
+	runOtherClient(t, address)
 	head := func(line ...string) string {
 		return "POST /mcp HTTP/1.1\r\nHost: " + address + "\r\nAuthorization: Bearer " + secret + "\r\nContent-Type: application/json\r\n" + strings.Join(line, "\r\n") + "\r\n\r\n"
 	}
@@ -120,7 +120,7 @@ func TestBrokenConnections(t *testing.T) {
 	length := fmt.Sprintf("Content-Length: %d", len(ping))
 	for _, c := range []struct {
 		name, sent, says string // says is the beginning of the answer; empty: the connection is closed without an answer
-		vanish           bool   // the client closes its side right after sending
+		disconnects      bool   // the client closes its side right after sending
 	}{
 		{"no HTTP", "hello\r\n\r\n", "HTTP/1.1 400", false},
 		{"TLS to a plain port", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP/1.1 400", true},
@@ -144,7 +144,7 @@ func TestBrokenConnections(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			conn := dial(t, address)
 			io.WriteString(conn, c.sent)
-			if c.vanish {
+			if c.disconnects {
 				conn.(*net.TCPConn).CloseWrite()
 			}
 			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -184,16 +184,16 @@ func TestSameIDs(t *testing.T) {
 	s := openSSE(t, address)
 	s.post(toolCall("1", "wait", `{"ms":100}`))
 	s.post(toolCall("1", "echo", `{"a":"second"}`))
-	var said []string
+	var reported []string
 	for range 2 {
 		a := s.next()
 		if a.ID != 1.0 {
 			t.Errorf("got %s", a.raw)
 		}
-		said = append(said, a.text())
+		reported = append(reported, a.text())
 	}
-	if said[0] != `{"a":"second"}` || said[1] != "waited" {
-		t.Errorf("got %q", said)
+	if reported[0] != `{"a":"second"}` || reported[1] != "waited" {
+		t.Errorf("got %q", reported)
 	}
 	var wg sync.WaitGroup
 	for i := range 50 {
@@ -214,7 +214,7 @@ func TestSameIDs(t *testing.T) {
 func TestManyConnections(t *testing.T) {
 	address, _ := serve(t, nil)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown
-	neighbour(t, address)
+	runOtherClient(t, address)
 	var conns []net.Conn
 	for i := range 1000 {
 		c, err := net.Dial("tcp", address)
@@ -236,7 +236,7 @@ func TestManyConnections(t *testing.T) {
 		}
 	}
 	begun := time.Now()
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 	if took := time.Since(begun); took > 2*time.Second {
 		t.Errorf("a call beside them took %v", took)
 	}
@@ -256,7 +256,7 @@ func TestManyStreams(t *testing.T) {
 		t.Errorf("one stream more: %d %s", res.StatusCode, body)
 	}
 	streams[0].cancel()
-	waitFor(t, func() bool {
+	eventuallyTrue(t, func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(text, `in_flight{kind="stream"} 19`)
 	})
@@ -269,10 +269,10 @@ func TestManyStreams(t *testing.T) {
 	}
 }
 
-// TestVanishWhileReading checks that a client that disconnects during a long answer does not affect other clients.
-func TestVanishWhileReading(t *testing.T) {
+// TestDisconnectDuringALongAnswer checks that a client that disconnects during a long answer does not affect other clients.
+func TestDisconnectDuringALongAnswer(t *testing.T) {
 	address, _ := serve(t, nil)
-	neighbour(t, address)
+	runOtherClient(t, address)
 	message := toolCall("1", "echo", `{"a":"`+strings.Repeat("x", 4<<20)+`"}`)
 	for range 5 {
 		c := dial(t, address)
@@ -282,7 +282,7 @@ func TestVanishWhileReading(t *testing.T) {
 		}
 		c.Close()
 	}
-	waitFor(t, func() bool {
+	eventuallyTrue(t, func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(text, "dormouse_http_body_bytes 0")
 	})
@@ -296,21 +296,21 @@ func TestLargeIDs(t *testing.T) {
 	for _, id := range []string{"9007199254740993", "1764220000123456789", "9223372036854775807", "-9223372036854775808", "123456789012345678901234567890", "0.12345678901234567890", `"9007199254740993"`} {
 		progress := strings.Replace(toolCall(id, "report", `{}`), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1)
 		for _, message := range []string{toolCall(id, "echo", `{"id":9007199254740993}`), toolCall(id, "panic", `{}`), toolCall(id, "none", `{}`), `{"method":"nope","id":` + id + `,"jsonrpc":"2.0"}`, progress} {
-			over := map[string]string{}
+			byTransport := map[string]string{}
 			stdio.send(message)
 			sse.post(message)
-			_, over["/mcp"] = ask(t, "POST", "http://"+address+"/mcp", message)
-			for over["stdio"] == "" {
+			_, byTransport["/mcp"] = ask(t, "POST", "http://"+address+"/mcp", message)
+			for byTransport["stdio"] == "" {
 				if a := stdio.next(); a.Method == "" {
-					over["stdio"] = a.raw
+					byTransport["stdio"] = a.raw
 				}
 			}
-			for over["/sse"] == "" {
+			for byTransport["/sse"] == "" {
 				if a := sse.next(); a.Method == "" {
-					over["/sse"] = a.raw
+					byTransport["/sse"] = a.raw
 				}
 			}
-			for transport, answer := range over {
+			for transport, answer := range byTransport {
 				if !strings.Contains(answer, `{"jsonrpc":"2.0","id":`+id+`,`) {
 					t.Errorf("%s of %s: %s", transport, message, answer)
 				}

@@ -20,11 +20,11 @@ type body struct {
 	begun    time.Time
 	patience time.Duration
 
-	budget *wire.Budget // memory for the body; nil: the body is not kept in memory
-	owner  sandbox.Owner
-	most   int64 // the maximum number of bytes of the body that are kept in memory; 0: no maximum
-	held   int64 // bytes taken from budget
-	read   int64 // bytes read from the client
+	budget  *wire.Budget // memory for the body; nil: the body is not kept in memory
+	owner   sandbox.Owner
+	maximum int64 // the maximum number of bytes of the body that are kept in memory; 0: no maximum
+	held    int64 // bytes taken from budget
+	read    int64 // bytes read from the client
 }
 
 // slowestBody is the minimum rate of a body: each slowestBody bytes extend the read deadline by one second.
@@ -39,8 +39,8 @@ func (b *body) begin(declared int64) bool {
 	if b.budget == nil || declared <= 0 {
 		return true
 	}
-	if b.most > 0 {
-		declared = min(declared, b.most)
+	if b.maximum > 0 {
+		declared = min(declared, b.maximum)
 	}
 	if !b.budget.Take(b.owner, declared) {
 		return false
@@ -58,10 +58,10 @@ func (b *body) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	b.read += int64(n)
-	if b.budget != nil && b.read > b.held && (b.most == 0 || b.held < b.most) {
+	if b.budget != nil && b.read > b.held && (b.maximum == 0 || b.held < b.maximum) {
 		more := max(b.read-b.held, bodyStep)
-		if b.most > 0 {
-			more = min(more, b.most-b.held)
+		if b.maximum > 0 {
+			more = min(more, b.maximum-b.held)
 		}
 		if !b.budget.Take(b.owner, more) {
 			return n, errBodiesBusy

@@ -16,7 +16,7 @@ func TestStdioMessagesInFlightAreBounded(t *testing.T) {
 	p.send(toolCall(`"first"`, "wait", `{"ms":60000,`+large+`}`), toolCall(`"second"`, "wait", `{"ms":0,`+large+`}`))
 	wantError(t, p.next(), "second", -32000, "more than 1 MiB of memory")
 	p.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"first"}}`)
-	p.alive()
+	p.wantAlive()
 	eventually(t, "a message is accepted after another has ended", func() bool {
 		p.send(toolCall(`"third"`, "wait", `{"ms":0,`+large+`}`))
 		return p.next().Error == nil

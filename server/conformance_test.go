@@ -40,7 +40,7 @@ func TestConformance(t *testing.T) {
 			results := t.TempDir()
 			run := exec.CommandContext(t.Context(), "node", suite, "server", "--url", url, "--requirements", version, "--expected-failures", expected, "--output-dir", results)
 			out, err := run.CombinedOutput()
-			t.Logf("conformance %s: %s", version, tally(t, results, unscored(t, suite, version)))
+			t.Logf("conformance %s: %s", version, summarize(t, results, unscored(t, suite, version)))
 			if err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
@@ -64,9 +64,9 @@ func unscored(t *testing.T, suite, version string) map[string]bool {
 	return scenarios
 }
 
-// tally returns a summary of the suite's results: the numbers of checks, and the suite's messages for the failures and
+// summarize returns a summary of the suite's results: the numbers of checks, and the suite's messages for the failures and
 // warnings. It fails the test if an unscored scenario fails, unless that is the scenario of an undeclared extension.
-func tally(t *testing.T, results string, unscored map[string]bool) string {
+func summarize(t *testing.T, results string, unscored map[string]bool) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(results, "*", "checks.json"))
 	if err != nil || len(files) == 0 {
@@ -121,7 +121,7 @@ func serveSuite(t *testing.T) string {
 	}
 	s := server.New(tools.New(nil, tools.Config{}), server.Config{})
 	addFixtures(s.MCP())
-	h, err := server.NewHTTP(s, server.HTTPConfig{Address: front.Addr().String(), Tokens: []server.Token{token}, Sandboxes: inventory{}})
+	h, err := server.NewHTTP(s, server.HTTPConfig{Address: front.Addr().String(), Tokens: []server.Token{token}, Sandboxes: fakeDaemon{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,9 +129,10 @@ func serveSuite(t *testing.T) string {
 	ended := make(chan error, 1)
 	go func() { ended <- h.Serve(ctx, back) }()
 	target := &url.URL{Scheme: "http", Host: back.Addr().String()}
-	quiet := log.New(io.Discard, "", 0) // discards messages about clients that disconnect
-	proxy := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{FlushInterval: -1, ErrorLog: quiet, Rewrite: func(r *httputil.ProxyRequest) {
-		// Read the whole body first: net/http's client closes a connection if the answer ends before the request has been sent.
+	discardLog := log.New(io.Discard, "", 0) // discards messages about clients that disconnect
+	proxy := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{FlushInterval: -1, ErrorLog: discardLog, Rewrite: func(r *httputil.ProxyRequest) {
+		// Read the whole body first: net/http's client closes a connection if the answer ends before the request has been
+		// sent.
 		body, _ := io.ReadAll(r.In.Body)
 		r.Out.Body = io.NopCloser(bytes.NewReader(body))
 		r.SetURL(target)

@@ -85,7 +85,7 @@ func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
 	if err != nil {
 		return fmt.Errorf("write message: %w", err)
 	}
-	b = m.exactly(b)
+	b = m.restoreID(b)
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if err := c.send(b, box); err != nil {
@@ -115,11 +115,11 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 		c.answer(ctx, m) // it is fast, and the next message may depend on it
 	default:
 		ctx, cancel := context.WithCancelCause(ctx)
-		key, this := string(m.id), &call{raw: m.raw, cancel: cancel}
+		key, inFlight := string(m.id), &call{raw: m.raw, cancel: cancel}
 		c.mu.Lock()
 		full := len(c.calls) >= maxInFlight
 		if !full {
-			c.calls[key] = this
+			c.calls[key] = inFlight
 		}
 		c.mu.Unlock()
 		if full {
@@ -131,10 +131,10 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 		c.running.Go(func() {
 			defer done()
 			defer cancel(nil)
-			c.serve(ctx, m, this)
+			c.serve(ctx, m, inFlight)
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if c.calls[key] == this { // if two requests have the same id, the entry is that of the later one
+			if c.calls[key] == inFlight { // if two requests have the same id, the entry is that of the later one
 				delete(c.calls, key)
 			}
 		})
@@ -142,9 +142,9 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 }
 
 // serve handles a request that may take long, and sends the answer.
-func (c *connection) serve(ctx context.Context, m *message, this *call) {
+func (c *connection) serve(ctx context.Context, m *message, inFlight *call) {
 	if m.method == string(mcp.MethodToolsCall) {
-		place, ok := newSeat(ctx, c.slots, c.waits, sandbox.Operator)
+		place, ok := newRequestSlot(ctx, c.slots, c.waits, sandbox.Operator)
 		if !ok {
 			return // the call was cancelled
 		}
@@ -157,7 +157,7 @@ func (c *connection) serve(ctx context.Context, m *message, this *call) {
 	defer box.Close()
 	response := c.handle(c.server.withOutbox(ctx, box), m)
 	c.mu.Lock()
-	cancelled := this.cancelled
+	cancelled := inFlight.cancelled
 	c.mu.Unlock()
 	if response != nil && !cancelled {
 		_ = c.writeAnswer(m, response, box) // a failed write ends the connection
@@ -202,12 +202,12 @@ func (c *connection) cancelCall(m *message) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if this := c.calls[string(n.Params.RequestID)]; this != nil {
-		this.cancelled = true
-		if modern(this.raw) {
-			this.cancel(tools.ErrUnwanted)
+	if inFlight := c.calls[string(n.Params.RequestID)]; inFlight != nil {
+		inFlight.cancelled = true
+		if modern(inFlight.raw) {
+			inFlight.cancel(tools.ErrUnwanted)
 		} else {
-			this.cancel(nil)
+			inFlight.cancel(nil)
 		}
 	}
 }
@@ -225,8 +225,8 @@ func modern(request []byte) bool {
 	return json.Unmarshal(request, &r) == nil && r.Params.Meta.Protocol >= "2026-07-28"
 }
 
-// drained waits until no request is in flight, and reports false if grace or ctx ends before that.
-func (c *connection) drained(ctx context.Context, grace time.Duration) bool {
+// awaitCalls waits until no request is in flight, and reports false if grace or ctx ends before that.
+func (c *connection) awaitCalls(ctx context.Context, grace time.Duration) bool {
 	done := make(chan struct{})
 	go func() { c.running.Wait(); close(done) }()
 	select {

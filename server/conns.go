@@ -13,20 +13,20 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// anonymousLife is how long a connection may stay open before its first request with a valid token.
-const anonymousLife = 10 * time.Second
+// anonymousTimeout is how long a connection may stay open before its first request with a valid token.
+const anonymousTimeout = 10 * time.Second
 
-// conns limits the number of a server's connections. A connection is anonymous until a request with a valid token arrives on it.
-// When a new connection exceeds the limit, the oldest anonymous one is closed, so that clients without a token cannot lock out
-// clients with one.
+// conns limits the number of a server's connections. A connection is anonymous until a request with a valid token arrives on
+// it. When a new connection exceeds the limit, the oldest anonymous one is closed, so that clients without a token cannot
+// lock out clients with one.
 //
 // The anonymous connections of one remote address are limited to three quarters of all connections. The limit is that high
 // because all clients of a reverse proxy have the proxy's address. One named owner is limited to three quarters of all
 // connections, and all named owners together to seven eighths.
 type conns struct {
 	net.Listener
-	most   int
-	owners *wire.Budget // counts the connections that have had a valid token
+	maximum int
+	owners  *wire.Budget // counts the connections that have had a valid token
 
 	mu        sync.Mutex
 	open      int
@@ -34,8 +34,8 @@ type conns struct {
 	byAddress map[netip.Prefix]int // the number of anonymous connections
 }
 
-func newConns(l net.Listener, most int) *conns {
-	return &conns{Listener: l, most: most, owners: wire.NewBudget(int64(most)), byAddress: map[netip.Prefix]int{}}
+func newConns(l net.Listener, maximum int) *conns {
+	return &conns{Listener: l, maximum: maximum, owners: wire.NewBudget(int64(maximum)), byAddress: map[netip.Prefix]int{}}
 }
 
 // Accept returns the next connection that the limits admit. It closes connections that they do not admit.
@@ -60,15 +60,15 @@ func (l *conns) admit(c net.Conn) *conn {
 		l.mu.Lock()
 		var evicted *conn
 		switch {
-		case l.byAddress[own.address] >= max(1, l.most-l.most/4):
+		case l.byAddress[own.address] >= max(1, l.maximum-l.maximum/4):
 			evicted = l.oldest(func(c *conn) bool { return c.address == own.address })
-		case l.open >= l.most:
+		case l.open >= l.maximum:
 			evicted = l.oldest(func(*conn) bool { return true })
 		default:
 			l.open++
 			l.byAddress[own.address]++
 			own.place = l.anonymous.PushBack(own)
-			own.expiry = time.AfterFunc(anonymousLife, own.expire)
+			own.expiry = time.AfterFunc(anonymousTimeout, own.expire)
 			l.mu.Unlock()
 			return own
 		}
@@ -90,8 +90,8 @@ func (l *conns) oldest(fits func(*conn) bool) *conn {
 	return nil
 }
 
-// network returns the part of an address that a machine cannot choose freely: a whole IPv4 address, or the first 64 bits of an
-// IPv6 address. For all other kinds of addresses it returns the zero value, so that they count as one address.
+// network returns the part of an address that a machine cannot choose freely: a whole IPv4 address, or the first 64 bits of
+// an IPv6 address. For all other kinds of addresses it returns the zero value, so that they count as one address.
 func network(a net.Addr) netip.Prefix {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {

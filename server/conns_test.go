@@ -34,9 +34,9 @@ func withAlice(t *testing.T, change func(*server.HTTPConfig)) func(*server.HTTPC
 	}
 }
 
-// operatorAnswered sends requests with the operator's token, each on a new connection. It fails the test unless all are
+// wantOperatorAnswered sends requests with the operator's token, each on a new connection. It fails the test unless all are
 // answered with 200.
-func operatorAnswered(t *testing.T, address string) {
+func wantOperatorAnswered(t *testing.T, address string) {
 	t.Helper()
 	for _, path := range []string{"/v1/info", "/healthz", "/readyz", "/metrics"} {
 		transport := &http.Transport{DisableKeepAlives: true}
@@ -57,7 +57,7 @@ func operatorAnswered(t *testing.T, address string) {
 	}
 }
 
-func TestConnectionsWithoutATokenDoNotKeepTheOperatorOut(t *testing.T) {
+func TestConnectionsWithoutATokenDoNotLockOutTheOperator(t *testing.T) {
 	address, _ := serve(t, nil)
 	kept := dial(t, address) // a connection of the operator that stays open
 	request := fmt.Sprintf("GET /v1/info HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", address, secret)
@@ -77,10 +77,10 @@ func TestConnectionsWithoutATokenDoNotKeepTheOperatorOut(t *testing.T) {
 	for i := range flood {
 		dial(t, address)
 		if i%1000 == 999 {
-			operatorAnswered(t, address)
+			wantOperatorAnswered(t, address)
 		}
 	}
-	operatorAnswered(t, address)
+	wantOperatorAnswered(t, address)
 	get()
 }
 
@@ -132,7 +132,7 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 	}
 }
 
-func TestTheOldestAnonymousConnectionMakesPlace(t *testing.T) {
+func TestTheOldestAnonymousConnectionIsClosedFirst(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxConns = 4 })
 	var idle []net.Conn
 	for range 4 { // one address may have 3 of the 4 connections
@@ -142,7 +142,7 @@ func TestTheOldestAnonymousConnectionMakesPlace(t *testing.T) {
 	if _, err := idle[0].Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("the oldest connection: %v, want it closed", err)
 	}
-	operatorAnswered(t, address)
+	wantOperatorAnswered(t, address)
 }
 
 func TestANamedTokenCannotHoldAllConnections(t *testing.T) {
@@ -164,10 +164,10 @@ func TestANamedTokenCannotHoldAllConnections(t *testing.T) {
 		}
 	}
 	for range 10 {
-		operatorAnswered(t, address)
+		wantOperatorAnswered(t, address)
 		open(aliceSecret)
 	}
-	operatorAnswered(t, address)
+	wantOperatorAnswered(t, address)
 }
 
 // waiting is a fake daemon whose executions never end.
@@ -225,7 +225,7 @@ func TestLongPollsLeaveSlotsToOtherRequests(t *testing.T) {
 			}
 			eventually(t, "all long polls wait", func() bool { return atOnce.Load() == many })
 			for range 3 {
-				operatorAnswered(t, address)
+				wantOperatorAnswered(t, address)
 				if res, body := ask(t, http.MethodPost, "http://"+address+"/mcp", toolCall("1", "list_sandboxes", `{}`)); res.StatusCode != http.StatusOK {
 					t.Errorf("the operator's call: %d %s", res.StatusCode, body)
 				}
@@ -265,9 +265,9 @@ func TestAWaitWithoutASlotIsCutShort(t *testing.T) {
 	}
 }
 
-// TestLongPollsOnOneConnectionLeaveRoomForCalls checks that long polls do not block other calls on stdio, where all calls
+// TestLongPollsOnOneConnectionLeaveSlotsForCalls checks that long polls do not block other calls on stdio, where all calls
 // share one connection. SSE uses the same code.
-func TestLongPollsOnOneConnectionLeaveRoomForCalls(t *testing.T) {
+func TestLongPollsOnOneConnectionLeaveSlotsForCalls(t *testing.T) {
 	var atOnce atomic.Int64
 	list := tools.New(waiting{atOnce: &atOnce}, tools.Config{})
 	p := connectTo(t, server.New(list, server.Config{MaxCalls: 2}))

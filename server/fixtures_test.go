@@ -208,16 +208,16 @@ func addInputFixtures(s *mcpserver.MCPServer) {
 	}
 	addFixture(s, "test_input_required_result_capabilities", func(_ context.Context, r mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		b := ask("")
-		if can(r, "sampling") {
+		if hasCapability(r, "sampling") {
 			b.Sample("capital_question", sampling("What is the capital of France?", 100))
 		}
-		if can(r, "elicitation") {
+		if hasCapability(r, "elicitation") {
 			b.Elicit("user_name", question("What is your name?", "name", "string"))
 		}
 		return b.ToolResult(), nil
 	})
 	addFixture(s, "test_missing_capability", func(_ context.Context, r mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		if !can(r, "sampling") {
+		if !hasCapability(r, "sampling") {
 			return nil, mcp.MissingRequiredClientCapabilityError{Capability: "sampling"}
 		}
 		return ask("").Sample("capital_question", sampling("What is the capital of France?", 100)).ToolResult(), nil
@@ -233,8 +233,8 @@ func addInputFixtures(s *mcpserver.MCPServer) {
 	})
 }
 
-// can reports whether the client of a request declared the capability.
-func can(r mcp.CallToolRequest, capability string) bool {
+// hasCapability reports whether the client of a request declared the capability.
+func hasCapability(r mcp.CallToolRequest, capability string) bool {
 	if r.Params.Meta == nil {
 		return false
 	}

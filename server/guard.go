@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// ServeHTTP checks every request before a handler runs: the Host and Origin headers, the token, and the limits on the
-// number of requests, on their size and on their time. Only CORS preflight requests and the routes of public need no token.
+// ServeHTTP checks every request before a handler runs: the Host and Origin headers, the token, and the limits on the number
+// of requests, on their size and on their time. Only CORS preflight requests and the routes of servePublic need no token.
 func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	begun, w := time.Now(), newResponse(rw)
 	defer func() {
@@ -46,7 +46,7 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if conn != nil && !conn.trusted() {
 		w.Header().Set("Connection", "close") // an anonymous connection must not stay open
 	}
-	if refused := h.strangers(w, r); refused {
+	if refused := h.refuseHostOrOrigin(w, r); refused {
 		return
 	}
 	if r.Method == http.MethodOptions && w.origin != "" && r.Header.Get("Access-Control-Request-Method") != "" {
@@ -54,7 +54,7 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	if h.public(w, r) {
+	if h.servePublic(w, r) {
 		return
 	}
 	token, ok := bearer(h.tokens(), r.Header.Values("Authorization"))
@@ -82,9 +82,9 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	h.admit(w, r, token)
 }
 
-// strangers refuses a request whose Host or Origin header is not allowed, and reports whether it did. Otherwise it sets
-// w.origin to the Origin header.
-func (h *HTTP) strangers(w *response, r *http.Request) bool {
+// refuseHostOrOrigin refuses a request whose Host or Origin header is not allowed, and reports whether it did. Otherwise it
+// sets w.origin to the Origin header.
+func (h *HTTP) refuseHostOrOrigin(w *response, r *http.Request) bool {
 	if !h.names.host(r.Host) {
 		h.refuse(w, http.StatusForbidden, "host", "this name is not one of this server's; if it should be, start dormouse serve with --allow-host")
 		return true
@@ -103,7 +103,7 @@ func (h *HTTP) strangers(w *response, r *http.Request) bool {
 // admit serves a request with a valid token if the limits allow it, and refuses it otherwise.
 func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	if wait := h.rates.take(token.Name); wait > 0 {
-		h.tooOften(w, r, wait)
+		h.refuseRate(w, r, wait)
 		return
 	}
 	slots := h.calls
@@ -113,7 +113,7 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	case r.URL.Path == "/metrics":
 		slots = h.scrapes
 	}
-	place, ok := newSeat(r.Context(), slots, h.waits, token.Owner())
+	place, ok := newRequestSlot(r.Context(), slots, h.waits, token.Owner())
 	if !ok {
 		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, and more are not taken: wait for answers", slots.inUse()))
 		return
@@ -121,10 +121,10 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	defer place.leave()
 
 	b := &body{ReadCloser: r.Body, control: w.control, begun: time.Now(), patience: h.config.BodyPatience, owner: token.Owner()}
-	if !streamsIn(r) {
+	if !isUpload(r) {
 		b.budget = h.bodies
 		if h.server.config.Spool != nil {
-			b.most = spool.MaxKept // the rest of an MCP message is on disk, and the REST API's bodies are smaller
+			b.maximum = spool.MaxKept // the rest of an MCP message is on disk, and the REST API's bodies are smaller
 		}
 	}
 	if !b.begin(min(r.ContentLength, h.config.MaxBody)) {
@@ -133,7 +133,7 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	}
 	defer b.release()
 	r.Body = b
-	ctx, end := h.whileKnown(r.Context(), token)
+	ctx, end := h.withRevocation(r.Context(), token)
 	defer end()
 	// The token alone determines the owner. No header, field or parameter can change it.
 	ctx = sandbox.WithOwner(context.WithValue(ctx, bearerKey{}, token.Name), token.Owner())
@@ -156,10 +156,10 @@ func (h *HTTP) tokens() []Token {
 // tokenCheck is the interval at which the token of a running request is checked again.
 const tokenCheck = time.Second
 
-// whileKnown returns a context that ends at most about tokenCheck after the token is revoked. The caller must defer end.
+// withRevocation returns a context that ends at most about tokenCheck after the token is revoked. The caller must defer end.
 // If the token was revoked, end panics with http.ErrAbortHandler, which breaks the connection, so that the client does not
 // take a truncated answer for a complete one.
-func (h *HTTP) whileKnown(ctx context.Context, token Token) (_ context.Context, end func()) {
+func (h *HTTP) withRevocation(ctx context.Context, token Token) (_ context.Context, end func()) {
 	if h.config.TokenFile == nil {
 		return ctx, func() {}
 	}
@@ -190,9 +190,9 @@ func (h *HTTP) whileKnown(ctx context.Context, token Token) (_ context.Context, 
 	}
 }
 
-// tooOften refuses a request that exceeds the token's rate: with a JSON-RPC error on the MCP routes, and with an API error
+// refuseRate refuses a request that exceeds the token's rate: with a JSON-RPC error on the MCP routes, and with an API error
 // on all others. wait is the time after which the client may try again.
-func (h *HTTP) tooOften(w *response, r *http.Request, wait time.Duration) {
+func (h *HTTP) refuseRate(w *response, r *http.Request, wait time.Duration) {
 	says := fmt.Sprintf("this token may ask %g times a second, and asked more often: wait %s, and ask again", h.config.Rate, wait.Round(time.Millisecond))
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	if p := r.URL.Path; r.Method == http.MethodPost && (p == "/mcp" || p == "/message") {
@@ -225,8 +225,8 @@ func longLived(r *http.Request) bool {
 	return r.URL.Path == "/sse" || strings.HasSuffix(r.URL.Path, "/events")
 }
 
-// streamsIn reports whether the body of r is an uploaded file, which is forwarded in pieces and not kept in memory.
-func streamsIn(r *http.Request) bool {
+// isUpload reports whether the body of r is an uploaded file, which is forwarded in pieces and not kept in memory.
+func isUpload(r *http.Request) bool {
 	return r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/v1/sandboxes/")
 }
 

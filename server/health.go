@@ -17,14 +17,14 @@ type readiness struct {
 }
 
 const (
-	readinessKept     = time.Second
+	readinessMaxAge   = time.Second
 	readinessPatience = 5 * time.Second
 )
 
 func (d *readiness) ask(s Sandboxes) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.asked.IsZero() || time.Since(d.asked) > readinessKept {
+	if d.asked.IsZero() || time.Since(d.asked) > readinessMaxAge {
 		ctx, cancel := context.WithTimeout(context.Background(), readinessPatience)
 		defer cancel()
 		d.err = s.Ready(ctx)

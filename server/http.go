@@ -96,7 +96,7 @@ func NewHTTP(s *Server, c HTTPConfig) (*HTTP, error) {
 	h := &HTTP{
 		config: c, server: s, log: s.log, names: allowed,
 		bodies:  wire.NewBudget(c.BodiesBytes),
-		rates:   &rates{each: c.Rate, byName: map[string]*rate.Limiter{}},
+		rates:   &rates{perSecond: c.Rate, byName: map[string]*rate.Limiter{}},
 		calls:   newSlots(c.MaxRequests, c.Queue),
 		waits:   newSlots(c.MaxWaits, 0),
 		streams: newSlots(c.MaxStreams, 0),
@@ -141,8 +141,8 @@ func (c *HTTPConfig) defaults(s *Server) {
 	}
 }
 
-// public serves r if its route needs no token, and reports whether it did.
-func (h *HTTP) public(w *response, r *http.Request) bool {
+// servePublic serves r if its route needs no token, and reports whether it did.
+func (h *HTTP) servePublic(w *response, r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
 	}

@@ -20,12 +20,12 @@ import (
 
 const secret = "dormouse_a-secret-of-the-tests-0123456789"
 
-// inventory is a fake daemon for /readyz and /metrics.
-type inventory struct{ ready error }
+// fakeDaemon is a fake daemon for /readyz and /metrics.
+type fakeDaemon struct{ ready error }
 
-func (i inventory) Ready(context.Context) error { return i.ready }
+func (i fakeDaemon) Ready(context.Context) error { return i.ready }
 
-func (inventory) List(_ context.Context, r sandbox.ListRequest) (sandbox.Page, error) {
+func (fakeDaemon) List(_ context.Context, r sandbox.ListRequest) (sandbox.Page, error) {
 	if r.PageToken == "" {
 		return sandbox.Page{Sandboxes: []sandbox.Sandbox{{State: sandbox.Running}, {State: sandbox.Suspended}}, NextPageToken: "2"}, nil
 	}
@@ -46,7 +46,7 @@ func newHTTPOf(t testing.TB, address string, list []tools.Tool, folder *spool.Fo
 		t.Fatal(err)
 	}
 	metrics := server.NewMetrics("1.2.3")
-	c := server.HTTPConfig{Address: address, Tokens: []server.Token{token}, SSE: true, Sandboxes: inventory{}, Metrics: metrics,
+	c := server.HTTPConfig{Address: address, Tokens: []server.Token{token}, SSE: true, Sandboxes: fakeDaemon{}, Metrics: metrics,
 		API: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			n, err := io.Copy(io.Discard, r.Body)
 			if err != nil {
@@ -148,9 +148,9 @@ func do(h http.Handler, method, path, body string, header ...string) *httptest.R
 	return w
 }
 
-// TestS01_Strangers checks that, at every listen address, the server refuses requests from web pages that use DNS rebinding
-// or have another origin, and requests without the token.
-func TestS01_Strangers(t *testing.T) {
+// TestS01_ForeignHostsAndOriginsAreRefused checks that, at every listen address, the server refuses requests from web pages
+// that use DNS rebinding or have another origin, and requests without the token.
+func TestS01_ForeignHostsAndOriginsAreRefused(t *testing.T) {
 	type address struct{ listen, own string }
 	paths, turn := []string{"/mcp", "/sse", "/message", "/v1/info", "/metrics", "/healthz", "/nothing"}, 0
 	for _, at := range []address{{"127.0.0.1:8765", "127.0.0.1:8765"}, {"[::1]:8765", "[::1]:8765"},
@@ -220,8 +220,8 @@ func TestS01_Strangers(t *testing.T) {
 	}
 }
 
-// TestTwice checks that a request with two Origin or Authorization headers is refused.
-func TestTwice(t *testing.T) {
+// TestDuplicateHeadersAreRefused checks that a request with two Origin or Authorization headers is refused.
+func TestDuplicateHeadersAreRefused(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", nil)
 	if w := do(h, "POST", "/mcp", "{}", "Origin: http://localhost:8765", "Origin: http://localhost:8765"); w.Code != http.StatusForbidden {
 		t.Errorf("two origins: %d", w.Code)
@@ -250,7 +250,7 @@ func TestPreflight(t *testing.T) {
 
 // TestRoutes checks the routes, and which of them need a token.
 func TestRoutes(t *testing.T) {
-	notReady := func(c *server.HTTPConfig) { c.Sandboxes = inventory{ready: errors.New("secret text")} }
+	notReady := func(c *server.HTTPConfig) { c.Sandboxes = fakeDaemon{ready: errors.New("secret text")} }
 	noSSE := func(c *server.HTTPConfig) { c.SSE = false }
 	for _, c := range []struct {
 		name, method, path string

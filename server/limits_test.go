@@ -43,8 +43,8 @@ func status(t *testing.T, c net.Conn) string {
 	return strings.TrimSpace(line)
 }
 
-// aliveHTTP fails the test unless the server answers another client.
-func aliveHTTP(t *testing.T, address string) {
+// wantAliveHTTP fails the test unless the server answers another client.
+func wantAliveHTTP(t *testing.T, address string) {
 	t.Helper()
 	res, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "echo", `{}`))
 	if res.StatusCode != http.StatusOK || !strings.Contains(body, `"{}"`) {
@@ -71,13 +71,13 @@ func TestS04_Slow(t *testing.T) {
 			}
 		}
 	}()
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 	for name, c := range map[string]net.Conn{"silent": silent, "trickling": trickling} {
 		if got := status(t, c); !strings.Contains(got, "408") {
 			t.Errorf("%s: %q, want 408", name, got)
 		}
 	}
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 }
 
 // TestSlowCall checks that BodyPatience limits only the time to read the body, and not the duration of a call.
@@ -102,7 +102,7 @@ func TestS04_Endless(t *testing.T) {
 			t.Errorf("status %d, want 413", res.StatusCode)
 		}
 	}
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 	if res, _ := ask(t, "POST", "http://"+address+"/mcp", strings.Repeat(" ", 1<<20+1)); res.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Errorf("one byte over: %d", res.StatusCode)
 	}
@@ -167,14 +167,14 @@ func TestS04_Parallel(t *testing.T) {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
 	// The whole budget has been given back.
-	waitFor(t, func() bool {
+	eventuallyTrue(t, func() bool {
 		_, metrics := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(metrics, "dormouse_http_body_bytes 0\n")
 	})
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 }
 
-func waitFor(t *testing.T, ok func() bool) {
+func eventuallyTrue(t *testing.T, ok func() bool) {
 	t.Helper()
 	for begun := time.Now(); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(begun) > 5*time.Second {
@@ -217,7 +217,7 @@ func TestS07_Busy(t *testing.T) {
 	if res, _ := ask(t, "GET", "http://"+address+"/healthz", ""); res.StatusCode != http.StatusOK {
 		t.Errorf("health of a full server: %d", res.StatusCode)
 	}
-	aliveHTTP(t, address) // its request waits for a slot
+	wantAliveHTTP(t, address) // its request waits for a slot
 	wg.Wait()
 
 	address, _ = serve(t, func(c *server.HTTPConfig) { c.MaxRequests, c.Queue = 2, time.Millisecond })
@@ -239,7 +239,7 @@ func TestS02_Token(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if _, err := server.OpenOrMakeTokenFile(path, quiet); err != nil {
+			if _, err := server.OpenOrMakeTokenFile(path, discardLog); err != nil {
 				t.Error(err)
 			}
 		})
@@ -249,7 +249,7 @@ func TestS02_Token(t *testing.T) {
 	if err != nil || len(strings.TrimSpace(string(text))) != len("dormouse_")+43 {
 		t.Fatalf("token %q, %v", text, err)
 	}
-	file, err := server.OpenOrMakeTokenFile(path, quiet)
+	file, err := server.OpenOrMakeTokenFile(path, discardLog)
 	if err != nil || len(file.Tokens()) != 1 {
 		t.Fatalf("%v, %v", file, err)
 	}
@@ -270,17 +270,17 @@ func TestS02_Token(t *testing.T) {
 		t.Errorf("mode %o", info.Mode().Perm())
 	}
 	os.Chmod(path, 0o644)
-	if _, err := server.OpenOrMakeTokenFile(path, quiet); err == nil || !strings.Contains(err.Error(), "others may have read") {
+	if _, err := server.OpenOrMakeTokenFile(path, discardLog); err == nil || !strings.Contains(err.Error(), "others may have read") {
 		t.Errorf("a token that others can read: %v", err)
 	}
 	for name, content := range map[string]string{"empty": "", "short": "abc", "two lines": secret + "\n" + secret, "long": strings.Repeat("x", 2000)} {
 		bad := filepath.Join(t.TempDir(), "token")
 		os.WriteFile(bad, []byte(content), 0o600)
-		if _, err := server.OpenTokenFile(bad, quiet); err == nil || strings.Contains(err.Error(), secret) {
+		if _, err := server.OpenTokenFile(bad, discardLog); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := server.OpenTokenFile(filepath.Join(t.TempDir(), "none"), quiet); err == nil {
+	if _, err := server.OpenTokenFile(filepath.Join(t.TempDir(), "none"), discardLog); err == nil {
 		t.Error("no file: no error")
 	}
 }

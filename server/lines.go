@@ -15,8 +15,8 @@ type lines struct {
 	limits spool.Limits
 }
 
-func newLines(r io.Reader, folder *spool.Folder, most int) *lines {
-	return &lines{r: bufio.NewReaderSize(r, spool.Long), folder: folder, limits: spool.Limits{Message: int64(most)}}
+func newLines(r io.Reader, folder *spool.Folder, maximum int) *lines {
+	return &lines{r: bufio.NewReaderSize(r, spool.Long), folder: folder, limits: spool.Limits{Message: int64(maximum)}}
 }
 
 // next returns the next message, or a rejection. Both are nil for a line that needs no answer. A last line without a
@@ -24,7 +24,7 @@ func newLines(r io.Reader, folder *spool.Folder, most int) *lines {
 // the caller can continue with the line after it. The caller must close the message.
 func (l *lines) next() (*message, *rejection, error) {
 	part, err := l.r.ReadSlice('\n')
-	if err != bufio.ErrBufferFull && len(part) <= l.most()+1 { // nearly always
+	if err != bufio.ErrBufferFull && len(part) <= l.maximum()+1 { // nearly always
 		if err != nil && (err != io.EOF || len(part) == 0) {
 			return nil, nil, err
 		}
@@ -48,6 +48,6 @@ func (l *lines) next() (*message, *rejection, error) {
 	return m, refused, nil
 }
 
-// most returns the message limit as an int, capped at 1 GiB. The cap has no effect, because next compares the result with
+// maximum returns the message limit as an int, capped at 1 GiB. The cap has no effect, because next compares the result with
 // the length of a piece, which is at most spool.Long.
-func (l *lines) most() int { return int(min(l.limits.Message, 1<<30)) }
+func (l *lines) maximum() int { return int(min(l.limits.Message, 1<<30)) }

@@ -20,7 +20,7 @@ import (
 func parseSpooled(long *spool.Message) (*message, *rejection) {
 	text, flaw := long.End()
 	if flaw != nil {
-		return nil, flawed(flaw)
+		return nil, flawRejection(flaw)
 	}
 	m, refused := parse(text)
 	if m == nil || long.Count() == 0 {
@@ -44,9 +44,9 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 	return m, nil
 }
 
-// flawed returns the rejection for a flaw. It has the id of the message if the ends of the message contain it.
-func flawed(f *spool.Flaw) *rejection {
-	r := &rejection{text: f.Text, cause: f.Cause, id: (&tooLong{head: f.Head, tail: f.Tail}).idOf()}
+// flawRejection returns the rejection for a flaw. It has the id of the message if the ends of the message contain it.
+func flawRejection(f *spool.Flaw) *rejection {
+	r := &rejection{text: f.Text, cause: f.Cause, id: (&messageEnds{head: f.Head, tail: f.Tail}).idOf()}
 	switch f.Kind {
 	case spool.Malformed:
 		r.code, r.status = mcp.PARSE_ERROR, http.StatusBadRequest
@@ -75,10 +75,10 @@ func resolve(ctx context.Context, v any) any {
 	if !ok {
 		return v
 	}
-	return withStrings(long, v)
+	return replaceTokens(long, v)
 }
 
-func withStrings(long *spool.Message, v any) any {
+func replaceTokens(long *spool.Message, v any) any {
 	switch v := v.(type) {
 	case string:
 		if s, ok := long.Find(v); ok {
@@ -86,11 +86,11 @@ func withStrings(long *spool.Message, v any) any {
 		}
 	case []any:
 		for i := range v {
-			v[i] = withStrings(long, v[i])
+			v[i] = replaceTokens(long, v[i])
 		}
 	case map[string]any:
 		for k := range v {
-			v[k] = withStrings(long, v[k])
+			v[k] = replaceTokens(long, v[k])
 		}
 	}
 	return v

@@ -24,9 +24,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-func openSpool(t testing.TB, most int64) *spool.Folder {
+func openSpool(t testing.TB, maximum int64) *spool.Folder {
 	t.Helper()
-	f, err := spool.Open(filepath.Join(t.TempDir(), "spool"), most)
+	f, err := spool.Open(filepath.Join(t.TempDir(), "spool"), maximum)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 	t.Helper()
 	if kind == "stdio" {
 		p := connectTo(t, server.New(longTools(), server.Config{Spool: folder, MaxMessageBytes: limit}))
-		return rawClient{func(s string) { p.send(s) }, func() answer { t.Helper(); return slowly(t, p.tryNext) }}
+		return rawClient{func(s string) { p.send(s) }, func() answer { t.Helper(); return nextAnswer(t, p.tryNext) }}
 	}
 	address, _ := serveOf(t, longTools(), folder, func(c *server.HTTPConfig) { c.MaxBody = int64(limit) })
 	if kind == "http" {
@@ -102,7 +102,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 			}()
 		}, func() answer {
 			t.Helper()
-			return slowly(t, func(wait time.Duration) (answer, error) {
+			return nextAnswer(t, func(wait time.Duration) (answer, error) {
 				select {
 				case a := <-answers:
 					return a, nil
@@ -135,7 +135,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 	}}
 }
 
-func slowly(t *testing.T, next func(time.Duration) (answer, error)) answer {
+func nextAnswer(t *testing.T, next func(time.Duration) (answer, error)) answer {
 	t.Helper()
 	for {
 		a, err := next(60 * time.Second)
@@ -171,14 +171,14 @@ func TestLongStrings(t *testing.T) {
 					t.Errorf("%.80s: %.300s, want %s", s.json, a.raw, want)
 				}
 			}
-			waitFor(t, func() bool { return folder.Used() == 0 })
+			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 		})
 	}
 }
 
-// TestLongElsewhere checks that a long string outside the arguments of a tool is refused, and that no answer contains a
-// token.
-func TestLongElsewhere(t *testing.T) {
+// TestLongStringsOutsideArgumentsAreRefused checks that a long string outside the arguments of a tool is refused, and that
+// no answer contains a token.
+func TestLongStringsOutsideArgumentsAreRefused(t *testing.T) {
 	pad := strings.Repeat("x", 100_000)
 	for _, kind := range transports {
 		t.Run(kind, func(t *testing.T) {
@@ -210,13 +210,14 @@ func TestLongElsewhere(t *testing.T) {
 			if a := c.next(); a.ID != 2.0 || a.Result["isError"] != true {
 				t.Errorf("a name: %.300s", a.raw)
 			}
-			waitFor(t, func() bool { return folder.Used() == 0 })
+			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 		})
 	}
 }
 
-// TestLongRefused checks that a refused message is read to its end and answered with its id, and that the next call works.
-func TestLongRefused(t *testing.T) {
+// TestRefusedLongMessagesAreAnsweredWithTheirIDs checks that a refused message is read to its end and answered with its id,
+// and that the next call works.
+func TestRefusedLongMessagesAreAnsweredWithTheirIDs(t *testing.T) {
 	pad := strings.Repeat("x", 1<<20)
 	for _, kind := range transports {
 		t.Run(kind, func(t *testing.T) {
@@ -254,7 +255,7 @@ func TestLongRefused(t *testing.T) {
 					t.Errorf("%.100s: %.300s", m, a.raw)
 				}
 			}
-			waitFor(t, func() bool { return folder.Used() == 0 })
+			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 		})
 	}
 }
@@ -283,7 +284,7 @@ func TestLongAnswers(t *testing.T) {
 				if a := c.next(); a.Result["isError"] != true || !strings.Contains(a.text(), "too many large messages at once") {
 					t.Errorf("no room: %.300s", a.raw)
 				}
-				waitFor(t, func() bool { return folder.Used() == 0 })
+				eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 			})
 		}
 	}
@@ -313,11 +314,11 @@ func TestLongClients(t *testing.T) {
 			}
 		}
 	}
-	waitFor(t, func() bool { return folder.Used() == 0 })
+	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 }
 
-// TestLongAtOnce checks that many concurrent long messages, all with the same id, are not mixed up.
-func TestLongAtOnce(t *testing.T) {
+// TestConcurrentLongMessagesAreNotMixedUp checks that many concurrent long messages, all with the same id, are not mixed up.
+func TestConcurrentLongMessagesAreNotMixedUp(t *testing.T) {
 	for _, kind := range transports {
 		t.Run(kind, func(t *testing.T) {
 			folder := openSpool(t, 0)
@@ -336,13 +337,14 @@ func TestLongAtOnce(t *testing.T) {
 					t.Errorf("%d of %s", n, text)
 				}
 			}
-			waitFor(t, func() bool { return folder.Used() == 0 })
+			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 		})
 	}
 }
 
-// TestLongVanishes checks that nothing stays on disk if a client disconnects during a message or an answer.
-func TestLongVanishes(t *testing.T) {
+// TestDisconnectDuringALongMessageLeavesNoFiles checks that nothing stays on disk if a client disconnects during a message
+// or an answer.
+func TestDisconnectDuringALongMessageLeavesNoFiles(t *testing.T) {
 	folder := openSpool(t, 0)
 	address, _ := serveOf(t, longTools(), folder, func(c *server.HTTPConfig) { c.BodyPatience = 300 * time.Millisecond })
 	message := toolCall("1", "sum", `{"a":"`+strings.Repeat("x", 4<<20)+`"}`)
@@ -353,7 +355,7 @@ func TestLongVanishes(t *testing.T) {
 			switch i % 3 {
 			case 0: // the client disconnects during the message
 				io.WriteString(c, post(address, len(message))+message[:2<<20])
-				waitFor(t, func() bool { return folder.Used() > 0 })
+				eventuallyTrue(t, func() bool { return folder.Used() > 0 })
 				c.Close()
 			case 1: // the client stops sending
 				io.WriteString(c, post(address, len(message))+message[:66<<10])
@@ -370,21 +372,21 @@ func TestLongVanishes(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	waitFor(t, func() bool { return folder.Used() == 0 })
-	aliveHTTP(t, address)
+	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	wantAliveHTTP(t, address)
 
 	p := connectTo(t, server.New(longTools(), server.Config{Spool: folder, Grace: time.Millisecond}))
 	io.WriteString(p.in, message[:2<<20])
-	waitFor(t, func() bool { return folder.Used() > 0 })
+	eventuallyTrue(t, func() bool { return folder.Used() > 0 })
 	p.in.CloseWithError(io.ErrUnexpectedEOF)
 	<-p.ended
-	waitFor(t, func() bool { return folder.Used() == 0 })
+	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 
 	p = connectTo(t, server.New(longTools(), server.Config{Spool: folder, Grace: time.Millisecond}))
 	p.send(toolCall("1", "wait", `{"ms":60000,"a":"`+strings.Repeat("x", 1<<20)+`"}`))
-	waitFor(t, func() bool { return folder.Used() > 0 })
+	eventuallyTrue(t, func() bool { return folder.Used() > 0 })
 	p.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
-	waitFor(t, func() bool { return folder.Used() == 0 })
+	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 }
 
 // TestS04_LongBodies sends many long messages at once, and checks that those beyond the disk limit are refused with 503 and
@@ -412,8 +414,8 @@ func TestS04_LongBodies(t *testing.T) {
 	if t.Logf("statuses: %v", codes); codes[200]+codes[503] != 32 || codes[200] == 0 {
 		t.Errorf("statuses: %v", codes)
 	}
-	waitFor(t, func() bool { return folder.Used() == 0 })
-	aliveHTTP(t, address)
+	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	wantAliveHTTP(t, address)
 }
 
 // pattern returns the first n bytes of the file that "large" reads.

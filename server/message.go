@@ -63,18 +63,18 @@ func parse(line []byte) (*message, *rejection) {
 		// encoding/json would replace invalid bytes with U+FFFD, which would silently change the code or file that the
 		// client sent.
 		_ = json.Unmarshal(line, &m) // only for the id
-		return nil, &rejection{id: known(m.ID), code: mcp.PARSE_ERROR, text: "the message is not valid UTF-8"}
+		return nil, &rejection{id: validID(m.ID), code: mcp.PARSE_ERROR, text: "the message is not valid UTF-8"}
 	}
 	if err := wire.CheckShape(line, wire.MaxValues); err != nil && json.Valid(line) {
-		return nil, &rejection{id: ends(line).idOf(), code: mcp.INVALID_REQUEST, text: err.Error()}
+		return nil, &rejection{id: endsOf(line).idOf(), code: mcp.INVALID_REQUEST, text: err.Error()}
 	}
 	if err := json.Unmarshal(line, &m); err != nil {
 		if !json.Valid(line) {
 			return nil, &rejection{code: mcp.PARSE_ERROR, text: "the line is not one valid JSON message: " + firstError(err)}
 		}
-		return nil, &rejection{id: known(m.ID), code: mcp.INVALID_REQUEST, text: "the message is not a JSON-RPC request"}
+		return nil, &rejection{id: validID(m.ID), code: mcp.INVALID_REQUEST, text: "the message is not a JSON-RPC request"}
 	}
-	id := known(m.ID)
+	id := validID(m.ID)
 	switch {
 	case m.Method == nil && (m.Result != nil || m.Error != nil):
 		return nil, nil // a response: the server sends no requests, so there is nothing that it answers
@@ -86,8 +86,8 @@ func parse(line []byte) (*message, *rejection) {
 	return &message{raw: line, id: id, method: *m.Method}, nil
 }
 
-// known returns id if the server may send it back: a string or a number of less than 1024 bytes. Otherwise it returns nil.
-func known(id json.RawMessage) json.RawMessage {
+// validID returns id if the server may send it back: a string or a number of less than 1024 bytes. Otherwise it returns nil.
+func validID(id json.RawMessage) json.RawMessage {
 	if len(id) > 0 && (id[0] == '"' || id[0] == '-' || id[0] >= '0' && id[0] <= '9') && len(id) < 1024 {
 		return id
 	}
@@ -97,10 +97,10 @@ func known(id json.RawMessage) json.RawMessage {
 // answerHead matches the beginning of an mcp-go answer whose id is a number.
 var answerHead = regexp.MustCompile(`^(?:event: message\ndata: )?\{"jsonrpc":"2\.0","id":([-+.0-9eE]+)`)
 
-// exactly replaces the id in an answer to m with the JSON text that the client sent. mcp-go decodes numbers as float64,
+// restoreID replaces the id in an answer to m with the JSON text that the client sent. mcp-go decodes numbers as float64,
 // which changes integers beyond 2^53, such as times in nanoseconds. The client would not recognize the changed id and would
 // wait for the answer forever.
-func (m *message) exactly(answer []byte) []byte {
+func (m *message) restoreID(answer []byte) []byte {
 	const exact = 15 // a float64 preserves every number of up to 15 digits
 	if len(m.id) <= exact || m.id[0] == '"' {
 		return answer
@@ -126,26 +126,26 @@ var (
 	idAtEnd   = regexp.MustCompile(`[^\\]"id"\s*:\s*(-?\d+|"[^"\\]*")\s*(?:,\s*"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*)*\}\s*$`)
 )
 
-// tooLong holds the beginning and the end of a message that can't be handled. They may contain its id. If tail is nil,
+// messageEnds holds the beginning and the end of a message that can't be handled. They may contain its id. If tail is nil,
 // head is the whole message.
-type tooLong struct{ head, tail []byte }
+type messageEnds struct{ head, tail []byte }
 
-// ends returns the beginning and the end of a message that is in memory but must not be decoded.
-func ends(line []byte) *tooLong {
-	const most = 4 << 10
-	return &tooLong{head: line[:min(len(line), most)], tail: line[max(0, len(line)-most):]}
+// endsOf returns the beginning and the end of a message that is in memory but must not be decoded.
+func endsOf(line []byte) *messageEnds {
+	const maximum = 4 << 10
+	return &messageEnds{head: line[:min(len(line), maximum)], tail: line[max(0, len(line)-maximum):]}
 }
 
 // idOf returns the id of the message if its beginning or end contains it, and nil otherwise. With the id, the server can
 // answer the call, so that the client does not wait for it.
-func (t *tooLong) idOf() json.RawMessage {
+func (t *messageEnds) idOf() json.RawMessage {
 	if t.tail == nil {
 		t.tail = t.head
 		var whole struct {
 			ID json.RawMessage `json:"id"`
 		}
 		if json.Unmarshal(t.head, &whole) == nil {
-			return known(whole.ID)
+			return validID(whole.ID)
 		}
 	}
 	for _, m := range [][][]byte{idAtStart.FindSubmatch(t.head), idAtEnd.FindSubmatch(t.tail)} {

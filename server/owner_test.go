@@ -21,13 +21,13 @@ import (
 
 // counted is a fake daemon that records on whose behalf its sandboxes are listed.
 type counted struct {
-	inventory
+	fakeDaemon
 	by sandbox.Owner
 }
 
 func (c *counted) List(ctx context.Context, r sandbox.ListRequest) (sandbox.Page, error) {
 	c.by = sandbox.OwnerOf(ctx)
-	return c.inventory.List(ctx, r)
+	return c.fakeDaemon.List(ctx, r)
 }
 
 // TestS03_OwnerOfARequest checks that, on every transport, the owner of a request is that of its token, and that no header,

@@ -141,8 +141,8 @@ func (p *peer) tryNext(wait time.Duration) (answer, error) {
 	}
 }
 
-// alive fails the test unless the server still answers.
-func (p *peer) alive() {
+// wantAlive fails the test unless the server still answers.
+func (p *peer) wantAlive() {
 	p.t.Helper()
 	p.send(toolCall(`"alive"`, "echo", `{}`))
 	if a := p.next(); a.ID != "alive" || a.text() != "{}" {

@@ -69,18 +69,18 @@ func (r *response) Write(p []byte) (int, error) {
 	}
 	answer := p
 	if r.to != nil {
-		answer = r.to.exactly(p)
+		answer = r.to.restoreID(p)
 	}
-	if err := r.box.Send(timely{r}, answer); err != nil {
+	if err := r.box.Send(deadlineWriter{r}, answer); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-// timely writes to the client without changes, and extends the deadline before each write.
-type timely struct{ r *response }
+// deadlineWriter writes to the client without changes, and extends the deadline before each write.
+type deadlineWriter struct{ r *response }
 
-func (t timely) Write(p []byte) (int, error) {
+func (t deadlineWriter) Write(p []byte) (int, error) {
 	t.r.extend()
 	return t.r.ResponseWriter.Write(p)
 }

@@ -23,7 +23,7 @@ func TestWideAndDeepMessagesAreRefusedBeforeDecoding(t *testing.T) {
 	const wide, deep = "more than 10,000 values", "more than 64 levels"
 	objects := `[` + strings.Repeat(`{},`, 7<<20/3) + `{}]`
 	nested := strings.Repeat(`[`, 5000) + strings.Repeat(`]`, 5000)
-	const most = 160 << 20 // bytes; decoding the wide message allocates more than 600 MiB
+	const maximum = 160 << 20 // bytes; decoding the wide message allocates more than 600 MiB
 	for name, c := range map[string]struct{ arguments, says string }{
 		"an array of 2.4 million objects": {`{"a":` + objects + `}`, wide},
 		"5,000 levels":                    {`{"a":` + nested + `}`, deep},
@@ -32,10 +32,10 @@ func TestWideAndDeepMessagesAreRefusedBeforeDecoding(t *testing.T) {
 		message := toolCall("7", "echo", c.arguments)
 		t.Run("stdio/"+name, func(t *testing.T) {
 			p := connect(t, server.Config{})
-			if n := allocated(func() { p.send(message); wantError(t, p.next(), 7.0, -32600, c.says) }); n > most {
-				t.Errorf("the message cost %d MiB of allocations, want at most %d", n>>20, most>>20)
+			if n := allocated(func() { p.send(message); wantError(t, p.next(), 7.0, -32600, c.says) }); n > maximum {
+				t.Errorf("the message cost %d MiB of allocations, want at most %d", n>>20, maximum>>20)
 			}
-			p.alive()
+			p.wantAlive()
 		})
 		address, _ := serve(t, nil)
 		t.Run("mcp/"+name, func(t *testing.T) {
@@ -48,10 +48,10 @@ func TestWideAndDeepMessagesAreRefusedBeforeDecoding(t *testing.T) {
 				a.raw = body
 				wantError(t, a, 7.0, -32600, c.says)
 			})
-			if n > most {
-				t.Errorf("the message cost %d MiB of allocations, want at most %d", n>>20, most>>20)
+			if n > maximum {
+				t.Errorf("the message cost %d MiB of allocations, want at most %d", n>>20, maximum>>20)
 			}
-			aliveHTTP(t, address)
+			wantAliveHTTP(t, address)
 		})
 		t.Run("sse/"+name, func(t *testing.T) {
 			stream := openSSE(t, address)

@@ -14,7 +14,7 @@ import (
 // rates limits how many requests a second each token may make. A token that has made no requests for a while may make that
 // many at once.
 type rates struct {
-	each float64 // requests a second for each token; zero: no limit
+	perSecond float64 // requests a second for each token; zero: no limit
 
 	mu     sync.Mutex
 	byName map[string]*rate.Limiter
@@ -23,13 +23,13 @@ type rates struct {
 // take counts a request of the token with this name and returns zero. If the token has exceeded its rate, take does not
 // count the request and returns how long the client must wait. byName stays small, because only valid tokens get here.
 func (r *rates) take(name string) time.Duration {
-	if r.each == 0 {
+	if r.perSecond == 0 {
 		return 0
 	}
 	r.mu.Lock()
 	own := r.byName[name]
 	if own == nil {
-		own = rate.NewLimiter(rate.Limit(r.each), max(1, int(r.each)))
+		own = rate.NewLimiter(rate.Limit(r.perSecond), max(1, int(r.perSecond)))
 		r.byName[name] = own
 	}
 	r.mu.Unlock()
@@ -65,8 +65,8 @@ func (s *slots) inUse() int { return int(s.taken.Used()) }
 // workPatience is how long a request that has waited for an execution then waits for a slot among the working requests.
 const workPatience = 20 * time.Second
 
-// seat is the slot of one request: one in work, or, while the request waits for an execution, one in waits.
-type seat struct {
+// requestSlot is the slot of one request: one in work, or, while the request waits for an execution, one in waits.
+type requestSlot struct {
 	work, waits *slots
 	owner       sandbox.Owner
 
@@ -75,25 +75,25 @@ type seat struct {
 	waiter bool
 }
 
-// newSeat waits for a slot in work, and reports false if it gets none in time. The caller must call leave when the request
-// has ended.
-func newSeat(ctx context.Context, work, waits *slots, owner sandbox.Owner) (*seat, bool) {
+// newRequestSlot waits for a slot in work, and reports false if it gets none in time. The caller must call leave when the
+// request has ended.
+func newRequestSlot(ctx context.Context, work, waits *slots, owner sandbox.Owner) (*requestSlot, bool) {
 	free, ok := work.acquire(ctx, owner)
-	return &seat{work: work, waits: waits, owner: owner, free: free}, ok
+	return &requestSlot{work: work, waits: waits, owner: owner, free: free}, ok
 }
 
 // wait exchanges the slot for one in waits. It reports false, and keeps the slot, if none is free there.
-func (s *seat) wait() bool { return s.exchange(context.Background(), s.waits, true) }
+func (s *requestSlot) wait() bool { return s.exchange(context.Background(), s.waits, true) }
 
 // resume exchanges the slot in waits for one in work, for which it waits at most workPatience. It reports false, and keeps
 // the slot in waits, if it gets none in time.
-func (s *seat) resume(ctx context.Context) bool {
+func (s *requestSlot) resume(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, workPatience)
 	defer cancel()
 	return s.exchange(ctx, s.work, false)
 }
 
-func (s *seat) exchange(ctx context.Context, to *slots, waiter bool) bool {
+func (s *requestSlot) exchange(ctx context.Context, to *slots, waiter bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.free == nil || s.waiter == waiter {
@@ -108,7 +108,7 @@ func (s *seat) exchange(ctx context.Context, to *slots, waiter bool) bool {
 	return true
 }
 
-func (s *seat) leave() {
+func (s *requestSlot) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.free != nil {

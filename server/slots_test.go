@@ -7,11 +7,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func TestSeatAfterAWait(t *testing.T) {
+func TestRequestSlotAfterAWait(t *testing.T) {
 	work, waits := newSlots(1, 0), newSlots(1, 0)
-	sit := func() *seat {
+	acquireSlot := func() *requestSlot {
 		t.Helper()
-		s, ok := newSeat(t.Context(), work, waits, sandbox.Operator)
+		s, ok := newRequestSlot(t.Context(), work, waits, sandbox.Operator)
 		if !ok {
 			t.Fatal("no slot is free, want one")
 		}
@@ -23,14 +23,14 @@ func TestSeatAfterAWait(t *testing.T) {
 			t.Errorf("after %s: %d working and %d waiting, want %d and %d", after, work.inUse(), waits.inUse(), working, waiting)
 		}
 	}
-	first := sit()
+	first := acquireSlot()
 	for range 2 { // in the second round, first itself already holds the slot for waiting
 		if !first.wait() {
 			t.Error("a slot for a wait was refused, want it")
 		}
 	}
 	want("a wait", 0, 1)
-	second := sit()
+	second := acquireSlot()
 	if first.resume(t.Context()) {
 		t.Error("a request works after its wait without a working slot")
 	}

@@ -93,9 +93,9 @@ func (s *sseStream) end(grace time.Duration) {
 	s.ending.Lock()
 	s.ended = true
 	s.ending.Unlock()
-	s.drained(s.ctx, grace)
+	s.awaitCalls(s.ctx, grace)
 	s.close()
-	s.drained(context.WithoutCancel(s.ctx), grace)
+	s.awaitCalls(context.WithoutCancel(s.ctx), grace)
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.send = func([]byte, *spool.Outbox) error { return http.ErrHandlerTimeout }
@@ -136,15 +136,15 @@ func (h *HTTP) serveMessage(w *response, r *http.Request) {
 		return
 	}
 	// The call outlasts this request. The message stays in memory and on disk until the call has ended.
-	held := h.keep(r)
+	held := h.takeOverBudget(r)
 	taken = true
 	stream.dispatch(stream.ctx, m, func() { m.close(); held() })
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// keep transfers the bytes that the body of r has taken from the budget to the caller, which must call release to give
-// them back.
-func (h *HTTP) keep(r *http.Request) (release func()) {
+// takeOverBudget transfers the bytes that the body of r has taken from the budget to the caller, which must call release to
+// give them back.
+func (h *HTTP) takeOverBudget(r *http.Request) (release func()) {
 	b, ok := r.Body.(*body)
 	if !ok {
 		return func() {}

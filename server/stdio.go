@@ -34,14 +34,14 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if !c.drained(ctx, s.config.Grace) && ctx.Err() == nil {
+	if !c.awaitCalls(ctx, s.config.Grace) && ctx.Err() == nil {
 		s.log.Info("the client has gone; executions of its last calls go on by themselves")
 	}
 	if err == nil {
 		err = context.Cause(ctx) // a write failed, or the caller ended ctx; nil otherwise
 	}
 	c.broken(nil)
-	c.drained(context.WithoutCancel(ctx), time.Second) // the remaining calls were just cancelled and end soon
+	c.awaitCalls(context.WithoutCancel(ctx), time.Second) // the remaining calls were just cancelled and end soon
 	return err
 }
 

@@ -40,7 +40,7 @@ func TestInitialize(t *testing.T) {
 		if got := fmt.Sprint(a.Result["capabilities"]); got != "map[tools:map[]]" {
 			t.Errorf("%s: capabilities %s, want tools alone", asked, got)
 		}
-		p.alive()
+		p.wantAlive()
 	}
 }
 
@@ -78,7 +78,7 @@ func TestResources(t *testing.T) {
 	if a := ask("resources/read", `{"uri":"sandbox://box/files/`+strings.Repeat("x", 100_000)+`"}`); a.Error == nil || a.Error.Code != -32600 {
 		t.Errorf("a long URI: %.300s", a.raw)
 	}
-	p.alive()
+	p.wantAlive()
 }
 
 // TestClients calls the server with mcp-go's client, with each protocol version.
@@ -157,18 +157,18 @@ func TestBadMessages(t *testing.T) {
 			p := connect(t, server.Config{})
 			p.send(c.line)
 			wantError(t, p.next(), c.id, c.code, c.says)
-			p.alive()
+			p.wantAlive()
 		})
 	}
 }
 
-// TestSilentMessages checks that messages that need no answer get none.
-func TestSilentMessages(t *testing.T) {
+// TestMessagesThatNeedNoAnswerGetNone checks that messages that need no answer get none.
+func TestMessagesThatNeedNoAnswerGetNone(t *testing.T) {
 	p := connect(t, server.Config{})
 	p.send("", "  ", "\r", `{"jsonrpc":"2.0","id":1,"result":{}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}`,
 		`{"jsonrpc":"2.0","method":"notifications/unheard_of"}`, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":99}}`,
 		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":5}`)
-	p.alive()
+	p.wantAlive()
 }
 
 // TestLastLineWithoutNewline checks that a last line without a newline is handled, and answered after the client has closed
@@ -236,7 +236,7 @@ func TestPanic(t *testing.T) {
 	if !strings.Contains(log.String(), number) || !strings.Contains(log.String(), "secret text") {
 		t.Errorf("the log does not have number %s and the text: %s", number, log.String())
 	}
-	p.alive()
+	p.wantAlive()
 }
 
 // TestParallelCalls checks that a hundred concurrent calls are all answered and don't wait for each other.
@@ -272,8 +272,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestFlood checks that requests beyond maxInFlight are refused at once.
-func TestFlood(t *testing.T) {
+// TestRequestsBeyondMaxInFlightAreRefused checks that requests beyond maxInFlight are refused at once.
+func TestRequestsBeyondMaxInFlightAreRefused(t *testing.T) {
 	p := connect(t, server.Config{MaxCalls: 1, Grace: time.Millisecond})
 	for i := range 1001 {
 		p.send(toolCall(fmt.Sprint(i), "wait", `{"ms":60000}`))
@@ -298,7 +298,7 @@ func TestHugeLine(t *testing.T) {
 	} {
 		p.send(c.line)
 		wantError(t, p.next(), c.id, -32600, "longer than 1 MiB")
-		p.alive()
+		p.wantAlive()
 	}
 }
 

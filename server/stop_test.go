@@ -107,8 +107,8 @@ func TestExecutionMetrics(t *testing.T) {
 	}
 }
 
-// TestVanish checks that all slots are free again after clients disconnected during calls and streams.
-func TestVanish(t *testing.T) {
+// TestDisconnectsFreeAllSlots checks that all slots are free again after clients disconnected during calls and streams.
+func TestDisconnectsFreeAllSlots(t *testing.T) {
 	address, end := serve(t, nil)
 	for range 20 {
 		c := dial(t, address)
@@ -120,10 +120,10 @@ func TestVanish(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 		c.Close()
 	}
-	waitFor(t, func() bool {
+	eventuallyTrue(t, func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(text, "in_flight{kind=\"call\"} 0\n") && strings.Contains(text, `in_flight{kind="stream"} 0`)
 	})
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 	end()
 }

@@ -34,11 +34,11 @@ type TokenFile struct {
 	shared bool // other users may have permission to read the file
 	log    *slog.Logger
 
-	mu      sync.Mutex
-	info    fs.FileInfo // the state of the file when it was read; nil: the last read failed
-	settled bool        // every later change will alter the file's modification time
-	tokens  []Token
-	said    string // the error of the last read; empty: none
+	mu       sync.Mutex
+	info     fs.FileInfo // the state of the file when it was read; nil: the last read failed
+	settled  bool        // every later change will alter the file's modification time
+	tokens   []Token
+	reported string // the error of the last read; empty: none
 }
 
 // OpenTokenFile opens a token file that is managed outside Dormouse, such as a mounted secret. If other users can read it,
@@ -48,7 +48,7 @@ func OpenTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 	if err := f.open(); err != nil {
 		return nil, err
 	}
-	if othersRead(f.info) {
+	if readableByOthers(f.info) {
 		log.Warn("others on this machine can read the tokens", "file", path, "mode", f.info.Mode().Perm().String())
 	}
 	return f, nil
@@ -88,10 +88,10 @@ func (f *TokenFile) Tokens() []Token {
 	if err := f.read(); err != nil {
 		says = err.Error()
 	}
-	if says != "" && says != f.said {
+	if says != "" && says != f.reported {
 		f.log.Error("the tokens cannot be read, and nobody is let in", "error", says)
 	}
-	f.said = says
+	f.reported = says
 	return f.tokens
 }
 
@@ -130,7 +130,7 @@ func readTokens(path string, shared bool) ([]entry, fs.FileInfo, error) {
 	if !info.Mode().IsRegular() || info.Size() > maxTokenFile {
 		return nil, nil, fmt.Errorf("%s is not a file with tokens", path)
 	}
-	if !shared && othersRead(info) {
+	if !shared && readableByOthers(info) {
 		return nil, nil, fmt.Errorf("others may have read the tokens in %s (mode %o): remove the file, and a new one is made at the next start", path, info.Mode().Perm())
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxTokenFile))
@@ -144,7 +144,7 @@ func readTokens(path string, shared bool) ([]entry, fs.FileInfo, error) {
 	return entries, info, nil
 }
 
-func othersRead(info fs.FileInfo) bool {
+func readableByOthers(info fs.FileInfo) bool {
 	return info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows"
 }
 
@@ -222,8 +222,8 @@ func TokenNames(path string) ([]string, error) {
 }
 
 // editTokens replaces the entries in a token file by the result of edit, atomically. A lock file serializes concurrent
-// edits. If mayMake is true and the file does not exist, editTokens creates it. edit may be called more than once.
-func editTokens(path string, mayMake bool, edit func([]entry) ([]entry, error)) error {
+// edits. If mayCreate is true and the file does not exist, editTokens creates it. edit may be called more than once.
+func editTokens(path string, mayCreate bool, edit func([]entry) ([]entry, error)) error {
 	lock := flock.New(path+".lock", flock.SetPermissions(0o600))
 	if err := lock.Lock(); err != nil {
 		return fmt.Errorf("lock the tokens: %w", err)
@@ -231,7 +231,7 @@ func editTokens(path string, mayMake bool, edit func([]entry) ([]entry, error)) 
 	defer lock.Unlock()
 	for {
 		entries, _, err := readTokens(path, false)
-		isNew := mayMake && errors.Is(err, fs.ErrNotExist)
+		isNew := mayCreate && errors.Is(err, fs.ErrNotExist)
 		if err != nil && !isNew {
 			return err
 		}

@@ -16,10 +16,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server"
 )
 
-var quiet = slog.New(slog.DiscardHandler)
+var discardLog = slog.New(slog.DiscardHandler)
 
-// letsIn sends a request with a token and returns the HTTP status.
-func letsIn(t *testing.T, h http.Handler, token string) int {
+// statusWithToken sends a request with a token and returns the HTTP status.
+func statusWithToken(t *testing.T, h http.Handler, token string) int {
 	t.Helper()
 	return do(h, "GET", "/v1/info", "", "Authorization: Bearer "+token).Code
 }
@@ -28,7 +28,7 @@ func letsIn(t *testing.T, h http.Handler, token string) int {
 // the file can't be trusted.
 func TestS02_TokenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
-	file, err := server.OpenOrMakeTokenFile(path, quiet)
+	file, err := server.OpenOrMakeTokenFile(path, discardLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestS02_TokenFile(t *testing.T) {
 	want := func(when string, status int, tokens ...string) {
 		t.Helper()
 		for _, token := range tokens {
-			if got := letsIn(t, h, token); got != status {
+			if got := statusWithToken(t, h, token); got != status {
 				t.Errorf("%s: %d, want %d", when, got, status)
 			}
 		}
@@ -134,7 +134,7 @@ func TestS02_BadTokenFile(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "token")
 		os.WriteFile(path, []byte(text), 0o600)
 		for _, open := range []func(string, *slog.Logger) (*server.TokenFile, error){server.OpenTokenFile, server.OpenOrMakeTokenFile} {
-			if _, err := open(path, quiet); err == nil || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), other) {
+			if _, err := open(path, discardLog); err == nil || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), other) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -158,7 +158,7 @@ func TestTokenFileEditors(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		if _, err := server.OpenOrMakeTokenFile(path, quiet); err != nil {
+		if _, err := server.OpenOrMakeTokenFile(path, discardLog); err != nil {
 			t.Error(err)
 		}
 	})
@@ -180,7 +180,7 @@ func TestS02_RevokedStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := server.OpenOrMakeTokenFile(path, quiet)
+	file, err := server.OpenOrMakeTokenFile(path, discardLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestS07_Rate(t *testing.T) {
 			t.Errorf("POST %s = %d %v %s", path, w.Code, w.Header(), body)
 		}
 	}
-	if got := letsIn(t, h, other); got != http.StatusOK {
+	if got := statusWithToken(t, h, other); got != http.StatusOK {
 		t.Errorf("another's request: %d", got)
 	}
 	if w := do(h, "GET", "/healthz", ""); w.Code != http.StatusOK {
@@ -254,8 +254,8 @@ func TestS07_Rate(t *testing.T) {
 	}
 }
 
-// TestS07_PlacesForOthers checks that one token cannot use all slots.
-func TestS07_PlacesForOthers(t *testing.T) {
+// TestS07_OneTokenCannotUseAllSlots checks that one token cannot use all slots.
+func TestS07_OneTokenCannotUseAllSlots(t *testing.T) {
 	mine, _ := server.NewToken("alice", secret)
 	const other = "dormouse_another-secret-of-the-tests-0123456789"
 	his, _ := server.NewToken("bob", other)

@@ -240,7 +240,7 @@ func TestBadRequests(t *testing.T) {
 			}
 		})
 	}
-	aliveHTTP(t, address)
+	wantAliveHTTP(t, address)
 }
 
 // TestS06_Panic checks that the answer after a panic, also after one outside a tool, contains an error id and not the text of
