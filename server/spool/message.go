@@ -42,10 +42,10 @@ type Message struct {
 	store  store
 	flaw   *Flaw
 
-	read int64  // bytes written so far
-	kept []byte // the message so far, with tokens in place of long strings
-	over bool   // the message exceeds Limits.Kept; kept has only its beginning
-	tail []byte // if over: the last bytes of the message
+	read      int64  // bytes written so far
+	kept      []byte // the message so far, with tokens in place of long strings
+	truncated bool   // the message exceeds Limits.Kept; kept has only its beginning
+	tail      []byte // if truncated: the last bytes of the message
 
 	objects  []bool // the open objects (true) and lists (false), the outermost first
 	keyNext  bool   // the next string is the name of a field
@@ -203,14 +203,14 @@ func (m *Message) oddBackslashes(p []byte) bool {
 // piece reads the next piece of the current string, without quotes.
 func (m *Message) piece(p []byte) {
 	m.length += int64(len(p))
-	if !m.long && !m.isKey && !m.over && m.store.folder != nil && m.length > m.limits.Long {
-		m.toDisk()
+	if !m.long && !m.isKey && !m.truncated && m.store.folder != nil && m.length > m.limits.Long {
+		m.moveToDisk()
 	}
 	switch {
 	case !m.long:
 		m.keep(p)
 	case m.flaw == nil:
-		m.textFailed(m.text.write(p))
+		m.failString(m.text.write(p))
 		if m.flaw == nil && m.lastSize() > m.limits.String {
 			m.fail(TooLong, "a string of the message is longer than "+mebibytes(m.limits.String)+", the limit of one string: a file has at most 100 MiB", nil)
 		}
@@ -219,8 +219,8 @@ func (m *Message) piece(p []byte) {
 
 func (m *Message) lastSize() int64 { return m.store.sections[len(m.store.sections)-1].size }
 
-// toDisk makes the current string a long string: it moves the part of the string that is in memory to disk.
-func (m *Message) toDisk() {
+// moveToDisk makes the current string a long string: it moves the part of the string that is in memory to disk.
+func (m *Message) moveToDisk() {
 	m.long, m.token = true, ""
 	begun := m.kept[m.start:]
 	m.kept = m.kept[:m.start]
@@ -232,7 +232,7 @@ func (m *Message) toDisk() {
 		m.text.carry, m.text.part = nil, nil
 		err = m.text.write(begun)
 	}
-	m.textFailed(err)
+	m.failString(err)
 }
 
 func (m *Message) endString() {
@@ -240,14 +240,14 @@ func (m *Message) endString() {
 		return
 	}
 	if m.flaw == nil {
-		m.textFailed(m.text.end())
+		m.failString(m.text.end())
 	}
 	if m.flaw == nil {
 		m.keep([]byte(m.token))
 	}
 }
 
-func (m *Message) textFailed(err error) {
+func (m *Message) failString(err error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrBusy):
@@ -264,13 +264,13 @@ func (m *Message) textFailed(err error) {
 // keep appends p to the part of the message that stays in memory. If that part gets too large, only its beginning and end
 // are kept.
 func (m *Message) keep(p []byte) {
-	if !m.over && int64(len(m.kept)+len(p)) <= m.limits.Kept {
+	if !m.truncated && int64(len(m.kept)+len(p)) <= m.limits.Kept {
 		m.kept = append(m.kept, p...)
 		return
 	}
-	if !m.over {
+	if !m.truncated {
 		m.fail(TooLong, "the message has more than "+mebibytes(m.limits.Kept)+" besides its long strings", nil)
-		m.over = true
+		m.truncated = true
 		m.tail = bytes.Clone(m.kept[max(0, len(m.kept)-keptEnd):])
 		m.kept = bytes.Clone(m.kept[:min(len(m.kept), keptEnd)])
 	}
@@ -293,11 +293,11 @@ func (m *Message) fail(kind FlawKind, text string, cause error) {
 // after the last Write. End does not parse the message, so a message without a flaw may still be invalid JSON.
 func (m *Message) End() ([]byte, *Flaw) {
 	if err := m.store.flush(); err != nil {
-		m.textFailed(err)
+		m.failString(err)
 	}
 	if m.flaw != nil {
 		m.flaw.Head = m.kept
-		if m.over {
+		if m.truncated {
 			m.flaw.Tail = m.tail[max(0, len(m.tail)-keptEnd):]
 		}
 		return nil, m.flaw

@@ -19,7 +19,7 @@ type Outbox struct {
 
 	mu     sync.Mutex
 	prefix []byte    // the prefix of the tokens; nil: there are no tokens yet
-	ready  []section // the stored files, by the number in their token
+	stored []section // the stored files, by the number in their token
 }
 
 // NewOutbox returns an empty outbox, or nil if f is nil. The caller must close it after the answer was written.
@@ -44,7 +44,7 @@ func (o *Outbox) Base64(r io.Reader) (token string, n int64, err error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.prefix, o.ready = []byte(o.store.prefix()), slices.Clone(o.store.sections)
+	o.prefix, o.stored = []byte(o.store.prefix()), slices.Clone(o.store.sections)
 	return token, n, nil
 }
 
@@ -55,10 +55,10 @@ type onlyWriter struct{ io.Writer }
 // between two parts. If o is nil, Send writes part unchanged.
 func (o *Outbox) Send(w io.Writer, part []byte) error {
 	var prefix []byte
-	var ready []section
+	var stored []section
 	if o != nil {
 		o.mu.Lock()
-		prefix, ready = o.prefix, o.ready
+		prefix, stored = o.prefix, o.stored
 		o.mu.Unlock()
 	}
 	for {
@@ -75,13 +75,13 @@ func (o *Outbox) Send(w io.Writer, part []byte) error {
 			n++
 		}
 		number, err := strconv.Atoi(string(part[i+len(prefix) : n]))
-		if err != nil || number >= len(ready) {
+		if err != nil || number >= len(stored) {
 			return errors.New("an answer has a token that stands for nothing")
 		}
 		if _, err := w.Write(part[:i]); err != nil {
 			return err
 		}
-		if err := encode(w, o.store.open(ready[number])); err != nil {
+		if err := encode(w, o.store.open(stored[number])); err != nil {
 			return err
 		}
 		part = part[n:]

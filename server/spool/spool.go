@@ -28,8 +28,8 @@ import (
 // Folder is the folder of the files, with a limit on their total size. With a nil *Folder, all strings stay in memory. Its
 // methods may be called concurrently.
 type Folder struct {
-	path string
-	most int64 // the maximum of used
+	path    string
+	maximum int64 // the maximum of used
 
 	mu   sync.Mutex
 	used int64 // bytes that the files have reserved
@@ -47,11 +47,11 @@ var ErrDisk = errors.New("the disk of the Dormouse server is full, or can't be w
 const prefix = "dormouse-"
 
 // Open opens the folder at path. It creates the folder if necessary, accessible only to this user, and removes files that a
-// crash has left. Several processes may share the folder. most is the limit in bytes of this process's files; 0 means
+// crash has left. Several processes may share the folder. maximum is the limit in bytes of this process's files; 0 means
 // [Most].
-func Open(path string, most int64) (*Folder, error) {
-	if most == 0 {
-		most = Most
+func Open(path string, maximum int64) (*Folder, error) {
+	if maximum == 0 {
+		maximum = Most
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make spool folder: %w", err)
@@ -65,7 +65,7 @@ func Open(path string, most int64) (*Folder, error) {
 	for _, name := range left {
 		_ = os.Remove(name)
 	}
-	return &Folder{path: path, most: most}, nil
+	return &Folder{path: path, maximum: maximum}, nil
 }
 
 // Used returns how many bytes of the limit the files have reserved.
@@ -78,17 +78,17 @@ func (f *Folder) Used() int64 {
 	return f.used
 }
 
-func (f *Folder) take(n int64) bool {
+func (f *Folder) reserve(n int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.used+n > f.most {
+	if f.used+n > f.maximum {
 		return false
 	}
 	f.used += n
 	return true
 }
 
-func (f *Folder) give(n int64) {
+func (f *Folder) release(n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.used -= n
@@ -100,15 +100,15 @@ type store struct {
 	nonce    string
 	file     *os.File
 	w        *bufio.Writer
-	held     int64 // bytes reserved in the folder
+	reserved int64 // bytes reserved in the folder
 	size     int64
 	sections []section
 }
 
 type section struct{ offset, size int64 }
 
-// step is the minimum number of bytes that a store reserves in the folder at a time.
-const step = 1 << 20
+// reserveStep is the minimum number of bytes that a store reserves in the folder at a time.
+const reserveStep = 1 << 20
 
 // chunk is the number of bytes in one read or write of a whole file.
 const chunk = 512 << 10
@@ -146,17 +146,17 @@ func (s *store) create() error {
 
 // Write appends p to the last section. It returns ErrBusy if the folder's limit is reached.
 func (s *store) Write(p []byte) (int, error) {
-	if more := s.size + int64(len(p)) - s.held; more > 0 {
-		more = max(more, step)
-		if !s.folder.take(more) {
+	if more := s.size + int64(len(p)) - s.reserved; more > 0 {
+		more = max(more, reserveStep)
+		if !s.folder.reserve(more) {
 			return 0, ErrBusy
 		}
-		s.held += more
+		s.reserved += more
 	}
 	n, err := s.w.Write(p)
 	s.size += int64(n)
 	s.sections[len(s.sections)-1].size += int64(n)
-	return n, onDisk(err)
+	return n, diskError(err)
 }
 
 // flush writes buffered bytes to the file, so that open's readers see them.
@@ -166,7 +166,7 @@ func (s *store) flush() error {
 	}
 	err := s.w.Flush()
 	s.dropWriter()
-	return onDisk(err)
+	return diskError(err)
 }
 
 func (s *store) dropWriter() {
@@ -177,7 +177,7 @@ func (s *store) dropWriter() {
 	}
 }
 
-func onDisk(err error) error {
+func diskError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -213,8 +213,8 @@ func (s *store) close() {
 		_ = os.Remove(name) // on Windows, where create could not remove it
 		s.file = nil
 	}
-	if s.held > 0 {
-		s.folder.give(s.held)
-		s.held = 0
+	if s.reserved > 0 {
+		s.folder.release(s.reserved)
+		s.reserved = 0
 	}
 }

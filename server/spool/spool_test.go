@@ -19,9 +19,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-func open(t testing.TB, most int64) *spool.Folder {
+func open(t testing.TB, maximum int64) *spool.Folder {
 	t.Helper()
-	f, err := spool.Open(filepath.Join(t.TempDir(), "spool"), most)
+	f, err := spool.Open(filepath.Join(t.TempDir(), "spool"), maximum)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,9 +63,9 @@ func restore(t testing.TB, m *spool.Message, v any) any {
 	return v
 }
 
-// check checks that a message that is spooled and restored decodes to the same value as with encoding/json. It returns the
-// number of strings that were on disk.
-func check(t testing.TB, f *spool.Folder, l spool.Limits, text []byte, piece int) (strings int) {
+// checkRoundTrip checks that a message that is spooled and restored decodes to the same value as with encoding/json. It
+// returns the number of strings that were on disk.
+func checkRoundTrip(t testing.TB, f *spool.Folder, l spool.Limits, text []byte, piece int) (strings int) {
 	var want, got any
 	wantErr := json.Unmarshal(text, &want)
 	m, kept, flaw := in(f, l, text, piece)
@@ -144,7 +144,7 @@ func TestRestore(t *testing.T) {
 	for name, text := range messages() {
 		t.Run(name, func(t *testing.T) {
 			for _, piece := range []int{1, 2, 3, 5, 7, 11, 13, 4096, 65535, 65536, 65537, 1 << 30} {
-				check(t, f, spool.Limits{}, []byte(text), piece)
+				checkRoundTrip(t, f, spool.Limits{}, []byte(text), piece)
 			}
 		})
 	}
@@ -153,9 +153,9 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestEveryCut splits a message at every position around the point where a string becomes long, and inside all kinds of
-// escapes.
-func TestEveryCut(t *testing.T) {
+// TestMessageSplitAtEveryPosition splits a message at every position around the point where a string becomes long, and
+// inside all kinds of escapes.
+func TestMessageSplitAtEveryPosition(t *testing.T) {
 	f := open(t, 0)
 	text := []byte(`{"k":["` + strings.Repeat("x", long-20) + `\\\"é\u00e9\uD83D\uDE00😀\uD83D\n\uDE00\\","` + strings.Repeat("y", long) + `\uD83D"],"z":"\\"}`)
 	var cuts []int
@@ -185,11 +185,11 @@ func TestEveryCut(t *testing.T) {
 	}
 }
 
-// TestWhatIsSpooled checks that only long values are stored on disk, and no names of fields.
-func TestWhatIsSpooled(t *testing.T) {
+// TestOnlyLongValuesAreSpooled checks that only long values are stored on disk, and no names of fields.
+func TestOnlyLongValuesAreSpooled(t *testing.T) {
 	f := open(t, 0)
 	for name, want := range map[string]int{"plain": 1, "at the limit": 0, "one below": 0, "two": 2, "a long name": 1, "names and values": 3, "a token of the client's": 1, "deep": 1, "backslashes": 2} {
-		if got := check(t, f, spool.Limits{}, []byte(messages()[name]), 1000); got != want {
+		if got := checkRoundTrip(t, f, spool.Limits{}, []byte(messages()[name]), 1000); got != want {
 			t.Errorf("%s: %d strings on disk, want %d", name, got, want)
 		}
 	}
@@ -225,18 +225,19 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestFlaws checks that the rest of a message with a flaw is discarded, and that its id can still be found.
-func TestFlaws(t *testing.T) {
+// TestFlawDiscardsTheRestOfTheMessage checks that the rest of a message with a flaw is discarded, and that its id can still
+// be found.
+func TestFlawDiscardsTheRestOfTheMessage(t *testing.T) {
 	text := func(size int) []byte {
 		return []byte(`{"params":{"a":"` + strings.Repeat("x", size) + `"},"id":"seven"}`)
 	}
 	for _, c := range []struct {
-		name   string
-		limits spool.Limits
-		most   int64
-		text   []byte
-		kind   spool.FlawKind
-		says   string
+		name    string
+		limits  spool.Limits
+		maximum int64
+		text    []byte
+		kind    spool.FlawKind
+		says    string
 	}{
 		{"a long message", spool.Limits{Message: 1 << 20}, 0, text(2 << 20), spool.TooLong, "longer than 1 MiB, the limit of one message"},
 		{"a long string", spool.Limits{String: 1 << 20}, 0, text(2 << 20), spool.TooLong, "longer than 1 MiB, the limit of one string"},
@@ -248,7 +249,7 @@ func TestFlaws(t *testing.T) {
 		{"a control character", spool.Limits{}, 0, bytes.Replace(text(2<<20), []byte("xxx"), []byte("x\x01x"), 1), spool.Malformed, "control"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := open(t, c.most)
+			f := open(t, c.maximum)
 			for _, piece := range []int{1000, 1 << 16, 1 << 30} {
 				m, _, flaw := in(f, c.limits, c.text, piece)
 				if flaw == nil || flaw.Kind != c.kind || !strings.Contains(flaw.Text, c.says) {
@@ -312,8 +313,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestNoFolder checks that without a folder everything stays in memory.
-func TestNoFolder(t *testing.T) {
+// TestStringsStayInMemoryWithoutAFolder checks that without a folder everything stays in memory.
+func TestStringsStayInMemoryWithoutAFolder(t *testing.T) {
 	var f *spool.Folder
 	text := []byte(messages()["names and values"])
 	m, kept, flaw := in(f, spool.Limits{}, text, 1000)
@@ -323,8 +324,8 @@ func TestNoFolder(t *testing.T) {
 	m.Close()
 }
 
-// TestFolderGone checks that a disk error is returned, without the path in the text for the client.
-func TestFolderGone(t *testing.T) {
+// TestDiskErrorIsReturnedWithoutThePath checks that a disk error is returned, without the path in the text for the client.
+func TestDiskErrorIsReturnedWithoutThePath(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	f, _ := spool.Open(dir, 0)
 	os.RemoveAll(dir)
@@ -398,7 +399,7 @@ func FuzzRestore(f *testing.F) {
 	folder := open(f, 0)
 	f.Fuzz(func(t *testing.T, text []byte, piece, long uint8) {
 		for _, p := range []int{1, max(1, int(piece)), 1 << 16} {
-			check(t, folder, spool.Limits{Long: max(1, int64(long))}, text, p)
+			checkRoundTrip(t, folder, spool.Limits{Long: max(1, int64(long))}, text, p)
 		}
 	})
 }

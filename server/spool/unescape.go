@@ -17,10 +17,10 @@ var (
 // unescaper unescapes a JSON string and writes the result to a store. The string is passed in pieces of any size. The
 // result is the same as that of encoding/json; a lone surrogate becomes U+FFFD.
 type unescaper struct {
-	to    *store
-	carry []byte // the beginning of an escape whose rest is in the next piece
-	part  []byte // the beginning of a character whose rest is in the next piece
-	said  []byte // a buffer for unescaped characters, reused by escapes
+	to        *store
+	carry     []byte // the beginning of an escape whose rest is in the next piece
+	part      []byte // the beginning of a character whose rest is in the next piece
+	unescaped []byte // a buffer for unescaped characters, reused by escapes
 }
 
 // longestEscape is the length of the longest escape, a pair of surrogates.
@@ -92,8 +92,8 @@ func (u *unescaper) pieces(p []byte, last bool) error {
 // escapes writes the characters of the consecutive escapes at the beginning of p, and returns the length of these escapes.
 // The length is 0 if more bytes are needed to decode the first one. last means that p is the end of the string.
 func (u *unescaper) escapes(p []byte, last bool) (read int, err error) {
-	said := u.said[:0]
-	for read < len(p) && p[read] == '\\' && len(said) < 4096 {
+	unescaped := u.unescaped[:0]
+	for read < len(p) && p[read] == '\\' && len(unescaped) < 4096 {
 		r, n, err := decodeEscape(p[read:], last)
 		if err != nil {
 			return 0, err
@@ -101,14 +101,14 @@ func (u *unescaper) escapes(p []byte, last bool) (read int, err error) {
 		if n == 0 {
 			break
 		}
-		said = utf8.AppendRune(said, r)
+		unescaped = utf8.AppendRune(unescaped, r)
 		read += n
 	}
-	u.said = said
-	if len(said) == 0 {
+	u.unescaped = unescaped
+	if len(unescaped) == 0 {
 		return 0, nil
 	}
-	_, err = u.to.Write(said)
+	_, err = u.to.Write(unescaped)
 	return read, err
 }
 
