@@ -19,9 +19,9 @@ const answerBudget = 10_000
 // hostileTexts are texts of which most become longer in an answer, for example because they are escaped.
 var hostileTexts = []string{"x", "\x00", "\xff", "`", "``````````````", "\u202e", "\U000e0041", "\n", "\r", "é", "\x1b[31m", "<Figure>", "line of text\n", "```\n"}
 
-// program returns an execution that is built from bytes. Each group of three bytes adds one thing: the bytes choose its
-// kind, size and text.
-func program(b []byte) sandbox.Execution {
+// executionFromBytes returns an execution that is built from bytes. Each group of three bytes adds one thing: the bytes
+// choose its kind, size and text.
+func executionFromBytes(b []byte) sandbox.Execution {
 	ex := sandbox.Execution{State: sandbox.ExecFailed}
 	for i := 0; i+2 < len(b); i += 3 {
 		kind, size, text := b[i], 48*int(b[i+1]), hostileTexts[int(b[i+2])%len(hostileTexts)]
@@ -60,12 +60,12 @@ func program(b []byte) sandbox.Execution {
 
 var nextPage = regexp.MustCompile(`more: get_execution\(execution_id="[a-z_]+", offset=(\d+)\)`)
 
-// checkAnswers requests the answer about the execution that program builds from b, and then its pages. It fails the
+// checkAnswers requests the answer about the execution that executionFromBytes builds from b, and then its pages. It fails the
 // test if an answer is too long.
 func checkAnswers(t *testing.T, b []byte) {
 	t.Helper()
 	d := newDouble()
-	d.scripts["code"] = program(b)
+	d.scripts["code"] = executionFromBytes(b)
 	list := tools.New(d, tools.Config{})
 	if s := textOf(t, call(t, list, "execute_code", args{"code": "code"})); len(s) > answerBudget {
 		t.Errorf("the answer to %v has %d bytes, want at most %d; it begins with:\n%.500s", b, len(s), answerBudget, s)
@@ -110,7 +110,7 @@ func TestAnswersFitTheirBudget(t *testing.T) {
 	}
 }
 
-func TestThousandsOfMessagesMakeOneAnswer(t *testing.T) {
+func TestThousandsOfEventsMakeOneAnswer(t *testing.T) {
 	var events []sandbox.Event
 	for i := range 3_000 {
 		s := fmt.Sprintf("value %d %s", i, strings.Repeat("x", 4000))
@@ -152,7 +152,7 @@ func TestPageOfEscapesLosesNothing(t *testing.T) {
 }
 
 func TestManagementAnswersAreBounded(t *testing.T) {
-	const most = 25_000
+	const maximum = 25_000
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
 	for i := range 100 {
@@ -186,8 +186,8 @@ func TestManagementAnswersAreBounded(t *testing.T) {
 	} {
 		r := call(t, list, c.tool, c.args)
 		wantText(t, r, c.error, c.wants)
-		if s := textOf(t, r); len(s) > most {
-			t.Errorf("%s answers with %d bytes, want at most %d", c.tool, len(s), most)
+		if s := textOf(t, r); len(s) > maximum {
+			t.Errorf("%s answers with %d bytes, want at most %d", c.tool, len(s), maximum)
 		}
 	}
 }

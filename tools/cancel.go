@@ -14,23 +14,23 @@ import (
 // continues.
 var ErrUnwanted = errors.New("the client cancelled the call")
 
-// endUnwanted looks for the execution up to unwantedLooks times, once every unwantedLook, because the daemon may not
-// have recorded it yet. It gives up after unwantedPatience.
+// interruptUnwanted looks for the execution up to unwantedAttempts times, once every unwantedInterval, because the daemon
+// may not have recorded it yet. It gives up after unwantedTimeout.
 const (
-	unwantedPatience = 30 * time.Second
-	unwantedLook     = 100 * time.Millisecond
-	unwantedLooks    = 20
+	unwantedTimeout  = 30 * time.Second
+	unwantedInterval = 100 * time.Millisecond
+	unwantedAttempts = 20
 )
 
-// endUnwanted interrupts the execution that was started with a request id if ctx was cancelled with [ErrUnwanted].
+// interruptUnwanted interrupts the execution that was started with a request id if ctx was cancelled with [ErrUnwanted].
 // Otherwise it does nothing.
-func (t *toolset) endUnwanted(ctx context.Context, requestID string) {
+func (t *toolset) interruptUnwanted(ctx context.Context, requestID string) {
 	if !errors.Is(context.Cause(ctx), ErrUnwanted) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unwantedPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unwantedTimeout)
 	defer cancel()
-	for range unwantedLooks {
+	for range unwantedAttempts {
 		ex, err := t.sandboxes.FindExecution(ctx, requestID)
 		if err == nil && !ex.State.Final() {
 			_, err = t.sandboxes.Interrupt(ctx, string(ex.ID))
@@ -41,6 +41,6 @@ func (t *toolset) endUnwanted(ctx context.Context, requestID string) {
 			}
 			return
 		}
-		time.Sleep(unwantedLook) // the daemon may not have recorded the execution yet
+		time.Sleep(unwantedInterval) // the daemon may not have recorded the execution yet
 	}
 }

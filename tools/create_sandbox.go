@@ -43,16 +43,16 @@ func (t *toolset) callCreateSandbox(ctx context.Context, a arguments) *mcp.CallT
 	}
 	if ttl, ok := a.duration("ttl"); ok {
 		if err := sandbox.ValidateTTL(time.Duration(ttl)); err != nil { // Create would replace a TTL of 0 by the default
-			return t.failure(ctx, aNewSandbox, err)
+			return t.failure(ctx, subjectNewSandbox, err)
 		}
 		r.TTL = ttl
 	}
 	if err := r.Validate(); err != nil {
-		return t.failure(ctx, aNewSandbox, err)
+		return t.failure(ctx, subjectNewSandbox, err)
 	}
 	made, err := t.sandboxes.Create(ctx, r)
 	if err != nil {
-		return t.failure(ctx, aNewSandbox, err)
+		return t.failure(ctx, subjectNewSandbox, err)
 	}
 	files := a.files()
 	if _, err := t.writeAll(ctx, string(made.ID), files); err != nil {

@@ -19,17 +19,17 @@ type arguments map[string]any
 
 func (a arguments) text(name string) string { s, _ := a[name].(string); return s }
 
-func (a arguments) number(name string, otherwise float64) float64 {
+func (a arguments) number(name string, fallback float64) float64 {
 	if v, ok := a[name].(float64); ok {
 		return v
 	}
-	return otherwise
+	return fallback
 }
 
-// integer returns an argument as a whole number, or the value of otherwise if the argument is absent. decode has
+// integer returns an argument as a whole number, or the value of fallback if the argument is absent. decode has
 // checked that the number is whole.
-func (a arguments) integer(name string, otherwise int64) int64 {
-	return int64(a.number(name, float64(otherwise)))
+func (a arguments) integer(name string, fallback int64) int64 {
+	return int64(a.number(name, float64(fallback)))
 }
 
 func (a arguments) has(name string) bool { _, ok := a[name]; return ok }
@@ -59,7 +59,7 @@ func invalid(format string, args ...any) error {
 // and lists as strings, and null for an absent argument. It is strict where leniency would hide a mistake: it rejects
 // unknown names.
 func (ps params) decode(tool string, raw any) (arguments, error) {
-	given, err := object(raw)
+	given, err := decodeObject(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -86,10 +86,10 @@ func (ps params) decode(tool string, raw any) (arguments, error) {
 	return args, nil
 }
 
-// object returns a call's arguments as a map. It accepts an object, a string that contains a JSON object, and nil.
-func object(raw any) (map[string]any, error) {
+// decodeObject returns a call's arguments as a map. It accepts an object, a string that contains a JSON object, and nil.
+func decodeObject(raw any) (map[string]any, error) {
 	if long, ok := raw.(LongText); ok {
-		s, err := inMemory("the arguments", long, maxFilesText)
+		s, err := readIntoMemory("the arguments", long, maxFilesText)
 		if err != nil {
 			return nil, err
 		}
@@ -122,12 +122,12 @@ func (p param) decode(v any) (any, error) {
 		return p.decodeNumber(v)
 	}
 	if long, ok := v.(LongText); ok {
-		return inMemory(p.name, long, sandbox.MaxCodeBytes)
+		return readIntoMemory(p.name, long, sandbox.MaxCodeBytes)
 	}
 	if s, ok := v.(string); ok {
 		return s, nil
 	}
-	return nil, p.wrong("a string", v)
+	return nil, p.typeError("a string", v)
 }
 
 func (p param) decodeDuration(v any) (any, error) {
@@ -145,7 +145,7 @@ func (p param) decodeDuration(v any) (any, error) {
 		}
 		return d, nil
 	}
-	return nil, p.wrong(`a duration like "24h"`, v)
+	return nil, p.typeError(`a duration like "24h"`, v)
 }
 
 func (p param) decodeNumber(v any) (any, error) {
@@ -160,7 +160,7 @@ func (p param) decodeNumber(v any) (any, error) {
 		ok = err == nil
 	}
 	if !ok || math.IsNaN(n) || math.IsInf(n, 0) || p.kind == integer && n != math.Trunc(n) {
-		return nil, p.wrong(want, v)
+		return nil, p.typeError(want, v)
 	}
 	if p.min != nil && n < *p.min || p.max != nil && n > *p.max {
 		return nil, invalid("%s is %s: use %s", p.name, decimal(n), p.bounds())
@@ -181,7 +181,7 @@ func (p param) bounds() string {
 	return fmt.Sprintf("%.10g to %.10g", *p.min, *p.max)
 }
 
-func (p param) wrong(want string, v any) error {
+func (p param) typeError(want string, v any) error {
 	return invalid("%s must be %s, and is %s; an example: %s", p.name, want, describe(v), p.example)
 }
 
@@ -216,10 +216,10 @@ func (ps params) unknown(tool, name string) error {
 	if near := nearest(name, names); near != "" {
 		hint = fmt.Sprintf(": did you mean %q?", near)
 	}
-	return invalid("%s has no parameter %q%s It takes %s.", tool, sandbox.Quote(name), endSentence(hint), strings.Join(names, ", "))
+	return invalid("%s has no parameter %q%s It takes %s.", tool, sandbox.Quote(name), orFullStop(hint), strings.Join(names, ", "))
 }
 
-func endSentence(s string) string {
+func orFullStop(s string) string {
 	if s == "" {
 		return "."
 	}

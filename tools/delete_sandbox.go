@@ -19,7 +19,7 @@ func (t *toolset) deleteSandbox() Tool {
 				err = t.sandboxes.Delete(ctx, string(id))
 			}
 			if err != nil {
-				return t.failure(ctx, aSandbox, err)
+				return t.failure(ctx, subjectSandbox, err)
 			}
 			return structured("The sandbox is gone.", struct {
 				SandboxID   sandbox.ID `json:"sandbox_id"`

@@ -16,44 +16,44 @@ import (
 type subject int
 
 const (
-	aSandbox subject = iota
-	aNewSandbox
-	anExecution
-	aFile
+	subjectSandbox subject = iota
+	subjectNewSandbox
+	subjectExecution
+	subjectFile
 )
 
 // nextStep is the table of sentences that suggest to a model what to call after an error. Kinds without an entry need
 // no suggestion.
 var nextStep = map[sandbox.Kind]map[subject]string{
 	sandbox.NotFound: {
-		aSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
-		aNewSandbox: "list_sandboxes shows the sandboxes that there are; an image that was not found can be left out.",
-		anExecution: "get_sandbox shows what runs in a sandbox. If its code never ran, call execute_code again.",
-		aFile:       "list_sandboxes shows the sandboxes that there are, and execute_code the files in one (import os; os.listdir()).",
+		subjectSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
+		subjectNewSandbox: "list_sandboxes shows the sandboxes that there are; an image that was not found can be left out.",
+		subjectExecution:  "get_sandbox shows what runs in a sandbox. If its code never ran, call execute_code again.",
+		subjectFile:       "list_sandboxes shows the sandboxes that there are, and execute_code the files in one (import os; os.listdir()).",
 	},
 	sandbox.Expired: {
-		aSandbox:    "create_sandbox makes one, and so does execute_code without sandbox_id.",
-		aNewSandbox: "Call create_sandbox without fork_of.",
-		anExecution: "Run the code again with execute_code.",
-		aFile:       "Make the file again, in a new sandbox if this one has ended (execute_code without sandbox_id).",
+		subjectSandbox:    "create_sandbox makes one, and so does execute_code without sandbox_id.",
+		subjectNewSandbox: "Call create_sandbox without fork_of.",
+		subjectExecution:  "Run the code again with execute_code.",
+		subjectFile:       "Make the file again, in a new sandbox if this one has ended (execute_code without sandbox_id).",
 	},
 	sandbox.Busy: {
-		aSandbox:    "Call again in a few seconds.",
-		aNewSandbox: "Call again in a few seconds.",
-		anExecution: "Call again in a few seconds.",
-		aFile:       "Call again in a few seconds.",
+		subjectSandbox:    "Call again in a few seconds.",
+		subjectNewSandbox: "Call again in a few seconds.",
+		subjectExecution:  "Call again in a few seconds.",
+		subjectFile:       "Call again in a few seconds.",
 	},
 	sandbox.Limit: {
-		aSandbox:    "Wait for running code with get_execution, or stop some with interrupt_execution.",
-		aNewSandbox: "Use a sandbox that there is (list_sandboxes), or end one that nobody needs with delete_sandbox.",
-		anExecution: "Wait for running code with get_execution, or stop some with interrupt_execution.",
-		aFile:       "Make room by deleting files with execute_code (os.remove), or use a sandbox with more memory_mb.",
+		subjectSandbox:    "Wait for running code with get_execution, or stop some with interrupt_execution.",
+		subjectNewSandbox: "Use a sandbox that there is (list_sandboxes), or end one that nobody needs with delete_sandbox.",
+		subjectExecution:  "Wait for running code with get_execution, or stop some with interrupt_execution.",
+		subjectFile:       "Make room by deleting files with execute_code (os.remove), or use a sandbox with more memory_mb.",
 	},
 	sandbox.Unavailable: {
-		aSandbox:    "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
-		aNewSandbox: "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
-		anExecution: "Call again in a minute: the code may be running, and get_execution shows it.",
-		aFile:       "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		subjectSandbox:    "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		subjectNewSandbox: "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		subjectExecution:  "Call again in a minute: the code may be running, and get_execution shows it.",
+		subjectFile:       "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
 	},
 }
 
@@ -79,11 +79,11 @@ func (t *toolset) explain(ctx context.Context, about subject, err error) string 
 		t.log.Error("a tool call failed", "error_id", number, "error", err)
 		return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
 	}
-	return sentence(short(known.Message, maxErrorMessage)) + after(nextStep[known.Kind][about])
+	return toSentence(truncate(known.Message, maxErrorMessage)) + after(nextStep[known.Kind][about])
 }
 
-// sentence returns s as clean text that ends with a full stop.
-func sentence(s string) string {
+// toSentence returns s as clean text that ends with a full stop.
+func toSentence(s string) string {
 	s = strings.TrimSpace(cleanText(s))
 	if s != "" && !strings.HasSuffix(s, ".") {
 		s += "."
@@ -91,10 +91,10 @@ func sentence(s string) string {
 	return s
 }
 
-// because returns the reason of a sandbox or an execution as a sentence: at most 300 bytes, beginning with a capital
+// reasonSentence returns the reason of a sandbox or an execution as a sentence: at most 300 bytes, beginning with a capital
 // letter.
-func because(reason string) string {
-	s := sentence(oneLine(reason, 300))
+func reasonSentence(reason string) string {
+	s := toSentence(oneLine(reason, 300))
 	return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):]
 }
 

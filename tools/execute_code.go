@@ -51,41 +51,41 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 	}
 	// Invalid arguments must be rejected before a sandbox is created.
 	if err := r.Validate(""); err != nil {
-		return t.failure(ctx, aSandbox, err)
+		return t.failure(ctx, subjectSandbox, err)
 	}
 	if r.RequestID != "" {
-		if answer := t.seenBefore(ctx, r); answer != nil {
+		if answer := t.earlierAnswer(ctx, r); answer != nil {
 			return answer
 		}
 	}
-	name, fresh := a.text("sandbox_id"), false
+	name, newSandbox := a.text("sandbox_id"), false
 	if name == "" {
 		made, err := t.sandboxes.Create(ctx, sandbox.CreateRequest{Language: r.Language, RequestID: createRequestID(r.RequestID)})
 		if err != nil {
-			return t.failure(ctx, aNewSandbox, err)
+			return t.failure(ctx, subjectNewSandbox, err)
 		}
-		name, fresh = string(made.ID), true
+		name, newSandbox = string(made.ID), true
 	}
 	if _, err := t.writeAll(ctx, name, a.files()); err != nil {
 		words := t.explainFiles(ctx, err) + " The code was not run."
-		return errorText(words + t.abandon(ctx, name, fresh, r.RequestID, true))
+		return errorText(words + t.abandon(ctx, name, newSandbox, r.RequestID, true))
 	}
-	theirs := r.RequestID
-	if theirs == "" {
-		r.RequestID = "call:" + rand.Text() // if the call is cancelled, endUnwanted finds the execution by this id
+	clientRequestID := r.RequestID
+	if clientRequestID == "" {
+		r.RequestID = "call:" + rand.Text() // if the call is cancelled, interruptUnwanted finds the execution by this id
 	}
 	ex, err := t.execute(ctx, name, r)
-	t.endUnwanted(ctx, r.RequestID)
+	t.interruptUnwanted(ctx, r.RequestID)
 	if err != nil {
 		refused := sandbox.KindOf(err) == sandbox.Invalid // the daemon rejected the request, so nothing runs in the sandbox
-		return errorText(t.explain(ctx, aSandbox, err) + t.abandon(ctx, name, fresh, theirs, refused))
+		return errorText(t.explain(ctx, subjectSandbox, err) + t.abandon(ctx, name, newSandbox, clientRequestID, refused))
 	}
-	return t.renderExecution(ctx, ex, view{fresh: fresh})
+	return t.renderExecution(ctx, ex, view{newSandbox: newSandbox})
 }
 
-// seenBefore returns the answer about the execution that an earlier call started with the same request id, or nil if
+// earlierAnswer returns the answer about the execution that an earlier call started with the same request id, or nil if
 // there is none.
-func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp.CallToolResult {
+func (t *toolset) earlierAnswer(ctx context.Context, r sandbox.ExecuteRequest) *mcp.CallToolResult {
 	ex, err := t.sandboxes.FindExecution(ctx, r.RequestID)
 	if err == nil {
 		ex, err = t.await(ctx, string(ex.ID), r.WaitSeconds, r.Window)
@@ -93,7 +93,7 @@ func (t *toolset) seenBefore(ctx context.Context, r sandbox.ExecuteRequest) *mcp
 		return nil
 	}
 	if err != nil {
-		return t.failure(ctx, anExecution, err)
+		return t.failure(ctx, subjectExecution, err)
 	}
 	return t.renderExecution(ctx, ex, view{again: true})
 }
@@ -112,12 +112,12 @@ func createRequestID(id string) string {
 	return prefix + id
 }
 
-// abandon deletes a sandbox if a failed call created it (fresh is true), no code runs in it, and the call has no
+// abandon deletes a sandbox if a failed call created it (newSandbox is true), no code runs in it, and the call has no
 // request id. If the call has a request id, abandon keeps the sandbox, because a retry with that id uses it. The result
-// is a sentence for the answer that reports the deletion or names the sandbox that is kept. It is empty if fresh is
+// is a sentence for the answer that reports the deletion or names the sandbox that is kept. It is empty if newSandbox is
 // false.
-func (t *toolset) abandon(ctx context.Context, name string, fresh bool, requestID string, nothingRuns bool) string {
-	if !fresh {
+func (t *toolset) abandon(ctx context.Context, name string, newSandbox bool, requestID string, nothingRuns bool) string {
+	if !newSandbox {
 		return ""
 	}
 	if requestID == "" && nothingRuns {

@@ -108,8 +108,8 @@ func TestCancelledCall(t *testing.T) {
 	})
 }
 
-// TestErrorsSayWhatNext checks that errors of each kind suggest what to call next.
-func TestErrorsSayWhatNext(t *testing.T) {
+// TestErrorsSuggestTheNextCall checks that errors of each kind suggest what to call next.
+func TestErrorsSuggestTheNextCall(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
 	wantText(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": "gone"}), true, `there is no sandbox "gone".`, "list_sandboxes", "without sandbox_id")
@@ -125,9 +125,9 @@ func TestErrorsSayWhatNext(t *testing.T) {
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox makes one")
 }
 
-// TestInternalErrorsStayHome checks that the text of an internal error is logged and not shown. The answer and the log
+// TestInternalErrorsAreOnlyLogged checks that the text of an internal error is logged and not shown. The answer and the log
 // have the same number.
-func TestInternalErrorsStayHome(t *testing.T) {
+func TestInternalErrorsAreOnlyLogged(t *testing.T) {
 	var log bytes.Buffer
 	d := newDouble()
 	d.fail["Create"] = errors.New("open /var/lib/secret/path: boom")

@@ -31,7 +31,7 @@ const filesExample = `[{"path": "in.csv", "text": "a,b\n1,2\n"}]`
 // decodeFiles decodes the files argument. It accepts a list of files or a single file, each also as a string of JSON.
 func decodeFiles(v any) ([]fileArgument, error) {
 	if long, ok := v.(LongText); ok {
-		s, err := inMemory(filesName, long, maxFilesText)
+		s, err := readIntoMemory(filesName, long, maxFilesText)
 		if err != nil {
 			return nil, err
 		}
@@ -239,13 +239,13 @@ func (e *filesError) progress() string {
 }
 
 func pathList(files []fileArgument) string {
-	const most = 20
+	const maximum = 20
 	var paths []string
-	for _, f := range files[:min(len(files), most)] {
+	for _, f := range files[:min(len(files), maximum)] {
 		paths = append(paths, quotePath(f.path))
 	}
-	if len(files) > most {
-		paths = append(paths, fmt.Sprintf("and %d more", len(files)-most))
+	if len(files) > maximum {
+		paths = append(paths, fmt.Sprintf("and %d more", len(files)-maximum))
 	}
 	return strings.Join(paths, ", ")
 }

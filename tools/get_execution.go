@@ -25,7 +25,7 @@ func (t *toolset) getExecution() Tool {
 			}
 			ex, err := t.await(ctx, a.text("execution_id"), a.number("wait_seconds", sandbox.DefaultWaitSeconds), window)
 			if err != nil {
-				return t.failure(ctx, anExecution, err)
+				return t.failure(ctx, subjectExecution, err)
 			}
 			return t.renderExecution(ctx, ex, view{paging: paging})
 		})

@@ -19,9 +19,9 @@ func (t *toolset) getSandbox() Tool {
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
 			s, err := t.sandboxes.Get(ctx, a.text("sandbox_id"))
 			if err != nil {
-				return t.failure(ctx, aSandbox, err)
+				return t.failure(ctx, subjectSandbox, err)
 			}
-			words := sandboxWords(s)
+			words := describeSandbox(s)
 			if more := len(s.Executions) - maxExecutionsShown; more > 0 {
 				words += fmt.Sprintf(" %d more executions wait and are not shown.", more)
 			}
@@ -34,12 +34,12 @@ const maxExecutionsShown = 20
 // shorten returns a copy of a sandbox whose lists and texts are short enough for an answer. It omits the output and
 // errors of executions, which get_execution returns.
 func shorten(s sandbox.Sandbox) sandbox.Sandbox {
-	s.Reason = short(s.Reason, maxReason)
+	s.Reason = truncate(s.Reason, maxReason)
 	s.Kernels = slices.Clone(s.Kernels[:min(len(s.Kernels), len(languages))])
 	for i, k := range s.Kernels {
 		if k.LastDeath != nil {
 			death := *k.LastDeath
-			death.Detail = short(death.Detail, maxReason)
+			death.Detail = truncate(death.Detail, maxReason)
 			s.Kernels[i].LastDeath = &death
 		}
 	}
@@ -51,23 +51,23 @@ func shorten(s sandbox.Sandbox) sandbox.Sandbox {
 	return s
 }
 
-// sandboxWords returns sentences for a model about a sandbox's state, when it expires, and whether it lost recent
+// describeSandbox returns sentences for a model about a sandbox's state, when it expires, and whether it lost recent
 // changes.
-func sandboxWords(s sandbox.Sandbox) string {
+func describeSandbox(s sandbox.Sandbox) string {
 	if s.State == sandbox.Terminated {
-		return fmt.Sprintf("Sandbox %s has ended.%s", s.ID, after(because(s.Reason)))
+		return fmt.Sprintf("Sandbox %s has ended.%s", s.ID, after(reasonSentence(s.Reason)))
 	}
-	asleep, back := "", ""
+	suspension, back := "", ""
 	if s.State == sandbox.Suspended {
-		asleep = " on disk, with its variables; the next call that needs it resumes it"
+		suspension = " on disk, with its variables; the next call that needs it resumes it"
 		if s.SuspendedTo == "pause" {
-			asleep = " (paused, in memory), with its variables; the next call that needs it resumes it"
+			suspension = " (paused, in memory), with its variables; the next call that needs it resumes it"
 		}
 	}
 	if !s.RewoundTo.IsZero() {
 		back = fmt.Sprintf(" Its processes had died, and it went back to its state as of %s: what was done after that, until they died, is lost.", s.RewoundTo.UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
-	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, asleep, max(0, time.Until(s.ExpireTime).Round(time.Second)), back)
+	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, suspension, max(0, time.Until(s.ExpireTime).Round(time.Second)), back)
 }
 
 // identify returns the id of the sandbox that a call names. Answers use the id, because it stays correct after the

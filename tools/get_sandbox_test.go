@@ -20,8 +20,8 @@ func TestGetSuspendedSandbox(t *testing.T) {
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "went back to its state as of 2026-01-02 03:04:05 UTC")
 }
 
-// TestAnswersHaveTheID checks that answers contain the sandbox's id, even if the call uses the display name.
-func TestAnswersHaveTheID(t *testing.T) {
+// TestAnswersNameTheSandboxByID checks that answers contain the sandbox's id, even if the call uses the display name.
+func TestAnswersNameTheSandboxByID(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "mine"})
 	id := letterID("sbx_", 0)

@@ -30,23 +30,23 @@ const (
 	workerWait         = 20 * time.Second // how long a call waits for other workers to exit
 )
 
-// imageShop shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a
+// pictureShrinker shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a
 // small file can need much memory and time. Its methods are safe for concurrent use.
-type imageShop struct {
+type pictureShrinker struct {
 	slots chan struct{}
 
 	mu     sync.Mutex
 	owners map[sandbox.Owner]*ownerSlots
 }
 
-// ownerSlots limits the number of workers for one owner. imageShop.mu guards calls.
+// ownerSlots limits the number of workers for one owner. pictureShrinker.mu guards calls.
 type ownerSlots struct {
 	slots chan struct{}
 	calls int // how many calls of acquire hold a slot or wait for one
 }
 
-func newImageShop() *imageShop {
-	return &imageShop{slots: make(chan struct{}, maxWorkers), owners: map[sandbox.Owner]*ownerSlots{}}
+func newPictureShrinker() *pictureShrinker {
+	return &pictureShrinker{slots: make(chan struct{}, maxWorkers), owners: map[sandbox.Owner]*ownerSlots{}}
 }
 
 // picture is an image that clients can show.
@@ -58,7 +58,7 @@ type picture struct {
 
 var (
 	errNotPicture = errors.New("it is not a valid PNG or JPEG")
-	errNoRoom     = errors.New("there is no room for it in this answer")
+	errCannotFit  = errors.New("there is no room for it in this answer")
 	errTooCostly  = errors.New("decoding it takes too much time or memory")
 	errNotStarted = errors.New("the process that decodes it could not be started; call again")
 )
@@ -66,7 +66,7 @@ var (
 // fit returns the picture in at most budget bytes of base64, or an error that says why it can't be shown. A worker
 // decodes the whole picture even if it is small enough, to check that it is valid: a model's API rejects a conversation
 // that contains a broken picture.
-func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, error) {
+func (s *pictureShrinker) fit(ctx context.Context, data []byte, budget int) (picture, error) {
 	h, err := inspectPicture(data)
 	p := picture{width: h.width, height: h.height}
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *imageShop) fit(ctx context.Context, data []byte, budget int) (picture, 
 
 // acquire waits up to workerWait for one of the owner's slots and one of the shared slots. The caller must call release
 // after its worker has exited.
-func (s *imageShop) acquire(ctx context.Context) (release func(), err error) {
+func (s *pictureShrinker) acquire(ctx context.Context) (release func(), err error) {
 	owner := sandbox.OwnerOf(ctx)
 	s.mu.Lock()
 	own := s.owners[owner]
@@ -145,11 +145,11 @@ func imageContent(data []byte, mime string) mcp.ImageContent {
 // boundedBuffer is a buffer with a maximum size. A Write that would exceed this size fails.
 type boundedBuffer struct {
 	bytes.Buffer
-	most int
+	maximum int
 }
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > b.most {
+	if b.Len()+len(p) > b.maximum {
 		return 0, errors.New("a worker wrote more than it may")
 	}
 	return b.Buffer.Write(p)

@@ -18,7 +18,7 @@ func (t *toolset) interruptExecution() Tool {
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
 			ex, err := t.sandboxes.Interrupt(ctx, a.text("execution_id"))
 			if err != nil {
-				return t.failure(ctx, anExecution, err)
+				return t.failure(ctx, subjectExecution, err)
 			}
 			s := statusLine(ex, false, time.Now())
 			if ex.OutputBytes > 0 {

@@ -21,15 +21,15 @@ type LongText interface {
 // Such a string is read into memory. If the client sends the list itself, its long texts are not.
 const maxFilesText = 16 * sandbox.MiB
 
-// inMemory reads a long text into memory. It is for arguments that are not the content of a file, such as code. If the
-// text has more bytes than the limit most, the error is of kind invalid.
-func inMemory(name string, long LongText, most int64) (string, error) {
-	if long.Size() > most {
+// readIntoMemory reads a long text into memory. It is for arguments that are not the content of a file, such as code. If the
+// text has more bytes than maximum, the error is of kind invalid.
+func readIntoMemory(name string, long LongText, maximum int64) (string, error) {
+	if long.Size() > maximum {
 		hint := "write it to a file with write_files and run that"
 		if name != "code" {
 			hint = "what is long goes into a file, in a list of files"
 		}
-		return "", invalid("%s is %d bytes, the limit is %d: %s", name, long.Size(), most, hint)
+		return "", invalid("%s is %d bytes, the limit is %d: %s", name, long.Size(), maximum, hint)
 	}
 	b := make([]byte, long.Size())
 	if _, err := io.ReadFull(long.Open(), b); err != nil {
@@ -54,14 +54,14 @@ func WithOutbox(ctx context.Context, o Outbox) context.Context {
 
 // readLarge returns an answer with more than maxTextLength bytes of a file, without holding them in memory. It returns
 // nil if ctx has no outbox, or if the part of the file to read is not that long.
-func (t *toolset) readLarge(ctx context.Context, r reading, length int64) *mcp.CallToolResult {
+func (t *toolset) readLarge(ctx context.Context, r fileRead, length int64) *mcp.CallToolResult {
 	box, ok := ctx.Value(outboxKey{}).(Outbox)
 	if !ok || length <= maxTextLength {
 		return nil
 	}
 	body, file, err := t.sandboxes.ReadFile(ctx, r.sandbox, r.path, r.offset, length)
 	if err != nil {
-		return t.failure(ctx, aFile, err)
+		return t.failure(ctx, subjectFile, err)
 	}
 	defer body.Close()
 	if r.size = file.Size; min(length, r.size-r.offset) <= maxTextLength {
@@ -69,7 +69,7 @@ func (t *toolset) readLarge(ctx context.Context, r reading, length int64) *mcp.C
 	}
 	token, n, err := box.Base64(io.LimitReader(body, length))
 	if err != nil {
-		return t.failure(ctx, aFile, err)
+		return t.failure(ctx, subjectFile, err)
 	}
 	return r.resource(n, token)
 }

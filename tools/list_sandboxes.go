@@ -36,7 +36,7 @@ type listed struct {
 func summaries(page sandbox.Page) []listed {
 	list := []listed{}
 	for _, s := range page.Sandboxes {
-		list = append(list, listed{s.ID, s.DisplayName, s.State, short(s.Reason, maxReason), s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
+		list = append(list, listed{s.ID, s.DisplayName, s.State, truncate(s.Reason, maxReason), s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
 	}
 	return list
 }
@@ -46,7 +46,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 	if s := a.text("state"); s != "" {
 		state, err := sandbox.ParseState(s)
 		if err != nil {
-			return t.failure(ctx, aSandbox, err)
+			return t.failure(ctx, subjectSandbox, err)
 		}
 		r.State = state
 	}
@@ -56,7 +56,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 		page, err = t.sandboxes.List(ctx, r)
 	}
 	if err != nil {
-		return t.failure(ctx, aSandbox, err)
+		return t.failure(ctx, subjectSandbox, err)
 	}
 	answer := struct {
 		Sandboxes     []listed `json:"sandboxes"`

@@ -32,19 +32,19 @@ const (
 
 // Answers of a worker. workerMade is followed by the bytes of the smaller picture.
 const (
-	workerKeep    = "keep\n"    // the picture is valid and fits unchanged
-	workerMade    = "made\n"    // the worker made a smaller picture that fits
-	workerInvalid = "invalid\n" // the picture is broken
-	workerNoRoom  = "no room\n" // the picture can't be made small enough
+	workerKeep      = "keep\n"    // the picture is valid and fits unchanged
+	workerMade      = "made\n"    // the worker made a smaller picture that fits
+	workerInvalid   = "invalid\n" // the picture is broken
+	workerCannotFit = "no room\n" // the picture can't be made small enough
 )
 
-// hasWorker is true if this program has called RunPictureWorker. Only such a program can be started as a worker.
-var hasWorker bool
+// workerEnabled is true if this program has called RunPictureWorker. Only such a program can be started as a worker.
+var workerEnabled bool
 
 // RunPictureWorker decodes a picture and exits if this process was started as a worker; otherwise it returns. A program
 // that calls [New] must call RunPictureWorker at the beginning of main. If it does not, answers show no pictures.
 func RunPictureWorker() {
-	hasWorker = true
+	workerEnabled = true
 	if len(os.Args) != 4 || os.Args[1] != workerArgument {
 		return
 	}
@@ -72,13 +72,13 @@ func RunPictureWorker() {
 // base64, or nil if data fits unchanged. It kills the worker when ctx ends.
 func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, error) {
 	self, err := workerPath()
-	if err != nil || !hasWorker {
+	if err != nil || !workerEnabled {
 		return nil, errors.New("this program cannot decode pictures")
 	}
 	limited, cancel := context.WithTimeout(ctx, workerDeadline)
 	defer cancel()
 	cmd := exec.CommandContext(limited, self, workerArgument, strconv.Itoa(budget), strconv.Itoa(len(data)))
-	out := &boundedBuffer{most: len(workerMade) + max(budget, 0)}
+	out := &boundedBuffer{maximum: len(workerMade) + max(budget, 0)}
 	cmd.Env = []string{}
 	cmd.Stdin, cmd.Stdout = bytes.NewReader(data), out
 	cmd.WaitDelay = time.Second
@@ -99,8 +99,8 @@ func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, err
 	switch answer := out.Bytes(); {
 	case string(answer) == workerKeep:
 		return nil, nil
-	case string(answer) == workerNoRoom:
-		return nil, errNoRoom
+	case string(answer) == workerCannotFit:
+		return nil, errCannotFit
 	case bytes.HasPrefix(answer, []byte(workerMade)):
 		return answer[len(workerMade):], nil
 	}
@@ -119,7 +119,7 @@ func reducePicture(data []byte, budget int) []byte {
 	for side := maxImageSide; side >= 196; side /= 2 {
 		small := scale(img, side)
 		encoders := []func(image.Image) ([]byte, error){encodePNG, encodeJPEG(85), encodeJPEG(60)}
-		if format == "jpeg" || hopeless(len(data), img, small, budget) {
+		if format == "jpeg" || pngTooLarge(len(data), img, small, budget) {
 			encoders = encoders[1:]
 		}
 		for _, encode := range encoders {
@@ -129,12 +129,12 @@ func reducePicture(data []byte, budget int) []byte {
 			}
 		}
 	}
-	return []byte(workerNoRoom)
+	return []byte(workerCannotFit)
 }
 
-// hopeless reports whether a PNG of the smaller picture would probably be far larger than budget. It estimates this
+// pngTooLarge reports whether a PNG of the smaller picture would probably be far larger than budget. It estimates this
 // from size, the number of bytes of the large picture, and saves the second or two that encoding the PNG would take.
-func hopeless(size int, large, small image.Image, budget int) bool {
+func pngTooLarge(size int, large, small image.Image, budget int) bool {
 	pixels := func(img image.Image) float64 { return float64(img.Bounds().Dx()) * float64(img.Bounds().Dy()) }
 	return float64(size)*pixels(small)/pixels(large) > 2*float64(budget)
 }

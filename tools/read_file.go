@@ -41,8 +41,8 @@ func (t *toolset) readFile() Tool {
 // answerPatience is how long a call waits for the memory for its answer while other answers use that memory.
 const answerPatience = 10 * time.Second
 
-// reading contains the arguments of one read_file call, and the file's size once it is known.
-type reading struct {
+// fileRead contains the arguments of one read_file call, and the file's size once it is known.
+type fileRead struct {
 	sandbox string
 	path    string
 	offset  int64
@@ -52,16 +52,16 @@ type reading struct {
 func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolResult {
 	path, err := sandbox.ParsePath(a.text("path"))
 	if err != nil {
-		return t.failure(ctx, aFile, err)
+		return t.failure(ctx, subjectFile, err)
 	}
-	r := reading{sandbox: a.text("sandbox_id"), path: path, offset: a.integer("offset", 0)}
+	r := fileRead{sandbox: a.text("sandbox_id"), path: path, offset: a.integer("offset", 0)}
 	exact, length := a.has("length"), a.integer("length", filePage)
 	if large := t.readLarge(ctx, r, length); large != nil {
 		return large
 	}
 	data, err := t.fetch(ctx, &r, length)
 	if err != nil {
-		return t.failure(ctx, aFile, err)
+		return t.failure(ctx, subjectFile, err)
 	}
 	if r.offset > 0 && r.offset >= r.size {
 		return errorText(fmt.Sprintf("offset %d is at or after the end of %s, which has %s", r.offset, quotePath(r.path), bytesOf(r.size)))
@@ -93,7 +93,7 @@ func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolRe
 }
 
 // fetch reads up to length bytes at r.offset into memory and sets r.size.
-func (t *toolset) fetch(ctx context.Context, r *reading, length int64) ([]byte, error) {
+func (t *toolset) fetch(ctx context.Context, r *fileRead, length int64) ([]byte, error) {
 	body, file, err := t.sandboxes.ReadFile(ctx, r.sandbox, r.path, r.offset, length)
 	if err != nil {
 		return nil, err
@@ -115,13 +115,13 @@ func isPicture(b []byte) bool {
 }
 
 // showPicture returns an answer that shows the model the picture, or an error result that says why it cannot be shown.
-func (t *toolset) showPicture(ctx context.Context, r reading) *mcp.CallToolResult {
+func (t *toolset) showPicture(ctx context.Context, r fileRead) *mcp.CallToolResult {
 	if r.size > maxImageFile {
 		return r.describePicture("it has more than 20 MiB")
 	}
 	data, err := t.fetch(ctx, &r, maxImageFile)
 	if err != nil {
-		return t.failure(ctx, aFile, err)
+		return t.failure(ctx, subjectFile, err)
 	}
 	p, err := t.images.fit(ctx, data, maxImagesBytes)
 	if err != nil {
@@ -134,7 +134,7 @@ func (t *toolset) showPicture(ctx context.Context, r reading) *mcp.CallToolResul
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(s + "."), p.content}}
 }
 
-func (r reading) describePicture(why string) *mcp.CallToolResult {
+func (r fileRead) describePicture(why string) *mcp.CallToolResult {
 	return errorText(fmt.Sprintf("%s is an image that cannot be shown: %s. It has %s. Make a smaller PNG of it with execute_code, or give length to get its bytes as base64.", quotePath(r.path), why, bytesOf(r.size)))
 }
 
@@ -157,7 +157,7 @@ func textPart(data []byte, whole bool) []byte {
 
 // text returns an answer that shows the text s. The text is n bytes long in the file; it can be longer or shorter in s,
 // for example if it was decoded from UTF-16. text adds note to the line about the file.
-func (r reading) text(s string, n int, note string) *mcp.CallToolResult {
+func (r fileRead) text(s string, n int, note string) *mcp.CallToolResult {
 	head := fmt.Sprintf("%s: %s", quotePath(r.path), bytesOf(r.size))
 	end := r.offset + int64(n)
 	if r.offset > 0 || end < r.size {
@@ -203,7 +203,7 @@ func cleanFile(s string) string {
 // describe returns an answer that describes a file that is neither text nor a picture, instead of showing its bytes. It
 // is used if the call has no length and the file is larger than maxInlineBytes, because a model cannot use that much
 // base64.
-func (r reading) describe(data []byte) *mcp.CallToolResult {
+func (r fileRead) describe(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf(
 		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.%s",
 		quotePath(r.path), bytesOf(r.size), data[:min(len(data), 16)], r.otherEncoding(data)))}}
@@ -211,14 +211,14 @@ func (r reading) describe(data []byte) *mcp.CallToolResult {
 
 // inline returns an answer with the bytes of a small file as base64 in the text, because every client shows the text to
 // the model.
-func (r reading) inline(data []byte) *mcp.CallToolResult {
+func (r fileRead) inline(data []byte) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(fmt.Sprintf("%s: bytes %d to %d of %d, not text, as base64:\n%s%s",
 		quotePath(r.path), r.offset, r.offset+int64(len(data)), r.size, base64.StdEncoding.EncodeToString(data), r.otherEncoding(data)))}}
 }
 
 // otherEncoding returns a hint on how to read data as Latin-1 if it could be text in an older encoding, otherwise "".
 // The bytes alone do not show which encoding it is.
-func (r reading) otherEncoding(data []byte) string {
+func (r fileRead) otherEncoding(data []byte) string {
 	for _, b := range data {
 		if b < 0x20 && !strings.ContainsRune("\t\n\r\f", rune(b)) || b == 0x7f {
 			return ""
@@ -228,7 +228,7 @@ func (r reading) otherEncoding(data []byte) string {
 }
 
 // bytes returns an answer with data, unchanged, as a base64 resource.
-func (r reading) bytes(data []byte) *mcp.CallToolResult {
+func (r fileRead) bytes(data []byte) *mcp.CallToolResult {
 	var blob strings.Builder
 	blob.Grow(base64.StdEncoding.EncodedLen(len(data)))
 	encoder := base64.NewEncoder(base64.StdEncoding, &blob)
@@ -238,7 +238,7 @@ func (r reading) bytes(data []byte) *mcp.CallToolResult {
 }
 
 // resource returns an answer with a resource of n bytes of the file. blob is their base64, or an [Outbox] token for it.
-func (r reading) resource(n int64, blob string) *mcp.CallToolResult {
+func (r fileRead) resource(n int64, blob string) *mcp.CallToolResult {
 	end := r.offset + n
 	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64 in the resource that follows.", quotePath(r.path), r.offset, end, r.size)
 	if end < r.size {

@@ -15,9 +15,9 @@ import (
 
 // view describes the call that an answer about an execution is for.
 type view struct {
-	fresh  bool // the call created the sandbox
-	again  bool // an earlier call with the same request_id started the execution
-	paging bool // the call has an offset, so the answer shows one page of the output
+	newSandbox bool // the call created the sandbox
+	again      bool // an earlier call with the same request_id started the execution
+	paging     bool // the call has an offset, so the answer shows one page of the output
 }
 
 // Limits of an answer's text, in bytes. Agents truncate long results, each in its own way. answerBudget keeps an answer
@@ -74,11 +74,11 @@ const minPage = 500 // a page with fewer bytes of printed text is not cut furthe
 // variables before it.
 func headLines(ex sandbox.Execution, v view) string {
 	w := &writer{}
-	w.line("%s", statusLine(ex, v.fresh, time.Now()))
+	w.line("%s", statusLine(ex, v.newSandbox, time.Now()))
 	for _, s := range losses(ex.Interlude) {
 		w.line("%s", s)
 	}
-	if v.fresh {
+	if v.newSandbox {
 		w.line("The sandbox is new: pass sandbox_id=%q in later calls to go on in it.", ex.SandboxID)
 	}
 	if v.again {
@@ -148,14 +148,14 @@ func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
 // wholeLines moves an incomplete last line of a page to the next page, because an answer cannot show that its last line
 // is incomplete. A line that is very long or fills the last event stays on the page.
 func wholeLines(events []sandbox.Event, next int64) ([]sandbox.Event, int64) {
-	const mostGivenBack = 2000
+	const maxMovedBytes = 2000
 	last := len(events) - 1
 	if last < 0 || events[last].Text == "" {
 		return events, next
 	}
 	e := events[last]
 	rest := len(e.Text) - 1 - strings.LastIndexByte(e.Text, '\n')
-	if rest == 0 || rest >= min(len(e.Text), mostGivenBack) {
+	if rest == 0 || rest >= min(len(e.Text), maxMovedBytes) {
 		return events, next
 	}
 	e.Text = e.Text[:len(e.Text)-rest]
@@ -208,7 +208,7 @@ type rendering struct {
 
 // choosePictures decides which pictures of events the answer shows. It decodes each one in a separate process, which is
 // slow. Therefore renderExecution calls it once for an answer, before the first call of gather.
-func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shop *imageShop) {
+func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shrinker *pictureShrinker) {
 	r.values = map[int]*value{}
 	var values []*value // in order
 	for i, e := range events {
@@ -217,7 +217,7 @@ func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, 
 			values = append(values, r.values[i])
 		}
 	}
-	s := &selection{shop: shop, sandbox: r.ex.SandboxID}
+	s := &pictureSelection{shrinker: shrinker, sandbox: r.ex.SandboxID}
 	s.choose(ctx, values)
 }
 
@@ -225,7 +225,7 @@ func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, 
 // ones have priority. The events must be those that choosePictures was called with, or the beginning of that list.
 func (r *rendering) gather(events []sandbox.Event, budget int) {
 	r.pieces, r.images = nil, nil
-	show := &gallery{left: budget - 2*maxCountNote}
+	show := &valueSelection{left: budget - 2*maxCountNote}
 	var values []*value // in order
 	lastError := -1
 	for i, e := range events {
@@ -303,22 +303,22 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece returns the pieces for a value's text. If the text has more bytes than the limit most, cutPiece replaces its
+// cutPiece returns the pieces for a value's text. If the text has more bytes than maximum, cutPiece replaces its
 // middle by a note. The note is a piece of its own outside of the fences, so that no program can fake it.
-func cutPiece(label, raw string, most int) []piece {
-	most = max(most, 0)
-	if len(raw) <= most {
-		if s := breakBackticks(cleanText(raw)); len(s) <= most {
+func cutPiece(label, raw string, maximum int) []piece {
+	maximum = max(maximum, 0)
+	if len(raw) <= maximum {
+		if s := breakBackticks(cleanText(raw)); len(s) <= maximum {
 			return []piece{{label: label, text: s}}
 		}
 	}
 	// The text is cut before it is cleaned, so that the number of missing bytes is correct and only the shown parts are
 	// cleaned.
-	for keep := min(most, len(raw)); ; keep = keep * 3 / 4 {
+	for keep := min(maximum, len(raw)); ; keep = keep * 3 / 4 {
 		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
 		missing := int64(len(raw) - len(head) - len(tail))
 		head, tail = breakBackticks(cleanText(head)), breakBackticks(cleanText(tail))
-		if keep > 0 && len(head)+len(tail) > most {
+		if keep > 0 && len(head)+len(tail) > maximum {
 			continue
 		}
 		return []piece{

@@ -164,9 +164,9 @@ func answerText(t *testing.T, r *mcp.CallToolResult) string {
 	return s
 }
 
-// TestCorpus compares the answers about the executions of corpus with golden files, and checks that output cannot
+// TestRenderedExecutions compares the answers about the executions of corpus with golden files, and checks that output cannot
 // imitate a status line.
-func TestCorpus(t *testing.T) {
+func TestRenderedExecutions(t *testing.T) {
 	for _, c := range corpus {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -280,14 +280,14 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// lookups counts how often the tools look up the owner in the context. They do that once for each picture that a worker
+// lookupCounter counts how often the tools look up the owner in the context. They do that once for each picture that a worker
 // decodes.
-type lookups struct {
+type lookupCounter struct {
 	context.Context
 	n *atomic.Int64
 }
 
-func (l lookups) Value(key any) any {
+func (l lookupCounter) Value(key any) any {
 	if sandbox.WithOwner(context.Background(), "alice").Value(key) != nil {
 		l.n.Add(1)
 	}
@@ -316,7 +316,7 @@ func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
 	list := tools.New(d, tools.Config{})
 	call(t, list, "execute_code", args{"code": "plots", "wait_seconds": 0})
 	var n atomic.Int64
-	r := callContext(lookups{t.Context(), &n}, t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "offset": 0, "wait_seconds": 0})
+	r := callContext(lookupCounter{t.Context(), &n}, t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "offset": 0, "wait_seconds": 0})
 	wantText(t, r, false, "image 3 below, 60×30 pixels", "It goes on by itself")
 	if whole := fmt.Sprintf("offset=%d)", d.executions[sandbox.ExecutionID(letterID("exec_", 0))].OutputBytes); strings.Contains(textOf(t, r), whole) {
 		t.Errorf("the page was not cut, so the test shows nothing")

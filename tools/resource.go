@@ -38,7 +38,7 @@ func Files(s Sandboxes, c Config) Resource {
 		Read: func(ctx context.Context, uri string) (mcp.ResourceContents, error) {
 			contents, err := t.readResource(ctx, uri)
 			if err != nil {
-				return nil, errors.New(t.explain(ctx, aFile, err))
+				return nil, errors.New(t.explain(ctx, subjectFile, err))
 			}
 			return contents, nil
 		},

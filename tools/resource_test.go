@@ -64,16 +64,16 @@ func TestResource(t *testing.T) {
 			}
 		}
 	}
-	contents, err := r.Read(tools.WithOutbox(t.Context(), boxOf{}), "sandbox://box/files/large.txt")
+	contents, err := r.Read(tools.WithOutbox(t.Context(), fakeOutbox{}), "sandbox://box/files/large.txt")
 	if blob, ok := contents.(mcp.BlobResourceContents); err != nil || !ok || blob.Blob != "a token" {
 		t.Errorf("with an outbox: %.300v, %v", contents, err)
 	}
 }
 
-// boxOf is an outbox that discards the bytes and returns the token "a token".
-type boxOf struct{}
+// fakeOutbox is an outbox that discards the bytes and returns the token "a token".
+type fakeOutbox struct{}
 
-func (boxOf) Base64(r io.Reader) (string, int64, error) {
+func (fakeOutbox) Base64(r io.Reader) (string, int64, error) {
 	n, err := io.Copy(io.Discard, r)
 	return "a token", n, err
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func errorText(s string) *mcp.CallToolResult {
-	return &mcp.CallToolResult{IsError: true, Content: []mcp.Content{textContent(short(sentence(s), maxErrorAnswer))}}
+	return &mcp.CallToolResult{IsError: true, Content: []mcp.Content{textContent(truncate(toSentence(s), maxErrorAnswer))}}
 }
 
 func textContent(s string) mcp.TextContent {

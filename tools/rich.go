@@ -61,8 +61,8 @@ func browserOnly(data map[string]string, shown string) string {
 }
 
 func plotly(text string) string {
-	const mostValues = 1 << 20
-	if wire.CheckShape([]byte(text), mostValues) != nil {
+	const maxJSONValues = 1 << 20
+	if wire.CheckShape([]byte(text), maxJSONValues) != nil {
 		return "a large plotly figure. Only a browser can draw it: use matplotlib for a picture, or fig.write_html('plot.html') for a file."
 	}
 	var figure struct {

@@ -53,7 +53,7 @@ func clean(s string, terminal bool) string {
 			b.WriteRune(r)
 		case r < 0x20 || r == 0x7f:
 			fmt.Fprintf(&b, `\x%02x`, r)
-		case r >= 0x80 && r < 0xa0 || hidden(r):
+		case r >= 0x80 && r < 0xa0 || isInvisible(r):
 			b.WriteString(escapeRune(r))
 		default:
 			b.WriteString(s[:size])
@@ -80,9 +80,9 @@ func escapeRune(r rune) string {
 	return fmt.Sprintf(`\u%04x`, r)
 }
 
-// hidden reports whether r is a character that reorders text (bidi controls), breaks lines invisibly, has no width, or
+// isInvisible reports whether r is a character that reorders text (bidi controls), breaks lines invisibly, has no width, or
 // encodes invisible text (tags).
-func hidden(r rune) bool {
+func isInvisible(r rune) bool {
 	switch {
 	case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, // embeddings, overrides, isolates
 		r == 0x200e, r == 0x200f, r == 0x061c, // marks
@@ -171,17 +171,17 @@ func collapseReturns(s string) string {
 	return b.String()
 }
 
-// oneLine returns s as clean text for use in a sentence: without line breaks, and cut by short to the limit most.
-func oneLine(s string, most int) string {
+// oneLine returns s as clean text for use in a sentence: without line breaks, and cut by truncate to maximum.
+func oneLine(s string, maximum int) string {
 	s = strings.NewReplacer("\n", `\n`, "\t", " ").Replace(cleanText(collapseReturns(s)))
-	return short(s, most)
+	return truncate(s, maximum)
 }
 
-// short returns s unchanged if it has no more bytes than the limit most. Otherwise it cuts s to that length and adds an
+// truncate returns s unchanged if it has no more bytes than maximum. Otherwise it cuts s to that length and adds an
 // ellipsis.
-func short(s string, most int) string {
-	if len(s) > most {
-		return cutHead(s, most) + "…"
+func truncate(s string, maximum int) string {
+	if len(s) > maximum {
+		return cutHead(s, maximum) + "…"
 	}
 	return s
 }

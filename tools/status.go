@@ -9,11 +9,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// statusLine returns one or two sentences about the state of an execution and what that means for the variables. fresh
+// statusLine returns one or two sentences about the state of an execution and what that means for the variables. newSandbox
 // is true if the call created the sandbox.
-func statusLine(ex sandbox.Execution, fresh bool, now time.Time) string {
+func statusLine(ex sandbox.Execution, newSandbox bool, now time.Time) string {
 	made := ""
-	if fresh {
+	if newSandbox {
 		made = "new "
 	}
 	where := fmt.Sprintf("%ssandbox %s, %s", made, ex.SandboxID, ex.Language)
@@ -33,20 +33,20 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	case sandbox.ExecRunning:
 		return "is still running after " + took, ""
 	case sandbox.ExecSucceeded:
-		return "succeeded in " + took, because(ex.Reason)
+		return "succeeded in " + took, reasonSentence(ex.Reason)
 	case sandbox.ExecFailed:
-		return "failed after " + took + ": the code raised an error", strings.TrimSpace(because(ex.Reason) + " Variables are kept.")
+		return "failed after " + took + ": the code raised an error", strings.TrimSpace(reasonSentence(ex.Reason) + " Variables are kept.")
 	case sandbox.ExecInterrupted:
 		if ex.StartTime.IsZero() {
 			return "was interrupted before it began", "Nothing of it ran."
 		}
-		return "was interrupted after " + took, stopped(ex)
+		return "was interrupted after " + took, describeStop(ex)
 	case sandbox.ExecTimedOut:
-		return fmt.Sprintf("was stopped when timeout_seconds (%d) was over", ex.TimeoutSeconds), stopped(ex)
+		return fmt.Sprintf("was stopped when timeout_seconds (%d) was over", ex.TimeoutSeconds), describeStop(ex)
 	case sandbox.ExecKernelDied:
 		return "ended after " + took + " because its kernel died: " + death(ex.Death), variablesLost(ex)
 	case sandbox.ExecLost:
-		return "was lost", strings.TrimSpace(because(ex.Reason) + " Run the code again with execute_code if it is still needed.")
+		return "was lost", strings.TrimSpace(reasonSentence(ex.Reason) + " Run the code again with execute_code if it is still needed.")
 	}
 	return "is in the state " + strconv.Quote(oneLine(string(ex.State), 40)), ""
 }
@@ -66,8 +66,8 @@ func losses(since *sandbox.Interlude) (sentences []string) {
 	return sentences
 }
 
-// stopped returns sentences about how an execution was stopped and whether the variables are kept.
-func stopped(ex sandbox.Execution) string {
+// describeStop returns sentences about how an execution was stopped and whether the variables are kept.
+func describeStop(ex sandbox.Execution) string {
 	switch ex.StoppedBy {
 	case "SIGINT", "":
 		return "Variables are kept."
@@ -132,8 +132,8 @@ func seconds(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// count formats a number with a comma between groups of three digits.
-func count(n int64) string {
+// groupDigits formats a number with a comma between groups of three digits.
+func groupDigits(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
 		s = s[:i] + "," + s[i:]
@@ -146,5 +146,5 @@ func bytesOf(n int64) string {
 	if n == 1 {
 		return "1 byte"
 	}
-	return count(n) + " bytes"
+	return groupDigits(n) + " bytes"
 }

@@ -125,7 +125,7 @@ func (p piece) slice(from, to int) piece {
 	return p
 }
 
-func clamp(n, most int) int { return min(max(n, 0), most) }
+func clamp(n, maximum int) int { return min(max(n, 0), maximum) }
 
 // groupStreams puts all text of stdout first and then all text of stderr if the streams alternate more than
 // maxAlternations times. In their original order nearly each line would need a label, and the labels would be longer

@@ -11,7 +11,7 @@
 //   - resource.go: files as MCP resources
 //   - render.go, stream.go, status.go, rich.go: formatting an execution as text for a model
 //   - sanitize.go: escaping text from programs, so that it cannot imitate Dormouse's own text
-//   - images.go, gallery.go: choosing and shrinking the pictures that an answer shows
+//   - images.go, selection.go: choosing and shrinking the pictures that an answer shows
 //   - pictureheader.go, pictureworker.go, confine_*.go: decoding pictures in a separate process with limited resources
 //   - utf16.go: decoding UTF-16 text files, which Windows programs write
 //   - wait.go: waiting for an execution and reporting progress
@@ -76,11 +76,11 @@ type toolset struct {
 	sandboxes Sandboxes
 	allowed   []string
 	log       *slog.Logger
-	images    *imageShop
+	images    *pictureShrinker
 }
 
 func newToolset(s Sandboxes, c Config) *toolset {
-	t := &toolset{sandboxes: s, allowed: c.AllowDirs, log: c.Logger, images: newImageShop()}
+	t := &toolset{sandboxes: s, allowed: c.AllowDirs, log: c.Logger, images: newPictureShrinker()}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}

@@ -163,9 +163,9 @@ func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
 	}
 }
 
-// TestManagementToolsSayEverythingTwice checks that answers of management tools contain their value as text and as
-// structured content.
-func TestManagementToolsSayEverythingTwice(t *testing.T) {
+// TestManagementToolsAnswerWithTextAndStructuredContent checks that answers of management tools contain their value as text
+// and as structured content.
+func TestManagementToolsAnswerWithTextAndStructuredContent(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	made := call(t, list, "create_sandbox", args{"display_name": "work", "ttl": "2h"})
 	wantText(t, made, false, "Sandbox sbx_", "sandbox_id=", `"display_name":"work"`)

@@ -27,12 +27,12 @@ func (t *toolset) updateSandbox() Tool {
 				r.DisplayName = new(a.text("display_name"))
 			}
 			if err := r.Validate(); err != nil {
-				return t.failure(ctx, aSandbox, err)
+				return t.failure(ctx, subjectSandbox, err)
 			}
 			s, err := t.sandboxes.Update(ctx, a.text("sandbox_id"), r)
 			if err != nil {
-				return t.failure(ctx, aSandbox, err)
+				return t.failure(ctx, subjectSandbox, err)
 			}
-			return structured(fmt.Sprintf("Changed. %s", sandboxWords(s)), shorten(s))
+			return structured(fmt.Sprintf("Changed. %s", describeSandbox(s)), shorten(s))
 		})
 }

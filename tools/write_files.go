@@ -24,7 +24,7 @@ func (t *toolset) writeFiles() Tool {
 			}
 			id, _, err := t.identify(ctx, a.text("sandbox_id"))
 			if err != nil {
-				return t.failure(ctx, aFile, err)
+				return t.failure(ctx, subjectFile, err)
 			}
 			written, err := t.writeAll(ctx, string(id), a.files())
 			if err != nil {
@@ -49,9 +49,9 @@ func (t *toolset) writeFiles() Tool {
 // explainFiles returns sentences for a model about an error of writeAll: why a file was not written, and which files
 // were written before it.
 func (t *toolset) explainFiles(ctx context.Context, err error) string {
-	words := t.explain(ctx, aFile, err)
+	words := t.explain(ctx, subjectFile, err)
 	if e, ok := errors.AsType[*filesError](err); ok {
-		words = quotePath(e.failed) + " was not written: " + t.explain(ctx, aFile, e.cause) + e.progress()
+		words = quotePath(e.failed) + " was not written: " + t.explain(ctx, subjectFile, e.cause) + e.progress()
 	}
 	return words
 }

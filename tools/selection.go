@@ -10,17 +10,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// gallery chooses the values (displays and results) and the error that one answer shows. The last error has priority,
+// valueSelection chooses the values (displays and results) and the error that one answer shows. The last error has priority,
 // then the last result, then the newest of the other values.
-type gallery struct {
+type valueSelection struct {
 	left    int // bytes of text that the answer can still take
 	skipped int // displays and results that are not shown
 	errors  int // errors that are not shown
 }
 
-// selection chooses the pictures that one answer shows: the first maxImages pictures that can be shown.
-type selection struct {
-	shop     *imageShop
+// pictureSelection chooses the pictures that one answer shows: the first maxImages pictures that can be shown.
+type pictureSelection struct {
+	shrinker *pictureShrinker
 	sandbox  sandbox.ID
 	pictures int // pictures that add has not handled yet
 	tried    int // pictures that add has handled
@@ -45,7 +45,7 @@ const (
 
 // choose sets the image and note of each value that has a picture. After maxTried pictures it leaves the other values
 // unchanged.
-func (s *selection) choose(ctx context.Context, values []*value) {
+func (s *pictureSelection) choose(ctx context.Context, values []*value) {
 	for _, v := range values {
 		if imageType(v.data) != "" {
 			s.pictures++
@@ -59,7 +59,7 @@ func (s *selection) choose(ctx context.Context, values []*value) {
 }
 
 // choose sets the pieces of the values that fit into the answer, and counts the others in g.skipped.
-func (g *gallery) choose(values []*value) {
+func (g *valueSelection) choose(values []*value) {
 	for _, v := range values {
 		if v.image != nil {
 			g.left -= len(v.note) + 1
@@ -72,18 +72,18 @@ func (g *gallery) choose(values []*value) {
 		}
 	}
 	if result >= 0 {
-		g.take(values[result])
+		g.fitValue(values[result])
 	}
 	for i := len(values) - 1; i >= 0; i-- {
 		if i != result {
-			g.take(values[i])
+			g.fitValue(values[i])
 		}
 	}
 }
 
-// take sets the pieces of a value if they fit into g.left bytes. Otherwise it counts the value as skipped. If the
+// fitValue sets the pieces of a value if they fit into g.left bytes. Otherwise it counts the value as skipped. If the
 // value's picture is shown, choose has subtracted the note's length from g.left already.
-func (g *gallery) take(v *value) {
+func (g *valueSelection) fitValue(v *value) {
 	switch {
 	case v.image != nil: // the value's text is only something like <Figure …>
 		v.pieces = []piece{{note: v.note}}
@@ -100,7 +100,7 @@ func (g *gallery) take(v *value) {
 }
 
 // traceback returns the pieces for an error and subtracts their cost from g.left.
-func (g *gallery) traceback(e *sandbox.CodeError) []piece {
+func (g *valueSelection) traceback(e *sandbox.CodeError) []piece {
 	if e == nil {
 		return nil
 	}
@@ -113,23 +113,23 @@ func (g *gallery) traceback(e *sandbox.CodeError) []piece {
 	return pieces
 }
 
-// cut returns the pieces for a text. It omits the middle of the text if the text has more bytes than the limit most, or
+// cut returns the pieces for a text. It omits the middle of the text if the text has more bytes than maximum, or
 // if the pieces would not fit into g.left. It returns nil if fewer than cutNote bytes of the text would be left,
 // because so little is not useful.
-func (g *gallery) cut(label, text string, most int) []piece {
+func (g *valueSelection) cut(label, text string, maximum int) []piece {
 	block := cost([]piece{{label: label}})
-	if whole := cutPiece(label, text, min(most, g.left-block)); len(whole) == 1 {
+	if whole := cutPiece(label, text, min(maximum, g.left-block)); len(whole) == 1 {
 		return whole
 	}
-	room := min(most, g.left-2*block-cutNote)
-	if room < cutNote {
+	remaining := min(maximum, g.left-2*block-cutNote)
+	if remaining < cutNote {
 		return nil
 	}
-	return cutPiece(label, text, room)
+	return cutPiece(label, text, remaining)
 }
 
 // rest returns notes that count the values and errors that are not shown.
-func (g *gallery) rest() (notes []piece) {
+func (g *valueSelection) rest() (notes []piece) {
 	if g.errors > 0 {
 		notes = append(notes, piece{note: fmt.Sprintf("[The code reported %d more errors before the last one. They are not shown: print what matters of them]", g.errors)})
 	}
@@ -141,15 +141,15 @@ func (g *gallery) rest() (notes []piece) {
 
 // text returns the pieces for a value without a picture, or whose picture is not shown: the note about the picture, if
 // any, and the most readable of the value's texts. It returns nil if the text does not fit.
-func (g *gallery) text(v *value) []piece {
+func (g *valueSelection) text(v *value) []piece {
 	var pieces []piece
 	if v.note != "" {
 		pieces = append(pieces, piece{note: v.note})
 	}
 	s, mime := readable(v.data)
-	label, most := v.label, maxResultText
+	label, maximum := v.label, maxResultText
 	if label != string(sandbox.EventResult) {
-		most = maxDisplayText
+		maximum = maxDisplayText
 	}
 	if note := browserOnly(v.data, mime); note != "" {
 		return append(pieces, piece{note: label + ": " + note})
@@ -162,7 +162,7 @@ func (g *gallery) text(v *value) []piece {
 	case mime != "text/plain":
 		label += " (" + mime + ")"
 	}
-	if text := g.cut(label, s, most); text != nil {
+	if text := g.cut(label, s, maximum); text != nil {
 		return append(pieces, text...)
 	}
 	return nil
@@ -170,7 +170,7 @@ func (g *gallery) text(v *value) []piece {
 
 // add decodes a picture. It returns a note about the picture, and the picture itself if the answer can show it. text is
 // the picture in base64.
-func (s *selection) add(ctx context.Context, label, text string) (note string, image *mcp.ImageContent) {
+func (s *pictureSelection) add(ctx context.Context, label, text string) (note string, image *mcp.ImageContent) {
 	s.tried++
 	s.pictures--
 	number := s.shown + 1
@@ -182,7 +182,7 @@ func (s *selection) add(ctx context.Context, label, text string) (note string, i
 		why = "it is not valid base64"
 	} else {
 		waiting := min(maxImages-s.shown, s.pictures+1)
-		p, err := s.shop.fit(ctx, raw, (maxImagesBytes-s.used)/waiting)
+		p, err := s.shrinker.fit(ctx, raw, (maxImagesBytes-s.used)/waiting)
 		if err == nil {
 			s.used += len(p.content.Data)
 			s.shown++
