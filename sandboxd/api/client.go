@@ -136,7 +136,7 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 		return err
 	}
 	if err = c.decode(ctx, resp, limit, out); in != nil || q != nil {
-		err = c.skewed(ctx, err)
+		err = c.explainVersionSkew(ctx, err)
 	}
 	return err
 }
@@ -161,7 +161,7 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 func (c *Client) do(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, lost(req.Context(), err)
+		return nil, requestError(req.Context(), err)
 	}
 	resp.Body = &tidyBody{resp.Body}
 	return resp, nil
@@ -172,7 +172,7 @@ func (c *Client) decode(ctx context.Context, resp *http.Response, limit int64, o
 	if err == nil || sandbox.KindOf(err) != sandbox.Internal || resp.StatusCode >= 300 {
 		return err
 	}
-	return lost(ctx, err)
+	return requestError(ctx, err)
 }
 
 // tidyBody is the body of an answer. Close reads up to 512 remaining bytes first, because net/http reuses a connection only
@@ -187,11 +187,11 @@ func (b *tidyBody) Close() error {
 // sandboxPath returns the path of a sandbox's route, followed by the strings in more. For an empty or very long name, it
 // returns the same error as the daemon would.
 func sandboxPath(name string, more ...string) (string, error) {
-	const most = 1 << 10
+	const maximum = 1 << 10
 	if name == "" {
 		return "", sandbox.Errorf(sandbox.Invalid, "the sandbox's id or name is empty")
 	}
-	if len(name) > most {
+	if len(name) > maximum {
 		return "", sandbox.Errorf(sandbox.NotFound, "there is no sandbox %q", sandbox.Quote(name))
 	}
 	return "/v1/sandboxes/" + escapeSegment(name) + strings.Join(more, ""), nil

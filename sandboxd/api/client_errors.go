@@ -14,8 +14,8 @@ import (
 // ErrNotRunning is wrapped by the errors of a [Client] that cannot connect because no daemon answers.
 var ErrNotRunning = errors.New("the daemon is not running")
 
-// lost turns the error of a failed request into one with advice for the user.
-func lost(ctx context.Context, err error) error {
+// requestError turns the error of a failed request into one with advice for the user.
+func requestError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("ask the daemon: %w", context.Cause(ctx))
 	}
@@ -29,17 +29,18 @@ func lost(ctx context.Context, err error) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the connection to the Dormouse daemon was lost: try again; code that has begun goes on, and the same request_id finds it").WithCause(err)
 }
 
-// notKnown matches the message of a daemon that refuses an unknown field or parameter, and captures its name.
-var notKnown = regexp.MustCompile(`unknown field "([a-z_]+)"|^"([a-z_]+)" is not a parameter here`)
+// unknownName matches the message of a daemon that refuses an unknown field or parameter, and captures its name.
+var unknownName = regexp.MustCompile(`unknown field "([a-z_]+)"|^"([a-z_]+)" is not a parameter here`)
 
-// skewed explains an error in which the daemon refuses an unknown field or parameter. The client sends only fields and
-// parameters of its own version, so the daemon must have another version. skewed returns all other errors unchanged.
-func (c *Client) skewed(ctx context.Context, err error) error {
+// explainVersionSkew explains an error in which the daemon refuses an unknown field or parameter. The client sends only
+// fields and parameters of its own version, so the daemon must have another version. explainVersionSkew returns all other
+// errors unchanged.
+func (c *Client) explainVersionSkew(ctx context.Context, err error) error {
 	refusal, ok := errors.AsType[*sandbox.Error](err)
 	if !ok || refusal.Kind != sandbox.Invalid {
 		return err
 	}
-	found := notKnown.FindStringSubmatch(refusal.Message)
+	found := unknownName.FindStringSubmatch(refusal.Message)
 	if found == nil {
 		return err
 	}

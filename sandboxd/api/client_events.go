@@ -52,7 +52,7 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 			Error *sandbox.Error `json:"error"`
 		}
 		if err := json.Unmarshal(line, &e); err != nil {
-			return lost(ctx, err)
+			return requestError(ctx, err)
 		}
 		if e.Error != nil {
 			return e.Error
@@ -62,7 +62,7 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return lost(ctx, err)
+		return requestError(ctx, err)
 	}
 	return nil
 }

@@ -36,9 +36,9 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	if size > sandbox.MaxFileBytes {
 		return f, tooLarge(path, size)
 	}
-	lent := &lentReader{r: body}
-	defer lent.giveBack()
-	req, err := c.request(ctx, http.MethodPut, route, nil, lent)
+	detachable := &detachableReader{r: body}
+	defer detachable.detach()
+	req, err := c.request(ctx, http.MethodPut, route, nil, detachable)
 	if err != nil {
 		return f, err
 	}
@@ -50,7 +50,7 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	req.Header.Set("Expect", "100-continue") // so that the daemon can refuse the upload before the client sends the body
 	resp, err := c.do(req)
 	if err != nil {
-		if failed := lent.failure(); failed != nil {
+		if failed := detachable.failure(); failed != nil {
 			return f, failed
 		}
 		return f, err
@@ -96,7 +96,7 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 		f.Size, err = strconv.ParseInt(whole, 10, 64)
 		if err != nil {
 			resp.Body.Close()
-			return nil, sandbox.File{}, lost(ctx, errors.New("an answer without the file's size"))
+			return nil, sandbox.File{}, requestError(ctx, errors.New("an answer without the file's size"))
 		}
 	default:
 		if method == http.MethodHead { // the answer to HEAD has no body, so ask again with GET to get the error
@@ -156,22 +156,22 @@ func sizeOf(r io.Reader) int64 {
 	return -1
 }
 
-// lentReader passes a reader to net/http, which may still read from it in the background after the request has returned.
-// After giveBack, reads fail without touching the reader.
-type lentReader struct {
-	mu   sync.Mutex
-	r    io.Reader
-	err  error // the error of r, if it failed
-	over bool  // giveBack was called
+// detachableReader passes a reader to net/http, which may still read from it in the background after the request has returned.
+// After detach, reads fail without touching the reader.
+type detachableReader struct {
+	mu       sync.Mutex
+	r        io.Reader
+	err      error // the error of r, if it failed
+	detached bool  // detach was called
 }
 
-var errGivenBack = errors.New("the request is over")
+var errDetached = errors.New("the request is over")
 
-func (l *lentReader) Read(p []byte) (int, error) {
+func (l *detachableReader) Read(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.over {
-		return 0, errGivenBack
+	if l.detached {
+		return 0, errDetached
 	}
 	n, err := l.r.Read(p)
 	if err != nil && err != io.EOF {
@@ -181,23 +181,23 @@ func (l *lentReader) Read(p []byte) (int, error) {
 }
 
 // WriteTo is called by net/http, which would otherwise copy in pieces of 32 KiB.
-func (l *lentReader) WriteTo(w io.Writer) (int64, error) {
+func (l *detachableReader) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{l}, make([]byte, copyBytes))
 }
 
-func (l *lentReader) giveBack() {
+func (l *detachableReader) detach() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.over = true
+	l.detached = true
 }
 
-func (l *lentReader) failure() error {
+func (l *detachableReader) failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err
 }
 
-// fileBody is the body of a file that is downloaded. Its Read returns the errors of lost.
+// fileBody is the body of a file that is downloaded. Its Read returns the errors of requestError.
 type fileBody struct {
 	ctx  context.Context // the request's context
 	body io.ReadCloser
@@ -206,7 +206,7 @@ type fileBody struct {
 func (b *fileBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	if err != nil && err != io.EOF {
-		err = lost(b.ctx, err)
+		err = requestError(b.ctx, err)
 	}
 	return n, err
 }

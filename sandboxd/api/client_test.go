@@ -24,10 +24,10 @@ import (
 
 var testInfo = api.Info{Version: "1.2.3", Engine: "memory", Limits: api.FixedLimits()}
 
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func handler(s api.Sandboxes) *api.Handler {
-	return api.NewHandler(s, func(context.Context) api.Info { return testInfo }, quiet())
+	return api.NewHandler(s, func(context.Context) api.Info { return testInfo }, discardLog())
 }
 
 // serve serves s through the API on a unix socket, and returns a client, the handler and the HTTP server.
@@ -54,7 +54,7 @@ func serve(t testing.TB, s api.Sandboxes, log *slog.Logger) (*api.Client, *api.H
 // TestClientRoundTrip checks that the client returns the same results as the implementation behind the API.
 func TestClientRoundTrip(t *testing.T) {
 	m := newMemory(t)
-	c, _, _ := serve(t, m, quiet())
+	c, _, _ := serve(t, m, discardLog())
 	ctx := t.Context()
 
 	s, err := c.Create(ctx, sandbox.CreateRequest{DisplayName: "sales / über 100%", TTL: sandbox.Duration(3600e9)})
@@ -115,13 +115,13 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 }
 
-// failing is an implementation whose Get fails with err.
-type failing struct {
+// failingSandboxes is an implementation whose Get fails with err.
+type failingSandboxes struct {
 	api.Sandboxes
 	err error
 }
 
-func (f failing) Get(context.Context, string) (sandbox.Sandbox, error) {
+func (f failingSandboxes) Get(context.Context, string) (sandbox.Sandbox, error) {
 	return sandbox.Sandbox{}, f.err
 }
 
@@ -130,7 +130,7 @@ func (f failing) Get(context.Context, string) (sandbox.Sandbox, error) {
 func TestErrorsKeepTheirKind(t *testing.T) {
 	for _, kind := range []sandbox.Kind{sandbox.Invalid, sandbox.NotFound, sandbox.Expired, sandbox.Busy, sandbox.Limit, sandbox.Unavailable} {
 		t.Run(string(kind), func(t *testing.T) {
-			c, _, _ := serve(t, failing{err: sandbox.Errorf(kind, "what to do about \"%s\"", kind)}, quiet())
+			c, _, _ := serve(t, failingSandboxes{err: sandbox.Errorf(kind, "what to do about \"%s\"", kind)}, discardLog())
 			_, err := c.Get(t.Context(), "x")
 			e, ok := errors.AsType[*sandbox.Error](err)
 			if !ok || e.Kind != kind || e.Message != "what to do about \""+string(kind)+"\"" {
@@ -140,7 +140,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	}
 	t.Run("internal", func(t *testing.T) {
 		var log bytes.Buffer
-		c, _, server := serve(t, failing{err: errors.New("open /home/me/secret")}, slog.New(slog.NewJSONHandler(&log, nil)))
+		c, _, server := serve(t, failingSandboxes{err: errors.New("open /home/me/secret")}, slog.New(slog.NewJSONHandler(&log, nil)))
 		_, err := c.Get(t.Context(), "x")
 		if sandbox.KindOf(err) != sandbox.Internal || strings.Contains(err.Error(), "secret") {
 			t.Errorf("Get() = %v, want internal and no detail", err)
@@ -153,8 +153,8 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	})
 }
 
-// TestDaemonNotThere checks that the error without a running daemon wraps ErrNotRunning and explains how to start one.
-func TestDaemonNotThere(t *testing.T) {
+// TestErrorWithoutADaemon checks that the error without a running daemon wraps ErrNotRunning and explains how to start one.
+func TestErrorWithoutADaemon(t *testing.T) {
 	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))
 	err := c.Healthy(t.Context())
 	if !errors.Is(err, api.ErrNotRunning) || sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "dormouse sandboxd") {
@@ -165,7 +165,7 @@ func TestDaemonNotThere(t *testing.T) {
 // TestDaemonDies checks that the error after a daemon died during an answer is of kind unavailable and not internal.
 func TestDaemonDies(t *testing.T) {
 	m := newMemory(t)
-	c, _, server := serve(t, m, quiet())
+	c, _, server := serve(t, m, discardLog())
 	s, err := c.Create(t.Context(), sandbox.CreateRequest{})
 	must(t, err)
 	x, err := c.Execute(t.Context(), string(s.ID), sandbox.ExecuteRequest{Code: "sleep"})
@@ -209,7 +209,7 @@ func TestClientRefuses(t *testing.T) {
 		{"path with NUL", func() error { _, _, err := c.ReadFile(ctx, "x", "a\x00", 0, -1); return err }, sandbox.Invalid},
 		{"negative offset", func() error { _, _, err := c.ReadFile(ctx, "x", "a", -1, -1); return err }, sandbox.Invalid},
 		{"over 100 MiB", func() error {
-			_, err := c.WriteFile(ctx, "x", "y", sized{sandbox.MaxFileBytes + 1})
+			_, err := c.WriteFile(ctx, "x", "y", sizedReader{sandbox.MaxFileBytes + 1})
 			return err
 		}, sandbox.Invalid},
 	} {
@@ -225,15 +225,15 @@ func TestClientRefuses(t *testing.T) {
 	}
 }
 
-// sized is a reader that reports a length of n bytes and fails when it is read.
-type sized struct{ n int }
+// sizedReader is a reader that reports a length of n bytes and fails when it is read.
+type sizedReader struct{ n int }
 
-func (s sized) Len() int                 { return s.n }
-func (s sized) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (s sizedReader) Len() int                 { return s.n }
+func (s sizedReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func TestNewClient(t *testing.T) {
 	m := newMemory(t)
-	h := api.NewHandler(m, func(context.Context) api.Info { return testInfo }, quiet())
+	h := api.NewHandler(m, func(context.Context) api.Info { return testInfo }, discardLog())
 	server := httptest.NewServer(http.StripPrefix("/prefix", h))
 	defer server.Close()
 	c, err := api.NewClient(server.URL + "/prefix/")
@@ -266,8 +266,8 @@ func equal[T any](t testing.TB, what string, got, want T) {
 	}
 }
 
-// TestAnotherVersion checks the error if a daemon of another version refuses a field or parameter that it does not know.
-func TestAnotherVersion(t *testing.T) {
+// TestDaemonOfAnotherVersion checks the error if a daemon of another version refuses a field or parameter that it does not know.
+func TestDaemonOfAnotherVersion(t *testing.T) {
 	daemon := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var create struct {
 			DisplayName string `json:"display_name"`

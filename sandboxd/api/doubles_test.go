@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func (shrinking) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
+func (shrinkingFile) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
 	return io.NopCloser(strings.NewReader("short")), sandbox.File{Size: 1 << 20}, nil
 }
 
@@ -23,15 +23,15 @@ func (r fileRecorder) WriteFile(_ context.Context, _, path string, _ io.Reader) 
 	return sandbox.File{Path: path}, nil
 }
 
-// discarding discards written files, so that benchmarks measure only the API and not a disk.
-type discarding struct{ api.Sandboxes }
+// discardingFiles discards written files, so that benchmarks measure only the API and not a disk.
+type discardingFiles struct{ api.Sandboxes }
 
-func (discarding) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
+func (discardingFiles) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, make([]byte, 256<<10))
 	return sandbox.File{Path: path, Size: n}, err
 }
 
-func (discarding) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
+func (discardingFiles) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
 	return io.NopCloser(&zeros{sandbox.MaxFileBytes}), sandbox.File{Size: sandbox.MaxFileBytes}, nil
 }
 

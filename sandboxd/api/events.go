@@ -31,7 +31,7 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	s := &eventStream{w: w, rc: http.NewResponseController(w), sse: accepts(r, "text/event-stream")}
+	s := &eventStream{w: w, rc: http.NewResponseController(w), sse: acceptsMediaType(r, "text/event-stream")}
 	last := r.Header.Get("Last-Event-ID")
 	if s.sse && last != "" {
 		n, err := strconv.ParseInt(last, 10, 64)
@@ -40,9 +40,9 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 		}
 		from = n + 1
 	}
-	stop := s.beat()
+	stop := s.startHeartbeat()
 	defer stop()
-	err = h.waiting(r, func(ctx context.Context) error {
+	err = h.untilDrain(r, func(ctx context.Context) error {
 		return h.sandboxes.FollowExecution(ctx, r.PathValue("execution"), max(from, 1), s.event)
 	})
 	stop()
@@ -62,7 +62,7 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	return s.write(failure{Error: sandbox.Public(err)}, 0)
 }
 
-func accepts(r *http.Request, mediaType string) bool {
+func acceptsMediaType(r *http.Request, mediaType string) bool {
 	for _, accept := range r.Header.Values("Accept") {
 		for part := range strings.SplitSeq(accept, ",") {
 			name, _, _ := strings.Cut(part, ";")
@@ -147,10 +147,10 @@ func (s *eventStream) flush() error {
 	return nil
 }
 
-// beat starts a goroutine that sends an empty line (for server-sent events, a comment) whenever no event was sent for
+// startHeartbeat starts a goroutine that sends an empty line (for server-sent events, a comment) whenever no event was sent for
 // beatInterval. These lines keep proxies from closing the connection, and the writes fail if the client has disconnected.
 // stop ends the goroutine and waits for it. It may be called more than once.
-func (s *eventStream) beat() (stop func()) {
+func (s *eventStream) startHeartbeat() (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -33,7 +33,7 @@ func (m *memory) print(id, text string) {
 // TestFollow checks that events arrive in order and while the code runs, and that they can be read again from any number.
 func TestFollow(t *testing.T) {
 	m := newMemory(t)
-	c, _, _ := serve(t, m, quiet())
+	c, _, _ := serve(t, m, discardLog())
 	id := start(t, c)
 	m.print(id, "one")
 	var got []string
@@ -67,23 +67,24 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// watched closes came when a FollowExecution begins, and gone when it ends.
-type watched struct {
+// watchedMemory closes followed when a FollowExecution begins, and gone when it ends.
+type watchedMemory struct {
 	*memory
-	came, gone chan struct{}
+	followed, gone chan struct{}
 }
 
-func (w watched) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
-	close(w.came)
+func (w watchedMemory) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
+	close(w.followed)
 	defer close(w.gone)
 	return w.memory.FollowExecution(ctx, id, from, fn)
 }
 
-// TestFollowerCancels checks that the handler returns when a follower disconnects, and that the execution continues.
-func TestFollowerCancels(t *testing.T) {
+// TestFollowerDisconnectLeavesTheExecutionRunning checks that the handler returns when a follower disconnects, and that the
+// execution continues.
+func TestFollowerDisconnectLeavesTheExecutionRunning(t *testing.T) {
 	m := newMemory(t)
-	w := watched{memory: m, came: make(chan struct{}), gone: make(chan struct{})}
-	c, _, _ := serve(t, w, quiet())
+	w := watchedMemory{memory: m, followed: make(chan struct{}), gone: make(chan struct{})}
+	c, _, _ := serve(t, w, discardLog())
 	id := start(t, c)
 	m.print(id, "one")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -100,8 +101,8 @@ func TestFollowerCancels(t *testing.T) {
 // TestDrain checks that Drain ends streams and waits with an error that the daemon is stopping.
 func TestDrain(t *testing.T) {
 	m := newMemory(t)
-	w := watched{memory: m, came: make(chan struct{}), gone: make(chan struct{})}
-	c, h, _ := serve(t, w, quiet())
+	w := watchedMemory{memory: m, followed: make(chan struct{}), gone: make(chan struct{})}
+	c, h, _ := serve(t, w, discardLog())
 	id := start(t, c)
 	m.print(id, "one")
 	errs := make(chan error, 2)
@@ -131,7 +132,7 @@ func TestDrain(t *testing.T) {
 // status 204 and so does not reconnect.
 func TestServerSentEvents(t *testing.T) {
 	m := newMemory(t)
-	c, _, server := serve(t, m, quiet())
+	c, _, server := serve(t, m, discardLog())
 	id := start(t, c)
 	m.print(id, "one")
 	m.print(id, "two\nlines")
@@ -185,7 +186,7 @@ func TestStreamFails(t *testing.T) {
 		{sandbox.Errorf(sandbox.Expired, "the sandbox is gone"), sandbox.Expired},
 		{errors.New("open /home/me/secret"), sandbox.Internal},
 	} {
-		c, _, _ := serve(t, failsLate{err: tt.err}, quiet())
+		c, _, _ := serve(t, failsLate{err: tt.err}, discardLog())
 		n := 0
 		err := c.FollowExecution(t.Context(), string(sandbox.NewExecutionID()), 1, func(sandbox.Event) error { n++; return nil })
 		if sandbox.KindOf(err) != tt.want || n != 1 || strings.Contains(err.Error(), "secret") {

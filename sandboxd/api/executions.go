@@ -21,7 +21,7 @@ func (h *Handler) execute(w http.ResponseWriter, r *http.Request) error {
 	if err := validateWindow(req.Window); err != nil {
 		return err
 	}
-	return h.waiting(r, func(ctx context.Context) error {
+	return h.untilDrain(r, func(ctx context.Context) error {
 		req.WaitSeconds = wire.WaitAllowed(ctx, req.WaitSeconds)
 		x, err := h.sandboxes.Execute(ctx, r.PathValue("sandbox"), req)
 		if err != nil {
@@ -70,7 +70,7 @@ func (h *Handler) getExecution(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return h.waiting(r, func(ctx context.Context) error {
+	return h.untilDrain(r, func(ctx context.Context) error {
 		x, err := h.withOutput(ctx, r.PathValue("execution"), wire.WaitAllowed(ctx, wait), window)
 		if err != nil {
 			return err

@@ -129,7 +129,7 @@ func FuzzFilePathRoute(f *testing.F) {
 
 func TestRanges(t *testing.T) {
 	m := newMemory(t)
-	c, h, _ := serve(t, m, quiet())
+	c, h, _ := serve(t, m, discardLog())
 	_, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "s"})
 	must(t, err)
 	for name, text := range map[string]string{"ten": "0123456789", "none": ""} {
@@ -207,7 +207,7 @@ func TestRanges(t *testing.T) {
 // display the file.
 func TestFileHeadersAreSafe(t *testing.T) {
 	m := newMemory(t)
-	c, h, _ := serve(t, m, quiet())
+	c, h, _ := serve(t, m, discardLog())
 	_, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "s"})
 	must(t, err)
 	for _, name := range []string{`a"; filename="b.html`, "ü\u202Etxt.exe", `x\y`, "a;b=c"} {

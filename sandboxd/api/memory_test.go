@@ -26,20 +26,20 @@ type memory struct {
 
 	mu         sync.Mutex
 	sandboxes  []*sandbox.Sandbox
-	executions map[sandbox.ExecutionID]*run
+	executions map[sandbox.ExecutionID]*fakeExecution
 	requests   map[string]sandbox.ExecutionID
 	notReady   error
 	calls      []string // the paths that were passed to WriteFile
 }
 
-type run struct {
+type fakeExecution struct {
 	x       sandbox.Execution
 	events  []sandbox.Event
 	changed chan struct{} // closed and replaced at each change
 }
 
 func newMemory(t testing.TB) *memory {
-	return &memory{dir: t.TempDir(), executions: map[sandbox.ExecutionID]*run{}, requests: map[string]sandbox.ExecutionID{}}
+	return &memory{dir: t.TempDir(), executions: map[sandbox.ExecutionID]*fakeExecution{}, requests: map[string]sandbox.ExecutionID{}}
 }
 
 func (m *memory) find(name string) (*sandbox.Sandbox, error) {
@@ -149,7 +149,7 @@ func (m *memory) Execute(ctx context.Context, name string, r sandbox.ExecuteRequ
 	id, again := m.requests[r.RequestID]
 	if !again {
 		id = sandbox.NewExecutionID()
-		x := &run{changed: make(chan struct{}), x: sandbox.Execution{ID: id, SandboxID: s.ID, Language: s.Language, State: sandbox.ExecRunning, KernelEpoch: 1,
+		x := &fakeExecution{changed: make(chan struct{}), x: sandbox.Execution{ID: id, SandboxID: s.ID, Language: s.Language, State: sandbox.ExecRunning, KernelEpoch: 1,
 			TimeoutSeconds: *r.TimeoutSeconds, CreateTime: time.Now().UTC()}}
 		m.executions[id] = x
 		if r.RequestID != "" {
@@ -165,7 +165,7 @@ func (m *memory) Execute(ctx context.Context, name string, r sandbox.ExecuteRequ
 }
 
 // The caller of add and finish must hold memory.mu.
-func (x *run) add(e sandbox.Event) {
+func (x *fakeExecution) add(e sandbox.Event) {
 	e.Seq = int64(len(x.events) + 1)
 	e.Offset = x.x.OutputBytes
 	x.x.OutputBytes += int64(len(e.Text))
@@ -174,12 +174,12 @@ func (x *run) add(e sandbox.Event) {
 	x.changed = make(chan struct{})
 }
 
-func (x *run) finish(s sandbox.ExecutionState) {
+func (x *fakeExecution) finish(s sandbox.ExecutionState) {
 	x.x.State = s
 	x.add(sandbox.Event{Type: sandbox.EventStatus, State: s})
 }
 
-func (m *memory) lookUp(id string) (*run, error) {
+func (m *memory) lookUp(id string) (*fakeExecution, error) {
 	if x, ok := m.executions[sandbox.ExecutionID(id)]; ok {
 		return x, nil
 	}
@@ -194,7 +194,7 @@ func (m *memory) FindExecution(ctx context.Context, requestID string) (sandbox.E
 }
 
 func (m *memory) GetExecution(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
-	over := time.After(time.Duration(wait * float64(time.Second)))
+	detached := time.After(time.Duration(wait * float64(time.Second)))
 	for {
 		m.mu.Lock()
 		x, err := m.lookUp(id)
@@ -215,7 +215,7 @@ func (m *memory) GetExecution(ctx context.Context, id string, wait float64, w sa
 		}
 		select {
 		case <-changed:
-		case <-over:
+		case <-detached:
 			wait = 0
 		case <-ctx.Done():
 			return sandbox.Execution{}, ctx.Err()

@@ -39,16 +39,16 @@ func params(r *http.Request, names ...string) (query, error) {
 	return q, nil
 }
 
-// integer returns the value of a parameter, or the value of otherwise if it was not given. The parameter must be a whole
-// number from least to most.
-func (q query) integer(name string, otherwise, least, most int64) (int64, error) {
+// integer returns the value of a parameter, or the value of fallback if it was not given. The parameter must be a whole
+// number from minimum to maximum.
+func (q query) integer(name string, fallback, minimum, maximum int64) (int64, error) {
 	s, ok := q[name]
 	if !ok {
-		return otherwise, nil
+		return fallback, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < least || n > most {
-		return 0, sandbox.Errorf(sandbox.Invalid, "%s=%q is no good: use a whole number from %d to %d", name, sandbox.Quote(s), least, most)
+	if err != nil || n < minimum || n > maximum {
+		return 0, sandbox.Errorf(sandbox.Invalid, "%s=%q is no good: use a whole number from %d to %d", name, sandbox.Quote(s), minimum, maximum)
 	}
 	return n, nil
 }

@@ -93,8 +93,8 @@ type failure struct {
 var errStopping = sandbox.Errorf(sandbox.Unavailable,
 	"the Dormouse daemon is stopping. Code that has begun goes on: ask for the execution again when the daemon runs")
 
-// waiting calls fn with a context that also ends when Drain is called. If fn then fails, waiting returns errStopping.
-func (h *Handler) waiting(r *http.Request, fn func(context.Context) error) error {
+// untilDrain calls fn with a context that also ends when Drain is called. If fn then fails, untilDrain returns errStopping.
+func (h *Handler) untilDrain(r *http.Request, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(h.stopping, func() { cancel(errStopping) })()
@@ -111,10 +111,10 @@ func untrusted(s string) slog.LogValuer { return quoted(s) }
 type quoted string
 
 func (q quoted) LogValue() slog.Value {
-	const most = 500
+	const maximum = 500
 	s := string(q)
-	if len(s) > most {
-		s = s[:most]
+	if len(s) > maximum {
+		s = s[:maximum]
 	}
 	return slog.StringValue(fmt.Sprintf("%+q", s))
 }

@@ -33,7 +33,7 @@ func (z *zeros) Read(p []byte) (int, error) {
 // sends the body or not, and that the next call works.
 func TestUploadsRefused(t *testing.T) {
 	m := newMemory(t)
-	c, _, server := serve(t, m, quiet())
+	c, _, server := serve(t, m, discardLog())
 	_, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "s"})
 	must(t, err)
 	client := &http.Client{Transport: &http.Transport{DialContext: dialer(server)}}
@@ -93,7 +93,7 @@ func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
 // TestHundredMegabytes checks that the client and the API can upload and download 100 MiB without holding them in memory.
 func TestHundredMegabytes(t *testing.T) {
 	m := newMemory(t)
-	c, _, _ := serve(t, m, quiet())
+	c, _, _ := serve(t, m, discardLog())
 	_, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "s"})
 	must(t, err)
 	runtime.GC()
@@ -122,12 +122,12 @@ func TestHundredMegabytes(t *testing.T) {
 	equal(t, "sha256", hex.EncodeToString(hash.Sum(nil)), f.SHA256)
 }
 
-// shrinking is an implementation with a file that ends before its announced size.
-type shrinking struct{ api.Sandboxes }
+// shrinkingFile is an implementation with a file that ends before its announced size.
+type shrinkingFile struct{ api.Sandboxes }
 
-// TestDownloadBreaksOff checks that an incomplete download is an error for the client and not a short file.
-func TestDownloadBreaksOff(t *testing.T) {
-	c, _, _ := serve(t, shrinking{}, quiet())
+// TestIncompleteDownloadIsAnError checks that an incomplete download is an error for the client and not a short file.
+func TestIncompleteDownloadIsAnError(t *testing.T) {
+	c, _, _ := serve(t, shrinkingFile{}, discardLog())
 	body, _, err := c.ReadFile(t.Context(), "s", "x", 0, -1)
 	if err == nil {
 		defer body.Close()
@@ -140,7 +140,7 @@ func TestDownloadBreaksOff(t *testing.T) {
 
 func BenchmarkFile100MB(b *testing.B) {
 	m := newMemory(b)
-	c, _, _ := serve(b, discarding{m}, quiet())
+	c, _, _ := serve(b, discardingFiles{m}, discardLog())
 	b.Run("in", func(b *testing.B) {
 		b.SetBytes(sandbox.MaxFileBytes)
 		for b.Loop() {
