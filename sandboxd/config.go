@@ -50,7 +50,7 @@ type Config struct {
 	LogLevel string       // debug, info, warn or error; zero: info
 	Logger   *slog.Logger // zero: logs to stderr, at LogLevel
 
-	// openEngine replaces openOwn in tests. It is nil otherwise.
+	// openEngine replaces openDaemonEngine in tests. It is nil otherwise.
 	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error)
 }
 

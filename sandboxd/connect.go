@@ -38,7 +38,7 @@ func Connect(ctx context.Context, home, exe string, args ...string) (client *api
 	if err := prepare(home); err != nil {
 		return nil, false, err
 	}
-	if !answers(ctx, home) || replaceable(ctx, home) {
+	if !daemonAnswers(ctx, home) || replaceable(ctx, home) {
 		if started, err = start(ctx, home, exe, args); err != nil {
 			return nil, false, err
 		}
@@ -74,12 +74,12 @@ func WarnSkew(ctx context.Context, client *api.Client, version string, log *slog
 func start(ctx context.Context, home, exe string, args []string) (started bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errSlowStart)
 	defer cancel()
-	turn := flock.New(filepath.Join(home, startingName), flock.SetPermissions(0o600))
-	if _, err := turn.TryLockContext(ctx, pollInterval); err != nil {
+	startLock := flock.New(filepath.Join(home, startingName), flock.SetPermissions(0o600))
+	if _, err := startLock.TryLockContext(ctx, pollInterval); err != nil {
 		return false, startFailed(ctx, err, "")
 	}
-	defer func() { err = errors.Join(err, turn.Unlock()) }()
-	if answers(ctx, home) {
+	defer func() { err = errors.Join(err, startLock.Unlock()) }()
+	if daemonAnswers(ctx, home) {
 		if !replaceable(ctx, home) {
 			return false, nil
 		}
@@ -92,7 +92,7 @@ func start(ctx context.Context, home, exe string, args []string) (started bool, 
 		return false, err
 	}
 	defer log.Close()
-	begin, err := log.Seek(0, 2)
+	logOffset, err := log.Seek(0, 2)
 	if err != nil {
 		return false, fmt.Errorf("start the daemon: %w", err)
 	}
@@ -102,16 +102,16 @@ func start(ctx context.Context, home, exe string, args []string) (started bool, 
 	}
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	for !answers(ctx, home) {
+	for !daemonAnswers(ctx, home) {
 		select {
 		case err := <-exited:
 			// The new daemon also exits if another daemon already runs in this home.
-			if answers(ctx, home) {
+			if daemonAnswers(ctx, home) {
 				return false, nil
 			}
-			return false, startFailed(ctx, err, tail(log.Name(), begin))
+			return false, startFailed(ctx, err, tail(log.Name(), logOffset))
 		case <-ctx.Done():
-			return false, startFailed(ctx, context.Cause(ctx), tail(log.Name(), begin))
+			return false, startFailed(ctx, context.Cause(ctx), tail(log.Name(), logOffset))
 		case <-tick.C:
 		}
 	}
@@ -138,7 +138,7 @@ func replace(ctx context.Context, home string) error {
 	}
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	for answers(ctx, home) {
+	for daemonAnswers(ctx, home) {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -150,18 +150,18 @@ func replace(ctx context.Context, home string) error {
 
 var errSlowStart = fmt.Errorf("it did not answer within %s", startTimeout)
 
-// startFailed returns the error for a daemon that could not be started. said is the end of the daemon's log.
-func startFailed(ctx context.Context, err error, said string) error {
+// startFailed returns the error for a daemon that could not be started. logTail is the end of the daemon's log.
+func startFailed(ctx context.Context, err error, logTail string) error {
 	if ctx.Err() != nil && context.Cause(ctx) != errSlowStart {
 		return fmt.Errorf("start the daemon: %w", context.Cause(ctx))
 	}
 	if err == nil {
 		err = errors.New("it ended at once")
 	}
-	if said != "" {
-		said = ". It said:\n" + said
+	if logTail != "" {
+		logTail = ". It said:\n" + logTail
 	}
-	return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon did not start (%v)%s", err, said).WithCause(err)
+	return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon did not start (%v)%s", err, logTail).WithCause(err)
 }
 
 // maxLog is the size in bytes above which openLog begins a new log file. It keeps one old file, as sandboxd.log.1.

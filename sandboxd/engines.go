@@ -69,18 +69,18 @@ func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 		if c.openEngine != nil {
 			return c.openEngine(ctx, c, homeID)
 		}
-		return openOwn(ctx, c, homeID, s)
+		return openDaemonEngine(ctx, c, homeID, s)
 	}, c.Logger)
 }
 
 // engineName is the file in a home that records the name of the engine that runs the home's sandboxes.
 const engineName = "engine"
 
-// openOwn opens the daemon's engine and records its name. If the home has sandboxes, openOwn opens only the engine that
-// runs them. That engine may only be starting; on another engine, the sandboxes would be considered lost. The engine's name
-// is recorded before the first sandbox is, so a home without a recorded engine has no sandboxes on any engine. With auto,
-// openOwn also keeps the engine while containers of terminated sandboxes may still exist there.
-func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
+// openDaemonEngine opens the daemon's engine and records its name. If the home has sandboxes, openDaemonEngine opens only
+// the engine that runs them. That engine may only be starting; on another engine, the sandboxes would be considered lost.
+// The engine's name is recorded before the first sandbox is, so a home without a recorded engine has no sandboxes on any
+// engine. With auto, openDaemonEngine also keeps the engine while containers of terminated sandboxes may still exist there.
+func openDaemonEngine(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
 	choice, file := *c, filepath.Join(c.Home, engineName)
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -90,20 +90,20 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	if last != dockerEngine && last != gvisorEngine {
 		last = "" // the file is missing or damaged
 	}
-	here, err := held(ctx, s, last)
+	contents, err := countContents(ctx, s, last)
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case here.sandboxes > 0 && choice.Engine != autoEngine && choice.Engine != last:
+	case contents.sandboxes > 0 && choice.Engine != autoEngine && choice.Engine != last:
 		return nil, sandbox.Errorf(sandbox.Unavailable,
 			"this home's sandboxes (%d) are on the %s engine, and the %s engine would lose them: use --engine %s, delete them first, or choose another DORMOUSE_HOME",
-			here.sandboxes, last, choice.Engine, last)
-	case here.any() && choice.Engine == autoEngine:
+			contents.sandboxes, last, choice.Engine, last)
+	case contents.nonEmpty() && choice.Engine == autoEngine:
 		choice.Engine = last
 	}
 	e, err := open(ctx, &choice, homeID, bundle.Bundle{})
-	if err != nil && here.any() && c.Engine == autoEngine {
+	if err != nil && contents.nonEmpty() && c.Engine == autoEngine {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "this home's sandboxes are on the %s engine: %s", last, sandbox.Public(err).Message).WithCause(err)
 	}
 	if err != nil {
@@ -117,16 +117,16 @@ func openOwn(ctx context.Context, c *Config, homeID string, s *store.Store) (eng
 	return e, nil
 }
 
-// holdings counts the sandboxes and containers that a home has on the engine that it last used.
-type holdings struct {
+// engineContents counts the sandboxes and containers that a home has on the engine that it last used.
+type engineContents struct {
 	sandboxes int // sandboxes that are not terminated
-	remains   int // containers of terminated sandboxes that may still exist
+	leftovers int // containers of terminated sandboxes that may still exist
 }
 
-func (h holdings) any() bool { return h.sandboxes+h.remains > 0 }
+func (h engineContents) nonEmpty() bool { return h.sandboxes+h.leftovers > 0 }
 
-// held returns the holdings of a home on the engine named last. If last is empty, it returns the zero value.
-func held(ctx context.Context, s *store.Store, last string) (h holdings, err error) {
+// countContents counts the contents of a home on the engine named last. If last is empty, it returns the zero value.
+func countContents(ctx context.Context, s *store.Store, last string) (h engineContents, err error) {
 	if last == "" {
 		return h, nil
 	}
@@ -135,16 +135,16 @@ func held(ctx context.Context, s *store.Store, last string) (h holdings, err err
 		switch {
 		case rec.State != sandbox.Terminated:
 			h.sandboxes++
-		case time.Now().Before(rec.ExpireTime.Add(selfEnd)):
-			h.remains++
+		case time.Now().Before(rec.ExpireTime.Add(containerEndDelay)):
+			h.leftovers++
 		}
 	}
 	return h, err
 }
 
-// selfEnd is the time after a sandbox's expiry by which its container has certainly ended: the guest ends it even without a
-// daemon.
-const selfEnd = time.Hour
+// containerEndDelay is the time after a sandbox's expiry by which its container has certainly ended: the guest ends it even
+// without a daemon.
+const containerEndDelay = time.Hour
 
 // open opens the engine that c.Engine names. For auto, it opens the first engine that works.
 func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {

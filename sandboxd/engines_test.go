@@ -23,9 +23,9 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	says := func() string {
+	openError := func() string {
 		t.Helper()
-		_, err := openOwn(t.Context(), &Config{Home: home, Engine: autoEngine}, "home", s)
+		_, err := openDaemonEngine(t.Context(), &Config{Home: home, Engine: autoEngine}, "home", s)
 		if sandbox.KindOf(err) != sandbox.Unavailable {
 			t.Fatalf("openOwn = %v, want it unavailable", err)
 		}
@@ -39,7 +39,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, engineName), []byte("gvisor\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := says(); got != dockerErr.Error() {
+	if got := openError(); got != dockerErr.Error() {
 		t.Errorf("without sandboxes it says %q, want %q", got, dockerErr)
 	}
 	now, id := time.Now(), sandbox.NewID()
@@ -47,10 +47,10 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 		Limits: sandbox.DefaultLimits(), UID: 200_000, Container: true, CreateTime: now, ExpireTime: now.Add(time.Hour), UsedTime: now}); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := says(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
+	if got, want := openError(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
 		t.Errorf("with a sandbox it says %q, want %q", got, want)
 	}
-	_, err = openOwn(t.Context(), &Config{Home: home, Engine: dockerEngine}, "home", s)
+	_, err = openDaemonEngine(t.Context(), &Config{Home: home, Engine: dockerEngine}, "home", s)
 	if err == nil || !strings.Contains(err.Error(), "use --engine gvisor") {
 		t.Errorf("openOwn(docker) = %v, want a refusal: the home's sandbox is on gvisor", err)
 	}
@@ -58,10 +58,10 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if err := s.EndSandbox(id, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := says(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
+	if got, want := openError(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
 		t.Errorf("with the container of an ended sandbox it says %q, want %q", got, want)
 	}
-	if h, err := held(t.Context(), s, gvisorEngine); err != nil || h != (holdings{remains: 1}) {
+	if h, err := countContents(t.Context(), s, gvisorEngine); err != nil || h != (engineContents{leftovers: 1}) {
 		t.Errorf("held = %+v, %v, want one container of an ended sandbox", h, err)
 	}
 	// The file with the engine's name is empty or damaged.
@@ -69,7 +69,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(home, engineName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := says(); got != dockerErr.Error() {
+		if got := openError(); got != dockerErr.Error() {
 			t.Errorf("with the record %q it says %q, want %q", text, got, dockerErr)
 		}
 	}

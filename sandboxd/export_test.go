@@ -18,5 +18,5 @@ func (c Config) Validate() error { return c.validate() }
 // Unexported functions that the tests call.
 var (
 	NewLazyEngine = newLazyEngine
-	Harmless      = harmless
+	Harmless      = quoteUnprintable
 )

@@ -92,18 +92,18 @@ func PrepareHome(home string) error { return prepare(canonical(home)) }
 
 // prepare is PrepareHome for a canonical path. It also creates the folder of the socket, if that is outside the home.
 func prepare(home string) error {
-	if err := private(home, true); err != nil {
+	if err := makePrivate(home, true); err != nil {
 		return err
 	}
 	if dir := filepath.Dir(SocketPath(home)); dir != home {
-		return private(dir, false)
+		return makePrivate(dir, false)
 	}
 	return nil
 }
 
-// private creates dir if necessary, accessible only to this user. It returns an error if another user owns dir or if others
-// can access it. But if narrow is true and dir is empty or already a home, private removes the access of others instead.
-func private(dir string, narrow bool) error {
+// makePrivate creates dir if necessary, accessible only to this user. It returns an error if another user owns dir or if others
+// can access it. But if fixMode is true and dir is empty or already a home, makePrivate removes the access of others instead.
+func makePrivate(dir string, fixMode bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make a home: %w", err)
 	}
@@ -132,7 +132,7 @@ func private(dir string, narrow bool) error {
 	for _, e := range entries {
 		ours = ours || e.Name() == idName
 	}
-	if !narrow || !ours {
+	if !fixMode || !ours {
 		return sandbox.Errorf(sandbox.Unavailable, "%s is open to other users and has files that are not Dormouse's: choose another DORMOUSE_HOME, or close it with chmod 700", dir)
 	}
 	return os.Chmod(dir, 0o700)

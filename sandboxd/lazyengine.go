@@ -29,11 +29,11 @@ type lazyEngine struct {
 	ctx  context.Context // the parent of the attempts' contexts; Close ends it
 	stop context.CancelFunc
 
-	mu      sync.Mutex
-	engine  engine.Engine // nil: not open
-	attempt chan struct{} // closed when the current attempt ends; nil: there is no current attempt
-	err     error         // the error of the last attempt
-	tried   time.Time     // when the last attempt ended
+	mu          sync.Mutex
+	engine      engine.Engine // nil: not open
+	attempt     chan struct{} // closed when the current attempt ends; nil: there is no current attempt
+	err         error         // the error of the last attempt
+	lastAttempt time.Time     // when the last attempt ended
 }
 
 var (
@@ -51,7 +51,7 @@ func newLazyEngine(name string, open func(context.Context) (engine.Engine, error
 // continues when a caller's ctx ends.
 func (l *lazyEngine) get(ctx context.Context) (engine.Engine, error) {
 	l.mu.Lock()
-	if l.engine == nil && l.attempt == nil && (l.err == nil || time.Since(l.tried) >= openRetry) && l.ctx.Err() == nil {
+	if l.engine == nil && l.attempt == nil && (l.err == nil || time.Since(l.lastAttempt) >= openRetry) && l.ctx.Err() == nil {
 		l.attempt = make(chan struct{})
 		go l.try()
 	}
@@ -91,7 +91,7 @@ func (l *lazyEngine) try() {
 	case l.err == nil || l.err.Error() != err.Error():
 		l.log.Warn("no engine yet", "engine", l.name, "err", err, "cause", errors.Unwrap(err))
 	}
-	l.engine, l.err, l.tried = e, err, time.Now()
+	l.engine, l.err, l.lastAttempt = e, err, time.Now()
 	close(l.attempt)
 	l.attempt = nil
 }

@@ -83,9 +83,9 @@ func TestLazyEngine(t *testing.T) {
 	})
 }
 
-// TestLazyEngineHangs checks that an attempt to open the engine continues when a caller gives up, and ends when the engine is
-// closed.
-func TestLazyEngineHangs(t *testing.T) {
+// TestLazyEngineAttemptOutlivesItsCaller checks that an attempt to open the engine continues when a caller gives up, and
+// ends when the engine is closed.
+func TestLazyEngineAttemptOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := sandboxd.NewLazyEngine("docker", func(ctx context.Context) (engine.Engine, error) {
 			<-ctx.Done()
@@ -149,20 +149,20 @@ func TestS62_LogForging(t *testing.T) {
 	}
 }
 
-// sleeperEngine is an engine that also implements engine.Suspender.
-type sleeperEngine struct{ engine.Engine }
+// suspendingEngine is an engine that also implements engine.Suspender.
+type suspendingEngine struct{ engine.Engine }
 
-func (sleeperEngine) Suspend(context.Context, sandbox.ID) error { return nil }
-func (sleeperEngine) Resume(context.Context, sandbox.ID) error  { return nil }
+func (suspendingEngine) Suspend(context.Context, sandbox.ID) error { return nil }
+func (suspendingEngine) Resume(context.Context, sandbox.ID) error  { return nil }
 
-// TestLazyEngineCan checks that a lazyEngine offers an optional interface only once the engine is open, and only if the
-// engine implements it.
-func TestLazyEngineCan(t *testing.T) {
+// TestLazyEngineOffersOptionalInterfaces checks that a lazyEngine offers an optional interface only once the engine is open,
+// and only if the engine implements it.
+func TestLazyEngineOffersOptionalInterfaces(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		real engine.Engine
 		want bool
-	}{{"one that can", sleeperEngine{new(present)}, true}, {"one that cannot", new(present), false}} {
+	}{{"one that can", suspendingEngine{new(present)}, true}, {"one that cannot", new(present), false}} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := sandboxd.NewLazyEngine("test", func(context.Context) (engine.Engine, error) { return tt.real, nil }, slog.New(slog.DiscardHandler))
 			defer e.Close()

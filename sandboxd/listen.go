@@ -35,18 +35,18 @@ func listen(home string, log *slog.Logger) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil && runtime.GOOS != "windows" {
 		return nil, errors.Join(fmt.Errorf("listen: %w", err), l.Close())
 	}
-	return &ownListener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
+	return &sameUserListener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
 }
 
-// ownListener accepts only connections from processes of one user. The mode of the socket already keeps other users out;
-// ownListener also does if the mode was changed.
-type ownListener struct {
+// sameUserListener accepts only connections from processes of one user. The mode of the socket already keeps other users out;
+// sameUserListener also does if the mode was changed.
+type sameUserListener struct {
 	*net.UnixListener
 	uid int
 	log *slog.Logger
 }
 
-func (l *ownListener) Accept() (net.Conn, error) {
+func (l *sameUserListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {

@@ -36,7 +36,7 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 		if got {
 			break
 		}
-		if answers(ctx, home) || time.Now().After(until) {
+		if daemonAnswers(ctx, home) || time.Now().After(until) {
 			return nil, fmt.Errorf("%w for %s%s: use it, stop it, or choose another DORMOUSE_HOME", ErrRunning, home, pidNote(home))
 		}
 		select {
@@ -86,8 +86,8 @@ func runningPid(home string) (int, error) {
 	return pid, err
 }
 
-// answers reports whether the home's daemon answers within 2 s.
-func answers(ctx context.Context, home string) bool {
+// daemonAnswers reports whether the home's daemon answers within 2 s.
+func daemonAnswers(ctx context.Context, home string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	c := api.Dial(SocketPath(home))

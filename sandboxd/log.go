@@ -19,9 +19,9 @@ import (
 func NewLogger(f *os.File, level string) *slog.Logger {
 	l, _ := parseLevel(level) // on error, l is info
 	if !isatty.IsTerminal(f.Fd()) {
-		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l, ReplaceAttr: detailed}))
+		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l, ReplaceAttr: withCause}))
 	}
-	return slog.New(tint.NewTextHandler(f, &tint.Options{Level: l, TimeFormat: time.TimeOnly, ReplaceAttr: harmless}))
+	return slog.New(tint.NewTextHandler(f, &tint.Options{Level: l, TimeFormat: time.TimeOnly, ReplaceAttr: quoteUnprintable}))
 }
 
 func parseLevel(s string) (l slog.Level, err error) {
@@ -34,18 +34,18 @@ func parseLevel(s string) (l slog.Level, err error) {
 	return l, nil
 }
 
-// detailed is a ReplaceAttr function that adds to an error the causes that clients never see.
-func detailed(_ []string, a slog.Attr) slog.Attr {
+// withCause is a ReplaceAttr function that adds to an error the causes that clients never see.
+func withCause(_ []string, a slog.Attr) slog.Attr {
 	if err, ok := a.Value.Any().(error); ok {
 		return slog.String(a.Key, sandbox.Details(err))
 	}
 	return a
 }
 
-// harmless is a ReplaceAttr function for terminals. In addition to detailed, it quotes values with unprintable characters,
-// which could control the terminal. (JSON output needs no such function, because JSON escapes them.)
-func harmless(groups []string, a slog.Attr) slog.Attr {
-	a = detailed(groups, a)
+// quoteUnprintable is a ReplaceAttr function for terminals. In addition to withCause, it quotes values with unprintable
+// characters, which could control the terminal. (JSON output needs no such function, because JSON escapes them.)
+func quoteUnprintable(groups []string, a slog.Attr) slog.Attr {
+	a = withCause(groups, a)
 	if k := a.Value.Kind(); k != slog.KindString && k != slog.KindAny {
 		return a
 	}

@@ -27,25 +27,25 @@ func spawn(home, exe string, args []string, log *os.File) (exited <-chan error, 
 	return done, nil
 }
 
-// tail returns the last lines, at most 8, that were written to a log after the offset begin. It replaces unprintable
+// tail returns the last lines, at most 8, that were written to a log after logOffset. It replaces unprintable
 // characters with question marks.
-func tail(path string, begin int64) string {
-	const most, lines = 4 << 10, 8
+func tail(path string, logOffset int64) string {
+	const maximum, lines = 4 << 10, 8
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
 	if end, err := f.Seek(0, io.SeekEnd); err == nil {
-		begin = max(begin, end-most)
+		logOffset = max(logOffset, end-maximum)
 	}
-	text, _ := io.ReadAll(io.LimitReader(io.NewSectionReader(f, begin, most), most))
+	text, _ := io.ReadAll(io.LimitReader(io.NewSectionReader(f, logOffset, maximum), maximum))
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
-	said := strings.Join(all[max(0, len(all)-lines):], "\n")
+	logTail := strings.Join(all[max(0, len(all)-lines):], "\n")
 	return strings.Map(func(r rune) rune {
 		if r != '\n' && !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
-	}, said)
+	}, logTail)
 }
