@@ -15,11 +15,11 @@ import (
 type Budget struct {
 	total int64
 
-	mu      sync.Mutex
-	used    int64
-	named   int64 // the part of used that owners other than the operator hold
-	byOwner map[sandbox.Owner]int64
-	freed   chan struct{} // closed and replaced when units are given back
+	mu          sync.Mutex
+	used        int64
+	usedByNamed int64 // the part of used that owners other than the operator hold
+	byOwner     map[sandbox.Owner]int64
+	freed       chan struct{} // closed and replaced when units are given back
 }
 
 // NewBudget returns a budget of total units.
@@ -44,12 +44,12 @@ func (b *Budget) Take(owner sandbox.Owner, n int64) bool {
 
 // take is Take for callers that hold b.mu.
 func (b *Budget) take(owner sandbox.Owner, n int64) bool {
-	if b.used+n > b.total || b.byOwner[owner]+n > b.share(owner) || owner != sandbox.Operator && b.named+n > b.total-b.total/8 {
+	if b.used+n > b.total || b.byOwner[owner]+n > b.share(owner) || owner != sandbox.Operator && b.usedByNamed+n > b.total-b.total/8 {
 		return false
 	}
 	b.used += n
 	if owner != sandbox.Operator {
-		b.named += n
+		b.usedByNamed += n
 	}
 	b.byOwner[owner] += n
 	return true
@@ -64,7 +64,7 @@ func (b *Budget) Give(owner sandbox.Owner, n int64) {
 	defer b.mu.Unlock()
 	b.used -= n
 	if owner != sandbox.Operator {
-		b.named -= n
+		b.usedByNamed -= n
 	}
 	if b.byOwner[owner] -= n; b.byOwner[owner] == 0 {
 		delete(b.byOwner, owner)

@@ -99,7 +99,7 @@ func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
 			}))
 			defer server.Close()
 			b := wire.NewBudget(total)
-			var atOnce, most atomic.Int64
+			var atOnce, maximum atomic.Int64
 			var wg sync.WaitGroup
 			var refused atomic.Int64
 			for range 12 {
@@ -131,7 +131,7 @@ func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
 					}
 					n := atOnce.Add(1)
 					defer atOnce.Add(-1)
-					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+					for m := maximum.Load(); n > m && !maximum.CompareAndSwap(m, n); m = maximum.Load() {
 					}
 					if used := b.Used(); used > total {
 						t.Errorf("%d bytes are used, want at most %d", used, total)
@@ -139,8 +139,8 @@ func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if most.Load() > 2 || b.Used() != 0 {
-				t.Errorf("%d answers at once, want at most 2; %d bytes are used at the end, want 0", most.Load(), b.Used())
+			if maximum.Load() > 2 || b.Used() != 0 {
+				t.Errorf("%d answers at once, want at most 2; %d bytes are used at the end, want 0", maximum.Load(), b.Used())
 			}
 			if known && refused.Load() == 12 {
 				t.Error("all answers were refused")

@@ -19,13 +19,13 @@ const (
 // [MaxDepth]. Each object, array, key, string, number and literal counts as a value. It allocates no memory, and
 // accepts text that is not JSON if that is within the limits.
 func CheckShape(text []byte, maxValues int) error {
-	s := shape{most: maxValues}
+	s := shape{maximum: maxValues}
 	return s.scan(text)
 }
 
 // shape counts the values of a JSON text that arrives in pieces.
 type shape struct {
-	most     int
+	maximum  int
 	values   int
 	depth    int
 	inString bool
@@ -43,17 +43,17 @@ func (s *shape) scan(p []byte) error {
 			s.escaped = c == '\\'
 			s.inString = c != '"'
 		default:
-			s.outside(c)
+			s.scanOutsideString(c)
 		}
-		if s.values > s.most || s.depth > MaxDepth {
+		if s.values > s.maximum || s.depth > MaxDepth {
 			return s.exceeded()
 		}
 	}
 	return nil
 }
 
-// outside processes a byte that is not inside a string.
-func (s *shape) outside(c byte) {
+// scanOutsideString processes a byte that is not inside a string.
+func (s *shape) scanOutsideString(c byte) {
 	scalar := false
 	switch c {
 	case ' ', '\t', '\r', '\n', ',', ':':
@@ -78,7 +78,7 @@ func (s *shape) exceeded() error {
 	if s.depth > MaxDepth {
 		return sandbox.Errorf(sandbox.Invalid, "the JSON is nested more than %d levels deep, which is the limit", MaxDepth)
 	}
-	return sandbox.Errorf(sandbox.Invalid, "the JSON has more than %s values, which is the limit: send large content as text in a file", thousands(s.most))
+	return sandbox.Errorf(sandbox.Invalid, "the JSON has more than %s values, which is the limit: send large content as text in a file", thousands(s.maximum))
 }
 
 // thousands returns n as text, with a comma before its last three digits.

@@ -17,9 +17,9 @@ import (
 
 func TestJSONBeyondTheLimitsIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
-		text string
-		most int
-		says string // empty: accepted
+		text    string
+		maximum int
+		says    string // empty: accepted
 	}{
 		"empty":                       {"", 0, ""},
 		"as many values as allowed":   {`[1,2,3]`, 4, ""},
@@ -35,7 +35,7 @@ func TestJSONBeyondTheLimitsIsRefused(t *testing.T) {
 		"closing brackets, then deep": {strings.Repeat("]", 100) + strings.Repeat("[", 100), 1000, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := wire.CheckShape([]byte(c.text), c.most)
+			err := wire.CheckShape([]byte(c.text), c.maximum)
 			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}

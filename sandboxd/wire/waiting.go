@@ -7,8 +7,8 @@ const ShortWait = 1.0
 
 type waitingKey struct{}
 
-// exchanges contains the functions that were passed to WithWaiting.
-type exchanges struct {
+// slotExchanges contains the functions that were passed to WithWaiting.
+type slotExchanges struct {
 	wait func() bool
 	work func(context.Context) bool
 }
@@ -17,14 +17,14 @@ type exchanges struct {
 // for one among the waiting requests, and reports false if none is free. work exchanges it back, and reports false if
 // no working slot becomes free in time. Both may be called more than once.
 func WithWaiting(ctx context.Context, wait func() bool, work func(context.Context) bool) context.Context {
-	return context.WithValue(ctx, waitingKey{}, exchanges{wait, work})
+	return context.WithValue(ctx, waitingKey{}, slotExchanges{wait, work})
 }
 
 // WaitAllowed returns how many seconds, at most the given ones, the request of ctx may wait for an execution. For a
 // long wait it exchanges the request's slot for one among the waiting requests, so that other requests can work. If
 // none is free, it returns [ShortWait].
 func WaitAllowed(ctx context.Context, seconds float64) float64 {
-	x, ok := ctx.Value(waitingKey{}).(exchanges)
+	x, ok := ctx.Value(waitingKey{}).(slotExchanges)
 	if !ok || seconds <= ShortWait || x.wait() {
 		return seconds
 	}
@@ -35,6 +35,6 @@ func WaitAllowed(ctx context.Context, seconds float64) float64 {
 // slot, WorkAllowed waits for one among the working requests. Answers are limited by their memory, so only a request
 // that does other work after a wait must call it.
 func WorkAllowed(ctx context.Context) bool {
-	x, ok := ctx.Value(waitingKey{}).(exchanges)
+	x, ok := ctx.Value(waitingKey{}).(slotExchanges)
 	return !ok || x.work(ctx)
 }

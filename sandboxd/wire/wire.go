@@ -84,7 +84,7 @@ func WriteError(w http.ResponseWriter, err error) {
 // ReadJSON decodes a request's body of at most limit bytes, [MaxValues] values and [MaxDepth] levels into v. It returns
 // an error of kind invalid for a body beyond a limit, for an unknown field, and if anything follows the value.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	dec := json.NewDecoder(&shapedReader{r: http.MaxBytesReader(w, r.Body, limit), shape: shape{most: MaxValues}})
+	dec := json.NewDecoder(&shapedReader{r: http.MaxBytesReader(w, r.Body, limit), shape: shape{maximum: MaxValues}})
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil && dec.More() {
@@ -135,9 +135,9 @@ func Decode(resp *http.Response, limit int64, v any) error {
 // body is not that of [WriteError], for example because a proxy sent the answer, the error contains only the
 // status, and its kind is internal. The caller must close the body.
 func ReadError(resp *http.Response) error {
-	const most = 64 << 10
+	const maximum = 64 << 10
 	var body errorBody
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, most))
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maximum))
 	if json.Unmarshal(text, &body) == nil && body.Error != nil && body.Error.Message != "" {
 		for _, k := range kinds {
 			if k.status == resp.StatusCode {
