@@ -18,14 +18,14 @@ type Duration time.Duration
 func ParseDuration(s string) (Duration, error) {
 	t := strings.ReplaceAll(strings.TrimSpace(s), " ", "")
 	if n, err := strconv.ParseFloat(t, 64); err == nil {
-		if !(math.Abs(n) <= longest.Seconds()) { // negated, so that it also rejects NaN
+		if !(math.Abs(n) <= maxDuration.Seconds()) { // negated, so that it also rejects NaN
 			return 0, outOfRange(s)
 		}
 		return Duration(n * float64(time.Second)), nil
 	}
 	rest, negative := strings.CutPrefix(t, "-")
 	if rest == "" || strings.ContainsAny(rest, "+-") {
-		return 0, noDuration(s)
+		return 0, invalidDuration(s)
 	}
 	var sum time.Duration
 	for _, unit := range []struct {
@@ -39,7 +39,7 @@ func ParseDuration(s string) (Duration, error) {
 				continue
 			}
 			if strings.Trim(n, "0123456789.") != "" {
-				return 0, noDuration(s)
+				return 0, invalidDuration(s)
 			}
 			term, rest = n+"h", after
 		} else if rest == "" {
@@ -47,14 +47,14 @@ func ParseDuration(s string) (Duration, error) {
 		}
 		d, err := time.ParseDuration(term)
 		if err != nil {
-			return 0, noDuration(s)
+			return 0, invalidDuration(s)
 		}
-		if d > longest/unit.hours {
+		if d > maxDuration/unit.hours {
 			return 0, outOfRange(s)
 		}
 		sum += d * unit.hours
 	}
-	if sum > longest {
+	if sum > maxDuration {
 		return 0, outOfRange(s)
 	}
 	if negative {
@@ -63,11 +63,11 @@ func ParseDuration(s string) (Duration, error) {
 	return Duration(sum), nil
 }
 
-// longest limits a duration and each of its terms. It is far above every limit on a TTL or timeout, and the sum of
+// maxDuration limits a duration and each of its terms. It is far above every limit on a TTL or timeout, and the sum of
 // three terms of this length does not overflow.
-const longest = 1e9 * time.Second
+const maxDuration = 1e9 * time.Second
 
-func noDuration(s string) error {
+func invalidDuration(s string) error {
 	return Errorf(Invalid, "%q is not a duration: write it like \"30m\", \"24h\", \"1d12h\" or \"1w\"", Quote(s))
 }
 

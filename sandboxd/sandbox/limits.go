@@ -31,22 +31,22 @@ const (
 // defaults that exceed the host's CPUs or memory are lowered. If r asks for more CPUs or memory than the host has, the
 // error is of kind invalid. hostMemory is in bytes, and 0 if it is not known.
 func (l Limits) WithRequest(r CreateRequest, hostCPUs int, hostMemory int64) (Limits, error) {
-	mostMB := MaxMemoryMB
+	hostMaxMB := MaxMemoryMB
 	if hostMemory > 0 {
-		mostMB = int(max(MinMemoryMB, min(MaxMemoryMB, hostMemory/MiB)))
+		hostMaxMB = int(max(MinMemoryMB, min(MaxMemoryMB, hostMemory/MiB)))
 	}
 	if r.MemoryMB != 0 {
-		if r.MemoryMB < MinMemoryMB || r.MemoryMB > mostMB {
-			return l, Errorf(Invalid, "memory_mb %d is out of range: use %d to %d on this machine", r.MemoryMB, MinMemoryMB, mostMB)
+		if r.MemoryMB < MinMemoryMB || r.MemoryMB > hostMaxMB {
+			return l, Errorf(Invalid, "memory_mb %d is out of range: use %d to %d on this machine", r.MemoryMB, MinMemoryMB, hostMaxMB)
 		}
 		l.MemoryBytes = int64(r.MemoryMB) * MiB
 	}
-	l.MemoryBytes = min(l.MemoryBytes, int64(mostMB)*MiB)
+	l.MemoryBytes = min(l.MemoryBytes, int64(hostMaxMB)*MiB)
 	l.WorkspaceBytes = min(l.WorkspaceBytes, max(MiB, l.MemoryBytes/2))
 	if r.CPUs != 0 {
-		most := min(MaxCPUs, float64(hostCPUs))
-		if !(r.CPUs >= MinCPUs && r.CPUs <= most) {
-			return l, Errorf(Invalid, "cpus %g is out of range: use %g to %g on this machine", r.CPUs, MinCPUs, most)
+		maximum := min(MaxCPUs, float64(hostCPUs))
+		if !(r.CPUs >= MinCPUs && r.CPUs <= maximum) {
+			return l, Errorf(Invalid, "cpus %g is out of range: use %g to %g on this machine", r.CPUs, MinCPUs, maximum)
 		}
 		l.CPUs = r.CPUs
 	}

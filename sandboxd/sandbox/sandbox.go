@@ -264,9 +264,9 @@ func ValidateRequestID(s string) error {
 
 // Quote returns s for use with %q in a message. It shortens a long s, because s can come from an untrusted client.
 func Quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(s[:most], "�"), len(s))
+	const maximum = 80
+	if len(s) > maximum {
+		return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(s[:maximum], "�"), len(s))
 	}
 	return s
 }
