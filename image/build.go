@@ -99,7 +99,7 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 
 	result, found := cache.find()
 	if !found || opts.Rebuild {
-		way, why, err := choose(opts.Way)
+		way, why, err := chooseWay(opts.Way)
 		if err != nil {
 			return Result{}, err
 		}
@@ -157,11 +157,11 @@ func importTar(ctx context.Context, engine Engine, result Result, report *report
 	}
 	defer tar.Close()
 	began := time.Now()
-	report.step("bringing it into the engine (%s)", megabytes(result.Size))
+	report.beginStep("bringing it into the engine (%s)", megabytes(result.Size))
 	if err := engine.ImportImage(ctx, tar, result.Ref, changes()...); err != nil {
 		return fmt.Errorf("import %s: %w", result.Path, err)
 	}
-	report.say("%s is ready (import %s)", result.Ref, seconds(time.Since(began)))
+	report.printLine("%s is ready (import %s)", result.Ref, seconds(time.Since(began)))
 	return nil
 }
 
@@ -171,7 +171,7 @@ func warnLeftOut(report *report, result Result) {
 	if len(result.LeftOut) == 0 {
 		return
 	}
-	report.say("WARNING: %d Python packages are LEFT OUT of this image: %s", len(result.LeftOut), result.LeftOutReason)
-	report.say("WARNING: it lacks %s", list(result.LeftOut))
-	report.say("WARNING: once PyPI can be reached, `dormouse image build --rebuild` makes it whole")
+	report.printLine("WARNING: %d Python packages are LEFT OUT of this image: %s", len(result.LeftOut), result.LeftOutReason)
+	report.printLine("WARNING: it lacks %s", list(result.LeftOut))
+	report.printLine("WARNING: once PyPI can be reached, `dormouse image build --rebuild` makes it whole")
 }

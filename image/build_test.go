@@ -43,9 +43,9 @@ func (f *fakeEngine) BuildImage(_ context.Context, source io.Reader, ref string,
 func TestEnsure(t *testing.T) {
 	t.Run("an image that the engine has is left alone, silently", func(t *testing.T) {
 		engine := &fakeEngine{images: map[string]string{Ref(): "old"}}
-		got, said := ensure(t, engine, Options{CacheDir: t.TempDir()})
-		if got.Made || got.Ref != Ref() || engine.images[Ref()] != "old" || said != "" {
-			t.Errorf("Ensure = %+v, said %q", got, said)
+		got, output := ensure(t, engine, Options{CacheDir: t.TempDir()})
+		if got.Made || got.Ref != Ref() || engine.images[Ref()] != "old" || output != "" {
+			t.Errorf("Ensure = %+v, said %q", got, output)
 		}
 	})
 	t.Run("one that was built before is imported, and what it lacks is said", func(t *testing.T) {
@@ -58,26 +58,26 @@ func TestEnsure(t *testing.T) {
 		if _, err := c.keep(finished, Result{LeftOut: []string{"polars"}, LeftOutReason: "no network"}); err != nil {
 			t.Fatal(err)
 		}
-		got, said := ensure(t, engine, Options{CacheDir: c.dir})
+		got, output := ensure(t, engine, Options{CacheDir: c.dir})
 		if engine.images[Ref()] != "files" || got.Made || got.Size != 5 {
 			t.Errorf("Ensure = %+v, imported %q", got, engine.images[Ref()])
 		}
-		if !strings.Contains(said, "LEFT OUT") || !strings.Contains(said, "polars") || !strings.Contains(said, "no network") {
-			t.Errorf("said %q", said)
+		if !strings.Contains(output, "LEFT OUT") || !strings.Contains(output, "polars") || !strings.Contains(output, "no network") {
+			t.Errorf("said %q", output)
 		}
 	})
 	t.Run("Docker Hub's way builds in the engine", func(t *testing.T) {
 		engine := &fakeEngine{images: map[string]string{}}
-		got, said := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
-		if !got.Made || engine.images[Ref()] != "built" || !strings.Contains(said, "downloading and installing") {
-			t.Errorf("Ensure = %+v, said %q", got, said)
+		got, output := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
+		if !got.Made || engine.images[Ref()] != "built" || !strings.Contains(output, "downloading and installing") {
+			t.Errorf("Ensure = %+v, said %q", got, output)
 		}
 	})
 	t.Run("Docker Hub's way says what a build had to leave out", func(t *testing.T) {
 		engine := &fakeEngine{images: map[string]string{}, says: "\x1b[0mstep: LEFT OUT: the packages from PyPI\n"}
-		got, said := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
-		if len(got.LeftOut) != len(Wheels()) || !strings.Contains(said, "WARNING") || !strings.Contains(said, "pyarrow") {
-			t.Errorf("Ensure = %+v, said %q", got, said)
+		got, output := ensure(t, engine, Options{CacheDir: t.TempDir(), Way: DockerHub})
+		if len(got.LeftOut) != len(Wheels()) || !strings.Contains(output, "WARNING") || !strings.Contains(output, "pyarrow") {
+			t.Errorf("Ensure = %+v, said %q", got, output)
 		}
 	})
 	t.Run("a failed build says where its log is and leaves no image", func(t *testing.T) {
@@ -132,10 +132,10 @@ func TestCache(t *testing.T) {
 
 func ensure(t *testing.T, engine Engine, opts Options) (Result, string) {
 	t.Helper()
-	var said bytes.Buffer
-	result, err := Ensure(t.Context(), engine, opts, &said)
+	var output bytes.Buffer
+	result, err := Ensure(t.Context(), engine, opts, &output)
 	if err != nil {
 		t.Fatalf("Ensure: %v", err)
 	}
-	return result, said.String()
+	return result, output.String()
 }

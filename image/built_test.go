@@ -14,9 +14,9 @@ import (
 	"testing"
 )
 
-// TestBuilt checks the image that `dormouse image build` made on this machine.
+// TestBuiltImage checks the image that `dormouse image build` made on this machine.
 // It does not build the image. If there is none, the test is skipped, or fails if DORMOUSE_TEST_REQUIRE contains image.
-func TestBuilt(t *testing.T) {
+func TestBuiltImage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("unpacks the whole image: not with -short")
 	}

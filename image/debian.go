@@ -49,8 +49,8 @@ func buildWithDebian(ctx context.Context, cache cache, opts Options, why string,
 		return Result{}, err
 	}
 	defer log.Close()
-	report.say("making %s from Debian packages with mmdebstrap, because %s", Ref(), why)
-	report.say("this takes a few minutes, once; it is kept in %s", cache.dir)
+	report.printLine("making %s from Debian packages with mmdebstrap, because %s", Ref(), why)
+	report.printLine("this takes a few minutes, once; it is kept in %s", cache.dir)
 	began := time.Now()
 
 	if err := installTools(ctx, log, report); err != nil {
@@ -65,12 +65,12 @@ func buildWithDebian(ctx context.Context, cache cache, opts Options, why string,
 		result, err = cache.keep(filepath.Join(dir, "root.tar"), result)
 	}
 	if discard := cache.discard(dir); discard != nil && err == nil {
-		report.say("WARNING: %v", discard)
+		report.printLine("WARNING: %v", discard)
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	report.say("made in %s: %s, %s", seconds(time.Since(began)), megabytes(result.Size), result.Path)
+	report.printLine("made in %s: %s, %s", seconds(time.Since(began)), megabytes(result.Size), result.Path)
 	return result, nil
 }
 
@@ -82,7 +82,7 @@ func debianTar(ctx context.Context, log buildLog, opts Options, dir string, repo
 		return Result{}, err
 	}
 	var result Result
-	report.step("downloading %d Python wheels", len(Wheels()))
+	report.beginStep("downloading %d Python wheels", len(Wheels()))
 	if err := fetchWheels(ctx, log, runtime.GOARCH, source); err != nil {
 		if ctx.Err() != nil {
 			return Result{}, ctx.Err()
@@ -93,12 +93,12 @@ func debianTar(ctx context.Context, log buildLog, opts Options, dir string, repo
 	}
 
 	env := []string{"SOURCE_DATE_EPOCH=" + sourceDate, "TMPDIR=" + dir}
-	err := log.run(ctx, env, report.tell, "mmdebstrap", mmdebstrapArgs(Packages(), opts.Mirror, dir)...)
+	err := log.run(ctx, env, report.announceStep, "mmdebstrap", mmdebstrapArgs(Packages(), opts.Mirror, dir)...)
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
 	}
 	if err != nil {
-		return Result{}, log.failure("mmdebstrap with the packages of "+opts.Mirror, err)
+		return Result{}, log.wrapError("mmdebstrap with the packages of "+opts.Mirror, err)
 	}
 	return result, nil
 }
@@ -146,10 +146,10 @@ func installTools(ctx context.Context, log buildLog, report *report) error {
 	if _, debian := osRelease(); len(wanted) == 0 || !debian {
 		return nil
 	}
-	report.step("installing %s on this machine with apt-get", list(wanted))
+	report.beginStep("installing %s on this machine with apt-get", list(wanted))
 	env := []string{"DEBIAN_FRONTEND=noninteractive"}
 	if err := log.run(ctx, env, nil, "apt-get", "update"); err != nil && ctx.Err() == nil {
-		report.say("apt-get update failed; going on with the package lists that are here")
+		report.printLine("apt-get update failed; going on with the package lists that are here")
 	}
 	install := func(names []string) error {
 		if len(names) == 0 {
@@ -159,7 +159,7 @@ func installTools(ctx context.Context, log buildLog, report *report) error {
 		return log.run(ctx, env, nil, "apt-get", args...)
 	}
 	if err := install(missing.required); err != nil {
-		return log.failure(fmt.Sprintf("install %s", list(missing.required)), err)
+		return log.wrapError(fmt.Sprintf("install %s", list(missing.required)), err)
 	}
 	_ = install(missing.optional) // if this fails, fetchWheels reports the consequence
 	return ctx.Err()

@@ -20,10 +20,10 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 		return Result{}, err
 	}
 	defer log.Close()
-	report.say("having the engine build %s on Docker Hub's debian:trixie-slim (%s)", Ref(), why)
-	report.say("this takes a few minutes, once")
+	report.printLine("having the engine build %s on Docker Hub's debian:trixie-slim (%s)", Ref(), why)
+	report.printLine("this takes a few minutes, once")
 	began := time.Now()
-	report.step("getting the Debian base image")
+	report.beginStep("getting the Debian base image")
 
 	source, err := buildContext(opts)
 	if err != nil {
@@ -31,7 +31,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 	}
 	result := Result{Ref: Ref(), Made: true}
 	lines := &lineWriter{onLine: func(line string) {
-		report.tell(line)
+		report.announceStep(line)
 		if strings.HasPrefix(line, leftOutStep) {
 			result.LeftOutReason = "they could not be downloaded from PyPI"
 		}
@@ -41,7 +41,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 			return Result{}, ctx.Err()
 		}
 		return Result{}, fmt.Errorf("%w\n  Docker Hub's way needs an engine that reaches Docker Hub and Debian's mirror. The other way, mmdebstrap, needs none: on Debian or Ubuntu, as root",
-			log.failure("build the image in the engine", err))
+			log.wrapError("build the image in the engine", err))
 	}
 	if result.LeftOutReason != "" {
 		for _, wheel := range Wheels() {
@@ -49,7 +49,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 		}
 	}
 	warnLeftOut(report, result)
-	report.say("%s is ready (%s)", result.Ref, seconds(time.Since(began)))
+	report.printLine("%s is ready (%s)", result.Ref, seconds(time.Since(began)))
 	return result, nil
 }
 

@@ -12,60 +12,60 @@ import (
 // its line with the time since the build began, to show that the build does not hang. Its methods are safe for
 // concurrent use.
 type report struct {
-	mu      sync.Mutex
-	out     io.Writer
-	began   time.Time
-	current string
-	quiet   *time.Timer // fires repeatAfter after the last line about a step
-	stop    func()
+	mu          sync.Mutex
+	out         io.Writer
+	began       time.Time
+	current     string
+	repeatTimer *time.Timer // fires repeatAfter after the last line about a step
+	stop        func()
 }
 
 // repeatAfter is the interval at which the line of a running step is repeated.
 const repeatAfter = 30 * time.Second
 
 func newReport(out io.Writer) *report {
-	r := &report{out: out, began: time.Now(), quiet: time.NewTimer(repeatAfter)}
+	r := &report{out: out, began: time.Now(), repeatTimer: time.NewTimer(repeatAfter)}
 	done := make(chan struct{})
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
 		for {
 			select {
-			case <-r.quiet.C:
-				r.repeat()
+			case <-r.repeatTimer.C:
+				r.repeatStep()
 			case <-done:
 				return
 			}
 		}
 	}()
 	r.stop = sync.OnceFunc(func() {
-		r.quiet.Stop()
+		r.repeatTimer.Stop()
 		close(done)
 		<-finished
 	})
 	return r
 }
 
-// say prints a line that is not a step.
-func (r *report) say(format string, args ...any) {
+// printLine prints a line that is not a step.
+func (r *report) printLine(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(r.out, "image: "+format+"\n", args...)
 }
 
-// step prints a line at the beginning of a step that may take long.
-func (r *report) step(format string, args ...any) {
+// beginStep prints a line at the beginning of a step that may take long.
+func (r *report) beginStep(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.current = fmt.Sprintf(format, args...)
-	r.quiet.Reset(repeatAfter)
+	r.repeatTimer.Reset(repeatAfter)
 	fmt.Fprintf(r.out, "image: %6s  %s\n", seconds(time.Since(r.began)), r.current)
 }
 
-func (r *report) repeat() {
+func (r *report) repeatStep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.quiet.Reset(repeatAfter)
+	r.repeatTimer.Reset(repeatAfter)
 	if r.current != "" {
 		fmt.Fprintf(r.out, "image: %6s  … still %s\n", seconds(time.Since(r.began)), r.current)
 	}

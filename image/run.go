@@ -25,27 +25,27 @@ func openLog(path string) (buildLog, error) {
 // shownOnFailure is the number of lines from the end of the log that an error contains.
 const shownOnFailure = 15
 
-// failure returns an error that wraps err and contains the last lines and the path of the log.
-func (l buildLog) failure(what string, err error) error {
+// wrapError returns an error that wraps err and contains the last lines and the path of the log.
+func (l buildLog) wrapError(what string, err error) error {
 	content, _ := os.ReadFile(l.Name())
 	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
 	lines = lines[max(0, len(lines)-shownOnFailure):]
 	return fmt.Errorf("%s: %w\n  the last lines of %s:\n  | %s", what, err, l.Name(), strings.Join(lines, "\n  | "))
 }
 
-// graceToEnd is the time that an interrupted program has to clean up before it is killed.
-const graceToEnd = 20 * time.Second
+// terminationGrace is the time that an interrupted program has to clean up before it is killed.
+const terminationGrace = 20 * time.Second
 
 // run runs a program. It writes the output to the log and calls onLine, which may be nil, for each line. When ctx ends,
-// run sends SIGTERM to the program and its children, kills those that still run after graceToEnd, and returns ctx's error.
+// run sends SIGTERM to the program and its children, kills those that still run after terminationGrace, and returns ctx's error.
 func (l buildLog) run(ctx context.Context, env []string, onLine func(string), name string, args ...string) error {
 	fmt.Fprintf(l, "+ %s %s\n", name, strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	out := io.MultiWriter(l, &lineWriter{onLine: onLine})
 	cmd.Stdout, cmd.Stderr = out, out // if both are the same writer, os/exec writes from one goroutine
-	ownGroup(cmd)
-	cmd.WaitDelay = graceToEnd
+	setProcessGroup(cmd)
+	cmd.WaitDelay = terminationGrace
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		killGroup(cmd)
@@ -78,14 +78,14 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// tell prints the step that a line of a program's output announces: a "step: " line of our scripts, or a line in
+// announceStep prints the step that a line of a program's output announces: a "step: " line of our scripts, or a line in
 // mmdebstrapSteps. It ignores other lines.
-func (r *report) tell(line string) {
+func (r *report) announceStep(line string) {
 	if text, ok := strings.CutPrefix(line, "step: "); ok {
-		r.step("%s", text)
+		r.beginStep("%s", text)
 		return
 	}
 	if text, ok := mmdebstrapSteps[line]; ok {
-		r.step("%s", text)
+		r.beginStep("%s", text)
 	}
 }

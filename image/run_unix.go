@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// ownGroup configures cmd to start in its own process group, and to send SIGTERM to the whole group when its context ends.
-func ownGroup(cmd *exec.Cmd) {
+// setProcessGroup configures cmd to start in its own process group, and to send SIGTERM to the whole group when its context
+// ends.
+func setProcessGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 }

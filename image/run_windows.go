@@ -3,5 +3,5 @@ package image
 import "os/exec"
 
 // On Windows these functions do nothing, because there the engine builds the image and no program with children is started.
-func ownGroup(*exec.Cmd)  {}
-func killGroup(*exec.Cmd) {}
+func setProcessGroup(*exec.Cmd) {}
+func killGroup(*exec.Cmd)       {}

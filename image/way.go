@@ -22,8 +22,8 @@ const (
 	DockerHub Way = "dockerhub"
 )
 
-// choose returns the way to build the image and the reason for the choice, as text for the user.
-func choose(wanted Way) (Way, string, error) {
+// chooseWay returns the way to build the image and the reason for the choice, as text for the user.
+func chooseWay(wanted Way) (Way, string, error) {
 	if wanted == DockerHub {
 		return DockerHub, "that is the way asked for", nil
 	}
