@@ -89,10 +89,10 @@ func claudeCommand(s mcpServer) string {
 }
 
 // jsonUnder returns a config function that writes JSON with the indentation of a handwritten file. The server is below
-// the client's key; own are lines of fields that this client needs besides the usual ones.
-func jsonUnder(key string, own ...string) func(mcpServer) string {
+// the client's key; extraFields are lines of fields that this client needs besides the usual ones.
+func jsonUnder(key string, extraFields ...string) func(mcpServer) string {
 	return func(s mcpServer) string {
-		fields := append(slices.Clone(own), `"command": `+inlineJSON(s.Command), `"args": `+inlineJSON(s.Args))
+		fields := append(slices.Clone(extraFields), `"command": `+inlineJSON(s.Command), `"args": `+inlineJSON(s.Args))
 		if len(s.Env) > 0 {
 			fields = append(fields, `"env": `+inlineJSON(s.Env))
 		}
@@ -160,9 +160,9 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// passedOn lists environment variables that decide where the engine and the home are. Clients do not pass them to the
+// configEnv lists environment variables that decide where the engine and the home are. Clients do not pass them to the
 // servers that they start, so they go into the configuration. thisServer adds our own DORMOUSE_ variables.
-var passedOn = []string{"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG", "XDG_STATE_HOME"}
+var configEnv = []string{"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG", "XDG_STATE_HOME"}
 
 // thisServer returns the running command as a client would start it: this binary, with the flags on its command line and
 // the environment variables that configure it.
@@ -193,7 +193,7 @@ func thisServer(k *kong.Context) (mcpServer, error) {
 			}
 		}
 	}
-	for _, name := range passedOn {
+	for _, name := range configEnv {
 		if v := os.Getenv(name); v != "" {
 			s.Env[name] = v
 		}

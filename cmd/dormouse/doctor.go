@@ -51,8 +51,8 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
-	var weak []string // the engine's warnings; its own checks report them
-	whole := ctx
+	var engineWarnings []string // the engine's warnings; its own checks report them
+	parentCtx := ctx
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	cfg := c.config()
@@ -62,7 +62,7 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works here", Remedy: d.Why})
 	} else {
 		defer e.Close()
-		weak = e.Info().Warnings
+		engineWarnings = e.Info().Warnings
 		d.OK, d.Why, d.Runtimes = true, e.Info().Why, e.Info().Runtimes
 		d.Image, _ = e.HasImage(ctx, c.image())
 		if !c.EngineOnly {
@@ -70,13 +70,13 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 		}
 		if !c.EngineOnly && d.Image {
 			cfg.Engine = e.Info().Name // the engine that "auto" chose
-			d.Checks = append(d.Checks, tryEngine(whole, cfg))
+			d.Checks = append(d.Checks, tryEngine(parentCtx, cfg))
 		}
 	}
 	if c.EngineOnly {
 		return d
 	}
-	d.Checks = append(d.Checks, c.daemon(ctx, weak), imageCache(), platform())
+	d.Checks = append(d.Checks, c.daemon(ctx, engineWarnings), imageCache(), platform())
 	for _, check := range d.Checks {
 		d.OK = d.OK && check.Status != engine.Bad
 	}
@@ -111,8 +111,8 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 }
 
 // daemon checks the home's daemon. A daemon that does not run is no problem, because the first command that needs it
-// starts it. The check reports the first of the daemon's warnings that is not in known.
-func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check {
+// starts it. The check reports the first of the daemon's warnings that is not in knownWarnings.
+func (c *doctorCommand) daemon(ctx context.Context, knownWarnings []string) engine.Check {
 	client := api.Dial(sandboxd.SocketPath(c.Home))
 	defer client.Close()
 	info, err := client.Info(ctx)
@@ -130,7 +130,7 @@ func (c *doctorCommand) daemon(ctx context.Context, known []string) engine.Check
 			Remedy: "stop it (its pid is in sandboxd.pid in " + c.Home + "): the next command starts this version, and sandboxes go on"}
 	}
 	for _, w := range info.Warnings {
-		if !slices.Contains(known, w) {
+		if !slices.Contains(knownWarnings, w) {
 			return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, home " + c.Home + ": " + w}
 		}
 	}

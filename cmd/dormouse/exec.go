@@ -134,8 +134,8 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 // follow calls event for each event of the execution until the execution ends, and returns its final state. The first
 // Ctrl-C interrupts the code. The second one makes follow return and leaves the code running.
 func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID, event func(sandbox.Event) error) (sandbox.Execution, error) {
-	ctx, leave := context.WithCancel(ctx)
-	defer leave()
+	ctx, stopFollowing := context.WithCancel(ctx)
+	defer stopFollowing()
 	keys := make(chan os.Signal, 1)
 	signal.Notify(keys, os.Interrupt)
 	defer signal.Stop(keys)
@@ -156,7 +156,7 @@ func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox
 		select {
 		case <-ctx.Done():
 		case <-keys:
-			leave()
+			stopFollowing()
 		}
 	}()
 	if err := client.FollowExecution(ctx, string(id), 1, event); err != nil {

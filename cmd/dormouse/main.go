@@ -84,11 +84,11 @@ func wrongUsage(err error) string {
 			help = node.FullPath() + " --help"
 		}
 	}
-	says := err.Error()
-	if wrong, meant, ok := strings.Cut(says, ", did you mean "); ok {
-		says = wrong + " (did you mean " + meant + ")"
+	message := err.Error()
+	if problem, suggestion, ok := strings.Cut(message, ", did you mean "); ok {
+		message = problem + " (did you mean " + suggestion + ")"
 	}
-	return fmt.Sprintf("%s; see %s", says, help)
+	return fmt.Sprintf("%s; see %s", message, help)
 }
 
 // sentence returns the text of an error for the user of the command line. Unlike the servers, it does not hide internal

@@ -56,11 +56,11 @@ func (c *lsCommand) Run(ctx context.Context) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SANDBOX\tNAME\tSTATE\tLANGUAGE\tAGE\tEXPIRES")
 	for _, box := range all {
-		expires := "in " + roughly(time.Until(box.ExpireTime))
+		expires := "in " + formatDuration(time.Until(box.ExpireTime))
 		if box.State == sandbox.Terminated {
 			expires = box.Reason
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", box.ID, box.DisplayName, box.State, box.Language, roughly(time.Since(box.CreateTime)), expires)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", box.ID, box.DisplayName, box.State, box.Language, formatDuration(time.Since(box.CreateTime)), expires)
 	}
 	return w.Flush()
 }
@@ -109,8 +109,8 @@ func (c *rmCommand) Run(ctx context.Context) error {
 	return nil
 }
 
-// roughly returns a duration in one unit: 5s, 12m, 3h, 13d.
-func roughly(d time.Duration) string {
+// formatDuration returns a duration in one unit: 5s, 12m, 3h, 13d.
+func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", int(max(d, 0).Seconds()))

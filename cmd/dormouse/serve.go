@@ -74,8 +74,8 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.greet(os.Stderr, l.Addr(), encryption != nil)
-	return both(ctx, func(ctx context.Context) error { return d.Serve(ctx, socket) }, func(ctx context.Context) error { return http.Serve(ctx, l) })
+	c.printConnectInfo(os.Stderr, l.Addr(), encryption != nil)
+	return serveBoth(ctx, func(ctx context.Context) error { return d.Serve(ctx, socket) }, func(ctx context.Context) error { return http.Serve(ctx, l) })
 }
 
 // encryption returns the TLS configuration of the flags, or nil for plain HTTP.
@@ -150,8 +150,8 @@ func (c *serveCommand) tokenPath() string {
 	return filepath.Join(c.Home, "token")
 }
 
-// greet prints how to connect. It never prints the token, because the output may end up in logs.
-func (c *serveCommand) greet(w io.Writer, addr net.Addr, encrypted bool) {
+// printConnectInfo prints how to connect. It never prints the token, because the output may end up in logs.
+func (c *serveCommand) printConnectInfo(w io.Writer, addr net.Addr, encrypted bool) {
 	scheme, host := "http", c.Listen
 	if encrypted {
 		scheme = "https"
@@ -183,9 +183,9 @@ func (c *serveCommand) greet(w io.Writer, addr net.Addr, encrypted bool) {
 	}
 }
 
-// both runs two servers until ctx ends or one of them returns. It then cancels the other, waits for it, and returns the
+// serveBoth runs two servers until ctx ends or one of them returns. It then cancels the other, waits for it, and returns the
 // errors of both.
-func both(ctx context.Context, a, b func(context.Context) error) error {
+func serveBoth(ctx context.Context, a, b func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan error, 2)
