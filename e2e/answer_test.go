@@ -14,7 +14,7 @@ import (
 // The text of an answer has a limited size whatever a kernel sends, and dormouse mcp uses little memory for it.
 func TestAnswersOfHostileKernelsAreBounded(t *testing.T) {
 	const budget = 10_000
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t)
 	s := h.connect(t)
 	id := s.create(args{"memory_mb": 1024})

@@ -18,7 +18,7 @@ import (
 // TestParallelLargeAnswersAreBounded reads an execution's 15 MiB of output 24 times at once. Answers that exceed the server's
 // memory budget wait, or are refused with an error that names the limit. On a slow machine the guest may also answer too late.
 func TestParallelLargeAnswersAreBounded(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t)
 	s := startServe(t, h)
 	c := h.connect(t)

@@ -94,13 +94,14 @@ for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]st
 	}
 }
 
-// Processes that fill the buffers of sockets are killed when the sandbox's memory is used up. The other kernel keeps its variables.
+// Processes that fill the buffers of sockets are killed when the sandbox's memory is used up. The other kernel keeps its
+// variables.
 func TestSocketBuffersWithoutEnd(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			if p.name == "docker-runsc" && os.Getenv("DORMOUSE_TEST_OWN_RUNSC") == "" {
-				missing(t, "runsc", "gVisor's own releases of runsc end the sandbox. scripts/with-engine starts a Docker engine with the runsc that Dormouse builds")
+				skipMissing(t, "runsc", "gVisor's own releases of runsc end the sandbox. scripts/with-engine starts a Docker engine with the runsc that Dormouse builds")
 			}
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{"memory_mb": 512})
@@ -181,7 +182,7 @@ func TestBadFiles(t *testing.T) {
 }
 
 func TestBadSandboxes(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t, "DORMOUSE_MAX_SANDBOXES=2")
 	s := h.connect(t)
 	for _, c := range []struct {

@@ -12,7 +12,7 @@ import (
 // If a client of the current protocol version cancels a call, the code is stopped. Clients of older versions also cancel calls
 // that exceed their own timeout, so for them the code keeps running.
 func TestACancelledCall(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	t.Parallel()
 	h := newHome(t)
 	s := h.connect(t)

@@ -12,7 +12,7 @@ import (
 
 // TestCommandLine tests the parts of the command line that users and scripts depend on.
 func TestCommandLine(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t)
 
 	t.Run("exec prints what the code prints and exits with what became of it", func(t *testing.T) {

@@ -129,8 +129,8 @@ func TestConfigLinks(t *testing.T) {
 	}
 	_, notes = printConfig(t, "vscode", nil)
 	_, query, _ = strings.Cut(strings.TrimSpace(notes), "?")
-	var told map[string]any
-	if query, err = url.PathUnescape(query); err != nil || json.Unmarshal([]byte(query), &told) != nil || told["name"] != "dormouse" || told["command"] != binary {
+	var decodedConfig map[string]any
+	if query, err = url.PathUnescape(query); err != nil || json.Unmarshal([]byte(query), &decodedConfig) != nil || decodedConfig["name"] != "dormouse" || decodedConfig["command"] != binary {
 		t.Errorf("VS Code's link carries %q, %v", query, err)
 	}
 }

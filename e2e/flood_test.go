@@ -17,7 +17,7 @@ import (
 // names the limit, and code in another sandbox runs at the same time. (The test turns off idle suspend, because a call that
 // finds no capacity would otherwise wait a second for an idle sandbox to be suspended.)
 func TestTenThousandCreates(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t, "DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_IDLE_SUSPEND=0")
 	s := startServe(t, h)
 	c := h.connect(t)
@@ -64,8 +64,8 @@ func TestTenThousandCreates(t *testing.T) {
 		t.Errorf("%d were made and %d refused", made.Load(), refused.Load())
 	}
 	out, _, _ := h.run("", "ls", "--json")
-	var boxes []json.RawMessage
-	if err := json.Unmarshal([]byte(out), &boxes); err != nil || len(boxes) != 3 {
-		t.Errorf("%d sandboxes, %v: %s", len(boxes), err, out)
+	var sandboxes []json.RawMessage
+	if err := json.Unmarshal([]byte(out), &sandboxes); err != nil || len(sandboxes) != 3 {
+		t.Errorf("%d sandboxes, %v: %s", len(sandboxes), err, out)
 	}
 }

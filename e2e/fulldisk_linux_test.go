@@ -14,7 +14,7 @@ import (
 func TestStartsOnFullDisk(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
-			h := hibernating(t)
+			h := newGvisorHome(t)
 			if err := syscall.Mount("tmpfs", h.dir, "tmpfs", 0, "size=400m,mode=700"); err != nil {
 				t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
 			}

@@ -31,7 +31,8 @@ type args = mcpclient.Args
 // binary is the dormouse command, built once for all tests.
 var binary string
 
-// root returns the repository's root, to which all paths in these tests are relative. go test starts a test in its package's folder.
+// root returns the repository's root, to which all paths in these tests are relative. go test starts a test in its package's
+// folder.
 func root() string {
 	if _, err := os.Stat("go.mod"); err == nil {
 		return "."
@@ -104,7 +105,7 @@ func dockerPlatforms(t *testing.T, needed bool) []platform {
 	if !docker.OK || !docker.Image {
 		why := "no Docker engine with the sandbox image: " + docker.Why
 		if needed || required("docker") {
-			missing(t, "docker", why)
+			skipMissing(t, "docker", why)
 		}
 		t.Log("not tested on Docker: " + why)
 		return nil
@@ -120,13 +121,13 @@ func dockerPlatforms(t *testing.T, needed bool) []platform {
 	return found
 }
 
-// anyEngine skips a test if this machine has no platform.
-func anyEngine(t *testing.T) { t.Helper(); platforms(t) }
+// needsEngine skips a test if this machine has no platform.
+func needsEngine(t *testing.T) { t.Helper(); platforms(t) }
 
 // needsDocker skips a test if this machine has no Docker engine.
 func needsDocker(t *testing.T) { t.Helper(); dockerPlatforms(t, true) }
 
-func missing(t *testing.T, part, why string) {
+func skipMissing(t *testing.T, part, why string) {
 	t.Helper()
 	if required(part) {
 		t.Fatalf("%s is required here: %s", part, why)
@@ -196,13 +197,13 @@ func newHome(t *testing.T, env ...string) *home {
 // removeAll deletes every sandbox, so that a test leaves no container behind.
 func (h *home) removeAll() {
 	out, _, _ := h.run("", "ls", "--json")
-	var boxes []struct {
+	var sandboxes []struct {
 		ID string `json:"id"`
 	}
-	if json.Unmarshal([]byte(out), &boxes) != nil {
+	if json.Unmarshal([]byte(out), &sandboxes) != nil {
 		return
 	}
-	for _, b := range boxes {
+	for _, b := range sandboxes {
 		h.run("", "rm", b.ID)
 	}
 }

@@ -19,13 +19,13 @@ import (
 	"time"
 )
 
-// hibernating returns a home on the gvisor engine, the only engine with all features that these tests need.
-func hibernating(t *testing.T, env ...string) *home {
+// newGvisorHome returns a home on the gvisor engine, the only engine with all features that these tests need.
+func newGvisorHome(t *testing.T, env ...string) *home {
 	t.Helper()
 	all := platforms(t)
 	gvisor := all[len(all)-1]
 	if gvisor.name != "gvisor" {
-		missing(t, "gvisor", "the gvisor engine is not here, and no other can put a sandbox to sleep")
+		skipMissing(t, "gvisor", "the gvisor engine is not here, and no other can put a sandbox to sleep")
 	}
 	return newHome(t, append(slices.Clone(gvisor.env), env...)...)
 }
@@ -99,7 +99,7 @@ type sandboxView struct {
 	RewoundTo   time.Time `json:"rewound_to"`
 }
 
-func (s session) look(id string) sandboxView {
+func (s session) getSandbox(id string) sandboxView {
 	s.t.Helper()
 	var v sandboxView
 	data, _ := json.Marshal(s.ok("get_sandbox", args{"sandbox_id": id}).Structured)
@@ -109,16 +109,16 @@ func (s session) look(id string) sandboxView {
 	return v
 }
 
-func (s session) sleeps(id string) {
+func (s session) waitSuspended(id string) {
 	s.t.Helper()
-	eventually(s.t, time.Minute, "the sandbox sleeps", func() bool { return s.look(id).State == "suspended" })
+	eventually(s.t, time.Minute, "the sandbox sleeps", func() bool { return s.getSandbox(id).State == "suspended" })
 }
 
-// saved waits until the sandbox has a checkpoint that was made after since, or is suspended.
-func (s session) saved(id string, since time.Time) {
+// waitSaved waits until the sandbox has a checkpoint that was made after since, or is suspended.
+func (s session) waitSaved(id string, since time.Time) {
 	s.t.Helper()
 	eventually(s.t, time.Minute, "its state is saved", func() bool {
-		v := s.look(id)
+		v := s.getSandbox(id)
 		return v.State == "suspended" || v.SavedTime.After(since)
 	})
 }
@@ -161,7 +161,7 @@ func (h *home) reboot(ids ...string) {
 // trained model. A sandbox that was not suspended continues from its last checkpoint, and its answers report this.
 func TestReboot(t *testing.T) {
 	t.Parallel()
-	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=6s", "DORMOUSE_CHECKPOINT_EVERY=500ms")
+	h := newGvisorHome(t, "DORMOUSE_IDLE_SUSPEND=6s", "DORMOUSE_CHECKPOINT_EVERY=500ms")
 	s := h.connect(t)
 	create := func() string {
 		id := s.create(nil)
@@ -175,24 +175,24 @@ next(squares), next(squares), next(squares)`, "(0, 1, 4)")
 		s.exec(args{"sandbox_id": id, "language": "javascript", "code": "const ids = (function*() { let n = 0; while (true) yield ++n })(); const seen = new Map(); seen.set('a', ids.next().value)"})
 		return id
 	}
-	slept := create()
-	s.sleeps(slept)
+	suspendedID := create()
+	s.waitSuspended(suspendedID)
 	ran := create()
-	s.saved(ran, time.Now())
+	s.waitSaved(ran, time.Now())
 	late := s.exec(args{"sandbox_id": ran, "code": "late = 'after it was saved'; print('printed late')"})
-	asOf := s.look(ran).SavedTime
+	asOf := s.getSandbox(ran).SavedTime
 
-	h.reboot(slept, ran)
+	h.reboot(suspendedID, ran)
 	s = h.connect(t)
-	if v := s.look(slept); v.State != "suspended" || v.SuspendedTo != "disk" || !v.RewoundTo.IsZero() {
+	if v := s.getSandbox(suspendedID); v.State != "suspended" || v.SuspendedTo != "disk" || !v.RewoundTo.IsZero() {
 		t.Errorf("after the reboot the one that slept is %+v, want it asleep, and nothing lost", v)
 	}
-	if v := s.look(ran); v.State != "suspended" || v.RewoundTo.Sub(asOf).Abs() > 2*time.Second {
+	if v := s.getSandbox(ran); v.State != "suspended" || v.RewoundTo.Sub(asOf).Abs() > 2*time.Second {
 		t.Errorf("after the reboot the one that ran is %+v, want it as of %v", v, asOf)
 	}
-	for _, id := range []string{slept, ran} {
+	for _, id := range []string{suspendedID, ran} {
 		r := s.run(id, "f.write('after'); f.close(); [round(x) for x in model.predict([[10], [20]])], next(squares), open('log').read()", "([21, 41], 9, 'before after')")
-		if epoch := epochOf(t, r.Text); (epoch == 1) != (id == slept) {
+		if epoch := epochOf(t, r.Text); (epoch == 1) != (id == suspendedID) {
 			t.Errorf("kernel_epoch = %d, want 1 of the one that slept alone:\n%s", epoch, r.Text)
 		}
 		s.exec(args{"sandbox_id": id, "language": "javascript", "code": "[seen.get('a'), ids.next().value]"}, "[ 1, 2 ]")
@@ -203,13 +203,13 @@ next(squares), next(squares), next(squares)`, "(0, 1, 4)")
 
 // If runsc, which resuming a sandbox needs, is missing, the sandbox stays suspended and loses nothing. It can be resumed once
 // runsc is back.
-func TestWhatWakingNeedsIsMissing(t *testing.T) {
+func TestMissingRunscKeepsTheSandboxSuspended(t *testing.T) {
 	t.Parallel()
-	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
+	h := newGvisorHome(t, "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "x = 'kept'")
-	s.sleeps(id)
+	s.waitSuspended(id)
 	programs, _ := filepath.Glob(filepath.Join(h.dir, "gvisor/bin/runsc-*"))
 	if len(programs) != 1 {
 		t.Fatalf("the home has the runsc %q, want one", programs)
@@ -218,7 +218,7 @@ func TestWhatWakingNeedsIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.refused("execute_code", args{"sandbox_id": id, "code": "x"}, id, "nothing of it is lost", "gVisor build")
-	if v := s.look(id); v.State != "suspended" {
+	if v := s.getSandbox(id); v.State != "suspended" {
 		t.Errorf("the sandbox is %+v, want it asleep", v)
 	}
 	if err := os.Rename(programs[0]+".away", programs[0]); err != nil {
@@ -249,7 +249,7 @@ func epochOf(t *testing.T, text string) int {
 // DORMOUSE_TEST_SEED repeats the random choices of an earlier run.
 func TestHibernation(t *testing.T) {
 	t.Parallel()
-	h := hibernating(t, "DORMOUSE_IDLE_SUSPEND=2s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
+	h := newGvisorHome(t, "DORMOUSE_IDLE_SUSPEND=2s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
 	long := 20 * time.Second
 	if d, err := time.ParseDuration(os.Getenv("DORMOUSE_TEST_HIBERNATION")); err == nil {
 		long = d
@@ -259,53 +259,53 @@ func TestHibernation(t *testing.T) {
 		seed = n
 	}
 	t.Logf("seed %d", seed)
-	w := &world{t: t, h: h, r: rand.New(rand.NewPCG(seed, 0)), s: h.connect(t), did: map[string]int{}}
+	w := &simulation{t: t, h: h, r: rand.New(rand.NewPCG(seed, 0)), s: h.connect(t), operationCounts: map[string]int{}}
 	w.create()
 	for deadline := time.Now().Add(long); time.Now().Before(deadline) && !t.Failed(); {
 		w.step()
 	}
 	w.check()
-	t.Logf("%d steps: %v", w.steps, w.did)
-	for _, b := range w.boxes {
+	t.Logf("%d steps: %v", w.steps, w.operationCounts)
+	for _, b := range w.sandboxes {
 		w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
 	}
 	h.wantNothingLeft(t, w.ids)
 }
 
-// world is the state of TestHibernation: the home that it changes, and the model of its sandboxes.
-type world struct {
-	t     *testing.T
-	h     *home
-	r     *rand.Rand
-	s     session
-	boxes []*counters
-	ids   []string // of all sandboxes that ever existed
-	steps int
-	did   map[string]int
+// simulation is the state of TestHibernation: the home that it changes, and the model of its sandboxes.
+type simulation struct {
+	t               *testing.T
+	h               *home
+	r               *rand.Rand
+	s               session
+	sandboxes       []*counters
+	ids             []string // of all sandboxes that ever existed
+	steps           int
+	operationCounts map[string]int
 }
 
 // counters is the model of one sandbox.
 type counters struct {
-	id    string
-	n     map[string]int // by language
-	epoch map[string]int
-	past  []moment // all values of the counters so far, each with the time from which it was valid
-	shaky bool     // the processes were killed, and the test does not yet know to which checkpoint the sandbox went back
+	id            string
+	n             map[string]int // by language
+	epoch         map[string]int
+	history       []counterValues // all values of the counters so far, each with the time from which it was valid
+	rewindPending bool            // the processes were killed, and the test does not yet know to which checkpoint the sandbox went back
 }
 
-// moment is the values of a sandbox's counters from a time on.
-type moment struct {
+// counterValues is the values of a sandbox's counters from a time on.
+type counterValues struct {
 	at time.Time
 	n  map[string]int
 }
 
 var languages = []string{"python", "javascript"}
 
-func (w *world) create() {
+func (w *simulation) create() {
 	w.add(w.s.create(nil), map[string]int{"python": 0, "javascript": 0}, nil)
 }
 
-func (w *world) add(id string, n, epoch map[string]int) {
+func (w *simulation) add(id string, n, epoch map[string]int) {
 	b := &counters{id: id, n: map[string]int{}, epoch: map[string]int{"python": 1, "javascript": 1}}
 	for _, lang := range languages {
 		b.n[lang] = n[lang]
@@ -313,13 +313,13 @@ func (w *world) add(id string, n, epoch map[string]int) {
 			b.epoch[lang] = epoch[lang]
 		}
 	}
-	b.remember()
-	w.boxes = append(w.boxes, b)
+	b.recordCounters()
+	w.sandboxes = append(w.sandboxes, b)
 	w.ids = append(w.ids, id)
 }
 
-func (b *counters) remember() {
-	b.past = append(b.past, moment{time.Now(), maps.Clone(b.n)})
+func (b *counters) recordCounters() {
+	b.history = append(b.history, counterValues{time.Now(), maps.Clone(b.n)})
 }
 
 var countCode = map[string]string{
@@ -330,7 +330,7 @@ var countCode = map[string]string{
 var counted = regexp.MustCompile(`counted (\d+)`)
 
 // count increments a counter in the sandbox. It returns the new value, the kernel_epoch and the text of the answer.
-func (w *world) count(s session, b *counters, lang string) (n, epoch int, text string) {
+func (w *simulation) count(s session, b *counters, lang string) (n, epoch int, text string) {
 	r := s.call("execute_code", args{"sandbox_id": b.id, "language": lang, "code": countCode[lang]})
 	m := counted.FindStringSubmatch(r.Text)
 	if r.IsError || m == nil {
@@ -340,24 +340,24 @@ func (w *world) count(s session, b *counters, lang string) (n, epoch int, text s
 	return n, epochOf(w.t, r.Text), r.Text
 }
 
-// often lists the operations that step chooses from. An operation that is listed more often is done more often.
-var often = []string{
+// operations lists the operations that step chooses from. An operation that is listed more often is done more often.
+var operations = []string{
 	"count", "count", "count", "count", "count", "count", "twice", "twice", "suspend", "save", "save",
 	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete while it wakes",
 }
 
 // step does one random operation.
-func (w *world) step() {
+func (w *simulation) step() {
 	w.steps++
-	b := w.boxes[w.r.IntN(len(w.boxes))]
+	b := w.sandboxes[w.r.IntN(len(w.sandboxes))]
 	lang := languages[w.r.IntN(2)]
-	do := often[w.r.IntN(len(often))]
-	w.did[do]++
+	do := operations[w.r.IntN(len(operations))]
+	w.operationCounts[do]++
 	switch do {
 	case "count":
 		w.expect(b, lang)
 	case "twice":
-		w.settle(b)
+		w.resolveRewind(b)
 		got := make([]int, 2)
 		var both sync.WaitGroup
 		for i := range got {
@@ -365,107 +365,107 @@ func (w *world) step() {
 		}
 		both.Wait()
 		b.n[lang] += 2
-		b.remember()
+		b.recordCounters()
 		if slices.Sort(got); got[0] != b.n[lang]-1 || got[1] != b.n[lang] {
 			w.t.Errorf("step %d: two at once counted to %v, want %d and %d", w.steps, got, b.n[lang]-1, b.n[lang])
 		}
 	case "suspend":
-		w.s.sleeps(b.id)
+		w.s.waitSuspended(b.id)
 	case "save":
-		w.s.saved(b.id, b.past[len(b.past)-1].at)
+		w.s.waitSaved(b.id, b.history[len(b.history)-1].at)
 	case "kill the daemon":
 		time.Sleep(time.Duration(w.r.IntN(400)) * time.Millisecond)
 		w.h.stop(syscall.SIGKILL)
 		w.s.Close()
 		w.s = w.h.connect(w.t)
 	case "kill the sandbox":
-		w.killBox(b)
+		w.killSandbox(b)
 	case "fork":
-		if len(w.boxes) > 3 {
+		if len(w.sandboxes) > 3 {
 			return
 		}
-		w.settle(b)
+		w.resolveRewind(b)
 		id := w.s.ok("create_sandbox", args{"fork_of": b.id}).Structured["id"].(string)
 		w.add(id, b.n, b.epoch)
 	case "delete":
-		if len(w.boxes) > 1 {
+		if len(w.sandboxes) > 1 {
 			w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
-			w.drop(b)
+			w.removeSandbox(b)
 		}
 	case "delete while it wakes":
-		if len(w.boxes) > 2 {
-			w.settle(b)
-			w.s.sleeps(b.id)
-			var waking sync.WaitGroup
-			waking.Go(func() { _, _ = w.s.Call(w.s.ctx, "execute_code", args{"sandbox_id": b.id, "code": "1"}) })
+		if len(w.sandboxes) > 2 {
+			w.resolveRewind(b)
+			w.s.waitSuspended(b.id)
+			var resuming sync.WaitGroup
+			resuming.Go(func() { _, _ = w.s.Call(w.s.ctx, "execute_code", args{"sandbox_id": b.id, "code": "1"}) })
 			time.Sleep(time.Duration(w.r.IntN(300)) * time.Millisecond)
 			w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
-			waking.Wait()
-			w.drop(b)
+			resuming.Wait()
+			w.removeSandbox(b)
 		}
 	}
 }
 
-// killBox kills the processes of a sandbox. If the sandbox has no checkpoint, it is lost, and its answer must report this.
-func (w *world) killBox(b *counters) {
-	w.settle(b)
-	before := w.s.look(b.id)
+// killSandbox kills the processes of a sandbox. If the sandbox has no checkpoint, it is lost, and its answer must report this.
+func (w *simulation) killSandbox(b *counters) {
+	w.resolveRewind(b)
+	before := w.s.getSandbox(b.id)
 	killProcesses(w.t, b.id)
 	if before.State == "suspended" {
 		return
 	}
-	b.shaky = true
+	b.rewindPending = true
 	if before.SavedTime.IsZero() {
 		r := w.s.call("execute_code", args{"sandbox_id": b.id, "language": "python", "code": countCode["python"]})
 		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil { // a checkpoint was made just before the kill, or the daemon was killed before it recorded the checkpoint
 			n, _ := strconv.Atoi(m[1])
-			w.rewound(b, "python", n, epochOf(w.t, r.Text), r.Text)
+			w.expectRewind(b, "python", n, epochOf(w.t, r.Text), r.Text)
 			return
 		}
 		if !strings.Contains(r.Text, "lost") {
 			w.t.Errorf("step %d: what was never saved, and was killed, says: %s", w.steps, r.Text)
 		}
-		w.did["lost"]++
-		w.drop(b)
-		if len(w.boxes) == 0 {
+		w.operationCounts["lost"]++
+		w.removeSandbox(b)
+		if len(w.sandboxes) == 0 {
 			w.create()
 		}
 	}
 }
 
-func (w *world) drop(b *counters) {
-	w.boxes = slices.DeleteFunc(w.boxes, func(o *counters) bool { return o == b })
+func (w *simulation) removeSandbox(b *counters) {
+	w.sandboxes = slices.DeleteFunc(w.sandboxes, func(o *counters) bool { return o == b })
 }
 
-// settle finds out to which checkpoint a sandbox went back, if its processes were killed.
-func (w *world) settle(b *counters) {
-	if b.shaky {
+// resolveRewind finds out to which checkpoint a sandbox went back, if its processes were killed.
+func (w *simulation) resolveRewind(b *counters) {
+	if b.rewindPending {
 		w.expect(b, languages[w.r.IntN(2)])
 	}
 }
 
 // expect increments a counter and compares it with the model.
-func (w *world) expect(b *counters, lang string) {
+func (w *simulation) expect(b *counters, lang string) {
 	w.t.Helper()
 	n, epoch, text := w.count(w.s, b, lang)
-	if b.shaky {
-		w.rewound(b, lang, n, epoch, text)
+	if b.rewindPending {
+		w.expectRewind(b, lang, n, epoch, text)
 		return
 	}
 	b.n[lang]++
 	if n != b.n[lang] || epoch != b.epoch[lang] {
 		w.t.Errorf("step %d: %s of %s counted to %d in kernel_epoch %d, want %d in %d:\n%s", w.steps, lang, b.id, n, epoch, b.n[lang], b.epoch[lang], text)
 	}
-	b.remember()
+	b.recordCounters()
 }
 
-// rewound checks that a sandbox went back to a state that it had when a checkpoint was made, and sets the model to this state.
-// n, epoch and text are the result of the first count after the sandbox went back.
-func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
+// expectRewind checks that a sandbox went back to a state that it had when a checkpoint was made, and sets the model to this
+// state. n, epoch and text are the result of the first count after the sandbox went back.
+func (w *simulation) expectRewind(b *counters, lang string, n, epoch int, text string) {
 	w.t.Helper()
-	b.shaky = false
+	b.rewindPending = false
 	first := time.Now()
-	v := w.s.look(b.id)
+	v := w.s.getSandbox(b.id)
 	other := languages[0]
 	if other == lang {
 		other = languages[1]
@@ -475,30 +475,30 @@ func (w *world) rewound(b *counters, lang string, n, epoch int, text string) {
 	const slack = time.Second // an answer arrives up to this long after the count that it reports
 	grew := epoch > b.epoch[lang] && otherEpoch > b.epoch[other]
 	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n) // nothing was lost, because the sandbox had just been suspended
-	for i, m := range b.past {
+	for i, m := range b.history {
 		until := time.Now()
-		if i+1 < len(b.past) {
-			until = b.past[i+1].at
+		if i+1 < len(b.history) {
+			until = b.history[i+1].at
 		}
 		ok = ok || grew && maps.Equal(got, m.n) && !v.RewoundTo.Before(m.at.Add(-slack)) && !v.RewoundTo.After(until)
 	}
 	if !ok {
-		w.t.Errorf("step %d: %s went back to %v as of %v, want a state that it had then: %v; the kernel_epochs are %d and %d, and were %v", w.steps, b.id, got, v.RewoundTo, b.past, epoch, otherEpoch, b.epoch)
+		w.t.Errorf("step %d: %s went back to %v as of %v, want a state that it had then: %v; the kernel_epochs are %d and %d, and were %v", w.steps, b.id, got, v.RewoundTo, b.history, epoch, otherEpoch, b.epoch)
 	}
 	if grew {
 		w.s.contains(text, "brought back as they had been at")
 		w.s.contains(otherText, "brought back as they had been at")
-		w.did["rewound"]++
+		w.operationCounts["rewound"]++
 	}
-	b.past = append(b.past, moment{first, map[string]int{lang: n, other: otherN - 1}}) // a checkpoint may have been made between the two counts
+	b.history = append(b.history, counterValues{first, map[string]int{lang: n, other: otherN - 1}}) // a checkpoint may have been made between the two counts
 	b.n, b.epoch = map[string]int{lang: n, other: otherN}, map[string]int{lang: epoch, other: otherEpoch}
-	b.remember()
+	b.recordCounters()
 }
 
 // check increments all counters and compares them with the model.
-func (w *world) check() {
+func (w *simulation) check() {
 	w.steps++
-	for _, b := range w.boxes {
+	for _, b := range w.sandboxes {
 		for _, lang := range languages {
 			w.expect(b, lang)
 		}

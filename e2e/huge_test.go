@@ -64,14 +64,14 @@ func rawStdio(t *testing.T, h *home) rawPeer {
 		if _, err := io.WriteString(in, m+"\n"); err != nil {
 			t.Error(err)
 		}
-	}, func() string { return soon(t, lines) }}
+	}, func() string { return receiveAnswer(t, lines) }}
 }
 
 func rawHTTP(t *testing.T, s *served) rawPeer {
 	answers := make(chan string, 100)
 	return rawPeer{s.cmd.Process.Pid, func(m string) {
 		go func() { answers <- s.post(s.url+"/mcp", m) }()
-	}, func() string { return soon(t, answers) }}
+	}, func() string { return receiveAnswer(t, answers) }}
 }
 
 func rawSSE(t *testing.T, s *served) rawPeer {
@@ -95,15 +95,15 @@ func rawSSE(t *testing.T, s *served) rawPeer {
 			}
 		}
 	}()
-	endpoint := s.url + strings.TrimSpace(soon(t, answers))
+	endpoint := s.url + strings.TrimSpace(receiveAnswer(t, answers))
 	return rawPeer{s.cmd.Process.Pid, func(m string) {
 		if refused := s.post(endpoint, m); refused != "" {
 			answers <- refused
 		}
-	}, func() string { return soon(t, answers) }}
+	}, func() string { return receiveAnswer(t, answers) }}
 }
 
-func soon(t *testing.T, answers <-chan string) string {
+func receiveAnswer(t *testing.T, answers <-chan string) string {
 	t.Helper()
 	select {
 	case a := <-answers:
@@ -150,7 +150,7 @@ func says(t *testing.T, answer string, words ...string) {
 // A message with 100 MB is accepted and returned over each transport, and the server's memory hardly grows, because the data is
 // in a file. The server also answers other huge messages, valid or not.
 func TestHugeMessages(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	data := make([]byte, 100<<20)
 	rand.Read(data)
 	sum := sha256.Sum256(data)

@@ -84,8 +84,8 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("the picture is %d wide (%v), want at most 1568", cfg.Width, err)
 				}
 			})
-			// Large files are slow. After the first platform a smaller file is enough, because the rest of the path is the same on
-			// every engine.
+			// Large files are slow. After the first platform a smaller file is enough, because the rest of the path is the
+			// same on every engine.
 			size := 100 << 20
 			if i > 0 {
 				size = 20 << 20
@@ -180,7 +180,7 @@ func TestMainJob(t *testing.T) {
 
 // local_path can read only files in folders that the user has allowed with --allow-dir.
 func TestLocalPath(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	allowed, other := t.TempDir(), t.TempDir()
 	for _, f := range []string{filepath.Join(allowed, "in.txt"), filepath.Join(other, "secret.txt")} {
 		if err := os.WriteFile(f, []byte("content of "+filepath.Base(f)), 0o600); err != nil {

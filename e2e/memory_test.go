@@ -33,9 +33,9 @@ func TestDataStackFits(t *testing.T) {
 	}
 }
 
-// TestMemoryCostsTheKernel: code that exceeds its sandbox's memory limit loses at most its kernel, never the sandbox. The
-// answer names memory as the cause, how much was used, and memory_mb.
-func TestMemoryCostsTheKernel(t *testing.T) {
+// TestMemoryLimitEndsOnlyTheKernel: code that exceeds its sandbox's memory limit loses at most its kernel, never the
+// sandbox. The answer names memory as the cause, how much was used, and memory_mb.
+func TestMemoryLimitEndsOnlyTheKernel(t *testing.T) {
 	hogs := []struct {
 		name, language, code string
 		keeps                bool // the kernel keeps its variables

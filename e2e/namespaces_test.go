@@ -70,7 +70,8 @@ nested = subprocess.run([sys.executable, "-c", "import threading; t = threading.
 print(len(started), pooled, shell, nested)
 `
 
-// No code can make a namespace, whichever engine and settings run its sandbox: a user namespace would give it every capability inside.
+// No code can make a namespace, whichever engine and settings run its sandbox: a user namespace would give it every
+// capability inside.
 func TestCodeCannotMakeNamespaces(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

@@ -14,9 +14,9 @@ import (
 	"testing"
 )
 
-// This file checks that all ways to install Dormouse agree with each other. It reads the golden files of the MCP bundle's manifest
-// and the registry's entry; e2e/packaging/run validates both with the official tools. clients_test.go compares README's section
-// about clients and its install badges with --print-config.
+// This file checks that all ways to install Dormouse agree with each other. It reads the golden files of the MCP bundle's
+// manifest and the registry's entry; e2e/packaging/run validates both with the official tools. clients_test.go compares
+// README's section about clients and its install badges with --print-config.
 
 // readJSON reads a golden file of packaging/mcpb.
 func readJSON(t *testing.T, file string) (v map[string]any) {
@@ -54,12 +54,12 @@ func TestBundleAndRegistryAgree(t *testing.T) {
 		t.Errorf("server.json is of %v at %v, and go.mod of %s", entries["name"], entries["repository"], module)
 	}
 	config, _ := printConfig(t, "claude-desktop", nil)
-	told := entry(t, config, "mcpServers")
+	decodedConfig := entry(t, config, "mcpServers")
 	for _, file := range []string{"manifest-darwin.golden.json", "manifest-windows.golden.json"} {
 		m := readJSON(t, file)
 		start := m["server"].(map[string]any)["mcp_config"].(map[string]any)
-		if !reflect.DeepEqual(start["args"], told["args"]) {
-			t.Errorf("%s starts dormouse with %v, --print-config with %v", file, start["args"], told["args"])
+		if !reflect.DeepEqual(start["args"], decodedConfig["args"]) {
+			t.Errorf("%s starts dormouse with %v, --print-config with %v", file, start["args"], decodedConfig["args"])
 		}
 		for _, same := range [][2]any{{m["name"], strings.Split(owner, "/")[1]}, {m["display_name"], entries["title"]}, {m["description"], entries["description"]}, {m["version"], entries["version"]}} {
 			if same[0] != same[1] {
@@ -83,7 +83,7 @@ func TestBundleAndRegistryAgree(t *testing.T) {
 }
 
 // The systemd units, the Dockerfile and compose.yaml run commands that the binary accepts, and use the same port and home.
-func TestServicesAgree(t *testing.T) {
+func TestServiceFilesRunAcceptedCommands(t *testing.T) {
 	user := quote(t, "packaging/systemd/user/dormouse.service", `^ExecStart=(.*)$`)
 	system := quote(t, "packaging/systemd/system/dormouse.service", `^ExecStart=(.*)$`)
 	image := quote(t, "Dockerfile", `^CMD \["(serve.*)"\]$`)

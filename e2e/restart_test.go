@@ -44,7 +44,7 @@ func TestDaemonKilled(t *testing.T) {
 
 // If the daemon has ended, a client's next call starts it again and finds the sandboxes. Concurrent calls start only one daemon.
 func TestDaemonGoneUnderClient(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t)
 	s := h.connect(t)
 	id := s.create(nil)
@@ -65,7 +65,7 @@ func TestDaemonGoneUnderClient(t *testing.T) {
 
 // The daemon and its sandboxes keep running after the client that started the daemon has ended.
 func TestDaemonOutlivesClients(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t)
 	first := h.connect(t)
 	id := first.create(nil)
@@ -79,8 +79,8 @@ func TestDaemonOutlivesClients(t *testing.T) {
 }
 
 // Several clients that start at the same time start only one daemon.
-func TestTwoStartOneDaemon(t *testing.T) {
-	anyEngine(t)
+func TestConcurrentClientsStartOneDaemon(t *testing.T) {
+	needsEngine(t)
 	h := newHome(t)
 	var started sync.WaitGroup
 	for range 4 {
@@ -101,7 +101,7 @@ func TestTwoStartOneDaemon(t *testing.T) {
 func TestContainerRemovedByHand(t *testing.T) {
 	needsDocker(t)
 	if _, err := exec.LookPath("docker"); err != nil {
-		missing(t, "docker-cli", "the docker command is not here")
+		skipMissing(t, "docker-cli", "the docker command is not here")
 	}
 	h := newHome(t, "DORMOUSE_ENGINE=docker")
 	s := h.connect(t)
@@ -128,12 +128,12 @@ func TestEngineAway(t *testing.T) {
 	if _, err := os.Stat(real); err != nil {
 		t.Skipf("the engine is not on a unix socket: %v", err)
 	}
-	door := newDoor(t, real)
-	h := newHome(t, "DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix://"+door.path)
+	socketProxy := newSocketProxy(t, real)
+	h := newHome(t, "DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix://"+socketProxy.path)
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "x = 'survived'")
-	door.shut()
+	socketProxy.disconnect()
 	s.refused("create_sandbox", nil, "engine")
 	// A root daemon on the engine's machine reaches running sandboxes through their runtime, without the engine.
 	if answer := s.call("execute_code", args{"sandbox_id": id, "code": "x"}); answer.IsError {
@@ -141,13 +141,13 @@ func TestEngineAway(t *testing.T) {
 	} else {
 		s.contains(answer.Text, "survived")
 	}
-	door.open()
+	socketProxy.open()
 	s.run(id, "x", "survived")
 	s.create(nil)
 }
 
-// door is a unix socket that forwards connections to the engine's socket until it is shut.
-type door struct {
+// socketProxy is a unix socket that forwards connections to the engine's socket until disconnect is called.
+type socketProxy struct {
 	t          *testing.T
 	path, real string
 	mu         sync.Mutex
@@ -155,18 +155,18 @@ type door struct {
 	conns      []net.Conn
 }
 
-func newDoor(t *testing.T, real string) *door {
+func newSocketProxy(t *testing.T, real string) *socketProxy {
 	dir, err := os.MkdirTemp("", "door")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{t: t, path: filepath.Join(dir, "docker.sock"), real: real}
+	d := &socketProxy{t: t, path: filepath.Join(dir, "docker.sock"), real: real}
 	d.open()
-	t.Cleanup(func() { d.shut(); os.RemoveAll(dir) })
+	t.Cleanup(func() { d.disconnect(); os.RemoveAll(dir) })
 	return d
 }
 
-func (d *door) open() {
+func (d *socketProxy) open() {
 	l, err := net.Listen("unix", d.path)
 	if err != nil {
 		d.t.Fatal(err)
@@ -200,7 +200,7 @@ func (d *door) open() {
 	}()
 }
 
-func (d *door) shut() {
+func (d *socketProxy) disconnect() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.listener.Close()
@@ -213,7 +213,7 @@ func (d *door) shut() {
 // When the daemon is killed, its pooled sandbox and the runsc processes that it started in advance end by themselves, although
 // no other daemon runs.
 func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
-	h := hibernating(t)
+	h := newGvisorHome(t)
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "1 + 1", "2")

@@ -15,16 +15,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 )
 
-// stranger is an ordinary user without an entry in the machine's list of users. Dormouse needs nothing of such a user except a
-// user id.
-type stranger struct {
+// ordinaryUser is an ordinary user without an entry in the machine's list of users. Dormouse needs nothing of such a user
+// except a user id.
+type ordinaryUser struct {
 	t   *testing.T
 	dir string // the user's home, which contains all programs of the test
 }
 
-const strangerUID = 61234
+const ordinaryUserUID = 61234
 
-func newStranger(t *testing.T) stranger {
+func newOrdinaryUser(t *testing.T) ordinaryUser {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs an engine: not with -short")
@@ -33,13 +33,13 @@ func newStranger(t *testing.T) stranger {
 		t.Skip("NOT TESTED: only root can become another user; without root the other tests show the same")
 	}
 	if here := engineHere("gvisor"); !here.OK || !here.Image {
-		missing(t, "gvisor", here.Why)
+		skipMissing(t, "gvisor", here.Why)
 	}
 	dir, err := os.MkdirTemp("", "dm-user-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := stranger{t, dir}
+	s := ordinaryUser{t, dir}
 	t.Cleanup(func() {
 		for _, line := range s.processes() {
 			t.Errorf("left behind: %s", line)
@@ -53,14 +53,14 @@ func newStranger(t *testing.T) stranger {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	if said, err := s.run(t, ".", nil, filepath.Join(dir, "dormouse"), "doctor", "--engine-only", "--engine=gvisor", "--without-cgroups"); err != nil {
-		missing(t, "gvisor", "as an ordinary user: "+said)
+	if output, err := s.run(t, ".", nil, filepath.Join(dir, "dormouse"), "doctor", "--engine-only", "--engine=gvisor", "--without-cgroups"); err != nil {
+		skipMissing(t, "gvisor", "as an ordinary user: "+output)
 	}
 	return s
 }
 
 // run runs a program as the user, in a folder of the checkout, and returns its output.
-func (s stranger) run(t *testing.T, in string, env []string, program string, arg ...string) (said string, err error) {
+func (s ordinaryUser) run(t *testing.T, in string, env []string, program string, arg ...string) (output string, err error) {
 	t.Helper()
 	unpacked, err := gvisor.DefaultImages()
 	if err != nil {
@@ -70,7 +70,7 @@ func (s stranger) run(t *testing.T, in string, env []string, program string, arg
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "sh", append([]string{script, strconv.Itoa(strangerUID), s.dir, unpacked, program}, arg...)...)
+	cmd := exec.CommandContext(t.Context(), "sh", append([]string{script, strconv.Itoa(ordinaryUserUID), s.dir, unpacked, program}, arg...)...)
 	cmd.Dir = in
 	// The user must not find root's Docker engine.
 	cmd.Env = append([]string{"PATH=" + s.dir + ":" + os.Getenv("PATH"), "DOCKER_HOST=unix:///nowhere"}, env...)
@@ -80,12 +80,12 @@ func (s stranger) run(t *testing.T, in string, env []string, program string, arg
 }
 
 // processes returns the command lines of the user's processes.
-func (s stranger) processes() (lines []string) {
+func (s ordinaryUser) processes() (lines []string) {
 	found, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range found {
 		info, err := os.Stat(dir)
 		pid, _ := strconv.Atoi(filepath.Base(dir))
-		if err != nil || info.Sys().(*syscall.Stat_t).Uid != strangerUID || !alive(pid) {
+		if err != nil || info.Sys().(*syscall.Stat_t).Uid != ordinaryUserUID || !alive(pid) {
 			continue
 		}
 		line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
@@ -98,14 +98,14 @@ func (s stranger) processes() (lines []string) {
 // end-to-end tests as an ordinary user. This user has no systemd and therefore no cgroups, so the suite's tests of the limits
 // that need cgroups are left out.
 func TestWithoutRoot(t *testing.T) {
-	s := newStranger(t)
+	s := newOrdinaryUser(t)
 	env := []string{"DORMOUSE_TEST_REQUIRE=gvisor,runsc", "DORMOUSE_WITHOUT_CGROUPS=1",
 		"DORMOUSE_TEST_BINARY=" + filepath.Join(s.dir, "dormouse"), "DORMOUSE_TEST_PROBE=" + filepath.Join(s.dir, "probe")}
 	tests := func(t *testing.T, in, program, which, but string) {
 		t.Helper()
-		said, err := s.run(t, in, env, filepath.Join(s.dir, program), "-test.v", "-test.run="+which, "-test.skip="+but)
-		if err != nil || !strings.Contains(said, "--- PASS") {
-			t.Errorf("as an ordinary user: %v\n%s", err, said)
+		output, err := s.run(t, in, env, filepath.Join(s.dir, program), "-test.v", "-test.run="+which, "-test.skip="+but)
+		if err != nil || !strings.Contains(output, "--- PASS") {
+			t.Errorf("as an ordinary user: %v\n%s", err, output)
 		}
 	}
 	t.Run("the engine's suite", func(t *testing.T) {
@@ -126,26 +126,27 @@ func TestWithoutRoot(t *testing.T) {
 	})
 	t.Run("a refusal says what is missing and what to do", func(t *testing.T) {
 		dormouse := filepath.Join(s.dir, "dormouse")
-		if said, err := s.run(t, ".", nil, dormouse, "doctor", "--engine", "gvisor"); err == nil ||
-			!strings.Contains(said, "can't limit sandboxes") || !strings.Contains(said, "--without-cgroups") {
-			t.Errorf("without cgroups doctor says (%v)\n%s", err, said)
+		if output, err := s.run(t, ".", nil, dormouse, "doctor", "--engine", "gvisor"); err == nil ||
+			!strings.Contains(output, "can't limit sandboxes") || !strings.Contains(output, "--without-cgroups") {
+			t.Errorf("without cgroups doctor says (%v)\n%s", err, output)
 		}
-		said, err := s.run(t, ".", env, "unshare", "--user", "--map-current-user", "--keep-caps", "--",
+		output, err := s.run(t, ".", env, "unshare", "--user", "--map-current-user", "--keep-caps", "--",
 			"sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces; exec "+dormouse+" doctor --engine gvisor")
-		if err == nil || !strings.Contains(said, "sudo sysctl -w user.max_user_namespaces=") {
-			t.Errorf("where there may be no user namespace doctor says (%v)\n%s", err, said)
+		if err == nil || !strings.Contains(output, "sudo sysctl -w user.max_user_namespaces=") {
+			t.Errorf("where there may be no user namespace doctor says (%v)\n%s", err, output)
 		}
 	})
 	t.Run("the flag that the first command's refusal names makes the next command work", func(t *testing.T) {
-		// All of these tests set DOCKER_HOST to an address where no engine answers, and then --engine auto tries no other engine.
-		said, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
+		// All of these tests set DOCKER_HOST to an address where no engine answers, and then --engine auto tries no other
+		// engine.
+		output, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
 			"$HOME/dormouse" exec -e 'print(6 * 7)'
 			echo "first: $?"
 			"$HOME/dormouse" exec --without-cgroups -e 'print(6 * 7)'
 			echo "second: $?"
 			pid=$(cat "$DORMOUSE_HOME/sandboxd.pid") && kill "$pid" && while kill -0 "$pid"; do sleep 0.05; done 2>&-`)
-		if !strings.Contains(said, "--without-cgroups") || !strings.Contains(said, "first: 125") || !strings.Contains(said, "42\nsecond: 0") {
-			t.Errorf("it says (%v), want a refusal with 125 and then 42:\n%s", err, said)
+		if !strings.Contains(output, "--without-cgroups") || !strings.Contains(output, "first: 125") || !strings.Contains(output, "42\nsecond: 0") {
+			t.Errorf("it says (%v), want a refusal with 125 and then 42:\n%s", err, output)
 		}
 	})
 	t.Run("all that was made is the user's", func(t *testing.T) {
@@ -154,7 +155,7 @@ func TestWithoutRoot(t *testing.T) {
 				return err
 			}
 			info, err := entry.Info()
-			if err == nil && info.Sys().(*syscall.Stat_t).Uid != strangerUID {
+			if err == nil && info.Sys().(*syscall.Stat_t).Uid != ordinaryUserUID {
 				t.Errorf("%s is another's", path)
 			}
 			return err

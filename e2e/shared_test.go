@@ -17,7 +17,7 @@ import (
 
 // Two clients in one sandbox take turns at the kernel, and neither sees the other's output.
 func TestTwoClientsOneSandbox(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	t.Parallel()
 	h := newHome(t)
 	id := h.connect(t).create(nil)
@@ -55,7 +55,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 
 // Concurrent calls with the same request_id run the code only once.
 func TestOneRequestManyTimes(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	t.Parallel()
 	h := newHome(t)
 	s := h.connect(t)
@@ -76,7 +76,7 @@ func TestOtherImage(t *testing.T) {
 	needsDocker(t)
 	t.Parallel()
 	if _, err := exec.LookPath("docker"); err != nil {
-		missing(t, "docker-cli", "the docker command is not here")
+		skipMissing(t, "docker-cli", "the docker command is not here")
 	}
 	h := newHome(t, "DORMOUSE_ENGINE=docker", "DORMOUSE_ALLOW_IMAGE=dormouse-other:test")
 	out, _, _ := h.run("", "image", "build", "--engine", "docker")
@@ -115,7 +115,8 @@ func TestDeadManSwitch(t *testing.T) {
 	}
 }
 
-// sandboxRuns reports whether a sandbox runs. It asks the Docker engine, or for the gvisor engine looks for a process of the home.
+// sandboxRuns reports whether a sandbox runs. It asks the Docker engine, or for the gvisor engine looks for a process of the
+// home.
 func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	t.Helper()
 	if p.name != "gvisor" {
@@ -137,8 +138,9 @@ func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	return false
 }
 
-// TestStoppedCodeIsStopped: timeouts and interrupts work while hostile code sends SIGSTOP to, and traces, every process that it can.
-func TestStoppedCodeIsStopped(t *testing.T) {
+// TestTimeoutsAndInterruptsStopHostileCode: timeouts and interrupts work while hostile code sends SIGSTOP to, and traces,
+// every process that it can.
+func TestTimeoutsAndInterruptsStopHostileCode(t *testing.T) {
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {
 		t.Fatal(err)

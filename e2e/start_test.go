@@ -23,7 +23,7 @@ func needsGvisor(t *testing.T) {
 		t.Skip("needs an engine: not with -short")
 	}
 	if here := engineHere("gvisor"); !here.OK || !here.Image {
-		missing(t, "gvisor", here.Why)
+		skipMissing(t, "gvisor", here.Why)
 	}
 }
 
@@ -40,8 +40,9 @@ func program(t *testing.T) string {
 	return path
 }
 
-// as runs another copy of the command with additional environment variables. An entry with an empty value removes the variable.
-func (h *home) as(t *testing.T, program string, env []string, arg ...string) (said string, status int) {
+// runWithEnv runs another copy of the command with additional environment variables. An entry with an empty value removes
+// the variable.
+func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...string) (output string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, arg...)
 	for _, kv := range slices.Concat(os.Environ(), h.env, env) {
@@ -60,7 +61,7 @@ func (h *home) as(t *testing.T, program string, env []string, arg ...string) (sa
 
 // When the cause of a first command's failure is fixed, the next command works: the failed command leaves no choice of
 // an engine in the home, and no daemon with the old settings or environment.
-func TestNoFailedStartOutlivesItsCause(t *testing.T) {
+func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 	needsGvisor(t)
 	runsc, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(binary), "runsc"))
 	if err != nil {
@@ -68,7 +69,7 @@ func TestNoFailedStartOutlivesItsCause(t *testing.T) {
 	}
 	// If a Docker engine answers at its default address, auto would choose it.
 	auto := "DORMOUSE_ENGINE=auto"
-	if out, _ := (&home{t: t}).as(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
+	if out, _ := (&home{t: t}).runWithEnv(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
 		t.Log("not tested with --engine auto: a Docker engine answers here")
 		auto = "DORMOUSE_ENGINE=gvisor"
 	}
@@ -99,8 +100,8 @@ func TestNoFailedStartOutlivesItsCause(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h, dormouse := newHome(t), program(t)
-			if said, status := h.as(t, dormouse, c.broken, "exec", "-e", "print(6 * 7)"); status != 125 || !strings.Contains(said, c.says) {
-				t.Fatalf("the first command exits with %d and says %q, want 125 and %q", status, said, c.says)
+			if output, status := h.runWithEnv(t, dormouse, c.broken, "exec", "-e", "print(6 * 7)"); status != 125 || !strings.Contains(output, c.says) {
+				t.Fatalf("the first command exits with %d and says %q, want 125 and %q", status, output, c.says)
 			}
 			if c.kill {
 				h.stop(syscall.SIGKILL)
@@ -108,9 +109,9 @@ func TestNoFailedStartOutlivesItsCause(t *testing.T) {
 			if c.repair != nil {
 				c.repair(t, dormouse)
 			}
-			said, status := h.as(t, dormouse, c.fixed, append([]string{"exec", "-e", "print(6 * 7)"}, c.args...)...)
-			if status != 0 || said != "42\n" {
-				t.Errorf("after the repair it exits with %d and says %q, want 0 and 42", status, said)
+			output, status := h.runWithEnv(t, dormouse, c.fixed, append([]string{"exec", "-e", "print(6 * 7)"}, c.args...)...)
+			if status != 0 || output != "42\n" {
+				t.Errorf("after the repair it exits with %d and says %q, want 0 and 42", status, output)
 			}
 		})
 	}
@@ -127,17 +128,17 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	h.stop(syscall.SIGTERM)
 
 	elsewhere := []string{"DORMOUSE_ENGINE=docker"}
-	said, status := h.as(t, binary, elsewhere, "exec", "-s", id, "-e", "print(x)")
-	if status != 125 || !strings.Contains(said, "gvisor") || !strings.Contains(said, "DORMOUSE_HOME") {
-		t.Errorf("with DORMOUSE_ENGINE=docker exec exits with %d and says %q, want 125 and the engine of the sandboxes", status, said)
+	output, status := h.runWithEnv(t, binary, elsewhere, "exec", "-s", id, "-e", "print(x)")
+	if status != 125 || !strings.Contains(output, "gvisor") || !strings.Contains(output, "DORMOUSE_HOME") {
+		t.Errorf("with DORMOUSE_ENGINE=docker exec exits with %d and says %q, want 125 and the engine of the sandboxes", status, output)
 	}
 	// In a home without sandboxes, auto would choose Docker, or fail.
 	for _, env := range [][]string{
 		{"DORMOUSE_ENGINE=auto"},
 		{"DORMOUSE_ENGINE=auto", "DOCKER_HOST=unix:///nonexistent/docker.sock"},
 	} {
-		if said, status := h.as(t, binary, env, "exec", "-s", id, "-e", "print(x)"); status != 0 || said != "42\n" {
-			t.Errorf("with %v exec exits with %d and says %q, want 0 and 42", env, status, said)
+		if output, status := h.runWithEnv(t, binary, env, "exec", "-s", id, "-e", "print(x)"); status != 0 || output != "42\n" {
+			t.Errorf("with %v exec exits with %d and says %q, want 0 and 42", env, status, output)
 		}
 		h.stop(syscall.SIGTERM)
 	}
@@ -182,12 +183,12 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 						t.Chdir(c.in)
 					}
 					for range 2 { // the second run finds the files that the first one made
-						if said, status := h.as(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || said != "42\n" {
-							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, said)
+						if output, status := h.runWithEnv(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || output != "42\n" {
+							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, output)
 						}
 					}
-					if said, status := h.as(t, c.program, c.env, "doctor"); status != 0 || !strings.Contains(said, "✓ sandbox") {
-						t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, said)
+					if output, status := h.runWithEnv(t, c.program, c.env, "doctor"); status != 0 || !strings.Contains(output, "✓ sandbox") {
+						t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, output)
 					}
 					(&home{t: t, dir: c.home}).stop(syscall.SIGTERM)
 				})
@@ -228,20 +229,20 @@ func TestDoctorUsesASandbox(t *testing.T) {
 		}
 	}
 	h := newHome(t, "DORMOUSE_ENGINE=gvisor", "XDG_CACHE_HOME="+cache)
-	said, status := h.as(t, binary, nil, "doctor")
-	if status != 1 || !strings.Contains(said, "✗ sandbox") || !strings.Contains(said, "run a statement") || !strings.Contains(said, "python3") {
-		t.Errorf("with an empty image doctor exits with %d, want 1, the step that failed and its reason:\n%s", status, said)
+	output, status := h.runWithEnv(t, binary, nil, "doctor")
+	if status != 1 || !strings.Contains(output, "✗ sandbox") || !strings.Contains(output, "run a statement") || !strings.Contains(output, "python3") {
+		t.Errorf("with an empty image doctor exits with %d, want 1, the step that failed and its reason:\n%s", status, output)
 	}
-	if said, status := h.as(t, binary, nil, "doctor", "--engine-only"); status != 0 {
-		t.Errorf("doctor --engine-only exits with %d, want 0: %s", status, said)
+	if output, status := h.runWithEnv(t, binary, nil, "doctor", "--engine-only"); status != 0 {
+		t.Errorf("doctor --engine-only exits with %d, want 0: %s", status, output)
 	}
 	if left, _ := filepath.Glob(filepath.Join(h.dir, "trial-*")); len(left) != 0 {
 		t.Errorf("doctor left %v", left)
 	}
 	h.env = h.env[:2] // without XDG_CACHE_HOME, so that the real cache is used
-	said, status = h.as(t, binary, nil, "doctor")
-	if status != 0 || !strings.Contains(said, "✓ sandbox") {
-		t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, said)
+	output, status = h.runWithEnv(t, binary, nil, "doctor")
+	if status != 0 || !strings.Contains(output, "✓ sandbox") {
+		t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, output)
 	}
 	if h.pid() != 0 {
 		t.Error("doctor started the home's daemon")

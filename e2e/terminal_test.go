@@ -19,7 +19,7 @@ import (
 // On a terminal, exec prints the sequences of the code's output that clear the screen, set the title or fill the clipboard as
 // text. A pipe gets every byte.
 func TestExecKeepsControlSequencesFromATerminal(t *testing.T) {
-	anyEngine(t)
+	needsEngine(t)
 	h := newHome(t)
 	id := h.connect(t).create(args{"memory_mb": 512})
 	const code = `import sys

@@ -15,27 +15,27 @@ func TestSleepAndFork(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			sleepAndFork(t, p)
+			suspendAndFork(t, p)
 		})
 	}
 }
 
-func sleepAndFork(t *testing.T, p platform) {
+func suspendAndFork(t *testing.T, p platform) {
 	h := newHome(t, append(p.env, "DORMOUSE_IDLE_SUSPEND=1s")...)
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "def count():\n    n = 0\n    while True:\n        n += 1\n        yield n\ncounter = count()\nf = open('log', 'w')\nnext(counter), next(counter)", "(1, 2)")
 	s.exec(args{"sandbox_id": id, "language": "javascript", "code": "const kept = new Map([['a', 1]])"})
-	asleep := func() bool {
+	isSuspended := func() bool {
 		return strings.Contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "suspended")
 	}
-	eventually(t, 30*time.Second, "the sandbox sleeps", asleep)
+	eventually(t, 30*time.Second, "the sandbox sleeps", isSuspended)
 	s.run(id, "next(counter)", "3")
 
-	eventually(t, 30*time.Second, "the sandbox sleeps again", asleep)
+	eventually(t, 30*time.Second, "the sandbox sleeps again", isSuspended)
 	h.stop(syscall.SIGKILL)
 	s = h.connect(t)
-	if !asleep() {
+	if !isSuspended() {
 		t.Error("the sandbox woke when the daemon started")
 	}
 	var fork string
