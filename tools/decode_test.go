@@ -46,7 +46,7 @@ func TestS05_RefusedArguments(t *testing.T) {
 	for _, c := range []struct {
 		name, tool string
 		arguments  any
-		says       []string
+		wantWords  []string
 	}{
 		{"missing", "execute_code", args{}, []string{`execute_code needs code, for example "code": "print(1 + 1)"`}},
 		{"no arguments", "get_sandbox", nil, []string{"get_sandbox needs sandbox_id"}},
@@ -76,7 +76,7 @@ func TestS05_RefusedArguments(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDouble()
-			wantText(t, call(t, tools.New(d, tools.Config{}), c.tool, c.arguments), true, c.says...)
+			wantText(t, call(t, tools.New(d, tools.Config{}), c.tool, c.arguments), true, c.wantWords...)
 			if len(d.sandboxes) > 0 {
 				t.Error("a refused call made a sandbox")
 			}

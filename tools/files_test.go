@@ -33,14 +33,14 @@ func TestBase64(t *testing.T) {
 			}
 		}
 	}
-	for s, says := range map[string]string{
+	for s, wantWords := range map[string]string{
 		"abc$":                "the character '$' at position 3",
 		"ab=c":                "goes on after its padding",
 		"abcde":               "is cut off",
 		"data:text/plain,abc": "data: URI that is not base64",
 	} {
-		if text, isError, _ := write(t, tools.Config{}, args{"path": "f", "base64": s}); !isError || !strings.Contains(text, says) {
-			t.Errorf("base64 %q: %s; want %q", s, text, says)
+		if text, isError, _ := write(t, tools.Config{}, args{"path": "f", "base64": s}); !isError || !strings.Contains(text, wantWords) {
+			t.Errorf("base64 %q: %s; want %q", s, text, wantWords)
 		}
 	}
 }
@@ -55,8 +55,8 @@ func lined(s string, width int) string {
 
 func TestOneSourceForEachFile(t *testing.T) {
 	for _, c := range []struct {
-		file args
-		says string // part of the error; empty: the file is accepted
+		file      args
+		wantWords string // part of the error; empty: the file is accepted
 	}{
 		{args{"path": "f", "text": "x"}, ""},
 		{args{"path": "/workspace/f", "text": "x"}, ""},
@@ -78,8 +78,8 @@ func TestOneSourceForEachFile(t *testing.T) {
 		{args{"path": "a\nb", "text": "x"}, "control character"},
 	} {
 		text, isError, _ := write(t, tools.Config{}, c.file)
-		if isError != (c.says != "") || !strings.Contains(text, c.says) {
-			t.Errorf("%v: %s; want %q", c.file, text, c.says)
+		if isError != (c.wantWords != "") || !strings.Contains(text, c.wantWords) {
+			t.Errorf("%v: %s; want %q", c.file, text, c.wantWords)
 		}
 	}
 }
@@ -125,10 +125,10 @@ func TestLocalPath(t *testing.T) {
 	}
 	config := tools.Config{AllowDirs: []string{allowed}}
 	for _, c := range []struct {
-		name   string
-		config tools.Config
-		path   string
-		says   string // part of the error; empty: the file is sent
+		name      string
+		config    tools.Config
+		path      string
+		wantWords string // part of the error; empty: the file is sent
 	}{
 		{"a file", config, filepath.Join(allowed, "in.csv"), ""},
 		{"with dots", config, filepath.Join(allowed, "dir") + "/../in.csv", ""},
@@ -152,10 +152,10 @@ func TestLocalPath(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text, isError, got := write(t, c.config, args{"path": "f", "local_path": c.path})
-			if isError != (c.says != "") || !strings.Contains(text, c.says) {
-				t.Errorf("%s; want %q", text, c.says)
+			if isError != (c.wantWords != "") || !strings.Contains(text, c.wantWords) {
+				t.Errorf("%s; want %q", text, c.wantWords)
 			}
-			if c.says == "" && string(got) != "inside" {
+			if c.wantWords == "" && string(got) != "inside" {
 				t.Errorf("got %q, want the file's content", got)
 			}
 		})

@@ -57,7 +57,7 @@ func describeSandbox(s sandbox.Sandbox) string {
 	if s.State == sandbox.Terminated {
 		return fmt.Sprintf("Sandbox %s has ended.%s", s.ID, after(reasonSentence(s.Reason)))
 	}
-	suspension, back := "", ""
+	suspension, rewind := "", ""
 	if s.State == sandbox.Suspended {
 		suspension = " on disk, with its variables; the next call that needs it resumes it"
 		if s.SuspendedTo == "pause" {
@@ -65,9 +65,9 @@ func describeSandbox(s sandbox.Sandbox) string {
 		}
 	}
 	if !s.RewoundTo.IsZero() {
-		back = fmt.Sprintf(" Its processes had died, and it went back to its state as of %s: what was done after that, until they died, is lost.", s.RewoundTo.UTC().Format("2006-01-02 15:04:05 UTC"))
+		rewind = fmt.Sprintf(" Its processes had died, and it went back to its state as of %s: what was done after that, until they died, is lost.", s.RewoundTo.UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
-	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, suspension, max(0, time.Until(s.ExpireTime).Round(time.Second)), back)
+	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, suspension, max(0, time.Until(s.ExpireTime).Round(time.Second)), rewind)
 }
 
 // identify returns the id of the sandbox that a call names. Answers use the id, because it stays correct after the

@@ -26,9 +26,9 @@ func TestAnswersNameTheSandboxByID(t *testing.T) {
 	call(t, list, "create_sandbox", args{"display_name": "mine"})
 	id := letterID("sbx_", 0)
 	for _, c := range []struct {
-		tool string
-		args args
-		says []string
+		tool      string
+		args      args
+		wantWords []string
 	}{
 		{"get_sandbox", nil, []string{`"id":"` + id}},
 		{"update_sandbox", args{"ttl": "1d12h"}, []string{`"id":"` + id, "36h0m0s"}},
@@ -44,7 +44,7 @@ func TestAnswersNameTheSandboxByID(t *testing.T) {
 		if c.tool == "list_sandboxes" {
 			a = nil
 		}
-		wantText(t, call(t, list, c.tool, a), false, c.says...)
+		wantText(t, call(t, list, c.tool, a), false, c.wantWords...)
 	}
 	wantText(t, call(t, list, "delete_sandbox", args{"sandbox_id": "nobody"}), true, `there is no sandbox "nobody"`)
 }

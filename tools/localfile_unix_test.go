@@ -108,8 +108,8 @@ func (c changing) WriteFile(ctx context.Context, name, path string, body io.Read
 
 func TestAFileThatChangesWhileItIsRead(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(path string) error
-		says   string
+		change    func(path string) error
+		wantWords string
 	}{
 		"grows": {func(path string) error {
 			f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
@@ -135,7 +135,7 @@ func TestAFileThatChangesWhileItIsRead(t *testing.T) {
 			}}, tools.Config{AllowDirs: []string{filepath.Dir(path)}})
 			call(t, list, "create_sandbox", args{"display_name": "box"})
 			r := call(t, list, "write_files", args{"sandbox_id": "box", "files": []args{{"path": "a.txt", "local_path": path}}})
-			wantText(t, r, r.IsError, c.says)
+			wantText(t, r, r.IsError, c.wantWords)
 		})
 	}
 }

@@ -37,7 +37,7 @@ func TestReadText(t *testing.T) {
 	for _, c := range []struct {
 		name, content string
 		args          args
-		says          []string
+		wantWords     []string
 	}{
 		{"short", "a,b\n1,2\n", nil, []string{"\"f\": 8 bytes.\n```\na,b\n1,2\n```\n"}},
 		{"empty", "", nil, []string{`"f": 0 bytes.`}},
@@ -50,7 +50,7 @@ func TestReadText(t *testing.T) {
 		{"controls", "\x1b[31mred \u202e", nil, []string{"control characters are written as escapes", `\x1b[31mred \u202e`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wantText(t, read(t, c.content, c.args), false, c.says...)
+			wantText(t, read(t, c.content, c.args), false, c.wantWords...)
 		})
 	}
 }
@@ -81,7 +81,7 @@ func TestReadUTF16(t *testing.T) {
 	for _, c := range []struct {
 		name, content string
 		args          args
-		says          []string
+		wantWords     []string
 	}{
 		{"little-endian", utf16Of(le, "naïve €\r\n"), nil, []string{"20 bytes, UTF-16 (little-endian) shown decoded, lines end in CR LF", "\n```\nnaïve €\n```"}},
 		{"big-endian", utf16Of(be, "naïve 😀"), nil, []string{"UTF-16 (big-endian)", "naïve 😀"}},
@@ -93,7 +93,7 @@ func TestReadUTF16(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := read(t, c.content, c.args)
-			wantText(t, r, false, c.says...)
+			wantText(t, r, false, c.wantWords...)
 			if len(r.Content) != 1 {
 				t.Errorf("the answer has %d contents, want the text alone", len(r.Content))
 			}
@@ -185,7 +185,7 @@ func TestReadPicture(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		name, content, says, mime string
+		name, content, wantWords, mime string
 	}{
 		{"small PNG", encodedPNG(t, noise(30, 20)), "an image of 30×20 pixels", "image/png"},
 		{"JPEG", jpg.String(), "300×200", "image/jpeg"},
@@ -195,7 +195,7 @@ func TestReadPicture(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := read(t, c.content, nil)
-			wantText(t, r, false, c.says)
+			wantText(t, r, false, c.wantWords)
 			img, ok := r.Content[1].(mcp.ImageContent)
 			if !ok || img.MIMEType != c.mime || len(img.Data) > 700_000 {
 				t.Fatalf("content %T %s of %d bytes, want %s of at most 700000", r.Content[1], img.MIMEType, len(img.Data), c.mime)
@@ -211,7 +211,7 @@ func TestReadPicture(t *testing.T) {
 // TestHostilePicture checks that read_file rejects pictures that are too large or broken.
 func TestHostilePicture(t *testing.T) {
 	good := encodedPNG(t, noise(30, 20))
-	for name, c := range map[string]struct{ content, says string }{
+	for name, c := range map[string]struct{ content, wantWords string }{
 		"bomb":       {header(t, good, 1_000_000, 1_000_000), "too many"},
 		"just over":  {header(t, good, 50_001, 1000), "too many"},
 		"no width":   {header(t, good, 0, 10), "not a valid PNG"},
@@ -219,7 +219,7 @@ func TestHostilePicture(t *testing.T) {
 		"only magic": {"\x89PNG\r\n\x1a\n", "not a valid PNG"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wantText(t, read(t, c.content, nil), true, c.says, "as base64")
+			wantText(t, read(t, c.content, nil), true, c.wantWords, "as base64")
 		})
 	}
 }
