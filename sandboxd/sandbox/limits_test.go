@@ -13,7 +13,7 @@ func TestMemoryIsLimitedByTheHost(t *testing.T) {
 		memoryMB int
 		host     int64
 		want     int64
-		says     string // empty: accepted
+		wantText string // empty: accepted
 	}{
 		"the host's memory":                       {24 * 1024, 24 * gib, 24 * gib, ""},
 		"more than the host has":                  {24*1024 + 1, 24 * gib, 0, "use 128 to 24576 on this machine"},
@@ -27,9 +27,9 @@ func TestMemoryIsLimitedByTheHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := sandbox.DefaultLimits().WithRequest(sandbox.CreateRequest{MemoryMB: c.memoryMB}, 4, c.host)
-			if c.says != "" {
-				if err == nil || !strings.Contains(err.Error(), c.says) || sandbox.KindOf(err) != sandbox.Invalid {
-					t.Errorf("got %v, want invalid and %q", err, c.says)
+			if c.wantText != "" {
+				if err == nil || !strings.Contains(err.Error(), c.wantText) || sandbox.KindOf(err) != sandbox.Invalid {
+					t.Errorf("got %v, want invalid and %q", err, c.wantText)
 				}
 				return
 			}

@@ -17,9 +17,9 @@ import (
 
 func TestJSONBeyondTheLimitsIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
-		text    string
-		maximum int
-		says    string // empty: accepted
+		text     string
+		maximum  int
+		wantText string // empty: accepted
 	}{
 		"empty":                       {"", 0, ""},
 		"as many values as allowed":   {`[1,2,3]`, 4, ""},
@@ -36,8 +36,8 @@ func TestJSONBeyondTheLimitsIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := wire.CheckShape([]byte(c.text), c.maximum)
-			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
-				t.Errorf("got %v, want %q", err, c.says)
+			if c.wantText == "" && err != nil || c.wantText != "" && (err == nil || !strings.Contains(err.Error(), c.wantText)) {
+				t.Errorf("got %v, want %q", err, c.wantText)
 			}
 			if err != nil && sandbox.KindOf(err) != sandbox.Invalid {
 				t.Errorf("got kind %v, want invalid", sandbox.KindOf(err))
@@ -47,7 +47,7 @@ func TestJSONBeyondTheLimitsIsRefused(t *testing.T) {
 }
 
 func TestReadJSONRefusesWideAndDeepBodiesBeforeDecoding(t *testing.T) {
-	for name, c := range map[string]struct{ body, says string }{
+	for name, c := range map[string]struct{ body, wantText string }{
 		"wide": {`{"a":[` + strings.Repeat("{},", 1<<20) + `{}]}`, "more than 10,000 values"},
 		"deep": {`{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`, "more than 64 levels"},
 	} {
@@ -56,8 +56,8 @@ func TestReadJSONRefusesWideAndDeepBodiesBeforeDecoding(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", counted)
 			var v struct{ A any }
 			err := wire.ReadJSON(httptest.NewRecorder(), r, 8<<20, &v)
-			if err == nil || !strings.Contains(err.Error(), c.says) || sandbox.KindOf(err) != sandbox.Invalid {
-				t.Errorf("got %v, want invalid and %q", err, c.says)
+			if err == nil || !strings.Contains(err.Error(), c.wantText) || sandbox.KindOf(err) != sandbox.Invalid {
+				t.Errorf("got %v, want invalid and %q", err, c.wantText)
 			}
 			if v.A != nil {
 				t.Error("a part of the body was decoded")

@@ -232,12 +232,12 @@ func TestFlawDiscardsTheRestOfTheMessage(t *testing.T) {
 		return []byte(`{"params":{"a":"` + strings.Repeat("x", size) + `"},"id":"seven"}`)
 	}
 	for _, c := range []struct {
-		name    string
-		limits  spool.Limits
-		maximum int64
-		text    []byte
-		kind    spool.FlawKind
-		says    string
+		name     string
+		limits   spool.Limits
+		maximum  int64
+		text     []byte
+		kind     spool.FlawKind
+		wantText string
 	}{
 		{"a long message", spool.Limits{Message: 1 << 20}, 0, text(2 << 20), spool.TooLong, "longer than 1 MiB, the limit of one message"},
 		{"a long string", spool.Limits{String: 1 << 20}, 0, text(2 << 20), spool.TooLong, "longer than 1 MiB, the limit of one string"},
@@ -252,8 +252,8 @@ func TestFlawDiscardsTheRestOfTheMessage(t *testing.T) {
 			f := open(t, c.maximum)
 			for _, piece := range []int{1000, 1 << 16, 1 << 30} {
 				m, _, flaw := in(f, c.limits, c.text, piece)
-				if flaw == nil || flaw.Kind != c.kind || !strings.Contains(flaw.Text, c.says) {
-					t.Fatalf("flaw %+v, want %q", flaw, c.says)
+				if flaw == nil || flaw.Kind != c.kind || !strings.Contains(flaw.Text, c.wantText) {
+					t.Fatalf("flaw %+v, want %q", flaw, c.wantText)
 				}
 				if left := append(bytes.Clone(flaw.Head), flaw.Tail...); !bytes.HasSuffix(left, []byte(`"id":"seven"}`)) || len(left) > 10_000 {
 					t.Errorf("left are %d bytes, with the end %q", len(left), left[max(0, len(left)-40):])
