@@ -8,10 +8,9 @@ import (
 	"os"
 )
 
-// blob is an append-only sequence of bytes. It is in memory while it is small, and in its own file once it is larger
-// than spillAt. The file stays open until finish is called. After that it is opened for each read, so that a thousand
-// remembered executions need no descriptors. The methods of blob must not be called concurrently, but a view may be
-// read at any time.
+// blob is an append-only sequence of bytes. Up to spillAt bytes are in memory; a larger blob is in its own file. The
+// file stays open until finish is called. After that, each read opens the file, so that a thousand stored executions
+// need no descriptors. The methods of blob must not be called concurrently, but a view may be read at any time.
 type blob struct {
 	path string
 	mem  []byte
@@ -23,7 +22,7 @@ type blob struct {
 // spillAt is the number of bytes up to which a blob stays in memory.
 const spillAt = 16 << 10
 
-// append adds p and returns its position.
+// append adds p and returns the position of p in the blob.
 func (b *blob) append(p []byte) (at int64, err error) {
 	at = b.size
 	if b.file == nil && len(b.mem)+len(p) <= spillAt {
@@ -72,7 +71,8 @@ func (b *blob) view() view {
 	return v
 }
 
-// open must be called before readAt. The caller must call the returned function after the last readAt.
+// open opens the blob's file if readAt needs it. The caller must call open before readAt, and the returned function
+// after the last readAt.
 func (v *view) open() (func(), error) {
 	if v.mem != nil || v.file != nil {
 		return func() {}, nil

@@ -15,7 +15,7 @@ import (
 // Limits of the report about an execution's files.
 const (
 	maxChanged = 100
-	maxHashed  = 512 * sandbox.MiB // bytes of all files together
+	maxHashed  = 512 * sandbox.MiB // total size in bytes of the files that one report hashes
 	maxOmitted = 20
 )
 
@@ -29,8 +29,8 @@ func (w *workspace) snapshot() *scan {
 	return s
 }
 
-// changes returns the regular files that are new or changed since before, and the files that are left out with the
-// reason.
+// changes returns the regular files that are new or changed since the scan before. It also returns the files that the
+// report leaves out, each with the reason; omissions of folders that before contains already are not repeated.
 func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile) {
 	after := w.snapshot()
 	var changed []string
@@ -125,7 +125,8 @@ func showPath(path string) string {
 	return path
 }
 
-// list returns all regular files in the workspace without hashes, and the files that are left out with the reason.
+// list returns all regular files in the workspace without hashes, and the files that the list leaves out, each with the
+// reason.
 func (w *workspace) list() ([]sandbox.File, []sandbox.OmittedFile) {
 	s := w.snapshot()
 	sort.Strings(s.order)

@@ -19,7 +19,8 @@ type crashReport struct {
 	checked int // length of the lines at the beginning of held that are complete and can be in a report
 }
 
-// maxReport is how many bytes are held back. Python writes at most a hundred frames, which fit.
+// maxReport bounds the text that is held back, in bytes. A report is smaller, because Python writes at most a hundred
+// frames.
 const maxReport = 64 << 10
 
 var (
@@ -28,7 +29,7 @@ var (
 	internalLine = regexp.MustCompile(`^(  File "(.*/dormouse_kernel/.*|.*/python/kernel\.py|.*/IPython/.*|.*/decorator(/__init__)?\.py|<frozen (runpy|importlib).*)", line |  Binary file |.* C stack trace |Extension modules: )`)
 )
 
-// pass adds p and returns the text that need not be held back.
+// pass adds p to the text from fd 2, and returns the text that need not be held back.
 func (c *crashReport) pass(p []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,8 +68,8 @@ func (c *crashReport) rest() []byte {
 // report returns the text that is held back, without our frames. It is called when the kernel is dead.
 func (c *crashReport) report() []byte {
 	var kept []string
-	stack := 0 // index in kept where the current stack begins, with the innermost frame
-	// end removes the frames outside of the outermost cell, which have called it: those of our loop and asyncio.
+	stack := 0 // index in kept of the first frame of the current stack, which is its innermost frame
+	// end removes from the current stack the frames that called the outermost cell: those of our loop and of asyncio.
 	end := func() {
 		for i := len(kept) - 1; i >= stack; i-- {
 			if strings.HasPrefix(kept[i], `  File "<cell `) {

@@ -12,7 +12,8 @@ const (
 	own        = `  File "/opt/dormouse/kernels/python/dormouse_kernel/`
 )
 
-// Text may arrive in any pieces. None is lost while the kernel lives, and none is added when it dies.
+// FuzzCrashReport passes a text to two crashReports in pieces of any size. It checks that the crashReport of a kernel
+// that lives loses nothing of the text, and that the crashReport of a kernel that dies adds no line to the text.
 func FuzzCrashReport(f *testing.F) {
 	f.Add("a\n"+reportHead+"  File \"<cell 1>\", line 1 in f\n"+own+"loop.py\", line 1 in main\n\n", 7)
 	f.Add("Fatal Python error: x\ny", 3)
@@ -48,7 +49,7 @@ func TestCrashReports(t *testing.T) {
 	thread := "  File \"<cell 1>\", line 2 in work\n"
 	tests := []struct {
 		name, raw     string
-		atOnce, atEnd string // the text that is passed on before the kernel is dead, and after that
+		atOnce, atEnd string // text that is passed on while the kernel lives, and text that is passed on after its death
 	}{
 		{name: "a report is the user's frames", raw: reportHead + library + cell + loop + "\nExtension modules: a._b (total: 1)\n", atEnd: reportHead + library + cell},
 		{name: "a repr that IPython called is the user's", raw: reportHead + library + repr + ipython + cell + loop, atEnd: reportHead + library + repr + cell},

@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// deadman ends an expired sandbox if the daemon does not, so that a daemon that is gone leaves no sandboxes behind.
-// It uses the wall clock, because a sandbox may be suspended for days.
-type deadman struct{ expires atomic.Int64 } // Unix seconds
+// deadman ends an expired sandbox if the daemon does not, so that no sandboxes are left behind if the daemon is gone.
+// deadman uses the wall clock, because a sandbox may be suspended for days.
+type deadman struct{ expires atomic.Int64 } // the expiry in Unix seconds
 
 const (
-	expiryGrace = 60 * time.Second // time for the daemon, which should end the sandbox first
-	expiryCheck = 5 * time.Second
+	expiryGrace = 60 * time.Second // how long after the expiry the guest waits, because the daemon should end the sandbox first
+	expiryCheck = 5 * time.Second  // time between two checks
 
 	// If more than restoreGap has passed between two checks, the guest was restored from disk. The daemon then has
-	// restoreGrace to send the expiry: the checkpoint or snapshot that the guest was restored from may have a much
-	// earlier one. restoreGap is shorter than expiryGrace, so that the daemon also has time if the guest was on disk
-	// for less than restoreGap.
+	// restoreGrace to send the current expiry: the checkpoint or snapshot from which the guest was restored may contain
+	// a much earlier one. restoreGap is shorter than expiryGrace, so that the daemon also has time if the guest was on
+	// disk for less than restoreGap.
 	restoreGap   = 30 * time.Second
 	restoreGrace = 2 * time.Minute
 )
@@ -39,8 +39,8 @@ func (d *deadman) watch() {
 
 // look is the state of a deadman's checks.
 type look struct {
-	at, restored time.Time // the last check, and the last check that found the guest restored
-	late         bool      // the last check found the sandbox expired
+	at, restored time.Time // when the last check was made, and when a check last found that the guest had been restored
+	late         bool      // the last check found that the sandbox had expired
 }
 
 // over makes a check and reports whether the sandbox must end.

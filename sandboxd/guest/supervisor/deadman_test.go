@@ -21,8 +21,8 @@ func TestDeadman(t *testing.T) {
 	}
 }
 
-// A guest that was restored from a snapshot with a past expiry waits for restoreGrace for its own expiry, and ends if
-// the daemon does not send it.
+// TestRestoredGuestWaitsForItsExpiry checks that a guest that was restored from a snapshot with a past expiry waits for
+// restoreGrace until the daemon sends a new expiry, and ends if the daemon sends none.
 func TestRestoredGuestWaitsForItsExpiry(t *testing.T) {
 	var d deadman
 	var l look
@@ -31,7 +31,7 @@ func TestRestoredGuestWaitsForItsExpiry(t *testing.T) {
 	if l.over(&d, now) {
 		t.Fatal("over() = true before the expiry, want false")
 	}
-	now = now.Add(24 * time.Hour) // the sandbox was suspended
+	now = now.Add(24 * time.Hour) // the time for which the sandbox was suspended
 	for restored := now; ; now = now.Add(expiryCheck) {
 		if !l.over(&d, now) {
 			if now.Sub(restored) > restoreGrace+2*expiryCheck {
@@ -46,7 +46,8 @@ func TestRestoredGuestWaitsForItsExpiry(t *testing.T) {
 	}
 }
 
-// A guest that is resumed after its expiry waits a moment for a later expiry before it ends.
+// TestResumedGuestWaitsForALaterExpiry checks that a guest that is resumed after its expiry ends only at the second
+// check, so that the daemon has time to send a later expiry.
 func TestResumedGuestWaitsForALaterExpiry(t *testing.T) {
 	for _, prolonged := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -14,9 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// descriptorListener accepts the daemon's connections. Each client of the socket is a `guest connect` process, with
-// uid 0 like the guest. It passes the stdin and stdout that it got from the engine to the guest, and waits until the
-// guest has closed them. So bytes move between the engine and the guest without another process in between.
+// descriptorListener accepts the daemon's connections. Each client of the socket is a `guest connect` process, with uid
+// 0 like the guest. This process passes its stdin and stdout, which are connected to the engine, to the guest and waits
+// until the guest has closed them. So bytes move between the engine and the guest without another process in between.
 type descriptorListener struct{ *net.UnixListener }
 
 // descriptorTimeout is how long `guest connect` may take to pass its descriptors.
@@ -68,7 +68,7 @@ func receiveDescriptors(control *net.UnixConn) (net.Conn, error) {
 	}
 	s := &descriptorStream{control: control, Pipes: stdio.Pipes{In: os.NewFile(uintptr(fds[0]), "in"), Out: os.NewFile(uintptr(fds[1]), "out")}}
 	_ = control.SetReadDeadline(time.Time{})
-	go func() { // `guest connect` sends nothing more, so Read returns when it has ended
+	go func() { // `guest connect` sends nothing more, so Read returns when that process has ended
 		_, _ = control.Read(make([]byte, 1))
 		s.Close()
 	}()

@@ -14,9 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 )
 
-// TestGuestReleasesDescriptors: when a connection ends, the guest closes its descriptors and then the connection to
-// `guest connect`. It does so if either of the two closes its end. It rejects a `guest connect` that sends the wrong
-// number of descriptors.
+// TestGuestReleasesDescriptors checks that the guest closes the descriptors that a `guest connect` process passed to
+// it, and then its connection to that process, when the client closes the descriptors' other end or when the process
+// ends the connection. It also checks that the guest rejects a process that sends the wrong number of descriptors.
 func TestGuestReleasesDescriptors(t *testing.T) {
 	b := start(t)
 	open := func() []string {

@@ -185,7 +185,7 @@ func TestEvents(t *testing.T) {
 	if err := b.Events(t.Context(), id, 1, func(sandbox.Event) error { return enough }); !errors.Is(err, enough) {
 		t.Errorf("a refused event = %v", err)
 	}
-	// A follower that disconnects does not affect the execution.
+	// A client that disconnects while it reads events does not affect the execution.
 	ctx, cancel := context.WithCancel(t.Context())
 	id = b.begin("print('on')\nimport os, time\nwhile not os.path.exists('left'): time.sleep(.01)", 60)
 	err := b.Events(ctx, id, 1, func(e sandbox.Event) error {
@@ -215,8 +215,8 @@ func TestAnImageWithoutInterpreters(t *testing.T) {
 	}
 }
 
-// requireNode skips a test if there is no node. If DORMOUSE_TEST_REQUIRE (a comma-separated list) contains it, the test
-// fails instead.
+// requireNode skips the test if the sandbox has no node. If DORMOUSE_TEST_REQUIRE (a comma-separated list) contains
+// node, the test fails instead.
 func (b *testGuest) requireNode() {
 	b.t.Helper()
 	switch {

@@ -11,8 +11,8 @@ import (
 )
 
 // execution is one run of code: its record, its journal and the request to stop it. The lane that runs it calls begin
-// and end. If it is interrupted in the queue, the server calls end instead. interrupt, wait, look and window may be
-// called concurrently.
+// and end. If the execution is interrupted in the queue, the server calls end instead. interrupt, wait, look and window
+// may be called concurrently.
 type execution struct {
 	id      sandbox.ExecutionID
 	code    string
@@ -21,10 +21,10 @@ type execution struct {
 	stop    chan struct{} // closed by the first call of interrupt
 	ended   chan struct{} // closed when the state is final
 
-	beganTick int64 // when begin was called, see procNow; only the lane uses it
+	beganTick int64 // when begin was called, as a result of procNow; only the lane uses beganTick
 
 	mu        sync.Mutex
-	record    sandbox.Execution // without events
+	record    sandbox.Execution // the record that look returns, without events
 	stopAsked bool
 }
 
@@ -56,8 +56,8 @@ func (e *execution) interrupt() {
 	}
 }
 
-// begin marks the execution as running in a kernel of this epoch. since describes the events since the last
-// execution.
+// begin marks the execution as running in the kernel with this epoch. The parameter since describes what happened
+// between the previous execution of the lane and this one.
 func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.beganTick = procNow()
 	e.mu.Lock()
@@ -67,7 +67,7 @@ func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.journal.status(sandbox.ExecRunning)
 }
 
-// setCodeError stores an exception of the code in place of an earlier one.
+// setCodeError stores an exception that the code raised, in place of an earlier exception.
 func (e *execution) setCodeError(err sandbox.CodeError) {
 	e.mu.Lock()
 	e.record.Error = &err
@@ -139,7 +139,7 @@ func (e *execution) look() sandbox.Execution {
 	return r
 }
 
-// window returns the current record with the events of w.
+// window returns the current record with the events that w selects.
 func (e *execution) window(w sandbox.Window) (sandbox.Execution, error) {
 	r := e.look()
 	var err error

@@ -121,8 +121,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// Code replaces a folder with a link to a folder outside of the workspace, and back, as fast as it can. In this time
-// no file outside is read or written.
+// TestReplacedFolderNeverLeadsOutOfTheWorkspace checks that no file outside of the workspace is read or written while
+// code replaces a folder with a link to a folder outside, and back, as fast as it can.
 func TestReplacedFolderNeverLeadsOutOfTheWorkspace(t *testing.T) {
 	t.Parallel()
 	b := start(t)

@@ -32,7 +32,7 @@ func (s *Supervisor) putFile(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getFile answers with a part of a file in its current state. If the file shrinks during the transfer, getFile aborts
-// the stream, so that it does not look complete.
+// the stream, so that the answer does not look complete.
 func (s *Supervisor) getFile(w http.ResponseWriter, r *http.Request) error {
 	path, err := sandbox.ParsePath(r.PathValue("path"))
 	if err != nil {

@@ -19,7 +19,8 @@ type folder int
 // oPath (O_PATH) opens a folder only to look up names in it, which does not require the right to read it.
 const oPath = 0x200000
 
-// openParent opens the folder that contains name. If make is true, it creates missing folders.
+// openParent opens the folder that contains name. If make is true, it creates missing folders. The caller must close
+// the returned folder.
 func (w *workspace) openParent(name string, make bool) (folder, error) {
 	const flags = oPath | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	fd, err := syscall.Open(w.dir, flags, 0)

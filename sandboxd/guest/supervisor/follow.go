@@ -11,8 +11,9 @@ import (
 // followBatch is approximately how many bytes of events are passed to one call of emit.
 const followBatch = 1 << 20
 
-// follow calls emit with the events from number from on, until it has passed the last one. It reads stored events, so
-// a slow follower blocks neither the execution nor other followers.
+// follow calls emit with all events from the number from on, in batches, and returns after the final event. It also
+// returns if emit fails or ctx ends. follow reads stored events, so a slow follower blocks neither the execution nor
+// other followers.
 func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
 	next, failed := max(from, 1), false
 	for {
@@ -23,7 +24,7 @@ func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 		switch {
 		case next <= int64(len(index)):
 			events, err := readEvents(index, contents, next)
-			if err != nil { // the execution ended and closed the blob's file: try once more
+			if err != nil { // the execution has ended and closed the blob's file: read once more
 				if failed {
 					return err
 				}
@@ -46,8 +47,8 @@ func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 	}
 }
 
-// look returns the current events. If event next does not exist yet and can still be added, changed is closed when
-// there is a new event; otherwise changed is nil.
+// look returns the current events. If the event with the number next does not exist yet and can still be added, changed
+// is closed when there is a new event; otherwise changed is nil.
 func (j *journal) look(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

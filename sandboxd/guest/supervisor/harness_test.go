@@ -49,7 +49,7 @@ type testGuest struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	exited chan error
-	root   string // its root folder as this process sees it
+	root   string // path of the guest's root folder for the test process
 	uid    int
 }
 
@@ -140,7 +140,8 @@ func start(t *testing.T, options ...option) *testGuest {
 	return nil
 }
 
-// connectTo does what `guest connect` does, with one end of a socket pair as its stdin and stdout.
+// connectTo does what `guest connect` does: it passes one end of a socket pair to the guest as stdin and stdout. It
+// returns the other end.
 func connectTo(socket string) (net.Conn, error) {
 	control, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -187,8 +188,8 @@ func buildBundle() (string, error) {
 	return dir, os.CopyFS(filepath.Join(dir, "kernels"), files)
 }
 
-// becomeGuest turns this process, which is PID 1 of new namespaces, into the guest. It gets its own root with the
-// host's programs, the mounts of a sandbox, and three capabilities.
+// becomeGuest turns this process, which is PID 1 of new namespaces, into the guest. The guest gets three capabilities
+// and its own root folder, with the host's programs and the mounts of a sandbox.
 func becomeGuest(bundle string, args []string) error {
 	const root = "/tmp"
 	uid := "0"
@@ -212,7 +213,7 @@ func becomeGuest(bundle string, args []string) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	// The bundle is below /tmp, which is about to be covered by a mount.
+	// The bundle is opened here, because it is below /tmp, which a mount will cover.
 	from, err := os.Open(bundle)
 	if err != nil {
 		return err
@@ -265,7 +266,7 @@ func becomeGuest(bundle string, args []string) error {
 	return syscall.Exec("/opt/dormouse/guest", append([]string{"guest"}, args...), []string{"PATH=" + os.Getenv("PATH")})
 }
 
-// python runs code to its end and returns the record with all its events.
+// python runs Python code to its end, and returns the execution with all its events.
 func (b *testGuest) python(code string) sandbox.Execution {
 	b.t.Helper()
 	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.Python})
@@ -283,7 +284,7 @@ func (b *testGuest) run(req sandbox.ExecuteRequest) sandbox.Execution {
 	return e
 }
 
-// begin starts an execution and returns when it has printed something.
+// begin starts an execution, and returns its id when the execution has printed something or has ended.
 func (b *testGuest) begin(code string, timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	id := sandbox.NewExecutionID()
@@ -328,7 +329,7 @@ func result(e sandbox.Execution) string {
 	return ""
 }
 
-// want fails the test unless the execution ended in this state.
+// want fails the test unless the execution is in this state.
 func want(t *testing.T, e sandbox.Execution, state sandbox.ExecutionState) {
 	t.Helper()
 	if e.State != state {

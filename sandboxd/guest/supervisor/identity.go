@@ -14,7 +14,7 @@ type identity struct {
 	own      []uint32 // the guest's own supplementary groups
 }
 
-const unchanged = ^uintptr(0) // for set*id: leaves an id unchanged
+const unchanged = ^uintptr(0) // as an argument of setresuid and setresgid, leaves an id unchanged
 
 func newIdentity(uid int) (identity, error) {
 	groups, err := syscall.Getgroups()
@@ -41,8 +41,8 @@ func newIdentity(uid int) (identity, error) {
 //     all three match.
 //   - An effective uid other than 0 removes the effective capabilities. They return with the effective uid 0, which
 //     can be set again because the saved uid is 0.
-//   - Both changes are verified. If restore fails, the thread stays locked and ends with its goroutine, so no other
-//     goroutine runs with the wrong rights.
+//   - The ids are verified after they were changed, and again after they were restored. If restore fails, the thread
+//     stays locked and ends with its goroutine, so no other goroutine runs with the wrong rights.
 func (id identity) asKernel(f func() error) error { return id.as(id.assume, f) }
 
 // unusedUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine
@@ -52,11 +52,11 @@ const unusedUID = 65_533
 // killCalls is how often killAll calls kill, because under gVisor a process that is forked during a call survives it.
 const killCalls = 10
 
-// killAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It is
-// one system call of this thread, so neither a fork bomb nor code that stops processes can prevent it. kill(-1)
-// signals the processes of the caller's effective and real user, except the caller itself. During the call the
-// effective user is the kernels' user, and the real user is unusedUID instead of root, because root's processes
-// (`guest connect`) must not be killed.
+// killAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It only
+// makes system calls of this thread, and none for each process, so neither a fork bomb nor code that stops processes
+// can prevent it. kill(-1) signals the processes of the caller's effective and real user, except the caller itself.
+// During the call the effective user is the kernels' user, and the real user is unusedUID instead of root, because
+// root's processes (`guest connect`) must not be killed.
 func (id identity) killAll() error {
 	return id.as(id.assumeForKill, func() error {
 		for range killCalls {
@@ -86,8 +86,8 @@ func (id identity) as(assume, f func() error) (err error) {
 	return f()
 }
 
-// assumeForKill changes only the user ids, because kill checks no others, and does not read them back. While a fork
-// bomb runs under gVisor, each system call of the guest can take 10 ms.
+// assumeForKill changes only the user ids, because kill checks no other ids. It does not verify them, to save system
+// calls: while a fork bomb runs under gVisor, each system call of the guest can take 10 ms.
 func (id identity) assumeForKill() error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unusedUID, uintptr(id.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)

@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestKillBetweenExecutionsIsNotReported: if a process is killed for memory while nothing runs, the next execution
-// does not report it.
+// TestKillBetweenExecutionsIsNotReported checks that, if a process is killed for lack of memory while no execution
+// runs, the next execution does not report the kill.
 func TestKillBetweenExecutionsIsNotReported(t *testing.T) {
 	t.Parallel()
 	b := start(t, with("memory", strconv.Itoa(512<<20)))

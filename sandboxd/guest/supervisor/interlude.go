@@ -14,9 +14,9 @@ import (
 type interlude struct {
 	mu              sync.Mutex
 	late            lateText
-	lateBeforeBegun *lateText // text that was printed before the current execution began; nil if it has not begun
-	asOf            time.Time
-	death           *sandbox.KernelDeath
+	lateBeforeBegun *lateText            // text that was printed before the current execution began; nil if it has not begun
+	asOf            time.Time            // when the memory was saved that the sandbox was restored from, if something was lost since then
+	death           *sandbox.KernelDeath // the last death of a kernel while no execution ran
 }
 
 // lateText is text that belongs to no execution.
@@ -59,14 +59,14 @@ func (i *interlude) died(d sandbox.KernelDeath) {
 	i.death = &d
 }
 
-// restored records that everything after t is lost.
+// restored records that the sandbox was restored from memory that was saved at t, so everything after t is lost.
 func (i *interlude) restored(t time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.asOf = t
 }
 
-// take returns what has happened since the last call, or nil.
+// take returns everything that was recorded since the last call, or nil if nothing was.
 func (i *interlude) take() *sandbox.Interlude {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -92,7 +92,7 @@ func (i *interlude) takeLate(taken *sandbox.Interlude) *sandbox.Interlude {
 	if late.bytes == 0 {
 		return taken
 	}
-	var sum sandbox.Interlude // a copy, because other goroutines read taken
+	var sum sandbox.Interlude // sum is a copy, because other goroutines read taken
 	if taken != nil {
 		sum = *taken
 	}

@@ -17,7 +17,8 @@ func (b *testGuest) javascript(code string) sandbox.Execution {
 	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.JavaScript})
 }
 
-// Text that is printed while no execution runs is reported by the next execution, but is not part of its output.
+// TestOutputBetweenExecutionsIsReportedByTheNext checks that text that is printed while no execution runs is reported
+// by the next execution, but is not part of the output of any execution.
 func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -71,7 +72,7 @@ func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 				return
 			}
 		}
-		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // it may have been printed during the execution
+		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // the thread may have printed during one of the executions
 			t.Log("it was printed during an execution")
 		}
 	})
@@ -89,9 +90,9 @@ func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 	})
 }
 
-// Text that is printed after the guest sent an execution to the kernel, but before the kernel began it, does not
-// belong to that execution. A helper process stops the kernel while it prints, so that the order of events does not
-// depend on timing.
+// TestRawOutputBeforeAnExecutionBegins checks that text that is printed after the guest has sent an execution to the
+// kernel, but before the kernel has begun the execution, does not belong to the execution. A helper process stops the
+// kernel while it prints the text, so that the order of events does not depend on timing.
 func TestRawOutputBeforeAnExecutionBegins(t *testing.T) {
 	t.Parallel()
 	b := start(t)

@@ -12,11 +12,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// journal stores the numbered events of an execution. Any number of readers can read them from any event on, at any
-// speed. The index is in memory; texts and values are in a [blob].
+// journal stores the numbered events of an execution. Any number of readers can read the events, each from any number
+// on and at its own speed. The index of the events is in memory; their texts and values are in a [blob].
 //
-// Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). finish adds them as
-// events.
+// Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). finish adds the kept
+// text as events.
 type journal struct {
 	countOutput func(bytes int64) // reports to the registry that the journal has grown
 
@@ -27,16 +27,16 @@ type journal struct {
 	rich    int64             // bytes of stored values
 	values  int               // displays and results so far, stored or not
 	errors  int               // errors so far, stored or not
-	last    []byte            // the newest value beyond MaxValues
-	lastTyp sandbox.EventType // the type of last
+	last    []byte            // the newest value if there are more than MaxValues
+	lastTyp sandbox.EventType // the type of the event for last: a display or a result
 	full    bool              // a limit is reached or the disk is full: further text goes to tail
 	tail    tail
 	final   bool
 	gone    bool                   // the output was deleted to free space
-	state   sandbox.ExecutionState // the latest state
+	state   sandbox.ExecutionState // the latest state of the execution
 	end     int64                  // number of the last event, set when the output is deleted
 
-	// Text that is not an event yet. It is gathered so that a million small prints become few events.
+	// Printed text that is not an event yet. gather collects it so that a million small prints become few events.
 	pending     []byte
 	pendingType sandbox.EventType
 	timer       *time.Timer
@@ -47,12 +47,12 @@ type journal struct {
 // entry describes one event. The bytes of its text or value are in the blob.
 type entry struct {
 	typ    sandbox.EventType
-	state  sandbox.ExecutionState // only of status events
-	reason sandbox.OmitReason     // only of omitted events
+	state  sandbox.ExecutionState // set only for status events
+	reason sandbox.OmitReason     // set only for omitted events
 	len    int32
 	time   int64 // Unix nanoseconds
 	offset int64 // bytes of text printed before the event
-	at     int64 // position in the blob; of omitted events, the number of omitted bytes
+	at     int64 // position of the text or value in the blob; for omitted events, the number of omitted bytes
 }
 
 const (
@@ -61,7 +61,7 @@ const (
 	// gatherBytes bounds the gathered text, and eventBytes bounds the text of one event.
 	gatherBytes = 64 << 10
 	eventBytes  = 256 << 10
-	// maxEvents bounds the index: once it has this many entries, text goes to the tail.
+	// maxEvents bounds the index: once the index has this many entries, further text goes to the tail.
 	maxEvents = 100_000
 	entryCost = 64 // bytes of memory per entry, roughly
 	// maxLastValue bounds the size of journal.last, which is kept in memory until the execution ends.
@@ -142,8 +142,8 @@ func (j *journal) flush() {
 	j.pending = j.pending[:0]
 }
 
-// add appends an event. If its content can't be stored because the disk is full, the event becomes an omission. The
-// caller must hold j.mu.
+// add appends an event. If the blob can't store the event's content, usually because the disk is full, the event
+// becomes an omission. The caller must hold j.mu.
 func (j *journal) add(e entry, content []byte) {
 	e.time = time.Now().UnixNano()
 	if len(content) > 0 {
@@ -163,8 +163,8 @@ func (j *journal) add(e entry, content []byte) {
 	j.countOutput(int64(e.len) + entryCost)
 }
 
-// value adds a display or a result, or a note in its place if it is too large. Of the values beyond MaxValues, only
-// the newest is kept; finish adds it.
+// value adds a display or a result, or, if the value is too large, a note in its place. Of the values beyond MaxValues,
+// only the newest is kept; finish adds it as an event.
 func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 	content := encode(data)
 	j.mu.Lock()
@@ -187,7 +187,7 @@ func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 	j.add(entry{typ: typ, offset: j.printed}, content)
 }
 
-// note returns the content of a value that is shown in place of values that are not kept.
+// note returns the content of a value that shows a text in place of values that are not kept.
 func note(text string) []byte { return encode(map[string]string{"text/plain": text}) }
 
 // addError adds an event for an error. Errors beyond MaxErrors are counted, and finish adds one event for them.
@@ -212,8 +212,9 @@ func (j *journal) status(s sandbox.ExecutionState) {
 	j.add(entry{typ: sandbox.EventStatus, state: s, offset: j.printed}, nil)
 }
 
-// finish adds the tail of the text, the values and errors beyond their limits, the files and the final state. The
-// final state is the last event.
+// finish adds the events that were held back, and then the final state as the last event: the tail of the text, the
+// last of the values beyond MaxValues, one error if there were more than MaxErrors, and the files. Further calls have
+// no effect.
 func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -254,7 +255,8 @@ func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.pending, j.tail = nil, tail{total: j.tail.total}
 }
 
-// deleteOutput deletes the output to free space, and returns how many bytes it freed. Only the final state remains.
+// deleteOutput deletes the output of a final execution to free space, and returns how many bytes it freed. Only the
+// number of printed bytes and the final state remain.
 func (j *journal) deleteOutput() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -16,33 +16,33 @@ import (
 
 // kernel is one interpreter process and its pipes. It runs one execution at a time, which its lane selects.
 type kernel struct {
-	pid           int             // also the id of its session and process group
+	pid           int             // process id of the kernel, which is also the id of its session and its process group
 	ready         chan struct{}   // closed when the kernel sends ready
 	warm          chan struct{}   // closed when the kernel sends warm
-	renewed       chan string     // receives the text of a renewed message
+	renewed       chan string     // receives the text of the kernel's renewed message
 	exited        chan struct{}   // closed when the kernel has ended and its output has been read
 	done          chan string     // receives the status of the current execution's done message
 	dropped       *droppedCounter // counts late text and rejected messages
 	nextInterlude *interlude      // receives text that belongs to no execution
 
-	requests *os.File    // fd 3 of the kernel
-	outbox   chan []byte // lines to write to requests, in order
-	messages *pipeReader // fd 4
-	acks     *pipeWriter // fd 5
-	raw      [2]*rawOutput
-	heapFull atomic.Bool // V8 printed that its heap is full, which it does before it aborts
-	refused  atomic.Bool // C++ or Rust printed that an allocation failed, which they do before they abort
-	crash    crashReport // the report that Python writes while it dies
+	requests *os.File      // the guest's end of the kernel's fd 3
+	outbox   chan []byte   // lines to write to requests, in order
+	messages *pipeReader   // the guest's end of fd 4
+	acks     *pipeWriter   // the guest's end of fd 5
+	raw      [2]*rawOutput // the guest's ends of fd 1 and 2
+	heapFull atomic.Bool   // V8 printed that its heap is full, which it does before it aborts
+	refused  atomic.Bool   // C++ or Rust printed that an allocation failed, which they do before they abort
+	crash    crashReport   // the report that Python writes while it dies
 
 	// outOfMemory is set before the watchdog kills the kernel because of memory or files. The function returns the
 	// details for the death's reason.
 	outOfMemory atomic.Pointer[func() string]
 
 	mu       sync.Mutex
-	readyMsg message // the ready message; its Type is empty before that
+	readyMsg message // the kernel's ready message; Type is empty until it arrives
 	current  *execution
 	begun    bool               // the kernel has sent begun for the current execution
-	status   syscall.WaitStatus // valid once exited is closed
+	status   syscall.WaitStatus // how the kernel ended; valid once exited is closed
 }
 
 // droppedCounter counts kernel output that was not added to an execution.
@@ -158,12 +158,12 @@ func (k *kernel) handle(m message) {
 		select {
 		case <-k.warm:
 		default:
-			close(k.warm) // only this goroutine closes it
+			close(k.warm) // only the goroutine of pump closes k.warm
 		}
 		return
 	case "begun":
 		k.markBegun(m.ID)
-		k.acks.signal() // even for a forged message, because the kernel waits for the answer
+		k.acks.signal() // the answer; sent even if another id was forged, because the kernel waits for it
 		return
 	case "renewed":
 		select {
@@ -286,7 +286,8 @@ func (k *kernel) begin(e *execution) {
 
 // renew asks the kernel to get new random state before it runs executions that begin later.
 func (k *kernel) renew() {
-	// A kernel that has left half of the outbox unread does not read. The other half is reserved for executions.
+	// If half of the outbox is full, the kernel is not reading, so the request is dropped. The other half is reserved
+	// for executions.
 	if len(k.outbox) < cap(k.outbox)/2 {
 		k.request(map[string]string{"type": "renew"})
 	}
@@ -321,8 +322,8 @@ func (k *kernel) signal(sig syscall.Signal) {
 	}
 }
 
-// setOutOfMemory records that the kernel is being killed because of memory or files. why returns the details and is
-// called after the death. Only the first call has an effect.
+// setOutOfMemory records that the kernel is being killed because of memory or files. The function why returns the
+// details; it is called after the kernel's death. Only the first call of setOutOfMemory has an effect.
 func (k *kernel) setOutOfMemory(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
 
 func (k *kernel) dead() bool {

@@ -22,12 +22,12 @@ func (s *Supervisor) killLeftovers(k *kernel) {
 		_ = s.identity.killAll() // an error is ignored: s.killUntilGone below kills the processes that are left
 	}
 	if _, all := s.killUntilGone(anyProcess); !all {
-		_ = s.identity.killAll() // nothing more can be done if it fails
+		_ = s.identity.killAll() // an error is ignored, because nothing more can be done
 	}
 }
 
 // nearProcessLimit reports whether the kernels' user has at least half of the processes that it may have, for example
-// because of a fork bomb. In this state, reading the state of each process takes seconds.
+// because of a fork bomb. While there are so many processes, reading /proc/PID/stat for each of them takes seconds.
 func (s *Supervisor) nearProcessLimit() bool {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -35,8 +35,8 @@ func (s *Supervisor) nearProcessLimit() bool {
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
-	// In a process namespace of its own (the guest is PID 1), nearly every process belongs to the kernels' user.
-	// Reading the owner of each would slow down the end of a fork bomb under gVisor.
+	// If the sandbox has its own process namespace (the guest is PID 1), nearly every process belongs to the kernels'
+	// user, so all are counted. Reading the owner of each process would slow down the end of a fork bomb under gVisor.
 	own := os.Getpid() == 1
 	n := 0
 	for _, name := range names {
@@ -56,10 +56,10 @@ const (
 	sparingRounds    = 3                      // number of rounds in which kill spares the other kernels
 )
 
-// kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the
-// kernel until the tracer has ended. So kill also kills other processes of the kernels' user: first those that belong
-// to no kernel, then all. During a fork bomb it kills all from the start and again after a short time, because under
-// gVisor new processes escape a killAll.
+// kill kills a kernel and returns when it is dead. If a process traces the kernel, the guest can't wait for the kernel
+// until the tracer has ended. So kill also kills other processes of the kernels' user: first those that belong to no
+// kernel, then all. During a fork bomb, kill kills all of them from the start and again after a short time, because
+// under gVisor new processes escape a killAll.
 func (s *Supervisor) kill(k *kernel) {
 	for round := 0; ; round++ {
 		k.signal(syscall.SIGKILL)
@@ -69,7 +69,7 @@ func (s *Supervisor) kill(k *kernel) {
 			_ = s.identity.killAll()
 			maxWait = forkBombKillWait
 		case round > sparingRounds:
-			_ = s.identity.killAll() // the next round does it again
+			_ = s.identity.killAll() // an error is ignored, because the next round calls killAll again
 		case round > 0:
 			s.killFound(anyProcess)
 		}
@@ -82,9 +82,9 @@ func (s *Supervisor) kill(k *kernel) {
 }
 
 // killStartedSince kills the processes that a stopped execution started. These are the processes in the kernel's
-// session, or in no living kernel's session, that started at since or later (see procNow). Processes of earlier
-// executions are kept. It returns how many processes it killed, and false if they start new ones faster than it finds
-// them.
+// session, or in no living kernel's session, that started at the tick since (see procNow) or later. Processes of
+// earlier executions are kept. killStartedSince returns how many processes it killed, and whether these were all: false
+// means that processes start new ones faster than it finds them.
 func (s *Supervisor) killStartedSince(k *kernel, since int64) (killed int, all bool) {
 	// SIGSTOP stops all processes that did not leave the process group, including a fork bomb, so that they can't
 	// start new ones during the search. SIGCONT then resumes the kernel and the processes that are kept. This does
@@ -97,9 +97,9 @@ func (s *Supervisor) killStartedSince(k *kernel, since int64) (killed int, all b
 	return s.killUntilGone(func(p process) bool { return p.pid != k.pid && p.start >= since }, k.pid)
 }
 
-// killUntilGone kills every process of the kernels' user that is wanted, until none is left or killSearchTimeout has
-// passed. It spares processes in the session of a living kernel, unless the session is one of sessions. It returns how
-// many processes it killed, and whether none is left.
+// killUntilGone kills every process of the kernels' user for which the function wanted returns true, until none is left
+// or killSearchTimeout has passed. It spares processes in the session of a living kernel, unless the parameter sessions
+// contains that session. It returns how many processes it killed, and whether none is left.
 func (s *Supervisor) killUntilGone(wanted func(process) bool, sessions ...int) (killed int, all bool) {
 	seen := map[int]bool{}
 	for pause, end := time.Millisecond, time.Now().Add(killSearchTimeout); time.Now().Before(end); pause = min(2*pause, 50*time.Millisecond) {

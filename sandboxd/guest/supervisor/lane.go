@@ -18,21 +18,21 @@ type lane struct {
 	lang sandbox.Language
 	sup  *Supervisor
 	wake chan struct{} // signals that the queue may not be empty
-	// prepare asks serve to start the kernel. If the sent channel is not nil, serve also warms the kernel and sends
-	// the result to that channel.
+	// prepare asks serve to start the kernel. If the value that is sent to prepare is not nil, serve also calls warm
+	// and sends its result to that value.
 	prepare       chan chan<- error
-	nextInterlude interlude // is reported by the next execution
-	// kills has the watchdog's counts at the kernel's start, or when an execution last began or ended. Only serve's
-	// goroutine uses it.
+	nextInterlude interlude // what the next execution reports about the time before it
+	// kills has the watchdog's counts from the start of the kernel, or from when an execution last began or ended. Only
+	// serve's goroutine uses it.
 	kills killCount
 
 	mu        sync.Mutex
 	queue     []*execution
 	running   *execution
 	kernel    *kernel // nil if no kernel was started since the last death
-	starting  bool
-	epoch     int   // epoch of the kernel that became ready last
-	asOf      int64 // AsOfUnix of the last Awakening that reported a loss
+	starting  bool    // the kernel has been started and was not ready yet
+	epoch     int     // epoch of the kernel that became ready last
+	asOf      int64   // AsOfUnix of the last Awakening that reported a loss
 	lastDeath *sandbox.KernelDeath
 }
 
@@ -110,7 +110,7 @@ func (l *lane) serve() {
 				l.mu.Unlock()
 			}
 		case reply := <-l.prepare:
-			k, death := l.ready(context.Background(), startTimeout) // if it fails, the next execution reports why
+			k, death := l.ready(context.Background(), startTimeout) // if ready fails, the next execution calls it again and reports the cause
 			if reply != nil {
 				reply <- l.warm(k, death)
 			}
@@ -183,21 +183,22 @@ func (l *lane) follow(k *kernel, e *execution) outcome {
 	}
 }
 
-// outcomeOfStatus returns the outcome of an execution that ended by itself. The code can forge the status, but the
-// status only concerns the result of that code.
+// outcomeOfStatus returns the outcome of an execution that ended by itself. The code can forge the status, but a forged
+// status only affects the reported result of that code.
 func outcomeOfStatus(status string) outcome {
 	switch status {
 	case "ok":
 		return outcome{state: sandbox.ExecSucceeded}
-	case "interrupted": // not on request: the code raised KeyboardInterrupt or sent itself a signal
+	case "interrupted": // without a request: the code raised KeyboardInterrupt or sent itself a signal
 		return outcome{state: sandbox.ExecFailed, reason: "the code interrupted itself"}
 	}
 	return outcome{state: sandbox.ExecFailed}
 }
 
-// ready returns a kernel that reads requests, and starts one if necessary. If that fails, it returns the cause. It
-// kills a kernel that is not ready after maxWait. If ctx ends first, it returns nil and nil, and the kernel
-// continues to start.
+// ready returns the kernel when it reads requests, and starts a kernel first if none lives. If the kernel does not
+// start, or ends before it is ready, ready returns the cause. If the kernel is not ready within the duration maxWait,
+// ready kills it and returns the cause. If ctx ends first, ready returns nil and nil, and the kernel continues to
+// start.
 func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sandbox.KernelDeath) {
 	k := l.live()
 	if k != nil && k.dead() {
@@ -251,12 +252,12 @@ func (l *lane) prepareForSnapshot(ctx context.Context) error {
 	}
 }
 
-// warmMemory is the smallest memory limit with which a kernel imports libraries that it may not need.
+// warmMemory is the smallest memory limit with which warm makes a kernel import libraries, which the code may not need.
 const warmMemory = 1024 * sandbox.MiB
 
 // warm makes a kernel import the libraries that most code imports, if the sandbox has enough memory. It also checks
-// that the kernel can renew its random state: otherwise all sandboxes that start from its memory would have the same
-// random state. k and death are the results of ready.
+// that the kernel can renew its random state: otherwise all sandboxes that start from the kernel's memory would have
+// the same random state. The parameters k and death are the results of ready.
 func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 	if k == nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not start: %s", l.lang, death.Detail)
@@ -274,7 +275,7 @@ func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 		}
 	}
 	select {
-	case <-k.renewed: // discards the answer to an earlier renew
+	case <-k.renewed: // discards the answer to an earlier renew request
 	default:
 	}
 	k.renew()
@@ -309,7 +310,7 @@ func (l *lane) start() (*kernel, error) {
 
 // cleanUpAfter cleans up after a dead kernel: it kills all processes that the kernel left behind, so that none of them
 // runs beside the next kernel, and waits until their memory is free. It returns how the kernel died. The caller sets
-// the fields of known that it has determined; they are kept unless memory ran out.
+// those fields of known that it has determined. The result contains them unless memory ran out.
 func (l *lane) cleanUpAfter(k *kernel, known sandbox.KernelDeath) sandbox.KernelDeath {
 	death := l.sup.causeOfDeath(k, known, l.lang, l.kills)
 	l.mu.Lock()
@@ -321,8 +322,8 @@ func (l *lane) cleanUpAfter(k *kernel, known sandbox.KernelDeath) sandbox.Kernel
 	return death
 }
 
-// handleIdleDeath cleans up after a kernel that died while no execution ran. If variables were lost, the next execution
-// reports it.
+// handleIdleDeath cleans up after a kernel that died while no execution ran. If the kernel had been ready, its
+// variables are lost, and the next execution reports the death.
 func (l *lane) handleIdleDeath(k *kernel) {
 	l.mu.Lock()
 	hadVariables := !l.starting
@@ -345,7 +346,7 @@ func (l *lane) handleRestore(a guest.Awakening) {
 		return
 	}
 	l.asOf = a.AsOfUnix
-	// Kernels in the lost time used the epochs up to EpochAbove.
+	// Kernels in the lost time used the epochs up to EpochAbove, so the current kernel gets a higher one.
 	l.epoch = max(l.epoch, a.EpochAbove)
 	if kernelAlive && !l.starting {
 		l.epoch++
@@ -365,7 +366,7 @@ func (l *lane) currentEpoch() int {
 	return l.epoch
 }
 
-// look describes the kernel for a status. memory returns how many bytes the processes of a session use.
+// look describes the kernel for a status. The function memory returns how many bytes the processes of a session use.
 func (l *lane) look(memory func(session int) int64) sandbox.Kernel {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,8 +10,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The test passes a kernel's messages to handle in a fixed order. It calls takeLate after text that followed done,
-// because the lane also does so when it is still looking for changed files.
+// TestLateTextBelongsToTheInterludeBeforeTheNextExecution checks which interlude contains text that was printed before
+// an execution had begun or after it was done. It passes a kernel's messages to handle in a fixed order. It calls
+// takeLate only after more text has followed the done message, because that also happens in a lane: the lane looks for
+// changed files before it calls takeLate.
 func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -49,12 +51,12 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	e := begin(first)
 	k.print(sandbox.EventStdout, []byte("raw before\n"))
 	k.handle(message{Type: "stdout", Text: "before\n"})
-	k.handle(message{Type: "begun", ID: string(second)}) // forged
+	k.handle(message{Type: "begun", ID: string(second)}) // a forged message, which must have no effect
 	k.print(sandbox.EventStdout, []byte("still before\n"))
 	k.handle(message{Type: "begun", ID: string(first)})
 	k.print(sandbox.EventStdout, []byte("raw own\n"))
 	k.handle(message{Type: "stdout", ID: string(first), Text: "own\n"})
-	k.handle(message{Type: "begun", ID: string(first)}) // forged
+	k.handle(message{Type: "begun", ID: string(first)}) // a forged message, which must have no effect
 	k.handle(message{Type: "done", ID: string(first), Status: "ok"})
 	k.print(sandbox.EventStdout, []byte("raw after\n"))
 	k.handle(message{Type: "stdout", Text: "after\n"})

@@ -12,22 +12,23 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memoryMeter measures the memory that counts towards the sandbox's limit. It reads sysinfo if that describes only
-// the sandbox (gVisor), else the cgroup's number if the sandbox can see it, else the sum over processes and temporary
-// file systems.
+// memoryMeter measures the memory that counts towards the sandbox's limit. Under gVisor, it calls sysinfo, which
+// describes only the sandbox there. Otherwise, it reads the cgroup's files if the sandbox can see them. Otherwise, it
+// adds up the memory of all processes and temporary file systems.
 type memoryMeter struct {
 	limit int64
 	read  func() (memoryUse, bool)
-	// oomEvents is a file of the cgroup with the number of processes that the OOM killer has killed in it, or empty.
+	// oomEvents is the path of the file that contains how many processes of the cgroup the OOM killer has killed. It is
+	// empty if there is no such file.
 	oomEvents string
 }
 
 // memoryUse is how much memory is in use, in bytes.
 type memoryUse struct {
 	total int64
-	// heap is the part of total that gVisor uses for itself, for example for the buffers of sockets. It is as of the last
-	// garbage collection of gVisor, so it can be some hundred milliseconds old. It is 0 with a runsc that Dormouse has not
-	// built.
+	// heap is the part of total that is gVisor's own memory, for example for the buffers of sockets: the heap of gVisor
+	// beyond 128 MiB, as of its last garbage collection, which can be some hundred milliseconds ago. It is 0 if
+	// Dormouse has not built the runsc.
 	heap int64
 }
 
@@ -45,13 +46,13 @@ var kernelMounts = []string{"/workspace", "/tmp", "/dev/shm"}
 
 func newMemoryMeter(limit int64) *memoryMeter {
 	m := &memoryMeter{limit: limit, read: readBySum}
-	// A number far above our limit is not the limit of this sandbox. Under gVisor, the sandbox's cgroup has a limit
-	// above ours.
+	// A number far above m.limit is the limit of more than this sandbox, for example of the whole machine. The limit of
+	// a gVisor sandbox's cgroup is twice m.limit plus 256 MiB.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
 	case onGVisor() && ours(readTotal()):
-		// /proc/meminfo takes up to a tenth of a second if there are many processes, and does not count gVisor's
-		// heap.
+		// /proc/meminfo is not used, because reading it takes up to a tenth of a second if there are many processes,
+		// and it does not count gVisor's heap.
 		m.read = readSysinfo
 	case ours(readNumber(cgroupV2 + "memory.max")):
 		m.read = func() (memoryUse, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }
@@ -107,7 +108,7 @@ func readBySum() (memoryUse, bool) {
 	return memoryUse{total: n + mountsUsed()}, true
 }
 
-// mountsUsed returns how many bytes files in memory take.
+// mountsUsed returns how many bytes the files in memoryMounts take.
 func mountsUsed() int64 {
 	var n int64
 	for _, path := range memoryMounts {
@@ -174,7 +175,8 @@ func readTotal() (int64, bool) {
 	return int64(s.Totalram) * int64(s.Unit), true
 }
 
-// readSysinfo returns gVisor's numbers. Bufferram is a number of Dormouse's runsc (third_party/runsc).
+// readSysinfo returns the memory use that gVisor reports with sysinfo. Bufferram contains the heap if Dormouse has
+// built the runsc (third_party/runsc).
 func readSysinfo() (memoryUse, bool) {
 	var s syscall.Sysinfo_t
 	if syscall.Sysinfo(&s) != nil {

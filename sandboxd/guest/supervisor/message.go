@@ -101,8 +101,8 @@ func parseText(line []byte) (message, bool) {
 
 func notInID(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }
 
-// unescape decodes the content of a JSON string. It returns false if it can't: for invalid content, and for \u
-// escapes, which encoding/json decodes because they may be surrogates.
+// unescape decodes the content of a JSON string. It returns false for invalid content, and also for \u escapes, which
+// may be surrogates: parseMessage leaves them to encoding/json.
 func unescape(s []byte) (string, bool) {
 	if !utf8.Valid(s) {
 		return "", false

@@ -43,7 +43,8 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// The fast parser returns the same as encoding/json for every line that it accepts.
+// FuzzMessage checks that the fast parser (parseText) returns the same message as encoding/json for every line that it
+// accepts, and that parsed texts are valid UTF-8.
 func FuzzMessage(f *testing.F) {
 	for _, line := range []string{
 		`{"type":"stdout","id":"exec_a","text":"x\ny"}`, `{"type":"stderr","id":"","text":"\u00e4\\"}`, `{"type":"stdout","id":"a","text":"a","text":"b"}`,

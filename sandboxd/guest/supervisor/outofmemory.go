@@ -21,9 +21,10 @@ var (
 	refusedText = regexp.MustCompile(`std::bad_alloc|memory allocation of \d+ bytes failed`)
 )
 
-// explainMemory adds a reason to the outcome of an execution if a lack of memory made it fail, or if a process was
-// killed because of memory since before was counted. If executions of both lanes ran during the kill, both report it,
-// because it can't be attributed to one of them. If the kernel has died, the death has its own reason.
+// explainMemory adds a reason to the outcome of an execution if a lack of memory made the execution fail, or if a
+// process was killed for lack of memory during the execution. The parameter before holds the kill counts from the start
+// of the execution. A kill can't be attributed to one execution: if executions of both lanes ran during the kill, both
+// report it. If the kernel has died, explainMemory adds nothing, because the death has its own reason.
 func (s *Supervisor) explainMemory(e *execution, o *outcome, before killCount) {
 	if o.death != nil {
 		return
@@ -66,8 +67,9 @@ func (w *watchdog) measure() memoryUse {
 // usage returns a clause with the memory used, the limit and advice.
 func (w *watchdog) usage() string { return w.usageNow()() }
 
-// usageNow returns usage as a function that makes its system calls when it is called. The function reports at least
-// the current peak, even if another execution resets the peak.
+// usageNow returns a function that returns the clause of usage. The system calls for the clause are made when that
+// function is called. Its result contains at least the peak from the time of the call of usageNow, even if another
+// execution has reset the peak since then.
 func (w *watchdog) usageNow() func() string {
 	peak := w.peak.Load()
 	return func() string { return w.usageFrom(peak) }

@@ -13,7 +13,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestExplainMemory: the reason of an execution names memory if, and only if, memory was the cause of the failure.
+// TestExplainMemory checks that the reason of a failed execution names memory if a lack of memory was the cause, and
+// only then.
 func TestExplainMemory(t *testing.T) {
 	tests := []struct {
 		name, message string
@@ -48,7 +49,8 @@ func TestExplainMemory(t *testing.T) {
 	}
 }
 
-// withOOMKiller returns a supervisor, and a function that sets the count of the OOM killer.
+// withOOMKiller returns a supervisor that reads the OOM killer's count from a test file, and a function that sets that
+// count.
 func withOOMKiller(t *testing.T) (s *Supervisor, set func(kills int)) {
 	s = &Supervisor{config: Config{UID: 1, Memory: 1 << 30, Processes: 100}}
 	s.watchdog = newWatchdog(s)
@@ -62,8 +64,9 @@ func withOOMKiller(t *testing.T) (s *Supervisor, set func(kills int)) {
 	return s, set
 }
 
-// TestKillIsReportedByTheExecutionsThatOverlapIt: a process is killed while executions of both lanes run. Both report
-// it, and neither attributes it to its own code. An execution that begins afterwards does not report it.
+// TestKillIsReportedByTheExecutionsThatOverlapIt checks that, if a process is killed while executions of both lanes
+// run, both executions report the kill, and neither attributes it to its own code. An execution that begins after the
+// kill does not report it.
 func TestKillIsReportedByTheExecutionsThatOverlapIt(t *testing.T) {
 	timeout := 1
 	reason := func(s *Supervisor, before killCount) string {
@@ -92,8 +95,8 @@ func TestKillIsReportedByTheExecutionsThatOverlapIt(t *testing.T) {
 	}
 }
 
-// TestKernelsThatTheOOMKillerKilled: a kernel died of memory if SIGKILL ended it and the OOM killer has killed a
-// process in this time, and only then.
+// TestKernelsThatTheOOMKillerKilled checks that the cause of a kernel's death is a lack of memory if SIGKILL ended the
+// kernel and the OOM killer's count has increased since before, and only then.
 func TestKernelsThatTheOOMKillerKilled(t *testing.T) {
 	s, set := withOOMKiller(t)
 	cause := func(before killCount) sandbox.DeathCause {

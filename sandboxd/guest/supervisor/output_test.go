@@ -139,8 +139,8 @@ func TestOldOutputIsDeletedBeyondTheBudget(t *testing.T) {
 	}
 }
 
-// A compromised kernel can send any number of messages. The guest stores a limited number of each kind, and the last
-// one.
+// TestFloodOfMessagesIsBounded checks that the guest stores a limited number of messages of each type, and that it also
+// stores the last value and the last error. A compromised kernel can send any number of messages.
 func TestFloodOfMessagesIsBounded(t *testing.T) {
 	t.Parallel()
 	b := start(t)

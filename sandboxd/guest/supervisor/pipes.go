@@ -14,8 +14,8 @@ import (
 
 // pipeEnds collects the descriptors of a kernel while they are created, and the first error.
 type pipeEnds struct {
-	child []*os.File // in the order of their numbers in the kernel
-	ours  []*os.File
+	child []*os.File // the kernel's ends, in the order of their numbers in the kernel
+	ours  []*os.File // the guest's ends
 	err   error
 }
 
@@ -107,17 +107,18 @@ func (r *pipeReader) next() (lines [][]byte, bad int, err error) {
 	return lines, bad, err
 }
 
-// finish makes reads return at t if the pipe does not end before.
+// finish makes reads fail after t if the pipe has not ended by then.
 func (r *pipeReader) finish(t time.Time) {
 	// The kernel is dead, so everything that it wrote is already in the pipe. Only other processes could still write.
 	_ = r.file.SetReadDeadline(t)
 }
 
-// rawOutput is fd 1 or 2 of a kernel, with the output that is not sent as messages, for example of subprocesses.
+// rawOutput reads fd 1 or 2 of a kernel, where output arrives that is not sent as messages, for example of
+// subprocesses.
 type rawOutput struct {
 	file *os.File
 	conn syscall.RawConn
-	sink func([]byte)
+	sink func([]byte) // called with the output as valid UTF-8
 
 	mu   sync.Mutex // only one goroutine reads at a time, so that bytes stay in order
 	buf  []byte

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestNearProcessLimitCountsOnlyTheKernelsUser: processes of other users, which a shared process namespace shows, do
-// not count.
+// TestNearProcessLimitCountsOnlyTheKernelsUser checks that processes of other users do not count. They are visible if
+// the sandbox shares a process namespace.
 func TestNearProcessLimitCountsOnlyTheKernelsUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("NOT TESTED: needs root to start processes as another user")

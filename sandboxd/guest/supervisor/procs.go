@@ -15,15 +15,15 @@ import (
 type process struct {
 	pid     int
 	session int
-	start   int64 // in ticks since boot, see procNow
+	start   int64 // when the process started, in ticks since boot (see procNow)
 	zombie  bool
 	threads int
-	rss     int64         // bytes
-	cpu     time.Duration // of the process and its reaped children
+	rss     int64         // resident memory in bytes
+	cpu     time.Duration // CPU time of the process and of the children that it has reaped
 }
 
-// processes lists all processes except the guest. The uid -1 means every user, and saves reading one file for each
-// process.
+// processes lists the processes of the user uid, except the guest. The uid -1 means every user, and saves reading one
+// file for each process.
 func processes(uid int) []process {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -55,7 +55,7 @@ func readProcess(pid int) (process, bool) {
 	if len(fields) < 22 {
 		return process{}, false
 	}
-	number := func(field int) int64 { // numbered as in proc(5)
+	number := func(field int) int64 { // fields are numbered as in proc(5)
 		n, _ := strconv.ParseInt(string(fields[field-3]), 10, 64)
 		return n
 	}
@@ -82,8 +82,8 @@ func procNow() int64 {
 	return max(int64(math.Round(uptime*float64(time.Second/tick)))-1, 0)
 }
 
-// ownedBy reports whether a process has this real uid. The owner of its folder in /proc can't be used: it is root for
-// a process that is not dumpable.
+// ownedBy reports whether a process has this real uid. It does not use the owner of the process's folder in /proc,
+// because root owns the folder of a process that is not dumpable.
 func ownedBy(pid, uid int) bool {
 	status, err := readProc("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {

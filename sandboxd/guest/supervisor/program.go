@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// programs are the supported kernels.
+// programs contains how the kernel of each supported language is started.
 var programs = func() map[sandbox.Language]kernels.Language {
 	m := map[sandbox.Language]kernels.Language{}
 	for _, l := range kernels.Languages {
@@ -47,7 +47,8 @@ func heapMiB(memory int64) int { return int(memory / 10 * 6 / sandbox.MiB) }
 // searchPath is where interpreters are searched for if the container's environment has no PATH.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// command returns a `guest launch` command, which switches to the kernels' user, sets the limits and becomes the kernel.
+// command returns the arguments and the environment of a `guest launch` process, which switches to the kernels' user,
+// sets the limits and executes the kernel's program.
 func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err error) {
 	p := programs[lang]
 	path := os.Getenv("PATH")
@@ -79,12 +80,12 @@ func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err err
 	return argv, environment(path), nil
 }
 
-// home is writable and outside of the workspace, so that its files are not listed.
+// home is the kernels' home folder. It is writable, and outside of the workspace, so that its files are not listed.
 const home = "/tmp/home"
 
 // environment returns the whole environment of a kernel. Only PATH comes from the container.
 func environment(path string) []string {
-	cpus := strconv.Itoa(runtime.GOMAXPROCS(0)) // the cgroup's limit, rounded up
+	cpus := strconv.Itoa(runtime.GOMAXPROCS(0)) // GOMAXPROCS is the CPU limit of the cgroup, rounded up
 	return []string{
 		"PATH=" + path,
 		"HOME=" + home,

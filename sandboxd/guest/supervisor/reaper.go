@@ -10,7 +10,8 @@ import (
 )
 
 // reaper makes all wait4 calls of this process. As PID 1, the guest inherits every orphan of the sandbox. A second
-// waiter (os/exec) would compete with the reaper for exit statuses, so every program is started with start.
+// waiter (os/exec) would compete with the reaper for exit statuses, so the guest starts every program with
+// [reaper.start].
 type reaper struct {
 	mu      sync.Mutex // held from the fork until the process is in waiting, so that reap can't miss its exit
 	waiting map[int]chan syscall.WaitStatus
@@ -48,9 +49,9 @@ func (r *reaper) reap() {
 	}
 }
 
-// start runs a program as root in its own session, with files as its descriptors. The channel receives its status
-// once. No program may be started as the kernels' user: ForkExec returns only when the new process has executed the
-// program, and code in the sandbox could stop the process before that.
+// start runs a program as root in its own session, with files as its descriptors. The channel exited receives the exit
+// status of the program once. No program may be started as the kernels' user: ForkExec returns only when the new
+// process has executed the program, and code in the sandbox could stop the process before that.
 func (r *reaper) start(argv, env []string, files []*os.File) (pid int, exited <-chan syscall.WaitStatus, err error) {
 	fds := make([]uintptr, len(files))
 	for i, f := range files {

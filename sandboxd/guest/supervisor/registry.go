@@ -13,9 +13,9 @@ import (
 // registry stores the newest maxStoredExecutions executions, and their output as far as it fits into budget. The oldest
 // output is deleted first.
 type registry struct {
-	dir    string // folder of the journals' files
-	budget int64  // limit of all output together in bytes
-	kept   atomic.Int64
+	dir    string        // folder of the journals' files
+	budget int64         // limit of all output together in bytes
+	kept   atomic.Int64  // bytes of all stored output
 	over   chan struct{} // signals that trim should run
 
 	mu    sync.Mutex
@@ -46,7 +46,7 @@ func newRegistry(dir string, memory int64) *registry {
 }
 
 // accept returns the execution with this id. If there is none, it creates one and passes it to enqueue, which may
-// reject it with an error.
+// reject it. accept then stores nothing and returns the error of enqueue.
 func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, enqueue func(*execution) error) (*execution, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,7 +110,7 @@ func (r *registry) countOutput(n int64) {
 	}
 }
 
-// trim deletes the output of the oldest final executions until the rest fits into the budget.
+// trim deletes the output of the oldest final executions until the remaining output fits into the budget.
 func (r *registry) trim() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// handleRestore makes the guest handle a restore of its memory, which did not happen in this test.
+// handleRestore reports a restore of its memory to the guest. In these tests, no restore has happened.
 func (b *testGuest) handleRestore(a guest.Awakening) {
 	b.t.Helper()
 	if err := b.Awaken(b.t.Context(), a); err != nil {
@@ -27,7 +27,7 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	b.python(seed)
 	first := result(b.python(draw))
 	b.python(seed)
-	for range 10 { // repeated calls are allowed
+	for range 10 { // the calls may be repeated
 		b.handleRestore(guest.Awakening{Copy: true})
 	}
 	e := b.python(draw)
@@ -42,14 +42,15 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
 		t.Errorf("JavaScript = %+v", e)
 	}
-	// A sandbox that was restored from a checkpoint draws other values than in the time that it lost.
+	// An Awakening with AsOfUnix means that the sandbox has lost the time since its checkpoint. It must not draw the
+	// values again that it drew in that time.
 	b.python(seed)
 	b.javascript("const next = Math.random")
 	b.handleRestore(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
 	if got := result(b.python(draw)); got == first {
 		t.Errorf("after the sandbox went back, Python drew %s again, want another value", got)
 	}
-	// A renewal has no effect on an execution that runs already.
+	// A renewal of the random state has no effect on an execution that is already running.
 	b.python(seed)
 	id := b.begin("import time; print('on'); time.sleep(.5); random.random()", 60)
 	b.handleRestore(guest.Awakening{Copy: true})
@@ -83,7 +84,8 @@ func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 	wantInterlude(t, b.python("x"), time.Time{}, 5)
 	b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	wantInterlude(t, b.python("x"), time.Time{}, 5)
-	// JavaScript had no kernel when the memory was saved, but may have had one in the lost time.
+	// When the memory was saved, there was no JavaScript kernel. One may have started in the lost time, so the first
+	// JavaScript execution reports the loss, too.
 	wantInterlude(t, b.javascript("1"), saved, 5)
 	b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	wantInterlude(t, b.javascript("1"), time.Time{}, 5)
@@ -92,7 +94,7 @@ func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 	b.handleRestore(guest.Awakening{AsOfUnix: later.Unix(), EpochAbove: 2, Copy: true})
 	wantInterlude(t, b.javascript("1"), later, 6)
 	wantInterlude(t, b.python("x"), later, 6)
-	// A kernel that dies after the loss increases the epoch once more.
+	// The death of a kernel after the loss increases the epoch once more, and the loss is not reported again.
 	b.python("import os; os._exit(1)")
 	wantInterlude(t, b.python("1"), time.Time{}, 7)
 	if err := b.Awaken(t.Context(), guest.Awakening{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
@@ -100,13 +102,14 @@ func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 	}
 }
 
-// Preparing a kernel for a snapshot is not visible: neither in its variables nor in the output of its next execution.
+// TestAKernelIsPrepared checks that Prepare makes kernels ready, and that code can't notice it: neither the kernel's
+// variables nor the output of its next execution change.
 func TestAKernelIsPrepared(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	b.requireNode()
 	for _, lang := range []sandbox.Language{sandbox.Python, sandbox.JavaScript} {
-		for range 2 { // repeated calls are allowed
+		for range 2 { // the calls may be repeated
 			if err := b.Prepare(t.Context(), lang); err != nil {
 				t.Fatalf("Prepare(%s): %v", lang, err)
 			}
@@ -118,7 +121,8 @@ func TestAKernelIsPrepared(t *testing.T) {
 	if e := b.python("[name for name in ('numpy', 'np', 'pandas', 'plt', 'importlib') if name in globals()]"); result(e) != "[]" || e.KernelEpoch != 1 || e.Interlude != nil {
 		t.Errorf("it has %s; epoch %d, %+v", result(e), e.KernelEpoch, e.Interlude)
 	}
-	// Prepare fails if the kernel has random state that can't be renewed: no snapshot may be made from it.
+	// Prepare fails if the kernel has random state that it can't renew, because all sandboxes that start from the
+	// snapshot would draw the same values.
 	b.python("import sys, types; sys.modules['torch'] = types.ModuleType('torch')")
 	if err := b.Prepare(t.Context(), sandbox.Python); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "What torch draws at random") {
 		t.Errorf("Prepare = %v, want unavailable: what torch draws can't be renewed", err)

@@ -53,7 +53,7 @@ func (s stamp) modTime() time.Time { return time.Unix(0, s.mtime).UTC() }
 
 // scan is the result of one scan of the workspace.
 type scan struct {
-	files   map[string]stamp // everything except folders
+	files   map[string]stamp // by path; all types of files except folders
 	order   []string
 	omitted []sandbox.OmittedFile
 	visited int
@@ -63,7 +63,7 @@ type scan struct {
 // walk scans the workspace without following links. The caller must already act as the kernels' user.
 func (w *workspace) walk() *scan {
 	s := &scan{files: map[string]stamp{}}
-	const atFDCWD = -100 // ignored by openat, because the path is absolute
+	const atFDCWD = -100 // openat ignores its first argument if the path is absolute
 	fd, err := openFolderAt(atFDCWD, w.dir)
 	if err != nil {
 		s.omit("", "the workspace cannot be read by its own user")
@@ -74,8 +74,8 @@ func (w *workspace) walk() *scan {
 }
 
 // walkDir scans one folder and closes fd. It resolves every name relative to the open folder, so renaming a folder
-// during the scan can't lead it elsewhere. It uses raw descriptors because it runs before and after every execution,
-// and [os.File] makes additional system calls.
+// during the scan can't lead the scan out of the workspace. It uses raw descriptors, because [os.File] makes additional
+// system calls and a scan runs before and after every execution.
 func (w *workspace) walkDir(s *scan, fd int, prefix string, depth int) {
 	defer syscall.Close(fd)
 	buf := make([]byte, direntBytes)

@@ -191,13 +191,13 @@ func (s *Supervisor) getEvents(w http.ResponseWriter, r *http.Request) error {
 		return flush.Flush()
 	})
 	if err != nil {
-		panic(http.ErrAbortHandler) // aborts the stream, so that it does not look complete
+		panic(http.ErrAbortHandler) // aborts the stream, so that the answer does not look complete
 	}
 	return nil
 }
 
-// postInterrupt stops an execution and answers when it has stopped. A queued execution is removed from the queue and
-// never runs.
+// postInterrupt stops an execution and answers when it has stopped, or after half a minute. A queued execution is
+// removed from the queue and never runs.
 func (s *Supervisor) postInterrupt(w http.ResponseWriter, r *http.Request) error {
 	e, err := s.find(r)
 	if err != nil {
@@ -244,7 +244,7 @@ func waitOf(r *http.Request) (time.Duration, error) {
 	return time.Duration(seconds * float64(time.Second)), nil
 }
 
-// number returns a query parameter as a number of at least 0. A missing parameter is 0.
+// number returns a query parameter as a number from 0 to sandbox.MaxOffset. A missing parameter is 0.
 func number(r *http.Request, name string) (int64, error) {
 	text := r.URL.Query().Get(name)
 	if text == "" {

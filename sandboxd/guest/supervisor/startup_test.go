@@ -8,8 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestUserFilesDoNotRunBeforeAKernelIsReady: files in the home and the workspace can be imported, but a new kernel
-// runs none of them before it has sent ready.
+// TestUserFilesDoNotRunBeforeAKernelIsReady checks that a new kernel runs no files from the home folder or the
+// workspace before it has sent ready, although code can import them later.
 func TestUserFilesDoNotRunBeforeAKernelIsReady(t *testing.T) {
 	t.Parallel()
 	b := start(t)

@@ -24,7 +24,7 @@ func (s *Supervisor) status() guest.Status {
 		cpu += p.cpu
 	}
 	if own, ok := readProcess(os.Getpid()); ok {
-		cpu += own.cpu // includes the time of all processes that the guest has reaped
+		cpu += own.cpu // own.cpu includes the CPU time of all processes that the guest has reaped
 	}
 	st := guest.Status{
 		BuildID: s.buildID,

@@ -10,15 +10,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// stopSignal is a signal, and how long the code may take to end after it.
+// stopSignal is a signal, and how long the guest waits for the code to end after it has sent the signal.
 type stopSignal struct {
 	signal syscall.Signal
 	name   string
 	wait   time.Duration
 }
 
-// stopSignals lists the signals that stop an execution. SIGINT keeps the variables. It is repeated, because the code
-// may be in a place where one SIGINT has no effect. Code that does not react is terminated.
+// stopSignals lists the signals that stop an execution. SIGINT keeps the variables. SIGINT is sent several times,
+// because the code may be in a place where one SIGINT has no effect. Code that does not react is terminated.
 var stopSignals = []stopSignal{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
@@ -26,11 +26,12 @@ var stopSignals = []stopSignal{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGTERM, "SIGTERM", 2 * time.Second},
-	{syscall.SIGKILL, "SIGKILL", 0}, // no wait: kill returns when the kernel is dead
+	{syscall.SIGKILL, "SIGKILL", 0}, // SIGKILL needs no wait, because kill returns when the kernel is dead
 }
 
-// stop sends the stopSignals in order until the execution or its kernel has ended. A fork bomb that does not react to
-// the first signal is killed at once, because it uses so much CPU time that the other signals would take long.
+// stop sends the stopSignals in order until the execution or its kernel has ended, and returns an outcome with the
+// given state and reason. After the first signal, it kills a fork bomb at once, because a fork bomb uses so much CPU
+// time that the other signals would take long.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
 	for i, r := range stopSignals {
 		if i > 0 && l.sup.nearProcessLimit() {
@@ -64,7 +65,7 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 
 // finishStopped returns the outcome of an execution that reported its end after a signal. Whether the code reacted to
 // the signal or was about to end anyway can't be distinguished; both count as stopped. finishStopped kills the
-// processes that the execution started, or the kernel if that fails.
+// processes that the execution started, or the kernel if it can't kill all of them.
 func (l *lane) finishStopped(k *kernel, e *execution, r stopSignal, o outcome, status string) outcome {
 	if status == "ok" {
 		o.reason += "; the code handled that and finished"

@@ -92,7 +92,7 @@ func TestCodeThatIgnoresSignalsIsKilled(t *testing.T) {
 
 func TestForkBomb(t *testing.T) {
 	t.Parallel()
-	b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forked processes share are counted several times here
+	b := start(t, with("memory", strconv.Itoa(64<<30))) // a high limit, because this test's guest counts a page that forked processes share once for each process
 	b.python("kept = 42")
 	e := b.run(sandbox.ExecuteRequest{
 		Code:           "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
@@ -110,8 +110,8 @@ func TestForkBomb(t *testing.T) {
 //go:embed testdata/bomb.py
 var bomb string
 
-// TestForkBombInMachineCode: a fork bomb that does not react to the first SIGINT is killed a second later, without
-// the other stopSignals.
+// TestForkBombInMachineCode checks that a fork bomb that does not react to the first SIGINT is killed a second later,
+// without the other stopSignals.
 func TestForkBombInMachineCode(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("NOT TESTED: the bomb is code for amd64")
@@ -119,7 +119,7 @@ func TestForkBombInMachineCode(t *testing.T) {
 	t.Parallel()
 	for _, leave := range []string{"False", "True"} {
 		t.Run("leaves its session: "+leave, func(t *testing.T) {
-			b := start(t, with("memory", strconv.Itoa(64<<30))) // pages that forked processes share are counted several times here
+			b := start(t, with("memory", strconv.Itoa(64<<30))) // a high limit, because this test's guest counts a page that forked processes share once for each process
 			e := b.run(sandbox.ExecuteRequest{Code: "LEAVE = " + leave + "\n" + bomb, Language: sandbox.Python, TimeoutSeconds: new(2)})
 			if want(t, e, sandbox.ExecTimedOut); e.StoppedBy != "SIGKILL" {
 				t.Errorf("stopped by %s, want SIGKILL", e.StoppedBy)
@@ -133,8 +133,8 @@ func TestForkBombInMachineCode(t *testing.T) {
 	}
 }
 
-// The test starts chains of processes. Each process leaves its process group and exits at once, so a search hardly
-// ever finds it.
+// TestForkChain checks that the guest ends chains of processes. Each process of a chain forks the next one and exits at
+// once, and the next one leaves the process group. So a search for processes hardly ever finds one of them.
 func TestForkChain(t *testing.T) {
 	t.Parallel()
 	b := start(t)

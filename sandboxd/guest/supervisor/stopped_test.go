@@ -16,8 +16,9 @@ import (
 //go:embed testdata/stopper.py
 var stopper string
 
-// stopEverything starts hostile code that after a second sends SIGSTOP to every process that it can, and then starts
-// an execution. It returns the execution's id when a process has been stopped.
+// stopEverything runs code that leaves a hostile process behind: after a second, the process sends SIGSTOP to every
+// process that it can. Then it starts an execution that never ends by itself, with the given timeout in seconds. It
+// returns that execution's id when some process has been stopped.
 func (b *testGuest) stopEverything(timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	want(b.t, b.python("DELAY = 1\n"+stopper), sandbox.ExecSucceeded)
@@ -39,8 +40,8 @@ func (b *testGuest) stopEverything(timeout int) sandbox.ExecutionID {
 	return ""
 }
 
-// TestTheGuestEndsWhileCodeStopsProcesses: the dead man's switch does not depend on any process that a kernel can
-// stop.
+// TestTheGuestEndsWhileCodeStopsProcesses checks that an expired guest ends although hostile code stops processes: the
+// dead man's switch depends on no process that a kernel can stop.
 func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -55,8 +56,8 @@ func TestTheGuestEndsWhileCodeStopsProcesses(t *testing.T) {
 	}
 }
 
-// TestTimeoutsAndInterruptsWorkOnStoppedKernels: timeouts and interrupts work while hostile code sends SIGSTOP to the
-// kernel and traces it.
+// TestTimeoutsAndInterruptsWorkOnStoppedKernels checks that timeouts and interrupts work while hostile code sends
+// SIGSTOP to the kernel and traces it.
 func TestTimeoutsAndInterruptsWorkOnStoppedKernels(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -76,8 +77,8 @@ func TestTimeoutsAndInterruptsWorkOnStoppedKernels(t *testing.T) {
 	}
 }
 
-// TestKernelStoppedDuringStartIsReplaced: a kernel that code stops while it starts blocks its lane for at most half a
-// minute, and then the next kernel starts.
+// TestKernelStoppedDuringStartIsReplaced checks that a kernel that hostile code stops before it is ready blocks its
+// lane for at most half a minute, and that the lane then starts another kernel.
 func TestKernelStoppedDuringStartIsReplaced(t *testing.T) {
 	t.Parallel()
 	b := start(t)

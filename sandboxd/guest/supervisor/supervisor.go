@@ -9,7 +9,7 @@
 //   - Kernels: process and pipes (kernel.go, pipes.go, message.go), command line and environment (program.go), cause
 //     of death (death.go), Python's crash reports (crash.go), and the only caller of wait4 (reaper.go)
 //   - Executions: the queue of each kernel (lane.go), how an execution is stopped (stop.go), its record
-//     (execution.go), events between two executions (interlude.go), and which executions are remembered (registry.go)
+//     (execution.go), events between two executions (interlude.go), and which executions are stored (registry.go)
 //   - Output: stored events (journal.go, blob.go, tail.go, utf8.go), parts of the output (window.go), live events
 //     (follow.go)
 //   - The workspace: reading and writing files (workspace.go, folder.go), the files that an execution changed

@@ -7,7 +7,7 @@ import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 // tail keeps the last TailBytes of the text that is added to it.
 type tail struct {
 	segments []segment
-	held     int64
+	held     int64 // bytes of the text in segments
 	total    int64 // bytes of all text that was added
 }
 
@@ -41,7 +41,7 @@ func (t *tail) add(typ sandbox.EventType, p []byte) {
 	}
 }
 
-// take returns the last TailBytes of text, cut at a character, and how many bytes they are.
+// take returns the last TailBytes of text, beginning at a whole character, and the length of that text in bytes.
 func (t *tail) take() ([]segment, int64) {
 	if len(t.segments) == 0 {
 		return nil, 0

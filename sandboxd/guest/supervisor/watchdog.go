@@ -17,12 +17,12 @@ type watchdog struct {
 	sup       *Supervisor
 	meter     *memoryMeter
 	searching atomic.Bool                // stopStrays is running
-	peak      atomic.Int64               // the most bytes used since an execution last began while no other ran
+	peak      atomic.Int64               // the most bytes in use since an execution last began while no other execution ran
 	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
-	files     atomic.Int64               // number of files when they were last counted, or when an execution last began
-	countedAt atomic.Int64               // when the watchdog last counted the files, in Unix nanoseconds
-	maxFiles  int64                      // 0 if the file systems limit the number of files
-	lastKill  atomic.Pointer[memoryKill] // nil once memory use is below the limit again
+	files     atomic.Int64               // number of files at the last count, which was made by moreFiles or at the start of an execution
+	countedAt atomic.Int64               // when moreFiles last counted the files, in Unix nanoseconds
+	maxFiles  int64                      // limit of the number of files; 0 if the file systems limit it
+	lastKill  atomic.Pointer[memoryKill] // nil once memory use has been below fullBusy or fullIdle again
 
 	mu    sync.Mutex
 	work  int // number of running executions
@@ -40,10 +40,13 @@ type memoryKill struct {
 func (m *memoryKill) done() bool { return syscall.Kill(-m.kernel.pid, 0) == syscall.ESRCH }
 
 const (
-	watchIdle = 500 * time.Millisecond // while no execution runs, because processes that it left behind can use more memory, too
+	// Time between two checks. Processes that an execution left behind can use more memory while no execution runs
+	// (watchIdle), too. Code can fill a gigabyte in a third of a second, so the checks are frequent from near percent
+	// of the limit on (watchNear), and from when a kernel is killed until its memory is free (watchFull).
+	watchIdle = 500 * time.Millisecond
 	watchBusy = 100 * time.Millisecond
-	watchNear = 10 * time.Millisecond // from half of the limit on, because code can fill a gigabyte in a third of a second
-	watchFull = time.Millisecond      // from when a kernel is killed until its memory is free
+	watchNear = 10 * time.Millisecond
+	watchFull = time.Millisecond
 
 	// Percent of the limit at which a kernel is killed, while an execution runs (fullBusy) and while none does
 	// (fullIdle). An idle kernel usually does not use more memory, and its variables are worth more. While an
@@ -57,15 +60,15 @@ const (
 	// All processes of the kernels' user are killed at runaway percent. They are also killed if memory grows by more
 	// than growth percent of the limit after a kernel and its process group have ended, because then other processes
 	// use more memory, for example a fork bomb that has left the kernel's session. gVisor's heap does not count for
-	// this, because its size is not up to date. The cgroup's limit, which ends a gVisor sandbox, is twice the limit
-	// plus 256 MiB.
+	// runaway and growth, because its measured size is not up to date. The cgroup's limit, which ends a gVisor sandbox,
+	// is twice the limit plus 256 MiB.
 	runaway = 108
 	growth  = 2
 
 	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose
 	// file systems don't limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a
-	// checkpoint is made. The guest can see how much of that memory is in use only with the runsc that Dormouse
-	// builds, but it always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file systems
+	// checkpoint is made. The guest can see how much of that memory is in use only with the runsc that Dormouse builds,
+	// but it always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file systems themselves
 	// have the same limit.
 	memoryPerFile = 16 << 10
 )
@@ -144,7 +147,7 @@ func (w *watchdog) check() int {
 		for _, k := range w.living() {
 			k.setOutOfMemory(w.usageNow())
 		}
-		_ = w.sup.identity.killAll() // if it fails, the next check tries again
+		_ = w.sup.identity.killAll() // if killAll fails, the next check calls it again
 	case len(running) == 1 && (!settling || running[0] == last.kernel):
 		w.stop(running[0], w.usageNow())
 	case !settling:
@@ -161,8 +164,8 @@ func (w *watchdog) settle() {
 	}
 }
 
-// stopStrays kills the processes that belong to no kernel, because losing them costs least. If none is found, it
-// calls otherwise. It works in the background, and does nothing if an earlier call still works.
+// stopStrays kills the processes that belong to no kernel, because losing them costs least. If it finds none, it calls
+// the function otherwise. The search runs in the background. stopStrays does nothing if an earlier search still runs.
 func (w *watchdog) stopStrays(otherwise func()) {
 	if !w.searching.CompareAndSwap(false, true) {
 		return
@@ -170,7 +173,7 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	go func() { // in the background, because it is slow and the checks must continue
 		defer w.searching.Store(false)
 		killed := w.sup.killFound(func(process) bool {
-			w.strays.Add(1) // before the kill, so that an execution that ends because of the kill sees the count
+			w.strays.Add(1) // counts before the kill, so that an execution that ends because of the kill sees the count
 			return true
 		})
 		if len(killed) == 0 {
@@ -203,9 +206,9 @@ func (w *watchdog) moreFiles() bool {
 }
 
 // stop kills k and the processes in its process group. The lane kills the processes that have left the group when it
-// cleans up after k. why returns the reason. It is called only after the death, because during a fork bomb each
-// system call can take 10 ms, in which memory grows. stop does nothing if k is nil, which means that no kernel is
-// alive and files fill the memory.
+// cleans up after k. The function why returns the reason. It is called only after the kernel's death, because during a
+// fork bomb each system call can take 10 ms, in which memory grows. stop does nothing if k is nil, which means that no
+// kernel is alive and files fill the memory.
 func (w *watchdog) stop(k *kernel, why func() string) {
 	if k == nil {
 		return
@@ -254,8 +257,8 @@ func (w *watchdog) running() []*kernel {
 
 // killCount is the number of processes that were killed because memory ran out, since the sandbox started.
 type killCount struct {
-	oom    int64 // by the OOM killer
-	strays int64 // by the watchdog, apart from kernels
+	oom    int64 // processes that the OOM killer killed
+	strays int64 // processes that the watchdog killed and that belonged to no kernel
 }
 
 // kills returns the current counts. A caller compares the counts of two moments.

@@ -8,14 +8,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// maxWindow bounds the JSON of one answer's events. A larger window ends early, and the returned next offset is where
-// it ended.
+// maxWindow bounds the JSON of the events in one answer. A larger window ends early, and its next offset is where it
+// ended.
 const maxWindow = 40 * sandbox.MiB
 
 // window returns the events that w selects, and the offset where the next window begins.
 func (j *journal) window(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
 	events, next, err = j.readWindow(w)
-	// The execution ended during the read and closed the blob's file; a new view can be read.
+	// The read fails if the execution ends meanwhile, because that closes the blob's file. A second read opens the file
+	// again.
 	if err != nil {
 		events, next, err = j.readWindow(w)
 	}
@@ -30,8 +31,8 @@ func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 	if !j.final && j.full {
 		next = j.printed - j.tail.total // finish adds the tail as events, which the next window must include
 	}
-	// At most j.printed: a reader that continued from an offset beyond the end would miss the text before that
-	// offset.
+	// next must not exceed j.printed. Otherwise, a reader that continues from an offset beyond the end would miss the
+	// text that is printed later but before that offset.
 	next = max(next, min(w.Offset, j.printed))
 	j.mu.Unlock()
 	if gone || len(index) == 0 {
@@ -92,11 +93,11 @@ func (e entry) end() int64 {
 type cuts struct {
 	offset, head, tail int64 // offsets of text
 	available          int64 // bytes of stored text from offset on
-	omitted            int64 // bytes of that text between head and tail; 0 after the omission was returned
+	omitted            int64 // bytes of stored text between head and tail; 0 after of has returned the omission
 }
 
-// cutWindow computes where the head ends and the tail begins. Stored text may have gaps, so it adds up the text of
-// the entries.
+// cutWindow computes where the head ends and the tail begins. Stored text may have gaps, so cutWindow adds up the
+// lengths of the entries' texts.
 func cutWindow(index []entry, w sandbox.Window) cuts {
 	c := cuts{offset: w.Offset}
 	for _, e := range index {
@@ -167,8 +168,8 @@ func (c *cuts) of(_ int, e entry) []piece {
 	return out
 }
 
-// read returns a piece's event, cut at characters, and its approximate size as JSON. The event has no Type if nothing
-// is left of the piece.
+// read returns the event of a piece and the event's approximate size as JSON. It cuts the text between characters. The
+// event has no Type if the piece contains no whole character.
 func (p piece) read(contents view, seq int64, e entry) (ev sandbox.Event, cost int, err error) {
 	if p.omitted > 0 {
 		return sandbox.Event{Type: sandbox.EventOmitted, Offset: p.from, Bytes: p.omitted, Reason: sandbox.OmittedByWindow}, 100, nil

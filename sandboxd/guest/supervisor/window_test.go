@@ -11,8 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// brief formats events: text as "out(offset)text", a value as "+value", a window's omission as "-bytes" and a limit's
-// as "~bytes".
+// brief formats events: text as "out(offset)text" or "err(offset)text", a value as "+value", an omission by a window as
+// "-bytes", and an omission by the output limit as "~bytes".
 func brief(events []sandbox.Event) string {
 	var parts []string
 	for _, e := range events {
@@ -92,7 +92,8 @@ func TestWindowOverTheLimit(t *testing.T) {
 	}
 }
 
-// A window whose JSON would be too large ends early, and the next window continues there.
+// TestWindowsOfHugeOutput checks that a window whose JSON would be too large ends early, and that the next window
+// continues where it ended.
 func TestWindowsOfHugeOutput(t *testing.T) {
 	j := newJournal(t.TempDir()+"/j", func(int64) {})
 	chunk := []byte(strings.Repeat("\x01", 1<<20))

@@ -25,7 +25,7 @@ type workspace struct {
 	identity identity
 
 	mu      sync.Mutex
-	uploads map[string]bool // names of files that are being written; they are not listed
+	uploads map[string]bool // names of the temporary files of running uploads; reports and lists leave them out
 }
 
 const copyBytes = 512 << 10
@@ -79,11 +79,11 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	return f, nil
 }
 
-// fill copies body into the new file and returns the file's size. It returns a Limit error for more than
-// MaxFileBytes.
+// fill copies body into the new file and returns the file's name, size and modification time. It returns a Limit error
+// if body has more than MaxFileBytes.
 func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.File, error) {
 	limited := io.LimitReader(body, sandbox.MaxFileBytes+1)
-	// The struct types hide all methods but Write and Read, so that the copy uses this buffer.
+	// The struct types hide all methods but Write and Read, so that io.CopyBuffer uses the buffer.
 	n, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{limited}, make([]byte, copyBytes))
 	if err != nil {
 		return sandbox.File{}, err
@@ -113,7 +113,8 @@ func (w *workspace) open(name string) (file *os.File, st fs.FileInfo, err error)
 		if !st.Mode().IsRegular() {
 			return notRegular(name, st.Mode())
 		}
-		// With O_NONBLOCK: the file may have been replaced by a named pipe, where open would wait for a writer.
+		// O_NONBLOCK is needed because the file may have been replaced by a named pipe since the check. open would wait
+		// there for a writer.
 		file, err = parent.open(path.Base(name), syscall.O_RDONLY|syscall.O_NONBLOCK, 0)
 		return err
 	})
