@@ -20,8 +20,8 @@ import (
 
 // Limits of answers from a guest.
 const (
-	maxAnswer    = 64 * sandbox.MiB // of one JSON answer
-	maxEventLine = 17 * sandbox.MiB // of one event
+	maxAnswer    = 64 * sandbox.MiB // bytes of one JSON answer
+	maxEventLine = 17 * sandbox.MiB // bytes of one event as JSON
 
 	eventPatience = 5 * time.Second // how long a large event waits for memory that other answers use
 )
@@ -29,9 +29,9 @@ const (
 // SizeHeader is the header with a file's whole size, also if the body is only a part of the file.
 const SizeHeader = "X-Dormouse-Size"
 
-// Client talks to one sandbox's guest over one connection, which it dials when it is first needed, and again after it
-// was lost. It sanitizes all answers, because a guest may have been taken over. Its methods may be called
-// concurrently.
+// Client talks to one sandbox's guest over one connection, which it dials when a request first needs it, and again
+// after the connection was lost. Client sanitizes all answers, because hostile code may have taken over the guest. The
+// methods may be called concurrently.
 //
 // An error answer of the guest is returned as a [sandbox.Error]. Errors of the connection are wrapped.
 type Client struct {
@@ -67,13 +67,13 @@ func (c *Client) Awaken(ctx context.Context, a Awakening) error {
 	return c.call(ctx, http.MethodPost, AwakeningRoute, nil, a, nil)
 }
 
-// Prepare makes a kernel ready for a snapshot and returns when it is.
+// Prepare makes a kernel ready for a snapshot, and returns when the kernel is ready.
 func (c *Client) Prepare(ctx context.Context, lang sandbox.Language) error {
 	return c.call(ctx, http.MethodPost, PrepareRoute, nil, Preparation{Language: lang}, nil)
 }
 
-// Execute starts an execution, or joins the one with this id, and waits up to req.WaitSeconds for its end. The answer
-// has the events of req.Window.
+// Execute starts an execution, or joins the execution that has this id already, and waits up to req.WaitSeconds for its
+// end. The answer has the events of req.Window.
 func (c *Client) Execute(ctx context.Context, id sandbox.ExecutionID, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	return c.execution(ctx, http.MethodPut, ExecutionsRoute+string(id), waitQuery(req.WaitSeconds), id, req)
 }
@@ -127,7 +127,8 @@ func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64,
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("read the events of %s: %w", id, err)
 	}
-	// The guest ends a stream with the final status, unless from is beyond it.
+	// The last event of a stream is the final status. A stream without events is valid, too: from can be beyond the
+	// final status.
 	if !final && last >= from {
 		return fmt.Errorf("read the events of %s: %w", id, io.ErrUnexpectedEOF)
 	}
@@ -146,8 +147,8 @@ func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
 }
 
 // WriteFile stores body at a path that [sandbox.ParsePath] returned. The file appears as a whole or not at all. The
-// returned size and hash are those of the bytes sent. The guest only counts them, because a hash costs more than all
-// the rest of a transfer.
+// returned size and hash are those of the bytes sent. The guest only counts the received bytes, because hashing them
+// there, too, would cost more than the rest of the transfer.
 func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sandbox.File, error) {
 	sent := newDigest(fullReader{body})
 	defer sent.close()
@@ -225,7 +226,8 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 	return wire.Decode(resp, maxAnswer, out)
 }
 
-// send returns the answer unless it is an error. The caller must close its body.
+// send sends a request and returns the answer. It returns an error for an answer with an error status. The caller must
+// close the body of the answer.
 func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.ReadCloser) (*http.Response, error) {
 	u := &url.URL{Scheme: "http", Host: host, Path: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)

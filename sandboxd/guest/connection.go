@@ -17,7 +17,7 @@ const host = "guest"
 type connection struct {
 	transport *http.Transport
 
-	lock chan struct{} // contains one value while it is free; a channel, so that waiting for another caller's dial can be cancelled
+	lock chan struct{} // a mutex, which is free while the channel contains a value; a caller can stop waiting for another caller's dial
 	live *http.ClientConn
 }
 
@@ -34,8 +34,8 @@ func newConnection(dial func(context.Context) (net.Conn, error)) connection {
 		},
 		HTTP2: &http.HTTP2Config{
 			MaxReadFrameSize: 1 << 20,
-			// A stream through a container engine can break without an error, and a guest can be stopped. Together
-			// with dialTimeout, these limits are shorter than the minute after which clients give up.
+			// A stream through a container engine can break without an error, and a guest can be stopped. The two ping
+			// limits and dialTimeout together are shorter than the minute after which clients give up.
 			SendPingTimeout:  10 * time.Second,
 			PingTimeout:      10 * time.Second,
 			WriteByteTimeout: 60 * time.Second,
@@ -130,15 +130,16 @@ func (c *connection) close() {
 	}
 }
 
-// repeatableBody is a body that can be sent again.
+// repeatableBody is a request body that roundTrip can send again. send replaces it with readers of its bytes, so its
+// methods are never used.
 type repeatableBody []byte
 
 func (repeatableBody) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 func (repeatableBody) Close() error             { return nil }
 
 // fullReader is a reader that fills the whole buffer in each Read. Each piece of a file costs both sides an HTTP/2
-// frame, and its reader another one for flow control. Under gVisor, where system calls are expensive, that is most of
-// the cost of a transfer.
+// frame, and the receiver another frame for flow control. Under gVisor, where system calls are expensive, these frames
+// are most of the cost of a transfer.
 type fullReader struct{ r io.Reader }
 
 func (l fullReader) Read(p []byte) (n int, err error) {
@@ -150,7 +151,8 @@ func (l fullReader) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// exactBody returns exactly left bytes of body. If body ends before that, it returns io.ErrUnexpectedEOF.
+// exactBody returns exactly left bytes of body. If body ends before it has returned them, Read returns
+// io.ErrUnexpectedEOF.
 type exactBody struct {
 	io.Closer
 	body io.Reader

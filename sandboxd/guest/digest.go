@@ -8,7 +8,7 @@ import (
 )
 
 // digest is a reader that counts and hashes the bytes that are read from it. It hashes in its own goroutine, so that
-// the transfer need not wait: a hash costs more than everything else that happens to a byte.
+// the transfer need not wait: hashing a byte costs more than all other work on it.
 type digest struct {
 	r    io.Reader
 	n    int64
@@ -52,7 +52,7 @@ func (d *digest) Read(p []byte) (int, error) {
 		select {
 		case piece := <-d.free:
 			size := min(len(rest), digestPiece)
-			if cap(piece) < size { // most files are small
+			if cap(piece) < size { // no larger than needed, because most files are small
 				piece = make([]byte, size)
 			}
 			piece = piece[:size]

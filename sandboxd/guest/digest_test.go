@@ -31,7 +31,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// A Read of a closed digest returns an error instead of blocking.
+// TestDigestThatIsClosed checks that Read of a closed digest returns an error instead of blocking.
 func TestDigestThatIsClosed(t *testing.T) {
 	d := newDigest(zeros{})
 	d.close()

@@ -2,10 +2,11 @@
 // routes, and the [Client] that the manager uses. The guest itself is package supervisor, its kernels are in package
 // kernels, and package bundle contains all files of the guest for injection into containers.
 //
-// The protocol is HTTP/2 without TLS (net/http's implementation) over one byte stream. `guest connect` passes the
-// stream's ends to the guest through the guest's socket. Bodies are JSON with the types of package sandbox, except
-// for files, which are sent unencoded. Errors are a [sandbox.Error] as JSON with the HTTP status of its kind. All
-// data from a guest is checked in sanitize.go. docs/guest-protocol.md has the details.
+// The protocol is HTTP/2 without TLS (net/http's implementation) over one byte stream. The stream is either the stdin
+// and stdout of `guest connect`, which passes them to the guest through the guest's socket, or the guest's own stdin
+// and stdout (package stdio). Bodies are JSON with the types of package sandbox, except for files, which are sent
+// unencoded. Errors are a [sandbox.Error] as JSON with the HTTP status of its kind. All data from a guest is checked in
+// sanitize.go. docs/guest-protocol.md has the details.
 package guest
 
 import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -13,7 +14,8 @@ import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 // SocketPath is the guest's socket inside the container. Only uid 0 can reach it.
 const SocketPath = "/run/dormouse/guest.sock"
 
-// Routes of the guest.
+// Routes of the guest, with the types of the request body (before the arrow) and of the answer. SEQ is the number of an
+// event.
 //
 //	GET  /v1/status                                  Status
 //	PUT  /v1/expiry                                  Expiry → nothing
@@ -50,11 +52,11 @@ type Expiry struct {
 	ExpireUnix int64 `json:"expire_unix"`
 }
 
-// Awakening describes a restore of the sandbox's memory, which the guest can't notice by itself. It may be sent more
-// than once.
+// Awakening describes a restore of the sandbox's memory, which the guest can't notice by itself. The daemon may send an
+// Awakening more than once.
 type Awakening struct {
-	// Copy is true if other sandboxes start from the same memory. Each kernel then gets new random state before it
-	// runs anything.
+	// Copy is true if other sandboxes start from the same memory. Each kernel then gets new random state before it runs
+	// its next execution.
 	Copy bool `json:"copy,omitempty"`
 	// AsOfUnix is when the memory was saved, in Unix seconds, or 0 if nothing was lost since then. If something was
 	// lost, the next execution of each kernel reports it, and the kernel's epoch becomes greater than EpochAbove.
@@ -62,8 +64,8 @@ type Awakening struct {
 	EpochAbove int   `json:"epoch_above,omitempty"`
 }
 
-// Preparation asks the guest to make a kernel ready for a snapshot: it starts the kernel, and imports what most code
-// imports.
+// Preparation asks the guest to make a kernel ready for a snapshot: the guest starts the kernel, which imports the
+// libraries that most code imports if the sandbox has enough memory for them.
 type Preparation struct {
 	Language sandbox.Language `json:"language"`
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // The functions in this file make sure that data from a guest is well-formed, bounded and of a known kind. They can't
-// check whether it is true. For the output of the sandbox's own code, that does not matter.
+// check whether the data is true. For the output of the sandbox's own code, that does not matter.
 
 // Limits of strings and lists from a guest. Longer ones are cut.
 const (
@@ -20,7 +20,7 @@ const (
 	maxTraceback  = 128 << 10
 	maxListed     = 20_000 // files in one answer
 	maxKernels    = 10
-	maxExecutions = 1_000 // queued and running
+	maxExecutions = 1_000 // queued and running executions in one status
 	maxChanged    = 1_000 // files changed by one execution
 )
 
@@ -69,8 +69,8 @@ func sanitizeStatus(s *Status) {
 	s.Executions = executions
 }
 
-// sanitizeExecution returns an error for an execution of unknown state or language, because the daemon can't act on
-// it.
+// sanitizeExecution sanitizes e. It returns an error if the state or the language of e is unknown, because the daemon
+// can't act on such an execution.
 func sanitizeExecution(e *sandbox.Execution) error {
 	if !knownState(e.State) {
 		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in no known state")
@@ -239,7 +239,7 @@ func sanitizeTime(t time.Time) time.Time {
 	return t
 }
 
-// cut returns at most n bytes of s, cut at a character.
+// cut returns s as valid UTF-8 with at most n bytes. It cuts between characters.
 func cut(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= n {
@@ -251,7 +251,8 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// oneLine replaces control characters with spaces, because they could overwrite parts of a terminal or forge lines.
+// oneLine replaces control characters with spaces, because control characters could overwrite parts of a terminal or
+// forge lines. It also cuts s to maxSentence bytes.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r >= 0x7f && r < 0xa0 {

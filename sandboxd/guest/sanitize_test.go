@@ -62,7 +62,8 @@ func TestHostileFieldsAreNormalised(t *testing.T) {
 	}
 }
 
-// Every sanitized execution can be encoded as JSON, and sanitizing it again does not change it.
+// FuzzSanitize checks that every sanitized execution can be encoded as JSON, and that sanitizing it again does not
+// change it.
 func FuzzSanitize(f *testing.F) {
 	f.Add([]byte(`{"state":"succeeded","language":"python","events":[{"seq":1,"type":"stdout","text":"x"}],"files":[{"path":"a"}]}`))
 	f.Add([]byte(`{"state":"kernel_died","language":"js","death":{"cause":"x"},"create_time":"9999-12-31T23:59:59-23:00"}`))

@@ -9,8 +9,8 @@ import (
 )
 
 // Joined is the first byte that an engine reads from a stream. `guest connect` sends it when it has reached the guest's
-// socket, and the guest sends it when it accepts a stream over its own stdin and stdout. The guest sends all bytes
-// after it.
+// socket, and the guest sends it when it accepts a stream over its own stdin and stdout. The guest itself sends all
+// bytes after Joined.
 const Joined = '+'
 
 // AwaitJoined reads [Joined] from a new stream. If it reads another byte, if reading fails or if ctx ends first, it

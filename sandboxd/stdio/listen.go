@@ -65,7 +65,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// ticket waits until the engine starts a stream, and returns the ticket that it sends.
+// ticket waits until the engine starts a stream, and returns the ticket that the engine sends.
 func (l *Listener) ticket() (ticket []byte, err error) {
 	raw, err := l.pipes.In.SyscallConn()
 	if err != nil {
@@ -113,13 +113,13 @@ type acceptedStream struct {
 }
 
 // Close closes the stream and returns at once. In the background it then waits until the engine has closed its end,
-// sends the ticket, and lets Accept wait for the next stream.
+// sends the ticket back, and lets Accept wait for the next stream.
 func (c *acceptedStream) Close() error {
 	if c.end() {
 		go func() {
 			_, _ = io.Copy(io.Discard, c.In)
 			_ = c.Out.SetWriteDeadline(time.Now().Add(drainTimeout))
-			_, _ = c.Out.Write(c.ticket) // if it fails, the engine stops waiting after drainTimeout
+			_, _ = c.Out.Write(c.ticket) // if Write fails, the engine stops waiting after drainTimeout
 			_ = c.Out.SetWriteDeadline(time.Time{})
 			c.free <- struct{}{}
 		}()

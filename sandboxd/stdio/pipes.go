@@ -37,8 +37,8 @@ type address struct{}
 func (address) Network() string { return "pipe" }
 func (address) String() string  { return "pipe" }
 
-// streamSide is one side of a stream. After end has returned, it does not use its pipes any more, so that the caller
-// can use them for the ticket and for the next stream.
+// streamSide is one side of a stream. After end has returned, the streamSide does not use its pipes any more, so the
+// caller of end can use the pipes for the ticket and for the next stream.
 type streamSide struct {
 	Pipes
 	reading, writing sync.Mutex // held during Read and during Write

@@ -13,7 +13,8 @@
 //  1. The engine sends a ticket: 16 random bytes.
 //  2. The guest sends [Joined]. The bytes that follow, in both directions, are the content of the stream.
 //  3. The engine closes its end of the guest's stdin.
-//  4. The guest sends the ticket: it has closed the stream, and the engine may save its memory.
+//  4. The guest sends the ticket back when it has closed the stream. After that, the engine may save the sandbox's
+//     memory.
 //
 // For any further stream until the next restore, the engine runs `guest connect`.
 package stdio
@@ -45,11 +46,11 @@ type Stream struct {
 	once   sync.Once
 }
 
-// New returns a stream over p. p must be new pipes whose other ends are the guest's stdin and stdout, or will be. Close
-// closes both files. The caller must close the stream.
+// New returns a stream over p. p must be new pipes whose other ends are, or will become, the guest's stdin and stdout.
+// Closing the stream closes both files. The caller must close the stream.
 func New(p Pipes) *Stream {
 	s := &Stream{streamSide: streamSide{Pipes: p}, ticket: make([]byte, ticketBytes), ended: make(chan struct{})}
-	_, _ = rand.Read(s.ticket) // it never fails
+	_, _ = rand.Read(s.ticket) // rand.Read never fails
 	return s
 }
 

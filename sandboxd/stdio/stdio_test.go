@@ -108,7 +108,8 @@ func TestStream(t *testing.T) {
 	closeStream(t, s)
 }
 
-// TestCloseDuringReadAndWrite closes a stream during a Read and a Write, while the pipes are full.
+// TestCloseDuringReadAndWrite checks that a stream can be closed during a Read and a Write while the pipes are full,
+// and that both return and the next stream works.
 func TestCloseDuringReadAndWrite(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)
@@ -131,9 +132,9 @@ func TestCloseDuringReadAndWrite(t *testing.T) {
 	wantEcho(t, s, 16)
 }
 
-// TestStreamsAfterRestores simulates restores of a guest. It checks that a stream can be opened after each of them,
-// even if the previous engine process ended after it had sent a part of a ticket, and that the guest uses almost no CPU
-// time while it waits for a stream.
+// TestStreamsAfterRestores simulates restores of a guest. It checks that a stream can be opened after each restore,
+// even if an engine process ended after it had sent only a part of a ticket. It also checks that the guest uses almost
+// no CPU time while it waits for a stream.
 func TestStreamsAfterRestores(t *testing.T) {
 	f := newFifos(t)
 	s := f.serve(t)

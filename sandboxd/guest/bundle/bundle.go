@@ -15,7 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The pattern also matches README.md, because a pattern that matches no file does not compile.
+// The pattern also matches README.md: a pattern that matches no file does not compile, and the guest's programs are
+// missing before make build.
 //
 //go:embed [Rg]*
 var programs embed.FS
@@ -39,7 +40,7 @@ func (Bundle) Files(arch string) (fs.FS, error) {
 		}
 		return nil, sandbox.Errorf(sandbox.Unavailable, "there is no guest for the architecture %q", sandbox.Quote(arch))
 	}
-	files := fstest.MapFS{ // the standard library's file system in memory
+	files := fstest.MapFS{ // fstest.MapFS is the standard library's file system in memory
 		"guest":    {Data: guest, Mode: 0o755},
 		"build-id": {Data: []byte(id() + "\n"), Mode: 0o644},
 	}
@@ -64,7 +65,7 @@ var id = sync.OnceValue(func() string {
 			add(programName(arch), data)
 		}
 	}
-	// Embedded files can always be read.
+	// eachKernelFile can't fail here, because embedded files can always be read.
 	if err := eachKernelFile(add); err != nil {
 		panic(err)
 	}

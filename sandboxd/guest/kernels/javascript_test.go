@@ -30,13 +30,14 @@ func TestJavaScript(t *testing.T) {
 	testInterruptStorm(t, k, "for (let i = 0; i < 5; i++) console.log(i)\n42")
 }
 
-// The replacements for Node's own functions behave like the originals, also after a renewal. The tests of the gvisor
-// engine check that their values differ between copies.
+// testRenewedCrypto checks that the functions with which the kernel replaces functions of Node behave like the
+// originals, before and after a renewal of the random state. The tests of the gvisor engine check that they return
+// different values in sandboxes that start from the same memory.
 func testRenewedCrypto(t *testing.T, k *kernel) {
 	for _, renewed := range []bool{false, true} {
 		if renewed {
 			k.t = t
-			k.renew("Math.random in vm contexts that were made before") // this must be the only complaint
+			k.renew("Math.random in vm contexts that were made before") // the kernel must name no other state that it can't renew
 		}
 		for name, code := range map[string]string{
 			"randomBytes":            "crypto.randomBytes(20).length === 20 && crypto.randomBytes(0).length === 0",
@@ -65,7 +66,8 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 	}
 }
 
-// Without its addon the kernel can't renew OpenSSL's generator, and reports that.
+// TestJavaScriptReportsMissingAddons checks that a kernel without its addons reports that it can't renew OpenSSL's
+// random generator.
 func TestJavaScriptReportsMissingAddons(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {

@@ -22,10 +22,10 @@ var Files embed.FS
 
 // A Language is a kind of kernel.
 type Language struct {
-	Name         string   // also the name of its folder in Files
-	Program      string   // the program to start, a path in Files
-	Interpreters []string // names to look up in PATH; the first one found runs the program
-	flags        func(root string, memoryMiB int) []string
+	Name         string                                    // also the name of its folder in Files
+	Program      string                                    // the program to start, a path in Files
+	Interpreters []string                                  // names to look up in PATH; the first one found runs the program
+	flags        func(root string, memoryMiB int) []string // returns the interpreter's flags; for the parameters, see Argv
 }
 
 // Languages lists the languages that have a kernel.
@@ -47,9 +47,9 @@ var Languages = []Language{
 		Interpreters: []string{"node", "nodejs"},
 		flags: func(root string, memoryMiB int) []string {
 			flags := []string{
-				"--require=" + path.Join(root, "javascript/randomness.cjs"), // in the main thread and in each worker
-				"--expose-internals",            // for the parser that Node's own REPL uses
-				"--no-force-async-hooks-checks", // a script that SIGINT ends leaves the hooks' stack inconsistent
+				"--require=" + path.Join(root, "javascript/randomness.cjs"), // loaded in the main thread and in each worker
+				"--expose-internals",            // gives the kernel the parser that Node's own REPL uses
+				"--no-force-async-hooks-checks", // needed because a script that SIGINT ends leaves the hooks' stack inconsistent
 			}
 			if memoryMiB > 0 {
 				flags = append(flags, fmt.Sprintf("--max-old-space-size=%d", memoryMiB))

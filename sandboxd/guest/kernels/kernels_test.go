@@ -35,12 +35,12 @@ type kernel struct {
 	t        *testing.T
 	command  *exec.Cmd
 	root     string // the folder with the kernels' programs
-	dir      string
+	dir      string // the kernel's working directory and home folder
 	requests *os.File
 	messages *bufio.Reader
 	pipe     *os.File // the file that messages reads
 	acks     *os.File
-	raw      *os.File
+	raw      *os.File // read end of the kernel's stdout and stderr
 	ready    message
 }
 
@@ -211,8 +211,8 @@ func (k *kernel) sendRequest(what string) {
 	}
 }
 
-// renew asks the kernel to renew its random state. It fails the test unless the kernel's complaint starts with want,
-// or is empty if want is.
+// renew asks the kernel to renew its random state, and reads the renewed message. The message's text names the state
+// that the kernel can't renew. The test fails unless the text starts with want, or is empty if want is empty.
 func (k *kernel) renew(want string) {
 	k.t.Helper()
 	k.sendRequest("renew")
@@ -223,14 +223,15 @@ func (k *kernel) renew(want string) {
 				k.t.Errorf("the renewed message has the text %q, want %q", m.Text, want)
 			}
 			return
-		case "stderr": // the same text, for the user
+		case "stderr": // shows the user the same text as the renewed message
 		default:
 			k.t.Fatalf("the kernel sent %+v, want renewed", m)
 		}
 	}
 }
 
-// testWarm makes a kernel import what most code imports. After that, the result of check must contain "ok".
+// testWarm checks that the warm request makes a kernel import the libraries that most code imports. It runs the code
+// check after that; the result must contain "ok".
 func testWarm(t *testing.T, k *kernel, check string) {
 	t.Run("what most code imports is there before, under no name", func(t *testing.T) {
 		k.t = t
@@ -244,8 +245,9 @@ func testWarm(t *testing.T, k *kernel, check string) {
 	})
 }
 
-// testRenewal runs setup, which sets the random state, and draw, which prints random values. Repeating both gives the
-// same values, but not if the random state is renewed in between. After that, the result of check must contain "ok".
+// testRenewal checks the renewal of random state. The code setup sets the random state, and the code draw prints random
+// values. Running both again must print the same values, but other values if the random state is renewed in between.
+// After that, the result of the code check must contain "ok".
 func testRenewal(t *testing.T, k *kernel, setup, draw, check string) {
 	t.Run("random state is made new", func(t *testing.T) {
 		k.t = t
@@ -349,7 +351,9 @@ func runTestCases(t *testing.T, k *kernel, testCases []testCase) {
 	}
 }
 
-// An interrupted cell ends at once and reports the interrupt. Its variables and the kernel survive.
+// testInterrupts checks for each of the cells that an interrupt ends the cell at once and that the kernel reports the
+// interrupt. The kernel and the variables that the code setup set must survive: the result of the code check must be
+// 42.
 func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[string]string) {
 	for name, code := range cells {
 		t.Run("interrupts "+name, func(t *testing.T) {
@@ -371,7 +375,8 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			time.Sleep(100 * time.Millisecond)
 			began := time.Now()
 			k.interrupt()
-			// The guest repeats the signal, too, because the first one may miss a process that is about to start.
+			// The test repeats the signal, as the guest does, because the first one may miss a process that is about to
+			// start.
 			again := time.AfterFunc(500*time.Millisecond, k.interrupt)
 			o := k.wait()
 			again.Stop()
@@ -381,7 +386,7 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			k.interrupt() // ignored, because nothing runs
+			k.interrupt() // the kernel must ignore this interrupt, because nothing runs
 			if got := k.run(check); got.result["text/plain"] != "42" {
 				t.Errorf("%s = %v afterwards, want 42", check, got.result)
 			}
@@ -389,7 +394,8 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 	}
 }
 
-// Whenever an interrupt arrives, each execution gets exactly one done message, and the kernel survives.
+// testInterruptStorm checks that each execution gets exactly one done message, and that the kernel survives, whenever
+// an interrupt arrives.
 func testInterruptStorm(t *testing.T, k *kernel, code string) {
 	t.Run("survives an interrupt at any moment", func(t *testing.T) {
 		k.t = t

@@ -71,7 +71,8 @@ func TestPython(t *testing.T) {
 	}
 }
 
-// A kernel without IPython fulfils the same contract. The test hides IPython from a Python that has it.
+// TestPythonWithoutIPython checks that a kernel without IPython passes the same tests. It hides IPython from a Python
+// that has it.
 func TestPythonWithoutIPython(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
@@ -96,13 +97,15 @@ func TestPythonWithoutIPython(t *testing.T) {
 	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
 
-// All modules that exist were imported, and no name is bound to them.
+// pythonWarm is the code check for testWarm. It checks that all of these modules that are installed were imported, and
+// that no name is bound to them.
 const pythonWarm = `
 import importlib.util as _util, sys as _sys
 'ok' if all((_util.find_spec(n) is not None) == (n in _sys.modules) and n not in globals() for n in ('numpy', 'pandas', 'matplotlib')) else 'bad'
 `
 
-// The code for testRenewal: setup, draw and check.
+// Arguments for testRenewal: the code that sets the random state (Seeds), the code that prints random values (Draws),
+// and the code that runs after the renewal (Renewed).
 const (
 	pythonSeeds = `
 import random, uuid, ssl

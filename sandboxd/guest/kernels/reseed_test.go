@@ -11,14 +11,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
 )
 
-// Node has no function that gives OpenSSL's random generator new state, but an addon can call OpenSSL. reseedAddons
-// are minimal addons that do this, one for each architecture. They are assembled here because no C compiler is part
-// of the build. The built files are beside randomness.cjs; DORMOUSE_UPDATE_GOLDEN=1 writes them again.
+// reseedAddons contains, for each architecture, a minimal addon for Node that gives OpenSSL's random generator new
+// state. Node has no function for that, but an addon can call OpenSSL. The addons are assembled here because no C
+// compiler is part of the build. The built files are beside randomness.cjs; DORMOUSE_UPDATE_GOLDEN=1 writes them again.
 var reseedAddons = map[string]reseedAddon{
 	"x64": {machine: 62, slot: 6, code: []byte{ // EM_X86_64, R_X86_64_GLOB_DAT
 		0x48, 0x83, 0xec, 0x08, // sub rsp, 8
 		0xff, 0x15, 0, 0, 0, 0, // call [rip + slot]
-		0x31, 0xc0, // xor eax, eax: the exports stay as they are
+		0x31, 0xc0, // xor eax, eax: returns NULL, so that the module's exports stay as they are
 		0x48, 0x83, 0xc4, 0x08, // add rsp, 8
 		0xc3, // ret
 	}, link: func(code []byte, distance uint64) { binary.LittleEndian.PutUint32(code[6:], uint32(distance-10)) }},
@@ -26,7 +26,7 @@ var reseedAddons = map[string]reseedAddon{
 		0xfd, 0x7b, 0xbf, 0xa9, // stp x29, x30, [sp, -16]!
 		0x08, 0x00, 0x00, 0x58, // ldr x8, slot
 		0x00, 0x01, 0x3f, 0xd6, // blr x8
-		0x00, 0x00, 0x80, 0xd2, // mov x0, 0: the exports stay as they are
+		0x00, 0x00, 0x80, 0xd2, // mov x0, 0: returns NULL, so that the module's exports stay as they are
 		0xfd, 0x7b, 0xc1, 0xa8, // ldp x29, x30, [sp], 16
 		0xc0, 0x03, 0x5f, 0xd6, // ret
 	}, link: func(code []byte, distance uint64) {
@@ -59,7 +59,7 @@ func (a reseedAddon) build() []byte {
 		}
 		at = headers + uint64(text.Len())
 		for _, value := range values {
-			_ = binary.Write(&text, order, value) // to memory
+			_ = binary.Write(&text, order, value) // never fails, because text is in memory
 		}
 		return at
 	}
@@ -82,7 +82,7 @@ func (a reseedAddon) build() []byte {
 	code := bytes.Clone(a.code)
 	a.link(code, slotAt-codeAt)
 	const global, isFunction = 1 << 4, 2
-	put([]uint32{1, 3, 1, 0, 2, 0}) // one bucket: 1, then 2
+	put([]uint32{1, 3, 1, 0, 2, 0}) // the hash table has one bucket, with symbol 1 and then symbol 2
 	put(names)
 	put(symbol{}, symbol{Name: 1, Info: global | isFunction, Section: 1, Address: codeAt, Bytes: uint64(len(code))},
 		symbol{Name: uint32(len(function) + 2), Info: global | isFunction})
@@ -100,7 +100,7 @@ func (a reseedAddon) build() []byte {
 	write := func(value any) { _ = binary.Write(&file, order, value) }
 	file.WriteString("\x7fELF\x02\x01\x01")
 	file.Write(make([]byte, 9))
-	write([]uint16{3, a.machine}) // a shared library
+	write([]uint16{3, a.machine}) // 3 is the type of a shared library
 	write(uint32(1))
 	write([]uint64{0, 64, 0})
 	write(uint32(0))

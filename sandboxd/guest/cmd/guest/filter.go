@@ -21,7 +21,7 @@ var denied = []uint32{
 }
 
 // namespaceFlags are CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET. CLONE_NEWTIME is not among
-// them: clone reads its bit as part of the signal.
+// them: clone interprets the bit of CLONE_NEWTIME as part of the exit signal.
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
@@ -39,9 +39,9 @@ const (
 // x32 is set in the numbers of amd64's second set of system calls.
 const x32 = 0x40000000
 
-// namespaceFilter returns a seccomp program that refuses new namespaces and mounts with EPERM, and also all calls of
-// another architecture. The flags of clone3 are behind a pointer, which no filter can read. So clone3 fails with
-// ENOSYS, and libc calls clone instead.
+// namespaceFilter returns a seccomp program that refuses with EPERM all calls that make namespaces or change mounts,
+// and all calls of other architectures. The flags of clone3 are in memory behind a pointer, which no seccomp program
+// can read. So clone3 fails with ENOSYS, and libc then calls clone instead.
 func namespaceFilter() []unix.SockFilter {
 	const load, equal, atLeast, anyBit = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K,
 		unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
@@ -65,16 +65,16 @@ func namespaceFilter() []unix.SockFilter {
 		allow)
 }
 
-// refuseNamespaces installs namespaceFilter for this thread and for everything that it starts or executes, unless the
-// container has a filter. Docker's runsc without --oci-seccomp ignores the container's filter, and then code could
-// make a user namespace with every capability inside. The caller must have called runtime.LockOSThread.
+// refuseNamespaces installs namespaceFilter for this thread and for everything that it starts or executes, unless a
+// filter is installed already. Without --oci-seccomp, Docker's runsc ignores the filter of the container, and code
+// could make a user namespace in which it has every capability. The caller must have called runtime.LockOSThread.
 func refuseNamespaces() error {
 	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return err
 	}
 	if !bytes.Contains(status, []byte("\nSeccomp:\t0\n")) {
-		return nil // a filter is installed already, or the kernel supports none
+		return nil // a filter is installed already, or the kernel does not support filters
 	}
 	return installFilter(namespaceFilter())
 }

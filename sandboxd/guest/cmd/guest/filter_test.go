@@ -19,12 +19,12 @@ import (
 // underFilter is the environment variable that is set in the process that TestFilterInForce starts.
 const underFilter = "DORMOUSE_TEST_UNDER_FILTER"
 
-// never is a descriptor, an address and a set of flags that no call accepts, so that a call that is not refused
-// changes nothing.
+// never is a descriptor, an address and a set of flags that no call accepts, so that a call changes nothing even if the
+// filter does not refuse it.
 const never = ^uintptr(0)
 
-// refused contains system calls and the errors that the filter returns for them. Without the filter each call fails
-// with another error.
+// refused contains system calls and the errors that the filter returns for them. Without the filter, each of these
+// calls fails with an error other than want.
 var refused = map[string]struct {
 	number, arg uintptr
 	want        unix.Errno
@@ -44,7 +44,7 @@ var refused = map[string]struct {
 	"open_tree_attr":  {unix.SYS_OPEN_TREE_ATTR, never, unix.EPERM},
 	"mount_setattr":   {unix.SYS_MOUNT_SETATTR, never, unix.EPERM},
 	"clone3":          {unix.SYS_CLONE3, never, unix.ENOSYS},
-	"clone, mount":    {unix.SYS_CLONE, unix.CLONE_NEWNS | unix.CLONE_THREAD, unix.EPERM}, // CLONE_THREAD alone is EINVAL
+	"clone, mount":    {unix.SYS_CLONE, unix.CLONE_NEWNS | unix.CLONE_THREAD, unix.EPERM}, // without the filter, CLONE_THREAD makes clone fail with EINVAL
 	"clone, cgroup":   {unix.SYS_CLONE, unix.CLONE_NEWCGROUP | unix.CLONE_THREAD, unix.EPERM},
 	"clone, uts":      {unix.SYS_CLONE, unix.CLONE_NEWUTS | unix.CLONE_THREAD, unix.EPERM},
 	"clone, ipc":      {unix.SYS_CLONE, unix.CLONE_NEWIPC | unix.CLONE_THREAD, unix.EPERM},
@@ -82,7 +82,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// The machine's kernel accepts the filter, rejects the calls in refused, and allows everything else.
+// TestFilterInForce checks that the machine's kernel accepts the filter, rejects the calls in refused, and allows other
+// calls.
 func TestFilterInForce(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), underFilter+"=1")
@@ -105,8 +106,8 @@ func TestFilterInForce(t *testing.T) {
 	}
 }
 
-// The filter rejects the system calls of other architectures, where the same numbers mean other calls. Not every
-// machine can make such a call, so this test interprets the filter's program.
+// TestFilterRefusesOtherArchitectures checks that the filter rejects the system calls of other architectures, where the
+// same numbers mean other calls. Not every machine can make such a call, so the test interprets the filter's program.
 func TestFilterRefusesOtherArchitectures(t *testing.T) {
 	own := architectures[runtime.GOARCH]
 	for _, arch := range append(slices.Collect(maps.Values(architectures)), unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_ARM, 0) {
@@ -120,7 +121,8 @@ func TestFilterRefusesOtherArchitectures(t *testing.T) {
 	}
 }
 
-// interpret runs a program on the words of a struct seccomp_data, by offset.
+// interpret runs a seccomp program and returns its answer. data contains the words of a struct seccomp_data by their
+// offsets.
 func interpret(t *testing.T, program []unix.SockFilter, data map[uint32]uint32) uint32 {
 	t.Helper()
 	var a uint32

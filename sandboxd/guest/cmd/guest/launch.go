@@ -21,9 +21,9 @@ const maxOpenFiles = 4096
 // same sandbox; sandboxes compete through the shares of their cgroups.
 const niceness = 10
 
-// launch turns this process into a kernel: it switches to the kernels' user, sets the limits and executes the
-// kernel's program. It starts as root, because the guest waits until this program has started, and code in the
-// sandbox could stop a process of the kernels' user.
+// launch turns this process into a kernel: it switches to the kernels' user, sets the limits and executes the kernel's
+// program. The guest starts it as root: the guest waits until `guest launch` has been executed, and code in the sandbox
+// could stop a process of the kernels' user before that.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
 	uid := flags.Int("uid", 0, "user and group to become")
@@ -46,10 +46,12 @@ func launch(args []string) error {
 	syscall.Umask(0o022)
 	// If memory runs out, the OOM killer must choose the kernel and not the guest.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	runtime.LockOSThread() // the niceness, the filter and the ids below are set for this thread only, which then executes the program
+	// The niceness, the filter and the ids below are set only for this thread, so the same thread must execute the
+	// kernel's program.
+	runtime.LockOSThread()
 	// The guest has priority, even if the code starts many processes.
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
-	// The filter comes before the user, so that no process of the kernels' user is ever without it.
+	// The filter is installed before the user changes, so that no process of the kernels' user is ever without it.
 	if err := refuseNamespaces(); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}
