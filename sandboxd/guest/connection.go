@@ -17,7 +17,9 @@ const host = "guest"
 type connection struct {
 	transport *http.Transport
 
-	lock chan struct{} // a mutex, which is free while the channel contains a value; a caller can stop waiting for another caller's dial
+	// lock protects live. It is a mutex that is free while the channel contains a value. It is a channel, so that a
+	// caller can stop waiting for another caller's dial.
+	lock chan struct{}
 	live *http.ClientConn
 }
 

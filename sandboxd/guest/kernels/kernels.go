@@ -22,7 +22,7 @@ var Files embed.FS
 
 // A Language is a kind of kernel.
 type Language struct {
-	Name         string                                    // also the name of its folder in Files
+	Name         string                                    // name of the language and of its folder in Files
 	Program      string                                    // the program to start, a path in Files
 	Interpreters []string                                  // names to look up in PATH; the first one found runs the program
 	flags        func(root string, memoryMiB int) []string // returns the interpreter's flags; for the parameters, see Argv

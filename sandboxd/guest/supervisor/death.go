@@ -11,9 +11,9 @@ import (
 )
 
 // causeOfDeath returns how a kernel died. It uses the status of wait4, the watchdog's record and the OOM killer's
-// counter; it uses the kernel's own output only to recognize an abort for lack of memory. If SIGKILL ended the kernel,
-// not because the guest stopped it, and the OOM killer has killed a process since the counts in before, memory is the
-// cause. The cause and the detail in known are kept unless memory is the cause.
+// counter; it uses the kernel's own output only to recognize an abort for lack of memory. Memory is also the cause if
+// SIGKILL ended a kernel that the guest was not stopping, and the OOM killer has killed a process since the counts in
+// before were taken. The cause and the detail in known are kept unless memory is the cause.
 func (s *Supervisor) causeOfDeath(k *kernel, known sandbox.KernelDeath, lang sandbox.Language, before killCount) sandbox.KernelDeath {
 	d := known
 	d.Time = time.Now().UTC()

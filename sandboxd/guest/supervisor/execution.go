@@ -21,10 +21,10 @@ type execution struct {
 	stop    chan struct{} // closed by the first call of interrupt
 	ended   chan struct{} // closed when the state is final
 
-	beganTick int64 // when begin was called, as a result of procNow; only the lane uses beganTick
+	beganTick int64 // when begin was called, in ticks since boot (see procNow); only the lane uses beganTick
 
 	mu        sync.Mutex
-	record    sandbox.Execution // the record that look returns, without events
+	record    sandbox.Execution // the current record; its events are in the journal
 	stopAsked bool
 }
 

@@ -14,7 +14,7 @@ type identity struct {
 	own      []uint32 // the guest's own supplementary groups
 }
 
-const unchanged = ^uintptr(0) // as an argument of setresuid and setresgid, leaves an id unchanged
+const unchanged = ^uintptr(0) // the argument of setresuid and setresgid that leaves an id unchanged
 
 func newIdentity(uid int) (identity, error) {
 	groups, err := syscall.Getgroups()

@@ -22,7 +22,7 @@ type interlude struct {
 // lateText is text that belongs to no execution.
 type lateText struct {
 	bytes int64
-	end   []byte // the last part of the text
+	end   []byte // the end of the text, at most MaxLateText bytes
 }
 
 func (t *lateText) add(bytes int64, text []byte) {

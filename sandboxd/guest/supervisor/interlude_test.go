@@ -72,7 +72,7 @@ func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 				return
 			}
 		}
-		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // the thread may have printed during one of the executions
+		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // the thread may have printed tick during one of the executions
 			t.Log("it was printed during an execution")
 		}
 	})

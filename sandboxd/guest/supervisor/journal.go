@@ -12,8 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// journal stores the numbered events of an execution. Any number of readers can read the events, each from any number
-// on and at its own speed. The index of the events is in memory; their texts and values are in a [blob].
+// journal stores the numbered events of an execution. Any number of readers can read the events, each from any event
+// number on and at its own speed. The index of the events is in memory; their texts and values are in a [blob].
 //
 // Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). finish adds the kept
 // text as events.

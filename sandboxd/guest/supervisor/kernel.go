@@ -22,7 +22,7 @@ type kernel struct {
 	renewed       chan string     // receives the text of the kernel's renewed message
 	exited        chan struct{}   // closed when the kernel has ended and its output has been read
 	done          chan string     // receives the status of the current execution's done message
-	dropped       *droppedCounter // counts late text and rejected messages
+	dropped       *droppedCounter // counts text that belongs to no execution, and rejected messages
 	nextInterlude *interlude      // receives text that belongs to no execution
 
 	requests *os.File      // the guest's end of the kernel's fd 3
@@ -163,7 +163,7 @@ func (k *kernel) handle(m message) {
 		return
 	case "begun":
 		k.markBegun(m.ID)
-		k.acks.signal() // the answer; sent even if another id was forged, because the kernel waits for it
+		k.acks.signal() // answers every begun message, even a forged one, because the kernel waits for the answer
 		return
 	case "renewed":
 		select {

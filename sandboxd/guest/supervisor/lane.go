@@ -21,9 +21,9 @@ type lane struct {
 	// prepare asks serve to start the kernel. If the value that is sent to prepare is not nil, serve also calls warm
 	// and sends its result to that value.
 	prepare       chan chan<- error
-	nextInterlude interlude // what the next execution reports about the time before it
-	// kills has the watchdog's counts from the start of the kernel, or from when an execution last began or ended. Only
-	// serve's goroutine uses it.
+	nextInterlude interlude // the report of the next execution about the time before it
+	// kills holds the watchdog's counts from the start of the kernel, or from when an execution last began or ended.
+	// Only serve's goroutine uses it.
 	kills killCount
 
 	mu        sync.Mutex
@@ -346,7 +346,8 @@ func (l *lane) handleRestore(a guest.Awakening) {
 		return
 	}
 	l.asOf = a.AsOfUnix
-	// Kernels in the lost time used the epochs up to EpochAbove, so the current kernel gets a higher one.
+	// Kernels in the lost time used the epochs up to EpochAbove, so the current kernel, or else the next one, gets a
+	// higher epoch.
 	l.epoch = max(l.epoch, a.EpochAbove)
 	if kernelAlive && !l.starting {
 		l.epoch++

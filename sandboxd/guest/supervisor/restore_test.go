@@ -27,7 +27,7 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	b.python(seed)
 	first := result(b.python(draw))
 	b.python(seed)
-	for range 10 { // the calls may be repeated
+	for range 10 { // the daemon may repeat the call
 		b.handleRestore(guest.Awakening{Copy: true})
 	}
 	e := b.python(draw)
@@ -109,7 +109,7 @@ func TestAKernelIsPrepared(t *testing.T) {
 	b := start(t)
 	b.requireNode()
 	for _, lang := range []sandbox.Language{sandbox.Python, sandbox.JavaScript} {
-		for range 2 { // the calls may be repeated
+		for range 2 { // the daemon may repeat the call
 			if err := b.Prepare(t.Context(), lang); err != nil {
 				t.Fatalf("Prepare(%s): %v", lang, err)
 			}

@@ -53,7 +53,7 @@ func (s stamp) modTime() time.Time { return time.Unix(0, s.mtime).UTC() }
 
 // scan is the result of one scan of the workspace.
 type scan struct {
-	files   map[string]stamp // by path; all types of files except folders
+	files   map[string]stamp // the metadata of all files except folders, by path
 	order   []string
 	omitted []sandbox.OmittedFile
 	visited int
@@ -63,7 +63,7 @@ type scan struct {
 // walk scans the workspace without following links. The caller must already act as the kernels' user.
 func (w *workspace) walk() *scan {
 	s := &scan{files: map[string]stamp{}}
-	const atFDCWD = -100 // openat ignores its first argument if the path is absolute
+	const atFDCWD = -100 // the value of AT_FDCWD; openat ignores its first argument if the path is absolute
 	fd, err := openFolderAt(atFDCWD, w.dir)
 	if err != nil {
 		s.omit("", "the workspace cannot be read by its own user")

@@ -30,8 +30,8 @@ var stopSignals = []stopSignal{
 }
 
 // stop sends the stopSignals in order until the execution or its kernel has ended, and returns an outcome with the
-// given state and reason. After the first signal, it kills a fork bomb at once, because a fork bomb uses so much CPU
-// time that the other signals would take long.
+// given state and reason. If the code is a fork bomb that does not react to the first signal, stop kills it without the
+// other signals, because a fork bomb uses so much CPU time that they would take long.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
 	for i, r := range stopSignals {
 		if i > 0 && l.sup.nearProcessLimit() {

@@ -78,7 +78,7 @@ type Supervisor struct {
 	deadman    deadman
 	lanes      map[sandbox.Language]*lane
 	dropped    droppedCounter
-	executions string // folder for the output of executions
+	executions string // path of the folder for the output of executions
 }
 
 // Run starts the guest and serves until the sandbox must end. It returns an error if the guest can't start or serve,

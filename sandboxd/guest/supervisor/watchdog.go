@@ -22,7 +22,7 @@ type watchdog struct {
 	files     atomic.Int64               // number of files at the last count, which was made by moreFiles or at the start of an execution
 	countedAt atomic.Int64               // when moreFiles last counted the files, in Unix nanoseconds
 	maxFiles  int64                      // limit of the number of files; 0 if the file systems limit it
-	lastKill  atomic.Pointer[memoryKill] // nil once memory use has been below fullBusy or fullIdle again
+	lastKill  atomic.Pointer[memoryKill] // the last kill for memory; nil once memory use is below fullBusy or fullIdle again
 
 	mu    sync.Mutex
 	work  int // number of running executions
@@ -33,7 +33,7 @@ type watchdog struct {
 type memoryKill struct {
 	kernel *kernel
 	at     time.Time
-	code   int // percent of the limit that code used just after the kill, without gVisor's heap
+	code   int // percent of the limit that was in use just after the kill, without gVisor's heap
 }
 
 // done reports whether no process of the killed group is left.
@@ -170,7 +170,7 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	if !w.searching.CompareAndSwap(false, true) {
 		return
 	}
-	go func() { // in the background, because it is slow and the checks must continue
+	go func() { // in the background, because the search is slow and the checks must continue
 		defer w.searching.Store(false)
 		killed := w.sup.killFound(func(process) bool {
 			w.strays.Add(1) // counts before the kill, so that an execution that ends because of the kill sees the count

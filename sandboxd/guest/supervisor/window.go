@@ -15,7 +15,7 @@ const maxWindow = 40 * sandbox.MiB
 // window returns the events that w selects, and the offset where the next window begins.
 func (j *journal) window(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
 	events, next, err = j.readWindow(w)
-	// The read fails if the execution ends meanwhile, because that closes the blob's file. A second read opens the file
+	// If the execution ends during the read, the blob's file is closed and the read fails. A second read opens the file
 	// again.
 	if err != nil {
 		events, next, err = j.readWindow(w)
@@ -93,7 +93,7 @@ func (e entry) end() int64 {
 type cuts struct {
 	offset, head, tail int64 // offsets of text
 	available          int64 // bytes of stored text from offset on
-	omitted            int64 // bytes of stored text between head and tail; 0 after of has returned the omission
+	omitted            int64 // bytes of stored text between head and tail; 0 once the omission has been returned
 }
 
 // cutWindow computes where the head ends and the tail begins. Stored text may have gaps, so cutWindow adds up the

@@ -22,8 +22,8 @@ const maxOpenFiles = 4096
 const niceness = 10
 
 // launch turns this process into a kernel: it switches to the kernels' user, sets the limits and executes the kernel's
-// program. The guest starts it as root: the guest waits until `guest launch` has been executed, and code in the sandbox
-// could stop a process of the kernels' user before that.
+// program. The guest starts this process as root, because it waits until the process has executed `guest launch`, and
+// code in the sandbox could stop a process of the kernels' user before that.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
 	uid := flags.Int("uid", 0, "user and group to become")
