@@ -1,12 +1,12 @@
 // Command runsc is gVisor's runsc, built from gVisor's Go module with some patches (patch/) and three additions that make
 // starting and resuming a sandbox faster:
 //
-//   - The seccomp filter of a sandbox is compiled when runsc is built (filters/), as in gVisor's releases. Bazel does that
-//     for the releases. The Go module is made without it, so that every sandbox compiles the filter anew, which takes
-//     60 to 90 ms of CPU time.
+//   - The seccomp filter of a sandbox is compiled when runsc is built (filters/). gVisor's releases do the same, with
+//     Bazel. gVisor's Go module does not contain the compiled filter; a runsc built from the module alone would compile
+//     it for each sandbox, which takes 60 to 90 ms of CPU time.
 //   - A runsc process can be started before it is needed: `runsc stand-by` waits for its arguments.
-//   - The garbage collector rarely runs while a resumed sandbox decodes its state, because all decoded objects are still
-//     in use. This saves 40 of 350 ms.
+//   - The garbage collector rarely runs while a resumed sandbox decodes its state. It would find little to free, because
+//     all decoded objects are still in use. This saves 40 of 350 ms.
 package main
 
 import (
@@ -23,7 +23,8 @@ import (
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 )
 
-// compiled are the precompiled filters. The generated file compiled.go sets it; without that file it is empty.
+// compiled holds the filters that were compiled when runsc was built. The generated file compiled.go sets it. It is
+// empty in a build without that file.
 var compiled []precompiledseccomp.Program
 
 // programs is gVisor's map of precompiled filters, by name.
@@ -36,7 +37,7 @@ func main() {
 		return
 	}
 	if slices.Contains(os.Args, "boot") { // "runsc boot" is the process of the sandbox itself
-		filter.ListPrecompiled() // creates the map
+		filter.ListPrecompiled() // creates the map programs
 		for _, p := range compiled {
 			programs[p.Name] = p
 		}
@@ -52,18 +53,23 @@ func stoodBy() bool {
 	from := os.NewFile(3, "arguments")
 	defer from.Close()
 	var args []string
-	_, _ = os.Stdout.WriteString("+") // a runsc without stand-by does not write this, so the engine does not use it as one
+	// Announce that this process waits. gVisor's own runsc does not write this byte, so the engine does not use it as
+	// a standby.
+	_, _ = os.Stdout.WriteString("+")
 	err := json.NewDecoder(from).Decode(&args)
 	if err != nil {
 		return false
 	}
-	_, _ = os.Stdout.WriteString("+") // without this confirmation the engine starts another runsc with the same arguments
+	// Confirm the arguments. Without this byte, the engine kills this process and starts another runsc with the same
+	// arguments.
+	_, _ = os.Stdout.WriteString("+")
 	os.Args = append(os.Args[:1], args...)
 	return true
 }
 
-// waiting is a number of bytes above what a sandbox allocates before it receives the request to run or restore (4.5 MB). A
-// pooled sandbox can wait for that request for its whole life.
+// waiting is the number of allocated bytes above which collectLater assumes that the sandbox has received the request
+// to run or to restore a checkpoint. Before that request, a sandbox allocates 4.5 MB. A pooled sandbox may never
+// receive a request.
 const waiting = 8 << 20
 
 // collectLater raises the GC percentage until one or two seconds after the sandbox received its request, so that the

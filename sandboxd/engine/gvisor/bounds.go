@@ -22,11 +22,14 @@ import (
 // Limits of an image's manifest and configuration, which are held in memory. They are checked before the registry library
 // reads an image, because the library's limits are larger or missing.
 const (
-	maxConfigBytes    = 8 << 20
-	maxManifestBytes  = 4 << 20 // the usual limit of registries
-	maxJSONCommas     = 100_000 // in each JSON text: in memory, a short value can take a hundred times its length
-	maxLayers         = 1000    // Docker allows 127
-	maxArchiveEntries = 10_000  // in a `docker save` tar, which has a few entries for each layer
+	maxConfigBytes   = 8 << 20
+	maxManifestBytes = 4 << 20 // the usual limit of registries
+	// maxJSONCommas limits the number of values in each JSON text. In memory, a short value can take a hundred times
+	// the length of its text.
+	maxJSONCommas = 100_000
+	maxLayers     = 1000 // Docker allows 127 layers
+	// maxArchiveEntries limits the entries of a `docker save` tar, which has a few entries for each layer.
+	maxArchiveEntries = 10_000
 )
 
 func tooLarge(what string, maximum int64) error {
@@ -52,8 +55,9 @@ func tooManyValues(what string) error {
 	return sandbox.Errorf(sandbox.Limit, "the image's %s has more than %d values", what, maxJSONCommas)
 }
 
-// checkManifest refuses an image whose manifest is too large, or names a configuration that is too large or too many layers. That
-// is enough for a registry: its client reads no more of a configuration than the size in the manifest.
+// checkManifest refuses an image whose manifest is too large, or names a configuration that is too large or too many
+// layers. An image from a registry needs no other check, because the registry client never reads more of a
+// configuration than the size in the manifest.
 func checkManifest(img v1.Image) error {
 	text, err := img.RawManifest()
 	if err == nil {
@@ -78,7 +82,8 @@ func blobFile(layout string, digest v1.Hash) string {
 	return filepath.Join(layout, "blobs", digest.Algorithm, digest.Hex)
 }
 
-// checkBlobs refuses an image in an OCI layout whose files for the configuration or a layer are too large or not regular files.
+// checkBlobs refuses an image in an OCI layout if the file of its configuration or of a layer is too large, or is not a
+// regular file.
 func checkBlobs(layout string, img v1.Image) error {
 	if err := checkManifest(img); err != nil {
 		return err
@@ -98,8 +103,8 @@ func checkBlobs(layout string, img v1.Image) error {
 	return nil
 }
 
-// checkFile refuses a file of more than most bytes. It also refuses anything but a regular file, because opening a pipe can
-// block forever.
+// checkFile refuses a file of more than maximum bytes. It also refuses a file that is not a regular file, because
+// opening a pipe can block forever.
 func checkFile(name string, maximum int64, what string) error {
 	info, err := os.Stat(name)
 	switch {
@@ -119,8 +124,8 @@ type archiveEntry struct {
 	link string // the name of the entry that this entry links to, or empty
 }
 
-// checkArchive reads the headers of a `docker save` tar and returns the description of its only image. It refuses a tar
-// with no image or several, and one whose description or configuration is too large.
+// checkArchive reads the headers of a `docker save` tar and returns the description of the only image in it. It refuses
+// a tar that contains no image or several, and a tar whose description or configuration is too large.
 func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error) {
 	file, err := open()
 	if err != nil {
@@ -147,7 +152,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 		}
 		name := path.Clean(h.Name)
 		if _, again := entries[name]; again {
-			continue // the library reads the first entry of a name
+			continue // if several entries have this name, the library reads the first one
 		}
 		entry := archiveEntry{size: h.Size}
 		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
@@ -198,11 +203,12 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 	return described, nil
 }
 
-// boundedTransport limits the size of a registry's responses. It does not limit responses with blobs: their size is in the
-// manifest, and the client reads no more.
+// boundedTransport limits the size of a registry's responses. It does not limit a response that contains a blob: the
+// manifest contains the size of each blob, and the registry client reads no more bytes than that.
 type boundedTransport struct{ http.RoundTripper }
 
-// blobPath matches the path of a blob, and not that of a manifest in a repository with blobs in its name.
+// blobPath matches the path of a blob. It does not match the path of a manifest, even if the name of the repository
+// contains "blobs".
 var blobPath = regexp.MustCompile(`/blobs/[a-z0-9+._-]+:[0-9a-f]+$`)
 
 func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -210,7 +216,7 @@ func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	for from := req; ; from = from.Response.Request { // from the redirected request back to the original one
+	for from := req; ; from = from.Response.Request { // from the redirected request back to the original request
 		if blobPath.MatchString(from.URL.Path) {
 			return resp, nil
 		}
@@ -224,7 +230,7 @@ func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 type boundedBody struct {
 	io.ReadCloser
-	bytes, commas int // how many may still be read
+	bytes, commas int // how many bytes and commas may still be read
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {

@@ -15,17 +15,18 @@ import (
 )
 
 // cgroups describes the cgroup trees that limit sandboxes on this machine: one tree of version 2, or one tree for each
-// controller of version 1. For root, runsc creates a sandbox's cgroup from the profile. It is below the root of the
-// trees and not below the daemon's cgroup, because that cgroup may be removed when the daemon ends. Other users have a
-// part of the tree (delegated.go).
+// controller of version 1. If the daemon runs as root, runsc creates the cgroup of a sandbox from the profile. This
+// cgroup is below the root of the trees and not below the daemon's cgroup, because the daemon's cgroup may be removed
+// when the daemon ends. If another user runs the daemon, the cgroups are in the part of the tree that is delegated to
+// this user (delegated.go).
 type cgroups struct {
 	version int
-	trees   []string // the folders of the trees, or of the part that belongs to the user
-	base    string   // the path, in the tree, of the part that belongs to the user; empty for root
-	ours    bool     // the engine creates the cgroups of sandboxes, not runsc
+	trees   []string // the folders of the trees, or of the part that is delegated to the user
+	base    string   // the path, in the tree, of the part that is delegated to the user; empty for root
+	ours    bool     // true if the engine, and not runsc, creates the cgroups of sandboxes
 	swap    bool     // cgroups can limit swap
 	missing string   // why cgroups can't be used; empty if they can
-	remedy  string   // how a person can fix that
+	remedy  string   // how a person can make cgroups usable
 }
 
 const (
@@ -102,14 +103,14 @@ func (c cgroups) prepareParent() cgroups {
 	// units need. It does not disable a controller that is enabled further down, as runsc does for each sandbox.
 	switch err := os.WriteFile(cgroupMount+"/cgroup.subtree_control", []byte("+"+strings.Join(needed, " +")), 0); {
 	case errors.Is(err, syscall.EBUSY):
-		// Only the root cgroup of the machine may have both processes and enabled controllers. This one is the root of a
-		// container.
+		// The root cgroup that this process sees contains processes, so controllers can't be enabled in it. Only the
+		// machine's own root cgroup may have both: the cgroup is the root of a container.
 		c.missing = "the processes of this container are in the cgroup that is its root, and below such a one version 2 has no limits"
 		c.remedy = "start it with the host's cgroup namespace (docker run --cgroupns=host), or move them into a cgroup of their own before dormouse starts"
 	case err != nil:
 		c.missing = "controllers of cgroup v2 can't be enabled here"
 	}
-	_, err := os.Stat(parent + "/memory.swap.max") // missing if the machine's kernel has no swap support
+	_, err := os.Stat(parent + "/memory.swap.max") // the file does not exist if the machine's kernel has no swap support
 	c.swap = err == nil
 	return c
 }
@@ -123,8 +124,9 @@ func (c cgroups) path(name string) string {
 	return c.base + cgroupParent + "/" + name
 }
 
-// dirs returns the folders of an instance's cgroup, one for each tree. It returns none for a name that can't be an
-// instance's: for an empty name, for example, they would be the folders of the parent cgroup, which all homes share.
+// dirs returns the folders of an instance's cgroup, one for each tree. If name can't be the name of an instance, dirs
+// returns none. For an empty name, for example, it would otherwise return the folders of the parent cgroup, which all
+// homes share.
 func (c cgroups) dirs(name string) []string {
 	if !isInstance(name) {
 		return nil

@@ -26,13 +26,14 @@ import (
 // The checksums detect damage, not forgery. Only root and the daemon's own user can write to the folder of a
 // checkpoint, and they gain nothing from a forged checkpoint.
 type manifest struct {
-	Schema int              `json:"schema"`
-	Saved  time.Time        `json:"saved"` // just before the memory was written: the saved state is not older
+	Schema int `json:"schema"`
+	// Saved is the time just before the memory was written. The saved state is not older.
+	Saved  time.Time        `json:"saved"`
 	Build  string           `json:"runsc"`
 	Image  string           `json:"image"`
 	Guest  string           `json:"guest"`
 	Config string           `json:"config"` // sha256 of config.json
-	CPU    []string         `json:"cpu"`    // features that the code in memory may rely on
+	CPU    []string         `json:"cpu"`    // CPU features that the saved code may use
 	Files  []checkpointFile `json:"files,omitempty"`
 }
 
@@ -57,15 +58,15 @@ const (
 	manifestSchema = 1
 	manifestName   = "manifest.json"
 	blockBytes     = 4 << 20
-	// pieceBytes is how many bytes are read at once to compute a checksum. A piece fits into the cache of one CPU, and
-	// this takes half as long as reading whole blocks.
+	// pieceBytes is how many bytes are read at once to compute a checksum. Such a piece fits into the cache of one
+	// CPU, so that the computation takes half as long as with whole blocks.
 	pieceBytes = 128 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// manifestOf returns the manifest of a checkpoint that is made on this machine with this record and configuration. It
-// does not set Saved and Files.
+// manifestOf returns the manifest of a checkpoint that is made now, on this machine, of a sandbox with this record and
+// configuration. It does not set Saved and Files.
 func manifestOf(r record, config []byte) manifest {
 	return manifest{Schema: manifestSchema, Build: r.Build, Image: r.Image, Guest: r.Guest,
 		Config: sumOf(config), CPU: cpuFeatures()}
@@ -79,7 +80,8 @@ func seal(dir string, m manifest) error {
 	}
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
-		if err := os.Chmod(path, 0o600); err != nil { // in addition, other users have no access to the folder
+		// This is a second protection: other users have no access to the folder either.
+		if err := os.Chmod(path, 0o600); err != nil {
 			return err
 		}
 		s, err := checksumFile(path, true)
@@ -94,9 +96,9 @@ func seal(dir string, m manifest) error {
 	return writeManifest(dir, m)
 }
 
-// fits returns an error if a checkpoint with manifest m can't be restored, where now is the manifest that a checkpoint
-// made at present would have. The error is of kind unavailable if another machine or version could restore the
-// checkpoint, and of kind expired if nothing can.
+// fits returns an error if a checkpoint with the manifest m can't be restored. The parameter now is the manifest that a
+// checkpoint made at present would have. The error is of kind unavailable if another machine or version could restore
+// the checkpoint, and of kind expired if the checkpoint can never be restored.
 func (m manifest) fits(now manifest) error {
 	switch {
 	case m.Schema != now.Schema:
@@ -130,8 +132,8 @@ func (m manifest) whole(dir string) error {
 	return nil
 }
 
-// writeManifest writes a manifest with its own checksum. It syncs the file and the folder, and so the names of all
-// files in the folder.
+// writeManifest writes a manifest with its own checksum. It syncs the file, and the folder with the names of all its
+// files.
 func writeManifest(dir string, m manifest) error {
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -211,7 +213,8 @@ func checksumFile(path string, sync bool) (checkpointFile, error) {
 		return checkpointFile{}, fmt.Errorf("%s is no file", path)
 	}
 	synced := make(chan error, 1)
-	go func() { // the disk writes the file while the CPUs compute the checksums
+	// Sync the file in the background, so that the disk writes it while the CPUs compute the checksums.
+	go func() {
 		if sync {
 			synced <- file.Sync()
 		} else {

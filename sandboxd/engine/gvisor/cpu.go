@@ -16,7 +16,7 @@ var cpuFeatures = sync.OnceValue(func() []string {
 	}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
-		if name = strings.TrimSpace(name); name == "flags" || name == "Features" { // x86, and Arm
+		if name = strings.TrimSpace(name); name == "flags" || name == "Features" { // "flags" on x86, "Features" on Arm
 			return slices.Sorted(strings.FieldsSeq(value))
 		}
 	}

@@ -111,9 +111,9 @@ func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) erro
 	return e.started(ctx, id, build, p, own)
 }
 
-// launch calls runsc to create the processes of an instance whose folder exists. command is runsc's command run, restore
-// or create. launch returns the instance's process. If the configuration makes the guest listen on its stdin and stdout,
-// it also returns the stream over them, which the caller must close.
+// launch calls runsc to create the processes of an instance whose folder exists. The parameter command is the command
+// of runsc: "run", "restore" or "create". launch returns the instance's process. If the configuration makes the guest
+// listen on its stdin and stdout, launch also returns the stream over them, which the caller must close.
 func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build, command string, args ...string) (_ process, own *stdio.Stream, err error) {
 	cgroup, err := e.cgroups.open(in.name, config.Linux.Resources)
 	if err != nil {
@@ -148,7 +148,7 @@ func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build,
 	return p, own, nil
 }
 
-// notStarted returns the error for a sandbox that runsc could not start: the error of ctx if ctx has ended.
+// notStarted returns the error for a sandbox that runsc could not start. If ctx has ended, this is the error of ctx.
 func notStarted(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -156,7 +156,7 @@ func notStarted(ctx context.Context, cause error) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the sandbox could not be started by gVisor; the daemon's log has the details").WithCause(cause)
 }
 
-// started records the process of a sandbox, and waits for its guest.
+// started records the process of a sandbox, and waits until the sandbox's guest can be reached.
 func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process, own *stdio.Stream) error {
 	if own != nil {
 		e.streams.Add(id, own)
@@ -167,8 +167,8 @@ func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p pro
 	return e.awaitGuest(ctx, id, build, own)
 }
 
-// awaitGuest waits until the guest can be reached, over its own stdin and stdout or through `guest connect`. It offers
-// that stream to the next Dial.
+// awaitGuest waits until the guest of a sandbox can be reached, over the guest's own stdin and stdout or through `guest
+// connect`. It keeps the stream that has reached the guest for the next call of Dial.
 func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, own *stdio.Stream) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
@@ -197,17 +197,17 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	}
 }
 
-// openOwnStream opens the stream over the guest's own stdin and stdout, and reports whether the guest has accepted it. A
-// guest does not accept it if another stream was open when its memory was saved. It can still be reached through `guest
-// connect`.
+// openOwnStream opens the stream over the guest's own stdin and stdout, and reports whether the guest has accepted it.
+// The guest of a restored sandbox does not accept it if another stream was open when the memory was saved. Such a guest
+// can still be reached through `guest connect`.
 func openOwnStream(ctx context.Context, own *stdio.Stream) bool {
 	ctx, cancel := context.WithTimeout(ctx, ownStreamTimeout)
 	defer cancel()
 	return own.Open(ctx) == nil
 }
 
-// watchSandbox calls died when the sandbox's process has died. It returns then, or when ctx ends. Without it, awaitGuest
-// would wait long for a `runsc exec` in a sandbox that has died.
+// watchSandbox calls died when the sandbox's process has died. It returns after this call, or when ctx ends. Without
+// watchSandbox, awaitGuest would wait long for a `runsc exec` in a sandbox that has died.
 func (e *Engine) watchSandbox(ctx context.Context, id sandbox.ID, died context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

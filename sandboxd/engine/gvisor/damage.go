@@ -14,8 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// damaged returns an error of kind expired if err means that file, which a sandbox needs, is missing or damaged: the sandbox
-// is lost. It returns any other error, such as one of a failing disk, unchanged, because the file may be intact.
+// damaged returns an error of kind expired if err means that a file of a sandbox is missing or damaged. The sandbox is
+// then lost. The parameter file is the name of that file. damaged returns any other error unchanged, because the file
+// may be intact, for example if the disk fails.
 func damaged(file string, err error) error {
 	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
 		return lost("%s", damageOf(file)).WithCause(err)
@@ -49,8 +50,8 @@ func (s ociSpec) validate(id sandbox.ID) error {
 	return nil
 }
 
-// damage returns a text that names a damaged or missing file of a sandbox, which makes the sandbox lost. The text is empty
-// if the files are intact, or if they can't be read. A sandbox that is being created or removed can look damaged.
+// damage returns a text that names a damaged or missing file of a sandbox. Without this file, the sandbox is lost. The
+// text is empty if the files are intact or can't be read. A sandbox that is being created or removed can look damaged.
 func (l layout) damage(id sandbox.ID) string {
 	switch _, err := l.find(id); sandbox.KindOf(err) {
 	case sandbox.NotFound, sandbox.Expired:
@@ -73,7 +74,7 @@ func (e *Engine) sandboxCheck() engine.Check {
 	for _, id := range ids {
 		info, err := os.Lstat(e.layout.sandboxDir(id))
 		if err != nil || time.Since(info.ModTime()) < time.Minute && !(exists(e.layout.record(id)) && exists(e.layout.configFile(id))) {
-			continue // it is being created or removed
+			continue // the sandbox is being created or removed
 		}
 		if why := e.layout.damage(id); why != "" {
 			lost = append(lost, fmt.Sprintf("%s: %s", id, why))

@@ -48,7 +48,8 @@ func delegatedCgroups() cgroups {
 		}
 	}
 	if err == nil {
-		err = writeCgroup(parent, "cpu.weight", "50") // half of the default weight, which the user's other work has
+		// Half of the default weight, which the cgroups of the user's other programs have.
+		err = writeCgroup(parent, "cpu.weight", "50")
 	}
 	if err != nil {
 		c.missing = fmt.Sprintf("the cgroup that this user was given can't be used (%v)", err)
@@ -67,8 +68,8 @@ func ownCgroup() string {
 	return "/"
 }
 
-// writableCgroup returns the highest of a cgroup and its parents that this user may move processes into, or an empty
-// string if there is none.
+// writableCgroup returns the highest cgroup, among group and its parents, that this user may move processes into, or an
+// empty string if there is none.
 func writableCgroup(group string) (highest string) {
 	for ; group != "/" && unix.Access(cgroupMount+group+"/cgroup.procs", unix.W_OK) == nil; group = path.Dir(group) {
 		highest = group
@@ -80,8 +81,8 @@ func writeCgroup(dir, file, value string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
 }
 
-// open creates the cgroup of an instance, sets its limits, and returns its folder, which the caller must close. It returns
-// nil if runsc creates the cgroup, or if the instance has none.
+// open creates the cgroup of an instance, sets its limits, and returns the folder of the cgroup, which the caller must
+// close. It returns nil if runsc creates the cgroup, or if the instance has no cgroup.
 func (c cgroups) open(name string, r *ociResources) (*os.File, error) {
 	if !c.ours || c.missing != "" || r == nil {
 		return nil, nil
@@ -94,7 +95,8 @@ func (c cgroups) open(name string, r *ociResources) (*os.File, error) {
 		writeCgroup(dir, "memory.max", strconv.FormatInt(r.Memory.Limit, 10)),
 		writeCgroup(dir, "cpu.max", fmt.Sprintf("%d %d", r.CPU.Quota, r.CPU.Period)),
 		writeCgroup(dir, "pids.max", strconv.FormatInt(r.Pids.Limit, 10)))
-	if swapErr := writeCgroup(dir, "memory.swap.max", "0"); !errors.Is(swapErr, fs.ErrNotExist) { // missing without swap support
+	// The file does not exist if the machine's kernel has no swap support.
+	if swapErr := writeCgroup(dir, "memory.swap.max", "0"); !errors.Is(swapErr, fs.ErrNotExist) {
 		err = errors.Join(err, swapErr)
 	}
 	if err != nil {

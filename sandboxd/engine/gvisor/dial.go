@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// Dial implements [engine.Engine]. If the sandbox is being suspended or resumed, it waits until that is done.
+// Dial implements [engine.Engine]. While the sandbox is being suspended or resumed, Dial waits.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
@@ -41,8 +41,8 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// connect runs `guest connect` in a sandbox, which connects its stdin and stdout to the guest's socket, and returns them
-// as a stream. `guest connect` exits when its stdin is closed.
+// connect runs `guest connect` in a sandbox and returns the stdin and stdout of this program as a stream. The program
+// connects them to the guest's socket, and exits when its stdin is closed.
 func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*streams.Program, error) {
 	args := append([]string{"exec", "--user=0:0", "--cwd=/", e.layout.instanceOf(id).name}, engine.ConnectArgs()...)
 	s, err := e.stream(build, args...)

@@ -14,9 +14,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A running sandbox may have a fallback checkpoint, in its folder "kept": the latest one that [Engine.Checkpoint] wrote,
-// or the one that the sandbox was resumed from. If the sandbox's processes die, the sandbox becomes suspended in the
-// state of that checkpoint: [Engine.useFallback] writes the file endedName into the folder and renames it to "checkpoint".
+// A running sandbox may have a fallback checkpoint, in its folder "kept": the latest checkpoint that
+// [Engine.Checkpoint] wrote, or the checkpoint that the sandbox was resumed from. If the sandbox's processes die, the
+// sandbox becomes suspended in the state of that checkpoint: [Engine.useFallback] writes the file endedName into the
+// folder and renames the folder to "checkpoint".
 
 // endedName is the name of a file in the checkpoint of a sandbox that has fallen back to it. It contains a text for
 // people that says how the processes of the sandbox ended.
@@ -35,7 +36,7 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 		return err
 	}
 	if e.layout.suspended(id) {
-		return nil // the checkpoint of a suspended sandbox is complete
+		return nil // a suspended sandbox has a complete checkpoint already
 	}
 	if _, alive := e.layout.processOfSandbox(id); !alive {
 		if exists(e.layout.fallback(id)) {
@@ -87,8 +88,9 @@ func (e *Engine) useFallback(ctx context.Context, id sandbox.ID) error {
 }
 
 // readState returns the state of a sandbox. It reads only files and /proc, and the caller need not hold the sandbox's
-// lock: if the state changes at the same time, readState returns the old or the new one. A sandbox that is just being
-// suspended or resumed can look dead for a moment, so readState then tries again, up to three times in all.
+// lock: if the state changes at the same time, readState returns the old or the new state. A sandbox that is being
+// suspended or resumed can look dead for a moment. If the sandbox looks dead, readState therefore reads the state
+// again, up to three times in all.
 func (e *Engine) readState(id sandbox.ID) (c engine.Container) {
 	for range 3 {
 		if c = e.readStateOnce(id); c.Running || c.Suspended && c.AsOf.IsZero() {

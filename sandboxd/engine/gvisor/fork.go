@@ -10,15 +10,17 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Fork implements [engine.Forker]. If the original is running, Fork closes its streams. A new stream can be dialled when
-// Fork has returned.
+// Fork implements [engine.Forker]. If the original is running, Fork closes the streams to it. New streams can be
+// dialled after Fork has returned.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}
 	e.packer.abandon(from)
-	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // always in this order, so that two forks can't deadlock
+	// Always acquire the locks of the two sandboxes in the order of their ids, so that concurrent forks can't
+	// deadlock.
+	for _, id := range []sandbox.ID{min(from, to), max(from, to)} {
 		release, err := e.locks.acquire(ctx, id)
 		if err != nil {
 			return err
@@ -41,8 +43,8 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 }
 
 // startFork starts the fork, whose id is to, with the memory of the original, whose id is from. If the original is
-// suspended, startFork uses the original's checkpoint. Otherwise it makes a temporary checkpoint, which it neither syncs
-// nor protects with checksums, because it removes this checkpoint before Fork returns.
+// suspended, startFork uses the original's checkpoint. Otherwise it writes a temporary checkpoint. It neither syncs the
+// temporary checkpoint nor computes checksums for it, because the checkpoint is removed before Fork returns.
 func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r record) error {
 	dir := e.layout.checkpoint(to)
 	if e.layout.suspended(from) {

@@ -27,8 +27,8 @@ func fullDisk(err error, images string) string {
 	return "the disk that holds the daemon's home is full; free some space on it, by deleting sandboxes for example, and try again"
 }
 
-// mentionsFullDisk reports whether the text of an error contains the message for a full disk. If another program fails,
-// its output is all that the error contains.
+// mentionsFullDisk reports whether the text of an error contains the message for a full disk. It reads the text because
+// the error of a failed program contains only the program's output, and does not wrap ENOSPC.
 func mentionsFullDisk(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EDQUOT.Error()))
 }
@@ -45,8 +45,8 @@ func (i images) explainFullDisk(err error) error {
 	return err
 }
 
-// failedOnDisk returns the error for a failed step that reads or writes a checkpoint. The parameter what is the first part
-// of its message, and describes the failed step. The second part names the full disk or refers to the daemon's log.
+// failedOnDisk returns the error for a failed step that reads or writes a checkpoint. The parameter what describes the
+// failed step, and is the first part of the message. The second part names the full disk or refers to the daemon's log.
 func failedOnDisk(what string, cause error) *sandbox.Error {
 	if where := fullDisk(cause, ""); where != "" {
 		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(errFull, cause))

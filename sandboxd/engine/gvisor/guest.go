@@ -33,7 +33,9 @@ func (e *Engine) installGuest() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(making) // the new folder if a step failed, or the damaged folder that it replaced
+	// If a step fails, this removes the new folder. Otherwise it removes the damaged folder that the new folder has
+	// replaced, if any.
+	defer os.RemoveAll(making)
 	if err := errors.Join(writeTree(making, files), os.Chmod(making, 0o755), syncAll(making)); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}

@@ -10,7 +10,7 @@
 //   - the life cycle of a sandbox (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
 //   - running without root: user namespaces (rootless.go) and delegated cgroups (delegated.go)
 //   - streams to the guest: over the guest's own stdin and stdout (sandboxd/stdio), or through `guest connect` (dial.go)
-//   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); copying: [Engine.Fork] (fork.go);
+//   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); forking: [Engine.Fork] (fork.go);
 //     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (fallback.go)
 //   - snapshots that new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
 //   - work done in advance: a pooled sandbox for the next restore (spare.go), and runsc processes that wait for
@@ -175,7 +175,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		}
 		e.background.Go(func() {
 			lowerPriority()
-			_ = e.images.tidy(e.ctx, time.Now()) // the next start tries again
+			_ = e.images.tidy(e.ctx, time.Now()) // if this fails, the next start of the daemon tries again
 		})
 		e.background.Go(e.keepSpare)
 		if cfg.CompressAfter >= 0 {

@@ -51,7 +51,7 @@ type imageRef struct {
 func (i images) root(digest string) string { return filepath.Join(i.dir, digest, "rootfs") }
 
 func (i images) refFile(ref string) string {
-	sum := sha256.Sum256([]byte(ref)) // ref may contain characters that a file name can't
+	sum := sha256.Sum256([]byte(ref)) // ref may contain characters that a file name can't contain
 	return filepath.Join(i.dir, "refs", hex.EncodeToString(sum[:16])+".json")
 }
 
@@ -60,7 +60,8 @@ func (i images) find(ref string) (imageRef, error) {
 	var img imageRef
 	err := readJSON(i.refFile(ref), &img)
 	if errors.Is(err, errDamaged) {
-		return imageRef{}, noImage(ref) // a new import of the image writes the file again
+		// The file is damaged. A new import of the image replaces it.
+		return imageRef{}, noImage(ref)
 	}
 	if err == nil && img.Ref == ref && isDigest(img.Digest) {
 		if _, err = os.Stat(i.root(img.Digest)); err == nil {
@@ -144,7 +145,7 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 	if err != nil {
 		return err
 	}
-	defer func() { _ = i.trash(making) }() // making exists only if the import failed or the image existed already
+	defer func() { _ = i.trash(making) }() // if the import has succeeded, the folder has been renamed
 	rootfs, err := i.makeRoot(making)
 	if err != nil {
 		return err
@@ -159,7 +160,7 @@ func (i images) importLocked(ctx context.Context, fill func(rootfs string) (dige
 // makeRoot creates the folder rootfs in making, for an image to be unpacked in, and returns its path.
 func (i images) makeRoot(making string) (string, error) {
 	rootfs := filepath.Join(making, "rootfs")
-	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // Chmod, because of the umask
+	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // Chmod, because the umask can remove bits from the mode of Mkdir
 }
 
 // storeImage syncs an unpacked image, and then renames its folder to its digest. It does nothing if the image exists
@@ -211,8 +212,9 @@ func (i images) trash(dir string) error {
 	return os.Rename(dir, filepath.Join(trash, filepath.Base(dir)))
 }
 
-// removeTrash removes the folders in the trash. The caller need not hold the import lock, so that removing many files delays
-// no import. It returns early when ctx ends; the rest is removed after the next import or when an engine opens.
+// removeTrash removes the folders in the trash. The caller need not hold the import lock, so that removing many files
+// does not delay other imports. removeTrash returns early when ctx ends. The remaining folders are removed after the
+// next import or when an engine opens.
 func (i images) removeTrash(ctx context.Context) {
 	trash, _ := filepath.Glob(filepath.Join(i.dir, "trash-*"))
 	for _, dir := range trash {

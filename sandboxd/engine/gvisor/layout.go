@@ -106,7 +106,7 @@ func makeReal(dir string) (string, error) {
 type record struct {
 	Build  string `json:"runsc"` // the build of runsc
 	Guest  string `json:"guest"`
-	Image  string `json:"image"` // its digest
+	Image  string `json:"image"` // the digest of the image
 	Schema int    `json:"schema"`
 }
 
@@ -189,15 +189,15 @@ func (l layout) discard(dir string) error {
 	return os.RemoveAll(trash)
 }
 
-// trash moves a folder into a new trash folder, whose path it returns. The path is empty if the folder does not exist, or
-// if it was removed directly because the trash folder could not be created. If the caller does not remove the trash
-// folder, the next start does.
+// trash moves a folder into a new trash folder, and returns the path of the trash folder. The path is empty if the
+// folder does not exist, or if it was removed directly because the trash folder could not be created. If the caller
+// does not remove the trash folder, the next start of the daemon does.
 func (l layout) trash(dir string) (path string, err error) {
 	if !exists(dir) {
 		return "", nil
 	}
 	path, err = os.MkdirTemp(l.sandboxes(), ".trash-*")
-	if err != nil { // the disk is full, for example
+	if err != nil { // for example, because the disk is full
 		return "", os.RemoveAll(dir)
 	}
 	if err := os.Rename(dir, filepath.Join(path, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {

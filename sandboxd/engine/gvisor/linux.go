@@ -29,7 +29,8 @@ func detach(cmd *exec.Cmd) {
 	}
 }
 
-// startInCgroup makes a command start in a cgroup, whose folder must stay open until then. detach must be called first.
+// startInCgroup makes a command start in a cgroup. The folder of the cgroup must stay open until the command has
+// started. The caller must call detach first.
 func startInCgroup(cmd *exec.Cmd, cgroup *os.File) {
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 }
@@ -44,8 +45,9 @@ func syncAll(dir string) error {
 	return unix.Syncfs(int(file.Fd()))
 }
 
-// startWriteback starts writing a growing file to disk in the background, so that syncing it at the end takes less time.
-// It does not guarantee that any data is on disk. The caller must call stop, which ends this and waits for the goroutine.
+// startWriteback writes a growing file to disk in the background until stop is called, so that syncing the file at the
+// end takes less time. It does not guarantee that any data is on disk. The caller must call stop, which waits for the
+// goroutine to end.
 func startWriteback(path string) (stop func()) {
 	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -98,7 +100,7 @@ func links(info fs.FileInfo) uint64 {
 func lowerPriority() {
 	runtime.LockOSThread()
 	tid := unix.Gettid()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, 19) // if this fails, the goroutine slows others down
+	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, 19) // if this fails, the goroutine keeps its normal priority
 	const idleClass = 3 << 13
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, 1, uintptr(tid), idleClass)
 }

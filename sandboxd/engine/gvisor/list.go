@@ -18,7 +18,7 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	for _, id := range ids {
 		c := e.readState(id)
 		if !exists(e.layout.sandboxDir(id)) || e.snapshots.hides(id) {
-			continue // it was removed since ids returned, or it becomes a snapshot
+			continue // the sandbox was removed after ids returned, or will become a snapshot
 		}
 		list = append(list, c)
 	}
@@ -35,7 +35,8 @@ func (e *Engine) describeExit(id sandbox.ID) string {
 	case p.PID == 0 && exists(e.layout.process(id)):
 		return "ended, and the record of its process is damaged"
 	case p.PID == 0 && exists(e.layout.fallback(id)):
-		return "ended, and nothing says how" // the record of its process was not on disk yet when the power failed
+		// The record of the sandbox's process was not on disk yet when the power failed.
+		return "ended, and nothing says how"
 	case p.PID == 0:
 		return "nothing of it runs, and no saved memory is there"
 	case p.Boot != bootID():

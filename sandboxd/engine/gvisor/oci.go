@@ -62,7 +62,7 @@ type ociLinux struct {
 	MaskedPaths   []string       `json:"maskedPaths"`
 	ReadonlyPaths []string       `json:"readonlyPaths"`
 
-	Seccomp *engine.SeccompProfile `json:"seccomp,omitempty"` // nil if an older version made the sandbox
+	Seccomp *engine.SeccompProfile `json:"seccomp,omitempty"` // nil if an older version of the engine created the sandbox
 }
 
 type ociNamespace struct {

@@ -56,7 +56,8 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file checkpointFile, f
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
 	block, packed := make([]byte, blockBytes), []byte(nil)
-	sizes = make([]int, 0, len(file.Sums)) // not nil even for an empty file: nil means that a file is not compressed
+	// The slice must not be nil, even for an empty file: nil means that a file is not compressed.
+	sizes = make([]int, 0, len(file.Sums))
 	for i, sum := range file.Sums {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -77,8 +78,8 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file checkpointFile, f
 	return sizes, target.Sync()
 }
 
-// unpack decompresses the files of a checkpoint into a new folder at the path to. It first removes an older folder at that
-// path. The error is of kind expired if a file is damaged or missing.
+// unpack decompresses the files of a checkpoint into a new folder at the path to. It first removes an older folder at
+// that path. The error is of kind expired if a file of the checkpoint is damaged or missing.
 func (m manifest) unpack(ctx context.Context, from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// DefaultCompressAfter is how long a sandbox is suspended before its checkpoint is compressed, to about a quarter of its
-// size. A sandbox that is resumed earlier resumes faster, because its checkpoint need not be decompressed.
+// DefaultCompressAfter is how long a sandbox is suspended before its checkpoint is compressed, to about a quarter of
+// its size. A sandbox that is resumed before that time resumes faster, because its checkpoint need not be decompressed.
 const DefaultCompressAfter = time.Minute
 
 // packer compresses the checkpoints of suspended sandboxes, one at a time and with the lowest priority. It gives up
@@ -58,7 +58,8 @@ func (p *packer) begin(ctx context.Context, id sandbox.ID) (_ context.Context, e
 	}
 }
 
-// abandon cancels the compression of a sandbox's checkpoint, if it is in progress. It does not wait for its end.
+// abandon cancels the compression of a sandbox's checkpoint, if it is in progress. It does not wait until the
+// compression has ended.
 func (p *packer) abandon(id sandbox.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,7 +76,7 @@ func (e *Engine) packAll(ctx context.Context, after time.Duration) {
 		return
 	}
 	for _, id := range ids {
-		// This check is cheap for compressed checkpoints, which are the most: they have no pages file.
+		// Only an uncompressed checkpoint has a pages file. This check is cheap, and most checkpoints are compressed.
 		info, err := os.Stat(filepath.Join(e.layout.checkpoint(id), pagesFile))
 		if ctx.Err() == nil && err == nil && time.Since(info.ModTime()) >= after {
 			packing, end := e.packer.begin(ctx, id)
@@ -96,7 +97,9 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	if err := os.Mkdir(packing, 0o700); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(packing)) }() // the original after the exchange, or a failed attempt
+	// After the exchange, this folder contains the uncompressed checkpoint. If a step fails, it contains an incomplete
+	// one.
+	defer func() { err = errors.Join(err, os.RemoveAll(packing)) }()
 	seal, err := os.ReadFile(filepath.Join(dir, manifestName))
 	if err != nil {
 		return err
@@ -123,7 +126,7 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	defer release()
 	if now, err := os.ReadFile(filepath.Join(dir, manifestName)); err != nil || !bytes.Equal(now, seal) {
-		return err // the checkpoint is gone or was replaced
+		return err // the checkpoint was removed or replaced in the meantime
 	}
 	return e.layout.moveOrExchange(packing, dir)
 }

@@ -18,11 +18,11 @@ import (
 // process identifies a process uniquely. A pid alone is not enough, because the kernel reuses pids.
 type process struct {
 	PID   int    `json:"pid"`
-	Start string `json:"start"` // its start time in clock ticks since the boot, from /proc/PID/stat
-	Boot  string `json:"boot"`  // the id of that boot
+	Start string `json:"start"` // the start time of the process in clock ticks since the boot, from /proc/PID/stat
+	Boot  string `json:"boot"`  // the id of the machine's boot during which the process started
 }
 
-// processOf returns the process that has the pid now, or an error if it does not run.
+// processOf returns the process that has this pid now. It returns an error if no such process is running.
 func processOf(pid int) (process, error) {
 	start, running := statOf(pid)
 	if !running {
@@ -37,8 +37,8 @@ func (p process) alive() bool {
 }
 
 // runs reports whether the process is alive and belongs to an instance. It checks the command line, because a damaged
-// record can name any process, even one of another sandbox. A process that is exiting has no command line, and counts as
-// the instance's.
+// record can name any process, even one of another sandbox. A process that is exiting has an empty command line. runs
+// reports true for it, because the command line can't be checked.
 func (p process) runs(in instance) bool {
 	if !p.alive() {
 		return false
@@ -56,7 +56,8 @@ func statOf(pid int) (start string, running bool) {
 	if err != nil {
 		return "", false
 	}
-	// The second field, the name in parentheses, may itself contain spaces and parentheses, so cut after the last one.
+	// The second field, the name in parentheses, may itself contain spaces and parentheses, so cut after the last
+	// closing parenthesis.
 	_, rest, ok := strings.Cut(string(text[max(bytes.LastIndexByte(text, ')'), 0):]), ") ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
@@ -113,7 +114,8 @@ func isInstance(name string) bool { return sandbox.IsID(name) || spareName.Match
 // so that the file is invalid in the folder of another sandbox.
 func spareFile(name string, id sandbox.ID) []byte { return []byte(name + " " + string(id) + "\n") }
 
-// parseSpare parses the content that spareFile returns, or that of older versions, which is the name alone.
+// parseSpare parses the content of the file "spare". The content is the result of spareFile or, if an older version
+// wrote the file, the name alone.
 func parseSpare(text []byte, id sandbox.ID) (name string, ok bool) {
 	name, owner, named := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
 	return name, spareName.MatchString(name) && (!named || owner == string(id))
@@ -189,8 +191,8 @@ func isRunscOf(cmdline, sandboxDir string) bool {
 	return false
 }
 
-// killTimeout is how long to wait for killed processes to end. A process that takes longer is assumed to be stuck in the
-// machine's kernel.
+// killTimeout limits how long kill waits for killed processes to end. A process that takes longer is assumed to be
+// stuck in the machine's kernel.
 const killTimeout = 20 * time.Second
 
 // kill kills all processes of an instance, and returns when they have ended. record is the path of the file with the

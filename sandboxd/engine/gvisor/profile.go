@@ -80,7 +80,7 @@ func resources(l sandbox.Limits, swap bool) *ociResources {
 	memory := engine.GVisorMemory(l)
 	r := &ociResources{
 		Memory: ociMemory{Limit: memory},
-		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // 512 is half of the default on the host
+		CPU:    ociCPU{Shares: 512, Quota: int64(l.CPUs * cpuPeriod), Period: cpuPeriod}, // 512 is half of the default CPU shares of a cgroup
 		Pids:   ociPids{Limit: int64(l.Processes + engine.GuestPids + engine.GVisorPids)},
 	}
 	if swap {

@@ -27,8 +27,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// pullTimeout limits the duration of a pull. A pull may outlive the caller that started it, so that a later caller finds
-// the image.
+// pullTimeout limits the duration of a pull. A pull continues after the caller that started it has returned, so that a
+// later caller finds the image.
 const pullTimeout = 15 * time.Minute
 
 // pulls holds the pulls in progress, at most one for each image name.
@@ -102,7 +102,9 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 	}
 	if err == nil {
 		made, err = i.add(ctx, img, ref)
-		err = i.explainFullDisk(err) // so that the error below does not blame the registry for a full disk
+		// If the disk is full, return an error that names the disk. The error below would name the registry as the
+		// cause.
+		err = i.explainFullDisk(err)
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
@@ -149,7 +151,8 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 	return ref, e.images.explainFullDisk(err)
 }
 
-// fromTar returns the image of a `docker save` tar, and its name. The image's layers can be read until ctx ends.
+// fromTar returns the image of a `docker save` tar, and the name of the image. The layers of the image can be read
+// until ctx ends.
 func fromTar(ctx context.Context, path string) (v1.Image, string, error) {
 	open := func() (io.ReadCloser, error) {
 		file, err := os.Open(path)
@@ -183,7 +186,7 @@ func (f contextFile) Read(p []byte) (int, error) {
 	return f.File.Read(p)
 }
 
-// fromLayout returns the image of an OCI layout for this machine, and its name.
+// fromLayout returns the image for this machine in an OCI layout, and the name of the image.
 func fromLayout(path string) (v1.Image, string, error) {
 	if err := checkFile(filepath.Join(path, "index.json"), maxManifestBytes, "index"); err != nil {
 		return nil, "", err
@@ -297,8 +300,8 @@ func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer,
 	})
 }
 
-// layerReader reads the uncompressed tar of a layer. It opens the layer at the first Read, and checks the digest at the
-// end. The caller must call close.
+// layerReader reads the uncompressed tar of a layer. It opens the layer at the first Read, and checks the digest when
+// it has read the whole layer. The caller must call close.
 type layerReader struct {
 	ctx   context.Context
 	layer v1.Layer
@@ -315,7 +318,8 @@ func (l *layerReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	if l.open == nil {
-		// A layer that is not distributable is on another server than the registry, which the user has not chosen.
+		// A layer that is not distributable would be downloaded from a server other than the registry. The user has
+		// not chosen that server.
 		if kind, err := l.layer.MediaType(); err != nil || !kind.IsDistributable() {
 			return 0, errors.Join(fmt.Errorf("a layer of the kind %q can't be had", kind), err)
 		}

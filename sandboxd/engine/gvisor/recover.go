@@ -14,12 +14,12 @@ import (
 // recover completes or undoes the operations that a killed daemon left unfinished:
 //
 //   - A sandbox with a checkpoint is suspended. Its remaining processes are killed, because a suspend or a resume was
-//     interrupted. No client has received any result of them.
+//     interrupted. No client has received a result from these processes.
 //   - An incomplete checkpoint is removed, and the sandbox keeps running.
-//   - A sandbox whose processes have died falls back to its fallback checkpoint.
+//   - A sandbox whose processes have died becomes suspended with its fallback checkpoint, if it has one.
 //   - Folders that were being removed, and spares that no sandbox runs in, are removed.
 //
-// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. So does a damaged one.
+// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox stays for the same reason.
 //
 // If a step fails for a sandbox, on a full disk for example, recover adds a warning and continues with the other
 // sandboxes: the next operation that needs the step repeats it. recover returns an error only if the folder of the
@@ -35,7 +35,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			e.warn(fmt.Sprintf("sandbox %s is lost", id), errors.New(why))
 		}
 	}
-	if exists(e.layout.guest(e.guestName())) { // replaces the guest if it is damaged
+	if exists(e.layout.guest(e.guestName())) { // installGuest replaces the guest's files if they are incomplete
 		_, err := e.installGuest()
 		e.warn("the guest's files could not be checked", err)
 	}
@@ -76,7 +76,8 @@ func (e *Engine) clearTrash() error {
 	return nil
 }
 
-// prune removes each guest and runsc that no sandbox needs and that is not the current one.
+// prune removes each guest and runsc that no sandbox needs and that is not the current one. It removes nothing if a
+// sandbox's record can't be read.
 func (e *Engine) prune(ids []sandbox.ID) error {
 	needed := map[string]bool{"runsc-" + e.build: true}
 	for _, id := range ids {
@@ -85,7 +86,9 @@ func (e *Engine) prune(ids []sandbox.ID) error {
 			continue // the creation of this sandbox was not completed
 		}
 		if err != nil {
-			return nil // it is unknown what this sandbox needs, so remove nothing
+			// The record of this sandbox is damaged or can't be read. The sandbox may need any guest and runsc, so
+			// remove nothing.
+			return nil
 		}
 		needed["runsc-"+r.Build], needed[r.Guest] = true, true
 	}

@@ -41,9 +41,10 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// end kills all processes of a sandbox, closes its streams, and removes its cgroup and runsc's files about it. It does not
-// call runsc for this, because runsc identifies a process only by its pid: if it recorded the pid before a reboot, or
-// before the sandbox died, another process may have that pid now. The caller must hold the sandbox's lock.
+// end kills all processes of a sandbox, closes its streams, and removes its cgroup and the files that runsc keeps about
+// it. It does not call runsc for this, because runsc identifies a process only by its pid. If the machine was rebooted
+// or the sandbox died after runsc recorded the pid, another process may have that pid now. The caller must hold the
+// sandbox's lock.
 func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 	if err := e.endInstance(ctx, e.layout.instanceOf(id), e.layout.process(id)); err != nil {
 		return err
@@ -52,8 +53,9 @@ func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 	return removeFiles(e.layout.process(id), e.layout.spareOf(id))
 }
 
-// endInstance kills all processes of an instance, and removes its cgroup and runsc's files about it. If the instance is a
-// spare, it removes its folder, too. record is the path of the file with the instance's process, or empty.
+// endInstance kills all processes of an instance, and removes its cgroup and the files that runsc keeps about it. If
+// the instance is a spare, endInstance removes the spare's folder, too. The parameter record is the path of the file
+// with the instance's process, or empty.
 func (e *Engine) endInstance(ctx context.Context, in instance, record string) error {
 	if err := e.kill(ctx, in, record); err != nil {
 		return err

@@ -25,13 +25,13 @@ func asRoot(attr *syscall.SysProcAttr) {
 	attr.Cloneflags |= syscall.CLONE_NEWUSER
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	// The mount namespace is created in a second step. That step fails, as it should, if AppArmor allows the user namespace
-	// but gives its root no capabilities.
+	// The mount namespace is created in a second step, after the user namespace. If AppArmor allows the user namespace
+	// but gives its root no capabilities, this step fails, so that tryNamespace detects this case.
 	attr.Unshareflags |= syscall.CLONE_NEWNS
 }
 
 // tryNamespace returns an error if the daemon's user is not root and can't become root in a user namespace on this
-// machine. It runs program in such a namespace to find out.
+// machine. To check this, it runs program in such a namespace.
 func tryNamespace(program string) error {
 	if !rootless() {
 		return nil
@@ -47,8 +47,8 @@ func tryNamespace(program string) error {
 	return nil
 }
 
-// whyNoNamespace returns the error for a user namespace that could not be created. Its message names the setting in sys,
-// which is /proc/sys, that forbids it.
+// whyNoNamespace returns the error for a user namespace that could not be created. Its message names the setting that
+// forbids user namespaces. The parameter sys is the folder /proc/sys.
 func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 	is := func(setting, value string) bool {
 		text, err := fs.ReadFile(sys, strings.ReplaceAll(setting, ".", "/"))

@@ -21,8 +21,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// findRunsc returns the path of the runsc program to use, and a text for people that says why. asked is the configured
-// path, or empty.
+// findRunsc returns the path of the runsc program to use, and a text for people that says why this program was chosen.
+// The parameter asked is the configured path, or empty.
 func findRunsc(asked string) (path, why string, err error) {
 	if asked != "" {
 		if _, err := os.Stat(asked); err != nil {
@@ -125,7 +125,7 @@ func (l layout) keepRunsc(path string, shared images) (build string, err error) 
 		if os.Link(share, making) == nil {
 			return nil
 		}
-		return copyProgram(share, making) // the two folders are on different file systems
+		return copyProgram(share, making) // a hard link is impossible: the two folders are on different file systems
 	})
 	if err != nil {
 		return "", fmt.Errorf("keep runsc: %w", err)
@@ -167,13 +167,14 @@ func (l layout) flags(ignoreCgroups bool) []string {
 	list := []string{
 		"--root=" + l.runscRoot(),
 		"--platform=systrap",
-		"--network=none",  // only gVisor's loopback interface
+		"--network=none",  // a sandbox has only gVisor's loopback interface
 		"--overlay2=none", // the only writable files are in mounts, which have a size limit
 		"--host-uds=none",
 		"--host-fifo=none",
 		"--oci-seccomp",                  // gVisor's kernel applies the profile's seccomp filter
 		"--file-access-mounts=exclusive", // the mounted files of the host never change
-		// The gofer gets its own network namespace. To share one, runsc would need a mount in its folder.
+		// The gofer of each sandbox gets its own network namespace. For a network namespace that all gofers share,
+		// runsc would need a mount in its folder.
 		"--gofer-network-namespace=new",
 	}
 	if ignoreCgroups {
@@ -197,8 +198,8 @@ func (e *Engine) command(build string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// runscTimeout limits the duration of a call of runsc. The end of a context does not end a call earlier, because the
-// call may be half done.
+// runscTimeout limits the duration of a call of runsc. A call that has started is not interrupted when its context
+// ends, because an interrupted call could leave its work half done.
 const runscTimeout = 2 * time.Minute
 
 // call runs runsc and waits until it ends. If it fails, the error contains its stderr. call does not start runsc if ctx
@@ -220,8 +221,8 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 	return nil
 }
 
-// stream starts runsc, or passes the arguments to a standby. runsc writes the reason of a failure to stderr and no log.
-// The caller must close the result.
+// stream starts runsc, or passes the arguments to a standby. It turns the log of runsc off, because runsc writes the
+// reason of a failure to stderr, too. The caller must close the result.
 func (e *Engine) stream(build string, args ...string) (*streams.Program, error) {
 	args = append([]string{"--log=/dev/null"}, args...)
 	if s := e.standbys.acquire(build); s != nil && s.sendArguments(e.arguments(args)) {
@@ -233,8 +234,9 @@ func (e *Engine) stream(build string, args ...string) (*streams.Program, error) 
 // start runs a command of runsc that leaves processes running, and waits until the command itself has ended. If cgroup
 // is not nil, the command and these processes run in that cgroup. The parameter what is the command's name, for errors.
 //
-// The remaining processes would hold a pipe to stderr open. start therefore reads the command's messages from a pipe for
-// the log (--log-fd=3), and closes its end when the command has ended. Later messages are dropped.
+// start does not read the command's stderr: the remaining processes inherit it, so a read would not end before they do.
+// Instead, start reads the messages that the command writes to its log, which is a pipe (--log-fd=3), and closes the
+// pipe when the command has ended. Later messages are dropped.
 func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -255,7 +257,8 @@ func (e *Engine) start(ctx context.Context, cgroup *os.File, cmd *exec.Cmd, what
 	startErr := e.run(cmd, said, what)
 	writer.Close()
 	if startErr != nil {
-		select { // wait for the rest of the log, but not long: a process that hangs may hold the pipe open
+		// Wait for the rest of the log, but at most 200 ms: a process that hangs may keep the pipe open.
+		select {
 		case <-read:
 		case <-time.After(200 * time.Millisecond):
 		}

@@ -19,22 +19,23 @@ import (
 )
 
 const (
-	// maxSnapshots limits the number of snapshots. Each combination of image, language and limits that was requested
-	// lately has one. With Dormouse's image a snapshot takes about 100 MB.
+	// maxSnapshots limits the number of snapshots. There is one snapshot for each combination of image, language and
+	// limits that was requested lately. With Dormouse's image a snapshot takes about 100 MB.
 	maxSnapshots = 8
-	// maxSnapshotAge is how long a snapshot is used.
+	// maxSnapshotAge is the age at which a snapshot is no longer used.
 	maxSnapshotAge = sandbox.MaxTTL / 2
 )
 
-// makingLife is the TTL of the sandbox that a snapshot is made from. It is longer than making a snapshot takes. If the
-// daemon is killed before the snapshot is complete, the guest ends the sandbox when this TTL is reached. A sandbox that
-// starts from the snapshot has this old expiry in its memory; its guest waits until the daemon sends the new one.
+// makingLife is the TTL of the sandbox that a snapshot is made from. It is longer than the time to make a snapshot. If
+// the daemon is killed before the snapshot is complete, the guest ends the sandbox when this TTL is reached. A sandbox
+// that starts from the snapshot still has this TTL in its memory, which may have been reached long ago; its guest
+// therefore waits until the daemon sends the new expiry.
 var makingLife = 5 * time.Minute
 
 // snapshots is the state of an engine's snapshots. On disk a snapshot is the folder of a suspended sandbox under another
 // name.
 type snapshots struct {
-	making sync.Mutex // held while one is made
+	making sync.Mutex // held while a snapshot is made
 
 	mu     sync.Mutex
 	hidden map[sandbox.ID]bool // sandboxes that become snapshots, which List does not return
@@ -72,7 +73,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	defer release()
 	img, err := e.images.find(spec.Image)
 	if err != nil {
-		return false, nil // the caller then calls Create, which may pull the image and returns a better error
+		return false, nil // the image is missing: the caller then calls Create, which may pull the image
 	}
 	r, _, err := e.plan(spec, img)
 	if err != nil {
@@ -83,7 +84,8 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 		return false, err
 	}
 	err = e.images.explainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r))
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) { // the manager then makes a new one
+	// The snapshot itself may be the cause: remove it, so that the manager makes a new snapshot.
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) {
 		err = errors.Join(err, e.layout.discard(dir))
 	}
 	return err == nil, err
@@ -128,7 +130,8 @@ func (e *Engine) wantSpare(dir, build string) error {
 	return nil
 }
 
-// check checks that the files of a snapshot are intact. It reads them only the first time.
+// check checks that the files of a snapshot are intact. If they are, later calls for the same folder return nil without
+// reading the files.
 func (s *snapshots) check(m manifest, dir string) error {
 	s.mu.Lock()
 	known := s.whole[dir]
@@ -165,7 +168,7 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 		return err
 	}
 	defer func() {
-		if err == nil { // so that the first sandbox that starts from the snapshot finds a spare
+		if err == nil { // request a spare for the first sandbox that starts from the snapshot
 			err = e.wantSpare(dir, r.Build)
 		}
 	}()
@@ -192,8 +195,8 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 	return nil
 }
 
-// storeSnapshot suspends a sandbox and turns its folder into the snapshot dir. It replaces an older snapshot. The sandbox
-// does not exist afterwards.
+// storeSnapshot suspends a sandbox and turns its folder into the snapshot at the path dir. It replaces an older
+// snapshot at that path. When storeSnapshot returns nil, the sandbox does not exist any more.
 func (e *Engine) storeSnapshot(ctx context.Context, id sandbox.ID, dir string) error {
 	if err := e.Suspend(ctx, id); err != nil {
 		return err

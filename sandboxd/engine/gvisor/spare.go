@@ -19,7 +19,7 @@ import (
 
 // A spare is a pooled sandbox: runsc has created its two processes, which wait for a checkpoint to restore, and no
 // code runs in it. A sandbox that is resumed, forked or started from a snapshot runs in the spare, if the spare has the
-// same configuration, and need not wait until its processes are created. An engine has at most one spare. A spare is
+// same configuration. It then need not wait until its processes are created. An engine has at most one spare. A spare is
 // used once, and takes some 30 MB of memory. It ends with the engine, even if the daemon is killed: until it restores a
 // checkpoint, it exits when its stdin is closed (third_party/runsc).
 
@@ -29,7 +29,7 @@ const spareDelay = 500 * time.Millisecond
 
 // spares holds at most one spare.
 type spares struct {
-	wants chan spareKind // has a buffer of one, for the latest request
+	wants chan spareKind // a channel with a buffer of one, which holds the latest request
 
 	mu    sync.Mutex
 	ready *spare
@@ -43,9 +43,9 @@ type spareKind struct {
 
 type spare struct {
 	instance
-	sum     string // the checksum of its kind
+	sum     string // the checksum of the kind of the spare
 	process process
-	own     *stdio.Stream // over the guest's stdin and stdout, or nil if the guest does not listen there
+	own     *stdio.Stream // the stream over the guest's stdin and stdout, or nil if the guest does not listen on them
 }
 
 // kindOf returns the kind of spare that fits a sandbox with this runsc build and configuration.
@@ -55,7 +55,7 @@ func kindOf(build string, config ociSpec) spareKind {
 }
 
 func (k spareKind) sum() string {
-	text, _ := json.Marshal(k.config) // can't fail: there are only strings and numbers
+	text, _ := json.Marshal(k.config) // can't fail: the configuration contains only strings and numbers
 	return sumOf(append(text, k.build...))
 }
 
@@ -70,7 +70,7 @@ func (s *spares) want(k spareKind) {
 	s.wants <- k
 }
 
-// acquire returns the spare if it is alive and of that kind, and nil otherwise. The spare then belongs to the caller.
+// acquire returns the spare if it is alive and of the kind k, and nil otherwise. The caller then owns the spare.
 func (s *spares) acquire(k spareKind) *spare {
 	sum := k.sum()
 	s.mu.Lock()
@@ -97,9 +97,11 @@ func (e *Engine) keepSpare() {
 		case <-quiet.C:
 			e.keepStandbys(wanted.build)
 			if e.dropSpare(wanted.sum()) || !isPatchedRunsc(e.layout.runsc(wanted.build)) {
-				continue // gVisor's own runsc ignores its stdin, so that its spare would outlive a killed daemon
+				// There is a matching spare, or runsc is gVisor's own. That runsc ignores its stdin, so its spare
+				// would outlive a killed daemon.
+				continue
 			}
-			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // if it fails, starts are slower
+			if made, err := e.makeSpare(e.ctx, wanted); err == nil { // without a spare, the next start only takes longer
 				e.spares.mu.Lock()
 				e.spares.ready = made
 				e.spares.mu.Unlock()
@@ -123,7 +125,7 @@ func (e *Engine) dropSpare(sum string) (is bool) {
 	if it != nil && !is {
 		ctx, cancel := cleanup(e.ctx)
 		defer cancel()
-		_ = e.endInstance(ctx, it.instance, "") // if this fails, the next start ends the spare
+		_ = e.endInstance(ctx, it.instance, "") // if this fails, the next start of the daemon ends the spare
 		it.close()
 	}
 	return is
@@ -182,7 +184,8 @@ func (e *Engine) endSpares(ctx context.Context) error {
 			continue
 		case isInstance(in.name):
 			err = e.endInstance(ctx, in, "")
-		default: // it does not have the name of a spare, so no engine has made it
+		// The folder does not have the name of a spare, so the engine has not created it.
+		default:
 			err = os.RemoveAll(in.bundle)
 		}
 		if err != nil {
@@ -192,8 +195,8 @@ func (e *Engine) endSpares(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// restoreInto starts a sandbox in a spare from runsc's files in dir. If it fails, it closes the spare's stream. The
-// caller must then end the sandbox, and with it the spare.
+// restoreInto starts a sandbox in a spare, from runsc's files in dir. If restoreInto fails, it closes the spare's
+// stream, and the caller must end the sandbox, which also ends the spare.
 func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build, dir string) error {
 	if err := durable.Replace(e.layout.spareOf(id), spareFile(s.name, id), 0o600); err != nil {
 		endCtx, cancel := cleanup(ctx)

@@ -12,17 +12,19 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// A standby is a runsc process that was started in advance and waits for its arguments. Starting runsc takes 9 ms of CPU
-// time. Without a standby, a resume would wait for that once, and a fork twice (checkpoint, restore).
+// A standby is a runsc process that was started in advance and waits for its arguments. Starting runsc takes 9 ms of
+// CPU time. Without standbys, a resume would wait for one start of runsc, and a fork for two (checkpoint and restore).
 type standby struct {
 	*streams.Program
-	arguments *os.File // the pipe for the arguments, which are written once
+	arguments *os.File // the pipe to which the arguments are written, once
 }
 
-// standbyCommand is the last argument of a standby, instead of a command of runsc (third_party/runsc).
-const standbyCommand = "stand-by" // an older build has "standby" instead, and does not confirm that it has read its arguments
+// standbyCommand is the last argument of a standby, in the place of a command of runsc (third_party/runsc). Older builds of
+// runsc use the argument "standby" instead. The engine does not use them as standbys, because they don't confirm that they
+// have read their arguments.
+const standbyCommand = "stand-by"
 
-// standbyCount is how many standbys the engine keeps: as many as a fork uses.
+// standbyCount is how many standbys the engine keeps. A fork uses two.
 const standbyCount = 2
 
 // standbys holds the waiting standbys, which are all of the same build.
@@ -32,7 +34,7 @@ type standbys struct {
 	ready []*standby
 }
 
-// acquire returns a standby of that build, or nil if none is waiting. The standby then belongs to the caller.
+// acquire returns a standby of this build, or nil if none is waiting. The caller then owns the standby.
 func (l *standbys) acquire(build string) *standby {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,13 +64,13 @@ func (s *standby) sendArguments(args []string) bool {
 	return err == nil
 }
 
-// keepStandbys starts standbys of a build until standbyCount of them wait. It ends those of other builds.
+// keepStandbys starts standbys of a build until standbyCount of them are waiting. It ends the standbys of other builds.
 func (e *Engine) keepStandbys(build string) {
 	l := &e.standbys
 	for l.count(build) < standbyCount {
 		s, err := e.makeStandby(e.ctx, build)
 		if err != nil {
-			return // calls of runsc are slower then
+			return // without standbys, calls of runsc only take longer
 		}
 		l.mu.Lock()
 		l.ready = append(l.ready, s)

@@ -13,11 +13,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// Suspend implements [engine.Suspender]. The sandbox counts as suspended from the moment when its checkpoint is
-// renamed to its final name. If a step before that fails, or the daemon is killed, the sandbox keeps running, because
-// runsc leaves it running after a checkpoint. Work that the sandbox does after the checkpoint and before its processes
-// end is discarded. Its results can't have been seen: all streams are closed by then, and the sandbox has no other
-// connection to the outside.
+// Suspend implements [engine.Suspender]. The sandbox counts as suspended from the moment when its checkpoint is renamed
+// to its final name. If a step before that fails, or the daemon is killed, the sandbox keeps running, because runsc
+// leaves the sandbox running after a checkpoint. Work that the sandbox does after the checkpoint and before its
+// processes end is discarded. No client can have seen the results of this work: all streams are closed by then, and the
+// sandbox has no other connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
 	release, err := e.locks.acquire(ctx, id)
@@ -45,9 +45,9 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.fallback(id)))
 }
 
-// saveCheckpoint writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the checkpoint
-// under another name, and then replaces an older folder at that path in one step. The sandbox keeps running. The caller
-// must hold the sandbox's lock.
+// saveCheckpoint writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the
+// checkpoint under another name, and then moves it to the path in one step. An older folder at that path is replaced.
+// The sandbox keeps running. The caller must hold the sandbox's lock.
 func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
 	if _, err := e.layout.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err
@@ -88,13 +88,13 @@ func (e *Engine) replaceDir(making, to string) error {
 	return e.drop(making)
 }
 
-// drop removes a folder, if it exists. The folder has lost its name when drop returns; its content is removed in the
-// background. To free the disk space of a large file takes time (0.2 s for 130 MB on ext4 with discard), and suspend,
-// resume and fork should not wait for it.
+// drop removes a folder, if it exists. When drop returns, there is no folder at the path dir. The files are removed in
+// the background, because removing a large file takes time (0.2 s for 130 MB on ext4 with discard), and suspend, resume
+// and fork should not wait for it.
 func (e *Engine) drop(dir string) error {
 	trash, err := e.layout.trash(dir)
 	if err == nil && trash != "" {
-		e.background.Go(func() { _ = os.RemoveAll(trash) }) // if this fails, the next start removes the folder
+		e.background.Go(func() { _ = os.RemoveAll(trash) }) // if this fails, the next start of the daemon removes the folder
 	}
 	return err
 }
@@ -102,8 +102,8 @@ func (e *Engine) drop(dir string) error {
 // pagesFile is the name of the only large file in a checkpoint: the content of the memory.
 const pagesFile = "pages.img"
 
-// writeCheckpoint creates the folder dir and calls runsc to write a checkpoint of a running sandbox to it. It closes the
-// sandbox's streams first. The sandbox keeps running. If dump fails, it removes the folder.
+// writeCheckpoint creates the folder dir and calls runsc to write a checkpoint of a running sandbox to it. It closes
+// the sandbox's streams first. The sandbox keeps running. If runsc fails, writeCheckpoint removes the folder.
 func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -129,8 +129,9 @@ func notSaved(cause error) *sandbox.Error {
 	return failedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
 }
 
-// Resume implements [engine.Suspender]. When the guest has answered, the checkpoint becomes the sandbox's fallback
-// checkpoint. If a step before that fails, or the daemon is killed, the sandbox stays suspended.
+// Resume implements [engine.Suspender]. When the guest of the resumed sandbox has answered, the sandbox's checkpoint
+// becomes its fallback checkpoint. If a step fails, including this last one, or the daemon is killed before it, the
+// sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
 	e.packer.abandon(id)
@@ -191,7 +192,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	}
 	if m.packed() {
 		open := e.layout.openCheckpoint(id)
-		defer os.RemoveAll(open) // if this fails, the folder is removed at the next start or with the sandbox
+		defer os.RemoveAll(open) // if this fails, the folder is removed at the next start of the daemon or with the sandbox
 		if err := m.unpack(ctx, dir, open); err != nil {
 			return err
 		}
@@ -200,9 +201,10 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 	return e.restoreAndVerify(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
 }
 
-// restoreAndVerify starts a sandbox from runsc's files in dir, and calls whole at the same time to check these files. If
-// they are damaged, runsc may have started a sandbox with damaged memory. No client can use that sandbox: the caller
-// holds the sandbox's lock, and ends the sandbox when restoreAndVerify returns an error.
+// restoreAndVerify starts a sandbox from runsc's files in dir. At the same time it calls the parameter whole, which
+// checks these files. If the files are damaged, runsc may have started a sandbox with damaged memory. No client can use
+// this sandbox, because the caller holds the sandbox's lock and ends the sandbox when restoreAndVerify returns an
+// error.
 func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
 	damage := make(chan error, 1)
 	go func() { damage <- whole() }()
@@ -213,9 +215,9 @@ func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir
 	return startErr
 }
 
-// startFromCheckpoint starts a sandbox from runsc's files in dir. The sandbox runs before runsc has read all of its
-// memory: runsc reads the pages that the sandbox needs first. When startFromCheckpoint returns nil, runsc has the files
-// open, so that the caller may rename or remove them.
+// startFromCheckpoint starts a sandbox from runsc's files in dir. The sandbox runs before runsc has read all of the
+// saved memory: runsc reads the pages that the sandbox needs first. When startFromCheckpoint returns nil, runsc has
+// opened the files, so the caller may rename or remove them.
 func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
 	config, err := e.layout.config(id)
 	if err != nil {

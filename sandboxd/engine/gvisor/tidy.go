@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// unusedFor is how long an image or a runsc must have been unused before it is removed.
+// unusedFor is how long an image or a runsc must have been unused before tidy removes it.
 const unusedFor = 30 * 24 * time.Hour
 
 // registerHome records the path of a home whose sandboxes use these images.
@@ -46,10 +46,10 @@ func (i images) markUsed(digest string) {
 	_ = os.Chtimes(filepath.Join(i.dir, digest), now, now) // if this fails, tidy may remove the image too early
 }
 
-// tidy removes the leftovers of killed imports, unused images, and each copy of runsc that no home has a link to. An image
-// is unused if no sandbox of any home needs it, it was not used for unusedFor, and it is not the latest image of its name
-// (without the tag). If it is unknown which images a home needs, tidy removes no images. It does nothing but empty the
-// trash while an image is being imported.
+// tidy removes the leftovers of killed imports, unused images, and each copy of runsc that no home has a link to. An
+// image is unused if no sandbox of any home needs it, it was not used for unusedFor, and it is not the latest image of
+// its name (without the tag). If it is unknown which images a home needs, tidy removes no images. While an image is
+// being imported, tidy only empties the trash.
 func (i images) tidy(ctx context.Context, now time.Time) error {
 	defer i.removeTrash(ctx)
 	lock := flock.New(filepath.Join(i.dir, "import.lock"))
@@ -101,8 +101,8 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 			return nil, err
 		}
 		if filepath.Base(file) != homeFile(string(text)) {
-			// The file is damaged, so it is unknown which images that home needs. Opening the home writes the file again. If that
-			// has not happened for long, the file is removed.
+			// The file is damaged, so it is unknown which home it belonged to, and which images that home needs.
+			// Opening the home creates a new file. The damaged file is removed when it is older than unusedFor.
 			info, err := os.Stat(file)
 			if err == nil && now.Sub(info.ModTime()) > unusedFor {
 				err = os.Remove(file)
@@ -128,7 +128,7 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 		for _, id := range ids {
 			r, err := home.find(id)
 			if sandbox.KindOf(err) == sandbox.NotFound {
-				continue // it is being created, or its creation was not completed
+				continue // the sandbox is being created, or its creation was not completed
 			}
 			if err != nil {
 				return nil, err
@@ -139,7 +139,7 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 	return needed, nil
 }
 
-// named reads the files in refs. It returns the digests of the latest image of each name, without regard to tags, and the
+// named reads the files in refs. It returns the digests of the latest image of each name (without the tag), and the
 // files that refer to each digest. It removes damaged files.
 func (i images) named() (latest map[string]bool, refs map[string][]string, err error) {
 	type version struct {

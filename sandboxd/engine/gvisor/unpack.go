@@ -20,8 +20,9 @@ import (
 // Limits of an unpacked image. No real image needs more, and they stop archives that are made to fill the disk.
 const (
 	maxImageBytes = 24 << 30
-	maxImageFiles = 1_000_000 // includes folders, and files that a later layer hides
-	// Limits of each path, before and after its links are followed. Each folder of a path costs time.
+	maxImageFiles = 1_000_000 // the number of files, including folders and files that a later layer hides
+	// Limits of each path, before and after its links are followed. The depth is limited because resolving each folder
+	// of a path takes time.
 	maxPath  = 4 << 10 // bytes
 	maxDepth = 128     // folders
 	// Limits of a tar's headers.
@@ -38,7 +39,7 @@ type tree struct {
 	ctx     context.Context
 	root    *os.Root
 	folders map[string]attributes // the attributes of folders, which finish sets
-	real    map[string]bool       // folders whose path contains no link
+	real    map[string]bool       // true for a folder whose path contains no link
 
 	// How much may still be unpacked: content of files, names, bytes of all layers, and number of files.
 	bytes, names, input int64
@@ -161,8 +162,8 @@ func checkPath(name string) error {
 
 // Names of entries that hide files of the layers below.
 const (
-	whiteout       = ".wh."         // a prefix: the entry hides the file with the rest of the name
-	opaqueWhiteout = ".wh..wh..opq" // hides all files in the entry's folder
+	whiteout       = ".wh."         // a prefix: the entry hides the file whose name follows the prefix
+	opaqueWhiteout = ".wh..wh..opq" // the name of an entry that hides all files of the layers below in the same folder
 )
 
 func (t *tree) applyOne(h *tar.Header, content io.Reader, own map[string]bool) error {
@@ -282,7 +283,8 @@ func (t *tree) folder(name string) (string, error) {
 		info, err := t.root.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			err = errors.Join(t.count(), t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755)) // Chmod, because of the umask
+			// Set the mode again, because the umask can remove bits from the mode of Mkdir.
+			err = errors.Join(t.count(), t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755))
 		case err == nil && info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > 40 {
 				return "", errors.New("its links have no end")
@@ -343,13 +345,13 @@ func (t *tree) finish() error {
 	if err := t.mountPoints(); err != nil {
 		return err
 	}
-	for name, a := range t.folders { // last, because creating a file in a folder changes the folder's time
+	for name, a := range t.folders { // set the attributes last, because creating a file in a folder changes the folder's time
 		if err := t.ctx.Err(); err != nil {
 			return err
 		}
 		info, err := t.root.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-			continue // a later layer has hidden one of its parent folders
+			continue // a later layer has hidden or replaced the folder or one of its parent folders
 		}
 		if err == nil {
 			err = t.setAttributes(name, a)
@@ -376,7 +378,8 @@ func (t *tree) setAttributes(name string, a attributes) error {
 	if err := t.root.Chmod(name, mode); err != nil {
 		return err
 	}
-	// Python compares the time of a source file with the time that is recorded in the compiled file.
+	// Keep the time of each file. Python uses a compiled file only if the time recorded in it equals the time of the
+	// source file.
 	return t.root.Chtimes(name, time.Time{}, a.modified)
 }
 
@@ -387,8 +390,8 @@ func (t *tree) own(name string, a attributes) error {
 	return t.root.Lchown(name, a.uid, a.gid)
 }
 
-// mountPoints creates the files and folders that the profile mounts on. Otherwise they would be created later, in the root
-// file system that all sandboxes share.
+// mountPoints creates the files and folders over which the profile mounts others. If they were missing, they would be
+// created when a sandbox starts, in the root file system that all sandboxes share.
 func (t *tree) mountPoints() error {
 	for _, dir := range []string{"proc", "sys", "dev", "dev/pts", "dev/shm", "tmp", "etc",
 		sandbox.Workspace[1:], engine.RunDir[1:], engine.BundleDir[1:]} {
@@ -404,7 +407,7 @@ func (t *tree) mountPoints() error {
 		if info, err := t.root.Lstat(name); err == nil && info.Mode().IsRegular() {
 			continue
 		} else if err == nil {
-			if err := t.remove(name); err != nil { // a link, for example
+			if err := t.remove(name); err != nil { // for example, a link
 				return err
 			}
 		}
