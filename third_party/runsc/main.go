@@ -36,7 +36,7 @@ func main() {
 	if os.Args[len(os.Args)-1] == "stand-by" && !stoodBy() {
 		return
 	}
-	if slices.Contains(os.Args, "boot") { // "runsc boot" is the process of the sandbox itself
+	if slices.Contains(os.Args, "boot") { // "runsc boot" is the process in which the code of the sandbox runs
 		filter.ListPrecompiled() // creates the map programs
 		for _, p := range compiled {
 			programs[p.Name] = p

@@ -50,7 +50,8 @@ func writeLayout(path string, img v1.Image) error {
 	return p.AppendImage(img)
 }
 
-// An image that exceeds a limit is refused from every source, and other images can be imported afterwards.
+// TestImageBombsAreRefused checks that an image that exceeds a limit is refused from every source, and that a good
+// image can be imported afterwards.
 func TestImageBombsAreRefused(t *testing.T) {
 	deep := strings.Repeat("d/", 100)
 	one := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
@@ -133,7 +134,8 @@ func TestImageBombsAreRefused(t *testing.T) {
 	}
 }
 
-// A configuration file that is too large is refused before it is read.
+// TestALargeConfigurationIsNotRead checks that LoadImage refuses a configuration file that is too large without reading
+// it.
 func TestALargeConfigurationIsNotRead(t *testing.T) {
 	e, _ := openPulling(t)
 	path := filepath.Join(tempDir(t), "image")
@@ -145,7 +147,7 @@ func TestALargeConfigurationIsNotRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The size in the manifest is still the small one.
+	// Make the file of the configuration larger than the size that the manifest contains.
 	if err := os.Truncate(filepath.Join(path, "blobs", "sha256", m.Config.Digest.Hex), 700<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -161,13 +163,14 @@ func TestALargeConfigurationIsNotRead(t *testing.T) {
 	}
 }
 
-// A cancelled import returns, and the next import need not wait for it.
+// TestACancelledImportEnds checks that a cancelled import returns, and that the next import succeeds and removes the
+// leftovers of the cancelled one.
 func TestACancelledImportEnds(t *testing.T) {
 	e, images := openPulling(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	reader, writer := io.Pipe()
-	go func() { // an endless archive
+	go func() { // writes an endless archive, and cancels the import after 5000 entries
 		w := tar.NewWriter(writer)
 		for n := 0; ; n++ {
 			if n == 5000 {
@@ -194,7 +197,7 @@ func TestACancelledImportEnds(t *testing.T) {
 	}
 }
 
-// The configuration in an accepted archive is never larger than the limit.
+// FuzzArchiveIsBounded checks that the configuration in an accepted archive is never larger than the limit.
 func FuzzArchiveIsBounded(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "image")
 	if err := saveImage(path, empty.Image); err != nil {

@@ -7,7 +7,7 @@ func TestOnlyBlobsAreReadWithoutALimit(t *testing.T) {
 		"/v2/library/python/blobs/sha256:0123456789abcdef":               true,
 		"/v2/library/python/manifests/sha256:0123456789abcdef":           false,
 		"/v2/library/python/manifests/latest":                            false,
-		"/v2/team/blobs/python/manifests/latest":                         false, // a repository with blobs in its name
+		"/v2/team/blobs/python/manifests/latest":                         false, // a repository whose name contains "blobs"
 		"/v2/team/blobs/python/manifests/sha256:0123456789abcdef":        false,
 		"/v2/team/blobs/python/blobs/sha256:0123456789abcdef":            true,
 		"/v2/library/python/blobs/uploads/0123456789abcdef-0123456789ab": false,

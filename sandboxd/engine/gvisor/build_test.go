@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// otherBuild returns the path of a copy of runsc with another build id.
+// otherBuild returns the path of a copy of runsc with a changed build id.
 func otherBuild(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(runsc(t))
@@ -36,7 +36,8 @@ func otherBuild(t *testing.T) string {
 	return path
 }
 
-// A sandbox keeps the runsc that it was created with, even if runsc is upgraded or the original program is overwritten.
+// TestASandboxKeepsItsRunsc checks that a sandbox keeps the runsc that it was created with, even if runsc is upgraded
+// or the original program is overwritten.
 func TestASandboxKeepsItsRunsc(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	old := otherBuild(t)
@@ -61,7 +62,8 @@ func TestASandboxKeepsItsRunsc(t *testing.T) {
 	if err != nil || len(programs) != 1 {
 		t.Fatalf("the programs are %q, %v", programs, err)
 	}
-	t.Cleanup(func() { // remove the copy that homes share: only this test uses that build
+	// Remove the copy of runsc in the folder that all homes share. Only this test uses that build.
+	t.Cleanup(func() {
 		if err := os.Remove(filepath.Join(images, "bin", filepath.Base(programs[0]))); err != nil {
 			t.Error(err)
 		}
@@ -72,7 +74,7 @@ func TestASandboxKeepsItsRunsc(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	// Overwrite the file in place, as `cp` does.
+	// Overwrite the original program in place, as `cp` does.
 	if err := os.WriteFile(old, []byte("another"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -8,14 +8,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A checkpoint is restored only with the same build, image, guest and configuration, on a CPU with at least the same
-// features. The error is of kind unavailable, and not expired, if another machine or version can restore the checkpoint.
+// TestManifestFits checks that a checkpoint is restored only with the same build, image, guest and configuration, on a
+// CPU with at least the same features. It also checks that the error is of kind unavailable, and not expired, if
+// another machine or version can restore the checkpoint.
 func TestManifestFits(t *testing.T) {
 	made := manifest{Schema: 1, Build: "b", Image: "i", Guest: "g", Config: "c", CPU: []string{"avx2", "sse"}}
 	for _, test := range []struct {
 		name   string
 		change func(*manifest)
-		says   string // text in the error, or empty if the checkpoint fits
+		says   string // the expected text in the error, or empty if the checkpoint fits
 		kind   sandbox.Kind
 	}{
 		{"the same", func(*manifest) {}, "", ""},

@@ -29,7 +29,8 @@ var damages = map[string]func(own, others []byte) []byte{
 	"an empty object": func(_, _ []byte) []byte { return []byte("{}\n") },
 }
 
-// damage damages a file of a sandbox's folder.
+// damage damages a file in the folder of the sandbox id. The parameter other is the sandbox whose file of the same name
+// may replace it, and how is a key of damages.
 func damage(t *testing.T, dir string, id, other sandbox.ID, file, how string) {
 	t.Helper()
 	path := filepath.Join(dir, "sandboxes", string(id), file)
@@ -62,7 +63,7 @@ func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	suspendAndResume(t, e, s.ID)
 	var seen []string
 	for range 5 {
-		seen = append(seen, ready(t, e, seen...)) // if the sandbox does not use this spare, wait for another one
+		seen = append(seen, ready(t, e, seen...)) // if the sandbox does not use this spare, the next iteration waits for another spare
 		if suspendAndResume(t, e, s.ID); taken(dir, s.ID) != "" {
 			return s.ID
 		}
@@ -82,7 +83,7 @@ func wantNeighbour(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	}
 }
 
-// find returns the engine's container with an id.
+// find returns the entry of the sandbox id in the result of List.
 func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 	t.Helper()
 	list, err := e.List(t.Context())
@@ -96,13 +97,14 @@ func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 	return list[i]
 }
 
-// If a power cut damages any file of a sandbox, the engine can be opened, List returns the sandbox with the reason, and
-// Remove removes it. Another sandbox, the neighbour, keeps running.
+// TestADamagedFileHarmsNoOtherSandbox checks that after a power cut that damages any file of a sandbox, the engine can
+// be opened, List returns the damaged sandbox with the reason, and Remove removes it. It also checks that another
+// sandbox, the neighbour, keeps running.
 func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
 	neighbour, original := inASpare(t, before, dir, image), inASpare(t, before, dir, image)
-	kill(t, before, original) // simulates a power cut
+	kill(t, before, original) // a power cut would also end the processes of the sandbox
 	folder := filepath.Join(dir, "sandboxes", string(original))
 	var files []string
 	for _, pattern := range []string{"*", "kept/*"} {
@@ -163,7 +165,7 @@ func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	wantNeighbour(t, e, neighbour)
 }
 
-// clone copies the folder of a sandbox, and replaces id by newID in its files.
+// clone copies the folder of the sandbox id from the path from to the path to, and replaces id by newID in the files.
 func clone(t *testing.T, from, to, id, newID string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
@@ -181,8 +183,9 @@ func clone(t *testing.T, from, to, id, newID string) {
 	}
 }
 
-// If a file of a running sandbox is damaged and another daemon starts, the sandbox is lost or keeps running, Remove ends it,
-// and its neighbour is not affected.
+// TestADamagedFileOfARunningSandboxHarmsNoOther checks that if a file of a running sandbox is damaged and the engine is
+// opened again, the sandbox is lost or keeps running, Remove ends its processes, and another sandbox, the neighbour, is
+// not affected.
 func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
@@ -223,7 +226,7 @@ func TestDoctorNamesADamagedSandbox(t *testing.T) {
 	create(t, e, other)
 	doctor := func() (found engine.Check) {
 		t.Helper()
-		checks := open(t, dir, nil).Doctor(t.Context(), image) // a second engine, as in the doctor command while a daemon runs
+		checks := open(t, dir, nil).Doctor(t.Context(), image) // the doctor command opens a second engine on the folder while a daemon runs
 		i := slices.IndexFunc(checks, func(c engine.Check) bool { return c.Name == "sandboxes" })
 		if i < 0 {
 			t.Fatalf("Doctor() = %+v, want a check of the sandboxes", checks)
@@ -239,7 +242,8 @@ func TestDoctorNamesADamagedSandbox(t *testing.T) {
 	}
 }
 
-// The engine replaces or removes its own damaged files: a suspended sandbox can be resumed, and a new one can be created.
+// TestDamagedFilesOfTheEngineAreRepaired checks that the engine replaces or removes its own files if they are damaged:
+// a suspended sandbox can be resumed, and a new sandbox can be created.
 func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -262,7 +266,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 				for _, path := range paths {
 					own, err := os.ReadFile(path)
 					if err != nil {
-						continue // a folder
+						continue // path is a folder
 					}
 					files++
 					// Do not overwrite the file in place: a file in bin is a hard link to a file that other homes use.
@@ -298,7 +302,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 			if err == nil && !ok {
 				err = e.Create(t.Context(), started)
 			}
-			if err != nil { // Start has detected and removed the damaged snapshot
+			if err != nil { // Start has detected the damaged snapshot and removed it, so create the sandbox without it
 				if err := e.Create(t.Context(), started); err != nil {
 					t.Fatalf("Create: %v", err)
 				}
@@ -314,8 +318,8 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 	removeLater(t, e, s.ID)
 }
 
-// A damaged file in the folder of images affects only the image whose name it contains: that image is missing, and can be
-// imported again.
+// TestImageWithADamagedNameIsMissing checks that an image counts as missing if the file with its name is damaged, and
+// that the image can then be imported again.
 func TestImageWithADamagedNameIsMissing(t *testing.T) {
 	e, images := openPulling(t)
 	path := filepath.Join(tempDir(t), "image.tar")

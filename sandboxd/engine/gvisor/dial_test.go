@@ -10,9 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// After a sandbox was started, resumed or forked, the first stream to it goes over the guest's own stdin and stdout, and no
-// process is started for it. Later streams go through `guest connect`, also if the first one was closed because a
-// checkpoint was made or the daemon ended.
+// TestFirstStreamUsesTheGuestsStdio checks that the first stream to a sandbox that was created, resumed or forked goes
+// over the guest's own stdin and stdout, so that no process is started for it. It also checks that later streams go
+// through `guest connect`, even if the first stream was closed because a checkpoint was made or the engine was closed.
 func TestFirstStreamUsesTheGuestsStdio(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

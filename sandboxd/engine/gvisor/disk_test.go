@@ -19,7 +19,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// If a suspend fails on a full disk, the sandbox keeps running, and no incomplete checkpoint is left.
+// TestSuspendOnAFullDisk checks that if a suspend fails on a full disk, the sandbox keeps running, and no incomplete
+// checkpoint is left.
 func TestSuspendOnAFullDisk(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=200m"); err != nil {
@@ -71,7 +72,8 @@ func onDisk(t *testing.T, dir, size string) {
 	})
 }
 
-// wantFull fails the test unless an error names the full disk and does not mention gVisor.
+// wantFull fails the test unless err is of kind unavailable and its message names the full disk, contains the text
+// where and does not mention gVisor. The parameter what is the name of the operation that failed.
 func wantFull(t *testing.T, what string, err error, where string) {
 	t.Helper()
 	said := sandbox.Public(err).Message
@@ -80,7 +82,7 @@ func wantFull(t *testing.T, what string, err error, where string) {
 	}
 }
 
-// If an operation fails because a disk is full, its error names the disk as the cause.
+// TestAFullDiskIsNamed checks that if an operation fails because a disk is full, its error names the disk as the cause.
 func TestAFullDiskIsNamed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	onDisk(t, dir, "300m")
@@ -165,7 +167,8 @@ func largeTar(t *testing.T, size int) io.Reader {
 	return &text
 }
 
-// If a checkpoint fails because gVisor's command was killed, the error does not blame the disk.
+// TestAKilledCommandIsNoFullDisk checks that if a checkpoint fails because the runsc command was killed, the error does
+// not mention the disk.
 func TestAKilledCommandIsNoFullDisk(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

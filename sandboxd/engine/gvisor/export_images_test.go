@@ -13,7 +13,8 @@ func Unpack(dir string, layers ...io.Reader) error {
 	return unpack(context.Background(), dir, layers...)
 }
 
-// ArchivedConfig returns the size of the configuration in a `docker save` tar, as the library reads it.
+// ArchivedConfig returns the size of the configuration in a `docker save` tar that the engine accepts, as the registry
+// library reads it.
 func ArchivedConfig(text []byte) (int, error) {
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
 	if _, err := checkArchive(open); err != nil {

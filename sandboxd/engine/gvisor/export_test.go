@@ -36,7 +36,7 @@ func (e *Engine) Refs() (refs []string) {
 	return refs
 }
 
-// Command returns a call of runsc with the engine's flags.
+// Command returns a call of runsc with the flags that the engine passes to every call.
 func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }
 
 // Spare returns the name of the spare that is ready, or an empty string.
@@ -49,7 +49,7 @@ func (e *Engine) Spare() string {
 	return e.spares.ready.name
 }
 
-// Own reports whether a stream goes over the guest's own stdin and stdout.
+// Own reports whether a stream goes over the guest's own stdin and stdout, and not through `guest connect`.
 func Own(conn net.Conn) bool {
 	_, ok := conn.(*stdio.Stream)
 	return ok

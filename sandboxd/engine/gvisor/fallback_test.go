@@ -20,7 +20,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// onlyContainer returns the engine's one container.
+// onlyContainer returns the only entry in the result of List. It fails the test if there is no entry or several.
 func onlyContainer(t *testing.T, e *gvisor.Engine) engine.Container {
 	t.Helper()
 	list, err := e.List(t.Context())
@@ -52,7 +52,8 @@ log = open('/workspace/log', 'a'); log.write('%d ' % x); log.flush()
 
 const showFiles = `print(x, *[open(name).read() for name in ('/workspace/file', '/tmp/file', '/dev/shm/file', '/workspace/log')])`
 
-// A sandbox whose processes die falls back to its latest checkpoint, which has the memory and files of one moment.
+// TestASandboxThatDiesFallsBackToItsCheckpoint checks that a sandbox whose processes die becomes suspended with its
+// latest checkpoint, and that the memory and the files in the checkpoint are of the same moment.
 func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -82,7 +83,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	python(t, e, s.ID, "x = 1"+saveFiles)
 	checkpoint(t)
 	python(t, e, s.ID, "x = 2"+saveFiles)
-	after, before := checkpoint(t) // replaces the first checkpoint
+	after, before := checkpoint(t) // this checkpoint replaces the first one
 	python(t, e, s.ID, "x = 3"+saveFiles)
 	if c := onlyContainer(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
 		t.Errorf("List() = %+v, want it running, with a checkpoint", c)
@@ -95,9 +96,10 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	if err := e.Discard(t.Context(), s.ID); err != nil {
 		t.Error(err)
 	}
-	wantFallenBack(t, e, after, before) // Discard must not remove the checkpoint of a dead sandbox
+	wantFallenBack(t, e, after, before) // Discard must not have removed the checkpoint of the dead sandbox
 
-	// Another engine returns the same state, and a fork has the same memory and files.
+	// After a restart, which is simulated by opening a second engine on the same folder, List returns the same state,
+	// and a fork has the same memory and files.
 	e = open(t, dir, bundle.Bundle{})
 	wantFallenBack(t, e, after, before)
 	wantNothingRuns(t, e, s.ID)
@@ -113,13 +115,14 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	}
 	resume(t, "2 2 2 2 1 2")
 
-	// The sandbox can fall back to the same checkpoint again.
+	// If the processes of the resumed sandbox die, the sandbox falls back to the same checkpoint again.
 	python(t, e, s.ID, "x = 4"+saveFiles)
 	kill(t, e, s.ID)
 	wantFallenBack(t, e, after, before)
 	resume(t, "2 2 2 2 1 2")
 
-	// Suspend loses nothing. After the resume, its checkpoint is the new fallback checkpoint.
+	// A sandbox that is suspended by Suspend loses nothing. After the next Resume, the checkpoint that Suspend wrote
+	// is the fallback checkpoint.
 	python(t, e, s.ID, "x = 5"+saveFiles)
 	after = time.Now()
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
@@ -167,7 +170,7 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 		t.Fatal(err)
 	}
 	p["boot"] = "another"
-	text, _ = json.Marshal(p) // can't fail: p was read from JSON
+	text, _ = json.Marshal(p) // can't fail: the value of p was read from JSON
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +195,8 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 	}
 }
 
-// If the fallback checkpoint is damaged, Resume returns an error of kind expired.
+// TestDamagedFallbackCheckpointIsLost checks that Resume returns an error of kind expired if the fallback checkpoint is
+// damaged.
 func TestDamagedFallbackCheckpointIsLost(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -229,7 +233,8 @@ func TestDamagedFallbackCheckpointIsLost(t *testing.T) {
 	}
 }
 
-// A sandbox that was killed because it ran out of memory falls back, and List names the reason.
+// TestOutOfMemoryFallsBack checks that a sandbox that was killed because it ran out of memory falls back to its
+// checkpoint, and that List names the reason.
 func TestOutOfMemoryFallsBack(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), enginetest.Probe(t))
@@ -250,7 +255,9 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	}
 	for deadline := time.Now().Add(10 * time.Second); onlyContainer(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 	}
-	for range 2 { // the first List determines the reason itself, the second reads it from the file that Suspend has written
+	// In the first iteration, List determines the reason itself. Suspend then writes the reason to a file, which List
+	// reads in the second iteration.
+	for range 2 {
 		if c := onlyContainer(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
 			t.Errorf("List() = %+v, want it suspended as of a while ago, out of memory", c)
 		}

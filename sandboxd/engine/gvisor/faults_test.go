@@ -26,16 +26,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// expectedState is the state in which a test expects a sandbox.
+// expectedState is the state that a test expects of a sandbox.
 type expectedState struct {
 	x         int   // the value of x in the memory or, if the sandbox is suspended, in the checkpoint
-	suspended bool  // suspended by Suspend, so that nothing is lost
+	suspended bool  // true if the sandbox was suspended by Suspend, and so has lost nothing
 	fallback  []int // the possible values of x in the fallback checkpoint
-	mayBeLost bool  // there may be no fallback checkpoint
+	// If mayBeLost is true, it is also possible that there is no fallback checkpoint, even if fallback is not empty.
+	mayBeLost bool
 }
 
-// After any sequence of operations on a sandbox, with processes killed at random moments, the sandbox has the state of the
-// last operation that succeeded. An interrupted operation has taken effect completely or not at all.
+// TestAnyOrderOfSuspendsAndKills checks that after any sequence of operations on a sandbox, with processes killed at
+// random moments, the sandbox has the state of the last operation that succeeded. An interrupted operation must have
+// taken effect completely or not at all.
 func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, 300*time.Millisecond)
@@ -126,7 +128,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 				t.Fatalf("%s: it is suspended: %+v", step, c)
 			}
 			l.suspended = true
-		case c.Suspended: // its processes died and it fell back
+		case c.Suspended: // the processes of the sandbox died, and it fell back to its checkpoint
 			if op != "die" && meanwhile != "kill all" || len(l.fallback) == 0 {
 				t.Fatalf("%s: it fell back, with %v kept: %+v", step, l.fallback, c)
 			}
@@ -167,25 +169,29 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	t.Logf("%v", counts)
 }
 
-// after updates the expected state after an operation. If the operation failed, the fallback checkpoint may be the old one,
-// if there was one, or a new one, so fallback has two values.
+// after updates the expected state after an operation, which returned err. If a checkpoint or a suspend of a running
+// sandbox failed, the new checkpoint may or may not have become the fallback checkpoint. after then adds a possible
+// value to fallback.
 func (l *expectedState) after(t *testing.T, step, op string, err error) {
 	t.Helper()
 	switch {
 	case op == "suspend" && err == nil:
 		l.suspended, l.fallback, l.mayBeLost = true, nil, false
-	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended: // the checkpoint may have been saved before the failure
+	// The new checkpoint may have been saved before the operation failed.
+	case op == "suspend" || op == "checkpoint" && err != nil && !l.suspended:
 		l.mayBeLost = l.mayBeLost || len(l.fallback) == 0
 		l.fallback = append(l.fallback, l.x)
 	case op == "checkpoint" && !l.suspended, op == "resume" && err == nil && l.suspended:
 		l.fallback, l.mayBeLost = []int{l.x}, false
 	case op == "resume" && err != nil && !l.suspended:
-		t.Logf("%s: %v", step, err) // the sandbox was running, and died before Resume was called
+		// The sandbox was running, and its processes were killed before Resume checked them.
+		t.Logf("%s: %v", step, err)
 	}
 }
 
-// runInterrupted runs one operation on a sandbox and returns its error. After delay it kills the runsc command, kills all
-// processes of the sandbox, or cancels the operation, as the caller has chosen.
+// runInterrupted runs the operation op on a sandbox and returns its error. After delay it does what the parameter
+// meanwhile says: "kill command" kills the runsc command, "kill all" kills all processes of the sandbox, "give up"
+// cancels the operation, and an empty text does nothing.
 func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -209,11 +215,12 @@ func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, mean
 			cancel()
 			return
 		}
-		pids, _ := e.ProcessesOf(id) // may be empty
+		pids, _ := e.ProcessesOf(id) // pids is empty if no process of the sandbox runs
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // large processes end slowly
+		// Wait until the killed processes have ended. A process with much memory takes long to end.
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			left, _ := e.ProcessesOf(id)
 			if !slices.ContainsFunc(left, func(pid int) bool { return slices.Contains(pids, pid) }) {
 				return
@@ -226,8 +233,8 @@ func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, mean
 	return err
 }
 
-// If a checkpoint fails on a full disk, the older checkpoint stays. If a resume fails on a full disk, the sandbox stays
-// suspended, and can be resumed when there is space.
+// TestCheckpointOnAFullDisk checks that if a checkpoint fails on a full disk, the older checkpoint stays. It also
+// checks that if a resume fails on a full disk, the sandbox stays suspended, and can be resumed when there is space.
 func TestCheckpointOnAFullDisk(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=260m"); err != nil {
@@ -299,8 +306,8 @@ func fill(path string) error {
 	return file.Close()
 }
 
-// If a sandbox is suspended during an execution, the execution continues after the resume, in C code as well as in Python
-// code.
+// TestABlockedKernelIsSuspended checks that if a sandbox is suspended during an execution, the execution continues
+// after the resume, in C code as well as in Python code.
 func TestABlockedKernelIsSuspended(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
@@ -339,7 +346,7 @@ func TestABlockedKernelIsSuspended(t *testing.T) {
 	}
 }
 
-// Remove removes a sandbox at any moment of a concurrent Resume.
+// TestRemoveDuringResume checks that Remove removes a sandbox at any moment of a concurrent Resume.
 func TestRemoveDuringResume(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -355,7 +362,7 @@ func TestRemoveDuringResume(t *testing.T) {
 				t.Errorf("Resume: %v", err)
 			}
 		})
-		time.Sleep(time.Duration(i) * 30 * time.Millisecond) // a different moment of the resume each time
+		time.Sleep(time.Duration(i) * 30 * time.Millisecond) // call Remove at a different moment of the resume each time
 		if err := e.Remove(t.Context(), s.ID); err != nil {
 			t.Errorf("Remove: %v", err)
 		}
@@ -367,8 +374,9 @@ func TestRemoveDuringResume(t *testing.T) {
 	}
 }
 
-// A suspended sandbox keeps its image when another image gets the same name. If the sandbox's image is missing, Resume
-// returns unavailable, and works again when the image is back.
+// TestSuspendedSandboxKeepsItsImage checks that a suspended sandbox keeps its image when another image gets the same
+// name. It also checks that Resume returns an error of kind unavailable if the sandbox's image is missing, and succeeds
+// when the image is back.
 func TestSuspendedSandboxKeepsItsImage(t *testing.T) {
 	e, images := openPulling(t)
 	load := func(img v1.Image) string {
@@ -417,8 +425,8 @@ func TestSuspendedSandboxKeepsItsImage(t *testing.T) {
 	}
 }
 
-// A sandbox with a gigabyte of data can be suspended and resumed. This test is slow, and runs only if DORMOUSE_TEST_SLOW is
-// set.
+// TestGigabyteSandboxIsSuspendedAndResumed checks that a sandbox with a gigabyte of data can be suspended and resumed.
+// The test is slow, and runs only if DORMOUSE_TEST_SLOW is set.
 func TestGigabyteSandboxIsSuspendedAndResumed(t *testing.T) {
 	enginetest.Slow(t)
 	image, dir := anyImage(t), tempDir(t)

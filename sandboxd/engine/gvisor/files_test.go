@@ -17,8 +17,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox with the maximum number of files, and with most of its memory in use, can be checkpointed several times without
-// coming near the memory limit of its cgroup. Reaching that limit would kill the sandbox.
+// TestACheckpointOfManyFilesLeavesAMargin checks that a sandbox with the maximum number of files, and with most of its
+// memory in use, can be checkpointed several times without using more than 90 % of the memory limit of its cgroup.
+// Reaching that limit would kill the sandbox.
 func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -50,8 +51,9 @@ func TestACheckpointOfManyFilesLeavesAMargin(t *testing.T) {
 	}
 }
 
-// The garbage in gVisor's own memory after a checkpoint of many files does not count as the sandbox's memory. Therefore the
-// guest stops no kernel, and both kernels keep their variables.
+// TestACheckpointOfManyFilesKeepsTheKernels checks that both kernels of a sandbox keep their variables after a
+// checkpoint of many files. Such a checkpoint leaves garbage in gVisor's own memory. If this garbage counted as the
+// sandbox's memory, the guest would stop a kernel.
 func TestACheckpointOfManyFilesKeepsTheKernels(t *testing.T) {
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(anyImage(t))
@@ -90,7 +92,7 @@ for folder in range(120):
 	run(sandbox.JavaScript, "if (kept !== 42) throw new Error(kept)")
 }
 
-// fillWithFiles runs code that creates files until the guest stops its kernel.
+// fillWithFiles runs code that creates files until the guest stops the kernel that runs the code.
 func fillWithFiles(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	client := guest.NewClient(func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, id) })

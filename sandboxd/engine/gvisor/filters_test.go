@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// The seccomp filter for gVisor's own processes is compiled when runsc is built. runsc looks the filter up by its options,
-// which follow from the engine's flags. If it finds none, it compiles one at each start, which is slow.
+// TestFilterIsCompiledAhead checks that runsc finds the seccomp filter for gVisor's own processes that was compiled
+// when runsc was built. runsc looks the filter up by its options, which follow from the engine's flags. If it finds
+// none, it compiles a filter at each start, which is slow.
 func TestFilterIsCompiledAhead(t *testing.T) {
 	e, s, dir := open(t, tempDir(t), bundle.Bundle{}), spec(anyImage(t)), tempDir(t)
 	create(t, e, s)

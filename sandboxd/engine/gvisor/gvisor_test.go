@@ -26,7 +26,7 @@ func missing(t *testing.T, what string, why any) {
 	t.Skipf("NOT TESTED: no %s: %v", what, why)
 }
 
-// runsc returns the path of the runsc to test with: the one in bin of this checkout, or the one in PATH.
+// runsc returns the path of the runsc to test with: the program in bin of this checkout, or else the program in PATH.
 func runsc(t *testing.T) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
@@ -73,8 +73,8 @@ func open(t *testing.T, dir string, guest engine.Bundle) *gvisor.Engine {
 	return e
 }
 
-// anyImage returns the name of an unpacked image to test with: Dormouse's own if it was built on this machine, otherwise
-// any image.
+// anyImage returns the name of an unpacked image to test with: Dormouse's own image if it was built on this machine, or
+// else any image.
 func anyImage(t *testing.T) string {
 	t.Helper()
 	e := open(t, tempDir(t), nil)
@@ -90,7 +90,7 @@ func anyImage(t *testing.T) string {
 		t.Fatal(err)
 	}
 	tar := filepath.Join(cache, "dormouse", "image-"+strings.TrimPrefix(image.Ref(), image.Repository+":")+".tar")
-	if _, err := os.Stat(tar); err == nil { // without the tar, Ensure would build the image
+	if _, err := os.Stat(tar); err == nil { // call Ensure only if the tar exists: otherwise it would build the image
 		if _, err := image.Ensure(t.Context(), e, image.Options{}, t.Output()); err != nil {
 			t.Fatal(err)
 		}

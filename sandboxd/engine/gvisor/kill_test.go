@@ -15,7 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
-// If a runsc command is killed at any moment, the sandbox is in the state before or after the operation.
+// TestRunscKilledAtAnyMoment checks that if a runsc command is killed at any moment of a suspend or resume, the sandbox
+// is in the state before or after the operation, and loses nothing.
 func TestRunscKilledAtAnyMoment(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -69,8 +70,9 @@ func TestRunscKilledAtAnyMoment(t *testing.T) {
 	wantNothingRuns(t, e, s.ID)
 }
 
-// killCommand waits until a runsc process in dir runs the command or was started as a standby, which may be running the
-// command. When the duration after has passed, it kills these processes and returns. It returns early when stop is closed.
+// killCommand waits until a runsc process of the home dir runs the command. A process that was started as a standby
+// also counts, because its command line does not show which command it runs. When the duration after has passed,
+// killCommand kills these processes and returns. It returns early when stop is closed.
 func killCommand(dir, command string, after time.Duration, stop <-chan struct{}) {
 	for {
 		select {
@@ -94,7 +96,8 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 			for _, pid := range found {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
-			for _, pid := range found { // wait until they have ended: the engine could still pass arguments to a dying standby
+			// Wait until the killed processes have ended: the engine could still pass arguments to a dying standby.
+			for _, pid := range found {
 				for deadline := time.Now().Add(time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 				}
 			}

@@ -24,12 +24,16 @@ func TestDaemonAtAMoment(t *testing.T) {
 	if text == "" {
 		t.Skip("only as a part of TestNothingOutlivesAKilledDaemon")
 	}
-	var args [3]string // the folder, the image, and when to print "now", so that the test kills this process
+	// The arguments are the folder, the image, and the moment at which to print "now". The test then kills this
+	// process.
+	var args [3]string
 	if err := json.Unmarshal([]byte(text), &args); err != nil {
 		t.Fatal(err)
 	}
 	dir, image, moment := args[0], args[1], args[2]
-	gvisor.SetMakingLife(-50 * time.Second) // the guest waits a minute after the TTL is reached, so it ends after 10 s
+	// The guest ends the sandbox a minute after the TTL is reached. With this TTL, that is 10 s after the sandbox was
+	// created.
+	gvisor.SetMakingLife(-50 * time.Second)
 	e, err := gvisor.New(t.Context(), gvisor.Config{Dir: dir, Bundle: bundle.Bundle{}, Runsc: runsc(t), WithoutCgroups: os.Geteuid() != 0})
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +81,8 @@ func awaitSpare(t *testing.T, dir string) {
 	}
 }
 
-// When a daemon is killed and no other one starts, all sandboxes that it has made in advance end soon.
+// TestNothingOutlivesAKilledDaemon checks that when a daemon is killed and not started again, all sandboxes that it has
+// created in advance end soon.
 func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 	image := anyImage(t)
 	for _, moment := range []string{"a snapshot's sandbox gets ready", "a snapshot is written", "a sandbox was started from a snapshot", "a spare is made", "a spare waits"} {
@@ -85,7 +90,7 @@ func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 			t.Parallel() // the subtests wait most of the time
 			dir := tempDir(t)
 			daemon := exec.Command(os.Args[0], "-test.run=^TestDaemonAtAMoment$")
-			args, _ := json.Marshal([3]string{dir, image, moment}) // can't fail: there are only strings
+			args, _ := json.Marshal([3]string{dir, image, moment}) // can't fail: the arguments are strings
 			daemon.Env = append(os.Environ(), "DORMOUSE_TEST_ORPHANS="+string(args))
 			out, err := daemon.StdoutPipe()
 			if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// openPacking opens the engine of a home. The engine compresses the checkpoint of a sandbox that is suspended for longer
-// than the duration after.
+// openPacking opens the engine of the home dir. The engine compresses the checkpoint of each sandbox that is suspended
+// for at least the duration after.
 func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
 	t.Helper()
 	open(t, tempDir(t), nil) // skips the test if the engine can't work here
@@ -49,7 +49,8 @@ frame = pandas.DataFrame({'a': numpy.arange(1000)})
 model = sklearn.linear_model.LinearRegression().fit(frame[['a']], frame.a * 2 + 1)
 `
 
-// The checkpoint of a sandbox that is suspended for long becomes small, and the sandbox can still be resumed and forked.
+// TestSuspendedSandboxIsCompressed checks that the checkpoint of a suspended sandbox is compressed and becomes small,
+// and that the sandbox can then still be forked and resumed.
 func TestSuspendedSandboxIsCompressed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
@@ -69,7 +70,7 @@ func TestSuspendedSandboxIsCompressed(t *testing.T) {
 		t.Errorf("List() = %+v, want it suspended, in 40 MB", c)
 	}
 
-	// Fork and resume from the compressed checkpoint.
+	// Fork and resume the sandbox from the compressed checkpoint.
 	fork := sandbox.NewID()
 	began = time.Now()
 	if err := e.Fork(t.Context(), s.ID, fork); err != nil {
@@ -145,7 +146,8 @@ func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
 	}
 }
 
-// Resume and Remove do not wait for the compression of the sandbox's checkpoint.
+// TestResumeAndRemoveCancelCompression checks that Resume and Remove succeed while the sandbox's checkpoint is being
+// compressed. They cancel the compression.
 func TestResumeAndRemoveCancelCompression(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
@@ -156,7 +158,7 @@ func TestResumeAndRemoveCancelCompression(t *testing.T) {
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
 			t.Fatalf("Suspend: %v", err)
 		}
-		time.Sleep(time.Duration(i) * 60 * time.Millisecond) // a different moment of the compression each time
+		time.Sleep(time.Duration(i) * 60 * time.Millisecond) // call Resume at a different moment of the compression each time
 		began := time.Now()
 		if err := e.Resume(t.Context(), s.ID); err != nil {
 			t.Fatalf("Resume: %v", err)

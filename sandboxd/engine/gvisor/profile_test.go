@@ -10,8 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The golden file contains everything that isolates a sandbox: its OCI configuration and the flags of runsc. A change to
-// the isolation is a change to that file.
+// TestProfileIsAsReviewed checks the profile against a golden file, which contains everything that isolates a sandbox:
+// its OCI configuration and the flags of runsc. A change to the isolation is a change to that file, which a reviewer
+// sees.
 func TestProfileIsAsReviewed(t *testing.T) {
 	spec := engine.Spec{
 		ID:       "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -37,7 +38,8 @@ func TestProfileIsAsReviewed(t *testing.T) {
 	enginetest.Golden(t, "profile.golden.json", append(text, '\n'))
 }
 
-// The engine kills only processes that certainly belong to a sandbox.
+// TestIsRunscOf checks that isRunscOf reports true only for the runsc processes of a sandbox. The engine kills these
+// processes, and must not kill others.
 func TestIsRunscOf(t *testing.T) {
 	const sandboxDir = "/home/gvisor/sandboxes/sbx_a"
 	for _, test := range []struct {

@@ -31,7 +31,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// openPulling opens an engine that pulls images, and returns it and its own, empty folder of images.
+// openPulling opens an engine that pulls images. It returns the engine and the path of a new folder for its images.
 func openPulling(t *testing.T) (*gvisor.Engine, string) {
 	t.Helper()
 	open(t, tempDir(t), nil) // skips the test if the engine can't work here
@@ -96,7 +96,8 @@ func wantUnpacked(t *testing.T, images string) {
 	}
 }
 
-// A missing image is pulled once when it is first requested, also by several concurrent requests.
+// TestAnImageIsPulled checks that a missing image is pulled when it is first requested, and only once for several
+// concurrent requests.
 func TestAnImageIsPulled(t *testing.T) {
 	e, images := openPulling(t)
 	var manifests atomic.Int32
@@ -104,7 +105,7 @@ func TestAnImageIsPulled(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
 			manifests.Add(1)
-			time.Sleep(100 * time.Millisecond) // so that the other requests come during the pull
+			time.Sleep(100 * time.Millisecond) // wait, so that the other calls of Create start during the pull
 		}
 		handler.ServeHTTP(w, r)
 	}))
@@ -139,7 +140,7 @@ func TestAnImageIsPulled(t *testing.T) {
 	if n := manifests.Load(); n != 1 {
 		t.Errorf("the manifest was asked for %d times, want once", n)
 	}
-	server.Close() // an unpacked image needs no registry
+	server.Close() // Create needs no registry for an unpacked image
 	s := spec(ref)
 	if err := e.Create(t.Context(), s); err != nil {
 		t.Errorf("Create: %v", err)
@@ -171,7 +172,7 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 		}
 	}
 	foreign := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
-	config, _ := foreign.ConfigFile() // can't fail: imageOf has written it
+	config, _ := foreign.ConfigFile() // can't fail: imageOf has written the configuration
 	config = config.DeepCopy()
 	config.Architecture = "s390x"
 	foreign, err := mutate.ConfigFile(foreign, config)
@@ -195,7 +196,8 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 			t.Errorf("Create of %s = %v (%s), want %s: %s", test.ref, err, sandbox.KindOf(err), test.kind, test.says)
 		}
 	}
-	// If the context ends during a pull, Create returns the error that the image is still being pulled. Close ends the pull.
+	// If the context ends during a pull, Create returns an error that says that the image is still being pulled. Close
+	// ends the pull.
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := e.Create(ctx, spec(host+"/hangs:1")); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "still being pulled") {
@@ -219,7 +221,7 @@ func saveImage(path string, img v1.Image) error {
 	return tarball.WriteToFile(path, tag, img)
 }
 
-// LoadImage imports an image from a tar or an OCI layout, without a registry.
+// TestAnImageIsLoaded checks that LoadImage imports an image from a tar or an OCI layout, without a registry.
 func TestAnImageIsLoaded(t *testing.T) {
 	for name, write := range map[string]func(t *testing.T, path string, img v1.Image) error{
 		"docker save": func(_ *testing.T, path string, img v1.Image) error { return saveImage(path, img) },
@@ -264,7 +266,8 @@ func TestAnImageIsLoaded(t *testing.T) {
 	}
 }
 
-// A layer whose digest is not the one in the image's configuration is refused, from every source.
+// TestAForgedLayerIsRefused checks that LoadImage refuses an OCI layout with a layer whose digest is not the one in the
+// image's configuration.
 func TestAForgedLayerIsRefused(t *testing.T) {
 	e, images := openPulling(t)
 	path := filepath.Join(tempDir(t), "image")

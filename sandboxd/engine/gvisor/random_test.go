@@ -33,7 +33,8 @@ func printed(t *testing.T, c *guest.Client, lang sandbox.Language, code string) 
 	return text.String()
 }
 
-// pythonBefore uses every generator before the memory is saved, so that each copy contains the state of the generators.
+// pythonBefore uses every generator before the memory is saved, so that each sandbox that starts with this memory has
+// the state of the generators.
 const pythonBefore = `
 import multiprocessing, queue, random, secrets, sqlite3, ssl, tempfile, threading, uuid
 import cryptography.hazmat.primitives.asymmetric.ed25519 as ed25519, cryptography.hazmat.primitives.asymmetric.rsa as rsa
@@ -62,8 +63,8 @@ threading.Thread(target=serve, daemon=True).start()
 asked.put(1); answered.get()
 `
 
-// pythonNew prints values of new generators and of those that a snapshot contains. Each line has a name and a value, and no two
-// copies may print the same line.
+// pythonNew prints values of new generators, and of the generators that exist in every snapshot. Each line has a name
+// and a value. No two sandboxes with the same saved memory may print the same line.
 const pythonNew = `
 import hashlib, multiprocessing, os, random, secrets, sqlite3, ssl, tempfile, threading, uuid
 import numpy as np, pandas as pd, polars as pl
@@ -88,7 +89,7 @@ say('ed25519', ed25519.Ed25519PrivateKey.generate().private_bytes_raw().hex())
 with multiprocessing.Pool(1) as pool: say('a pool', pool.apply(random.random))
 `
 
-// pythonOld prints values of the generators that pythonBefore has made.
+// pythonOld prints values of the generators that pythonBefore has created.
 const pythonOld = `
 say('Random', mine.random()); say('rng', rng.random()); say('spawn', rng.spawn(1)[0].random()); say('RandomState', state.rand())
 say('after gc.freeze()', frozen.random()); say('numpy after gc.freeze()', frozen_rng.random())
@@ -157,9 +158,9 @@ say('kept random', random()); say('kept randomUUID', randomUUID()); say('kept ra
 for (const [i, value] of Object.entries(await ask(old))) say('old worker ' + i, value)
 `
 
-// Sandboxes that start with the same memory draw no equal random values after an Awaken. They start with the memory of a
-// snapshot, of a sandbox that is forked after its code has used every generator, or of a checkpoint that a sandbox falls
-// back to.
+// TestSandboxesWithTheSameMemoryShareNoRandomState checks that sandboxes that start with the same memory draw no equal
+// random values after an Awaken. The memory is that of a snapshot, of a sandbox that is forked after its code has used
+// every generator, or of a checkpoint that is restored twice.
 func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
@@ -178,8 +179,9 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 		}
 		return c
 	}
-	// complains fails the test unless the first execution after an Awaken reports this warning about generators that can't be
-	// renewed, or none if want is empty.
+	// complains fails the test unless the first execution after an Awaken reports a warning that contains the text
+	// want. The warning is about generators that can't be renewed. If want is empty, the execution must report no
+	// warning.
 	complains := func(t *testing.T, c *guest.Client, lang sandbox.Language, want string) {
 		t.Helper()
 		if got := run(t, c, lang, "1").Interlude; want == "" && got != nil || want != "" && (got == nil || !strings.Contains(got.LateText, want)) {
@@ -224,7 +226,8 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 	draw := func(t *testing.T, c *guest.Client) string {
 		t.Helper()
 		defer c.Close()
-		// The old generators come first, because making a new generator may change them.
+		// Print the values of the old generators first, because creating a new generator may change the state of the
+		// old ones.
 		return printed(t, c, sandbox.Python, pythonSay+pythonOld+pythonNew) + printed(t, c, sandbox.JavaScript, javascriptSay+javascriptOld+javascriptNew)
 	}
 	original := client(s.ID)
@@ -254,7 +257,7 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 		}
 		drawnValues := newDrawnValues(t)
 		drawnValues.add(t, draw(t, client(s.ID)))
-		for epoch := range 2 { // the sandbox falls back twice
+		for epoch := range 2 { // restore the same checkpoint twice, after a kill each time
 			kill(t, e, s.ID)
 			asOf := onlyContainer(t, e).AsOf
 			if err := e.Resume(t.Context(), s.ID); err != nil {
@@ -273,7 +276,7 @@ type drawnValues struct {
 
 func newDrawnValues(t *testing.T) *drawnValues { return &drawnValues{seen: map[string]int{}} }
 
-// add fails the test for each line that an earlier sandbox has printed, too.
+// add fails the test for each line of text that an earlier sandbox has printed, too.
 func (w *drawnValues) add(t *testing.T, text string) {
 	t.Helper()
 	w.count++

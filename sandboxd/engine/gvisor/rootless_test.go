@@ -12,7 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// The error for a forbidden user namespace names the setting that forbids it, and how to change the setting.
+// TestForbiddenNamespaceErrorNamesTheSetting checks that the error for a forbidden user namespace names the setting
+// that forbids it, and says how to change the setting.
 func TestForbiddenNamespaceErrorNamesTheSetting(t *testing.T) {
 	for name, test := range map[string]struct {
 		settings map[string]string

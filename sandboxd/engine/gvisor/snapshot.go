@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// maxSnapshots limits the number of snapshots. There is one snapshot for each combination of image, language and
-	// limits that was requested lately. With Dormouse's image a snapshot takes about 100 MB.
+	// maxSnapshots limits the number of snapshots. The engine makes one snapshot for each combination of image,
+	// language and limits that is requested. With Dormouse's image a snapshot takes about 100 MB.
 	maxSnapshots = 8
 	// maxSnapshotAge is the age at which a snapshot is no longer used.
 	maxSnapshotAge = sandbox.MaxTTL / 2

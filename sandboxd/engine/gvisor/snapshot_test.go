@@ -14,7 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Start does not start a sandbox from a damaged snapshot, and removes the snapshot. A new snapshot can then be made.
+// TestABadSnapshotStartsNothing checks that Start returns an error for a damaged snapshot, leaves no sandbox, and
+// removes the snapshot, so that the next Start finds no snapshot.
 func TestABadSnapshotStartsNothing(t *testing.T) {
 	image := anyImage(t)
 	for name, spoil := range map[string]func(t *testing.T, dir string){
@@ -79,8 +80,8 @@ func TestABadSnapshotStartsNothing(t *testing.T) {
 	}
 }
 
-// New removes snapshots that are too old or were made with another guest. If there are more than eight, the oldest is
-// removed.
+// TestSnapshotsAreTidied checks that at most eight snapshots are kept, and that New removes snapshots that are too old
+// or were made with another runsc or guest.
 func TestSnapshotsAreTidied(t *testing.T) {
 	image, home := anyImage(t), tempDir(t)
 	e := open(t, home, bundle.Bundle{})

@@ -28,7 +28,7 @@ func spares(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// ready waits until a spare with another name than those in others is ready, and returns its name.
+// ready waits until a spare whose name is not in others is ready, and returns the name of the spare.
 func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -58,8 +58,9 @@ func suspendAndResume(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	}
 }
 
-// A sandbox that was resumed in a spare behaves like any other: it can be listed, suspended and forked, it falls back when
-// its processes die, and Remove also removes the spare. Each spare is used once, and ends with the engine.
+// TestASpareBecomesASandbox checks that a sandbox that was resumed in a spare behaves like any other: List returns it,
+// it can be checkpointed and forked, it falls back to its checkpoint when its processes die, and Remove removes it
+// together with the spare. It also checks that each spare is used once, and that spares end when the engine is closed.
 func TestASpareBecomesASandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -135,8 +136,8 @@ func runscOf(text string) (pids []int) {
 	return pids
 }
 
-// After a daemon was killed, the next one ends an unused spare, and a spare that a resume had just started to use. It keeps
-// a sandbox that runs in a spare.
+// TestUnusedSparesOfAKilledDaemonEnd checks that the engine that is opened after a daemon was killed ends a spare that
+// a resume had just started to use, and keeps a sandbox that runs in another spare.
 func TestUnusedSparesOfAKilledDaemonEnd(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	killed := open(t, dir, bundle.Bundle{})
@@ -172,7 +173,8 @@ func TestUnusedSparesOfAKilledDaemonEnd(t *testing.T) {
 	}
 }
 
-// A sandbox uses a spare only if the spare has the same configuration and is alive.
+// TestOnlyAMatchingLiveSpareIsUsed checks that a sandbox runs in a spare only if the spare has the same configuration
+// and is alive.
 func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -187,7 +189,8 @@ func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
 	if got := taken(dir, other.ID); got != "" {
 		t.Errorf("one of another size runs in the spare %q", got)
 	}
-	second := ready(t, e, first) // it has the memory limit of other, which was started last
+	// The second spare has the memory limit of the sandbox other, which was started last.
+	second := ready(t, e, first)
 	if slices.Contains(spares(t, dir), first) {
 		t.Error("there are two spares")
 	}
@@ -210,8 +213,8 @@ func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
 	python(t, e, other.ID, "1")
 }
 
-// stoodBy returns the pids of the runsc processes of a home that were started as standbys, waiting or used, except for
-// others.
+// stoodBy returns the pids of the runsc processes of the home dir that were started as standbys. They may still wait or
+// run a command by now. The pids in others are left out.
 func stoodBy(dir string, others ...int) (pids []int) {
 	for _, pid := range runscOf(dir + "/") {
 		text, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
@@ -222,7 +225,8 @@ func stoodBy(dir string, others ...int) (pids []int) {
 	return pids
 }
 
-// Each standby is used once. Without standbys, or with killed ones, everything works as well. Standbys end with the engine.
+// TestStandbys checks that each standby is used once, that a resume succeeds if the standbys were killed, and that
+// standbys end when the engine is closed.
 func TestStandbys(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})

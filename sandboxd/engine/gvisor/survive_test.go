@@ -28,7 +28,7 @@ func TestDaemonThatIsKilled(t *testing.T) {
 	if text == "" {
 		t.Skip("only as a part of TestSandboxesOutliveTheDaemon")
 	}
-	var args [2]string // the folder and the image
+	var args [2]string // the arguments are the folder and the image
 	if err := json.Unmarshal([]byte(text), &args); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestDaemonThatIsKilled(t *testing.T) {
 func TestSandboxesOutliveTheDaemon(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	daemon := exec.Command(os.Args[0], "-test.run=^TestDaemonThatIsKilled$")
-	args, _ := json.Marshal([2]string{dir, image}) // can't fail: there are only strings
+	args, _ := json.Marshal([2]string{dir, image}) // can't fail: the arguments are strings
 	daemon.Env = append(os.Environ(), "DORMOUSE_TEST_DAEMON="+string(args))
 	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := daemon.StdoutPipe()
@@ -60,7 +60,7 @@ func TestSandboxesOutliveTheDaemon(t *testing.T) {
 	}
 	said := make([]byte, 4096)
 	n, _ := out.Read(said)
-	// Kill the whole process group, as a terminal or a service manager does.
+	// Kill the whole process group of the daemon, as a terminal or a service manager does.
 	if err := syscall.Kill(-daemon.Process.Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +133,9 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
-// Remove succeeds in a service with a read-only /run, as with systemd's ProtectSystem=strict. runsc's socket can be in /run,
-// but is not there in this test.
+// TestRemoveWhereRunIsReadOnly checks that Remove succeeds in a service with a read-only /run, as with systemd's
+// ProtectSystem=strict. runsc can create a socket in /run, which Remove removes. In this test the socket is not there,
+// and Remove must not fail.
 func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind /run /run && mount -o remount,bind,ro /run && exec "$@"`, "sh",
@@ -144,7 +145,8 @@ func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	}
 }
 
-// With a restrictive umask, as services and root shells can have, kernels can still read all the files that they need.
+// TestKernelsReadTheirFilesUnderAnyUmask checks that kernels can read all the files that they need if the daemon has a
+// restrictive umask, as services and root shells can have.
 func TestKernelsReadTheirFilesUnderAnyUmask(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("sh", "-c", `umask 077 && exec "$@"`, "sh",
@@ -154,7 +156,7 @@ func TestKernelsReadTheirFilesUnderAnyUmask(t *testing.T) {
 	}
 }
 
-// kill kills the processes of a sandbox, and no others.
+// kill kills all processes of a sandbox, and returns when they have ended.
 func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
@@ -172,7 +174,8 @@ func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Fatal("they do not end")
 }
 
-// After a reboot another process may have a sandbox's pid. The engine does not take that process for the sandbox's.
+// TestAPidOfAnotherBootIsNotTheSandbox checks that the engine does not take another process for a sandbox's process if
+// that process has the sandbox's pid after a reboot.
 func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -211,7 +214,7 @@ func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	}
 }
 
-// List names the reason if a sandbox was killed because it ran out of memory.
+// TestOutOfMemoryIsNamed checks that List names the reason if a sandbox was killed because it ran out of memory.
 func TestOutOfMemoryIsNamed(t *testing.T) {
 	image := anyImage(t)
 	e := open(t, tempDir(t), enginetest.Probe(t))

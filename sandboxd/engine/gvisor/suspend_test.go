@@ -110,7 +110,8 @@ func TestSuspendedStateSurvives(t *testing.T) {
 		t.Errorf("Dial = %v, want busy", err)
 	}
 
-	// Another engine finds the sandbox. Of two concurrent calls of Resume, the second finds it running.
+	// A second engine on the same folder, as after a restart of the daemon, can resume the sandbox. Of two concurrent
+	// calls of Resume, one resumes the sandbox, and the other finds it running and succeeds, too.
 	e = open(t, dir, bundle.Bundle{})
 	var group sync.WaitGroup
 	for range 2 {
@@ -257,7 +258,8 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 	}
 }
 
-// An engine that is opened after the daemon was killed, at any step of a suspend or resume, finds a usable sandbox.
+// TestInterruptedSuspendOrResumeIsRecovered checks that an engine finds a usable sandbox if it is opened after the
+// daemon was killed during a suspend or resume. It simulates the kill by changing the files of the sandbox.
 func TestInterruptedSuspendOrResumeIsRecovered(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
@@ -266,7 +268,7 @@ func TestInterruptedSuspendOrResumeIsRecovered(t *testing.T) {
 	python(t, e, s.ID, "x = 1")
 	sandboxDir := filepath.Join(dir, "sandboxes", string(s.ID))
 
-	// Killed while the checkpoint was being written: the sandbox keeps running.
+	// Simulate a daemon that was killed while it wrote the checkpoint: the sandbox must keep running.
 	if err := os.MkdirAll(filepath.Join(sandboxDir, "checkpoint.making", "pages.img"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +279,8 @@ func TestInterruptedSuspendOrResumeIsRecovered(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	// Killed after the restore and before the checkpoint was renamed to "kept": the sandbox is suspended.
+	// Simulate a daemon that was killed after it restored the sandbox and before it renamed the checkpoint to "kept":
+	// the sandbox must be suspended.
 	fallback := filepath.Join(tempDir(t), "kept")
 	if err := os.CopyFS(fallback, os.DirFS(filepath.Join(sandboxDir, "checkpoint"))); err != nil {
 		t.Fatal(err)

@@ -10,7 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// tidy removes an image only if certainly no home needs it. Homes share images, but have no other connection.
+// TestUnusedImagesAreRemoved checks that tidy removes an image only if it is certain that no home needs it. Homes share
+// images, but have no other connection.
 func TestUnusedImagesAreRemoved(t *testing.T) {
 	i := images{t.TempDir()}
 	now := time.Now()
@@ -36,16 +37,16 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 	const day = 24 * time.Hour
 	want := map[string]bool{
 		add("1", "host:5000/own:1", 90*day): false,
-		add("2", "host:5000/own:2", 80*day): true,  // a sandbox uses it
-		add("3", "host:5000/own:3", 70*day): true,  // the latest of its name
-		add("4", "other", 100*day):          true,  // the latest of its name, until 7 is added
-		add("5", "", 40*day):                false, // has no name
+		add("2", "host:5000/own:2", 80*day): true,  // a sandbox uses this image
+		add("3", "host:5000/own:3", 70*day): true,  // the latest image of this name
+		add("4", "other", 100*day):          true,  // the latest image of this name, until image 7 is added
+		add("5", "", 40*day):                false, // this image has no name
 		add("6", "", 20*day):                true,
 		add("7", "other@sha256:aa", 95*day): true,
 	}
-	want[strings.Repeat("4", 64)] = false // the latest of its name is 7
+	want[strings.Repeat("4", 64)] = false // image 7 is the latest image of this name
 	add("8", "host:5000/own:0", 85*day)
-	i.markUsed(strings.Repeat("8", 64)) // it is old, but was used just now
+	i.markUsed(strings.Repeat("8", 64)) // image 8 is old, but was used just now
 	want[strings.Repeat("8", 64)] = true
 	if err := os.Mkdir(filepath.Join(i.dir, "making-x"), 0o700); err != nil {
 		t.Fatal(err)

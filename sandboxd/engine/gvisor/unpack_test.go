@@ -46,7 +46,7 @@ func TestUnpackKeepsWhatMatters(t *testing.T) {
 		tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755},
 		tar.Header{Name: "./usr/bin/", Typeflag: tar.TypeDir, Mode: 0o755},
 		tar.Header{Name: "bin", Typeflag: tar.TypeSymlink, Linkname: "usr/bin"},
-		tar.Header{Name: "./bin/tool", Typeflag: tar.TypeReg, Mode: 0o4755}, // its path contains the link bin
+		tar.Header{Name: "./bin/tool", Typeflag: tar.TypeReg, Mode: 0o4755}, // the path contains the link "bin"
 		tar.Header{Name: "./usr/bin/same", Typeflag: tar.TypeLink, Linkname: "./usr/bin/tool"},
 		tar.Header{Name: "./dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3},
 		tar.Header{Name: "./etc/resolv.conf", Typeflag: tar.TypeSymlink, Linkname: "/run/resolv.conf"},
@@ -57,7 +57,8 @@ func TestUnpackKeepsWhatMatters(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := fs.FileMode(0o500)
-	if os.Geteuid() != 0 { // only root could remove the files in a folder without write permission
+	// Unpack adds write permission for other users, because they could not remove the files in the folder without it.
+	if os.Geteuid() != 0 {
 		closed = 0o700
 	}
 	for name, want := range map[string]fs.FileMode{
@@ -104,7 +105,8 @@ func TestUnpackStaysInside(t *testing.T) {
 				}
 			}
 			if err := gvisor.Unpack(dir, tarOf(t, headers...)); err != nil {
-				t.Logf("refused: %v", err) // the other archives are unpacked, with links resolved inside the image
+				// Unpack may refuse the archive, or unpack it with links resolved inside the image.
+				t.Logf("refused: %v", err)
 			}
 			entries, _ := os.ReadDir(outside)
 			other, _ := os.Stat(filepath.Join(outside, "other"))
@@ -115,7 +117,7 @@ func TestUnpackStaysInside(t *testing.T) {
 	}
 }
 
-// Layers are applied in the same way as by other container engines.
+// TestUnpackLayers checks that layers are applied in the same way as by other container engines.
 func TestUnpackLayers(t *testing.T) {
 	file := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644} }
 	folder := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o750} }
@@ -175,7 +177,8 @@ func TestUnpackLayers(t *testing.T) {
 	}
 }
 
-// No layer, whatever it contains, changes a file outside of the folder that it is unpacked to.
+// FuzzUnpackStaysInside checks that no layer, whatever it contains, changes a file outside of the folder that it is
+// unpacked to.
 func FuzzUnpackStaysInside(f *testing.F) {
 	f.Add("up", "..", "up/out", byte(tar.TypeReg), "x", "../secret", byte(tar.TypeLink))
 	f.Add("a", "/", "a/../../out", byte(tar.TypeDir), "a/.wh..wh..opq", "", byte(tar.TypeReg))
@@ -206,7 +209,7 @@ func FuzzUnpackStaysInside(f *testing.F) {
 			t.Fatal(err)
 		}
 		whole := b.String()
-		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // it may refuse the archive
+		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // Unpack may refuse the archive
 		entries, _ := os.ReadDir(outside)
 		inside, _ := os.ReadDir(filepath.Join(outside, "other"))
 		info, err := os.Stat(secret)

@@ -1,6 +1,6 @@
-// Command filters compiles the seccomp filter of Dormouse's sandboxes, for this machine's architecture, and writes it as a Go
-// file of runsc (../main.go). It fails if the filter is not identical, instruction by instruction, to the one that gVisor
-// compiles at run time.
+// Command filters compiles the seccomp filter of Dormouse's sandboxes, for this machine's architecture, and writes it
+// to a Go file, which is compiled into runsc (../main.go). It fails if the filter is not identical, instruction by
+// instruction, to the filter that gVisor compiles at run time.
 package main
 
 import (
@@ -50,8 +50,8 @@ func write(path string) error {
 //go:linkname rules gvisor.dev/gvisor/runsc/boot/filter/config.rules
 func rules(config.Options, precompiledseccomp.Values) (allow, deny seccomp.SyscallRules)
 
-// compile precompiles the filter for one set of options. For its releases gVisor does the same for hundreds of sets
-// (config.PrecompiledPrograms).
+// compile precompiles the filter for one set of options. gVisor does the same for hundreds of sets when it builds its
+// releases (config.PrecompiledPrograms).
 func compile(o config.Options) (precompiledseccomp.Program, error) {
 	program := func(vars precompiledseccomp.Values) *seccomp.Program {
 		allow, deny := rules(o, vars)
@@ -68,7 +68,7 @@ func compile(o config.Options) (precompiledseccomp.Program, error) {
 	if err != nil {
 		return p, err
 	}
-	for _, fd := range []uint32{3, 17, 250} { // sample values for the descriptor of a sandbox's control server
+	for _, fd := range []uint32{3, 17, 250} { // some possible file descriptors of a sandbox's control server
 		o.ControllerFD = fd
 		got, err := p.RenderInstructions(o.Vars())
 		if err != nil {

@@ -1,4 +1,4 @@
-// Command build builds runsc from gVisor's module, with the patches in patches.go.
+// Command patch builds runsc from gVisor's Go module, with the patches in patches.go.
 package main
 
 import (
@@ -19,9 +19,12 @@ func main() {
 	}
 }
 
-// build builds the module in the working directory, with a patched copy of gVisor's module in place of the original.
+// build builds runsc from the module in the working directory, with a patched copy of gVisor's module in place of the
+// original. It writes the result to the file program.
 func build(program string) error {
-	const dir = "./patched" // a fixed name, because the path ends up in the program
+	// The folder has a fixed name, because its path becomes a part of the program. With a random name, each build
+	// would be different.
+	const dir = "./patched"
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}

@@ -7,14 +7,15 @@ import (
 	"path/filepath"
 )
 
-// patch replaces old by new in a file of gVisor's. The file must contain old exactly once; otherwise the patch was made for
-// another version of gVisor, and apply fails.
+// patch replaces the text old by the text new in a file of gVisor's sources. The file must contain old exactly once.
+// Otherwise the patch was made for another version of gVisor, and apply fails.
 type patch struct{ file, old, new string }
 
 var patches = []patch{
-	// gVisor writes the two halves of a checkpoint concurrently. The half with the memory holds a lock while it scans the pages.
-	// The half with the kernel's state acquired the same lock for each mapping, only to read a flag, and so waited for the other.
-	// The flag is set before anything reads it, so reading it needs no lock.
+	// gVisor writes the two halves of a checkpoint concurrently: the memory and the state of the kernel. While the
+	// first half scans the pages, it holds a lock. Without this patch, the second half acquires the same lock for each
+	// mapping, only to read a flag, and so waits for the first half. The flag is set before anything reads it, so
+	// reading it needs no lock.
 	{
 		file: "pkg/sentry/pgalloc/save_restore.go",
 		old: `func (f *MemoryFile) IsSavable() bool {
@@ -27,10 +28,11 @@ var patches = []patch{
 }`,
 	},
 
-	// During a small checkpoint the garbage collector should not run: the objects that are encoded are in use. In its first second
-	// a sandbox has a GC percentage of 400 already (third_party/runsc/main.go). With that percentage a large checkpoint, of a sandbox
-	// with many files, would allocate several times the memory of the objects and not free it. That memory counts towards the
-	// limit of the sandbox's cgroup and could end the sandbox.
+	// During a small checkpoint the garbage collector should not run: it would find little to free, because the
+	// objects that are encoded are in use. In the first second of a sandbox, the GC percentage is 400 already
+	// (third_party/runsc/main.go). With that percentage, a large checkpoint, of a sandbox with many files, would
+	// allocate several times the memory of the objects and not free it. That memory counts towards the limit of the
+	// sandbox's cgroup, and reaching this limit could end the sandbox.
 	{
 		file: "runsc/boot/restore.go",
 		old: `func (l *Loader) save(o *control.SaveOpts) (err error) {
@@ -60,7 +62,8 @@ var patches = []patch{
 `,
 	},
 
-	// If a checkpoint has made much garbage, it is collected before the tasks continue, because sysinfo might count it (see heapAbove below).
+	// If a checkpoint has left much garbage, the collector runs before the tasks of the sandbox continue, because
+	// sysinfo might count the garbage as used memory (see heapAbove below).
 	{
 		file: "pkg/sentry/state/state.go",
 		old: `	defer func() {
@@ -85,7 +88,8 @@ var patches = []patch{
 `,
 	},
 
-	// The encoder's maps are allocated for the number of objects in a small sandbox (about 10,000), so that they do not grow.
+	// The encoder's maps are allocated with space for the objects of a small sandbox (about 10,000), so that the maps
+	// need not grow.
 	{
 		file: "pkg/state/state.go",
 		old: `		pending:        make(map[objectID]*objectEncodeState),
@@ -96,8 +100,8 @@ var patches = []patch{
 `,
 	},
 
-	// The encoder measures the time for each type and reads the clock twice for each object. Nothing uses these times, so the
-	// clock is not read.
+	// Without this patch, the encoder measures the time for each type, and reads the clock twice for each object.
+	// Nothing uses these times, so the patch removes the reads of the clock.
 	{
 		file: "pkg/state/stats.go",
 		old: `	now := gohacks.Nanotime()
@@ -106,7 +110,8 @@ var patches = []patch{
 `,
 	},
 
-	// The decoder reads numbers byte by byte, and each byte took two calls of Read. It uses ReadByte where the reader has it.
+	// The decoder reads numbers byte by byte. Without this patch, it calls Read twice for each byte. With it, the
+	// decoder calls ReadByte if the reader has this method.
 	{
 		file: "pkg/state/wire/wire.go",
 		old: `func (r *Reader) readByte() byte {
@@ -139,9 +144,10 @@ func (r *SimpleReader) ReadByte() (byte, error) {
 func (r *SimpleReader) Read(`,
 	},
 
-	// For each mapped file gVisor keeps, per range of the file, the set of mappings of that range. An exit (munmap) removed a mapping and
-	// merged neighbouring ranges, and the next fork or exit split them again. Each merge or split copies the whole set, so its time grows with
-	// the number of processes that map the file: 512 processes took 40 s to end. Ranges with more than 8 mappings are not merged.
+	// For each mapped file gVisor keeps, per range of the file, the set of mappings of that range. Without this patch,
+	// the exit of a process (munmap) removes a mapping and merges neighbouring ranges, and the next fork or exit
+	// splits them again. Each merge or split copies the whole set, so its time grows with the number of processes that
+	// map the file: 512 processes took 40 s to end. With this patch, ranges with more than 8 mappings are not merged.
 	// Merging only saves memory.
 	{
 		file: "pkg/sentry/memmap/mapping_set.go",
@@ -158,8 +164,9 @@ func (r *SimpleReader) Read(`,
 	merged := make(`,
 	},
 
-	// A fork that RLIMIT_NPROC refuses fails before the memory of the process is copied, and not afterwards. Otherwise a fork bomb that has
-	// reached its limit uses all CPU time for copies, and killing it takes long.
+	// If RLIMIT_NPROC does not allow a fork, the fork fails before the memory of the process is copied, and not
+	// afterwards. Otherwise a fork bomb that has reached its limit would use all CPU time for copies, and killing it
+	// would take long.
 	{
 		file: "pkg/sentry/kernel/task_clone.go",
 		old: `	// Pull task registers and FPU state, a cloned task will inherit the
@@ -191,8 +198,9 @@ func (uc *UserCounters) atRLimitNProc(ctx context.Context) bool {
 `,
 	},
 
-	// The guest measures the sandbox's memory with sysinfo. It also counts the part of gVisor's own heap above 128 MiB. The heap contains the
-	// buffers of sockets and pipes; if they did not count, code could fill them until the cgroup's limit ends the sandbox.
+	// The guest measures the sandbox's memory with sysinfo. With this patch, the result of sysinfo also includes the
+	// part of gVisor's own heap above 128 MiB. The heap contains the buffers of sockets and pipes. If sysinfo did not
+	// include them, code could fill them until the cgroup's limit ends the sandbox.
 	{
 		file: "pkg/sentry/syscalls/linux/sys_sysinfo.go",
 		old: `	totalUsage := mfUsage + memStats.Mapped
@@ -264,8 +272,9 @@ func heapObjects() uint64 {
 `,
 	},
 
-	// A pooled sandbox waits for a request to restore a checkpoint. If the daemon that started it ends, its stdin is closed and it
-	// exits. A sandbox that has received that request no longer depends on the daemon.
+	// A pooled sandbox waits for a request to restore a checkpoint. If the daemon that started the sandbox ends before
+	// this request, the stdin of the sandbox is closed, and the sandbox exits. A sandbox that has received the request
+	// no longer depends on the daemon.
 	{
 		file: "runsc/boot/loader.go",
 		old: `	args.StartupTimer.Reached("control server started")
