@@ -56,8 +56,8 @@ func tooManyValues(what string) error {
 }
 
 // checkManifest refuses an image whose manifest is too large, or names a configuration that is too large or too many
-// layers. An image from a registry needs no other check, because the registry client never reads more of a
-// configuration than the size in the manifest.
+// layers. For an image from a registry, this check of the configuration is sufficient, because the registry client
+// never reads more of a configuration than the size in the manifest.
 func checkManifest(img v1.Image) error {
 	text, err := img.RawManifest()
 	if err == nil {

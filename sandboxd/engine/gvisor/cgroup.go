@@ -104,7 +104,8 @@ func (c cgroups) prepareParent() cgroups {
 	switch err := os.WriteFile(cgroupMount+"/cgroup.subtree_control", []byte("+"+strings.Join(needed, " +")), 0); {
 	case errors.Is(err, syscall.EBUSY):
 		// The root cgroup that this process sees contains processes, so controllers can't be enabled in it. Only the
-		// machine's own root cgroup may have both: the cgroup is the root of a container.
+		// machine's own root cgroup may have both processes and enabled controllers. This cgroup is the root of a
+		// container.
 		c.missing = "the processes of this container are in the cgroup that is its root, and below such a one version 2 has no limits"
 		c.remedy = "start it with the host's cgroup namespace (docker run --cgroupns=host), or move them into a cgroup of their own before dormouse starts"
 	case err != nil:

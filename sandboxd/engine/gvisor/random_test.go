@@ -268,7 +268,7 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 	})
 }
 
-// drawnValues collects the output of sandboxes that started with the same memory.
+// drawnValues collects the random values that sandboxes with the same saved memory have printed.
 type drawnValues struct {
 	seen  map[string]int
 	count int

@@ -19,7 +19,8 @@ import (
 //   - A sandbox whose processes have died becomes suspended with its fallback checkpoint, if it has one.
 //   - Folders that were being removed, and spares that no sandbox runs in, are removed.
 //
-// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox stays for the same reason.
+// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox stays
+// for the same reason.
 //
 // If a step fails for a sandbox, on a full disk for example, recover adds a warning and continues with the other
 // sandboxes: the next operation that needs the step repeats it. recover returns an error only if the folder of the

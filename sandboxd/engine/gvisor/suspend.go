@@ -88,7 +88,7 @@ func (e *Engine) replaceDir(making, to string) error {
 	return e.drop(making)
 }
 
-// drop removes a folder, if it exists. When drop returns, there is no folder at the path dir. The files are removed in
+// drop removes a folder, if it exists. When drop returns nil, there is no folder at the path dir. The files are removed in
 // the background, because removing a large file takes time (0.2 s for 130 MB on ext4 with discard), and suspend, resume
 // and fork should not wait for it.
 func (e *Engine) drop(dir string) error {
@@ -130,8 +130,8 @@ func notSaved(cause error) *sandbox.Error {
 }
 
 // Resume implements [engine.Suspender]. When the guest of the resumed sandbox has answered, the sandbox's checkpoint
-// becomes its fallback checkpoint. If a step fails, including this last one, or the daemon is killed before it, the
-// sandbox stays suspended.
+// becomes its fallback checkpoint. If a step fails, including this last one, or the daemon is killed before the last
+// step, the sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = e.images.explainFullDisk(err) }()
 	e.packer.abandon(id)

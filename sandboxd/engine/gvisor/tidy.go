@@ -101,8 +101,9 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 			return nil, err
 		}
 		if filepath.Base(file) != homeFile(string(text)) {
-			// The file is damaged, so it is unknown which home it belonged to, and which images that home needs.
-			// Opening the home creates a new file. The damaged file is removed when it is older than unusedFor.
+			// The file is damaged, so it is unknown which home it belongs to, and which images that home needs. When
+			// that home is opened, the file is written again. If that does not happen within unusedFor, the file is
+			// removed.
 			info, err := os.Stat(file)
 			if err == nil && now.Sub(info.ModTime()) > unusedFor {
 				err = os.Remove(file)
