@@ -189,9 +189,9 @@ func (l *expectedState) after(t *testing.T, step, op string, err error) {
 	}
 }
 
-// runInterrupted runs the operation op on a sandbox and returns its error. After delay it does what the parameter
-// meanwhile says: "kill command" kills the runsc command, "kill all" kills all processes of the sandbox, "give up"
-// cancels the operation, and an empty text does nothing.
+// runInterrupted runs the operation op on a sandbox and returns its error. After delay, it disturbs the operation in
+// the way that the parameter meanwhile selects: "kill command" kills the runsc command, "kill all" kills all processes
+// of the sandbox, and "give up" cancels the operation. If meanwhile is empty, the operation is not disturbed.
 func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
