@@ -13,15 +13,15 @@ import (
 // Execution is the record of an execution. It does not contain code or output.
 type Execution struct {
 	sandbox.Execution
-	Owner       sandbox.Owner // the owner of its sandbox; set by the store
+	Owner       sandbox.Owner // the owner of the execution's sandbox; set by the store
 	Requester   sandbox.Owner // the client that requested it; request ids are unique for each requester
 	RequestID   string
 	RequestHash []byte
 }
 
-// AddExecution stores an accepted execution. This is the only flush of the disk that an execution costs. The
-// error is [ErrRequestTaken] if another execution of the same requester has the request id, and [ErrEnded] if
-// the sandbox is not running.
+// AddExecution stores an accepted execution. This is the only flush of the disk that the caller of an execution
+// waits for. The error is [ErrRequestTaken] if another execution of the same requester has the request id, and
+// [ErrEnded] if the sandbox is not running.
 func (s *Store) AddExecution(e Execution) error {
 	record, err := encode(e.Execution)
 	if err != nil {
@@ -55,7 +55,9 @@ func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 		return false, err
 	}
 	if stored {
-		s.soon(func(tx *sql.Tx) error { // a transaction flushes the disk only if it writes, so this one writes
+		// Make the store flush the disk soon. A transaction flushes only if it writes, so this one writes the
+		// same value again.
+		s.soon(func(tx *sql.Tx) error {
 			_, err := tx.Exec("UPDATE executions SET final = final WHERE id = ?", e.ID)
 			return err
 		})
@@ -75,7 +77,8 @@ func (s *Store) AbandonExecution(e sandbox.Execution) error {
 	})
 }
 
-// RemoveExecution deletes the record of an execution that the guest refused.
+// RemoveExecution deletes the record of an execution that the guest refused or did not receive. It does nothing
+// if the record is final.
 func (s *Store) RemoveExecution(id sandbox.ExecutionID) error {
 	return s.evenFull(func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM executions WHERE id = ? AND final = 0", id)
@@ -88,8 +91,9 @@ func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Executio
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
 }
 
-// ExecutionFor returns an execution's record if that owner may see its sandbox, and [ErrNotFound] otherwise.
-// It takes the same time in both cases, as [Store.SandboxFor] does.
+// ExecutionFor returns an execution's record if the owner in who may see its sandbox, and [ErrNotFound]
+// otherwise. Like [Store.SandboxFor], it takes the same time for an execution of another owner as for one that
+// does not exist.
 func (s *Store) ExecutionFor(ctx context.Context, who sandbox.Owner, id sandbox.ExecutionID) (Execution, error) {
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
 }
@@ -114,8 +118,8 @@ func (s *Store) prepareStatements(ctx context.Context) (err error) {
 		SELECT ?, id, owner, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
 	if err == nil {
 		// epoch_bound is an upper bound of every kernel_epoch that the sandbox's guest has had. Its initial
-		// value is 2: a guest can start a kernel when it boots, and one when it is prepared for a snapshot.
-		// After that it starts at most one kernel for each execution.
+		// value is 2, because a guest can start one kernel when it boots, and another one when it is prepared
+		// for a snapshot. After that it starts at most one kernel for each execution.
 		s.acceptEpoch, err = s.write.PrepareContext(ctx, "UPDATE sandboxes SET epoch_bound = epoch_bound + 1 WHERE id = ?")
 	}
 	if err == nil {
@@ -159,7 +163,8 @@ func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error)
 	return all, rows.Err()
 }
 
-// finish marks a record as final. It returns false if the record is final already.
+// finish stores e as the final record of an execution. It returns false, and changes nothing, if the stored
+// record is final already.
 func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error) {
 	record, err := encode(e)
 	if err != nil {

@@ -12,9 +12,9 @@ func (s *Store) Sandbox(ctx context.Context, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ?", id))
 }
 
-// SandboxFor returns a sandbox's record if that owner may see it, and [ErrNotFound] otherwise. Its duration
-// does not reveal whether the sandbox of another owner exists: the database compares the owners, and only a
-// record that is returned is decoded.
+// SandboxFor returns a sandbox's record if the owner in who may see it, and [ErrNotFound] otherwise. The time
+// that the call takes does not reveal whether a sandbox of another owner exists, because the database compares
+// the owners, and only a record that is returned is decoded.
 func (s *Store) SandboxFor(ctx context.Context, who sandbox.Owner, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
 }
@@ -35,9 +35,9 @@ func (s *Store) Present(ctx context.Context) ([]Sandbox, error) {
 	return s.querySandboxes(ctx, "WHERE state <> ? OR container = 1 ORDER BY seq", sandbox.Terminated)
 }
 
-// Sandboxes returns at most limit sandboxes that an owner may see and that are in the given state, newest
-// first. An empty state selects all states except terminated. Only records with a sequence number below before
-// are returned; 0 means all.
+// Sandboxes returns at most limit sandboxes that an owner may see and that are in the given state, newest first.
+// An empty state selects all states except terminated. If the parameter before is not 0, only records with a
+// smaller Seq are returned.
 func (s *Store) Sandboxes(ctx context.Context, owner sandbox.Owner, state sandbox.State, before int64, limit int) ([]Sandbox, error) {
 	if before == 0 {
 		before = 1<<63 - 1

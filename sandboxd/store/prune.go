@@ -7,7 +7,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// How much is kept, and how long.
+// Limits on the records that the store keeps.
 const (
 	// Retention is how long the records of a terminated sandbox and its executions are kept. The container is
 	// usually removed long before.

@@ -9,23 +9,23 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// reserve is a file that occupies disk space, so that a sandbox can be terminated even on a full disk: that
-// frees space, but must be recorded first. Such a change gives up part of the reserve. When there is free space
-// again, the reserve grows to its full size.
+// reserve is a file that only occupies disk space. Terminating a sandbox frees space, but the store must write a
+// record first, which fails on a full disk. If such a write fails because the disk is full, the writer makes the
+// file smaller and tries again. When there is free space again, the writer extends the file to its full size.
 type reserve struct {
 	path string
-	kept bool // the file has its full size; only the writer uses this field and the file
+	kept bool // the file has its full size; used only by Open and, after it, by the writer
 }
 
-// reserveBytes is several times the size that the end of a sandbox has in the write-ahead log: some pages, and
-// one for each unfinished execution.
+// reserveBytes is several times the space that the termination of a sandbox needs in the write-ahead log: a few
+// pages, and one more page for each unfinished execution.
 const (
 	reserveBytes = 1 << 20
-	reserveStep  = reserveBytes / 8 // how much giveUp frees in one call
+	reserveStep  = reserveBytes / 8 // how many bytes giveUp frees in one call
 )
 
-// keep creates the file, or extends it to its full size. On a full disk the file stays smaller, and the next
-// change tries again.
+// keep creates the file, or extends it to its full size. On a full disk the file stays smaller, and the writer
+// calls keep again after a later change.
 func (r *reserve) keep() {
 	if r.kept {
 		return
@@ -45,8 +45,8 @@ func (r *reserve) keep() {
 	}
 }
 
-// giveUp frees reserveStep bytes of the reserve and reports whether it did. It does not make the file smaller
-// than spare bytes.
+// giveUp makes the file smaller by reserveStep bytes and reports whether it did. It never makes the file smaller
+// than the parameter spare, in bytes.
 func (r *reserve) giveUp(spare int64) bool {
 	info, err := os.Stat(r.path)
 	if err != nil || info.Size() <= spare {
@@ -58,8 +58,8 @@ func (r *reserve) giveUp(spare int64) bool {
 
 func reservePath(database string) string { return database + ".reserve" }
 
-// FreeReserve frees part of the reserve of the database at path, for a write to a full disk, and reports
-// whether it did. The caller must make sure that the database is not open.
+// FreeReserve frees part of the reserve of the database at path, so that a write to a full disk can be tried
+// again. It reports whether it freed any space. The caller must make sure that the database is not open.
 func FreeReserve(path string) bool {
 	r := reserve{path: reservePath(path)}
 	return r.giveUp(0)

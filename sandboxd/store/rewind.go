@@ -12,20 +12,20 @@ import (
 type Rewind struct {
 	AsOf  time.Time // when the checkpoint was made; zero: the sandbox was never rewound
 	Epoch int       // greater than every kernel_epoch before the rewind
-	Owed  bool      // the guest has not been informed yet
+	Owed  bool      // the guest has not been informed of the rewind yet
 }
 
 // Rewinding is the argument of [Store.Rewind].
 type Rewinding struct {
-	AsOf, Time time.Time             // the time of the checkpoint, and the current time
+	AsOf, Time time.Time             // AsOf is the time of the checkpoint, and Time the current time
 	Keep       []sandbox.ExecutionID // unfinished executions that had not begun and will still run
 	Lost       string                // the reason for the other unfinished executions, which are lost
 	Undone     string                // the reason to add to executions that ended after AsOf, because their effects are undone
 }
 
-// Rewind marks a sandbox as suspended, as of an earlier checkpoint, and updates the records of its executions
-// as [Rewinding] describes. The caller must inform the guest of the rewind and then call [Store.SetState] with
-// running, which records that.
+// Rewind marks a sandbox as suspended, as of an earlier checkpoint, and updates the records of its executions as
+// [Rewinding] describes. The caller must inform the guest of the rewind. Then it must call [Store.SetState] with
+// the state running, which records that the guest has been informed.
 func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 	var done Rewind
 	err := s.now(func(tx *sql.Tx) error {
@@ -51,8 +51,9 @@ func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 				return err
 			}
 		}
-		// The guest continues with the epoch rewound_epoch or, if its kernel is alive, the next one. Each
-		// execution in r.Keep has yet to run and can start another kernel.
+		// When the guest is informed of the rewind, its next kernel_epoch is at most rewound_epoch + 1. Each
+		// execution in r.Keep will still run and can start another kernel. The new epoch_bound includes all of
+		// these epochs.
 		err = oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, rewound_as_of = ?, rewound_owed = 1, rewound_epoch = epoch_bound + 1, epoch_bound = epoch_bound + 2 + ?
 			WHERE id = ? AND state IN (?, ?)`,
 			sandbox.Suspended, toDB(r.AsOf), len(r.Keep), id, sandbox.Running, sandbox.Suspended))
@@ -73,7 +74,7 @@ func nonEmpty(texts ...string) (some []string) {
 	return some
 }
 
-// rewrite replaces the record of a final execution.
+// rewrite replaces the record of an execution that is final already.
 func rewrite(tx *sql.Tx, e sandbox.Execution) error {
 	record, err := encode(e)
 	if err != nil {

@@ -15,10 +15,10 @@ type Cause string
 
 // Causes of termination.
 const (
-	CauseDeleted Cause = "deleted" // a client deleted it
-	CauseExpired Cause = "expired" // its TTL was reached
-	CauseLost    Cause = "lost"    // its container stopped without a request
-	CauseFailed  Cause = "failed"  // its creation failed
+	CauseDeleted Cause = "deleted" // a client deleted the sandbox
+	CauseExpired Cause = "expired" // the sandbox reached the end of its TTL
+	CauseLost    Cause = "lost"    // the container stopped or disappeared without a request, or can never be resumed
+	CauseFailed  Cause = "failed"  // the creation of the sandbox failed
 )
 
 // Sandbox is the record of a sandbox.
@@ -28,17 +28,17 @@ type Sandbox struct {
 	Owner       sandbox.Owner
 	DisplayName string
 	State       sandbox.State
-	Cause       Cause  // of its termination
-	Reason      string // of its termination, in a sentence
+	Cause       Cause  // the kind of reason for the termination; empty before
+	Reason      string // the reason for the termination, in a sentence; empty before
 	Language    sandbox.Language
 	Image       string
 	Limits      sandbox.Limits
 	UID         int
-	ForkOf      sandbox.ID // the original, if it is a fork
-	// Container is true from before the engine is called to create the container until the container is known
-	// to be gone. As long as it is true, no other sandbox has the same UID. Exceptions are forks, which have
-	// the UID of their original, and sandboxes with a UID below 200,000, which do not share an operating-system
-	// kernel.
+	ForkOf      sandbox.ID // the id of the original, if the sandbox is a fork
+	// Container is true while the engine may have a container for the sandbox: from before the engine is called
+	// to create the container until the container is known to be gone. As long as it is true, no other sandbox
+	// has the same UID. The exceptions are forks, which have the UID of their original, and sandboxes with a UID
+	// below 200,000, which do not share an operating-system kernel with other sandboxes.
 	Container   bool
 	RequestID   string
 	RequestHash []byte
@@ -46,7 +46,7 @@ type Sandbox struct {
 	ExpireTime  time.Time
 	UsedTime    time.Time
 	EndTime     time.Time
-	// SavedTime is when the checkpoint that the engine keeps was made. Zero: there is none.
+	// SavedTime is the time of the checkpoint that the engine has of the sandbox. It is zero if there is none.
 	SavedTime time.Time
 	Rewound   Rewind
 }
@@ -76,7 +76,7 @@ func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 	return r, nil
 }
 
-// AddSandbox stores a new sandbox in the state provisioning, with a container that may exist. The error is
+// AddSandbox stores a new sandbox in the state provisioning and with Container set. The error is
 // [ErrRequestTaken] if another sandbox of the same owner has the request id.
 func (s *Store) AddSandbox(r Sandbox) error {
 	limits, err := json.Marshal(r.Limits)
@@ -99,8 +99,8 @@ func (s *Store) AddSandbox(r Sandbox) error {
 	})
 }
 
-// SetRunning records that a provisioning sandbox is running. A fork's kernel_epoch continues from its
-// original's, so the fork's epoch_bound is at least the original's.
+// SetRunning records that a provisioning sandbox is running. If the sandbox is a fork, SetRunning raises its
+// epoch_bound to that of the original, because the fork's kernel_epoch continues from the original's.
 func (s *Store) SetRunning(id sandbox.ID) error {
 	return s.now(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, epoch_bound = max(epoch_bound, coalesce((SELECT original.epoch_bound FROM sandboxes original WHERE original.id = sandboxes.fork_of), 0))
@@ -109,8 +109,8 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 }
 
 // SetState records whether a sandbox is running or suspended. Running also means that the guest has been
-// informed of the last rewind. SetState works on a full disk, because files may have to be read before a
-// sandbox is deleted to free space.
+// informed of the last rewind. SetState works on a full disk: to free space, a client may have to resume a
+// sandbox, read its files and delete it.
 func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	return s.wait(op{spare: reserveBytes / 2, do: func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET state = ?1, rewound_owed = min(rewound_owed, ?1 <> ?3) WHERE id = ?2 AND state IN (?3, ?4)",
@@ -118,7 +118,7 @@ func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	}})
 }
 
-// SetSaved records, with a short delay, when a sandbox's checkpoint was made. Zero means that there is no
+// SetSaved records, with a short delay, when a sandbox's checkpoint was made. A zero t means that there is no
 // checkpoint any more.
 func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
 	s.soon(func(tx *sql.Tx) error {
@@ -149,7 +149,7 @@ type End struct {
 	Reason string
 	Time   time.Time
 	Used   time.Time // time of last use
-	// Executions is the reason for its unfinished executions, which are lost.
+	// Executions is the reason to record for the sandbox's unfinished executions, which are lost.
 	Executions string
 }
 
@@ -187,7 +187,8 @@ func (s *Store) ContainerGone(id sandbox.ID) {
 	})
 }
 
-// SetUsed records, with a short delay, when sandboxes were last used. It never sets an earlier time.
+// SetUsed records, with a short delay, when sandboxes were last used. It does not replace a recorded time by an
+// earlier one.
 func (s *Store) SetUsed(times map[sandbox.ID]time.Time) {
 	if len(times) == 0 {
 		return

@@ -49,15 +49,15 @@ var migrations = []string{
 	CREATE INDEX executions_by_sandbox ON executions (sandbox, seq);
 	CREATE INDEX executions_unfinished ON executions (sandbox) WHERE final = 0;
 	`,
-	// 2: forks. A fork has the uid of its original, because that uid owns its files. Only an engine on which
-	// each sandbox has its own operating-system kernel can fork, and there uids have no meaning outside of the
-	// sandbox.
+	// 2: forks. A fork has the uid of its original, because that uid owns the files that the fork inherits. So
+	// the unique index on uids exempts forks. That is safe: on every engine that can fork, each sandbox has its
+	// own operating-system kernel, so uids have no meaning outside of the sandbox.
 	`
 	ALTER TABLE sandboxes ADD COLUMN fork_of TEXT NOT NULL DEFAULT ''; -- id of the original
 	DROP INDEX sandboxes_by_uid;
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '';
 	`,
-	// 3: checkpoints of running sandboxes, and the return to one (rewind).
+	// 3: the time of the last checkpoint of a sandbox, and its last return to a checkpoint (rewind).
 	`
 	ALTER TABLE sandboxes ADD COLUMN saved_time    INTEGER NOT NULL DEFAULT 0; -- of the last checkpoint
 	ALTER TABLE sandboxes ADD COLUMN rewound_as_of INTEGER NOT NULL DEFAULT 0; -- a store.Rewind, the last
@@ -78,15 +78,17 @@ var migrations = []string{
 	CREATE INDEX sandboxes_by_name ON sandboxes (owner, display_name, seq) WHERE display_name <> '';
 	CREATE UNIQUE INDEX executions_by_request ON executions (requester, request_id) WHERE request_id IS NOT NULL;
 	`,
-	// 5: sandboxes that start from one snapshot share its uid. That uid is below those that are assigned where
-	// sandboxes share an operating-system kernel.
+	// 5: all sandboxes on an engine with snapshots have the uid 199,999, because that uid owns the files of the
+	// snapshots. The manager assigns uids from 200,000 on other engines, where sandboxes can share an
+	// operating-system kernel. Only these uids must be unique.
 	`
 	DROP INDEX sandboxes_by_uid;
 	CREATE UNIQUE INDEX sandboxes_by_uid ON sandboxes (uid) WHERE container = 1 AND fork_of = '' AND uid >= 200000;
 	`,
-	// 6: an upper bound on kernel_epoch that does not depend on how executions ended. The epochs of a fork's
-	// guest continue from those of its original. Older schemas did not record these, so a fork gets the highest
-	// bound of all sandboxes. A record that is not valid JSON counts as one without an epoch.
+	// 6: an upper bound on the kernel_epoch of each sandbox. It is valid even if the end of an execution, which
+	// contains its kernel_epoch, was not recorded. The epochs of a fork continue from the epoch that its original
+	// had at the time of the fork. Older schemas did not record that epoch, so this migration gives each fork the
+	// highest bound of all sandboxes. An execution whose record is not valid JSON counts as one without an epoch.
 	`
 	ALTER TABLE sandboxes ADD COLUMN epoch_bound INTEGER NOT NULL DEFAULT 2; -- see acceptEpoch in execution.go
 	UPDATE sandboxes SET epoch_bound = 3 + rewound_epoch + (SELECT count(*) + coalesce(max(CASE WHEN json_valid(record) THEN json_extract(record, '$.kernel_epoch') END), 0) FROM executions WHERE sandbox = sandboxes.id);
@@ -129,7 +131,8 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	if health != "ok" {
 		return fmt.Errorf(damaged, fmt.Errorf("%s", health))
 	}
-	// Change the journal mode only after these checks, so that a file that is not ours remains unchanged.
+	// Change the journal mode only after these checks, so that a file that is not a Dormouse database stays
+	// unchanged.
 	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&health); err != nil {
 		return fmt.Errorf("turn on its write-ahead log: %w", err)
 	}

@@ -4,7 +4,7 @@
 //
 //   - store.go: [Open] and [Store]: the file, its read connections and its one writer
 //   - schema.go: schema and migrations
-//   - write.go: how changes reach the disk, several in one transaction
+//   - write.go: writing changes to the disk, several in one transaction
 //   - sandbox.go, list.go: [Sandbox], the record of a sandbox
 //   - execution.go: [Execution], the record of an execution
 //   - rewind.go: [Store.Rewind], the return of a sandbox to a checkpoint
@@ -48,8 +48,8 @@ type Store struct {
 	accept, acceptEpoch, final *sql.Stmt
 
 	mu      sync.Mutex
-	pending []op        // in the order of the requests; guarded by mu, like timer, closed and failure
-	timer   *time.Timer // wakes the writer for changes that no caller waits for; nil while it is not running
+	pending []op        // requested changes, oldest first; guarded by mu, as are timer, closed and failure
+	timer   *time.Timer // signals the writer to write changes that no caller waits for; nil while the timer is not running
 	closed  bool
 	failure error // the error of the last transaction, or nil
 
@@ -59,11 +59,12 @@ type Store struct {
 	done chan struct{} // closed when writeLoop has ended
 }
 
-// Open opens the database at path and creates it if it does not exist. Only the file's owner can read it. Open
-// returns an error, and leaves the file unchanged, if the database is damaged, is not a Dormouse database, or
-// was written by a newer version of Dormouse. The caller must close the store.
+// Open opens the database at path and creates it if it does not exist. It sets the mode of the file to 0600, so
+// that only the file's owner can read it. Open returns an error, and leaves the contents of the file unchanged,
+// if the database is damaged, is not a Dormouse database, or was written by a newer version of Dormouse. The
+// caller must close the store.
 func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite creates its other files with the same mode
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite creates the write-ahead log and the shared-memory file with the same mode
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
@@ -83,7 +84,8 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// open opens the connections. This needs some disk space, because SQLite creates files beside the database.
+// open opens s.write and s.read and migrates the schema. On a full disk it can fail, because SQLite creates
+// files beside the database.
 func (s *Store) open(ctx context.Context, path string) (err error) {
 	if s.write, err = openPool(path, 1, "_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(8388608)&_txlock=immediate"); err != nil {
 		return err
@@ -152,7 +154,7 @@ func fromDB(ns int64) time.Time {
 	return time.Unix(0, ns).UTC()
 }
 
-// nullable returns nil, which is stored as NULL, for an empty string: a unique column can contain many NULLs.
+// nullable returns nil for an empty string. nil is stored as NULL, and a unique column can contain many NULLs.
 func nullable(s string) any {
 	if s == "" {
 		return nil

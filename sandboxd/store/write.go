@@ -10,28 +10,30 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// op is one change. do may run twice, so it must change nothing but the database.
+// op is one change. do can run several times, because its transaction can be retried. So it may change only the
+// database, and variables that each run sets again.
 type op struct {
 	do    func(*sql.Tx) error
-	done  chan error // receives the result; nil if no caller waits
-	spare int64      // on a full disk the op does not use this part of the reserve, in bytes
-	quick bool       // the change must survive the end of the daemon, but not a failure of the machine
+	done  chan error // receives the error of the change, or nil; the channel is nil if no caller waits
+	spare int64      // bytes of the reserve that this op must not use on a full disk
+	quick bool       // skip the flush of the disk: the change survives the end of the daemon, but not always a failure of the machine
 }
 
-// patience is how long a change that no caller waits for may stay in memory. A change that a caller waits for
-// is committed immediately, and the waiting changes are part of its transaction. So an execution costs only one
-// flush of the disk: the one for its acceptance.
+// patience is how long a deferred change, which no caller waits for, may stay in memory. A change that a caller
+// waits for is committed immediately, and all deferred changes become part of its transaction. So the caller of
+// an execution waits for only one flush of the disk: the one that records its acceptance.
 const patience = 100 * time.Millisecond
 
-// now makes a change and returns when it is on disk. It has no context parameter, because a change takes little
-// time and cannot be cancelled half-way.
+// now makes a change and returns when it is on disk. On a full disk it does not use the reserve. It has no
+// context parameter, because a change takes little time and cannot be cancelled half-way.
 func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do, spare: reserveBytes}) }
 
 // evenFull is like now, but may use the whole reserve on a full disk. It is for changes that free space.
 func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
 
-// quickly makes a change, even on a full disk, and returns when the change survives the end of the daemon. It
-// does not flush the disk: until another change does, a failure of the machine can undo it.
+// quickly is like now, but it may use half of the reserve on a full disk, and it does not flush the disk. When
+// it returns, the change survives the end of the daemon. A failure of the machine can undo the change until a
+// later change flushes the disk.
 func (s *Store) quickly(do func(*sql.Tx) error) error {
 	return s.wait(op{do: do, spare: reserveBytes / 2, quick: true})
 }
@@ -53,8 +55,9 @@ func (s *Store) wait(o op) error {
 const fullRetry = time.Second
 
 // soon makes a change with a short delay, after all changes that were requested before it. On a full disk it
-// retries until there is free space. Any other failure is logged. If a crash loses the change, the manager's
-// reconciliation makes it again.
+// retries until there is free space. Any other failure is logged. A crash can lose the change, so soon is only
+// for changes whose loss does no harm. For example, if the removal of a container was not recorded, the
+// manager's reconciliation records it later. soon does nothing if the store is closed.
 func (s *Store) soon(do func(*sql.Tx) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,7 +70,7 @@ func (s *Store) soon(do func(*sql.Tx) error) {
 	}
 }
 
-// Flush returns when all changes that were requested before are on disk.
+// Flush returns when all changes that were requested before the call are on disk.
 func (s *Store) Flush() error {
 	return s.now(func(*sql.Tx) error { return nil })
 }
@@ -75,7 +78,7 @@ func (s *Store) Flush() error {
 func (s *Store) signal() {
 	select {
 	case s.wake <- struct{}{}:
-	default: // the writer has a signal already and will see the change
+	default: // the writer has not handled an earlier signal yet, and will see this change then
 	}
 }
 
@@ -102,9 +105,8 @@ func (s *Store) writeLoop() {
 	}
 }
 
-// commit runs ops in one transaction or, if one of them fails, each in its own transaction. It sends the
-// results to the waiting callers. It returns the deferred changes that did not fit on a full disk, in their
-// order.
+// commit runs ops in one transaction or, if one of them fails, each in its own transaction. It sends the results
+// to the waiting callers. It returns the deferred changes that did not fit on a full disk, in the order of ops.
 func (s *Store) commit(ops []op) (retry []op) {
 	if len(ops) == 0 {
 		return nil
@@ -172,8 +174,8 @@ func (s *Store) transact(ops []op) error {
 	return tx.Commit()
 }
 
-// note stores the result of a transaction for Ping. Errors that are the caller's, such as ErrNotFound, count as
-// success.
+// note stores the result of a transaction for Ping. An error that its caller caused, such as ErrNotFound, counts
+// as success.
 func (s *Store) note(err error) {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrEnded) || errors.Is(err, ErrRequestTaken) {
 		err = nil
@@ -194,7 +196,7 @@ func oneRow(res sql.Result, err error) error {
 	return nil
 }
 
-// taken reports whether err is a violation of a unique column.
+// taken reports whether err means that another row already has the value of a unique column.
 func taken(err error) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
