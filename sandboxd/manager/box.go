@@ -13,20 +13,20 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// box is a running or suspended sandbox. The manager keeps one in Manager.boxes until the sandbox is
-// terminated. Fields above life do not change after newBox, except for the atomic counters.
+// box is a running or suspended sandbox. The manager keeps it in Manager.boxes until the sandbox is terminated.
+// Fields above life do not change after newBox, except for the atomic counters.
 type box struct {
 	id       sandbox.ID
 	owner    sandbox.Owner
 	language sandbox.Language
 	log      *slog.Logger
-	guest    *guest.Client // opens connections when they are first needed
+	guest    *guest.Client // client of the guest; opens connections when they are needed
 
 	ctx   context.Context // cancelled when the sandbox is terminated or the manager is closed
 	close context.CancelFunc
 
-	open, dials atomic.Int64 // connections to the guest: currently open, and opened so far
-	heard       atomic.Int64 // number of successful reads from these connections
+	open, dials atomic.Int64 // number of connections to the guest: open now, and opened so far
+	heard       atomic.Int64 // number of successful reads from connections to the guest
 
 	// life is the lock for transitions of the sandbox, such as suspending or terminating it. It contains one
 	// value while no goroutine holds it. Use change or tryChange to take it. Once the box is in Manager.boxes
@@ -37,11 +37,11 @@ type box struct {
 
 	// mu guards the fields below, including those of rest.
 	mu       sync.Mutex
-	rec      store.Sandbox // the record as it is on disk, but its UsedTime can be newer
-	stored   time.Time     // the UsedTime on disk
-	told     time.Time     // the expiry that the guest was last given; zero: unknown
+	rec      store.Sandbox // the record; like the one on disk, except that UsedTime can be newer
+	stored   time.Time     // the UsedTime that was last passed to the store
+	told     time.Time     // the expiry that the guest has; zero: unknown
 	ended    bool
-	expiring bool // a goroutine of expireDue is terminating it
+	expiring bool // a goroutine of expireDue is terminating the sandbox
 	rest
 	pending map[sandbox.ExecutionID]*pending
 	// followed contains the queue of each language's watcher, oldest execution first. A watcher runs while its
@@ -101,22 +101,23 @@ func (s *stream) Close() error {
 	return s.Conn.Close()
 }
 
-// reach starts observing the connections. The function that it returns reports whether a connection to the
-// guest existed at any time since, so that a request may have reached the guest.
+// reach starts observing the connections. The function that it returns reports whether a connection to the guest
+// existed at any time since the call of reach, so that a request may have reached the guest.
 func (b *box) reach() (reached func() bool) {
 	open, dials := b.open.Load() > 0, b.dials.Load()
 	return func() bool { return open || b.dials.Load() != dials }
 }
 
 // hear starts observing reads. The function that it returns reports whether any bytes have been received from
-// the guest since.
+// the guest since the call of hear.
 func (b *box) hear() (heard func() bool) {
 	before := b.heard.Load()
 	return func() bool { return b.heard.Load() != before }
 }
 
-// dialError wraps an engine's error from Dial. It has no Unwrap method, so the kind of the engine's error is
-// hidden: diagnose determines what the client is told about the failure.
+// dialError wraps an engine's error from Dial. It has no Unwrap method, so that code that checks the kind of an
+// error does not take the engine's error for an answer of the guest. diagnose determines the error that the
+// client gets.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return "dial the guest: " + e.err.Error() }
@@ -133,7 +134,7 @@ func (b *box) expires() time.Time {
 	return b.rec.ExpireTime
 }
 
-// use sets the time of last use to now, unless it is later already.
+// use sets the time of last use to the parameter now, unless a later time is set already.
 func (b *box) use(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -165,8 +166,8 @@ func (b *box) tryChange(fn func()) {
 	fn()
 }
 
-// ending reports whether the caller may terminate the expired sandbox. It returns true to one caller at a time;
-// that caller must call notEnding afterwards.
+// ending reports whether the caller may terminate the expired sandbox. It returns true to only one caller at a
+// time. After true, the caller must call notEnding when its attempt has ended.
 func (b *box) ending() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	answerTimeout = 15 * time.Second // for a guest to answer, in addition to the time that it was asked to wait
-	listTimeout   = 10 * time.Second // for the engine to list its containers
-	secondLook    = 300 * time.Millisecond
+	answerTimeout = 15 * time.Second       // time for a guest to answer, in addition to the time that the request asks it to wait
+	listTimeout   = 10 * time.Second       // time for the engine to list its containers
+	secondLook    = 300 * time.Millisecond // delay before diagnose asks the engine again
 )
 
 // tries is how often a call may be sent to a guest.
@@ -26,9 +26,10 @@ const (
 )
 
 // call resumes the sandbox if it is suspended, and then calls fn to send a request to the guest. The context of
-// fn ends after timeout, with ctx, or when the sandbox is terminated. If the connection breaks and n allows it,
-// call runs fn again on a new connection. If that fails too, it returns an error that states the condition of
-// the sandbox. The caller must not hold b.life.
+// fn ends after timeout, with ctx, or when the sandbox is terminated. If the connection breaks, or the engine
+// suspended the sandbox in the meantime, call runs fn again, but at most as often as the parameter n allows. If
+// the last attempt fails too, call returns an error that states the condition of the sandbox. The caller must
+// not hold b.life.
 func (m *Manager) call(ctx context.Context, b *box, timeout time.Duration, n tries, fn func(context.Context) error) error {
 	for ; ; n-- {
 		release, err := m.hold(ctx, b)
@@ -71,8 +72,8 @@ func (m *Manager) send(ctx context.Context, b *box, timeout time.Duration, n tri
 	}
 }
 
-// errBegun is in the chain of the error of a call that must not be sent again, although its tries would allow
-// it, because part of its body has been sent.
+// errBegun is in the chain of the error of a call that must not be repeated, even if its tries allow it, because
+// part of the body of its request has been sent.
 var errBegun = errors.New("part of the body was sent")
 
 // answered reports whether err is an answer from the guest, and not a failure to reach it.
@@ -85,7 +86,8 @@ func answered(err error) bool {
 }
 
 // diagnose returns an error that explains why the guest did not answer. It asks the engine for the state of the
-// container, and terminates the sandbox if its container has stopped. The caller must not hold b.life.
+// container, and terminates the sandbox if its container has stopped or is gone. The caller must not hold
+// b.life.
 func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 	b.log.Warn("the guest does not answer", "error", cause)
 	for look := 0; ; look++ {
@@ -107,7 +109,7 @@ func (m *Manager) diagnose(ctx context.Context, b *box, cause error) error {
 		if look > 0 {
 			return sandbox.Errorf(sandbox.Unavailable, "sandbox %s runs, but does not answer: try again, or delete it if it stays so", b.id).WithCause(cause)
 		}
-		// The container may be about to stop.
+		// The container may be about to stop, so ask the engine once more after secondLook.
 		select {
 		case <-time.After(secondLook):
 		case <-b.ctx.Done():
@@ -144,8 +146,9 @@ type inspection struct {
 	err        error
 }
 
-// inspect returns the engine's containers. Concurrent callers share one request to the engine, but only one
-// that was sent after they called inspect. Callers must not change the map, because they share it.
+// inspect returns the engine's containers. A caller can share the result of another caller's request to the
+// engine, but only if that request was sent after the caller called inspect. Callers must not change the map,
+// because they share it.
 func (m *Manager) inspect(ctx context.Context) (map[sandbox.ID]engine.Container, error) {
 	asked := time.Now()
 	in := &m.inspection

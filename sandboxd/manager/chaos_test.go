@@ -14,10 +14,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestChaos lets several clients make random calls while connections break, containers stop, the power fails,
-// sandboxes are suspended and resumed with and without success, and the daemon is killed twice. At the end each
-// running sandbox has a container and each container a running sandbox, no uid is used twice, and each
-// execution is known, is final and ran at most once.
+// TestChaos lets several clients make random calls. In the meantime connections break, containers stop, the
+// power fails, sandboxes are suspended and resumed, which fails at random, and the daemon is killed twice. At
+// the end it checks that each running sandbox has a container, that each container belongs to a running sandbox,
+// that no uid is used twice, and that each execution has a record, is final and ran at most once.
 func TestChaos(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	seed := rand.Uint64()
@@ -102,7 +102,7 @@ func TestChaos(t *testing.T) {
 
 func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 	t.Helper()
-	// Get detects the sandboxes whose containers have stopped.
+	// Call Get for each sandbox, because Get detects that a container has stopped.
 	for _, id := range d.all(t) {
 		if _, err := d.Get(t.Context(), string(id)); err != nil && sandbox.KindOf(err) != sandbox.NotFound {
 			t.Errorf("Get() = %v", err)

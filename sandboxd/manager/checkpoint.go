@@ -16,15 +16,16 @@ func (b *box) worked() {
 	b.work = true
 }
 
-// unsaved reports whether the sandbox should be checkpointed: it has been unused for the duration in long and may
-// have changed since its last checkpoint. The caller must hold b.mu.
+// unsaved reports whether the sandbox should be checkpointed: it has been unused for at least the duration long,
+// may have changed since its last checkpoint, and no delay after a failed checkpoint is under way. The caller
+// must hold b.mu.
 func (b *box) unsaved(long time.Duration) bool {
 	return b.work && b.unused(long) && b.saving.over()
 }
 
-// checkpoint writes a checkpoint of a running sandbox, if one is still due, and lets the sandbox continue. In
-// the meantime asleep keeps other calls from the guest, so no code runs in the state that is saved. The caller
-// must hold b.life.
+// checkpoint writes a checkpoint of a running sandbox, if one is still due, and lets the sandbox continue.
+// During the checkpoint b.asleep is set, which keeps other calls from the guest, so no code runs in the state
+// that is saved. The caller must hold b.life.
 func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box) {
 	b.mu.Lock()
 	due := b.unsaved(m.CheckpointEvery)
@@ -65,14 +66,14 @@ func (m *Manager) checkpoint(ctx context.Context, c engine.Checkpointer, b *box)
 func (m *Manager) notSaved(b *box, p *patience, cause error) {
 	b.mu.Lock()
 	b.asleep = false
-	// Keep the delay short, so that each sandbox gets its turn: space becomes free soon, when checkpoints of
-	// suspended sandboxes are compressed.
+	// While the disk is full, keep the delay at its minimum. The engine frees space when it compresses the
+	// checkpoints of suspended sandboxes, and then each sandbox should soon be tried again.
 	if cause == errDiskFull {
 		p.putOff = 0
 	}
 	putOff := p.failed()
 	b.mu.Unlock()
-	if cause != errDiskFull { // diskIsFull has logged the other case
+	if cause != errDiskFull { // a full disk is logged by diskIsFull
 		b.log.Warn("the state of a sandbox could not be saved", "error", cause, "again in", putOff)
 	}
 }

@@ -18,15 +18,15 @@ const saveEvery = time.Minute
 
 func saving(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = idle, saveEvery }
 
-// counts returns how many checkpoints were requested, and how many were discarded.
+// counts returns how many checkpoints were made, and how many were discarded.
 func (e *testEngine) counts() (checkpoints, discards int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.checkpoints, e.discards
 }
 
-// An idle sandbox is checkpointed once after each change and keeps running. When it is idle for longer, it is
-// suspended.
+// TestCheckpoints checks that an idle sandbox is checkpointed once after each change and keeps running, and that
+// it is suspended when it is idle for longer.
 func TestCheckpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -64,7 +64,7 @@ func TestCheckpoints(t *testing.T) {
 	})
 }
 
-// A call during a checkpoint waits until the checkpoint is complete.
+// TestCallDuringCheckpoint checks that a call during a checkpoint waits until the checkpoint is complete.
 func TestCallDuringCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -83,7 +83,8 @@ func TestCallDuringCheckpoint(t *testing.T) {
 	})
 }
 
-// A failed checkpoint leaves the sandbox running and is tried again with a growing delay.
+// TestCheckpointFails checks that a failed checkpoint leaves the sandbox running and is tried again with a
+// growing delay.
 func TestCheckpointFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, func(c *manager.Config) { c.CheckpointEvery = saveEvery })
@@ -104,8 +105,9 @@ func TestCheckpointFails(t *testing.T) {
 	})
 }
 
-// After a power cut a sandbox goes back to its last checkpoint. The rewind is reported to its guest before any
-// client uses the sandbox, in the record, and for each later execution and file.
+// TestPowerCut checks that a sandbox goes back to its last checkpoint after a power cut. The daemon informs the
+// guest of the rewind before any client uses the sandbox. Clients see the rewind in the record of the sandbox,
+// and in the answers about later executions and files.
 func TestPowerCut(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -137,7 +139,7 @@ func TestPowerCut(t *testing.T) {
 			_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
 			wantError(t, "Execute of what could not be told", err, sandbox.Unavailable, "try again")
 			d.wantState(t, "not told", id, sandbox.Suspended)
-			if restart { // kill the daemon before the guest has been informed
+			if restart { // kill the daemon before it has informed the guest of the rewind
 				path := crash(t, d)
 				d = start(t, path, eng, saving)
 				d.wantState(t, "not told, after a restart", id, sandbox.Suspended)
@@ -181,7 +183,8 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// A call after the processes have died resumes the sandbox and runs.
+// TestCallAfterPowerCut checks that a call to a sandbox whose processes have died resumes the sandbox and
+// succeeds.
 func TestCallAfterPowerCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -197,8 +200,9 @@ func TestCallAfterPowerCut(t *testing.T) {
 	})
 }
 
-// A fork's guest is informed that it is a copy, and also of a rewind that the original's guest has not been
-// informed of yet. If it cannot be informed, the fork fails.
+// TestForkIsTold checks that a fork's guest is informed that it is a fork. If the original was rewound and its
+// guest has not been informed of that yet, the fork's guest is also informed of the rewind. If the fork's guest
+// cannot be informed, the fork fails.
 func TestForkIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
@@ -225,8 +229,8 @@ func TestForkIsTold(t *testing.T) {
 	})
 }
 
-// If a call about an execution detects that its sandbox went back to a checkpoint, the answer to that call
-// already reports that the execution is undone.
+// TestUndoneExecutionIsSaidToBe checks calls about an execution that detect that its sandbox went back to a
+// checkpoint. Already the answer to the first such call reports that the execution is undone.
 func TestUndoneExecutionIsSaidToBe(t *testing.T) {
 	for name, ask := range map[string]func(context.Context, *daemon, sandbox.Execution) (sandbox.Execution, error){
 		"get": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {

@@ -10,9 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestKilledAt kills the daemon at each step of a suspend, a resume, a checkpoint, a fork, and the recovery
-// from a power cut. The next daemon must keep all that was acknowledged to clients, and no other containers may
-// be left.
+// TestKilledAt kills the daemon at each step of a suspend, a resume, a checkpoint, a fork, and the recovery from
+// a power cut. It checks that the next daemon keeps everything that was acknowledged to clients, and that no
+// container is left without a record.
 func TestKilledAt(t *testing.T) {
 	execute := func(ctx context.Context, d *daemon, id sandbox.ID) {
 		_, _ = d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print called", RequestID: "call"})
@@ -23,7 +23,7 @@ func TestKilledAt(t *testing.T) {
 	nothing := func(context.Context, *daemon, sandbox.ID) {}
 	for _, tt := range []struct {
 		step   string
-		asleep bool // suspended before the step
+		asleep bool // the sandbox is suspended before the step
 		cut    bool // the power fails before the step
 		do     func(context.Context, *daemon, sandbox.ID)
 	}{

@@ -12,13 +12,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// crash stops a daemon as kill -9 does, from the point of view of the next daemon. It returns the path of a
-// copy of the database as it is now; the copy does not contain changes that the old daemon makes later.
-// Connections to guests break.
+// crash stops a daemon abruptly, as kill -9 does. It returns the path of a copy of the database as it is now,
+// for the next daemon. The copy does not contain changes that the old daemon makes while it stops. Connections
+// to guests break.
 func crash(t testing.TB, d *daemon) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, suffix := range []string{"-wal", ""} { // the log first, because SQLite may write its pages to the main file in between
+	for _, suffix := range []string{"-wal", ""} { // copy the write-ahead log first: SQLite may move its pages to the main file between the two copies
 		data, err := os.ReadFile(d.path + suffix)
 		if err != nil {
 			t.Fatal(err)
@@ -27,12 +27,12 @@ func crash(t testing.TB, d *daemon) string {
 			t.Fatal(err)
 		}
 	}
-	d.Close() // end its goroutines; their writes do not reach the copy
+	d.Close() // end the daemon's goroutines; their writes do not reach the copy
 	_ = d.store.Close()
 	return filepath.Join(dir, "copy.db")
 }
 
-// TestKilled kills the daemon while code runs. Nothing that was acknowledged to clients may be lost.
+// TestKilled kills the daemon while code runs, and checks that nothing that was acknowledged to clients is lost.
 func TestKilled(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()
@@ -44,7 +44,7 @@ func TestKilled(t *testing.T) {
 	if err != nil || running.State != sandbox.ExecRunning {
 		t.Fatalf("Execute() = %+v, %v, want it running", running, err)
 	}
-	// An execution that was accepted but not delivered to the guest.
+	// orphan is an execution that was accepted but not delivered to the guest.
 	orphan := sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: sb.ID, Language: sandbox.Python, State: sandbox.ExecQueued, TimeoutSeconds: 600, CreateTime: time.Now()}
 	if err := d.store.AddExecution(store.Execution{Execution: orphan, RequestID: "orphan"}); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,8 @@ func TestKilled(t *testing.T) {
 	wantError(t, "FindExecution of what never ran", err, sandbox.NotFound)
 }
 
-// An execution that ends while no daemon is running is recorded by the next daemon.
+// TestFinishedWhileDown checks that an execution that ends while no daemon is running is recorded by the next
+// daemon.
 func TestFinishedWhileDown(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()
@@ -102,8 +103,8 @@ func TestFinishedWhileDown(t *testing.T) {
 	})
 }
 
-// At start, containers without a record are removed. Sandboxes without a container are terminated with a
-// reason, and their executions are lost.
+// TestReconcileAtStart checks that a daemon at its start removes containers without a record. It terminates
+// sandboxes without a container, with a reason, and marks their executions as lost.
 func TestReconcileAtStart(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()

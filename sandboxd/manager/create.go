@@ -29,8 +29,8 @@ type creation struct {
 }
 
 // Create creates a sandbox and returns when it is running. If ctx ends first, the creation of a request with a
-// RequestID continues, and a retry of the request returns its sandbox. The creation of a request without one is
-// cancelled and removed, because the client does not have the sandbox's id.
+// RequestID continues, and a retry of the request returns its sandbox. Without a RequestID, the creation is
+// cancelled and its container removed, because the client does not have the sandbox's id.
 func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
 	if err := req.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
@@ -44,8 +44,8 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		if err != nil || first != nil {
 			return m.viewOf(first), err
 		}
-		// Open the engine before the sandbox is recorded, because a record means that the engine may have a
-		// container for the sandbox.
+		// Open the engine before the sandbox is recorded. A record means that the engine may have a container,
+		// so no record must exist if the engine cannot even be opened.
 		if e, ok := m.Engine.(engine.Opener); ok {
 			if err := e.Open(ctx); err != nil {
 				return sandbox.Sandbox{}, err
@@ -72,7 +72,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 			return sandbox.Sandbox{}, ctx.Err()
 		}
 		if errors.Is(c.err, store.ErrRequestTaken) {
-			continue // another request with this id was recorded first
+			continue // another request with this request id was recorded first, so return its sandbox
 		}
 		if c.err != nil {
 			return sandbox.Sandbox{}, c.err

@@ -63,7 +63,8 @@ func TestCreateAgain(t *testing.T) {
 	wantError(t, "another Create with the same id", err, sandbox.Invalid, "request_id")
 }
 
-// A failed creation leaves no record and no container, and its request id can be used again.
+// TestCreateFails checks that a failed creation leaves no record and no container, and its request id can be
+// used again.
 func TestCreateFails(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -79,7 +80,8 @@ func TestCreateFails(t *testing.T) {
 	d.create(t, sandbox.CreateRequest{RequestID: "r"})
 }
 
-// If a caller gives up, its sandbox is removed, unless a retry can find it by a request id.
+// TestCreateCallerGoes checks that a sandbox is removed if its caller gives up while it is being created, unless
+// the request had a request id, with which a retry can find the sandbox.
 func TestCreateCallerGoes(t *testing.T) {
 	d := newDaemon(t)
 	gate := make(chan struct{})
@@ -111,7 +113,8 @@ func TestCreateCallerGoes(t *testing.T) {
 	}
 }
 
-// A sandbox that is being created can be deleted. Delete waits until the creation has ended.
+// TestCreateAndDelete checks that a sandbox that is being created can be deleted. Delete waits until the
+// creation has ended.
 func TestCreateAndDelete(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -131,7 +134,8 @@ func TestCreateAndDelete(t *testing.T) {
 	}
 }
 
-// A sandbox that a killed daemon was creating is terminated at the next start, and a retry creates a new one.
+// TestCreateKilled checks that a sandbox that a killed daemon was creating is terminated at the next start, and
+// a retry creates a new one.
 func TestCreateKilled(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()

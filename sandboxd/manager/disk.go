@@ -27,9 +27,9 @@ type disk struct {
 
 // reserveDisk reserves space for a checkpoint of b within MaxDisk. If there is not enough space and discard is
 // true, it deletes checkpoints of running sandboxes. It returns errDiskFull if that is not enough. The caller
-// must call freed, which is never nil, after the checkpoint has been written or has failed. The reservation is
-// not needed any more then, because the engine's StateBytes include a checkpoint that exists. The caller must
-// hold b.life and have set b.asleep, so that no other call reaches the guest.
+// must call freed, which is never nil, after the checkpoint has been written or has failed. After that no
+// reservation is needed, because the engine's StateBytes include the checkpoint. The caller must hold b.life and
+// have set b.asleep, so that no other call reaches the guest.
 func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed func(), err error) {
 	if m.MaxDisk == 0 || m.pauses() {
 		return func() {}, nil
@@ -37,9 +37,8 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	need := m.estimate(ctx, b)
 	m.disk.reserving.Lock()
 	defer m.disk.reserving.Unlock()
-	// Copy the reservations before asking the engine. A checkpoint that is completed in between is then
-	// counted. If the engine were asked first, such a checkpoint could be missing from its answer and from the
-	// reservations.
+	// Copy the reservations before asking the engine. A checkpoint that is completed between these two steps is
+	// then in both, and counted once. In the other order, it could be in neither.
 	m.mu.Lock()
 	saving := maps.Clone(m.disk.saving)
 	m.mu.Unlock()
@@ -52,7 +51,7 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	}
 	over := need - m.MaxDisk
 	for id, c := range containers {
-		if id != b.id { // a sandbox's new checkpoint replaces its old one
+		if id != b.id { // skip the old checkpoint of b, because the new one replaces it
 			over += max(c.StateBytes, saving[id])
 		}
 	}
@@ -62,7 +61,7 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	switch {
 	case over > 0:
 		m.diskIsFull(true)
-	// 5% must be free before the warning is withdrawn, so that it does not appear and disappear all the time.
+	// Withdraw the warning only when 5% are free, so that it does not appear and disappear all the time.
 	case over < -m.MaxDisk/20:
 		m.diskIsFull(false)
 	}
@@ -92,7 +91,7 @@ func (m *Manager) estimate(ctx context.Context, b *box) int64 {
 }
 
 // discardSaved deletes checkpoints of running sandboxes, the oldest first, until it has freed at least need
-// bytes. It skips the box that is passed as but. It returns the number of bytes freed. The caller must hold
+// bytes. It skips the sandbox of the parameter but. It returns the number of bytes freed. The caller must hold
 // disk.reserving.
 func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[sandbox.ID]engine.Container, need int64) (freed int64) {
 	c, ok := engine.As[engine.Checkpointer](m.Engine)
@@ -112,7 +111,7 @@ func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[san
 			continue
 		}
 		b.tryChange(func() {
-			if b.sleeps() { // it has been suspended since: the checkpoint is the only copy of its state
+			if b.sleeps() { // b has been suspended since the list was made: its checkpoint is the only copy of its state
 				return
 			}
 			if err := c.Discard(ctx, b.id); err != nil {
@@ -130,7 +129,7 @@ func (m *Manager) discardSaved(ctx context.Context, but *box, containers map[san
 	return freed
 }
 
-// diskIsFull records whether there is space for checkpoints, and logs each change once.
+// diskIsFull records whether checkpoints use all the space that MaxDisk allows, and logs each change once.
 func (m *Manager) diskIsFull(full bool) {
 	m.mu.Lock()
 	was := m.disk.full

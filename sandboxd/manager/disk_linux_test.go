@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// smallDisk mounts an empty tmpfs of this size and returns its folder. size is tmpfs's mount option.
+// smallDisk mounts an empty tmpfs and returns its folder. size is the value of tmpfs's mount option size.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -39,7 +39,8 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// exhaust starts executions until the database's log is full and one is refused. It returns those that were accepted.
+// exhaust starts executions until the database's write-ahead log is full and an execution is refused. It returns
+// the ids of the accepted executions.
 func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.ExecutionID) {
 	t.Helper()
 	for range 2000 {
@@ -54,8 +55,9 @@ func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.Execut
 	return nil
 }
 
-// On a full disk an execution that an answer reported as ended is not "lost" afterwards, neither when its sandbox is
-// deleted, nor when the daemon is killed before that.
+// TestEndOnFullDisk checks executions that end on a full disk. If an answer reported the end of an execution,
+// the execution must not become "lost" when its sandbox is deleted, even if the daemon is killed before the
+// deletion.
 func TestEndOnFullDisk(t *testing.T) {
 	for name, killed := range map[string]bool{"deleted": false, "deleted by the next daemon": true} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +76,7 @@ func TestEndOnFullDisk(t *testing.T) {
 			}
 			if killed {
 				path := crash(t, d)
-				eng.setDown(true) // the new daemon can't ask the guest before the deletion
+				eng.setDown(true) // so that the new daemon cannot ask the guest for the end before the deletion
 				d = start(t, path, eng)
 			}
 			if err := d.Delete(t.Context(), string(id)); err != nil {
@@ -88,8 +90,8 @@ func TestEndOnFullDisk(t *testing.T) {
 	}
 }
 
-// If the reserve is used up too, no answer contains an end that is not on record. The end is recorded when
-// there is free space again.
+// TestEndThatCannotBeRecorded checks executions that end on a full disk when the reserve is used up too. No
+// answer may contain an end that is not on record. The end is recorded when there is free space again.
 func TestEndThatCannotBeRecorded(t *testing.T) {
 	dir := smallDisk(t, "6m")
 	eng := newTestEngine()
@@ -107,7 +109,7 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 	filler := fill(t, dir)
 	running = append(running, d.exhaust(t, id)...)
 	var refused sandbox.ExecutionID
-	for _, e := range running { // the first ends fit into the rest of the database's log
+	for _, e := range running { // the first few ends still fit into the database's write-ahead log
 		got, err := d.Interrupt(t.Context(), string(e))
 		if err != nil {
 			wantError(t, "Interrupt", err, sandbox.Unavailable, string(e)+" has ended", "Do not run the code again", "is full")
@@ -137,7 +139,8 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 	})
 }
 
-// On a full disk a suspended sandbox can be resumed, so that its files can be read before it is deleted to free space.
+// TestResumesOnFullDisk checks that a suspended sandbox can be resumed on a full disk, so that a client can read
+// its files before deleting it to free space.
 func TestResumesOnFullDisk(t *testing.T) {
 	dir := smallDisk(t, "6m")
 	eng := newTestEngine()
@@ -145,7 +148,7 @@ func TestResumesOnFullDisk(t *testing.T) {
 	d := start(t, filepath.Join(dir, "a.db"), eng, func(c *manager.Config) { c.IdleSuspend = 10 * time.Millisecond })
 	defer func() { d.stop(t) }()
 	id, other := d.create(t, sandbox.CreateRequest{}).ID, d.create(t, sandbox.CreateRequest{}).ID
-	d.run(t, other, "sleep 1h", 0) // keeps it from being suspended
+	d.run(t, other, "sleep 1h", 0) // running code keeps the other sandbox from being suspended
 	d.writes(t, id, "a", "needed")
 	eventually(t, "it is suspended", func() bool {
 		got, err := d.Get(t.Context(), string(id))

@@ -8,8 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// A sandbox whose container has died is not listed as running, even if no other call has detected it yet. If
-// the engine does not answer, the list is still returned.
+// TestListNoticesDeath checks that List does not list a sandbox as running if its container has died, even if no
+// other call has detected that yet. If the engine does not answer, List still returns its list.
 func TestListNoticesDeath(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -30,12 +30,12 @@ func TestListNoticesDeath(t *testing.T) {
 	}
 }
 
-// A fork of a terminated sandbox is refused. The error states when and why the sandbox was terminated, even if
-// that happened during the fork.
+// TestForkOfAnEndedSandbox checks that forking a terminated sandbox is an error. The error states when and why
+// the sandbox was terminated, even if it was terminated during the fork.
 func TestForkOfAnEndedSandbox(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end  func(*testing.T, *daemon, sandbox.ID)
-		late bool // it is terminated while it is being forked
+		late bool // the sandbox is terminated while it is being forked
 		kind sandbox.Kind
 		says []string
 	}{
@@ -66,7 +66,8 @@ func deleteNow(t *testing.T, d *daemon, id sandbox.ID) {
 
 func dieNow(_ *testing.T, d *daemon, id sandbox.ID) { d.eng.die(id, "exited with 137 (out of memory)") }
 
-// The error for a record that could not be written states the true cause.
+// TestNotRecordedNamesTheCause checks that the error for a record that could not be written states the true
+// cause.
 func TestNotRecordedNamesTheCause(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID

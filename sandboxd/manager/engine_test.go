@@ -13,7 +13,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// testEngine runs guests in this process. Like a real engine, it outlives managers. mu guards all fields.
+// testEngine is an engine that runs guests in the process of the test. Like a real engine, it outlives managers.
+// mu guards all fields.
 type testEngine struct {
 	mu         sync.Mutex
 	containers map[sandbox.ID]*testContainer
@@ -22,23 +23,23 @@ type testEngine struct {
 	created    chan struct{} // if not nil, Create waits until it is closed or its context ends
 	fail       error         // the error that Create and Fork return
 
-	suspends, resumes         int        // number of calls
-	failSuspend, failResume   error      // the errors that they return
+	suspends, resumes         int        // number of calls of Suspend and Resume
+	failSuspend, failResume   error      // the errors that Suspend and Resume return
 	suspendedAll              bool       // a suspend that fails with failSuspend suspends the sandbox nevertheless
 	flaky                     *rand.Rand // if not nil, Suspend and Resume fail at random
 	beforeFork                func(ctx context.Context)
-	beforeSuspend, beforeWake func(ctx context.Context) // if not nil, called first
-	checkpoints, discards     int                       // number of calls
+	beforeSuspend, beforeWake func(ctx context.Context) // if not nil, called at the begin of Suspend and Resume
+	checkpoints, discards     int                       // number of calls of Checkpoint and Discard
 	failCheckpoint            error
 	beforeCheckpoint          func(ctx context.Context)
-	failAwaken                error // the error that guests return when they are informed of an awakening
+	failAwaken                error // the error that guests return from their awakening request
 	stateBytes                int64 // size of each checkpoint
 	info                      engine.Info
-	crashAt                   string        // the name of the step at which to block
-	crashing                  chan struct{} // closed when that step is reached
+	crashAt                   string        // the name of the step at which the method step blocks
+	crashing                  chan struct{} // closed when the step crashAt is reached
 }
 
-// step marks a point at which a test can kill the daemon. If e.crashAt is name, step blocks until ctx ends.
+// step marks a point at which a test can kill the daemon. If name is e.crashAt, step blocks until ctx ends.
 func (e *testEngine) step(ctx context.Context, name string) error {
 	e.mu.Lock()
 	here := name == e.crashAt
@@ -60,7 +61,7 @@ type testContainer struct {
 	asleep bool
 	saved  *testMemory // the checkpoint of a running sandbox
 	at     time.Time   // when saved was made
-	asOf   time.Time   // set while suspended because its processes died
+	asOf   time.Time   // the time of the checkpoint to resume, if its processes died; otherwise zero
 	bytes  int64
 	detail string
 }
@@ -71,7 +72,7 @@ func newTestEngine() *testEngine {
 
 func (e *testEngine) Info() engine.Info { return e.info }
 
-// newGuest returns a guest that answers an awakening with e.failAwaken.
+// newGuest returns a guest that answers awakening requests with e.failAwaken.
 func (e *testEngine) newGuest(m testMemory) *testGuest {
 	g := newTestGuest(m)
 	g.refuse = func(ctx context.Context) error {
@@ -290,7 +291,7 @@ func (e *testEngine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	return e.step(ctx, "forked")
 }
 
-// in returns the guest that is in the container now.
+// in returns the guest that the container has now.
 func (c *testContainer) in(e *testEngine) *testGuest {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -363,7 +364,7 @@ func (e *testEngine) ids() []sandbox.ID {
 	return ids
 }
 
-// asked returns the number of calls of Create.
+// asked returns how often Create was called.
 func (e *testEngine) asked() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -388,7 +389,7 @@ func (e *testEngine) die(id sandbox.ID, detail string) {
 	c.in(e).kill()
 }
 
-// setDown selects whether calls of the engine fail. While they do, guests keep running, but their connections
+// setDown sets whether calls of the engine fail. While they fail, guests keep running, but connections to them
 // break.
 func (e *testEngine) setDown(down bool) {
 	e.mu.Lock()
@@ -405,7 +406,7 @@ func (e *testEngine) setDown(down bool) {
 	}
 }
 
-// told returns the expiry that a guest was last given.
+// told returns the expiry that a guest has.
 func (e *testEngine) told(id sandbox.ID) time.Time {
 	g := e.of(id).in(e)
 	g.mu.Lock()

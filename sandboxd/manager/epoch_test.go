@@ -10,15 +10,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// epochs is what a client has read of one sandbox's kernel_epoch.
+// epochs contains the values of kernel_epoch that a client has read of one sandbox.
 type epochs struct {
 	id    sandbox.ID
-	acked int // the highest epoch in any answer
+	acked int // the highest epoch in any answer so far
 	lost  int // the highest epoch in an answer before the last loss of variables
 }
 
-// TestEpochsAreNotReused loses variables in random ways, sometimes together with records that the daemon has
-// not written yet. A kernel_epoch that was in an answer before a loss must not be in an answer after it.
+// TestEpochsAreNotReused loses the variables of sandboxes in random ways, sometimes together with records that
+// the daemon has not written yet. It checks that no kernel_epoch in an answer before a loss is in an answer
+// after the loss.
 func TestEpochsAreNotReused(t *testing.T) {
 	for seed := range uint64(12) {
 		synctest.Test(t, func(t *testing.T) { testEpochs(t, seed) })
@@ -65,7 +66,7 @@ func testEpochs(t *testing.T, seed uint64) {
 			for _, k := range sb.Kernels {
 				ack(step, "get_sandbox", l, k.Epoch)
 			}
-		case 7: // a checkpoint is made
+		case 7: // end all executions, so that a checkpoint is made
 			for _, e := range unfinished(t, d, l.id) {
 				if _, err := d.Interrupt(ctx, string(e)); err != nil {
 					t.Fatalf("seed %d, step %d: Interrupt() = %v", seed, step, err)
@@ -78,7 +79,7 @@ func testEpochs(t *testing.T, seed uint64) {
 				wait(2 * saveEvery)
 			}
 		case 9:
-			time.Sleep(time.Second) // the store writes deferred records
+			time.Sleep(time.Second) // give the store time to write deferred changes
 		case 10, 11:
 			if op == 11 {
 				path := crash(t, d)

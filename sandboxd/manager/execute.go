@@ -11,7 +11,7 @@ import (
 )
 
 // Execute runs code in a sandbox. It returns when the execution is final, or with its current state after
-// WaitSeconds. An accepted execution continues even if ctx ends. A retry with the same RequestID returns the
+// req.WaitSeconds. An accepted execution continues even if ctx ends. A retry with the same RequestID returns the
 // first execution.
 func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	if err := sandbox.ValidateRequestID(req.RequestID); err != nil {
@@ -33,7 +33,7 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 		}
 		e, err := m.executeNew(ctx, name, req)
 		if errors.Is(err, store.ErrRequestTaken) || errors.Is(err, errRewound) {
-			continue // another request with this id was recorded first, or the sandbox must be resumed first
+			continue // another request with this request id was recorded first, or the sandbox must be resumed first
 		}
 		return e, err
 	}
@@ -52,7 +52,7 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	if err != nil {
 		return sandbox.Execution{}, err
 	}
-	defer release() // after b.expect, the pending execution keeps the sandbox from being suspended
+	defer release() // the call of b.expect below also keeps the sandbox from being suspended, until the execution ends
 	e := sandbox.Execution{
 		ID: sandbox.NewExecutionID(), SandboxID: b.id, Language: req.Language, State: sandbox.ExecQueued,
 		TimeoutSeconds: *req.TimeoutSeconds, CreateTime: m.now(),
@@ -111,7 +111,7 @@ func (m *Manager) executeAgain(ctx context.Context, name string, first store.Exe
 		return sandbox.Execution{}, err
 	}
 	if err == nil && again.RequestID == "" || errors.Is(err, store.ErrNotFound) {
-		return sandbox.Execution{}, errStale // it never ran
+		return sandbox.Execution{}, errStale // the first execution never ran
 	}
 	return m.GetExecution(ctx, string(first.ID), req.WaitSeconds, req.Window)
 }
@@ -143,7 +143,8 @@ func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Executi
 // was rewound.
 var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
 
-// refusing is the time within which a guest refuses an execution, if it does.
+// refusing is the time after which deliver assumes that the guest has not refused an execution. A guest that
+// refuses one answers immediately.
 const refusing = 200 * time.Millisecond
 
 // deliver sends an accepted execution to the guest, and calls endDelivery. It removes the record of an execution that
@@ -156,8 +157,8 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 		if _, waiting := b.expected(accepted.ID); !waiting {
 			return errOver
 		}
-		// A guest that refuses an execution answers immediately. A guest that runs it may answer only after
-		// WaitSeconds. So report the begin of the execution if there is no answer within the refusing time.
+		// A guest that runs the execution may answer only after WaitSeconds. So report the begin of the execution
+		// if there is no answer within the duration refusing.
 		defer time.AfterFunc(refusing, func() { m.began(b, accepted.ID) }).Stop()
 		e, err = b.guest.Execute(ctx, accepted.ID, req)
 		return err
@@ -169,12 +170,12 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 	if err == nil {
 		m.began(b, accepted.ID)
 		e, err = m.recordEnd(b, m.own(b, e, accepted))
-		m.follow(b, accepted.ID) // does nothing if its end is on record
+		m.follow(b, accepted.ID) // does nothing if the end of the execution is on record
 		return e, err
 	}
 	if kind := sandbox.KindOf(err); kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy || !reached() {
-		// The guest refused the execution or did not receive it. Another delivery of the same execution may be
-		// under way.
+		// The guest refused the execution or did not receive it. If another delivery of the same execution is
+		// under way, abandon returns false.
 		if now, ok := b.expected(accepted.ID); ok && b.abandon(accepted.ID, now) {
 			if removeErr := m.Store.RemoveExecution(accepted.ID); removeErr != nil {
 				b.log.Error("a record was not written", "execution", accepted.ID, "error", removeErr)
@@ -196,7 +197,7 @@ func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.Execut
 		sandbox.Public(err).Message, accepted.ID).WithCause(err)
 }
 
-// waiting returns the timeout of a call that waits this many seconds for an execution.
+// waiting returns the timeout of a call that asks the guest to wait up to the given seconds for an execution.
 func waiting(seconds float64) time.Duration {
 	return time.Duration(seconds*float64(time.Second)) + answerTimeout
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// An answer is returned when the code has ended or WaitSeconds have passed, whichever is first.
+// TestExecuteWaits checks that Execute returns when the code has ended or when WaitSeconds have passed,
+// whichever is first.
 func TestExecuteWaits(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -51,8 +52,8 @@ func TestExecuteInvalid(t *testing.T) {
 	wantError(t, "FindExecution of what was refused", err, sandbox.NotFound)
 }
 
-// Code with a request id runs once, no matter how often the request is sent. Using the id for other code or
-// another sandbox is an error.
+// TestExecuteAgain checks that code with a request id runs once, no matter how often the request is sent. Using
+// the request id for other code or for another sandbox is an error.
 func TestExecuteAgain(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -97,7 +98,7 @@ func TestExecuteAgain(t *testing.T) {
 	}
 }
 
-// Code continues to run when its caller gives up.
+// TestExecuteCallerGoes checks that code continues to run when its caller gives up.
 func TestExecuteCallerGoes(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -128,7 +129,7 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// A follower receives each event once and in order, even if connections break.
+// TestFollow checks that FollowExecution passes on each event once and in order, even if connections break.
 func TestFollow(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -156,7 +157,8 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// Deleting a sandbox ends all calls that wait for it, each with an answer.
+// TestDeleteEndsWaits checks that deleting a sandbox ends all calls that wait for its executions, and that each
+// call gets an answer.
 func TestDeleteEndsWaits(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

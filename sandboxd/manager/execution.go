@@ -26,7 +26,7 @@ func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.
 	}
 	e, err := m.GetExecution(ctx, string(rec.ID), 0, sandbox.NoOutput)
 	if !e.OutputGone {
-		e.NextOffset = 0 // none of the output has been read
+		e.NextOffset = 0 // this call has read no output, so the client reads from the start
 	}
 	return e, err
 }
@@ -60,9 +60,10 @@ func (m *Manager) Interrupt(ctx context.Context, id string) (sandbox.Execution, 
 	return e, err
 }
 
-// FollowExecution calls fn with each event in order, starting with number from, until the execution is final.
-// It reconnects when the connection to the guest is lost. If the sandbox is terminated first, the last event is
-// a status event with the state "lost". If fn returns an error, FollowExecution stops and returns that error.
+// FollowExecution calls fn with each event in order, starting with the event number from, until the execution is
+// final. It reconnects when the connection to the guest is lost. If the sandbox is terminated first, the last
+// event is a status event with the state "lost". If fn returns an error, FollowExecution stops and returns that
+// error.
 func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
 	from = max(from, 1)
 	var refused error // the error that fn returned
@@ -147,7 +148,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 			return m.fromRecord(ctx, id, e)
 		case !answered(err) || sandbox.KindOf(err) != sandbox.NotFound:
 			return err
-		case !waiting: // it was final before this call, and the guest has dropped it
+		case !waiting: // the execution was final before this call, and the guest no longer has it
 			return m.fromRecord(ctx, id, e)
 		case before.delivering == 0 && m.neverRan(b, id, before):
 			return m.fromRecord(ctx, id, e)
@@ -166,7 +167,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 // the call to the guest: the sandbox may have been terminated or rewound.
 func (m *Manager) fromRecord(ctx context.Context, id sandbox.ExecutionID, e *sandbox.Execution) error {
 	rec, err := m.Store.Execution(context.WithoutCancel(ctx), id)
-	if errors.Is(err, store.ErrNotFound) { // the guest refused it, so its record was removed
+	if errors.Is(err, store.ErrNotFound) { // the guest refused the execution, so its record was removed
 		return noExecution(string(id))
 	}
 	if err != nil {

@@ -6,7 +6,8 @@ import "time"
 // do not notice when the system clock is changed.
 const clockCheck = 10 * time.Second
 
-// expiryMoved wakes the expire loop after an expiry has changed. It does not block.
+// expiryMoved makes expireLoop look for the next expiry again, because an expiry has changed or has been
+// reached. It does not block.
 func (m *Manager) expiryMoved() {
 	select {
 	case m.expiryChanged <- struct{}{}:
@@ -15,7 +16,7 @@ func (m *Manager) expiryMoved() {
 }
 
 // expireLoop terminates each sandbox when the wall clock reaches its expiry. If the system clock is set back,
-// sandboxes expire later, and none is terminated early.
+// sandboxes expire correspondingly later.
 func (m *Manager) expireLoop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -35,7 +36,7 @@ func (m *Manager) expireLoop() {
 }
 
 // expireDue terminates expired sandboxes in the background and returns the time until the next expiry. any is
-// false if there is nothing to wait for.
+// false if there is no further expiry to wait for.
 func (m *Manager) expireDue() (next time.Duration, any bool) {
 	now := m.now()
 	m.mu.Lock()
@@ -59,7 +60,7 @@ func (m *Manager) expireDue() (next time.Duration, any bool) {
 			}
 		})
 		if !any {
-			next, any = clockCheck, true // to check that it was terminated
+			next, any = clockCheck, true // check then whether the sandbox was terminated
 		}
 	}
 	return next, any

@@ -13,7 +13,7 @@ import (
 
 func ttl(d time.Duration) sandbox.Duration { return sandbox.Duration(d) }
 
-// A sandbox runs exactly until its expiry, and is then reported as expired.
+// TestExpires checks that a sandbox runs exactly until its expiry, and is then reported as expired.
 func TestExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -50,7 +50,8 @@ func TestExpires(t *testing.T) {
 	})
 }
 
-// A new TTL counts from now, whether it is longer or shorter.
+// TestExpiresAfterUpdate checks that a new TTL counts from the time of the update, whether the new TTL is longer
+// or shorter.
 func TestExpiresAfterUpdate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -74,8 +75,8 @@ func TestExpiresAfterUpdate(t *testing.T) {
 	})
 }
 
-// If a guest does not answer during an update, its expiry is set later, so that the guest does not terminate
-// the sandbox too early.
+// TestUpdateWhileDown checks an update of the TTL while the guest does not answer. The manager sets the expiry
+// in the guest later, so that the guest does not terminate the sandbox too early.
 func TestUpdateWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -95,7 +96,8 @@ func TestUpdateWhileDown(t *testing.T) {
 	})
 }
 
-// The TTL continues while no daemon is running.
+// TestExpiresWhileDown checks that a sandbox whose expiry passes while no daemon is running is expired for the
+// next daemon.
 func TestExpiresWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
@@ -115,8 +117,8 @@ func TestExpiresWhileDown(t *testing.T) {
 	})
 }
 
-// When the clock is set forward, sandboxes that are then past their expiry are terminated. When it is set back,
-// none is.
+// TestClockJumps checks that setting the clock forward terminates the sandboxes that are then past their expiry,
+// and that setting it back terminates none.
 func TestClockJumps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64

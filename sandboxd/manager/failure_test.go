@@ -17,7 +17,7 @@ import (
 
 func guestClient(c *testContainer) *guest.Client { return guest.NewClient(c.guest.dial) }
 
-// After a connection breaks, the next call opens a new one and succeeds.
+// TestConnectionLost checks that after a connection breaks, the next call opens a new one and succeeds.
 func TestConnectionLost(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
@@ -32,7 +32,8 @@ func TestConnectionLost(t *testing.T) {
 	}
 }
 
-// After a container dies, the next call reports that, and running executions are lost.
+// TestContainerDies checks that the next call after the end of a container reports that end, and that running
+// executions are lost.
 func TestContainerDies(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -48,7 +49,8 @@ func TestContainerDies(t *testing.T) {
 	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 0 })
 }
 
-// While the engine does not answer, all calls report that, and no sandbox is terminated.
+// TestEngineDown checks that all calls report an engine that does not answer, and that no sandbox is terminated
+// because of it.
 func TestEngineDown(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -78,7 +80,7 @@ func TestEngineDown(t *testing.T) {
 	if err != nil || got.State != sandbox.ExecSucceeded {
 		t.Errorf("GetExecution() = %+v, %v, want it succeeded", got, err)
 	}
-	// A retry runs code that could not be delivered before, once.
+	// A retry runs the code that could not be delivered before, and runs it once.
 	e, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r", WaitSeconds: 10})
 	if err != nil || output(e) != "x" {
 		t.Errorf("the retried Execute = %+v, %v, want x", e, err)
@@ -88,7 +90,8 @@ func TestEngineDown(t *testing.T) {
 	}
 }
 
-// A deletion while the engine does not answer succeeds. The container is removed when the engine answers again.
+// TestDeleteWhileDown checks that a deletion succeeds while the engine does not answer, and that the container
+// is removed when the engine answers again.
 func TestDeleteWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -107,7 +110,7 @@ func TestDeleteWhileDown(t *testing.T) {
 	})
 }
 
-// A container that dies without a call to it is detected.
+// TestSweep checks that the sweep loop detects a container that has died, even if no client calls its sandbox.
 func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -122,7 +125,8 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// If the engine does not answer at start, the manager retries until it answers.
+// TestStartWithoutEngine checks that if the engine does not answer at start, the manager retries until it
+// answers.
 func TestStartWithoutEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
@@ -165,7 +169,7 @@ func bubble(t *testing.T, change ...func(*manager.Config)) *daemon {
 	return d
 }
 
-// Close can be called twice and while code runs. Afterwards all calls are refused.
+// TestClose checks that Close can be called twice and while code runs. Afterwards all calls are refused.
 func TestClose(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID

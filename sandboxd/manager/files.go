@@ -11,10 +11,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// transferTimeout is the time limit for one file, no matter how slow its reader or writer is.
+// transferTimeout is the time limit for reading or writing one file, no matter how slow the client is.
 const transferTimeout = 15 * time.Minute
 
-// ListFiles returns the workspace's regular files, and the files that it omits, each with the reason.
+// ListFiles returns the regular files in the workspace, and the files that the list omits, each with the reason.
 func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error) {
 	b, err := m.find(ctx, name)
 	if err != nil {
@@ -28,7 +28,7 @@ func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, [
 	return list.Files, list.Omitted, err
 }
 
-// WriteFile writes body to a file. It does not read body after it has returned.
+// WriteFile writes body to a file. It does not read body any more after it has returned.
 func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
 	path, err := sandbox.ParsePath(path)
 	if err != nil {
@@ -63,13 +63,13 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 	return f, err
 }
 
-// upload is a request body that records whether it has been read. After end, reads fail, so that a transport
-// cannot read body after the call.
+// upload is a request body that records whether it has been read. After a call of end, Read fails, so that the
+// HTTP transport cannot read body any more when WriteFile has returned.
 type upload struct {
 	mu      sync.Mutex
 	body    io.Reader
 	touched bool
-	err     error // the error of body itself
+	err     error // the error that body returned, except io.EOF
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -86,7 +86,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// state reports whether body has been read, and the error of body itself.
+// state reports whether body has been read, and the error that body returned, if any.
 func (u *upload) state() (begun bool, broken error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

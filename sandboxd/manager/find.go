@@ -90,7 +90,7 @@ func (m *Manager) named(ctx context.Context, name string) (*box, *creation, erro
 
 // endedNamed returns the record of a terminated sandbox that ctx's owner may see, until the store deletes it.
 func (m *Manager) endedNamed(ctx context.Context, name string) (store.Sandbox, error) {
-	const longest = 4 * sandbox.MaxDisplayName // bytes
+	const longest = 4 * sandbox.MaxDisplayName // in bytes, because MaxDisplayName is in characters of up to 4 bytes
 	if len(name) > longest {
 		return store.Sandbox{}, noSandbox(name)
 	}

@@ -34,9 +34,10 @@ func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name strin
 	return nil
 }
 
-// fork creates a sandbox as a copy of the original rec.ForkOf. Before it returns, it informs the copy's guest
-// that it is a copy, and how far the original was rewound, if the original's guest had not been informed yet.
-// If the copy exists but does not answer, fork returns the box together with the error.
+// fork creates a sandbox as a fork of the original rec.ForkOf. Before it returns, it informs the fork's guest
+// that it is a fork. If the original was rewound and its guest has not been informed of that, fork also informs
+// the fork's guest of the rewind. If the fork exists but its guest does not answer, fork returns the box
+// together with the error.
 func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 	of, err := m.copyOriginal(ctx, rec)
 	if err != nil {
@@ -55,11 +56,11 @@ func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
 }
 
 // begins prepares the guest of a sandbox that was started with the memory of another sandbox. It informs the
-// guest of that, and sets the guest's expiry, because the memory contains the expiry of the other sandbox,
-// which may have passed. The box must not be in m.boxes yet.
+// guest that its memory was copied. It also sets the guest's expiry, because the memory contains the expiry of
+// the other sandbox, which may have passed. The box must not be in m.boxes yet.
 func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 	told := make(chan bool, 1)
-	// Concurrently, because each call takes a while: the restored memory is still being read from disk.
+	// Make both calls concurrently. Each takes a while, because the restored memory is still being read from disk.
 	go func() { told <- m.tell(ctx, b) }()
 	err := m.awaken(ctx, b, a)
 	if !<-told && err == nil {
@@ -69,7 +70,7 @@ func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
 }
 
 // copyOriginal calls the engine to fork the original of a new sandbox, which may be running or suspended. No
-// other call reaches the original's guest in the meantime; otherwise the copy could contain a running execution
+// other call reaches the original's guest in the meantime; otherwise the fork could contain a running execution
 // that has no record. It returns the last rewind of the original.
 func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store.Rewind, err error) {
 	b := m.running(rec.ForkOf)
@@ -106,9 +107,10 @@ func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store
 	return of, err
 }
 
-// still waits until the sandbox is idle or suspended, and then sets asleep, so that no other call uses its
-// guest. It returns an error if the sandbox is in use for longer than forkPatience. After success the caller
-// must set asleep to the actual state and call b.move. The caller must hold b.life.
+// still waits until the sandbox is idle or suspended, and then sets b.asleep, so that no other call uses its
+// guest. wasAsleep is the value of b.asleep before. still returns an error if the sandbox is in use for longer
+// than forkPatience. After success the caller must set b.asleep to the actual state and call b.move. The caller
+// must hold b.life.
 func (b *box) still(ctx context.Context) (wasAsleep bool, err error) {
 	for begin := time.Now(); ; {
 		b.mu.Lock()

@@ -35,8 +35,8 @@ func (d *daemon) writes(t testing.TB, id sandbox.ID, path, text string) {
 	}
 }
 
-// A fork of a running or suspended sandbox has the variables and files of its original, and its own name,
-// expiry and executions.
+// TestFork checks that a fork of a running or suspended sandbox has the variables and files of its original, and
+// its own name, expiry and executions.
 func TestFork(t *testing.T) {
 	for _, asleep := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -84,8 +84,8 @@ func TestFork(t *testing.T) {
 	}
 }
 
-// A fork waits a few seconds for running code to end, because that code would otherwise run twice. Calls to the
-// original wait for the fork.
+// TestForkOfABusyOne checks that forking a sandbox that runs code waits a few seconds for the code to end,
+// because the code would otherwise run twice. Calls to the original wait for the fork.
 func TestForkOfABusyOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -118,7 +118,7 @@ func TestForkOfABusyOne(t *testing.T) {
 	})
 }
 
-// A fork that fails reports the reason and leaves no container.
+// TestForkRefused checks that a fork that fails reports the reason and leaves no container.
 func TestForkRefused(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

@@ -31,14 +31,14 @@ type testGuest struct {
 	work   sync.WaitGroup
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at each change
+	changed chan struct{} // closed and replaced when any of these fields changes
 	runs    map[string]*testRun
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
 	dead    bool // the kernel is dead; the next execution starts another one
 	told    []guest.Awakening
-	refuse  func(context.Context) error // returns the error for a request that informs of an awakening
+	refuse  func(context.Context) error // returns the error with which the guest answers awakening requests, or nil
 	open    []net.Conn
 }
 
@@ -155,7 +155,7 @@ func (g *testGuest) cut() {
 	g.open = nil
 }
 
-// kill stops the guest, as the end of its container would.
+// kill stops the guest, as the end of a real container does.
 func (g *testGuest) kill() {
 	g.stop()
 	g.cut()
@@ -172,7 +172,7 @@ func (g *testGuest) change(fn func()) {
 	g.changed = make(chan struct{})
 }
 
-// await returns when cond is true, after d, or when ctx ends. It calls cond with g.mu held.
+// await returns when cond returns true, after the duration d, or when ctx ends. It calls cond with g.mu held.
 func (g *testGuest) await(ctx context.Context, d time.Duration, cond func() bool) {
 	timeout := time.After(d)
 	for {

@@ -11,14 +11,14 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// If the engine supports it, new sandboxes start from a snapshot. It is made from a sandbox with the same spec
-// whose kernel is ready and has imported the packages that most code uses, but has run no client's code. This takes a
-// fraction of the time of a normal start.
+// If the engine supports it, new sandboxes start from a snapshot. A snapshot is made from a sandbox with the same
+// spec whose kernel is ready and has imported the packages that most code uses, but has run no client's code.
+// Starting from a snapshot takes a fraction of the time of a normal start.
 
 const (
 	// prepareAfter delays the snapshot so that it does not compete with the sandbox just requested.
 	prepareAfter = 2 * time.Second
-	readyTimeout = 2 * time.Minute // for a kernel to become ready
+	readyTimeout = 2 * time.Minute // time for a kernel to become ready before its sandbox is made a snapshot
 )
 
 func (m *Manager) snapshots() bool {
@@ -65,8 +65,8 @@ func (m *Manager) startFromSnapshot(ctx context.Context, b *box, spec engine.Spe
 	return started && err == nil, err
 }
 
-// prepare starts a background task that makes a snapshot for the spec after prepareAfter, unless an earlier
-// snapshot failed too recently. The engine does nothing if it has that snapshot already.
+// prepare starts a background task that makes a snapshot for the spec after prepareAfter. The task does nothing
+// if an earlier snapshot failed too recently, or if the engine has a snapshot for the spec already.
 func (m *Manager) prepare(spec engine.Spec) {
 	m.spawn(func() {
 		select {
@@ -105,8 +105,8 @@ func (m *Manager) prepared(err error) {
 	m.Logger.Warn("there is no snapshot to start sandboxes from", "error", err, "again in", again)
 }
 
-// untilReady returns when the kernel of the sandbox that a snapshot is made from is ready. That sandbox has no
-// record and no owner.
+// untilReady returns when the kernel of the sandbox that a snapshot is made from is ready. The engine starts
+// that sandbox only for the snapshot, so it has no record and no owner.
 func (m *Manager) untilReady(ctx context.Context, spec engine.Spec) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errors.New("its kernel is not ready in time"))
 	defer cancel()

@@ -10,7 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Update changes a sandbox's display name and its TTL. The new TTL counts from now.
+// Update changes a sandbox's display name and its TTL. The new TTL counts from the time of the call.
 func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateRequest) (sandbox.Sandbox, error) {
 	if err := req.Validate(); err != nil {
 		return sandbox.Sandbox{}, err
@@ -53,12 +53,13 @@ func (m *Manager) update(ctx context.Context, b *box, req sandbox.UpdateRequest)
 	return nil
 }
 
-// tell sets the guest's own expiry to the recorded one, and reports whether it succeeded. If it fails,
-// reconcile tries again later. It does not diagnose a failure, because diagnose can terminate the sandbox and
-// would wait for b.life. The caller must hold b.life, unless the box is not in m.boxes yet.
+// tell sets the expiry in the guest to the recorded one, and reports whether it succeeded. If tell fails,
+// reconcile calls it again later. tell does not call diagnose after a failure, because diagnose can terminate
+// the sandbox, for which it would wait for b.life. The caller must hold b.life, unless the box is not in m.boxes
+// yet.
 func (m *Manager) tell(ctx context.Context, b *box) bool {
 	if b.sleeps() {
-		return false // awake calls tell when the sandbox is resumed
+		return false // after the next resume, awake calls tell
 	}
 	expires := b.expires()
 	b.mu.Lock()
@@ -72,7 +73,7 @@ func (m *Manager) tell(ctx context.Context, b *box) bool {
 		return false
 	}
 	b.mu.Lock()
-	b.told, b.work = expires, true // the expiry is part of a checkpoint, so the last one is out of date
+	b.told, b.work = expires, true // the last checkpoint contains the old expiry, so a new checkpoint is needed
 	b.mu.Unlock()
 	return true
 }
@@ -112,8 +113,8 @@ func (m *Manager) endExpired(ctx context.Context, b *box) error {
 	return err
 }
 
-// endDead terminates a sandbox whose container no longer runs. there is false if the engine has no such
-// container.
+// endDead terminates a sandbox whose container no longer runs. If the engine has no container for it, the
+// parameter there is false and c is empty.
 func (m *Manager) endDead(ctx context.Context, b *box, c engine.Container, there bool) error {
 	_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) { return whyDead(rec, c, there, m.now()) })
 	return err
@@ -121,7 +122,8 @@ func (m *Manager) endDead(ctx context.Context, b *box, c engine.Container, there
 
 func expiredReason(rec store.Sandbox) string { return "its time was over at " + stamp(rec.ExpireTime) }
 
-// whyDead returns the cause and the reason to record for a sandbox whose container does not run.
+// whyDead returns the cause and the reason to record for a sandbox whose container does not run. If the engine
+// has no container for it, the parameter there is false and c is empty.
 func whyDead(rec store.Sandbox, c engine.Container, there bool, now time.Time) (store.Cause, string) {
 	switch {
 	case !now.Before(rec.ExpireTime):
@@ -134,10 +136,10 @@ func whyDead(rec store.Sandbox, c engine.Container, there bool, now time.Time) (
 	return store.CauseLost, fmt.Sprintf("its container stopped (%s): its variables and files are lost", c.Detail)
 }
 
-// end terminates a sandbox and removes its container. It calls why with the current record, while it holds
-// b.life, for the cause and reason. It does nothing if the cause is empty or the sandbox was terminated
-// already; ended is false then. The record is written before the container is removed. The caller must not hold
-// b.life.
+// end terminates a sandbox and removes its container. While it holds b.life, it calls the parameter why with the
+// current record to get the cause and the reason. If the cause is empty, or the sandbox was terminated already,
+// end does nothing and ended is false. The record is written before the container is removed. The caller must
+// not hold b.life.
 func (m *Manager) end(ctx context.Context, b *box, why func(store.Sandbox) (store.Cause, string)) (ended bool, err error) {
 	err = b.change(ctx, func() error {
 		cause, reason := why(b.record())

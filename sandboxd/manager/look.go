@@ -26,7 +26,7 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	if b != nil {
 		var st guest.Status
 		release, awake := b.holdAwake()
-		if !awake && b.record().State == sandbox.Running { // a checkpoint, suspend or fork is under way, which takes a moment
+		if !awake && b.record().State == sandbox.Running { // wait for a checkpoint, suspend or fork that is under way
 			limited, cancel := context.WithTimeout(ctx, statusTimeout)
 			_ = b.change(limited, func() error { return nil })
 			cancel()
@@ -56,8 +56,8 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	return m.view(rec), nil
 }
 
-// look is the latest answer of a guest to a status request. mu guards the other fields, and is held during the
-// request.
+// look is the latest answer of a guest to a status request. look.mu guards the other fields, and is held during
+// the request.
 type look struct {
 	mu     sync.Mutex
 	began  time.Time
@@ -65,9 +65,9 @@ type look struct {
 	err    error
 }
 
-// status returns the guest's status. Concurrent callers share one request, but only one that was sent after
-// they called status, so that no caller gets an answer older than its question. Callers must not change the
-// status, because they share it. The caller must have called holdAwake.
+// status returns the guest's status. A caller can share the answer to another caller's request, but only if that
+// request was sent after the caller called status, so that the answer is not older than the call. Callers must
+// not change the status, because they share it. The caller must have called holdAwake.
 func (m *Manager) status(ctx context.Context, b *box) (guest.Status, error) {
 	asked := time.Now()
 	l := &b.last
@@ -129,7 +129,7 @@ func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Pa
 	return page, nil
 }
 
-// newest returns the record with the time of last use that is not on disk yet.
+// newest returns rec with the current time of last use, which may be newer than the one on disk.
 func (m *Manager) newest(rec store.Sandbox) store.Sandbox {
 	m.mu.Lock()
 	b := m.boxes[rec.ID]

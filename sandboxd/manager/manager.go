@@ -3,9 +3,9 @@
 // the records, and package engine runs the containers. Package sandboxd creates the manager and serves it over
 // HTTP with package api. The manager itself does not handle HTTP, Docker or MCP.
 //
-// [Manager] is the entry point, and [Config] its settings. A box is a sandbox that is running or suspended, a
-// creation is a sandbox that is being created, and remains describe a terminated sandbox whose container has
-// not been removed yet. The files:
+// [Manager] is the entry point, and [Config] its settings. The type box represents a sandbox that is running or
+// suspended, the type creation one that is being created, and the type remains a terminated sandbox whose
+// container has not been removed yet. The files:
 //
 //   - manager.go: [Manager], [Config], starting and stopping
 //   - create.go: [Manager.Create]; room.go: capacity limits; launch.go: starting a container, from a snapshot
@@ -70,9 +70,9 @@ type Config struct {
 
 	DefaultImage string
 	AllowImages  []string       // images that a request may select besides DefaultImage; "*" allows any
-	Limits       sandbox.Limits // of one sandbox; zero: sandbox.DefaultLimits
+	Limits       sandbox.Limits // of a sandbox whose request sets no limits; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
-	MaxSandboxes int            // that may run at the same time; zero: 100
+	MaxSandboxes int            // how many sandboxes may run at the same time; zero: 100
 	// MaxSandboxesPerOwner limits the number of sandboxes, running or suspended, of each owner except the
 	// operator. Zero means no limit.
 	MaxSandboxesPerOwner int
@@ -145,12 +145,12 @@ type Manager struct {
 	boxes     map[sandbox.ID]*box      // running or suspended sandboxes
 	creating  map[sandbox.ID]*creation // sandboxes that are being created
 	leaving   map[sandbox.ID]*remains  // terminated sandboxes whose container may still exist
-	preparing patience                 // backoff after a failed snapshot; its fields are also guarded by mu
+	preparing patience                 // delay after a failed snapshot
 
 	expiryChanged chan struct{} // holds one value if expireLoop must look for the next expiry again
 	inspection    inspection
 	disk          disk
-	telling       chan struct{} // semaphore: limits concurrent doTell actions to atOnce
+	telling       chan struct{} // semaphore that limits concurrent doTell actions to atOnce
 }
 
 // remains is a terminated sandbox whose container must be removed. Its rec does not change.
@@ -159,8 +159,8 @@ type remains struct {
 	clearing bool // a call of Manager.clear is removing the container; guarded by Manager.mu
 }
 
-// New returns a manager of the sandboxes recorded in c.Store. It starts no background work; [Manager.Start]
-// does.
+// New returns a manager of the sandboxes recorded in c.Store. It does not start the
+// background work; call [Manager.Start] for that.
 func New(c Config) (*Manager, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -198,7 +198,8 @@ func (m *Manager) Start(ctx context.Context) error {
 		return fmt.Errorf("manager: %w", err)
 	}
 	m.endUnmade()
-	// Register the executions first: reconcile can terminate their sandboxes, and then reports them as lost.
+	// Register the executions before reconcile, which can terminate their sandboxes: it reports only registered
+	// executions as lost.
 	for _, e := range unfinished {
 		if b := m.running(e.SandboxID); b != nil {
 			b.expectOld(e.Execution)

@@ -50,8 +50,8 @@ func onDocker(t testing.TB, path string, eng *docker.Engine, image string) *daem
 	return start(t, path, eng, func(c *manager.Config) { c.DefaultImage = image })
 }
 
-// TestDocker uses a real sandbox: variables, files, an interrupt, a killed daemon, a container that is removed
-// from outside, and an expiry.
+// TestDocker checks the life of a real sandbox: variables, files, an interrupt, a killed daemon, an expiry, and
+// a container that docker removes without a request from the daemon.
 func TestDocker(t *testing.T) {
 	eng, image := dockerEngine(t)
 	ctx := t.Context()
@@ -94,7 +94,7 @@ func TestDocker(t *testing.T) {
 		t.Errorf("x = %+v, want the variable kept", e)
 	}
 
-	if err := eng.Remove(ctx, sb.ID); err != nil { // like docker rm -f
+	if err := eng.Remove(ctx, sb.ID); err != nil { // as docker rm -f does
 		t.Fatal(err)
 	}
 	_, err = next.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "x"})

@@ -37,7 +37,7 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	if _, err := os.Stat(runsc); err != nil {
 		missing("`make build` makes it")
 	}
-	dir, err := os.MkdirTemp("", "dm-") // a short path, like that of a real state directory
+	dir, err := os.MkdirTemp("", "dm-") // a short path, as a real state directory has
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +61,8 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 }
 
 // TestGvisor suspends a real sandbox, resumes it by many concurrent calls, forks it while it is suspended, and
-// leaves it suspended while the daemon is killed and restarted. A generator in its memory must continue where
-// it stopped.
+// leaves it suspended while the daemon is killed and restarted. It checks that a Python generator in the memory
+// of the sandbox always continues where it stopped.
 func TestGvisor(t *testing.T) {
 	eng, ref := gvisorEngine(t)
 	ctx := t.Context()
@@ -109,8 +109,9 @@ func TestGvisor(t *testing.T) {
 	}
 }
 
-// TestGvisorSnapshot starts sandboxes from a snapshot. They have the same hash seed, which a Python process
-// chooses when it starts; this shows that they come from one snapshot. Their random states must differ.
+// TestGvisorSnapshot checks sandboxes that start from a snapshot. They must have the same hash seed, which a
+// Python process chooses when it starts, because this shows that they come from one snapshot. The states of
+// their random number generators must differ.
 func TestGvisorSnapshot(t *testing.T) {
 	eng, ref := gvisorEngine(t)
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
@@ -132,7 +133,7 @@ func TestGvisorSnapshot(t *testing.T) {
 	var ids [2]sandbox.ID
 	var seed string
 	within(t, 3*time.Minute, "two sandboxes start from the same snapshot", func() bool {
-		time.Sleep(time.Second) // the snapshot is made in the meantime
+		time.Sleep(time.Second) // give the daemon time to make the snapshot
 		var seeds [2]string
 		for i := range ids {
 			ids[i], seeds[i] = made()

@@ -24,7 +24,7 @@ type daemon struct {
 	eng   *testEngine
 }
 
-// start starts a daemon on the database at path.
+// start starts a daemon on the database at path and the engine eng.
 func start(t testing.TB, path string, eng engine.Engine, change ...func(*manager.Config)) *daemon {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -59,7 +59,7 @@ func (d *daemon) stop(t testing.TB) {
 	}
 }
 
-// newDaemon starts a daemon on its own engine, and stops both at the end of the test.
+// newDaemon starts a daemon with a test engine of its own, and stops both at the end of the test.
 func newDaemon(t testing.TB, change ...func(*manager.Config)) *daemon {
 	t.Helper()
 	d := start(t, filepath.Join(t.TempDir(), "dormouse.db"), newTestEngine(), change...)
@@ -96,7 +96,7 @@ func output(e sandbox.Execution) string {
 	return b.String()
 }
 
-// wantError checks an error's kind, and that its message contains all the parts.
+// wantError checks the kind of an error, and that the error's message contains all of parts.
 func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ...string) {
 	t.Helper()
 	if err == nil || sandbox.KindOf(err) != kind {
@@ -110,7 +110,7 @@ func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ..
 	}
 }
 
-// eventually waits up to 30 seconds until cond is true.
+// eventually waits until cond returns true, and fails the test after 30 seconds.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	within(t, 30*time.Second, what, cond)
@@ -126,7 +126,7 @@ func within(t testing.TB, long time.Duration, what string, cond func() bool) {
 	t.Fatalf("it never came to be that %s", what)
 }
 
-// TestLife uses a sandbox from its creation to its deletion.
+// TestLife checks the life of a sandbox, from its creation to its deletion.
 func TestLife(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -240,7 +240,7 @@ func TestNames(t *testing.T) {
 	wantError(t, "Get of nothing", err, sandbox.Invalid)
 }
 
-// Pages remain consistent while sandboxes are created.
+// TestPages checks that the pages of List remain consistent while sandboxes are created.
 func TestPages(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

@@ -15,7 +15,7 @@ func as(t testing.TB, owner sandbox.Owner) context.Context {
 	return sandbox.WithOwner(t.Context(), owner)
 }
 
-// uses returns every operation that takes the name of a sandbox or an execution.
+// uses returns a function for each operation that takes the id or name of a sandbox or the id of an execution.
 func uses(d *daemon) map[string]func(ctx context.Context, box, execution string) error {
 	return map[string]func(ctx context.Context, box, execution string) error{
 		"Get":    func(ctx context.Context, box, _ string) error { _, err := d.Get(ctx, box); return err },
@@ -62,8 +62,9 @@ func uses(d *daemon) map[string]func(ctx context.Context, box, execution string)
 	}
 }
 
-// S03: the sandboxes and executions of one owner look to another owner as if they did not exist: with the same
-// kind and text of error, in every state, and by id and display name. The other owner's calls change nothing.
+// TestS03_NotYours checks that the sandboxes and executions of one owner look to another owner as if they did
+// not exist. The errors have the same kind and text, in every state of the sandbox, whether it is named by its
+// id or its display name. The other owner's calls change nothing.
 func TestS03_NotYours(t *testing.T) {
 	d := newDaemon(t)
 	alice := as(t, "alice")
@@ -120,7 +121,7 @@ func TestS03_NotYours(t *testing.T) {
 	}
 	for what, use := range uses(d) {
 		switch what {
-		case "Delete", "Execute with a request id", "Create with fork_of", "FollowExecution": // these change the sandbox or wait for its code, which still runs
+		case "Delete", "Execute with a request id", "Create with fork_of", "FollowExecution": // these operations change the sandbox or wait for its code, which still runs
 			continue
 		}
 		if err := use(alice, "sales", string(e.ID)); sandbox.KindOf(err) == sandbox.NotFound && what != "ReadFile" {
@@ -129,7 +130,7 @@ func TestS03_NotYours(t *testing.T) {
 	}
 }
 
-// S03: another owner cannot see or stop a sandbox that is being created.
+// TestS03_BeingMade checks that another owner can neither see nor stop a sandbox that is being created.
 func TestS03_BeingMade(t *testing.T) {
 	d := newDaemon(t)
 	d.eng.created = make(chan struct{})
@@ -165,8 +166,8 @@ func TestS03_BeingMade(t *testing.T) {
 	}
 }
 
-// S03: two owners can use the same display names and request ids, and each gets its own sandboxes and
-// executions.
+// TestS03_SameNames checks that two owners can use the same display names and request ids, and each gets its own
+// sandboxes and executions.
 func TestS03_SameNames(t *testing.T) {
 	d := newDaemon(t)
 	made := map[sandbox.Owner]sandbox.ID{}
@@ -205,8 +206,9 @@ func TestS03_SameNames(t *testing.T) {
 	}
 }
 
-// S03: an owner's pages contain only its own sandboxes, even if other owners' sandboxes lie between them, and
-// even with the page token of another owner. The operator sees all.
+// TestS03_Pages checks that List returns to an owner only its own sandboxes, even if the sandboxes of other
+// owners lie between them, and even with a page token that another owner received. The operator gets all
+// sandboxes.
 func TestS03_Pages(t *testing.T) {
 	d := newDaemon(t)
 	want := map[sandbox.Owner]int{"alice": 3, "bob": 2, sandbox.Operator: 6}
@@ -241,8 +243,9 @@ func TestS03_Pages(t *testing.T) {
 	}
 }
 
-// The operator can use any owner's sandbox by its id, but not by its display name. Otherwise an owner who gives
-// a sandbox the same display name as the operator's could receive the operator's code and files.
+// TestS03_Operator checks that the operator can use any owner's sandbox by its id, but not by its display name.
+// Otherwise an owner who gives a sandbox the display name of one of the operator's sandboxes could receive the
+// operator's code and files.
 func TestS03_Operator(t *testing.T) {
 	d := newDaemon(t)
 	box, err := d.Create(as(t, "alice"), sandbox.CreateRequest{DisplayName: "sales"})
@@ -267,7 +270,8 @@ func TestS03_Operator(t *testing.T) {
 	}
 }
 
-// Owners are recorded: after a restart each sandbox still belongs to its owner.
+// TestS03_Restart checks that owners are recorded: after a restart of the daemon, each sandbox still belongs to
+// its owner.
 func TestS03_Restart(t *testing.T) {
 	eng := newTestEngine()
 	path := t.TempDir() + "/a.db"
@@ -286,8 +290,8 @@ func TestS03_Restart(t *testing.T) {
 	}
 }
 
-// S07: an owner who has reached MaxSandboxesPerOwner gets an error immediately. No sandbox is suspended for
-// that owner, and other owners are not affected.
+// TestS07_Share checks that an owner who has reached MaxSandboxesPerOwner gets an error immediately. No sandbox
+// is suspended for that owner, and other owners are not affected.
 func TestS07_Share(t *testing.T) {
 	d := newDaemon(t, func(c *manager.Config) { c.MaxSandboxes, c.MaxSandboxesPerOwner, c.IdleSuspend = 5, 2, time.Hour })
 	for range 2 {

@@ -12,13 +12,13 @@ import (
 )
 
 // pending is an execution whose end is not on record yet. It becomes final when its guest reports its end. It
-// becomes lost if its sandbox is terminated or rewound, or if it turns out that the guest never received it.
-// All fields except accepted are guarded by box.mu; accepted does not change.
+// becomes lost if its sandbox is terminated or rewound, or if the guest does not have it. All fields except
+// accepted are guarded by box.mu; accepted does not change.
 type pending struct {
 	accepted   sandbox.Execution
 	delivering int  // deliveries to the guest that are under way
 	deliveries int  // deliveries started so far
-	abandoned  bool // must not be delivered any more: its record is being removed or marked as lost
+	abandoned  bool // the execution must not be delivered any more: its record is being removed or marked as lost
 	begun      bool // OnExecution has been called for its begin
 	over       bool // OnExecution has been called for its end
 	// heard reports whether any bytes have been received from the guest since the first delivery was sent, so
@@ -61,8 +61,8 @@ func (b *box) forget(id sandbox.ExecutionID) *pending {
 	return p
 }
 
-// began calls OnExecution for the begin of an execution, unless it has been called for that already. The guest
-// has accepted the execution, or may have.
+// began calls OnExecution for the begin of an execution, unless OnExecution has been called for that begin
+// already. The caller calls began when the guest has accepted the execution, or may have accepted it.
 func (m *Manager) began(b *box, id sandbox.ExecutionID) {
 	b.mu.Lock()
 	p := b.pending[id]
@@ -76,8 +76,8 @@ func (m *Manager) began(b *box, id sandbox.ExecutionID) {
 	}
 }
 
-// ended calls OnExecution for the end of an execution, and before that for its begin if it has not been called
-// for the begin yet. OnExecution is called at most once for each.
+// ended calls OnExecution for the end of an execution. If OnExecution has not been called for its begin, ended
+// calls it for the begin first. OnExecution is called at most once for each begin and each end.
 func (m *Manager) ended(b *box, p *pending, e sandbox.Execution) {
 	b.mu.Lock()
 	begun, over := p.begun, p.over
@@ -156,7 +156,8 @@ func (b *box) expected(id sandbox.ExecutionID) (pending, bool) {
 }
 
 // abandon marks an execution that the guest refused or does not have, so that it is not delivered any more. It
-// returns false, and does nothing, if a delivery is under way or has started since the copy before was made.
+// returns false, and does nothing, if a delivery is under way or has started since the parameter before was
+// obtained from expected.
 func (b *box) abandon(id sandbox.ExecutionID, before pending) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -215,9 +216,9 @@ func endNotRecorded(id sandbox.ExecutionID, cause error) error {
 		id, sandbox.Public(err).Message).WithCause(cause)
 }
 
-// neverRan records that an execution never started because the guest does not have it. before is the copy from
-// expected, made before the guest was asked. It returns false, and changes nothing, if the execution may have
-// been delivered since, or if the record cannot be written.
+// neverRan records that an execution never started because the guest does not have it. The parameter before is a
+// copy of the pending execution, obtained from expected before the guest was asked. neverRan returns false, and
+// changes nothing, if the execution may have been delivered since, or if the record cannot be written.
 func (m *Manager) neverRan(b *box, id sandbox.ExecutionID, before pending) bool {
 	if !b.abandon(id, before) {
 		return false

@@ -12,7 +12,7 @@ import (
 type known struct {
 	rec  store.Sandbox
 	told time.Time // the expiry that its guest has
-	busy bool      // being created, removed, suspended or resumed: leave it alone
+	busy bool      // being created or removed, or in a transition: plan returns no action for the sandbox
 }
 
 // verb is the kind of an action.
@@ -28,7 +28,7 @@ const (
 
 const unmade = "the daemon stopped while it was being created"
 
-// action is one step to make the records and the containers agree.
+// action is one change that is needed to make the records and the containers agree.
 type action struct {
 	do     verb
 	id     sandbox.ID

@@ -22,7 +22,7 @@ func rec(state sandbox.State, expire time.Time, container bool) *manager.Known {
 	return &manager.Known{Rec: store.Sandbox{ID: "s", State: state, ExpireTime: expire, Container: container}}
 }
 
-// TestPlan tries all combinations of a record and a container.
+// TestPlan checks the plan for each combination of a record and the state of its container.
 func TestPlan(t *testing.T) {
 	absent, running, dead, asleep := "absent", "running", "dead", "asleep"
 	told := rec(sandbox.Running, later, true)
@@ -32,7 +32,7 @@ func TestPlan(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		known *manager.Known
-		want  map[string]string // by the state of the container
+		want  map[string]string // the expected actions, by the state of the container
 	}{
 		{"no record", nil, map[string]string{asleep: "remove", absent: "", running: "remove", dead: "remove"}},
 		{"left half-made", rec(sandbox.Provisioning, later, true), map[string]string{asleep: "end:failed remove", absent: "end:failed forget", running: "end:failed remove", dead: "end:failed remove"}},
@@ -75,8 +75,9 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestPlanConverges runs plans on random sets of records and containers. The second plan must be empty, and no
-// sandbox that is recorded as running or suspended may lose its container.
+// TestPlanConverges checks plans for random sets of records and containers. A second plan, made after the
+// actions of the first plan, must be empty. No sandbox that is recorded as running or suspended may lose its
+// container.
 func TestPlanConverges(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -132,7 +133,7 @@ func TestPlanConverges(t *testing.T) {
 				k.Told = k.Rec.ExpireTime
 			}
 		}
-		for _, k := range known { // the step that finds a running container also sets the guest's expiry
+		for _, k := range known { // the manager also sets the guest's expiry when it carries out "agree" for a running container
 			if c := containers[k.Rec.ID]; c.Running && k.Rec.State == sandbox.Running {
 				k.Told = k.Rec.ExpireTime
 			}

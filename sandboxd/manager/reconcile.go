@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	sweepEvery = 30 * time.Second // a container that stopped without a request is noticed after at most this time
+	sweepEvery = 30 * time.Second // the longest time until a container that stopped without a request is detected
 	pruneEvery = time.Hour
-	atOnce     = 4 // how many actions run concurrently
+	atOnce     = 4 // how many actions, or how many suspends or checkpoints, run concurrently
 )
 
 // sweepLoop reconciles the records with the engine every sweepEvery. After a failure it retries sooner, with a
-// growing delay. It also deletes old records every pruneEvery. failed is the result of the first reconcile, by
-// Start.
+// growing delay. It also deletes old records every pruneEvery. The parameter failed is true if the first
+// reconcile, which Start runs, failed.
 func (m *Manager) sweepLoop(failed bool) {
 	backoff := time.Second
 	var pruned time.Time
@@ -112,7 +112,7 @@ func (m *Manager) noticeDead(ctx context.Context) {
 			}
 			steps.Add(1)
 			done := sync.OnceFunc(steps.Done)
-			// b.ctx ends when the sandbox's end is on record. Removing its container can take long.
+			// b.ctx ends when the termination is on record. Do not wait longer: removing the container can be slow.
 			context.AfterFunc(b.ctx, done)
 			if !m.spawn(func() { defer done(); m.do(m.ctx, a) }) {
 				done()
@@ -125,9 +125,9 @@ func (m *Manager) noticeDead(ctx context.Context) {
 
 // compare returns the actions that make the records and the engine agree.
 func (m *Manager) compare(ctx context.Context) ([]action, error) {
-	// Remember what is in m.boxes before asking the engine. The engine's list may lack a sandbox that starts
-	// while the engine makes the list, and may show a sandbox that is suspended or resumed at that time as
-	// neither running nor suspended.
+	// Copy the moves of all boxes before asking the engine, so that known can detect which sandboxes changed
+	// while the engine made its list. The list may lack a sandbox that starts at that time, and may show a
+	// sandbox that is suspended or resumed at that time as neither running nor suspended.
 	m.mu.Lock()
 	ran := make(map[sandbox.ID]int, len(m.boxes))
 	for id, b := range m.boxes {
@@ -143,9 +143,10 @@ func (m *Manager) compare(ctx context.Context) ([]action, error) {
 	return plan(m.known(ran), slices.Collect(maps.Values(containers)), m.now()), nil
 }
 
-// known returns the sandboxes to compare with the engine's list. ran contains the boxes that existed before the
-// list was requested, with their moves. Sandboxes that were added, suspended or resumed since then are marked
-// as busy, so that the plan leaves them alone.
+// known returns the sandboxes to compare with the engine's list. ran maps each sandbox that existed before the
+// list was requested to its value of box.moves at that time. Sandboxes that were added since then, or whose
+// moves changed or are odd (a transition is under way), are marked as busy, so that the plan leaves them alone.
+// So are sandboxes that are being created, and those whose container is being removed.
 func (m *Manager) known(ran map[sandbox.ID]int) []known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,9 +166,9 @@ func (m *Manager) known(ran map[sandbox.ID]int) []known {
 	return all
 }
 
-// endUnmade terminates the sandboxes that the previous daemon was still creating. That needs no engine; their
-// containers are removed when the engine answers. Only Start calls it, before any other goroutine uses the
-// boxes.
+// endUnmade terminates the sandboxes that the previous daemon was still creating. It only changes records, so it
+// works even if the engine does not answer; reconcile removes the containers later. Only Start calls it, before
+// any other goroutine uses the boxes.
 func (m *Manager) endUnmade() {
 	m.mu.Lock()
 	boxes := m.allBoxes()
@@ -191,7 +192,7 @@ func (m *Manager) do(ctx context.Context, a action) {
 	case a.do == doEnd && b != nil:
 		_, err := m.end(ctx, b, func(rec store.Sandbox) (store.Cause, string) {
 			if a.cause == store.CauseExpired && m.now().Before(rec.ExpireTime) {
-				return "", "" // its TTL was extended in the meantime
+				return "", "" // the TTL of the sandbox was extended in the meantime
 			}
 			return a.cause, a.reason
 		})

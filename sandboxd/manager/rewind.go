@@ -10,9 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// findRewound checks whether the processes of a sandbox that is not running have died. If so, the engine can
-// only resume a state older than the sandbox's last use, and findRewound records the rewind. It must be called
-// before the sandbox is resumed or forked. The caller must hold b.life.
+// findRewound checks whether the processes of a sandbox died before the engine could save their latest state. If
+// so, the engine can only resume an older checkpoint, and findRewound records the rewind to it. It must be
+// called before the sandbox is resumed or forked. The caller must hold b.life.
 func (m *Manager) findRewound(ctx context.Context, b *box) error {
 	containers, err := m.inspect(ctx)
 	if err != nil {
@@ -49,7 +49,7 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 	b.rec.State, b.rec.Rewound, b.rec.SavedTime, b.told = sandbox.Suspended, done, done.AsOf, time.Time{}
 	kept := make(map[sandbox.ExecutionID]*pending, len(keep))
 	for _, id := range keep {
-		if p := b.pending[id]; p != nil { // it has not ended in the meantime
+		if p := b.pending[id]; p != nil { // the execution has not ended in the meantime
 			kept[id] = p
 			delete(b.pending, id)
 		}
@@ -63,8 +63,9 @@ func (m *Manager) rewind(b *box, asOf time.Time) error {
 	return nil
 }
 
-// tellRewound informs the guest of a rewound sandbox about the rewind. No client may use the sandbox before that
-// has succeeded. It does nothing if the guest has been informed already. The caller must hold b.life.
+// tellRewound informs the guest of a rewound sandbox about the rewind. No client may use the sandbox before
+// tellRewound has succeeded. tellRewound does nothing if the guest has been informed already. The caller must
+// hold b.life.
 func (m *Manager) tellRewound(ctx context.Context, b *box) error {
 	r := b.record().Rewound
 	if !r.Owed {
@@ -77,7 +78,8 @@ func (m *Manager) tellRewound(ctx context.Context, b *box) error {
 	return nil
 }
 
-// awaken informs a guest that its memory was restored, which the guest cannot detect itself.
+// awaken informs a guest that its memory was restored from a checkpoint or snapshot, or copied by a fork. The
+// guest cannot detect that itself.
 func (m *Manager) awaken(ctx context.Context, b *box, a guest.Awakening) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()

@@ -32,9 +32,9 @@ const (
 	roomLook     = 50 * time.Millisecond
 )
 
-// full returns the reason why another sandbox with this memory limit, in bytes, cannot run now, or "" if it
-// can. Sandboxes suspended to disk do not count. Terminated sandboxes count until their container is removed.
-// The caller must hold m.mu.
+// full returns the reason why another sandbox whose memory limit is the parameter memory, in bytes, cannot run
+// now, or "" if it can. Sandboxes suspended to disk do not count. Terminated sandboxes count until their
+// container is removed. The caller must hold m.mu.
 func (m *Manager) full(memory int64) string {
 	count := 0
 	for r, runs := range m.held {
@@ -57,8 +57,8 @@ func (m *Manager) full(memory int64) string {
 }
 
 // takeRoom acquires capacity for b to resume. If there is none, it suspends other sandboxes, starting with the
-// one that has been idle longest. It sets b.room while it holds m.mu too, so that two sandboxes cannot acquire
-// the same capacity. The caller must hold b.life.
+// one that has been idle longest. While it checks the capacity and sets b.room, it holds m.mu, so that two
+// sandboxes cannot acquire the same capacity. The caller must hold b.life.
 func (m *Manager) takeRoom(ctx context.Context, b *box) error {
 	memory := b.record().Limits.MemoryBytes
 	for begin := time.Now(); ; {
@@ -94,8 +94,8 @@ func (b *box) leaveRoom() {
 }
 
 // makeRoom tries to free capacity and reports whether the caller should retry. It suspends an idle sandbox. If
-// there is none, it waits roomLook for one, but gives up if IdleSuspend is zero or when roomPatience has passed
-// since begin. The caller must not hold m.mu.
+// there is no idle sandbox, it waits for the duration roomLook, but gives up if IdleSuspend is zero or when
+// roomPatience has passed since begin. The caller must not hold m.mu.
 func (m *Manager) makeRoom(ctx context.Context, begin time.Time) bool {
 	if m.evict(ctx) {
 		return true
@@ -143,8 +143,8 @@ func (m *Manager) evict(ctx context.Context) (done bool) {
 	return false
 }
 
-// errShare is the cause of the error for an owner who has reached MaxSandboxesPerOwner. Suspending other
-// sandboxes does not help in this case, because suspended sandboxes count too.
+// errShare is the cause of the error for an owner who has reached MaxSandboxesPerOwner. Create does not call
+// makeRoom after this error, because suspending sandboxes does not help: suspended sandboxes count too.
 var errShare = errors.New("the owner's share is used up")
 
 // share returns an error caused by errShare if the owner has reached MaxSandboxesPerOwner. The operator has no

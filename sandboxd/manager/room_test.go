@@ -14,8 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Suspended sandboxes do not occupy capacity. A sandbox that is resumed or created takes the place of the one
-// that has been idle longest. If no sandbox is idle, the call is refused and no sandbox is terminated.
+// TestRoomToWake checks that suspended sandboxes do not occupy capacity. If there is no capacity to resume or
+// create a sandbox, the manager suspends the sandbox that has been idle longest. If no sandbox is idle, the call
+// is refused and no sandbox is terminated.
 func TestRoomToWake(t *testing.T) {
 	for name, limit := range map[string]func(*manager.Config){
 		"number": func(c *manager.Config) { c.MaxSandboxes = 2 },
@@ -54,7 +55,7 @@ func TestRoomToWake(t *testing.T) {
 	}
 }
 
-// A paused sandbox keeps its memory, so it occupies capacity.
+// TestPausedTakesRoom checks that a paused sandbox occupies capacity, because it keeps its memory.
 func TestPausedTakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxSandboxes = 1 })
@@ -69,8 +70,8 @@ func TestPausedTakesRoom(t *testing.T) {
 	})
 }
 
-// With the default limits, 500 sandboxes can be suspended at the same time and survive a restart, and each
-// answers afterwards.
+// TestFiveHundredSleep checks that with the default limits 500 sandboxes can be suspended at the same time, that
+// they are still suspended after a restart of the daemon, and that each can be used afterwards.
 func TestFiveHundredSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const many = 500
@@ -117,15 +118,16 @@ func TestFiveHundredSleep(t *testing.T) {
 		if asleep != many {
 			t.Fatalf("%d sleep, want %d", asleep, many)
 		}
-		if goroutines > many+50 { // each guest has one
+		if goroutines > many+50 { // each test guest has one goroutine; a suspended sandbox needs none in the daemon
 			t.Errorf("%d goroutines when all slept, want none for each", goroutines)
 		}
 		each(func(i int) { d.reads(t, ids[i], "name", fmt.Sprint(i)) })
 	})
 }
 
-// Checkpoints use no more disk space than MaxDisk. Checkpoints of running sandboxes are discarded first. After
-// that, idle sandboxes keep running, a warning reports it, and they are suspended when there is space.
+// TestMaxDisk checks that checkpoints use no more disk space than MaxDisk. Checkpoints of running sandboxes are
+// discarded first. If that frees too little space, idle sandboxes keep running, and Warnings reports that. They
+// are suspended when there is space again.
 func TestMaxDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 12345 // the memory usage that the test guest reports
@@ -185,7 +187,8 @@ func TestMaxDisk(t *testing.T) {
 	})
 }
 
-// If there is no capacity because there is no disk space to suspend a sandbox, the error states that.
+// TestNoRoomForWantOfDisk checks that if there is no capacity because there is no disk space to suspend a
+// sandbox, the error states that.
 func TestNoRoomForWantOfDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxDisk, c.MaxSandboxes = 20_000, 2 })
@@ -202,7 +205,8 @@ func TestNoRoomForWantOfDisk(t *testing.T) {
 	})
 }
 
-// The checkpoint of a running sandbox is discarded to make space for one that is suspended.
+// TestDiscardsForSuspend checks that the checkpoint of a running sandbox is discarded if another sandbox needs
+// its space to be suspended.
 func TestDiscardsForSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 20_000 })
@@ -211,7 +215,7 @@ func TestDiscardsForSuspend(t *testing.T) {
 		wait(2 * saveEvery)
 		other := d.create(t, sandbox.CreateRequest{}).ID
 		for range 6 {
-			d.writes(t, runs, "a", "x") // never idle for long
+			d.writes(t, runs, "a", "x") // so this sandbox is never idle long enough to be suspended
 			wait(saveEvery)
 		}
 		d.wantState(t, "idle", other, sandbox.Suspended)

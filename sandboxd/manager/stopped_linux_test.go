@@ -15,8 +15,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestGvisorStopped stops a sandbox's process with SIGSTOP, as a debugger or a freezer does. A waiting caller
-// must get an answer within a minute, before clients give up. After SIGCONT the sandbox must work as before.
+// TestGvisorStopped checks a sandbox whose process was stopped with SIGSTOP, as a debugger or a freezer does. A
+// waiting caller must get an answer within a minute, so that it comes before clients give up. After SIGCONT the
+// sandbox must work as before.
 func TestGvisorStopped(t *testing.T) {
 	enginetest.Slow(t)
 	eng, ref := gvisorEngine(t)

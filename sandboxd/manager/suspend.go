@@ -28,16 +28,16 @@ type rest struct {
 	// suspends, resumes, checkpoints or forks it. In these cases hold resumes the sandbox, or waits, before a
 	// call uses the guest. rec.State, in contrast, is the last state that was reached.
 	asleep bool
-	holds  int       // number of callers that are using the guest
+	holds  int       // number of callers of hold and holdAwake that have not called release yet
 	active time.Time // time of last use, with a monotonic reading: not affected by changes of the system clock
 	waking *waking   // the resume that is under way, or nil
 	// moves is incremented when a suspend, resume, checkpoint or fork begins, and again when it ends. It is odd
 	// while one is under way.
 	moves int
-	room  bool // counts towards MaxSandboxes and MaxMemory: it runs, or is about to
-	work  bool // may have changed since its last checkpoint
+	room  bool // the sandbox counts towards MaxSandboxes and MaxMemory: it is running or being resumed
+	work  bool // the sandbox may have changed since its last checkpoint
 
-	suspending, saving patience
+	suspending, saving patience // delays after a failed suspend and a failed checkpoint
 }
 
 // patience is the delay before a failed operation is tried again. It doubles with each failure in a row, from
@@ -55,7 +55,8 @@ func (p *patience) failed() time.Duration {
 	return p.putOff
 }
 
-// waking is a resume. All callers that need the guest wait for done. err is written before done is closed.
+// waking is a resume that is under way. All callers that need the guest wait until done is closed. err is the
+// result, and is written before that.
 type waking struct {
 	done chan struct{}
 	err  error
@@ -88,7 +89,7 @@ func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) 
 		err = w.err
 	case <-ctx.Done():
 		err = ctx.Err()
-		if b.ctx.Err() != nil { // ctx may be b.ctx
+		if b.ctx.Err() != nil { // ctx may be b.ctx, which ended because the sandbox was terminated
 			err = m.whyGone(ctx, b)
 		}
 	}
@@ -99,9 +100,9 @@ func (m *Manager) hold(ctx context.Context, b *box) (release func(), err error) 
 	return release, nil
 }
 
-// holdAwake is like hold, but only for a sandbox that is not asleep, and release does not update the time of
-// last use. It is for reading the status, which neither resumes a sandbox nor counts as use. If the sandbox is
-// asleep, holdAwake returns false and a nil release.
+// holdAwake is like hold, but it neither waits nor resumes the sandbox, and its release does not update the time
+// of last use. It is for reading the status, which does not count as use. If b.asleep is set, because the
+// sandbox is suspended or in a transition, holdAwake returns a nil release and false.
 func (b *box) holdAwake() (release func(), awake bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +113,7 @@ func (b *box) holdAwake() (release func(), awake bool) {
 	return func() { b.letGo(false) }, true
 }
 
-// letGo ends a hold. used is false if the hold does not count as use.
+// letGo ends a hold. The parameter used is false if the hold does not count as use of the sandbox.
 func (b *box) letGo(used bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -179,7 +180,7 @@ func (m *Manager) resume(ctx context.Context, b *box) error {
 	}
 	if b.record().State != sandbox.Running {
 		if err := m.Store.SetState(b.id, sandbox.Running); err != nil {
-			return notRecorded(err) // asleep remains set, so the next call resumes the sandbox again, which is harmless
+			return notRecorded(err) // asleep remains set, so the next call tries again; resuming twice is harmless
 		}
 	}
 	m.awake(ctx, b)
@@ -311,20 +312,21 @@ func (m *Manager) each(due func(*box) bool, do func(*box)) {
 	}
 }
 
-// idle reports whether the sandbox may be suspended: it has been unused for the duration in after, and its
+// idle reports whether the sandbox may be suspended: it has been unused for at least the duration after, and its
 // guest has the current expiry. A guest with an outdated expiry could terminate the sandbox when it is resumed.
 // The caller must hold b.mu.
 func (b *box) idle(after time.Duration) bool {
 	return b.unused(after) && b.told.Equal(b.rec.ExpireTime)
 }
 
-// unused reports whether the sandbox is running and has not been used for the duration in long. The caller must
-// hold b.mu.
+// unused reports whether the sandbox is running and has not been used for at least the duration long. The caller
+// must hold b.mu.
 func (b *box) unused(long time.Duration) bool {
 	return b.rec.State == sandbox.Running && !b.ended && !b.asleep && b.holds == 0 && len(b.pending) == 0 && time.Since(b.active) >= long
 }
 
-// suspend suspends the sandbox if it is still idle, and reports whether it did. The caller must hold b.life.
+// suspend suspends the sandbox if it has still been idle for at least the duration after, and reports whether it
+// did. The caller must hold b.life.
 func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after time.Duration) (done bool) {
 	b.mu.Lock()
 	idle, work := b.idle(after), b.work
@@ -359,7 +361,7 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 	b.mu.Lock()
 	b.room, b.suspending.putOff, b.rec.SavedTime = false, 0, at
 	b.mu.Unlock()
-	m.Store.SetSaved(b.id, at) // the engine keeps the checkpoint when the sandbox is resumed from it
+	m.Store.SetSaved(b.id, at) // the time stays valid after the next resume, because the engine keeps the checkpoint then
 	if err := m.Store.SetState(b.id, sandbox.Suspended); err != nil {
 		b.log.Error("a record was not written", "error", err) // reconcile corrects the record later
 		return true
@@ -376,7 +378,7 @@ func (m *Manager) suspend(ctx context.Context, s engine.Suspender, b *box, after
 // caller must hold b.life.
 func (m *Manager) notSuspended(ctx context.Context, s engine.Suspender, b *box, cause error) {
 	if ctx.Err() != nil {
-		return // the daemon is stopping; the next one reconciles the state
+		return // this daemon is stopping; the next daemon reconciles the state
 	}
 	b.mu.Lock()
 	putOff := b.suspending.failed()
@@ -397,7 +399,7 @@ func (m *Manager) notSuspended(ctx context.Context, s engine.Suspender, b *box, 
 // with only an older checkpoint left, which is a rewind. It takes b.life.
 func (m *Manager) agree(ctx context.Context, b *box) error {
 	return b.change(ctx, func() error {
-		containers, err := m.inspect(ctx) // ask again: the state may have changed since the plan was made
+		containers, err := m.inspect(ctx) // ask the engine again, because the state may have changed since the plan was made
 		if err != nil || !b.alive() {
 			return err
 		}
@@ -438,7 +440,7 @@ func (b *box) sleeps() bool {
 	return b.asleep
 }
 
-// move marks the begin or end of a transition in b.moves.
+// move increments b.moves, which marks the begin or the end of a transition.
 func (b *box) move() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -446,8 +448,8 @@ func (b *box) move() {
 }
 
 // optional returns the engine's implementation of the interface T, or nil if it has none. If the engine is not
-// open yet, its abilities are unknown, so optional opens it by listing its containers. It returns an error if
-// that fails.
+// open yet, the interfaces that it implements are unknown, so optional lists its containers, which opens it. It
+// returns an error if that fails.
 func optional[T any](ctx context.Context, m *Manager) (can T, err error) {
 	can, ok := engine.As[T](m.Engine)
 	if !ok {

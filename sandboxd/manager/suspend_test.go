@@ -38,7 +38,7 @@ func wait(d time.Duration) {
 	synctest.Wait()
 }
 
-// asleep creates a sandbox, runs code in it and waits until it is suspended.
+// asleep creates a sandbox, runs code in it and waits until the sandbox is suspended.
 func (d *daemon) asleep(t testing.TB, req sandbox.CreateRequest) (sandbox.Sandbox, sandbox.Execution) {
 	t.Helper()
 	sb := d.create(t, req)
@@ -48,7 +48,8 @@ func (d *daemon) asleep(t testing.TB, req sandbox.CreateRequest) (sandbox.Sandbo
 	return sb, e
 }
 
-// An idle sandbox is suspended. Reading its status does not resume it, but each call that needs its guest does.
+// TestSuspendsAndResumes checks that an idle sandbox is suspended. Reading its status does not resume it, but
+// each call that needs its guest does.
 func TestSuspendsAndResumes(t *testing.T) {
 	for name, call := range map[string]func(*testing.T, *daemon, sandbox.Sandbox, sandbox.Execution){
 		"execute": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
@@ -94,7 +95,7 @@ func TestSuspendsAndResumes(t *testing.T) {
 				if err != nil || long.State != sandbox.Suspended {
 					t.Errorf("Update() = %+v, %v, want it asleep still", long, err)
 				}
-				wait(time.Minute) // long enough for reconcile to run
+				wait(time.Minute) // longer than sweepEvery, so that reconcile runs
 				if _, n := d.eng.count(); n != 0 {
 					t.Errorf("it was resumed %d times by looking, want never", n)
 				}
@@ -113,7 +114,8 @@ func TestSuspendsAndResumes(t *testing.T) {
 	}
 }
 
-// A sandbox is not idle while code runs or is queued, or while a file is read.
+// TestBusyIsNotSuspended checks that a sandbox is not idle while code runs or is queued, or while a file is
+// read.
 func TestBusyIsNotSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -138,7 +140,7 @@ func TestBusyIsNotSuspended(t *testing.T) {
 			t.Errorf("it reads %q, %v", data, err)
 		}
 		body.Close()
-		for range 10 { // reading the status does not count as use
+		for range 10 { // reading the status must not count as use, so the sandbox remains idle
 			d.wantState(t, "looked at", id, sandbox.Running)
 			wait(idle / 11)
 		}
@@ -147,7 +149,8 @@ func TestBusyIsNotSuspended(t *testing.T) {
 	})
 }
 
-// Sandboxes are never suspended if IdleSuspend is zero, or if the engine cannot suspend.
+// TestNeverSuspended checks that sandboxes are never suspended if IdleSuspend is zero, or if the engine cannot
+// suspend.
 func TestNeverSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
@@ -163,8 +166,8 @@ func TestNeverSuspended(t *testing.T) {
 	})
 }
 
-// Many concurrent calls resume a sandbox only once, and all get their answer. The same is true for calls while
-// the sandbox is being suspended.
+// TestResumedOnce checks that many concurrent calls resume a suspended sandbox only once, and that all get their
+// answer. The calls are made either after the sandbox was suspended or while it is being suspended.
 func TestResumedOnce(t *testing.T) {
 	for _, when := range []string{"asleep", "going to sleep"} {
 		t.Run(when, func(t *testing.T) {
@@ -210,8 +213,8 @@ func TestResumedOnce(t *testing.T) {
 	}
 }
 
-// After a failed suspend the sandbox keeps running, whether or not the engine had suspended it, and the suspend
-// is tried again later.
+// TestSuspendFails checks that a sandbox keeps running after a failed suspend, even if the engine had suspended
+// it before it returned the error. The suspend is tried again later.
 func TestSuspendFails(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -234,7 +237,7 @@ func TestSuspendFails(t *testing.T) {
 	}
 }
 
-// A failed resume reports the reason, and the sandbox remains suspended.
+// TestResumeFails checks that a failed resume reports the reason, and the sandbox remains suspended.
 func TestResumeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -266,7 +269,7 @@ func TestResumeFails(t *testing.T) {
 	})
 }
 
-// A sandbox that can never be resumed is terminated with the reason.
+// TestNeverResumed checks that a sandbox that can never be resumed is terminated with the reason.
 func TestNeverResumed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil func(*testEngine, sandbox.ID)
@@ -294,7 +297,8 @@ func TestNeverResumed(t *testing.T) {
 	}
 }
 
-// A suspended sandbox expires, and is removed without being resumed.
+// TestExpiresAsleep checks that a suspended sandbox expires and that its container is removed without being
+// resumed.
 func TestExpiresAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -309,8 +313,8 @@ func TestExpiresAsleep(t *testing.T) {
 	})
 }
 
-// A suspended sandbox is deleted without being resumed. If it is being resumed, it is deleted after that, and
-// the waiting call gets an answer.
+// TestDeleteAsleep checks that a suspended sandbox can be deleted without being resumed. A sandbox that is being
+// resumed is deleted after the resume, and the call that waits for the resume gets an answer.
 func TestDeleteAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
@@ -332,7 +336,7 @@ func TestDeleteAsleep(t *testing.T) {
 		if err := d.Delete(t.Context(), string(sb.ID)); err != nil {
 			t.Errorf("Delete() during resume = %v", err)
 		}
-		if err := <-answer; err != nil { // no error: the execution was accepted before the deletion, and is lost
+		if err := <-answer; err != nil { // nil means that the execution was accepted before the deletion, and is lost
 			wantError(t, "Execute", err, sandbox.NotFound, "deleted")
 		}
 		if ids := d.eng.ids(); len(ids) != 0 {
@@ -341,8 +345,9 @@ func TestDeleteAsleep(t *testing.T) {
 	})
 }
 
-// Starting a daemon does not resume suspended sandboxes, even if the last daemon was killed between a call of
-// the engine and the matching change of the record. The new daemon can use all of these sandboxes.
+// TestRestartAsleep checks that starting a daemon does not resume suspended sandboxes, even if the previous
+// daemon was killed after the engine had suspended or resumed a sandbox and before the record was changed. The
+// new daemon can use all of these sandboxes.
 func TestRestartAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng := newTestEngine()
@@ -350,9 +355,9 @@ func TestRestartAsleep(t *testing.T) {
 		ctx := t.Context()
 		d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, sleepy)
 		asleep, e := d.asleep(t, sandbox.CreateRequest{})
-		fell := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends it below, but the record remains running
+		fell := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends this sandbox below, but its record remains running
 		_, resumed := d.run(t, fell, "print x", 5), d.create(t, sandbox.CreateRequest{}).ID
-		// And the other way round: the record is suspended, but the container runs.
+		// In the opposite case, the record is suspended, but the container runs.
 		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil {
 			t.Fatal(err)
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// told contains the states with which OnExecution was called, by execution. mu guards all.
+// told records the states with which OnExecution was called, for each execution. mu guards all.
 type told struct {
 	mu  sync.Mutex
 	all map[sandbox.ExecutionID][]string
@@ -34,9 +34,9 @@ func (l *told) of(id sandbox.ExecutionID) string {
 	return strings.Join(l.all[id], " ")
 }
 
-// OnExecution is called once when an execution begins and once when it ends, no matter how often clients ask
-// for it, and whether it ends by itself or with its sandbox. For a long execution, the first call comes while
-// its caller is still waiting.
+// TestOnExecution checks that OnExecution is called once when an execution begins and once when it ends. That
+// holds no matter how often clients ask for the execution, and whether it ends by itself or because its sandbox
+// is terminated. For a long execution, the first call comes while the caller of Execute is still waiting.
 func TestOnExecution(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l told
@@ -45,7 +45,7 @@ func TestOnExecution(t *testing.T) {
 		sb := d.create(t, sandbox.CreateRequest{})
 		want := func(id sandbox.ExecutionID, states string) {
 			t.Helper()
-			synctest.Wait() // OnExecution may be called a moment after the caller of Execute has its answer
+			synctest.Wait() // OnExecution may be called a moment after Execute has returned
 			if got := l.of(id); got != states {
 				t.Errorf("of %s was told %q, want %q", id, got, states)
 			}

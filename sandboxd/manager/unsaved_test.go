@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestChangeDuringSaveIsSaved changes a sandbox while it is being checkpointed or suspended. The next
-// checkpoint must contain the change, so that a power cut after that checkpoint does not undo it.
+// TestChangeDuringSaveIsSaved checks that a change made while a sandbox is being checkpointed or suspended is in
+// the next checkpoint. A power cut after that checkpoint must not undo the change.
 func TestChangeDuringSaveIsSaved(t *testing.T) {
 	for _, by := range []string{"checkpoint", "suspend"} {
 		for name, change := range map[string]func(*testing.T, *daemon, sandbox.ID) (check func()){
@@ -32,7 +32,7 @@ func TestChangeDuringSaveIsSaved(t *testing.T) {
 				if err != nil {
 					t.Errorf("Update() = %v", err)
 				}
-				if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil { // resumes the sandbox
+				if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil { // this call resumes the sandbox
 					t.Errorf("ListFiles() = %v", err)
 				}
 				return func() {

@@ -13,8 +13,8 @@ const (
 	lastBackoff  = 30 * time.Second
 )
 
-// follow starts to watch an execution and records its end. Each kernel runs one execution at a time, so one
-// watcher for each language is enough, no matter how long its queue is.
+// follow starts to watch an execution, so that its end is recorded. Each kernel runs one execution at a time. So
+// one watcher for each language is enough, no matter how many executions are in its queue.
 func (m *Manager) follow(b *box, id sandbox.ExecutionID) {
 	if lang, first := b.queue(id); first {
 		m.spawn(func() { m.watch(b, lang) })
@@ -22,8 +22,9 @@ func (m *Manager) follow(b *box, id sandbox.ExecutionID) {
 }
 
 // watch waits for the executions in the queue of a language, one after another, and records their ends. After a
-// failed request it retries until the guest answers or the sandbox is terminated. A sandbox with a pending
-// execution can be suspended only after a crash; call then resumes it.
+// failed request it retries until the guest answers or the sandbox is terminated. The manager does not suspend a
+// sandbox that has a pending execution. After a crash such a sandbox can be suspended nevertheless, and then
+// call resumes it.
 func (m *Manager) watch(b *box, lang sandbox.Language) {
 	backoff := firstBackoff
 	for b.ctx.Err() == nil {
@@ -55,7 +56,8 @@ func (m *Manager) watch(b *box, lang sandbox.Language) {
 	}
 }
 
-// own returns e with the fields that only the daemon has, such as the creation time of the accepted execution.
+// own returns e, which is an answer of a guest, with the fields that only the daemon has, such as the creation
+// time of the accepted execution.
 func (m *Manager) own(b *box, e, accepted sandbox.Execution) sandbox.Execution {
 	e.SandboxID = b.id
 	if !accepted.CreateTime.IsZero() {

@@ -14,8 +14,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// On a full disk a change returns an error and no record is lost. Changes succeed again when there is free
-// space. A sandbox can be terminated on a full disk, which frees space.
+// TestFullDisk checks that on a full disk changes return an error and no record is lost, and that a sandbox can
+// still be terminated, which frees space. Changes succeed again when there is free space.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
@@ -38,7 +38,7 @@ func TestFullDisk(t *testing.T) {
 	if _, err := s.Execution(t.Context(), stored.ID); err != nil {
 		t.Errorf("Execution() = %v, want what was stored before", err)
 	}
-	for err = nil; err == nil; { // until even the smallest change does not fit into the log
+	for err = nil; err == nil; { // fill the write-ahead log until even the smallest change does not fit
 		err = s.UpdateSandbox(r.ID, "name", created)
 	}
 	used := created.Add(time.Hour)
@@ -46,7 +46,7 @@ func TestFullDisk(t *testing.T) {
 	s.SetSaved(r.ID, created)
 	s.SetSaved(r.ID, used)
 	for range 2 {
-		if err := s.Flush(); err != nil { // a change that writes nothing, after the deferred changes have failed
+		if err := s.Flush(); err != nil { // Flush must succeed, because its own change writes nothing, although the deferred changes fail
 			t.Errorf("Flush() = %v", err)
 		}
 	}
@@ -91,8 +91,8 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// With the space of the reserve, a database can be opened on a full disk, and a sandbox in it can be
-// terminated. Without a reserve the error reports a full disk, not a damaged database.
+// TestOpenOnFullDisk checks that a database with a reserve can be opened on a full disk, and that a sandbox in
+// it can be terminated. Without a reserve, the error of Open reports a full disk, and not a damaged database.
 func TestOpenOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {

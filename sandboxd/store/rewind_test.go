@@ -9,7 +9,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// A rewind updates the record of each execution, and is marked as owed to the guest until the sandbox runs.
+// TestRewind checks that Rewind updates the record of each execution. The sandbox is marked as owing its guest
+// the news of the rewind (Owed) until it is recorded as running.
 func TestRewind(t *testing.T) {
 	path := file(t)
 	s := open(t, path)
@@ -25,13 +26,13 @@ func TestRewind(t *testing.T) {
 	before, after := ended(asOf.Add(-time.Minute), 1), ended(asOf.Add(time.Minute), 3)
 	ran, onItsWay := accept(t, s, r.ID, "").ID, accept(t, s, r.ID, "").ID
 	back := store.Rewinding{AsOf: asOf, Time: asOf.Add(2 * time.Hour), Keep: []sandbox.ExecutionID{onItsWay}, Lost: "it is lost", Undone: "it is undone"}
-	last := 4 + 2 // two kernels before any execution, and one for each execution
-	for range 2 { // the second time changes nothing but the epoch
+	last := 4 + 2 // the highest possible epoch: two kernels before any execution, and one for each execution
+	for range 2 { // the second Rewind changes only the epoch
 		got, err := s.Rewind(r.ID, back)
 		if err != nil || !got.AsOf.Equal(asOf) || !got.Owed || got.Epoch <= last {
 			t.Errorf("Rewind() = %+v, %v, want it owed, as of %v, and its epoch above %d", got, err, asOf, last)
 		}
-		last = got.Epoch + 1 + len(back.Keep) // the guest continues above got.Epoch, and each execution in Keep can start a kernel
+		last = got.Epoch + 1 + len(back.Keep) // the highest epoch after this rewind: the next one, and one for each execution in Keep
 		for id, want := range map[sandbox.ExecutionID]struct {
 			state  sandbox.ExecutionState
 			reason string

@@ -64,7 +64,7 @@ func accept(t testing.TB, s *store.Store, id sandbox.ID, requestID string) store
 	return e
 }
 
-// A reopened database contains what was stored, with times exact to the nanosecond.
+// TestReopen checks that a reopened database contains what was stored, with times exact to the nanosecond.
 func TestReopen(t *testing.T) {
 	path := file(t)
 	s := open(t, path)
@@ -94,7 +94,8 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// A change survives a kill of the process at any time after the method has returned.
+// TestAbruptEnd checks that a change is not lost if the process is killed at any time after the method that made
+// the change has returned.
 func TestAbruptEnd(t *testing.T) {
 	path := file(t)
 	s := open(t, path)
@@ -104,7 +105,7 @@ func TestAbruptEnd(t *testing.T) {
 		want = append(want, accept(t, s, r.ID, "").ID)
 	}
 	copied := file(t)
-	for _, suffix := range []string{"", "-wal"} { // the files as they are now, without Close
+	for _, suffix := range []string{"", "-wal"} { // copy the files without closing the store first
 		data, err := os.ReadFile(path + suffix)
 		if err != nil {
 			t.Fatal(err)
@@ -179,14 +180,16 @@ func write(t *testing.T, path string, data []byte) {
 	}
 }
 
-// Open creates the schema in an empty file, as an interrupted first migration leaves it.
+// TestOpenUnfinished checks that Open creates the schema in an empty file. Such a file remains if the first Open
+// was interrupted.
 func TestOpenUnfinished(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	write(t, path, nil)
 	add(t, open(t, path), record(200_001))
 }
 
-// Only the owner can read any of the files.
+// TestMode checks that the database, its write-ahead log and its shared-memory file have mode 0600, even if the
+// database had another mode before.
 func TestMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	write(t, path, nil)
@@ -201,7 +204,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// EndSandbox marks unfinished executions as lost and does not change final ones.
+// TestEndSandbox checks that EndSandbox marks unfinished executions as lost and does not change final ones.
 func TestEndSandbox(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()
@@ -220,7 +223,7 @@ func TestEndSandbox(t *testing.T) {
 	if err != nil || got.State != sandbox.Terminated || got.Cause != store.CauseExpired || got.Reason != end.Reason || !got.UsedTime.Equal(end.Used) || !got.Container {
 		t.Errorf("Sandbox() = %+v, %v, want it terminated, its container still there", got, err)
 	}
-	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded}) // after its sandbox was terminated
+	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded}) // this call comes after the sandbox was terminated, so it must change nothing
 	if err := s.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +240,7 @@ func TestEndSandbox(t *testing.T) {
 	}
 }
 
-// A request id belongs to one record, until that record turns out never to have run.
+// TestRequestIDs checks that a request id belongs to one record, until that record turns out never to have run.
 func TestRequestIDs(t *testing.T) {
 	s := open(t, file(t))
 	a, b := record(200_001), record(200_002)
@@ -264,7 +267,8 @@ func TestRequestIDs(t *testing.T) {
 	}
 }
 
-// No two containers have the same uid. A uid can be used again when its container is gone.
+// TestUIDs checks that no two containers have the same uid, and that a uid can be used again when its container
+// is gone. A fork may have the uid of its original.
 func TestUIDs(t *testing.T) {
 	s := open(t, file(t))
 	a := add(t, s, record(200_001))
@@ -282,7 +286,7 @@ func TestUIDs(t *testing.T) {
 	if got, err := s.Sandbox(t.Context(), fork.ID); err != nil || got.ForkOf != b.ID || got.UID != b.UID {
 		t.Errorf("Sandbox() of a fork = %+v, %v, want it to name its original", got, err)
 	}
-	// Uids below 200,000 belong to sandboxes that do not share an operating-system kernel.
+	// Uids below 200,000 need not be unique, because these sandboxes do not share an operating-system kernel.
 	add(t, s, record(199_999))
 	add(t, s, record(199_999))
 }
@@ -299,7 +303,7 @@ func raw(t *testing.T, path, statements string) {
 	}
 }
 
-// A database with the first schema is migrated and keeps its records.
+// TestFirstSchema checks that a database with the first schema is migrated and keeps its records.
 func TestFirstSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	s := open(t, path)
@@ -348,8 +352,8 @@ func TestFirstSchema(t *testing.T) {
 	add(t, s, fork)
 }
 
-// Request ids and display names are separate for each owner. The operator sees all records, and other owners
-// only their own.
+// TestOwners checks that request ids and display names are separate for each owner. The operator sees all
+// records, and other owners only their own.
 func TestOwners(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()
@@ -407,7 +411,7 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// A sandbox can be suspended and resumed any number of times until it is terminated.
+// TestSetState checks that a sandbox can be suspended and resumed any number of times until it is terminated.
 func TestSetState(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
@@ -427,7 +431,8 @@ func TestSetState(t *testing.T) {
 	}
 }
 
-// Concurrent changes share transactions, and a change that fails does not affect the others.
+// TestGroups checks that concurrent changes share transactions, and a change that fails does not affect the
+// others.
 func TestGroups(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
@@ -453,13 +458,13 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// Deferred changes are written in order, even if no caller flushes them.
+// TestSoon checks that deferred changes are written in order, even if no caller flushes them.
 func TestSoon(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
 	used := created.Add(time.Minute)
 	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
-	s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // an earlier time must not replace the later one
+	s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // this earlier time must not replace a later one
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		got, err := s.Sandbox(t.Context(), r.ID)
 		if err != nil || time.Now().After(deadline) {
@@ -471,7 +476,8 @@ func TestSoon(t *testing.T) {
 	}
 }
 
-// Prune deletes old sandboxes together with their executions, but keeps those whose container may still exist.
+// TestPrune checks that Prune deletes old sandboxes together with their executions, but keeps those whose
+// container may still exist.
 func TestPrune(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()
@@ -504,7 +510,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// The number and the size of a sandbox's execution records are limited.
+// TestBounds checks that the number and the size of a sandbox's execution records are limited.
 func TestBounds(t *testing.T) {
 	s := open(t, file(t))
 	r := add(t, s, record(200_001))
