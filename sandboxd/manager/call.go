@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	answerTimeout = 15 * time.Second       // time for a guest to answer, in addition to the time that the request asks it to wait
+	answerTimeout = 15 * time.Second       // time for a guest to answer, without the time that the request asks it to wait
 	listTimeout   = 10 * time.Second       // time for the engine to list its containers
 	secondLook    = 300 * time.Millisecond // delay before diagnose asks the engine again
 )

@@ -230,7 +230,7 @@ func TestForkIsTold(t *testing.T) {
 }
 
 // TestUndoneExecutionIsSaidToBe checks calls about an execution that detect that its sandbox went back to a
-// checkpoint. Already the answer to the first such call reports that the execution is undone.
+// checkpoint. The answer to that first call must already report that the execution is undone.
 func TestUndoneExecutionIsSaidToBe(t *testing.T) {
 	for name, ask := range map[string]func(context.Context, *daemon, sandbox.Execution) (sandbox.Execution, error){
 		"get": func(ctx context.Context, d *daemon, e sandbox.Execution) (sandbox.Execution, error) {

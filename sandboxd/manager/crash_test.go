@@ -18,7 +18,8 @@ import (
 func crash(t testing.TB, d *daemon) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, suffix := range []string{"-wal", ""} { // copy the write-ahead log first: SQLite may move its pages to the main file between the two copies
+	// Copy the write-ahead log first, because SQLite may move its pages to the main file between the two copies.
+	for _, suffix := range []string{"-wal", ""} {
 		data, err := os.ReadFile(d.path + suffix)
 		if err != nil {
 			t.Fatal(err)

@@ -63,8 +63,8 @@ func TestCreateAgain(t *testing.T) {
 	wantError(t, "another Create with the same id", err, sandbox.Invalid, "request_id")
 }
 
-// TestCreateFails checks that a failed creation leaves no record and no container, and its request id can be
-// used again.
+// TestCreateFails checks that a failed creation leaves no record and no container, and that its request id can
+// be used again.
 func TestCreateFails(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
@@ -135,7 +135,7 @@ func TestCreateAndDelete(t *testing.T) {
 }
 
 // TestCreateKilled checks that a sandbox that a killed daemon was creating is terminated at the next start, and
-// a retry creates a new one.
+// that a retry creates a new one.
 func TestCreateKilled(t *testing.T) {
 	eng := newTestEngine()
 	defer eng.Close()

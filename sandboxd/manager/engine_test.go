@@ -32,7 +32,7 @@ type testEngine struct {
 	checkpoints, discards     int                       // number of calls of Checkpoint and Discard
 	failCheckpoint            error
 	beforeCheckpoint          func(ctx context.Context)
-	failAwaken                error // the error that guests return from their awakening request
+	failAwaken                error // the error with which guests answer awakening requests
 	stateBytes                int64 // size of each checkpoint
 	info                      engine.Info
 	crashAt                   string        // the name of the step at which the method step blocks

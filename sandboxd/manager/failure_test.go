@@ -125,7 +125,7 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestStartWithoutEngine checks that if the engine does not answer at start, the manager retries until it
+// TestStartWithoutEngine checks that a manager whose engine does not answer at start retries until the engine
 // answers.
 func TestStartWithoutEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -118,7 +118,7 @@ func TestForkOfABusyOne(t *testing.T) {
 	})
 }
 
-// TestForkRefused checks that a fork that fails reports the reason and leaves no container.
+// TestForkRefused checks that a failed fork reports the reason and leaves no container.
 func TestForkRefused(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()

@@ -51,7 +51,7 @@ func onDocker(t testing.TB, path string, eng *docker.Engine, image string) *daem
 }
 
 // TestDocker checks the life of a real sandbox: variables, files, an interrupt, a killed daemon, an expiry, and
-// a container that docker removes without a request from the daemon.
+// a container that is removed without the manager.
 func TestDocker(t *testing.T) {
 	eng, image := dockerEngine(t)
 	ctx := t.Context()

@@ -121,7 +121,8 @@ func TestS03_NotYours(t *testing.T) {
 	}
 	for what, use := range uses(d) {
 		switch what {
-		case "Delete", "Execute with a request id", "Create with fork_of", "FollowExecution": // these operations change the sandbox or wait for its code, which still runs
+		// These operations change the sandbox or wait for its code, which still runs.
+		case "Delete", "Execute with a request id", "Create with fork_of", "FollowExecution":
 			continue
 		}
 		if err := use(alice, "sales", string(e.ID)); sandbox.KindOf(err) == sandbox.NotFound && what != "ReadFile" {
@@ -166,8 +167,8 @@ func TestS03_BeingMade(t *testing.T) {
 	}
 }
 
-// TestS03_SameNames checks that two owners can use the same display names and request ids, and each gets its own
-// sandboxes and executions.
+// TestS03_SameNames checks that two owners can use the same display names and request ids, and that each gets
+// its own sandboxes and executions.
 func TestS03_SameNames(t *testing.T) {
 	d := newDaemon(t)
 	made := map[sandbox.Owner]sandbox.ID{}

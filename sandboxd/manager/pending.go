@@ -19,8 +19,8 @@ type pending struct {
 	delivering int  // deliveries to the guest that are under way
 	deliveries int  // deliveries started so far
 	abandoned  bool // the execution must not be delivered any more: its record is being removed or marked as lost
-	begun      bool // OnExecution has been called for its begin
-	over       bool // OnExecution has been called for its end
+	begun      bool // OnExecution has been called for the begin of the execution
+	over       bool // OnExecution has been called for the end of the execution
 	// heard reports whether any bytes have been received from the guest since the first delivery was sent, so
 	// that a client may have seen an effect of the execution. It is nil before that delivery is sent.
 	heard func() bool

@@ -11,7 +11,7 @@ import (
 // known is a sandbox as the manager's records describe it.
 type known struct {
 	rec  store.Sandbox
-	told time.Time // the expiry that its guest has
+	told time.Time // the expiry that the sandbox's guest has
 	busy bool      // being created or removed, or in a transition: plan returns no action for the sandbox
 }
 

@@ -187,8 +187,8 @@ func TestMaxDisk(t *testing.T) {
 	})
 }
 
-// TestNoRoomForWantOfDisk checks that if there is no capacity because there is no disk space to suspend a
-// sandbox, the error states that.
+// TestNoRoomForWantOfDisk checks the error of a request for which there is no capacity, because no sandbox can
+// be suspended while the disk space for checkpoints is used up. The error must state that.
 func TestNoRoomForWantOfDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxDisk, c.MaxSandboxes = 20_000, 2 })

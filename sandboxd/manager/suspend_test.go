@@ -49,7 +49,7 @@ func (d *daemon) asleep(t testing.TB, req sandbox.CreateRequest) (sandbox.Sandbo
 }
 
 // TestSuspendsAndResumes checks that an idle sandbox is suspended. Reading its status does not resume it, but
-// each call that needs its guest does.
+// each call that needs its guest resumes it.
 func TestSuspendsAndResumes(t *testing.T) {
 	for name, call := range map[string]func(*testing.T, *daemon, sandbox.Sandbox, sandbox.Execution){
 		"execute": func(t *testing.T, d *daemon, sb sandbox.Sandbox, _ sandbox.Execution) {
@@ -237,7 +237,7 @@ func TestSuspendFails(t *testing.T) {
 	}
 }
 
-// TestResumeFails checks that a failed resume reports the reason, and the sandbox remains suspended.
+// TestResumeFails checks that a failed resume reports the reason, and that the sandbox remains suspended.
 func TestResumeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)

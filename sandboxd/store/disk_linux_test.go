@@ -46,7 +46,8 @@ func TestFullDisk(t *testing.T) {
 	s.SetSaved(r.ID, created)
 	s.SetSaved(r.ID, used)
 	for range 2 {
-		if err := s.Flush(); err != nil { // Flush must succeed, because its own change writes nothing, although the deferred changes fail
+		// Flush must succeed although the deferred changes fail, because its own change writes nothing.
+		if err := s.Flush(); err != nil {
 			t.Errorf("Flush() = %v", err)
 		}
 	}

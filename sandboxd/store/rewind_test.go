@@ -9,8 +9,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// TestRewind checks that Rewind updates the record of each execution. The sandbox is marked as owing its guest
-// the news of the rewind (Owed) until it is recorded as running.
+// TestRewind checks that Rewind updates the record of each execution, and that Rewound.Owed is true until the
+// sandbox is recorded as running.
 func TestRewind(t *testing.T) {
 	path := file(t)
 	s := open(t, path)

@@ -48,8 +48,10 @@ type Store struct {
 	accept, acceptEpoch, final *sql.Stmt
 
 	mu      sync.Mutex
-	pending []op        // requested changes, oldest first; guarded by mu, as are timer, closed and failure
-	timer   *time.Timer // signals the writer to write changes that no caller waits for; nil while the timer is not running
+	pending []op // requested changes, oldest first; guarded by mu, as are timer, closed and failure
+	// timer signals the writer to write changes that no caller waits for. It is nil while the timer is not
+	// running.
+	timer   *time.Timer
 	closed  bool
 	failure error // the error of the last transaction, or nil
 
@@ -64,7 +66,8 @@ type Store struct {
 // if the database is damaged, is not a Dormouse database, or was written by a newer version of Dormouse. The
 // caller must close the store.
 func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite creates the write-ahead log and the shared-memory file with the same mode
+	// SQLite creates the write-ahead log and the shared-memory file with the same mode.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}

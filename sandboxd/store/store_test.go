@@ -64,7 +64,8 @@ func accept(t testing.TB, s *store.Store, id sandbox.ID, requestID string) store
 	return e
 }
 
-// TestReopen checks that a reopened database contains what was stored, with times exact to the nanosecond.
+// TestReopen checks that a reopened database contains all records that were stored, with times exact to the
+// nanosecond.
 func TestReopen(t *testing.T) {
 	path := file(t)
 	s := open(t, path)
@@ -223,7 +224,8 @@ func TestEndSandbox(t *testing.T) {
 	if err != nil || got.State != sandbox.Terminated || got.Cause != store.CauseExpired || got.Reason != end.Reason || !got.UsedTime.Equal(end.Used) || !got.Container {
 		t.Errorf("Sandbox() = %+v, %v, want it terminated, its container still there", got, err)
 	}
-	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded}) // this call comes after the sandbox was terminated, so it must change nothing
+	// This call comes after the sandbox was terminated, so it must change nothing.
+	s.FinishExecution(sandbox.Execution{ID: running.ID, State: sandbox.ExecSucceeded})
 	if err := s.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +242,8 @@ func TestEndSandbox(t *testing.T) {
 	}
 }
 
-// TestRequestIDs checks that a request id belongs to one record, until that record turns out never to have run.
+// TestRequestIDs checks that a request id belongs to only one record, and that it can be used again when the
+// execution was abandoned or the creation of the sandbox failed.
 func TestRequestIDs(t *testing.T) {
 	s := open(t, file(t))
 	a, b := record(200_001), record(200_002)
@@ -352,7 +355,7 @@ func TestFirstSchema(t *testing.T) {
 	add(t, s, fork)
 }
 
-// TestOwners checks that request ids and display names are separate for each owner. The operator sees all
+// TestOwners checks that request ids and display names are separate for each owner. The operator can read all
 // records, and other owners only their own.
 func TestOwners(t *testing.T) {
 	s := open(t, file(t))
@@ -431,7 +434,7 @@ func TestSetState(t *testing.T) {
 	}
 }
 
-// TestGroups checks that concurrent changes share transactions, and a change that fails does not affect the
+// TestGroups checks that concurrent changes share transactions, and that a change that fails does not affect the
 // others.
 func TestGroups(t *testing.T) {
 	s := open(t, file(t))
@@ -476,8 +479,8 @@ func TestSoon(t *testing.T) {
 	}
 }
 
-// TestPrune checks that Prune deletes old sandboxes together with their executions, but keeps those whose
-// container may still exist.
+// TestPrune checks that Prune deletes sandboxes that were terminated more than Retention ago, together with
+// their executions, but keeps those whose container may still exist.
 func TestPrune(t *testing.T) {
 	s := open(t, file(t))
 	ctx := t.Context()

@@ -16,7 +16,9 @@ type op struct {
 	do    func(*sql.Tx) error
 	done  chan error // receives the error of the change, or nil; the channel is nil if no caller waits
 	spare int64      // bytes of the reserve that this op must not use on a full disk
-	quick bool       // skip the flush of the disk: the change survives the end of the daemon, but not always a failure of the machine
+	// quick means that the disk need not be flushed: the change survives the end of the daemon, but not always a
+	// failure of the machine.
+	quick bool
 }
 
 // patience is how long a deferred change, which no caller waits for, may stay in memory. A change that a caller
