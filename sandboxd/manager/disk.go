@@ -78,8 +78,8 @@ func (m *Manager) reserveDisk(ctx context.Context, b *box, discard bool) (freed 
 	}, nil
 }
 
-// estimate returns the memory that the sandbox uses, in bytes. This is the upper limit of its checkpoint's
-// size. It returns 0 if the guest does not answer.
+// estimate returns the memory that the sandbox uses, in bytes, which is the upper limit of the size of its
+// checkpoint. It returns 0 if the guest does not answer.
 func (m *Manager) estimate(ctx context.Context, b *box) int64 {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()

@@ -39,7 +39,7 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 	}
 }
 
-// executeNew accepts an execution: it records it and delivers it to the guest.
+// executeNew records a new execution and delivers it to the guest.
 func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	b, err := m.find(ctx, name)
 	if err != nil {
@@ -81,8 +81,8 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 // errRewound is returned when a sandbox went back to a checkpoint while an execution was being accepted.
 var errRewound = errors.New("the sandbox was rewound")
 
-// errStale is returned by executeAgain when the first execution turns out never to have run. The caller must
-// look up the request id again.
+// errStale is returned by executeAgain if the first execution never ran, so that its record was removed or its
+// request id was released. The caller must look up the request id again.
 var errStale = errors.New("the execution has just ended")
 
 // executeAgain answers a retry with the first execution. If the guest does not have that execution yet, because

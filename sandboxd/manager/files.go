@@ -28,7 +28,7 @@ func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, [
 	return list.Files, list.Omitted, err
 }
 
-// WriteFile writes body to a file. It does not read body any more after it has returned.
+// WriteFile writes body to a file. When WriteFile has returned, body is not read any more.
 func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
 	path, err := sandbox.ParsePath(path)
 	if err != nil {
@@ -139,7 +139,8 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	return &download{ReadCloser: body, cancel: cancel}, sandbox.File{Path: path, Size: size}, nil
 }
 
-// download is a body that cancels its context when it is closed.
+// download is the content of a file, as ReadFile returns it. When it is closed, it cancels the context of the
+// request to the guest.
 type download struct {
 	io.ReadCloser
 	cancel context.CancelFunc

@@ -12,8 +12,8 @@ import (
 )
 
 // find returns the running or suspended sandbox with this id or display name. It waits for a sandbox that is
-// being created. The error states why a sandbox was terminated. For a sandbox that ctx's owner may not see, the
-// error is the same as for one that does not exist.
+// being created. If the sandbox was terminated, the error states why. For a sandbox that ctx's owner may not
+// see, the error is the same as for one that does not exist.
 func (m *Manager) find(ctx context.Context, name string) (*box, error) {
 	for {
 		b, c, err := m.named(ctx, name)
@@ -88,7 +88,8 @@ func (m *Manager) named(ctx context.Context, name string) (*box, *creation, erro
 	return box, making, nil
 }
 
-// endedNamed returns the record of a terminated sandbox that ctx's owner may see, until the store deletes it.
+// endedNamed returns the record of a terminated sandbox that ctx's owner may see. It returns a not-found error
+// when the store has deleted the record.
 func (m *Manager) endedNamed(ctx context.Context, name string) (store.Sandbox, error) {
 	const longest = 4 * sandbox.MaxDisplayName // in bytes, because MaxDisplayName is in characters of up to 4 bytes
 	if len(name) > longest {

@@ -20,9 +20,9 @@ import (
 )
 
 // testGuest implements the guest's protocol. Its kernel runs five statements: "print TEXT", "sleep DURATION"
-// (which then prints "slept"), "count N DURATION" (which prints a line every DURATION), "refuse" and "die" (the
-// kernel dies). Executions run concurrently, and continue when connections break. mu guards the fields below
-// it.
+// (which then prints "slept"), "count N DURATION" (which prints a line every DURATION), "refuse" (the request to
+// execute it gets an error) and "die" (the kernel dies). Executions run concurrently, and continue when
+// connections break. mu guards the fields below it.
 type testGuest struct {
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -112,7 +112,7 @@ func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
 // loseKernel kills the kernel, so that its variables are lost.
 func (g *testGuest) loseKernel() { g.change(func() { g.dead = true }) }
 
-// awakenings returns the awakenings that the guest was informed of.
+// awakenings returns the awakening requests that the guest has accepted.
 func (g *testGuest) awakenings() []guest.Awakening {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -163,7 +163,7 @@ func (g *testGuest) kill() {
 	g.work.Wait()
 }
 
-// change calls fn with g.mu held, and wakes all waiting goroutines.
+// change calls fn with g.mu held, and makes all goroutines in await check their conditions again.
 func (g *testGuest) change(fn func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

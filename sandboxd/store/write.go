@@ -84,7 +84,8 @@ func (s *Store) signal() {
 	}
 }
 
-// writeLoop is the only writer. It ends when the store is closed and all changes are written.
+// writeLoop is the only writer. When the store is closed, it tries once more to write all pending changes, and
+// ends.
 func (s *Store) writeLoop() {
 	defer close(s.done)
 	for range s.wake {
