@@ -23,19 +23,20 @@ import (
 )
 
 // guestVolumes makes the guest available to containers of any image. Each build and architecture has a named volume,
-// which is filled once and which containers mount read-only. The files are copied through the engine's API, so this
-// works on a remote engine.
+// which is filled once and which containers mount read-only. The files are copied through the engine's API, so a
+// remote engine works too.
 //
 // A volume is trusted only if it has the marker, which is written after all other files, and if all files have the
-// right sizes. A daemon that fills a volume holds a lock that all daemons of the engine share: the name of the helper
-// container through which the files are copied. So no daemon writes to a volume that is in use.
+// right sizes. While a daemon checks and fills a volume, it holds a lock that all daemons of the engine share: the name
+// of the helper container through which it copies the files. So two daemons never fill a volume at the same time. A
+// daemon that has waited for the lock finds the volume complete and writes nothing.
 type guestVolumes struct {
 	api    *client.Client
 	bundle engine.Bundle
-	stale  time.Duration // the age at which a helper's daemon is considered dead
+	stale  time.Duration // the age from which a helper container is considered left behind by a dead daemon
 
 	mu     sync.Mutex
-	filled map[string]guestVolume // by volume name
+	filled map[string]guestVolume // the volumes that are known to be complete, by volume name
 }
 
 // guestVolume is a volume that contains the guest.
@@ -45,12 +46,13 @@ type guestVolume struct {
 	Folder, Empty string
 }
 
-// emptyVolume is a volume without files, for [privateView].
+// emptyVolume is the name of a volume without files, which [privateView] uses.
 const emptyVolume = "dormouse-empty"
 
 const (
 	marker = ".complete"
-	// staleFill is far longer than a fill takes (a second, more on a remote engine).
+	// staleFill is the value of guestVolumes.stale. It is far longer than a daemon takes to fill a volume: about a
+	// second, or more on a remote engine.
 	staleFill = 2 * time.Minute
 	fillPoll  = 50 * time.Millisecond
 )
@@ -59,7 +61,7 @@ func newGuestVolumes(api *client.Client, bundle engine.Bundle) *guestVolumes {
 	return &guestVolumes{api: api, bundle: bundle, stale: staleFill, filled: map[string]guestVolume{}}
 }
 
-// ensure returns the volume that holds the guest for an image's architecture. It fills the volume if necessary.
+// ensure returns the volume that contains the guest for an image's architecture. It fills the volume if necessary.
 func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (guestVolume, error) {
 	name := "dormouse-guest-" + g.bundle.ID() + "-" + img.Arch
 	g.mu.Lock()
@@ -75,8 +77,8 @@ func (g *guestVolumes) ensure(ctx context.Context, img imageFacts) (guestVolume,
 	return v, nil
 }
 
-// refill checks again whether the volume is filled, and fills it if it was pruned in the meantime. It reports whether
-// it wrote files.
+// refill checks again whether a volume is complete, and fills it if it was removed or damaged in the meantime. It
+// reports whether it wrote files.
 func (g *guestVolumes) refill(ctx context.Context, name string, img imageFacts) (bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -166,11 +168,13 @@ func (g *guestVolumes) intact(ctx context.Context, helper string, files fs.FS) (
 }
 
 // lock creates the helper container, which is never started, and returns its id. The engine allows only one container
-// of that name. While another daemon's helper exists, lock waits.
+// of that name. While another daemon's helper exists, lock waits, and removes that helper when it is stale. The caller
+// releases the lock by removing the helper container.
 func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, labels map[string]string) (string, error) {
 	helper := name + "-fill"
 	for {
-		// The create is not cancelled: an engine completes a cancelled create, and the helper would stay.
+		// The call does not end with ctx: an engine creates the container even if the call is cancelled, and then
+		// nothing would remove the helper.
 		createCtx, cancel := cleanup(ctx)
 		made, err := g.api.ContainerCreate(createCtx,
 			&container.Config{Image: img.ID, Entrypoint: []string{"/nothing"}, Labels: labels, NetworkDisabled: true},
@@ -198,9 +202,9 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 	}
 }
 
-// removeStaleHelper removes a helper that a dead daemon left behind. It compares the helper's creation time with the
-// engine's clock, which that time comes from. It removes the helper by its id, because another daemon's helper may
-// have the name by then.
+// removeStaleHelper removes a helper that a dead daemon left behind. The engine recorded the helper's creation time, so
+// the helper's age is computed with the engine's clock, not with this machine's. The helper is removed by its id,
+// because another daemon's helper may have the name by then.
 func (g *guestVolumes) removeStaleHelper(ctx context.Context, helper string) error {
 	old, err := g.api.ContainerInspect(ctx, helper)
 	if cerrdefs.IsNotFound(err) {
@@ -231,7 +235,8 @@ func (g *guestVolumes) removeStaleHelper(ctx context.Context, helper string) err
 	return err
 }
 
-// writeTar writes the bundle's files as a tar archive. They belong to root, and the guest is executable.
+// writeTar writes the bundle's files as a tar archive. In the archive, all files belong to root, and the file named
+// guest is executable.
 func writeTar(w io.Writer, files fs.FS) error {
 	archive := tar.NewWriter(w)
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {

@@ -19,16 +19,17 @@ import (
 )
 
 // containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
-// folder (tested with 1.6, and by the source code of 2.x). If containerd is killed while it saves a checkpoint, it leaves a folder
-// with a similar name. Each of these folders contains the memory of a sandbox. The header that gVisor writes at the start of a
-// checkpoint contains the configuration of the saved container, and so the container's id.
+// folder (tested with containerd 1.6; for 2.x, read in its source code). If containerd is killed while it saves a
+// checkpoint, it leaves a folder with a similar name. Each of these folders contains the memory of a sandbox. The
+// header that gVisor writes at the start of a checkpoint contains the configuration of the saved container, and so the
+// container's id.
 
-// copyName matches the names that containerd gives these folders: ctrd-checkpoint… to those that it restores from, and
-// ctd-checkpoint… to those that it saves to.
+// copyName matches the names of these folders. containerd restores from folders named ctrd-checkpoint…, and saves to
+// folders named ctd-checkpoint….
 var copyName = regexp.MustCompile(`^ctr?d-checkpoint[0-9]+$`)
 
-// copyPlaces returns the folders in which the containerd processes of this machine unpack checkpoints. The error says why this
-// process can't remove the copies that the engine at host makes.
+// copyPlaces returns the folders in which the containerd processes of this machine unpack checkpoints. host is the
+// engine's address. The error says why this process can't remove the copies that this engine's containerd leaves.
 func copyPlaces(host string) ([]string, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the daemon is not root")
@@ -91,7 +92,7 @@ func listenerOf(socket string) (int, error) {
 	return int(peer.Pid), nil
 }
 
-// processesNamed returns root's processes of that name in this pid namespace.
+// processesNamed returns the pids of all processes with a name that belong to root and to this process's pid namespace.
 func processesNamed(name string) (pids []int) {
 	commands, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, path := range commands {
@@ -105,7 +106,7 @@ func processesNamed(name string) (pids []int) {
 			continue
 		}
 		if _, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err != nil {
-			continue // a zombie, which has no mount namespace
+			continue // the process is a zombie, which has no mount namespace
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
 			pids = append(pids, pid)
@@ -150,7 +151,8 @@ func tempDirOf(pid int) (string, error) {
 	return "/tmp", nil
 }
 
-// removeCopies removes the folders in place that contain the memory of a container, or a checkpoint with that checksum.
+// removeCopies removes those of containerd's temporary folders in the folder place that contain the memory of a
+// container. sum is the checksum of the container's checkpoint, or empty if it is unknown.
 func removeCopies(place, container, sum string) error {
 	dir, err := os.Open(place)
 	if errors.Is(err, os.ErrNotExist) {
@@ -173,13 +175,13 @@ func removeCopies(place, container, sum string) error {
 	return errors.Join(errs...)
 }
 
-// removeCopy removes a folder if containerd made it and it contains the container's memory. Other users can't
-// redirect the removal to other files: the folder must be accessible to root alone, and its files are removed
-// relative to its descriptor.
+// removeCopy removes the folder called name in the folder place, if it contains a checkpoint of the container or a
+// checkpoint with the checksum sum. Other users can't make it remove other files: the folder must be accessible to root
+// alone and contain only regular files, and the files are removed relative to the folder's descriptor.
 func removeCopy(place *os.File, name, container, sum string) error {
 	fd, err := unix.Openat(int(place.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil // it was removed in the meantime, or is not a folder
+		return nil // the folder was removed in the meantime, or name is not the name of a folder
 	}
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
@@ -200,7 +202,8 @@ func removeCopy(place *os.File, name, container, sum string) error {
 		}
 	}
 	if !isCheckpointOf(fd, container) {
-		// Older versions of gVisor do not write the container's id. A complete copy has the checkpoint's checksum.
+		// Older versions of gVisor do not write the container's id into a checkpoint. A copy of such a checkpoint is
+		// recognized by its checksum, if the copy is complete.
 		if sum == "" {
 			return nil
 		}
@@ -214,7 +217,7 @@ func removeCopy(place *os.File, name, container, sum string) error {
 	}
 	var now unix.Stat_t
 	if err := unix.Fstatat(int(place.Fd()), name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.Dev != folder.Dev || now.Ino != folder.Ino {
-		return errors.Join(errs...) // its files are removed, and another folder has its name now
+		return errors.Join(errs...) // the name no longer refers to this folder, so the folder or file that has the name now is not removed
 	}
 	return errors.Join(append(errs, unix.Unlinkat(int(place.Fd()), name, unix.AT_REMOVEDIR))...)
 }
@@ -231,11 +234,12 @@ func isCheckpointOf(dir int, container string) bool {
 	return err == nil && info.Mode().IsRegular() && checkpointNames(file, container)
 }
 
-// maxHeader is far above the size of the header that gVisor writes (20 KB).
+// maxHeader limits how many bytes of a header are read. gVisor writes headers of about 20 KB.
 const maxHeader = 4 << 20
 
-// checkpointNames reports whether the header of a gVisor checkpoint names a container. The header is eight fixed bytes, the length
-// of a JSON object in eight bytes, and that object. It has the container's configuration, with the path of its folder in containerd.
+// checkpointNames reports whether the header of a gVisor checkpoint contains the id of a container. The header consists
+// of eight fixed bytes, the length of a JSON object in eight bytes, and the JSON object. The object contains the
+// container's configuration, in which the path of the container's folder in containerd contains the id.
 func checkpointNames(file io.Reader, container string) bool {
 	var start [16]byte
 	if _, err := io.ReadFull(file, start[:]); err != nil || string(start[:8]) != "gVisorSF" {

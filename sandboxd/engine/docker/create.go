@@ -21,10 +21,10 @@ const (
 	// startTimeout bounds how long a guest may take to answer.
 	startTimeout = 20 * time.Second
 	readyPoll    = 10 * time.Millisecond
-	// engineStartTimeout bounds the engine's own work, which takes 0.1 s on an idle machine.
+	// engineStartTimeout bounds the engine's own work to start a container, which takes 0.1 s on an idle machine.
 	engineStartTimeout = time.Minute
-	// cleanupTimeout bounds calls that are not cancelled with their context, such as the removal of a failed call's
-	// container.
+	// cleanupTimeout bounds calls to the engine that must complete even if the caller's context has ended, such as the
+	// removal of a container after a failed create.
 	cleanupTimeout = 15 * time.Second
 )
 
@@ -67,8 +67,8 @@ var errExists = errors.New("the engine has a container of that name already")
 // start creates a container, starts it, and waits for its guest. If that fails, start removes the container.
 func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, volume guestVolume) error {
 	config, host := profile(spec, e.facts, img, volume)
-	// The create is not cancelled: an engine completes a cancelled create, and the container would appear after the
-	// cleanup below has looked for it.
+	// The create call does not end with ctx: an engine creates the container even if the call is cancelled, and the
+	// container would appear after the cleanup below has looked for it.
 	createCtx, cancel := cleanup(ctx)
 	defer cancel()
 	made, err := e.api.ContainerCreate(createCtx, config, host, nil, nil, nameOf(spec.ID))
@@ -79,7 +79,8 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 		err = ctx.Err()
 	}
 	if err == nil {
-		// The start is not cancelled either: a cancelled start leaves a process of containerd (a shim) that belongs to no container.
+		// The start call does not end with ctx either: a cancelled start leaves a process of containerd (a shim) that
+		// belongs to no container.
 		startCtx, cancelStart := context.WithTimeout(context.WithoutCancel(ctx), engineStartTimeout)
 		defer cancelStart()
 		if err = e.api.ContainerStart(startCtx, made.ID, container.StartOptions{}); err == nil {
@@ -97,7 +98,8 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 	return errors.Join(wrap("start "+string(spec.ID), err), e.Remove(cleanupCtx, spec.ID))
 }
 
-// awaitGuest returns when the guest can be dialled. It leaves the stream that it opened to the next Dial.
+// awaitGuest waits until the guest can be dialled. It returns an error if the container ends before that, or after
+// startTimeout. The stream that it has opened for the check stays open, and the next Dial returns it.
 func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
 		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
@@ -192,11 +194,11 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 			unpauseCtx, cancel := cleanup(ctx)
 			err := e.api.ContainerUnpause(unpauseCtx, found.ID)
 			cancel()
-			if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that it is not paused
+			if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that the container is not paused
 				return wrap("unpause "+string(id)+" to remove it", err)
 			}
 		}
-		// The copies are removed before the container, because they can't be found without it.
+		// The copies are removed before the container, because only the container's id and name identify them.
 		if err := e.removeCopies(found.ID, checkpointInName(found.Name).sum); err != nil {
 			return wrap("remove copies of the memory of "+string(id), err)
 		}
@@ -253,7 +255,7 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 		c := engine.Container{ID: s.id}
 		checkpoint := checkpointInName(s.name).name
 		switch {
-		case checkpoint != "": // also while the container is being ended or started
+		case checkpoint != "": // the sandbox is suspended, even while its container is being killed or started
 			c.Suspended, c.Detail, c.StateBytes = true, "is suspended", e.checkpointBytes(s.container, checkpoint)
 		case s.state == container.StatePaused:
 			c.Suspended, c.Detail = true, "is paused"
@@ -262,7 +264,7 @@ func (e *Engine) List(ctx context.Context) ([]engine.Container, error) {
 		default:
 			state, err := e.api.ContainerInspect(ctx, s.container)
 			if cerrdefs.IsNotFound(err) {
-				continue // removed since the engine listed it
+				continue // the container was removed after the engine had listed it
 			}
 			if err != nil {
 				return nil, wrap("look at "+string(s.id), err)

@@ -39,7 +39,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	}
 	s, err := e.dial(ctx, found.ID, found.State.Pid)
 	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
-		return nil, noSandbox(id).WithCause(err) // it ended in the meantime
+		return nil, noSandbox(id).WithCause(err) // the container ended in the meantime
 	}
 	if err != nil {
 		return nil, wrap("dial "+string(id), err)
@@ -47,8 +47,9 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	return s, nil
 }
 
-// dial runs `guest connect` in a container and returns its stdin and stdout as a stream to the guest. `guest connect`
-// ends when its stdin does. pid is the container's first process, as the engine reports it.
+// dial runs `guest connect` in a container and returns the stdin and stdout of `guest connect` as a stream to the
+// guest. Closing the stream ends `guest connect`. pid is the pid of the container's first process, as the engine
+// reports it.
 func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams.Stream, error) {
 	var errs error
 	if runtime, ok := e.runtimeOf(containerID, pid); ok {
@@ -58,7 +59,7 @@ func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams
 				return s, nil
 			}
 		}
-		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // the engine's exec is tried next
+		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // returned only if the engine's exec, which is tried next, fails too
 	}
 	s, err := e.exec(ctx, containerID)
 	if err == nil {
@@ -99,8 +100,9 @@ func (e *Engine) exec(ctx context.Context, id string) (*stream, error) {
 // gracePeriod is how long a stream may stay open after its container has ended.
 const gracePeriod = 500 * time.Millisecond
 
-// closeWithContainer closes the stream when the container ends. The engine should do that, but Docker with runsc often
-// does not end an exec when its container ends, and a reader would wait forever.
+// closeWithContainer closes the stream when the container ends, or when the engine can't report that. The engine
+// should close the stream itself, but Docker with runsc often does not end an exec when its container ends, and a reader
+// would wait forever.
 func (e *Engine) closeWithContainer(id string, s *stream) {
 	go func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -120,8 +122,8 @@ func (e *Engine) closeWithContainer(id string, s *stream) {
 	}()
 }
 
-// attach starts the exec and returns its connection. Docker's client ignores ctx while it waits for the engine's
-// answer, so attach itself returns when ctx ends.
+// attach starts an exec and returns its connection. exec is the exec's id. Docker's client ignores ctx while it waits
+// for the engine's answer, so attach does not wait for the client after ctx has ended.
 func (e *Engine) attach(ctx context.Context, exec string) (*stream, error) {
 	type answer struct {
 		types.HijackedResponse

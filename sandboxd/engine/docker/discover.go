@@ -20,9 +20,9 @@ import (
 
 // place is an address at which an engine may listen.
 type place struct {
-	name string // shown to the user; never a path
+	name string // describes the place to the user, and never contains a path
 	endpoint
-	err error // why the place can't be tried
+	err error // why the place can't be tried, or nil
 }
 
 // environment contains the inputs of discovery from this process, so that tests can replace them.
@@ -43,7 +43,7 @@ type found struct {
 // discover finds an engine as the Docker CLI does. It tries the usual sockets only if the user has not chosen an
 // engine. The error names each place that was tried and the reason why it failed.
 func discover(ctx context.Context, host string) (found, error) {
-	home, _ := os.UserHomeDir() // without a home folder, there are no sockets in it
+	home, _ := os.UserHomeDir() // if the user has no home folder, home is empty, and no sockets in it are tried
 	var tried []string
 	var causes []error
 	for _, p := range places(host, environment{os.Getenv, home, runtime.GOOS}) {
@@ -66,8 +66,8 @@ func discover(ctx context.Context, host string) (found, error) {
 		strings.Join(tried, ", "), remedy).WithCause(err)
 }
 
-// places returns the places to try, best first. An engine that the user has chosen is the only place, because another
-// engine would be a surprise.
+// places returns the places to try, best first. If the user has chosen an engine, that engine is the only place, because
+// the user does not expect sandboxes on another engine.
 func places(host string, env environment) []place {
 	if host != "" {
 		return []place{{name: "the given host", endpoint: endpoint{host: host}}}
@@ -157,8 +157,8 @@ func (p place) connect(ctx context.Context) (*client.Client, error) {
 	return api, nil
 }
 
-// checkReachable opens and closes a connection to the engine, because the error of Docker's client hides why a
-// connection failed.
+// checkReachable opens and closes a connection to the engine. Its error shows why a connection fails, which the error
+// of Docker's client hides. It does not check the pipes of Windows.
 func (p place) checkReachable(ctx context.Context) error {
 	url, err := client.ParseHostURL(p.host)
 	if err != nil {

@@ -28,10 +28,10 @@ func (e *Engine) sealCheckpoint(containerID, name string) (sum string, err error
 	dir := filepath.Join(e.checkpointsOf(containerID), name)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", nil // on another machine, or not accessible to this user
+		return "", nil // the folder is on another machine, or not accessible to this user
 	}
 	summed := make(chan error, 1)
-	go func() { // concurrently with the writes to disk
+	go func() { // computes the checksum while the files are written to disk
 		var err error
 		sum, err = sumOf(dir)
 		summed <- err
@@ -44,8 +44,8 @@ func (e *Engine) sealCheckpoint(containerID, name string) (sum string, err error
 	return sum, errors.Join(errs...)
 }
 
-// intact returns an error if a checkpoint's files differ from those that were written. It can't check a checkpoint
-// without a checksum.
+// intact returns an error if a checkpoint's files differ from those that were written. It returns nil if the checksum
+// is unknown or the files do not exist.
 func (e *Engine) intact(containerID string, s checkpointRef) error {
 	if s.sum == "" {
 		return nil
@@ -53,7 +53,7 @@ func (e *Engine) intact(containerID string, s checkpointRef) error {
 	sum, err := sumOf(filepath.Join(e.checkpointsOf(containerID), s.name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil // startFrom returns the error
+		return nil // startFrom returns an error if the checkpoint does not exist
 	case err != nil:
 		return fmt.Errorf("read the checkpoint: %w", err)
 	case sum != s.sum:
@@ -95,8 +95,8 @@ func syncPath(path string) error {
 	return errors.Join(file.Sync(), file.Close())
 }
 
-// touchCheckpoint changes the modification times of a checkpoint's files, so that the engine's next copy of them
-// differs from the last. It does nothing if this process can't access the engine's folder.
+// touchCheckpoint changes the modification times of a checkpoint's files, so that the engine copies the files again and
+// does not use an older copy. It does nothing if this process can't access the engine's folder.
 func (e *Engine) touchCheckpoint(containerID, name string) {
 	dir := filepath.Join(e.checkpointsOf(containerID), name)
 	entries, _ := os.ReadDir(dir)

@@ -13,7 +13,7 @@
 //     sandbox (locks.go)
 //   - [Engine.Fork] (fork.go)
 //   - removing the copies of saved memory that containerd leaves behind (copies.go)
-//   - installing the guest in a container, from one read-only volume per build (bundle.go)
+//   - installing the guest: one volume for each build and architecture, which containers mount read-only (bundle.go)
 //   - images: check, import, build (images.go)
 //   - [Engine.Doctor]: reports what could be safer or faster (doctor.go, versions.go)
 //   - translating Docker's errors (errors.go)
@@ -42,12 +42,12 @@ type Config struct {
 	// only the containers of its own home.
 	Home string
 	// Bundle is the guest. Without a bundle, images and checks work but sandboxes can't be created. With a bundle,
-	// New repairs suspends and resumes that a crash interrupted, so no other process may suspend or resume sandboxes
-	// of this home.
+	// New repairs suspends and resumes that a crash interrupted. It would also interfere with those of a running
+	// daemon, so no other process may suspend or resume sandboxes of this home.
 	Bundle engine.Bundle
 	// Runtime names the engine's runtime to use. If it is empty or "auto", New uses runsc if the engine lists it, and
-	// otherwise the engine's default. If the engine lacks the named runtime, New returns an error. It never falls
-	// back to another one.
+	// otherwise the engine's default. If the engine lacks the named runtime, New returns an error and does not use
+	// another runtime.
 	Runtime string
 	// Host is the engine's address, as in DOCKER_HOST. If it is empty, New looks for an engine.
 	Host string
@@ -75,7 +75,7 @@ type Engine struct {
 	direct bool // guests may be reached through the container's runtime
 
 	sandboxLocks sandboxLocks
-	streams      streams.Open[string] // by container id
+	streams      streams.Open[string] // the open streams to each container, by container id
 	resumedIDs   sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }
 

@@ -29,7 +29,7 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	return checks
 }
 
-// componentVersions returns the versions of the engine's components by name. It is empty if the engine does not
+// componentVersions returns the versions of the engine's components by name. The map is empty if the engine does not
 // report them.
 func (e *Engine) componentVersions(ctx context.Context) map[string]string {
 	versions := map[string]string{}
@@ -141,7 +141,8 @@ func guestCheck(facts engineFacts) engine.Check {
 		"use overlay2 (or containerd's overlayfs) as the engine's storage driver, or runsc")
 }
 
-// okIf returns an OK check if is is true, and otherwise a check with the given status, detail and remedy.
+// okIf returns an OK check if its first parameter is true, and otherwise a check with the given status, detail and
+// remedy.
 func okIf(is bool, name string, status engine.Status, detail, remedy string) engine.Check {
 	if is {
 		return ok(name, "yes")

@@ -12,9 +12,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// wrap adds to err the operation in which the engine returned it. If the engine did not answer, the error is of kind
-// unavailable and contains a remedy. Other errors stay internal, because the engine's messages can contain paths of
-// its host.
+// wrap adds a description of the failed operation, doing, to an error of the engine. If the engine did not answer, the
+// result is of kind unavailable and contains a remedy. Other errors of the engine stay of kind internal, because the
+// engine's messages can contain paths of its host. An error of another kind is returned unchanged.
 func wrap(doing string, err error) error {
 	if err == nil || sandbox.KindOf(err) != sandbox.Internal {
 		return err

@@ -56,7 +56,7 @@ func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {
 // seccompArg is an argument of runsc. Without it, runsc ignores the system call filter.
 const seccompArg = "oci-seccomp"
 
-// gvisor reports whether the runtime is gVisor, which has a kernel of its own.
+// gvisor reports whether the runtime is gVisor. It decides by the runtime's name, which begins with "runsc".
 func (f engineFacts) gvisor() bool { return strings.HasPrefix(f.Runtime, "runsc") }
 
 func (f engineFacts) isolation() string {
@@ -77,8 +77,9 @@ func hasOption(sys system.Info, name string) bool {
 }
 
 // chooseRuntime returns the runtime to use and the reason. It checks only that the engine lists the runtime;
-// `dormouse doctor` starts a sandbox to find out whether it works. There is no fallback from a runtime that the user
-// asked for, or from a listed runsc that does not work, because it would silently weaken the isolation.
+// `dormouse doctor` starts a sandbox to find out whether the runtime works. If a runtime that the user asked for is
+// missing, or if a listed runsc does not work, Dormouse uses no other runtime instead, because that would silently
+// weaken the isolation.
 func chooseRuntime(asked string, sys system.Info) (name, why string, err error) {
 	has := func(name string) bool { _, ok := sys.Runtimes[name]; return ok }
 	switch {
@@ -100,7 +101,7 @@ func chooseRuntime(asked string, sys system.Info) (name, why string, err error) 
 // imageFacts contains everything about an image that matters to a sandbox.
 type imageFacts struct {
 	ID      string   // identifies the image even if its tag moves to another image
-	Arch    string   // GOARCH
+	Arch    string   // the architecture, as a GOARCH
 	Path    string   // the image's PATH
 	Volumes []string // paths that the image declares as volumes
 }

@@ -15,8 +15,8 @@ import (
 
 // Fork implements [engine.Forker] on engines that suspend sandboxes to disk. It creates a container with the
 // original's configuration. The engine writes a checkpoint of the original into the new container's folder, and
-// starts the new container from it. If the original is suspended, Fork starts it from its own checkpoint for that
-// time.
+// starts the new container from that checkpoint. The original must run while its checkpoint is written, so if it is
+// suspended, Fork starts its container from its own checkpoint and kills the container afterwards.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
@@ -56,12 +56,13 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	e.streams.Close(found.ID)
 	err = e.forkTo(ctx, found, to)
 	if s.name != "" {
-		err = errors.Join(err, e.end(ctx, found.ID)) // its name still marks it as suspended
+		err = errors.Join(err, e.end(ctx, found.ID)) // the original's name still marks it as suspended
 	}
 	return wrap("fork "+string(from), err)
 }
 
-// forkTo forks a running container into a new sandbox with the id to. If that fails, forkTo removes the new sandbox.
+// forkTo forks a running container, the parameter of, into a new sandbox with the id to. If that fails, forkTo removes
+// the new sandbox.
 func (e *Engine) forkTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
 	config := *of.Config
 	config.Labels = maps.Clone(config.Labels)
@@ -84,6 +85,6 @@ func (e *Engine) forkTo(ctx context.Context, of container.InspectResponse, to sa
 	if err != nil {
 		return errors.Join(err, e.remove(cleanupCtx, to))
 	}
-	_ = e.dropCheckpoints(cleanupCtx, made.ID) // if this fails, the next suspend removes them
+	_ = e.dropCheckpoints(cleanupCtx, made.ID) // if this fails, the fork's next suspend removes the checkpoints
 	return nil
 }

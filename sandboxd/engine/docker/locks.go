@@ -7,18 +7,18 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// sandboxLocks has a lock for each sandbox. One call at a time may change the sandbox. Several calls may dial it at
-// once, but none while it is suspended or resumed.
+// sandboxLocks has a lock for each sandbox. One call at a time may change a sandbox. Several calls may dial a sandbox
+// at once, but none while the sandbox is being suspended, resumed or forked.
 type sandboxLocks struct {
 	mu   sync.Mutex
 	held map[sandbox.ID]*sandboxLock
 }
 
-// sandboxLock is the lock of one sandbox in [sandboxLocks]. It exists while a call uses it.
+// sandboxLock is the lock of one sandbox in [sandboxLocks]. It is deleted when no call holds it or waits for it.
 type sandboxLock struct {
-	change chan struct{} // one place, for the call that changes the sandbox
-	dials  chan struct{} // maxDials places, one for each dial; acquireAllDials takes all
-	users  int           // calls that hold a place or wait for one; guarded by sandboxLocks.mu
+	change chan struct{} // has one place, which the call that changes the sandbox takes
+	dials  chan struct{} // has maxDials places; each dial takes one, and acquireAllDials takes all
+	users  int           // number of calls that hold a place or wait for a place; guarded by sandboxLocks.mu
 }
 
 // maxDials is the number of calls that may dial one sandbox at once.
@@ -35,7 +35,8 @@ func (l *sandboxLocks) acquireChange(ctx context.Context, id sandbox.ID) (done f
 	return func() { releasePlaces(t.change, 1); leave() }, nil
 }
 
-// acquireDial waits until the sandbox can be dialled. It can't be suspended or resumed until done is called.
+// acquireDial waits while another call suspends, resumes or forks the sandbox, and while maxDials other calls dial it.
+// The sandbox can't be suspended, resumed or forked until done is called.
 func (l *sandboxLocks) acquireDial(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	t, leave := l.join(id)
 	if err := acquirePlaces(ctx, t.dials, 1); err != nil {
@@ -56,6 +57,8 @@ func (l *sandboxLocks) acquireAllDials(ctx context.Context, id sandbox.ID) (done
 	return func() { releasePlaces(t.dials, maxDials); leave() }, nil
 }
 
+// join returns the lock of a sandbox, and creates it if necessary. The caller must call leave when it no longer uses
+// the lock.
 func (l *sandboxLocks) join(id sandbox.ID) (t *sandboxLock, leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

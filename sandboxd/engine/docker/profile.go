@@ -39,10 +39,11 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	spec.UID = mapUID(spec.UID, facts)
 	config := &container.Config{
 		Image: img.ID,
-		// The guest is uid 0, with three capabilities. Kernels are spec.UID, with none.
+		// The guest runs as uid 0 with three capabilities. Kernels run as spec.UID with no capabilities.
 		User:     "0:0",
 		Hostname: "sandbox",
-		// Not /workspace: the guest has no CAP_DAC_OVERRIDE, so it can't enter that folder although it is uid 0.
+		// The guest can't start in /workspace: it has no CAP_DAC_OVERRIDE, so it can't enter that folder although it
+		// is uid 0.
 		WorkingDir:  "/",
 		Entrypoint:  engine.GuestArgs(spec),
 		Cmd:         []string{},
@@ -50,7 +51,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		OpenStdin:   false,
 		Tty:         false,
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
-		StopSignal:  "SIGKILL", // the guest needs no graceful stop: everything worth keeping is saved by then
+		StopSignal:  "SIGKILL", // the guest needs no graceful stop: everything worth keeping is saved before the sandbox is stopped
 		Labels: map[string]string{
 			labelHome:    facts.Home,
 			labelSandbox: string(spec.ID),
@@ -59,14 +60,14 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	}
 	host := &container.HostConfig{
 		Runtime: facts.Runtime,
-		// The sandbox has only lo. See also NetworkDisabled below.
+		// The sandbox's only network interface is lo. See also NetworkDisabled below.
 		NetworkMode: "none",
 		CapDrop:     []string{"ALL"},
 		CapAdd:      []string{"KILL", "SETGID", "SETUID"},
 		SecurityOpt: []string{"no-new-privileges", "seccomp=" + seccompText(facts.gvisor())},
 		Privileged:  false,
 
-		// Files. No file of the host is mounted; the guest's volume holds our own program.
+		// No file of the host is mounted. The guest's volume contains only Dormouse's own files.
 		ReadonlyRootfs: true,
 		Mounts:         []mount.Mount{guestMount(guest.Name, engine.BundleDir)},
 		Tmpfs:          tmpfs(spec, img),
@@ -77,7 +78,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		IpcMode: "private",
 		ShmSize: engine.ShmBytes,
 
-		// The daemon decides when the sandbox ends, and the engine stores none of its output.
+		// The daemon, not the engine, decides when the sandbox ends. The engine stores none of the sandbox's output.
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		AutoRemove:    false,
 		LogConfig:     container.LogConfig{Type: "none"},
@@ -85,9 +86,10 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		OomScoreAdj: engine.OOMScoreAdj,
 		Resources:   resources(spec.Limits, facts),
 	}
-	host.Init = new(false) // the guest is PID 1 and reaps
+	host.Init = new(false) // the guest is PID 1 and reaps zombies, so no other init is needed
 	if facts.Overlay && !facts.gvisor() && overlayable(guest.Folder) && overlayable(guest.Empty) {
-		// The volume itself is mounted only so that the engine does not remove it while the sandbox exists. It is masked.
+		// The volume itself is mounted only so that the engine does not remove it while the sandbox exists. The sandbox
+		// can't see its files, because the mount's path is masked.
 		host.Mounts = []mount.Mount{guestMount(guest.Name, maskedVolume), privateView(guest)}
 		host.MaskedPaths = append(host.MaskedPaths, maskedVolume)
 	}
@@ -114,18 +116,19 @@ func guestMount(volume, target string) mount.Mount {
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true}}
 }
 
-// privateView returns a mount of the guest's files as an overlay that only one sandbox has. Without it, sandboxes on
-// the same machine kernel would share the files: with inotify, a sandbox would see when another one starts a kernel,
-// and it could lock the files. The engine makes the overlay as an anonymous volume, which it removes with the
-// container. A read-only overlay needs two lower layers.
+// privateView returns a mount of the guest's files as an overlay that only one sandbox has. Without the overlay,
+// sandboxes on the same machine would share the files: with inotify, a sandbox would see when another sandbox starts a
+// Python or JavaScript kernel, and it could lock the files. The engine makes the overlay as an anonymous volume, which
+// it removes with the container. A read-only overlay needs two lower layers, so the second layer is an empty volume.
 func privateView(guest guestVolume) mount.Mount {
-	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // engines reject ReadOnly for a volume without a name
+	return mount.Mount{Type: mount.TypeVolume, Target: engine.BundleDir, // ReadOnly is not set, because engines reject it for a volume without a name
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true, DriverConfig: &mount.Driver{Name: "local", Options: map[string]string{
 			"type": "overlay", "device": "overlay", "o": "ro,lowerdir=" + guest.Folder + ":" + guest.Empty,
 		}}}}
 }
 
-// overlayable reports whether the options of an overlay can contain a folder's path.
+// overlayable reports whether the options of an overlay can contain a folder's path. They can't if the path has a
+// character with a special meaning in these options.
 func overlayable(folder string) bool { return folder != "" && !strings.ContainsAny(folder, `:,\ `) }
 
 // seccompText returns the system call filter as JSON for the engine. gVisor ignores it unless the engine's runtime
@@ -133,7 +136,7 @@ func overlayable(folder string) bool { return folder != "" && !strings.ContainsA
 func seccompText(gvisor bool) string {
 	text, err := json.Marshal(engine.Seccomp(gvisor))
 	if err != nil {
-		panic(err) // it is made of strings and numbers
+		panic(err) // can't happen: the filter consists of strings and numbers
 	}
 	return string(text)
 }
@@ -142,18 +145,19 @@ func seccompText(gvisor bool) string {
 func resources(l sandbox.Limits, facts engineFacts) container.Resources {
 	memory, pids := l.MemoryBytes, int64(l.Processes+engine.GuestPids)
 	if facts.gvisor() {
-		// Under gVisor, reaching either limit kills the whole sandbox, and gVisor's own memory and threads count too.
-		// The guest's watchdog enforces the true limits and must act first, so these limits are higher.
+		// Under gVisor, a sandbox that reaches the memory or process limit of its cgroup is killed as a whole, and
+		// gVisor's own memory and threads count too. The guest's watchdog enforces the true limits and must act first,
+		// so the cgroup's limits are higher.
 		memory = engine.GVisorMemory(l)
 		pids += engine.GVisorPids
 	}
 	r := container.Resources{
 		Memory:     memory,
-		MemorySwap: memory, // equal: no swap
+		MemorySwap: memory, // limits memory and swap together, so the sandbox has no swap
 		CPUShares:  512,    // half the weight of the host's own processes
 		Ulimits: []*container.Ulimit{
 			{Name: "core", Soft: 0, Hard: 0},
-			// The guest's own files, in RunDir, count too.
+			// This limit also applies to the guest's own files in RunDir.
 			ulimit("fsize", engine.FileSize(l)),
 			ulimit("nofile", engine.MaxOpenFiles),
 		},
@@ -190,12 +194,12 @@ func tmpfs(spec engine.Spec, img imageFacts) map[string]string {
 	return mounts
 }
 
-// inodes returns how many inodes a tmpfs of a size may have: one for each 16 KiB. The kernel's memory for them counts
-// as the sandbox's.
+// inodes returns how many inodes a tmpfs of a size in bytes may have: one for each 16 KiB, and at least 1,024. The
+// machine kernel's memory for the inodes counts as the sandbox's memory.
 func inodes(size int64) int64 { return max(size/(16<<10), 1024) }
 
-// mapUID maps a uid into the range of an engine that remaps uids. The range has 65,536 uids, and the lowest may
-// belong to the image's users.
+// mapUID returns the uid for kernels on an engine. An engine that remaps uids has only 65,536 of them, and the image's
+// users may have the lowest, so on such an engine mapUID maps uid into the range from 1,000 to 60,999.
 func mapUID(uid int, facts engineFacts) int {
 	const first, count = 1000, 60000
 	if !facts.Remapped {

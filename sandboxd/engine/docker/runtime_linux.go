@@ -15,12 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOptions is far above the size of the file that containerd writes (a hundred bytes).
+// maxOptions limits how many bytes of a shim's options.json are read. containerd writes about a hundred.
 const maxOptions = 64 << 10
 
-// localRuntime returns the OCI runtime of a container; pid is the container's first process, as the engine reports it. That process's
-// parent is containerd's shim, in whose working directory containerd records which runtime the shim calls. Only root can call the
-// runtime. localRuntime trusts no file that another user could have written, and no process that is not root's.
+// localRuntime returns the OCI runtime of a container, and false if it can't be found or called. pid is the pid of the
+// container's first process, as the engine reports it. The parent of that process is containerd's shim, in whose
+// working directory containerd records which runtime the shim calls. Only root can call the runtime. localRuntime
+// trusts no file that another user could have written, and no process that is not root's.
 func localRuntime(container string, pid int) (ociRuntime, bool) {
 	if os.Geteuid() != 0 || pid <= 0 {
 		return ociRuntime{}, false
@@ -51,8 +52,8 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 	if err != nil {
 		return r, err
 	}
-	// Both files are opened relative to one descriptor of the folder: its path, and the process's link to it, can
-	// lead elsewhere later.
+	// The folder is opened once, and the file in it relative to the folder's descriptor. The folder's path, and the
+	// link to it in /proc, could lead to another folder when they are used again.
 	bundle, err := openAt(shim.dir, "cwd", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return r, err
@@ -79,7 +80,7 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 	if options.Binary == "" || options.Root == "" {
 		return r, errors.New("the shim calls no runtime")
 	}
-	// If the process still exists now, its pid belonged to no other process in the meantime.
+	// If the shim still exists now, its pid belonged to no other process during the checks above.
 	if err := shim.lives(); err != nil {
 		return r, err
 	}
@@ -89,8 +90,8 @@ func shimRuntime(pid int, container string) (r ociRuntime, err error) {
 // process is a process that existed when openProcess was called.
 type process struct {
 	pid     int
-	started string   // its start time, as in /proc/PID/stat
-	dir     *os.File // its folder in /proc
+	started string   // the start time, as in /proc/PID/stat
+	dir     *os.File // the process's folder in /proc
 }
 
 func openProcess(pid int) (p process, err error) {
@@ -148,8 +149,9 @@ func (p process) checkRunsAsRoot() error {
 	return nil
 }
 
-// namespaceOf returns the containerd namespace of a container. It returns an error if the process is not the container's shim: the
-// pid can come from an engine on another machine.
+// namespaceOf returns the containerd namespace of a container. It returns an error if the process is not the
+// container's shim, because the pid can come from an engine on another machine and then belongs to an unrelated process
+// on this one.
 func (p process) namespaceOf(container string) (string, error) {
 	command, err := p.read("cmdline")
 	if err != nil {
@@ -184,7 +186,7 @@ func statOf(pid int) (parent, started string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // a program's name can contain any character
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the program's name, in parentheses before these fields, can contain any character
 	if len(fields) < 20 {
 		return "", "", fmt.Errorf("the state of process %d can't be read", pid)
 	}
@@ -200,8 +202,8 @@ func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// checkOnlyRootWrites returns an error unless an open file has that type, belongs to root, and can't be written by
-// other users.
+// checkOnlyRootWrites returns an error unless an open file is of the type kind (such as S_IFREG), belongs to root, and
+// can't be written by other users.
 func checkOnlyRootWrites(file *os.File, kind uint32) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {

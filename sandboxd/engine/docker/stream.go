@@ -25,8 +25,8 @@ type stream struct {
 
 	mu     sync.Mutex // held during Read; guards the fields below
 	reader *bufio.Reader
-	kind   byte   // of the frame that is being read
-	left   uint32 // unread bytes of that frame
+	kind   byte   // the kind of the frame that is being read
+	left   uint32 // the number of unread bytes in the frame that is being read
 	stderr []byte // the first bytes of the program's stderr, for error texts
 }
 
@@ -35,7 +35,8 @@ var _ streams.Stream = (*stream)(nil)
 const (
 	streamBuffer = 256 << 10
 	frameHeader  = 8
-	// maxFrame is far above the frames that engines send (32 KiB). A greater size means that the framing is lost.
+	// maxFrame is the size limit of a frame. Engines send frames of at most 32 KiB, so a size above maxFrame means that
+	// the header is not really one.
 	maxFrame  = 16 << 20
 	maxStderr = 4 << 10
 
@@ -56,7 +57,7 @@ func newStream(conn net.Conn, buffered io.Reader) *stream {
 	return &stream{Conn: conn, ended: make(chan struct{}), reader: bufio.NewReaderSize(buffered, streamBuffer)}
 }
 
-// Read returns the program's stdout. If a deadline passes, no bytes are lost.
+// Read reads the program's stdout. If the deadline passes, no bytes are lost: a later Read continues at the same byte.
 func (s *stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,8 +98,8 @@ func (s *stream) Close() error {
 	return s.Conn.Close()
 }
 
-// Ended implements [streams.Stream]. The channel is closed by Close. Only the engine reports when the program has
-// ended (see awaitDisconnect).
+// Ended implements [streams.Stream]. Close closes the channel, but the program can still run then. Only the engine
+// reports when the program has ended (see awaitDisconnect).
 func (s *stream) Ended() <-chan struct{} { return s.ended }
 
 // readHeader reads the header of a frame. It consumes all eight bytes or none.

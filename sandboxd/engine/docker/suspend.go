@@ -35,8 +35,8 @@ import (
 const (
 	// checkpointTimeout bounds the engine's work on a checkpoint or a restore, which can't be cancelled.
 	checkpointTimeout = 5 * time.Minute
-	// disconnectTimeout bounds the wait for dials in progress, and the wait for processes that the engine's exec has
-	// started.
+	// disconnectTimeout bounds the wait for the end of dials in progress, and the wait for the end of processes that
+	// the engine's exec has started.
 	disconnectTimeout = 10 * time.Second
 	disconnectPoll    = 5 * time.Millisecond
 	// startRetryDelay is the pause before a failed start is retried. Each pause is twice as long as the one before, up
@@ -139,10 +139,10 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// findSettled is find for callers that depend on whether the container is paused. Docker records an unpause twice:
-// when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
-// container as paused that was just resumed. If this process has resumed the sandbox, findSettled waits until that
-// has passed, for answerTimeout at most.
+// findSettled is like find, for callers that need to know whether the container is paused. Docker records an unpause
+// twice: when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
+// container as paused that was just resumed. If this process has resumed the sandbox, findSettled waits until Docker
+// reports the container as not paused, but at most for answerTimeout.
 func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
 	for end := time.Now().Add(answerTimeout); ; {
 		found, err = e.find(ctx, id)
@@ -176,8 +176,8 @@ func (e *Engine) suspendToDisk(ctx context.Context, id sandbox.ID, containerID s
 	return wrap("end "+string(id), e.end(ctx, containerID))
 }
 
-// saveCheckpoint saves the memory of one container (from) as a checkpoint of a container (to), which may be the same.
-// The first container continues to run.
+// saveCheckpoint saves the memory of the container from as a checkpoint in the folder of the container to. Both may be
+// the same container. The container from continues to run.
 func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpointRef, err error) {
 	if err := e.awaitDisconnect(ctx, from); err != nil {
 		return s, err
@@ -187,7 +187,7 @@ func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpo
 	if from != to {
 		options.CheckpointDir = e.checkpointsOf(to)
 	}
-	// The checkpoint is not cancelled: an engine continues to write it even if the call is cancelled.
+	// The call does not end with ctx: an engine continues to write the checkpoint even if the call is cancelled.
 	saveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointTimeout)
 	defer cancel()
 	err = e.api.CheckpointCreate(saveCtx, from, options)
@@ -207,15 +207,15 @@ func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpo
 		s.sum, err = e.sealCheckpoint(to, s.name)
 	}
 	if err != nil {
-		_ = e.removeCopies(from, "")                                                            // if this fails, the next start of the daemon removes them
-		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes it
+		_ = e.removeCopies(from, "")                                                            // if this fails, the next start of the daemon removes the copies
+		_ = e.api.CheckpointDelete(saveCtx, to, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes the checkpoint
 	}
 	return s, err
 }
 
 // awaitDisconnect waits until no process that the engine's exec has started runs in the container. Such a process is
-// connected to the engine by pipes, and a checkpoint can't contain them. The processes that Dial has started end
-// because their streams are closed.
+// connected to the engine by pipes, and a checkpoint can't contain pipes. Dial has started some of these processes,
+// which end because the caller has closed their streams.
 func (e *Engine) awaitDisconnect(ctx context.Context, containerID string) error {
 	for deadline := time.Now().Add(disconnectTimeout); ; {
 		found, err := e.api.ContainerInspect(ctx, containerID)
@@ -250,14 +250,14 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 	s := checkpointInName(found.Name)
 	switch {
 	case s.name != "":
-		if err = e.end(ctx, found.ID); err == nil { // it still runs if a suspend or resume was interrupted
+		if err = e.end(ctx, found.ID); err == nil { // the container still runs if a suspend or resume was interrupted
 			err = e.resumeFromDisk(ctx, id, found.ID, s)
 		}
 	case !found.State.Running: // Docker also reports a paused container as running
 		err = noSandbox(id)
 	case e.info.Suspend == engine.ToDisk && !found.State.Paused:
 		err = e.unfreeze(ctx, found.ID)
-	default: // also if the engine reports that it is not paused, because that report may be out of date
+	default: // also if the engine reports the container as not paused, because that report may be out of date
 		err = e.unpause(ctx, found.ID)
 	}
 	if err == nil {
@@ -276,14 +276,14 @@ func (e *Engine) resumeFromDisk(ctx context.Context, id sandbox.ID, containerID 
 	if err := e.api.ContainerRename(ctx, containerID, nameOf(id)); err != nil {
 		return err // if the container still has the old name, the sandbox is suspended, and its checkpoint exists
 	}
-	_ = e.api.CheckpointDelete(ctx, containerID, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes it
+	_ = e.api.CheckpointDelete(ctx, containerID, checkpoint.DeleteOptions{CheckpointID: s.name}) // if this fails, the next suspend removes the checkpoint
 	return nil
 }
 
-// startFrom starts a container (containerID) from a checkpoint in the container's own folder. The checkpoint contains
-// the memory of a container (from): the same one, or the original of a fork. The checkpoint's files are checked for
-// damage while the container starts, and no client can reach the sandbox until the check has succeeded. If startFrom
-// fails, the container does not run.
+// startFrom starts the container containerID from a checkpoint in the container's own folder. The checkpoint contains
+// the memory of the container from, which is the same container or the original of a fork. The checkpoint's files are
+// checked for damage while the container starts, and no client can reach the sandbox until the check has succeeded. If
+// startFrom fails, the container does not run.
 func (e *Engine) startFrom(ctx context.Context, containerID, from string, s checkpointRef) error {
 	damage := make(chan error, 1)
 	go func() { damage <- e.intact(containerID, s) }()
@@ -291,15 +291,15 @@ func (e *Engine) startFrom(ctx context.Context, containerID, from string, s chec
 	defer cancel()
 	err := e.api.ContainerStart(startCtx, containerID, container.StartOptions{CheckpointID: s.name})
 	for wait := startRetryDelay; err != nil && ctx.Err() == nil && wait <= maxStartRetryDelay; wait *= 2 {
-		// containerd may still have a copy of the checkpoint, from when it was made or from an engine that was
-		// killed. The engine then reports a failure because the copy exists, or it uses an incomplete copy. New
-		// modification times make the engine write another copy.
+		// containerd may still have a copy of the checkpoint, which it made when the checkpoint was saved or for an
+		// engine that was killed. The engine then reports a failure because the copy exists, or it uses the copy
+		// although it is incomplete. New modification times make the engine write another copy.
 		e.touchCheckpoint(containerID, s.name)
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, containerID, container.StartOptions{CheckpointID: s.name})
 	}
-	// The restore has succeeded or failed, so the copies are no longer read. If they can't be removed now, the next start of the
-	// daemon removes them.
+	// The restore has succeeded or failed, so the copies are no longer read. If they can't be removed now, the next
+	// start of the daemon removes them.
 	_ = e.removeCopies(from, s.sum)
 	if err == nil {
 		err = ctx.Err()
@@ -325,22 +325,22 @@ func (e *Engine) startFrom(ctx context.Context, containerID, from string, s chec
 // made a checkpoint can leave the container frozen without reporting it as paused.
 func (e *Engine) unfreeze(ctx context.Context, containerID string) error {
 	if left, err := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{}); err != nil || len(left) == 0 {
-		return nil // no checkpoint was interrupted
+		return nil // no checkpoint was interrupted, or the engine can't list checkpoints
 	}
 	answerCtx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if e.awaitGuest(answerCtx, containerID) == nil {
 		return e.dropCheckpoints(ctx, containerID)
 	}
-	_ = e.pause(ctx, containerID) // it may be paused already
+	_ = e.pause(ctx, containerID) // this may fail, because the container may be paused already
 	if err := e.unpause(ctx, containerID); err != nil {
 		return err
 	}
 	return e.dropCheckpoints(ctx, containerID)
 }
 
-// pause freezes a container. The call is not cancelled: an engine would still pause the container after the caller
-// has returned.
+// pause closes the streams to a container and freezes the container. The calls do not end with ctx: an engine would
+// pause the container even if the call were cancelled.
 func (e *Engine) pause(ctx context.Context, containerID string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
@@ -382,7 +382,7 @@ func (e *Engine) end(ctx context.Context, containerID string) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	err := e.api.ContainerKill(ctx, containerID, "KILL")
-	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that it does not run
+	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that the container does not run
 		return err
 	}
 	ended, failed := e.api.ContainerWait(ctx, containerID, container.WaitConditionNotRunning)
@@ -410,7 +410,7 @@ func (e *Engine) hasCheckpoint(ctx context.Context, containerID, name string) (b
 	return false, nil
 }
 
-// dropCheckpoints removes all checkpoints of a running container: those that are incomplete and those that it was
+// dropCheckpoints removes all checkpoints of a running container: incomplete ones, and the one that the container was
 // started from.
 func (e *Engine) dropCheckpoints(ctx context.Context, containerID string) error {
 	list, err := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{})
@@ -426,16 +426,16 @@ func (e *Engine) dropCheckpoints(ctx context.Context, containerID string) error 
 
 // repairAfterCrash repairs the state that a killed daemon or engine has left. It ends containers that still run
 // although their sandbox is suspended, and unpauses containers that are frozen although the engine reports them as
-// running. It also removes copies of their memory. A container that it can't repair causes a warning, and is repaired
-// when its sandbox is resumed or removed.
+// running. For all sandboxes, it removes the copies of memory that containerd has left. A container that it can't repair
+// causes a warning, and is repaired when its sandbox is resumed or removed.
 func (e *Engine) repairAfterCrash(ctx context.Context) error {
 	all, err := e.listContainers(ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range all {
-		// A killed daemon may have left a start of the container in progress. The engine answers an inspect only after that start has
-		// ended, so the copies are no longer read.
+		// A killed daemon may have left a start of the container in progress. The engine answers an inspect only after
+		// that start has ended, so then the copies are no longer read.
 		_, err := e.api.ContainerInspect(ctx, s.container)
 		if err == nil {
 			err = e.removeCopies(s.container, checkpointInName(s.name).sum)

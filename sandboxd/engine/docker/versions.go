@@ -11,8 +11,9 @@ import (
 
 type version [3]int
 
-// The minimums are the first versions without a known escape from a container, one for each line of releases that was
-// corrected, oldest first.
+// The minimums are the oldest versions that [checkVersion] accepts: one for each release line that received the
+// correction, oldest first. Older versions have a known escape from a container, except where a comment gives another
+// reason.
 var (
 	// The oldest version that Dormouse is tested with.
 	dockerMinimums = []version{{20, 10, 24}}
@@ -33,7 +34,7 @@ func parseVersion(s string) (version, bool) {
 	}
 	var v version
 	for i := range v {
-		v[i], _ = strconv.Atoi(m[i+1]) // an absent part is 0
+		v[i], _ = strconv.Atoi(m[i+1]) // an absent part of the version counts as 0
 	}
 	return v, true
 }
@@ -50,8 +51,8 @@ func (v version) less(than version) bool {
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
 // checkVersion compares a component's version, as the engine reports it, with the minimums. A version that can't be
-// parsed, such as a commit hash, is OK. A distribution may have patched an old version, so the remedy for its versions
-// differs.
+// parsed, such as a commit hash, is OK. A distribution may have patched an old version, so the remedy for a
+// distribution's version is to check that, or to update.
 func checkVersion(name, reported string, minimums []version) engine.Check {
 	v, isVersion := parseVersion(reported)
 	if !isVersion {
