@@ -14,6 +14,6 @@ type Status string
 // The statuses of a check.
 const (
 	OK   Status = "ok"
-	Weak Status = "weak" // it works, but could be safer or faster
-	Bad  Status = "bad"  // it does not work, or a guarantee does not hold
+	Weak Status = "weak" // the checked part works, but could be safer or faster
+	Bad  Status = "bad"  // the checked part does not work, or a guarantee does not hold
 )

@@ -49,8 +49,8 @@ type Info struct {
 	Version   string   // the engine's version
 	Isolation string   // a short description for a person
 	Why       string   // why this engine and runtime were chosen
-	CPUs      int      // of the machine that runs the containers
-	Memory    int64    // of that machine, in bytes
+	CPUs      int      // the number of CPUs of the machine that runs the containers
+	Memory    int64    // the memory of the machine that runs the containers, in bytes
 	Warnings  []string // weaknesses of the setup, each with a remedy
 	// Suspend is what [Suspender] does with a sandbox's memory. It is empty if the engine is no Suspender.
 	Suspend Suspension
@@ -70,7 +70,8 @@ type Spec struct {
 	ID     sandbox.ID
 	Image  string
 	Limits sandbox.Limits
-	// UID is the user and group that kernels run as, unique among live sandboxes that share a kernel.
+	// UID is the user and group that kernels run as. It is unique among the live sandboxes that run on the same
+	// machine kernel.
 	UID int
 	// Expires is when the guest ends the sandbox itself if the daemon has not removed it.
 	Expires time.Time
@@ -84,10 +85,10 @@ type Container struct {
 	Running bool
 	// Suspended is true if the container does not run and [Suspender] can resume it.
 	Suspended bool
-	// AsOf is when the state was saved that Resume would restore, if the sandbox continued to run after that and its
-	// processes have died. It is zero if nothing is lost.
+	// AsOf is the time of the checkpoint that Resume would restore, if the sandbox continued to run after the
+	// checkpoint and its processes have died since. It is zero if Resume would lose nothing.
 	AsOf time.Time
-	// StateBytes is the size of the saved state on disk.
+	// StateBytes is the size of the saved state on disk. It is 0 if there is none or if the size is unknown.
 	StateBytes int64
 	// Detail describes the state of a container that does not run, such as "exited with 137 (out of memory)".
 	Detail string

@@ -15,7 +15,7 @@ func GuestArgs(s Spec) []string {
 	}
 }
 
-// ConnectArgs returns the command that connects its stdin and stdout to the guest. It waits for the guest's socket,
-// ten seconds at most, writes stdio.Joined, and ends when its stdin or the guest ends. It must run as uid 0. It is
-// the only way to reach the guest, except through the guest's own stdin and stdout (package stdio).
+// ConnectArgs returns the command that connects its stdin and stdout to the guest. The command waits for the guest's
+// socket for at most ten seconds, writes stdio.Joined, and ends when its stdin or the guest ends. It must run as uid 0.
+// Without it, a guest can be reached only through the guest's own stdin and stdout (package stdio).
 func ConnectArgs() []string { return []string{BundleDir + "/guest", "connect"} }

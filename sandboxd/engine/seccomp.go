@@ -27,7 +27,8 @@ type SeccompRule struct {
 	Comment  string       `json:"comment,omitempty"`
 }
 
-// SeccompArg is a condition on one argument of a system call.
+// SeccompArg is a condition on one argument of a system call. If Op is SCMP_CMP_MASKED_EQ, the condition is that the
+// bits of the argument that are set in Value equal ValueTwo.
 type SeccompArg struct {
 	Index    uint   `json:"index"`
 	Value    uint64 `json:"value"`
@@ -35,7 +36,7 @@ type SeccompArg struct {
 	Op       string `json:"op"`
 }
 
-// allowed lists every system call that code in a sandbox can make. The list is based on traces of Python with the
+// allowed lists every system call that code in a sandbox can make on any engine. The list is based on traces of Python with the
 // data stack (threads, multiprocessing in all three ways, subprocesses, asyncio, SQLite), of Node with workers and
 // child processes, and of shell tools. A call that is not listed fails with EPERM.
 var allowed = []syscallGroup{
@@ -100,8 +101,8 @@ var allowedInGVisor = []syscallGroup{
 	{why: "gVisor's filter cannot return the EINVAL that makes programs copy instead", names: `splice tee`},
 }
 
-// refused lists calls that must fail with another error than EPERM, because programs fall back to other calls only
-// then.
+// refused lists calls that must fail with another error than EPERM, because only then programs use other calls
+// instead.
 var refused = []struct {
 	why, names string
 	errno      uint
@@ -117,7 +118,7 @@ const (
 	sockNonblock, sockCloexec          = 0x800, 0x80000
 	ipprotoTCP, ipprotoUDP             = 6, 17
 	netlinkRoute                       = 0
-	// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET.
+	// The flags of clone that create namespaces: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET.
 	cloneNamespaces = 0x7e020000
 	einval, enosys  = 22, 38
 	int32Bits       = 0xffffffff
@@ -125,15 +126,15 @@ const (
 	masked = "SCMP_CMP_MASKED_EQ"
 )
 
-// low32 returns the condition that an argument of the C type int has a value. The argument's register has 64 bits,
-// and the machine's kernel ignores the upper half. A rule that compared all 64 bits would refuse calls that the
-// kernel accepts.
+// low32 returns the condition that the argument with an index, which has the C type int, equals value. The argument's
+// register has 64 bits, and the machine's kernel ignores the upper half. A rule that compared all 64 bits would refuse
+// calls that the machine's kernel accepts.
 func low32(index uint, value uint64) SeccompArg {
 	return SeccompArg{Index: index, Value: int32Bits, ValueTwo: value, Op: masked}
 }
 
-// socketType returns the condition that the second argument of the socket call is a socket type, with or without
-// SOCK_NONBLOCK and SOCK_CLOEXEC.
+// socketType returns the condition that the second argument of the socket call is the socket type value, such as
+// SOCK_STREAM, with or without SOCK_NONBLOCK and SOCK_CLOEXEC.
 func socketType(value uint64) SeccompArg {
 	return SeccompArg{Index: 1, Value: int32Bits &^ (sockNonblock | sockCloexec), ValueTwo: value, Op: masked}
 }
@@ -152,9 +153,9 @@ func Seccomp(gvisor bool) SeccompProfile {
 			Names: strings.Fields(g.names), Action: "SCMP_ACT_ALLOW", Args: g.args, Comment: g.why})
 	}
 	if gvisor {
-		// gVisor's filter returns EPERM whatever errno a rule names, but libc falls back to clone only on ENOSYS.
-		// SCMP_ACT_TRACE leaves the decision to a tracer, and the call returns ENOSYS if there is no tracer. There is
-		// never one, because code in a sandbox can't trace.
+		// gVisor's filter returns EPERM whatever errno a rule names, but libc uses clone instead of clone3 only after
+		// ENOSYS. SCMP_ACT_TRACE leaves the decision to a tracer, and the call returns ENOSYS if there is no tracer.
+		// There is never a tracer, because code in a sandbox can't trace.
 		profile.Syscalls = append(profile.Syscalls, SeccompRule{Names: []string{"clone3"}, Action: "SCMP_ACT_TRACE",
 			Comment: "ENOSYS: its flags are behind a pointer, where no filter can look; libc falls back to clone"})
 		return profile

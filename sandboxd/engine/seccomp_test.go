@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// The filter must name each call once, or one rule could override another unnoticed.
+// TestSeccompNamesEachCallOnce checks that the filter names each system call once, because otherwise one rule could
+// override another unnoticed. It also checks that the filter allows none of the listed dangerous calls.
 func TestSeccompNamesEachCallOnce(t *testing.T) {
 	seen := map[string]bool{}
 	check := func(names string, once bool) {
@@ -17,7 +18,7 @@ func TestSeccompNamesEachCallOnce(t *testing.T) {
 		}
 	}
 	for _, g := range allowed {
-		check(g.names, !strings.HasPrefix(g.names, "socket")) // one rule for each kind
+		check(g.names, !strings.HasPrefix(g.names, "socket")) // the socket calls have one rule for each kind of socket
 	}
 	for _, r := range refused {
 		check(r.names, true)

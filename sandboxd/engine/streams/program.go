@@ -15,13 +15,13 @@ import (
 
 const (
 	pipeBytes = 1 << 20
-	// gracePeriod is how long a program may continue to run after its stream is closed, and how long its stderr is read
-	// after it has ended.
+	// gracePeriod is how long a program may continue to run after its stream is closed, and how long stderr is still read
+	// after the program has ended.
 	gracePeriod = 2 * time.Second
 )
 
-// Program is a running program with its stdin and stdout as a connection. If the program is `guest connect`, it is a
-// [Stream].
+// Program is a running program whose stdin and stdout form a connection. If the program is `guest connect`, this
+// connection is a [Stream] to the guest.
 type Program struct {
 	stdio.Pipes
 	cmd    *exec.Cmd
@@ -37,8 +37,8 @@ var (
 	_ Stream = (*stdio.Stream)(nil)
 )
 
-// OpenPipes returns pipes for the stdin and stdout of a process: our ends, and those of the process, which the caller
-// closes after starting it.
+// OpenPipes creates two pipes for the stdin and stdout of a process. ours contains this program's ends. stdin and
+// stdout are the ends for the process, which the caller closes after it has started the process.
 func OpenPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
 	stdin, in, err := os.Pipe()
 	if err != nil {
@@ -55,7 +55,8 @@ func OpenPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
 	return stdio.Pipes{In: out, Out: in}, stdin, stdout, nil
 }
 
-// Start starts a program in its own session. The caller must close the result.
+// Start starts a program in its own session, and sets the stdin, stdout and stderr of cmd. The caller must close the
+// result.
 func Start(cmd *exec.Cmd) (*Program, error) {
 	ours, stdin, stdout, err := OpenPipes()
 	if err != nil {
@@ -89,8 +90,8 @@ func (p *Program) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the program's stdin and stdout, which makes the program end, and does not wait for that. A program
-// that still runs after gracePeriod is killed. Close can be called again.
+// Close closes the program's stdin and stdout, which makes the program end. Close does not wait until the program has
+// ended. A program that still runs after gracePeriod is killed. Further calls do nothing.
 func (p *Program) Close() error {
 	p.once.Do(func() {
 		p.In.Close()
@@ -109,7 +110,7 @@ func (p *Program) Close() error {
 // Ended implements [Stream]. The channel is closed when the program has ended.
 func (p *Program) Ended() <-chan struct{} { return p.ended }
 
-// Wait waits until the program has ended. If it failed, the error contains its stderr.
+// Wait waits until the program has ended. If the program failed, the error contains the program's stderr.
 func (p *Program) Wait() error {
 	if <-p.ended; p.err != nil {
 		return fmt.Errorf("%w: %s", p.err, p.stderr)

@@ -21,15 +21,16 @@ type Stream interface {
 	Ended() <-chan struct{}
 }
 
-// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. The
-// map's value is true if the stream is unused: it was opened to check that the guest can be dialled, and the next
-// Dial may take it. The zero value is ready for use. It is safe for concurrent use.
+// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. ID
+// identifies the sandbox or its container. The zero value is ready for use. Open is safe for concurrent use.
 type Open[ID comparable] struct {
-	mu   sync.Mutex
+	mu sync.Mutex
+	// The inner map's value is true if the stream is unused: it was opened to check that the guest can be dialled, and
+	// the next Dial may take it.
 	open map[ID]map[Stream]bool
 }
 
-// Add adds a stream, which is removed when it has ended.
+// Add adds a stream and marks it as used. The stream is removed from l when its Ended channel is closed.
 func (l *Open[ID]) Add(id ID, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -46,7 +47,7 @@ func (l *Open[ID]) Add(id ID, s Stream) {
 	}()
 }
 
-// Offer marks a stream as unused, so that the next Take returns it.
+// Offer marks an added stream as unused, so that the next Take returns it. Offer does nothing if the stream has ended.
 func (l *Open[ID]) Offer(id ID, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,7 +56,7 @@ func (l *Open[ID]) Offer(id ID, s Stream) {
 	}
 }
 
-// Take returns an unused stream and marks it as used. It returns false if there is none.
+// Take returns an unused stream of a sandbox and marks the stream as used. It returns false if there is none.
 func (l *Open[ID]) Take(id ID) (s Stream, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,7 +78,8 @@ func (l *Open[ID]) remove(id ID, s Stream) {
 	}
 }
 
-// Close closes the streams that a sandbox has when Close is called, and waits until they have ended.
+// Close closes the streams that a sandbox has when Close is called, and waits until these streams have ended. It does
+// not close streams that are added later.
 func (l *Open[ID]) Close(id ID) {
 	l.mu.Lock()
 	list := slices.Collect(maps.Keys(l.open[id]))
