@@ -8,6 +8,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
+// checkpoint tests [engine.Checkpointer], if the engine implements it.
 func (s *suite) checkpoint(t *testing.T) {
 	checkpointer, ok := engine.As[engine.Checkpointer](s.engine)
 	if !ok {
@@ -36,7 +37,7 @@ func (s *suite) checkpoint(t *testing.T) {
 		b := s.create(t, s.spec())
 		count(t, b, "1 ")
 		var after, before time.Time
-		for range 2 { // the second replaces the first
+		for range 2 { // the second checkpoint replaces the first
 			after = time.Now()
 			if err := checkpointer.Checkpoint(t.Context(), b.id); err != nil {
 				t.Fatalf("Checkpoint: %v", err)
@@ -55,7 +56,7 @@ func (s *suite) checkpoint(t *testing.T) {
 			s.wantOnly(t, b.id)
 			count(t, b, "1 2 ")
 		}
-		// A suspend loses nothing, so AsOf is zero.
+		// wantSuspended checks that AsOf is zero, because a suspend loses no state.
 		suspend(t, checkpointer, b.id)
 		s.wantSuspended(t, s.engine, b.id)
 		resume(t, checkpointer, b.id)

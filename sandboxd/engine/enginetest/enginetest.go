@@ -7,7 +7,8 @@
 //   - limits hold, and a neighbour sandbox still answers (limits.go)
 //   - suspend, resume and fork, if the engine can (suspend.go)
 //   - checkpoints of running sandboxes (checkpoint.go), and starting from a snapshot (snapshot.go)
-//   - the isolation, compared with golden files, and real programs that must work within it (posture.go)
+//   - the isolation, compared with golden files, and real programs that must work in spite of the isolation
+//     (posture.go)
 //   - sandboxes share no files (neighbours.go)
 //   - [Slow] skips slow tests (slow.go)
 //
@@ -34,8 +35,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Open opens the engine under test for a home. The engine puts the guest into its containers. Open closes the engine
-// when the test ends.
+// Open opens the engine under test for a home. The engine puts the given guest into its containers. Open also
+// registers a cleanup that closes the engine when the test ends.
 type Open func(t *testing.T, home string, guest engine.Bundle) engine.Engine
 
 // Run runs the suite. The engine must have the image, which can be any Linux image.
@@ -50,7 +51,8 @@ func Run(t *testing.T, open Open, image string) {
 	t.Run("Limits", s.limits)
 }
 
-// RunReach runs the tests that depend on how an engine, and the guest in its sandboxes, is reached.
+// RunReach runs only the tests that depend on the way to the engine and to the guests in its sandboxes, for example
+// over TCP.
 func RunReach(t *testing.T, open Open, image string) { newSuite(t, open, image).reach(t) }
 
 func newSuite(t *testing.T, open Open, image string) *suite {
@@ -108,7 +110,7 @@ type testSandbox struct {
 	client *http.Client
 }
 
-// create creates a sandbox, which is removed when the test ends.
+// create creates a sandbox, and returns it with a client of its guest. The sandbox is removed when the test ends.
 func (s *suite) create(t *testing.T, spec engine.Spec) testSandbox {
 	t.Helper()
 	if err := s.engine.Create(t.Context(), spec); err != nil {
@@ -148,7 +150,7 @@ func (b testSandbox) request(ctx context.Context, method, path string, body io.R
 	return string(text), err
 }
 
-// mustRequest is like request, but an error ends the test.
+// mustRequest is like request, but an error fails and ends the test. The request is cancelled after two minutes.
 func (b testSandbox) mustRequest(t *testing.T, method, path string, body io.Reader) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -188,8 +190,8 @@ func wantKind(t *testing.T, what string, err error, want sandbox.Kind) {
 	}
 }
 
-// Probe builds the suite's guest. If DORMOUSE_TEST_PROBE is set, it is the path of a built guest, for machines
-// without Go.
+// Probe builds the suite's guest from the folder probe. On a machine without Go, set DORMOUSE_TEST_PROBE to the path of
+// a guest that is built already: Probe then uses that.
 func Probe(t testing.TB) engine.Bundle {
 	t.Helper()
 	if built := os.Getenv("DORMOUSE_TEST_PROBE"); built != "" {
@@ -212,8 +214,8 @@ func Probe(t testing.TB) engine.Bundle {
 	return Guest(program)
 }
 
-// Guest returns a bundle with one program, for this machine's architecture. Its id is unique, so that tests do not
-// share installed guests.
+// Guest returns a bundle whose guest is the given program, on every architecture. The id of the bundle is unique, so
+// that tests do not share installed guests.
 func Guest(program []byte) engine.Bundle {
 	return bundle{
 		id:    strings.TrimPrefix(string(sandbox.NewID()), "sbx_")[:12],

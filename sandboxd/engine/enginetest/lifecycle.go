@@ -12,6 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
+// lifecycle tests Create, Dial, List and Remove of [engine.Engine], and their errors.
 func (s *suite) lifecycle(t *testing.T) {
 	t.Run("a created sandbox answers, with the arguments of its spec", func(t *testing.T) {
 		spec := s.spec()
@@ -57,7 +58,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		if err := s.engine.Create(t.Context(), spec); err == nil {
 			t.Error("the second Create gave no error")
 		}
-		b.mustRequest(t, "GET", "/args", nil) // the first sandbox is unchanged
+		b.mustRequest(t, "GET", "/args", nil) // the first sandbox still answers
 	})
 	t.Run("an image that is not there is unavailable, and nothing is left", func(t *testing.T) {
 		spec := s.spec()
@@ -137,13 +138,14 @@ func (s *suite) lifecycle(t *testing.T) {
 		}
 		for _, spec := range specs {
 			group.Go(func() { remove(t, s.engine, spec.ID) })
-			group.Go(func() { remove(t, s.engine, spec.ID) }) // concurrent removals of a sandbox both succeed
+			group.Go(func() { remove(t, s.engine, spec.ID) }) // a second removal at the same time must succeed too
 		}
 		group.Wait()
 		s.wantEmpty(t, s.engine)
 	})
 }
 
+// wantEmpty fails the test if the engine lists a sandbox, and removes the sandboxes that are left.
 func (s *suite) wantEmpty(t *testing.T, e engine.Engine) {
 	t.Helper()
 	for _, c := range list(t, e) {

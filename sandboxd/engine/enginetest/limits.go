@@ -37,7 +37,7 @@ func (s *suite) limits(t *testing.T) {
 			t.Errorf("the hog says %q, want it stopped", got)
 		}
 		if gvisor {
-			return // the whole sandbox ended; with the real guest, the watchdog acts before that
+			return // the whole sandbox was killed; with the real guest, the watchdog acts before that
 		}
 		b.mustRequest(t, "GET", "/args", nil)
 	})
@@ -75,7 +75,8 @@ func (s *suite) limits(t *testing.T) {
 	})
 }
 
-// slowestAnswer sends requests to a sandbox until stop is closed, and returns the time of the slowest response.
+// slowestAnswer sends requests to a sandbox until stop is closed or a request fails, and returns how long the slowest
+// response took.
 func (s *suite) slowestAnswer(t *testing.T, b testSandbox, stop <-chan struct{}) (slowest time.Duration) {
 	for {
 		select {
@@ -101,6 +102,6 @@ func parseNumber(t *testing.T, text, pattern string) int {
 	if m == nil {
 		t.Fatalf("the hog says %q, want %s", text, pattern)
 	}
-	n, _ := strconv.Atoi(m[1]) // the pattern has digits only
+	n, _ := strconv.Atoi(m[1]) // can't fail: the pattern matches only digits
 	return n
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // neighbours checks that two sandboxes of one image share no files: inotify in one sandbox does not report that the
-// other uses a file, and both can lock the same path.
+// other sandbox uses a file, and both sandboxes can lock the file at the same path at the same time.
 func (s *suite) neighbours(t *testing.T) {
 	watcher, other := s.create(t, s.spec()), s.create(t, s.spec())
 	guest := engine.BundleDir + "/guest"
@@ -31,7 +31,7 @@ func (s *suite) neighbours(t *testing.T) {
 			if got := watcher.mustRequest(t, "GET", "/watched", nil); got != "nothing" {
 				t.Errorf("while the other sandbox used its files, this one saw %q, want %q", got, "nothing")
 			}
-			// The watch works: it reports the sandbox's own use.
+			// The sandbox's own use of the files is reported, which shows that its watch works.
 			watcher.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil)
 			if got := watcher.mustRequest(t, "GET", "/watched", nil); got != "something" {
 				t.Errorf("after its own use of its files it saw %q, want %q", got, "something")

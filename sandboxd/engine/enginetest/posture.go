@@ -16,12 +16,12 @@ import (
 func (s *suite) posture(t *testing.T) {
 	b := s.create(t, s.spec())
 	info := s.engine.Info()
-	variant := info.Runtime // the runtime determines the isolation, whichever Docker engine runs it
+	variant := info.Runtime // the runtime determines the isolation, whichever Docker engine calls the runtime
 	if info.Name != "docker" {
 		variant = info.Name
 	}
 	if slices.ContainsFunc(info.Warnings, func(w string) bool { return strings.Contains(w, "seccomp in gVisor") }) {
-		variant += "-unfiltered" // the Docker engine's runsc does not have --oci-seccomp
+		variant += "-unfiltered" // the Docker engine does not call runsc with --oci-seccomp, so the system call filter has no effect
 	}
 	for _, role := range []string{"guest", "kernel"} {
 		t.Run(role, func(t *testing.T) {
@@ -60,7 +60,8 @@ func (s *suite) programs(t *testing.T) {
 	}
 }
 
-// Golden compares got with a file in the testdata folder of the caller's package.
+// Golden fails the test unless got equals the content of a file in the testdata folder of the caller's package. If
+// DORMOUSE_UPDATE_GOLDEN is 1, Golden writes got to the file instead.
 func Golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	_, caller, _, _ := runtime.Caller(1)

@@ -9,6 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
+// snapshot tests [engine.Snapshotter], if the engine implements it.
 func (s *suite) snapshot(t *testing.T) {
 	snapshotter, ok := engine.As[engine.Snapshotter](s.engine)
 	if !ok {

@@ -65,7 +65,8 @@ func (s *suite) stream(t *testing.T) {
 				t.Error("Read after Close gave no error")
 			}
 		}
-		// The clients of the subtest before have closed their streams too, so only this client's stream is left.
+		// The clients of the previous subtest closed their streams when it ended. After this call, the only stream is
+		// the one that the request for /streams opens.
 		b.client.CloseIdleConnections()
 		var got string
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -86,7 +87,7 @@ func (s *suite) stream(t *testing.T) {
 			t.Errorf("Read = %v, want a timeout", err)
 		}
 		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-		// HTTP/2's preface and an empty SETTINGS frame; the answer is SETTINGS too.
+		// Send HTTP/2's preface and an empty SETTINGS frame. The guest answers with a SETTINGS frame (type 4).
 		if _, err := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +112,7 @@ func (s *suite) stream(t *testing.T) {
 			_, err := doomed.request(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
-		time.Sleep(50 * time.Millisecond) // until the guest has received the request
+		time.Sleep(50 * time.Millisecond) // gives the guest time to receive the request
 		remove(t, s.engine, spec.ID)
 		select {
 		case err := <-done:

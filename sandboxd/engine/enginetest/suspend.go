@@ -15,6 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
+// suspend tests [engine.Suspender], if the engine implements it.
 func (s *suite) suspend(t *testing.T) {
 	suspender, ok := engine.As[engine.Suspender](s.engine)
 	if !ok {
@@ -129,7 +130,7 @@ func (s *suite) suspend(t *testing.T) {
 			_, err := b.request(t.Context(), http.MethodPost, "/hog/sleep", nil)
 			done <- err
 		}()
-		time.Sleep(50 * time.Millisecond) // until the guest has received the request
+		time.Sleep(50 * time.Millisecond) // gives the guest time to receive the request
 		suspend(t, suspender, b.id)
 		select {
 		case err := <-done:
@@ -157,7 +158,7 @@ func (s *suite) suspend(t *testing.T) {
 				step = suspender.Resume
 			}
 			var group sync.WaitGroup
-			group.Go(func() { _ = step(t.Context(), b.id) }) // an error is fine: the sandbox may be removed already
+			group.Go(func() { _ = step(t.Context(), b.id) }) // step may return an error, because the sandbox may be removed already
 			time.Sleep(20 * time.Millisecond)
 			remove(t, s.engine, b.id)
 			group.Wait()
@@ -232,6 +233,7 @@ func (s *suite) suspend(t *testing.T) {
 	})
 }
 
+// fork tests [engine.Forker], if the engine implements it.
 func (s *suite) fork(t *testing.T) {
 	forker, ok := engine.As[engine.Forker](s.engine)
 	if !ok {
@@ -313,7 +315,7 @@ func (s *suite) fork(t *testing.T) {
 	})
 }
 
-// wantOnly fails the test unless the engine lists only this sandbox, as running. It may have a checkpoint.
+// wantOnly fails the test unless the engine lists only this sandbox, as running. The sandbox may have a checkpoint.
 func (s *suite) wantOnly(t *testing.T, id sandbox.ID) {
 	t.Helper()
 	got, want := list(t, s.engine), engine.Container{ID: id, Running: true}

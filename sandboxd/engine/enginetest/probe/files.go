@@ -14,11 +14,11 @@ import (
 // files contains this sandbox's watch and locks of files that other sandboxes may share.
 var files struct {
 	mu     sync.Mutex
-	notify int // the inotify descriptor; 0: no watch
+	notify int // the inotify descriptor, or 0 if nothing is watched
 	locked []*os.File
 }
 
-// watch starts to watch the files and folders in the query.
+// watch starts to watch the files and folders that the request's query names.
 func watch(w http.ResponseWriter, r *http.Request) {
 	files.mu.Lock()
 	defer files.mu.Unlock()
@@ -47,7 +47,7 @@ func watched(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// lock locks the files in the query until the sandbox ends.
+// lock locks the files that the request's query names until the sandbox ends.
 func lock(w http.ResponseWriter, r *http.Request) {
 	files.mu.Lock()
 	defer files.mu.Unlock()

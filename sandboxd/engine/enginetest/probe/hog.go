@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hog tries to use more than a sandbox's limits allow, and prints how much it got.
+// hog tries to use more of a resource than a sandbox's limits allow, and prints how much it could use. `hog sleep` only
+// waits, for tests that need a process or a request that does not end.
 func hog(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("usage: probe hog memory|processes|disk|inodes")
@@ -50,7 +51,7 @@ func hogMemory() error {
 	return nil
 }
 
-// hogProcesses starts up to 2,000 processes, until that fails, and then ends them.
+// hogProcesses starts up to 2,000 processes, until a start fails, and then kills them.
 func hogProcesses() error {
 	var children []*exec.Cmd
 	defer func() {
@@ -71,7 +72,7 @@ func hogProcesses() error {
 	return nil
 }
 
-// hogDisk writes up to 8 GiB to /workspace, in files of 16 MiB, until that fails, and then removes them.
+// hogDisk writes up to 8 GiB to /workspace, in files of 16 MiB, until a write fails, and then removes the files.
 func hogDisk() error {
 	dir, err := os.MkdirTemp("/workspace", "hog")
 	if err != nil {
@@ -94,7 +95,7 @@ func hogDisk() error {
 	return nil
 }
 
-// hogInodes creates up to 100,000 empty files in /workspace, until that fails, and then removes them.
+// hogInodes creates up to 100,000 empty files in /workspace, until a create fails, and then removes the files.
 func hogInodes() error {
 	dir, err := os.MkdirTemp("/workspace", "hog")
 	if err != nil {

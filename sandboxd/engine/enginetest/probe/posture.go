@@ -28,9 +28,9 @@ type posture struct {
 	UID      string            `json:"uid"`
 	Status   map[string]string `json:"status"`   // lines of /proc/self/status
 	Syscalls map[string]string `json:"syscalls"` // results of calls with invalid arguments
-	Read     map[string]string `json:"read"`     // paths that must reveal nothing
-	Write    map[string]string `json:"write"`    // folders in which creating a file is tried
-	Init     map[string]string `json:"init"`     // attempts to access PID 1
+	Read     map[string]string `json:"read"`     // results of reading paths that must reveal nothing
+	Write    map[string]string `json:"write"`    // results of creating a file in each folder
+	Init     map[string]string `json:"init"`     // results of attempts to access PID 1
 	Network  map[string]string `json:"network"`
 	Devices  []string          `json:"devices"`
 	Mounts   []string          `json:"mounts"`
@@ -119,7 +119,7 @@ var secrets = []string{
 func readable(path string) string {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "nothing" // some kernels lack the file
+		return "nothing" // some machine kernels lack the file
 	}
 	if err != nil {
 		return errnoName(err)
@@ -162,7 +162,7 @@ func writable(dir string) string {
 	return "writable"
 }
 
-// tryInit tries what a kernel could try against the guest, and returns the results.
+// tryInit tries the attacks on the guest, which is PID 1, that code in a kernel could try. It returns the results.
 func tryInit() map[string]string {
 	open := func(name string, flag int) string {
 		file, err := os.OpenFile(name, flag, 0)
@@ -197,7 +197,7 @@ func tryInit() map[string]string {
 		conn.Close()
 	}
 	results["connect socket"] = errnoName(err)
-	if os.Getuid() != 0 { // only as a kernel, because the guest can signal itself
+	if os.Getuid() != 0 { // signals are tried only as a kernel, because the guest itself may signal PID 1
 		for _, sig := range []syscall.Signal{0, syscall.SIGTERM, syscall.SIGSTOP, syscall.SIGKILL} {
 			results[fmt.Sprintf("kill with signal %d", sig)] = errnoName(syscall.Kill(1, sig))
 		}
@@ -241,8 +241,8 @@ func network() map[string]string {
 	return results
 }
 
-// dialResult returns the same text for all errors of an unreachable address, because the error depends on the
-// machine's IPv6.
+// dialResult returns the same text for all errors that an unreachable address can cause, because it depends on the
+// machine's IPv6 which of them occurs.
 func dialResult(err error) string {
 	for _, out := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT} {
 		if errors.Is(err, out) {
@@ -329,7 +329,7 @@ func limits() map[string]string {
 			continue
 		}
 		results[dir] = fmt.Sprintf("%d MiB", s.Blocks*uint64(s.Bsize)>>20)
-		if s.Files < 100_000 { // otherwise the number depends on the machine's memory
+		if s.Files < 100_000 { // a greater number is no limit of the sandbox, but depends on the machine's memory
 			results[dir] += fmt.Sprintf(", %d inodes", s.Files)
 		}
 	}

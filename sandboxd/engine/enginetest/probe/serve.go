@@ -29,7 +29,7 @@ var (
 
 const buffer = 256 << 10
 
-// kernelUID is the uid that the engine has assigned to kernels.
+// kernelUID is the uid that the engine has assigned to kernels, from the argument --uid.
 var kernelUID int
 
 func serve(args []string) error {
@@ -127,7 +127,8 @@ func answerOutput(w http.ResponseWriter, out []byte, err error) {
 	w.Write(out)
 }
 
-// connect connects stdin and stdout to the guest's socket. It waits until the socket exists, ten seconds at most.
+// connect connects stdin and stdout to the guest's socket. It waits until the socket accepts connections, for at most
+// ten seconds. It returns when one direction ends.
 func connect() error {
 	var conn net.Conn
 	err := errors.New("never tried")

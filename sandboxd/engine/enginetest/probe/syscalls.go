@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// never is not a valid pointer, file descriptor or set of flags.
+// never is an argument that is not a valid pointer, file descriptor or set of flags.
 const never = ^uintptr(0)
 
 // trySockets tries to create each kind of socket that a filter must refuse or allow, with socket and with socketpair.
