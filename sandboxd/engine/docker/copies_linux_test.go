@@ -15,7 +15,7 @@ const (
 	otherContainer = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210"
 )
 
-// checkpointOf returns the start of a checkpoint that gVisor writes of a container.
+// checkpointOf returns the beginning of a file as gVisor writes it for a checkpoint of a container.
 func checkpointOf(container string) []byte {
 	header, err := json.Marshal(map[string]string{"compression": "none",
 		"container_specs": `{"x":{"mounts":[{"source":"/run/containerd/moby/` + container + `/proc"}]}}`})
@@ -25,7 +25,9 @@ func checkpointOf(container string) []byte {
 	return append(binary.BigEndian.AppendUint64([]byte("gVisorSF"), uint64(len(header))), append(header, "memory"...)...)
 }
 
-// A folder is removed only if it has containerd's name, is accessible to root alone, and contains the memory of that container.
+// TestCopiesOfASandboxsMemoryAreRemoved checks that removeCopies removes a folder only if containerd could have given
+// it its name, if it is accessible to root alone, and if it contains a checkpoint of the given container or with the
+// given checksum.
 func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: copies of memory belong to root, and the tests do not run as root")
@@ -98,7 +100,8 @@ func TestCopiesOfAMissingFolder(t *testing.T) {
 	}
 }
 
-// Copies can't be removed if the engine's containerd does not see the same files as this process.
+// TestCopiesOfARemoteEngineStay checks that copyPlaces returns an error for an engine that does not listen on a unix
+// socket of this machine. The containerd of such an engine does not see the same files as this process.
 func TestCopiesOfARemoteEngineStay(t *testing.T) {
 	for _, host := range []string{"tcp://127.0.0.1:1", "unix://" + filepath.Join(t.TempDir(), "none.sock"), "npipe:////./pipe/docker_engine"} {
 		if places, err := copyPlaces(host); err == nil {

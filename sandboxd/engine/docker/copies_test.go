@@ -74,7 +74,7 @@ func TestResumeAndForkLeaveNoCopies(t *testing.T) {
 	step("Suspend", e.Suspend(t.Context(), s.ID))
 	step("Fork of a suspended sandbox", e.Fork(t.Context(), s.ID, another))
 
-	// A failed resume leaves no copy either.
+	// A resume that fails, here because of damaged memory, leaves no copy either.
 	dir, err := e.SavedTo(t.Context(), s.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,8 @@ func TestResumeAndForkLeaveNoCopies(t *testing.T) {
 	noCopies(t, containerID)
 }
 
-// A killed daemon can leave copies of the memory of suspended and running sandboxes. The next daemon removes them.
+// TestCopiesLeftByACrashAreRemovedAtStart checks that docker.New removes the copies of memory that a killed daemon has
+// left, of both suspended and running sandboxes.
 func TestCopiesLeftByACrashAreRemovedAtStart(t *testing.T) {
 	image, guest := testImage(t), enginetest.Probe(t)
 	home := "test-" + string(sandbox.NewID())

@@ -84,15 +84,16 @@ func (p *private) removeAll() {
 	}
 }
 
-// killForgottenProcesses kills the processes of containers that a killed engine no longer manages, and processes that
-// these start while they are being killed.
+// killForgottenProcesses kills the processes of containers that a killed engine no longer manages. It repeats this for
+// at most 30 seconds, because these processes can start others before they are killed.
 func (p *private) killForgottenProcesses() {
 	for end := time.Now().Add(30 * time.Second); p.killOnce() > 0 && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-// killOnce kills the processes whose command lines name files in this private engine's folder, and returns how many it killed.
+// killOnce kills the processes whose command lines name files in this private engine's folder, and returns how many it
+// killed.
 func (p *private) killOnce() (killed int) {
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -112,7 +113,7 @@ func (p *private) killOnce() (killed int) {
 	return killed
 }
 
-// unmount removes the mounts that a killed engine has left.
+// unmount removes the mounts in this private engine's folder that the engine has left because it was killed.
 func (p *private) unmount() {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -131,7 +132,8 @@ func (p *private) start() error {
 		return err
 	}
 	defer log.Close()
-	// A killed engine leaves these files. The pids in them may belong to other processes or to zombies.
+	// A killed engine leaves these files. The pids in them may belong to other processes by now, or to zombies, which the
+	// new engine must not take for a running engine or containerd.
 	_ = os.Remove(filepath.Join(p.dir, "docker.pid"))
 	_ = os.Remove(p.containerd())
 	p.cmd = exec.Command("dockerd", p.args...)
@@ -189,7 +191,7 @@ func importEmpty(t *testing.T, e *docker.Engine) {
 	}
 }
 
-// count makes the suite's guest count one further, and returns all numbers that it has counted.
+// count increments the counter of the guest and returns all values that the counter has had, such as "1 2 ".
 func count(t *testing.T, e *docker.Engine, id sandbox.ID) string {
 	t.Helper()
 	protocols := new(http.Protocols)
@@ -272,7 +274,7 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Logf("killed after %v, it ended with %v", after, <-done)
-				if err := e.Close(); err != nil { // a new Engine takes its place, as after a restart of the daemon
+				if err := e.Close(); err != nil { // a new Engine replaces e, as after a restart of the daemon
 					t.Error(err)
 				}
 				e = p.open(t, guest, tt.runtime)
@@ -282,7 +284,7 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 				}
 				t.Logf("%+v", list)
 				err = e.Resume(t.Context(), s.ID)
-				if tt.mayBeStuck && err == nil { // gVisor continues to save without Docker, and can freeze the sandbox after it was found running
+				if tt.mayBeStuck && err == nil { // gVisor continues to save without Docker, and can freeze the sandbox after Resume has found it running
 					var conn net.Conn
 					if conn, err = e.Dial(t.Context(), s.ID); err == nil {
 						conn.Close()
@@ -290,9 +292,9 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 				}
 				if tt.mayBeStuck && err != nil {
 					// If Docker died while gVisor saved the sandbox, the sandbox can stay frozen, and Docker can
-					// neither unpause nor kill it at once. If Docker died while gVisor restored it, containerd can
-					// have half of the container, and then does not start it again. Resume then returns an error, but
-					// Remove succeeds in the end.
+					// neither unpause nor kill it at once. If Docker died while gVisor restored the sandbox, containerd
+					// can be left with a part of the container, and then does not start it again. In both cases, Resume
+					// returns an error, but Remove succeeds after some time.
 					t.Logf("it is stuck: %v", err)
 					eventually(t, time.Minute, func() error { return e.Remove(t.Context(), s.ID) })
 					noCopies(t, containerID)
@@ -304,7 +306,8 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 				if got := count(t, e, s.ID); got != "1 2 " {
 					t.Errorf("it counted %q, want 1 2", got)
 				}
-				// Some engines can't save a sandbox that was running when they started. It continues to run.
+				// Suspend may fail as unavailable, because some engines can't save a sandbox that was running when the
+				// engine started. The sandbox then continues to run.
 				err = e.Suspend(t.Context(), s.ID)
 				if err != nil {
 					t.Logf("suspended again: %v", err)
@@ -327,7 +330,8 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 	}
 }
 
-// eventually calls do every second until it succeeds.
+// eventually calls do every second until do succeeds. If do still fails after the duration within, eventually fails the
+// test.
 func eventually(t *testing.T, within time.Duration, do func() error) {
 	t.Helper()
 	err := do()

@@ -42,7 +42,7 @@ func TestPlacesFollowTheDockerCLI(t *testing.T) {
 		current string
 		env     map[string]string
 		want    []string // the first hosts, in order
-		only    bool
+		only    bool     // no other hosts may follow those in want
 	}{
 		{name: "a host that is given", given: "unix:///given", env: map[string]string{"DOCKER_HOST": "unix:///env"}, want: []string{"unix:///given"}, only: true},
 		{name: "DOCKER_HOST before contexts", current: "there", env: map[string]string{"DOCKER_HOST": "unix:///env", "DOCKER_CONTEXT": "x"}, want: []string{"unix:///env"}, only: true},
@@ -81,7 +81,8 @@ func TestWindowsHasPipes(t *testing.T) {
 	}
 }
 
-// The error is of kind unavailable, describes the problem with each place, and contains no path.
+// TestDiscoverErrorNamesEachPlace checks that the error of discover is of kind unavailable, describes the problem with
+// the place that was tried, and contains no path.
 func TestDiscoverErrorNamesEachPlace(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("DOCKER_CONFIG", dir)

@@ -19,7 +19,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// skipWithout skips a test that needs what. If the comma-separated list in DORMOUSE_TEST_REQUIRE contains what,
+// skipWithout skips a test because a component that it needs is missing. The parameter what is the component's name,
+// such as "runsc", and why is the reason. If the comma-separated list in DORMOUSE_TEST_REQUIRE contains the name,
 // skipWithout fails the test instead.
 func skipWithout(t testing.TB, what string, why any) {
 	t.Helper()
@@ -29,7 +30,8 @@ func skipWithout(t testing.TB, what string, why any) {
 	t.Skipf("NOT TESTED: no %s: %v", what, why)
 }
 
-// open opens the engine of this machine. When the test ends, it removes the guest's volume.
+// open opens the engine that config describes, and skips the test if there is none. When the test ends, open removes
+// the guest's volume and closes the engine.
 func open(t testing.TB, config docker.Config) *docker.Engine {
 	t.Helper()
 	if testing.Short() {
@@ -52,7 +54,8 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 	}
 	t.Cleanup(func() {
 		if config.Bundle != nil {
-			// This fails while sandboxes of the test's other engines use the volume. The last call removes it.
+			// The error is ignored: the removal fails while sandboxes of the test's other engines use the volume, and
+			// the cleanup of the last of these engines removes it.
 			_ = e.RemoveVolume(context.WithoutCancel(t.Context()), e.VolumeOf(config.Bundle, runtime.GOARCH))
 		}
 		if err := e.Close(); err != nil {
@@ -62,7 +65,7 @@ func open(t testing.TB, config docker.Config) *docker.Engine {
 	return e
 }
 
-// testImage returns the image to test with.
+// testImage returns the image to test with: DORMOUSE_TEST_IMAGE, or an image that the engine has.
 func testImage(t testing.TB) string {
 	t.Helper()
 	if ref := os.Getenv("DORMOUSE_TEST_IMAGE"); ref != "" {
@@ -86,7 +89,8 @@ func TestSuite(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
 			image := testImage(t)
-			// Docker 20.10 leaves the shim of a container that runsc can't start, such as one whose guest is not a program.
+			// If runsc can't start a container, for example because its guest is not a program, Docker 20.10 leaves the
+			// container's shim.
 			t.Cleanup(func() { killForgottenShims(t) })
 			enginetest.Run(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				return open(t, docker.Config{Home: home, Bundle: guest, Runtime: name})
@@ -95,12 +99,13 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// An engine that is reached over TCP counts as remote: guests are reached through the engine only.
+// TestRemote runs a part of the suite with an engine that is reached over TCP. Such an engine counts as remote, so
+// guests are reached only through the engine's exec.
 func TestRemote(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
 			image, host := testImage(t), "tcp://"+forward(t)
-			t.Cleanup(func() { killForgottenShims(t) }) // of a container that runsc can't start because the guest's volume was removed
+			t.Cleanup(func() { killForgottenShims(t) }) // the shim of a container that runsc can't start because the guest's volume was removed
 			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {
@@ -148,8 +153,8 @@ func forward(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// For root, the runtime of a container on this machine is found. It is not found for a pid that does not belong to
-// the container.
+// TestLocalRuntime checks that a daemon that runs as root finds the runtime of a container on this machine and reaches
+// the guest through it, and that no runtime is found for a pid that does not belong to the container.
 func TestLocalRuntime(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {

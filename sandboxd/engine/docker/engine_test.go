@@ -43,7 +43,7 @@ func createAndRemove(t *testing.T, e *docker.Engine, image string) {
 func TestPrunedGuestIsReinstalled(t *testing.T) {
 	image, guest := testImage(t), enginetest.Probe(t)
 	e := open(t, docker.Config{Home: "test-prune", Bundle: guest})
-	t.Cleanup(func() { killForgottenShims(t) }) // left by the start that fails without the guest
+	t.Cleanup(func() { killForgottenShims(t) }) // the failed start without the guest leaves a shim
 	createAndRemove(t, e, image)
 	if err := e.RemoveVolume(t.Context(), e.VolumeOf(guest, runtime.GOARCH)); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func (b brokenBundle) Files(arch string) (fs.FS, error) {
 type brokenFS struct{ fs.FS }
 
 func (b brokenFS) Open(name string) (fs.File, error) {
-	if name == "guest" { // the file in "folder" is written before it
+	if name == "guest" { // the other file, folder/file, is written before the guest
 		return nil, errors.New("the daemon was killed")
 	}
 	return b.FS.Open(name)
@@ -111,7 +111,8 @@ func TestTwoDaemonsInstallTheGuestAtOnce(t *testing.T) {
 	group.Wait()
 }
 
-// Each call to an engine that does not answer any more returns an error of kind unavailable.
+// TestStoppedEngineIsUnavailable checks that each call to an engine that no longer answers returns an error of kind
+// unavailable, which contains no path.
 func TestStoppedEngineIsUnavailable(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	listener, err := net.Listen("unix", socket)
@@ -185,7 +186,8 @@ func TestImportedImageExists(t *testing.T) {
 	createAndRemove(t, open(t, docker.Config{Home: "test-import", Bundle: guest}), ref)
 }
 
-// BenchmarkCreate measures the creation of a sandbox and the first answer over a stream that the caller opens.
+// BenchmarkCreate measures the creation of a sandbox, the guest's first answer over a new stream, and the removal of the
+// sandbox.
 func BenchmarkCreate(b *testing.B) {
 	for _, name := range []string{"runc", "runsc"} {
 		b.Run(name, func(b *testing.B) {
@@ -207,7 +209,7 @@ func BenchmarkCreate(b *testing.B) {
 				}
 				remove += time.Since(start)
 			}
-			run() // installs the guest
+			run() // not measured, because the first run installs the guest
 			create, dial, remove = 0, 0, 0
 			b.ResetTimer()
 			for range b.N {
@@ -221,7 +223,7 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
-// answer sends one request over a new stream.
+// answer sends one request to a sandbox's guest over a new stream, and waits for the response.
 func answer(b *testing.B, e *docker.Engine, id sandbox.ID) {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)

@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// System returns what the engine has reported about itself.
+// System returns the properties that the engine reported when it was opened.
 func (e *Engine) System() system.Info { return e.system }
 
 // Images returns the tags of the engine's images. Tags that begin with "dormouse" or "python" come first.
@@ -71,8 +71,8 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
 	return err
 }
 
-// LeaveHelper creates a helper container and does not remove it, like a daemon that is killed while it installs the
-// guest. From then on, e considers a helper stale after one second.
+// LeaveHelper creates a helper container and does not remove the container, like a daemon that is killed while it
+// installs the guest. From then on, e considers a helper stale after one second.
 func (e *Engine) LeaveHelper(ctx context.Context, b engine.Bundle, ref string) error {
 	img, err := e.inspectImage(ctx, ref)
 	if err != nil {
@@ -118,7 +118,7 @@ func (e *Engine) RuntimeOf(ctx context.Context, id sandbox.ID) (ok bool, program
 	return ok, r.program
 }
 
-// LocalRuntime reports whether a container's runtime is found.
+// LocalRuntime reports whether localRuntime finds the runtime of a container whose first process is said to be pid.
 func LocalRuntime(container string, pid int) bool {
 	_, ok := localRuntime(container, pid)
 	return ok

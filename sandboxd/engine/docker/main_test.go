@@ -52,6 +52,7 @@ type containers struct {
 	byID map[string]string // maps a container's id to its home, or to the guest's build
 }
 
+// watchContainers starts to record the containers that are created on this machine's engine.
 func watchContainers() *containers {
 	c := &containers{byID: map[string]string{}, end: func() {}}
 	e, err := docker.New(context.Background(), docker.Config{Home: "test"})
@@ -110,7 +111,8 @@ func (c *containers) killForgottenShims(t testing.TB) {
 	}
 }
 
-// left describes what the tests have left behind. It waits for up to within until nothing is left.
+// left waits until nothing is left of the tests, at most for the duration within. It returns a description of each
+// container, process and folder that remains.
 func (c *containers) left(within time.Duration) (left []string) {
 	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
 		left = c.findLeftovers()
@@ -121,12 +123,13 @@ func (c *containers) left(within time.Duration) (left []string) {
 	}
 }
 
+// findLeftovers returns a description of each container, process and folder of the tests that exists now.
 func (c *containers) findLeftovers() (left []string) {
 	marks := []string{privateDirs}
 	c.mu.Lock()
 	for id, home := range c.byID {
 		if _, ours := homes.Load(home); !ours {
-			continue // the container of another test process
+			continue // another test process has created the container
 		}
 		marks = append(marks, id)
 		if found, err := c.api.ContainerInspect(context.Background(), id); err == nil {
@@ -160,7 +163,7 @@ func containsAny(text []byte, marks []string) bool {
 	return false
 }
 
-// start returns the beginning of a checkpoint file, where gVisor names the container.
+// start returns the beginning of a checkpoint file, in which gVisor writes the container's id.
 func start(path string) []byte {
 	file, err := os.Open(path)
 	if err != nil {

@@ -22,8 +22,8 @@ var testSpec = engine.Spec{
 	Language: sandbox.Python,
 }
 
-// TestProfileMatchesGoldenFiles compares the isolation of a sandbox with golden files, so that a change to it shows in
-// a review.
+// TestProfileMatchesGoldenFiles compares the isolation of a sandbox with golden files, so that a review shows every
+// change to the isolation.
 func TestProfileMatchesGoldenFiles(t *testing.T) {
 	img := imageFacts{ID: "sha256:0123", Arch: "amd64", Path: defaultPath, Volumes: []string{"/data"}}
 	for name, facts := range map[string]engineFacts{

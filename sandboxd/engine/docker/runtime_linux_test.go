@@ -15,9 +15,9 @@ import (
 	"github.com/docker/docker/api/types/system"
 )
 
-// init makes the test program a fake of containerd's shim if its arguments are `-shim FOLDER,FOLDER… -namespace moby -id ID`. The fake
-// starts a child as the container's first process, prints the child's pid, and changes its working directory between the folders
-// until it is killed.
+// init makes the test program a fake of containerd's shim if its arguments are `-shim FOLDER,FOLDER… -namespace moby
+// -id ID`. The fake starts a child as the container's first process and prints the child's pid. If it gets several
+// folders, it changes its working directory from one to the next until it is killed.
 func init() {
 	if len(os.Args) < 3 || os.Args[1] != "-shim" {
 		return
@@ -39,10 +39,11 @@ func init() {
 	select {}
 }
 
-// fakeShim starts a fake shim in the first folder and returns it and the pid of its container's first process.
+// fakeShim starts a fake shim (see init) in the first folder, as the user with the uid user. It returns the shim and the
+// pid of its container's first process.
 func fakeShim(t *testing.T, user uint32, folders ...string) (shim *exec.Cmd, container int) {
 	t.Helper()
-	// Not the path of the test's program: another user can't enter its folder.
+	// Use /proc/self/exe, because another user can't enter the folder of the test program.
 	shim = exec.Command("/proc/self/exe", "-shim", strings.Join(folders, ","), "-namespace", "moby", "-id", savedContainer)
 	shim.Dir = folders[0]
 	shim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -70,10 +71,11 @@ func fakeShim(t *testing.T, user uint32, folders ...string) (shim *exec.Cmd, con
 	return shim, container
 }
 
-// bundleWith creates a folder with the file in which containerd records a runtime.
+// bundleWith creates a folder with the file options.json, in which containerd records the runtime of a container. The
+// file names program as the runtime.
 func bundleWith(t *testing.T, program string) string {
 	t.Helper()
-	// Not t.TempDir, which another user can't enter.
+	// Don't use t.TempDir, because another user can't enter that folder.
 	dir, err := os.MkdirTemp("/var/tmp", "dormouse-test-")
 	if err == nil {
 		err = os.Chmod(dir, 0o711)
@@ -95,7 +97,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// root never runs a program that another user could have chosen.
+// TestRuntimeOfAnotherUserIsRejected checks that localRuntime, whose result root runs, never returns a program that
+// another user could have chosen.
 func TestRuntimeOfAnotherUserIsRejected(t *testing.T) {
 	needRoot(t)
 	must := func(errs ...error) {
@@ -142,7 +145,8 @@ func TestRuntimeOfAnotherUserIsRejected(t *testing.T) {
 	}
 }
 
-// A process that changes its working directory during the checks can't make root run a program of its choice.
+// TestSwappedFolderIsRejected checks that a process can't make root run a program of another user by changing its
+// working directory during the checks of localRuntime.
 func TestSwappedFolderIsRejected(t *testing.T) {
 	needRoot(t)
 	good, bad := bundleWith(t, "/usr/bin/runc"), bundleWith(t, "/tmp/evil")
@@ -157,7 +161,8 @@ func TestSwappedFolderIsRejected(t *testing.T) {
 	}
 }
 
-// If a process has ended and another one has its pid now, lives returns an error.
+// TestReusedPidIsRejected checks that process.lives returns an error if the process has ended, even if another process
+// has the same pid now.
 func TestReusedPidIsRejected(t *testing.T) {
 	start := func() *exec.Cmd {
 		cmd := exec.Command("/bin/sleep", "600")
@@ -209,7 +214,8 @@ func TestReusedPidIsRejected(t *testing.T) {
 	}
 }
 
-// The runtime is called directly only for an engine on this machine without an authorization plugin, and if the operator allows it.
+// TestDirectExec checks that the runtime is called directly only for an engine on this machine that has no authorization
+// plugin, and only if the operator allows direct calls.
 func TestDirectExec(t *testing.T) {
 	needRoot(t)
 	dir := bundleWith(t, "/usr/bin/runc")

@@ -30,7 +30,7 @@ func TestStreamReturnsOnlyStdout(t *testing.T) {
 	s, engine := openStream(t)
 	go func() {
 		for _, f := range [][]byte{frame(1, "one "), frame(2, "a warning"), frame(1, ""), frame(1, "two")} {
-			for _, b := range f { // in pieces of one byte
+			for _, b := range f { // each byte is written separately
 				engine.Write([]byte{b})
 			}
 		}
@@ -120,7 +120,8 @@ func TestStreamDeadlineLosesNothing(t *testing.T) {
 	}
 }
 
-// Reading ends for any input, and no length that was read decides how much memory is allocated.
+// FuzzStream checks that reading a stream ends for any input of the engine, and returns no more bytes than the engine
+// has sent.
 func FuzzStream(f *testing.F) {
 	f.Add(frame(1, "x"))
 	f.Add(append(frame(2, "err"), frame(1, "out")...))

@@ -33,7 +33,8 @@ print(first, next(squares), len(block) >> 20, block[:9] == block[1 << 20:][:9], 
       (os.getuid(), os.getpid(), socket.gethostname()) == who[:3])
 `
 
-// The state of the real guest and its kernels, including 100 MB of memory, survives several suspends and resumes.
+// TestKernelsSurviveSuspendAndResume checks that the state of the real guest and its kernels, including 100 MB of
+// memory, survives several suspends and resumes.
 func TestKernelsSurviveSuspendAndResume(t *testing.T) {
 	for _, runtime := range []string{"runc", "runsc"} {
 		t.Run(runtime, func(t *testing.T) {
@@ -76,7 +77,8 @@ func TestKernelsSurviveSuspendAndResume(t *testing.T) {
 	}
 }
 
-// A resume from damaged memory fails, and no client can reach the sandbox that was started from it.
+// TestResumeRejectsADamagedCheckpoint checks that a resume from a damaged checkpoint fails, and that no client can reach
+// the sandbox. After the damage is repaired, a resume succeeds.
 func TestResumeRejectsADamagedCheckpoint(t *testing.T) {
 	image := testImage(t)
 	e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: "runsc"})
