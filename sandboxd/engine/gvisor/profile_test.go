@@ -10,10 +10,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestProfileIsAsReviewed checks the profile against a golden file, which contains everything that isolates a sandbox:
+// TestProfileMatchesGoldenFiles checks the profile against a golden file, which contains everything that isolates a sandbox:
 // its OCI configuration and the flags of runsc. A change to the isolation is a change to that file, which a reviewer
 // sees.
-func TestProfileIsAsReviewed(t *testing.T) {
+func TestProfileMatchesGoldenFiles(t *testing.T) {
 	spec := engine.Spec{
 		ID:       "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa",
 		Image:    "dormouse:1",
