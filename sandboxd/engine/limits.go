@@ -23,5 +23,5 @@ const (
 // exceeded a limit of 1 GiB by 850 MiB before the watchdog had ended it.
 func GVisorMemory(l sandbox.Limits) int64 { return 2*l.MemoryBytes + 256*sandbox.MiB }
 
-// FileSize returns the rlimit of a file's size in bytes. It also applies to the guest's own files in RunDir.
+// FileSize returns the rlimit of a file's size in bytes. This limit also applies to the guest's own files in RunDir.
 func FileSize(l sandbox.Limits) int64 { return max(l.WorkspaceBytes, RunDirBytes) }

@@ -58,9 +58,9 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, spec Spec, ready func(context.Context) error) error
 }
 
-// As returns e as a T, such as a [Suspender], and reports whether e is a T. If e is none but wraps an engine, As tries
-// the wrapped engine, and so on. An engine that wraps an engine has the method Unwrap, which returns the wrapped engine,
-// or nil as long as there is none.
+// As returns e as a T, such as a [Suspender], and reports whether e is a T. If e is not a T but wraps an engine, As
+// tries the wrapped engine instead, and so on. An engine that wraps an engine has the method Unwrap, which returns the
+// wrapped engine, or nil as long as there is none.
 func As[T any](e Engine) (T, bool) {
 	for e != nil {
 		if t, ok := e.(T); ok {

@@ -36,9 +36,10 @@ type SeccompArg struct {
 	Op       string `json:"op"`
 }
 
-// allowed lists every system call that code in a sandbox can make on any engine. The list is based on traces of Python with the
-// data stack (threads, multiprocessing in all three ways, subprocesses, asyncio, SQLite), of Node with workers and
-// child processes, and of shell tools. A call that is not listed fails with EPERM.
+// allowed lists the system calls that code in a sandbox can make on every engine. The list is based on traces of Python
+// with the data stack (threads, multiprocessing with all three start methods, subprocesses, asyncio, SQLite), of Node
+// with workers and child processes, and of shell tools. A call that is not listed fails with EPERM, except for those in
+// allowedInGVisor and refused.
 var allowed = []syscallGroup{
 	{why: "read and write open files", names: `
 		read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek _llseek
@@ -101,8 +102,8 @@ var allowedInGVisor = []syscallGroup{
 	{why: "gVisor's filter cannot return the EINVAL that makes programs copy instead", names: `splice tee`},
 }
 
-// refused lists calls that must fail with another error than EPERM, because only then programs use other calls
-// instead.
+// refused lists system calls that must fail with an error other than EPERM, because after EPERM programs do not try
+// other calls instead.
 var refused = []struct {
 	why, names string
 	errno      uint

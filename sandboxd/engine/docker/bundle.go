@@ -29,7 +29,7 @@ import (
 // A volume is trusted only if it has the marker, which is written after all other files, and if all files have the
 // right sizes. While a daemon checks and fills a volume, it holds a lock that all daemons of the engine share: the name
 // of the helper container through which it copies the files. So two daemons never fill a volume at the same time. A
-// daemon that has waited for the lock finds the volume complete and writes nothing.
+// daemon that has waited for the lock normally finds the volume complete, and then writes nothing.
 type guestVolumes struct {
 	api    *client.Client
 	bundle engine.Bundle

@@ -5,7 +5,7 @@ import "errors"
 // removeCopies removes the copies of a container's memory that containerd left when the memory was saved or restored.
 // sum is the checksum of the checkpoint, or empty if it is unknown. The caller must hold the sandbox's change lock
 // (sandboxLocks.acquireChange), so that no restore reads the copies. Only [New] calls removeCopies without the lock,
-// because the Engine has no other callers yet.
+// because no other call can use the Engine yet.
 func (e *Engine) removeCopies(container, sum string) error {
 	var errs []error
 	for _, place := range e.facts.CopyPlaces {

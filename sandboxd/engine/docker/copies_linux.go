@@ -115,7 +115,7 @@ func processesNamed(name string) (pids []int) {
 	return pids
 }
 
-// sharesFileSystem reports whether a process has the same mount namespace and root folder as this one.
+// sharesFileSystem reports whether the process pid has the same mount namespace and root folder as this process.
 func sharesFileSystem(pid int) bool {
 	dir := procPath(pid, "")
 	var its, ours unix.Stat_t

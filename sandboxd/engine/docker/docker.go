@@ -42,8 +42,8 @@ type Config struct {
 	// only the containers of its own home.
 	Home string
 	// Bundle is the guest. Without a bundle, images and checks work but sandboxes can't be created. With a bundle,
-	// New repairs suspends and resumes that a crash interrupted. It would also interfere with those of a running
-	// daemon, so no other process may suspend or resume sandboxes of this home.
+	// New repairs suspends and resumes that a crash interrupted. New can't distinguish these from suspends and resumes
+	// in progress, so no other process may suspend or resume sandboxes of this home.
 	Bundle engine.Bundle
 	// Runtime names the engine's runtime to use. If it is empty or "auto", New uses runsc if the engine lists it, and
 	// otherwise the engine's default. If the engine lacks the named runtime, New returns an error and does not use

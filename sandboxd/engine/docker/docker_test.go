@@ -105,7 +105,7 @@ func TestRemote(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
 			image, host := testImage(t), "tcp://"+forward(t)
-			t.Cleanup(func() { killForgottenShims(t) }) // the shim of a container that runsc can't start because the guest's volume was removed
+			t.Cleanup(func() { killForgottenShims(t) }) // runsc can't start a container whose guest's volume was removed, and leaves a shim
 			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {

@@ -24,7 +24,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if e.info.Suspend != engine.ToDisk {
 		return sandbox.Errorf(sandbox.Invalid, "this Docker engine can't copy a live sandbox: the gvisor engine can (--engine gvisor), and so can Docker with the runtime runsc and experimental features")
 	}
-	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // in a fixed order, so that two forks can't wait for each other
+	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // the locks are acquired in a fixed order, so that two forks can't wait for each other
 		done, err := e.acquireExclusive(ctx, id)
 		if err != nil {
 			return err

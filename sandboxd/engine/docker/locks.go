@@ -24,8 +24,8 @@ type sandboxLock struct {
 // maxDials is the number of calls that may dial one sandbox at once.
 const maxDials = 16
 
-// acquireChange waits until no other call changes the sandbox, and keeps others from changing it until done is called.
-// Other calls can still dial the sandbox.
+// acquireChange waits until no other call changes the sandbox, and keeps other calls from changing it until done is
+// called. Other calls can still dial the sandbox.
 func (l *sandboxLocks) acquireChange(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	t, leave := l.join(id)
 	if err := acquirePlaces(ctx, t.change, 1); err != nil {
@@ -46,8 +46,8 @@ func (l *sandboxLocks) acquireDial(ctx context.Context, id sandbox.ID) (done fun
 	return func() { releasePlaces(t.dials, 1); leave() }, nil
 }
 
-// acquireAllDials waits until no call dials the sandbox, and keeps others from dialling it until done is called. The
-// caller must hold the sandbox's change lock.
+// acquireAllDials waits until no call dials the sandbox, and keeps other calls from dialling it until done is called.
+// The caller must hold the sandbox's change lock.
 func (l *sandboxLocks) acquireAllDials(ctx context.Context, id sandbox.ID) (done func(), err error) {
 	t, leave := l.join(id)
 	if err := acquirePlaces(ctx, t.dials, maxDials); err != nil {

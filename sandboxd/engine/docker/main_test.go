@@ -49,10 +49,11 @@ type containers struct {
 	api  *client.Client
 	end  context.CancelFunc
 	mu   sync.Mutex
-	byID map[string]string // maps a container's id to its home, or to the guest's build
+	byID map[string]string // maps a container's id to its home, or to the guest's build if its labels name no home
 }
 
-// watchContainers starts to record the containers that are created on this machine's engine.
+// watchContainers starts to record the containers that are created on this machine's engine. Without an engine, it
+// records nothing.
 func watchContainers() *containers {
 	c := &containers{byID: map[string]string{}, end: func() {}}
 	e, err := docker.New(context.Background(), docker.Config{Home: "test"})

@@ -94,8 +94,8 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 		host.MaskedPaths = append(host.MaskedPaths, maskedVolume)
 	}
 	if facts.gvisor() {
-		// With NetworkDisabled, lo would be down under gVisor. Without it, the engine writes resolv.conf, which must
-		// not contain the machine's own DNS servers.
+		// With NetworkDisabled, lo would be down under gVisor. Without NetworkDisabled, the engine writes resolv.conf,
+		// which must not contain the machine's own DNS servers.
 		host.DNS, host.DNSSearch, host.DNSOptions = []string{"127.0.0.1"}, []string{"."}, []string{}
 	} else {
 		// The engine sets up no network at all, which is more robust and twice as fast. The runtime brings lo up. The

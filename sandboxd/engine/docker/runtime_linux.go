@@ -129,7 +129,7 @@ func (p process) lives() error {
 }
 
 // checkRunsAsRoot returns an error unless all user and group ids of the process are 0 and it sees the same files as
-// this one. The effective user id alone is not enough: a set-user-id program gets its arguments and its working
+// this process. The effective user id alone is not enough: a set-user-id program gets its arguments and its working
 // directory from the user who starts it.
 func (p process) checkRunsAsRoot() error {
 	status, err := p.read("status")

@@ -36,7 +36,7 @@ const (
 	streamBuffer = 256 << 10
 	frameHeader  = 8
 	// maxFrame is the size limit of a frame. Engines send frames of at most 32 KiB, so a size above maxFrame means that
-	// the header is not really one.
+	// the bytes that were read are not a frame header.
 	maxFrame  = 16 << 20
 	maxStderr = 4 << 10
 

@@ -24,7 +24,7 @@ func (s *suite) neighbours(t *testing.T) {
 				}
 			}
 			watcher.mustRequest(t, "POST", "/watch"+query, nil)
-			other.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // this opens the program, and lists /
+			other.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // the run opens the guest's program, and lists /
 			if got := other.mustRequest(t, "POST", "/lock"+query, nil); got == "" {
 				t.Error("no answer")
 			}
