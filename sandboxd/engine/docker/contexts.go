@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// endpoint is the address of an engine and the TLS certificates for it.
+// endpoint is the address of an engine and the folder with the TLS certificates for connections to the engine.
 type endpoint struct {
 	host   string // as in DOCKER_HOST
 	tlsDir string // contains ca.pem, cert.pem and key.pem; empty means no TLS

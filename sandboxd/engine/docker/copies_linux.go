@@ -71,7 +71,7 @@ func copyPlaces(host string) ([]string, error) {
 	return places, nil
 }
 
-// listenerOf returns the process that listens on a unix socket.
+// listenerOf returns the pid of the process that listens on a unix socket.
 func listenerOf(socket string) (int, error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {

@@ -156,7 +156,7 @@ func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResp
 }
 
 // checkIDFree returns an error if a sandbox of that id exists. The engine refuses only a second container of the same
-// name, and the container of a suspended sandbox has another one.
+// name, and the container of a suspended sandbox has another name.
 func (e *Engine) checkIDFree(ctx context.Context, id sandbox.ID) error {
 	_, err := e.find(ctx, id)
 	switch {

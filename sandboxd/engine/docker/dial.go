@@ -17,7 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
-// Dial implements [engine.Engine]. It waits while the sandbox is being suspended or resumed.
+// Dial implements [engine.Engine]. It waits while the sandbox is being suspended, resumed or forked.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	done, err := e.sandboxLocks.acquireDial(ctx, id)
 	if err != nil {

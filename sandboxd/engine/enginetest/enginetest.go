@@ -5,7 +5,7 @@
 //   - the life cycle of a container: create, dial, list, remove, and their errors (lifecycle.go)
 //   - streams to the guest: content, concurrency, end (stream.go)
 //   - limits hold, and a neighbour sandbox still answers (limits.go)
-//   - suspend, resume and fork, if the engine can (suspend.go)
+//   - suspend, resume and fork, if the engine implements them (suspend.go)
 //   - checkpoints of running sandboxes (checkpoint.go), and starting from a snapshot (snapshot.go)
 //   - the isolation, compared with golden files, and real programs that must work in spite of the isolation
 //     (posture.go)
@@ -182,7 +182,8 @@ func remove(t *testing.T, e engine.Engine, id sandbox.ID) {
 	}
 }
 
-// wantKind fails the test unless err is of the kind.
+// wantKind fails the test unless err is an error of the kind want. The parameter what describes the call that returned
+// err.
 func wantKind(t *testing.T, what string, err error, want sandbox.Kind) {
 	t.Helper()
 	if got := sandbox.KindOf(err); err == nil || got != want {

@@ -241,8 +241,8 @@ func network() map[string]string {
 	return results
 }
 
-// dialResult returns the same text for all errors that an unreachable address can cause, because it depends on the
-// machine's IPv6 which of them occurs.
+// dialResult returns the same text for all errors that an unreachable address can cause, because the machine's IPv6
+// configuration determines which of these errors occurs.
 func dialResult(err error) string {
 	for _, out := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT} {
 		if errors.Is(err, out) {
@@ -265,7 +265,7 @@ func devices() []string {
 }
 
 // mounts returns the mounts of this process, without parts that depend on the machine: cgroups, masks of paths that
-// not every kernel has, and sizes.
+// not every machine kernel has, and sizes.
 func mounts() []string {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
