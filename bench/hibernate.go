@@ -15,8 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/examples/mcpclient"
 )
 
-// hibernation measures suspend, resume and fork on the gvisor engine. If sleepers is not 0, it also measures that many
-// sandboxes that are suspended at the same time.
+// hibernation measures suspend, resume and fork on the gvisor engine. If sleepers is not 0, it also suspends that number
+// of sandboxes and measures their disk usage and their resume times.
 func hibernation(ctx context.Context, sleepers int) error {
 	home, s, end, err := daemon(ctx, "DORMOUSE_ENGINE=gvisor", "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
 	if err != nil {
@@ -52,7 +52,8 @@ func hibernation(ctx context.Context, sleepers int) error {
 	return many(ctx, home, s, small, sleepers)
 }
 
-// sleepAndFork measures suspend, resume and fork of a sandbox in which code has run. The code must set the variable state.
+// sleepAndFork runs code in a new sandbox, and measures suspend, resume and fork of this sandbox. The code must set the
+// Python variable state.
 func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, code string) error {
 	box := sleeper{s: s}
 	if err := box.create(ctx, nil); err != nil {
@@ -76,7 +77,7 @@ func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, 
 	return row("fork of one that runs, "+name, 10, func() (err error) {
 		pause(func() {
 			err = box.run(ctx, "1", "1")
-			time.Sleep(time.Second) // a model's pause between two calls is longer than this
+			time.Sleep(time.Second) // a model usually waits longer than a second between two calls
 		})
 		if err != nil {
 			return err
@@ -89,8 +90,8 @@ func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, 
 	})
 }
 
-// many makes n forks of a sandbox and waits until all are suspended. It then prints their disk usage and measures a call
-// that resumes each of them.
+// many makes n forks of the sandbox of and waits until all forks are suspended. It then prints the disk usage of the
+// forks, and measures one call to each fork, which resumes it.
 func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n int) error {
 	boxes := make([]sleeper, n)
 	defer func() {
@@ -170,7 +171,8 @@ func (b *sleeper) sleeps(ctx context.Context) error {
 	return fmt.Errorf("sandbox %s does not fall asleep", b.id)
 }
 
-// took prints the durations in the daemon's log lines that have this message and sandbox id.
+// took reads the daemon's log lines that have the given message and sandbox id, and prints the median and the 95th
+// percentile of their durations, under the given name.
 func took(home, id, name, message string) {
 	f, err := os.Open(filepath.Join(home, "sandboxd.log"))
 	if err != nil {
@@ -205,7 +207,7 @@ func megabytes(home, id string) float64 {
 	return float64(n) / (1 << 20)
 }
 
-// processes returns the number of processes on this machine that belong to the home's sandboxes.
+// processes returns the number of processes on this machine that belong to the gvisor sandboxes of the given home.
 func processes(home string) (n int) {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range lines {

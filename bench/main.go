@@ -1,8 +1,8 @@
 // Bench measures the times that users and agents wait for, through the built binary, and prints medians and 95th
-// percentiles. `make bench` runs all parts; `go run ./bench messages` runs one of the parts calls, messages and sleep. It
-// measures each runtime of each engine on this machine, and starts a new daemon for each.
+// percentiles. `make bench` runs its three parts: calls, messages and sleep. `go run ./bench messages` runs only the part
+// messages. Bench measures each runtime of each engine on this machine, and starts a new daemon for each runtime.
 //
-// main.go has the part calls, messages.go the part messages, and hibernate.go the part sleep.
+// main.go contains the part calls, messages.go the part messages, and hibernate.go the part sleep.
 package main
 
 import (
@@ -84,8 +84,8 @@ func engineHere(name string) (r engineReport) {
 	return r
 }
 
-// daemon starts an MCP session and its daemon in a new home. The caller must call end, which stops both and removes the
-// home.
+// daemon starts an MCP session and its daemon in a new home. The caller must call end, which closes the session, stops the
+// daemon and removes the home.
 func daemon(ctx context.Context, env ...string) (home string, s *mcpclient.Session, end func(), err error) {
 	if home, err = os.MkdirTemp("", "dmb"); err != nil {
 		return "", nil, nil, err
@@ -140,8 +140,8 @@ func measure(ctx context.Context, env ...string) error {
 	return hundredMegabytes(ctx, home, id)
 }
 
-// awaitSnapshot waits, for at most a minute, until the gvisor engine has the snapshot from which it starts sandboxes. On
-// other engines it returns at once.
+// awaitSnapshot waits, for at most a minute, until the gvisor engine has the snapshot from which it starts sandboxes. If
+// the home belongs to another engine, awaitSnapshot returns at once.
 func awaitSnapshot(home string) {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		made, _ := filepath.Glob(filepath.Join(home, "gvisor/snapshots/*"))
@@ -197,7 +197,7 @@ func hundredMegabytes(ctx context.Context, home, id string) error {
 
 var paused time.Duration
 
-// pause runs f and excludes its time from the current row.
+// pause runs f and excludes the time that f takes from the measurement of the current row.
 func pause(f func()) {
 	started := time.Now()
 	f()

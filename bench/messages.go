@@ -23,8 +23,9 @@ import (
 	"time"
 )
 
-// This file measures huge messages and many small ones. It sends raw JSON, so that the results do not include the cost of
-// a client library. The memory of a row is the server's: the peak during the row minus the use before it.
+// This file measures huge messages, and the rate of small messages. It sends raw JSON, so that the results do not include
+// the cost of a client library. Each row also reports by how much the server's memory grew: its peak during the row minus
+// its memory use before the row.
 
 const (
 	fileSize   = 100 << 20
@@ -33,7 +34,7 @@ const (
 
 // wire is a connection to one server that sends and receives raw JSON. Concurrent calls must have different ids.
 type wire interface {
-	// call sends a request and reads the whole answer. It returns the answer's size and its first 64 KiB.
+	// call sends a request with the given id and reads the whole answer. It returns the answer's first 64 KiB and its size.
 	call(id int, message []byte) (head []byte, size int64, err error)
 	pid() int
 	close()
@@ -54,7 +55,8 @@ func messages(home, name string, w wire) error {
 	data := make([]byte, fileSize)
 	rand.Read(data)
 	text := base64.StdEncoding.EncodeToString(data)
-	writes := make([][]byte, concurrent+1) // built before the measurement: copying 140 MB is not the server's work
+	// The requests are built before the measurement, because the time to copy 140 MB is not the server's.
+	writes := make([][]byte, concurrent+1)
 	for id := range writes {
 		writes[id] = request(id, "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"big.bin","base64":"`+text+`"}]}`)
 	}
@@ -113,7 +115,7 @@ func atOnce(n int, f func(id int) error) error {
 	return errors.Join(errs...)
 }
 
-// rate makes n calls of f with inFlight of them running at a time, and prints the number of calls per second.
+// rate calls f n times, at most inFlight times concurrently, and prints the number of calls per second.
 func rate(name string, inFlight, n int, f func(id int) error) error {
 	var next atomic.Int64
 	begun := time.Now()
@@ -132,7 +134,7 @@ func rate(name string, inFlight, n int, f func(id int) error) error {
 	return err
 }
 
-// memory returns a field of /proc/PID/status in KiB, or 0 on systems without /proc.
+// memory returns the value of a field of /proc/PID/status in KiB, or 0 on systems without /proc.
 func memory(pid int, field string) (kib int64) {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(text)) {
@@ -143,7 +145,7 @@ func memory(pid int, field string) (kib int64) {
 	return kib
 }
 
-// cpu returns the CPU time that a process has used, or 0 on systems without /proc.
+// cpu returns the CPU time that the process pid has used, or 0 on systems without /proc.
 func cpu(pid int) time.Duration {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(string(text), ") ")
@@ -166,7 +168,7 @@ type stdioWire struct {
 	in  io.WriteCloser
 	mu  sync.Mutex
 
-	waiting sync.Map // from a request's id (int) to the channel for its answer (chan answer)
+	waiting sync.Map // maps the id of each unanswered request (int) to the channel for its answer (chan answer)
 }
 
 type answer struct {

@@ -11,23 +11,24 @@ import (
 // Engine is the part of an engine that handles images. [Ensure] needs it.
 type Engine interface {
 	HasImage(ctx context.Context, ref string) (bool, error)
-	// ImportImage makes an image from a tar stream of a root file system. Changes are Dockerfile lines with the image's
-	// configuration.
+	// ImportImage makes an image named ref from a tar stream of a root file system. Each of changes is a Dockerfile line
+	// that sets a part of the image's configuration.
 	ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error
-	// BuildImage builds an image from a tar stream of a build context, which has the Dockerfile at its root.
+	// BuildImage builds an image named ref from a tar stream of a build context with the Dockerfile at its root. It writes
+	// the output of the build to log.
 	BuildImage(ctx context.Context, buildContext io.Reader, ref string, log io.Writer) error
 }
 
 // Options controls how an image is built. The zero value is right for almost all uses.
 type Options struct {
-	// Way is [Auto], [Debian] or [DockerHub]. Empty means [Auto].
+	// Way is [Auto], [Debian] or [DockerHub]. If it is empty, [Auto] is used.
 	Way Way
-	// Mirror is the URL of a mirror of Debian's packages. Empty means [DefaultMirror]. Security updates come from the
-	// same URL with "-security" appended.
+	// Mirror is the URL of a mirror of Debian's packages. If it is empty, [DefaultMirror] is used. Security updates come
+	// from the same URL with "-security" appended.
 	Mirror string
 	// Rebuild builds the image even if it already exists.
 	Rebuild bool
-	// CacheDir is the folder for built images. Empty means the result of [CacheDir].
+	// CacheDir is the folder for built images. If it is empty, the function [CacheDir] chooses the folder.
 	CacheDir string
 }
 
@@ -62,16 +63,18 @@ type Result struct {
 	Size int64  `json:"size,omitempty"`
 	// Made is true if this call built the image, and false if it already existed.
 	Made bool `json:"made"`
-	// LeftOut names the packages that are missing from the image; LeftOutReason says why.
+	// LeftOut lists the names of the PyPI packages that the build left out of the image. LeftOutReason is the reason, as
+	// text for the user.
 	LeftOut       []string `json:"left_out,omitempty"`
 	LeftOutReason string   `json:"left_out_reason,omitempty"`
 }
 
-// Ensure brings the image named [Ref] into the engine. If the engine has the image, Ensure does nothing. If the cache has
-// it, Ensure imports it. Otherwise Ensure builds it first. It writes progress messages for the user to progress.
+// Ensure makes sure that the engine has the image named [Ref]. If the engine has the image, Ensure does nothing. If the
+// cache has the image, Ensure imports it into the engine. Otherwise Ensure builds it. With Options.Rebuild, Ensure always
+// builds it. Ensure writes progress messages for the user to progress.
 //
-// Concurrent calls, also in different processes, build the image only once: one builds it, the others wait and use the
-// result.
+// If several calls run at the same time, also in different processes, only one of them builds at a time. The next call
+// then imports the image from the cache, or, with [DockerHub], lets the engine build it again.
 func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer) (Result, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -83,7 +86,8 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 		case err != nil:
 			return Result{}, err
 		case has:
-			result, _ := cache.find() // adds the size and the packages left out, if the image was built on this machine
+			// If the image was built on this machine, the cache has its size and the packages that were left out.
+			result, _ := cache.find()
 			result.Ref = Ref()
 			return result, nil
 		}
@@ -115,7 +119,7 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 }
 
 // Build makes the root file system of the image as a tar file in the cache, for engines that unpack images themselves.
-// If the file exists, Build does nothing.
+// If the file exists and Options.Rebuild is false, Build does nothing.
 func Build(ctx context.Context, opts Options, progress io.Writer) (Result, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -131,7 +135,7 @@ func Build(ctx context.Context, opts Options, progress io.Writer) (Result, error
 	}
 	defer unlock()
 	if result, found := cache.find(); found && !opts.Rebuild {
-		return result, nil // another process built it while this one waited for the lock
+		return result, nil // another process built the image while this process waited for the lock
 	}
 	if opts.Way == DockerHub {
 		return Result{}, fmt.Errorf("way %s builds inside a Docker engine and makes no file: use %s or %s", DockerHub, Debian, Auto)

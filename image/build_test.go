@@ -14,7 +14,7 @@ import (
 // fakeEngine is an Engine that stores images by name in memory.
 type fakeEngine struct {
 	images map[string]string
-	says   string // a line that a build writes to its log
+	says   string // a line that BuildImage writes to its log
 	fail   error
 }
 

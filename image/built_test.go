@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// TestBuiltImage checks the image that `dormouse image build` made on this machine.
-// It does not build the image. If there is none, the test is skipped, or fails if DORMOUSE_TEST_REQUIRE contains image.
+// TestBuiltImage checks the image that `dormouse image build` made on this machine. The test does not build the image. If
+// the image does not exist, the test is skipped, or fails if DORMOUSE_TEST_REQUIRE contains image.
 func TestBuiltImage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("unpacks the whole image: not with -short")

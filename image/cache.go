@@ -19,18 +19,19 @@ import (
 
 // cache is a folder that all homes of a user share:
 //
-//	image-<hash>.tar    a complete root file system; it is renamed to this name when it is finished
-//	image-<hash>.json   its Result; written before the tar is renamed
-//	image-<hash>.log    the output of the programs that built it
+//	image-<hash>.tar    a complete root file system; the tar gets this name only when it is finished
+//	image-<hash>.json   the Result of the tar; written before the tar gets its name
+//	image-<hash>.log    the output of the programs that built the image
 //	image.lock          locked while an image is built or imported
-//	making-*            a working folder of the build that holds the lock; any other is left over from a killed build
+//	making-*            the working folder of the build that holds the lock, and working folders of builds that were killed
 type cache struct{ dir string }
 
-// unusedFor is the time after the last use of a tar at which prune removes it.
+// unusedFor is how long a tar must be unused before prune removes it.
 const unusedFor = 30 * 24 * time.Hour
 
-// CacheDir returns the user's folder for images. It ignores a relative XDG_CACHE_HOME, as the XDG specification demands,
-// because the daemon's working directory differs from its clients'.
+// CacheDir returns the user's folder for built images. It ignores a relative XDG_CACHE_HOME, as the XDG specification
+// demands. A relative path would name different folders for the daemon and its clients, because their working directories
+// differ.
 func CacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil && os.Getenv("XDG_CACHE_HOME") != "" {
@@ -51,7 +52,8 @@ func (c cache) path(extension string) string {
 	return filepath.Join(c.dir, "image-"+hash()+extension)
 }
 
-// find returns the image if the cache has it, and records that it is in use.
+// find returns the image if the cache has it, and sets the tar's modification time, which prune reads as the time of its
+// last use.
 func (c cache) find() (Result, bool) {
 	tar := c.path(".tar")
 	info, err := os.Stat(tar)
@@ -64,11 +66,12 @@ func (c cache) find() (Result, bool) {
 	}
 	result.Ref, result.Path, result.Size, result.Made = Ref(), tar, info.Size(), false
 	now := time.Now()
-	_ = os.Chtimes(tar, now, now) // prune reads this as the time of the last use
+	_ = os.Chtimes(tar, now, now)
 	return result, true
 }
 
-// keep moves a finished tar into the cache and prunes the cache. The caller must hold the lock.
+// keep moves a finished tar into the cache, writes its Result beside it, and prunes the cache. The caller must hold
+// image.lock.
 func (c cache) keep(tar string, result Result) (Result, error) {
 	info, err := os.Stat(tar)
 	if err != nil {
@@ -111,14 +114,14 @@ func (c cache) lock(ctx context.Context, progress io.Writer) (unlock func(), err
 	return func() { _ = lock.Unlock() }, nil
 }
 
-// workDir makes a working folder on the cache's file system. The caller must hold the lock, and must remove the folder
+// workDir makes a working folder on the cache's file system. The caller must hold image.lock, and must remove the folder
 // with discard.
 func (c cache) workDir() (string, error) {
 	dir, err := os.MkdirTemp(c.dir, "making-*")
 	if err != nil {
 		return "", err
 	}
-	return dir, os.Chmod(dir, 0o755) // apt downloads as its own user, which must be able to enter the folder
+	return dir, os.Chmod(dir, 0o755) // apt downloads packages as the user _apt, which must be able to enter the folder
 }
 
 // discard removes a working folder. It refuses if a file system is still mounted below the folder, because removing the
@@ -134,7 +137,7 @@ func (c cache) discard(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// prune removes images that were not used for the time unusedFor.
+// prune removes each image that has not been used for the duration unusedFor, with its Result and its log.
 func (c cache) prune() {
 	tars, _ := filepath.Glob(filepath.Join(c.dir, "image-*.tar"))
 	for _, tar := range tars {

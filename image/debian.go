@@ -14,8 +14,8 @@ import (
 // sourceDate is the modification time, in Unix seconds, of files that are created while the image is built.
 const sourceDate = "1793491200" // 2026-11-01
 
-// mmdebstrapArgs returns the arguments with which mmdebstrap makes dir/root.tar from the packages. It copies dir/image to
-// /image in the new root and runs setup.sh there.
+// mmdebstrapArgs returns the arguments with which mmdebstrap makes dir/root.tar from the packages. With these arguments,
+// mmdebstrap also copies dir/image to /image in the new root file system and runs setup.sh there.
 func mmdebstrapArgs(packages []string, mirror, dir string) []string {
 	return []string{
 		"--mode=root", "--variant=minbase", "--format=tar",
@@ -41,8 +41,8 @@ var mmdebstrapSteps = map[string]string{
 	"I: creating tarball...":                                "writing the image's files",
 }
 
-// buildWithDebian makes the root file system with mmdebstrap and moves it into the cache. If it fails or ctx ends, only
-// the log remains. The caller must hold the cache's lock.
+// buildWithDebian makes the root file system with mmdebstrap and moves it into the cache. If the build fails or ctx ends,
+// only the log remains. The caller must hold the cache's lock.
 func buildWithDebian(ctx context.Context, cache cache, opts Options, why string, report *report) (Result, error) {
 	log, err := openLog(cache.path(".log"))
 	if err != nil {
@@ -74,8 +74,8 @@ func buildWithDebian(ctx context.Context, cache cache, opts Options, why string,
 	return result, nil
 }
 
-// debianTar makes dir/root.tar. If the wheels can't be downloaded, it builds the image without them and records that in
-// the Result.
+// debianTar makes dir/root.tar. If the wheels can't be downloaded, debianTar builds the image without the wheels and
+// lists them in Result.LeftOut.
 func debianTar(ctx context.Context, log buildLog, opts Options, dir string, report *report) (Result, error) {
 	source := filepath.Join(dir, "image")
 	if err := os.CopyFS(source, embedded); err != nil {
@@ -103,8 +103,8 @@ func debianTar(ctx context.Context, log buildLog, opts Options, dir string, repo
 	return result, nil
 }
 
-// leaveOut removes the wheels from the build's sources and writes the reason to the file left-out, where setup.sh finds
-// it. It returns a Result with the names of the wheels and the reason.
+// leaveOut removes the wheels from the folder source and writes the reason to the file left-out in this folder, which
+// setup.sh reads. It returns a Result with the names of the wheels and the reason.
 func leaveOut(source, reason string) (Result, error) {
 	if err := os.RemoveAll(filepath.Join(source, "wheels")); err != nil {
 		return Result{}, err
@@ -116,10 +116,10 @@ func leaveOut(source, reason string) (Result, error) {
 	return result, os.WriteFile(filepath.Join(source, "left-out"), []byte(reason+"\n"), 0o644)
 }
 
-// tools lists the Debian packages that a build needs and that the host lacks.
+// tools lists Debian packages that a build needs on the host.
 type tools struct {
-	required []string // no image can be built without these
-	optional []string // the image gets no wheels without these
+	required []string // without these packages, no image can be built
+	optional []string // without these packages, the image can be built, but without the wheels
 }
 
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -138,8 +138,8 @@ func missingTools() tools {
 	return missing
 }
 
-// installTools installs the missing tools on the host, after telling the user so. It does nothing on systems other than
-// Debian and its derivatives.
+// installTools prints a progress message and installs the missing tools on the host with apt-get. It does nothing if no
+// tool is missing, and on systems other than Debian and its derivatives.
 func installTools(ctx context.Context, log buildLog, report *report) error {
 	missing := missingTools()
 	wanted := append(missing.required, missing.optional...)
@@ -161,6 +161,6 @@ func installTools(ctx context.Context, log buildLog, report *report) error {
 	if err := install(missing.required); err != nil {
 		return log.wrapError(fmt.Sprintf("install %s", list(missing.required)), err)
 	}
-	_ = install(missing.optional) // if this fails, fetchWheels reports the consequence
+	_ = install(missing.optional) // the error is ignored: fetchWheels later fails too and reports that pip is missing
 	return ctx.Err()
 }

@@ -10,10 +10,11 @@ import (
 	"time"
 )
 
-// leftOutStep is the prefix of the line that install.sh prints if it could not download the wheels.
+// leftOutStep is the prefix of the line that install.sh prints if it can't download the wheels.
 const leftOutStep = "step: LEFT OUT:"
 
-// buildWithDocker builds sandbox.dockerfile in the engine. Only the engine then has the image; the cache gets only the log.
+// buildWithDocker lets the engine build the image from sandbox.dockerfile. The image is then in the engine; the cache
+// contains only the log of the build. The caller must hold the cache's lock.
 func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Options, why string, report *report) (Result, error) {
 	log, err := openLog(cache.path(".log"))
 	if err != nil {
@@ -70,7 +71,7 @@ func buildContext(opts Options) (io.Reader, error) {
 	if opts.Mirror != DefaultMirror {
 		args = "ARG MIRROR=" + opts.Mirror + "\n"
 	}
-	if opts.Rebuild { // the argument differs each time, so that the engine takes no step from its cache
+	if opts.Rebuild { // REBUILT has another value in each build, so that the engine takes no step from its cache
 		args += fmt.Sprintf("ARG REBUILT=%d\n", time.Now().Unix())
 	}
 	dockerfile := strings.Replace(read("sandbox.dockerfile"), "ARG MIRROR=\n", args, 1)

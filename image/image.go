@@ -1,9 +1,9 @@
-// Package image builds the default sandbox image. The image has one list of packages and can be built in two ways.
+// Package image builds the default sandbox image. The image can be built in two ways, from the same packages.
 //
-//   - The packages: packages.txt (Debian), requirements.txt (PyPI, pinned by pin.py), read by
-//     [Packages] and [Wheels] (lists.go)
+//   - The packages: packages.txt (Debian) and requirements.txt (PyPI, pinned by pin.py), which
+//     [Packages] and [Wheels] read (lists.go)
 //   - The steps that turn a root file system with these packages into the image, the same for both ways: setup.sh,
-//     inventory.py, dpkg.cfg
+//     inventory.py and dpkg.cfg
 //   - [Ref], the name of the image, which contains a hash of all these inputs (image.go)
 //   - [Ensure], which brings the image into an engine, and [Build], which makes its root file system as a
 //     tar file (build.go); both choose the way to build it (way.go)
@@ -12,8 +12,8 @@
 //   - The cache of built images, which all homes share (cache.go)
 //   - Progress messages for the user (progress.go), and running other programs (run.go)
 //
-// The package runs no sandboxes; [Engine] is all that it needs of an engine. Any other image that has python3 or node
-// works as a sandbox image too; README.md describes how.
+// The package runs no sandboxes. Of an engine it needs only the methods of [Engine]. Any other image that has python3 or
+// node works as a sandbox image too; README.md describes how.
 package image
 
 import (
@@ -38,7 +38,8 @@ var embedded embed.FS
 const Repository = "dormouse-sandbox"
 
 // Ref returns the name of the image that this version of Dormouse builds and uses by default: dormouse-sandbox:<hash>.
-// The hash changes if and only if one of the inputs of the image changes.
+// The hash changes if an input of the image changes, and only then, so that versions of Dormouse with the same inputs
+// share the image.
 func Ref() string { return Repository + ":" + hash() }
 
 // changes returns the image's configuration (environment and labels) as lines of a Dockerfile.
@@ -65,7 +66,7 @@ func hashOf(arch string, read func(name string) string) string {
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
-// read returns an embedded file.
+// read returns the content of an embedded file.
 func read(name string) string {
 	b, err := embedded.ReadFile(name)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 type Wheel struct {
 	Name    string
 	Version string
-	Hashes  []string // SHA-256 in hex: one for each architecture's wheel, or one if all architectures share a wheel
+	Hashes  []string // SHA-256 sums in hex: one sum for each architecture's wheel, or one sum if all architectures share a wheel
 }
 
 // Packages returns the names of the Debian packages in the image, from packages.txt.
@@ -18,7 +18,7 @@ func Packages() []string { return parsePackages(read("packages.txt")) }
 // Wheels returns the packages from PyPI in the image, from requirements.txt.
 func Wheels() []Wheel { return parseWheels(read("requirements.txt")) }
 
-// parsePackages parses a list of package names, one on each line; # begins a comment.
+// parsePackages parses a list with a package name on each line. In the list, # begins a comment.
 func parsePackages(list string) []string {
 	var names []string
 	for line := range strings.Lines(list) {
@@ -30,7 +30,7 @@ func parsePackages(list string) []string {
 
 var pinned = regexp.MustCompile(`(?m)^([\w.-]+)==([\w.]+)((?: \\\n\s+--hash=sha256:[0-9a-f]{64})*)$`)
 
-// parseWheels parses the pinned requirements that pin.py writes. It skips lines in any other form.
+// parseWheels parses the pinned requirements that pin.py writes. It ignores lines that do not have this form.
 func parseWheels(requirements string) []Wheel {
 	var wheels []Wheel
 	for _, match := range pinned.FindAllStringSubmatch(requirements, -1) {

@@ -16,7 +16,7 @@ type report struct {
 	out         io.Writer
 	began       time.Time
 	current     string
-	repeatTimer *time.Timer // fires repeatAfter after the last line about a step
+	repeatTimer *time.Timer // fires when the duration repeatAfter has passed since the last line about a step
 	stop        func()
 }
 
@@ -46,7 +46,7 @@ func newReport(out io.Writer) *report {
 	return r
 }
 
-// printLine prints a line that is not a step.
+// printLine prints a line that does not announce a step.
 func (r *report) printLine(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -22,7 +22,7 @@ func openLog(path string) (buildLog, error) {
 	return buildLog{f}, err
 }
 
-// shownOnFailure is the number of lines from the end of the log that an error contains.
+// shownOnFailure is the number of lines at the end of the log that wrapError puts into an error.
 const shownOnFailure = 15
 
 // wrapError returns an error that wraps err and contains the last lines and the path of the log.
@@ -36,14 +36,16 @@ func (l buildLog) wrapError(what string, err error) error {
 // terminationGrace is the time that an interrupted program has to clean up before it is killed.
 const terminationGrace = 20 * time.Second
 
-// run runs a program. It writes the output to the log and calls onLine, which may be nil, for each line. When ctx ends,
-// run sends SIGTERM to the program and its children, kills those that still run after terminationGrace, and returns ctx's error.
+// run runs a program. It writes the program's output to the log and calls onLine, which may be nil, for each line of the
+// output. When ctx ends, run sends SIGTERM to the program and its children. After terminationGrace it kills the processes
+// that still run. It then returns ctx's error.
 func (l buildLog) run(ctx context.Context, env []string, onLine func(string), name string, args ...string) error {
 	fmt.Fprintf(l, "+ %s %s\n", name, strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	out := io.MultiWriter(l, &lineWriter{onLine: onLine})
-	cmd.Stdout, cmd.Stderr = out, out // if both are the same writer, os/exec writes from one goroutine
+	// Stdout and Stderr are the same writer, so that os/exec calls Write from one goroutine only: lineWriter has no lock.
+	cmd.Stdout, cmd.Stderr = out, out
 	setProcessGroup(cmd)
 	cmd.WaitDelay = terminationGrace
 	err := cmd.Run()

@@ -17,12 +17,13 @@ const (
 	// Debian builds the image with mmdebstrap from Debian's packages, without Docker. It needs root. On a machine other
 	// than Debian or Ubuntu, mmdebstrap and Debian's keyring must be installed.
 	Debian Way = "debian"
-	// DockerHub lets the engine build the image on the Debian image from Docker Hub. It needs an engine that can reach
-	// Docker Hub and Debian's mirror.
+	// DockerHub lets the engine build the image from Docker Hub's Debian image. It needs an engine that can reach Docker
+	// Hub and Debian's mirror.
 	DockerHub Way = "dockerhub"
 )
 
-// chooseWay returns the way to build the image and the reason for the choice, as text for the user.
+// chooseWay returns the way to build the image, and the reason for the choice as text for the user. If Debian is wanted
+// and does not work on this machine, chooseWay returns an error.
 func chooseWay(wanted Way) (Way, string, error) {
 	if wanted == DockerHub {
 		return DockerHub, "that is the way asked for", nil
@@ -37,8 +38,8 @@ func chooseWay(wanted Way) (Way, string, error) {
 	return DockerHub, err.Error(), nil
 }
 
-// debianWorks returns the reason why mmdebstrap can build the image on this machine, or an error that says why it can't.
-// Both are text for the user.
+// debianWorks reports whether mmdebstrap can build the image on this machine. If mmdebstrap can, why is the reason;
+// otherwise the error is the reason. Both are text for the user.
 func debianWorks() (why string, err error) {
 	if runtime.GOOS != "linux" {
 		return "", fmt.Errorf("mmdebstrap needs Linux and this is %s", runtime.GOOS)

@@ -6,11 +6,12 @@ import (
 	"os/exec"
 )
 
-// machines maps Go's names of architectures to those in the file names of wheels.
+// machines maps Go's names of architectures to the names that the file names of wheels use.
 var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
-// pipArgs returns the arguments of python3 that download the wheels of requirements.txt. They select wheels for the
-// image's Python, whatever version the host has. setup.sh later installs the wheels in the image, without network access.
+// pipArgs returns the arguments with which python3 downloads the wheels of dir/requirements.txt to dir/wheels. The
+// arguments select wheels for the image's version of Python, which may differ from the host's. setup.sh later installs
+// the wheels in the image, without network access.
 func pipArgs(arch, dir string) []string {
 	args := []string{
 		"-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=1",
@@ -18,13 +19,14 @@ func pipArgs(arch, dir string) []string {
 		"--no-deps", "--only-binary=:all:", "--require-hashes",
 		"--python-version=3.13", "--implementation=cp", "--platform=manylinux2014_" + machines[arch],
 	}
-	for glibc := 17; glibc <= 41; glibc++ { // trixie has 2.41
+	for glibc := 17; glibc <= 41; glibc++ { // the image is based on Debian trixie, which has glibc 2.41
 		args = append(args, fmt.Sprintf("--platform=manylinux_2_%d_%s", glibc, machines[arch]))
 	}
 	return args
 }
 
-// fetchWheels downloads the wheels into dir/wheels. Its error is text for the user that says why they are missing.
+// fetchWheels downloads the wheels into dir/wheels. Its error is text for the user that says why the wheels are missing,
+// or ctx's error if ctx has ended.
 func fetchWheels(ctx context.Context, log buildLog, arch, dir string) error {
 	if machines[arch] == "" {
 		return fmt.Errorf("none are pinned for %s", arch)

@@ -15,20 +15,20 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// mcpServer is the command with which a client starts Dormouse.
+// mcpServer is the command with which an MCP client starts Dormouse.
 type mcpServer struct {
 	Command string            `json:"command"`
 	Args    []string          `json:"args"`
 	Env     map[string]string `json:"env,omitempty"`
 }
 
-// mcpClient is a program that can use Dormouse, with the configuration that it needs.
+// mcpClient is an MCP client that can use Dormouse, and the form of its configuration.
 type mcpClient struct {
 	key    string // value of --print-config
 	name   string
-	where  string                   // the place for the configuration, such as a file's path
-	config func(s mcpServer) string // returns the configuration, ending in a newline
-	link   func(s mcpServer) string // returns a link that installs the server with a click; nil if the client has no such links
+	where  string                   // where the user must put the configuration, such as the path of a file
+	config func(s mcpServer) string // returns the client's configuration, ending in a newline
+	link   func(s mcpServer) string // returns a link that installs the server with a click; nil if the client has no install links
 }
 
 // mcpClients lists the supported clients. README.md's section about clients is generated from it.
@@ -65,7 +65,7 @@ func findClient(key string) (mcpClient, error) {
 	return mcpClient{}, fmt.Errorf("--print-config knows no client %q: use one of %s", key, clientKeys())
 }
 
-// printConfig writes a client's configuration to out, and the place for it to notes.
+// printConfig writes the client's configuration to out. To notes it writes where the user must put the configuration.
 func (c mcpClient) printConfig(out, notes io.Writer, s mcpServer) error {
 	fmt.Fprintf(notes, "%s: %s\n", c.name, c.where)
 	if c.link != nil {
@@ -88,8 +88,9 @@ func claudeCommand(s mcpServer) string {
 	return strings.Join(words, " ") + "\n"
 }
 
-// jsonUnder returns a config function that writes JSON with the indentation of a handwritten file. The server is below
-// the client's key; extraFields are lines of fields that this client needs besides the usual ones.
+// jsonUnder returns a function for the field mcpClient.config. The function returns JSON with the indentation of a
+// handwritten file, with the server below the given key. Each of extraFields is a line with a field that only some clients
+// need.
 func jsonUnder(key string, extraFields ...string) func(mcpServer) string {
 	return func(s mcpServer) string {
 		fields := append(slices.Clone(extraFields), `"command": `+inlineJSON(s.Command), `"args": `+inlineJSON(s.Args))
@@ -142,12 +143,13 @@ func vscodeLink(s mcpServer) string {
 	}{"dormouse", "stdio", s}))
 }
 
-// inlineJSON returns v as JSON on one line. TOML and YAML parse such strings and lists with the same meaning.
+// inlineJSON returns v as JSON on one line. TOML and YAML files can contain the JSON of a string or a list, because it has
+// the same meaning in these formats.
 func inlineJSON(v any) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // strings, and lists and maps of them, always encode
+	_ = enc.Encode(v) // cannot fail: v consists of strings, lists and maps
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
@@ -160,12 +162,13 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// configEnv lists environment variables that decide where the engine and the home are. Clients do not pass them to the
-// servers that they start, so they go into the configuration. thisServer adds our own DORMOUSE_ variables.
+// configEnv lists the environment variables of other projects that decide where the engine and the home are. Clients do
+// not pass these variables to the servers that they start, so thisServer puts them into the configuration, together with
+// the DORMOUSE_ variables.
 var configEnv = []string{"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT", "DOCKER_CONFIG", "XDG_STATE_HOME"}
 
-// thisServer returns the running command as a client would start it: this binary, with the flags on its command line and
-// the environment variables that configure it.
+// thisServer returns the command with which a client can start this server: this binary, the flags on this process's
+// command line except --print-config, and the environment variables that configure Dormouse.
 func thisServer(k *kong.Context) (mcpServer, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -201,7 +204,8 @@ func thisServer(k *kong.Context) (mcpServer, error) {
 	return s, nil
 }
 
-// flagValues returns the values of a flag as kong parsed them: paths are absolute.
+// flagValues returns the values of a flag after kong has parsed them, which makes paths absolute. It escapes commas in the
+// values of a list, so that kong can parse the returned values again.
 func flagValues(f *kong.Flag) []string {
 	list, ok := f.Target.Interface().([]string)
 	if !ok {

@@ -85,7 +85,7 @@ func (f daemonFlags) image() string {
 	return f.Image
 }
 
-// args returns the flags as arguments of `dormouse sandboxd`, for a daemon that another command starts.
+// args returns the flags as arguments of `dormouse sandboxd`. Commands use it to start a daemon with the same settings.
 func (f daemonFlags) args() []string {
 	a := []string{
 		"--home=" + f.Home, "--engine=" + f.Engine, "--image=" + f.image(), "--ttl=" + f.TTL.String(),

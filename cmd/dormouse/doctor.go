@@ -51,7 +51,7 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 
 func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	var d diagnosis
-	var engineWarnings []string // the engine's warnings; its own checks report them
+	var engineWarnings []string // the engine's warnings; e.Doctor reports them, so the daemon's check leaves them out
 	parentCtx := ctx
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -84,8 +84,8 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 }
 
 const (
-	checkTimeout = time.Minute // for the checks of the engine and the daemon
-	tryTimeout   = time.Minute // for starting and using a sandbox
+	checkTimeout = time.Minute // the time limit for the checks of the engine and the daemon
+	tryTimeout   = time.Minute // the time limit for starting and using a sandbox
 )
 
 // tryEngine checks that a sandbox can be created, can run a statement and can be deleted.
@@ -102,7 +102,7 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 	if cause := context.Cause(ctx); cause != nil {
 		detail += ": " + cause.Error()
 	}
-	if ctx.Err() == nil && sandboxd.Try(ctx, cfg, sandbox.JavaScript) == nil { // an image may have JavaScript only
+	if ctx.Err() == nil && sandboxd.Try(ctx, cfg, sandbox.JavaScript) == nil { // some images have node but no python3
 		return engine.Check{Name: "sandbox", Status: engine.Weak, Detail: "JavaScript works here, and Python does not: " + detail,
 			Remedy: "if sandboxes are to run Python, choose an image that has python3"}
 	}
@@ -110,8 +110,8 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 		Remedy: "the checks above may name the cause; if they do not, the detail belongs into a bug report"}
 }
 
-// daemon checks the home's daemon. A daemon that does not run is no problem, because the first command that needs it
-// starts it. The check reports the first of the daemon's warnings that is not in knownWarnings.
+// daemon checks the home's daemon. If no daemon runs, the check passes, because the first command that needs the daemon
+// starts it. If the daemon has warnings that are not in knownWarnings, the check reports the first of them.
 func (c *doctorCommand) daemon(ctx context.Context, knownWarnings []string) engine.Check {
 	client := api.Dial(sandboxd.SocketPath(c.Home))
 	defer client.Close()

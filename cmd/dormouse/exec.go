@@ -48,7 +48,7 @@ func (c *execCommand) Validate() error {
 	return err
 }
 
-// Exit statuses for the outcome of the code. They have the same meaning in timeout(1) and shells.
+// Exit statuses for the outcome of the code. The numbers follow the conventions of timeout(1) and of shells.
 const (
 	exitFailed      = 1
 	exitTimedOut    = 124
@@ -131,8 +131,9 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 	return req, nil
 }
 
-// follow calls event for each event of the execution until the execution ends, and returns its final state. The first
-// Ctrl-C interrupts the code. The second one makes follow return and leaves the code running.
+// follow calls the function event for each event of the execution until the execution ends, and returns the final state
+// of the execution. The first Ctrl-C interrupts the code. A second Ctrl-C makes follow return an error at once, without
+// waiting for the code to end.
 func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID, event func(sandbox.Event) error) (sandbox.Execution, error) {
 	ctx, stopFollowing := context.WithCancel(ctx)
 	defer stopFollowing()
@@ -191,7 +192,8 @@ func (s *screen) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end writes the rest of an incomplete sequence as text and resets the terminal's colours.
+// end must be called after the last Write. It writes an incomplete colour sequence as visible text and resets the
+// terminal's colours.
 func (s *screen) end() {
 	io.WriteString(s.w, strings.ReplaceAll(s.rest, "\x1b", `\x1b`))
 	if s.coloured {
@@ -199,7 +201,7 @@ func (s *screen) end() {
 	}
 }
 
-// printer prints the events and the result of an execution.
+// printer prints the events and the result of an execution to the command's stdout (out) and stderr (err).
 type printer struct{ out, err io.Writer }
 
 func (p printer) event(e sandbox.Event) error {
@@ -244,7 +246,7 @@ func (p printer) finish(exec sandbox.Execution) error {
 	return nil
 }
 
-// interlude prints what happened between the previous execution and this one.
+// interlude prints what happened to the sandbox between the previous execution and the current one.
 func (p printer) interlude(i sandbox.Interlude) {
 	if !i.AsOf.IsZero() {
 		fmt.Fprintln(p.err, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")

@@ -48,7 +48,8 @@ type imageBuildCommand struct {
 func (c *imageBuildCommand) Run(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, WithoutCgroups: true}) // building an image starts no sandbox, so it needs no cgroups
+	// Building an image starts no sandbox, so the engine needs no cgroups.
+	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, WithoutCgroups: true})
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
 // Dormouse runs code that agents write in sandboxes that stay alive between calls.
 //
-// This package is the command line: main.go parses it, clients.go prints the configuration for MCP clients, and each other
-// file has a subcommand and its flags. Everything else is in other packages; ARCHITECTURE.md lists them.
+// This package is the command line. main.go parses the arguments, clients.go contains the configurations of MCP clients,
+// and each other file contains subcommands and their flags. ARCHITECTURE.md lists the packages that do the work.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// version is set by the linker (Makefile).
+// version is the version of Dormouse. The Makefile sets it with a linker flag.
 var version = "dev"
 
 type command struct {
@@ -76,7 +76,8 @@ func main() {
 	}
 }
 
-// wrongUsage returns the message for a command line that can't be parsed. The message ends with the --help command for it.
+// wrongUsage returns the message for a command line that can't be parsed. The message ends with the command that prints
+// the help of the selected subcommand.
 func wrongUsage(err error) string {
 	help := "dormouse --help"
 	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
@@ -91,8 +92,8 @@ func wrongUsage(err error) string {
 	return fmt.Sprintf("%s; see %s", message, help)
 }
 
-// sentence returns the text of an error for the user of the command line. Unlike the servers, it does not hide internal
-// errors, because the command runs on the user's own machine.
+// sentence returns the text of an error for the user of the command line. The servers hide the details of internal errors
+// from their clients. sentence does not, because the command runs on the user's own machine.
 func sentence(err error) string {
 	if kind := sandbox.KindOf(err); kind != sandbox.Internal {
 		return sandbox.Public(err).Message
@@ -100,12 +101,13 @@ func sentence(err error) string {
 	return err.Error()
 }
 
-// exitCode is an error that ends the command with this status and prints no message.
+// exitCode is an error that makes the command exit with this number as its status. No message is printed for it.
 type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
 
-// Exit statuses of every command; README.md lists them. exec.go has more, for the outcome of the code.
+// Exit statuses that every command can have. README.md documents them. exec.go defines further exit statuses, for the
+// outcome of the code.
 const (
 	exitUsage   = 2   // the command line is wrong; the command did nothing
 	exitTrouble = 125 // Dormouse itself failed

@@ -109,7 +109,7 @@ func (c *rmCommand) Run(ctx context.Context) error {
 	return nil
 }
 
-// formatDuration returns a duration in one unit: 5s, 12m, 3h, 13d.
+// formatDuration returns a duration as a number with one unit, such as 5s, 12m, 3h or 13d.
 func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Minute:

@@ -52,7 +52,8 @@ func (c *serveCommand) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l, err := c.listen(encryption != nil) // before the slow steps, so that a port in use is reported at once
+	// The port is opened before the slow steps below, so that the command reports a port in use at once.
+	l, err := c.listen(encryption != nil)
 	if err != nil {
 		return err
 	}
@@ -90,8 +91,8 @@ func (c *serveCommand) encryption() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// listen opens the address and stores the chosen port in c.Listen. It refuses an address that other machines can reach,
-// unless connections are encrypted or --insecure-http is set.
+// listen opens the address c.Listen. If its port is 0, listen stores the port that the system chose in c.Listen. It
+// refuses an address that other machines can reach, unless connections are encrypted or --insecure-http is set.
 func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
@@ -107,7 +108,7 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", c.Listen, err)
 	}
-	if !open && !server.Loopback(l.Addr().String()) { // such as a "localhost" that resolves to another address
+	if !open && !server.Loopback(l.Addr().String()) { // for example if "localhost" resolves to an address of the network
 		return nil, errors.Join(refusal, l.Close())
 	}
 	if _, port, err := net.SplitHostPort(l.Addr().String()); err == nil {
@@ -150,7 +151,8 @@ func (c *serveCommand) tokenPath() string {
 	return filepath.Join(c.Home, "token")
 }
 
-// printConnectInfo prints how to connect. It never prints the token, because the output may end up in logs.
+// printConnectInfo prints how a client connects to the server. It never prints the token, because the output may end up
+// in logs.
 func (c *serveCommand) printConnectInfo(w io.Writer, addr net.Addr, encrypted bool) {
 	scheme, host := "http", c.Listen
 	if encrypted {
@@ -183,8 +185,8 @@ func (c *serveCommand) printConnectInfo(w io.Writer, addr net.Addr, encrypted bo
 	}
 }
 
-// serveBoth runs two servers until ctx ends or one of them returns. It then cancels the other, waits for it, and returns the
-// errors of both.
+// serveBoth runs two servers until ctx ends or one of the servers returns. It then cancels the context of both servers,
+// waits until both have returned, and returns their errors.
 func serveBoth(ctx context.Context, a, b func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

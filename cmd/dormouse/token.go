@@ -16,7 +16,7 @@ type tokenCommand struct {
 	Rm  tokenRmCommand  `cmd:"" help:"Revoke the token of a name immediately. Its sandboxes stay."`
 }
 
-// tokenFlags select the token file. A running server rereads the file when it changes.
+// tokenFlags selects the token file. A running server reads the token file again when the file changes.
 type tokenFlags struct {
 	Home      string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
 	TokenFile string `help:"File with the clients' tokens. Default: 'token' in the home." type:"path" env:"DORMOUSE_TOKEN_FILE"`

@@ -29,7 +29,7 @@ import (
 //go:embed weather.csv.gz
 var weather []byte
 
-// folder holds the demo's plot and its own home. The next run removes it first.
+// folder contains the plot that the demo makes and the demo's DORMOUSE_HOME. The demo removes it at its start.
 const folder = ".demo"
 
 func main() {
@@ -188,7 +188,7 @@ func gunzip(b []byte) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// stopDaemon stops the daemon that `dormouse mcp` started, by the process id in its home.
+// stopDaemon stops the daemon that `dormouse mcp` started. The file sandboxd.pid in the home contains its process id.
 func stopDaemon(home string) {
 	text, err := os.ReadFile(filepath.Join(home, "sandboxd.pid"))
 	if err == nil {

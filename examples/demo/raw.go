@@ -50,8 +50,8 @@ func startRaw(ctx context.Context, binary string, env ...string) (*raw, error) {
 // close stops `dormouse mcp` by closing its stdin, and waits for it.
 func (r *raw) close() error { return errors.Join(r.in.Close(), r.cmd.Wait()) }
 
-// result is the part of a tool's result that the demo needs. In JSON the blob is base64. encoding/json decodes it to a
-// []byte, and encodes the []byte in a request the same way.
+// result is the part of a tool's result that the demo needs. The blob of a file is base64 in JSON, which encoding/json
+// decodes to a []byte.
 type result struct {
 	IsError bool `json:"isError"`
 	Content []struct {
@@ -62,7 +62,7 @@ type result struct {
 	} `json:"content"`
 }
 
-// call calls a tool and waits for its result. A tool's error is returned as err.
+// call calls a tool and waits for its result. It returns an error if the tool returns an error or no content.
 func (r *raw) call(tool string, a args) (result, error) {
 	res, err := r.ask("tools/call", map[string]any{"name": tool, "arguments": a})
 	if err == nil && (res.IsError || len(res.Content) == 0) {

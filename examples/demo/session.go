@@ -10,7 +10,7 @@ import (
 
 type args = mcpclient.Args
 
-// session adds the demo's printing to an MCP session.
+// session is an MCP session whose methods also print for the demo.
 type session struct{ *mcpclient.Session }
 
 // show runs code and prints the code and the text that a model would get as the answer.

@@ -19,7 +19,7 @@ type Args = map[string]any
 
 // Session is an MCP client connected to `dormouse mcp`. Its methods are safe for concurrent use.
 type Session struct {
-	Server       string // name and version
+	Server       string // the server's name and version
 	Instructions string
 	Tools        []mcp.Tool
 
@@ -32,11 +32,11 @@ type Answer struct {
 	Text       string
 	Images     [][]byte
 	Blob       []byte         // content of a file that is neither text nor a picture
-	Structured map[string]any // structured content; only the small management tools have it
+	Structured map[string]any // structured content; only the tools that manage sandboxes return it
 }
 
 // Start runs `dormouse mcp` with env added to this process's environment, and initializes the session. The caller must
-// close the session. The daemon keeps running after that.
+// close the session. The daemon keeps running after the session is closed.
 func Start(ctx context.Context, binary string, env []string, args ...string) (*Session, error) {
 	stdio := transport.NewStdioWithOptions(binary, append(os.Environ(), env...), append([]string{"mcp"}, args...))
 	c := client.NewClient(stdio)
@@ -71,7 +71,8 @@ func (s *Session) initialize(ctx context.Context) error {
 // Close stops `dormouse mcp`. The daemon and the sandboxes keep running.
 func (s *Session) Close() { _ = s.client.Close() }
 
-// Call calls a tool. An error of the tool is an Answer with IsError set; err is an error of the protocol or the connection.
+// Call calls a tool. If the tool returns an error, Call returns an Answer with IsError set and a nil error. The error is
+// not nil if the protocol or the connection fails, or if the answer can't be decoded.
 func (s *Session) Call(ctx context.Context, tool string, args Args) (Answer, error) {
 	var req mcp.CallToolRequest
 	req.Params.Name, req.Params.Arguments = tool, args
@@ -102,7 +103,7 @@ func (s *Session) Call(ctx context.Context, tool string, args Args) (Answer, err
 	return out, nil
 }
 
-// Must is like Call, but also returns an error if the tool returns one.
+// Must is like Call, but returns a non-nil error also if the tool returns an error.
 func (s *Session) Must(ctx context.Context, tool string, args Args) (Answer, error) {
 	a, err := s.Call(ctx, tool, args)
 	if err == nil && a.IsError {

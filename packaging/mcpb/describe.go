@@ -21,10 +21,11 @@ const (
 	registrySchema = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 )
 
-// args are the arguments of the command that serves MCP on stdio, the same as in `dormouse mcp --print-config`.
+// args are the arguments with which dormouse serves MCP on stdio, the same that `dormouse mcp --print-config` prints.
 var args = []string{"mcp"}
 
-// environment lists the variables that a user may have to set, because clients pass few of their own to a server.
+// environment lists the environment variables that a user may have to set in a client, because clients pass few of their
+// own environment variables to the servers that they start.
 var environment = []variable{
 	{"DOCKER_HOST", "Where the Docker engine is, if it is not in a usual place: unix:///run/user/1000/docker.sock"},
 	{"DORMOUSE_HOME", "Where Dormouse keeps its state, if not in the user's own folder for state"},
@@ -34,7 +35,8 @@ type variable struct{ name, description string }
 
 type object = map[string]any
 
-// semver matches the versions that a manifest may have. The name of a commit without a tag does not match.
+// semver matches the versions that a manifest may have. It does not match the hash of a commit, which is the version of a
+// build without a tag.
 var semver = regexp.MustCompile(`^v?(\d+\.\d+\.\d+.*)$`)
 
 func semantic(version string) string {
@@ -44,7 +46,7 @@ func semantic(version string) string {
 	return "0.0.0-" + version
 }
 
-// entryPoint returns the path of the binary in a bundle.
+// entryPoint returns the path of the binary inside a bundle.
 func entryPoint(goos string) string {
 	if goos == "windows" {
 		return "server/" + name + ".exe"
@@ -52,8 +54,8 @@ func entryPoint(goos string) string {
 	return "server/" + name
 }
 
-// manifest returns the manifest of a bundle: its description, its start command and its tools. Golden is the content of
-// tools/testdata/tools.golden.json.
+// manifest returns the manifest of a bundle, with the description, the start command and the tools of Dormouse. The tools
+// are read from golden, the content of tools/testdata/tools.golden.json.
 func manifest(version, goos string, golden []byte) ([]byte, error) {
 	var tools []struct {
 		Name        string `json:"name"`
@@ -87,8 +89,8 @@ func manifest(version, goos string, golden []byte) ([]byte, error) {
 // madeBundle is a bundle's file name in a release and the SHA-256 sum of the file.
 type madeBundle struct{ file, sha256 string }
 
-// registryEntry returns server.json, which `mcp-publisher publish` sends to the MCP registry once the release exists. It
-// does not contain the start command, because each bundle's manifest does.
+// registryEntry returns the content of server.json, which `mcp-publisher publish` sends to the MCP registry once the
+// release exists. server.json does not contain the start command, because the manifest of each bundle contains it.
 func registryEntry(version string, bundles []madeBundle) ([]byte, error) {
 	tag := "v" + semantic(version)
 	var variables, packages []object

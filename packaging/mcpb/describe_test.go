@@ -8,8 +8,8 @@ import (
 )
 
 // TestGolden compares the manifests and server.json, which people read before they install Dormouse, with golden files.
-// DORMOUSE_UPDATE_GOLDEN=1 rewrites the golden files. e2e/packaging/run validates them with the official tools, and
-// packaging_test.go compares them with the other ways to install Dormouse.
+// DORMOUSE_UPDATE_GOLDEN=1 rewrites the golden files. e2e/packaging/run validates the golden files with the official tools,
+// and e2e/packaging_test.go compares them with the other ways to install Dormouse.
 func TestGolden(t *testing.T) {
 	tools, err := os.ReadFile("../../tools/testdata/tools.golden.json")
 	if err != nil {
@@ -42,8 +42,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// A manifest and the registry need a semantic version. The name of a commit without a tag is not one, so semantic makes one
-// from it.
+// TestSemantic checks that semantic returns a semantic version, which manifests and the registry need, also for a build
+// without a tag, whose version is the hash of a commit.
 func TestSemantic(t *testing.T) {
 	for version, want := range map[string]string{"v1.2.3": "1.2.3", "1.2.3": "1.2.3", "v1.2.3-4-gabc-dirty": "1.2.3-4-gabc-dirty", "abc1234": "0.0.0-abc1234", "unknown": "0.0.0-unknown"} {
 		if got := semantic(version); got != want {

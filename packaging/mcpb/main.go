@@ -1,6 +1,6 @@
 // Mcpb makes the files of a release: one MCP bundle for each platform, and server.json, Dormouse's entry in the MCP
-// registry. `make mcpb` runs it. A bundle is a zip file with a manifest, the dormouse binary and its icon; Claude Desktop
-// and other clients install it with a double click. describe.go makes the manifest and server.json.
+// registry. `make mcpb` runs it. A bundle is a zip file with a manifest, the dormouse binary and an icon. Claude Desktop
+// and other clients install a bundle with a double click. describe.go makes the manifest and server.json.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// release makes the bundles of a version, and bin/server.json with their SHA-256 sums.
+// release makes the bundles of a version, and bin/server.json with the bundles' SHA-256 sums.
 func release(version string, platforms []string) error {
 	var bundles []madeBundle
 	for _, platform := range platforms {
@@ -99,7 +99,7 @@ func write(out string, files []file) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() // for errors before the Close below; a second Close does no harm
+	defer f.Close() // closes f if an error occurs before the Close at the end; a second Close has no effect
 	z := zip.NewWriter(f)
 	for _, file := range files {
 		h := &zip.FileHeader{Name: file.name, Method: zip.Deflate}

@@ -1,5 +1,6 @@
 // Testreport reads the output of go test -json from stdin and prints a summary for people: a line for each package, the
-// whole output of failed tests, and at the end the slowest tests and each skipped test with its reason. It exits with 1 if anything failed.
+// whole output of failed tests, and at the end the slowest tests and each skipped test with its reason. Its exit status is
+// 1 if a test or a build failed.
 package main
 
 import (
@@ -19,7 +20,7 @@ type event struct {
 	Test    string
 	Output  string
 	Elapsed float64
-	// ImportPath is set instead of Package in events of a build.
+	// ImportPath is the package in events about a build, in which Package is empty.
 	ImportPath string
 }
 
@@ -29,7 +30,7 @@ func main() {
 	output := map[key][]string{}
 	var passed, failed int
 	var skips []string
-	took := map[key]float64{} // seconds
+	took := map[key]float64{} // the duration of each test in seconds
 	broken := false
 
 	in := bufio.NewScanner(os.Stdin)
@@ -37,7 +38,7 @@ func main() {
 	for in.Scan() {
 		var e event
 		if json.Unmarshal(in.Bytes(), &e) != nil {
-			fmt.Println(in.Text()) // a line that go test printed itself
+			fmt.Println(in.Text()) // the line is not JSON: go test printed it outside of any test
 			continue
 		}
 		k := key{e.Package, e.Test}
@@ -83,7 +84,7 @@ func main() {
 	}
 }
 
-// reason returns the message with which a test skipped itself.
+// reason returns the reason for a skip from the output of a skipped test.
 func reason(lines []string) string {
 	for _, l := range lines {
 		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "===") && !strings.HasPrefix(l, "---") {
@@ -93,7 +94,7 @@ func reason(lines []string) string {
 	return "no reason given"
 }
 
-// slowest returns the n tests that took longest, except tests that consist of subtests.
+// slowest returns the n tests that took longest. It leaves out tests with subtests, because the list has the subtests.
 func slowest(took map[key]float64, n int) []key {
 	keys := slices.SortedFunc(maps.Keys(took), func(a, b key) int { return cmp.Compare(took[b], took[a]) })
 	parents := map[key]bool{}
