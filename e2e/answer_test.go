@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// The text of an answer has a limited size whatever a kernel sends, and dormouse mcp uses little memory for it.
+// TestAnswersOfHostileKernelsAreBounded checks that the text of an answer stays within its size limit whatever a kernel
+// sends, and that dormouse mcp uses little memory for such answers.
 func TestAnswersOfHostileKernelsAreBounded(t *testing.T) {
 	const budget = 10_000
 	needsEngine(t)
@@ -48,7 +49,7 @@ func hostileKernel(send string) string {
 	return "import sys\nch = sys.stdout._channel\nfor i in range(30000): " + send
 }
 
-// peakMiB returns the peak memory of the dormouse process with this subcommand that this test started.
+// peakMiB returns the peak memory, in MiB, of the dormouse process that this test started with the given subcommand.
 func peakMiB(t *testing.T, subcommand string) int {
 	t.Helper()
 	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")

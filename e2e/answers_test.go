@@ -15,8 +15,9 @@ import (
 	"testing"
 )
 
-// TestParallelLargeAnswersAreBounded reads an execution's 15 MiB of output 24 times at once. Answers that exceed the server's
-// memory budget wait, or are refused with an error that names the limit. On a slow machine the guest may also answer too late.
+// TestParallelLargeAnswersAreBounded checks that the server's memory budget for answers holds while 24 clients at once read
+// the 15 MB of output of one execution. An answer that exceeds the budget waits, or the server refuses it with an error that
+// names the limit. The test also accepts the error that the guest does not answer, because a slow machine may cause it.
 func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t)
@@ -61,7 +62,7 @@ func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	if whole.Load() == 0 {
 		t.Error("no answer arrived")
 	}
-	// The budget is 512 MiB, and the garbage collector lets the heap grow to twice that.
+	// The budget for answers is 512 MiB, and the garbage collector lets the heap grow to twice this size.
 	if grown > 1200<<20 {
 		t.Errorf("the server's peak memory grew by %d MiB, want at most 1,200", grown>>20)
 	}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Bad input gets a clear answer and breaks nothing: after each row the next call works, and the variables still exist unless
-// the row has lost set.
+// TestBadInput checks that bad input gets a clear answer and breaks nothing. After each test case the next call must work,
+// and the kernel must still have its variables, unless the test case has the field lost set.
 func TestBadInput(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -22,9 +22,9 @@ func TestBadInput(t *testing.T) {
 			for _, c := range []struct {
 				name    string
 				args    args
-				refused bool     // the answer is a tool error, not a result
-				words   []string // the answer contains these words
-				lost    bool     // the kernel died and its variables are lost
+				refused bool     // the answer must be a tool error, not a result
+				words   []string // the answer must contain these words
+				lost    bool     // the input may kill the kernel, which then loses its variables
 			}{
 				{name: "empty code", args: args{"code": " \n"}, refused: true, words: []string{"empty"}},
 				{name: "10 MB of code", args: args{"code": "x = 1\n" + strings.Repeat("#", 10_000_000)}, refused: true, words: []string{"limit", "write_files"}},
@@ -70,8 +70,8 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// Code that creates files without end is refused more files, or its kernel is stopped. The other kernel keeps running, and the
-// files can be removed.
+// TestFilesWithoutEnd checks that code that creates files in an endless loop reaches a limit, on runsc the sandbox's limit on
+// files and otherwise the size of its file system. The JavaScript kernel must keep its variables, and the files can be removed.
 func TestFilesWithoutEnd(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -94,8 +94,8 @@ for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]st
 	}
 }
 
-// Processes that fill the buffers of sockets are killed when the sandbox's memory is used up. The other kernel keeps its
-// variables.
+// TestSocketBuffersWithoutEnd checks that the Python kernel is killed if its child processes fill the buffers of sockets
+// until the sandbox reaches its memory limit. The JavaScript kernel in the same sandbox must keep its variables.
 func TestSocketBuffersWithoutEnd(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -137,7 +137,7 @@ func TestBadFiles(t *testing.T) {
 			t.Parallel()
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(nil)
-			if i == 0 { // once is enough: the request is refused before it reaches an engine
+			if i == 0 { // one platform is enough, because the request is refused before it reaches an engine
 				huge := base64.StdEncoding.EncodeToString(make([]byte, 101<<20))
 				s.refused("write_files", args{"sandbox_id": id, "files": []args{{"path": "huge", "base64": huge}}}, "limit")
 			}
@@ -206,7 +206,8 @@ func TestBadSandboxes(t *testing.T) {
 		s := s.with(t)
 		a, b := s.create(nil), s.create(nil)
 		var running []string
-		for _, id := range []string{a, b} { // keep both busy: an idle sandbox could be suspended to make room for the third
+		// Both sandboxes are kept busy, because an idle sandbox could be suspended to free capacity for a third.
+		for _, id := range []string{a, b} {
 			r := s.exec(args{"sandbox_id": id, "wait_seconds": 1, "code": "import time; time.sleep(600)"}, "goes on by itself")
 			running = append(running, executionID(t, r.Text))
 		}

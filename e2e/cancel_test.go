@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// If a client of the current protocol version cancels a call, the code is stopped. Clients of older versions also cancel calls
-// that exceed their own timeout, so for them the code keeps running.
+// TestACancelledCall checks that code is stopped if a client of the current protocol version cancels the call that runs it.
+// If a client of an older protocol version cancels the call, the code must keep running, because these clients also cancel a
+// call that exceeds their own timeout.
 func TestACancelledCall(t *testing.T) {
 	needsEngine(t)
 	t.Parallel()
@@ -18,7 +19,7 @@ func TestACancelledCall(t *testing.T) {
 	s := h.connect(t)
 	for _, c := range []struct {
 		name, meta string
-		still      bool // the code keeps running
+		still      bool // the code must keep running
 	}{
 		{"2026-07-28", `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}},`, false},
 		{"2025-11-25", "", true},

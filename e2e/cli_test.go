@@ -84,8 +84,8 @@ func TestCommandLine(t *testing.T) {
 	})
 }
 
-// A wrong command line prints one line on stderr and starts nothing. The exit status is 2, which differs from all statuses that
-// exec has for the outcome of code.
+// TestCLIWrongUsage checks that dormouse, with a wrong command line, prints one line on stderr and starts nothing. The exit
+// status must be 2, which differs from all statuses that exec has for the outcome of code.
 func TestCLIWrongUsage(t *testing.T) {
 	h := newHome(t)
 	for _, c := range []struct {

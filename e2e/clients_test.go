@@ -15,11 +15,11 @@ import (
 	"testing"
 )
 
-// clientKeys are the values of --print-config.
+// clientKeys lists the values that --print-config accepts.
 var clientKeys = []string{"claude-code", "claude-desktop", "cursor", "vscode", "codex", "gemini", "windsurf", "zed", "goose"}
 
-// printConfig returns the output of --print-config for a client. The binary's path is replaced by the one that the
-// documentation uses.
+// printConfig returns what --print-config prints on stdout (config) and stderr (notes) for the client with the given key. In
+// config, the path of the binary is replaced by /path/to/dormouse, the path that the documentation uses.
 func printConfig(t *testing.T, key string, env []string, flags ...string) (config, notes string) {
 	t.Helper()
 	cmd := exec.Command(binary, append([]string{"mcp", "--print-config", key}, flags...)...)
@@ -36,11 +36,12 @@ func printConfig(t *testing.T, key string, env []string, flags ...string) (confi
 	return strings.ReplaceAll(string(out), binary, "/path/to/dormouse"), errout.String()
 }
 
-// README's section about clients contains what --print-config prints. DORMOUSE_UPDATE_GOLDEN=1 rewrites the section.
+// TestConfigInReadme checks that README.md's section about clients contains what --print-config prints.
+// DORMOUSE_UPDATE_GOLDEN=1 rewrites the section.
 func TestConfigInReadme(t *testing.T) {
 	var table, blocks strings.Builder
 	table.WriteString("\n| client | `CLIENT` | where it belongs |\n|---|---|---|\n")
-	names := map[string][]string{} // from a configuration to the names of the clients that use it
+	names := map[string][]string{} // maps each configuration to the names of the clients that use it
 	var configs []string
 	for _, key := range clientKeys {
 		config, notes := printConfig(t, key, nil)
@@ -86,7 +87,8 @@ func TestConfigInReadme(t *testing.T) {
 	}
 }
 
-// README's install links contain the configuration that --print-config prints, with the command "dormouse" from the PATH.
+// TestConfigLinks checks that README.md's install links contain the configuration that --print-config prints, but with the
+// command "dormouse", which the client finds in the PATH.
 func TestConfigLinks(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	if err != nil {
@@ -135,7 +137,7 @@ func TestConfigLinks(t *testing.T) {
 	}
 }
 
-// entry returns dormouse's entry below a key of a JSON configuration.
+// entry returns the entry "dormouse" below the key under in a JSON configuration.
 func entry(t *testing.T, config, under string) map[string]any {
 	t.Helper()
 	var doc map[string]map[string]map[string]any
@@ -145,8 +147,8 @@ func entry(t *testing.T, config, under string) map[string]any {
 	return doc[under]["dormouse"]
 }
 
-// The configuration contains the other flags of the command line as arguments, with absolute paths, and Dormouse's environment
-// variables.
+// TestConfigHasFlags checks that the configuration that --print-config prints contains the other flags of the command line
+// as arguments, with absolute paths, and the environment variables that configure Dormouse.
 func TestConfigHasFlags(t *testing.T) {
 	flags := []string{"--home", "h", "--allow-dir", `/it's\, here`, "--allow-dir", "/b", "--ttl", "1w"} // a comma separates values unless it is escaped
 	env := []string{"DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_TTL=2h", "DOCKER_HOST=unix:///d.sock", "UNRELATED=1"}

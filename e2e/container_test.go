@@ -18,7 +18,7 @@ import (
 // This file tests the server in a container, as packaging/compose.yaml runs it and as a client on this machine uses it.
 // e2e/container/run builds and starts the container, and passes its id in DORMOUSE_CONTAINER.
 
-// docker runs a docker command and returns its output without surrounding white space.
+// docker runs a docker command and returns what it prints, without surrounding white space.
 func docker(t *testing.T, arg ...string) string {
 	t.Helper()
 	out, err := exec.Command("docker", arg...).CombinedOutput()
@@ -36,11 +36,12 @@ func container(t *testing.T) (id string) {
 	return id
 }
 
-// containerToken returns the token that the server in the container made. It reads the token's file in the container.
+// containerToken returns the token of the server in the container. It reads the token file in the container.
 func containerToken(t *testing.T, id string) string {
 	t.Helper()
 	archive := docker(t, "cp", id+":/var/lib/dormouse/token", "-")
-	file := tar.NewReader(strings.NewReader(archive + strings.Repeat("\x00", 1024))) // zeros that end the archive, in case docker above removed its end
+	// A tar archive ends with zeros. The test appends zeros in case the output of the function docker lacks them.
+	file := tar.NewReader(strings.NewReader(archive + strings.Repeat("\x00", 1024)))
 	h, err := file.Next()
 	if err != nil || h.FileInfo().Mode().Perm() != 0o600 {
 		t.Fatalf("the token's file: %v, %v", h, err)
@@ -52,8 +53,8 @@ func containerToken(t *testing.T, id string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// reach waits until the container answers at its published port, and returns a client for this port. A restart of the container
-// may change the port.
+// reach waits until the server in the container answers at the published port, and returns a client for this port. It must be
+// called again after a restart of the container, because the restart may change the port.
 func reach(t *testing.T, id string) *served {
 	t.Helper()
 	s := &served{t: t}
@@ -73,7 +74,8 @@ func reach(t *testing.T, id string) *served {
 	return s
 }
 
-// A client on this machine uses the container like any other server, and after a restart the container still has its sandboxes.
+// TestContainer checks that a client on this machine can use the server in the container, and that a sandbox still has its
+// variables after a restart of the container.
 func TestContainer(t *testing.T) {
 	id := container(t)
 	s := reach(t, id)
@@ -100,8 +102,9 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-// S01, in the container: although the server listens on all addresses of the container, it accepts only requests with a Host
-// that names the machine itself (localhost and its addresses), without an Origin of another site, and with the token.
+// TestS01_Container checks which requests the server in the container accepts. The server listens on all addresses of the
+// container, but must accept only requests that have the token, that have a Host header with localhost or a loopback address,
+// and that have no Origin header of another site.
 func TestS01_Container(t *testing.T) {
 	id := container(t)
 	token := containerToken(t, id)
@@ -113,13 +116,13 @@ func TestS01_Container(t *testing.T) {
 			status              int
 		}{
 			{"localhost:8765", "", token, 200},
-			{"127.0.0.1:18765", "", token, 200}, // a forwarded port may differ from the container's
+			{"127.0.0.1:18765", "", token, 200}, // the port that a client connects to may differ from the server's port
 			{"[::1]:8765", "", token, 200},
 			{"localhost:8765", "http://localhost:8765", token, 200},
 			{"localhost:8765", "", "", 401},
 			{"localhost:8765", "", "x" + token, 401},
 			{"localhost:8765", "http://localhost:8765", "", 401},
-			{own, "", token, 403}, // no --allow-host names it
+			{own, "", token, 403}, // the container's own address, which --allow-host does not allow
 			{"dormouse:8765", "", token, 403},
 			{"0.0.0.0:8765", "", token, 403},
 			{"evil.example:8765", "", token, 403},
@@ -160,8 +163,8 @@ func TestS01_Container(t *testing.T) {
 	}
 }
 
-// S02, in the container: only the token's file contains the token. Without --insecure-http, which the image's default command
-// has, the server refuses to listen on an address that other machines could reach.
+// TestS02_Container checks that docker logs, docker inspect and docker top do not show the token. It also checks that the
+// server refuses to listen on all addresses without --insecure-http, which the image's default command has.
 func TestS02_Container(t *testing.T) {
 	id := container(t)
 	reach(t, id)
@@ -179,7 +182,8 @@ func TestS02_Container(t *testing.T) {
 	}
 }
 
-// S20: the container has no more rights than compose.yaml describes. Its only mounts are its home and the engine's socket.
+// TestContainerIsBare checks threat S20: the container has no more rights than compose.yaml describes. The only mounts of the
+// container are its home and the engine's socket.
 func TestContainerIsBare(t *testing.T) {
 	id := container(t)
 	got := docker(t, "inspect", "--format", "{{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Privileged}} "+

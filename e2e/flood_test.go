@@ -13,9 +13,10 @@ import (
 	"testing"
 )
 
-// Ten thousand calls of create_sandbox make only as many sandboxes as the limit allows. Each further call gets an error that
-// names the limit, and code in another sandbox runs at the same time. (The test turns off idle suspend, because a call that
-// finds no capacity would otherwise wait a second for an idle sandbox to be suspended.)
+// TestTenThousandCreates checks that ten thousand calls of create_sandbox make only as many sandboxes as --max-sandboxes
+// allows. Each further call must get an error that names the limit, and code in another sandbox must run at the same time.
+// The test turns off idle suspend, because otherwise each call that finds no capacity waits a second for an idle sandbox to
+// be suspended.
 func TestTenThousandCreates(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t, "DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_IDLE_SUSPEND=0")

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// After the daemon was killed or stopped, it starts again on a disk without a free byte. It can list its sandboxes and delete
-// one, which frees space for the others. An execution that was reported as ended before is still reported as ended.
+// TestStartsOnFullDisk checks that the daemon, after it was killed or stopped, starts again on a disk without a free byte. It
+// must list its sandboxes and delete a sandbox, which frees space for the other sandbox. An execution that ended before the
+// restart must still be reported as ended.
 func TestStartsOnFullDisk(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
@@ -18,7 +19,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 			if err := syscall.Mount("tmpfs", h.dir, "tmpfs", 0, "size=400m,mode=700"); err != nil {
 				t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
 			}
-			t.Cleanup(func() { // runs before the home's own cleanup, which removes the folder
+			t.Cleanup(func() { // runs before the cleanup that newHome registered, which removes the folder
 				h.removeAll()
 				h.stop(syscall.SIGTERM)
 				_ = syscall.Unmount(h.dir, syscall.MNT_DETACH)

@@ -46,7 +46,8 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		if binary = os.Getenv("DORMOUSE_TEST_BINARY"); binary != "" { // set if the user who runs the tests can't build the command
+		// DORMOUSE_TEST_BINARY is set if the user who runs the tests can't build the command.
+		if binary = os.Getenv("DORMOUSE_TEST_BINARY"); binary != "" {
 			return m.Run()
 		}
 		dir, err := os.MkdirTemp("", "dormouse-e2e-")
@@ -73,11 +74,12 @@ func TestMain(m *testing.M) {
 type platform struct {
 	name    string
 	runtime string
-	env     []string // environment variables that select it
+	env     []string // environment variables that select the engine and the runtime
 }
 
-// platforms returns the platforms of this machine: the gvisor engine, and the Docker engine once for each of its runtimes. A
-// missing one is logged, or fails the test if DORMOUSE_TEST_REQUIRE names it. Without any platform the test is skipped.
+// platforms returns the platforms of this machine: the gvisor engine, and the Docker engine once for each of its runtimes. If
+// an engine is missing, platforms logs it, or fails the test if DORMOUSE_TEST_REQUIRE names the engine. If no platform is
+// found, it skips the test.
 func platforms(t *testing.T) []platform {
 	t.Helper()
 	found := dockerPlatforms(t, false)
@@ -94,8 +96,9 @@ func platforms(t *testing.T) []platform {
 	return found
 }
 
-// dockerPlatforms returns the platforms of the Docker engine. Without a Docker engine it skips the test if needed is true, fails
-// it if DORMOUSE_TEST_REQUIRE names docker, and otherwise returns nothing.
+// dockerPlatforms returns the platforms of the Docker engine. If no Docker engine works on this machine, dockerPlatforms fails
+// the test if DORMOUSE_TEST_REQUIRE names docker; otherwise it skips the test if needed is true, and returns nothing if needed
+// is false. It also fails the test if DORMOUSE_TEST_REQUIRE names a runtime that the engine lacks.
 func dockerPlatforms(t *testing.T, needed bool) []platform {
 	t.Helper()
 	if testing.Short() {
@@ -151,7 +154,8 @@ var (
 	enginesMu sync.Mutex
 )
 
-// engineHere returns doctor's report about an engine. It runs doctor once for each engine.
+// engineHere returns the report of dormouse doctor about an engine of this machine. It runs doctor only once for each engine
+// and stores the report in engines.
 func engineHere(name string) engineReport {
 	enginesMu.Lock()
 	defer enginesMu.Unlock()
@@ -167,8 +171,8 @@ func engineHere(name string) engineReport {
 	return r
 }
 
-// home is a DORMOUSE_HOME with its environment variables. At the end of the test its sandboxes are deleted and its daemon is
-// stopped.
+// home is a DORMOUSE_HOME, with the environment variables for the dormouse commands that use it. At the end of the test,
+// newHome's cleanup deletes the home's sandboxes and stops its daemon.
 type home struct {
 	t   *testing.T
 	dir string
@@ -194,7 +198,7 @@ func newHome(t *testing.T, env ...string) *home {
 	return h
 }
 
-// removeAll deletes every sandbox, so that a test leaves no container behind.
+// removeAll deletes every sandbox of the home, so that a test leaves no container behind.
 func (h *home) removeAll() {
 	out, _, _ := h.run("", "ls", "--json")
 	var sandboxes []struct {
@@ -208,7 +212,7 @@ func (h *home) removeAll() {
 	}
 }
 
-// run runs a dormouse command and returns what it printed and its exit status.
+// run runs a dormouse command with the home's environment. It returns the output and the exit status of the command.
 func (h *home) run(stdin string, arg ...string) (stdout, stderr string, status int) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -224,7 +228,7 @@ func (h *home) run(stdin string, arg ...string) (stdout, stderr string, status i
 	return out.String(), errout.String(), cmd.ProcessState.ExitCode()
 }
 
-// pid returns the daemon's process id, or 0 if no daemon runs.
+// pid returns the process id in the home's file sandboxd.pid, or 0 if there is no such file.
 func (h *home) pid() int {
 	text, err := os.ReadFile(filepath.Join(h.dir, "sandboxd.pid"))
 	if err != nil {
@@ -234,7 +238,7 @@ func (h *home) pid() int {
 	return pid
 }
 
-// stop sends the daemon a signal and waits until the process and its socket are gone.
+// stop sends the daemon a signal and waits until the process has ended and its socket accepts no connections.
 func (h *home) stop(sig syscall.Signal) {
 	pid := h.pid()
 	if pid == 0 {
@@ -255,7 +259,8 @@ func (h *home) listens() bool {
 	return err == nil
 }
 
-// alive reports whether a process runs. A zombie does not count; the test itself may be its parent.
+// alive reports whether a process runs. It returns false for a zombie: if the test itself is the parent, a process that has
+// ended remains as a zombie.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -276,7 +281,7 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 	}
 }
 
-// session is an MCP session. Its methods fail the test if a call fails.
+// session is an MCP session for a test. Its methods fail the test t if a call fails.
 type session struct {
 	*mcpclient.Session
 	t   *testing.T
@@ -295,10 +300,10 @@ func (h *home) connect(t *testing.T, arg ...string) session {
 	return session{s, t, ctx}
 }
 
-// with returns the same session, with failures reported to a subtest.
+// with returns the same session for the subtest t, to which the returned session reports failures.
 func (s session) with(t *testing.T) session { return session{s.Session, t, s.ctx} }
 
-// call calls a tool and returns its answer, which may be an error of the tool.
+// call calls a tool and returns its answer. The answer may be a tool error, which does not fail the test.
 func (s session) call(tool string, a args) mcpclient.Answer {
 	s.t.Helper()
 	r, err := s.Call(s.ctx, tool, a)
@@ -318,7 +323,7 @@ func (s session) ok(tool string, a args) mcpclient.Answer {
 	return r
 }
 
-// refused calls a tool and fails the test unless the tool returns an error that contains these words.
+// refused calls a tool and fails the test unless the tool returns an error that contains all of words.
 func (s session) refused(tool string, a args, words ...string) mcpclient.Answer {
 	s.t.Helper()
 	r := s.call(tool, a)
@@ -338,7 +343,7 @@ func (s session) create(a args) string {
 	return id
 }
 
-// run runs code and fails the test unless the answer contains these words.
+// run runs code in a sandbox and fails the test unless the answer contains all of words.
 func (s session) run(id, code string, words ...string) mcpclient.Answer {
 	s.t.Helper()
 	return s.exec(args{"sandbox_id": id, "code": code}, words...)

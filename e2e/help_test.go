@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Users and scripts depend on the help texts, so the golden file makes each change to them visible in a review.
-// DORMOUSE_UPDATE_GOLDEN=1 rewrites the golden file.
+// TestHelp compares the help texts with a golden file. Users and scripts depend on the help texts, so each change to them
+// must be visible in a review. DORMOUSE_UPDATE_GOLDEN=1 rewrites the golden file.
 func TestHelp(t *testing.T) {
 	var got strings.Builder
 	for _, command := range []string{"", "mcp", "serve", "sandboxd", "exec", "ls", "rm", "doctor", "image build", "token add", "token ls", "token rm", "version"} {

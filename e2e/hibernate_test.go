@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// newGvisorHome returns a home on the gvisor engine, the only engine with all features that these tests need.
+// newGvisorHome returns a home on the gvisor engine, the only engine with all features that the tests in this file need.
 func newGvisorHome(t *testing.T, env ...string) *home {
 	t.Helper()
 	all := platforms(t)
@@ -30,8 +30,8 @@ func newGvisorHome(t *testing.T, env ...string) *home {
 	return newHome(t, append(slices.Clone(gvisor.env), env...)...)
 }
 
-// processesOf returns the pids of all runsc processes of a sandbox on the gvisor engine. They have the sandbox's id among
-// their arguments.
+// processesOf returns the pids of all runsc processes whose arguments contain id: on the gvisor engine, these are the
+// processes of the sandbox with this id. With the path of a home, it returns the processes of all sandboxes of the home.
 func processesOf(id string) (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
@@ -71,7 +71,7 @@ func cgroupsOf(id string) (dirs []string) {
 	return dirs
 }
 
-// wantNothingLeft checks that the home has no mount, and that no process, cgroup or folder of these sandboxes is left.
+// wantNothingLeft checks that the home has no mount, and that no process, cgroup or folder of the sandboxes ids is left.
 func (h *home) wantNothingLeft(t *testing.T, ids []string) {
 	t.Helper()
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
@@ -91,7 +91,7 @@ func (h *home) wantNothingLeft(t *testing.T, ids []string) {
 	}
 }
 
-// sandboxView is a part of the result of get_sandbox.
+// sandboxView contains the fields of get_sandbox's result that these tests use.
 type sandboxView struct {
 	State       string    `json:"state"`
 	SuspendedTo string    `json:"suspended_to"`
@@ -114,7 +114,7 @@ func (s session) waitSuspended(id string) {
 	eventually(s.t, time.Minute, "the sandbox sleeps", func() bool { return s.getSandbox(id).State == "suspended" })
 }
 
-// waitSaved waits until the sandbox has a checkpoint that was made after since, or is suspended.
+// waitSaved waits until the sandbox has a checkpoint that was made after the time since, or until the sandbox is suspended.
 func (s session) waitSaved(id string, since time.Time) {
 	s.t.Helper()
 	eventually(s.t, time.Minute, "its state is saved", func() bool {
@@ -123,8 +123,9 @@ func (s session) waitSaved(id string, since time.Time) {
 	})
 }
 
-// reboot simulates a reboot of the machine. It kills the daemon and the processes of these sandboxes, removes their cgroups and
-// sockets, which exist only in memory, and changes the boot id that the engine recorded.
+// reboot simulates a reboot of the machine. It kills the daemon and the processes of the sandboxes ids. It removes the
+// cgroups and sockets of these sandboxes, which a real reboot removes too, and changes the boot id that the engine recorded
+// for each sandbox.
 func (h *home) reboot(ids ...string) {
 	h.t.Helper()
 	h.stop(syscall.SIGKILL)
@@ -157,8 +158,9 @@ func (h *home) reboot(ids ...string) {
 	_ = os.Remove(filepath.Join(h.dir, "sandboxd.sock"))
 }
 
-// After a reboot, sandboxes continue in both languages with their variables, a half-consumed generator, an open file and a
-// trained model. A sandbox that was not suspended continues from its last checkpoint, and its answers report this.
+// TestReboot checks that sandboxes continue after a reboot, in both languages, with their variables, a half-consumed
+// generator, an open file and a trained model. A sandbox that ran at the time of the reboot must continue from its last
+// checkpoint, and its answers must report this.
 func TestReboot(t *testing.T) {
 	t.Parallel()
 	h := newGvisorHome(t, "DORMOUSE_IDLE_SUSPEND=6s", "DORMOUSE_CHECKPOINT_EVERY=500ms")
@@ -201,8 +203,8 @@ next(squares), next(squares), next(squares)`, "(0, 1, 4)")
 	s.contains(s.ok("get_execution", args{"execution_id": executionID(t, late.Text)}).Text, "undone", "as of")
 }
 
-// If runsc, which resuming a sandbox needs, is missing, the sandbox stays suspended and loses nothing. It can be resumed once
-// runsc is back.
+// TestMissingRunscKeepsTheSandboxSuspended checks that a suspended sandbox stays suspended and loses nothing if the runsc that
+// suspended it is missing. Once this runsc is back, the sandbox must resume.
 func TestMissingRunscKeepsTheSandboxSuspended(t *testing.T) {
 	t.Parallel()
 	h := newGvisorHome(t, "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
@@ -231,7 +233,7 @@ func TestMissingRunscKeepsTheSandboxSuspended(t *testing.T) {
 
 var epochWords = regexp.MustCompile(`kernel_epoch (\d+)`)
 
-// epochOf returns the kernel_epoch in an answer.
+// epochOf returns the kernel_epoch that the text of an answer contains.
 func epochOf(t *testing.T, text string) int {
 	t.Helper()
 	m := epochWords.FindStringSubmatch(text)
@@ -243,10 +245,11 @@ func epochOf(t *testing.T, text string) int {
 	return n
 }
 
-// TestHibernation does random operations on sandboxes and their daemon, and compares the sandboxes with a model. In the model
-// each sandbox has a counter for each language. A counter loses steps only if the sandbox's processes were killed: it then has
-// the value of the last checkpoint, and its kernel_epoch has grown. DORMOUSE_TEST_HIBERNATION sets the duration, such as 10m.
-// DORMOUSE_TEST_SEED repeats the random choices of an earlier run.
+// TestHibernation does random operations on sandboxes and their daemon, and compares the sandboxes with a model. Each sandbox
+// counts in a variable in each language; the model has the expected values. A counter may only lose increments if the
+// processes of its sandbox were killed. It must then have the value that it had at a checkpoint, and its kernel_epoch must
+// have grown. DORMOUSE_TEST_HIBERNATION sets the duration of the test, such as 10m. DORMOUSE_TEST_SEED repeats the random
+// choices of an earlier run, which logged its seed.
 func TestHibernation(t *testing.T) {
 	t.Parallel()
 	h := newGvisorHome(t, "DORMOUSE_IDLE_SUSPEND=2s", "DORMOUSE_CHECKPOINT_EVERY=300ms")
@@ -279,21 +282,21 @@ type simulation struct {
 	r               *rand.Rand
 	s               session
 	sandboxes       []*counters
-	ids             []string // of all sandboxes that ever existed
+	ids             []string // the ids of all sandboxes that the test has created, including deleted sandboxes
 	steps           int
 	operationCounts map[string]int
 }
 
-// counters is the model of one sandbox.
+// counters is the model of one sandbox: the expected values of its counters.
 type counters struct {
 	id            string
-	n             map[string]int // by language
+	n             map[string]int // the value of the counter of each language
 	epoch         map[string]int
-	history       []counterValues // all values of the counters so far, each with the time from which it was valid
-	rewindPending bool            // the processes were killed, and the test does not yet know to which checkpoint the sandbox went back
+	history       []counterValues // all values of the counters so far, in the order of time
+	rewindPending bool            // the processes were killed, and the test has not yet read to which checkpoint the sandbox went back
 }
 
-// counterValues is the values of a sandbox's counters from a time on.
+// counterValues contains the values that the counters of a sandbox had from the time at on.
 type counterValues struct {
 	at time.Time
 	n  map[string]int
@@ -329,7 +332,8 @@ var countCode = map[string]string{
 
 var counted = regexp.MustCompile(`counted (\d+)`)
 
-// count increments a counter in the sandbox. It returns the new value, the kernel_epoch and the text of the answer.
+// count runs code in the sandbox that increments the counter of the language lang. It returns the counter's new value, the
+// kernel_epoch and the text of the answer. It does not change the model.
 func (w *simulation) count(s session, b *counters, lang string) (n, epoch int, text string) {
 	r := s.call("execute_code", args{"sandbox_id": b.id, "language": lang, "code": countCode[lang]})
 	m := counted.FindStringSubmatch(r.Text)
@@ -340,13 +344,14 @@ func (w *simulation) count(s session, b *counters, lang string) (n, epoch int, t
 	return n, epochOf(w.t, r.Text), r.Text
 }
 
-// operations lists the operations that step chooses from. An operation that is listed more often is done more often.
+// operations lists the operations from which the method step chooses at random. An operation that is listed more than once is
+// chosen more often.
 var operations = []string{
 	"count", "count", "count", "count", "count", "count", "twice", "twice", "suspend", "save", "save",
 	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete while it wakes",
 }
 
-// step does one random operation.
+// step does one random operation of the simulation.
 func (w *simulation) step() {
 	w.steps++
 	b := w.sandboxes[w.r.IntN(len(w.sandboxes))]
@@ -406,7 +411,8 @@ func (w *simulation) step() {
 	}
 }
 
-// killSandbox kills the processes of a sandbox. If the sandbox has no checkpoint, it is lost, and its answer must report this.
+// killSandbox kills the processes of a sandbox. If the sandbox has no checkpoint, it is lost, and the answer to the next call
+// must report this.
 func (w *simulation) killSandbox(b *counters) {
 	w.resolveRewind(b)
 	before := w.s.getSandbox(b.id)
@@ -417,7 +423,9 @@ func (w *simulation) killSandbox(b *counters) {
 	b.rewindPending = true
 	if before.SavedTime.IsZero() {
 		r := w.s.call("execute_code", args{"sandbox_id": b.id, "language": "python", "code": countCode["python"]})
-		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil { // a checkpoint was made just before the kill, or the daemon was killed before it recorded the checkpoint
+		// If the sandbox still counts, it has a checkpoint after all: the checkpoint was made just before the processes were
+		// killed, or the daemon was killed before it recorded the checkpoint.
+		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil {
 			n, _ := strconv.Atoi(m[1])
 			w.expectRewind(b, "python", n, epochOf(w.t, r.Text), r.Text)
 			return
@@ -437,14 +445,14 @@ func (w *simulation) removeSandbox(b *counters) {
 	w.sandboxes = slices.DeleteFunc(w.sandboxes, func(o *counters) bool { return o == b })
 }
 
-// resolveRewind finds out to which checkpoint a sandbox went back, if its processes were killed.
+// resolveRewind updates the model to the checkpoint to which a sandbox went back, if its processes were killed.
 func (w *simulation) resolveRewind(b *counters) {
 	if b.rewindPending {
 		w.expect(b, languages[w.r.IntN(2)])
 	}
 }
 
-// expect increments a counter and compares it with the model.
+// expect increments a counter in the sandbox and in the model, and compares their values.
 func (w *simulation) expect(b *counters, lang string) {
 	w.t.Helper()
 	n, epoch, text := w.count(w.s, b, lang)
@@ -459,8 +467,9 @@ func (w *simulation) expect(b *counters, lang string) {
 	b.recordCounters()
 }
 
-// expectRewind checks that a sandbox went back to a state that it had when a checkpoint was made, and sets the model to this
-// state. n, epoch and text are the result of the first count after the sandbox went back.
+// expectRewind checks that the sandbox went back to the state that it had at the time rewound_to, which get_sandbox returns,
+// and sets the model to this state. n, epoch and text are the results of the first call of count after the processes were
+// killed.
 func (w *simulation) expectRewind(b *counters, lang string, n, epoch int, text string) {
 	w.t.Helper()
 	b.rewindPending = false
@@ -472,9 +481,10 @@ func (w *simulation) expectRewind(b *counters, lang string, n, epoch int, text s
 	}
 	otherN, otherEpoch, otherText := w.count(w.s, b, other)
 	got := map[string]int{lang: n - 1, other: otherN - 1}
-	const slack = time.Second // an answer arrives up to this long after the count that it reports
+	const slack = time.Second // the longest time from the increment of a counter to the answer that reports the increment
 	grew := epoch > b.epoch[lang] && otherEpoch > b.epoch[other]
-	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n) // nothing was lost, because the sandbox had just been suspended
+	// If the sandbox was suspended just before its processes were killed, it has lost nothing.
+	ok := !grew && epoch == b.epoch[lang] && otherEpoch == b.epoch[other] && maps.Equal(got, b.n)
 	for i, m := range b.history {
 		until := time.Now()
 		if i+1 < len(b.history) {
@@ -490,12 +500,13 @@ func (w *simulation) expectRewind(b *counters, lang string, n, epoch int, text s
 		w.s.contains(otherText, "brought back as they had been at")
 		w.operationCounts["rewound"]++
 	}
-	b.history = append(b.history, counterValues{first, map[string]int{lang: n, other: otherN - 1}}) // a checkpoint may have been made between the two counts
+	// A checkpoint may have been made after the first counter was incremented and before the other counter was.
+	b.history = append(b.history, counterValues{first, map[string]int{lang: n, other: otherN - 1}})
 	b.n, b.epoch = map[string]int{lang: n, other: otherN}, map[string]int{lang: epoch, other: otherEpoch}
 	b.recordCounters()
 }
 
-// check increments all counters and compares them with the model.
+// check increments all counters of all sandboxes and compares them with the model.
 func (w *simulation) check() {
 	w.steps++
 	for _, b := range w.sandboxes {

@@ -38,7 +38,7 @@ func TestSandboxProcessesAreEndedBeforeTheDaemonForMemory(t *testing.T) {
 	score := func(pid string) int {
 		text, err := os.ReadFile(filepath.Join("/proc", pid, "oom_score_adj"))
 		if err != nil {
-			return -1 // it has ended
+			return -1 // the process has ended
 		}
 		n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 		if err != nil {

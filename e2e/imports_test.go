@@ -9,7 +9,8 @@ import (
 
 const module = "github.com/dormouse-sandbox/dormouse/"
 
-// No folder imports a package that the table in ARCHITECTURE.md forbids for it.
+// TestImports checks that no folder imports, directly or indirectly, a package that the table in ARCHITECTURE.md forbids for
+// the folder.
 func TestImports(t *testing.T) {
 	page, err := os.ReadFile("ARCHITECTURE.md")
 	if err != nil {

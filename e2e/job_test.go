@@ -84,8 +84,8 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("the picture is %d wide (%v), want at most 1568", cfg.Width, err)
 				}
 			})
-			// Large files are slow. After the first platform a smaller file is enough, because the rest of the path is the
-			// same on every engine.
+			// Only the first platform transfers 100 MiB, because large files are slow. A smaller file is enough on the other
+			// platforms, because the code outside of the engine is the same on all platforms.
 			size := 100 << 20
 			if i > 0 {
 				size = 20 << 20
@@ -178,7 +178,8 @@ func TestMainJob(t *testing.T) {
 	}
 }
 
-// local_path can read only files in folders that the user has allowed with --allow-dir.
+// TestLocalPath checks that local_path of write_files can read only files in folders that the user has allowed with
+// --allow-dir.
 func TestLocalPath(t *testing.T) {
 	needsEngine(t)
 	allowed, other := t.TempDir(), t.TempDir()

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// dataStack is an ordinary data analysis. It reserves much more address space than it uses: about 700 MiB are resident.
+// dataStack is the code of an ordinary data analysis. It uses about 700 MiB of memory and reserves much more address space.
 const dataStack = `
 import numpy as np, pandas as pd, scipy.stats, sklearn, matplotlib.pyplot as plt, polars as pl, duckdb, time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,8 @@ with ThreadPoolExecutor(100) as pool:
 print(len(groups), total, model.score(X, y) > .9, slept)
 `
 
-// TestDataStackFits: the memory limit counts used memory, not reserved address space (case mem-1).
+// TestDataStackFits checks that the memory limit counts used memory, not reserved address space: an ordinary data analysis
+// runs in a sandbox with the default memory limit.
 func TestDataStackFits(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -33,12 +34,12 @@ func TestDataStackFits(t *testing.T) {
 	}
 }
 
-// TestMemoryLimitEndsOnlyTheKernel: code that exceeds its sandbox's memory limit loses at most its kernel, never the
-// sandbox. The answer names memory as the cause, how much was used, and memory_mb.
+// TestMemoryLimitEndsOnlyTheKernel checks that code that exceeds the memory limit of its sandbox can end its kernel, but not
+// the sandbox. The answer must name the memory limit and the parameter memory_mb.
 func TestMemoryLimitEndsOnlyTheKernel(t *testing.T) {
 	hogs := []struct {
 		name, language, code string
-		keeps                bool // the kernel keeps its variables
+		keeps                bool // the kernel must survive and keep its variables; otherwise it must lose them
 	}{
 		{"a single allocation that can never fit", "python", "b = bytearray(8 * 2**30)", true},
 		{"an array that can never fit", "python", "import numpy as np; b = np.ones(2**30)", true},

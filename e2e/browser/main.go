@@ -1,6 +1,6 @@
-// Command browser checks that a web page cannot use a local `dormouse serve --sse`. A real Chromium loads a page of another
-// origin (page.html), which attacks the server in every way that a page can. The check passes if the page could read
-// nothing and the server's metrics show that the server refused every request and ran no tool.
+// Command browser checks that a web page cannot use a local `dormouse serve --sse`. A real Chromium loads page.html from
+// another origin. The page attacks the server in every way that a web page can. The check passes if the page could read
+// nothing and the server's metrics show that the server refused every request of the page and ran no tool.
 package main
 
 import (
@@ -53,7 +53,7 @@ func run() error {
 	}
 	defer stop()
 
-	// This server serves the page. Its port differs from Dormouse's, so the page has another origin.
+	// The page is served from its own listener. Its port differs from Dormouse's, so the page has another origin.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -66,10 +66,12 @@ func run() error {
 	go http.Serve(l, pages(strings.ReplaceAll(page, "TARGETS", string(targets)), reports))
 
 	for _, from := range []string{
-		"http://127.0.0.1:" + own, // another port of the same host
+		"http://127.0.0.1:" + own, // the same host as Dormouse, with another port
 		"http://evil.test:" + own, // another host
 		"http://rebound.test:" + own,
-		"http://rebound.test:" + port, // DNS rebinding: a name of another machine now resolves to this one, and the browser requests the page from Dormouse itself
+		// DNS rebinding: the name rebound.test, which an attacker chose, resolves to this machine, so the browser requests
+		// the page from Dormouse itself. Dormouse must refuse this request, so no report of the page arrives.
+		"http://rebound.test:" + port,
 	} {
 		browser := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 			"--user-data-dir="+filepath.Join(dir, "profile"), "--host-resolver-rules=MAP *.test 127.0.0.1", from+"/")
@@ -95,7 +97,7 @@ func run() error {
 			r.Tried = 1
 		}
 		_ = browser.Cancel()
-		_ = browser.Wait() // it was killed
+		_ = browser.Wait() // the error is expected, because the browser was killed
 		if err != nil {
 			return err
 		}
@@ -123,7 +125,8 @@ type report struct {
 	Got   []string
 }
 
-// pages returns a handler that serves the page and sends its report to reports.
+// pages returns a handler that serves the page. The page posts the result of its attacks to /report; the handler sends this
+// result to reports.
 func pages(page string, reports chan<- report) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
@@ -137,8 +140,8 @@ func pages(page string, reports chan<- report) http.Handler {
 	return mux
 }
 
-// serve starts `dormouse serve` and returns its address. It needs no working engine, because every request is refused. The
-// caller must call stop.
+// serve starts `dormouse serve` without a working engine, which the server does not need, because it refuses every request
+// of the page. serve returns the server's address. The caller must call stop.
 func serve(ctx context.Context, dir string) (address string, stop func(), err error) {
 	server := exec.CommandContext(ctx, "bin/dormouse", "serve", "--listen=127.0.0.1:0", "--sse")
 	server.Env = append(os.Environ(), "DORMOUSE_HOME="+dir, "DOCKER_HOST=unix:///nonexistent/docker.sock")
@@ -151,7 +154,7 @@ func serve(ctx context.Context, dir string) (address string, stop func(), err er
 	}
 	stop = func() {
 		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait() // its exit status does not matter
+		_ = server.Wait() // the server's exit status does not matter
 	}
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
@@ -164,16 +167,16 @@ func serve(ctx context.Context, dir string) (address string, stop func(), err er
 	return "", nil, fmt.Errorf("dormouse serve does not serve: %w", lines.Err())
 }
 
-// counts is what the server's metrics show about the requests that it received.
+// counts contains the server's metrics about the requests that the server received, except for requests of /metrics.
 type counts struct {
 	total    int
-	statuses []string // the HTTP statuses of the refusals
-	bad      []string // the metrics' lines about requests that were not refused
+	statuses []string // the HTTP statuses of the refused requests
+	bad      []string // lines of the metrics that count a request that was not refused, a tool call or a sandbox
 }
 
 var counted = regexp.MustCompile(`(?m)^(dormouse_http_requests_total\{(.*)\}|dormouse_tool_calls_total.*|dormouse_sandboxes.*) (\d+)$`)
 
-// requests reads the server's metrics. It uses the token, which a page does not have.
+// requests reads the server's metrics. It sends the server's token, which the page does not have.
 func requests(address, dir string) (counts, error) {
 	token, err := os.ReadFile(filepath.Join(dir, "token"))
 	if err != nil {
@@ -195,9 +198,9 @@ func requests(address, dir string) (counts, error) {
 	}
 	var c counts
 	for _, m := range counted.FindAllStringSubmatch(string(body), -1) {
-		n, _ := strconv.Atoi(m[3]) // the pattern has digits only
+		n, _ := strconv.Atoi(m[3]) // cannot fail: this group of the pattern matches only digits
 		switch status := regexp.MustCompile(`status="(\d+)"`).FindStringSubmatch(m[2]); {
-		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200": // our own requests for the metrics
+		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200": // requests that the function requests sent
 		case status != nil && (status[1] == "401" || status[1] == "403"):
 			c.total += n
 			if !slices.Contains(c.statuses, status[1]) {

@@ -32,7 +32,7 @@ type Answer struct {
 	Text       string
 	Images     [][]byte
 	Blob       []byte         // content of a file that is neither text nor a picture
-	Structured map[string]any // structured content; only the tools that manage sandboxes return it
+	Structured map[string]any // structured content; nil for read_file and for the tools about executions
 }
 
 // Start runs `dormouse mcp` with env added to this process's environment, and initializes the session. The caller must

@@ -16,7 +16,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
-// step is one tool call in scenario.json, with the answer that it must have.
+// step is one tool call in scenario.json, with the requirements on its answer.
 type step struct {
 	Tool   string            `json:"tool"`
 	Args   json.RawMessage   `json:"args"`
@@ -114,7 +114,7 @@ func wire(transport string) mcp.Transport {
 	return &mcp.CommandTransport{Command: exec.Command(os.Getenv("DORMOUSE"), "mcp")}
 }
 
-// bearer is an http.RoundTripper that adds this token to each request.
+// bearer is a token. As an http.RoundTripper it adds the token to each request.
 type bearer string
 
 func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
