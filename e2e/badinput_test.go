@@ -70,8 +70,9 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestFilesWithoutEnd checks that code that creates files in an endless loop reaches a limit, on runsc the sandbox's limit on
-// files and otherwise the size of its file system. The JavaScript kernel must keep its variables, and the files can be removed.
+// TestFilesWithoutEnd checks that code that creates millions of files fails: with runsc at the sandbox's limit on the number
+// of files, with other runtimes because no space is left. The sandbox's JavaScript kernel must keep its variables, and code
+// must be able to remove the files.
 func TestFilesWithoutEnd(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

@@ -23,14 +23,15 @@ import (
 	"time"
 )
 
-// rawPeer is a client that sends raw JSON messages to a server and receives an answer for each.
+// rawPeer is a client of one server, with the process id pid. send sends a raw JSON message to the server, and next returns
+// the next answer.
 type rawPeer struct {
 	pid  int
 	send func(message string)
 	next func() string
 }
 
-// rawPeers returns a function for each transport that starts a server and returns its client.
+// rawPeers returns a map from the name of each transport to a function that starts a server and returns a client of it.
 func rawPeers(t *testing.T) map[string]func() rawPeer {
 	return map[string]func() rawPeer{
 		"stdio": func() rawPeer { return rawStdio(t, newHome(t)) },
@@ -114,7 +115,7 @@ func receiveAnswer(t *testing.T, answers <-chan string) string {
 	}
 }
 
-// post posts a message and returns the body of the answer.
+// post sends a message with an HTTP POST request and returns the body of the answer.
 func (s *served) post(url, message string) string {
 	r, _ := http.NewRequest("POST", url, strings.NewReader(message))
 	r.Header = http.Header{"Authorization": {"Bearer " + s.token}, "Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}}
@@ -133,8 +134,8 @@ func rawCall(id, tool string, a args) string {
 	return string(b)
 }
 
-// says fails the test unless an answer contains these words. It also fails if the answer contains a token of the spool, which
-// stands for a long string inside the server and must not be visible.
+// says fails the test unless an answer contains all of words. It also fails the test if the answer contains a placeholder of
+// the spool. Inside the server, a placeholder (spool:…) stands for a long string of a message; clients must never see it.
 func says(t *testing.T, answer string, words ...string) {
 	t.Helper()
 	for _, w := range words {
@@ -147,8 +148,9 @@ func says(t *testing.T, answer string, words ...string) {
 	}
 }
 
-// A message with 100 MB is accepted and returned over each transport, and the server's memory hardly grows, because the data is
-// in a file. The server also answers other huge messages, valid or not.
+// TestHugeMessages checks over each transport that the server accepts and returns a message with a file of 100 MiB, and that
+// its memory hardly grows, because the server stores the data in a file. The server must also answer other huge messages,
+// whether they are valid or not.
 func TestHugeMessages(t *testing.T) {
 	needsEngine(t)
 	data := make([]byte, 100<<20)
@@ -219,7 +221,7 @@ func TestHugeMessages(t *testing.T) {
 			list, _ := json.Marshal([]args{{"path": "listed", "text": text}})
 			says(t, ask(rawCall("8", "write_files", args{"sandbox_id": box, "files": string(list)})), hex.EncodeToString(textSum[:]))
 
-			// Two concurrent calls with the same id are both answered.
+			// The server must answer both of two concurrent calls with the same id.
 			for range 2 {
 				p.send(rawCall(`"same"`, "write_files", file("same", args{"base64": b64[:4<<20]})))
 			}
@@ -230,7 +232,7 @@ func TestHugeMessages(t *testing.T) {
 	}
 }
 
-// A server that is killed while it receives a message leaves no file in the spool.
+// TestSpoolAfterKill checks that a server that is killed while it receives a message leaves no file in the folder spool.
 func TestSpoolAfterKill(t *testing.T) {
 	h := newHome(t, noEngine...)
 	s := startServe(t, h)
@@ -261,7 +263,8 @@ func TestSpoolAfterKill(t *testing.T) {
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	// On Windows an open file keeps its name, so a crash leaves files behind. The next start removes them.
+	// On Windows a crash leaves files in the spool, because an open file can't be deleted there. The next server must remove
+	// such files at its start.
 	os.WriteFile(filepath.Join(spool, "dormouse-old"), []byte("x"), 0o600)
 	startServe(t, h)
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
@@ -269,7 +272,7 @@ func TestSpoolAfterKill(t *testing.T) {
 	}
 }
 
-// memoryOf returns a field of /proc/PID/status in KiB, or 0 if it is missing.
+// memoryOf returns the value of a field of /proc/PID/status in KiB, or 0 if the file or the field is missing.
 func memoryOf(pid int, field string) int {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	_, rest, _ := bytes.Cut(text, []byte(field+":"))

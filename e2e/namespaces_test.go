@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// namespaces is a program that tries to make each kind of namespace, with unshare in a forked process and with clone. A process
-// that clone has made exits at once.
+// namespaces is a Python program that tries to make each kind of namespace, with unshare in a forked process and with clone. If
+// clone succeeds, the new process exits at once.
 const namespaces = `
 import ctypes, errno, os, platform, signal
 libc = ctypes.CDLL(None, use_errno=True)
@@ -49,12 +49,12 @@ clone3 = call(CLONE3, 0, 0)[1]
 plain = cloned(0)
 `
 
-// summary is a program that prints the distinct results of the calls in namespaces.
+// summary is a Python program that runs after the program namespaces and prints the distinct results of its calls.
 const summary = `
 print("answers:", " and ".join(sorted(set(answers.values()))), end=".")
 `
 
-// honest is a program that starts processes and threads in all common ways.
+// honest is a Python program that starts processes and threads in the common ways. All of them must work in a sandbox.
 const honest = `
 import multiprocessing, subprocess, sys, threading
 started = []
@@ -70,8 +70,8 @@ nested = subprocess.run([sys.executable, "-c", "import threading; t = threading.
 print(len(started), pooled, shell, nested)
 `
 
-// No code can make a namespace, whichever engine and settings run its sandbox: a user namespace would give it every
-// capability inside.
+// TestCodeCannotMakeNamespaces checks that no code in a sandbox can make a namespace, on any platform. In a new user namespace
+// the code would have every capability.
 func TestCodeCannotMakeNamespaces(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -96,13 +96,15 @@ func TestCodeCannotMakeNamespaces(t *testing.T) {
 				s := s.with(t)
 				r := s.call("create_sandbox", args{"fork_of": id})
 				if r.IsError {
-					if p.runtime == "runsc" && !strings.Contains(r.Text, "this Docker engine can't") { // a Docker engine without experimental features can't fork
+					// A Docker engine with runc, or without experimental features, can't fork.
+					if p.runtime == "runsc" && !strings.Contains(r.Text, "this Docker engine can't") {
 						t.Errorf("create_sandbox: %s", r.Text)
 					}
 					return
 				}
 				fork := r.Structured["id"].(string)
-				s.run(fork, "print(clone3)", "kernel_epoch 1", "ENOSYS") // the variable exists, so this is the restored kernel
+				// The variable clone3 exists in the fork, so its kernel was restored and not started anew.
+				s.run(fork, "print(clone3)", "kernel_epoch 1", "ENOSYS")
 				s.run(fork, namespaces+summary, "answers: EPERM.")
 			})
 			t.Run("processes and threads work", func(t *testing.T) {

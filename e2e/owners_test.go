@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// bearer is a client with its own token.
+// bearer is an HTTP client of the server s that authenticates with a token.
 type bearer struct {
 	s     *served
 	token string
 }
 
-// ask sends a request and returns the status and the body of the answer.
+// ask sends a request with the client's token, and returns the status and the body of the answer.
 func (b bearer) ask(method, path, body string) (int, string) {
 	b.s.t.Helper()
 	r, _ := http.NewRequest(method, b.s.url+path, strings.NewReader(body))
@@ -51,7 +51,7 @@ func (b bearer) must(method, path, body string) string {
 	return made.ID
 }
 
-// tool calls an MCP tool and returns the answer's text.
+// tool calls an MCP tool over HTTP and returns the answer as JSON.
 func (b bearer) tool(name string, a args) string {
 	b.s.t.Helper()
 	arguments, _ := json.Marshal(a)
@@ -59,7 +59,7 @@ func (b bearer) tool(name string, a args) string {
 	return answer
 }
 
-// grant makes a token with `dormouse token add`, which prints it, and returns a client that uses it.
+// grant makes a token with `dormouse token add` and returns a client that uses this token.
 func grant(t *testing.T, s *served, name string) bearer {
 	t.Helper()
 	out, errout, status := s.h.run("", "token", "add", name)
@@ -69,11 +69,11 @@ func grant(t *testing.T, s *served, name string) bearer {
 	return bearer{s, strings.TrimSpace(out)}
 }
 
-// The token command makes, lists and revokes tokens. A running server applies each change at once. No later output contains a
-// token.
+// TestCLIToken checks that `dormouse token` makes, lists and revokes tokens, and that a running server applies each change to
+// the next request. Only the output of `token add` may contain a token.
 func TestCLIToken(t *testing.T) {
 	h := newHome(t, noEngine...)
-	early, _, status := h.run("", "token", "add", "early") // neither a server nor a home exists yet
+	early, _, status := h.run("", "token", "add", "early") // before any server has run in the home
 	if status != 0 {
 		t.Fatalf("token add without a home: %d", status)
 	}
@@ -114,9 +114,10 @@ func TestCLIToken(t *testing.T) {
 	}
 }
 
-// S03, with a real engine: for bob, over REST, MCP and as a resource, alice's sandboxes get the same status and text as ones
-// that do not exist. The operator sees the sandboxes of both. When alice's token is revoked and she gets a new one, she has her
-// sandboxes again.
+// TestS03_TwoTokens checks, with a real engine, that an owner cannot find out about another owner's sandboxes. If bob requests
+// alice's sandboxes, over REST, with MCP tools or as MCP resources, the answers must have the same status and text as for
+// sandboxes that do not exist. The operator must see the sandboxes of both. If alice's token is revoked and she gets a new
+// token, she must have access to her sandboxes again.
 func TestS03_TwoTokens(t *testing.T) {
 	h := newHome(t, platforms(t)[0].env...)
 	s := startServe(t, h)
@@ -186,7 +187,7 @@ func TestS03_TwoTokens(t *testing.T) {
 		t.Errorf("dormouse ls: %s", out)
 	}
 
-	// Executions that were started over REST are counted in the metrics, and each client with a token may read these sums.
+	// The metrics count executions that were started over REST. Any client with a token may read these totals.
 	if _, metrics := bob.ask("GET", "/metrics", ""); !strings.Contains(metrics, "dormouse_executions_started_total 1\n") || !strings.Contains(metrics, `dormouse_executions_ended_total{state="succeeded"} 1`) {
 		t.Errorf("metrics: %s", metrics)
 	}

@@ -15,10 +15,10 @@ import (
 )
 
 // This file checks that all ways to install Dormouse agree with each other. It reads the golden files of the MCP bundle's
-// manifest and the registry's entry; e2e/packaging/run validates both with the official tools. clients_test.go compares
-// README's section about clients and its install badges with --print-config.
+// manifest and of the registry's entry. e2e/packaging/run validates these golden files with the official tools.
+// clients_test.go compares README.md's section about clients and its install links with --print-config.
 
-// readJSON reads a golden file of packaging/mcpb.
+// readJSON reads and decodes a golden file of packaging/mcpb.
 func readJSON(t *testing.T, file string) (v map[string]any) {
 	t.Helper()
 	text, err := os.ReadFile("packaging/mcpb/testdata/" + file)
@@ -31,7 +31,8 @@ func readJSON(t *testing.T, file string) (v map[string]any) {
 	return v
 }
 
-// quote returns the text that the pattern's group matches in a file. The pattern must match exactly once.
+// quote returns the part of a file that the first group of a regular expression matches. The expression must match exactly
+// once.
 func quote(t *testing.T, file, pattern string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -45,7 +46,8 @@ func quote(t *testing.T, file, pattern string) string {
 	return found[0][1]
 }
 
-// A bundle starts the command that --print-config prints. The registry's entry describes that bundle and this repository.
+// TestBundleAndRegistryAgree checks that a bundle starts the command that --print-config prints, and that the registry's entry
+// describes this bundle and this repository.
 func TestBundleAndRegistryAgree(t *testing.T) {
 	entries := readJSON(t, "server.golden.json")
 	module := quote(t, "go.mod", `^module (\S+)$`)
@@ -82,7 +84,8 @@ func TestBundleAndRegistryAgree(t *testing.T) {
 	}
 }
 
-// The systemd units, the Dockerfile and compose.yaml run commands that the binary accepts, and use the same port and home.
+// TestServiceFilesRunAcceptedCommands checks that the systemd units, the Dockerfile and compose.yaml run commands that the
+// binary accepts, and that they use the same port and the same home.
 func TestServiceFilesRunAcceptedCommands(t *testing.T) {
 	user := quote(t, "packaging/systemd/user/dormouse.service", `^ExecStart=(.*)$`)
 	system := quote(t, "packaging/systemd/system/dormouse.service", `^ExecStart=(.*)$`)

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// kill -9 of the daemon loses no sandbox, no running execution and none of its output.
+// TestDaemonKilled checks that no sandbox, no running execution and no output of an execution is lost if the daemon is killed.
 func TestDaemonKilled(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -28,7 +28,7 @@ func TestDaemonKilled(t *testing.T) {
 			short := s.create(args{"ttl": "3s"})
 
 			h.stop(syscall.SIGKILL)
-			time.Sleep(3500 * time.Millisecond) // the short sandbox expires while no daemon runs
+			time.Sleep(3500 * time.Millisecond) // the sandbox with a TTL of 3 s expires while no daemon runs
 
 			s = h.connect(t)
 			s.contains(s.ok("get_execution", args{"execution_id": executionID(t, r.Text), "wait_seconds": 20}).Text, "tick 0", "tick 7", "all of it", "succeeded")
@@ -42,7 +42,8 @@ func TestDaemonKilled(t *testing.T) {
 	}
 }
 
-// If the daemon has ended, a client's next call starts it again and finds the sandboxes. Concurrent calls start only one daemon.
+// TestDaemonGoneUnderClient checks that a client's next call starts the daemon again if the daemon has ended, and that the
+// sandboxes still exist. Concurrent calls of one client must all succeed.
 func TestDaemonGoneUnderClient(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t)
@@ -63,7 +64,8 @@ func TestDaemonGoneUnderClient(t *testing.T) {
 	}
 }
 
-// The daemon and its sandboxes keep running after the client that started the daemon has ended.
+// TestDaemonOutlivesClients checks that the daemon and its sandboxes keep running after the client that started the daemon has
+// ended.
 func TestDaemonOutlivesClients(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t)
@@ -78,7 +80,7 @@ func TestDaemonOutlivesClients(t *testing.T) {
 	}
 }
 
-// Several clients that start at the same time start only one daemon.
+// TestConcurrentClientsStartOneDaemon checks that several clients that start at the same time start only one daemon.
 func TestConcurrentClientsStartOneDaemon(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t)
@@ -97,7 +99,8 @@ func TestConcurrentClientsStartOneDaemon(t *testing.T) {
 	}
 }
 
-// If the container of a sandbox was removed from outside, the answer is that the sandbox is lost, not that it does not exist.
+// TestContainerRemovedByHand checks that, if a user removes the container of a sandbox with docker rm, the answers report that
+// the sandbox is lost, not that it does not exist.
 func TestContainerRemovedByHand(t *testing.T) {
 	needsDocker(t)
 	if _, err := exec.LookPath("docker"); err != nil {
@@ -118,7 +121,8 @@ func TestContainerRemovedByHand(t *testing.T) {
 	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "terminated")
 }
 
-// While the engine does not answer, errors name the engine. When it answers again, everything works as before.
+// TestEngineAway checks that errors name the engine while the engine does not answer, and that everything works as before when
+// the engine answers again.
 func TestEngineAway(t *testing.T) {
 	needsDocker(t)
 	real := strings.TrimPrefix(os.Getenv("DOCKER_HOST"), "unix://")
@@ -135,7 +139,8 @@ func TestEngineAway(t *testing.T) {
 	s.run(id, "x = 'survived'")
 	socketProxy.disconnect()
 	s.refused("create_sandbox", nil, "engine")
-	// A root daemon on the engine's machine reaches running sandboxes through their runtime, without the engine.
+	// A daemon that is root on the engine's machine connects to running sandboxes through the runtime. It does not need the
+	// engine for this, so the call may succeed.
 	if answer := s.call("execute_code", args{"sandbox_id": id, "code": "x"}); answer.IsError {
 		s.contains(answer.Text, "engine")
 	} else {
@@ -146,7 +151,8 @@ func TestEngineAway(t *testing.T) {
 	s.create(nil)
 }
 
-// socketProxy is a unix socket that forwards connections to the engine's socket until disconnect is called.
+// socketProxy is a unix socket that forwards connections to the engine's socket. disconnect closes the socket and all
+// connections; open opens the socket again.
 type socketProxy struct {
 	t          *testing.T
 	path, real string
@@ -210,8 +216,8 @@ func (d *socketProxy) disconnect() {
 	d.conns = nil
 }
 
-// When the daemon is killed, its pooled sandbox and the runsc processes that it started in advance end by themselves, although
-// no other daemon runs.
+// TestAKilledDaemonLeavesNoPooledSandbox checks that, after the daemon was killed, the processes of its pooled sandbox, and the
+// runsc processes that it started in advance for later sandboxes, end by themselves, although no other daemon runs.
 func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	h := newGvisorHome(t)
 	s := h.connect(t)

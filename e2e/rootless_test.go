@@ -15,11 +15,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 )
 
-// ordinaryUser is an ordinary user without an entry in the machine's list of users. Dormouse needs nothing of such a user
-// except a user id.
+// ordinaryUser is a user without root rights. The user has a user id but no entry in /etc/passwd, because Dormouse needs no
+// such entry.
 type ordinaryUser struct {
 	t   *testing.T
-	dir string // the user's home, which contains all programs of the test
+	dir string // the user's home folder, which contains all programs of the test
 }
 
 const ordinaryUserUID = 61234
@@ -59,7 +59,8 @@ func newOrdinaryUser(t *testing.T) ordinaryUser {
 	return s
 }
 
-// run runs a program as the user, in a folder of the checkout, and returns its output.
+// run runs a program as the user, in the folder in of the checkout, with the environment variables env added. It returns the
+// output of the program.
 func (s ordinaryUser) run(t *testing.T, in string, env []string, program string, arg ...string) (output string, err error) {
 	t.Helper()
 	unpacked, err := gvisor.DefaultImages()
@@ -72,7 +73,7 @@ func (s ordinaryUser) run(t *testing.T, in string, env []string, program string,
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", append([]string{script, strconv.Itoa(ordinaryUserUID), s.dir, unpacked, program}, arg...)...)
 	cmd.Dir = in
-	// The user must not find root's Docker engine.
+	// DOCKER_HOST is set so that the user's programs do not find root's Docker engine.
 	cmd.Env = append([]string{"PATH=" + s.dir + ":" + os.Getenv("PATH"), "DOCKER_HOST=unix:///nowhere"}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
@@ -94,9 +95,9 @@ func (s ordinaryUser) processes() (lines []string) {
 	return lines
 }
 
-// The gvisor engine works the same for users without root and without Docker. This test runs its conformance suite and
-// end-to-end tests as an ordinary user. This user has no systemd and therefore no cgroups, so the suite's tests of the limits
-// that need cgroups are left out.
+// TestWithoutRoot checks that the gvisor engine works for users without root and without Docker. It runs the engine's
+// conformance suite and some end-to-end tests as an ordinary user. No systemd runs for this user, so the user has no cgroups,
+// and the test leaves out the suite's tests of limits that need cgroups.
 func TestWithoutRoot(t *testing.T) {
 	s := newOrdinaryUser(t)
 	env := []string{"DORMOUSE_TEST_REQUIRE=gvisor,runsc", "DORMOUSE_WITHOUT_CGROUPS=1",
@@ -137,8 +138,8 @@ func TestWithoutRoot(t *testing.T) {
 		}
 	})
 	t.Run("the flag that the first command's refusal names makes the next command work", func(t *testing.T) {
-		// All of these tests set DOCKER_HOST to an address where no engine answers, and then --engine auto tries no other
-		// engine.
+		// The method run sets DOCKER_HOST, and if DOCKER_HOST is set, --engine auto does not try the gvisor engine. The script
+		// therefore clears DOCKER_HOST, and selects the gvisor engine itself.
 		output, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
 			"$HOME/dormouse" exec -e 'print(6 * 7)'
 			echo "first: $?"

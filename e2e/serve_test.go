@@ -40,7 +40,7 @@ type served struct {
 	stderr bytes.Buffer
 }
 
-// noEngine makes the tests independent of any engine on this machine.
+// noEngine is an environment in which no engine works. It makes tests independent of the engines of this machine.
 var noEngine = []string{"DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix:///nonexistent/docker.sock"}
 
 func startServe(t *testing.T, h *home, arg ...string) *served {
@@ -102,7 +102,7 @@ func (s *served) get(path, token string) (int, string) {
 	return res.StatusCode, string(b)
 }
 
-// stop sends the server SIGTERM, waits for its end and returns its exit status.
+// stop sends SIGTERM to the server, waits until it ends and returns its exit status.
 func (s *served) stop() int {
 	s.t.Helper()
 	s.client.CloseIdleConnections()
@@ -117,8 +117,8 @@ func (s *served) stop() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
-// The server starts without an engine and reports that at /readyz. It also serves the home's socket, and never prints its
-// token.
+// TestServe checks that the server starts without an engine and reports at /readyz that it is not ready. The server must also
+// serve the home's socket, and must never print its token.
 func TestServe(t *testing.T) {
 	h := newHome(t, noEngine...)
 	s := startServe(t, h)
@@ -173,7 +173,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// S02: the server refuses an address that other machines can reach, unless it has a certificate or --insecure-http is set.
+// TestS02_Listen checks that the server refuses an address that other machines can reach, and other unsafe or incomplete
+// flags. With --insecure-http the server must accept such an address and print a warning.
 func TestS02_Listen(t *testing.T) {
 	for _, c := range []struct {
 		name, says string
@@ -212,7 +213,8 @@ func TestS02_Listen(t *testing.T) {
 	})
 }
 
-// With a certificate the server accepts TLS only.
+// TestServeTLS checks that a server with a certificate accepts only TLS connections, also on an address that other machines can
+// reach.
 func TestServeTLS(t *testing.T) {
 	h := newHome(t, noEngine...)
 	cert, key, pool := certificate(t)
@@ -229,7 +231,8 @@ func TestServeTLS(t *testing.T) {
 	}
 }
 
-// certificate makes a certificate for localhost. It returns the paths of the certificate and the key, and a pool that trusts it.
+// certificate makes a self-signed certificate for localhost. It returns the paths of the certificate and of the key, and a pool
+// of trusted certificates that contains the certificate.
 func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

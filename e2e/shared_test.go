@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Two clients in one sandbox take turns at the kernel, and neither sees the other's output.
+// TestTwoClientsOneSandbox checks that two clients of one sandbox take turns at its kernel, and that no client gets output of
+// the other client's code.
 func TestTwoClientsOneSandbox(t *testing.T) {
 	needsEngine(t)
 	t.Parallel()
@@ -23,7 +24,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 	id := h.connect(t).create(nil)
 	var clients sync.WaitGroup
 	finished := make(chan string, 20)
-	for _, name := range []string{"Ann", "Bob"} { // ids have no capital letters, so they cannot contain these names
+	for _, name := range []string{"Ann", "Bob"} { // the ids in an answer have no capital letters, so they can't contain these names
 		s := h.connect(t)
 		clients.Go(func() {
 			for i := range 10 {
@@ -53,7 +54,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 	}
 }
 
-// Concurrent calls with the same request_id run the code only once.
+// TestOneRequestManyTimes checks that concurrent calls with the same request_id run the code only once.
 func TestOneRequestManyTimes(t *testing.T) {
 	needsEngine(t)
 	t.Parallel()
@@ -71,7 +72,8 @@ func TestOneRequestManyTimes(t *testing.T) {
 	s.run(id, "runs", "1")
 }
 
-// A sandbox can use another image that the operator has allowed. The guest is injected into it, too.
+// TestOtherImage checks that a sandbox can use another image that the operator has allowed, and that the engine injects the
+// guest into such a sandbox too.
 func TestOtherImage(t *testing.T) {
 	needsDocker(t)
 	t.Parallel()
@@ -90,8 +92,8 @@ func TestOtherImage(t *testing.T) {
 	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "dormouse-other:test")
 }
 
-// TestDeadManSwitch: without a daemon a sandbox ends by itself after its TTL, even while hostile code in it sends SIGSTOP to
-// every process that it can.
+// TestDeadManSwitch checks that a sandbox ends by itself after its TTL if no daemon runs, even while hostile code in the
+// sandbox sends SIGSTOP to every process that it can.
 func TestDeadManSwitch(t *testing.T) {
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {
@@ -102,21 +104,21 @@ func TestDeadManSwitch(t *testing.T) {
 			t.Parallel()
 			h := newHome(t, p.env...)
 			s := h.connect(t)
-			id := s.create(args{"ttl": "15s"}) // on a busy machine, part of this time passes before the code runs
+			id := s.create(args{"ttl": "15s"}) // long enough that the code starts before the TTL ends, also on a busy machine
 			s.run(id, "DELAY = 3\n"+string(stopper)+"print('alive')", "alive")
 			runs := func() bool { return sandboxRuns(t, p, h, id) }
 			if !runs() {
 				t.Fatal("the sandbox does not run before the daemon is killed")
 			}
 			h.stop(syscall.SIGKILL)
-			// After the TTL the guest waits for another minute, because the daemon may only be late.
+			// The guest ends the sandbox a minute after its TTL, because a daemon may be late in extending the TTL.
 			eventually(t, 3*time.Minute, "the sandbox ends without a daemon", func() bool { return !runs() })
 		})
 	}
 }
 
-// sandboxRuns reports whether a sandbox runs. It asks the Docker engine, or for the gvisor engine looks for a process of the
-// home.
+// sandboxRuns reports whether a sandbox runs. With a Docker engine, it searches the engine's containers for the sandbox. With the
+// gvisor engine, it searches for a sandbox process of the home, which must not have any other sandbox.
 func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	t.Helper()
 	if p.name != "gvisor" {
@@ -138,8 +140,8 @@ func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	return false
 }
 
-// TestTimeoutsAndInterruptsStopHostileCode: timeouts and interrupts work while hostile code sends SIGSTOP to, and traces,
-// every process that it can.
+// TestTimeoutsAndInterruptsStopHostileCode checks that timeouts and interrupts work while hostile code traces every process
+// that it can, and sends SIGSTOP to it.
 func TestTimeoutsAndInterruptsStopHostileCode(t *testing.T) {
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 )
 
-// needsGvisor skips a test where the gvisor engine can't run.
+// needsGvisor skips a test if the gvisor engine can't run on this machine.
 func needsGvisor(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -27,7 +27,7 @@ func needsGvisor(t *testing.T) {
 	}
 }
 
-// program copies the dormouse command to a new folder that does not contain runsc, and returns the path of the copy.
+// program copies the dormouse binary to a new folder that does not contain runsc, and returns the path of the new binary.
 func program(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dormouse")
@@ -40,8 +40,8 @@ func program(t *testing.T) string {
 	return path
 }
 
-// runWithEnv runs another copy of the command with additional environment variables. An entry with an empty value removes
-// the variable.
+// runWithEnv runs the dormouse binary at the path program with the variables env added to the home's environment. An entry
+// with an empty value removes the variable.
 func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...string) (output string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, arg...)
@@ -59,15 +59,16 @@ func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...str
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// When the cause of a first command's failure is fixed, the next command works: the failed command leaves no choice of
-// an engine in the home, and no daemon with the old settings or environment.
+// TestCommandsWorkAfterAFailedStart checks that, if a command fails because no engine works, the next command works as soon as
+// the cause is fixed. The failed command must not leave a choice of an engine in the home, or a daemon that keeps the old
+// settings or environment in use.
 func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 	needsGvisor(t)
 	runsc, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(binary), "runsc"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// If a Docker engine answers at its default address, auto would choose it.
+	// The test needs --engine auto to choose gvisor. If a Docker engine answers at its default address, auto would choose docker.
 	auto := "DORMOUSE_ENGINE=auto"
 	if out, _ := (&home{t: t}).runWithEnv(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
 		t.Log("not tested with --engine auto: a Docker engine answers here")
@@ -79,9 +80,9 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 		broken []string // the environment of the first command
 		fixed  []string // the environment of the second command
 		repair func(t *testing.T, program string)
-		says   string   // is in the first command's output
-		args   []string // more arguments of the second command
-		kill   bool     // kill the daemon before the repair
+		says   string   // the first command's output must contain this text
+		args   []string // additional arguments of the second command
+		kill   bool     // whether the test kills the daemon between the two commands
 	}{
 		{name: "no runsc", broken: hidden, fixed: hidden, says: "runsc",
 			repair: func(t *testing.T, program string) {
@@ -117,7 +118,8 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 	}
 }
 
-// A home with sandboxes keeps their engine, whatever a later command's environment or flags say.
+// TestHomeKeepsTheEngineOfItsSandboxes checks that a home with sandboxes keeps the engine of these sandboxes. A later command
+// that selects another engine must fail, and with auto a later command must use the engine of the sandboxes.
 func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	needsGvisor(t)
 	h := newHome(t, "DORMOUSE_ENGINE=gvisor")
@@ -132,7 +134,7 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	if status != 125 || !strings.Contains(output, "gvisor") || !strings.Contains(output, "DORMOUSE_HOME") {
 		t.Errorf("with DORMOUSE_ENGINE=docker exec exits with %d and says %q, want 125 and the engine of the sandboxes", status, output)
 	}
-	// In a home without sandboxes, auto would choose Docker, or fail.
+	// In a home without sandboxes, auto would choose a Docker engine that answers, or fail because DOCKER_HOST is set.
 	for _, env := range [][]string{
 		{"DORMOUSE_ENGINE=auto"},
 		{"DORMOUSE_ENGINE=auto", "DOCKER_HOST=unix:///nonexistent/docker.sock"},
@@ -144,7 +146,8 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	}
 }
 
-// gVisor opens no path that contains a symbolic link, but users' caches and homes may be behind links.
+// TestSandboxesWorkBehindSymbolicLinks checks that sandboxes work if the paths of the cache, the binary or the home contain
+// symbolic links. gVisor itself opens no path that contains a symbolic link.
 func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 	images, err := image.CacheDir()
 	if err != nil {
@@ -182,7 +185,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 					if c.in != "" {
 						t.Chdir(c.in)
 					}
-					for range 2 { // the second run finds the files that the first one made
+					for range 2 { // the second command must also work with the files that the first command made
 						if output, status := h.runWithEnv(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || output != "42\n" {
 							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, output)
 						}
@@ -197,7 +200,8 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 	}
 }
 
-// doctor does not only open the engine. It also uses a sandbox, and names the step that failed.
+// TestDoctorUsesASandbox checks that doctor does not only open the engine, but also uses a sandbox, and that doctor's output
+// names the step that failed.
 func TestDoctorUsesASandbox(t *testing.T) {
 	needsGvisor(t)
 	unpacked, err := gvisor.DefaultImages()
@@ -210,7 +214,8 @@ func TestDoctorUsesASandbox(t *testing.T) {
 		t.Fatalf("there are no images: %v", err)
 	}
 	own := filepath.Join(cache, "dormouse", "unpacked")
-	for _, ref := range refs { // each image has a name and an empty root file system
+	// The new cache has the names of all images, each with an empty root file system.
+	for _, ref := range refs {
 		text, err := os.ReadFile(ref)
 		if err != nil {
 			t.Fatal(err)
@@ -239,7 +244,7 @@ func TestDoctorUsesASandbox(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(h.dir, "trial-*")); len(left) != 0 {
 		t.Errorf("doctor left %v", left)
 	}
-	h.env = h.env[:2] // without XDG_CACHE_HOME, so that the real cache is used
+	h.env = h.env[:2] // removes XDG_CACHE_HOME, so that doctor uses the real cache
 	output, status = h.runWithEnv(t, binary, nil, "doctor")
 	if status != 0 || !strings.Contains(output, "✓ sandbox") {
 		t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, output)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// An idle sandbox is suspended, and resumes with its state, also after kill -9 of the daemon. If the engine can write memory to
-// disk, a fork continues from the same state independently.
+// TestSleepAndFork checks that an idle sandbox is suspended and resumes with its state, also after the daemon was killed. If
+// the platform can fork, a fork must continue from the same state independently of the original sandbox.
 func TestSleepAndFork(t *testing.T) {
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -38,10 +38,11 @@ func suspendAndFork(t *testing.T, p platform) {
 	if !isSuspended() {
 		t.Error("the sandbox woke when the daemon started")
 	}
+	// A Docker engine with runc, or without experimental features, can't fork.
 	var fork string
 	if copied := s.call("create_sandbox", args{"fork_of": id}); !copied.IsError {
 		fork = copied.Structured["id"].(string)
-	} else if p.runtime == "runsc" && !strings.Contains(copied.Text, "this Docker engine can't") { // a Docker engine without experimental features can't fork
+	} else if p.runtime == "runsc" && !strings.Contains(copied.Text, "this Docker engine can't") {
 		t.Errorf("create_sandbox: %s", copied.Text)
 	}
 	s.run(id, "f.write('original'); f.close(); next(counter)", "4")

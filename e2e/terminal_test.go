@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On a terminal, exec prints the sequences of the code's output that clear the screen, set the title or fill the clipboard as
-// text. A pipe gets every byte.
+// TestExecKeepsControlSequencesFromATerminal checks how exec prints control sequences in the output of code that clear the
+// screen, set the title or fill the clipboard. On a terminal, exec must print these sequences as visible text. To a pipe, it
+// must write every byte unchanged.
 func TestExecKeepsControlSequencesFromATerminal(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t)
@@ -85,9 +86,9 @@ func runInTerminal(t *testing.T, h *home, arg ...string) string {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		io.Copy(&shown, master) // ends with EIO when the last slave is closed
+		io.Copy(&shown, master) // returns the error EIO when the last process closes the slave side of the terminal
 	}()
-	_ = cmd.Wait() // the code fails
+	_ = cmd.Wait() // an error is expected, because the code that exec runs fails
 	<-read
 	return shown.String()
 }

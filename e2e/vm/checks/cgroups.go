@@ -40,7 +40,7 @@ func machine(ctx context.Context) {
 	})
 }
 
-// engineTests runs those of the engine's own tests that depend on cgroups.
+// engineTests runs those tests of the gvisor engine's package that depend on cgroups.
 func engineTests(ctx context.Context) {
 	for _, test := range []string{"TestOutOfMemoryIsNamed", "TestSandboxesOutliveTheDaemon", "TestRemoveLeavesNothing"} {
 		check("the engine's own "+test, func() error {
@@ -50,7 +50,7 @@ func engineTests(ctx context.Context) {
 	}
 }
 
-// limits checks the limits of a sandbox with code that tries to exceed them.
+// limits checks the limits of a sandbox by running code that tries to exceed the limits.
 func limits(ctx context.Context) {
 	var s session
 	var id string
@@ -125,7 +125,7 @@ func limits(ctx context.Context) {
 		return err
 	})
 	check("a fork bomb is survived", func() error {
-		// The bomb starts small programs. Copies of Python could reach the memory limit before the process limit.
+		// The bomb starts sleep, a small program. Many Python processes could reach the memory limit before the process limit.
 		const bomb = "import os\ntry:\n    while True: os.posix_spawn('/usr/bin/sleep', ['sleep', '600'], {})\nexcept BlockingIOError: print('no more')"
 		if _, err := s.run(id, "python", bomb, "no more"); err != nil {
 			return err

@@ -24,7 +24,7 @@ const (
 	binary  = "/usr/local/bin/dormouse"
 	service = "dormouse-gvisor.service"
 	home    = "/var/lib/dormouse" // the service's home
-	ids     = "/root/sandboxes"   // a file with the ids that one boot passes to the next
+	ids     = "/root/sandboxes"   // the file through which one boot passes ids to the next boot
 )
 
 type args = mcpclient.Args
@@ -69,7 +69,7 @@ func main() {
 
 func say(format string, a ...any) { fmt.Fprintf(report, format+"\n", a...) }
 
-// check runs one check and writes its line of the report.
+// check runs the function do as a check with a name, and writes a line with the result to the report.
 func check(name string, do func() error) {
 	began := time.Now()
 	if err := do(); err != nil {
@@ -88,8 +88,8 @@ func command(ctx context.Context, name string, arg ...string) (string, error) {
 	return string(out), nil
 }
 
-// eventually calls ok every 200 ms until it returns true or an error, for at most 5 minutes. The time is this long because
-// the machine may be emulated and slow.
+// eventually calls the function ok every 200 ms until ok returns true or an error. If that does not happen within 5 minutes,
+// eventually returns an error that contains what. The limit is this long because the machine may be emulated and slow.
 func eventually(ctx context.Context, what string, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -112,8 +112,8 @@ type session struct {
 	ctx context.Context
 }
 
-// connect waits until the service's daemon answers and then opens a session, so that the session does not start a second
-// daemon.
+// connect opens a session with the service's daemon. It first waits until the daemon answers, because otherwise the session
+// would start a second daemon.
 func connect(ctx context.Context) (session, error) {
 	err := eventually(ctx, "the service answers", func() (bool, error) {
 		_, err := command(ctx, binary, "ls", "--home", home)
@@ -134,7 +134,8 @@ func (s session) create(a args) (string, error) {
 
 var executionID = regexp.MustCompile(`exec_\w+`)
 
-// run runs code, waits until it ends, and returns the answer. It fails if a word is missing from the answer.
+// run runs code in a sandbox, waits until the code ends, and returns the text of the answer. It returns an error if the answer
+// lacks one of words.
 func (s session) run(id, language, code string, words ...string) (string, error) {
 	ask := args{"sandbox_id": id, "language": language, "code": code, "wait_seconds": 300, "request_id": rand.Text()}
 	r, err := s.Must(s.ctx, "execute_code", ask)
@@ -154,7 +155,7 @@ func (s session) run(id, language, code string, words ...string) (string, error)
 	return r.Text, err
 }
 
-// both runs code in Python and in JavaScript. Each answer must contain the given word.
+// both runs code in Python, whose answer must contain inPython, and code in JavaScript, whose answer must contain inJavascript.
 func (s session) both(id string, python, inPython, javascript, inJavascript string) error {
 	if _, err := s.run(id, "python", python, inPython); err != nil {
 		return err
@@ -163,7 +164,7 @@ func (s session) both(id string, python, inPython, javascript, inJavascript stri
 	return err
 }
 
-// view is a part of the result of get_sandbox.
+// view contains the fields of get_sandbox's result that the checks use.
 type view struct {
 	State       string    `json:"state"`
 	SuspendedTo string    `json:"suspended_to"`
@@ -202,9 +203,9 @@ func epochOf(text string) string {
 // cgroupOf returns the path of a sandbox's cgroup.
 func cgroupOf(id string) string { return filepath.Join("/sys/fs/cgroup/dormouse", id) }
 
-// nothingLeft fails if a process, cgroup, mount or folder of the sandbox is left. With an empty id it fails if one of any
-// sandbox is left. The daemon must have stopped then, because a running daemon also has sandboxes that no client created:
-// a pooled sandbox, and the one from which it makes a snapshot.
+// nothingLeft returns an error if a process, cgroup, mount or folder of the sandbox id is left. If id is empty, nothingLeft
+// checks all sandboxes. The daemon must then have stopped, because a running daemon also has sandboxes that no client
+// created: the pooled sandbox, and the sandbox from which the daemon makes a snapshot.
 func nothingLeft(home, id string) error {
 	var left []string
 	for _, pattern := range []string{"/sys/fs/cgroup/dormouse/" + cmp.Or(id, "sbx_"), home + "/gvisor/sandboxes/" + id, home + "/gvisor/sandboxes/." + id, home + "/gvisor/runsc/*" + id,

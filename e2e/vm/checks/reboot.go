@@ -22,8 +22,8 @@ next(squares), next(squares), next(squares)`
 	goOnJS      = "[seen.get('a'), numbers.next().value]"
 )
 
-// known are the ids that one boot passes to the next: slept is the sandbox that is suspended when the machine stops, ran
-// the sandbox that is running then, and late an execution in ran that began after ran's last checkpoint.
+// known contains the ids that one boot passes to the next boot. slept is the sandbox that is suspended when the machine stops.
+// ran is the sandbox that is running when the machine stops. late is an execution in ran that began after ran's last checkpoint.
 type known struct{ slept, ran, late string }
 
 func recall() (k known, err error) {
@@ -34,8 +34,8 @@ func recall() (k known, err error) {
 	return k, err
 }
 
-// keep writes the ids to a file for the next boot. It syncs only this file, so that a power cut loses everything that the
-// daemon has not synced itself.
+// keep writes the ids to a file for the next boot. It syncs only this file, not the file system, so that the power cut loses
+// all data that the daemon has not synced itself.
 func (k known) keep() error {
 	f, err := os.Create(ids)
 	if err != nil {
@@ -45,10 +45,10 @@ func (k known) keep() error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// goesOn waits for a new checkpoint of a sandbox, then starts a long execution, which is therefore not in the checkpoint.
-// It returns the execution's id.
+// goesOn waits for a new checkpoint of a sandbox. It then starts a long execution, which is therefore not in the checkpoint,
+// and returns the id of the execution.
 func (s session) goesOn(id string) (string, error) {
-	if _, err := s.run(id, "python", "1"); err != nil { // new work causes a new checkpoint
+	if _, err := s.run(id, "python", "1"); err != nil { // a new execution makes the daemon take a new checkpoint
 		return "", err
 	}
 	began := time.Now()
@@ -150,8 +150,9 @@ func afterPowerCut(ctx context.Context) {
 	})
 }
 
-// goOn checks that a sandbox continues from its state: it runs the next steps in both languages. If the sandbox was rewound
-// to a checkpoint, its kernel epoch must have grown and the answer must report this.
+// goOn checks that a sandbox continues from its state. It runs code in both languages that uses the variables of the sandbox
+// and the open file. If rewound is true, the sandbox was rewound to a checkpoint: its kernel_epoch must have grown, and the
+// answer must report the rewind.
 func (s session) goOn(name, id, square, log string, number int, rewound bool) {
 	check(name, func() error {
 		text, err := s.run(id, "python", goOn, fmt.Sprintf("([21, 41], %s, '%s')", square, log))

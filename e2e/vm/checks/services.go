@@ -89,7 +89,7 @@ func mainPID(ctx context.Context) (string, error) {
 
 // logins checks that sandboxes survive the end of the login session that started them, even if the administrator lets
 // systemd kill all processes of a session at its end (KillUserProcesses=yes). The daemon belongs to the session and is
-// killed with it. The sandboxes do not, and the next daemon finds them.
+// killed with the session. The sandboxes do not belong to the session, and the next daemon finds them.
 func logins(ctx context.Context) {
 	const other = "/root/home"
 	login := func(code string) (string, error) {
@@ -139,8 +139,8 @@ func logins(ctx context.Context) {
 	})
 }
 
-// atLogin is the program of a login session. It runs code in the sandbox "mine", which it creates if necessary, and prints
-// its own cgroup and the answer.
+// atLogin is what this command does in a login session. It runs code in the sandbox "mine", which it creates if necessary. It
+// prints the cgroup of this process, which shows the login session, and the text of the answer.
 func atLogin(ctx context.Context, code string) error {
 	s, err := mcpclient.Start(ctx, binary, nil)
 	if err != nil {
