@@ -106,7 +106,8 @@ func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n 
 		boxes[i] = sleeper{s: s}
 		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("sleeper ", i)}
 		err := boxes[i].create(ctx, fork)
-		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour { // the disk limit is reached: wait until the daemon has compressed some checkpoints
+		// If the disk limit is reached, the loop waits until the daemon has compressed some checkpoints.
+		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour {
 			time.Sleep(5 * time.Second)
 			err = boxes[i].create(ctx, fork)
 		}

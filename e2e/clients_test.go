@@ -150,7 +150,8 @@ func entry(t *testing.T, config, under string) map[string]any {
 // TestConfigHasFlags checks that the configuration that --print-config prints contains the other flags of the command line
 // as arguments, with absolute paths, and the environment variables that configure Dormouse.
 func TestConfigHasFlags(t *testing.T) {
-	flags := []string{"--home", "h", "--allow-dir", `/it's\, here`, "--allow-dir", "/b", "--ttl", "1w"} // a comma separates values unless it is escaped
+	// A comma in the value of --allow-dir separates two values unless it is escaped.
+	flags := []string{"--home", "h", "--allow-dir", `/it's\, here`, "--allow-dir", "/b", "--ttl", "1w"}
 	env := []string{"DORMOUSE_MAX_SANDBOXES=3", "DORMOUSE_TTL=2h", "DOCKER_HOST=unix:///d.sock", "UNRELATED=1"}
 	dir, err := os.Getwd()
 	if err != nil {

@@ -28,7 +28,7 @@ import (
 
 type args = mcpclient.Args
 
-// binary is the dormouse command, built once for all tests.
+// binary is the path of the dormouse binary, which is built once for all tests.
 var binary string
 
 // root returns the repository's root, to which all paths in these tests are relative. go test starts a test in its package's

@@ -71,7 +71,8 @@ func cgroupsOf(id string) (dirs []string) {
 	return dirs
 }
 
-// wantNothingLeft checks that the home has no mount, and that no process, cgroup or folder of the sandboxes ids is left.
+// wantNothingLeft checks that no file system is mounted below the home, and that no process, cgroup or folder of the sandboxes
+// with these ids is left.
 func (h *home) wantNothingLeft(t *testing.T, ids []string) {
 	t.Helper()
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
@@ -123,8 +124,8 @@ func (s session) waitSaved(id string, since time.Time) {
 	})
 }
 
-// reboot simulates a reboot of the machine. It kills the daemon and the processes of the sandboxes ids. It removes the
-// cgroups and sockets of these sandboxes, which a real reboot removes too, and changes the boot id that the engine recorded
+// reboot simulates a reboot of the machine. It kills the daemon and the processes of the sandboxes with these ids. It removes
+// the cgroups and sockets of these sandboxes, which a real reboot removes too, and changes the boot id that the engine recorded
 // for each sandbox.
 func (h *home) reboot(ids ...string) {
 	h.t.Helper()
@@ -293,7 +294,7 @@ type counters struct {
 	n             map[string]int // the value of the counter of each language
 	epoch         map[string]int
 	history       []counterValues // all values of the counters so far, in the order of time
-	rewindPending bool            // the processes were killed, and the test has not yet read to which checkpoint the sandbox went back
+	rewindPending bool            // the processes were killed, and the model is not yet set to the restored checkpoint
 }
 
 // counterValues contains the values that the counters of a sandbox had from the time at on.

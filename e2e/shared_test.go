@@ -24,7 +24,8 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 	id := h.connect(t).create(nil)
 	var clients sync.WaitGroup
 	finished := make(chan string, 20)
-	for _, name := range []string{"Ann", "Bob"} { // the ids in an answer have no capital letters, so they can't contain these names
+	// The ids in an answer have no capital letters, so they can't contain these names.
+	for _, name := range []string{"Ann", "Bob"} {
 		s := h.connect(t)
 		clients.Go(func() {
 			for i := range 10 {
@@ -111,14 +112,14 @@ func TestDeadManSwitch(t *testing.T) {
 				t.Fatal("the sandbox does not run before the daemon is killed")
 			}
 			h.stop(syscall.SIGKILL)
-			// The guest ends the sandbox a minute after its TTL, because a daemon may be late in extending the TTL.
+			// The guest ends the sandbox only a minute after its TTL, so that a daemon, if one runs, can end it first.
 			eventually(t, 3*time.Minute, "the sandbox ends without a daemon", func() bool { return !runs() })
 		})
 	}
 }
 
-// sandboxRuns reports whether a sandbox runs. With a Docker engine, it searches the engine's containers for the sandbox. With the
-// gvisor engine, it searches for a sandbox process of the home, which must not have any other sandbox.
+// sandboxRuns reports whether a sandbox runs. With a Docker engine, it searches the engine's running containers. With the
+// gvisor engine, it searches for any sandbox process of the home, so the home must have no other sandbox.
 func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 	t.Helper()
 	if p.name != "gvisor" {

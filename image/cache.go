@@ -70,8 +70,7 @@ func (c cache) find() (Result, bool) {
 	return result, true
 }
 
-// keep moves a finished tar into the cache, writes its Result beside it, and prunes the cache. The caller must hold
-// image.lock.
+// keep moves a finished tar and its Result into the cache and prunes the cache. The caller must hold image.lock.
 func (c cache) keep(tar string, result Result) (Result, error) {
 	info, err := os.Stat(tar)
 	if err != nil {

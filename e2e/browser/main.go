@@ -200,7 +200,8 @@ func requests(address, dir string) (counts, error) {
 	for _, m := range counted.FindAllStringSubmatch(string(body), -1) {
 		n, _ := strconv.Atoi(m[3]) // cannot fail: this group of the pattern matches only digits
 		switch status := regexp.MustCompile(`status="(\d+)"`).FindStringSubmatch(m[2]); {
-		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200": // requests that the function requests sent
+		// Successful requests for /metrics come from this function.
+		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200":
 		case status != nil && (status[1] == "401" || status[1] == "403"):
 			c.total += n
 			if !slices.Contains(c.statuses, status[1]) {

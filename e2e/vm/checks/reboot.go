@@ -22,8 +22,9 @@ next(squares), next(squares), next(squares)`
 	goOnJS      = "[seen.get('a'), numbers.next().value]"
 )
 
-// known contains the ids that one boot passes to the next boot. slept is the sandbox that is suspended when the machine stops.
-// ran is the sandbox that is running when the machine stops. late is an execution in ran that began after ran's last checkpoint.
+// known contains the ids that one boot passes to the next boot. slept is the sandbox that is suspended when the machine
+// stops. ran is the sandbox that is running when the machine stops. late is an execution in ran that began after ran's last
+// checkpoint.
 type known struct{ slept, ran, late string }
 
 func recall() (k known, err error) {
