@@ -90,8 +90,8 @@ func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, 
 	})
 }
 
-// many makes n forks of the sandbox of and waits until all forks are suspended. It then prints the disk usage of the
-// forks, and measures one call to each fork, which resumes it.
+// many makes n forks of the given sandbox and waits until all forks are suspended. It then prints the disk usage of the
+// home's sandboxes, and measures one call to each fork, which resumes the fork.
 func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n int) error {
 	boxes := make([]sleeper, n)
 	defer func() {

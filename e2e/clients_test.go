@@ -137,7 +137,7 @@ func TestConfigLinks(t *testing.T) {
 	}
 }
 
-// entry returns the entry "dormouse" below the key under in a JSON configuration.
+// entry returns the entry "dormouse" below the given key in a JSON configuration.
 func entry(t *testing.T, config, under string) map[string]any {
 	t.Helper()
 	var doc map[string]map[string]map[string]any
