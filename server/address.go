@@ -21,7 +21,7 @@ func Loopback(address string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// loopbackNames are the host names with which browsers and clients on this machine address it.
+// loopbackNames are the host names with which browsers and clients on this machine address this machine.
 var loopbackNames = []string{"localhost", "127.0.0.1", "[::1]"}
 
 // names holds the allowed values of the Host and Origin headers. The Host check stops DNS rebinding: a web page that
@@ -108,7 +108,8 @@ func isPort(s string) bool {
 	return digits != s && digits != "" && len(digits) <= 5 && strings.Trim(digits, "0123456789") == ""
 }
 
-// asciiLower lower-cases only ASCII letters. strings.ToLower would turn some other letters into ASCII ones.
+// asciiLower lower-cases only ASCII letters. strings.ToLower would also turn some other letters into ASCII letters, such as
+// the Kelvin sign (U+212A) into k.
 func asciiLower(s string) string {
 	return strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {

@@ -16,8 +16,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// runOtherClient makes calls in a loop during a test, as another client, and fails the test if one is not answered correctly.
-// It checks that bad input from one client does not affect other clients.
+// runOtherClient calls a tool in a loop until the test ends. It fails the test if a call is not answered correctly. It stands
+// for a client that must not be affected by the bad input of the test's own clients.
 func runOtherClient(t *testing.T, address string) {
 	t.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -210,7 +210,7 @@ func TestSameIDs(t *testing.T) {
 }
 
 // TestManyConnections checks that a thousand connections, most of which send nothing or an incomplete request, do not affect
-// other clients.
+// the connections of other clients.
 func TestManyConnections(t *testing.T) {
 	address, _ := serve(t, nil)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown

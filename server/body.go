@@ -20,21 +20,23 @@ type body struct {
 	begun    time.Time
 	patience time.Duration
 
-	budget  *wire.Budget // memory for the body; nil: the body is not kept in memory
+	budget  *wire.Budget // the budget for the body's memory; nil: the body is not kept in memory
 	owner   sandbox.Owner
 	maximum int64 // the maximum number of bytes of the body that are kept in memory; 0: no maximum
 	held    int64 // bytes taken from budget
 	read    int64 // bytes read from the client
 }
 
-// slowestBody is the minimum rate of a body: each slowestBody bytes extend the read deadline by one second.
+// slowestBody is the minimum rate of a body. The read deadline is body.begun plus body.patience, plus one second for each
+// slowestBody bytes that were read.
 const slowestBody = 16 << 10 // bytes a second
 
 // bodyStep is the minimum number of bytes that a body of unknown size takes from the budget at a time.
 const bodyStep = 256 << 10
 
-// begin takes the declared size of the body from the budget, and reports false if the budget has too little left. It
-// takes the whole size at once, because many large bodies that each hold a part of the budget would block each other.
+// begin takes the declared size of the body, but at most b.maximum bytes, from the budget. It reports false if the budget
+// has fewer bytes left. It takes all bytes at once: if each of many large bodies held a part of its bytes, none of them might
+// get the rest.
 func (b *body) begin(declared int64) bool {
 	if b.budget == nil || declared <= 0 {
 		return true

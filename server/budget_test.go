@@ -11,7 +11,7 @@ import (
 
 func TestStdioMessagesInFlightAreBounded(t *testing.T) {
 	p := connect(t, server.Config{RequestBytes: 1 << 20})
-	// Each string is short enough to stay in memory.
+	// Each string is short enough that the spool keeps it in memory.
 	large := `"a":["` + strings.Repeat(strings.Repeat("x", 60_000)+`","`, 10) + `"]`
 	p.send(toolCall(`"first"`, "wait", `{"ms":60000,`+large+`}`), toolCall(`"second"`, "wait", `{"ms":0,`+large+`}`))
 	wantError(t, p.next(), "second", -32000, "more than 1 MiB of memory")
@@ -33,7 +33,7 @@ func TestANamedTokenLeavesMemoryForBodiesToTheOperator(t *testing.T) {
 		c.Tokens = append(c.Tokens, token)
 		c.BodiesBytes = 4 << 20
 	})
-	// Requests that announce a body with Content-Length, but do not send it.
+	// Two requests announce a body with Content-Length, but do not send the body. The budget counts their announced sizes.
 	for range 2 {
 		c := dial(t, address)
 		io.WriteString(c, strings.Replace(post(address, 3<<19), secret, alice, 1))

@@ -65,7 +65,7 @@ func unscored(t *testing.T, suite, version string) map[string]bool {
 }
 
 // summarize returns a summary of the suite's results: the numbers of checks, and the suite's messages for the failures and
-// warnings. It fails the test if an unscored scenario fails, unless that is the scenario of an undeclared extension.
+// warnings. It fails the test if an unscored scenario fails, unless the scenario is for an extension that Dormouse does not declare.
 func summarize(t *testing.T, results string, unscored map[string]bool) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(results, "*", "checks.json"))
@@ -88,7 +88,7 @@ func summarize(t *testing.T, results string, unscored map[string]bool) string {
 		for _, c := range checks {
 			if unscored[scenario] {
 				others[c.Status]++
-				if c.Status == "FAILURE" && !strings.HasPrefix(scenario, "tasks-") { // Dormouse does not declare the extension of tasks-*
+				if c.Status == "FAILURE" && !strings.HasPrefix(scenario, "tasks-") { // tasks-* are scenarios of an extension that Dormouse does not declare
 					t.Errorf("%s:%s, which is not scored, failed: %s", scenario, c.ID, c.ErrorMessage)
 				}
 				continue
@@ -129,7 +129,7 @@ func serveSuite(t *testing.T) string {
 	ended := make(chan error, 1)
 	go func() { ended <- h.Serve(ctx, back) }()
 	target := &url.URL{Scheme: "http", Host: back.Addr().String()}
-	discardLog := log.New(io.Discard, "", 0) // discards messages about clients that disconnect
+	discardLog := log.New(io.Discard, "", 0) // the proxy would log each client that disconnects
 	proxy := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{FlushInterval: -1, ErrorLog: discardLog, Rewrite: func(r *httputil.ProxyRequest) {
 		// Read the whole body first: net/http's client closes a connection if the answer ends before the request has been
 		// sent.

@@ -74,12 +74,12 @@ func (c *connection) close() {
 	c.server.mcp.UnregisterSession(context.WithoutCancel(c.ctx), c.session.id)
 }
 
-// write sends one message and replaces the tokens of box in it. It may be called concurrently.
+// write sends one message, with the files of box in place of their placeholders. It may be called concurrently.
 func (c *connection) write(v any, box *spool.Outbox) error {
 	return c.writeAnswer(&message{}, v, box)
 }
 
-// writeAnswer sends v as the answer to m and replaces the tokens of box in it.
+// writeAnswer sends v as the answer to m, with the files of box in place of their placeholders.
 func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 		c.cancelCall(m)
 	case m.id == nil, m.method == string(mcp.MethodInitialize):
 		defer done()
-		c.answer(ctx, m) // it is fast, and the next message may depend on it
+		c.answer(ctx, m) // initialize and notifications are fast, and the next message may depend on them
 	default:
 		ctx, cancel := context.WithCancelCause(ctx)
 		key, inFlight := string(m.id), &call{raw: m.raw, cancel: cancel}
@@ -134,7 +134,7 @@ func (c *connection) dispatch(ctx context.Context, m *message, done func()) {
 			c.serve(ctx, m, inFlight)
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if c.calls[key] == inFlight { // if two requests have the same id, the entry is that of the later one
+			if c.calls[key] == inFlight { // if two requests have the same id, the entry belongs to the later request
 				delete(c.calls, key)
 			}
 		})

@@ -17,8 +17,8 @@ import (
 const anonymousTimeout = 10 * time.Second
 
 // conns limits the number of a server's connections. A connection is anonymous until a request with a valid token arrives on
-// it. When a new connection exceeds the limit, the oldest anonymous one is closed, so that clients without a token cannot
-// lock out clients with one.
+// it. When a new connection exceeds the limit, the oldest anonymous connection is closed, so that clients without a token
+// cannot lock out clients that have a token.
 //
 // The anonymous connections of one remote address are limited to three quarters of all connections. The limit is that high
 // because all clients of a reverse proxy have the proxy's address. One named owner is limited to three quarters of all
@@ -30,15 +30,15 @@ type conns struct {
 
 	mu        sync.Mutex
 	open      int
-	anonymous list.List            // of *conn, the oldest first
-	byAddress map[netip.Prefix]int // the number of anonymous connections
+	anonymous list.List            // the anonymous connections, each a *conn, the oldest first
+	byAddress map[netip.Prefix]int // the number of anonymous connections of each remote address
 }
 
 func newConns(l net.Listener, maximum int) *conns {
 	return &conns{Listener: l, maximum: maximum, owners: wire.NewBudget(int64(maximum)), byAddress: map[netip.Prefix]int{}}
 }
 
-// Accept returns the next connection that the limits admit. It closes connections that they do not admit.
+// Accept returns the next connection that the limits admit. It closes connections that exceed a limit.
 func (l *conns) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -117,7 +117,7 @@ type conn struct {
 	expiry  *time.Timer
 
 	// Guarded by all.mu.
-	place  *list.Element // its element in all.anonymous; nil: it has had a valid token, or is closed
+	place  *list.Element // the connection's element in all.anonymous; nil: the connection is not anonymous, or is closed
 	owner  sandbox.Owner // the owner of the last valid token
 	closed bool
 }
@@ -129,13 +129,13 @@ func (c *conn) trust(owner sandbox.Owner) bool {
 	defer c.all.mu.Unlock()
 	switch {
 	case c.closed:
-		return true // the request fails anyway
+		return true // the request fails anyway, because its connection is closed
 	case c.place == nil && c.owner == owner:
 		return true
 	case !c.all.owners.Take(owner, 1):
 		return false
 	}
-	if c.place == nil { // a proxy sends requests of several owners on this connection
+	if c.place == nil { // the last token was another owner's, because a proxy sends requests of several owners on c
 		c.all.owners.Give(c.owner, 1)
 	} else {
 		c.leaveAnonymous()

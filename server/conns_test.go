@@ -59,7 +59,7 @@ func wantOperatorAnswered(t *testing.T, address string) {
 
 func TestConnectionsWithoutATokenDoNotLockOutTheOperator(t *testing.T) {
 	address, _ := serve(t, nil)
-	kept := dial(t, address) // a connection of the operator that stays open
+	kept := dial(t, address) // the operator's connection, which must stay open during the flood
 	request := fmt.Sprintf("GET /v1/info HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", address, secret)
 	answers := bufio.NewReader(kept)
 	get := func() {
@@ -109,7 +109,7 @@ func TestAnonymousConnectionsAreClosedAfterTheAnswer(t *testing.T) {
 			}
 			io.Copy(io.Discard, res.Body)
 			if !c.closed {
-				io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") // without a token, as a proxy may send it
+				io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") // a request without a token on the same connection, as a proxy may send
 				if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 200 || res.Close {
 					t.Errorf("the next request: %v, %v; want 200 on a connection that stays open", res, err)
 				}
@@ -135,7 +135,7 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 func TestTheOldestAnonymousConnectionIsClosedFirst(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxConns = 4 })
 	var idle []net.Conn
-	for range 4 { // one address may have 3 of the 4 connections
+	for range 4 { // the limit is 4 connections, of which one address may have 3
 		idle = append(idle, dial(t, address))
 	}
 	idle[0].SetReadDeadline(time.Now().Add(time.Minute))
@@ -170,7 +170,7 @@ func TestANamedTokenCannotHoldAllConnections(t *testing.T) {
 	wantOperatorAnswered(t, address)
 }
 
-// waiting is a fake daemon whose executions never end.
+// waiting is a fake daemon whose executions never end, so that every wait for one lasts as long as it may.
 type waiting struct {
 	tools.Sandboxes
 	atOnce *atomic.Int64
@@ -282,7 +282,7 @@ func TestLongPollsOnOneConnectionLeaveSlotsForCalls(t *testing.T) {
 }
 
 // ending is a fake daemon whose executions run until done is closed. It counts the concurrent GetExecution calls that do not
-// wait, and sets tooMany if there is more than one.
+// wait, and sets tooMany if more than one such call runs at once.
 type ending struct {
 	tools.Sandboxes
 	done    chan struct{}
@@ -297,7 +297,7 @@ func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ 
 		if e.reads.Add(1) > 1 {
 			e.tooMany.Store(true)
 		}
-		time.Sleep(50 * time.Millisecond) // so that other calls would overlap if they were not limited
+		time.Sleep(50 * time.Millisecond) // long enough that concurrent calls would overlap if their number was not limited
 		e.reads.Add(-1)
 		ex.State = sandbox.ExecSucceeded
 		return ex, nil
@@ -307,7 +307,7 @@ func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ 
 		ex.State = sandbox.ExecSucceeded
 		return ex, nil
 	}
-	return ex, nil // the first wait of a call ends at once
+	return ex, nil // the first wait of each call ends at once, with the execution still running
 }
 
 func TestCallsOnOneConnectionWorkInTurnAfterTheirWaits(t *testing.T) {

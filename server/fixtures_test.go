@@ -18,7 +18,7 @@ import (
 // and answers.
 func addFixtures(s *mcpserver.MCPServer) {
 	mcpserver.WithCompletions()(s)
-	mcpserver.WithLogging()(s) // enabled only here: Dormouse sends no log messages to clients
+	mcpserver.WithLogging()(s) // only the suite needs logging: Dormouse sends no log messages to clients
 	mcpserver.WithResourceCapabilities(true, false)(s)
 	addContentFixtures(s)
 	addClientFixtures(s)

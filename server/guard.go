@@ -30,10 +30,10 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			if w.status == 0 {
 				fail(w, http.StatusInternalServerError, "internal", "Dormouse had an internal error (number "+number+" in its log)")
 			} else {
-				p = http.ErrAbortHandler // breaks the connection, so that the client sees that the answer is incomplete
+				p = http.ErrAbortHandler // the panic below breaks the connection, so the client sees that the answer is incomplete
 			}
 		}
-		w.extend() // net/http may still write the end of the answer
+		w.extend() // net/http may write the end of the answer after ServeHTTP returns, and needs a new deadline for that
 		h.config.Metrics.request(route(r), w.status, time.Since(begun), longLived(r))
 		// Headers, query and content are not logged: they may be secret.
 		h.log.Debug("http", "method", fmt.Sprintf("%+.20q", r.Method), "route", route(r), "status", w.status, "took", time.Since(begun))
@@ -44,7 +44,7 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 	conn := connOf(r)
 	if conn != nil && !conn.trusted() {
-		w.Header().Set("Connection", "close") // an anonymous connection must not stay open
+		w.Header().Set("Connection", "close") // removed below if the request has a valid token
 	}
 	if refused := h.refuseHostOrOrigin(w, r); refused {
 		return
@@ -124,7 +124,7 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	if !isUpload(r) {
 		b.budget = h.bodies
 		if h.server.config.Spool != nil {
-			b.maximum = spool.MaxKept // the rest of an MCP message is on disk, and the REST API's bodies are smaller
+			b.maximum = spool.MaxKept // the rest of a longer MCP message is on disk, and bodies of the REST API are smaller
 		}
 	}
 	if !b.begin(min(r.ContentLength, h.config.MaxBody)) {
@@ -203,7 +203,7 @@ func (h *HTTP) refuseRate(w *response, r *http.Request, wait time.Duration) {
 	h.refuse(w, http.StatusTooManyRequests, "rate", says)
 }
 
-// refuse answers a request that the guard does not admit. why is its label in the log and the metrics.
+// refuse answers a request that the guard does not admit. The log and the metrics name the reason by the label why.
 func (h *HTTP) refuse(w *response, status int, why, message string) {
 	h.config.Metrics.refused(why)
 	h.log.Debug("request refused", "why", why)

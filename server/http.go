@@ -42,7 +42,7 @@ type HTTPConfig struct {
 	OnDrain      func()       // called by [HTTP.Drain], to end long waits outside the server; may be nil
 
 	MaxBody int64 // the maximum size of an MCP message, in bytes; zero: Config.MaxMessageBytes
-	// BodiesBytes is the maximum size of all bodies in memory, of which a named token may use three quarters.
+	// BodiesBytes is the maximum size of all bodies in memory. An owner other than the operator may use three quarters of it.
 	// Zero: 128 MiB, or three times MaxBody without a spool.
 	BodiesBytes  int64
 	BodyPatience time.Duration // how long a body may be slower than slowestBody; zero: 30 s

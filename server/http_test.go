@@ -64,7 +64,7 @@ func newHTTPOf(t testing.TB, address string, list []tools.Tool, folder *spool.Fo
 	return h
 }
 
-// serve starts a server on a local port. It stops when the test ends or end is called.
+// serve starts a server on a local port. The server stops when the test ends or end is called.
 func serve(t testing.TB, change func(*server.HTTPConfig)) (address string, end func()) {
 	t.Helper()
 	return serveOf(t, fakeTools(), openSpool(t, 0), change)
@@ -177,7 +177,8 @@ func TestS01_ForeignHostsAndOriginsAreRefused(t *testing.T) {
 		for host, goodHost := range hosts {
 			for origin, goodOrigin := range origins {
 				for token, goodToken := range tokens {
-					// Testing all combinations with all paths would take too long. Each path is used hundreds of times.
+					// Testing each combination of headers with all paths would take too long. So each combination is tested with
+					// one path, and each path is used hundreds of times.
 					turn++
 					path := paths[turn%len(paths)]
 					r := httptest.NewRequest("GET", "/", nil)
@@ -191,7 +192,7 @@ func TestS01_ForeignHostsAndOriginsAreRefused(t *testing.T) {
 					}
 					ctx, cancel := context.WithCancel(r.Context())
 					if path == "/sse" {
-						cancel() // otherwise the stream would stay open
+						cancel() // an accepted request for /sse would otherwise keep its stream open
 					}
 					w := httptest.NewRecorder()
 					h.ServeHTTP(w, r.WithContext(ctx))

@@ -32,7 +32,7 @@ func post(address string, contentLength int) string {
 	return fmt.Sprintf("POST /mcp HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", address, secret, contentLength)
 }
 
-// status reads the status line of an answer.
+// status reads an answer from c and returns its status line.
 func status(t *testing.T, c net.Conn) string {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -43,7 +43,7 @@ func status(t *testing.T, c net.Conn) string {
 	return strings.TrimSpace(line)
 }
 
-// wantAliveHTTP fails the test unless the server answers another client.
+// wantAliveHTTP fails the test unless the server answers a valid call from another client.
 func wantAliveHTTP(t *testing.T, address string) {
 	t.Helper()
 	res, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "echo", `{}`))
@@ -52,8 +52,8 @@ func wantAliveHTTP(t *testing.T, address string) {
 	}
 }
 
-// TestS04_Slow checks that the server stops reading a body that arrives too slowly or not at all, and that other clients are
-// not affected.
+// TestS04_Slow checks that the server answers a request with 408 if its body arrives too slowly or not at all, and that other
+// clients are not affected.
 func TestS04_Slow(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = 300 * time.Millisecond })
 	silent, trickling := dial(t, address), dial(t, address)
@@ -83,7 +83,7 @@ func TestS04_Slow(t *testing.T) {
 // TestSlowCall checks that BodyPatience limits only the time to read the body, and not the duration of a call.
 func TestSlowCall(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = 100 * time.Millisecond })
-	for range 2 { // the second call uses the same connection
+	for range 2 { // the second call reuses the connection, so it fails if the deadline of the first body was not removed
 		if _, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":400}`)); !strings.Contains(body, "waited") {
 			t.Errorf("got %s", body)
 		}
@@ -133,7 +133,7 @@ func TestS04_Parallel(t *testing.T) {
 		wg.Go(func() {
 			if i%2 == 0 {
 				io.WriteString(c, post(address, size))
-			} else { // the size is unknown
+			} else { // chunked, so that the server does not know the size
 				io.WriteString(c, strings.Replace(post(address, size), fmt.Sprintf("Content-Length: %d", size), "Transfer-Encoding: chunked", 1))
 				fmt.Fprintf(c, "%x\r\n", size)
 			}
@@ -166,7 +166,7 @@ func TestS04_Parallel(t *testing.T) {
 	if grown := int64(after.Sys) - int64(before.Sys); grown > 128<<20 {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
-	// The whole budget has been given back.
+	// After all requests, no body holds a part of the budget.
 	eventuallyTrue(t, func() bool {
 		_, metrics := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(metrics, "dormouse_http_body_bytes 0\n")
@@ -217,7 +217,7 @@ func TestS07_Busy(t *testing.T) {
 	if res, _ := ask(t, "GET", "http://"+address+"/healthz", ""); res.StatusCode != http.StatusOK {
 		t.Errorf("health of a full server: %d", res.StatusCode)
 	}
-	wantAliveHTTP(t, address) // its request waits for a slot
+	wantAliveHTTP(t, address) // both slots are in use, so this request waits for one
 	wg.Wait()
 
 	address, _ = serve(t, func(c *server.HTTPConfig) { c.MaxRequests, c.Queue = 2, time.Millisecond })

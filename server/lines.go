@@ -24,11 +24,11 @@ func newLines(r io.Reader, folder *spool.Folder, maximum int) *lines {
 // the caller can continue with the line after it. The caller must close the message.
 func (l *lines) next() (*message, *rejection, error) {
 	part, err := l.r.ReadSlice('\n')
-	if err != bufio.ErrBufferFull && len(part) <= l.maximum()+1 { // nearly always
+	if err != bufio.ErrBufferFull && len(part) <= l.maximum()+1 { // nearly always: the line is short
 		if err != nil && (err != io.EOF || len(part) == 0) {
 			return nil, nil, err
 		}
-		m, refused := parse(bytes.Clone(part)) // if err is io.EOF, the next call gets it again
+		m, refused := parse(bytes.Clone(part)) // if err is io.EOF, the next call of next returns io.EOF
 		return m, refused, nil
 	}
 	long := l.folder.NewMessage(l.limits)

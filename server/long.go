@@ -14,9 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// parseSpooled parses a message whose long strings are on disk and were replaced by tokens. It rejects a message with long
-// strings outside the arguments of a tool call, because only arguments are resolved: anywhere else the token would be used
-// as if the client had sent it. The returned message uses long. If it is nil, the caller must close long.
+// parseSpooled parses a message whose long strings are on disk and were replaced by placeholders. It rejects a message with
+// long strings outside the arguments of a tool call, because resolve restores only arguments: anywhere else, the server would
+// use the placeholder as if the client had sent it. The returned message uses long. If it is nil, the caller must close long.
 func parseSpooled(long *spool.Message) (*message, *rejection) {
 	text, flaw := long.End()
 	if flaw != nil {
@@ -36,7 +36,7 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 		} `json:"params"`
 	}
 	if m.method == string(mcp.MethodToolsCall) {
-		_ = json.Unmarshal(m.raw, &call) // on failure there are no arguments, and so no tokens in them
+		_ = json.Unmarshal(m.raw, &call) // on failure there are no arguments, and so no placeholders in them
 	}
 	if long.CountIn(call.Params.Arguments) != long.Count() {
 		return nil, &rejection{id: m.id, code: mcp.INVALID_REQUEST, text: "a string of more than 64 KiB is somewhere else than in the arguments of a tool"}
@@ -44,7 +44,8 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 	return m, nil
 }
 
-// flawRejection returns the rejection for a flaw. It has the id of the message if the ends of the message contain it.
+// flawRejection returns the rejection for a flaw. The rejection has the id of the message if the beginning or the end of the
+// message contains the id.
 func flawRejection(f *spool.Flaw) *rejection {
 	r := &rejection{text: f.Text, cause: f.Cause, id: (&messageEnds{head: f.Head, tail: f.Tail}).idOf()}
 	switch f.Kind {
@@ -68,8 +69,8 @@ func withLong(ctx context.Context, m *message) context.Context {
 	return context.WithValue(ctx, longKey{}, m.long)
 }
 
-// resolve replaces the tokens in v, the arguments of a tool call, with their long strings, and returns the result. It
-// modifies v. It runs before every tool call, so a tool never gets a token.
+// resolve replaces the placeholders in v, the arguments of a tool call, with their long strings, and returns the result. It
+// modifies v. The server calls it before every tool call, so a tool never gets a placeholder.
 func resolve(ctx context.Context, v any) any {
 	long, ok := ctx.Value(longKey{}).(*spool.Message)
 	if !ok {

@@ -33,8 +33,8 @@ func openSpool(t testing.TB, maximum int64) *spool.Folder {
 	return f
 }
 
-// longTools returns fakeTools and two further tools: "sum", which returns a checksum of its argument and whether it was in
-// memory or on disk, and "large", which returns a large file.
+// longTools returns fakeTools and two further tools: "sum", which returns a checksum of its argument and whether the argument
+// was in memory or on disk, and "large", which returns a large file.
 func longTools() []tools.Tool {
 	var readFile tools.Tool
 	for _, t := range tools.New(oneFile{size: 60_000_000}, tools.Config{}) {
@@ -91,7 +91,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 			go func() {
 				a := answer{}
 				_, a.raw = ask(t, "POST", "http://"+address+"/mcp", s)
-				for _, line := range strings.Split(a.raw, "\n") { // if the answer is a stream, use its last message
+				for _, line := range strings.Split(a.raw, "\n") { // if the answer is an event stream, this keeps its last message
 					line = strings.TrimPrefix(line, "data: ")
 					if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &a) == nil && a.Method == "" {
 						break
@@ -177,7 +177,7 @@ func TestLongStrings(t *testing.T) {
 }
 
 // TestLongStringsOutsideArgumentsAreRefused checks that a long string outside the arguments of a tool is refused, and that
-// no answer contains a token.
+// no answer contains the spool's placeholder for such a string.
 func TestLongStringsOutsideArgumentsAreRefused(t *testing.T) {
 	pad := strings.Repeat("x", 100_000)
 	for _, kind := range transports {
@@ -202,11 +202,11 @@ func TestLongStringsOutsideArgumentsAreRefused(t *testing.T) {
 			if a := c.next(); a.ID != nil || a.Error == nil || strings.Contains(a.raw, "spool:") {
 				t.Errorf("the id: %.300s", a.raw)
 			}
-			c.send(toolCall("1", "sum", `"`+pad+`"`)) // the tool refuses these arguments itself
+			c.send(toolCall("1", "sum", `"`+pad+`"`)) // the arguments are one long string, which the tool and not the server refuses
 			if a := c.next(); a.Result["isError"] != true || strings.Contains(a.raw, "spool:") {
 				t.Errorf("the arguments: %.300s", a.raw)
 			}
-			c.send(toolCall("2", "sum", `{"`+pad+`":1}`)) // names of fields stay in memory
+			c.send(toolCall("2", "sum", `{"`+pad+`":1}`)) // a long name of a field stays in memory and is not refused
 			if a := c.next(); a.ID != 2.0 || a.Result["isError"] != true {
 				t.Errorf("a name: %.300s", a.raw)
 			}
@@ -290,7 +290,8 @@ func TestLongAnswers(t *testing.T) {
 	}
 }
 
-// TestLongClients sends and receives long strings with mcp-go's client, with the newest and the oldest protocol version.
+// TestLongClients checks that mcp-go's client can send and receive long strings, with the newest and the oldest protocol
+// version.
 func TestLongClients(t *testing.T) {
 	folder := openSpool(t, 0)
 	address, _ := serveOf(t, longTools(), folder, nil)
@@ -389,8 +390,8 @@ func TestDisconnectDuringALongMessageLeavesNoFiles(t *testing.T) {
 	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
 }
 
-// TestS04_LongBodies sends many long messages at once, and checks that those beyond the disk limit are refused with 503 and
-// their id.
+// TestS04_LongBodies sends many long messages at once, and checks that messages for which the spool has no space are refused
+// with 503, and that each refusal contains the id of its message.
 func TestS04_LongBodies(t *testing.T) {
 	const size = 8 << 20
 	folder := openSpool(t, 3*size)

@@ -20,7 +20,7 @@ type message struct {
 	raw    json.RawMessage
 	id     json.RawMessage // the JSON text of the id; nil for a notification
 	method string
-	long   *spool.Message // the long strings; nil: none
+	long   *spool.Message // the long strings, which are on disk; nil: the message has no long strings
 }
 
 // close removes the message's long strings from the disk.
@@ -62,7 +62,7 @@ func parse(line []byte) (*message, *rejection) {
 	case !utf8.Valid(line):
 		// encoding/json would replace invalid bytes with U+FFFD, which would silently change the code or file that the
 		// client sent.
-		_ = json.Unmarshal(line, &m) // only for the id
+		_ = json.Unmarshal(line, &m) // to find the id for the rejection
 		return nil, &rejection{id: validID(m.ID), code: mcp.PARSE_ERROR, text: "the message is not valid UTF-8"}
 	}
 	if err := wire.CheckShape(line, wire.MaxValues); err != nil && json.Valid(line) {
@@ -77,7 +77,7 @@ func parse(line []byte) (*message, *rejection) {
 	id := validID(m.ID)
 	switch {
 	case m.Method == nil && (m.Result != nil || m.Error != nil):
-		return nil, nil // a response: the server sends no requests, so there is nothing that it answers
+		return nil, nil // a response, which is ignored, because the server sends no requests
 	case m.Method == nil:
 		return nil, &rejection{id: id, code: mcp.INVALID_REQUEST, text: "the message has no method"}
 	case m.ID != nil && id == nil:
@@ -119,18 +119,19 @@ func firstError(err error) string {
 	return "it cannot be read"
 }
 
-// These match the id of a message at its start, before params, and at its end, after params. They cannot match text
-// inside a JSON string, because quotes in a string are escaped.
+// idAtStart and idAtEnd match a message whose field id is at the start, before params, or at the end, after params. They
+// cannot match text inside a JSON string, because quotes in a string are escaped.
 var (
 	idAtStart = regexp.MustCompile(`^\s*\{\s*(?:"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*,\s*)*"id"\s*:\s*(-?\d+|"[^"\\]*")\s*,`)
 	idAtEnd   = regexp.MustCompile(`[^\\]"id"\s*:\s*(-?\d+|"[^"\\]*")\s*(?:,\s*"(?:jsonrpc|method)"\s*:\s*"[^"\\]*"\s*)*\}\s*$`)
 )
 
-// messageEnds holds the beginning and the end of a message that can't be handled. They may contain its id. If tail is nil,
-// head is the whole message.
+// messageEnds holds the beginning and the end of a message that can't be handled. One of them may contain the message's id.
+// If tail is nil, head is the whole message.
 type messageEnds struct{ head, tail []byte }
 
-// endsOf returns the beginning and the end of a message that is in memory but must not be decoded.
+// endsOf returns the beginning and the end of a message that is in memory, but must not be decoded, because it has too many
+// values or is nested too deeply.
 func endsOf(line []byte) *messageEnds {
 	const maximum = 4 << 10
 	return &messageEnds{head: line[:min(len(line), maximum)], tail: line[max(0, len(line)-maximum):]}

@@ -17,8 +17,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Metrics counts requests, tool calls and executions, for Prometheus. Its methods may be called concurrently; those that
-// count may be called on nil. All label values come from fixed sets, so that no client can add new ones.
+// Metrics counts requests, tool calls and executions, for Prometheus. Its methods may be called concurrently. The methods
+// that count do nothing if m is nil. All label values come from fixed sets, so that no client can add new ones.
 type Metrics struct {
 	version string
 
@@ -45,7 +45,7 @@ func NewMetrics(version string) *Metrics {
 var buckets = [...]float64{0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 45, 120, 300}
 
 type histogram struct {
-	counts [len(buckets) + 1]uint64 // each value is counted in one bucket; histograms adds them up
+	counts [len(buckets) + 1]uint64 // each value is counted in one bucket only; prom.histograms writes cumulative counts
 	sum    float64
 }
 
@@ -95,7 +95,8 @@ func (m *Metrics) toolCalled(tool string, isError bool, took time.Duration) {
 	observe(m.callTook, tool, took)
 }
 
-// Execution counts an execution that has begun or ended. The caller calls it once for each of the two.
+// Execution counts an execution that has begun or ended. The caller must call it once when an execution begins, and once
+// when it ends.
 func (m *Metrics) Execution(e sandbox.Execution) {
 	if m == nil {
 		return
@@ -221,7 +222,7 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	p.line("go_memstats_heap_inuse_bytes", float64(mem.HeapInuse))
 
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write(text.Bytes()) // it fails only if the client has disconnected
+	_, _ = w.Write(text.Bytes()) // Write fails only if the client has disconnected
 }
 
 // sandboxStates counts the sandboxes of all owners by state. Every token may read these sums, because they do not reveal

@@ -96,7 +96,7 @@ func (p *peer) send(lines ...string) {
 	}
 }
 
-// answer is a message from the server: an answer or a notification.
+// answer is a message from the server: a response to a request, or a notification.
 type answer struct {
 	ID     any            `json:"id"`
 	Method string         `json:"method"`
@@ -141,7 +141,7 @@ func (p *peer) tryNext(wait time.Duration) (answer, error) {
 	}
 }
 
-// wantAlive fails the test unless the server still answers.
+// wantAlive fails the test unless the server still answers a valid call.
 func (p *peer) wantAlive() {
 	p.t.Helper()
 	p.send(toolCall(`"alive"`, "echo", `{}`))

@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// notifier is a session whose notify has written the notification when it returns. For other sessions, mcp-go passes
-// notifications to another goroutine; a notification sent right before the result may then get lost or arrive after it.
+// notifier is a session whose method notify writes the notification before it returns. For other sessions, mcp-go passes
+// notifications to another goroutine, so a notification sent right before the result may get lost or arrive after the result.
 type notifier interface {
 	notify(n mcp.JSONRPCNotification) error
 }
@@ -20,7 +20,7 @@ type notifier interface {
 const settleTime = 5 * time.Millisecond
 
 // withProgress returns a context in which a tool can report progress, if the client asked for it. The caller must call
-// settle before the result is sent: it waits until the last notification is likely to have been written.
+// settle before the result is sent: settle waits until the last notification is likely to have been written.
 func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ context.Context, settle func()) {
 	if r.Params.Meta == nil || r.Params.Meta.ProgressToken == nil {
 		return ctx, func() {}

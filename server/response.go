@@ -19,8 +19,8 @@ type response struct {
 
 	preflight bool // the answer is to a CORS preflight request
 
-	to  *message      // the message that is answered; nil: the request has none
-	box *spool.Outbox // the contents for which tokens in the answer stand; may be nil
+	to  *message      // the message that is answered; nil: the request contains no message
+	box *spool.Outbox // the files whose placeholders the answer contains; may be nil
 }
 
 // writePatience is how long a client may take to accept one write.
@@ -30,8 +30,8 @@ func newResponse(w http.ResponseWriter) *response {
 	return &response{ResponseWriter: w, control: http.NewResponseController(w)}
 }
 
-// WriteHeader sends the header. It removes the CORS headers that a handler has set, because mcp-go allows every web page to
-// read its streams, and sets its own.
+// WriteHeader sends the header. It replaces the CORS headers that a handler has set by those of the guard, because mcp-go
+// allows every web page to read its streams.
 func (r *response) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
@@ -61,8 +61,8 @@ func (r *response) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
-// Write writes a part of an answer and replaces the outbox's tokens in it. mcp-go writes each message with a single call,
-// so a token is never split between two calls.
+// Write writes a part of an answer, with the files of r.box in place of their placeholders. mcp-go writes each message with
+// a single call, so a placeholder is never split between two calls.
 func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
@@ -115,5 +115,5 @@ func fail(w http.ResponseWriter, status int, kind, message string) {
 		} `json:"error"`
 	}
 	body.Error.Kind, body.Error.Message = kind, message
-	_ = json.NewEncoder(w).Encode(body) // it fails only if the client has disconnected
+	_ = json.NewEncoder(w).Encode(body) // Encode fails only if the client has disconnected
 }

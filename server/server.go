@@ -49,8 +49,8 @@ type Config struct {
 	MaxMessageBytes int
 	// Spool stores the long strings of messages on disk while they are needed. nil: they stay in memory.
 	Spool *spool.Folder
-	// RequestBytes is the maximum size of all messages of all stdio connections that are in memory at once; a message beyond
-	// that is answered with an error. 0: 128 MiB, or three times MaxMessageBytes if Spool is nil.
+	// RequestBytes is the maximum size of all messages of all stdio connections that are in memory at once; a message that
+	// would exceed it is answered with an error. 0: 128 MiB, or three times MaxMessageBytes if Spool is nil.
 	RequestBytes int64
 	// AnswerBytes is the maximum memory for the large answers of all connections. An answer that does not fit waits for a
 	// moment; if it still does not fit, an error is sent instead. 0: 512 MiB.
@@ -101,7 +101,7 @@ func New(list []tools.Tool, c Config) *Server {
 		mcpserver.WithTitle("Dormouse"),
 		mcpserver.WithDescription("Runs code in sandboxes that stay alive"),
 		mcpserver.WithInstructions(tools.Instructions),
-		mcpserver.WithToolCapabilities(false), // the list never changes
+		mcpserver.WithToolCapabilities(false), // false: the list of tools never changes
 		mcpserver.WithHooks(hooks()),
 	}
 	if len(c.Resources) > 0 {

@@ -11,8 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// rates limits how many requests a second each token may make. A token that has made no requests for a while may make that
-// many at once.
+// rates limits how many requests a second each token may make. A token that has made no requests for a second may make the
+// requests of one second at once.
 type rates struct {
 	perSecond float64 // requests a second for each token; zero: no limit
 
@@ -21,7 +21,8 @@ type rates struct {
 }
 
 // take counts a request of the token with this name and returns zero. If the token has exceeded its rate, take does not
-// count the request and returns how long the client must wait. byName stays small, because only valid tokens get here.
+// count the request and returns how long the client must wait. The caller must have checked that the token is valid, so that
+// r.byName stays small.
 func (r *rates) take(name string) time.Duration {
 	if r.perSecond == 0 {
 		return 0
@@ -82,7 +83,7 @@ func newRequestSlot(ctx context.Context, work, waits *slots, owner sandbox.Owner
 	return &requestSlot{work: work, waits: waits, owner: owner, free: free}, ok
 }
 
-// wait exchanges the slot for one in waits. It reports false, and keeps the slot, if none is free there.
+// wait exchanges the slot in work for one in waits. It reports false, and keeps the slot in work, if no slot in waits is free.
 func (s *requestSlot) wait() bool { return s.exchange(context.Background(), s.waits, true) }
 
 // resume exchanges the slot in waits for one in work, for which it waits at most workPatience. It reports false, and keeps

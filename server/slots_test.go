@@ -24,7 +24,7 @@ func TestRequestSlotAfterAWait(t *testing.T) {
 		}
 	}
 	first := acquireSlot()
-	for range 2 { // in the second round, first itself already holds the slot for waiting
+	for range 2 { // the second call must succeed, too: first already holds the only slot for waiting requests
 		if !first.wait() {
 			t.Error("a slot for a wait was refused, want it")
 		}

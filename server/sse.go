@@ -21,7 +21,7 @@ import (
 
 // sseStream is the open stream of one client.
 type sseStream struct {
-	owner string // the name of the token that opened it
+	owner string // the name of the token with which the client opened the stream
 	*connection
 
 	ending sync.RWMutex // held for reading while a message is dispatched
@@ -154,8 +154,8 @@ func (h *HTTP) takeOverBudget(r *http.Request) (release func()) {
 	return func() { h.bodies.Give(b.owner, n) }
 }
 
-// sendEvent writes a server-sent event and replaces the tokens of box in data. The event needs only one data line, because
-// the result is JSON on a single line.
+// sendEvent writes a server-sent event, with the files of box in place of their placeholders in data. The event has only one
+// data line: data must not contain newlines, and encoded JSON and base64 contain none.
 func sendEvent(w *response, name string, data []byte, box *spool.Outbox) error {
 	var b bytes.Buffer
 	b.Grow(len(data) + 64)

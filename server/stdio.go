@@ -38,7 +38,7 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 		s.log.Info("the client has gone; executions of its last calls go on by themselves")
 	}
 	if err == nil {
-		err = context.Cause(ctx) // a write failed, or the caller ended ctx; nil otherwise
+		err = context.Cause(ctx) // the reason if a write failed or the caller ended ctx; nil otherwise
 	}
 	c.broken(nil)
 	c.awaitCalls(context.WithoutCancel(ctx), time.Second) // the remaining calls were just cancelled and end soon

@@ -20,7 +20,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestInitialize initializes with every protocol version, and with an unknown one.
+// TestInitialize checks which protocol version the server answers to each version, known or unknown, that a client asks for.
 func TestInitialize(t *testing.T) {
 	for asked, want := range map[string]string{
 		"2024-11-05": "2024-11-05", "2025-03-26": "2025-03-26", "2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25",
@@ -81,7 +81,7 @@ func TestResources(t *testing.T) {
 	p.wantAlive()
 }
 
-// TestClients calls the server with mcp-go's client, with each protocol version.
+// TestClients checks that mcp-go's client can call the server, with each protocol version.
 func TestClients(t *testing.T) {
 	for _, version := range slices.Backward(mcp.ValidProtocolVersions) {
 		t.Run(version, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestBadMessages(t *testing.T) {
 	}
 }
 
-// TestMessagesThatNeedNoAnswerGetNone checks that messages that need no answer get none.
+// TestMessagesThatNeedNoAnswerGetNone checks that notifications, responses and empty lines get no answer.
 func TestMessagesThatNeedNoAnswerGetNone(t *testing.T) {
 	p := connect(t, server.Config{})
 	p.send("", "  ", "\r", `{"jsonrpc":"2.0","id":1,"result":{}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}`,
@@ -187,7 +187,7 @@ func TestLastLineWithoutNewline(t *testing.T) {
 	}
 }
 
-// TestGrace checks that a running call does not keep ServeStdio from returning after the client has disconnected.
+// TestGrace checks that ServeStdio returns after Config.Grace if the client has disconnected and a call still runs.
 func TestGrace(t *testing.T) {
 	p := connect(t, server.Config{Grace: 50 * time.Millisecond})
 	p.send(toolCall("1", "wait", `{"ms":60000}`))
@@ -259,7 +259,8 @@ func TestParallelCalls(t *testing.T) {
 	}
 }
 
-// TestCancel checks that a cancelled call frees its slot at once and gets no answer, even if all slots are in use.
+// TestCancel checks that a cancelled call frees its slot at once and gets no answer. The cancellation must be read even while
+// all slots are in use.
 func TestCancel(t *testing.T) {
 	p := connect(t, server.Config{MaxCalls: 1})
 	p.send(toolCall(`"slow"`, "wait", `{"ms":60000}`), toolCall("2", "echo", `{}`),

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// TestStop checks that the server stops cleanly: it answers the call in flight and ends streams.
+// TestStop checks that a server that stops answers the call in flight and ends its streams.
 func TestStop(t *testing.T) {
 	address, end := serve(t, nil)
 	stream := openSSE(t, address)

@@ -14,8 +14,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// newStreamable returns mcp-go's streamable HTTP server, without sessions. With sessions, mcp-go would keep one forever for
-// every initialize, and the calls of a session would share its notifications. Dormouse does not need sessions.
+// newStreamable returns mcp-go's streamable HTTP server, without sessions. With sessions, mcp-go would keep a session forever
+// for every initialize request, and a notification for one call could be sent to another call of its session. Dormouse does
+// not need sessions.
 func newStreamable(s *Server) *mcpserver.StreamableHTTPServer {
 	return mcpserver.NewStreamableHTTPServer(s.mcp,
 		mcpserver.WithStateLess(true),
@@ -104,7 +105,7 @@ func (h *HTTP) readBody(r io.Reader) (*message, *rejection, error) {
 		return nil, nil, err
 	case len(raw) == 0:
 		return nil, &rejection{code: mcp.PARSE_ERROR, text: "the request has no body"}, nil
-	case len(raw) < spool.Long && int64(len(raw)) <= h.config.MaxBody: // nearly all messages
+	case len(raw) < spool.Long && int64(len(raw)) <= h.config.MaxBody: // nearly all messages are this short
 		m, refused := parse(raw)
 		return m, refused, nil
 	}
@@ -157,5 +158,5 @@ func (h *HTTP) answerPanic(w *response, m *message, p any) {
 func writeRejection(w http.ResponseWriter, status int, r rejection) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(r.response()) // it fails only if the client has disconnected
+	_ = json.NewEncoder(w).Encode(r.response()) // Encode fails only if the client has disconnected
 }

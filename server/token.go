@@ -17,7 +17,7 @@ type Token struct {
 }
 
 // OperatorToken is the name of the operator's token. Every other name is the name of an owner. An owner sees only the
-// sandboxes that it created.
+// sandboxes that it created; the operator sees all sandboxes.
 const OperatorToken = "default"
 
 // NewToken returns the token for a secret. It returns an error if name is not a valid owner name, or if the secret does not
@@ -41,7 +41,7 @@ func (t Token) Owner() sandbox.Owner {
 }
 
 // bearer returns the token in an Authorization header, and reports whether it is one of tokens. It compares the header with
-// all tokens, each in constant time, so that the time it takes reveals nothing about them.
+// all tokens, each in constant time, so that its duration reveals nothing about the tokens.
 func bearer(tokens []Token, header []string) (token Token, ok bool) {
 	if len(header) != 1 {
 		return Token{}, false

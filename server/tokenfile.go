@@ -22,7 +22,7 @@ import (
 )
 
 // A token file has one token on each line: a name, a space and the secret. A line with only a secret is the operator's
-// token; a new file consists of such a line. Errors name the line by its number and never contain its text, which may be a
+// token; OpenOrMakeTokenFile creates a file with one such line. Errors name the line by its number and never contain its text, which may be a
 // secret.
 
 const maxTokenFile = 256 << 10
@@ -36,7 +36,7 @@ type TokenFile struct {
 
 	mu       sync.Mutex
 	info     fs.FileInfo // the state of the file when it was read; nil: the last read failed
-	settled  bool        // every later change will alter the file's modification time
+	settled  bool        // the modification time was over 2 s old at the last read, so a later change gives the file a different one
 	tokens   []Token
 	reported string // the error of the last read; empty: none
 }
@@ -103,7 +103,7 @@ func (f *TokenFile) read() error {
 	if err != nil {
 		return err
 	}
-	// File systems have coarse clocks: a change soon after this one could leave the modification time as it is.
+	// File systems have coarse clocks: if the file was changed just now, another change could leave the same modification time.
 	f.info, f.settled = info, time.Since(info.ModTime()) > 2*time.Second
 	for _, e := range entries {
 		f.tokens = append(f.tokens, e.Token)
@@ -190,7 +190,7 @@ func AddToken(path, name string) (secret string, err error) {
 		if slices.ContainsFunc(entries, func(e entry) bool { return e.Name == name }) {
 			return nil, sandbox.Errorf(sandbox.Invalid, "there is a token of %s: remove it first, and %s gets another with the same sandboxes", name, name)
 		}
-		if name == OperatorToken { // it goes to the first line, where OpenOrMakeTokenFile writes it
+		if name == OperatorToken { // the operator's token goes to the first line, as in a file of OpenOrMakeTokenFile
 			return slices.Insert(entries, 0, entry{line: secret}), nil
 		}
 		return append(entries, entry{line: name + " " + secret}), nil

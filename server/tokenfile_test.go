@@ -67,7 +67,7 @@ func TestS02_TokenFile(t *testing.T) {
 	if names, err := server.TokenNames(path); err != nil || strings.Join(names, " ") != "default bob" {
 		t.Errorf("TokenNames() = %v, %v", names, err)
 	}
-	for range 20 { // several changes within one tick of the file system's clock
+	for range 20 { // so many changes that some get the same modification time
 		again, err := server.AddToken(path, "alice")
 		if err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ func TestS02_TokenFile(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("the file's mode: %v, %v", info, err)
 		}
-		long := time.Now().Add(-time.Hour) // the last change is so long ago that TokenFile considers the file settled
+		long := time.Now().Add(-time.Hour) // an old modification time, so that TokenFile trusts it to show later changes
 		os.Chtimes(path, long, long)
 		want("nothing was changed", 200, first, bob)
 		os.Chmod(path, 0o640)
@@ -168,8 +168,8 @@ func TestTokenFileEditors(t *testing.T) {
 	}
 }
 
-// TestS02_RevokedStream checks that streams and waits end soon after their token was revoked, and that those of other tokens
-// continue.
+// TestS02_RevokedStream checks that streams and waits end soon after their token was revoked, and that the streams and waits
+// of other tokens continue.
 func TestS02_RevokedStream(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	alice, err := server.AddToken(path, "alice")
@@ -254,7 +254,8 @@ func TestS07_Rate(t *testing.T) {
 	}
 }
 
-// TestS07_OneTokenCannotUseAllSlots checks that one token cannot use all slots.
+// TestS07_OneTokenCannotUseAllSlots checks that a request with another token is answered while one token makes as many
+// concurrent requests as the server has slots.
 func TestS07_OneTokenCannotUseAllSlots(t *testing.T) {
 	mine, _ := server.NewToken("alice", secret)
 	const other = "dormouse_another-secret-of-the-tests-0123456789"

@@ -49,8 +49,8 @@ func connectHTTP(t *testing.T, kind, version, address string) *client.Client {
 	return c
 }
 
-// TestHTTPClients makes concurrent calls with several of mcp-go's clients, with each protocol version. All clients use the
-// same ids.
+// TestHTTPClients checks that each of several concurrent clients (mcp-go's, with each protocol version) gets the answers to its
+// own calls, although all clients use the same ids.
 func TestHTTPClients(t *testing.T) {
 	address, _ := serve(t, nil)
 	for _, kind := range []string{"streamable", "sse"} {
@@ -233,7 +233,7 @@ func TestBadRequests(t *testing.T) {
 			}
 			want := c.status
 			if want == http.StatusOK {
-				want = http.StatusAccepted // the answer is sent on the stream
+				want = http.StatusAccepted // on SSE, the error is sent on the stream and not as the answer to the POST
 			}
 			if res, body := ask(t, "POST", stream.endpoint, c.body, header...); res.StatusCode != want || !strings.Contains(body, c.says) {
 				t.Errorf("/message: %d %s", res.StatusCode, body)

@@ -17,7 +17,7 @@ type Waits struct {
 	stop     context.CancelFunc
 }
 
-// NewWaits returns s with waits that Drain ends.
+// NewWaits returns a wrapper around s whose method Drain ends the waits.
 func NewWaits(s tools.Sandboxes) *Waits {
 	w := &Waits{Sandboxes: s}
 	w.stopping, w.stop = context.WithCancel(context.Background())

@@ -11,12 +11,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// TestDiskFull checks that a full disk causes an error for a message and for an answer, and that the space is free
-// afterwards.
+// TestDiskFull checks that writing a message or an answer to a full disk returns an error, and that the space that it used is
+// free afterwards.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "gvisor") { // gVisor also needs to mount
+		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "gvisor") { // a machine that must run the gVisor tests can mount, too
 			t.Fatalf("no small disk can be had here: %v", err)
 		}
 		t.Skipf("NOT TESTED: no small disk can be had here: %v", err)

@@ -35,16 +35,16 @@ const (
 )
 
 // Message reads a JSON message and stores its long strings on disk. The caller passes the message to Write in pieces of any
-// size. End then returns the message with tokens in place of its long strings. If the message has a flaw, Write discards
-// the rest of the message, and End returns the flaw.
+// size. End then returns the message with placeholders, the tokens, in place of its long strings. If the message has a flaw,
+// Write discards the rest of the message, and End returns the flaw.
 type Message struct {
 	limits Limits
 	store  store
 	flaw   *Flaw
 
-	read      int64  // bytes written so far
-	kept      []byte // the message so far, with tokens in place of long strings
-	truncated bool   // the message exceeds Limits.Kept; kept has only its beginning
+	read      int64  // the number of bytes that were passed to Write so far
+	kept      []byte // the message so far, with placeholders in place of long strings
+	truncated bool   // kept exceeded Limits.Kept, and now has only the beginning of the message
 	tail      []byte // if truncated: the last bytes of the message
 
 	objects  []bool // the open objects (true) and lists (false), the outermost first
@@ -55,8 +55,8 @@ type Message struct {
 	start    int       // the offset of the current string in kept
 	length   int64     // the length of the current string so far, before unescaping
 	long     bool      // the current string is a long string, and no longer in kept
-	token    string    // the token of the current string, if long
-	text     unescaper // writes the current string to disk, if long
+	token    string    // the placeholder of the current string, if that is a long string
+	text     unescaper // writes the current string to disk, if that is a long string
 }
 
 // Flaw is the reason why a message can't be handled.
@@ -168,7 +168,7 @@ func (m *Message) insideString(p []byte) int {
 }
 
 // endOfString returns the index of the quote that ends the current string, or -1 if p has none. An even number of
-// backslashes precedes that quote.
+// backslashes precedes the quote that ends a string.
 func (m *Message) endOfString(p []byte) int {
 	from := 0 // where the search for the next quote begins
 	for {
@@ -186,8 +186,8 @@ func (m *Message) endOfString(p []byte) int {
 	}
 }
 
-// oddBackslashes reports whether the string, read up to the end of p, ends with an odd number of backslashes. The next
-// byte is escaped then.
+// oddBackslashes reports whether the string, read up to the end of p, ends with an odd number of backslashes. If it does,
+// the next byte is escaped.
 func (m *Message) oddBackslashes(p []byte) bool {
 	n := 0
 	for n < len(p) && p[len(p)-1-n] == '\\' {
@@ -280,8 +280,8 @@ func (m *Message) keep(p []byte) {
 	}
 }
 
-// fail records a flaw and removes the strings from the disk. The first flaw counts, except that TooLong replaces Busy and
-// Failed, because sending the message again cannot succeed.
+// fail records a flaw and removes the strings from the disk. Only the first flaw is kept, except that TooLong replaces Busy
+// and Failed: a client may send the message again after Busy or Failed, but a message that is too long would be refused again.
 func (m *Message) fail(kind FlawKind, text string, cause error) {
 	if m.flaw == nil || m.flaw.Kind >= Busy && kind == TooLong {
 		m.flaw = &Flaw{Kind: kind, Text: text, Cause: cause}
@@ -289,7 +289,7 @@ func (m *Message) fail(kind FlawKind, text string, cause error) {
 	}
 }
 
-// End returns the message with tokens in place of its long strings, or the flaw of the message. It must be called once,
+// End returns the message with placeholders in place of its long strings, or the flaw of the message. It must be called once,
 // after the last Write. End does not parse the message, so a message without a flaw may still be invalid JSON.
 func (m *Message) End() ([]byte, *Flaw) {
 	if err := m.store.flush(); err != nil {
@@ -308,7 +308,7 @@ func (m *Message) End() ([]byte, *Flaw) {
 // Count returns the number of strings on disk.
 func (m *Message) Count() int { return len(m.store.sections) }
 
-// CountIn returns the number of tokens in a part of the message.
+// CountIn returns the number of the message's placeholders in a part of the message.
 func (m *Message) CountIn(part []byte) int {
 	if m.Count() == 0 {
 		return 0
@@ -316,7 +316,7 @@ func (m *Message) CountIn(part []byte) int {
 	return bytes.Count(part, []byte(`"`+m.store.prefix()))
 }
 
-// Find returns the string for which the token s stands. It reports false if s is not a token of this message.
+// Find returns the long string that the placeholder s replaced. It reports false if s is not a placeholder of this message.
 func (m *Message) Find(s string) (*String, bool) {
 	at, ok := m.store.find(s)
 	return &String{store: &m.store, at: at}, ok

@@ -18,8 +18,8 @@ type Outbox struct {
 	store store
 
 	mu     sync.Mutex
-	prefix []byte    // the prefix of the tokens; nil: there are no tokens yet
-	stored []section // the stored files, by the number in their token
+	prefix []byte    // the prefix of the placeholders; nil: no file is stored yet
+	stored []section // the stored files, by the number in their placeholder
 }
 
 // NewOutbox returns an empty outbox, or nil if f is nil. The caller must close it after the answer was written.
@@ -30,8 +30,8 @@ func (f *Folder) NewOutbox() *Outbox {
 	return &Outbox{store: store{folder: f}}
 }
 
-// Base64 stores all bytes of r. It returns a token, in place of which Send writes these bytes in base64, and their number
-// before encoding.
+// Base64 stores all bytes of r. It returns a placeholder, the token, and the number of bytes. Send replaces the placeholder
+// by the base64 of the bytes.
 func (o *Outbox) Base64(r io.Reader) (token string, n int64, err error) {
 	if token, err = o.store.begin(); err != nil {
 		return "", 0, err
@@ -51,8 +51,8 @@ func (o *Outbox) Base64(r io.Reader) (token string, n int64, err error) {
 // onlyWriter hides all other methods of a writer, such as ReadFrom, so that io.CopyBuffer uses the buffer it is given.
 type onlyWriter struct{ io.Writer }
 
-// Send writes a part of an answer to w, with the contents of the files in place of their tokens. No token may be split
-// between two parts. If o is nil, Send writes part unchanged.
+// Send writes a part of an answer to w, with the base64 of the files in place of their placeholders. No placeholder may be
+// split between two parts. If o is nil, Send writes part unchanged.
 func (o *Outbox) Send(w io.Writer, part []byte) error {
 	var prefix []byte
 	var stored []section

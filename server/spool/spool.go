@@ -2,13 +2,13 @@
 // messages and outgoing answers. It parses JSON, but it does not interpret messages.
 //
 //   - spool.go: [Folder], which limits the disk space of all messages, and store, the file of one message
-//   - message.go: [Message], which reads an incoming message and replaces each string over 64 KiB with a token,
-//     "spool:<nonce>:<n>"
+//   - message.go: [Message], which reads an incoming message and replaces each string over 64 KiB by a placeholder,
+//     "spool:<nonce>:<n>", which the code calls a token
 //   - unescape.go: unescaping such a string before it is written to disk
-//   - outbox.go: [Outbox], which writes an answer and replaces each token with the base64 of a file
+//   - outbox.go: [Outbox], which writes an answer and replaces each placeholder by the base64 of a file
 //
 // A nonce has 130 random bits, belongs to one message and never leaves the process, so that no client and no sandbox can
-// forge a token: a "spool:…" that they send is ordinary text.
+// forge a placeholder: if one of them sends "spool:…", the text stays as it is.
 package spool
 
 import (
@@ -29,7 +29,7 @@ import (
 // methods may be called concurrently.
 type Folder struct {
 	path    string
-	maximum int64 // the maximum of used
+	maximum int64 // the maximum value of the field used
 
 	mu   sync.Mutex
 	used int64 // bytes that the files have reserved
@@ -57,7 +57,7 @@ func Open(path string, maximum int64) (*Folder, error) {
 		return nil, fmt.Errorf("make spool folder: %w", err)
 	}
 	// A file is unlinked right after it was created. So a file that still has a name was left by a crash, or another process
-	// is about to unlink it. (On Windows a file in use keeps its name, and can't be removed.)
+	// is about to unlink it, and removing it is safe. (On Windows a file in use keeps its name, but can't be removed.)
 	left, err := filepath.Glob(filepath.Join(path, prefix+"*"))
 	if err != nil {
 		return nil, fmt.Errorf("clean spool folder: %w", err)
@@ -116,7 +116,7 @@ const chunk = 512 << 10
 // writers collect small pieces. A piece larger than a writer's buffer is written to the disk directly.
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}
 
-// begin begins a new section and returns its token.
+// begin begins a new section and returns the placeholder for its string.
 func (s *store) begin() (token string, err error) {
 	if s.file == nil {
 		if err := s.create(); err != nil {
@@ -131,7 +131,7 @@ func (s *store) begin() (token string, err error) {
 	return s.prefix() + strconv.Itoa(len(s.sections)-1), nil
 }
 
-// prefix returns the prefix of the tokens of this message.
+// prefix returns the beginning that all placeholders of this message have in common.
 func (s *store) prefix() string { return "spool:" + s.nonce + ":" }
 
 func (s *store) create() error {
@@ -187,7 +187,7 @@ func diskError(err error) error {
 	return fmt.Errorf("%w: %w", ErrDisk, err)
 }
 
-// find returns the section of a token, and reports whether token is a token of this store.
+// find returns the section that the placeholder token stands for. It reports false if token is not a placeholder of this store.
 func (s *store) find(token string) (section, bool) {
 	if s.file == nil || !strings.HasPrefix(token, s.prefix()) {
 		return section{}, false
@@ -210,7 +210,7 @@ func (s *store) close() {
 	if s.file != nil {
 		name := s.file.Name()
 		_ = s.file.Close()
-		_ = os.Remove(name) // on Windows, where create could not remove it
+		_ = os.Remove(name) // needed only on Windows, where create could not remove the file
 		s.file = nil
 	}
 	if s.reserved > 0 {

@@ -40,7 +40,7 @@ func in(f *spool.Folder, l spool.Limits, text []byte, piece int) (*spool.Message
 	return m, kept, flaw
 }
 
-// restore returns v with the long strings in place of their tokens, as a tool gets it.
+// restore returns v with the long strings in place of their placeholders, as a tool gets v.
 func restore(t testing.TB, m *spool.Message, v any) any {
 	switch v := v.(type) {
 	case string:
@@ -153,8 +153,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestMessageSplitAtEveryPosition splits a message at every position around the point where a string becomes long, and
-// inside all kinds of escapes.
+// TestMessageSplitAtEveryPosition checks that a message is read correctly if it is split into two pieces at any position, also
+// where a string becomes long and inside all kinds of escapes.
 func TestMessageSplitAtEveryPosition(t *testing.T) {
 	f := open(t, 0)
 	text := []byte(`{"k":["` + strings.Repeat("x", long-20) + `\\\"é\u00e9\uD83D\uDE00😀\uD83D\n\uDE00\\","` + strings.Repeat("y", long) + `\uD83D"],"z":"\\"}`)
@@ -195,7 +195,7 @@ func TestOnlyLongValuesAreSpooled(t *testing.T) {
 	}
 }
 
-// TestTokens checks that a token cannot be guessed, and that a token of one message is invalid in another.
+// TestTokens checks that a placeholder cannot be guessed, and that a placeholder of one message is invalid in another message.
 func TestTokens(t *testing.T) {
 	f := open(t, 0)
 	text := []byte(messages()["plain"])
@@ -225,8 +225,8 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestFlawDiscardsTheRestOfTheMessage checks that the rest of a message with a flaw is discarded, and that its id can still
-// be found.
+// TestFlawDiscardsTheRestOfTheMessage checks that the rest of a message with a flaw is discarded, and that Head or Tail of the
+// flaw still contains the id of the message.
 func TestFlawDiscardsTheRestOfTheMessage(t *testing.T) {
 	text := func(size int) []byte {
 		return []byte(`{"params":{"a":"` + strings.Repeat("x", size) + `"},"id":"seven"}`)
@@ -300,7 +300,7 @@ func TestFiles(t *testing.T) {
 	if f.Used() == 0 {
 		t.Error("nothing is taken")
 	}
-	if _, err := spool.Open(dir, 0); err != nil { // as another process does that starts now
+	if _, err := spool.Open(dir, 0); err != nil { // another process that starts now opens the same folder
 		t.Fatal(err)
 	}
 	if names, _ := filepath.Glob(filepath.Join(dir, "*")); runtime.GOOS != "windows" && len(names) > 0 {
@@ -313,7 +313,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestStringsStayInMemoryWithoutAFolder checks that without a folder everything stays in memory.
+// TestStringsStayInMemoryWithoutAFolder checks that all strings of a message stay in memory if there is no folder.
 func TestStringsStayInMemoryWithoutAFolder(t *testing.T) {
 	var f *spool.Folder
 	text := []byte(messages()["names and values"])
@@ -341,7 +341,7 @@ func TestDiskErrorIsReturnedWithoutThePath(t *testing.T) {
 	}
 }
 
-// TestOutbox checks that Send writes the base64 of a file in place of its token.
+// TestOutbox checks that Send writes the base64 of a file in place of its placeholder.
 func TestOutbox(t *testing.T) {
 	f := open(t, 0)
 	box := f.NewOutbox()

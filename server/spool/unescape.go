@@ -38,7 +38,7 @@ func (u *unescaper) write(p []byte) error {
 		case n == 0: // the escape is still incomplete, and p is used up
 			u.carry, p = joined, p[len(joined)-had:]
 			continue
-		case n < had: // carry was a lone surrogate and the beginning of another escape
+		case n < had: // u.carry was a lone surrogate and the beginning of another escape
 			u.carry = joined[n:had]
 		default:
 			u.carry, p = nil, p[n-had:]
@@ -153,7 +153,7 @@ func decodeEscape(p []byte, last bool) (r rune, n int, err error) {
 	return utf8.RuneError, 6, nil
 }
 
-// maybeEscape reports whether p is empty, or begins with \u or with a prefix of it.
+// maybeEscape reports whether p can be the beginning of an escape like \u1234: p is empty, is a backslash, or begins with \u.
 func maybeEscape(p []byte) bool {
 	return len(p) == 0 || p[0] == '\\' && (len(p) == 1 || p[1] == 'u')
 }
