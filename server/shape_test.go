@@ -23,7 +23,7 @@ func TestWideAndDeepMessagesAreRefusedBeforeDecoding(t *testing.T) {
 	const wide, deep = "more than 10,000 values", "more than 64 levels"
 	objects := `[` + strings.Repeat(`{},`, 7<<20/3) + `{}]`
 	nested := strings.Repeat(`[`, 5000) + strings.Repeat(`]`, 5000)
-	const maximum = 160 << 20 // bytes that f may allocate; decoding the wide message would allocate more than 600 MiB
+	const maximum = 160 << 20 // bytes that refusing a message may allocate; decoding the wide message would allocate over 600 MiB
 	for name, c := range map[string]struct{ arguments, says string }{
 		"an array of 2.4 million objects": {`{"a":` + objects + `}`, wide},
 		"5,000 levels":                    {`{"a":` + nested + `}`, deep},

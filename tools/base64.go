@@ -17,7 +17,7 @@ type base64Reader struct {
 	padded  bool
 	read    int64 // characters read so far, for positions in error messages
 
-	in   []byte // base64 characters; the first rest of them are left over from the previous piece
+	in   []byte // base64 characters; the first ones, as many as the field rest says, are left over from the previous piece
 	rest int
 	buf  []byte // decoded bytes
 	out  []byte // the part of buf that Read has not returned yet
@@ -57,7 +57,7 @@ func (b *base64Reader) fill() error {
 		end = io.EOF
 	}
 	if b.rest == 0 && n%4 == 0 && !b.padded { // the common case: no white space, padding or URL alphabet
-		// Decode skips line breaks. If there were any, m is too small, and the piece is decoded below.
+		// Decode skips line breaks. If the piece contains any, m is too small, and the piece is decoded below instead.
 		if m, err := base64.RawStdEncoding.Decode(b.buf, b.in[:n]); err == nil && m == n/4*3 {
 			b.read += int64(n)
 			b.out = b.buf[:m]

@@ -19,15 +19,15 @@ import (
 type double struct {
 	mu         sync.Mutex
 	sandboxes  []*sandbox.Sandbox
-	creates    map[string]sandbox.ID // by request id
+	creates    map[string]sandbox.ID // the created sandboxes by the request id of their creation
 	executions map[sandbox.ExecutionID]*sandbox.Execution
 	requests   map[string]sandbox.ExecutionID
-	contents   map[string][]byte // by sandbox and path
+	contents   map[string][]byte // the contents of files, by sandbox and path
 
 	scripts map[string]sandbox.Execution // the result of an execution, by its code
 	after   map[string]time.Duration     // how long an execution runs, by its code; the default is 120 ms
 	ran     []sandbox.ExecuteRequest
-	fail    map[string]error // the error that a method returns, by its name
+	fail    map[string]error // the errors that methods return, by the name of the method
 }
 
 var _ tools.Sandboxes = (*double)(nil)

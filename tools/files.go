@@ -15,8 +15,8 @@ import (
 type fileArgument struct {
 	path   string
 	source string   // the name of the field that has the content: sourceText, sourceBase64 or sourceLocal
-	value  string   // that field's value
-	long   LongText // that field's value, if it is too long to be held in memory; value is then empty
+	value  string   // the value of the field that source names
+	long   LongText // the value of that field, if it is too long to be held in memory; value is then empty
 }
 
 // The fields that can be the source of a file's content.
@@ -105,7 +105,7 @@ func decodeFile(item any) (fileArgument, error) {
 			if near == "" {
 				near = sourceText
 				if f.path == "" && len(filled)+len(empty) > 0 {
-					near = "path" // name, filename, …
+					near = "path" // the file has content, but no path: the unknown field, such as filename, is probably its path
 				}
 			}
 			return f, invalid("a file has no field %q: did you mean %q? It has path and one of text, base64, local_path", sandbox.Quote(name), near)

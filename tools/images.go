@@ -19,10 +19,10 @@ import (
 const (
 	maxImages      = 4
 	maxImageSide   = 1568
-	maxImagesBytes = 700_000 // of base64, in one answer
+	maxImagesBytes = 700_000 // bytes of base64 of all pictures in one answer
 )
 
-// Limits of the workers that decode pictures. Each can use up to workerMemory.
+// Limits of the workers that decode pictures. Each worker can use up to workerMemory.
 const (
 	maxWorkers         = 4
 	maxWorkersPerOwner = 2
@@ -52,8 +52,8 @@ func newPictureShrinker() *pictureShrinker {
 // picture is an image that clients can show.
 type picture struct {
 	content       mcp.ImageContent
-	width, height int    // of the original
-	note          string // how it was changed; empty if it was not
+	width, height int    // the size of the original picture, in pixels
+	note          string // how the picture was changed; empty: it is unchanged
 }
 
 var (

@@ -10,19 +10,20 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// LongText is a string in a call's arguments that is too long to be held in memory. Open returns a new reader of the
-// whole string each time. It may be called any number of times, and the readers may be used, until the call ends.
+// LongText is a string in a call's arguments that is too long to be held in memory. Each call of Open returns a new reader
+// of the whole string. Open may be called, and the readers may be used, until the tool call ends.
 type LongText interface {
-	Size() int64 // in bytes
+	Size() int64 // the length of the string in bytes
 	Open() io.Reader
 }
 
 // maxFilesText is the limit in bytes for a list of files, or all arguments, that a client sends as a string of JSON.
-// Such a string is read into memory. If the client sends the list itself, its long texts are not.
+// Such a string is read into memory. If the client sends a list of files as JSON and not as a string, the long texts in the
+// list are not read into memory.
 const maxFilesText = 16 * sandbox.MiB
 
 // readIntoMemory reads a long text into memory. It is for arguments that are not the content of a file, such as code. If the
-// text has more bytes than maximum, the error is of kind invalid.
+// text has more than maximum bytes, readIntoMemory returns an error of kind invalid. name is the parameter's name, for errors.
 func readIntoMemory(name string, long LongText, maximum int64) (string, error) {
 	if long.Size() > maximum {
 		hint := "write it to a file with write_files and run that"
@@ -38,9 +39,9 @@ func readIntoMemory(name string, long LongText, maximum int64) (string, error) {
 	return string(b), nil
 }
 
-// Outbox stores the parts of one answer that are too long for memory. Base64 stores all bytes of r and returns an
-// unguessable token and the number of bytes. The handler puts the token into the answer. The server replaces it by the
-// base64 of these bytes when it sends the answer. Base64 must not be called concurrently.
+// Outbox stores the parts of one answer that are too long for memory. Base64 stores all bytes of r. It returns an
+// unguessable placeholder, the token, and the number of bytes. The handler puts the placeholder into the answer. When the
+// server sends the answer, it replaces the placeholder by the base64 of the bytes. Base64 must not be called concurrently.
 type Outbox interface {
 	Base64(r io.Reader) (token string, n int64, err error)
 }
@@ -53,7 +54,7 @@ func WithOutbox(ctx context.Context, o Outbox) context.Context {
 }
 
 // readLarge returns an answer with more than maxTextLength bytes of a file, without holding them in memory. It returns
-// nil if ctx has no outbox, or if the part of the file to read is not that long.
+// nil if ctx has no outbox, or if the part of the file to read has at most maxTextLength bytes.
 func (t *toolset) readLarge(ctx context.Context, r fileRead, length int64) *mcp.CallToolResult {
 	box, ok := ctx.Value(outboxKey{}).(Outbox)
 	if !ok || length <= maxTextLength {

@@ -9,7 +9,7 @@ import (
 // Limits of the pictures that are decoded. Without them a small file could need gigabytes or minutes.
 const (
 	maxPixels       = 50_000_000
-	maxDecodedBytes = 200_000_000 // including the memory that only the decoder needs
+	maxDecodedBytes = 200_000_000 // bytes of memory, including the memory that only the decoder needs
 	maxScans        = 40          // scans of a JPEG; common encoders write 10
 )
 
@@ -163,7 +163,7 @@ func (h *pictureHeader) frame(segment []byte, progressive bool) error {
 	if progressive {
 		h.bytes += units * blocks * samples * coefficient
 	}
-	if components == 4 || string([]byte{segment[6], segment[6+3*(components-1)]}) == "RB" { // the decoder converts it into a second image
+	if components == 4 || string([]byte{segment[6], segment[6+3*(components-1)]}) == "RB" { // the decoder converts a CMYK or RGB picture into a second image
 		h.bytes += 4 * int64(h.width) * int64(h.height)
 	}
 	return nil

@@ -33,7 +33,7 @@ func progressive(side, scans int) []byte {
 	segment(0xc2, 8, byte(side>>8), byte(side), byte(side>>8), byte(side), 1, 1, 0x11, 0)
 	lengths := append([]byte{1}, make([]byte, 15)...) // a Huffman table with a single code of one bit
 	segment(0xc4, append(append([]byte{0x00}, lengths...), 0)...)
-	segment(0xc4, append(append([]byte{0x10}, lengths...), 0xe0)...) // its code ends a run of 16,384 blocks
+	segment(0xc4, append(append([]byte{0x10}, lengths...), 0xe0)...) // a table whose single code ends a run of 16,384 blocks
 	segment(0xda, 1, 1, 0x00, 0, 0, 0)
 	blocks := ((side + 7) / 8) * ((side + 7) / 8)
 	b = append(b, make([]byte, blocks/8+1)...)
@@ -151,7 +151,7 @@ func TestOneOwnersPicturesDoNotBlockAnothers(t *testing.T) {
 			answers <- callContext(bombs, t, list, "read_file", args{"sandbox_id": "box", "path": "slow.png"})
 		}()
 	}
-	stopWorkers(t, 2) // the limit for one owner
+	stopWorkers(t, 2) // 2 workers are the limit for one owner, so this owner's next picture must wait
 	neighbour := sandbox.WithOwner(t.Context(), "neighbour")
 	wantText(t, callContext(neighbour, t, list, "read_file", args{"sandbox_id": "box", "path": "plot.png"}), false, "an image of 64×64 pixels")
 	cancel()

@@ -107,7 +107,8 @@ func runPictureWorker(ctx context.Context, data []byte, budget int) ([]byte, err
 	return nil, errNotPicture
 }
 
-// reducePicture decodes a picture and returns the worker's answer: one of the constants above.
+// reducePicture decodes a picture and returns the worker's answer: workerKeep, workerInvalid, workerCannotFit, or workerMade
+// and the bytes of the smaller picture.
 func reducePicture(data []byte, budget int) []byte {
 	img, format, err := image.Decode(bytes.NewReader(data))
 	if err != nil {

@@ -19,10 +19,10 @@ import (
 
 // Limits of a read_file answer, in bytes of the file.
 const (
-	filePage       = 10_000   // text, if the call has no length
-	maxTextLength  = 1 << 20  // text, if the call has a length; a longer part is returned as base64
-	maxImageFile   = 20 << 20 // a picture file that is shown
-	maxInlineBytes = 7_500    // any other file, shown as base64 in the answer's text, if the call has no length
+	filePage       = 10_000   // the text in an answer, if the call has no length
+	maxTextLength  = 1 << 20  // the text in an answer, if the call has a length; a longer part is returned as base64
+	maxImageFile   = 20 << 20 // the largest picture file that is shown as a picture
+	maxInlineBytes = 7_500    // the largest other file that is shown as base64 in the answer's text, if the call has no length
 )
 
 func (t *toolset) readFile() Tool {
@@ -46,7 +46,7 @@ type fileRead struct {
 	sandbox string
 	path    string
 	offset  int64
-	size    int64 // of the whole file
+	size    int64 // the size of the whole file, once it is known
 }
 
 func (t *toolset) callReadFile(ctx context.Context, a arguments) *mcp.CallToolResult {
@@ -237,7 +237,8 @@ func (r fileRead) bytes(data []byte) *mcp.CallToolResult {
 	return r.resource(int64(len(data)), blob.String())
 }
 
-// resource returns an answer with a resource of n bytes of the file. blob is their base64, or an [Outbox] token for it.
+// resource returns an answer with a resource of n bytes of the file. blob is the base64 of these bytes, or the placeholder
+// that an [Outbox] returned for it.
 func (r fileRead) resource(n int64, blob string) *mcp.CallToolResult {
 	end := r.offset + n
 	s := fmt.Sprintf("%s: bytes %d to %d of %d, as base64 in the resource that follows.", quotePath(r.path), r.offset, end, r.size)

@@ -68,10 +68,10 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(text)}, r.images...)}
 }
 
-const minPage = 500 // a page with fewer bytes of printed text is not cut further
+const minPage = 500 // a page whose budget is below this number of bytes is not cut further
 
-// headLines returns the lines before an execution's output. They describe its state, how it ended, and the loss of
-// variables before it.
+// headLines returns the lines before an execution's output. They describe the state of the execution, how it ended, and
+// variables and files that were lost before it.
 func headLines(ex sandbox.Execution, v view) string {
 	w := &writer{}
 	w.line("%s", statusLine(ex, v.newSandbox, time.Now()))
@@ -203,14 +203,14 @@ type rendering struct {
 	values map[int]*value // displays and results by their index in the events
 	images []mcp.Content
 
-	run strings.Builder // text that flush will add to the last piece, which is then printed text
+	run strings.Builder // printed text that print has collected; flush appends it to the last piece
 }
 
-// choosePictures decides which pictures of events the answer shows. It decodes each one in a separate process, which is
+// choosePictures decides which pictures of events the answer shows. It decodes each picture in a separate process, which is
 // slow. Therefore renderExecution calls it once for an answer, before the first call of gather.
 func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shrinker *pictureShrinker) {
 	r.values = map[int]*value{}
-	var values []*value // in order
+	var values []*value // in the order of events
 	for i, e := range events {
 		if e.Type == sandbox.EventDisplay || e.Type == sandbox.EventResult {
 			r.values[i] = &value{label: string(e.Type), data: e.Data}
@@ -226,7 +226,7 @@ func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, 
 func (r *rendering) gather(events []sandbox.Event, budget int) {
 	r.pieces, r.images = nil, nil
 	show := &valueSelection{left: budget - 2*maxCountNote}
-	var values []*value // in order
+	var values []*value // in the order of events
 	lastError := -1
 	for i, e := range events {
 		switch e.Type {
@@ -275,7 +275,7 @@ func (r *rendering) gather(events []sandbox.Event, budget int) {
 	r.flush()
 }
 
-// print adds printed text. It joins the text with the last piece if that is the text of the same stream just before.
+// print adds printed text. If the last piece is printed text of the same stream, right before this text, print joins the two.
 func (r *rendering) print(label string, e sandbox.Event) {
 	if n := len(r.pieces); n > 0 {
 		last := &r.pieces[n-1]
@@ -303,8 +303,8 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece returns the pieces for a value's text. If the text has more bytes than maximum, cutPiece replaces its
-// middle by a note. The note is a piece of its own outside of the fences, so that no program can fake it.
+// cutPiece returns the pieces for a value's text. If the text has more than maximum bytes, cutPiece replaces the middle of
+// the text by a note. The note is a piece of its own outside of the fences, so that no program can fake a note.
 func cutPiece(label, raw string, maximum int) []piece {
 	maximum = max(maximum, 0)
 	if len(raw) <= maximum {

@@ -70,7 +70,7 @@ func TestResource(t *testing.T) {
 	}
 }
 
-// fakeOutbox is an outbox that discards the bytes and returns the token "a token".
+// fakeOutbox is an outbox that discards the bytes and returns the placeholder "a token".
 type fakeOutbox struct{}
 
 func (fakeOutbox) Base64(r io.Reader) (string, int64, error) {

@@ -26,7 +26,7 @@ const (
 func fitting[T any](list []T) int {
 	size := 0
 	for i, v := range list {
-		b, _ := json.Marshal(v) // structured reports an error when it encodes the answer
+		b, _ := json.Marshal(v) // an error is ignored here, because structured encodes the same values and reports it
 		if size += len(cleanText(string(b))) + 1; size > maxListBytes && i > 0 {
 			return i
 		}

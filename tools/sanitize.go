@@ -171,13 +171,13 @@ func collapseReturns(s string) string {
 	return b.String()
 }
 
-// oneLine returns s as clean text for use in a sentence: without line breaks, and cut by truncate to maximum.
+// oneLine returns s as clean text for use in a sentence: without line breaks, and cut to maximum bytes as by truncate.
 func oneLine(s string, maximum int) string {
 	s = strings.NewReplacer("\n", `\n`, "\t", " ").Replace(cleanText(collapseReturns(s)))
 	return truncate(s, maximum)
 }
 
-// truncate returns s unchanged if it has no more bytes than maximum. Otherwise it cuts s to that length and adds an
+// truncate returns s unchanged if s has at most maximum bytes. Otherwise it cuts s to at most maximum bytes and adds an
 // ellipsis.
 func truncate(s string, maximum int) string {
 	if len(s) > maximum {

@@ -32,8 +32,8 @@ type pictureSelection struct {
 type value struct {
 	label  string
 	data   map[string]string
-	note   string            // a note about its picture
-	image  *mcp.ImageContent // its picture, if the answer shows it
+	note   string            // a note about the value's picture
+	image  *mcp.ImageContent // the value's picture; nil: the answer does not show it
 	pieces []piece
 }
 
@@ -85,7 +85,7 @@ func (g *valueSelection) choose(values []*value) {
 // value's picture is shown, choose has subtracted the note's length from g.left already.
 func (g *valueSelection) fitValue(v *value) {
 	switch {
-	case v.image != nil: // the value's text is only something like <Figure …>
+	case v.image != nil: // the text of a value with a picture is useless, such as <Figure …>, and is left out
 		v.pieces = []piece{{note: v.note}}
 		return
 	case g.left > 0 && (v.note != "" || v.label == string(sandbox.EventResult) || imageType(v.data) == ""):
@@ -113,8 +113,8 @@ func (g *valueSelection) traceback(e *sandbox.CodeError) []piece {
 	return pieces
 }
 
-// cut returns the pieces for a text. It omits the middle of the text if the text has more bytes than maximum, or
-// if the pieces would not fit into g.left. It returns nil if fewer than cutNote bytes of the text would be left,
+// cut returns the pieces for a text. It omits the middle of the text if the text has more than maximum bytes, or if the
+// pieces would need more than g.left bytes. It returns nil if fewer than cutNote bytes of the text would be left,
 // because so little is not useful.
 func (g *valueSelection) cut(label, text string, maximum int) []piece {
 	block := cost([]piece{{label: label}})
@@ -176,7 +176,7 @@ func (s *pictureSelection) add(ctx context.Context, label, text string) (note st
 	number := s.shown + 1
 	why := ""
 	if number > maxImages {
-		s.tried = maxTried // choose must not try further pictures
+		s.tried = maxTried // so that choose tries no further pictures
 		why = fmt.Sprintf("an answer has at most %d", maxImages)
 	} else if raw, err := base64.StdEncoding.DecodeString(text); err != nil {
 		why = "it is not valid base64"

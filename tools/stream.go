@@ -74,15 +74,15 @@ func cutStreams(pieces []piece, limit int) []piece {
 		return slices.Clone(pieces)
 	}
 	head := int(float64(limit) * headShare)
-	tail := total - (limit - head) // the kept end begins here
+	tail := total - (limit - head) // the kept end of the text begins at this byte
 
 	var out []piece
-	hole := -1 // index in out of the one gap; -1 if there is none yet
-	at := 0    // bytes of printed text before this piece
+	hole := -1 // the index in out of the gap for the removed text; -1: out does not contain that gap yet
+	at := 0    // the number of bytes of printed text before the piece p
 	for _, p := range pieces {
 		switch {
 		case p.gap && at >= head && at <= tail:
-			// This gap lies in the removed text or next to it, so it becomes part of the one gap.
+			// The gap p lies in the removed text or next to it, so it becomes part of the gap for the removed text.
 			if hole < 0 {
 				hole = len(out)
 				out = append(out, p)
@@ -145,7 +145,7 @@ func groupStreams(pieces []piece) (out []piece, alternations int) {
 		switch {
 		case p.stream:
 			byLabel[p.label].WriteString(p.text)
-		case p.gap: // its position in each stream is unknown, so the gap comes after both
+		case p.gap: // the position of a gap in each stream is unknown, so the gap comes after both streams
 			for _, b := range byLabel {
 				if b.Len() > 0 && !strings.HasSuffix(b.String(), "\n") {
 					b.WriteByte('\n')

@@ -107,7 +107,7 @@ func TestDefinitions(t *testing.T) {
 	}
 	golden(t, "tools.golden.json", pretty.String()+"\n")
 
-	// The definitions must need less than 2,500 tokens. A token has about four bytes.
+	// The definitions must need less than 2,500 tokens of a model's context. A token has about four bytes.
 	if budget := 9500; len(compact) > budget {
 		t.Errorf("tools/list has %d bytes, the budget is %d", len(compact), budget)
 	}

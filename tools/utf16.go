@@ -17,7 +17,7 @@ type byteOrder struct {
 func (o *byteOrder) String() string { return o.name }
 
 // utf16Order returns the byte order of a file that begins with a UTF-16 byte order mark, as Windows programs write it,
-// otherwise nil. data is the part of the file at r.offset; if that is not the beginning, utf16Order reads the mark from
+// otherwise nil. data is the part of the file at r.offset. If r.offset is not 0, utf16Order reads the mark from the file in
 // the sandbox.
 func (t *toolset) utf16Order(ctx context.Context, r fileRead, data []byte) *byteOrder {
 	if r.offset%2 != 0 {

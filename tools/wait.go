@@ -65,10 +65,11 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.finish(ctx, ex, err, wait, begun, w)
 }
 
-// finish does the rest of execute and await after Execute or GetExecution returned ex and err. If the tool call reports
-// progress, that method waited only progressInterval, so finish waits until wait seconds after begun. Then it makes sure
-// that the tool call may work again, and returns the latest state of the execution with the output in the window w. If
-// the daemon does not return that, finish returns ex, so that the caller still has the id of the running execution.
+// finish is the common end of execute and await. ex and err are the results of Execute or GetExecution. If the tool call
+// reports progress, Execute or GetExecution has waited for progressInterval only, and finish continues the wait until wait
+// seconds after begun. Then it makes sure that the tool call may work again, and returns the latest state of the execution
+// with the output in the window w. If the daemon returns an error instead, finish returns ex, so that the caller still has
+// the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err

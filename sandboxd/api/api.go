@@ -85,7 +85,8 @@ type RequestLimits struct {
 	OutputBytes    int64            `json:"output_bytes"`
 }
 
-// FixedLimits returns the limits that are the same for every daemon. Its Sandboxes is zero.
+// FixedLimits returns the limits that are the same for every daemon. The field Sandboxes, which depends on the daemon's
+// configuration, is zero.
 func FixedLimits() RequestLimits {
 	return RequestLimits{
 		TTL:            sandbox.Duration(sandbox.MaxTTL),
@@ -110,7 +111,7 @@ type Status struct {
 
 // Sizes of bodies and buffers, in bytes.
 const (
-	maxExecuteBody = 6*sandbox.MaxCodeBytes + 64<<10 // JSON may encode one byte of code as six
+	maxExecuteBody = 6*sandbox.MaxCodeBytes + 64<<10 // in JSON, one byte of code can become six bytes, such as \u0000
 	maxSmallBody   = 64 << 10
 	copyBytes      = 512 << 10 // the buffer for copying the bodies of files
 )

@@ -75,7 +75,7 @@ func newTransport() *http.Transport {
 	return &http.Transport{
 		MaxIdleConns:          256,
 		MaxIdleConnsPerHost:   256,
-		IdleConnTimeout:       time.Minute, // less than the server's IdleTimeout, so that the client closes connections first
+		IdleConnTimeout:       time.Minute, // less than the server's IdleTimeout, so that the client closes idle connections first
 		DisableCompression:    true,
 		ExpectContinueTimeout: 10 * time.Second,
 		WriteBufferSize:       64 << 10,

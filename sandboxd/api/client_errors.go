@@ -14,7 +14,7 @@ import (
 // ErrNotRunning is wrapped by the errors of a [Client] that cannot connect because no daemon answers.
 var ErrNotRunning = errors.New("the daemon is not running")
 
-// requestError turns the error of a failed request into one with advice for the user.
+// requestError turns the error of a failed request into an error with advice for the user.
 func requestError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("ask the daemon: %w", context.Cause(ctx))

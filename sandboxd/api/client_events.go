@@ -24,7 +24,7 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 	}
 	q := url.Values{}
 	setInt(q, "from", from)
-	ctx, cancel := context.WithCancel(ctx) // cancel closes the stream if this function returns before its end
+	ctx, cancel := context.WithCancel(ctx) // cancel closes the stream if FollowExecution returns before the stream ends
 	defer cancel()
 	req, err := c.request(ctx, http.MethodGet, path, q, nil)
 	if err != nil {

@@ -44,7 +44,7 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	}
 	req.ContentLength = size // -1: unknown
 	if size == 0 {
-		req.Body = http.NoBody // net/http takes a ContentLength of 0 with another body as unknown
+		req.Body = http.NoBody // with any other body, net/http takes a ContentLength of 0 as unknown
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
 	req.Header.Set("Expect", "100-continue") // so that the daemon can refuse the upload before the client sends the body
@@ -106,10 +106,11 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 		defer resp.Body.Close()
 		return nil, sandbox.File{}, wire.ReadError(resp)
 	}
-	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable { // the range is empty, which is no error here
+	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable { // offset is at or after the end: ReadFile returns no bytes
 		return http.NoBody, f, resp.Body.Close()
 	}
-	// This is not the tidyBody: closing the body before its end should close the connection at once.
+	// The result does not contain the tidyBody, whose Close reads up to 512 more bytes: if the caller closes the body before
+	// its end, the connection should be closed at once.
 	return &fileBody{ctx: ctx, body: resp.Body.(*tidyBody).ReadCloser}, f, nil
 }
 
@@ -161,7 +162,7 @@ func sizeOf(r io.Reader) int64 {
 type detachableReader struct {
 	mu       sync.Mutex
 	r        io.Reader
-	err      error // the error of r, if it failed
+	err      error // the error of a failed read from the reader r; nil: no read has failed
 	detached bool  // detach was called
 }
 

@@ -71,7 +71,7 @@ func (c *Client) Delete(ctx context.Context, name string) error {
 // Execute runs code in a sandbox. It returns when the execution is final or r.WaitSeconds have passed.
 func (c *Client) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (x sandbox.Execution, err error) {
 	if err := r.Validate(""); err != nil {
-		return x, err // checked before encoding, because encoding/json replaces invalid UTF-8 and so changes the code
+		return x, err // the code is checked before it is encoded, because encoding/json would replace invalid UTF-8 in it
 	}
 	path, err := sandboxPath(name, "/executions")
 	if err != nil {

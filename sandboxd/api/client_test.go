@@ -51,7 +51,7 @@ func serve(t testing.TB, s api.Sandboxes, log *slog.Logger) (*api.Client, *api.H
 	return c, h, server
 }
 
-// TestClientRoundTrip checks that the client returns the same results as the implementation behind the API.
+// TestClientRoundTrip checks that the client's methods return what the implementation of Sandboxes behind the API returned.
 func TestClientRoundTrip(t *testing.T) {
 	m := newMemory(t)
 	c, _, _ := serve(t, m, discardLog())
@@ -77,7 +77,7 @@ func TestClientRoundTrip(t *testing.T) {
 	dots := ".."
 	s, err = c.Update(ctx, string(s.ID), sandbox.UpdateRequest{DisplayName: &dots})
 	must(t, err)
-	got, err := c.Get(ctx, "..") // a name that http.ServeMux would treat as the parent folder
+	got, err := c.Get(ctx, "..") // http.ServeMux would remove this name from the path, as a reference to the parent folder
 	must(t, err)
 	equal(t, "Get(..)", got, s)
 
@@ -115,7 +115,7 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 }
 
-// failingSandboxes is an implementation whose Get fails with err.
+// failingSandboxes is an implementation of api.Sandboxes whose Get returns err.
 type failingSandboxes struct {
 	api.Sandboxes
 	err error
@@ -162,7 +162,8 @@ func TestErrorWithoutADaemon(t *testing.T) {
 	}
 }
 
-// TestDaemonDies checks that the error after a daemon died during an answer is of kind unavailable and not internal.
+// TestDaemonDies checks that if the daemon dies while it sends an answer, the client returns an error of kind unavailable, not
+// internal.
 func TestDaemonDies(t *testing.T) {
 	m := newMemory(t)
 	c, _, server := serve(t, m, discardLog())
@@ -301,14 +302,14 @@ func TestDaemonOfAnotherVersion(t *testing.T) {
 	}
 }
 
-// TestALongWaitLeavesItsSlot checks that a request with a long wait exchanges its slot first, and that it waits for at most a
-// second if it can't.
+// TestALongWaitLeavesItsSlot checks that a request with a long wait first exchanges its slot for one among the waiting
+// requests, and that it waits for at most a second if no such slot is free.
 func TestALongWaitLeavesItsSlot(t *testing.T) {
 	for name, c := range map[string]struct {
 		query     string
 		allowed   bool
 		exchanges int64
-		ends      bool // the wait ends before the execution does
+		ends      bool // the wait ends before the execution ends
 	}{
 		"a short wait":                  {"wait_seconds=1", false, 0, true},
 		"a long wait without a slot":    {"wait_seconds=300", false, 1, true},

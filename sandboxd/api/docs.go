@@ -18,7 +18,7 @@ var docsPage string
 
 func (h *Handler) getOpenAPI(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(openAPI) // it fails only if the client has disconnected
+	_, _ = w.Write(openAPI) // Write fails only if the client has disconnected
 	return nil
 }
 

@@ -168,7 +168,7 @@ func (s *eventStream) startHeartbeat() (stop func()) {
 				if s.sse {
 					blank = ": still here\n\n"
 				}
-				_ = s.send([]byte(blank)) // on failure it sets s.broken
+				_ = s.send([]byte(blank)) // if the write fails, send sets s.broken
 			}
 			s.mu.Unlock()
 		}
@@ -176,6 +176,6 @@ func (s *eventStream) startHeartbeat() (stop func()) {
 	return sync.OnceFunc(func() {
 		close(done)
 		wg.Wait()
-		_ = s.rc.SetWriteDeadline(time.Time{}) // the connection may be used for other requests
+		_ = s.rc.SetWriteDeadline(time.Time{}) // the deadline must not apply to the next request on the connection
 	})
 }

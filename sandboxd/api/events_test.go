@@ -41,7 +41,7 @@ func TestFollow(t *testing.T) {
 		got = append(got, e.Text)
 		switch e.Seq {
 		case 1:
-			m.print(id, "two\n\n\u2028") // the execution ends only after this event arrives
+			m.print(id, "two\n\n\u2028") // only now, when the first event has arrived, so that events must arrive while the code runs
 		case 2:
 			_, err := c.Interrupt(t.Context(), id)
 			return err
@@ -166,7 +166,7 @@ func TestServerSentEvents(t *testing.T) {
 	equal(t, "status of a bad id", get("x").StatusCode, http.StatusBadRequest)
 }
 
-// failsLate returns one event and then an error.
+// failsLate is an implementation of api.Sandboxes whose FollowExecution sends one event and then returns an error.
 type failsLate struct {
 	api.Sandboxes
 	err error
@@ -176,8 +176,8 @@ func (f failsLate) FollowExecution(_ context.Context, _ string, _ int64, fn func
 	return errors.Join(fn(sandbox.Event{Seq: 1}), f.err)
 }
 
-// TestStreamFails checks that an error during a stream keeps its kind, and that the client does not get the details of an
-// internal error.
+// TestStreamFails checks that the client returns an error that ends a stream with its kind, and that it does not get the
+// details of an internal error.
 func TestStreamFails(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

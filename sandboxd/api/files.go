@@ -37,7 +37,7 @@ func (h *Handler) writeFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		body.drain(r.Header.Get("Expect") == "")
 		if body.err != nil {
-			return body.err // it is the cause of err
+			return body.err // body.err is the cause of err, and has the message for the client
 		}
 		return err
 	}
@@ -76,7 +76,7 @@ type upload struct {
 	file string
 	left int64 // how many more bytes the file may have
 	read bool  // Read was called
-	err  error // why the body is invalid; nil: it is valid so far
+	err  error // why the body is invalid; nil: no error so far
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -87,7 +87,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	_ = u.rc.SetReadDeadline(time.Now().Add(stallTimeout))
 	n, err := u.body.Read(p)
 	if err != nil {
-		_ = u.rc.SetReadDeadline(time.Time{}) // the connection may be used for other requests
+		_ = u.rc.SetReadDeadline(time.Time{}) // the deadline must not apply to the next request on the connection
 	}
 	if u.left -= int64(n); u.left < 0 {
 		u.err = tooLarge(u.file, sandbox.MaxFileBytes-u.left)
@@ -162,7 +162,7 @@ func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := h.send(w, body, n); err != nil {
 		h.log.Debug("download ended early", "route", r.Pattern, "err", untrusted(err.Error()))
-		panic(http.ErrAbortHandler) // it breaks the connection, so that the client sees that the file is incomplete
+		panic(http.ErrAbortHandler) // this panic breaks the connection, so that the client sees that the file is incomplete
 	}
 	return nil
 }
@@ -195,7 +195,7 @@ func describeFile(header http.Header, name string, file sandbox.File) {
 	}
 }
 
-// shaHeader is the header with the SHA-256 of the whole file. It is missing if the SHA-256 is unknown.
+// shaHeader is the header with the SHA-256 of the whole file. An answer has no such header if the SHA-256 is unknown.
 const shaHeader = "X-Dormouse-Sha256"
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}

@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// raw passes a raw request to the handler. An HTTP client would clean the path.
+// raw passes a request to the handler with the path exactly as given. An HTTP client would clean the path.
 func raw(t testing.TB, h http.Handler, method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	text := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", method, path, len(body))
@@ -35,7 +35,7 @@ func TestHostilePaths(t *testing.T) {
 	for _, tt := range []struct {
 		name, path string
 		status     int
-		want       string // the path that WriteFile gets, or a part of the error
+		want       string // the path that WriteFile gets, or, for another status than 200, a part of the error
 	}{
 		{"plain", "a.txt", 200, "a.txt"},
 		{"folders", "a/b/c", 200, "a/b/c"},
@@ -117,7 +117,7 @@ func FuzzFilePathRoute(f *testing.F) {
 			m.calls = nil
 			w := raw(t, h, "PUT", "/v1/sandboxes/s/files/"+written, "x")
 			switch {
-			case path == "/" && w.Code == 404: // "files//" may be answered like "files/"
+			case path == "/" && w.Code == 404: // the server may answer the path "files//" like "files/", with 404
 			case wantErr != nil && (w.Code != 400 || len(m.calls) > 0):
 				t.Errorf("PUT %s = %d, calls %q, want 400 (%v)", written, w.Code, m.calls, wantErr)
 			case wantErr == nil && (len(m.calls) != 1 || m.calls[0] != want):

@@ -29,7 +29,7 @@ type memory struct {
 	executions map[sandbox.ExecutionID]*fakeExecution
 	requests   map[string]sandbox.ExecutionID
 	notReady   error
-	calls      []string // the paths that were passed to WriteFile
+	calls      []string // the paths of all calls of WriteFile
 }
 
 type fakeExecution struct {
@@ -164,7 +164,7 @@ func (m *memory) Execute(ctx context.Context, name string, r sandbox.ExecuteRequ
 	return m.GetExecution(ctx, string(id), r.WaitSeconds, r.Window)
 }
 
-// The caller of add and finish must hold memory.mu.
+// add appends an event. The caller of add and finish must hold memory.mu.
 func (x *fakeExecution) add(e sandbox.Event) {
 	e.Seq = int64(len(x.events) + 1)
 	e.Offset = x.x.OutputBytes

@@ -116,7 +116,7 @@ func TestOpenAPIHasTheFields(t *testing.T) {
 		equal(t, "fields of "+typ.Name(), got, want)
 		equal(t, "required fields of "+typ.Name(), schema.Required, required)
 	}
-	if n := len(values) + 1; len(doc.Components.Schemas) != n { // one more for Failure, which only wraps Error
+	if n := len(values) + 1; len(doc.Components.Schemas) != n { // the document has one more schema, Failure, which only wraps Error
 		t.Errorf("%d values are documented, want %d", len(doc.Components.Schemas), n)
 	}
 }

@@ -96,8 +96,8 @@ func validateWindow(w sandbox.Window) error {
 	return nil
 }
 
-// readJSON decodes a request's JSON body of at most limit bytes into v. If the request has a Content-Type, it must be
-// application/json; so the form of a web page is refused.
+// readJSON decodes a request's JSON body of at most limit bytes into v. If the request has a Content-Type, the type must be
+// application/json, so that a form that a web page submits is refused.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if _, err := params(r); err != nil {
 		return err

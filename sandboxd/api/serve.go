@@ -39,7 +39,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.log.Debug("request", "method", untrusted(req.Method), "route", req.Pattern, "status", res.status,
 			"bytes_in", body.n, "bytes_out", res.n, "took", time.Since(start))
 		if p == http.ErrAbortHandler || (p != nil && res.streaming) {
-			panic(http.ErrAbortHandler) // it breaks the connection, so that the client sees that the answer is incomplete
+			panic(http.ErrAbortHandler) // this panic breaks the connection, so that the client sees that the answer is incomplete
 		}
 	}()
 	h.dispatch(res, req)

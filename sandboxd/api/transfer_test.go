@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// zeros is a reader of zero bytes whose length cannot be found out in advance.
+// zeros is a reader of zero bytes. It has no method Len, so a client cannot find out its length in advance.
 type zeros struct{ left int64 }
 
 func (z *zeros) Read(p []byte) (int, error) {
@@ -29,8 +29,8 @@ func (z *zeros) Read(p []byte) (int, error) {
 	return int(n), nil
 }
 
-// TestUploadsRefused checks that the client gets the answer to a refused upload, whether it waits for the answer before it
-// sends the body or not, and that the next call works.
+// TestUploadsRefused checks that a client gets the answer to a refused upload, whether or not the client waits for a
+// "100 Continue" before it sends the body, and that the next call works.
 func TestUploadsRefused(t *testing.T) {
 	m := newMemory(t)
 	c, _, server := serve(t, m, discardLog())
@@ -122,7 +122,7 @@ func TestHundredMegabytes(t *testing.T) {
 	equal(t, "sha256", hex.EncodeToString(hash.Sum(nil)), f.SHA256)
 }
 
-// shrinkingFile is an implementation with a file that ends before its announced size.
+// shrinkingFile is an implementation of api.Sandboxes with a file that ends before its announced size.
 type shrinkingFile struct{ api.Sandboxes }
 
 // TestIncompleteDownloadIsAnError checks that an incomplete download is an error for the client and not a short file.

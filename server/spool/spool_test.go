@@ -153,8 +153,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestMessageSplitAtEveryPosition checks that a message is read correctly if it is split into two pieces at any position, also
-// where a string becomes long and inside all kinds of escapes.
+// TestMessageSplitAtEveryPosition checks that a message is read correctly if it is split into two pieces where a string becomes
+// long, or inside an escape. It tries every position there.
 func TestMessageSplitAtEveryPosition(t *testing.T) {
 	f := open(t, 0)
 	text := []byte(`{"k":["` + strings.Repeat("x", long-20) + `\\\"é\u00e9\uD83D\uDE00😀\uD83D\n\uDE00\\","` + strings.Repeat("y", long) + `\uD83D"],"z":"\\"}`)
