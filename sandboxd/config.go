@@ -48,7 +48,7 @@ type Config struct {
 	OnDemand bool
 
 	LogLevel string       // debug, info, warn or error; zero: info
-	Logger   *slog.Logger // zero: logs to stderr, at LogLevel
+	Logger   *slog.Logger // the daemon's log; zero: stderr, at LogLevel
 
 	// openEngine replaces openDaemonEngine in tests. It is nil otherwise.
 	openEngine func(ctx context.Context, c *Config, homeID string) (engine.Engine, error)

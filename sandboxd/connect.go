@@ -55,13 +55,14 @@ func dial(ctx context.Context, home, exe string, args []string) (net.Conn, error
 		return conn, err
 	}
 	if _, startErr := start(ctx, home, exe, args); startErr != nil {
-		// Not startErr, so that the caller reports that no daemon runs. The daemon's log has the reason.
+		// dial returns err and not startErr, so that the caller reports that no daemon runs. The daemon's log has the reason.
 		return nil, err
 	}
 	return d.DialContext(ctx, "unix", SocketPath(home))
 }
 
-// WarnSkew logs a warning if the running daemon has another version than this program. The daemon is used nevertheless.
+// WarnSkew logs a warning if the running daemon has another version than this program. The caller can use the daemon
+// nevertheless.
 func WarnSkew(ctx context.Context, client *api.Client, version string, log *slog.Logger) {
 	if info, err := client.Info(ctx); err == nil && info.Version != version {
 		log.Warn("the running daemon is of another version: stop it, and the next command starts this one",
@@ -69,8 +70,8 @@ func WarnSkew(ctx context.Context, client *api.Client, version string, log *slog
 	}
 }
 
-// start starts a daemon and waits until it answers. It reports false if another process has just started one. It stops a
-// running daemon first if that is replaceable.
+// start starts a daemon and waits until the daemon answers. It reports false if another process has just started a daemon. If
+// a running daemon is replaceable, start stops that daemon first.
 func start(ctx context.Context, home, exe string, args []string) (started bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errSlowStart)
 	defer cancel()
@@ -105,7 +106,7 @@ func start(ctx context.Context, home, exe string, args []string) (started bool, 
 	for !daemonAnswers(ctx, home) {
 		select {
 		case err := <-exited:
-			// The new daemon also exits if another daemon already runs in this home.
+			// The new daemon has exited. That is no failure if the reason is that another daemon already runs in this home.
 			if daemonAnswers(ctx, home) {
 				return false, nil
 			}
@@ -126,8 +127,8 @@ func replaceable(ctx context.Context, home string) bool {
 	return err == nil && info.Replaceable
 }
 
-// replace stops the home's daemon and waits until it no longer answers. It does not wait until the process has ended,
-// because the next daemon waits for the home's lock.
+// replace stops the home's daemon and waits until the daemon no longer answers. It does not wait until the process has ended,
+// because the next daemon waits for the home's lock, which is free when the process has ended.
 func replace(ctx context.Context, home string) error {
 	pid, err := runningPid(home)
 	if err != nil {
@@ -164,7 +165,7 @@ func startFailed(ctx context.Context, err error, logTail string) error {
 	return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon did not start (%v)%s", err, logTail).WithCause(err)
 }
 
-// maxLog is the size in bytes above which openLog begins a new log file. It keeps one old file, as sandboxd.log.1.
+// maxLog is the size in bytes above which openLog begins a new log file. openLog keeps one old file, sandboxd.log.1.
 const maxLog = 10 << 20
 
 // openLog opens the log file of the daemons that clients start. The caller must close it.

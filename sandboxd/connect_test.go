@@ -19,8 +19,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestConnect checks that of many concurrent callers only one starts a daemon and all reach it, that a later caller uses the
-// same daemon, and that a killed daemon is started again.
+// TestConnect checks that of many concurrent callers only one starts a daemon and all reach that daemon, that a later caller
+// uses the same daemon, and that a client starts a new daemon after its daemon was killed.
 func TestConnect(t *testing.T) {
 	home := newHome(t)
 	var all sync.WaitGroup
@@ -104,7 +104,7 @@ func TestConnectFails(t *testing.T) {
 	}
 }
 
-// TestLogRotates checks that a log file above the size limit is renamed.
+// TestLogRotates checks that openLog renames a log file above the size limit and begins a new one.
 func TestLogRotates(t *testing.T) {
 	home := newHome(t)
 	must(t, os.Mkdir(home, 0o700))

@@ -59,7 +59,7 @@ func LoadImage(ctx context.Context, home, path, name string) (string, error) {
 	return ref, errors.Join(err, e.Close())
 }
 
-// newEngine returns the engine that c configures. It is opened when it is first needed.
+// newEngine returns the engine that c configures. The engine is opened when it is first needed.
 func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 	name := dockerEngine
 	if c.Engine == gvisorEngine {
@@ -77,9 +77,10 @@ func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 const engineName = "engine"
 
 // openDaemonEngine opens the daemon's engine and records its name. If the home has sandboxes, openDaemonEngine opens only
-// the engine that runs them. That engine may only be starting; on another engine, the sandboxes would be considered lost.
-// The engine's name is recorded before the first sandbox is, so a home without a recorded engine has no sandboxes on any
-// engine. With auto, openDaemonEngine also keeps the engine while containers of terminated sandboxes may still exist there.
+// the engine that runs them: if it opened an engine of another kind, for example because the first engine is still starting,
+// the daemon would consider the sandboxes lost. The name of the engine is recorded before the first sandbox is recorded, so
+// a home without a recorded engine has no sandboxes on any engine. With auto, openDaemonEngine also keeps the recorded engine
+// while containers of terminated sandboxes may still exist on it.
 func openDaemonEngine(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
 	choice, file := *c, filepath.Join(c.Home, engineName)
 	text, err := os.ReadFile(file)
@@ -142,8 +143,8 @@ func countContents(ctx context.Context, s *store.Store, last string) (h engineCo
 	return h, err
 }
 
-// containerEndDelay is the time after a sandbox's expiry by which its container has certainly ended: the guest ends it even
-// without a daemon.
+// containerEndDelay is the time after a sandbox's expiry by which its container has certainly ended: the guest ends the
+// container at the expiry even without a daemon.
 const containerEndDelay = time.Hour
 
 // open opens the engine that c.Engine names. For auto, it opens the first engine that works.
@@ -158,7 +159,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 	if err == nil {
 		return d, nil
 	}
-	// A user who sets DOCKER_HOST, or a runtime that only Docker has, wants no other engine.
+	// A user who sets DOCKER_HOST, or a runtime that only Docker has, wants the docker engine and not gvisor.
 	if os.Getenv("DOCKER_HOST") != "" || c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
 		return nil, err
 	}
@@ -173,7 +174,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 func openDocker(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
 	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime, NoDirectExec: c.NoDirectExec})
 	if err != nil {
-		return nil, err // not e: a nil *docker.Engine in an interface is not nil
+		return nil, err // the result must be a literal nil, because an interface that holds a nil *docker.Engine is not nil
 	}
 	return e, nil
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// TestAutoStaysWithTheEngineThatHasTheSandboxes checks that auto does not open another engine if the home has sandboxes,
-// because the daemon would consider them lost.
+// TestAutoStaysWithTheEngineThatHasTheSandboxes checks that, with auto, a home with sandboxes on one kind of engine does not open
+// the other kind, because the daemon would then consider the sandboxes lost.
 func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
 	t.Setenv("PATH", "") // so that runsc is not found
@@ -64,7 +64,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if h, err := countContents(t.Context(), s, gvisorEngine); err != nil || h != (engineContents{leftovers: 1}) {
 		t.Errorf("held = %+v, %v, want one container of an ended sandbox", h, err)
 	}
-	// The file with the engine's name is empty or damaged.
+	// If the file with the engine's name is empty or damaged, the home counts as one without a recorded engine.
 	for _, text := range []string{"", "\x00\x00\x00"} {
 		if err := os.WriteFile(filepath.Join(home, engineName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

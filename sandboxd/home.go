@@ -102,7 +102,7 @@ func prepare(home string) error {
 }
 
 // makePrivate creates dir if necessary, accessible only to this user. It returns an error if another user owns dir or if others
-// can access it. But if fixMode is true and dir is empty or already a home, makePrivate removes the access of others instead.
+// can access dir. But if fixMode is true and dir is empty or already a home, makePrivate removes the access of others instead.
 func makePrivate(dir string, fixMode bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make a home: %w", err)

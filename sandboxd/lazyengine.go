@@ -15,12 +15,12 @@ import (
 // Timeouts for opening an engine.
 const (
 	openTimeout = 15 * time.Second
-	openRetry   = time.Second // for this long after a failed attempt, calls return its error without a new attempt
+	openRetry   = time.Second // for this long after a failed attempt, calls return the error of that attempt
 )
 
-// lazyEngine is an engine.Engine that opens the underlying engine when it is first needed. If that fails, the call returns
-// the reason, and a later call tries again. Once open, the engine stays open even while it does not answer, because another
-// engine would not have its sandboxes. It may be used concurrently.
+// lazyEngine is an engine.Engine that opens the underlying engine when it is first needed. If opening the engine fails, the
+// call returns the reason, and a later call tries again. Once open, the underlying engine stays open even while it does not
+// answer, because an engine of another kind would not have its sandboxes. It may be used concurrently.
 type lazyEngine struct {
 	name string
 	open func(context.Context) (engine.Engine, error)
@@ -47,8 +47,8 @@ func newLazyEngine(name string, open func(context.Context) (engine.Engine, error
 	return l
 }
 
-// get returns the engine, or the reason why it is not open. Concurrent callers share one attempt to open it. The attempt
-// continues when a caller's ctx ends.
+// get returns the underlying engine, or the reason why it is not open. Concurrent callers share one attempt to open the engine.
+// The attempt continues when a caller's ctx ends.
 func (l *lazyEngine) get(ctx context.Context) (engine.Engine, error) {
 	l.mu.Lock()
 	if l.engine == nil && l.attempt == nil && (l.err == nil || time.Since(l.lastAttempt) >= openRetry) && l.ctx.Err() == nil {
@@ -96,7 +96,7 @@ func (l *lazyEngine) try() {
 	l.attempt = nil
 }
 
-// Info describes the engine. If it is not open, Why is the reason.
+// Info describes the underlying engine. If that engine is not open, the field Why has the reason.
 func (l *lazyEngine) Info() engine.Info {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,7 +163,7 @@ func (l *lazyEngine) List(ctx context.Context) ([]engine.Container, error) {
 	return e.List(ctx)
 }
 
-// Close ends a current attempt and closes the engine if it is open.
+// Close ends the current attempt to open the underlying engine, if any, and closes that engine if it is open.
 func (l *lazyEngine) Close() error {
 	l.stop()
 	l.mu.Lock()

@@ -30,7 +30,8 @@ func (*present) Remove(context.Context, sandbox.ID) error         { return nil }
 func (*present) Create(context.Context, engine.Spec) error        { return nil }
 func (p *present) Close() error                                   { p.closed = true; return nil }
 
-// TestLazyEngine checks that a call returns the reason why the engine is not open, and works once the engine can be opened.
+// TestLazyEngine checks that a call returns the reason why the underlying engine is not open, and that calls work once that
+// engine can be opened.
 func TestLazyEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -83,8 +84,8 @@ func TestLazyEngine(t *testing.T) {
 	})
 }
 
-// TestLazyEngineAttemptOutlivesItsCaller checks that an attempt to open the engine continues when a caller gives up, and
-// ends when the engine is closed.
+// TestLazyEngineAttemptOutlivesItsCaller checks that an attempt to open the underlying engine continues when the caller's
+// context ends, and that it ends when the lazyEngine is closed.
 func TestLazyEngineAttemptOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := sandboxd.NewLazyEngine("docker", func(ctx context.Context) (engine.Engine, error) {
@@ -155,8 +156,8 @@ type suspendingEngine struct{ engine.Engine }
 func (suspendingEngine) Suspend(context.Context, sandbox.ID) error { return nil }
 func (suspendingEngine) Resume(context.Context, sandbox.ID) error  { return nil }
 
-// TestLazyEngineOffersOptionalInterfaces checks that a lazyEngine offers an optional interface only once the engine is open,
-// and only if the engine implements it.
+// TestLazyEngineOffersOptionalInterfaces checks that a lazyEngine offers an optional interface only once the underlying engine
+// is open, and only if that engine implements the interface.
 func TestLazyEngineOffersOptionalInterfaces(t *testing.T) {
 	for _, tt := range []struct {
 		name string

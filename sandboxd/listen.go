@@ -28,7 +28,7 @@ func listen(home string, log *slog.Logger) (net.Listener, error) {
 			return nil, fmt.Errorf("remove a stale socket: %w", err)
 		}
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}) // its Close removes the socket
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}) // the listener's Close removes the socket
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -38,8 +38,8 @@ func listen(home string, log *slog.Logger) (net.Listener, error) {
 	return &sameUserListener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
 }
 
-// sameUserListener accepts only connections from processes of one user. The mode of the socket already keeps other users out;
-// sameUserListener also does if the mode was changed.
+// sameUserListener accepts only connections from processes of one user. The mode of the socket already keeps other users out,
+// unless somebody has changed the mode.
 type sameUserListener struct {
 	*net.UnixListener
 	uid int

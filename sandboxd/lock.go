@@ -52,7 +52,7 @@ func lock(ctx context.Context, home string) (unlock func() error, err error) {
 	}
 	switch {
 	case store.IsFull(err): // the daemon starts without a pid file, because deleting sandboxes to free the disk needs a daemon
-		_ = os.Remove(pid) // it may be the pid file of an earlier daemon
+		_ = os.Remove(pid) // the existing pid file, if any, is that of an earlier daemon
 	case err != nil:
 		return nil, errors.Join(err, l.Unlock())
 	}

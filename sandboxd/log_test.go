@@ -12,8 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestTheLogHasTheCause checks that the log contains the hidden causes of an error, however it is wrapped, because answers to
-// clients refer to the log for them.
+// TestTheLogHasTheCause checks that the log contains the causes of an error that clients do not see, however the error is
+// wrapped, because the answers to clients refer to the log.
 func TestTheLogHasTheCause(t *testing.T) {
 	shown := sandbox.Errorf(sandbox.Unavailable, "it could not be started").WithCause(errors.New("runsc said why"))
 	for name, err := range map[string]error{

@@ -24,8 +24,8 @@ import (
 // failVar is the environment variable that makes the test daemon print the variable's value and exit.
 const failVar = "SANDBOXD_TEST_FAIL"
 
-// TestMain runs the tests. If the program was started as `sandboxd --home=…`, it is the test daemon and runs a daemon
-// instead.
+// TestMain runs the tests. If the test program was started as `sandboxd --home=…`, TestMain runs a daemon instead, because
+// Connect starts this program as the daemon.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 3 || os.Args[1] != "sandboxd" {
 		os.Exit(m.Run())

@@ -4,7 +4,7 @@ package sandboxd
 
 import "net"
 
-// peerUID returns the uid of the process at the other end of c. known is always true on these systems.
+// peerUID returns the uid of the process at the other end of c. On Linux and macOS, known is always true.
 func peerUID(c *net.UnixConn) (uid int, known bool, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

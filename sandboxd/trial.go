@@ -19,8 +19,8 @@ const (
 )
 
 const (
-	trialTTL     = 10 * time.Minute // the sandbox's TTL; longer than any caller's deadline
-	trialCleanup = 30 * time.Second // the time limit for deleting the sandbox
+	trialTTL     = 10 * time.Minute // the TTL of the trial's sandbox; longer than any caller's deadline
+	trialCleanup = 30 * time.Second // the time limit for deleting the trial's sandbox
 )
 
 // Try creates a sandbox, runs a statement in lang in it, and deletes it. It uses a temporary home inside the home, so that

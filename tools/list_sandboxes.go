@@ -52,7 +52,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 	}
 	page, err := t.sandboxes.List(ctx, r)
 	if n := fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
-		r.PageSize = n // a page token continues after the end of a page, so a shorter page is listed
+		r.PageSize = n // the token of a cut page would skip the sandboxes after the cut, so list a page of n sandboxes instead
 		page, err = t.sandboxes.List(ctx, r)
 	}
 	if err != nil {

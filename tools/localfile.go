@@ -22,7 +22,7 @@ func (t *toolset) openLocal(name string) (io.ReadCloser, error) {
 	for _, dir := range t.allowed {
 		real, err := filepath.EvalSymlinks(dir)
 		if err != nil {
-			continue // for example, the folder does not exist now
+			continue // dir cannot be used, for example because it does not exist now
 		}
 		real, err = filepath.Abs(real)
 		if err != nil {
@@ -83,8 +83,8 @@ func openBelow(dir, rel, name string) (io.ReadCloser, error) {
 type localFile struct {
 	*os.File
 	name string
-	size int64 // the size when it was opened, or 0 if it is unknown, as for files in /proc
-	read int64 // bytes read so far
+	size int64 // the file's size when it was opened; 0: unknown, as for files in /proc
+	read int64 // the number of bytes read so far
 }
 
 func newLocalFile(f *os.File, name string) (*localFile, error) {

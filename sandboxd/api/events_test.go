@@ -41,7 +41,7 @@ func TestFollow(t *testing.T) {
 		got = append(got, e.Text)
 		switch e.Seq {
 		case 1:
-			m.print(id, "two\n\n\u2028") // only now, when the first event has arrived, so that events must arrive while the code runs
+			m.print(id, "two\n\n\u2028") // printed only after the first event has arrived, while the code still runs
 		case 2:
 			_, err := c.Interrupt(t.Context(), id)
 			return err

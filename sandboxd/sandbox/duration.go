@@ -18,7 +18,7 @@ type Duration time.Duration
 func ParseDuration(s string) (Duration, error) {
 	t := strings.ReplaceAll(strings.TrimSpace(s), " ", "")
 	if n, err := strconv.ParseFloat(t, 64); err == nil {
-		if !(math.Abs(n) <= maxDuration.Seconds()) { // negated, so that it also rejects NaN
+		if !(math.Abs(n) <= maxDuration.Seconds()) { // the negated comparison also rejects NaN
 			return 0, outOfRange(s)
 		}
 		return Duration(n * float64(time.Second)), nil
@@ -32,7 +32,7 @@ func ParseDuration(s string) (Duration, error) {
 		name  string
 		hours time.Duration
 	}{{"w", 7 * 24}, {"d", 24}, {"", 1}} {
-		term := rest // after weeks and days, time.ParseDuration parses the remaining text
+		term := rest // by default, the rest after weeks and days is one term, which time.ParseDuration parses
 		if unit.name != "" {
 			n, after, found := strings.Cut(rest, unit.name)
 			if !found {

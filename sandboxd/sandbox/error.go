@@ -13,8 +13,8 @@ type Kind string
 // text is logged and never sent to a client.
 const (
 	Invalid     Kind = "invalid"     // this request can never succeed without a change
-	NotFound    Kind = "not_found"   // it does not exist, was deleted, or belongs to another owner
-	Expired     Kind = "expired"     // it existed, but its TTL has passed or it was lost
+	NotFound    Kind = "not_found"   // the named thing does not exist, was deleted, or belongs to another owner
+	Expired     Kind = "expired"     // the sandbox existed, but its TTL has passed or it was lost
 	Busy        Kind = "busy"        // a retry can succeed later
 	Limit       Kind = "limit"       // a documented limit was reached
 	Unavailable Kind = "unavailable" // a required component or resource, such as the engine, is not available now
@@ -32,7 +32,7 @@ type Error struct {
 
 // Errorf returns an [Error] with a formatted message. The error that a %w verb wraps becomes its cause, for errors.Is
 // and for the log. The message contains the text of that error, so the caller must wrap only errors that clients may
-// see; for others there is [Error.WithCause].
+// see. All other errors must be passed to [Error.WithCause].
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Kind: kind, Message: err.Error(), cause: errors.Unwrap(err)}

@@ -11,14 +11,14 @@ type ExecutionState string
 
 // The states of an execution. All except queued and running are final.
 const (
-	ExecQueued      ExecutionState = "queued" // it waits until the kernel has started or another execution has ended
+	ExecQueued      ExecutionState = "queued" // waits until the kernel has started or an earlier execution has ended
 	ExecRunning     ExecutionState = "running"
 	ExecSucceeded   ExecutionState = "succeeded"
 	ExecFailed      ExecutionState = "failed"      // the code raised an error
-	ExecInterrupted ExecutionState = "interrupted" // a client interrupted it
-	ExecTimedOut    ExecutionState = "timed_out"   // it ran longer than TimeoutSeconds
-	ExecKernelDied  ExecutionState = "kernel_died" // Death has the cause
-	ExecLost        ExecutionState = "lost"        // its sandbox was terminated or rewound, or it never started; see Reason
+	ExecInterrupted ExecutionState = "interrupted" // a client interrupted the execution
+	ExecTimedOut    ExecutionState = "timed_out"   // the code ran longer than TimeoutSeconds
+	ExecKernelDied  ExecutionState = "kernel_died" // the kernel died during the execution; Death has the cause
+	ExecLost        ExecutionState = "lost"        // the sandbox was terminated or rewound, or the code never started; see Reason
 )
 
 // Final reports whether an execution in this state has ended.
@@ -31,7 +31,7 @@ type Execution struct {
 	Language       Language       `json:"language"`
 	State          ExecutionState `json:"state"`
 	Reason         string         `json:"reason,omitempty"`       // a sentence that explains the state, if necessary
-	KernelEpoch    int            `json:"kernel_epoch,omitempty"` // of the kernel that ran it; absent while queued
+	KernelEpoch    int            `json:"kernel_epoch,omitempty"` // the epoch of the kernel that ran the code; absent while queued
 	TimeoutSeconds int            `json:"timeout_seconds"`
 	CreateTime     time.Time      `json:"create_time"`
 	StartTime      time.Time      `json:"start_time,omitzero"`
@@ -73,10 +73,10 @@ type DeathCause string
 // The causes of a kernel's death.
 const (
 	DiedExit        DeathCause = "exit"          // the process exited by itself; ExitCode is set
-	DiedSignal      DeathCause = "signal"        // a signal killed it; Signal is set
-	DiedOutOfMemory DeathCause = "out_of_memory" // it reached a memory limit
-	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended it: the code did not stop
-	DiedStart       DeathCause = "start"         // it did not start; Detail has the reason
+	DiedSignal      DeathCause = "signal"        // a signal killed the process; Signal is set
+	DiedOutOfMemory DeathCause = "out_of_memory" // the process reached a memory limit
+	DiedStopped     DeathCause = "stopped"       // an interrupt or a timeout ended the process, because the code did not stop
+	DiedStart       DeathCause = "start"         // the process did not start; Detail has the reason
 )
 
 // KernelDeath describes how and when a kernel ended.
@@ -84,7 +84,7 @@ type KernelDeath struct {
 	Cause    DeathCause `json:"cause"`
 	ExitCode int        `json:"exit_code,omitempty"`
 	Signal   string     `json:"signal,omitempty"` // such as SIGSEGV
-	Detail   string     `json:"detail,omitempty"` // a sentence
+	Detail   string     `json:"detail,omitempty"` // a sentence about the cause
 	Time     time.Time  `json:"time"`
 }
 
@@ -114,19 +114,19 @@ const (
 	EventStdout  EventType = "stdout"  // Text
 	EventStderr  EventType = "stderr"  // Text
 	EventDisplay EventType = "display" // Data
-	EventResult  EventType = "result"  // Data: the last expression's value
-	EventError   EventType = "error"   // none: the exception is in the Error field of the execution
+	EventResult  EventType = "result"  // Data: the value of the code's last expression
+	EventError   EventType = "error"   // no field: the exception is in the Error field of the execution
 	EventOmitted EventType = "omitted" // Bytes: the size of the text that is missing here; Reason: why
 	EventStatus  EventType = "status"  // State
 	EventFile    EventType = "file"    // File: a file that the execution created or changed
 )
 
-// Event is one step of an execution, such as printed text or a change of its state.
+// Event is one thing that happened in an execution, such as printed text or a change of the execution's state.
 type Event struct {
 	Seq    int64     `json:"seq"` // the number of the event in its execution, from 1
 	Type   EventType `json:"type"`
 	Time   time.Time `json:"time,omitzero"`
-	Offset int64     `json:"offset"` // bytes of text printed before this event
+	Offset int64     `json:"offset"` // the number of bytes of text that the execution printed before this event
 	Text   string    `json:"text,omitempty"`
 	// Data maps MIME types to values. Pictures are base64, and all other values are text.
 	Data   map[string]string `json:"data,omitempty"`
@@ -141,8 +141,8 @@ type OmitReason string
 
 // The reasons why text can be missing.
 const (
-	OmittedByWindow OmitReason = "window" // it is stored: a request with its Offset returns it
-	OmittedByLimit  OmitReason = "limit"  // it is not stored, for example because it exceeded MaxOutputBytes
+	OmittedByWindow OmitReason = "window" // the text is stored: a request with the Offset of this event returns it
+	OmittedByLimit  OmitReason = "limit"  // the text is not stored, for example because it exceeded MaxOutputBytes
 )
 
 // Window selects the part of an execution's output that an answer contains. Of the stored text from Offset on, it

@@ -3,7 +3,7 @@ package sandbox
 // Limits contains the limits of one sandbox's resources. In the daemon's configuration a zero field means the default;
 // in a created sandbox no field is zero.
 type Limits struct {
-	// MemoryBytes limits the total of processes, /workspace, /tmp, /dev/shm and stored output.
+	// MemoryBytes limits the memory of processes, /workspace, /tmp, /dev/shm and stored output together.
 	MemoryBytes int64   `json:"memory_bytes"`
 	CPUs        float64 `json:"cpus"`
 	Processes   int     `json:"processes"`
@@ -59,9 +59,9 @@ const (
 	MaxCodeBytes   = 1 * MiB   // size of the code of one execution
 	MaxFileBytes   = 100 * MiB // size of one file that is written or read
 	MaxFiles       = 100       // number of files in one request
-	MaxOutputBytes = 16 * MiB  // text stored from the start of an execution's output; further text is counted
-	TailBytes      = 256 << 10 // text stored from the end of the output, if that exceeds MaxOutputBytes
+	MaxOutputBytes = 16 * MiB  // text stored from the start of an execution's output; further text is only counted
+	TailBytes      = 256 << 10 // text also stored from the end of an output that exceeds MaxOutputBytes
 	MaxRichBytes   = 32 * MiB  // pictures and other rich values stored of one execution
-	MaxValues      = 1000      // rich values stored of one execution; further ones are counted, and the last is stored
+	MaxValues      = 1000      // rich values stored of one execution; of further values, only the number and the last value are stored
 	MaxErrors      = 100       // error events stored of one execution; one more event represents all further errors
 )

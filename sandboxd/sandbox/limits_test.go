@@ -13,7 +13,7 @@ func TestMemoryIsLimitedByTheHost(t *testing.T) {
 		memoryMB int
 		host     int64
 		want     int64
-		wantText string // empty: accepted
+		wantText string // a part of the error; empty: the request is accepted
 	}{
 		"the host's memory":                       {24 * 1024, 24 * gib, 24 * gib, ""},
 		"more than the host has":                  {24*1024 + 1, 24 * gib, 0, "use 128 to 24576 on this machine"},

@@ -38,5 +38,5 @@ func OwnerOf(ctx context.Context) Owner {
 	return o
 }
 
-// Sees reports whether o can access what belongs to owner.
+// Sees reports whether o can access the sandboxes and executions that belong to owner.
 func (o Owner) Sees(owner Owner) bool { return o == Operator || o == owner }

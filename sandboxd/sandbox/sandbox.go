@@ -77,13 +77,13 @@ type Sandbox struct {
 	ID          ID        `json:"id"`
 	DisplayName string    `json:"display_name,omitempty"`
 	State       State     `json:"state"`
-	Reason      string    `json:"reason,omitempty"` // why it is terminated, in a sentence
+	Reason      string    `json:"reason,omitempty"` // a sentence that says why the sandbox is terminated
 	Language    Language  `json:"language"`         // the language of executions whose request names none
 	Image       string    `json:"image"`
 	Engine      string    `json:"engine"`  // such as docker or gvisor
 	Runtime     string    `json:"runtime"` // such as runc or runsc
 	Limits      Limits    `json:"limits"`
-	ForkOf      ID        `json:"fork_of,omitempty"` // the sandbox that it was forked from; it may be deleted
+	ForkOf      ID        `json:"fork_of,omitempty"` // the original of a fork, which may be deleted by now
 	CreateTime  time.Time `json:"create_time"`
 	ExpireTime  time.Time `json:"expire_time"`
 	LastUsed    time.Time `json:"last_used_time"`
@@ -101,7 +101,7 @@ type Sandbox struct {
 	// does not answer.
 	Usage      *Usage      `json:"usage,omitempty"`
 	Kernels    []Kernel    `json:"kernels,omitempty"`
-	Executions []Execution `json:"executions,omitempty"` // queued and running ones, without events
+	Executions []Execution `json:"executions,omitempty"` // the queued and running executions, without events
 }
 
 // Usage is the current resource usage of a sandbox.
@@ -120,7 +120,7 @@ const (
 	KernelStarting KernelState = "starting"
 	KernelIdle     KernelState = "idle"
 	KernelBusy     KernelState = "busy"
-	KernelStopped  KernelState = "stopped" // the next execution starts it again
+	KernelStopped  KernelState = "stopped" // the next execution starts the kernel again
 )
 
 // Kernel is a long-lived interpreter in a sandbox, one for each language. It holds the variables.

@@ -10,8 +10,8 @@ import (
 )
 
 // Budget limits how much of a resource, such as bytes of memory, requests hold at once. Each owner other than the
-// operator may hold three quarters of the total, and all of them together seven eighths: the rest is reserved for the
-// operator. Its methods may be called concurrently.
+// operator may hold three quarters of the total, and all owners other than the operator together may hold seven eighths:
+// the rest is reserved for the operator. Its methods may be called concurrently.
 type Budget struct {
 	total int64
 
@@ -35,7 +35,8 @@ func (b *Budget) share(owner sandbox.Owner) int64 {
 	return b.total - b.total/4
 }
 
-// Take takes n units. It reports false, and takes none, if that exceeds the owner's share or the total.
+// Take takes n units for the owner. It reports false, and takes none, if the owner would then hold more than its share, or if
+// too few units are left.
 func (b *Budget) Take(owner sandbox.Owner, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,7 +81,8 @@ func (b *Budget) Used() int64 {
 	return b.used
 }
 
-// Wait takes n units as soon as Take would. It reports false, and takes none, if patience or ctx ends before.
+// Wait calls Take until it succeeds, at most for the duration patience. It reports false, and takes no units, if patience or
+// ctx ends before that.
 func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patience time.Duration) bool {
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
@@ -105,8 +107,8 @@ func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patienc
 const (
 	// AnswerBytes is a process's default budget for answers.
 	AnswerBytes = 512 << 20
-	// answerCost is how many bytes of memory one byte of a JSON answer needs: for its text, the decoded values and the
-	// text that is sent.
+	// answerCost is how many bytes of memory one byte of a JSON answer needs: for the text that this process reads, for the
+	// decoded values, and for the text that it sends.
 	answerCost = 4
 	// SmallAnswer is the size up to which an answer is not counted, so that status, lists and errors
 	// can be sent when the budget is used up.
@@ -141,9 +143,9 @@ func (b *Budget) WithBudget(ctx context.Context) (_ context.Context, release fun
 // HasBudget reports whether the answers of ctx's request take their memory from a budget.
 func HasBudget(ctx context.Context) bool { return ctx.Value(leaseKey{}) != nil }
 
-// Reserve takes the memory for an answer of size bytes from the budget of ctx, if it has one, and waits for it up to
-// patience. A request holds as much as its largest answer needs, until release is called. The error is of kind
-// unavailable, or the error of ctx.
+// Reserve takes the memory for an answer of size bytes from the budget of ctx. It does nothing if ctx has no budget. If too
+// little memory is left, it waits for at most the duration patience. A request holds as much memory as its largest answer
+// needs, until the function release of [Budget.WithBudget] is called. The error is of kind unavailable, or the error of ctx.
 func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	l, ok := ctx.Value(leaseKey{}).(*lease)
 	if !ok || size <= SmallAnswer {
@@ -151,8 +153,8 @@ func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// An answer that needs more than the owner's share takes the whole share. So it can be sent while there is no other
-	// answer.
+	// An answer that needs more than the owner's share takes only the whole share, so that it can be sent while no other
+	// answer is being sent.
 	more := min(size*answerCost, l.budget.share(l.owner)) - l.held
 	if more <= 0 {
 		return nil

@@ -59,7 +59,7 @@ func TestReserveWaitsAndThenReportsTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := wire.NewBudget(8 << 20)
 		first, release := b.WithBudget(context.Background())
-		if err := wire.Reserve(first, 100<<20, 5*time.Second); err != nil { // more than the budget, but the only answer
+		if err := wire.Reserve(first, 100<<20, 5*time.Second); err != nil { // the answer needs more than the whole budget, but no other answer holds a part of it
 			t.Fatalf("an answer larger than the budget: %v", err)
 		}
 		second, releaseSecond := b.WithBudget(context.Background())
@@ -85,9 +85,10 @@ func TestReserveWaitsAndThenReportsTheLimit(t *testing.T) {
 	})
 }
 
-// TestParallelAnswersNeverExceedTheBudget reads more answers in parallel than fit into the budget.
+// TestParallelAnswersNeverExceedTheBudget reads more answers in parallel than fit into the budget, and checks that the answers
+// never hold more than the budget.
 func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
-	const size, total = 1 << 20, 9 << 20 // two answers at once, at four bytes each
+	const size, total = 1 << 20, 9 << 20 // the budget is enough for two answers, which need four bytes of memory per byte
 	for name, known := range map[string]bool{"size known": true, "size unknown": false} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -122,7 +123,7 @@ func TestParallelAnswersNeverExceedTheBudget(t *testing.T) {
 					var text string
 					err = wire.Decode(res, 2*size, &text)
 					if sandbox.KindOf(err) == sandbox.Unavailable {
-						refused.Add(1) // on a slow machine the wait can time out, and answers of unknown size do not wait
+						refused.Add(1) // allowed: on a slow machine the wait can time out, and answers of unknown size do not wait
 						return
 					}
 					if err != nil || len(text) != size {

@@ -19,7 +19,7 @@ func TestJSONBeyondTheLimitsIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		text     string
 		maximum  int
-		wantText string // empty: accepted
+		wantText string // a part of the error; empty: CheckShape accepts the text
 	}{
 		"empty":                       {"", 0, ""},
 		"as many values as allowed":   {`[1,2,3]`, 4, ""},

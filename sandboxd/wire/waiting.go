@@ -13,16 +13,17 @@ type slotExchanges struct {
 	work func(context.Context) bool
 }
 
-// WithWaiting returns a context for a request that holds a slot among the working requests. wait exchanges that slot
-// for one among the waiting requests, and reports false if none is free. work exchanges it back, and reports false if
-// no working slot becomes free in time. Both may be called more than once.
+// WithWaiting returns a context for a request that holds a slot among the working requests. The function wait exchanges
+// that slot for a slot among the waiting requests, and reports false if no such slot is free. The function work exchanges
+// the slot back, and reports false if no slot among the working requests becomes free in time. Both may be called more than
+// once.
 func WithWaiting(ctx context.Context, wait func() bool, work func(context.Context) bool) context.Context {
 	return context.WithValue(ctx, waitingKey{}, slotExchanges{wait, work})
 }
 
 // WaitAllowed returns how many seconds, at most the given ones, the request of ctx may wait for an execution. For a
-// long wait it exchanges the request's slot for one among the waiting requests, so that other requests can work. If
-// none is free, it returns [ShortWait].
+// long wait it exchanges the request's slot for a slot among the waiting requests, so that other requests can work. If no
+// such slot is free, it returns [ShortWait].
 func WaitAllowed(ctx context.Context, seconds float64) float64 {
 	x, ok := ctx.Value(waitingKey{}).(slotExchanges)
 	if !ok || seconds <= ShortWait || x.wait() {
@@ -32,8 +33,8 @@ func WaitAllowed(ctx context.Context, seconds float64) float64 {
 }
 
 // WorkAllowed reports whether the request of ctx may work after a wait. If [WaitAllowed] has exchanged the request's
-// slot, WorkAllowed waits for one among the working requests. Answers are limited by their memory, so only a request
-// that does other work after a wait must call it.
+// slot, WorkAllowed waits for a slot among the working requests. A request that only sends its answer after a wait need not
+// call WorkAllowed, because a budget limits the memory of answers. A request that does other work must call it.
 func WorkAllowed(ctx context.Context) bool {
 	x, ok := ctx.Value(waitingKey{}).(slotExchanges)
 	return !ok || x.work(ctx)

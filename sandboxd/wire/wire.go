@@ -105,8 +105,8 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	return sandbox.Errorf(sandbox.Invalid, "the request's body is not what is expected: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
-// Decode decodes an answer of at most limit bytes into v. If v is nil, it discards the answer. If the answer reports an
-// error, Decode returns that error. It takes the memory for the answer from the budget of the request's context: see
+// Decode decodes an answer of at most limit bytes into v. If v is nil, Decode discards the answer. If the answer reports an
+// error, Decode returns that error. Decode takes the memory for the answer from the budget of the request's context: see
 // [Reserve]. It always closes the body.
 func Decode(resp *http.Response, limit int64, v any) error {
 	defer resp.Body.Close()
