@@ -14,7 +14,7 @@ import (
 
 // Config configures a daemon. The zero value of a field means its default.
 type Config struct {
-	Home    string // the state directory; zero: DefaultHome
+	Home    string // the state directory; zero: DefaultHome()
 	Version string // the version of this program
 
 	Engine       string   // auto, docker or gvisor; zero: auto

@@ -159,7 +159,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 	if err == nil {
 		return d, nil
 	}
-	// A user who sets DOCKER_HOST, or a runtime that only Docker has, wants the docker engine and not gvisor.
+	// With DOCKER_HOST, or a runtime that only Docker has, the user has chosen the docker engine, so gvisor is not tried.
 	if os.Getenv("DOCKER_HOST") != "" || c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
 		return nil, err
 	}

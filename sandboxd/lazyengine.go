@@ -26,12 +26,12 @@ type lazyEngine struct {
 	open func(context.Context) (engine.Engine, error)
 	log  *slog.Logger
 
-	ctx  context.Context // the parent of the attempts' contexts; Close ends it
+	ctx  context.Context // the parent of the contexts of attempts to open the engine; Close ends ctx
 	stop context.CancelFunc
 
 	mu          sync.Mutex
 	engine      engine.Engine // nil: not open
-	attempt     chan struct{} // closed when the current attempt ends; nil: there is no current attempt
+	attempt     chan struct{} // closed when the current attempt to open the engine ends; nil: there is no current attempt
 	err         error         // the error of the last attempt
 	lastAttempt time.Time     // when the last attempt ended
 }

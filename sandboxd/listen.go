@@ -38,8 +38,8 @@ func listen(home string, log *slog.Logger) (net.Listener, error) {
 	return &sameUserListener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
 }
 
-// sameUserListener accepts only connections from processes of one user. The mode of the socket already keeps other users out,
-// unless somebody has changed the mode.
+// sameUserListener accepts only connections from processes of one user. It protects the daemon even if the mode of the socket,
+// which keeps other users out, was changed.
 type sameUserListener struct {
 	*net.UnixListener
 	uid int

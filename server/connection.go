@@ -31,7 +31,7 @@ type connection struct {
 	server  *Server
 	session *session
 	ctx     context.Context         // the parent of the requests' contexts; ends with the connection
-	broken  context.CancelCauseFunc // ends ctx
+	broken  context.CancelCauseFunc // ends the field ctx; its argument is the error that broke the connection, or nil
 
 	writing sync.Mutex // held while a message is sent
 	send    func([]byte, *spool.Outbox) error

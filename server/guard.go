@@ -220,7 +220,7 @@ func bearerOf(ctx context.Context) string {
 	return name
 }
 
-// longLived reports whether r opens a stream, which lasts as long as the client wants.
+// longLived reports whether r opens a stream, which can last until the client closes it.
 func longLived(r *http.Request) bool {
 	return r.URL.Path == "/sse" || strings.HasSuffix(r.URL.Path, "/events")
 }

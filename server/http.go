@@ -37,7 +37,7 @@ type HTTPConfig struct {
 	TLS          *tls.Config  // nil: plain HTTP
 	SSE          bool         // also serve the SSE transport of protocol version 2024-11-05: /sse and /message
 	API          http.Handler // the REST API below /v1/; nil: not served
-	Sandboxes    Sandboxes    // for /readyz and /metrics
+	Sandboxes    Sandboxes    // the daemon, for /readyz and /metrics; nil: the server is always ready and counts no sandboxes
 	Metrics      *Metrics     // nil: the server makes its own
 	OnDrain      func()       // called by [HTTP.Drain], to end long waits outside the server; may be nil
 
@@ -45,7 +45,7 @@ type HTTPConfig struct {
 	// BodiesBytes is the maximum size of all bodies in memory. An owner other than the operator may use three quarters of it.
 	// Zero: 128 MiB, or three times MaxBody without a spool.
 	BodiesBytes  int64
-	BodyPatience time.Duration // how long a body may be slower than slowestBody; zero: 30 s
+	BodyPatience time.Duration // how far a body may be behind the rate slowestBody before it is refused; zero: 30 s
 	Queue        time.Duration // how long a request waits for a slot before it is refused; zero: 5 s
 	// MaxRequests is the maximum number of requests at once, except streams and the requests that MaxWaits limits; zero: 256.
 	MaxRequests int
@@ -80,7 +80,7 @@ type HTTP struct {
 	stop     context.CancelFunc
 
 	mu  sync.Mutex
-	sse map[string]*sseStream // by session id
+	sse map[string]*sseStream // the open SSE streams by session id
 }
 
 // NewHTTP returns a server that offers s over HTTP.

@@ -99,7 +99,8 @@ func serveOf(t testing.TB, list []tools.Tool, folder *spool.Folder, change func(
 	return l.Addr().String(), end
 }
 
-// ask sends a request with the token and further header lines such as "Host: x". A line without a value removes that header.
+// ask sends a request with the token and further header lines such as "Host: x". A line with an empty value,
+// such as "Authorization: ", removes the header with this name.
 func ask(t testing.TB, method, url, body string, header ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, url, strings.NewReader(body))
@@ -138,7 +139,7 @@ func setHeader(r *http.Request, header []string) {
 	}
 }
 
-// do is like ask, but calls the handler directly.
+// do passes a request with the token to the handler directly, without a connection. The header lines are as for ask.
 func do(h http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	r.Host = "localhost:8765"

@@ -23,11 +23,11 @@ type Metrics struct {
 	version string
 
 	mu       sync.Mutex
-	requests map[[2]string]uint64  // by route and status
-	took     map[string]*histogram // by route
-	refusals map[string]uint64     // by reason
-	calls    map[[2]string]uint64  // by tool and outcome
-	callTook map[string]*histogram // by tool
+	requests map[[2]string]uint64  // the number of HTTP requests by route and status
+	took     map[string]*histogram // the durations of HTTP requests by route
+	refusals map[string]uint64     // the number of refused HTTP requests by reason
+	calls    map[[2]string]uint64  // the number of tool calls by tool and outcome
+	callTook map[string]*histogram // the durations of tool calls by tool
 	started  uint64
 	ended    map[sandbox.ExecutionState]uint64
 }

@@ -27,7 +27,7 @@ func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ con
 	}
 	token := r.Params.Meta.ProgressToken
 	session := mcpserver.ClientSessionFromContext(ctx)
-	var lastSent time.Time // needs no lock, because tools report progress only from the call's goroutine
+	var lastSent time.Time // lastSent needs no lock, because tools report progress only from the call's goroutine
 	ctx = tools.WithProgress(ctx, func(elapsed time.Duration, line string) {
 		params := map[string]any{"progressToken": token, "progress": elapsed.Seconds()}
 		if line != "" {

@@ -15,9 +15,9 @@ import (
 // This file is the SSE transport of protocol version 2024-11-05. A client opens a stream at /sse. The first event names the
 // URL to which the client posts its messages; the answers are sent on the stream.
 //
-// It is based on connection, like stdio, and not on mcp-go's SSE server, because that sends the text of a panic to
-// clients, limits neither messages nor calls, cannot cancel calls, and loses notifications that are sent right before a
-// result.
+// The transport uses the type connection, like stdio, and not mcp-go's SSE server, because mcp-go's server sends the text of
+// a panic to clients, limits neither messages nor calls, cannot cancel calls, and loses notifications that are sent right
+// before a result.
 
 // sseStream is the open stream of one client.
 type sseStream struct {
@@ -45,7 +45,7 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		return sendEvent(w, "message", b, box)
 	})
 	if err != nil {
-		panic(err) // impossible: open fails only for a duplicate session id, and ids are random
+		panic(err) // this cannot happen: open fails only for a duplicate session id, and session ids are random
 	}
 	stream := &sseStream{owner: bearerOf(r.Context()), connection: c}
 	id := rand.Text()

@@ -41,7 +41,7 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 		err = context.Cause(ctx) // the reason if a write failed or the caller ended ctx; nil otherwise
 	}
 	c.broken(nil)
-	c.awaitCalls(context.WithoutCancel(ctx), time.Second) // the remaining calls were just cancelled and end soon
+	c.awaitCalls(context.WithoutCancel(ctx), time.Second) // c.broken has cancelled the remaining calls, so they end soon
 	return err
 }
 

@@ -67,7 +67,7 @@ func TestS02_TokenFile(t *testing.T) {
 	if names, err := server.TokenNames(path); err != nil || strings.Join(names, " ") != "default bob" {
 		t.Errorf("TokenNames() = %v, %v", names, err)
 	}
-	for range 20 { // so many changes that some get the same modification time
+	for range 20 { // with that many changes, some leave the file with the same modification time as before
 		again, err := server.AddToken(path, "alice")
 		if err != nil {
 			t.Fatal(err)

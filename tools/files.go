@@ -188,7 +188,7 @@ func (t *toolset) writeOne(ctx context.Context, name string, f fileArgument) (sa
 	defer body.Close()
 	source := &limitedSource{r: body, path: f.path, left: sandbox.MaxFileBytes}
 	file, err := t.sandboxes.WriteFile(ctx, name, f.path, source)
-	if source.err != nil { // the error of WriteFile says only that the request's body broke off
+	if source.err != nil { // reading the file failed, and the error of WriteFile says only that the request's body broke off
 		err = source.err
 	}
 	return file, err

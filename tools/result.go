@@ -17,8 +17,8 @@ func textContent(s string) mcp.TextContent {
 // Limits of a management tool's answer, in bytes. The answer contains its value twice: as text and as structured
 // content.
 const (
-	maxListBytes = 10_000 // a list as JSON
-	maxReason    = 300    // one reason or detail
+	maxListBytes = 10_000 // the JSON of a list
+	maxReason    = 300    // the text of one reason or detail
 )
 
 // fitting returns how many values from the beginning of a list fit into an answer: at least one, unless the list is

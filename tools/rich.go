@@ -68,7 +68,7 @@ func plotly(text string) string {
 	var figure struct {
 		Data []struct{ Type string }
 	}
-	_ = json.Unmarshal([]byte(text), &figure) // if the JSON is invalid, figure has the part that could be decoded
+	_ = json.Unmarshal([]byte(text), &figure) // if a value has an unexpected type, figure still has the other values
 	var types []string
 	for _, trace := range figure.Data {
 		if traceType.MatchString(trace.Type) && !slices.Contains(types, trace.Type) && len(types) < 5 {

@@ -15,7 +15,7 @@ type piece struct {
 	note   string // Dormouse's own text, instead of the program's text
 
 	text   string
-	offset int64 // how many bytes were printed before this piece
+	offset int64 // how many bytes the execution printed before this piece
 
 	missing int64 // in a gap: the number of bytes that are not shown
 	gone    int64 // in a gap: how many of the missing bytes were not stored
@@ -23,9 +23,9 @@ type piece struct {
 
 // How printed text is cut and ordered.
 const (
-	headShare       = 0.3 // the part of the kept text that comes from the beginning
-	maxAlternations = 24  // changes between stdout and stderr
-	maxGaps         = 3   // gaps that are shown separately
+	headShare       = 0.3 // of printed text that is cut, the part of the kept bytes that comes from the beginning
+	maxAlternations = 24  // the maximum number of changes between stdout and stderr that are shown in order
+	maxGaps         = 3   // the maximum number of gaps that are shown separately
 )
 
 // mergeGaps keeps the first maxGaps gaps and adds all later gaps to the last of them, because each gap needs a line in

@@ -124,7 +124,7 @@ func tool(name, title, description string, p params, hints hints, output rawSche
 	return Tool{
 		Definition: mcp.Tool{
 			Name:            name,
-			Title:           title, // for newer clients; older clients read it from the annotations
+			Title:           title, // newer clients read the title here, and older clients read it from the annotations
 			Description:     description,
 			RawInputSchema:  p.schema(),
 			RawOutputSchema: output.json(),

@@ -25,7 +25,7 @@ func TestWorkerIsConfined(t *testing.T) {
 	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &used); err != nil {
 		t.Fatal(err)
 	}
-	const maximum = (workerMemory + 256<<20) >> 10 // in KiB; the 256 MiB are for the test binary itself
+	const maximum = (workerMemory + 256<<20) >> 10 // the limit of Maxrss in KiB; 256 MiB of it are for the test binary itself
 	if used.Maxrss > maximum {
 		t.Errorf("a worker took %d KiB, want at most %d", used.Maxrss, maximum)
 	}

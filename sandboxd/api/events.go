@@ -48,7 +48,7 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	stop()
 	switch {
 	case err == nil && !s.started && last != "":
-		w.WriteHeader(http.StatusNoContent) // an EventSource does not reconnect after this status
+		w.WriteHeader(http.StatusNoContent) // after status 204, a browser's EventSource does not reconnect
 		return nil
 	case err == nil:
 		return s.start()

@@ -117,7 +117,7 @@ func FuzzFilePathRoute(f *testing.F) {
 			m.calls = nil
 			w := raw(t, h, "PUT", "/v1/sandboxes/s/files/"+written, "x")
 			switch {
-			case path == "/" && w.Code == 404: // the server may answer the path "files//" like "files/", with 404
+			case path == "/" && w.Code == 404: // the path "files//" may get the same answer as "files/", which is 404
 			case wantErr != nil && (w.Code != 400 || len(m.calls) > 0):
 				t.Errorf("PUT %s = %d, calls %q, want 400 (%v)", written, w.Code, m.calls, wantErr)
 			case wantErr == nil && (len(m.calls) != 1 || m.calls[0] != want):

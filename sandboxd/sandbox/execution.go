@@ -30,7 +30,7 @@ type Execution struct {
 	SandboxID      ID             `json:"sandbox_id"`
 	Language       Language       `json:"language"`
 	State          ExecutionState `json:"state"`
-	Reason         string         `json:"reason,omitempty"`       // a sentence that explains the state, if necessary
+	Reason         string         `json:"reason,omitempty"`       // a sentence that explains the state; empty: none is needed
 	KernelEpoch    int            `json:"kernel_epoch,omitempty"` // the epoch of the kernel that ran the code; absent while queued
 	TimeoutSeconds int            `json:"timeout_seconds"`
 	CreateTime     time.Time      `json:"create_time"`

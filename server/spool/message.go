@@ -30,7 +30,7 @@ const MaxKept = 8 << 20
 
 const (
 	maxString = 144 << 20
-	maxDepth  = 10_000  // the limit of encoding/json
+	maxDepth  = 10_000  // the maximum depth of nested values; encoding/json has the same limit
 	keptEnd   = 4 << 10 // the size in bytes of Flaw.Head and Flaw.Tail of a message that is too long for memory
 )
 
@@ -62,8 +62,8 @@ type Message struct {
 // Flaw is the reason why a message can't be handled.
 type Flaw struct {
 	Kind  FlawKind
-	Text  string // for the client
-	Cause error  // for the log only; may be nil
+	Text  string // the reason as a text for the client
+	Cause error  // the cause, which only the log may contain; may be nil
 	// Head and Tail are the beginning and the end of the part of the message that is in memory. They may contain the id of
 	// the request. Tail is nil if Head is the whole part.
 	Head, Tail []byte
@@ -225,7 +225,7 @@ func (m *Message) moveToDisk() {
 	begun := m.kept[m.start:]
 	m.kept = m.kept[:m.start]
 	if m.flaw != nil {
-		return // the string is discarded
+		return // after a flaw, the rest of the message is discarded
 	}
 	var err error
 	if m.token, err = m.store.begin(); err == nil {

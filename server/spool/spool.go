@@ -32,7 +32,7 @@ type Folder struct {
 	maximum int64 // the maximum value of the field used
 
 	mu   sync.Mutex
-	used int64 // bytes that the files have reserved
+	used int64 // the number of bytes that all files together have reserved
 }
 
 // Most is the default limit, in bytes, of all files of one process in a folder.
@@ -100,7 +100,7 @@ type store struct {
 	nonce    string
 	file     *os.File
 	w        *bufio.Writer
-	reserved int64 // bytes reserved in the folder
+	reserved int64 // the number of bytes that this file has reserved in the folder
 	size     int64
 	sections []section
 }
@@ -139,7 +139,7 @@ func (s *store) create() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDisk, err)
 	}
-	_ = os.Remove(file.Name()) // so that a crash leaves no file; on Windows this fails, and close removes the file
+	_ = os.Remove(file.Name()) // a crash then leaves no file; on Windows the removal fails, and close removes the file
 	s.file, s.nonce = file, rand.Text()
 	return nil
 }

@@ -18,8 +18,8 @@ var (
 // result is the same as that of encoding/json; a lone surrogate becomes U+FFFD.
 type unescaper struct {
 	to        *store
-	carry     []byte // the beginning of an escape whose rest is in the next piece
-	part      []byte // the beginning of a character whose rest is in the next piece
+	carry     []byte // the beginning of an escape at the end of the last piece; the rest is in the next piece
+	part      []byte // the beginning of a UTF-8 character at the end of the last piece; the rest is in the next piece
 	unescaped []byte // a buffer for unescaped characters, reused by escapes
 }
 
