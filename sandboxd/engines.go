@@ -144,7 +144,7 @@ func countContents(ctx context.Context, s *store.Store, last string) (h engineCo
 }
 
 // containerEndDelay is the time after a sandbox's expiry by which its container has certainly ended: the guest ends the
-// container at the expiry even without a daemon.
+// container of an expired sandbox even if no daemon runs.
 const containerEndDelay = time.Hour
 
 // open opens the engine that c.Engine names. For auto, it opens the first engine that works.

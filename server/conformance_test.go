@@ -65,7 +65,8 @@ func unscored(t *testing.T, suite, version string) map[string]bool {
 }
 
 // summarize returns a summary of the suite's results: the numbers of checks, and the suite's messages for the failures and
-// warnings. It fails the test if an unscored scenario fails, unless the scenario is for an extension that Dormouse does not declare.
+// warnings. It fails the test if an unscored scenario fails, unless the scenario is for an extension that Dormouse does not
+// declare.
 func summarize(t *testing.T, results string, unscored map[string]bool) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(results, "*", "checks.json"))

@@ -22,8 +22,8 @@ import (
 )
 
 // A token file has one token on each line: a name, a space and the secret. A line with only a secret is the operator's
-// token; OpenOrMakeTokenFile creates a file with one such line. Errors name the line by its number and never contain its text, which may be a
-// secret.
+// token; OpenOrMakeTokenFile creates a file with one such line. Errors name a line by its number and never contain the text
+// of the line, which may be a secret.
 
 const maxTokenFile = 256 << 10
 

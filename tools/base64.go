@@ -17,7 +17,7 @@ type base64Reader struct {
 	padded  bool
 	read    int64 // characters read so far, for positions in error messages
 
-	in   []byte // base64 characters; the first ones, as many as the field rest says, are left over from the previous piece
+	in   []byte // base64 characters; some at the beginning (the field rest is their number) are left over from the previous piece
 	rest int
 	buf  []byte // decoded bytes
 	out  []byte // the part of buf that Read has not returned yet

@@ -176,8 +176,8 @@ func (f failsLate) FollowExecution(_ context.Context, _ string, _ int64, fn func
 	return errors.Join(fn(sandbox.Event{Seq: 1}), f.err)
 }
 
-// TestStreamFails checks that the client returns an error that ends a stream with its kind, and that it does not get the
-// details of an internal error.
+// TestStreamFails checks that if an error ends a stream, the client returns an error of the same kind, and that the client does
+// not get the details of an internal error.
 func TestStreamFails(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
