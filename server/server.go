@@ -55,8 +55,8 @@ type Config struct {
 	// AnswerBytes is the maximum memory for the large answers of all connections. An answer that does not fit waits for a
 	// moment; if it still does not fit, an error is sent instead. 0: 512 MiB.
 	AnswerBytes int64
-	// MaxCalls is the maximum number of tool calls that work at once on one connection; further calls wait. In addition,
-	// four times as many calls may wait for an execution. 0: 64.
+	// MaxCalls is the maximum number of tool calls that work at once on one connection. Further calls are queued. Calls
+	// that only wait for an execution do not count towards this maximum; there can be four times MaxCalls of them. 0: 64.
 	MaxCalls int
 	// Grace is how long calls in flight may continue after the client has closed the connection. Executions continue
 	// without them. 0: 5 s.

@@ -83,7 +83,8 @@ func newRequestSlot(ctx context.Context, work, waits *slots, owner sandbox.Owner
 	return &requestSlot{work: work, waits: waits, owner: owner, free: free}, ok
 }
 
-// wait exchanges the slot in work for one in waits. It reports false, and keeps the slot in work, if no slot in waits is free.
+// wait exchanges the request's slot in s.work for a slot in s.waits. If s.waits has no free slot, wait returns false and
+// the request keeps its slot in s.work.
 func (s *requestSlot) wait() bool { return s.exchange(context.Background(), s.waits, true) }
 
 // resume exchanges the slot in waits for one in work, for which it waits at most workPatience. It reports false, and keeps

@@ -42,7 +42,7 @@ const (
 	progressText     = 2000 // bytes of new text that follow reads at most for one report
 )
 
-// execute starts an execution in the sandbox name and waits for its end, at most r.WaitSeconds.
+// execute starts an execution in the sandbox called name, and waits at most r.WaitSeconds for the execution to end.
 func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	r.WaitSeconds = wire.WaitAllowed(ctx, r.WaitSeconds)
 	wait, begun := r.WaitSeconds, time.Now()

@@ -171,7 +171,7 @@ func serve(ctx context.Context, dir string) (address string, stop func(), err er
 type counts struct {
 	total    int
 	statuses []string // the HTTP statuses of the refused requests
-	bad      []string // lines of the metrics that count a request that was not refused, a tool call or a sandbox
+	bad      []string // metrics lines that count something other than a request refused with 401 or 403
 }
 
 var counted = regexp.MustCompile(`(?m)^(dormouse_http_requests_total\{(.*)\}|dormouse_tool_calls_total.*|dormouse_sandboxes.*) (\d+)$`)

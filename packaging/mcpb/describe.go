@@ -21,7 +21,7 @@ const (
 	registrySchema = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 )
 
-// args are the arguments with which dormouse serves MCP on stdio, the same that `dormouse mcp --print-config` prints.
+// args are the arguments with which dormouse serves MCP on stdio, the same arguments that `dormouse mcp --print-config` prints.
 var args = []string{"mcp"}
 
 // environment lists the environment variables that a user may have to set in a client, because clients pass few of their

@@ -61,7 +61,7 @@ type testContainer struct {
 	asleep bool
 	saved  *testMemory // the checkpoint of a running sandbox
 	at     time.Time   // when saved was made
-	asOf   time.Time   // the time of the checkpoint to resume, if its processes died; otherwise zero
+	asOf   time.Time   // the time of the checkpoint that Resume will restore, if the container's processes have died; otherwise zero
 	bytes  int64
 	detail string
 }

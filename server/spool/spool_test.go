@@ -40,7 +40,8 @@ func in(f *spool.Folder, l spool.Limits, text []byte, piece int) (*spool.Message
 	return m, kept, flaw
 }
 
-// restore returns v with the long strings in place of their placeholders, as a tool gets v.
+// restore replaces the placeholders in v with the long strings that they stand for, and returns the result. It changes
+// lists and maps in place.
 func restore(t testing.TB, m *spool.Message, v any) any {
 	switch v := v.(type) {
 	case string:

@@ -17,8 +17,8 @@ func (b *testGuest) javascript(code string) sandbox.Execution {
 	return b.run(sandbox.ExecuteRequest{Code: code, Language: sandbox.JavaScript})
 }
 
-// TestOutputBetweenExecutionsIsReportedByTheNext checks that text that is printed while no execution runs is reported
-// by the next execution, but is not part of the output of any execution.
+// TestOutputBetweenExecutionsIsReportedByTheNext checks that text that is printed while no execution runs appears in
+// the Interlude of the next execution, and not in any execution's output.
 func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 	t.Parallel()
 	b := start(t)

@@ -212,8 +212,8 @@ func (j *journal) status(s sandbox.ExecutionState) {
 	j.add(entry{typ: sandbox.EventStatus, state: s, offset: j.printed}, nil)
 }
 
-// finish adds the events that were held back, and then the final state as the last event: the tail of the text, the
-// last of the values beyond MaxValues, one error if there were more than MaxErrors, and the files. Further calls have
+// finish adds the events that were held back: the tail of the text, the last of the values beyond MaxValues, one error
+// if there were more than MaxErrors, and the files. It then adds the final state as the last event. Further calls have
 // no effect.
 func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.mu.Lock()

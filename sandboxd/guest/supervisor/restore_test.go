@@ -42,8 +42,8 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
 		t.Errorf("JavaScript = %+v", e)
 	}
-	// An Awakening with AsOfUnix means that the sandbox has lost the time since its checkpoint. It must not draw the
-	// values again that it drew in that time.
+	// AsOfUnix means that everything after the checkpoint was lost. A kernel must then get new random state: otherwise
+	// it would return the same random values that it returned after the checkpoint.
 	b.python(seed)
 	b.javascript("const next = Math.random")
 	b.handleRestore(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
