@@ -215,23 +215,3 @@ func (d *socketProxy) disconnect() {
 	}
 	d.conns = nil
 }
-
-// TestAKilledDaemonLeavesNoPooledSandbox checks that, after the daemon was killed, the processes of its pooled sandbox, and the
-// runsc processes that it started in advance for later sandboxes, end by themselves, although no other daemon runs.
-func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
-	h := newGvisorHome(t)
-	s := h.connect(t)
-	id := s.create(nil)
-	s.run(id, "1 + 1", "2")
-	eventually(t, 2*time.Minute, "there are a snapshot and a pooled sandbox", func() bool {
-		snapshots, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "snapshots", "*", "checkpoint", "manifest.json"))
-		pooled, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "spares", "*", "pid"))
-		return len(snapshots) > 0 && len(pooled) > 0
-	})
-	s.ok("delete_sandbox", args{"sandbox_id": id})
-	if len(processesOf(h.dir)) == 0 {
-		t.Fatal("the pooled sandbox does not run before the daemon is killed")
-	}
-	h.stop(syscall.SIGKILL)
-	eventually(t, time.Minute, "nothing of the home runs", func() bool { return len(processesOf(h.dir)) == 0 })
-}
