@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,7 +110,9 @@ func measure(ctx context.Context, env ...string) error {
 	if err := row("create_sandbox + first statement, the first", 1, func() error { return create(ctx, s) }); err != nil {
 		return err
 	}
-	awaitSnapshot(home)
+	if err := awaitSnapshot(ctx, home); err != nil {
+		return err
+	}
 	if err := row("create_sandbox + first statement", 10, func() error { return create(ctx, s) }); err != nil {
 		return err
 	}
@@ -140,20 +143,26 @@ func measure(ctx context.Context, env ...string) error {
 	return hundredMegabytes(ctx, home, id)
 }
 
-// awaitSnapshot waits, for at most a minute, until the gvisor engine has the snapshot from which it starts sandboxes. If
-// the home belongs to another engine, awaitSnapshot returns at once.
-func awaitSnapshot(home string) {
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		made, _ := filepath.Glob(filepath.Join(home, "gvisor/snapshots/*"))
-		if len(made) > 0 || !isDir(filepath.Join(home, "gvisor")) {
-			return
+// awaitSnapshot waits until the gvisor engine has made the snapshot from which it starts sandboxes, which it begins after the
+// home's first sandbox has started. Before that, rows would measure the work on the snapshot too. If the home belongs to
+// another engine, awaitSnapshot returns nil at once. It returns an error if there is no snapshot after a minute.
+func awaitSnapshot(ctx context.Context, home string) error {
+	if _, err := os.Stat(filepath.Join(home, "gvisor")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		// The engine writes the manifest after all other files of a checkpoint.
+		if made, _ := filepath.Glob(filepath.Join(home, "gvisor/snapshots/*/checkpoint/manifest.json")); len(made) > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("the gvisor engine made no snapshot within a minute; the daemon's log says why")
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
 }
 
 func create(ctx context.Context, s *mcpclient.Session) error {

@@ -40,7 +40,7 @@ type wire interface {
 	close()
 }
 
-func messages(home, name string, w wire) error {
+func messages(ctx context.Context, home, name string, w wire) error {
 	defer w.close()
 	head, _, err := w.call(0, request(0, "create_sandbox", `{}`))
 	if err != nil {
@@ -51,7 +51,9 @@ func messages(home, name string, w wire) error {
 		return fmt.Errorf("create_sandbox: %s", head)
 	}
 	defer w.call(0, request(0, "delete_sandbox", fmt.Sprintf(`{"sandbox_id":%q}`, box)))
-	awaitSnapshot(home)
+	if err := awaitSnapshot(ctx, home); err != nil {
+		return err
+	}
 	data := make([]byte, fileSize)
 	rand.Read(data)
 	text := base64.StdEncoding.EncodeToString(data)
@@ -325,11 +327,11 @@ func rawMessagesOf(ctx context.Context, kind string, env []string) error {
 		if err != nil {
 			return err
 		}
-		return messages(home, kind, w)
+		return messages(ctx, home, kind, w)
 	}
 	w, err := startStdio(ctx, env)
 	if err != nil {
 		return err
 	}
-	return messages(home, kind, w)
+	return messages(ctx, home, kind, w)
 }
