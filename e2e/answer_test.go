@@ -36,12 +36,12 @@ func TestAnswersOfHostileKernelsAreBounded(t *testing.T) {
 			if len(r.Text) > budget {
 				t.Errorf("the answer has %d bytes, want at most %d", len(r.Text), budget)
 			}
-			t.Logf("the answer has %d bytes; dormouse mcp had at most %d MiB", len(r.Text), peakMiB(t, "mcp"))
+			t.Logf("the answer has %d bytes; dormouse mcp has used up to %d MiB of memory", len(r.Text), peakMiB(t, "mcp"))
 		})
 	}
 	const most = 200
 	if peak := peakMiB(t, "mcp"); peak > most {
-		t.Errorf("dormouse mcp took %d MiB, want at most %d", peak, most)
+		t.Errorf("dormouse mcp used up to %d MiB of memory, want at most %d", peak, most)
 	}
 }
 
@@ -66,6 +66,6 @@ func peakMiB(t *testing.T, subcommand string) int {
 		}
 		return kib >> 10
 	}
-	t.Fatalf("no dormouse %s runs", subcommand)
+	t.Fatalf("no process of this test runs dormouse %s", subcommand)
 	return 0
 }

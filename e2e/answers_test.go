@@ -26,7 +26,7 @@ func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	id := c.create(nil)
 	execution := regexp.MustCompile(`exec_[a-z0-9]+`).FindString(c.call("execute_code", args{"sandbox_id": id, "code": `for i in range(150): print("x" * 100_000)`, "wait_seconds": 60}).Text)
 	if execution == "" {
-		t.Fatal("the answer about a long output names no execution")
+		t.Fatal("the answer of execute_code contains no execution id")
 	}
 	before := peakRSS(t, s.cmd.Process.Pid)
 	var whole, refused atomic.Int64
@@ -60,7 +60,7 @@ func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	grown := peakRSS(t, s.cmd.Process.Pid) - before
 	t.Logf("%d answers, %d refused, the server's peak memory grew by %d MiB", whole.Load(), refused.Load(), grown>>20)
 	if whole.Load() == 0 {
-		t.Error("no answer arrived")
+		t.Error("no client got the whole output, want at least one")
 	}
 	// The budget for answers is 512 MiB, and the garbage collector lets the heap grow to twice this size.
 	if grown > 1200<<20 {
@@ -77,7 +77,7 @@ func peakRSS(t *testing.T, pid int) int64 {
 	}
 	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text)
 	if m == nil {
-		t.Fatal("/proc has no VmHWM of the server")
+		t.Fatal("/proc/PID/status of the server has no VmHWM")
 	}
 	kib, err := strconv.ParseInt(string(m[1]), 10, 64)
 	if err != nil {

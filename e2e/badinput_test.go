@@ -40,15 +40,15 @@ func TestBadInput(t *testing.T) {
 				{name: "os._exit", args: args{"code": "import os; print('last words', flush=True); os._exit(3)"}, words: []string{"last words", "exit", "3", "lost"}, lost: true},
 				{name: "kill -9 of its own kernel", args: args{"code": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"}, words: []string{"SIGKILL", "lost"}, lost: true},
 				{name: "a segmentation fault", args: args{"code": "import ctypes; ctypes.string_at(0)"}, words: []string{"SIGSEGV", "lost"}, lost: true},
-				{name: "a memory bomb in one go", args: args{"code": "x = bytearray(20 << 30)"}, words: []string{"MemoryError"}},
-				{name: "a memory bomb in steps", args: args{"code": "blocks = []\nwhile True: blocks.append(bytearray(10 << 20))"}, words: []string{"emory"}, lost: true},
+				{name: "an allocation of 20 GB", args: args{"code": "x = bytearray(20 << 30)"}, words: []string{"MemoryError"}},
+				{name: "allocations until memory is used up", args: args{"code": "blocks = []\nwhile True: blocks.append(bytearray(10 << 20))"}, words: []string{"emory"}, lost: true},
 				{name: "a fork bomb", args: args{"code": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "timeout_seconds": 3}, lost: true},
 				{name: "a fork bomb that leaves its session", args: args{"code": "import os\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass", "timeout_seconds": 3}, lost: true},
 				{name: "a full disk", args: args{"code": "with open('fill', 'wb') as f:\n    while True: f.write(bytes(1 << 20))"}, words: []string{"Error"}},
-				{name: "room again", args: args{"code": "import os; os.remove('fill')"}},
+				{name: "deleting the file that filled the disk", args: args{"code": "import os; os.remove('fill')"}},
 				{name: "1 GB of output", args: args{"code": "import sys\nfor i in range(1000): sys.stdout.write('x' * 999_999 + '\\n')", "timeout_seconds": 120, "wait_seconds": 120}, words: []string{"succeeded", "bytes", "gone"}},
 				{name: "output that is not UTF-8", args: args{"code": "import os; os.write(1, b'\\xff\\xfe\\x1b[31m ok')"}, words: []string{"ok"}},
-				{name: "a JavaScript memory bomb", args: args{"language": "javascript", "code": "const hog = []; while (true) hog.push(new Array(1e6).fill(1.5))"}, words: []string{"memory", "heap", "lost"}},
+				{name: "JavaScript allocations until memory is used up", args: args{"language": "javascript", "code": "const hog = []; while (true) hog.push(new Array(1e6).fill(1.5))"}, words: []string{"memory", "heap", "lost"}},
 			} {
 				t.Run(c.name, func(t *testing.T) {
 					s := s.with(t)
@@ -102,7 +102,7 @@ func TestSocketBuffersWithoutEnd(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			if p.name == "docker-runsc" && os.Getenv("DORMOUSE_TEST_OWN_RUNSC") == "" {
-				skipMissing(t, "runsc", "gVisor's own releases of runsc end the sandbox. scripts/with-engine starts a Docker engine with the runsc that Dormouse builds")
+				skipMissing(t, "runsc", "a runsc that gVisor released ends the sandbox in this test; run scripts/with-engine, which starts a Docker engine with the runsc that Dormouse builds")
 			}
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{"memory_mb": 512})
@@ -153,24 +153,24 @@ func TestBadFiles(t *testing.T) {
 				args       args
 				words      []string
 			}{
-				{"..", "write_files", write("../etc/passwd"), []string{".."}},
-				{".. inside", "read_file", read("a/../../etc/passwd"), []string{".."}},
-				{"absolute", "write_files", write("/etc/passwd"), []string{"/workspace"}},
-				{"300 characters", "write_files", write(strings.Repeat("n", 300)), []string{"255"}},
-				{"a NUL", "write_files", write("a\x00b"), []string{"control"}},
-				{"empty", "write_files", write(""), []string{"empty"}},
-				{"a symlink out", "read_file", read("link"), nil},
-				{"a symlink to the guest", "read_file", read("init"), nil},
+				{"a path that begins with ..", "write_files", write("../etc/passwd"), []string{".."}},
+				{"a path with .. inside", "read_file", read("a/../../etc/passwd"), []string{".."}},
+				{"an absolute path outside /workspace", "write_files", write("/etc/passwd"), []string{"/workspace"}},
+				{"a name of 300 characters", "write_files", write(strings.Repeat("n", 300)), []string{"255"}},
+				{"a NUL byte in a path", "write_files", write("a\x00b"), []string{"control"}},
+				{"an empty path", "write_files", write(""), []string{"empty"}},
+				{"a symlink to a file outside /workspace", "read_file", read("link"), nil},
+				{"a symlink to the guest's environment", "read_file", read("init"), nil},
 				{"a symlink to a device", "read_file", read("zero"), nil},
-				{"through a link out", "read_file", read("etc/passwd"), []string{"link"}},
-				{"through a link up", "read_file", read("up/etc/passwd"), []string{"link"}},
-				{"writing through a link up", "write_files", write("up/tmp/x.txt"), []string{"link"}},
-				{"making folders through a link up", "write_files", write("up/tmp/new/x.txt"), []string{"link"}},
-				{"a pipe", "read_file", read("fifo"), nil},
+				{"reading through a link to /etc", "read_file", read("etc/passwd"), []string{"link"}},
+				{"reading through a link to the parent folder", "read_file", read("up/etc/passwd"), []string{"link"}},
+				{"writing through a link to the parent folder", "write_files", write("up/tmp/x.txt"), []string{"link"}},
+				{"creating folders through a link to the parent folder", "write_files", write("up/tmp/new/x.txt"), []string{"link"}},
+				{"a named pipe", "read_file", read("fifo"), nil},
 				{"a folder", "read_file", read("folder"), []string{"folder"}},
-				{"not there", "read_file", read("nothing.txt"), []string{"nothing.txt"}},
-				{"bad base64", "write_files", args{"sandbox_id": id, "files": []args{{"path": "b", "base64": "%%%"}}}, []string{"base64"}},
-				{"two sources", "write_files", args{"sandbox_id": id, "files": []args{{"path": "b", "base64": "aa", "text": "x"}}}, []string{"text"}},
+				{"a missing file", "read_file", read("nothing.txt"), []string{"nothing.txt"}},
+				{"invalid base64", "write_files", args{"sandbox_id": id, "files": []args{{"path": "b", "base64": "%%%"}}}, []string{"base64"}},
+				{"a file with both text and base64", "write_files", args{"sandbox_id": id, "files": []args{{"path": "b", "base64": "aa", "text": "x"}}}, []string{"text"}},
 			} {
 				t.Run(c.name, func(t *testing.T) {
 					s := s.with(t)
@@ -191,9 +191,9 @@ func TestBadSandboxes(t *testing.T) {
 		args       args
 		words      []string
 	}{
-		{"unknown id", "get_sandbox", args{"sandbox_id": "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa"}, []string{"list_sandboxes"}},
-		{"garbage id", "execute_code", args{"sandbox_id": "'; drop table", "code": "1"}, []string{"no sandbox"}},
-		{"unknown execution", "get_execution", args{"execution_id": "exec_aaaaaaaaaaaaaaaaaaaaaaaaaa"}, []string{"no execution"}},
+		{"an unknown sandbox id", "get_sandbox", args{"sandbox_id": "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa"}, []string{"list_sandboxes"}},
+		{"a malformed sandbox id", "execute_code", args{"sandbox_id": "'; drop table", "code": "1"}, []string{"no sandbox"}},
+		{"an unknown execution id", "get_execution", args{"execution_id": "exec_aaaaaaaaaaaaaaaaaaaaaaaaaa"}, []string{"no execution"}},
 		{"a TTL of 0", "create_sandbox", args{"ttl": "0s"}, []string{"ttl"}},
 		{"a TTL of 15 days", "create_sandbox", args{"ttl": "15d"}, []string{"14 days"}},
 		{"a TTL of tomorrow", "create_sandbox", args{"ttl": "tomorrow"}, []string{"24h"}},
@@ -203,7 +203,7 @@ func TestBadSandboxes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) { s.with(t).refused(c.tool, c.args, c.words...) })
 	}
-	t.Run("too many sandboxes", func(t *testing.T) {
+	t.Run("more running sandboxes than --max-sandboxes", func(t *testing.T) {
 		s := s.with(t)
 		a, b := s.create(nil), s.create(nil)
 		var running []string
@@ -220,25 +220,25 @@ func TestBadSandboxes(t *testing.T) {
 		s.run(b, "1 + 1", "2")
 		s.ok("delete_sandbox", args{"sandbox_id": b})
 	})
-	t.Run("too much memory in total", func(t *testing.T) {
+	t.Run("more memory than --max-memory", func(t *testing.T) {
 		h := newHome(t, "DORMOUSE_MAX_MEMORY=1GB")
 		h.connect(t).refused("create_sandbox", args{"memory_mb": 1025}, "1024 MB in total", "--max-memory")
 	})
-	t.Run("an expired sandbox says so", func(t *testing.T) {
+	t.Run("the error about an expired sandbox names its expiry", func(t *testing.T) {
 		s := s.with(t)
 		id := s.create(args{"ttl": "2s"})
 		time.Sleep(3 * time.Second)
 		s.refused("execute_code", args{"sandbox_id": id, "code": "1"}, "time")
 	})
-	t.Run("an image that is allowed and missing", func(t *testing.T) {
+	t.Run("an allowed image that does not exist", func(t *testing.T) {
 		h := newHome(t, "DORMOUSE_ALLOW_IMAGE=no-such-image:1")
 		h.connect(t).refused("create_sandbox", args{"image": "no-such-image:1"}, "no-such-image:1")
 	})
-	t.Run("the default image missing", func(t *testing.T) {
+	t.Run("a default image that does not exist", func(t *testing.T) {
 		h := newHome(t, "DORMOUSE_IMAGE=no-such-image:2")
 		h.connect(t).refused("create_sandbox", nil, "image")
 	})
-	t.Run("no engine", func(t *testing.T) {
+	t.Run("an engine that does not answer", func(t *testing.T) {
 		h := newHome(t, noEngine...)
 		h.connect(t).refused("create_sandbox", nil, "engine")
 	})

@@ -38,7 +38,7 @@ func TestACancelledCall(t *testing.T) {
 			if c.still {
 				time.Sleep(2 * time.Second)
 				if running := executionsIn(s, id); running != 1 {
-					t.Errorf("%d executions run, want the one that was cancelled", running)
+					t.Errorf("%d executions run after the client cancelled its call, want 1", running)
 				}
 				return
 			}

@@ -31,7 +31,7 @@ func printConfig(t *testing.T, key string, env []string, flags ...string) (confi
 		t.Fatalf("--print-config %s: %v, %s", key, err, errout.String())
 	}
 	if !strings.Contains(string(out), binary) {
-		t.Fatalf("--print-config %s does not name this binary: %s", key, out)
+		t.Fatalf("--print-config %s does not contain the path of this binary: %s", key, out)
 	}
 	return strings.ReplaceAll(string(out), binary, "/path/to/dormouse"), errout.String()
 }
@@ -74,13 +74,13 @@ func TestConfigInReadme(t *testing.T) {
 	part := regexp.MustCompile(`(?s)(<!-- clients:[^\n]*-->\n)(.*)(<!-- /clients -->)`)
 	found := part.FindStringSubmatchIndex(string(text))
 	if found == nil {
-		t.Fatal("README.md has no part about clients")
+		t.Fatal("README.md has no section between <!-- clients: … --> and <!-- /clients -->")
 	}
 	if string(text[found[4]:found[5]]) == want {
 		return
 	}
 	if os.Getenv("DORMOUSE_UPDATE_GOLDEN") == "" {
-		t.Fatalf("README.md's part about clients is not what --print-config prints; it should be:\n%s", want)
+		t.Fatalf("README.md's section about clients differs from the output of --print-config; run make golden; want:\n%s", want)
 	}
 	if err := os.WriteFile("README.md", []byte(string(text[:found[4]])+want+string(text[found[5]:])), 0o644); err != nil {
 		t.Fatal(err)
@@ -107,19 +107,19 @@ func TestConfigLinks(t *testing.T) {
 		link := regexp.MustCompile(`\(` + regexp.QuoteMeta(c.link) + `[^)]*\)`).FindString(string(text))
 		u, err := url.Parse(strings.Trim(link, "()"))
 		if err != nil || u.Query().Get("name") != "dormouse" {
-			t.Fatalf("README.md's link for %s is %q, %v", c.key, link, err)
+			t.Fatalf("README.md's install link for %s is %q (%v), want one with name=dormouse", c.key, link, err)
 		}
 		payload, err := c.decode(u.Query().Get("config"))
 		var got map[string]any
 		if err != nil || json.Unmarshal(payload, &got) != nil || got["command"] != "dormouse" {
-			t.Fatalf("README.md's link for %s carries %q, %v", c.key, payload, err)
+			t.Fatalf("README.md's install link for %s contains the configuration %q (%v), want one with the command dormouse", c.key, payload, err)
 		}
 		got["command"] = want["command"]
 		if !reflect.DeepEqual(got, want) {
-			t.Errorf("README.md's link for %s carries %v, want %v", c.key, got, want)
+			t.Errorf("README.md's install link for %s contains %v, want %v", c.key, got, want)
 		}
 		if !strings.Contains(notes, "or open "+c.key) {
-			t.Errorf("--print-config %s offers no link: %s", c.key, notes)
+			t.Errorf("--print-config %s prints no install link: %s", c.key, notes)
 		}
 	}
 	_, notes := printConfig(t, "cursor", nil)
@@ -127,13 +127,13 @@ func TestConfigLinks(t *testing.T) {
 	values, _ := url.ParseQuery(query)
 	payload, err := base64.StdEncoding.DecodeString(values.Get("config"))
 	if err != nil || !strings.Contains(string(payload), `"command":"`+binary+`"`) {
-		t.Errorf("Cursor's link carries %q, %v", payload, err)
+		t.Errorf("Cursor's install link contains %q (%v), want this binary as the command", payload, err)
 	}
 	_, notes = printConfig(t, "vscode", nil)
 	_, query, _ = strings.Cut(strings.TrimSpace(notes), "?")
 	var decodedConfig map[string]any
 	if query, err = url.PathUnescape(query); err != nil || json.Unmarshal([]byte(query), &decodedConfig) != nil || decodedConfig["name"] != "dormouse" || decodedConfig["command"] != binary {
-		t.Errorf("VS Code's link carries %q, %v", query, err)
+		t.Errorf("VS Code's install link contains %q (%v), want this binary as the command", query, err)
 	}
 }
 
@@ -142,7 +142,7 @@ func entry(t *testing.T, config, under string) map[string]any {
 	t.Helper()
 	var doc map[string]map[string]map[string]any
 	if err := json.Unmarshal([]byte(config), &doc); err != nil || doc[under]["dormouse"] == nil {
-		t.Fatalf("the configuration %s has no dormouse under %s: %v", config, under, err)
+		t.Fatalf("the configuration %s has no entry dormouse under %s: %v", config, under, err)
 	}
 	return doc[under]["dormouse"]
 }
@@ -164,7 +164,7 @@ func TestConfigHasFlags(t *testing.T) {
 		"env":     map[string]any{"DORMOUSE_MAX_SANDBOXES": "3", "DOCKER_HOST": "unix:///d.sock"},
 	}
 	if got := entry(t, config, "mcpServers"); !reflect.DeepEqual(got, want) {
-		t.Errorf("--print-config says %v, want %v", got, want)
+		t.Errorf("--print-config prints %v, want %v", got, want)
 	}
 	for key, says := range map[string][]string{
 		"claude-code": {`claude mcp add dormouse --env DOCKER_HOST=unix:///d.sock --env DORMOUSE_MAX_SANDBOXES=3 -- /path/to/dormouse mcp '--allow-dir=/it'\''s\, here'`},
@@ -174,7 +174,7 @@ func TestConfigHasFlags(t *testing.T) {
 		config, _ := printConfig(t, key, env, flags...)
 		for _, s := range says {
 			if !strings.Contains(config, s) {
-				t.Errorf("--print-config %s has no %s:\n%s", key, s, config)
+				t.Errorf("--print-config %s does not contain %s:\n%s", key, s, config)
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func docker(t *testing.T, arg ...string) string {
 func container(t *testing.T) (id string) {
 	t.Helper()
 	if id = os.Getenv("DORMOUSE_CONTAINER"); id == "" {
-		t.Skip("e2e/container/run runs this: it needs docker compose, and builds the Dockerfile")
+		t.Skip("needs the server in a container: run e2e/container/run, which builds it and then runs this test")
 	}
 	return id
 }
@@ -44,7 +44,7 @@ func containerToken(t *testing.T, id string) string {
 	file := tar.NewReader(strings.NewReader(archive + strings.Repeat("\x00", 1024)))
 	h, err := file.Next()
 	if err != nil || h.FileInfo().Mode().Perm() != 0o600 {
-		t.Fatalf("the token's file: %v, %v", h, err)
+		t.Fatalf("the token file in the container is %v (%v), want mode 0600", h, err)
 	}
 	text, err := io.ReadAll(file)
 	if err != nil {
@@ -89,7 +89,7 @@ func TestContainer(t *testing.T) {
 			t.Errorf("delete_sandbox: %s", answer)
 		}
 		if _, list := me.ask("GET", "/v1/sandboxes", ""); strings.Contains(list, "sbx_") {
-			t.Errorf("after all was deleted there is %s", list)
+			t.Errorf("after the sandbox was deleted the list of sandboxes is %s, want none", list)
 		}
 	})
 	if answer := me.tool("execute_code", args{"sandbox_id": "contained", "code": "x = 41"}); !strings.Contains(answer, "succeeded") {
@@ -98,7 +98,7 @@ func TestContainer(t *testing.T) {
 	docker(t, "restart", id)
 	me.s.url = reach(t, id).url
 	if answer := me.tool("execute_code", args{"sandbox_id": "contained", "code": "print(x + 1)"}); !strings.Contains(answer, "42") || !strings.Contains(answer, "kernel_epoch 1") {
-		t.Errorf("after a restart of the container: %s", answer)
+		t.Errorf("after a restart of the container execute_code returned %s, want 42 in kernel_epoch 1", answer)
 	}
 }
 
@@ -156,7 +156,7 @@ func TestS01_Container(t *testing.T) {
 				}
 				res.Body.Close()
 				if res.StatusCode != c.status {
-					t.Errorf("%s %s at %s, Host %q, Origin %q, token %t: %d, want %d", ask.method, ask.path, at, c.host, c.origin, c.token == token, res.StatusCode, c.status)
+					t.Errorf("%s %s at %s, Host %q, Origin %q, token %t: status %d, want %d", ask.method, ask.path, at, c.host, c.origin, c.token == token, res.StatusCode, c.status)
 				}
 			}
 		}
@@ -171,14 +171,14 @@ func TestS02_Container(t *testing.T) {
 	token := containerToken(t, id)
 	for _, shows := range [][]string{{"logs", id}, {"inspect", id}, {"top", id}} {
 		if out := docker(t, shows...); strings.Contains(out, token) || out == "" {
-			t.Errorf("docker %s shows the token, or nothing", shows[0])
+			t.Errorf("docker %s prints the token, or prints nothing", shows[0])
 		}
 	}
 	run := exec.Command("docker", "run", "--rm", "--network=none", docker(t, "inspect", "--format", "{{.Image}}", id), "serve", "--listen=0.0.0.0:8765")
 	var says bytes.Buffer
 	run.Stdout, run.Stderr = &says, &says
 	if err := run.Run(); err == nil || !strings.Contains(says.String(), "--insecure-http") {
-		t.Errorf("serve --listen=0.0.0.0:8765 in a container: %v\n%s", err, &says)
+		t.Errorf("serve --listen=0.0.0.0:8765 in a container: %v, want an error that names --insecure-http:\n%s", err, &says)
 	}
 }
 
@@ -190,6 +190,6 @@ func TestContainerIsBare(t *testing.T) {
 		"{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}}{{end}}{{end}} {{range .Mounts}}{{.Destination}};{{end}}", id)
 	want := regexp.MustCompile(`^\[ALL\] \[no-new-privileges:true\] true false 127\.0\.0\.1 (/var/lib/dormouse;/var/run/docker\.sock;|/var/run/docker\.sock;/var/lib/dormouse;)$`)
 	if !want.MatchString(got) {
-		t.Errorf("the container is %s", got)
+		t.Errorf("the container's configuration is %s, want %s", got, want)
 	}
 }

@@ -51,7 +51,7 @@ func TestTenThousandCreates(t *testing.T) {
 				case err == nil && strings.Contains(text, `"isError":true`) && strings.Contains(text, "3 sandboxes run already"):
 					refused.Add(1)
 				default:
-					t.Errorf("%d %s, %v", res.StatusCode, body, err)
+					t.Errorf("create_sandbox: status %d, body %s, error %v; want a sandbox or the error that 3 run already", res.StatusCode, body, err)
 					return
 				}
 			}
@@ -62,11 +62,11 @@ func TestTenThousandCreates(t *testing.T) {
 	}
 	clients.Wait()
 	if made.Load() != 2 || refused.Load() != 9_998 {
-		t.Errorf("%d were made and %d refused", made.Load(), refused.Load())
+		t.Errorf("%d calls created a sandbox and %d were refused, want 2 and 9,998", made.Load(), refused.Load())
 	}
 	out, _, _ := h.run("", "ls", "--json")
 	var sandboxes []json.RawMessage
 	if err := json.Unmarshal([]byte(out), &sandboxes); err != nil || len(sandboxes) != 3 {
-		t.Errorf("%d sandboxes, %v: %s", len(sandboxes), err, out)
+		t.Errorf("dormouse ls lists %d sandboxes (%v), want 3: %s", len(sandboxes), err, out)
 	}
 }

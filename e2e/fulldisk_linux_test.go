@@ -17,7 +17,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newGvisorHome(t)
 			if err := syscall.Mount("tmpfs", h.dir, "tmpfs", 0, "size=400m,mode=700"); err != nil {
-				t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
+				t.Skipf("needs to mount a small file system: %v", err)
 			}
 			t.Cleanup(func() { // runs before the cleanup that newHome registered, which removes the folder
 				h.removeAll()

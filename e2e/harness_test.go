@@ -86,12 +86,12 @@ func platforms(t *testing.T) []platform {
 	if gvisor := engineHere("gvisor"); gvisor.OK && gvisor.Image {
 		found = append(found, platform{"gvisor", "runsc", []string{"DORMOUSE_ENGINE=gvisor"}})
 	} else if required("gvisor") {
-		t.Fatalf("the gvisor engine is required here: %s", gvisor.Why)
+		t.Fatalf("DORMOUSE_TEST_REQUIRE names gvisor, and the gvisor engine does not work here: %s", gvisor.Why)
 	} else {
 		t.Logf("not tested on the gvisor engine: %s", gvisor.Why)
 	}
 	if len(found) == 0 {
-		t.Skip("no engine with the sandbox image is here")
+		t.Skip("needs an engine that has the sandbox image; dormouse doctor explains how to get one")
 	}
 	return found
 }
@@ -102,7 +102,7 @@ func platforms(t *testing.T) []platform {
 func dockerPlatforms(t *testing.T, needed bool) []platform {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("needs an engine: not with -short")
+		t.Skip("needs an engine, so it is left out with -short")
 	}
 	docker := engineHere("docker")
 	if !docker.OK || !docker.Image {
@@ -118,7 +118,7 @@ func dockerPlatforms(t *testing.T, needed bool) []platform {
 		if slices.Contains(docker.Runtimes, runtime) {
 			found = append(found, platform{"docker-" + runtime, runtime, []string{"DORMOUSE_ENGINE=docker", "DORMOUSE_RUNTIME=" + runtime}})
 		} else if required(runtime) {
-			t.Fatalf("%s is required here and the engine has only %v", runtime, docker.Runtimes)
+			t.Fatalf("DORMOUSE_TEST_REQUIRE names the runtime %s, and the Docker engine has only %v", runtime, docker.Runtimes)
 		}
 	}
 	return found
@@ -133,7 +133,7 @@ func needsDocker(t *testing.T) { t.Helper(); dockerPlatforms(t, true) }
 func skipMissing(t *testing.T, part, why string) {
 	t.Helper()
 	if required(part) {
-		t.Fatalf("%s is required here: %s", part, why)
+		t.Fatalf("DORMOUSE_TEST_REQUIRE names %s: %s", part, why)
 	}
 	t.Skip(why)
 }
@@ -338,7 +338,7 @@ func (s session) create(a args) string {
 	s.t.Helper()
 	id, _ := s.ok("create_sandbox", a).Structured["id"].(string)
 	if !strings.HasPrefix(id, "sbx_") {
-		s.t.Fatalf("create_sandbox named %q", id)
+		s.t.Fatalf("create_sandbox returned the id %q, want sbx_…", id)
 	}
 	return id
 }
@@ -360,7 +360,7 @@ func (s session) contains(text string, words ...string) {
 	s.t.Helper()
 	for _, w := range words {
 		if !strings.Contains(text, w) {
-			s.t.Errorf("the answer has no %q in it:\n%.3000s", w, text)
+			s.t.Errorf("the answer does not contain %q:\n%.3000s", w, text)
 		}
 	}
 }

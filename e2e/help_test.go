@@ -34,6 +34,6 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.String() != string(want) {
-		t.Errorf("the help differs from %s; got:\n%s", golden, got.String())
+		t.Errorf("the help differs from %s; if the change is intended, run make golden; got:\n%s", golden, got.String())
 	}
 }

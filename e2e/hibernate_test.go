@@ -25,7 +25,7 @@ func newGvisorHome(t *testing.T, env ...string) *home {
 	all := platforms(t)
 	gvisor := all[len(all)-1]
 	if gvisor.name != "gvisor" {
-		skipMissing(t, "gvisor", "the gvisor engine is not here, and no other can put a sandbox to sleep")
+		skipMissing(t, "gvisor", "needs the gvisor engine, the only one that suspends sandboxes to disk")
 	}
 	return newHome(t, append(slices.Clone(gvisor.env), env...)...)
 }
@@ -51,7 +51,7 @@ func processesOf(id string) (pids []int) {
 // killProcesses kills all processes of a sandbox, as a power cut would.
 func killProcesses(t *testing.T, id string) {
 	t.Helper()
-	eventually(t, 10*time.Second, "its processes are gone", func() bool {
+	eventually(t, 10*time.Second, "the processes of the sandbox have ended", func() bool {
 		left := processesOf(id)
 		for _, pid := range left {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -77,17 +77,17 @@ func (h *home) wantNothingLeft(t *testing.T, ids []string) {
 	t.Helper()
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	if strings.Contains(string(mounts), h.dir) {
-		t.Errorf("a mount is left below %s", h.dir)
+		t.Errorf("a file system is still mounted below %s", h.dir)
 	}
 	for _, id := range ids {
 		if pids := processesOf(id); len(pids) > 0 {
-			t.Errorf("processes %v of sandbox %s are left", pids, id)
+			t.Errorf("processes %v of the deleted sandbox %s still run", pids, id)
 		}
 		if dirs := cgroupsOf(id); len(dirs) > 0 {
-			t.Errorf("cgroups %v are left", dirs)
+			t.Errorf("the cgroups %v of the deleted sandbox %s still exist", dirs, id)
 		}
 		if left, _ := filepath.Glob(filepath.Join(h.dir, "gvisor/sandboxes", id+"*")); len(left) > 0 {
-			t.Errorf("%v is left", left)
+			t.Errorf("the folders %v of the deleted sandbox %s still exist", left, id)
 		}
 	}
 }
@@ -112,13 +112,13 @@ func (s session) getSandbox(id string) sandboxView {
 
 func (s session) waitSuspended(id string) {
 	s.t.Helper()
-	eventually(s.t, time.Minute, "the sandbox sleeps", func() bool { return s.getSandbox(id).State == "suspended" })
+	eventually(s.t, time.Minute, "the sandbox is suspended", func() bool { return s.getSandbox(id).State == "suspended" })
 }
 
 // waitSaved waits until the sandbox has a checkpoint that was made after the time since, or until the sandbox is suspended.
 func (s session) waitSaved(id string, since time.Time) {
 	s.t.Helper()
-	eventually(s.t, time.Minute, "its state is saved", func() bool {
+	eventually(s.t, time.Minute, "the sandbox has a new checkpoint", func() bool {
 		v := s.getSandbox(id)
 		return v.State == "suspended" || v.SavedTime.After(since)
 	})
@@ -133,7 +133,7 @@ func (h *home) reboot(ids ...string) {
 	for _, id := range ids {
 		killProcesses(h.t, id)
 		for _, dir := range cgroupsOf(id) {
-			eventually(h.t, 10*time.Second, "a cgroup goes", func() bool {
+			eventually(h.t, 10*time.Second, "the cgroup can be removed", func() bool {
 				err := os.Remove(dir)
 				return err == nil || os.IsNotExist(err)
 			})
@@ -188,15 +188,15 @@ next(squares), next(squares), next(squares)`, "(0, 1, 4)")
 	h.reboot(suspendedID, ran)
 	s = h.connect(t)
 	if v := s.getSandbox(suspendedID); v.State != "suspended" || v.SuspendedTo != "disk" || !v.RewoundTo.IsZero() {
-		t.Errorf("after the reboot the one that slept is %+v, want it asleep, and nothing lost", v)
+		t.Errorf("after the reboot the suspended sandbox is %+v, want it suspended to disk and not rewound", v)
 	}
 	if v := s.getSandbox(ran); v.State != "suspended" || v.RewoundTo.Sub(asOf).Abs() > 2*time.Second {
-		t.Errorf("after the reboot the one that ran is %+v, want it as of %v", v, asOf)
+		t.Errorf("after the reboot the sandbox that ran is %+v, want it suspended and rewound to %v", v, asOf)
 	}
 	for _, id := range []string{suspendedID, ran} {
 		r := s.run(id, "f.write('after'); f.close(); [round(x) for x in model.predict([[10], [20]])], next(squares), open('log').read()", "([21, 41], 9, 'before after')")
 		if epoch := epochOf(t, r.Text); (epoch == 1) != (id == suspendedID) {
-			t.Errorf("kernel_epoch = %d, want 1 of the one that slept alone:\n%s", epoch, r.Text)
+			t.Errorf("kernel_epoch = %d, want 1 if the sandbox was suspended (%t) and a higher one otherwise:\n%s", epoch, id == suspendedID, r.Text)
 		}
 		s.exec(args{"sandbox_id": id, "language": "javascript", "code": "[seen.get('a'), ids.next().value]"}, "[ 1, 2 ]")
 	}
@@ -215,20 +215,20 @@ func TestMissingRunscKeepsTheSandboxSuspended(t *testing.T) {
 	s.waitSuspended(id)
 	programs, _ := filepath.Glob(filepath.Join(h.dir, "gvisor/bin/runsc-*"))
 	if len(programs) != 1 {
-		t.Fatalf("the home has the runsc %q, want one", programs)
+		t.Fatalf("the home has the runsc programs %q, want one", programs)
 	}
 	if err := os.Rename(programs[0], programs[0]+".away"); err != nil {
 		t.Fatal(err)
 	}
 	s.refused("execute_code", args{"sandbox_id": id, "code": "x"}, id, "nothing of it is lost", "gVisor build")
 	if v := s.getSandbox(id); v.State != "suspended" {
-		t.Errorf("the sandbox is %+v, want it asleep", v)
+		t.Errorf("without its runsc the sandbox is %+v, want it suspended", v)
 	}
 	if err := os.Rename(programs[0]+".away", programs[0]); err != nil {
 		t.Fatal(err)
 	}
 	if r := s.run(id, "x", "kept"); epochOf(t, r.Text) != 1 {
-		t.Errorf("the kernel_epoch is another:\n%s", r.Text)
+		t.Errorf("kernel_epoch after the resume is not 1:\n%s", r.Text)
 	}
 }
 
@@ -239,7 +239,7 @@ func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "1 + 1", "2")
-	eventually(t, 2*time.Minute, "there are a snapshot and a pooled sandbox", func() bool {
+	eventually(t, 2*time.Minute, "the home has a snapshot and a pooled sandbox", func() bool {
 		snapshots, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "snapshots", "*", "checkpoint", "manifest.json"))
 		pooled, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "spares", "*", "pid"))
 		return len(snapshots) > 0 && len(pooled) > 0
@@ -249,7 +249,7 @@ func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 		t.Fatal("the pooled sandbox does not run before the daemon is killed")
 	}
 	h.stop(syscall.SIGKILL)
-	eventually(t, time.Minute, "nothing of the home runs", func() bool { return len(processesOf(h.dir)) == 0 })
+	eventually(t, time.Minute, "no process of the home's sandboxes runs", func() bool { return len(processesOf(h.dir)) == 0 })
 }
 
 var epochWords = regexp.MustCompile(`kernel_epoch (\d+)`)
@@ -259,7 +259,7 @@ func epochOf(t *testing.T, text string) int {
 	t.Helper()
 	m := epochWords.FindStringSubmatch(text)
 	if m == nil {
-		t.Errorf("the answer names no kernel_epoch:\n%s", text)
+		t.Errorf("the answer contains no kernel_epoch:\n%s", text)
 		return 0
 	}
 	n, _ := strconv.Atoi(m[1])
@@ -369,7 +369,7 @@ func (w *simulation) count(s session, b *counters, lang string) (n, epoch int, t
 // chosen more often.
 var operations = []string{
 	"count", "count", "count", "count", "count", "count", "twice", "twice", "suspend", "save", "save",
-	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete while it wakes",
+	"kill the daemon", "kill the daemon", "kill the sandbox", "kill the sandbox", "kill the sandbox", "fork", "fork", "delete", "delete during a resume",
 }
 
 // step does one random operation of the simulation.
@@ -393,7 +393,7 @@ func (w *simulation) step() {
 		b.n[lang] += 2
 		b.recordCounters()
 		if slices.Sort(got); got[0] != b.n[lang]-1 || got[1] != b.n[lang] {
-			w.t.Errorf("step %d: two at once counted to %v, want %d and %d", w.steps, got, b.n[lang]-1, b.n[lang])
+			w.t.Errorf("step %d: two concurrent increments returned %v, want %d and %d", w.steps, got, b.n[lang]-1, b.n[lang])
 		}
 	case "suspend":
 		w.s.waitSuspended(b.id)
@@ -418,7 +418,7 @@ func (w *simulation) step() {
 			w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
 			w.removeSandbox(b)
 		}
-	case "delete while it wakes":
+	case "delete during a resume":
 		if len(w.sandboxes) > 2 {
 			w.resolveRewind(b)
 			w.s.waitSuspended(b.id)
@@ -452,7 +452,7 @@ func (w *simulation) killSandbox(b *counters) {
 			return
 		}
 		if !strings.Contains(r.Text, "lost") {
-			w.t.Errorf("step %d: what was never saved, and was killed, says: %s", w.steps, r.Text)
+			w.t.Errorf("step %d: the sandbox was killed and has no checkpoint; the answer does not say that it is lost: %s", w.steps, r.Text)
 		}
 		w.operationCounts["lost"]++
 		w.removeSandbox(b)
@@ -514,7 +514,7 @@ func (w *simulation) expectRewind(b *counters, lang string, n, epoch int, text s
 		ok = ok || grew && maps.Equal(got, m.n) && !v.RewoundTo.Before(m.at.Add(-slack)) && !v.RewoundTo.After(until)
 	}
 	if !ok {
-		w.t.Errorf("step %d: %s went back to %v as of %v, want a state that it had then: %v; the kernel_epochs are %d and %d, and were %v", w.steps, b.id, got, v.RewoundTo, b.history, epoch, otherEpoch, b.epoch)
+		w.t.Errorf("step %d: %s was rewound to the counters %v of %v, want counters that it had at that time: %v; the kernel_epochs are %d and %d, and were %v", w.steps, b.id, got, v.RewoundTo, b.history, epoch, otherEpoch, b.epoch)
 	}
 	if grew {
 		w.s.contains(text, "brought back as they had been at")

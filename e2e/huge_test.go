@@ -110,7 +110,7 @@ func receiveAnswer(t *testing.T, answers <-chan string) string {
 	case a := <-answers:
 		return a
 	case <-time.After(2 * time.Minute):
-		t.Fatal("no answer")
+		t.Fatal("no answer within 2 minutes")
 		return ""
 	}
 }
@@ -140,11 +140,11 @@ func says(t *testing.T, answer string, words ...string) {
 	t.Helper()
 	for _, w := range words {
 		if !strings.Contains(answer, w) {
-			t.Errorf("no %q in %.1000s", w, answer)
+			t.Errorf("the answer does not contain %q: %.1000s", w, answer)
 		}
 	}
 	if strings.Contains(answer, "spool:") {
-		t.Errorf("a token is shown: %.1000s", answer)
+		t.Errorf("the answer contains a placeholder of the spool: %.1000s", answer)
 	}
 }
 
@@ -173,16 +173,16 @@ func TestHugeMessages(t *testing.T) {
 			says(t, ask(rawCall("1", "write_files", file("big.bin", args{"base64": b64}))), `"id":1`, hex.EncodeToString(sum[:]))
 			out := ask(rawCall("2", "read_file", args{"sandbox_id": box, "path": "big.bin", "length": len(data)}))
 			if i := strings.Index(out, `"blob":"`); i < 0 || !strings.HasPrefix(out[i+8:], b64+`"`) || !strings.Contains(out[:i], `"id":2`) {
-				t.Errorf("another file came out: %.300s", out)
+				t.Errorf("read_file did not return the bytes that were written: %.300s", out)
 			}
 			p.send(`{"jsonrpc":"2.0","id":3,"method":"resources/read","params":{"uri":"sandbox://` + box + `/files/big.bin"}}`)
 			out = p.next()
 			if i := strings.Index(out, `"blob":"`); i < 0 || !strings.HasPrefix(out[i+8:], b64+`"`) {
-				t.Errorf("another resource came out: %.300s", out)
+				t.Errorf("resources/read did not return the bytes that were written: %.300s", out)
 			}
 			out = ""
 			if grown := memoryOf(p.pid, "VmHWM") - before; grown > 64<<10 {
-				t.Errorf("the server's memory grew by %d KiB", grown)
+				t.Errorf("the server's memory grew by %d KiB, want at most %d", grown, 64<<10)
 			}
 
 			text := strings.Repeat("a line with \"quotes\", a tab\t, é, 漢字 and \U0001F600\n", 100_000)
@@ -196,19 +196,19 @@ func TestHugeMessages(t *testing.T) {
 				name, message string
 				words         []string
 			}{
-				{"200 MB", rawCall("5", "write_files", file("huge", args{"base64": strings.Repeat("QUJD", 50_000_000)})), []string{"144 MiB", "limit", `"id":5`}},
-				{"101 MiB", rawCall("5", "write_files", file("huge", args{"base64": base64.StdEncoding.EncodeToString(make([]byte, 101<<20))})), []string{"100 MiB", "limit", `"isError":true`}},
-				{"bad base64 far inside", rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20] + "%" + b64[:1<<20]})), []string{"1048576", `"isError":true`}},
+				{"a message of 200 MB", rawCall("5", "write_files", file("huge", args{"base64": strings.Repeat("QUJD", 50_000_000)})), []string{"144 MiB", "limit", `"id":5`}},
+				{"a file of 101 MiB", rawCall("5", "write_files", file("huge", args{"base64": base64.StdEncoding.EncodeToString(make([]byte, 101<<20))})), []string{"100 MiB", "limit", `"isError":true`}},
+				{"invalid base64 after 1 MiB", rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20] + "%" + b64[:1<<20]})), []string{"1048576", `"isError":true`}},
 				{"invalid UTF-8", strings.Replace(rawCall("5", "write_files", file("bad", args{"text": text})), "quotes", "quo\xffes", 1), []string{"not valid UTF-8", `"id":5`}},
-				{"cut off", rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20]}))[:1<<19], []string{"not one valid JSON"}},
-				{"two on a line", strings.Repeat(rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20]})), 2), []string{"not one valid JSON"}},
-				{"two sources", rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20], "text": text})), []string{"exactly one", `"isError":true`}},
+				{"a message that ends in the middle", rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20]}))[:1<<19], []string{"not one valid JSON"}},
+				{"two messages on one line", strings.Repeat(rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20]})), 2), []string{"not one valid JSON"}},
+				{"a file with both text and base64", rawCall("5", "write_files", file("bad", args{"base64": b64[:1<<20], "text": text})), []string{"exactly one", `"isError":true`}},
 				{"a long path", rawCall("5", "write_files", file(b64[:1<<20], args{"text": "x"})), []string{"path", `"isError":true`}},
-				{"much code", rawCall("5", "execute_code", args{"sandbox_id": box, "code": "#" + text}), []string{"the limit is 1048576", "write_files", `"isError":true`}},
-				{"a long name", rawCall("5", "create_sandbox", args{"display_name": text[:100_000]}), []string{"display_name", `"isError":true`}},
-				{"a very long name", rawCall("5", "create_sandbox", args{"display_name": text}), []string{"display_name", "limit", `"isError":true`}},
-				{"a long id", rawCall("5", "get_execution", args{"execution_id": text[:100_000]}), []string{`"isError":true`}},
-				{"a number", rawCall("5", "execute_code", args{"sandbox_id": box, "code": "1", "wait_seconds": text}), []string{"wait_seconds", `"isError":true`}},
+				{"code above its limit", rawCall("5", "execute_code", args{"sandbox_id": box, "code": "#" + text}), []string{"the limit is 1048576", "write_files", `"isError":true`}},
+				{"a display name of 100 kB", rawCall("5", "create_sandbox", args{"display_name": text[:100_000]}), []string{"display_name", `"isError":true`}},
+				{"a display name of several MB", rawCall("5", "create_sandbox", args{"display_name": text}), []string{"display_name", "limit", `"isError":true`}},
+				{"an execution id of 100 kB", rawCall("5", "get_execution", args{"execution_id": text[:100_000]}), []string{`"isError":true`}},
+				{"a long string in place of a number", rawCall("5", "execute_code", args{"sandbox_id": box, "code": "1", "wait_seconds": text}), []string{"wait_seconds", `"isError":true`}},
 				{"a megabyte of digits", `{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"execute_code","arguments":{"code":` + strings.Repeat("1", 1<<20) + `}}}`, []string{`"id":5`}},
 			} {
 				t.Run(c.name, func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestSpoolAfterKill(t *testing.T) {
 	req.Header = http.Header{"Authorization": {"Bearer " + s.token}, "Content-Type": {"application/json"}}
 	go s.client.Do(req)
 	spool := filepath.Join(h.dir, "spool")
-	eventually(t, 10*time.Second, "the message is on disk", func() bool {
+	eventually(t, 10*time.Second, "the server has a file of the message open", func() bool {
 		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.cmd.Process.Pid))
 		for _, fd := range fds {
 			if name, _ := os.Readlink(fd); strings.HasPrefix(name, spool) {
@@ -255,20 +255,20 @@ func TestSpoolAfterKill(t *testing.T) {
 		return false
 	})
 	if info, err := os.Stat(spool); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the folder: %v, %v", info, err)
+		t.Errorf("the folder spool is %v (%v), want mode 0700", info, err)
 	}
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
 	w.Close()
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("the killed server left %v in the folder spool", left)
 	}
 	// On Windows a crash leaves files in the spool, because an open file can't be deleted there. The next server must remove
 	// such files at its start.
 	os.WriteFile(filepath.Join(spool, "dormouse-old"), []byte("x"), 0o600)
 	startServe(t, h)
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
-		t.Errorf("not removed: %v", left)
+		t.Errorf("the next server did not remove %v from the folder spool", left)
 	}
 }
 

@@ -25,13 +25,13 @@ func TestMainJob(t *testing.T) {
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{"display_name": "main job"})
 
-			t.Run("the sandbox runs under the runtime that was asked for", func(t *testing.T) {
+			t.Run("get_sandbox reports the runtime of the platform", func(t *testing.T) {
 				box := s.with(t).ok("get_sandbox", args{"sandbox_id": id})
 				if got := box.Structured["runtime"]; got != p.runtime {
 					t.Errorf("runtime = %v, want %s", got, p.runtime)
 				}
 			})
-			t.Run("variables live from call to call", func(t *testing.T) {
+			t.Run("variables persist between calls", func(t *testing.T) {
 				s := s.with(t)
 				s.run(id, "x = 40")
 				s.run(id, "x + 2", "42")
@@ -42,22 +42,22 @@ func TestMainJob(t *testing.T) {
 				s.exec(args{"sandbox_id": id, "language": "javascript", "code": "const x = y * 7; ({x})"}, "{ x: 42 }")
 				s.run(id, "x", "40")
 			})
-			t.Run("a figure comes back as a PNG without savefig", func(t *testing.T) {
+			t.Run("a figure is returned as a PNG without savefig", func(t *testing.T) {
 				r := s.with(t).run(id, "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])")
 				if len(r.Images) != 1 {
-					t.Fatalf("%d pictures, want 1: %s", len(r.Images), r.Text)
+					t.Fatalf("%d images, want 1: %s", len(r.Images), r.Text)
 				}
 				if _, err := png.Decode(bytes.NewReader(r.Images[0])); err != nil {
 					t.Error(err)
 				}
 			})
-			t.Run("a frame is text that a model can read", func(t *testing.T) {
+			t.Run("a data frame is returned as plain text", func(t *testing.T) {
 				s.with(t).run(id, "import pandas as pd\npd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})", "   a  b\n0  1  x\n1  2  y")
 			})
-			t.Run("an exception is a result with its traceback", func(t *testing.T) {
+			t.Run("an exception is a result with a traceback", func(t *testing.T) {
 				r := s.with(t).run(id, "def f():\n    return 1 / 0\nf()", "ZeroDivisionError", "return 1 / 0")
 				if strings.Contains(r.Text, "kernel.py") || strings.Contains(r.Text, "/opt/dormouse") {
-					t.Errorf("the traceback shows our own frames:\n%s", r.Text)
+					t.Errorf("the traceback contains frames of the kernel program:\n%s", r.Text)
 				}
 			})
 			t.Run("subprocesses' output is captured in order", func(t *testing.T) {
@@ -67,21 +67,21 @@ func TestMainJob(t *testing.T) {
 			t.Run("input() is refused with a clear error", func(t *testing.T) {
 				s.with(t).run(id, "input('name? ')", "Error")
 			})
-			t.Run("files go in, are seen by the code, and come out", func(t *testing.T) {
+			t.Run("code reads files that were written and writes files that can be read", func(t *testing.T) {
 				s := s.with(t)
 				s.ok("write_files", args{"sandbox_id": id, "files": []args{{"path": "in/data.csv", "text": "a,b\n1,2\n"}}})
 				s.run(id, "open('out.txt', 'w').write(open('in/data.csv').read().upper())", "out.txt")
 				s.contains(s.ok("read_file", args{"sandbox_id": id, "path": "out.txt"}).Text, "A,B\n1,2")
 			})
-			t.Run("a picture file is read as a picture", func(t *testing.T) {
+			t.Run("read_file returns an image file as an image", func(t *testing.T) {
 				s := s.with(t)
 				s.run(id, "from PIL import Image\nImage.new('RGB', (3000, 20), 'red').save('red.png')", "red.png")
 				r := s.ok("read_file", args{"sandbox_id": id, "path": "red.png"})
 				if len(r.Images) != 1 {
-					t.Fatalf("%d pictures, want 1: %s", len(r.Images), r.Text)
+					t.Fatalf("%d images, want 1: %s", len(r.Images), r.Text)
 				}
 				if cfg, err := png.DecodeConfig(bytes.NewReader(r.Images[0])); err != nil || cfg.Width > 1568 {
-					t.Errorf("the picture is %d wide (%v), want at most 1568", cfg.Width, err)
+					t.Errorf("the image is %d pixels wide (%v), want at most 1568", cfg.Width, err)
 				}
 			})
 			// Only the first platform transfers 100 MiB, because large files are slow. A smaller file is enough on the other
@@ -90,7 +90,7 @@ func TestMainJob(t *testing.T) {
 			if i > 0 {
 				size = 20 << 20
 			}
-			t.Run(fmt.Sprintf("%d MiB go in and out unchanged", size>>20), func(t *testing.T) {
+			t.Run(fmt.Sprintf("a file of %d MiB is written and read unchanged", size>>20), func(t *testing.T) {
 				s := s.with(t)
 				data := make([]byte, size)
 				rand.Read(data)
@@ -101,7 +101,7 @@ func TestMainJob(t *testing.T) {
 				s.run(id, "import hashlib\nhashlib.sha256(open('big.bin', 'rb').read()).hexdigest()", want)
 				out := s.ok("read_file", args{"sandbox_id": id, "path": "big.bin", "length": size})
 				if !bytes.Equal(out.Blob, data) {
-					t.Errorf("%d bytes came out, and not the same", len(out.Blob))
+					t.Errorf("read_file returned %d bytes that differ from the %d bytes written", len(out.Blob), len(data))
 				}
 				s.run(id, "import os\nos.remove('big.bin')")
 			})
@@ -110,7 +110,7 @@ func TestMainJob(t *testing.T) {
 				s.run(id, "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), timeout=5)\n    print('CONNECTED')\nexcept OSError as e:\n    print('refused', e)", "refused")
 				s.run(id, "import socket\ntry:\n    print(socket.gethostbyname('example.com'))\nexcept OSError as e:\n    print('no names', e)", "no names")
 			})
-			t.Run("long work answers with an execution to follow", func(t *testing.T) {
+			t.Run("code that runs longer than wait_seconds can be followed by its execution id", func(t *testing.T) {
 				s := s.with(t)
 				r := s.exec(args{"sandbox_id": id, "wait_seconds": 1, "code": "import time\nfor i in range(4):\n    print('tick', i, flush=True)\n    time.sleep(.7)\n'finished'"}, "running", "tick 0")
 				exec := executionID(t, r.Text)
@@ -123,7 +123,7 @@ func TestMainJob(t *testing.T) {
 				s.contains(s.ok("interrupt_execution", args{"execution_id": executionID(t, r.Text)}).Text, "kept")
 				s.run(id, "kept", "kept")
 			})
-			t.Run("a timeout is an interrupt", func(t *testing.T) {
+			t.Run("a timeout interrupts the code and keeps the variables", func(t *testing.T) {
 				s := s.with(t)
 				started := time.Now()
 				s.exec(args{"sandbox_id": id, "timeout_seconds": 1, "code": "import time; time.sleep(60)"}, "timeout_seconds", "Variables are kept")
@@ -132,7 +132,7 @@ func TestMainJob(t *testing.T) {
 				}
 				s.run(id, "kept", "kept")
 			})
-			t.Run("a timeout ends what a shell started, and keeps the variables", func(t *testing.T) {
+			t.Run("a timeout ends the processes of a shell and keeps the variables", func(t *testing.T) {
 				s := s.with(t)
 				s.exec(args{"sandbox_id": id, "timeout_seconds": 1, "code": "import subprocess; subprocess.run('(sleep 60 & sleep 60 & wait) | cat', shell=True)"}, "timeout_seconds", "Variables are kept")
 				s.run(id, "kept + '!'", "kept!")
@@ -144,11 +144,11 @@ func TestMainJob(t *testing.T) {
 				a := args{"sandbox_id": id, "request_id": "retry-1", "code": "runs += 1\nruns"}
 				first, second := s.exec(a), s.exec(a)
 				if executionID(t, first.Text) != executionID(t, second.Text) {
-					t.Errorf("two executions:\n%s\n%s", first.Text, second.Text)
+					t.Errorf("the retry has another execution id:\n%s\n%s", first.Text, second.Text)
 				}
 				s.run(id, "runs", "1")
 			})
-			t.Run("the execution of a cut output can be read whole", func(t *testing.T) {
+			t.Run("get_execution reads the part of the output that an answer leaves out", func(t *testing.T) {
 				s := s.with(t)
 				r := s.run(id, "for i in range(20000): print('line', i)", "line 0\n", "line 19999", "get_execution")
 				if len(r.Text) > 14_000 {
@@ -157,21 +157,21 @@ func TestMainJob(t *testing.T) {
 				exec := executionID(t, r.Text)
 				s.contains(s.ok("get_execution", args{"execution_id": exec, "offset": 100_000}).Text, "line ")
 			})
-			t.Run("without a sandbox_id a new sandbox is made and named", func(t *testing.T) {
+			t.Run("execute_code without a sandbox_id creates a sandbox and returns its id", func(t *testing.T) {
 				s := s.with(t)
 				r := s.exec(args{"code": "'fresh'"}, "fresh", "sbx_")
 				at := strings.Index(r.Text, "sbx_")
 				s.ok("delete_sandbox", args{"sandbox_id": r.Text[at : at+30]})
 			})
-			t.Run("a display name names a sandbox", func(t *testing.T) {
+			t.Run("a display name can be used instead of an id", func(t *testing.T) {
 				s.with(t).exec(args{"sandbox_id": "main job", "code": "x"}, "40")
 			})
-			t.Run("what is deleted is gone", func(t *testing.T) {
+			t.Run("a deleted sandbox is neither usable nor listed", func(t *testing.T) {
 				s := s.with(t)
 				s.ok("delete_sandbox", args{"sandbox_id": id})
 				s.refused("execute_code", args{"sandbox_id": id, "code": "1"})
 				if list := s.ok("list_sandboxes", nil); strings.Contains(list.Text, id) {
-					t.Errorf("the list still has it:\n%s", list.Text)
+					t.Errorf("list_sandboxes still lists the deleted sandbox:\n%s", list.Text)
 				}
 			})
 		})
@@ -207,7 +207,7 @@ func executionID(t *testing.T, text string) string {
 	const n = len("exec_") + 26
 	at := strings.Index(text, "exec_")
 	if at < 0 || at+n > len(text) {
-		t.Fatalf("no execution is named in:\n%s", text)
+		t.Fatalf("the answer contains no execution id:\n%s", text)
 	}
 	return text[at : at+n]
 }

@@ -41,8 +41,8 @@ func TestMemoryLimitEndsOnlyTheKernel(t *testing.T) {
 		name, language, code string
 		keeps                bool // the kernel must survive and keep its variables; otherwise it must lose them
 	}{
-		{"a single allocation that can never fit", "python", "b = bytearray(8 * 2**30)", true},
-		{"an array that can never fit", "python", "import numpy as np; b = np.ones(2**30)", true},
+		{"a single allocation above the limit", "python", "b = bytearray(8 * 2**30)", true},
+		{"an array of 8 GiB", "python", "import numpy as np; b = np.ones(2**30)", true},
 		{"fast allocations", "python", "b = []\nwhile True: b.append(b'x' * (50 << 20))", false},
 		{"an array that is larger than the limit", "python", "import numpy as np; b = []\nfor _ in range(4): b.append(np.ones(2**25))", false},
 		{"processes that leave the session", "python", `
@@ -64,7 +64,7 @@ kept = []
 threads = [threading.Thread(target=hoard) for _ in range(4)]
 for t in threads: t.start()
 for t in threads: t.join()`, false},
-		{"files, and then memory", "python", `
+		{"files until the disks are full, then memory", "python", `
 for name in ('/workspace/full', '/tmp/full', '/dev/shm/full'):
     try:
         with open(name, 'wb') as f:
@@ -72,8 +72,8 @@ for name in ('/workspace/full', '/tmp/full', '/dev/shm/full'):
     except OSError: pass
 b = []
 while True: b.append(b'x' * (1 << 20))`, false},
-		{"buffers of JavaScript", "javascript", "const b = []; while (true) b.push(Buffer.alloc(50 << 20, 1))", false},
-		{"the heap of JavaScript", "javascript", "const b = []; while (true) b.push(new Array(100000).fill(0).map(() => ({})))", false},
+		{"JavaScript buffers", "javascript", "const b = []; while (true) b.push(Buffer.alloc(50 << 20, 1))", false},
+		{"objects on the JavaScript heap", "javascript", "const b = []; while (true) b.push(new Array(100000).fill(0).map(() => ({})))", false},
 	}
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

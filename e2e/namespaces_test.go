@@ -77,22 +77,22 @@ func TestCodeCannotMakeNamespaces(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{})
-			t.Run("every namespace is refused with EPERM", func(t *testing.T) {
+			t.Run("every call that makes a namespace fails with EPERM", func(t *testing.T) {
 				s := s.with(t)
 				s.run(id, namespaces)
 				s.run(id, "print({call: answer for call, answer in answers.items() if answer != 'EPERM'}, len(answers))", "{} 21")
 			})
-			t.Run("clone3 does not exist, so that libc falls back to clone", func(t *testing.T) {
+			t.Run("clone3 fails with ENOSYS, so that libc falls back to clone", func(t *testing.T) {
 				s.with(t).run(id, "print(clone3, plain)", "ENOSYS made it")
 			})
-			t.Run("a program that code starts is refused as well", func(t *testing.T) {
+			t.Run("a program that code starts cannot make namespaces", func(t *testing.T) {
 				s.with(t).run(id, fmt.Sprintf("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', %q], capture_output=True, text=True).stdout)", namespaces+summary), "answers: EPERM.")
 			})
-			t.Run("a program that a JavaScript kernel starts is refused as well", func(t *testing.T) {
+			t.Run("a program that a JavaScript kernel starts cannot make namespaces", func(t *testing.T) {
 				s.with(t).exec(args{"sandbox_id": id, "language": "javascript", "code": fmt.Sprintf(
 					"require('child_process').spawnSync('python3', ['-c', %q], {encoding: 'utf8'}).stdout", namespaces+summary)}, "answers: EPERM.")
 			})
-			t.Run("a kernel that was restored in a fork is refused as well", func(t *testing.T) {
+			t.Run("a kernel that was restored in a fork cannot make namespaces", func(t *testing.T) {
 				s := s.with(t)
 				r := s.call("create_sandbox", args{"fork_of": id})
 				if r.IsError {

@@ -64,7 +64,7 @@ func grant(t *testing.T, s *served, name string) bearer {
 	t.Helper()
 	out, errout, status := s.h.run("", "token", "add", name)
 	if status != 0 || !strings.HasPrefix(out, "dormouse_") || errout != "" {
-		t.Fatalf("dormouse token add %s: %d %s%s", name, status, out, errout)
+		t.Fatalf("dormouse token add %s: exit status %d, stdout %q, stderr %q; want 0 and only a token", name, status, out, errout)
 	}
 	return bearer{s, strings.TrimSpace(out)}
 }
@@ -75,42 +75,42 @@ func TestCLIToken(t *testing.T) {
 	h := newHome(t, noEngine...)
 	early, _, status := h.run("", "token", "add", "early") // before any server has run in the home
 	if status != 0 {
-		t.Fatalf("token add without a home: %d", status)
+		t.Fatalf("token add in a new home: exit status %d, want 0", status)
 	}
 	s := startServe(t, h)
 	alice := grant(t, s, "alice")
 	for _, token := range []string{strings.TrimSpace(early), alice.token} {
 		if status, _ := s.get("/v1/info", token); status != http.StatusOK {
-			t.Errorf("a token that was added: %d", status)
+			t.Errorf("a request with a new token: status %d, want 200", status)
 		}
 	}
 	if out, _, _ := h.run("", "token", "ls"); out != "early\nalice\n" {
-		t.Errorf("token ls: %q", out)
+		t.Errorf("token ls prints %q, want early and alice", out)
 	}
 	for _, wrong := range [][]string{{"add", "alice"}, {"add", "Not A Name"}, {"rm", "nobody"}} {
 		if out, errout, status := h.run("", "token", wrong[0], wrong[1]); status == 0 || out != "" || errout == "" || strings.Contains(errout, alice.token) {
-			t.Errorf("token %v: %d %s%s", wrong, status, out, errout)
+			t.Errorf("token %v: exit status %d, stdout %q, stderr %q; want an error that contains no token", wrong, status, out, errout)
 		}
 	}
 	if out, errout, status := h.run("", "token", "rm", "alice"); status != 0 || out != "alice\n" {
-		t.Errorf("token rm: %d %s%s", status, out, errout)
+		t.Errorf("token rm alice: exit status %d, stdout %q, stderr %q; want 0 and the name", status, out, errout)
 	}
 	if status, body := s.get("/v1/info", alice.token); status != http.StatusUnauthorized {
-		t.Errorf("a revoked token: %d %s", status, body)
+		t.Errorf("a request with a revoked token: status %d, want 401: %s", status, body)
 	}
 	if info, err := os.Stat(filepath.Join(h.dir, "token")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file: %v, %v", info, err)
+		t.Errorf("the token file is %v (%v), want mode 0600", info, err)
 	}
 	os.Chmod(filepath.Join(h.dir, "token"), 0o644)
 	if _, errout, status := h.run("", "token", "add", "eve"); status == 0 || !strings.Contains(errout, "others may have read") {
-		t.Errorf("token add to a file that others can read: %d %s", status, errout)
+		t.Errorf("token add to a file that others can read: exit status %d, stderr %q; want an error that explains it", status, errout)
 	}
 	if status, _ := s.get("/v1/info", strings.TrimSpace(early)); status != http.StatusUnauthorized {
-		t.Errorf("with a file that others can read: %d", status)
+		t.Errorf("a request while others can read the token file: status %d, want 401", status)
 	}
 	eventually(t, 10*time.Second, "the log says why nobody is let in", func() bool { return strings.Contains(s.log(), "nobody is let in") })
 	if log := s.log(); strings.Contains(log, alice.token) || strings.Contains(log, strings.TrimSpace(early)) {
-		t.Errorf("the log has a token:\n%s", log)
+		t.Errorf("the log contains a token:\n%s", log)
 	}
 }
 
@@ -125,7 +125,7 @@ func TestS03_TwoTokens(t *testing.T) {
 	box := alice.must("POST", "/v1/sandboxes", `{"display_name":"sales","request_id":"one"}`)
 	his := bob.must("POST", "/v1/sandboxes", `{"display_name":"sales","request_id":"one"}`)
 	if box == his || box == "" {
-		t.Fatalf("alice made %q, bob %q", box, his)
+		t.Fatalf("alice created the sandbox %q and bob %q, want two different ones", box, his)
 	}
 	execution := alice.must("POST", "/v1/sandboxes/sales/executions", `{"code":"secret = 42\nopen('a.txt','w').write('hers')","wait_seconds":60,"request_id":"two"}`)
 	const none, neverRan = "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa", "exec_aaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -135,7 +135,7 @@ func TestS03_TwoTokens(t *testing.T) {
 		status, says := ask(box, execution)
 		wantStatus, want := ask(none, neverRan)
 		if status != wantStatus || says != alike.Replace(want) || !strings.Contains(says, "here is no ") {
-			t.Errorf("%s of another's: %d %s; of none: %d %s", what, status, says, wantStatus, want)
+			t.Errorf("%s of alice's sandbox: status %d, %s; of a sandbox that does not exist: status %d, %s; want the same answer", what, status, says, wantStatus, want)
 		}
 	}
 	for _, c := range []struct{ method, path, body string }{
@@ -172,34 +172,34 @@ func TestS03_TwoTokens(t *testing.T) {
 		return bob.ask("POST", "/mcp", fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"sandbox://%s/files/a.txt"}}`, box))
 	})
 	if status, says := bob.ask("GET", "/v1/executions?request_id=two", ""); status != http.StatusNotFound {
-		t.Errorf("an execution by another's request id: %d %s", status, says)
+		t.Errorf("bob requests an execution by alice's request id: status %d, want 404: %s", status, says)
 	}
 
 	for who, list := range map[bearer][2]bool{alice: {true, false}, bob: {false, true}, operator: {true, true}} {
 		_, rest := who.ask("GET", "/v1/sandboxes", "")
 		for _, text := range []string{rest, who.tool("list_sandboxes", args{})} {
 			if strings.Contains(text, box) != list[0] || strings.Contains(text, his) != list[1] {
-				t.Errorf("a list: %s, want hers, his: %v", text, list)
+				t.Errorf("the list of sandboxes is %s, want it to contain alice's and bob's: %v", text, list)
 			}
 		}
 	}
 	if out, _, _ := h.run("", "ls", "--json"); !strings.Contains(out, box) || !strings.Contains(out, his) {
-		t.Errorf("dormouse ls: %s", out)
+		t.Errorf("dormouse ls lists %s, want the sandboxes of both", out)
 	}
 
 	// The metrics count executions that were started over REST. Any client with a token may read these totals.
 	if _, metrics := bob.ask("GET", "/metrics", ""); !strings.Contains(metrics, "dormouse_executions_started_total 1\n") || !strings.Contains(metrics, `dormouse_executions_ended_total{state="succeeded"} 1`) {
-		t.Errorf("metrics: %s", metrics)
+		t.Errorf("the metrics do not count one execution that succeeded: %s", metrics)
 	}
 
 	if _, errout, status := h.run("", "token", "rm", "alice"); status != 0 {
 		t.Fatal(errout)
 	}
 	if status, _ := alice.ask("GET", "/v1/sandboxes/"+box, ""); status != http.StatusUnauthorized {
-		t.Errorf("a revoked token: %d", status)
+		t.Errorf("a request with a revoked token: status %d, want 401", status)
 	}
 	alice = grant(t, s, "alice")
 	if says := alice.tool("execute_code", args{"sandbox_id": "sales", "code": "print(secret, open('a.txt').read())"}); !strings.Contains(says, "42 hers") {
-		t.Errorf("with her next token: %s", says)
+		t.Errorf("execute_code with alice's new token returned %s, want 42 hers", says)
 	}
 }

@@ -41,7 +41,7 @@ func quote(t *testing.T, file, pattern string) string {
 	}
 	found := regexp.MustCompile("(?m)"+pattern).FindAllStringSubmatch(string(text), -1)
 	if len(found) != 1 {
-		t.Fatalf("%s has %d times %s, want 1", file, len(found), pattern)
+		t.Fatalf("%s contains %d matches of %s, want 1", file, len(found), pattern)
 	}
 	return found[0][1]
 }
@@ -53,7 +53,7 @@ func TestBundleAndRegistryAgree(t *testing.T) {
 	module := quote(t, "go.mod", `^module (\S+)$`)
 	owner := strings.TrimPrefix(module, "github.com/")
 	if entries["name"] != "io.github."+owner || entries["repository"].(map[string]any)["url"] != "https://"+module {
-		t.Errorf("server.json is of %v at %v, and go.mod of %s", entries["name"], entries["repository"], module)
+		t.Errorf("server.json has the name %v and the repository %v, which do not match the module %s of go.mod", entries["name"], entries["repository"], module)
 	}
 	config, _ := printConfig(t, "claude-desktop", nil)
 	decodedConfig := entry(t, config, "mcpServers")
@@ -65,20 +65,20 @@ func TestBundleAndRegistryAgree(t *testing.T) {
 		}
 		for _, same := range [][2]any{{m["name"], strings.Split(owner, "/")[1]}, {m["display_name"], entries["title"]}, {m["description"], entries["description"]}, {m["version"], entries["version"]}} {
 			if same[0] != same[1] {
-				t.Errorf("%s says %q where server.json or go.mod says %q", file, same[0], same[1])
+				t.Errorf("%s contains %q, and server.json or go.mod contains %q", file, same[0], same[1])
 			}
 		}
 	}
 	for _, p := range entries["packages"].([]any) {
 		p := p.(map[string]any)
 		if at := fmt.Sprintf("https://%s/releases/download/v%v/dormouse-", module, entries["version"]); !strings.HasPrefix(p["identifier"].(string), at) {
-			t.Errorf("server.json has a bundle at %s, want it at %s…", p["identifier"], at)
+			t.Errorf("server.json has a bundle at %s, want one below %s…", p["identifier"], at)
 		}
 		for _, v := range p["environmentVariables"].([]any) {
 			name := v.(map[string]any)["name"].(string)
 			config, _ := printConfig(t, "claude-desktop", []string{name + "=/somewhere"})
 			if env, _ := entry(t, config, "mcpServers")["env"].(map[string]any); env[name] != "/somewhere" {
-				t.Errorf("server.json has the variable %s, which --print-config does not pass on: %v", name, env)
+				t.Errorf("server.json has the variable %s, which the configuration of --print-config lacks: %v", name, env)
 			}
 		}
 	}
@@ -99,7 +99,7 @@ func TestServiceFilesRunAcceptedCommands(t *testing.T) {
 		words := strings.Fields(command)
 		out, err := exec.Command(binary, append(words[1:], "--help")...).CombinedOutput()
 		if !strings.HasSuffix(words[0], "dormouse") || err != nil {
-			t.Errorf("%s: %v\n%s", command, err, out)
+			t.Errorf("the command %q with --help fails: %v\n%s", command, err, out)
 		}
 	}
 	homes := []string{
@@ -110,12 +110,12 @@ func TestServiceFilesRunAcceptedCommands(t *testing.T) {
 		strings.TrimSuffix(quote(t, "packaging/compose.yaml", `cp dormouse:(\S+) `), "/token"),
 	}
 	if slices.Sort(homes); homes[0] != homes[len(homes)-1] {
-		t.Errorf("the services' homes are %q, want one", homes)
+		t.Errorf("the service files use the homes %q, want the same one in all", homes)
 	}
 	usual := quote(t, "cmd/dormouse/serve.go", `default:"127\.0\.0\.1:(\d+)"`)
 	for _, port := range []string{quote(t, "Dockerfile", `^EXPOSE (\d+)$`), quote(t, "packaging/compose.yaml", `ports: \["127\.0\.0\.1:\$\{DORMOUSE_PORT:-(\d+)\}`)} {
 		if port != usual {
-			t.Errorf("the container's port is %s, and the server's own %s", port, usual)
+			t.Errorf("the container uses the port %s, and the server's default is %s", port, usual)
 		}
 	}
 }

@@ -36,7 +36,7 @@ func TestDaemonKilled(t *testing.T) {
 			s.refused("execute_code", args{"sandbox_id": short, "code": "1"})
 			again := s.exec(args{"sandbox_id": id, "request_id": "long", "code": "import time\nfor i in range(8):\n    print('tick', i, flush=True)\n    time.sleep(.5)\n'all of it'"}, "all of it")
 			if executionID(t, again.Text) != executionID(t, r.Text) {
-				t.Errorf("the retry ran the code again")
+				t.Error("a retry with the same request_id ran the code again")
 			}
 		})
 	}
@@ -59,7 +59,7 @@ func TestDaemonGoneUnderClient(t *testing.T) {
 		}
 		calls.Wait()
 		if h.pid() == before || !alive(h.pid()) {
-			t.Errorf("after %v the daemon's pid is %d, before it was %d", sig, h.pid(), before)
+			t.Errorf("after %v the daemon's pid is %d, want a running daemon with another pid than %d", sig, h.pid(), before)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func TestDaemonOutlivesClients(t *testing.T) {
 	first.Close()
 	h.connect(t).run(id, "x", "7")
 	if h.pid() != pid {
-		t.Errorf("the daemon's pid went from %d to %d", pid, h.pid())
+		t.Errorf("the daemon's pid changed from %d to %d, want the same daemon", pid, h.pid())
 	}
 }
 
@@ -104,7 +104,7 @@ func TestConcurrentClientsStartOneDaemon(t *testing.T) {
 func TestContainerRemovedByHand(t *testing.T) {
 	needsDocker(t)
 	if _, err := exec.LookPath("docker"); err != nil {
-		skipMissing(t, "docker-cli", "the docker command is not here")
+		skipMissing(t, "docker-cli", "needs the docker command")
 	}
 	h := newHome(t, "DORMOUSE_ENGINE=docker")
 	s := h.connect(t)
@@ -130,7 +130,7 @@ func TestEngineAway(t *testing.T) {
 		real = "/var/run/docker.sock"
 	}
 	if _, err := os.Stat(real); err != nil {
-		t.Skipf("the engine is not on a unix socket: %v", err)
+		t.Skipf("needs a Docker engine on a unix socket of this machine: %v", err)
 	}
 	socketProxy := newSocketProxy(t, real)
 	h := newHome(t, "DORMOUSE_ENGINE=docker", "DOCKER_HOST=unix://"+socketProxy.path)

@@ -27,10 +27,10 @@ const ordinaryUserUID = 61234
 func newOrdinaryUser(t *testing.T) ordinaryUser {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("needs an engine: not with -short")
+		t.Skip("needs an engine, so it is left out with -short")
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: only root can become another user; without root the other tests show the same")
+		t.Skip("needs root to become another user; without root the other tests already run as an ordinary user")
 	}
 	if here := engineHere("gvisor"); !here.OK || !here.Image {
 		skipMissing(t, "gvisor", here.Why)
@@ -42,7 +42,7 @@ func newOrdinaryUser(t *testing.T) ordinaryUser {
 	s := ordinaryUser{t, dir}
 	t.Cleanup(func() {
 		for _, line := range s.processes() {
-			t.Errorf("left behind: %s", line)
+			t.Errorf("a process of the user still runs: %s", line)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -50,11 +50,11 @@ func newOrdinaryUser(t *testing.T) ordinaryUser {
 	})
 	for from, to := range map[string]string{binary: "dormouse", "bin/runsc": "runsc", os.Args[0]: "e2e.test"} {
 		if out, err := exec.Command("cp", from, filepath.Join(dir, to)).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("copy %s: %v: %s", from, err, out)
 		}
 	}
 	if output, err := s.run(t, ".", nil, filepath.Join(dir, "dormouse"), "doctor", "--engine-only", "--engine=gvisor", "--without-cgroups"); err != nil {
-		skipMissing(t, "gvisor", "as an ordinary user: "+output)
+		skipMissing(t, "gvisor", "the gvisor engine does not work for an ordinary user: "+output)
 	}
 	return s
 }
@@ -106,10 +106,10 @@ func TestWithoutRoot(t *testing.T) {
 		t.Helper()
 		output, err := s.run(t, in, env, filepath.Join(s.dir, program), "-test.v", "-test.run="+which, "-test.skip="+but)
 		if err != nil || !strings.Contains(output, "--- PASS") {
-			t.Errorf("as an ordinary user: %v\n%s", err, output)
+			t.Errorf("the tests failed as an ordinary user: %v\n%s", err, output)
 		}
 	}
-	t.Run("the engine's suite", func(t *testing.T) {
+	t.Run("the conformance suite of the engine", func(t *testing.T) {
 		for _, arg := range [][]string{
 			{"build", "-o", filepath.Join(s.dir, "probe"), "./sandboxd/engine/enginetest/probe"},
 			{"test", "-c", "-o", filepath.Join(s.dir, "gvisor.test"), "./sandboxd/engine/gvisor"},
@@ -122,22 +122,22 @@ func TestWithoutRoot(t *testing.T) {
 		}
 		tests(t, "sandboxd/engine/gvisor", "gvisor.test", "^(TestSuite|TestSandboxesOutliveTheDaemon|TestUnpack.*)$", "^TestSuite$/^(Programs|Limits)$/^(memory|works.*)$")
 	})
-	t.Run("end to end", func(t *testing.T) {
+	t.Run("end-to-end tests", func(t *testing.T) {
 		tests(t, ".", "e2e.test", "^(TestMainJob|TestDaemonKilled|TestSleepAndFork|TestReboot)$", "")
 	})
-	t.Run("a refusal says what is missing and what to do", func(t *testing.T) {
+	t.Run("doctor reports what is missing and how to fix it", func(t *testing.T) {
 		dormouse := filepath.Join(s.dir, "dormouse")
 		if output, err := s.run(t, ".", nil, dormouse, "doctor", "--engine", "gvisor"); err == nil ||
 			!strings.Contains(output, "can't limit sandboxes") || !strings.Contains(output, "--without-cgroups") {
-			t.Errorf("without cgroups doctor says (%v)\n%s", err, output)
+			t.Errorf("without cgroups doctor fails with %v, want an error that names --without-cgroups:\n%s", err, output)
 		}
 		output, err := s.run(t, ".", env, "unshare", "--user", "--map-current-user", "--keep-caps", "--",
 			"sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces; exec "+dormouse+" doctor --engine gvisor")
 		if err == nil || !strings.Contains(output, "sudo sysctl -w user.max_user_namespaces=") {
-			t.Errorf("where there may be no user namespace doctor says (%v)\n%s", err, output)
+			t.Errorf("without user namespaces doctor fails with %v, want an error with the sysctl command:\n%s", err, output)
 		}
 	})
-	t.Run("the flag that the first command's refusal names makes the next command work", func(t *testing.T) {
+	t.Run("the next command works with the flag that the first command's error names", func(t *testing.T) {
 		// The method run sets DOCKER_HOST, and if DOCKER_HOST is set, --engine auto does not try the gvisor engine. The script
 		// therefore clears DOCKER_HOST, and selects the gvisor engine itself.
 		output, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
@@ -147,17 +147,17 @@ func TestWithoutRoot(t *testing.T) {
 			echo "second: $?"
 			pid=$(cat "$DORMOUSE_HOME/sandboxd.pid") && kill "$pid" && while kill -0 "$pid"; do sleep 0.05; done 2>&-`)
 		if !strings.Contains(output, "--without-cgroups") || !strings.Contains(output, "first: 125") || !strings.Contains(output, "42\nsecond: 0") {
-			t.Errorf("it says (%v), want a refusal with 125 and then 42:\n%s", err, output)
+			t.Errorf("got (%v), want an error with status 125 and then 42:\n%s", err, output)
 		}
 	})
-	t.Run("all that was made is the user's", func(t *testing.T) {
+	t.Run("all files belong to the user", func(t *testing.T) {
 		err := filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
 			info, err := entry.Info()
 			if err == nil && info.Sys().(*syscall.Stat_t).Uid != ordinaryUserUID {
-				t.Errorf("%s is another's", path)
+				t.Errorf("%s belongs to another user", path)
 			}
 			return err
 		})

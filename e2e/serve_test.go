@@ -74,7 +74,7 @@ func startServe(t *testing.T, h *home, arg ...string) *served {
 	case <-time.After(20 * time.Second):
 	}
 	if s.url == "" {
-		t.Fatalf("dormouse serve %v does not serve:\n%s", arg, s.log())
+		t.Fatalf("dormouse serve %v did not print its address:\n%s", arg, s.log())
 	}
 	if text, err := os.ReadFile(filepath.Join(h.dir, "token")); err == nil {
 		s.token = strings.TrimSpace(string(text))
@@ -114,7 +114,7 @@ func (s *served) stop() int {
 	select {
 	case <-ended:
 	case <-time.After(15 * time.Second):
-		s.t.Fatal("dormouse serve does not end")
+		s.t.Fatal("dormouse serve did not end after SIGTERM")
 	}
 	return s.cmd.ProcessState.ExitCode()
 }
@@ -125,7 +125,7 @@ func TestServe(t *testing.T) {
 	h := newHome(t, noEngine...)
 	s := startServe(t, h)
 	if info, err := os.Stat(filepath.Join(h.dir, "token")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Fatalf("the token's file: %v, %v", info, err)
+		t.Fatalf("the token file is %v (%v), want mode 0600", info, err)
 	}
 	for _, c := range []struct {
 		path, token string
@@ -142,7 +142,7 @@ func TestServe(t *testing.T) {
 		{"/sse", s.token, 404, "--sse"},
 	} {
 		if status, body := s.get(c.path, c.token); status != c.status || !strings.Contains(body, c.says) {
-			t.Errorf("GET %s = %d %.300s, want %d %s", c.path, status, body, c.status, c.says)
+			t.Errorf("GET %s: status %d, body %.300s; want %d and %q", c.path, status, body, c.status, c.says)
 		}
 	}
 	r, _ := http.NewRequest("POST", s.url+"/mcp", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_sandboxes"}}`))
@@ -155,23 +155,23 @@ func TestServe(t *testing.T) {
 	body, _ := io.ReadAll(res.Body)
 	res.Body.Close()
 	if !strings.Contains(string(body), "There are no sandboxes") {
-		t.Errorf("list_sandboxes over HTTP: %s", body)
+		t.Errorf("list_sandboxes over HTTP returned %s, want no sandboxes", body)
 	}
 	if out, errout, status := h.run("", "ls", "--json"); status != 0 || strings.TrimSpace(out) != "[]" {
-		t.Errorf("dormouse ls beside it: %d %s%s", status, out, errout)
+		t.Errorf("dormouse ls in the home of the server: exit status %d, stdout %q, stderr %q; want 0 and []", status, out, errout)
 	}
 	if _, errout, status := h.run("", "serve", "--listen=127.0.0.1:0"); status == 0 || !strings.Contains(errout, "runs already") {
-		t.Errorf("a second one in the home: %d %s", status, errout)
+		t.Errorf("a second server in the home: exit status %d, stderr %q; want the error that one runs already", status, errout)
 	}
 	token := s.token
 	if status := s.stop(); status != 0 {
-		t.Errorf("exit status %d", status)
+		t.Errorf("after SIGTERM the server's exit status is %d, want 0", status)
 	}
 	if log := s.log(); strings.Contains(log, token) || strings.Contains(log, strings.TrimPrefix(token, "dormouse_")) {
-		t.Error("the token is in what the server printed")
+		t.Error("the server printed its token")
 	}
 	if again := startServe(t, h); again.token != token {
-		t.Error("the token changed with a restart")
+		t.Error("the token changed after a restart")
 	}
 }
 
@@ -182,16 +182,16 @@ func TestS02_Listen(t *testing.T) {
 		name, says string
 		args       []string
 	}{
-		{"every address", "--insecure-http", []string{"--listen=0.0.0.0:0"}},
-		{"every address, in short", "--insecure-http", []string{"--listen=:0"}},
-		{"every address of IPv6", "--insecure-http", []string{"--listen=[::]:0"}},
-		{"an address of a network", "--insecure-http", []string{"--listen=192.0.2.1:8765"}},
-		{"a name", "--insecure-http", []string{"--listen=example.com:8765"}},
+		{"all addresses", "--insecure-http", []string{"--listen=0.0.0.0:0"}},
+		{"all addresses, without a host", "--insecure-http", []string{"--listen=:0"}},
+		{"all IPv6 addresses", "--insecure-http", []string{"--listen=[::]:0"}},
+		{"an address that is not loopback", "--insecure-http", []string{"--listen=192.0.2.1:8765"}},
+		{"a host name", "--insecure-http", []string{"--listen=example.com:8765"}},
 		{"no port", "HOST:PORT", []string{"--listen=127.0.0.1"}},
-		{"half of TLS", "--tls-key", []string{"--tls-cert=/nonexistent"}},
-		{"TLS without its files", "tls-cert", []string{"--tls-cert=/nonexistent", "--tls-key=/nonexistent"}},
-		{"a token that is not there", "token", []string{"--listen=127.0.0.1:0", "--token-file=/nonexistent"}},
-		{"any origin", "origin", []string{"--listen=127.0.0.1:0", "--allow-origin=*"}},
+		{"--tls-cert without --tls-key", "--tls-key", []string{"--tls-cert=/nonexistent"}},
+		{"TLS files that do not exist", "tls-cert", []string{"--tls-cert=/nonexistent", "--tls-key=/nonexistent"}},
+		{"a token file that does not exist", "token", []string{"--listen=127.0.0.1:0", "--token-file=/nonexistent"}},
+		{"an allowed origin of *", "origin", []string{"--listen=127.0.0.1:0", "--allow-origin=*"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHome(t, noEngine...)
@@ -201,17 +201,17 @@ func TestS02_Listen(t *testing.T) {
 			cmd.Env = append(os.Environ(), h.env...)
 			out, err := cmd.CombinedOutput()
 			if err == nil || ctx.Err() != nil || !strings.Contains(string(out), c.says) {
-				t.Errorf("%v: %s", err, out)
+				t.Errorf("got %v, want an error that contains %q:\n%s", err, c.says, out)
 			}
 		})
 	}
-	t.Run("said to be insecure, it warns", func(t *testing.T) {
+	t.Run("--insecure-http prints a warning", func(t *testing.T) {
 		h := newHome(t, noEngine...)
 		s := startServe(t, h, "--listen=0.0.0.0:0", "--insecure-http")
 		if status, _ := s.get("/v1/info", ""); status != http.StatusUnauthorized {
-			t.Errorf("without a token: %d", status)
+			t.Errorf("a request without a token: status %d, want 401", status)
 		}
-		eventually(t, 5*time.Second, "it warns", func() bool { return strings.Contains(s.log(), "WARNING: this is plain HTTP") })
+		eventually(t, 5*time.Second, "the log has the warning", func() bool { return strings.Contains(s.log(), "WARNING: this is plain HTTP") })
 	})
 }
 
@@ -223,13 +223,13 @@ func TestServeTLS(t *testing.T) {
 	s := startServe(t, h, "--listen=0.0.0.0:0", "--tls-cert="+cert, "--tls-key="+key, "--sse")
 	s.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
 	if status, body := s.get("/v1/info", s.token); status != http.StatusOK {
-		t.Errorf("GET /v1/info = %d %s", status, body)
+		t.Errorf("GET /v1/info: status %d, want 200: %s", status, body)
 	}
 	if !strings.HasPrefix(s.url, "https://") || strings.Contains(s.log(), "WARNING") {
-		t.Errorf("it prints %s", s.log())
+		t.Errorf("the server's URL is %s, want https and no warning in the log:\n%s", s.url, s.log())
 	}
 	if res, err := http.Get(strings.Replace(s.url, "https", "http", 1) + "/healthz"); err == nil && res.StatusCode == http.StatusOK {
-		t.Error("plain HTTP was served")
+		t.Error("the server accepted a plain HTTP request")
 	}
 }
 

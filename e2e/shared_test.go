@@ -31,7 +31,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 			for i := range 10 {
 				r, err := s.Must(s.ctx, "execute_code", args{"sandbox_id": id, "code": fmt.Sprintf("import time; time.sleep(.1); print('%s', %d)", name, i)})
 				if want := fmt.Sprintf("%s %d\n", name, i); err != nil || !strings.Contains(r.Text, want) || strings.Count(r.Text, "Ann")+strings.Count(r.Text, "Bob") != 1 {
-					t.Errorf("%v; the answer to %s's call %d:\n%s", err, name, i, r.Text)
+					t.Errorf("call %d of %s: error %v, want only its own output:\n%s", i, name, err, r.Text)
 				}
 				finished <- name
 			}
@@ -51,7 +51,7 @@ func TestTwoClientsOneSandbox(t *testing.T) {
 		longest = max(longest, run)
 	}
 	if longest > 3 {
-		t.Errorf("one client had %d turns in a row: %v", longest, order)
+		t.Errorf("one client had %d executions in a row, want at most 3: %v", longest, order)
 	}
 }
 
@@ -79,7 +79,7 @@ func TestOtherImage(t *testing.T) {
 	needsDocker(t)
 	t.Parallel()
 	if _, err := exec.LookPath("docker"); err != nil {
-		skipMissing(t, "docker-cli", "the docker command is not here")
+		skipMissing(t, "docker-cli", "needs the docker command")
 	}
 	h := newHome(t, "DORMOUSE_ENGINE=docker", "DORMOUSE_ALLOW_IMAGE=dormouse-other:test")
 	out, _, _ := h.run("", "image", "build", "--engine", "docker")

@@ -20,7 +20,7 @@ import (
 func needsGvisor(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("needs an engine: not with -short")
+		t.Skip("needs an engine, so it is left out with -short")
 	}
 	if here := engineHere("gvisor"); !here.OK || !here.Image {
 		skipMissing(t, "gvisor", here.Why)
@@ -71,7 +71,7 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 	// The test needs --engine auto to choose gvisor. If a Docker engine answers at its default address, auto would choose docker.
 	auto := "DORMOUSE_ENGINE=auto"
 	if out, _ := (&home{t: t}).runWithEnv(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
-		t.Log("not tested with --engine auto: a Docker engine answers here")
+		t.Log("not tested with --engine auto, because a Docker engine answers at its default address")
 		auto = "DORMOUSE_ENGINE=gvisor"
 	}
 	hidden := []string{"PATH=/nonexistent", "DOCKER_HOST=", auto}
@@ -94,15 +94,15 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 		{name: "no runsc in the first command's PATH", broken: hidden, fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "runsc"},
 		{name: "no home and no cache folder", broken: []string{"PATH=" + filepath.Dir(runsc), "HOME=", "XDG_CACHE_HOME=", "DOCKER_HOST=", auto},
 			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "HOME"},
-		{name: "a Docker engine that is not there", broken: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=auto"},
+		{name: "a Docker engine that does not answer", broken: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=auto"},
 			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=", auto}, says: "Docker"},
-		{name: "the wrong engine", broken: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=docker"},
+		{name: "an engine that does not work, then --engine", broken: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock", "DORMOUSE_ENGINE=docker"},
 			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock"}, args: []string{"--engine", "gvisor"}, says: "Docker"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h, dormouse := newHome(t), program(t)
 			if output, status := h.runWithEnv(t, dormouse, c.broken, "exec", "-e", "print(6 * 7)"); status != 125 || !strings.Contains(output, c.says) {
-				t.Fatalf("the first command exits with %d and says %q, want 125 and %q", status, output, c.says)
+				t.Fatalf("the first command: exit status %d, output %q; want 125 and %q", status, output, c.says)
 			}
 			if c.kill {
 				h.stop(syscall.SIGKILL)
@@ -112,7 +112,7 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 			}
 			output, status := h.runWithEnv(t, dormouse, c.fixed, append([]string{"exec", "-e", "print(6 * 7)"}, c.args...)...)
 			if status != 0 || output != "42\n" {
-				t.Errorf("after the repair it exits with %d and says %q, want 0 and 42", status, output)
+				t.Errorf("the command after the repair: exit status %d, output %q; want 0 and 42", status, output)
 			}
 		})
 	}
@@ -132,7 +132,7 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	elsewhere := []string{"DORMOUSE_ENGINE=docker"}
 	output, status := h.runWithEnv(t, binary, elsewhere, "exec", "-s", id, "-e", "print(x)")
 	if status != 125 || !strings.Contains(output, "gvisor") || !strings.Contains(output, "DORMOUSE_HOME") {
-		t.Errorf("with DORMOUSE_ENGINE=docker exec exits with %d and says %q, want 125 and the engine of the sandboxes", status, output)
+		t.Errorf("exec with DORMOUSE_ENGINE=docker: exit status %d, output %q; want 125 and the engine of the sandboxes", status, output)
 	}
 	// In a home without sandboxes, auto would choose a Docker engine that answers, or fail because DOCKER_HOST is set.
 	for _, env := range [][]string{
@@ -140,7 +140,7 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 		{"DORMOUSE_ENGINE=auto", "DOCKER_HOST=unix:///nonexistent/docker.sock"},
 	} {
 		if output, status := h.runWithEnv(t, binary, env, "exec", "-s", id, "-e", "print(x)"); status != 0 || output != "42\n" {
-			t.Errorf("with %v exec exits with %d and says %q, want 0 and 42", env, status, output)
+			t.Errorf("exec with %v: exit status %d, output %q; want 0 and 42", env, status, output)
 		}
 		h.stop(syscall.SIGTERM)
 	}
@@ -175,9 +175,9 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 			}{
 				{name: "the cache, the program's folder and the home", program: filepath.Join(link(t, filepath.Dir(binary)), "dormouse"),
 					home: filepath.Join(real, "one"), env: []string{"XDG_CACHE_HOME=" + link(t, filepath.Dir(images)), "DORMOUSE_HOME=" + filepath.Join(link(t, real), "one")}},
-				{name: "the folder of states, and a folder above it", program: binary,
+				{name: "the state folder and a folder above it", program: binary,
 					home: filepath.Join(real, "dormouse"), env: []string{"DORMOUSE_HOME=", "XDG_STATE_HOME=" + filepath.Join(all, "real")}},
-				{name: "a relative home, and a relative cache, which counts for nothing", program: binary, in: real,
+				{name: "a relative home, and a relative XDG_CACHE_HOME, which is ignored", program: binary, in: real,
 					home: filepath.Join(real, "two"), env: []string{"DORMOUSE_HOME=./two", "XDG_CACHE_HOME=cache"}},
 			} {
 				t.Run(c.name, func(t *testing.T) {
@@ -187,11 +187,11 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 					}
 					for range 2 { // the second command must also work with the files that the first command made
 						if output, status := h.runWithEnv(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || output != "42\n" {
-							t.Errorf("exec exits with %d and says %q, want 0 and 42", status, output)
+							t.Errorf("exec: exit status %d, output %q; want 0 and 42", status, output)
 						}
 					}
 					if output, status := h.runWithEnv(t, c.program, c.env, "doctor"); status != 0 || !strings.Contains(output, "✓ sandbox") {
-						t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, output)
+						t.Errorf("doctor: exit status %d, want 0 and a sandbox that works:\n%s", status, output)
 					}
 					(&home{t: t, dir: c.home}).stop(syscall.SIGTERM)
 				})
@@ -211,7 +211,7 @@ func TestDoctorUsesASandbox(t *testing.T) {
 	cache := t.TempDir()
 	refs, err := filepath.Glob(filepath.Join(unpacked, "refs", "*.json"))
 	if err != nil || len(refs) == 0 {
-		t.Fatalf("there are no images: %v", err)
+		t.Fatalf("no image is unpacked: %v", err)
 	}
 	own := filepath.Join(cache, "dormouse", "unpacked")
 	// The new cache has the names of all images, each with an empty root file system.
@@ -236,18 +236,18 @@ func TestDoctorUsesASandbox(t *testing.T) {
 	h := newHome(t, "DORMOUSE_ENGINE=gvisor", "XDG_CACHE_HOME="+cache)
 	output, status := h.runWithEnv(t, binary, nil, "doctor")
 	if status != 1 || !strings.Contains(output, "✗ sandbox") || !strings.Contains(output, "run a statement") || !strings.Contains(output, "python3") {
-		t.Errorf("with an empty image doctor exits with %d, want 1, the step that failed and its reason:\n%s", status, output)
+		t.Errorf("doctor with an empty image: exit status %d, want 1, the step that failed and its reason:\n%s", status, output)
 	}
 	if output, status := h.runWithEnv(t, binary, nil, "doctor", "--engine-only"); status != 0 {
-		t.Errorf("doctor --engine-only exits with %d, want 0: %s", status, output)
+		t.Errorf("doctor --engine-only: exit status %d, want 0: %s", status, output)
 	}
 	if left, _ := filepath.Glob(filepath.Join(h.dir, "trial-*")); len(left) != 0 {
-		t.Errorf("doctor left %v", left)
+		t.Errorf("doctor did not remove %v", left)
 	}
 	h.env = h.env[:2] // removes XDG_CACHE_HOME, so that doctor uses the real cache
 	output, status = h.runWithEnv(t, binary, nil, "doctor")
 	if status != 0 || !strings.Contains(output, "✓ sandbox") {
-		t.Errorf("doctor exits with %d, want 0 and a sandbox that worked:\n%s", status, output)
+		t.Errorf("doctor: exit status %d, want 0 and a sandbox that works:\n%s", status, output)
 	}
 	if h.pid() != 0 {
 		t.Error("doctor started the home's daemon")

@@ -29,14 +29,14 @@ func suspendAndFork(t *testing.T, p platform) {
 	isSuspended := func() bool {
 		return strings.Contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "suspended")
 	}
-	eventually(t, 30*time.Second, "the sandbox sleeps", isSuspended)
+	eventually(t, 30*time.Second, "the sandbox is suspended", isSuspended)
 	s.run(id, "next(counter)", "3")
 
-	eventually(t, 30*time.Second, "the sandbox sleeps again", isSuspended)
+	eventually(t, 30*time.Second, "the sandbox is suspended again", isSuspended)
 	h.stop(syscall.SIGKILL)
 	s = h.connect(t)
 	if !isSuspended() {
-		t.Error("the sandbox woke when the daemon started")
+		t.Error("the daemon's start resumed the sandbox, want it still suspended")
 	}
 	// A Docker engine with runc, or without experimental features, can't fork.
 	var fork string

@@ -34,22 +34,22 @@ raise ValueError("\x1b]52;c;aaaa\x07 in a message")`
 	raw, rawErr, _ := h.run("", "exec", "-s", id, "-e", code)
 	for _, want := range []string{"\x1b]52;c;cm0gLXJmIC8=\x07clear\x1b[2J\x1b[H title\x1b]0;owned\x07", "\x1b[1;31mred\x1b[0m 50%\r100%\tdone\n", "\x1b[32mgreen\n"} {
 		if !strings.Contains(raw, want) {
-			t.Errorf("a pipe gets %q, want %q in it", raw, want)
+			t.Errorf("exec wrote %q to a pipe, want it to contain %q", raw, want)
 		}
 	}
 	if !strings.Contains(rawErr, "err\x1b[2J\n") {
-		t.Errorf("a pipe gets %q on stderr, want err\\x1b[2J", rawErr)
+		t.Errorf("exec wrote %q to a pipe on stderr, want it to contain err\\x1b[2J", rawErr)
 	}
 
 	shown := runInTerminal(t, h, "exec", "-s", id, "-e", code)
 	for _, want := range []string{`\x1b]52;c;cm0gLXJmIC8=\x07clear\x1b[2J\x1b[H title\x1b]0;owned\x07 c1\u009b2J bidi\u202e`, "\x1b[1;31mred\x1b[0m 50%\r100%\tdone\r\n", "\x1b[32mgreen\r\n", `err\x1b[2J`, "\x1b[0m"} {
 		if !strings.Contains(shown, want) {
-			t.Errorf("a terminal shows %q, want %q in it", shown, want)
+			t.Errorf("exec wrote %q to a terminal, want it to contain %q", shown, want)
 		}
 	}
 	for _, bad := range []string{"\x1b]", "\x1b[2J", "\x1b[H", "\x07", "\u009b", "\u202e"} {
 		if strings.Contains(shown, bad) {
-			t.Errorf("a terminal shows %q, want no %q in it", shown, bad)
+			t.Errorf("exec wrote %q to a terminal, want it not to contain %q", shown, bad)
 		}
 	}
 }
