@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 )
 
 // cgroups describes the cgroup trees that limit sandboxes on this machine: one tree of version 2, or one tree for each
@@ -129,7 +131,7 @@ func (c cgroups) path(name string) string {
 // returns none. For an empty name, for example, it would otherwise return the folders of the parent cgroup, which all
 // homes share.
 func (c cgroups) dirs(name string) []string {
-	if !isInstance(name) {
+	if !folder.IsInstance(name) {
 		return nil
 	}
 	var dirs []string

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -67,7 +68,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // manifestOf returns the manifest of a checkpoint that is made now, on this machine, of a sandbox with this record and
 // configuration. It does not set Saved and Files.
-func manifestOf(r record, config []byte) manifest {
+func manifestOf(r folder.Record, config []byte) manifest {
 	return manifest{Schema: manifestSchema, Build: r.Build, Image: r.Image, Guest: r.Guest,
 		Config: sumOf(config), CPU: cpuFeatures()}
 }
@@ -104,7 +105,7 @@ func (m manifest) fits(now manifest) error {
 	case m.Schema != now.Schema:
 		return notRestorableHere("another version of Dormouse suspended it, and that can resume it")
 	case m.Build != now.Build || m.Image != now.Image || m.Guest != now.Guest || m.Config != now.Config:
-		return lost("its saved memory belongs to another sandbox or another gVisor build")
+		return folder.Lost("its saved memory belongs to another sandbox or another gVisor build")
 	}
 	for _, feature := range m.CPU {
 		if _, has := slices.BinarySearch(now.CPU, feature); !has {
@@ -120,13 +121,13 @@ func (m manifest) whole(dir string) error {
 	for _, file := range m.Files {
 		got, err := checksumFile(filepath.Join(dir, file.Name), false)
 		if errors.Is(err, fs.ErrNotExist) {
-			return lost("a part of its saved memory is missing").WithCause(err)
+			return folder.Lost("a part of its saved memory is missing").WithCause(err)
 		}
 		if err != nil {
 			return fmt.Errorf("read the checkpoint: %w", err)
 		}
 		if got.Size != file.Size || !slices.Equal(got.Sums, file.Sums) {
-			return lost("its saved memory is damaged").WithCause(fmt.Errorf("the sum of %s is wrong", file.Name))
+			return folder.Lost("its saved memory is damaged").WithCause(fmt.Errorf("the sum of %s is wrong", file.Name))
 		}
 	}
 	return nil
@@ -153,20 +154,20 @@ func sumOf(text []byte) string {
 
 func readManifest(dir string) (m manifest, err error) {
 	var s manifestFile
-	err = readJSON(filepath.Join(dir, manifestName), &s)
+	err = folder.ReadJSON(filepath.Join(dir, manifestName), &s)
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, lost("a part of its saved memory is missing").WithCause(err)
+		return m, folder.Lost("a part of its saved memory is missing").WithCause(err)
 	}
 	if err != nil || sumOf(s.Manifest) != s.Sum {
-		return m, lost("its saved memory is damaged").WithCause(err)
+		return m, folder.Lost("its saved memory is damaged").WithCause(err)
 	}
 	if err := json.Unmarshal(s.Manifest, &m); err != nil {
-		return m, lost("its saved memory is damaged").WithCause(err)
+		return m, folder.Lost("its saved memory is damaged").WithCause(err)
 	}
 	for _, file := range m.Files {
 		blocks := int64(len(file.Sums))
 		if !filepath.IsLocal(file.Name) || blocks != (file.Size+blockBytes-1)/blockBytes || file.Packed != nil && len(file.Packed) != len(file.Sums) {
-			return m, lost("its saved memory is damaged")
+			return m, folder.Lost("its saved memory is damaged")
 		}
 		if err := file.checkPresent(dir); err != nil {
 			return m, err
@@ -188,11 +189,11 @@ func (s checkpointFile) checkPresent(dir string) error {
 	info, err := os.Lstat(filepath.Join(dir, name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return lost("a part of its saved memory is missing").WithCause(err)
+		return folder.Lost("a part of its saved memory is missing").WithCause(err)
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular() || info.Size() != size:
-		return lost("its saved memory is damaged").WithCause(fmt.Errorf("%s is %s of %d bytes", name, info.Mode(), info.Size()))
+		return folder.Lost("its saved memory is damaged").WithCause(fmt.Errorf("%s is %s of %d bytes", name, info.Mode(), info.Size()))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -32,7 +33,7 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
-	defer func() { err = e.images.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
 	release, err := e.begin(ctx, spec)
 	if err != nil {
 		return err
@@ -61,31 +62,31 @@ func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), e
 }
 
 // plan returns the record and the OCI configuration of a new sandbox. It installs the guest's files if they are missing.
-func (e *Engine) plan(spec engine.Spec, img imageRef) (record, ociSpec, error) {
+func (e *Engine) plan(spec engine.Spec, img imageRef) (folder.Record, ociSpec, error) {
 	e.images.markUsed(img.Digest)
 	guest, err := e.installGuest()
 	if err != nil {
-		return record{}, ociSpec{}, err
+		return folder.Record{}, ociSpec{}, err
 	}
-	return record{Build: e.build, Guest: guest, Image: img.Digest, Schema: recordSchema}, profile(spec, facts{
-		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.guest(guest), Etc: e.layout.etc(),
+	return folder.Record{Build: e.build, Guest: guest, Image: img.Digest, Schema: folder.RecordSchema}, profile(spec, facts{
+		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.Guest(guest), Etc: e.layout.Etc(),
 		Cgroup: e.cgroups.path(string(spec.ID)), Swap: e.cgroups.swap,
 	}), nil
 }
 
 // make creates a sandbox's folder and calls start to start the sandbox. If a step fails, it removes the sandbox again.
 // The caller must hold the sandbox's lock.
-func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSpec, start func() error) error {
-	sandboxDir := e.layout.sandboxDir(id)
+func (e *Engine) make(ctx context.Context, id sandbox.ID, r folder.Record, config ociSpec, start func() error) error {
+	sandboxDir := e.layout.Sandbox(id)
 	if err := os.Mkdir(sandboxDir, 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = errExists
 		}
 		return fmt.Errorf("create %s: %w", id, err)
 	}
-	err := writeJSON(e.layout.configFile(id), config)
+	err := folder.WriteJSON(e.layout.Config(id), config)
 	if err == nil {
-		err = writeJSON(e.layout.record(id), r)
+		err = folder.WriteJSON(e.layout.Record(id), r)
 	}
 	if err == nil {
 		err = start()
@@ -100,11 +101,11 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r record, config ociSp
 
 // startNew starts a new sandbox whose folder exists, and waits for its guest.
 func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) error {
-	config, err := e.layout.config(id)
+	config, err := e.config(id)
 	if err != nil {
 		return err
 	}
-	p, own, err := e.launch(ctx, e.layout.own(id), config, build, "run", "--detach")
+	p, own, err := e.launch(ctx, e.layout.Own(id), config, build, "run", "--detach")
 	if err != nil {
 		return err
 	}
@@ -114,14 +115,14 @@ func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) erro
 // launch calls runsc to create the processes of an instance whose folder exists. The parameter command is the command
 // of runsc: "run", "restore" or "create". launch returns the instance's process. If the configuration makes the guest
 // listen on its stdin and stdout, launch also returns the stream over them, which the caller must close.
-func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build, command string, args ...string) (_ process, own *stdio.Stream, err error) {
-	cgroup, err := e.cgroups.open(in.name, config.Linux.Resources)
+func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec, build, command string, args ...string) (_ process, own *stdio.Stream, err error) {
+	cgroup, err := e.cgroups.open(in.Name, config.Linux.Resources)
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
 	}
 	defer cgroup.Close() // does nothing if cgroup is nil
-	args = append([]string{command, "--bundle=" + in.bundle, "--pid-file=" + in.pidFile()}, args...)
-	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.name)...)
+	args = append([]string{command, "--bundle=" + in.Bundle, "--pid-file=" + in.PIDFile()}, args...)
+	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.Name)...)
 	if slices.Contains(config.Process.Args, stdio.Flag) {
 		ours, stdin, stdout, openErr := streams.OpenPipes()
 		if openErr != nil {
@@ -141,7 +142,7 @@ func (e *Engine) launch(ctx context.Context, in instance, config ociSpec, build,
 	if err := e.start(ctx, cgroup, cmd, command); err != nil {
 		return process{}, nil, notStarted(ctx, err)
 	}
-	p, err := in.started()
+	p, err := startedProcess(in)
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
 	}
@@ -161,7 +162,7 @@ func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p pro
 	if own != nil {
 		e.streams.Add(id, own)
 	}
-	if err := writeJSON(e.layout.process(id), p); err != nil {
+	if err := folder.WriteJSON(e.layout.Process(id), p); err != nil {
 		return err
 	}
 	return e.awaitGuest(ctx, id, build, own)
@@ -186,7 +187,7 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 			e.streams.Offer(id, s)
 			return nil
 		}
-		if _, alive := e.layout.processOfSandbox(id); !alive {
+		if _, alive := e.processOfSandbox(id); !alive {
 			return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered: it %s", e.describeExit(id)).WithCause(err)
 		}
 		select {
@@ -217,7 +218,7 @@ func (e *Engine) watchSandbox(ctx context.Context, id sandbox.ID, died context.C
 		case <-ctx.Done():
 			return
 		}
-		if _, alive := e.layout.processOfSandbox(id); !alive {
+		if _, alive := e.processOfSandbox(id); !alive {
 			died(errors.New("its process has died"))
 			return
 		}

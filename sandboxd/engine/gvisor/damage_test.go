@@ -362,20 +362,3 @@ func TestImageWithADamagedNameIsMissing(t *testing.T) {
 		})
 	}
 }
-
-func FuzzParseSpare(f *testing.F) {
-	id := sandbox.NewID()
-	name := "spare-" + strings.Repeat("a2", 13)
-	for _, text := range []string{"", name, name + " " + string(id) + "\n", name + " " + string(sandbox.NewID()), "..", "spare-", name + "/..", name + "\n\n"} {
-		f.Add([]byte(text))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		got, ok := gvisor.ParseSpare(text, id)
-		if ok && (strings.ContainsAny(got, "/. \n") || !strings.HasPrefix(got, "spare-") || len(got) != len(name)) {
-			t.Errorf("ParseSpare(%q) = %q, want no name", text, got)
-		}
-		if ok && bytes.Contains(text, []byte(" ")) && !bytes.Contains(text, []byte(id)) {
-			t.Errorf("ParseSpare(%q) = %q, want no name: the file is another sandbox's", text, got)
-		}
-	})
-}

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -18,18 +19,18 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}
 	defer release()
-	r, err := e.layout.find(id)
+	r, err := e.layout.Find(id)
 	if err != nil {
 		return nil, err
 	}
-	if e.layout.suspended(id) {
+	if e.layout.Suspended(id) {
 		return nil, errSuspended()
 	}
-	if _, alive := e.layout.processOfSandbox(id); !alive {
-		if exists(e.layout.fallback(id)) {
+	if _, alive := e.processOfSandbox(id); !alive {
+		if folder.Exists(e.layout.Fallback(id)) {
 			return nil, errSuspended()
 		}
-		return nil, noSandbox(id)
+		return nil, folder.NoSandbox(id)
 	}
 	if s, ok := e.streams.Take(id); ok {
 		return s, nil
@@ -44,7 +45,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 // connect runs `guest connect` in a sandbox and returns the stdin and stdout of this program as a stream. The program
 // connects them to the guest's socket, and exits when its stdin is closed.
 func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*streams.Program, error) {
-	args := append([]string{"exec", "--user=0:0", "--cwd=/", e.layout.instanceOf(id).name}, engine.ConnectArgs()...)
+	args := append([]string{"exec", "--user=0:0", "--cwd=/", e.layout.InstanceOf(id).Name}, engine.ConnectArgs()...)
 	s, err := e.stream(build, args...)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 )
 
 // Doctor checks this machine, and returns what is missing or weaker than it could be and how to fix it. ref is the image
@@ -42,7 +43,7 @@ func (e *Engine) systemChecks() []engine.Check {
 		checks = append(checks, engine.Check{Name: "swap limit", Status: engine.Weak, Detail: "swap can't be limited",
 			Remedy: "a sandbox can swap beyond its memory: boot with swapaccount=1, use cgroup v2, or turn swap off"})
 	}
-	return append(checks, privacyCheck(e.layout.dir))
+	return append(checks, privacyCheck(e.layout.Dir))
 }
 
 func (e *Engine) cgroupCheck() engine.Check {
@@ -59,7 +60,7 @@ func (e *Engine) cgroupCheck() engine.Check {
 // lingers reports whether systemd keeps the processes of this user running after the user has logged out.
 func lingers() bool {
 	me, err := user.Current()
-	return err == nil && exists("/var/lib/systemd/linger/"+me.Username)
+	return err == nil && folder.Exists("/var/lib/systemd/linger/"+me.Username)
 }
 
 func hasSwap() bool {

@@ -7,18 +7,19 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // ProcessesOf returns the pids of all processes of a sandbox.
 func (e *Engine) ProcessesOf(id sandbox.ID) ([]int, error) {
-	return e.processesOf(e.layout.instanceOf(id), e.layout.process(id))
+	return e.processesOf(e.layout.InstanceOf(id), e.layout.Process(id))
 }
 
 // ConfigFile returns the path of a sandbox's OCI configuration.
 func (e *Engine) ConfigFile(id sandbox.ID) string {
-	return filepath.Join(e.layout.sandboxDir(id), "config.json")
+	return e.layout.Config(id)
 }
 
 // Refs returns the names of the unpacked images.
@@ -26,7 +27,7 @@ func (e *Engine) Refs() (refs []string) {
 	files, _ := filepath.Glob(filepath.Join(e.images.dir, "refs", "*.json"))
 	for _, file := range files {
 		var img imageRef
-		if err := readJSON(file, &img); err != nil {
+		if err := folder.ReadJSON(file, &img); err != nil {
 			continue
 		}
 		if _, err := os.Stat(e.images.root(img.Digest)); err == nil {
@@ -46,7 +47,7 @@ func (e *Engine) Spare() string {
 	if e.spares.ready == nil {
 		return ""
 	}
-	return e.spares.ready.name
+	return e.spares.ready.Name
 }
 
 // Own reports whether a stream goes over the guest's own stdin and stdout, and not through `guest connect`.
@@ -54,9 +55,6 @@ func Own(conn net.Conn) bool {
 	_, ok := conn.(*stdio.Stream)
 	return ok
 }
-
-// ParseSpare parses the file that names the spare that a sandbox runs in.
-var ParseSpare = parseSpare
 
 // SetMakingLife sets the TTL of the sandboxes that snapshots are made from.
 func SetMakingLife(d time.Duration) { makingLife = d }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -25,26 +26,26 @@ const endedName = "ended"
 
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = e.images.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	r, err := e.layout.find(id)
+	r, err := e.layout.Find(id)
 	if err != nil {
 		return err
 	}
-	if e.layout.suspended(id) {
+	if e.layout.Suspended(id) {
 		return nil // a suspended sandbox has a complete checkpoint already
 	}
-	if _, alive := e.layout.processOfSandbox(id); !alive {
-		if exists(e.layout.fallback(id)) {
+	if _, alive := e.processOfSandbox(id); !alive {
+		if folder.Exists(e.layout.Fallback(id)) {
 			return errSuspended()
 		}
-		return noSandbox(id)
+		return folder.NoSandbox(id)
 	}
-	if err := e.saveCheckpoint(ctx, id, r, e.layout.fallback(id)); err != nil {
+	if err := e.saveCheckpoint(ctx, id, r, e.layout.Fallback(id)); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	return nil
@@ -61,20 +62,20 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	defer release()
-	if _, alive := e.layout.processOfSandbox(id); !alive || e.layout.suspended(id) || !exists(e.layout.fallback(id)) {
+	if _, alive := e.processOfSandbox(id); !alive || e.layout.Suspended(id) || !folder.Exists(e.layout.Fallback(id)) {
 		return nil
 	}
-	return errors.Join(e.drop(e.layout.fallback(id)), durable.SyncDir(e.layout.sandboxDir(id)))
+	return errors.Join(e.drop(e.layout.Fallback(id)), durable.SyncDir(e.layout.Sandbox(id)))
 }
 
 // useFallback turns a sandbox whose processes have died into a suspended sandbox, if it has a fallback checkpoint.
 // Otherwise it does nothing. The caller must hold the sandbox's lock.
 func (e *Engine) useFallback(ctx context.Context, id sandbox.ID) error {
-	fallback := e.layout.fallback(id)
-	if e.layout.suspended(id) || !exists(fallback) {
+	fallback := e.layout.Fallback(id)
+	if e.layout.Suspended(id) || !folder.Exists(fallback) {
 		return nil
 	}
-	if _, alive := e.layout.processOfSandbox(id); alive {
+	if _, alive := e.processOfSandbox(id); alive {
 		return nil
 	}
 	path := filepath.Join(fallback, endedName)
@@ -84,7 +85,7 @@ func (e *Engine) useFallback(ctx context.Context, id sandbox.ID) error {
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	return e.replaceDir(fallback, e.layout.checkpoint(id))
+	return e.replaceDir(fallback, e.layout.Checkpoint(id))
 }
 
 // readState returns the state of a sandbox. It reads only files and /proc, and the caller need not hold the sandbox's
@@ -102,20 +103,20 @@ func (e *Engine) readState(id sandbox.ID) (c engine.Container) {
 
 func (e *Engine) readStateOnce(id sandbox.ID) engine.Container {
 	c := engine.Container{ID: id}
-	checkpoint, fallback := e.layout.checkpoint(id), e.layout.fallback(id)
+	checkpoint, fallback := e.layout.Checkpoint(id), e.layout.Fallback(id)
 	c.StateBytes = bytesIn(checkpoint) + bytesIn(fallback)
-	damage := e.layout.damage(id)
-	switch _, alive := e.layout.processOfSandbox(id); {
+	damage := e.damage(id)
+	switch _, alive := e.processOfSandbox(id); {
 	case damage != "":
 		c.Detail = damage
-	case e.layout.suspended(id):
+	case e.layout.Suspended(id):
 		c.Suspended, c.Detail = true, "is suspended"
 		if how, err := os.ReadFile(filepath.Join(checkpoint, endedName)); err == nil {
 			c.AsOf, c.Detail = savedAt(checkpoint), strings.TrimSpace(string(how))
 		}
 	case alive:
 		c.Running = true
-	case exists(fallback):
+	case folder.Exists(fallback):
 		c.Suspended, c.AsOf, c.Detail = true, savedAt(fallback), e.describeExit(id)
 	default:
 		c.Detail = e.describeExit(id)
@@ -143,7 +144,7 @@ func bytesIn(dir string) (n int64) {
 	}
 	for _, entry := range entries {
 		if info, err := entry.Info(); err == nil {
-			n += allocated(info)
+			n += folder.Allocated(info)
 		}
 	}
 	return n

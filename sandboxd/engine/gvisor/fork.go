@@ -7,13 +7,14 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // Fork implements [engine.Forker]. If the original is running, Fork closes the streams to it. New streams can be
 // dialled after Fork has returned.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
-	defer func() { err = e.images.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}
@@ -27,14 +28,14 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 		}
 		defer release()
 	}
-	r, err := e.layout.find(from)
+	r, err := e.layout.Find(from)
 	if err != nil {
 		return err
 	}
 	if err := e.useFallback(ctx, from); err != nil {
 		return err
 	}
-	config, err := e.layout.config(from)
+	config, err := e.config(from)
 	if err != nil {
 		return err
 	}
@@ -45,10 +46,10 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 // startFork starts the fork, whose id is to, with the memory of the original, whose id is from. If the original is
 // suspended, startFork uses the original's checkpoint. Otherwise it writes a temporary checkpoint. It neither syncs the
 // temporary checkpoint nor computes checksums for it, because the checkpoint is removed before Fork returns.
-func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r record) error {
-	dir := e.layout.checkpoint(to)
-	if e.layout.suspended(from) {
-		if err := linkTree(e.layout.checkpoint(from), dir); err != nil {
+func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r folder.Record) error {
+	dir := e.layout.Checkpoint(to)
+	if e.layout.Suspended(from) {
+		if err := linkTree(e.layout.Checkpoint(from), dir); err != nil {
 			return fmt.Errorf("copy the memory of %s: %w", from, err)
 		}
 		if err := e.adaptManifest(from, to, r); err != nil {
@@ -59,10 +60,10 @@ func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r record) e
 		}
 		return e.drop(dir)
 	}
-	if _, alive := e.layout.processOfSandbox(from); !alive {
-		return noSandbox(from)
+	if _, alive := e.processOfSandbox(from); !alive {
+		return folder.NoSandbox(from)
 	}
-	making := e.layout.makingCheckpoint(to)
+	making := e.layout.MakingCheckpoint(to)
 	if err := e.writeCheckpoint(ctx, from, r.Build, making); err != nil {
 		return fmt.Errorf("copy the memory of %s: %w", from, err)
 	}
@@ -74,24 +75,24 @@ func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r record) e
 
 // adaptManifest changes the manifest of the fork's checkpoint, which was copied from the original, so that it fits the
 // fork. Only the checksum of the configuration differs.
-func (e *Engine) adaptManifest(from, to sandbox.ID, r record) error {
-	old, err := os.ReadFile(e.layout.configFile(from))
+func (e *Engine) adaptManifest(from, to sandbox.ID, r folder.Record) error {
+	old, err := os.ReadFile(e.layout.Config(from))
 	if err != nil {
 		return err
 	}
-	config, err := os.ReadFile(e.layout.configFile(to))
+	config, err := os.ReadFile(e.layout.Config(to))
 	if err != nil {
 		return err
 	}
-	m, err := readManifest(e.layout.checkpoint(to))
+	m, err := readManifest(e.layout.Checkpoint(to))
 	if err != nil {
 		return err
 	}
 	if m.Config != manifestOf(r, old).Config {
-		return lost("its saved memory belongs to another sandbox")
+		return folder.Lost("its saved memory belongs to another sandbox")
 	}
 	m.Config = manifestOf(r, config).Config
-	return writeManifest(e.layout.checkpoint(to), m)
+	return writeManifest(e.layout.Checkpoint(to), m)
 }
 
 // linkTree creates a folder at the path to, with hard links to the files in the folder from. The files must not be written

@@ -9,6 +9,7 @@ import (
 	"runtime"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 )
 
 // installGuest writes the guest's files, if they are missing or incomplete, and returns the name of their folder. It
@@ -20,7 +21,7 @@ func (e *Engine) installGuest() (string, error) {
 		return e.guest, nil
 	}
 	name := e.guestName()
-	dir := e.layout.guest(name)
+	dir := e.layout.Guest(name)
 	files, err := e.bundle.Files(runtime.GOARCH)
 	if err != nil {
 		return "", err
@@ -36,10 +37,10 @@ func (e *Engine) installGuest() (string, error) {
 	// If a step fails, this removes the new folder. Otherwise it removes the damaged folder that the new folder has
 	// replaced, if any.
 	defer os.RemoveAll(making)
-	if err := errors.Join(writeTree(making, files), os.Chmod(making, 0o755), syncAll(making)); err != nil {
+	if err := errors.Join(writeTree(making, files), os.Chmod(making, 0o755), folder.SyncAll(making)); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
-	if err := e.layout.moveOrExchange(making, dir); err != nil {
+	if err := e.layout.MoveOrExchange(making, dir); err != nil {
 		return "", fmt.Errorf("install the guest: %w", err)
 	}
 	e.guest = name
@@ -60,7 +61,7 @@ func sameSizes(dir string, files fs.FS) bool {
 		}
 		have, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
 		if err == nil && (!have.Mode().IsRegular() || have.Size() != want.Size()) {
-			err = errDamaged
+			err = folder.ErrDamaged
 		}
 		return err
 	})

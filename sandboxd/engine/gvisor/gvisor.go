@@ -3,7 +3,7 @@
 // engine.
 //
 //   - opening an engine: [New], [Config], [Engine] (gvisor.go)
-//   - the files of the engine's folder (layout.go), and repairs when the engine is opened (recover.go, damage.go)
+//   - the files of the engine's folder (package folder), and repairs when the engine is opened (recover.go, damage.go)
 //   - isolation: [profile] is a pure function from the spec to the OCI configuration, with a golden file in testdata
 //     (profile.go); oci.go has the types of that configuration
 //   - finding, storing and calling runsc (runsc.go)
@@ -19,7 +19,6 @@
 //   - images: importing them from a tar of a root file system, a registry, an OCI layout or a `docker save` tar (pull.go),
 //     with limits (bounds.go); unpacking them once for all homes (images.go, unpack.go); removing unused ones (tidy.go)
 //   - the guest's files, written once for each build (guest.go)
-//   - errors that name a full disk (full.go)
 //   - checks of the machine: [Engine.Doctor] (doctor.go)
 //   - code that depends on the operating system (linux.go, other.go)
 //
@@ -35,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -42,6 +42,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -75,7 +76,7 @@ type Config struct {
 
 // Engine runs sandboxes with runsc. It is safe for concurrent use.
 type Engine struct {
-	layout  layout
+	layout  folder.Layout
 	images  images
 	bundle  engine.Bundle
 	build   string // the build of runsc that new sandboxes use
@@ -109,7 +110,7 @@ var (
 // New opens the engine. If the engine can't work on this machine, New returns an error of kind unavailable that says
 // what is missing. The caller must close the engine.
 func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
-	defer func() { err = images{cfg.Images}.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, cfg.Images) }()
 	if runtime.GOOS != "linux" {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine runs on Linux only: use a Docker engine here")
 	}
@@ -136,11 +137,11 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 			return nil, err
 		}
 	}
-	e := &Engine{layout: layout{cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
-	if err := e.layout.make(); err != nil {
+	e := &Engine{layout: folder.Layout{Dir: cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
+	if err := e.layout.Make(); err != nil {
 		return nil, err
 	}
-	if e.build, err = e.layout.keepRunsc(program, e.images); err != nil {
+	if e.build, err = keepRunsc(e.layout, program, e.images); err != nil {
 		return nil, err
 	}
 	e.cgroups = findCgroups()
@@ -197,8 +198,16 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-func noSandbox(id sandbox.ID) *sandbox.Error {
-	return sandbox.Errorf(sandbox.NotFound, "there is no running sandbox %q here", sandbox.Quote(string(id)))
+// makeReal creates a folder, if it does not exist, and returns its path without symbolic links.
+func makeReal(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("open gvisor: %w", err)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", fmt.Errorf("open gvisor: %w", err)
+	}
+	return real, nil
 }
 
 var errExists = errors.New("there is a sandbox of that id already")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -58,12 +59,12 @@ func (i images) refFile(ref string) string {
 // find returns the unpacked image with the name ref. The error is of kind unavailable if there is none.
 func (i images) find(ref string) (imageRef, error) {
 	var img imageRef
-	err := readJSON(i.refFile(ref), &img)
-	if errors.Is(err, errDamaged) {
+	err := folder.ReadJSON(i.refFile(ref), &img)
+	if errors.Is(err, folder.ErrDamaged) {
 		// The file is damaged. A new import of the image replaces it.
 		return imageRef{}, noImage(ref)
 	}
-	if err == nil && img.Ref == ref && isDigest(img.Digest) {
+	if err == nil && img.Ref == ref && folder.IsDigest(img.Digest) {
 		if _, err = os.Stat(i.root(img.Digest)); err == nil {
 			return img, nil
 		}
@@ -91,7 +92,7 @@ func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
 // ImportImage creates an image with the name ref from the tar of a root file system. changes are lines of a Dockerfile.
 // ImportImage uses only a line that sets PATH, such as "ENV PATH=/bin", and ignores the others.
 func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) (err error) {
-	defer func() { err = e.images.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
 	digest, err := e.images.unpack(ctx, root)
 	if err != nil {
 		return fmt.Errorf("import the image: %w", err)
@@ -166,10 +167,10 @@ func (i images) makeRoot(making string) (string, error) {
 // storeImage syncs an unpacked image, and then renames its folder to its digest. It does nothing if the image exists
 // already.
 func (i images) storeImage(ctx context.Context, making, digest string) error {
-	if exists(i.root(digest)) {
+	if folder.Exists(i.root(digest)) {
 		return nil
 	}
-	if err := waitFor(ctx, func() error { return syncAll(making) }); err != nil {
+	if err := waitFor(ctx, func() error { return folder.SyncAll(making) }); err != nil {
 		return err
 	}
 	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
@@ -202,7 +203,7 @@ func (i images) clear() {
 
 // trash moves a folder, if it exists, into the trash, which [images.removeTrash] removes.
 func (i images) trash(dir string) error {
-	if !exists(dir) {
+	if !folder.Exists(dir) {
 		return nil
 	}
 	trash, err := os.MkdirTemp(i.dir, "trash-")

@@ -3,7 +3,6 @@
 package gvisor
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -35,16 +34,6 @@ func startInCgroup(cmd *exec.Cmd, cgroup *os.File) {
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 }
 
-// syncAll writes all data of the file system that contains a folder to disk.
-func syncAll(dir string) error {
-	file, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	return unix.Syncfs(int(file.Fd()))
-}
-
 // startWriteback writes a growing file to disk in the background until stop is called, so that syncing the file at the
 // end takes less time. It does not guarantee that any data is on disk. The caller must call stop, which waits for the
 // goroutine to end.
@@ -67,24 +56,6 @@ func startWriteback(path string) (stop func()) {
 		}
 	}()
 	return func() { close(ended); <-done }
-}
-
-// exchange exchanges the names of two folders in one step. The error is [errors.ErrUnsupported] if the file system can't
-// do that.
-func exchange(a, b string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
-	if err == unix.EINVAL || err == unix.ENOSYS {
-		return errors.ErrUnsupported
-	}
-	return err
-}
-
-// allocated returns how many bytes a file takes on disk.
-func allocated(info fs.FileInfo) int64 {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return stat.Blocks * 512
-	}
-	return info.Size()
 }
 
 // links returns the number of hard links of a file, or 0 if it is unknown.

@@ -4,20 +4,21 @@ import (
 	"context"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // List implements [engine.Engine]. It reads the engine's folder and /proc. It neither calls runsc or the guest nor waits
 // for a lock.
 func (e *Engine) List(context.Context) ([]engine.Container, error) {
-	ids, err := e.layout.ids()
+	ids, err := e.layout.IDs()
 	if err != nil {
 		return nil, err
 	}
 	list := make([]engine.Container, 0, len(ids))
 	for _, id := range ids {
 		c := e.readState(id)
-		if !exists(e.layout.sandboxDir(id)) || e.snapshots.hides(id) {
+		if !folder.Exists(e.layout.Sandbox(id)) || e.snapshots.hides(id) {
 			continue // the sandbox was removed after ids returned, or will become a snapshot
 		}
 		list = append(list, c)
@@ -28,20 +29,20 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 // describeExit returns a text that says how the processes of a sandbox have ended. The exit status is unknown, because
 // the processes are not children of the daemon.
 func (e *Engine) describeExit(id sandbox.ID) string {
-	p, alive := e.layout.processOfSandbox(id)
+	p, alive := e.processOfSandbox(id)
 	switch {
 	case alive:
 		return "is running"
-	case p.PID == 0 && exists(e.layout.process(id)):
+	case p.PID == 0 && folder.Exists(e.layout.Process(id)):
 		return "ended, and the record of its process is damaged"
-	case p.PID == 0 && exists(e.layout.fallback(id)):
+	case p.PID == 0 && folder.Exists(e.layout.Fallback(id)):
 		// The record of the sandbox's process was not on disk yet when the power failed.
 		return "ended, and nothing says how"
 	case p.PID == 0:
 		return "nothing of it runs, and no saved memory is there"
 	case p.Boot != bootID():
 		return "ended with the machine, which was started anew"
-	case e.cgroups.ranOutOfMemory(e.layout.instanceOf(id).name):
+	case e.cgroups.ranOutOfMemory(e.layout.InstanceOf(id).Name):
 		return "was killed, out of memory"
 	}
 	return "exited"

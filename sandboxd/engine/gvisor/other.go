@@ -3,7 +3,6 @@
 package gvisor
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -16,12 +15,9 @@ func startInCgroup(*exec.Cmd, *os.File) {}
 func delegatedCgroups() cgroups         { return cgroups{} }
 func rootless() bool                    { return false }
 func tryNamespace(string) error         { return nil }
-func syncAll(string) error              { return nil }
 func startWriteback(string) func()      { return func() {} }
 func totalMemory() int64                { return 0 }
 func raiseOOMScore(int)                 {}
-func exchange(string, string) error     { return errors.ErrUnsupported }
-func allocated(fs.FileInfo) int64       { return 0 }
 func lowerPriority()                    {}
 func links(fs.FileInfo) uint64          { return 0 }
 

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 )
 
 // packedSuffix is the suffix of the name of a checkpoint's file whose blocks are compressed.
@@ -93,16 +95,13 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 	switch {
 	case err == nil, ctx.Err() != nil:
 		return err
-	case errors.Is(err, errDamaged):
-		return lost("its saved memory is damaged").WithCause(err)
+	case errors.Is(err, folder.ErrDamaged):
+		return folder.Lost("its saved memory is damaged").WithCause(err)
 	case errors.Is(err, fs.ErrNotExist):
-		return lost("a part of its saved memory is missing").WithCause(err)
+		return folder.Lost("a part of its saved memory is missing").WithCause(err)
 	}
 	return notRead(err)
 }
-
-// errDamaged is wrapped by the errors for files whose content is not what the engine wrote.
-var errDamaged = errors.New("it is not as it was written")
 
 // unpack decompresses the blocks of one file concurrently, and checks their checksums.
 func (f checkpointFile) unpack(ctx context.Context, from, to string) (err error) {
@@ -119,7 +118,7 @@ func (f checkpointFile) unpack(ctx context.Context, from, to string) (err error)
 	starts := make([]int64, len(f.Packed)+1)
 	for i, n := range f.Packed {
 		if n < 0 || n > 2*blockBytes {
-			return errDamaged
+			return folder.ErrDamaged
 		}
 		starts[i+1] = starts[i] + int64(n)
 	}
@@ -134,14 +133,14 @@ func (f checkpointFile) unpack(ctx context.Context, from, to string) (err error)
 		}
 		packed := make([]byte, f.Packed[i])
 		if _, err := source.ReadAt(packed, starts[i]); errors.Is(err, io.EOF) {
-			return errDamaged
+			return folder.ErrDamaged
 		} else if err != nil {
 			return err
 		}
 		at := int64(i) * blockBytes
 		block, err := decoder.DecodeAll(packed, buffer[:0])
 		if err != nil || int64(len(block)) != min(blockBytes, f.Size-at) || crc32.Checksum(block, castagnoli) != f.Sums[i] {
-			return errDamaged
+			return folder.ErrDamaged
 		}
 		_, err = target.WriteAt(block, at)
 		return err

@@ -71,13 +71,13 @@ func (p *packer) abandon(id sandbox.ID) {
 // packAll compresses each uncompressed checkpoint whose age is at least the duration after. If that fails, because the disk
 // is full for example, the uncompressed checkpoint stays usable, and the next call tries again.
 func (e *Engine) packAll(ctx context.Context, after time.Duration) {
-	ids, err := e.layout.ids()
+	ids, err := e.layout.IDs()
 	if err != nil {
 		return
 	}
 	for _, id := range ids {
 		// Only an uncompressed checkpoint has a pages file. This check is cheap, and most checkpoints are compressed.
-		info, err := os.Stat(filepath.Join(e.layout.checkpoint(id), pagesFile))
+		info, err := os.Stat(filepath.Join(e.layout.Checkpoint(id), pagesFile))
 		if ctx.Err() == nil && err == nil && time.Since(info.ModTime()) >= after {
 			packing, end := e.packer.begin(ctx, id)
 			_ = e.pack(packing, id)
@@ -90,7 +90,7 @@ func (e *Engine) packAll(ctx context.Context, after time.Duration) {
 // holding the sandbox's lock. It takes the lock only to exchange the two folders, and does so only if the checkpoint has
 // not changed.
 func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
-	dir, packing := e.layout.checkpoint(id), e.layout.packingCheckpoint(id)
+	dir, packing := e.layout.Checkpoint(id), e.layout.PackingCheckpoint(id)
 	if err := os.RemoveAll(packing); err != nil {
 		return err
 	}
@@ -128,5 +128,5 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 	if now, err := os.ReadFile(filepath.Join(dir, manifestName)); err != nil || !bytes.Equal(now, seal) {
 		return err // the checkpoint was removed or replaced in the meantime
 	}
-	return e.layout.moveOrExchange(packing, dir)
+	return e.layout.MoveOrExchange(packing, dir)
 }

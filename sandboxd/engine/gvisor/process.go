@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -39,12 +39,12 @@ func (p process) alive() bool {
 // runs reports whether the process is alive and belongs to an instance. It checks the command line, because a damaged
 // record can name any process, even one of another sandbox. A process that is exiting has an empty command line. runs
 // reports true for it, because the command line can't be checked.
-func (p process) runs(in instance) bool {
+func (p process) runs(in folder.Instance) bool {
 	if !p.alive() {
 		return false
 	}
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
-	return err == nil && (len(args) == 0 || isRunscOf(string(args), in.bundle))
+	return err == nil && (len(args) == 0 || isRunscOf(string(args), in.Bundle))
 }
 
 // statOf returns the start time of a process, and whether it is running. A zombie is not running.
@@ -76,57 +76,16 @@ func bootID() string {
 
 // processOfSandbox returns the recorded process of a sandbox, and whether it is alive. If the record is missing or
 // damaged, it returns the zero process.
-func (l layout) processOfSandbox(id sandbox.ID) (p process, alive bool) {
-	if err := readJSON(l.process(id), &p); err != nil {
+func (e *Engine) processOfSandbox(id sandbox.ID) (p process, alive bool) {
+	if err := folder.ReadJSON(e.layout.Process(id), &p); err != nil {
 		return process{}, false
 	}
-	return p, p.runs(l.instanceOf(id))
+	return p, p.runs(e.layout.InstanceOf(id))
 }
 
-// instance is a container of runsc. A sandbox runs in an instance of its own, or in a spare.
-type instance struct {
-	name   string // the name of the container and of its cgroup
-	bundle string // the folder that was passed to runsc as the OCI bundle
-}
-
-func (l layout) own(id sandbox.ID) instance { return instance{string(id), l.sandboxDir(id)} }
-func (l layout) spare(name string) instance { return instance{name, filepath.Join(l.spares(), name)} }
-
-// instanceOf returns the instance of a sandbox: the spare that is named in the sandbox's file "spare", or the sandbox's
-// own instance if the file is missing, damaged or belongs to another sandbox.
-func (l layout) instanceOf(id sandbox.ID) instance {
-	if text, err := os.ReadFile(l.spareOf(id)); err == nil {
-		if name, ok := parseSpare(text, id); ok {
-			return l.spare(name)
-		}
-	}
-	return l.own(id)
-}
-
-// spareName matches the names of spares.
-var spareName = regexp.MustCompile(`^spare-[a-z2-7]{26}$`)
-
-// isInstance reports whether name can be the name of an instance. No other name may become a part of a path, or be used
-// to remove anything.
-func isInstance(name string) bool { return sandbox.IsID(name) || spareName.MatchString(name) }
-
-// spareFile returns the content of the file that names the spare that a sandbox runs in. It contains the sandbox's id too,
-// so that the file is invalid in the folder of another sandbox.
-func spareFile(name string, id sandbox.ID) []byte { return []byte(name + " " + string(id) + "\n") }
-
-// parseSpare parses the content of the file "spare". The content is the result of spareFile or, if an older version
-// wrote the file, the name alone.
-func parseSpare(text []byte, id sandbox.ID) (name string, ok bool) {
-	name, owner, named := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
-	return name, spareName.MatchString(name) && (!named || owner == string(id))
-}
-
-// pidFile returns the path of the file to which runsc writes the pid of the instance's process.
-func (in instance) pidFile() string { return filepath.Join(in.bundle, "pid") }
-
-// started returns the process that runsc has just started for the instance.
-func (in instance) started() (process, error) {
-	text, err := os.ReadFile(in.pidFile())
+// startedProcess returns the process that runsc has just started for an instance.
+func startedProcess(in folder.Instance) (process, error) {
+	text, err := os.ReadFile(in.PIDFile())
 	if err != nil {
 		return process{}, err
 	}
@@ -144,13 +103,13 @@ func (in instance) started() (process, error) {
 // processesOf returns the pids of all processes of an instance, including those of an unfinished start: the processes
 // in its cgroup, each runsc process with its bundle in the command line, and the process in the file record, if that
 // file exists. The record is needed because a process that is exiting has left its cgroup and has no command line.
-func (e *Engine) processesOf(in instance, record string) ([]int, error) {
+func (e *Engine) processesOf(in folder.Instance, record string) ([]int, error) {
 	found := map[int]bool{}
 	var p process
-	if err := readJSON(record, &p); err == nil && p.runs(in) {
+	if err := folder.ReadJSON(record, &p); err == nil && p.runs(in) {
 		found[p.PID] = true
 	}
-	for _, pid := range e.cgroups.processes(in.name) {
+	for _, pid := range e.cgroups.processes(in.Name) {
 		found[pid] = true
 	}
 	entries, err := os.ReadDir("/proc")
@@ -163,7 +122,7 @@ func (e *Engine) processesOf(in instance, record string) ([]int, error) {
 			continue
 		}
 		args, err := os.ReadFile("/proc/" + entry.Name() + "/cmdline")
-		if err == nil && isRunscOf(string(args), in.bundle) {
+		if err == nil && isRunscOf(string(args), in.Bundle) {
 			found[pid] = true
 		}
 	}
@@ -197,7 +156,7 @@ const killTimeout = 20 * time.Second
 
 // kill kills all processes of an instance, and returns when they have ended. record is the path of the file with the
 // instance's process, or empty.
-func (e *Engine) kill(ctx context.Context, in instance, record string) error {
+func (e *Engine) kill(ctx context.Context, in folder.Instance, record string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, errors.New("a process does not end"))
 	defer cancel()
 	for {
@@ -213,7 +172,7 @@ func (e *Engine) kill(ctx context.Context, in instance, record string) error {
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("end the processes of %s: %w", in.name, context.Cause(ctx))
+			return fmt.Errorf("end the processes of %s: %w", in.Name, context.Cause(ctx))
 		}
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"strconv"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 const (
-	hostname    = "sandbox"
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	cpuPeriod   = 100_000 // microseconds
 )
@@ -22,7 +22,7 @@ type facts struct {
 	Root  string // the image's root file system
 	Path  string // the image's PATH
 	Guest string // the guest's folder
-	Etc   string // the folder of [etcFiles]
+	Etc   string // the folder of [folder.EtcFiles]
 	// Cgroup is the path of the sandbox's cgroup, or empty if cgroups can't be used. Swap means that cgroups can limit
 	// swap.
 	Cgroup string
@@ -42,7 +42,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 	capabilities := []string{"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
 	s := ociSpec{
 		Version:  "1.0.2",
-		Hostname: hostname,
+		Hostname: folder.Hostname,
 		Root:     ociRoot{Path: f.Root, Readonly: true},
 		Process: ociProcess{
 			// The guest runs as uid 0, with three capabilities. Kernels run as spec.UID, without capabilities.
@@ -50,7 +50,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 			Args: append(engine.GuestArgs(spec), stdio.Flag),
 			// The working directory can't be /workspace: uid 0 can't enter it without CAP_DAC_OVERRIDE.
 			Cwd: "/",
-			Env: []string{"PATH=" + cmp.Or(f.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace, "HOSTNAME=" + hostname},
+			Env: []string{"PATH=" + cmp.Or(f.Path, defaultPath), "LANG=C.UTF-8", "HOME=" + sandbox.Workspace, "HOSTNAME=" + folder.Hostname},
 			Capabilities: ociCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities,
 				Inheritable: []string{}, Ambient: []string{}},
 			NoNewPrivileges: true,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -22,15 +23,15 @@ func TestProfileMatchesGoldenFiles(t *testing.T) {
 		Expires:  time.Unix(1_800_000_000, 0),
 		Language: sandbox.Python,
 	}
-	where := layout{"/home/gvisor"}
+	where := folder.Layout{Dir: "/home/gvisor"}
 	c := cgroups{version: 2, swap: true}
 	text, err := json.MarshalIndent(struct {
 		Flags  []string `json:"flags"`
 		Config ociSpec  `json:"config"`
 	}{
-		where.flags(false),
-		profile(spec, facts{Root: "/images/0123/rootfs", Path: "/usr/local/bin:/usr/bin:/bin", Guest: where.guest("0123456789ab-amd64"),
-			Etc: where.etc(), Cgroup: c.path(string(spec.ID)), Swap: c.swap}),
+		flags(where, false),
+		profile(spec, facts{Root: "/images/0123/rootfs", Path: "/usr/local/bin:/usr/bin:/bin", Guest: where.Guest("0123456789ab-amd64"),
+			Etc: where.Etc(), Cgroup: c.path(string(spec.ID)), Swap: c.swap}),
 	}, "", "  ")
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -104,7 +105,7 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 		made, err = i.add(ctx, img, ref)
 		// If the disk is full, return an error that names the disk. The error below would name the registry as the
 		// cause.
-		err = i.explainFullDisk(err)
+		err = folder.ExplainFullDisk(err, i.dir)
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
@@ -148,7 +149,7 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 		return "", sandbox.Errorf(sandbox.Invalid, "the image has no name: give it one")
 	}
 	_, err = e.images.add(ctx, img, ref)
-	return ref, e.images.explainFullDisk(err)
+	return ref, folder.ExplainFullDisk(err, e.images.dir)
 }
 
 // fromTar returns the image of a `docker save` tar, and the name of the image. The layers of the image can be read

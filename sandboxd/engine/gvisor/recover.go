@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -26,17 +27,17 @@ import (
 // sandboxes: the next operation that needs the step repeats it. recover returns an error only if the folder of the
 // sandboxes can't be read or ctx ends.
 func (e *Engine) recover(ctx context.Context) error {
-	ids, err := e.layout.ids()
+	ids, err := e.layout.IDs()
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
 		e.warn(fmt.Sprintf("sandbox %s was not put in order", id), e.recoverSandbox(ctx, id))
-		if why := e.layout.damage(id); why != "" {
+		if why := e.damage(id); why != "" {
 			e.warn(fmt.Sprintf("sandbox %s is lost", id), errors.New(why))
 		}
 	}
-	if exists(e.layout.guest(e.guestName())) { // installGuest replaces the guest's files if they are incomplete
+	if folder.Exists(e.layout.Guest(e.guestName())) { // installGuest replaces the guest's files if they are incomplete
 		_, err := e.installGuest()
 		e.warn("the guest's files could not be checked", err)
 	}
@@ -53,20 +54,20 @@ func (e *Engine) warn(what string, err error) {
 
 func (e *Engine) recoverSandbox(ctx context.Context, id sandbox.ID) error {
 	var err error
-	if e.layout.suspended(id) {
-		err = errors.Join(e.end(ctx, id), e.layout.discard(e.layout.fallback(id)))
+	if e.layout.Suspended(id) {
+		err = errors.Join(e.end(ctx, id), e.layout.Discard(e.layout.Fallback(id)))
 	} else {
 		err = e.useFallback(ctx, id)
 	}
-	for _, dir := range []string{e.layout.makingCheckpoint(id), e.layout.packingCheckpoint(id), e.layout.openCheckpoint(id)} {
+	for _, dir := range []string{e.layout.MakingCheckpoint(id), e.layout.PackingCheckpoint(id), e.layout.OpenCheckpoint(id)} {
 		err = errors.Join(err, os.RemoveAll(dir))
 	}
 	return err
 }
 
 func (e *Engine) clearTrash() error {
-	for _, pattern := range []string{e.layout.sandboxes() + "/.trash-*", filepath.Join(e.layout.dir, "guest", ".making-*"),
-		filepath.Join(e.layout.dir, "bin", ".making-*")} {
+	for _, pattern := range []string{e.layout.Sandboxes() + "/.trash-*", filepath.Join(e.layout.Dir, "guest", ".making-*"),
+		filepath.Join(e.layout.Dir, "bin", ".making-*")} {
 		left, _ := filepath.Glob(pattern)
 		for _, dir := range left {
 			if err := os.RemoveAll(dir); err != nil {
@@ -82,7 +83,7 @@ func (e *Engine) clearTrash() error {
 func (e *Engine) prune(ids []sandbox.ID) error {
 	needed := map[string]bool{"runsc-" + e.build: true}
 	for _, id := range ids {
-		r, err := e.layout.find(id)
+		r, err := e.layout.Find(id)
 		if sandbox.KindOf(err) == sandbox.NotFound {
 			continue // the creation of this sandbox was not completed
 		}
@@ -94,13 +95,13 @@ func (e *Engine) prune(ids []sandbox.ID) error {
 		needed["runsc-"+r.Build], needed[r.Guest] = true, true
 	}
 	for _, dir := range []string{"bin", "guest"} {
-		entries, err := os.ReadDir(filepath.Join(e.layout.dir, dir))
+		entries, err := os.ReadDir(filepath.Join(e.layout.Dir, dir))
 		if err != nil {
 			return err
 		}
 		for _, entry := range entries {
 			if name := entry.Name(); !needed[name] && !strings.HasPrefix(name, e.bundle.ID()+"-") {
-				if err := os.RemoveAll(filepath.Join(e.layout.dir, dir, name)); err != nil {
+				if err := os.RemoveAll(filepath.Join(e.layout.Dir, dir, name)); err != nil {
 					return err
 				}
 			}

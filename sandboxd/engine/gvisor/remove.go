@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -28,14 +29,14 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 // remove is like Remove, but the caller must hold the sandbox's lock. It removes the folder last: until everything else
 // is gone, the sandbox is listed and can be removed again.
 func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
-	sandboxDir := e.layout.sandboxDir(id)
+	sandboxDir := e.layout.Sandbox(id)
 	if _, err := os.Stat(sandboxDir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err := e.end(ctx, id); err != nil {
 		return err
 	}
-	if err := e.layout.discard(sandboxDir); err != nil {
+	if err := e.layout.Discard(sandboxDir); err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	return nil
@@ -46,35 +47,35 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 // or the sandbox died after runsc recorded the pid, another process may have that pid now. The caller must hold the
 // sandbox's lock.
 func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
-	if err := e.endInstance(ctx, e.layout.instanceOf(id), e.layout.process(id)); err != nil {
+	if err := e.endInstance(ctx, e.layout.InstanceOf(id), e.layout.Process(id)); err != nil {
 		return err
 	}
 	e.streams.Close(id)
-	return removeFiles(e.layout.process(id), e.layout.spareOf(id))
+	return removeFiles(e.layout.Process(id), e.layout.Pooled(id))
 }
 
 // endInstance kills all processes of an instance, and removes its cgroup and the files that runsc keeps about it. If
 // the instance is a spare, endInstance removes the spare's folder, too. The parameter record is the path of the file
 // with the instance's process, or empty.
-func (e *Engine) endInstance(ctx context.Context, in instance, record string) error {
+func (e *Engine) endInstance(ctx context.Context, in folder.Instance, record string) error {
 	if err := e.kill(ctx, in, record); err != nil {
 		return err
 	}
-	if err := e.cgroups.remove(ctx, in.name); err != nil {
+	if err := e.cgroups.remove(ctx, in.Name); err != nil {
 		return err
 	}
-	s := in.name
+	s := in.Name
 	err := removeFiles(
-		filepath.Join(e.layout.runscRoot(), s+"_sandbox:"+s+".state"),
-		filepath.Join(e.layout.runscRoot(), s+"_sandbox:"+s+".lock"),
-		filepath.Join(e.layout.runscRoot(), "runsc-"+s+".sock"),
+		filepath.Join(e.layout.RunscRoot(), s+"_sandbox:"+s+".state"),
+		filepath.Join(e.layout.RunscRoot(), s+"_sandbox:"+s+".lock"),
+		filepath.Join(e.layout.RunscRoot(), "runsc-"+s+".sock"),
 		// runsc creates the socket in one of these folders if the path of the home is too long for a socket.
 		"/var/run/runsc-"+s+".sock",
 		"/run/runsc-"+s+".sock",
 		"/tmp/runsc-"+s+".sock",
-		in.pidFile())
-	if err == nil && filepath.Dir(in.bundle) == e.layout.spares() {
-		err = os.RemoveAll(in.bundle)
+		in.PIDFile())
+	if err == nil && filepath.Dir(in.Bundle) == e.layout.Pool() {
+		err = os.RemoveAll(in.Bundle)
 	}
 	return err
 }

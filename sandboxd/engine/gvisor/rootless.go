@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -72,5 +73,5 @@ func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 		why = fmt.Sprintf("it can't make one (%v), as in a container that forbids it", cause)
 	}
 	return sandbox.Errorf(sandbox.Unavailable, "without root the gvisor engine needs a user namespace, and %s. Or run dormouse as root, or use a Docker engine", why).
-		WithCause(errors.Join(errNoNamespace, cause))
+		WithCause(errors.Join(folder.ErrNoNamespace, cause))
 }

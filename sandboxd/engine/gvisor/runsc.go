@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -91,7 +92,7 @@ func buildOf(path string) (string, error) {
 // because a sandbox needs the runsc that created it as long as it exists, and a checkpoint needs the runsc that wrote it.
 // The stored program is a hard link to a copy that all homes share. It is not a link to the program at path, because that
 // file may be overwritten.
-func (l layout) keepRunsc(path string, shared images) (build string, err error) {
+func keepRunsc(l folder.Layout, path string, shared images) (build string, err error) {
 	build, err = buildOf(path)
 	if err != nil {
 		return "", err
@@ -108,7 +109,7 @@ func (l layout) keepRunsc(path string, shared images) (build string, err error) 
 		itsBuild, err := buildOf(path)
 		return err == nil && itsBuild == build
 	}
-	kept := l.runsc(build)
+	kept := l.Runsc(build)
 	if whole(kept) {
 		return build, nil
 	}
@@ -163,9 +164,9 @@ func copyProgram(from, to string) error {
 }
 
 // flags returns the flags for every call of runsc. They are part of a sandbox's isolation.
-func (l layout) flags(ignoreCgroups bool) []string {
+func flags(l folder.Layout, ignoreCgroups bool) []string {
 	list := []string{
-		"--root=" + l.runscRoot(),
+		"--root=" + l.RunscRoot(),
 		"--platform=systrap",
 		"--network=none",  // a sandbox has only gVisor's loopback interface
 		"--overlay2=none", // the only writable files are in mounts, which have a size limit
@@ -185,15 +186,15 @@ func (l layout) flags(ignoreCgroups bool) []string {
 
 // arguments returns the arguments for a call of runsc: the flags of every call, followed by args.
 func (e *Engine) arguments(args []string) []string {
-	return append(e.layout.flags(e.cgroups.missing != "" || e.cgroups.ours), args...)
+	return append(flags(e.layout, e.cgroups.missing != "" || e.cgroups.ours), args...)
 }
 
 // command returns a call of runsc in its own session, so that signals to the daemon's terminal or process group do not
 // reach sandboxes.
 func (e *Engine) command(build string, args ...string) *exec.Cmd {
-	cmd := exec.Command(e.layout.runsc(build), e.arguments(args)...)
+	cmd := exec.Command(e.layout.Runsc(build), e.arguments(args)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.Dir = e.layout.dir
+	cmd.Dir = e.layout.Dir
 	detach(cmd)
 	return cmd
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -42,25 +43,23 @@ type snapshots struct {
 	whole  map[string]bool     // the checkpoint folders of snapshots whose files were checked and are intact
 }
 
-func (l layout) snapshots() string { return filepath.Join(l.dir, "snapshots") }
-
 // snapshotOf returns the folder of the snapshot for a spec. Its name is a hash of everything that must be the same in the
 // snapshot and in a sandbox that starts from it.
-func (e *Engine) snapshotOf(r record, spec engine.Spec, img imageRef) (string, error) {
+func (e *Engine) snapshotOf(r folder.Record, spec engine.Spec, img imageRef) (string, error) {
 	spec.ID, spec.Expires = "", time.Unix(0, 0)
 	_, config, err := e.plan(spec, img)
 	if err != nil {
 		return "", err
 	}
 	text, err := json.Marshal(struct {
-		Record record
+		Record folder.Record
 		Config ociSpec
 		Limits sandbox.Limits // without cgroups, the configuration does not contain all limits
 	}{r, config, spec.Limits})
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(e.layout.snapshots(), sumOf(text)[:24]), nil
+	return filepath.Join(e.layout.Snapshots(), sumOf(text)[:24]), nil
 }
 
 // Start implements [engine.Snapshotter]. If starting from a snapshot fails, Start removes the snapshot, unless the
@@ -83,10 +82,10 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	if err != nil || !fresh(dir) {
 		return false, err
 	}
-	err = e.images.explainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r))
+	err = folder.ExplainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r), e.images.dir)
 	// The snapshot itself may be the cause: remove it, so that the manager makes a new snapshot.
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, errFull) {
-		err = errors.Join(err, e.layout.discard(dir))
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, folder.ErrFull) {
+		err = errors.Join(err, e.layout.Discard(dir))
 	}
 	return err == nil, err
 }
@@ -97,8 +96,8 @@ func fresh(dir string) bool {
 }
 
 // startFromSnapshot creates a sandbox from the snapshot in dir. The caller must hold the sandbox's lock.
-func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.ID, r record) error {
-	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.ID, r folder.Record) error {
+	text, err := os.ReadFile(filepath.Join(dir, folder.ConfigFile))
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.I
 		return err
 	}
 	config.Linux.CgroupsPath = e.cgroups.path(string(id))
-	checkpoint := filepath.Join(dir, "checkpoint")
+	checkpoint := filepath.Join(dir, folder.CheckpointDir)
 	m, err := readManifest(checkpoint)
 	if err != nil {
 		return err
@@ -123,7 +122,7 @@ func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.I
 // wantSpare requests a spare for a sandbox that starts from the snapshot in dir.
 func (e *Engine) wantSpare(dir, build string) error {
 	var config ociSpec
-	if err := readJSON(filepath.Join(dir, "config.json"), &config); err != nil {
+	if err := folder.ReadJSON(filepath.Join(dir, folder.ConfigFile), &config); err != nil {
 		return err
 	}
 	e.spares.want(kindOf(build, config))
@@ -206,10 +205,10 @@ func (e *Engine) storeSnapshot(ctx context.Context, id sandbox.ID, dir string) e
 		return err
 	}
 	defer release()
-	if err := os.MkdirAll(e.layout.snapshots(), 0o700); err != nil {
+	if err := os.MkdirAll(e.layout.Snapshots(), 0o700); err != nil {
 		return err
 	}
-	if err := e.replaceDir(e.layout.sandboxDir(id), dir); err != nil {
+	if err := e.replaceDir(e.layout.Sandbox(id), dir); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -238,7 +237,7 @@ func (s *snapshots) hides(id sandbox.ID) bool {
 // tidySnapshots removes the snapshots that are too old, or that were made with another runsc build or guest. If more than
 // maxSnapshots remain, it removes the oldest.
 func (e *Engine) tidySnapshots() error {
-	entries, err := os.ReadDir(e.layout.snapshots())
+	entries, err := os.ReadDir(e.layout.Snapshots())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -251,21 +250,21 @@ func (e *Engine) tidySnapshots() error {
 	}
 	var good []snapshot
 	for _, entry := range entries {
-		dir := filepath.Join(e.layout.snapshots(), entry.Name())
-		var r record
+		dir := filepath.Join(e.layout.Snapshots(), entry.Name())
+		var r folder.Record
 		info, err := entry.Info()
 		if err == nil {
-			err = readJSON(filepath.Join(dir, "record.json"), &r)
+			err = folder.ReadJSON(filepath.Join(dir, folder.RecordFile), &r)
 		}
 		if err == nil && r.Build == e.build && strings.HasPrefix(r.Guest, e.bundle.ID()+"-") && fresh(dir) {
 			good = append(good, snapshot{dir, info.ModTime()})
-		} else if err := e.layout.discard(dir); err != nil {
+		} else if err := e.layout.Discard(dir); err != nil {
 			return err
 		}
 	}
 	slices.SortFunc(good, func(a, b snapshot) int { return cmp.Compare(b.made.UnixNano(), a.made.UnixNano()) })
 	for _, s := range good[min(len(good), maxSnapshots):] {
-		if err := e.layout.discard(s.dir); err != nil {
+		if err := e.layout.Discard(s.dir); err != nil {
 			return err
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -42,7 +42,7 @@ type spareKind struct {
 }
 
 type spare struct {
-	instance
+	folder.Instance
 	sum     string // the checksum of the kind of the spare
 	process process
 	own     *stdio.Stream // the stream over the guest's stdin and stdout, or nil if the guest does not listen on them
@@ -96,7 +96,7 @@ func (e *Engine) keepSpare() {
 			quiet.Reset(spareDelay)
 		case <-quiet.C:
 			e.keepStandbys(wanted.build)
-			if e.dropSpare(wanted.sum()) || !isPatchedRunsc(e.layout.runsc(wanted.build)) {
+			if e.dropSpare(wanted.sum()) || !isPatchedRunsc(e.layout.Runsc(wanted.build)) {
 				// There is a matching spare, or runsc is gVisor's own. That runsc ignores its stdin, so its spare
 				// would outlive a killed daemon.
 				continue
@@ -125,17 +125,17 @@ func (e *Engine) dropSpare(sum string) (is bool) {
 	if it != nil && !is {
 		ctx, cancel := cleanup(e.ctx)
 		defer cancel()
-		_ = e.endInstance(ctx, it.instance, "") // if this fails, the next start of the daemon ends the spare
+		_ = e.endInstance(ctx, it.Instance, "") // if this fails, the next start of the daemon ends the spare
 		it.close()
 	}
 	return is
 }
 
 func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err error) {
-	in := e.layout.spare("spare-" + strings.ToLower(rand.Text()))
+	in := e.layout.PooledInstance(folder.PooledPrefix + strings.ToLower(rand.Text()))
 	config := k.config
-	config.Linux.CgroupsPath = e.cgroups.path(in.name)
-	if err := os.Mkdir(in.bundle, 0o700); err != nil {
+	config.Linux.CgroupsPath = e.cgroups.path(in.Name)
+	if err := os.Mkdir(in.Bundle, 0o700); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -145,7 +145,7 @@ func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err erro
 			err = errors.Join(err, e.endInstance(cleanupCtx, in, ""))
 		}
 	}()
-	if err := writeJSON(filepath.Join(in.bundle, "config.json"), config); err != nil {
+	if err := folder.WriteJSON(filepath.Join(in.Bundle, folder.ConfigFile), config); err != nil {
 		return nil, err
 	}
 	p, own, err := e.launch(ctx, in, config, k.build, "create")
@@ -164,32 +164,32 @@ func (s *spare) close() {
 
 // endSpares ends all spares of this home that no sandbox runs in.
 func (e *Engine) endSpares(ctx context.Context) error {
-	ids, err := e.layout.ids()
+	ids, err := e.layout.IDs()
 	if err != nil {
 		return err
 	}
 	taken := map[string]bool{}
 	for _, id := range ids {
-		taken[e.layout.instanceOf(id).name] = true
+		taken[e.layout.InstanceOf(id).Name] = true
 	}
-	entries, err := os.ReadDir(e.layout.spares())
+	entries, err := os.ReadDir(e.layout.Pool())
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, entry := range entries {
-		in := e.layout.spare(entry.Name())
+		in := e.layout.PooledInstance(entry.Name())
 		switch {
-		case taken[in.name]:
+		case taken[in.Name]:
 			continue
-		case isInstance(in.name):
+		case folder.IsInstance(in.Name):
 			err = e.endInstance(ctx, in, "")
 		// The folder does not have the name of a spare, so the engine has not created it.
 		default:
-			err = os.RemoveAll(in.bundle)
+			err = os.RemoveAll(in.Bundle)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("end the spare %s: %w", in.name, err))
+			errs = append(errs, fmt.Errorf("end the spare %s: %w", in.Name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -198,13 +198,13 @@ func (e *Engine) endSpares(ctx context.Context) error {
 // restoreInto starts a sandbox in a spare, from runsc's files in dir. If restoreInto fails, it closes the spare's
 // stream, and the caller must end the sandbox, which also ends the spare.
 func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build, dir string) error {
-	if err := durable.Replace(e.layout.spareOf(id), spareFile(s.name, id), 0o600); err != nil {
+	if err := e.layout.WritePooled(id, s.Name); err != nil {
 		endCtx, cancel := cleanup(ctx)
 		defer cancel()
 		s.close()
-		return errors.Join(err, e.endInstance(endCtx, s.instance, ""))
+		return errors.Join(err, e.endInstance(endCtx, s.Instance, ""))
 	}
-	if err := e.call(ctx, build, "restore", "--detach", "--background", "--bundle="+s.bundle, "--image-path="+dir, s.name); err != nil {
+	if err := e.call(ctx, build, "restore", "--detach", "--background", "--bundle="+s.Bundle, "--image-path="+dir, s.Name); err != nil {
 		s.close()
 		return notStarted(ctx, err)
 	}

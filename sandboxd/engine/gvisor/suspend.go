@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -19,44 +20,44 @@ import (
 // processes end is discarded. No client can have seen the results of this work: all streams are closed by then, and the
 // sandbox has no other connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = e.images.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	r, err := e.layout.find(id)
+	r, err := e.layout.Find(id)
 	if err != nil {
 		return err
 	}
 	if err := e.useFallback(ctx, id); err != nil {
 		return err
 	}
-	if !e.layout.suspended(id) {
-		if _, alive := e.layout.processOfSandbox(id); !alive {
-			return noSandbox(id)
+	if !e.layout.Suspended(id) {
+		if _, alive := e.processOfSandbox(id); !alive {
+			return folder.NoSandbox(id)
 		}
-		if err := e.saveCheckpoint(ctx, id, r, e.layout.checkpoint(id)); err != nil {
+		if err := e.saveCheckpoint(ctx, id, r, e.layout.Checkpoint(id)); err != nil {
 			return fmt.Errorf("suspend %s: %w", id, err)
 		}
 	}
 	endCtx, cancel := cleanup(ctx)
 	defer cancel()
-	return errors.Join(e.end(endCtx, id), e.drop(e.layout.fallback(id)))
+	return errors.Join(e.end(endCtx, id), e.drop(e.layout.Fallback(id)))
 }
 
 // saveCheckpoint writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the
 // checkpoint under another name, and then moves it to the path in one step. An older folder at that path is replaced.
 // The sandbox keeps running. The caller must hold the sandbox's lock.
-func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r record, to string) (err error) {
-	if _, err := e.layout.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
+func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r folder.Record, to string) (err error) {
+	if _, err := e.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err
 	}
-	config, err := os.ReadFile(e.layout.configFile(id))
+	config, err := os.ReadFile(e.layout.Config(id))
 	if err != nil {
 		return err
 	}
-	making, m := e.layout.makingCheckpoint(id), manifestOf(r, config)
+	making, m := e.layout.MakingCheckpoint(id), manifestOf(r, config)
 	m.Saved = time.Now().UTC()
 	stop := startWriteback(filepath.Join(making, pagesFile))
 	err = e.writeCheckpoint(ctx, id, r.Build, making)
@@ -72,8 +73,8 @@ func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r record, to
 	if err := seal(making, m); err != nil {
 		return notSaved(fmt.Errorf("seal the checkpoint: %w", err))
 	}
-	sandboxDir := e.layout.sandboxDir(id)
-	if err := errors.Join(durable.SyncFile(e.layout.record(id)), durable.SyncFile(e.layout.configFile(id)), durable.SyncDir(sandboxDir), durable.SyncDir(e.layout.sandboxes())); err != nil {
+	sandboxDir := e.layout.Sandbox(id)
+	if err := errors.Join(durable.SyncFile(e.layout.Record(id)), durable.SyncFile(e.layout.Config(id)), durable.SyncDir(sandboxDir), durable.SyncDir(e.layout.Sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
 	}
 	return e.replaceDir(making, to)
@@ -82,7 +83,7 @@ func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r record, to
 // replaceDir moves the folder making to the path to. It replaces an older folder at that path in one step, and then
 // removes the older folder.
 func (e *Engine) replaceDir(making, to string) error {
-	if err := e.layout.moveOrExchange(making, to); err != nil {
+	if err := e.layout.MoveOrExchange(making, to); err != nil {
 		return err
 	}
 	return e.drop(making)
@@ -92,7 +93,7 @@ func (e *Engine) replaceDir(making, to string) error {
 // the background, because removing a large file takes time (0.2 s for 130 MB on ext4 with discard), and suspend, resume
 // and fork should not wait for it.
 func (e *Engine) drop(dir string) error {
-	trash, err := e.layout.trash(dir)
+	trash, err := e.layout.Trash(dir)
 	if err == nil && trash != "" {
 		e.background.Go(func() { _ = os.RemoveAll(trash) }) // if this fails, the next start of the daemon removes the folder
 	}
@@ -112,7 +113,7 @@ func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir 
 		return notSaved(err)
 	}
 	e.streams.Close(id) // gVisor can't save an open pipe to the host in a checkpoint
-	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.instanceOf(id).name)
+	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.InstanceOf(id).Name)
 	if err == nil {
 		return nil
 	}
@@ -126,30 +127,30 @@ func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir 
 
 // notSaved returns the error for a checkpoint that could not be written.
 func notSaved(cause error) *sandbox.Error {
-	return failedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
+	return folder.FailedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
 }
 
 // Resume implements [engine.Suspender]. When the guest of the resumed sandbox has answered, the sandbox's checkpoint
 // becomes its fallback checkpoint. If a step fails, including this last one, or the daemon is killed before the last
 // step, the sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = e.images.explainFullDisk(err) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
 	e.packer.abandon(id)
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	r, err := e.layout.find(id)
+	r, err := e.layout.Find(id)
 	if err != nil {
 		return err
 	}
 	if err := e.useFallback(ctx, id); err != nil {
 		return err
 	}
-	if !e.layout.suspended(id) {
-		if _, alive := e.layout.processOfSandbox(id); !alive {
-			return noSandbox(id)
+	if !e.layout.Suspended(id) {
+		if _, alive := e.processOfSandbox(id); !alive {
+			return folder.NoSandbox(id)
 		}
 		return nil
 	}
@@ -158,7 +159,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	err = e.restore(ctx, id, r)
 	if err == nil {
-		err = errors.Join(e.drop(e.layout.fallback(id)), e.replaceDir(e.layout.checkpoint(id), e.layout.fallback(id)))
+		err = errors.Join(e.drop(e.layout.Fallback(id)), e.replaceDir(e.layout.Checkpoint(id), e.layout.Fallback(id)))
 	}
 	if err != nil {
 		endCtx, cancel := cleanup(ctx)
@@ -170,12 +171,12 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 
 // restore starts a sandbox from its checkpoint. It fails if the checkpoint is damaged or does not fit this machine.
 // The caller must hold the sandbox's lock.
-func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
-	dir := e.layout.checkpoint(id)
-	if _, err := e.layout.config(id); err != nil {
+func (e *Engine) restore(ctx context.Context, id sandbox.ID, r folder.Record) error {
+	dir := e.layout.Checkpoint(id)
+	if _, err := e.config(id); err != nil {
 		return err
 	}
-	config, err := os.ReadFile(e.layout.configFile(id))
+	config, err := os.ReadFile(e.layout.Config(id))
 	if err != nil {
 		return err
 	}
@@ -191,7 +192,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r record) error {
 		return err
 	}
 	if m.packed() {
-		open := e.layout.openCheckpoint(id)
+		open := e.layout.OpenCheckpoint(id)
 		defer os.RemoveAll(open) // if this fails, the folder is removed at the next start of the daemon or with the sandbox
 		if err := m.unpack(ctx, dir, open); err != nil {
 			return err
@@ -219,7 +220,7 @@ func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir
 // saved memory: runsc reads the pages that the sandbox needs first. When startFromCheckpoint returns nil, runsc has
 // opened the files, so the caller may rename or remove them.
 func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
-	config, err := e.layout.config(id)
+	config, err := e.config(id)
 	if err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 	if s := e.spares.acquire(kind); s != nil {
 		p, own, err = s.process, s.own, e.restoreInto(ctx, id, s, build, dir)
 	} else {
-		p, own, err = e.launch(ctx, e.layout.own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)
+		p, own, err = e.launch(ctx, e.layout.Own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)
 	}
 	if err == nil {
 		err = e.started(ctx, id, build, p, own)
@@ -242,17 +243,17 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 
 // checkRestorable returns an error of kind unavailable if the runsc build, the image or the guest that a checkpoint needs
 // is missing or changed.
-func (e *Engine) checkRestorable(r record) error {
+func (e *Engine) checkRestorable(r folder.Record) error {
 	for what, path := range map[string]string{
-		"the gVisor build that it was suspended with": e.layout.runsc(r.Build),
+		"the gVisor build that it was suspended with": e.layout.Runsc(r.Build),
 		"its image":         e.images.root(r.Image),
-		"its guest program": e.layout.guest(r.Guest),
+		"its guest program": e.layout.Guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {
 			return notRestorableHere("%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
 		}
 	}
-	if build, err := buildOf(e.layout.runsc(r.Build)); err != nil || build != r.Build {
+	if build, err := buildOf(e.layout.Runsc(r.Build)); err != nil || build != r.Build {
 		return notRestorableHere("the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
 	}
 	return nil
@@ -264,12 +265,7 @@ func notRestorableHere(format string, args ...any) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Unavailable, format, args...)
 }
 
-// lost returns the error for a checkpoint that can never be restored.
-func lost(format string, args ...any) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because "+format, args...)
-}
-
 // notRead returns the error for an intact checkpoint that could not be decompressed.
 func notRead(cause error) *sandbox.Error {
-	return failedOnDisk("its saved memory could not be read back", cause)
+	return folder.FailedOnDisk("its saved memory could not be read back", cause)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -22,16 +23,16 @@ import (
 const unusedFor = 30 * 24 * time.Hour
 
 // registerHome records the path of a home whose sandboxes use these images.
-func (i images) registerHome(home layout) error {
+func (i images) registerHome(home folder.Layout) error {
 	dir := filepath.Join(i.dir, "homes")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, homeFile(home.dir))
-	if old, err := os.ReadFile(path); err == nil && string(old) == home.dir {
+	path := filepath.Join(dir, homeFile(home.Dir))
+	if old, err := os.ReadFile(path); err == nil && string(old) == home.Dir {
 		return nil
 	}
-	return durable.WriteFile(path, []byte(home.dir), 0o600)
+	return durable.WriteFile(path, []byte(home.Dir), 0o600)
 }
 
 // homeFile returns the name of the file that holds the path of a home.
@@ -74,7 +75,7 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 	for _, entry := range entries {
 		digest := entry.Name()
 		info, err := entry.Info()
-		if err != nil || !isDigest(digest) || needed[digest] || latest[digest] || now.Sub(info.ModTime()) < unusedFor || ctx.Err() != nil {
+		if err != nil || !folder.IsDigest(digest) || needed[digest] || latest[digest] || now.Sub(info.ModTime()) < unusedFor || ctx.Err() != nil {
 			continue
 		}
 		for _, file := range refs[digest] {
@@ -83,11 +84,6 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 		errs = append(errs, i.trash(filepath.Join(i.dir, digest)))
 	}
 	return errors.Join(append(errs, i.tidyPrograms(now))...)
-}
-
-func isDigest(name string) bool {
-	text, err := hex.DecodeString(name)
-	return err == nil && len(text) == sha256.Size
 }
 
 // needed returns the digests of the images that the sandboxes of all homes need. It removes the records of homes that do
@@ -115,8 +111,8 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 			}
 			continue
 		}
-		home := layout{string(text)}
-		ids, err := home.ids()
+		home := folder.Layout{Dir: string(text)}
+		ids, err := home.IDs()
 		if errors.Is(err, fs.ErrNotExist) {
 			if err := os.Remove(file); err != nil {
 				return nil, err
@@ -127,7 +123,7 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 			return nil, err
 		}
 		for _, id := range ids {
-			r, err := home.find(id)
+			r, err := home.Find(id)
 			if sandbox.KindOf(err) == sandbox.NotFound {
 				continue // the sandbox is being created, or its creation was not completed
 			}
@@ -152,7 +148,7 @@ func (i images) named() (latest map[string]bool, refs map[string][]string, err e
 	files, _ := filepath.Glob(filepath.Join(i.dir, "refs", "*.json"))
 	for _, file := range files {
 		var img imageRef
-		if err := readJSON(file, &img); errors.Is(err, errDamaged) || err == nil && !isDigest(img.Digest) {
+		if err := folder.ReadJSON(file, &img); errors.Is(err, folder.ErrDamaged) || err == nil && !folder.IsDigest(img.Digest) {
 			if err := os.Remove(file); err != nil { // a damaged file does not refer to an image
 				return nil, nil, err
 			}

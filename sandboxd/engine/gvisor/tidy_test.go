@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -51,34 +52,34 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(i.dir, "making-x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	home, gone := layout{t.TempDir()}, layout{filepath.Join(t.TempDir(), "gone")}
-	if err := home.make(); err != nil {
+	home, gone := folder.Layout{Dir: t.TempDir()}, folder.Layout{Dir: filepath.Join(t.TempDir(), "gone")}
+	if err := home.Make(); err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range []layout{home, gone} {
+	for _, l := range []folder.Layout{home, gone} {
 		if err := i.registerHome(l); err != nil {
 			t.Fatal(err)
 		}
 	}
 	id := sandbox.NewID()
-	if err := os.Mkdir(home.sandboxDir(id), 0o700); err != nil {
+	if err := os.Mkdir(home.Sandbox(id), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeJSON(home.record(id), record{Schema: recordSchema, Build: strings.Repeat("b", 12), Guest: "guest-amd64", Image: strings.Repeat("2", 64)}); err != nil {
+	if err := folder.WriteJSON(home.Record(id), folder.Record{Schema: folder.RecordSchema, Build: strings.Repeat("b", 12), Guest: "guest-amd64", Image: strings.Repeat("2", 64)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := i.tidy(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 	for digest, stays := range want {
-		if exists(i.root(digest)) != stays {
+		if folder.Exists(i.root(digest)) != stays {
 			t.Errorf("%s… is there: %v, want %v", digest[:3], !stays, stays)
 		}
 	}
-	if exists(i.refFile("host:5000/own:1")) || !exists(i.refFile("host:5000/own:2")) {
+	if folder.Exists(i.refFile("host:5000/own:1")) || !folder.Exists(i.refFile("host:5000/own:2")) {
 		t.Error("the name of what is gone is there, or that of what is not is gone")
 	}
-	if exists(filepath.Join(i.dir, "making-x")) {
+	if folder.Exists(filepath.Join(i.dir, "making-x")) {
 		t.Error("what was left half unpacked is there")
 	}
 	if homes, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*")); len(homes) != 1 {
@@ -86,11 +87,11 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 	}
 
 	// If the record of a sandbox can't be read, it is unknown which image the sandbox needs, so no image is removed.
-	if err := os.WriteFile(home.record(id), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(home.Record(id), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	old := add("9", "host:5000/own:9", 95*day)
-	if err := i.tidy(t.Context(), now); err == nil || !exists(i.root(old)) {
-		t.Errorf("tidy = %v, and the image is there: %v, want an error and all kept", err, exists(i.root(old)))
+	if err := i.tidy(t.Context(), now); err == nil || !folder.Exists(i.root(old)) {
+		t.Errorf("tidy = %v, and the image is there: %v, want an error and all kept", err, folder.Exists(i.root(old)))
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -399,7 +400,7 @@ func (t *tree) mountPoints() error {
 			return fmt.Errorf("make /%s: %w", dir, err)
 		}
 	}
-	for name := range etcFiles {
+	for name := range folder.EtcFiles {
 		name, err := t.place("etc/" + name)
 		if err != nil {
 			return err

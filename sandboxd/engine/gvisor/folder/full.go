@@ -1,4 +1,4 @@
-package gvisor
+package folder
 
 import (
 	"errors"
@@ -8,12 +8,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// errFull is wrapped by errors whose message names a full disk.
-var errFull = errors.New("the disk is full")
+// ErrFull is wrapped by errors whose message names a full disk.
+var ErrFull = errors.New("the disk is full")
 
-// errNoNamespace is wrapped by the errors of whyNoNamespace. If the limit of user namespaces is reached, Linux returns
+// ErrNoNamespace is wrapped by the errors for a user namespace that could not be created. If the limit of user namespaces is reached, Linux returns
 // ENOSPC, which must not be reported as a full disk.
-var errNoNamespace = errors.New("no user namespace")
+var ErrNoNamespace = errors.New("no user namespace")
 
 // fullDisk returns a sentence, for a person or a model, that names the full disk, if a full disk caused err. Otherwise it
 // returns an empty string. images is the folder of the image cache, or empty.
@@ -33,23 +33,23 @@ func mentionsFullDisk(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EDQUOT.Error()))
 }
 
-// explainFullDisk returns err, or, if a full disk caused err, an error that names the disk. Every operation that writes
-// calls it last, because any of its steps can fail on a full disk.
-func (i images) explainFullDisk(err error) error {
-	if err == nil || errors.Is(err, errFull) || errors.Is(err, errNoNamespace) {
+// ExplainFullDisk returns err, or, if a full disk caused err, an error that names the disk. The parameter images is the
+// folder of the image cache. Every operation that writes calls it last, because any of its steps can fail on a full disk.
+func ExplainFullDisk(err error, images string) error {
+	if err == nil || errors.Is(err, ErrFull) || errors.Is(err, ErrNoNamespace) {
 		return err
 	}
-	if where := fullDisk(err, i.dir); where != "" {
-		return sandbox.Errorf(sandbox.Unavailable, "%s", where).WithCause(errors.Join(errFull, err))
+	if where := fullDisk(err, images); where != "" {
+		return sandbox.Errorf(sandbox.Unavailable, "%s", where).WithCause(errors.Join(ErrFull, err))
 	}
 	return err
 }
 
-// failedOnDisk returns the error for a failed step that reads or writes a checkpoint. The parameter what describes the
+// FailedOnDisk returns the error for a failed step that reads or writes a checkpoint. The parameter what describes the
 // failed step, and is the first part of the message. The second part names the full disk or refers to the daemon's log.
-func failedOnDisk(what string, cause error) *sandbox.Error {
+func FailedOnDisk(what string, cause error) *sandbox.Error {
 	if where := fullDisk(cause, ""); where != "" {
-		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(errFull, cause))
+		return sandbox.Errorf(sandbox.Unavailable, "%s: %s", what, where).WithCause(errors.Join(ErrFull, cause))
 	}
 	return sandbox.Errorf(sandbox.Unavailable, "%s; the daemon's log has the details", what).WithCause(cause)
 }
