@@ -75,8 +75,8 @@ type Engine struct {
 	direct bool // guests may be reached through the container's runtime
 
 	sandboxLocks sandboxLocks
-	streams      streams.Open[string] // the open streams to each container, by container id
-	resumedIDs   sync.Map             // ids of sandboxes that this process has resumed; Docker may still report them as paused
+	streams      streams.Open // the open streams to each container, by container id
+	resumedIDs   sync.Map     // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -160,7 +160,7 @@ func notStarted(ctx context.Context, cause error) error {
 // started records the process of a sandbox, and waits until the sandbox's guest can be reached.
 func (e *Engine) started(ctx context.Context, id sandbox.ID, build string, p process, own *stdio.Stream) error {
 	if own != nil {
-		e.streams.Add(id, own)
+		e.streams.Add(string(id), own)
 	}
 	if err := folder.WriteJSON(e.layout.Process(id), p); err != nil {
 		return err
@@ -178,13 +178,13 @@ func (e *Engine) awaitGuest(ctx context.Context, id sandbox.ID, build string, ow
 	defer died(nil)
 	go e.watchSandbox(ctx, id, died)
 	if own != nil && openOwnStream(ctx, own) {
-		e.streams.Offer(id, own)
+		e.streams.Offer(string(id), own)
 		return nil
 	}
 	for {
 		s, err := e.connect(ctx, id, build)
 		if err == nil {
-			e.streams.Offer(id, s)
+			e.streams.Offer(string(id), s)
 			return nil
 		}
 		if _, alive := e.processOfSandbox(id); !alive {

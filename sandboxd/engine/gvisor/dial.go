@@ -32,7 +32,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		}
 		return nil, folder.NoSandbox(id)
 	}
-	if s, ok := e.streams.Take(id); ok {
+	if s, ok := e.streams.Take(string(id)); ok {
 		return s, nil
 	}
 	s, err := e.connect(ctx, id, r.Build)
@@ -50,7 +50,7 @@ func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*str
 	if err != nil {
 		return nil, err
 	}
-	e.streams.Add(id, s)
+	e.streams.Add(string(id), s)
 	if err := stdio.AwaitJoined(ctx, s); err != nil {
 		return nil, err
 	}

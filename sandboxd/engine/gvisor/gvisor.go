@@ -83,7 +83,7 @@ type Engine struct {
 	cgroups cgroups
 	info    engine.Info
 	locks   locks
-	streams streams.Open[sandbox.ID]
+	streams streams.Open
 	packer  packer
 	pulls   pulls
 	mayPull bool

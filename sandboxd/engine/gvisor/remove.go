@@ -50,7 +50,7 @@ func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 	if err := e.endInstance(ctx, e.layout.InstanceOf(id), e.layout.Process(id)); err != nil {
 		return err
 	}
-	e.streams.Close(id)
+	e.streams.Close(string(id))
 	return removeFiles(e.layout.Process(id), e.layout.Pooled(id))
 }
 

@@ -112,7 +112,7 @@ func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir 
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return notSaved(err)
 	}
-	e.streams.Close(id) // gVisor can't save an open pipe to the host in a checkpoint
+	e.streams.Close(string(id)) // gVisor can't save an open pipe to the host in a checkpoint
 	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.InstanceOf(id).Name)
 	if err == nil {
 		return nil

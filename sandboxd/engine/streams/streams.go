@@ -21,21 +21,21 @@ type Stream interface {
 	Ended() <-chan struct{}
 }
 
-// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. ID
-// identifies the sandbox or its container. The zero value is ready for use. Open is safe for concurrent use.
-type Open[ID comparable] struct {
+// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. The id
+// is that of the sandbox or of its container. The zero value is ready for use. Open is safe for concurrent use.
+type Open struct {
 	mu sync.Mutex
 	// The inner map's value is true if the stream is unused: it was opened to check that the guest can be dialled, and
 	// the next Dial may take it.
-	open map[ID]map[Stream]bool
+	open map[string]map[Stream]bool
 }
 
 // Add adds a stream and marks it as used. The stream is removed from l when its Ended channel is closed.
-func (l *Open[ID]) Add(id ID, s Stream) {
+func (l *Open) Add(id string, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open == nil {
-		l.open = map[ID]map[Stream]bool{}
+		l.open = map[string]map[Stream]bool{}
 	}
 	if l.open[id] == nil {
 		l.open[id] = map[Stream]bool{}
@@ -48,7 +48,7 @@ func (l *Open[ID]) Add(id ID, s Stream) {
 }
 
 // Offer marks an added stream as unused, so that the next Take returns it. Offer does nothing if the stream has ended.
-func (l *Open[ID]) Offer(id ID, s Stream) {
+func (l *Open) Offer(id string, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, open := l.open[id][s]; open {
@@ -57,7 +57,7 @@ func (l *Open[ID]) Offer(id ID, s Stream) {
 }
 
 // Take returns an unused stream of a sandbox and marks the stream as used. It returns false if there is none.
-func (l *Open[ID]) Take(id ID) (s Stream, ok bool) {
+func (l *Open) Take(id string) (s Stream, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s, unused := range l.open[id] {
@@ -69,7 +69,7 @@ func (l *Open[ID]) Take(id ID) (s Stream, ok bool) {
 	return nil, false
 }
 
-func (l *Open[ID]) remove(id ID, s Stream) {
+func (l *Open) remove(id string, s Stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open[id], s)
@@ -80,7 +80,7 @@ func (l *Open[ID]) remove(id ID, s Stream) {
 
 // Close closes the streams that a sandbox has when Close is called, and waits until these streams have ended. It does
 // not close streams that are added later.
-func (l *Open[ID]) Close(id ID) {
+func (l *Open) Close(id string) {
 	l.mu.Lock()
 	list := slices.Collect(maps.Keys(l.open[id]))
 	l.mu.Unlock()
@@ -93,7 +93,7 @@ func (l *Open[ID]) Close(id ID) {
 }
 
 // CloseAll calls Close for every sandbox.
-func (l *Open[ID]) CloseAll() {
+func (l *Open) CloseAll() {
 	l.mu.Lock()
 	ids := slices.Collect(maps.Keys(l.open))
 	l.mu.Unlock()
