@@ -73,8 +73,8 @@ type Result struct {
 // cache has the image, Ensure imports it into the engine. Otherwise Ensure builds it. With Options.Rebuild, Ensure always
 // builds it. Ensure writes progress messages for the user to progress.
 //
-// If several calls run at the same time, also in different processes, only one of them builds at a time. The next call
-// then imports the image from the cache, or, with [DockerHub], lets the engine build it again.
+// If several calls run at the same time, also in different processes, only one of them builds or imports the image. The
+// others wait, and then find the image in the engine or, if they use another engine, in the cache.
 func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer) (Result, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -82,14 +82,8 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 	}
 	cache := cache{dir: opts.CacheDir}
 	if !opts.Rebuild {
-		switch has, err := engine.HasImage(ctx, Ref()); {
-		case err != nil:
-			return Result{}, err
-		case has:
-			// If the image was built on this machine, the cache has its size and the packages that were left out.
-			result, _ := cache.find()
-			result.Ref = Ref()
-			return result, nil
+		if result, has, err := cache.inEngine(ctx, engine); err != nil || has {
+			return result, err
 		}
 	}
 
@@ -98,6 +92,11 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 		return Result{}, err
 	}
 	defer unlock()
+	if !opts.Rebuild { // another call may have built or imported the image while this call waited for the lock
+		if result, has, err := cache.inEngine(ctx, engine); err != nil || has {
+			return result, err
+		}
+	}
 	report := newReport(progress)
 	defer report.close()
 
@@ -118,40 +117,16 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 	return result, importTar(ctx, engine, result, report)
 }
 
-// Build makes the root file system of the image as a tar file in the cache, for engines that unpack images themselves.
-// If the file exists and Options.Rebuild is false, Build does nothing.
-func Build(ctx context.Context, opts Options, progress io.Writer) (Result, error) {
-	opts, err := opts.withDefaults()
-	if err != nil {
-		return Result{}, err
+// inEngine reports whether the engine has the image. If the image was built on this machine, the cache has its size and
+// the packages that were left out, and the Result contains them.
+func (c cache) inEngine(ctx context.Context, engine Engine) (Result, bool, error) {
+	has, err := engine.HasImage(ctx, Ref())
+	if err != nil || !has {
+		return Result{}, false, err
 	}
-	cache := cache{dir: opts.CacheDir}
-	if result, found := cache.find(); found && !opts.Rebuild {
-		return result, nil
-	}
-	unlock, err := cache.lock(ctx, progress)
-	if err != nil {
-		return Result{}, err
-	}
-	defer unlock()
-	if result, found := cache.find(); found && !opts.Rebuild {
-		return result, nil // another process built the image while this process waited for the lock
-	}
-	if opts.Way == DockerHub {
-		return Result{}, fmt.Errorf("way %s builds inside a Docker engine and makes no file: use %s or %s", DockerHub, Debian, Auto)
-	}
-	why, err := debianWorks()
-	if err != nil {
-		return Result{}, fmt.Errorf("the image's files cannot be built here: %w", err)
-	}
-	report := newReport(progress)
-	defer report.close()
-	result, err := buildWithDebian(ctx, cache, opts, why, report)
-	if err != nil {
-		return Result{}, err
-	}
-	warnLeftOut(report, result)
-	return result, nil
+	result, _ := c.find()
+	result.Ref = Ref()
+	return result, true, nil
 }
 
 func importTar(ctx context.Context, engine Engine, result Result, report *report) error {

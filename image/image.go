@@ -5,8 +5,7 @@
 //   - The steps that turn a root file system with these packages into the image, the same for both ways: setup.sh,
 //     inventory.py and dpkg.cfg
 //   - [Ref], the name of the image, which contains a hash of all these inputs (image.go)
-//   - [Ensure], which brings the image into an engine, and [Build], which makes its root file system as a
-//     tar file (build.go); both choose the way to build it (way.go)
+//   - [Ensure], which brings the image into an engine (build.go), and the choice of the way to build it (way.go)
 //   - The two ways: Debian's mmdebstrap (debian.go, wheels.go), and a docker build on an image from
 //     Docker Hub (docker.go, sandbox.dockerfile)
 //   - The cache of built images, which all homes share (cache.go)
