@@ -132,8 +132,9 @@ func Decode(resp *http.Response, limit int64, v any) error {
 }
 
 // ReadError returns the error that an answer reports. The status determines the kind of the error, not the body. If the
-// body is not that of [WriteError], for example because a proxy sent the answer, the error contains only the
-// status, and its kind is internal. The caller must close the body.
+// body is not that of [WriteError], for example because a proxy sent the answer, the error contains only the status. Its
+// kind is then unavailable if the status says that a server behind the proxy cannot be reached, and otherwise internal.
+// The caller must close the body.
 func ReadError(resp *http.Response) error {
 	const maximum = 64 << 10
 	var body errorBody
@@ -146,5 +147,11 @@ func ReadError(resp *http.Response) error {
 			}
 		}
 	}
-	return fmt.Errorf("%s %s: %s", resp.Request.Method, resp.Request.URL.Path, resp.Status)
+	err := fmt.Errorf("%s %s: %s", resp.Request.Method, resp.Request.URL.Path, resp.Status)
+	switch resp.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return sandbox.Errorf(sandbox.Unavailable, "Dormouse cannot be reached: a server in front of it answered with status %d (%s). Try again in a moment",
+			resp.StatusCode, http.StatusText(resp.StatusCode)).WithCause(err)
+	}
+	return err
 }
