@@ -5,7 +5,7 @@
 //   - [Handler], [NewHandler]: the routes and the processing of a request (handler.go, routing.go, serve.go)
 //   - the handlers of the routes: sandboxes.go, executions.go, events.go, files.go, docs.go
 //   - reading parameters and the Range header: params.go, ranges.go
-//   - [Client], [NewClient], [Dial]: the Go client (client*.go)
+//   - [Client], [Dial], [DialBy]: the Go client (client*.go)
 //
 // Bodies are the JSON encoding of the types of package sandbox; the bodies of files are plain bytes. The package does not
 // use engines or kernels. openapi.json describes the API for programs, and docs/api.md describes it for people.

@@ -25,35 +25,9 @@ const (
 )
 
 // Client is a client of the v1 API. Its methods may be called concurrently.
-type Client struct {
-	base *url.URL
-	http *http.Client
-}
+type Client struct{ http *http.Client }
 
 var _ Sandboxes = (*Client)(nil)
-
-// NewClient returns a client for a base URL (http://127.0.0.1:8765, unix:///path) or for the path of a unix socket. The
-// client connects when it is first used.
-func NewClient(target string) (*Client, error) {
-	if !strings.Contains(target, "://") {
-		return Dial(target), nil
-	}
-	u, err := url.Parse(target)
-	if err != nil {
-		return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a URL", sandbox.Quote(target))
-	}
-	switch u.Scheme {
-	case "unix":
-		return Dial(u.Path), nil
-	case "http", "https":
-		u.RawQuery, u.Fragment = "", ""
-		u.Path = strings.TrimRight(u.Path, "/")
-		t := newTransport()
-		t.Proxy = http.ProxyFromEnvironment
-		return newClient(u, t), nil
-	}
-	return nil, sandbox.Errorf(sandbox.Invalid, "%q is no address of a Dormouse daemon: use http://, https:// or the path of its socket", sandbox.Quote(target))
-}
 
 // Dial returns a client for the daemon at a unix socket. The client connects when it is first used.
 func Dial(socket string) *Client {
@@ -66,13 +40,8 @@ func Dial(socket string) *Client {
 // DialBy returns a client that calls dial for each new connection. If dial fails with a *net.OpError whose Op is "dial", the
 // client returns an error that wraps [ErrNotRunning], unless permission was denied.
 func DialBy(dial func(context.Context) (net.Conn, error)) *Client {
-	t := newTransport()
-	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
-	return newClient(&url.URL{Scheme: "http", Host: "dormouse"}, t)
-}
-
-func newTransport() *http.Transport {
-	return &http.Transport{
+	t := &http.Transport{
+		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		MaxIdleConns:          256,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       time.Minute, // less than the server's IdleTimeout, so that the client closes idle connections first
@@ -81,10 +50,7 @@ func newTransport() *http.Transport {
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
 	}
-}
-
-func newClient(base *url.URL, t *http.Transport) *Client {
-	return &Client{base: base, http: &http.Client{
+	return &Client{&http.Client{
 		Transport: t,
 		// The API never redirects, so a redirect comes from another server and is not followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -143,14 +109,12 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 
 // request returns a request for a path that is already escaped.
 func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Request, error) {
-	u := *c.base
 	plain, err := url.PathUnescape(path)
 	if err != nil {
 		return nil, fmt.Errorf("request %s: %w", path, err)
 	}
-	u.RawPath = u.EscapedPath() + path
-	u.Path += plain
-	u.RawQuery = q.Encode()
+	// The host is only a name for the Host header: the client's dial function decides where a connection leads.
+	u := url.URL{Scheme: "http", Host: "dormouse", Path: plain, RawPath: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("request %s %s: %w", method, path, err)

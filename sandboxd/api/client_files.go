@@ -84,10 +84,7 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	f := sandbox.File{Path: file, SHA256: resp.Header.Get(shaHeader)}
-	if t, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
-		f.ModTime = t
-	}
+	f := sandbox.File{Path: file}
 	switch resp.StatusCode {
 	case http.StatusOK:
 		f.Size = resp.ContentLength

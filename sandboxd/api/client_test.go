@@ -232,27 +232,6 @@ type sizedReader struct{ n int }
 func (s sizedReader) Len() int                 { return s.n }
 func (s sizedReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-func TestNewClient(t *testing.T) {
-	m := newMemory(t)
-	h := api.NewHandler(m, func(context.Context) api.Info { return testInfo }, discardLog())
-	server := httptest.NewServer(http.StripPrefix("/prefix", h))
-	defer server.Close()
-	c, err := api.NewClient(server.URL + "/prefix/")
-	must(t, err)
-	s, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "a/b"})
-	must(t, err)
-	_, err = c.WriteFile(t.Context(), "a/b", "x/y", strings.NewReader("1"))
-	must(t, err)
-	got, err := c.Get(t.Context(), "a/b")
-	must(t, err)
-	equal(t, "Get over TCP", got, s)
-	for _, bad := range []string{"ftp://x", "http://[::1", "://"} {
-		if _, err := api.NewClient(bad); sandbox.KindOf(err) != sandbox.Invalid {
-			t.Errorf("NewClient(%q) = %v, want invalid", bad, err)
-		}
-	}
-}
-
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -287,8 +266,10 @@ func TestDaemonOfAnotherVersion(t *testing.T) {
 		}
 	}))
 	defer daemon.Close()
-	c, err := api.NewClient(daemon.URL)
-	must(t, err)
+	c := api.DialBy(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", daemon.Listener.Addr().String())
+	})
 	_, create := c.Create(t.Context(), sandbox.CreateRequest{ForkOf: "x"})
 	_, list := c.List(t.Context(), sandbox.ListRequest{PageSize: 5})
 	for field, err := range map[string]error{"fork_of": create, "page_size": list} {

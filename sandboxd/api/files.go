@@ -149,7 +149,7 @@ func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
 	case n > sandbox.MaxFileBytes && r.Method == http.MethodGet:
 		return sandbox.Errorf(sandbox.Invalid, "%q is %d bytes, and one answer carries at most %d: ask for a part of it, with a Range", sandbox.Quote(name), n, sandbox.MaxFileBytes)
 	}
-	describeFile(w.Header(), name, file)
+	describeFile(w.Header(), name)
 	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
 	status := http.StatusOK
 	if part.given {
@@ -178,7 +178,7 @@ func (h *Handler) resolveSuffix(r *http.Request, name string, n int64) (byteRang
 
 // describeFile sets the headers of a file. They make a browser save the file instead of displaying it, because a file that
 // code in a sandbox wrote must not act as a page of the API's origin.
-func describeFile(header http.Header, name string, file sandbox.File) {
+func describeFile(header http.Header, name string) {
 	header.Set("Content-Type", "application/octet-stream")
 	header.Set("Accept-Ranges", "bytes")
 	disposition := mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(name)})
@@ -187,16 +187,7 @@ func describeFile(header http.Header, name string, file sandbox.File) {
 	}
 	header.Set("Content-Disposition", disposition)
 	header.Set("Content-Security-Policy", "sandbox")
-	if !file.ModTime.IsZero() {
-		header.Set("Last-Modified", file.ModTime.UTC().Format(http.TimeFormat))
-	}
-	if file.SHA256 != "" {
-		header.Set(shaHeader, file.SHA256)
-	}
 }
-
-// shaHeader is the header with the SHA-256 of the whole file. An answer has no such header if the SHA-256 is unknown.
-const shaHeader = "X-Dormouse-Sha256"
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}
 

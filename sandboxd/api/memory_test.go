@@ -337,7 +337,7 @@ func (m *memory) ReadFile(_ context.Context, name, path string, offset, length i
 		io.Reader
 		io.Closer
 	}{io.NewSectionReader(in, offset, length), in}
-	return body, sandbox.File{Path: path, Size: info.Size(), ModTime: info.ModTime().UTC().Truncate(time.Second)}, nil
+	return body, sandbox.File{Path: path, Size: info.Size()}, nil
 }
 
 func (m *memory) Ready(context.Context) error { return m.notReady }

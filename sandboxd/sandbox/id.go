@@ -33,16 +33,8 @@ func IsID(s string) bool {
 	return ok && idBody.MatchString(body)
 }
 
-// ParseID returns s as a sandbox id. Text that does not have the form of an id cannot be the id of a sandbox, so the
-// error is the same as for an unknown id: of kind not_found.
-func ParseID(s string) (ID, error) {
-	if !IsID(s) {
-		return "", Errorf(NotFound, "there is no sandbox %q", Quote(s))
-	}
-	return ID(s), nil
-}
-
-// ParseExecutionID returns s as an execution id. Its error is of kind not_found, as that of [ParseID].
+// ParseExecutionID returns s as an execution id. Text that does not have the form of an id cannot be the id of an
+// execution, so the error is the same as for an unknown id: of kind not_found.
 func ParseExecutionID(s string) (ExecutionID, error) {
 	body, ok := strings.CutPrefix(s, execIDPrefix)
 	if !ok || !idBody.MatchString(body) {
