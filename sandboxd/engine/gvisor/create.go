@@ -70,7 +70,7 @@ func (e *Engine) plan(spec engine.Spec, img imageRef) (folder.Record, ociSpec, e
 	}
 	return folder.Record{Build: e.build, Guest: guest, Image: img.Digest, Schema: folder.RecordSchema}, profile(spec, facts{
 		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.Guest(guest), Etc: e.layout.Etc(),
-		Cgroup: e.cgroups.path(string(spec.ID)), Swap: e.cgroups.swap,
+		Cgroup: e.cgroups.Path(string(spec.ID)), Swap: e.cgroups.Swap,
 	}), nil
 }
 
@@ -116,11 +116,11 @@ func (e *Engine) startNew(ctx context.Context, id sandbox.ID, build string) erro
 // of runsc: "run", "restore" or "create". launch returns the instance's process. If the configuration makes the guest
 // listen on its stdin and stdout, launch also returns the stream over them, which the caller must close.
 func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec, build, command string, args ...string) (_ process, own *stdio.Stream, err error) {
-	cgroup, err := e.cgroups.open(in.Name, config.Linux.Resources)
+	group, err := e.cgroups.Open(in.Name, config.Linux.Resources.limits())
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox's limits could not be set; the daemon's log has the details").WithCause(err)
 	}
-	defer cgroup.Close() // does nothing if cgroup is nil
+	defer group.Close() // does nothing if group is nil
 	args = append([]string{command, "--bundle=" + in.Bundle, "--pid-file=" + in.PIDFile()}, args...)
 	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.Name)...)
 	if slices.Contains(config.Process.Args, stdio.Flag) {
@@ -139,7 +139,7 @@ func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec,
 		}()
 		own = stream
 	}
-	if err := e.start(ctx, cgroup, cmd, command); err != nil {
+	if err := e.start(ctx, group, cmd, command); err != nil {
 		return process{}, nil, notStarted(ctx, err)
 	}
 	p, err := startedProcess(in)

@@ -35,11 +35,11 @@ func (e *Engine) systemChecks() []engine.Check {
 	if rootless() {
 		checks = append(checks, ok("user", "not root: sandboxes are processes of this user's, in user namespaces"))
 	}
-	if strings.Contains(e.cgroups.base, "/user@") && !lingers() {
+	if strings.Contains(e.cgroups.Base, "/user@") && !lingers() {
 		checks = append(checks, engine.Check{Name: "logout", Status: engine.Weak,
 			Detail: "systemd ends sandboxes when you have logged out, and they go on from their last saved state", Remedy: "loginctl enable-linger"})
 	}
-	if e.cgroups.missing == "" && !e.cgroups.swap && hasSwap() {
+	if e.cgroups.Missing == "" && !e.cgroups.Swap && hasSwap() {
 		checks = append(checks, engine.Check{Name: "swap limit", Status: engine.Weak, Detail: "swap can't be limited",
 			Remedy: "a sandbox can swap beyond its memory: boot with swapaccount=1, use cgroup v2, or turn swap off"})
 	}
@@ -47,14 +47,14 @@ func (e *Engine) systemChecks() []engine.Check {
 }
 
 func (e *Engine) cgroupCheck() engine.Check {
-	if e.cgroups.missing != "" {
-		return engine.Check{Name: "cgroups", Status: engine.Weak, Detail: "sandboxes are not limited: " + e.cgroups.missing,
-			Remedy: "one sandbox can use up the machine: " + e.cgroups.remedy}
+	if e.cgroups.Missing != "" {
+		return engine.Check{Name: "cgroups", Status: engine.Weak, Detail: "sandboxes are not limited: " + e.cgroups.Missing,
+			Remedy: "one sandbox can use up the machine: " + e.cgroups.Remedy}
 	}
-	if e.cgroups.base != "" {
-		return ok("cgroups", "version %d, below %s", e.cgroups.version, e.cgroups.base)
+	if e.cgroups.Base != "" {
+		return ok("cgroups", "version %d, below %s", e.cgroups.Version, e.cgroups.Base)
 	}
-	return ok("cgroups", "version %d", e.cgroups.version)
+	return ok("cgroups", "version %d", e.cgroups.Version)
 }
 
 // lingers reports whether systemd keeps the processes of this user running after the user has logged out.

@@ -39,7 +39,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	if err != nil {
 		return err
 	}
-	config.Linux.CgroupsPath = e.cgroups.path(string(to))
+	config.Linux.CgroupsPath = e.cgroups.Path(string(to))
 	return e.make(ctx, to, r, config, func() error { return e.startFork(ctx, from, to, r) })
 }
 

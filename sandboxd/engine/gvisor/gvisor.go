@@ -7,8 +7,8 @@
 //   - isolation: [profile] is a pure function from the spec to the OCI configuration, with a golden file in testdata
 //     (profile.go); oci.go has the types of that configuration
 //   - finding, storing and calling runsc (runsc.go)
-//   - the life cycle of a sandbox (create.go, list.go, remove.go), its processes (process.go) and cgroups (cgroup.go)
-//   - running without root: user namespaces (rootless.go) and delegated cgroups (delegated.go)
+//   - the life cycle of a sandbox (create.go, list.go, remove.go), its processes (process.go) and cgroups (package cgroup)
+//   - running without root: user namespaces (rootless.go)
 //   - streams to the guest: over the guest's own stdin and stdout (sandboxd/stdio), or through `guest connect` (dial.go)
 //   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); forking: [Engine.Fork] (fork.go);
 //     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (fallback.go)
@@ -42,6 +42,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -80,7 +81,7 @@ type Engine struct {
 	images  images
 	bundle  engine.Bundle
 	build   string // the build of runsc that new sandboxes use
-	cgroups cgroups
+	cgroups cgroup.Trees
 	info    engine.Info
 	locks   locks
 	streams streams.Open
@@ -144,11 +145,11 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if e.build, err = keepRunsc(e.layout, program, e.images); err != nil {
 		return nil, err
 	}
-	e.cgroups = findCgroups()
-	if e.cgroups.missing != "" && !cfg.WithoutCgroups {
+	e.cgroups = cgroup.Find()
+	if e.cgroups.Missing != "" && !cfg.WithoutCgroups {
 		return nil, sandbox.Errorf(sandbox.Unavailable,
 			"the gvisor engine can't limit sandboxes, because %s: %s, or say --without-cgroups if you trust what runs in them not to use up this machine",
-			e.cgroups.missing, e.cgroups.remedy)
+			e.cgroups.Missing, e.cgroups.Remedy)
 	}
 	e.info = engine.Info{
 		Name: "gvisor", Runtime: "runsc", Runtimes: []string{"runsc"},

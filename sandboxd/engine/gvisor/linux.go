@@ -7,17 +7,15 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path"
 	"runtime"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
 )
 
 // detach makes a command run in its own session, and in a user namespace if the daemon is not root.
@@ -90,42 +88,8 @@ func totalMemory() int64 {
 		return 0
 	}
 	total := int64(info.Totalram) * int64(info.Unit)
-	if limit := cgroupMemory(os.DirFS("/")); limit > 0 {
+	if limit := cgroup.MemoryLimit(os.DirFS("/")); limit > 0 {
 		total = min(total, limit)
 	}
 	return total
-}
-
-// cgroupMemory returns the lowest memory limit of this process's cgroups and their parents in bytes, or 0 if there is none.
-func cgroupMemory(root fs.FS) int64 {
-	text, err := fs.ReadFile(root, "proc/self/cgroup")
-	if err != nil {
-		return 0
-	}
-	lowest := int64(0)
-	for line := range strings.Lines(string(text)) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) != 3 {
-			continue
-		}
-		var base, file string
-		switch controllers := strings.Split(parts[1], ","); {
-		case parts[0] == "0":
-			base, file = "sys/fs/cgroup", "memory.max"
-		case slices.Contains(controllers, "memory"):
-			base, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-		default:
-			continue
-		}
-		for dir := path.Join("/", parts[2]); ; dir = path.Dir(dir) {
-			text, err := fs.ReadFile(root, path.Join(base, dir, file))
-			if n, parseErr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && parseErr == nil && n > 0 && (lowest == 0 || n < lowest) {
-				lowest = n
-			}
-			if dir == "/" {
-				break
-			}
-		}
-	}
-	return lowest
 }

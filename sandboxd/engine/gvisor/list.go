@@ -42,7 +42,7 @@ func (e *Engine) describeExit(id sandbox.ID) string {
 		return "nothing of it runs, and no saved memory is there"
 	case p.Boot != bootID():
 		return "ended with the machine, which was started anew"
-	case e.cgroups.ranOutOfMemory(e.layout.InstanceOf(id).Name):
+	case e.cgroups.RanOutOfMemory(e.layout.InstanceOf(id).Name):
 		return "was killed, out of memory"
 	}
 	return "exited"

@@ -1,6 +1,9 @@
 package gvisor
 
-import "github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+import (
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
+)
 
 // The types in this file are the part of the OCI runtime specification that [profile] uses.
 
@@ -88,4 +91,12 @@ type ociCPU struct {
 
 type ociPids struct {
 	Limit int64 `json:"limit"`
+}
+
+// limits returns the limits for a cgroup that the engine creates, or nil if r is nil.
+func (r *ociResources) limits() *cgroup.Limits {
+	if r == nil {
+		return nil
+	}
+	return &cgroup.Limits{Memory: r.Memory.Limit, CPUQuota: r.CPU.Quota, CPUPeriod: r.CPU.Period, Processes: r.Pids.Limit}
 }

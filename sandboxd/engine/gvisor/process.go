@@ -109,7 +109,7 @@ func (e *Engine) processesOf(in folder.Instance, record string) ([]int, error) {
 	if err := folder.ReadJSON(record, &p); err == nil && p.runs(in) {
 		found[p.PID] = true
 	}
-	for _, pid := range e.cgroups.processes(in.Name) {
+	for _, pid := range e.cgroups.Processes(in.Name) {
 		found[pid] = true
 	}
 	entries, err := os.ReadDir("/proc")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -24,14 +25,14 @@ func TestProfileMatchesGoldenFiles(t *testing.T) {
 		Language: sandbox.Python,
 	}
 	where := folder.Layout{Dir: "/home/gvisor"}
-	c := cgroups{version: 2, swap: true}
+	c := cgroup.Trees{Version: 2, Swap: true}
 	text, err := json.MarshalIndent(struct {
 		Flags  []string `json:"flags"`
 		Config ociSpec  `json:"config"`
 	}{
 		flags(where, false),
 		profile(spec, facts{Root: "/images/0123/rootfs", Path: "/usr/local/bin:/usr/bin:/bin", Guest: where.Guest("0123456789ab-amd64"),
-			Etc: where.Etc(), Cgroup: c.path(string(spec.ID)), Swap: c.swap}),
+			Etc: where.Etc(), Cgroup: c.Path(string(spec.ID)), Swap: c.Swap}),
 	}, "", "  ")
 	if err != nil {
 		t.Fatal(err)

@@ -61,7 +61,7 @@ func (e *Engine) endInstance(ctx context.Context, in folder.Instance, record str
 	if err := e.kill(ctx, in, record); err != nil {
 		return err
 	}
-	if err := e.cgroups.remove(ctx, in.Name); err != nil {
+	if err := e.cgroups.Remove(ctx, in.Name); err != nil {
 		return err
 	}
 	s := in.Name

@@ -186,7 +186,7 @@ func flags(l folder.Layout, ignoreCgroups bool) []string {
 
 // arguments returns the arguments for a call of runsc: the flags of every call, followed by args.
 func (e *Engine) arguments(args []string) []string {
-	return append(flags(e.layout, e.cgroups.missing != "" || e.cgroups.ours), args...)
+	return append(flags(e.layout, e.cgroups.RunscIgnores()), args...)
 }
 
 // command returns a call of runsc in its own session, so that signals to the daemon's terminal or process group do not

@@ -105,7 +105,7 @@ func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.I
 	if err := json.Unmarshal(text, &config); err != nil {
 		return err
 	}
-	config.Linux.CgroupsPath = e.cgroups.path(string(id))
+	config.Linux.CgroupsPath = e.cgroups.Path(string(id))
 	checkpoint := filepath.Join(dir, folder.CheckpointDir)
 	m, err := readManifest(checkpoint)
 	if err != nil {

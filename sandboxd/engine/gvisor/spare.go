@@ -134,7 +134,7 @@ func (e *Engine) dropSpare(sum string) (is bool) {
 func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err error) {
 	in := e.layout.PooledInstance(folder.PooledPrefix + strings.ToLower(rand.Text()))
 	config := k.config
-	config.Linux.CgroupsPath = e.cgroups.path(in.Name)
+	config.Linux.CgroupsPath = e.cgroups.Path(in.Name)
 	if err := os.Mkdir(in.Bundle, 0o700); err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package gvisor
+package cgroup
 
 import (
 	"testing"
@@ -24,7 +24,7 @@ func TestMemoryIsTheLowestLimitOfTheCgroups(t *testing.T) {
 			for path, text := range c.files {
 				root[path] = &fstest.MapFile{Data: []byte(text)}
 			}
-			if got := cgroupMemory(root); got != c.want {
+			if got := MemoryLimit(root); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
