@@ -25,8 +25,8 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/examples/mcpclient"
-	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 )
 
 const binary = "bin/dormouse"
@@ -179,8 +179,8 @@ func create(ctx context.Context, s *mcpclient.Session) error {
 }
 
 // hundredMegabytes measures a write and a read of 100 MB through the REST API on the daemon's socket.
-func hundredMegabytes(ctx context.Context, home, id string) error {
-	client := api.Dial(sandboxd.SocketPath(home))
+func hundredMegabytes(ctx context.Context, dir, id string) error {
+	client := api.Dial(home.SocketPath(dir))
 	defer client.Close()
 	data := make([]byte, 100<<20)
 	rand.Read(data)

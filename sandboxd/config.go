@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // Config configures a daemon. The zero value of a field means its default.
 type Config struct {
-	Home    string // the state directory; zero: DefaultHome()
+	Home    string // the state directory; zero: home.Default()
 	Version string // the version of this program
 
 	Engine       string   // auto, docker or gvisor; zero: auto
@@ -58,10 +59,7 @@ type Config struct {
 const defaultMaxSandboxes = 100
 
 func (c *Config) validate() error {
-	if c.Home == "" {
-		c.Home = DefaultHome()
-	}
-	c.Home = canonical(c.Home)
+	c.setHome()
 	if c.Version == "" {
 		c.Version = "dev"
 	}
@@ -82,6 +80,14 @@ func (c *Config) validate() error {
 		c.Logger = NewLogger(os.Stderr, c.LogLevel)
 	}
 	return nil
+}
+
+// setHome sets c.Home to its default if it is empty, and makes it canonical.
+func (c *Config) setHome() {
+	if c.Home == "" {
+		c.Home = home.Default()
+	}
+	c.Home = home.Canonical(c.Home)
 }
 
 func (c *Config) validateLimits() error {

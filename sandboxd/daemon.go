@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -22,7 +23,7 @@ type Daemon struct {
 	store   *store.Store
 	manager *manager.Manager
 	handler *api.Handler
-	unlock  func() error
+	lock    *home.Lock
 }
 
 // Timeouts of a daemon.
@@ -38,7 +39,7 @@ func Open(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if err := prepare(cfg.Home); err != nil {
+	if err := home.Prepare(cfg.Home); err != nil {
 		return nil, err
 	}
 	d := &Daemon{cfg: cfg}
@@ -47,14 +48,18 @@ func Open(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	if d.unlock, err = lock(ctx, cfg.Home); err != nil {
+	if d.lock, err = home.Acquire(ctx, cfg.Home); err != nil {
 		return nil, err
 	}
-	id, err := homeID(cfg.Home)
+	database := filepath.Join(cfg.Home, home.DatabaseName)
+	if err := writePid(d.lock, database); err != nil {
+		return nil, err
+	}
+	id, err := d.lock.ID()
 	if err != nil {
 		return nil, err
 	}
-	if d.store, err = store.Open(ctx, filepath.Join(cfg.Home, databaseName), cfg.Logger); err != nil {
+	if d.store, err = store.Open(ctx, database, cfg.Logger); err != nil {
 		return nil, err
 	}
 	d.engine = newEngine(&d.cfg, id, d.store)
@@ -63,6 +68,19 @@ func Open(ctx context.Context, cfg Config) (_ *Daemon, err error) {
 	}
 	d.handler = api.NewHandler(d.manager, d.info, cfg.Logger)
 	return d, nil
+}
+
+// writePid writes the pid file. On a full disk, it first frees the store's reserve. If the disk is still full, the daemon
+// starts without a pid file, because only a daemon can delete sandboxes to free the disk.
+func writePid(l *home.Lock, database string) error {
+	err := l.WritePid()
+	if store.IsFull(err) && store.FreeReserve(database) {
+		err = l.WritePid()
+	}
+	if store.IsFull(err) {
+		return nil
+	}
+	return err
 }
 
 func (d *Daemon) start(ctx context.Context) (err error) {
@@ -97,7 +115,7 @@ func (d *Daemon) Sandboxes() api.Sandboxes { return d.manager }
 func (d *Daemon) Handler() *api.Handler { return d.handler }
 
 // Listen listens on the home's socket. The caller must close the listener or pass it to Serve.
-func (d *Daemon) Listen() (net.Listener, error) { return listen(d.cfg.Home, d.cfg.Logger) }
+func (d *Daemon) Listen() (net.Listener, error) { return d.lock.Listen(d.cfg.Logger) }
 
 // Serve serves the API on l until ctx ends, and closes l. When ctx ends, open streams and requests that wait for an execution
 // fail with an error that the daemon is stopping. Serve then waits up to stopPatience for the other requests in flight.
@@ -142,8 +160,8 @@ func (d *Daemon) Close() error {
 	if d.store != nil {
 		errs = append(errs, d.store.Close())
 	}
-	if d.unlock != nil {
-		errs = append(errs, d.unlock())
+	if d.lock != nil {
+		errs = append(errs, d.lock.Release())
 	}
 	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package sandboxd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -10,10 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -38,20 +41,14 @@ type LocalEngine interface {
 // OpenEngine opens the engine that a daemon with this configuration would use, but without access to the daemon's
 // sandboxes. The caller must close it.
 func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
-	if c.Home == "" {
-		c.Home = DefaultHome()
-	}
-	c.Home = canonical(c.Home)
+	c.setHome()
 	return open(ctx, &c, "command", nil)
 }
 
-// LoadImage imports the image at path into the gvisor engine, and returns the image's name. For a Docker engine, users run
+// LoadImage imports the image at path into the gvisor engine of the home dir, and returns the image's name. For a Docker engine, users run
 // `docker load` instead.
-func LoadImage(ctx context.Context, home, path, name string) (string, error) {
-	if home == "" {
-		home = DefaultHome()
-	}
-	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(canonical(home), gvisorEngine), WithoutCgroups: true}) // importing an image needs no cgroups
+func LoadImage(ctx context.Context, dir, path, name string) (string, error) {
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(home.Canonical(dir), home.GvisorName), WithoutCgroups: true}) // importing an image needs no cgroups
 	if err != nil {
 		return "", err
 	}
@@ -73,16 +70,13 @@ func newEngine(c *Config, homeID string, s *store.Store) *lazyEngine {
 	}, c.Logger)
 }
 
-// engineName is the file in a home that records the name of the engine that runs the home's sandboxes.
-const engineName = "engine"
-
 // openDaemonEngine opens the daemon's engine and records its name. If the home has sandboxes, openDaemonEngine opens only
 // the engine that runs them: if it opened an engine of another kind, for example because the first engine is still starting,
 // the daemon would consider the sandboxes lost. The name of the engine is recorded before the first sandbox is recorded, so
 // a home without a recorded engine has no sandboxes on any engine. With auto, openDaemonEngine also keeps the recorded engine
 // while containers of terminated sandboxes may still exist on it.
 func openDaemonEngine(ctx context.Context, c *Config, homeID string, s *store.Store) (engine.Engine, error) {
-	choice, file := *c, filepath.Join(c.Home, engineName)
+	choice, file := *c, filepath.Join(c.Home, home.EngineName)
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -111,8 +105,8 @@ func openDaemonEngine(ctx context.Context, c *Config, homeID string, s *store.St
 		return nil, err
 	}
 	if name := e.Info().Name; name != last {
-		if err := writeFile(file, name+"\n"); err != nil {
-			return nil, errors.Join(err, e.Close())
+		if err := durable.WriteFile(file, []byte(name+"\n"), 0o600); err != nil {
+			return nil, errors.Join(fmt.Errorf("record the engine: %w", err), e.Close())
 		}
 	}
 	return e, nil
@@ -183,7 +177,7 @@ func openGvisor(ctx context.Context, c *Config, guest engine.Bundle, why string)
 	if c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine has the runtime runsc only, not %q: use --engine docker", sandbox.Quote(c.Runtime))
 	}
-	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, gvisorEngine), Bundle: guest, Why: why,
+	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, home.GvisorName), Bundle: guest, Why: why,
 		Pull: true, WithoutCgroups: c.WithoutCgroups})
 	if err != nil {
 		return nil, err

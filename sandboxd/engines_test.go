@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -17,30 +18,30 @@ import (
 func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
 	t.Setenv("PATH", "") // so that runsc is not found
-	home := t.TempDir()
-	s, err := store.Open(t.Context(), filepath.Join(home, databaseName), slog.New(slog.DiscardHandler))
+	dir := t.TempDir()
+	s, err := store.Open(t.Context(), filepath.Join(dir, home.DatabaseName), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
 	openError := func() string {
 		t.Helper()
-		_, err := openDaemonEngine(t.Context(), &Config{Home: home, Engine: autoEngine}, "home", s)
+		_, err := openDaemonEngine(t.Context(), &Config{Home: dir, Engine: autoEngine}, "home", s)
 		if sandbox.KindOf(err) != sandbox.Unavailable {
-			t.Fatalf("openOwn = %v, want it unavailable", err)
+			t.Fatalf("openDaemonEngine() = %v, want an error of the kind unavailable", err)
 		}
 		return err.Error()
 	}
 	_, dockerErr := openDocker(t.Context(), &Config{}, "home", nil)
-	_, gvisorErr := openGvisor(t.Context(), &Config{Home: home}, nil, "")
+	_, gvisorErr := openGvisor(t.Context(), &Config{Home: dir}, nil, "")
 	if dockerErr == nil || gvisorErr == nil {
-		t.Fatalf("opened an engine that is not there: %v, %v", dockerErr, gvisorErr)
+		t.Fatalf("opened an engine on a machine without engines: docker %v, gvisor %v", dockerErr, gvisorErr)
 	}
-	if err := os.WriteFile(filepath.Join(home, engineName), []byte("gvisor\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, home.EngineName), []byte("gvisor\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := openError(); got != dockerErr.Error() {
-		t.Errorf("without sandboxes it says %q, want %q", got, dockerErr)
+		t.Errorf("without sandboxes, the error is %q, want %q", got, dockerErr)
 	}
 	now, id := time.Now(), sandbox.NewID()
 	if err := s.AddSandbox(store.Sandbox{ID: id, State: sandbox.Provisioning, Language: sandbox.Python, Image: "i:1",
@@ -48,29 +49,29 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := openError(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
-		t.Errorf("with a sandbox it says %q, want %q", got, want)
+		t.Errorf("with a sandbox, the error is %q, want %q", got, want)
 	}
-	_, err = openDaemonEngine(t.Context(), &Config{Home: home, Engine: dockerEngine}, "home", s)
+	_, err = openDaemonEngine(t.Context(), &Config{Home: dir, Engine: dockerEngine}, "home", s)
 	if err == nil || !strings.Contains(err.Error(), "use --engine gvisor") {
-		t.Errorf("openOwn(docker) = %v, want a refusal: the home's sandbox is on gvisor", err)
+		t.Errorf("openDaemonEngine() with docker = %v, want an error because the home's sandbox is on gvisor", err)
 	}
 	// While the container of a terminated sandbox may still exist, the home stays with its engine.
 	if err := s.EndSandbox(id, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := openError(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
-		t.Errorf("with the container of an ended sandbox it says %q, want %q", got, want)
+		t.Errorf("with the container of a terminated sandbox, the error is %q, want %q", got, want)
 	}
 	if h, err := countContents(t.Context(), s, gvisorEngine); err != nil || h != (engineContents{leftovers: 1}) {
-		t.Errorf("held = %+v, %v, want one container of an ended sandbox", h, err)
+		t.Errorf("countContents() = %+v, %v, want one container of a terminated sandbox", h, err)
 	}
 	// If the file with the engine's name is empty or damaged, the home counts as one without a recorded engine.
 	for _, text := range []string{"", "\x00\x00\x00"} {
-		if err := os.WriteFile(filepath.Join(home, engineName), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, home.EngineName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if got := openError(); got != dockerErr.Error() {
-			t.Errorf("with the record %q it says %q, want %q", text, got, dockerErr)
+			t.Errorf("with the record %q, the error is %q, want %q", text, got, dockerErr)
 		}
 	}
 }

@@ -1,15 +1,12 @@
-// Package sandboxd assembles the daemon from its parts: a home (the state directory), a store, an engine, the manager, and
-// the API on a unix socket. The commands use it to run a daemon or to connect to one. It makes no decisions about
-// sandboxes; the manager does.
+// Package sandboxd assembles the daemon from its parts: a home (the state directory, package home), a store, an engine, the
+// manager, and the API on a unix socket. The commands use it to run a daemon. It makes no decisions about sandboxes; the
+// manager does.
 //
 //   - [Run]: runs the daemon in the foreground (sandboxd.go)
 //   - [Open], [Daemon]: a daemon for callers that serve it themselves (daemon.go), and its description (info.go)
 //   - [Config], [NewLogger]: the configuration (config.go) and the log (log.go)
-//   - [DefaultHome], [PrepareHome], [SocketPath]: the home (home.go, owner_*.go), its lock (lock.go), and its socket, which
-//     accepts only the home's user (listen.go, peer_*.go)
 //   - [OpenEngine], [LoadImage]: choosing and opening the engine (engines.go), which the daemon opens when it is first
 //     needed (lazyengine.go)
-//   - [Connect]: connecting to a daemon, and starting one if none runs (connect.go, spawn*.go)
 //   - [Try]: creating and using a sandbox in a temporary home, as a check (trial.go)
 package sandboxd
 
@@ -20,7 +17,7 @@ import (
 )
 
 // Run runs a daemon in the foreground. It serves the API on the home's socket until ctx ends or the process receives SIGINT
-// or SIGTERM. Sandboxes and their executions continue. If the home already has a daemon, the error wraps [ErrRunning].
+// or SIGTERM. Sandboxes and their executions continue. If the home already has a daemon, the error wraps [home.ErrRunning].
 func Run(ctx context.Context, cfg Config) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -46,17 +47,17 @@ func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
 	return d.try(ctx, lang)
 }
 
-func trialHome(home string) (string, error) {
-	if err := prepare(home); err != nil {
+func trialHome(dir string) (string, error) {
+	if err := home.Prepare(dir); err != nil {
 		return "", err
 	}
-	old, _ := filepath.Glob(filepath.Join(home, trialName))
-	for _, dir := range old {
-		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > trialStale {
-			_ = os.RemoveAll(dir)
+	old, _ := filepath.Glob(filepath.Join(dir, trialName))
+	for _, trial := range old {
+		if info, err := os.Lstat(trial); err == nil && time.Since(info.ModTime()) > trialStale {
+			_ = os.RemoveAll(trial)
 		}
 	}
-	return os.MkdirTemp(home, trialName)
+	return os.MkdirTemp(dir, trialName)
 }
 
 func (d *Daemon) try(ctx context.Context, lang sandbox.Language) (err error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
@@ -128,7 +129,7 @@ func (f clientFlags) connect(ctx context.Context) (*api.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program's own file: %w", err)
 	}
-	client, _, err := sandboxd.Connect(ctx, f.Home, exe, f.args()...)
+	client, _, err := home.Connect(ctx, f.Home, exe, f.args()...)
 	return client, err
 }
 
@@ -162,8 +163,8 @@ func (c *mcpCommand) Run(ctx context.Context, k *kong.Context) error {
 	}
 	defer client.Close()
 	log := sandboxd.NewLogger(os.Stderr, c.LogLevel)
-	sandboxd.WarnSkew(ctx, client, version, log)
-	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
+	home.WarnSkew(ctx, client, version, log)
+	folder, err := spool.Open(filepath.Join(c.Home, home.SpoolName), 0)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -113,7 +114,7 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 // daemon checks the home's daemon. If no daemon runs, the check passes, because the first command that needs the daemon
 // starts it. If the daemon has warnings that are not in knownWarnings, the check reports the first of them.
 func (c *doctorCommand) daemon(ctx context.Context, knownWarnings []string) engine.Check {
-	client := api.Dial(sandboxd.SocketPath(c.Home))
+	client := api.Dial(home.SocketPath(c.Home))
 	defer client.Close()
 	info, err := client.Info(ctx)
 	switch {

@@ -16,7 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/dormouse-sandbox/dormouse/image"
-	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
@@ -51,7 +51,7 @@ func main() {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Vars{
-			"home":    sandboxd.DefaultHome(),
+			"home":    home.Default(),
 			"clients": clientKeys(),
 			"mirror":  image.DefaultMirror,
 			"ways":    fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/server"
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 	"github.com/dormouse-sandbox/dormouse/tools"
@@ -124,7 +125,7 @@ func (c *serveCommand) server(d *sandboxd.Daemon, metrics *server.Metrics, encry
 	if err != nil {
 		return nil, err
 	}
-	folder, err := spool.Open(filepath.Join(c.Home, "spool"), 0)
+	folder, err := spool.Open(filepath.Join(c.Home, home.SpoolName), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func (c *serveCommand) tokenPath() string {
 	if c.TokenFile != "" {
 		return c.TokenFile
 	}
-	return filepath.Join(c.Home, "token")
+	return filepath.Join(c.Home, home.TokenName)
 }
 
 // printConnectInfo prints how a client connects to the server. It never prints the token, because the output may end up

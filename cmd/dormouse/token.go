@@ -5,7 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/server"
 )
@@ -27,7 +27,7 @@ func (f tokenFlags) path() string {
 	if f.TokenFile != "" {
 		return f.TokenFile
 	}
-	return filepath.Join(f.Home, "token")
+	return filepath.Join(f.Home, home.TokenName)
 }
 
 type tokenAddCommand struct {
@@ -43,7 +43,7 @@ func (c *tokenAddCommand) Validate() error {
 
 func (c *tokenAddCommand) Run() error {
 	if c.TokenFile == "" {
-		if err := sandboxd.PrepareHome(c.Home); err != nil {
+		if err := home.Prepare(c.Home); err != nil {
 			return err
 		}
 	}

@@ -1,22 +1,40 @@
-package sandboxd
+// Package home manages a home: the state directory with everything that one daemon stores. Two homes never affect each
+// other. A home belongs to one user, and at most one daemon uses it at a time.
+//
+// The functions take the path of a home in any form. [Canonical] returns the form in which the daemon and its clients
+// agree, also through symbolic links.
+//
+//   - [Default], [Prepare], [SocketPath] and the names of the files in a home (home.go; owner_*.go: who owns a folder)
+//   - [Acquire], [Lock]: the exclusive use of a home. Only the holder of the lock can read the home's id and listen on its
+//     socket (lock.go)
+//   - [Lock.Listen]: the socket, which accepts only processes of the home's user (listen.go; peer_*.go: the credentials of
+//     the process at the other end of a socket)
+//   - [Connect]: a client of the home's daemon; it starts the daemon if none runs (connect.go, spawn*.go)
+//
+// Package sandboxd uses it to run a daemon, and the commands use it to reach one. It does not know what a daemon does: it
+// imports no engine and no MCP.
+package home
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 
-	"github.com/google/uuid"
-
-	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Files in a home.
+// Files and folders in a home that other packages use.
+const (
+	DatabaseName = "dormouse.db" // the store
+	EngineName   = "engine"      // a file with the name of the engine that runs the home's sandboxes
+	GvisorName   = "gvisor"      // the folder of the gvisor engine
+	SpoolName    = "spool"       // the folder for long messages
+	TokenName    = "token"       // the tokens of dormouse serve
+)
+
+// Files in a home that only this package uses.
 const (
 	socketName   = "sandboxd.sock"
 	pidName      = "sandboxd.pid"
@@ -24,14 +42,13 @@ const (
 	startingName = "starting.lock" // held by the client that starts a daemon
 	logName      = "sandboxd.log"  // the log of daemons that clients start
 	idName       = "home.id"
-	databaseName = "dormouse.db"
 )
 
-// DefaultHome returns the default state directory: the value of DORMOUSE_HOME, or else the folder dormouse in the system's
+// Default returns the default state directory: the value of DORMOUSE_HOME, or else the folder dormouse in the system's
 // usual place for the state of programs.
-func DefaultHome() string {
+func Default() string {
 	if dir := os.Getenv("DORMOUSE_HOME"); dir != "" {
-		return canonical(dir)
+		return Canonical(dir)
 	}
 	const name = "dormouse"
 	user, err := os.UserHomeDir()
@@ -55,9 +72,9 @@ const maxSocketPath = 100
 // SocketPath returns the path of the socket on which a home's daemon listens. If the path of the home is too long for a
 // socket, the socket is in a folder below /tmp. The name of that folder depends only on the home and the user, because the
 // daemon and its clients may have different environments.
-func SocketPath(home string) string {
-	home = canonical(home)
-	path := filepath.Join(home, socketName)
+func SocketPath(dir string) string {
+	dir = Canonical(dir)
+	path := filepath.Join(dir, socketName)
 	if len(path) <= maxSocketPath {
 		return path
 	}
@@ -65,13 +82,13 @@ func SocketPath(home string) string {
 	if runtime.GOOS == "windows" {
 		short = os.TempDir()
 	}
-	sum := sha256.Sum256([]byte(home))
+	sum := sha256.Sum256([]byte(dir))
 	return filepath.Join(short, fmt.Sprintf("dormouse-%d-%x", os.Geteuid(), sum[:8]), socketName)
 }
 
-// canonical returns the absolute path of dir without symbolic links, so that all names of a folder give the same path. The
+// Canonical returns the absolute path of dir without symbolic links, so that all names of a folder give the same path. The
 // folder need not exist.
-func canonical(dir string) string {
+func Canonical(dir string) string {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return dir
@@ -86,17 +103,16 @@ func canonical(dir string) string {
 	}
 }
 
-// PrepareHome creates the home if necessary, accessible only to this user. It returns an error if the home belongs to
-// another user, or if others can access it and it contains files that are not Dormouse's.
-func PrepareHome(home string) error { return prepare(canonical(home)) }
-
-// prepare is PrepareHome for a canonical path. It also creates the folder of the socket, if that is outside the home.
-func prepare(home string) error {
-	if err := makePrivate(home, true); err != nil {
+// Prepare creates the home if necessary, accessible only to this user, and the folder of its socket, if that is outside
+// the home. It returns an error if the home belongs to another user, or if others can access it and it contains files that
+// are not Dormouse's.
+func Prepare(dir string) error {
+	dir = Canonical(dir)
+	if err := makePrivate(dir, true); err != nil {
 		return err
 	}
-	if dir := filepath.Dir(SocketPath(home)); dir != home {
-		return makePrivate(dir, false)
+	if socketDir := filepath.Dir(SocketPath(dir)); socketDir != dir {
+		return makePrivate(socketDir, false)
 	}
 	return nil
 }
@@ -105,14 +121,14 @@ func prepare(home string) error {
 // can access dir. But if fixMode is true and dir is empty or already a home, makePrivate removes the access of others instead.
 func makePrivate(dir string, fixMode bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make a home: %w", err)
+		return fmt.Errorf("create the home: %w", err)
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return fmt.Errorf("make a home: %w", err)
+		return fmt.Errorf("create the home: %w", err)
 	}
 	if !info.IsDir() {
-		return sandbox.Errorf(sandbox.Unavailable, "%s is not a folder", dir)
+		return sandbox.Errorf(sandbox.Unavailable, "%s is not a folder: choose another DORMOUSE_HOME", dir)
 	}
 	uid, ok := owner(info)
 	if !ok {
@@ -126,42 +142,14 @@ func makePrivate(dir string, fixMode bool) error {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("make a home: %w", err)
+		return fmt.Errorf("create the home: %w", err)
 	}
 	ours := len(entries) == 0
 	for _, e := range entries {
 		ours = ours || e.Name() == idName
 	}
 	if !fixMode || !ours {
-		return sandbox.Errorf(sandbox.Unavailable, "%s is open to other users and has files that are not Dormouse's: choose another DORMOUSE_HOME, or close it with chmod 700", dir)
+		return sandbox.Errorf(sandbox.Unavailable, "other users can access %s, and it contains files that are not Dormouse's: choose another DORMOUSE_HOME, or remove their access with chmod 700", dir)
 	}
 	return os.Chmod(dir, 0o700)
-}
-
-// homeID returns the id of the home, which marks the home's containers. It creates the id the first time. The caller must
-// hold the home's lock.
-func homeID(home string) (string, error) {
-	path := filepath.Join(home, idName)
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		id := uuid.NewString()
-		return id, writeFile(path, id+"\n")
-	}
-	if err != nil {
-		return "", fmt.Errorf("read the home's id: %w", err)
-	}
-	id, err := uuid.Parse(strings.TrimSpace(string(text)))
-	if err != nil {
-		return "", sandbox.Errorf(sandbox.Unavailable, "%s is damaged: put back the id that this home's containers carry, or remove them and the file", path)
-	}
-	return id.String(), nil
-}
-
-// writeFile writes a file that only this user can read. The write is atomic and survives a power failure; after an error the
-// file is unchanged.
-func writeFile(path, text string) error {
-	if err := durable.WriteFile(path, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return nil
 }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package sandboxd
+package home
 
 import (
 	"io/fs"

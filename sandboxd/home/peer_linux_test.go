@@ -1,4 +1,4 @@
-package sandboxd_test
+package home_test
 
 import (
 	"errors"
@@ -11,22 +11,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 )
 
 // TestS11_OtherUser checks that another user cannot use the daemon, even if the modes of the home and the socket allow
 // access.
 func TestS11_OtherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become somebody else")
+		t.Skip("only root can change to another uid")
 	}
-	home := newHome(t)
-	c, _ := run(t, home)
-	socket := sandboxd.SocketPath(home)
+	dir := newHome(t)
+	c, _ := run(t, dir)
+	socket := home.SocketPath(dir)
 	if err := dialAs(65534, socket); err == nil {
-		t.Error("another user reached the socket through its folder")
+		t.Error("another user connected to the socket, want that the modes of the folders forbid it")
 	}
-	for _, path := range []string{filepath.Dir(home), home, socket} {
+	for _, path := range []string{filepath.Dir(dir), dir, socket} {
 		must(t, os.Chmod(path, 0o777))
 	}
 	if err := dialAs(65534, socket); err != io.EOF {
@@ -51,7 +51,7 @@ func dialAs(uid int, socket string) error {
 			return
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 		if _, err = c.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNRESET) {
 			err = io.EOF

@@ -1,4 +1,4 @@
-package sandboxd
+package home
 
 import (
 	"os"
@@ -10,13 +10,7 @@ import (
 
 // terminate kills a daemon, because Windows has no signal that asks a process without a console to stop. Killing is safe: a
 // home can be opened again after its daemon was killed at any moment.
-func terminate(pid int) error {
-	p, err := os.FindProcess(pid)
-	if err != nil {
-		return err
-	}
-	return p.Kill()
-}
+func terminate(p *os.Process) error { return p.Kill() }
 
 // detach makes the daemon start without a console and in a new process group.
 func detach(cmd *exec.Cmd) {

@@ -1,22 +1,17 @@
-package sandboxd
+package home
 
 import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"unicode"
 )
 
 // spawn starts a daemon that outlives this process. When the daemon ends, exited receives the error of its process, or nil.
-func spawn(home, exe string, args []string, log *os.File) (exited <-chan error, err error) {
-	first := []string{"sandboxd"}
-	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--home=") }) {
-		first = append(first, "--home="+home)
-	}
-	cmd := exec.Command(exe, append(first, args...)...)
-	cmd.Dir = home
+func spawn(dir, exe string, args []string, log *os.File) (exited <-chan error, err error) {
+	cmd := exec.Command(exe, append([]string{"sandboxd", "--home=" + dir}, args...)...)
+	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = log, log // stdin stays nil, which is the null device
 	detach(cmd)
 	if err := cmd.Start(); err != nil {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package sandboxd
+package home
 
 import (
 	"os"
@@ -9,13 +9,7 @@ import (
 )
 
 // terminate sends SIGTERM to a daemon, which then stops.
-func terminate(pid int) error {
-	p, err := os.FindProcess(pid)
-	if err != nil {
-		return err
-	}
-	return p.Signal(syscall.SIGTERM)
-}
+func terminate(p *os.Process) error { return p.Signal(syscall.SIGTERM) }
 
 // detach makes the daemon start in a new session, so that neither signals from the terminal nor signals to the client's
 // process group reach it.
