@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 )
 
 // ordinaryUser is a user without root rights. The user has a user id but no entry in /etc/passwd, because Dormouse needs no
@@ -63,7 +63,7 @@ func newOrdinaryUser(t *testing.T) ordinaryUser {
 // environment consists of HOME, PATH, DOCKER_HOST and the variables env.
 func (s ordinaryUser) run(t *testing.T, in string, env []string, program string, arg ...string) (output string, err error) {
 	t.Helper()
-	unpacked, err := gvisor.DefaultImages()
+	unpacked, err := rootfs.DefaultDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +113,7 @@ func TestWithoutRoot(t *testing.T) {
 		for _, arg := range [][]string{
 			{"build", "-o", filepath.Join(s.dir, "probe"), "./sandboxd/engine/enginetest/probe"},
 			{"test", "-c", "-o", filepath.Join(s.dir, "gvisor.test"), "./sandboxd/engine/gvisor"},
+			{"test", "-c", "-o", filepath.Join(s.dir, "rootfs.test"), "./sandboxd/engine/gvisor/rootfs"},
 		} {
 			build := exec.Command("go", arg...)
 			build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -120,7 +121,8 @@ func TestWithoutRoot(t *testing.T) {
 				t.Fatalf("go %v: %v\n%s", arg, err, out)
 			}
 		}
-		tests(t, "sandboxd/engine/gvisor", "gvisor.test", "^(TestSuite|TestSandboxesOutliveTheDaemon|TestUnpack.*)$", "^TestSuite$/^(Programs|Limits)$/^(memory|works.*)$")
+		tests(t, "sandboxd/engine/gvisor", "gvisor.test", "^(TestSuite|TestSandboxesOutliveTheDaemon)$", "^TestSuite$/^(Programs|Limits)$/^(memory|works.*)$")
+		tests(t, "sandboxd/engine/gvisor/rootfs", "rootfs.test", "^TestUnpack", "")
 	})
 	t.Run("end-to-end tests", func(t *testing.T) {
 		tests(t, ".", "e2e.test", "^(TestMainJob|TestDaemonKilled|TestSleepAndFork|TestReboot)$", "")

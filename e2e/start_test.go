@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/image"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 )
 
 // needsGvisor skips a test if the gvisor engine can't run on this machine.
@@ -204,7 +204,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 // names the step that failed.
 func TestDoctorUsesASandbox(t *testing.T) {
 	needsGvisor(t)
-	unpacked, err := gvisor.DefaultImages()
+	unpacked, err := rootfs.DefaultDir()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 )
 
@@ -58,7 +59,7 @@ func TestASandboxKeepsItsRunsc(t *testing.T) {
 	}
 	e := with(old)
 	programs, _ := filepath.Glob(filepath.Join(dir, "bin", "*"))
-	images, err := gvisor.DefaultImages()
+	images, err := rootfs.DefaultDir()
 	if err != nil || len(programs) != 1 {
 		t.Fatalf("the programs are %q, %v", programs, err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -33,13 +34,13 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
-	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	release, err := e.begin(ctx, spec)
 	if err != nil {
 		return err
 	}
 	defer release()
-	img, err := e.findOrPull(ctx, spec.Image)
+	img, err := e.findImage(ctx, spec.Image)
 	if err != nil {
 		return err
 	}
@@ -62,14 +63,14 @@ func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), e
 }
 
 // plan returns the record and the OCI configuration of a new sandbox. It installs the guest's files if they are missing.
-func (e *Engine) plan(spec engine.Spec, img imageRef) (folder.Record, ociSpec, error) {
-	e.images.markUsed(img.Digest)
+func (e *Engine) plan(spec engine.Spec, img rootfs.Image) (folder.Record, ociSpec, error) {
+	e.images.MarkUsed(img.Digest)
 	guest, err := e.installGuest()
 	if err != nil {
 		return folder.Record{}, ociSpec{}, err
 	}
 	return folder.Record{Build: e.build, Guest: guest, Image: img.Digest, Schema: folder.RecordSchema}, profile(spec, facts{
-		Root: e.images.root(img.Digest), Path: img.Path, Guest: e.layout.Guest(guest), Etc: e.layout.Etc(),
+		Root: e.images.Root(img.Digest), Path: img.Path, Guest: e.layout.Guest(guest), Etc: e.layout.Etc(),
 		Cgroup: e.cgroups.Path(string(spec.ID)), Swap: e.cgroups.Swap,
 	}), nil
 }

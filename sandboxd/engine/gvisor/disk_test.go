@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs/rootfstest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -138,7 +139,7 @@ func TestAFullDiskOfTheImageCacheIsNamed(t *testing.T) {
 	}
 	t.Cleanup(func() { e.Close() })
 	path := filepath.Join(tempDir(t), "image.tar")
-	if err := saveImage(path, twoLayers(t)); err != nil {
+	if err := rootfstest.Save(path, rootfstest.TwoLayers(t)); err != nil {
 		t.Fatal(err)
 	}
 	if err := fill(filepath.Join(images, "full")); err != nil {

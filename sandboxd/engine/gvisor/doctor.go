@@ -9,6 +9,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 )
 
 // Doctor checks this machine, and returns what is missing or weaker than it could be and how to fix it. ref is the image
@@ -20,9 +21,9 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	switch has, err := e.HasImage(ctx, ref); {
 	case err != nil:
 		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: "it could not be seen whether " + ref + " is here",
-			Remedy: "see that " + e.images.dir + " can be read"})
+			Remedy: "see that " + e.images.Dir + " can be read"})
 	case !has:
-		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: ref + " is not here", Remedy: noImage(ref).Message})
+		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: ref + " is not here", Remedy: rootfs.NoImage(ref).Message})
 	default:
 		checks = append(checks, ok("image", "%s is here", ref))
 	}

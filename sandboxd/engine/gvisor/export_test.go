@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -24,13 +25,13 @@ func (e *Engine) ConfigFile(id sandbox.ID) string {
 
 // Refs returns the names of the unpacked images.
 func (e *Engine) Refs() (refs []string) {
-	files, _ := filepath.Glob(filepath.Join(e.images.dir, "refs", "*.json"))
+	files, _ := filepath.Glob(filepath.Join(e.images.Dir, "refs", "*.json"))
 	for _, file := range files {
-		var img imageRef
+		var img rootfs.Image
 		if err := folder.ReadJSON(file, &img); err != nil {
 			continue
 		}
-		if _, err := os.Stat(e.images.root(img.Digest)); err == nil {
+		if _, err := os.Stat(e.images.Root(img.Digest)); err == nil {
 			refs = append(refs, img.Ref)
 		}
 	}

@@ -26,7 +26,7 @@ const endedName = "ended"
 
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err

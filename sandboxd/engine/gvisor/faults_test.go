@@ -21,6 +21,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs/rootfstest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -382,7 +383,7 @@ func TestSuspendedSandboxKeepsItsImage(t *testing.T) {
 	load := func(img v1.Image) string {
 		t.Helper()
 		path := filepath.Join(tempDir(t), "image.tar")
-		if err := saveImage(path, img); err != nil {
+		if err := rootfstest.Save(path, img); err != nil {
 			t.Fatal(err)
 		}
 		before, _ := filepath.Glob(filepath.Join(images, "*", "rootfs"))
@@ -398,13 +399,13 @@ func TestSuspendedSandboxKeepsItsImage(t *testing.T) {
 		t.Fatal("no image was unpacked")
 		return ""
 	}
-	first := load(twoLayers(t))
+	first := load(rootfstest.TwoLayers(t))
 	s := spec("own:1")
 	create(t, e, s)
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	load(imageOf(t, []tar.Header{{Name: "another", Typeflag: tar.TypeReg, Mode: 0o644}}))
+	load(rootfstest.Image(t, []tar.Header{{Name: "another", Typeflag: tar.TypeReg, Mode: 0o644}}))
 	if err := e.Resume(t.Context(), s.ID); err != nil {
 		t.Fatalf("Resume: %v", err)
 	}

@@ -14,7 +14,7 @@ import (
 // Fork implements [engine.Forker]. If the original is running, Fork closes the streams to it. New streams can be
 // dialled after Fork has returned.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
-	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}

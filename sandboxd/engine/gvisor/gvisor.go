@@ -16,8 +16,7 @@
 //   - work done in advance: a pooled sandbox for the next restore (spare.go), and runsc processes that wait for
 //     their arguments (standby.go)
 //   - the files of a checkpoint: integrity and compatibility (checkpoint.go, cpu.go), and compression (pack.go, packer.go)
-//   - images: importing them from a tar of a root file system, a registry, an OCI layout or a `docker save` tar (pull.go),
-//     with limits (bounds.go); unpacking them once for all homes (images.go, unpack.go); removing unused ones (tidy.go)
+//   - images: importing, unpacking and removing them (package rootfs, called from images.go)
 //   - the guest's files, written once for each build (guest.go)
 //   - checks of the machine: [Engine.Doctor] (doctor.go)
 //   - code that depends on the operating system (linux.go, other.go)
@@ -44,6 +43,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -53,7 +53,7 @@ type Config struct {
 	// Dir is the absolute path of the folder that holds the engine's files, in the home of one daemon. Engines with
 	// different folders do not see each other's sandboxes.
 	Dir string
-	// Images is the folder of unpacked images, which all homes share. If it is empty, [DefaultImages] is used.
+	// Images is the folder of unpacked images, which all homes share. If it is empty, [rootfs.DefaultDir] is used.
 	Images string
 	// Bundle holds the guest's files. If it is nil, the engine can manage images and run checks, but not create
 	// sandboxes. If it is set, no other engine with a bundle may have Dir open, because New repairs what a crashed
@@ -78,7 +78,7 @@ type Config struct {
 // Engine runs sandboxes with runsc. It is safe for concurrent use.
 type Engine struct {
 	layout  folder.Layout
-	images  images
+	images  *rootfs.Images
 	bundle  engine.Bundle
 	build   string // the build of runsc that new sandboxes use
 	cgroups cgroup.Trees
@@ -86,7 +86,6 @@ type Engine struct {
 	locks   locks
 	streams streams.Open
 	packer  packer
-	pulls   pulls
 	mayPull bool
 
 	snapshots snapshots
@@ -119,7 +118,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		return nil, fmt.Errorf("open gvisor: the folder %q is not absolute", cfg.Dir)
 	}
 	if cfg.Images == "" {
-		dir, err := DefaultImages()
+		dir, err := rootfs.DefaultDir()
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +137,13 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 			return nil, err
 		}
 	}
-	e := &Engine{layout: folder.Layout{Dir: cfg.Dir}, images: images{cfg.Images}, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
+	images := rootfs.Open(cfg.Images)
+	defer func() {
+		if err != nil {
+			images.Close()
+		}
+	}()
+	e := &Engine{layout: folder.Layout{Dir: cfg.Dir}, images: images, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
 	if err := e.layout.Make(); err != nil {
 		return nil, err
 	}
@@ -172,12 +177,12 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	}
 	e.ctx, e.quit = context.WithCancel(context.WithoutCancel(ctx))
 	if e.bundle != nil {
-		if err := e.images.registerHome(e.layout); err != nil {
+		if err := e.images.RegisterHome(e.layout); err != nil {
 			return nil, err
 		}
 		e.background.Go(func() {
 			lowerPriority()
-			_ = e.images.tidy(e.ctx, time.Now()) // if this fails, the next start of the daemon tries again
+			_ = e.images.Tidy(e.ctx, time.Now()) // if this fails, the next start of the daemon tries again
 		})
 		e.background.Go(e.keepSpare)
 		if cfg.CompressAfter >= 0 {
@@ -195,6 +200,7 @@ func (e *Engine) Info() engine.Info { return e.info }
 func (e *Engine) Close() error {
 	e.quit()
 	e.background.Wait()
+	e.images.Close()
 	e.streams.CloseAll()
 	return nil
 }

@@ -2,111 +2,24 @@ package gvisor
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
-	"time"
 
-	"github.com/gofrs/flock"
-
-	"github.com/dormouse-sandbox/dormouse/image"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// images is the folder of unpacked images, which all homes of a user share:
-//
-//	<digest>/rootfs     the complete root file system of an image, never changed afterwards; the digest is the sha256
-//	                    of the tar that was imported, or of an OCI image's configuration
-//	refs/<hash>.json    the name, digest and PATH of an image
-//	homes/<hash>        the path of the engine's folder in a home whose sandboxes use these images
-//	bin/runsc-<build>   a copy of each runsc that an engine was opened with
-//	making-*            a folder in which an image is being unpacked; if the lock is free, it is a leftover
-//	trash-*             a folder that is being removed
-//	import.lock         locked while an image is imported or unused images are removed
-type images struct{ dir string }
-
-// DefaultImages returns the default folder of unpacked images. It is below the cache folder of package image.
-func DefaultImages() (string, error) {
-	dir, err := image.CacheDir()
-	if err != nil {
-		return "", sandbox.Errorf(sandbox.Unavailable, "%v", err)
-	}
-	return filepath.Join(dir, "unpacked"), nil
-}
-
-// imageRef is the content of a file in refs: it connects the name of an image with its digest.
-type imageRef struct {
-	Ref    string `json:"ref"`
-	Digest string `json:"digest"`
-	Path   string `json:"path,omitempty"` // the image's PATH
-}
-
-func (i images) root(digest string) string { return filepath.Join(i.dir, digest, "rootfs") }
-
-func (i images) refFile(ref string) string {
-	sum := sha256.Sum256([]byte(ref)) // ref may contain characters that a file name can't contain
-	return filepath.Join(i.dir, "refs", hex.EncodeToString(sum[:16])+".json")
-}
-
-// find returns the unpacked image with the name ref. The error is of kind unavailable if there is none.
-func (i images) find(ref string) (imageRef, error) {
-	var img imageRef
-	err := folder.ReadJSON(i.refFile(ref), &img)
-	if errors.Is(err, folder.ErrDamaged) {
-		// The file is damaged. A new import of the image replaces it.
-		return imageRef{}, noImage(ref)
-	}
-	if err == nil && img.Ref == ref && folder.IsDigest(img.Digest) {
-		if _, err = os.Stat(i.root(img.Digest)); err == nil {
-			return img, nil
-		}
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return imageRef{}, fmt.Errorf("look for the image: %w", err)
-	}
-	return imageRef{}, noImage(ref)
-}
-
-func noImage(ref string) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Unavailable,
-		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own, else `dormouse image load`", sandbox.Quote(ref))
-}
-
 // HasImage reports whether the image with the name ref is unpacked.
-func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) {
-	_, err := e.images.find(ref)
-	if sandbox.KindOf(err) == sandbox.Unavailable {
-		return false, nil
-	}
-	return err == nil, err
+func (e *Engine) HasImage(_ context.Context, ref string) (bool, error) { return e.images.Has(ref) }
+
+// ImportImage creates an image with the name ref from the tar of a root file system ([rootfs.Images.Import]).
+func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) error {
+	return e.images.Import(ctx, root, ref, changes...)
 }
 
-// ImportImage creates an image with the name ref from the tar of a root file system. changes are lines of a Dockerfile.
-// ImportImage uses only a line that sets PATH, such as "ENV PATH=/bin", and ignores the others.
-func (e *Engine) ImportImage(ctx context.Context, root io.Reader, ref string, changes ...string) (err error) {
-	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
-	digest, err := e.images.unpack(ctx, root)
-	if err != nil {
-		return fmt.Errorf("import the image: %w", err)
-	}
-	img := imageRef{Ref: ref, Digest: digest}
-	for _, change := range changes {
-		if path, is := strings.CutPrefix(change, "ENV PATH="); is {
-			img.Path = path
-		}
-	}
-	if err := e.images.name(img); err != nil {
-		return fmt.Errorf("import the image: %w", err)
-	}
-	return nil
+// LoadImage imports an image from the folder of an OCI layout, or from a tar that `docker save` made
+// ([rootfs.Images.Load]).
+func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error) {
+	return e.images.Load(ctx, path, ref)
 }
 
 // BuildImage always fails: only a Docker engine can build a Dockerfile.
@@ -114,142 +27,10 @@ func (e *Engine) BuildImage(context.Context, io.Reader, string, io.Writer) error
 	return sandbox.Errorf(sandbox.Unavailable, "the gvisor engine can't build a Dockerfile: use `dormouse image build --way debian`, which needs root, or a Docker engine, or have another image pulled: --image python:3.13-slim")
 }
 
-// unpack unpacks the tar of a root file system as an image and returns its digest. When it returns nil, the image is
-// synced to disk.
-func (i images) unpack(ctx context.Context, source io.Reader) (digest string, err error) {
-	sum := sha256.New()
-	err = i.withImportLock(ctx, func(rootfs string) (string, error) {
-		if err := unpack(ctx, rootfs, io.TeeReader(newContextReader(ctx, source), sum)); err != nil {
-			return "", err
-		}
-		digest = hex.EncodeToString(sum.Sum(nil))
-		return digest, nil
-	})
-	return digest, err
-}
-
-// withImportLock holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the
-// import fails or the image existed already, the unpacked files are removed after the lock is released.
-func (i images) withImportLock(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
-	unlock, err := i.lock(ctx)
-	if err != nil {
-		return err
+// findImage returns the image with the name ref. If it is missing and the engine may pull images, findImage pulls it.
+func (e *Engine) findImage(ctx context.Context, ref string) (rootfs.Image, error) {
+	if !e.mayPull {
+		return e.images.Find(ref)
 	}
-	err = i.importLocked(ctx, fill)
-	unlock()
-	i.removeTrash(ctx)
-	return err
-}
-
-func (i images) importLocked(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
-	making, err := os.MkdirTemp(i.dir, "making-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = i.trash(making) }() // if the import has succeeded, the folder has been renamed
-	rootfs, err := i.makeRoot(making)
-	if err != nil {
-		return err
-	}
-	digest, err := fill(rootfs)
-	if err != nil {
-		return err
-	}
-	return i.storeImage(ctx, making, digest)
-}
-
-// makeRoot creates the folder rootfs in making, for an image to be unpacked in, and returns its path.
-func (i images) makeRoot(making string) (string, error) {
-	rootfs := filepath.Join(making, "rootfs")
-	return rootfs, errors.Join(os.Mkdir(rootfs, 0o755), os.Chmod(rootfs, 0o755)) // Chmod, because the umask can remove bits from the mode of Mkdir
-}
-
-// storeImage syncs an unpacked image, and then renames its folder to its digest. It does nothing if the image exists
-// already.
-func (i images) storeImage(ctx context.Context, making, digest string) error {
-	if folder.Exists(i.root(digest)) {
-		return nil
-	}
-	if err := waitFor(ctx, func() error { return folder.SyncAll(making) }); err != nil {
-		return err
-	}
-	if err := os.Rename(making, filepath.Join(i.dir, digest)); err != nil {
-		return err
-	}
-	return durable.SyncDir(i.dir)
-}
-
-// lock waits for the import lock, which also excludes other processes, and then moves the leftovers of killed imports to
-// the trash. The caller must call unlock.
-func (i images) lock(ctx context.Context) (unlock func(), err error) {
-	if err := os.MkdirAll(i.dir, 0o700); err != nil {
-		return nil, err
-	}
-	lock := flock.New(filepath.Join(i.dir, "import.lock"))
-	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
-		return nil, fmt.Errorf("wait for %s: %w", lock.Path(), err)
-	}
-	i.clear()
-	return func() { _ = lock.Unlock() }, nil
-}
-
-// clear moves the leftovers of a killed import to the trash. The caller must hold the import lock.
-func (i images) clear() {
-	leftovers, _ := filepath.Glob(filepath.Join(i.dir, "making-*"))
-	for _, dir := range leftovers {
-		_ = i.trash(dir) // if this fails, the next import tries again
-	}
-}
-
-// trash moves a folder, if it exists, into the trash, which [images.removeTrash] removes.
-func (i images) trash(dir string) error {
-	if !folder.Exists(dir) {
-		return nil
-	}
-	trash, err := os.MkdirTemp(i.dir, "trash-")
-	if err != nil {
-		return err
-	}
-	return os.Rename(dir, filepath.Join(trash, filepath.Base(dir)))
-}
-
-// removeTrash removes the folders in the trash. The caller need not hold the import lock, so that removing many files
-// does not delay other imports. removeTrash returns early when ctx ends. The remaining folders are removed after the
-// next import or when an engine opens.
-func (i images) removeTrash(ctx context.Context) {
-	trash, _ := filepath.Glob(filepath.Join(i.dir, "trash-*"))
-	for _, dir := range trash {
-		_ = waitFor(ctx, func() error { return os.RemoveAll(dir) })
-	}
-}
-
-// waitFor calls fn, which can't be cancelled, and returns its error. If ctx ends first, it returns the error of ctx, and fn
-// continues in the background.
-func waitFor(ctx context.Context, fn func() error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// newContextReader returns a reader that reads from r and fails after ctx has ended.
-func newContextReader(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
-
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
+	return e.images.FindOrPull(ctx, ref)
 }

@@ -4,7 +4,6 @@ package gvisor
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -54,14 +53,6 @@ func startWriteback(path string) (stop func()) {
 		}
 	}()
 	return func() { close(ended); <-done }
-}
-
-// links returns the number of hard links of a file, or 0 if it is unknown.
-func links(info fs.FileInfo) uint64 {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(stat.Nlink)
-	}
-	return 0
 }
 
 // lowerPriority gives the calling goroutine its own thread, with the lowest priority for CPU and disk. The thread ends

@@ -5,12 +5,10 @@ package gvisor_test
 import (
 	"archive/tar"
 	"context"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,14 +18,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs/rootfstest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -42,58 +38,6 @@ func openPulling(t *testing.T) (*gvisor.Engine, string) {
 	}
 	t.Cleanup(func() { e.Close() })
 	return e, images
-}
-
-// imageOf returns an image for this machine with the given layers.
-func imageOf(t *testing.T, layers ...[]tar.Header) v1.Image {
-	t.Helper()
-	img := empty.Image
-	for _, headers := range layers {
-		text := tarOf(t, headers...).Bytes()
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(text))), nil })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if img, err = mutate.AppendLayers(img, layer); err != nil {
-			t.Fatal(err)
-		}
-	}
-	config, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Config.Env = "linux", runtime.GOARCH, []string{"A=b", "PATH=/image/bin:/bin"}
-	if img, err = mutate.ConfigFile(img, config); err != nil {
-		t.Fatal(err)
-	}
-	return img
-}
-
-func twoLayers(t *testing.T) v1.Image {
-	return imageOf(t, []tar.Header{
-		{Name: "image/bin/tool", Typeflag: tar.TypeReg, Mode: 0o4755},
-		{Name: "old", Typeflag: tar.TypeReg, Mode: 0o644},
-	}, []tar.Header{{Name: ".wh.old", Typeflag: tar.TypeReg}, {Name: "new", Typeflag: tar.TypeReg, Mode: 0o644}})
-}
-
-// wantUnpacked fails the test unless the image of twoLayers is the only unpacked image.
-func wantUnpacked(t *testing.T, images string) {
-	t.Helper()
-	roots, _ := filepath.Glob(filepath.Join(images, "*", "rootfs"))
-	if len(roots) != 1 {
-		t.Fatalf("there are %q, want one image", roots)
-	}
-	tool, err := os.Stat(filepath.Join(roots[0], "image/bin/tool"))
-	if err != nil || tool.Mode() != 0o755 {
-		t.Errorf("the tool is %v, %v, want it there, without set-user-id", tool, err)
-	}
-	if _, err := os.Stat(filepath.Join(roots[0], "old")); err == nil {
-		t.Error("a file is there that a layer hides")
-	}
-	if left, _ := filepath.Glob(filepath.Join(images, "making-*")); len(left) > 0 {
-		t.Errorf("%q are left", left)
-	}
 }
 
 // TestAnImageIsPulled checks that a missing image is pulled when it is first requested, and only once for several
@@ -115,7 +59,7 @@ func TestAnImageIsPulled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(named, twoLayers(t)); err != nil {
+	if err := remote.Write(named, rootfstest.TwoLayers(t)); err != nil {
 		t.Fatal(err)
 	}
 	var group sync.WaitGroup
@@ -136,7 +80,7 @@ func TestAnImageIsPulled(t *testing.T) {
 		})
 	}
 	group.Wait()
-	wantUnpacked(t, images)
+	rootfstest.WantUnpacked(t, images)
 	if n := manifests.Load(); n != 1 {
 		t.Errorf("the manifest was asked for %d times, want once", n)
 	}
@@ -171,7 +115,7 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	foreign := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
+	foreign := rootfstest.Image(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
 	config, _ := foreign.ConfigFile() // can't fail: imageOf has written the configuration
 	config = config.DeepCopy()
 	config.Architecture = "s390x"
@@ -180,7 +124,7 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(host+"/foreign:1", foreign)
-	write(host+"/escape:1", imageOf(t, []tar.Header{{Name: "../../out", Typeflag: tar.TypeReg}}))
+	write(host+"/escape:1", rootfstest.Image(t, []tar.Header{{Name: "../../out", Typeflag: tar.TypeReg}}))
 	for _, test := range []struct {
 		ref, says string
 		kind      sandbox.Kind
@@ -206,100 +150,6 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 	began := time.Now()
 	if err := e.Close(); err != nil || time.Since(began) > 5*time.Second {
 		t.Errorf("Close = %v after %v", err, time.Since(began))
-	}
-	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
-		t.Errorf("%q are left", left)
-	}
-}
-
-// saveImage writes an image as `docker save` does.
-func saveImage(path string, img v1.Image) error {
-	tag, err := name.NewTag("some/tool:1")
-	if err != nil {
-		return err
-	}
-	return tarball.WriteToFile(path, tag, img)
-}
-
-// TestAnImageIsLoaded checks that LoadImage imports an image from a tar or an OCI layout, without a registry.
-func TestAnImageIsLoaded(t *testing.T) {
-	for name, write := range map[string]func(t *testing.T, path string, img v1.Image) error{
-		"docker save": func(_ *testing.T, path string, img v1.Image) error { return saveImage(path, img) },
-		"an OCI layout": func(_ *testing.T, path string, img v1.Image) error {
-			p, err := layout.Write(path, empty.Index)
-			if err != nil {
-				return err
-			}
-			return p.AppendImage(img, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "some/tool:1"}))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			e, images := openPulling(t)
-			path := filepath.Join(tempDir(t), "image")
-			if err := write(t, path, twoLayers(t)); err != nil {
-				t.Fatal(err)
-			}
-			for _, asked := range []string{"", "other:2"} {
-				ref, err := e.LoadImage(t.Context(), path, asked)
-				if want := map[string]string{"": "some/tool:1", "other:2": "other:2"}[asked]; err != nil || ref != want {
-					t.Fatalf("LoadImage = %s, %v, want %s", ref, err, want)
-				}
-				if has, err := e.HasImage(t.Context(), ref); !has || err != nil {
-					t.Errorf("HasImage = %v, %v", has, err)
-				}
-			}
-			wantUnpacked(t, images)
-			s := spec("other:2")
-			if err := e.Create(t.Context(), s); err != nil {
-				t.Errorf("Create: %v", err)
-			}
-			if err := e.Remove(t.Context(), s.ID); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	e, _ := openPulling(t)
-	for what, path := range map[string]string{"nothing": "/no/such", "no image": tempDir(t), "no tar": "/etc/hosts"} {
-		if _, err := e.LoadImage(t.Context(), path, "x:1"); sandbox.KindOf(err) != sandbox.Invalid {
-			t.Errorf("LoadImage of %s = %v, want invalid", what, err)
-		}
-	}
-}
-
-// TestAForgedLayerIsRefused checks that LoadImage refuses an OCI layout with a layer whose digest is not the one in the
-// image's configuration.
-func TestAForgedLayerIsRefused(t *testing.T) {
-	e, images := openPulling(t)
-	path := filepath.Join(tempDir(t), "image")
-	p, err := layout.Write(path, empty.Index)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img := twoLayers(t)
-	if err := p.AppendImage(img); err != nil {
-		t.Fatal(err)
-	}
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	digests := make([]string, 2)
-	for i, layer := range layers {
-		d, err := layer.Digest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		digests[i] = filepath.Join(path, "blobs", "sha256", d.Hex)
-	}
-	other, err := os.ReadFile(digests[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(digests[0], other, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := e.LoadImage(t.Context(), path, "x:1"); err == nil {
-		t.Error("LoadImage gave no error")
 	}
 	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
 		t.Errorf("%q are left", left)

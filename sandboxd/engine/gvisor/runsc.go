@@ -18,6 +18,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -92,7 +93,7 @@ func buildOf(path string) (string, error) {
 // because a sandbox needs the runsc that created it as long as it exists, and a checkpoint needs the runsc that wrote it.
 // The stored program is a hard link to a copy that all homes share. It is not a link to the program at path, because that
 // file may be overwritten.
-func keepRunsc(l folder.Layout, path string, shared images) (build string, err error) {
+func keepRunsc(l folder.Layout, path string, shared *rootfs.Images) (build string, err error) {
 	build, err = buildOf(path)
 	if err != nil {
 		return "", err
@@ -113,7 +114,7 @@ func keepRunsc(l folder.Layout, path string, shared images) (build string, err e
 	if whole(kept) {
 		return build, nil
 	}
-	share := shared.program(build)
+	share := shared.Program(build)
 	if !whole(share) {
 		if err := os.MkdirAll(filepath.Dir(share), 0o700); err != nil {
 			return "", fmt.Errorf("keep runsc: %w", err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -45,7 +46,7 @@ type snapshots struct {
 
 // snapshotOf returns the folder of the snapshot for a spec. Its name is a hash of everything that must be the same in the
 // snapshot and in a sandbox that starts from it.
-func (e *Engine) snapshotOf(r folder.Record, spec engine.Spec, img imageRef) (string, error) {
+func (e *Engine) snapshotOf(r folder.Record, spec engine.Spec, img rootfs.Image) (string, error) {
 	spec.ID, spec.Expires = "", time.Unix(0, 0)
 	_, config, err := e.plan(spec, img)
 	if err != nil {
@@ -70,7 +71,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 		return false, err
 	}
 	defer release()
-	img, err := e.images.find(spec.Image)
+	img, err := e.images.Find(spec.Image)
 	if err != nil {
 		return false, nil // the image is missing: the caller then calls Create, which may pull the image
 	}
@@ -82,7 +83,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	if err != nil || !fresh(dir) {
 		return false, err
 	}
-	err = folder.ExplainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r), e.images.dir)
+	err = folder.ExplainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r), e.images.Dir)
 	// The snapshot itself may be the cause: remove it, so that the manager makes a new snapshot.
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, folder.ErrFull) {
 		err = errors.Join(err, e.layout.Discard(dir))
@@ -154,7 +155,7 @@ func (s *snapshots) check(m manifest, dir string) error {
 func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(context.Context) error) (err error) {
 	e.snapshots.making.Lock()
 	defer e.snapshots.making.Unlock()
-	img, err := e.images.find(spec.Image)
+	img, err := e.images.Find(spec.Image)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 // processes end is discarded. No client can have seen the results of this work: all streams are closed by then, and the
 // sandbox has no other connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func notSaved(cause error) *sandbox.Error {
 // becomes its fallback checkpoint. If a step fails, including this last one, or the daemon is killed before the last
 // step, the sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
-	defer func() { err = folder.ExplainFullDisk(err, e.images.dir) }()
+	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	e.packer.abandon(id)
 	release, err := e.locks.acquire(ctx, id)
 	if err != nil {
@@ -183,7 +183,7 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r folder.Record) er
 	if err := e.checkRestorable(r); err != nil {
 		return err
 	}
-	e.images.markUsed(r.Image)
+	e.images.MarkUsed(r.Image)
 	m, err := readManifest(dir)
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 func (e *Engine) checkRestorable(r folder.Record) error {
 	for what, path := range map[string]string{
 		"the gVisor build that it was suspended with": e.layout.Runsc(r.Build),
-		"its image":         e.images.root(r.Image),
+		"its image":         e.images.Root(r.Image),
 		"its guest program": e.layout.Guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {

@@ -1,6 +1,4 @@
-//go:build linux
-
-package gvisor_test
+package rootfs_test
 
 import (
 	"archive/tar"
@@ -22,14 +20,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs/rootfstest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // bomb returns an image with a changed configuration.
 func bomb(t *testing.T, change func(*v1.ConfigFile)) v1.Image {
 	t.Helper()
-	img := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
+	img := rootfstest.Image(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
 	config, err := img.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
@@ -53,8 +52,11 @@ func writeLayout(path string, img v1.Image) error {
 // TestImageBombsAreRefused checks that an image that exceeds a limit is refused from every source, and that a good
 // image can be imported afterwards.
 func TestImageBombsAreRefused(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes several seconds: not with -short")
+	}
 	deep := strings.Repeat("d/", 100)
-	one := imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
+	one := rootfstest.Image(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
 	layers, err := one.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -75,33 +77,33 @@ func TestImageBombsAreRefused(t *testing.T) {
 		{"a large configuration", bomb(t, func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{"x": strings.Repeat("a", 9<<20)} }), "configuration is larger"},
 		{"a configuration of many values", bomb(t, func(c *v1.ConfigFile) { c.Config.Cmd = make([]string, 200_000) }), "more than 100000 values"},
 		{"many layers", layered, "1002 layers"},
-		{"a deep path", imageOf(t, []tar.Header{{Name: strings.Repeat("d/", 4000) + "f", Typeflag: tar.TypeReg}}), "longer than"},
-		{"a path of many folders", imageOf(t, []tar.Header{{Name: strings.Repeat("d/", 128) + "f", Typeflag: tar.TypeReg}}), "more than 128 folders"},
-		{"a deep path through links", imageOf(t, []tar.Header{{Name: deep, Typeflag: tar.TypeDir, Mode: 0o755},
+		{"a deep path", rootfstest.Image(t, []tar.Header{{Name: strings.Repeat("d/", 4000) + "f", Typeflag: tar.TypeReg}}), "longer than"},
+		{"a path of many folders", rootfstest.Image(t, []tar.Header{{Name: strings.Repeat("d/", 128) + "f", Typeflag: tar.TypeReg}}), "more than 128 folders"},
+		{"a deep path through links", rootfstest.Image(t, []tar.Header{{Name: deep, Typeflag: tar.TypeDir, Mode: 0o755},
 			{Name: "l", Typeflag: tar.TypeSymlink, Linkname: deep}, {Name: "l/" + deep, Typeflag: tar.TypeDir, Mode: 0o755}}), "more than 128 folders"},
-		{"a long link", imageOf(t, []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("d", 5000)}}), "longer than"},
-		{"a large header", imageOf(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg, Mode: 0o600,
+		{"a long link", rootfstest.Image(t, []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("d", 5000)}}), "longer than"},
+		{"a large header", rootfstest.Image(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg, Mode: 0o600,
 			PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("a", 100<<10)}}}), "header"},
 	}
-	e, images := openPulling(t)
+	i, images := open(t)
 	server := httptest.NewServer(registry.New())
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
 	importBy := map[string]func(t *testing.T, img v1.Image) error{
 		"an OCI layout": func(t *testing.T, img v1.Image) error {
-			path := filepath.Join(tempDir(t), "image")
+			path := filepath.Join(t.TempDir(), "image")
 			if err := writeLayout(path, img); err != nil {
 				t.Fatal(err)
 			}
-			_, err := e.LoadImage(t.Context(), path, "bomb:1")
+			_, err := i.Load(t.Context(), path, "bomb:1")
 			return err
 		},
 		"docker save": func(t *testing.T, img v1.Image) error {
-			path := filepath.Join(tempDir(t), "image")
-			if err := saveImage(path, img); err != nil {
+			path := filepath.Join(t.TempDir(), "image")
+			if err := rootfstest.Save(path, img); err != nil {
 				t.Fatal(err)
 			}
-			_, err := e.LoadImage(t.Context(), path, "bomb:1")
+			_, err := i.Load(t.Context(), path, "bomb:1")
 			return err
 		},
 		"a registry": func(t *testing.T, img v1.Image) error {
@@ -113,7 +115,8 @@ func TestImageBombsAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return e.Create(t.Context(), spec(ref))
+			_, err = i.FindOrPull(t.Context(), ref)
+			return err
 		},
 	}
 	for way, importBy := range importBy {
@@ -129,17 +132,17 @@ func TestImageBombsAreRefused(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
 		t.Errorf("refused images left %q", left)
 	}
-	if err := importBy["an OCI layout"](t, twoLayers(t)); err != nil {
+	if err := importBy["an OCI layout"](t, rootfstest.TwoLayers(t)); err != nil {
 		t.Errorf("a good image is refused: %v", err)
 	}
 }
 
-// TestALargeConfigurationIsNotRead checks that LoadImage refuses a configuration file that is too large without reading
+// TestALargeConfigurationIsNotRead checks that Load refuses a configuration file that is too large without reading
 // it.
 func TestALargeConfigurationIsNotRead(t *testing.T) {
-	e, _ := openPulling(t)
-	path := filepath.Join(tempDir(t), "image")
-	img := twoLayers(t)
+	i, _ := open(t)
+	path := filepath.Join(t.TempDir(), "image")
+	img := rootfstest.TwoLayers(t)
 	if err := writeLayout(path, img); err != nil {
 		t.Fatal(err)
 	}
@@ -153,20 +156,23 @@ func TestALargeConfigurationIsNotRead(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err = e.LoadImage(t.Context(), path, "x:1")
+	_, err = i.Load(t.Context(), path, "x:1")
 	runtime.ReadMemStats(&after)
 	if sandbox.KindOf(err) != sandbox.Limit {
-		t.Errorf("LoadImage = %v, want limit", err)
+		t.Errorf("Load = %v, want limit", err)
 	}
 	if got, maximum := after.TotalAlloc-before.TotalAlloc, uint64(64<<20); got > maximum {
-		t.Errorf("LoadImage allocated %d MiB, want at most %d", got>>20, maximum>>20)
+		t.Errorf("Load allocated %d MiB, want at most %d", got>>20, maximum>>20)
 	}
 }
 
 // TestACancelledImportEnds checks that a cancelled import returns, and that the next import succeeds and removes the
 // leftovers of the cancelled one.
 func TestACancelledImportEnds(t *testing.T) {
-	e, images := openPulling(t)
+	if testing.Short() {
+		t.Skip("takes several seconds: not with -short")
+	}
+	i, images := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	reader, writer := io.Pipe()
@@ -182,14 +188,14 @@ func TestACancelledImportEnds(t *testing.T) {
 			}
 		}
 	}()
-	if err := e.ImportImage(ctx, reader, "endless:1"); !errors.Is(err, context.Canceled) {
-		t.Errorf("ImportImage = %v, want %v", err, context.Canceled)
+	if err := i.Import(ctx, reader, "endless:1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Import = %v, want %v", err, context.Canceled)
 	}
 	reader.Close()
 	if left, _ := filepath.Glob(filepath.Join(images, "making-*")); len(left) > 0 {
 		t.Errorf("the cancelled import left %q, want no such folder", left)
 	}
-	if err := e.ImportImage(t.Context(), tarOf(t, tar.Header{Name: "x", Typeflag: tar.TypeReg}), "next:1"); err != nil {
+	if err := i.Import(t.Context(), rootfstest.Tar(t, tar.Header{Name: "x", Typeflag: tar.TypeReg}), "next:1"); err != nil {
 		t.Errorf("the next import fails: %v", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(images, "trash-*")); len(left) > 0 {
@@ -200,7 +206,7 @@ func TestACancelledImportEnds(t *testing.T) {
 // FuzzArchiveIsBounded checks that the configuration in an accepted archive is never larger than the limit.
 func FuzzArchiveIsBounded(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "image")
-	if err := saveImage(path, empty.Image); err != nil {
+	if err := rootfstest.Save(path, empty.Image); err != nil {
 		f.Fatal(err)
 	}
 	good, err := os.ReadFile(path)
@@ -211,7 +217,7 @@ func FuzzArchiveIsBounded(f *testing.F) {
 	f.Add(good[:len(good)/2])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, text []byte) {
-		size, err := gvisor.ArchivedConfig(text)
+		size, err := rootfs.ArchivedConfig(text)
 		if err == nil && size > 8<<20 {
 			t.Errorf("the configuration has %d bytes, want at most %d", size, 8<<20)
 		}

@@ -1,4 +1,4 @@
-package gvisor_test
+package rootfs_test
 
 import (
 	"archive/tar"
@@ -9,40 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs/rootfstest"
 )
-
-// tarOf returns a tar with the given headers. The content of each file is its name.
-func tarOf(t *testing.T, headers ...tar.Header) *bytes.Buffer {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range headers {
-		h.ModTime = time.Unix(1_600_000_000, 0)
-		h.Uid, h.Gid = os.Getuid(), os.Getgid()
-		if h.Typeflag == tar.TypeReg {
-			h.Size = int64(len(h.Name))
-		}
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag == tar.TypeReg {
-			if _, err := w.Write([]byte(h.Name)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return &b
-}
 
 func TestUnpackKeepsWhatMatters(t *testing.T) {
 	dir := t.TempDir()
-	err := gvisor.Unpack(dir, tarOf(t,
+	err := rootfs.Unpack(dir, rootfstest.Tar(t,
 		tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755},
 		tar.Header{Name: "./usr/bin/", Typeflag: tar.TypeDir, Mode: 0o755},
 		tar.Header{Name: "bin", Typeflag: tar.TypeSymlink, Linkname: "usr/bin"},
@@ -104,7 +78,7 @@ func TestUnpackStaysInside(t *testing.T) {
 					headers[i].Linkname = outside
 				}
 			}
-			if err := gvisor.Unpack(dir, tarOf(t, headers...)); err != nil {
+			if err := rootfs.Unpack(dir, rootfstest.Tar(t, headers...)); err != nil {
 				// Unpack may refuse the archive, or unpack it with links resolved inside the image.
 				t.Logf("refused: %v", err)
 			}
@@ -146,9 +120,9 @@ func TestUnpackLayers(t *testing.T) {
 			dir := t.TempDir()
 			var layers []io.Reader
 			for _, headers := range test.layers {
-				layers = append(layers, tarOf(t, headers...))
+				layers = append(layers, rootfstest.Tar(t, headers...))
 			}
-			if err := gvisor.Unpack(dir, layers...); err != nil {
+			if err := rootfs.Unpack(dir, layers...); err != nil {
 				t.Fatal(err)
 			}
 			for _, name := range test.there {
@@ -170,7 +144,7 @@ func TestUnpackLayers(t *testing.T) {
 		"a file as a folder":   {file("a"), file("a/x")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := gvisor.Unpack(t.TempDir(), tarOf(t, headers...)); err == nil {
+			if err := rootfs.Unpack(t.TempDir(), rootfstest.Tar(t, headers...)); err == nil {
 				t.Error("it gave no error")
 			}
 		})
@@ -209,7 +183,7 @@ func FuzzUnpackStaysInside(f *testing.F) {
 			t.Fatal(err)
 		}
 		whole := b.String()
-		_ = gvisor.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // Unpack may refuse the archive
+		_ = rootfs.Unpack(dir, strings.NewReader(whole), strings.NewReader(whole)) // Unpack may refuse the archive
 		entries, _ := os.ReadDir(outside)
 		inside, _ := os.ReadDir(filepath.Join(outside, "other"))
 		info, err := os.Stat(secret)

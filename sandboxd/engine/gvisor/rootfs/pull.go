@@ -1,4 +1,4 @@
-package gvisor
+package rootfs
 
 import (
 	"context"
@@ -40,41 +40,42 @@ type pulls struct {
 
 type pull struct {
 	done chan struct{}
-	img  imageRef
+	img  Image
 	err  error
 }
 
-// findOrPull returns the image with the name ref. If it is missing and pulling is allowed, findOrPull pulls it from its
-// registry and waits until that is done or ctx ends.
-func (e *Engine) findOrPull(ctx context.Context, ref string) (imageRef, error) {
-	img, err := e.images.find(ref)
-	if sandbox.KindOf(err) != sandbox.Unavailable || !e.mayPull || strings.HasPrefix(ref, image.Repository+":") {
+// FindOrPull returns the image with the name ref. If it is missing, FindOrPull pulls it from its registry and waits until
+// that is done or ctx ends. It does not pull an image of Dormouse's own, which is in no registry.
+func (i *Images) FindOrPull(ctx context.Context, ref string) (Image, error) {
+	img, err := i.Find(ref)
+	if sandbox.KindOf(err) != sandbox.Unavailable || strings.HasPrefix(ref, image.Repository+":") {
 		return img, err
 	}
-	p, err := e.pulls.startOrJoin(e, ref)
+	p, err := i.startOrJoin(ref)
 	if err != nil {
-		return imageRef{}, err
+		return Image{}, err
 	}
 	select {
 	case <-p.done:
 		return p.img, p.err
 	case <-ctx.Done():
-		return imageRef{}, sandbox.Errorf(sandbox.Unavailable, "the image %s is still being pulled from its registry: try again in a minute", sandbox.Quote(ref)).WithCause(ctx.Err())
+		return Image{}, sandbox.Errorf(sandbox.Unavailable, "the image %s is still being pulled from its registry: try again in a minute", sandbox.Quote(ref)).WithCause(ctx.Err())
 	}
 }
 
 // startOrJoin returns the pull of an image that is in progress, or starts one.
-func (l *pulls) startOrJoin(e *Engine, ref string) (*pull, error) {
+func (i *Images) startOrJoin(ref string) (*pull, error) {
 	named, err := name.ParseReference(ref)
 	if err != nil {
 		return nil, sandbox.Errorf(sandbox.Invalid, "%s is no name of an image", sandbox.Quote(ref)).WithCause(err)
 	}
+	l := &i.pulls
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p := l.inProgress[ref]; p != nil {
 		return p, nil
 	}
-	if err := e.ctx.Err(); err != nil {
+	if err := i.ctx.Err(); err != nil {
 		return nil, err
 	}
 	p := &pull{done: make(chan struct{})}
@@ -82,10 +83,10 @@ func (l *pulls) startOrJoin(e *Engine, ref string) (*pull, error) {
 		l.inProgress = map[string]*pull{}
 	}
 	l.inProgress[ref] = p
-	e.background.Go(func() {
-		ctx, cancel := context.WithTimeout(e.ctx, pullTimeout)
+	i.background.Go(func() {
+		ctx, cancel := context.WithTimeout(i.ctx, pullTimeout)
 		defer cancel()
-		p.img, p.err = e.images.pull(ctx, named, ref)
+		p.img, p.err = i.pull(ctx, named, ref)
 		l.mu.Lock()
 		delete(l.inProgress, ref)
 		l.mu.Unlock()
@@ -94,10 +95,10 @@ func (l *pulls) startOrJoin(e *Engine, ref string) (*pull, error) {
 	return p, nil
 }
 
-func (i images) pull(ctx context.Context, named name.Reference, ref string) (imageRef, error) {
+func (i *Images) pull(ctx context.Context, named name.Reference, ref string) (Image, error) {
 	img, err := remote.Image(named, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform()),
 		remote.WithTransport(boundedTransport{remote.DefaultTransport}))
-	var made imageRef
+	var made Image
 	if err == nil {
 		err = checkManifest(img)
 	}
@@ -105,22 +106,22 @@ func (i images) pull(ctx context.Context, named name.Reference, ref string) (ima
 		made, err = i.add(ctx, img, ref)
 		// If the disk is full, return an error that names the disk. The error below would name the registry as the
 		// cause.
-		err = folder.ExplainFullDisk(err, i.dir)
+		err = folder.ExplainFullDisk(err, i.Dir)
 	}
 	var known *sandbox.Error
 	if err == nil || errors.As(err, &known) {
 		return made, err
 	}
-	return imageRef{}, sandbox.Errorf(sandbox.Unavailable,
+	return Image{}, sandbox.Errorf(sandbox.Unavailable,
 		"the image %s is not here, and could not be pulled from %s: see that the name is right and the registry can be reached, or bring it with `dormouse image load`",
 		sandbox.Quote(ref), sandbox.Quote(named.Context().RegistryStr())).WithCause(err)
 }
 
 func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
-// LoadImage imports an image from the folder of an OCI layout, or from a tar that `docker save` made. It returns the name
+// Load imports an image from the folder of an OCI layout, or from a tar that `docker save` made. It returns the name
 // of the image: ref, or the name that the image has in the layout or tar if ref is empty.
-func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error) {
+func (i *Images) Load(ctx context.Context, path, ref string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", sandbox.Errorf(sandbox.Invalid, "there is no image at %s", sandbox.Quote(path)).WithCause(err)
@@ -148,8 +149,8 @@ func (e *Engine) LoadImage(ctx context.Context, path, ref string) (string, error
 	if ref == "" {
 		return "", sandbox.Errorf(sandbox.Invalid, "the image has no name: give it one")
 	}
-	_, err = e.images.add(ctx, img, ref)
-	return ref, folder.ExplainFullDisk(err, e.images.dir)
+	_, err = i.add(ctx, img, ref)
+	return ref, folder.ExplainFullDisk(err, i.Dir)
 }
 
 // fromTar returns the image of a `docker save` tar, and the name of the image. The layers of the image can be read
@@ -244,43 +245,43 @@ func fromIndex(path string, index v1.ImageIndex, own string, depth int) (v1.Imag
 
 // add unpacks an image, if it is not unpacked yet, and gives it the name ref. The image's digest is the sha256 of its
 // configuration, which contains the digests of its layers. add checks all of these digests, from every source.
-func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, error) {
+func (i *Images) add(ctx context.Context, img v1.Image, ref string) (Image, error) {
 	raw, err := img.RawConfigFile()
 	if err != nil {
-		return imageRef{}, err
+		return Image{}, err
 	}
 	if err := checkJSON(raw, maxConfigBytes, "configuration"); err != nil {
-		return imageRef{}, err
+		return Image{}, err
 	}
 	sum := sha256.Sum256(raw)
 	digest := hex.EncodeToString(sum[:])
 	if said, err := img.ConfigName(); err != nil || said.Hex != digest {
-		return imageRef{}, errors.Join(errors.New("the image's configuration is not what its manifest says"), err)
+		return Image{}, errors.Join(errors.New("the image's configuration is not what its manifest says"), err)
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
-		return imageRef{}, err
+		return Image{}, err
 	}
 	if config.OS != "" && config.OS != "linux" || config.Architecture != "" && config.Architecture != runtime.GOARCH {
-		return imageRef{}, sandbox.Errorf(sandbox.Invalid, "the image %s is for %s/%s, and sandboxes here are linux/%s",
+		return Image{}, sandbox.Errorf(sandbox.Invalid, "the image %s is for %s/%s, and sandboxes here are linux/%s",
 			sandbox.Quote(ref), sandbox.Quote(config.OS), sandbox.Quote(config.Architecture), runtime.GOARCH)
 	}
 	layers, err := img.Layers()
 	if err != nil {
-		return imageRef{}, err
+		return Image{}, err
 	}
 	if len(layers) > maxLayers {
-		return imageRef{}, tooManyLayers(len(layers))
+		return Image{}, tooManyLayers(len(layers))
 	}
 	if len(layers) != len(config.RootFS.DiffIDs) {
-		return imageRef{}, fmt.Errorf("the image has %d layers, and its configuration %d", len(layers), len(config.RootFS.DiffIDs))
+		return Image{}, fmt.Errorf("the image has %d layers, and its configuration %d", len(layers), len(config.RootFS.DiffIDs))
 	}
-	if _, err := os.Stat(i.root(digest)); err != nil {
+	if _, err := os.Stat(i.Root(digest)); err != nil {
 		if err := i.addLayers(ctx, digest, layers, config.RootFS.DiffIDs); err != nil {
-			return imageRef{}, err
+			return Image{}, err
 		}
 	}
-	made := imageRef{Ref: ref, Digest: digest}
+	made := Image{Ref: ref, Digest: digest}
 	for _, kv := range config.Config.Env {
 		if path, is := strings.CutPrefix(kv, "PATH="); is {
 			made.Path = path
@@ -289,7 +290,7 @@ func (i images) add(ctx context.Context, img v1.Image, ref string) (imageRef, er
 	return made, i.name(made)
 }
 
-func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer, want []v1.Hash) error {
+func (i *Images) addLayers(ctx context.Context, digest string, layers []v1.Layer, want []v1.Hash) error {
 	return i.withImportLock(ctx, func(rootfs string) (string, error) {
 		var readers []io.Reader
 		for n, layer := range layers {
@@ -297,7 +298,7 @@ func (i images) addLayers(ctx context.Context, digest string, layers []v1.Layer,
 			defer l.close()
 			readers = append(readers, l)
 		}
-		return digest, unpack(ctx, rootfs, readers...)
+		return digest, i.unpackLayers(ctx, rootfs, readers...)
 	})
 }
 
@@ -345,7 +346,7 @@ func (l *layerReader) close() {
 }
 
 // name writes and syncs the file that connects an image's name with its digest.
-func (i images) name(img imageRef) error {
+func (i *Images) name(img Image) error {
 	file := i.refFile(img.Ref)
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err

@@ -1,4 +1,4 @@
-package gvisor
+package rootfs
 
 import (
 	"bytes"
@@ -10,7 +10,9 @@ import (
 
 // Unpack unpacks layers to a folder.
 func Unpack(dir string, layers ...io.Reader) error {
-	return unpack(context.Background(), dir, layers...)
+	i := Open("")
+	defer i.Close()
+	return i.unpackLayers(context.Background(), dir, layers...)
 }
 
 // ArchivedConfig returns the size of the configuration in a `docker save` tar that the engine accepts, as the registry

@@ -1,4 +1,4 @@
-package gvisor
+package rootfs
 
 import (
 	"os"
@@ -11,26 +11,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestUnusedImagesAreRemoved checks that tidy removes an image only if it is certain that no home needs it. Homes share
+// TestUnusedImagesAreRemoved checks that Tidy removes an image only if it is certain that no home needs it. Homes share
 // images, but have no other connection.
 func TestUnusedImagesAreRemoved(t *testing.T) {
-	i := images{t.TempDir()}
+	i := Open(t.TempDir())
+	defer i.Close()
 	now := time.Now()
 	add := func(digit, ref string, age time.Duration) string {
 		t.Helper()
 		digest := strings.Repeat(digit, 64)
-		if err := os.MkdirAll(i.root(digest), 0o700); err != nil {
+		if err := os.MkdirAll(i.Root(digest), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if ref != "" {
-			if err := i.name(imageRef{Ref: ref, Digest: digest}); err != nil {
+			if err := i.name(Image{Ref: ref, Digest: digest}); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.Chtimes(i.refFile(ref), now.Add(-age), now.Add(-age)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := os.Chtimes(filepath.Join(i.dir, digest), now.Add(-age), now.Add(-age)); err != nil {
+		if err := os.Chtimes(filepath.Join(i.Dir, digest), now.Add(-age), now.Add(-age)); err != nil {
 			t.Fatal(err)
 		}
 		return digest
@@ -47,9 +48,9 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 	}
 	want[strings.Repeat("4", 64)] = false // image 7 is the latest image of this name
 	add("8", "host:5000/own:0", 85*day)
-	i.markUsed(strings.Repeat("8", 64)) // image 8 is old, but was used just now
+	i.MarkUsed(strings.Repeat("8", 64)) // image 8 is old, but was used just now
 	want[strings.Repeat("8", 64)] = true
-	if err := os.Mkdir(filepath.Join(i.dir, "making-x"), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(i.Dir, "making-x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	home, gone := folder.Layout{Dir: t.TempDir()}, folder.Layout{Dir: filepath.Join(t.TempDir(), "gone")}
@@ -57,7 +58,7 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range []folder.Layout{home, gone} {
-		if err := i.registerHome(l); err != nil {
+		if err := i.RegisterHome(l); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,21 +69,21 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 	if err := folder.WriteJSON(home.Record(id), folder.Record{Schema: folder.RecordSchema, Build: strings.Repeat("b", 12), Guest: "guest-amd64", Image: strings.Repeat("2", 64)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := i.tidy(t.Context(), now); err != nil {
+	if err := i.Tidy(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 	for digest, stays := range want {
-		if folder.Exists(i.root(digest)) != stays {
+		if folder.Exists(i.Root(digest)) != stays {
 			t.Errorf("%s… is there: %v, want %v", digest[:3], !stays, stays)
 		}
 	}
 	if folder.Exists(i.refFile("host:5000/own:1")) || !folder.Exists(i.refFile("host:5000/own:2")) {
 		t.Error("the name of what is gone is there, or that of what is not is gone")
 	}
-	if folder.Exists(filepath.Join(i.dir, "making-x")) {
+	if folder.Exists(filepath.Join(i.Dir, "making-x")) {
 		t.Error("what was left half unpacked is there")
 	}
-	if homes, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*")); len(homes) != 1 {
+	if homes, _ := filepath.Glob(filepath.Join(i.Dir, "homes", "*")); len(homes) != 1 {
 		t.Errorf("the homes are %q, want the one that is there", homes)
 	}
 
@@ -91,7 +92,7 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := add("9", "host:5000/own:9", 95*day)
-	if err := i.tidy(t.Context(), now); err == nil || !folder.Exists(i.root(old)) {
-		t.Errorf("tidy = %v, and the image is there: %v, want an error and all kept", err, folder.Exists(i.root(old)))
+	if err := i.Tidy(t.Context(), now); err == nil || !folder.Exists(i.Root(old)) {
+		t.Errorf("Tidy = %v, and the image is there: %v, want an error and all kept", err, folder.Exists(i.Root(old)))
 	}
 }

@@ -1,4 +1,4 @@
-package gvisor
+package rootfs
 
 import (
 	"archive/tar"

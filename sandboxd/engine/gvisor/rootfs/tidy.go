@@ -1,4 +1,4 @@
-package gvisor
+package rootfs
 
 import (
 	"context"
@@ -19,12 +19,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// unusedFor is how long an image or a runsc must have been unused before tidy removes it.
+// unusedFor is how long an image or a runsc must have been unused before Tidy removes it.
 const unusedFor = 30 * 24 * time.Hour
 
-// registerHome records the path of a home whose sandboxes use these images.
-func (i images) registerHome(home folder.Layout) error {
-	dir := filepath.Join(i.dir, "homes")
+// RegisterHome records the path of a home whose sandboxes use these images.
+func (i *Images) RegisterHome(home folder.Layout) error {
+	dir := filepath.Join(i.Dir, "homes")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -41,19 +41,19 @@ func homeFile(home string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// markUsed records that an image is used now, as the modification time of its folder.
-func (i images) markUsed(digest string) {
+// MarkUsed records that an image is used now, as the modification time of its folder.
+func (i *Images) MarkUsed(digest string) {
 	now := time.Now()
-	_ = os.Chtimes(filepath.Join(i.dir, digest), now, now) // if this fails, tidy may remove the image too early
+	_ = os.Chtimes(filepath.Join(i.Dir, digest), now, now) // if this fails, Tidy may remove the image too early
 }
 
-// tidy removes the leftovers of killed imports, unused images, and each copy of runsc that no home has a link to. An
+// Tidy removes the leftovers of killed imports, unused images, and each copy of runsc that no home has a link to. An
 // image is unused if no sandbox of any home needs it, it was not used for unusedFor, and it is not the latest image of
-// its name (without the tag). If it is unknown which images a home needs, tidy removes no images. While an image is
-// being imported, tidy only empties the trash.
-func (i images) tidy(ctx context.Context, now time.Time) error {
+// its name (without the tag). If it is unknown which images a home needs, Tidy removes no images. While an image is
+// being imported, Tidy only empties the trash.
+func (i *Images) Tidy(ctx context.Context, now time.Time) error {
 	defer i.removeTrash(ctx)
-	lock := flock.New(filepath.Join(i.dir, "import.lock"))
+	lock := flock.New(filepath.Join(i.Dir, "import.lock"))
 	if mine, err := lock.TryLock(); err != nil || !mine {
 		return err
 	}
@@ -67,7 +67,7 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(i.dir)
+	entries, err := os.ReadDir(i.Dir)
 	if err != nil {
 		return err
 	}
@@ -81,16 +81,16 @@ func (i images) tidy(ctx context.Context, now time.Time) error {
 		for _, file := range refs[digest] {
 			errs = append(errs, os.Remove(file))
 		}
-		errs = append(errs, i.trash(filepath.Join(i.dir, digest)))
+		errs = append(errs, i.trash(filepath.Join(i.Dir, digest)))
 	}
 	return errors.Join(append(errs, i.tidyPrograms(now))...)
 }
 
 // needed returns the digests of the images that the sandboxes of all homes need. It removes the records of homes that do
 // not exist any more. It returns an error if it can't find out which images a home needs.
-func (i images) needed(now time.Time) (map[string]bool, error) {
+func (i *Images) needed(now time.Time) (map[string]bool, error) {
 	needed := map[string]bool{}
-	files, _ := filepath.Glob(filepath.Join(i.dir, "homes", "*"))
+	files, _ := filepath.Glob(filepath.Join(i.Dir, "homes", "*"))
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -138,16 +138,16 @@ func (i images) needed(now time.Time) (map[string]bool, error) {
 
 // named reads the files in refs. It returns the digests of the latest image of each name (without the tag), and the
 // files that refer to each digest. It removes damaged files.
-func (i images) named() (latest map[string]bool, refs map[string][]string, err error) {
+func (i *Images) named() (latest map[string]bool, refs map[string][]string, err error) {
 	type version struct {
 		digest string
 		at     time.Time
 	}
 	newest := map[string]version{}
 	latest, refs = map[string]bool{}, map[string][]string{}
-	files, _ := filepath.Glob(filepath.Join(i.dir, "refs", "*.json"))
+	files, _ := filepath.Glob(filepath.Join(i.Dir, "refs", "*.json"))
 	for _, file := range files {
-		var img imageRef
+		var img Image
 		if err := folder.ReadJSON(file, &img); errors.Is(err, folder.ErrDamaged) || err == nil && !folder.IsDigest(img.Digest) {
 			if err := os.Remove(file); err != nil { // a damaged file does not refer to an image
 				return nil, nil, err
@@ -175,12 +175,12 @@ func (i images) named() (latest map[string]bool, refs map[string][]string, err e
 	return latest, refs, nil
 }
 
-// program returns the path of the copy of a runsc that homes share. Homes have hard links to it.
-func (i images) program(build string) string { return filepath.Join(i.dir, "bin", "runsc-"+build) }
+// Program returns the path of the copy of a runsc that homes share. Homes have hard links to it.
+func (i *Images) Program(build string) string { return filepath.Join(i.Dir, "bin", "runsc-"+build) }
 
-func (i images) tidyPrograms(now time.Time) error {
+func (i *Images) tidyPrograms(now time.Time) error {
 	var errs []error
-	files, _ := filepath.Glob(i.program("*"))
+	files, _ := filepath.Glob(i.Program("*"))
 	for _, file := range files {
 		if info, err := os.Lstat(file); err == nil && links(info) == 1 && now.Sub(info.ModTime()) > unusedFor {
 			errs = append(errs, os.Remove(file))
