@@ -8,6 +8,7 @@
 //   - the isolation that all engines share: the system call filter (seccomp.go), masked paths (masked.go), limits
 //     (limits.go)
 //   - the commands that start and reach the guest (guestargs.go)
+//   - errors that all engines return, and [Cleanup] (errors.go)
 //   - [Check]: a result of `dormouse doctor` (check.go)
 //
 // Package manager calls the engines.

@@ -114,7 +114,7 @@ func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, l
 		return false, err
 	}
 	defer func() {
-		ctx, cancel := cleanup(ctx)
+		ctx, cancel := engine.Cleanup(ctx)
 		defer cancel()
 		err = errors.Join(err, g.api.ContainerRemove(ctx, helper, container.RemoveOptions{Force: true}))
 	}()
@@ -175,7 +175,7 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 	for {
 		// The call does not end with ctx: an engine creates the container even if the call is cancelled, and then
 		// nothing would remove the helper.
-		createCtx, cancel := cleanup(ctx)
+		createCtx, cancel := engine.Cleanup(ctx)
 		made, err := g.api.ContainerCreate(createCtx,
 			&container.Config{Image: img.ID, Entrypoint: []string{"/nothing"}, Labels: labels, NetworkDisabled: true},
 			&container.HostConfig{

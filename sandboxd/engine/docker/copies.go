@@ -3,8 +3,8 @@ package docker
 import "errors"
 
 // removeCopies removes the copies of a container's memory that containerd left when the memory was saved or restored.
-// sum is the checksum of the checkpoint, or empty if it is unknown. The caller must hold the sandbox's change lock
-// (sandboxLocks.acquireChange), so that no restore reads the copies. Only [New] calls removeCopies without the lock,
+// sum is the checksum of the checkpoint, or empty if it is unknown. The caller must hold the sandbox's lock
+// in e.changes, so that no restore reads the copies. Only [New] calls removeCopies without the lock,
 // because no other call can use the Engine yet.
 func (e *Engine) removeCopies(container, sum string) error {
 	var errs []error

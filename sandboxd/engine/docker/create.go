@@ -23,15 +23,7 @@ const (
 	readyPoll    = 10 * time.Millisecond
 	// engineStartTimeout bounds the engine's own work to start a container, which takes 0.1 s on an idle machine.
 	engineStartTimeout = time.Minute
-	// cleanupTimeout bounds calls to the engine that must complete even if the caller's context has ended, such as the
-	// removal of a container after a failed create.
-	cleanupTimeout = 15 * time.Second
 )
-
-// cleanup returns a context for calls that must complete even if ctx has ended.
-func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-}
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
@@ -53,7 +45,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 		return err
 	}
 	err = e.start(ctx, spec, img, volume)
-	if err == nil || ctx.Err() != nil || errors.Is(err, errExists) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, engine.ErrExists) {
 		return err
 	}
 	if refill, refillErr := e.guest.refill(ctx, volume.Name, img); refill && refillErr == nil {
@@ -62,18 +54,16 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	return err
 }
 
-var errExists = errors.New("the engine has a container of that name already")
-
 // start creates a container, starts it, and waits for its guest. If that fails, start removes the container.
 func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, volume guestVolume) error {
 	config, host := profile(spec, e.facts, img, volume)
 	// The create call does not end with ctx: an engine creates the container even if the call is cancelled, and the
 	// container would appear after the cleanup below has looked for it.
-	createCtx, cancel := cleanup(ctx)
+	createCtx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	made, err := e.api.ContainerCreate(createCtx, config, host, nil, nil, nameOf(spec.ID))
 	if cerrdefs.IsConflict(err) {
-		return fmt.Errorf("create %s: %w", spec.ID, errExists)
+		return fmt.Errorf("create %s: %w", spec.ID, engine.ErrExists)
 	}
 	if err == nil {
 		err = ctx.Err()
@@ -93,7 +83,7 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 	if err == nil {
 		return nil
 	}
-	cleanupCtx, cancelCleanup := cleanup(ctx)
+	cleanupCtx, cancelCleanup := engine.Cleanup(ctx)
 	defer cancelCleanup()
 	return errors.Join(wrap("start "+string(spec.ID), err), e.Remove(cleanupCtx, spec.ID))
 }
@@ -130,7 +120,7 @@ func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 // the label, because the container of a suspended sandbox has another name.
 func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResponse, error) {
 	if !sandbox.IsID(string(id)) {
-		return container.InspectResponse{}, noSandbox(id)
+		return container.InspectResponse{}, engine.ErrNotFound(id)
 	}
 	found, err := e.api.ContainerInspect(ctx, nameOf(id))
 	if cerrdefs.IsNotFound(err) {
@@ -139,18 +129,18 @@ func (e *Engine) find(ctx context.Context, id sandbox.ID) (container.InspectResp
 			return found, err
 		}
 		if len(labelled) == 0 {
-			return found, noSandbox(id)
+			return found, engine.ErrNotFound(id)
 		}
 		found, err = e.api.ContainerInspect(ctx, labelled[0].container)
 	}
 	if cerrdefs.IsNotFound(err) {
-		return found, noSandbox(id)
+		return found, engine.ErrNotFound(id)
 	}
 	if err != nil {
 		return found, wrap("look for "+string(id), err)
 	}
 	if found.Config == nil || found.Config.Labels[labelHome] != e.home {
-		return found, noSandbox(id)
+		return found, engine.ErrNotFound(id)
 	}
 	return found, nil
 }
@@ -161,7 +151,7 @@ func (e *Engine) checkIDFree(ctx context.Context, id sandbox.ID) error {
 	_, err := e.find(ctx, id)
 	switch {
 	case err == nil:
-		return fmt.Errorf("create %s: %w", id, errExists)
+		return fmt.Errorf("create %s: %w", id, engine.ErrExists)
 	case sandbox.KindOf(err) == sandbox.NotFound:
 		return nil
 	}
@@ -171,16 +161,16 @@ func (e *Engine) checkIDFree(ctx context.Context, id sandbox.ID) error {
 // Remove implements [engine.Engine]. It waits while the sandbox is being suspended or resumed: a checkpoint that is
 // still being written would reappear after its container is removed.
 func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
-	done, err := e.sandboxLocks.acquireChange(ctx, id)
+	release, err := e.changes.Acquire(ctx, id)
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
-	defer done()
+	defer release()
 	e.resumedIDs.Delete(id)
 	return e.remove(ctx, id)
 }
 
-// remove implements Remove. The caller must hold the sandbox's change lock (sandboxLocks.acquireChange).
+// remove implements Remove. The caller must hold the sandbox's lock in e.changes.
 func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 	for {
 		found, err := e.find(ctx, id)
@@ -191,7 +181,7 @@ func (e *Engine) remove(ctx context.Context, id sandbox.ID) error {
 			return err
 		}
 		if found.State.Paused && e.facts.gvisor() { // Docker 20.10 can't kill a paused gVisor container, and leaves its shim
-			unpauseCtx, cancel := cleanup(ctx)
+			unpauseCtx, cancel := engine.Cleanup(ctx)
 			err := e.api.ContainerUnpause(unpauseCtx, found.ID)
 			cancel()
 			if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that the container is not paused

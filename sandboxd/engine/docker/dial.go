@@ -14,32 +14,31 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // Dial implements [engine.Engine]. It waits while the sandbox is being suspended, resumed or forked.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
-	done, err := e.sandboxLocks.acquireDial(ctx, id)
+	release, err := e.dials.AcquireShared(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}
-	defer done()
+	defer release()
 	found, err := e.findSettled(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case checkpointInName(found.Name).name != "" || found.State.Paused:
-		return nil, suspended()
+		return nil, engine.ErrSuspended()
 	case !found.State.Running:
-		return nil, noSandbox(id)
+		return nil, engine.ErrNotFound(id)
 	}
 	if s, ok := e.streams.Take(found.ID); ok {
 		return s, nil
 	}
 	s, err := e.dial(ctx, found.ID, found.State.Pid)
 	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) {
-		return nil, noSandbox(id).WithCause(err) // the container ended in the meantime
+		return nil, engine.ErrNotFound(id).WithCause(err) // the container ended in the meantime
 	}
 	if err != nil {
 		return nil, wrap("dial "+string(id), err)
@@ -55,7 +54,7 @@ func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams
 	if runtime, ok := e.runtimeOf(containerID, pid); ok {
 		s, err := streams.Start(runtime.connect(containerID))
 		if err == nil {
-			if err = e.join(ctx, containerID, s); err == nil {
+			if err = e.streams.Join(ctx, containerID, s); err == nil {
 				return s, nil
 			}
 		}
@@ -63,17 +62,11 @@ func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams
 	}
 	s, err := e.exec(ctx, containerID)
 	if err == nil {
-		if err = e.join(ctx, containerID, s); err == nil {
+		if err = e.streams.Join(ctx, containerID, s); err == nil {
 			return s, nil
 		}
 	}
 	return nil, errors.Join(err, errs)
-}
-
-// join adds the stream to e.streams and returns when the guest has accepted it. If join fails, it closes the stream.
-func (e *Engine) join(ctx context.Context, containerID string, s streams.Stream) error {
-	e.streams.Add(containerID, s)
-	return stdio.AwaitJoined(ctx, s)
 }
 
 // exec runs `guest connect` through the engine's exec, which every engine has.

@@ -9,8 +9,7 @@
 //   - creating, finding, listing and removing containers (create.go)
 //   - the stream to the guest (dial.go): through the engine's exec (stream.go) or, on the same machine, through the
 //     container's own runtime (runtime.go)
-//   - [Engine.Suspend] and [Engine.Resume]: to disk or paused (suspend.go, disk.go), one call at a time for each
-//     sandbox (locks.go)
+//   - [Engine.Suspend] and [Engine.Resume]: to disk or paused (suspend.go, disk.go)
 //   - [Engine.Fork] (fork.go)
 //   - removing the copies of saved memory that containerd leaves behind (copies.go)
 //   - installing the guest: one volume for each build and architecture, which containers mount read-only (bundle.go)
@@ -33,6 +32,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/locks"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 )
 
@@ -74,9 +74,10 @@ type Engine struct {
 	local  bool // the engine is reached through a unix socket, so it may be on this machine
 	direct bool // guests may be reached through the container's runtime
 
-	sandboxLocks sandboxLocks
-	streams      streams.Open // the open streams to each container, by container id
-	resumedIDs   sync.Map     // ids of sandboxes that this process has resumed; Docker may still report them as paused
+	changes    locks.Locks  // a call that suspends, resumes, forks or removes a sandbox holds the sandbox's lock
+	dials      locks.Locks  // a dial holds the sandbox's lock shared; a call that suspends, resumes or forks, exclusively
+	streams    streams.Open // the open streams to each container, by container id
+	resumedIDs sync.Map     // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -36,7 +36,3 @@ func isUnreachable(err error) bool {
 	_, network := errors.AsType[net.Error](err)
 	return network || client.IsErrConnectionFailed(err) || cerrdefs.IsUnavailable(err)
 }
-
-func noSandbox(id sandbox.ID) *sandbox.Error {
-	return sandbox.Errorf(sandbox.NotFound, "there is no running sandbox %q here", sandbox.Quote(string(id)))
-}

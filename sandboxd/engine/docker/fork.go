@@ -46,9 +46,9 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 			err = e.startFrom(ctx, found.ID, found.ID, s)
 		}
 	case found.State.Paused:
-		err = suspended()
+		err = engine.ErrSuspended()
 	case !found.State.Running:
-		err = noSandbox(from)
+		err = engine.ErrNotFound(from)
 	}
 	if err != nil {
 		return wrap("fork "+string(from), err)
@@ -67,11 +67,11 @@ func (e *Engine) forkTo(ctx context.Context, of container.InspectResponse, to sa
 	config := *of.Config
 	config.Labels = maps.Clone(config.Labels)
 	config.Labels[labelSandbox] = string(to)
-	createCtx, cancel := cleanup(ctx)
+	createCtx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	made, err := e.api.ContainerCreate(createCtx, &config, of.HostConfig, nil, nil, nameOf(to))
 	if cerrdefs.IsConflict(err) {
-		return fmt.Errorf("create %s: %w", to, errExists)
+		return fmt.Errorf("create %s: %w", to, engine.ErrExists)
 	}
 	var s checkpointRef
 	if err == nil {
@@ -80,7 +80,7 @@ func (e *Engine) forkTo(ctx context.Context, of container.InspectResponse, to sa
 	if err == nil {
 		err = e.startFrom(ctx, made.ID, of.ID, s)
 	}
-	cleanupCtx, cancelCleanup := cleanup(ctx)
+	cleanupCtx, cancelCleanup := engine.Cleanup(ctx)
 	defer cancelCleanup()
 	if err != nil {
 		return errors.Join(err, e.remove(cleanupCtx, to))

@@ -92,13 +92,13 @@ func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 // acquireExclusive waits until no other call changes or dials the sandbox, and then excludes such calls until done is
 // called. It returns an error of kind busy if a dial is still in progress after disconnectTimeout.
 func (e *Engine) acquireExclusive(ctx context.Context, id sandbox.ID) (done func(), err error) {
-	releaseChange, err := e.sandboxLocks.acquireChange(ctx, id)
+	releaseChange, err := e.changes.Acquire(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	waitCtx, cancel := context.WithTimeoutCause(ctx, disconnectTimeout, errDialInProgress)
 	defer cancel()
-	releaseDials, err := e.sandboxLocks.acquireAllDials(waitCtx, id)
+	releaseDials, err := e.dials.Acquire(waitCtx, id)
 	if err != nil {
 		releaseChange()
 		if ctx.Err() == nil {
@@ -126,7 +126,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	case found.State.Paused:
 		return nil
 	case !found.State.Running:
-		return noSandbox(id)
+		return engine.ErrNotFound(id)
 	}
 	e.streams.Close(found.ID)
 	if e.info.Suspend == engine.ToDisk {
@@ -168,7 +168,7 @@ func (e *Engine) suspendToDisk(ctx context.Context, id sandbox.ID, containerID s
 		return wrap("suspend "+string(id), err)
 	}
 	// The checkpoint is complete, so the rest of the suspend is not cancelled.
-	ctx, cancel := cleanup(ctx)
+	ctx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	if err := e.api.ContainerRename(ctx, containerID, suspendedName(id, s)); err != nil {
 		return wrap("mark "+string(id)+" as suspended", err)
@@ -254,7 +254,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 			err = e.resumeFromDisk(ctx, id, found.ID, s)
 		}
 	case !found.State.Running: // Docker also reports a paused container as running
-		err = noSandbox(id)
+		err = engine.ErrNotFound(id)
 	case e.info.Suspend == engine.ToDisk && !found.State.Paused:
 		err = e.unfreeze(ctx, found.ID)
 	default: // also if the engine reports the container as not paused, because that report may be out of date
@@ -271,7 +271,7 @@ func (e *Engine) resumeFromDisk(ctx context.Context, id sandbox.ID, containerID 
 	if err := e.startFrom(ctx, containerID, containerID, s); err != nil {
 		return err
 	}
-	ctx, cancel := cleanup(ctx)
+	ctx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	if err := e.api.ContainerRename(ctx, containerID, nameOf(id)); err != nil {
 		return err // if the container still has the old name, the sandbox is suspended, and its checkpoint exists
@@ -311,7 +311,7 @@ func (e *Engine) startFrom(ctx context.Context, containerID, from string, s chec
 	if err == nil && damaged == nil {
 		return nil
 	}
-	cleanupCtx, cancelCleanup := cleanup(ctx)
+	cleanupCtx, cancelCleanup := engine.Cleanup(ctx)
 	defer cancelCleanup()
 	if damaged != nil {
 		err = damaged
@@ -342,7 +342,7 @@ func (e *Engine) unfreeze(ctx context.Context, containerID string) error {
 // pause closes the streams to a container and freezes the container. The calls do not end with ctx: an engine would
 // pause the container even if the call were cancelled.
 func (e *Engine) pause(ctx context.Context, containerID string) error {
-	ctx, cancel := cleanup(ctx)
+	ctx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	e.streams.Close(containerID)
 	// The engine may still be starting an exec for a dial that was cancelled. In a frozen container that exec would
@@ -360,7 +360,7 @@ func (e *Engine) pause(ctx context.Context, containerID string) error {
 func (e *Engine) unpause(ctx context.Context, containerID string) error {
 	var errs error
 	for range unpauseTries {
-		unpauseCtx, cancel := cleanup(ctx)
+		unpauseCtx, cancel := engine.Cleanup(ctx)
 		err := e.api.ContainerUnpause(unpauseCtx, containerID)
 		cancel()
 		answerCtx, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -379,7 +379,7 @@ func (e *Engine) unpause(ctx context.Context, containerID string) error {
 
 // end kills a container if it runs, and waits until it has ended.
 func (e *Engine) end(ctx context.Context, containerID string) error {
-	ctx, cancel := cleanup(ctx)
+	ctx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	err := e.api.ContainerKill(ctx, containerID, "KILL")
 	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsNotFound(err) { // a conflict means that the container does not run
@@ -457,9 +457,4 @@ func (e *Engine) repairAfterCrash(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// suspended returns the error for a call that needs a running sandbox and finds it suspended.
-func suspended() error {
-	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }

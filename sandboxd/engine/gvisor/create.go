@@ -22,15 +22,7 @@ const (
 	startTimeout     = time.Minute
 	readyPoll        = 5 * time.Millisecond
 	ownStreamTimeout = 5 * time.Second
-	// cleanupTimeout limits the time for removing the results of a failed or cancelled call.
-	cleanupTimeout = 30 * time.Second
 )
-
-// cleanup returns a context for cleaning up after an operation. It is not cancelled when ctx is, and it ends after
-// cleanupTimeout.
-func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-}
 
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
@@ -59,7 +51,7 @@ func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), e
 	if !sandbox.IsID(string(spec.ID)) {
 		return nil, sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
 	}
-	return e.locks.acquire(ctx, spec.ID)
+	return e.locks.Acquire(ctx, spec.ID)
 }
 
 // plan returns the record and the OCI configuration of a new sandbox. It installs the guest's files if they are missing.
@@ -81,7 +73,7 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r folder.Record, confi
 	sandboxDir := e.layout.Sandbox(id)
 	if err := os.Mkdir(sandboxDir, 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			err = errExists
+			err = engine.ErrExists
 		}
 		return fmt.Errorf("create %s: %w", id, err)
 	}
@@ -95,7 +87,7 @@ func (e *Engine) make(ctx context.Context, id sandbox.ID, r folder.Record, confi
 	if err == nil {
 		return nil
 	}
-	cleanupCtx, cancel := cleanup(ctx)
+	cleanupCtx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	return errors.Join(fmt.Errorf("create %s: %w", id, err), e.remove(cleanupCtx, id))
 }

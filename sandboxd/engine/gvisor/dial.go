@@ -9,12 +9,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // Dial implements [engine.Engine]. While the sandbox is being suspended or resumed, Dial waits.
 func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", id, err)
 	}
@@ -24,13 +23,13 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, err
 	}
 	if e.layout.Suspended(id) {
-		return nil, errSuspended()
+		return nil, engine.ErrSuspended()
 	}
 	if _, alive := e.processOfSandbox(id); !alive {
 		if folder.Exists(e.layout.Fallback(id)) {
-			return nil, errSuspended()
+			return nil, engine.ErrSuspended()
 		}
-		return nil, folder.NoSandbox(id)
+		return nil, engine.ErrNotFound(id)
 	}
 	if s, ok := e.streams.Take(string(id)); ok {
 		return s, nil
@@ -50,8 +49,7 @@ func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*str
 	if err != nil {
 		return nil, err
 	}
-	e.streams.Add(string(id), s)
-	if err := stdio.AwaitJoined(ctx, s); err != nil {
+	if err := e.streams.Join(ctx, string(id), s); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -27,7 +27,7 @@ const endedName = "ended"
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -41,9 +41,9 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	if _, alive := e.processOfSandbox(id); !alive {
 		if folder.Exists(e.layout.Fallback(id)) {
-			return errSuspended()
+			return engine.ErrSuspended()
 		}
-		return folder.NoSandbox(id)
+		return engine.ErrNotFound(id)
 	}
 	if err := e.saveCheckpoint(ctx, id, r, e.layout.Fallback(id)); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", id, err)
@@ -57,7 +57,7 @@ func (e *Engine) Discard(ctx context.Context, id sandbox.ID) error {
 	if !sandbox.IsID(string(id)) {
 		return nil
 	}
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -148,9 +148,4 @@ func bytesIn(dir string) (n int64) {
 		}
 	}
 	return n
-}
-
-// errSuspended returns the error that an operation on running sandboxes returns for a suspended one.
-func errSuspended() *sandbox.Error {
-	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -22,7 +23,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	// Always acquire the locks of the two sandboxes in the order of their ids, so that concurrent forks can't
 	// deadlock.
 	for _, id := range []sandbox.ID{min(from, to), max(from, to)} {
-		release, err := e.locks.acquire(ctx, id)
+		release, err := e.locks.Acquire(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -61,7 +62,7 @@ func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r folder.Re
 		return e.drop(dir)
 	}
 	if _, alive := e.processOfSandbox(from); !alive {
-		return folder.NoSandbox(from)
+		return engine.ErrNotFound(from)
 	}
 	making := e.layout.MakingCheckpoint(to)
 	if err := e.writeCheckpoint(ctx, from, r.Build, making); err != nil {

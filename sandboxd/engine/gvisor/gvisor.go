@@ -31,7 +31,6 @@ package gvisor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +43,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/locks"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -83,7 +83,7 @@ type Engine struct {
 	build   string // the build of runsc that new sandboxes use
 	cgroups cgroup.Trees
 	info    engine.Info
-	locks   locks
+	locks   locks.Locks // the one call that works on a sandbox holds its lock
 	streams streams.Open
 	packer  packer
 	mayPull bool
@@ -215,50 +215,4 @@ func makeReal(dir string) (string, error) {
 		return "", fmt.Errorf("open gvisor: %w", err)
 	}
 	return real, nil
-}
-
-var errExists = errors.New("there is a sandbox of that id already")
-
-// locks holds one lock for each sandbox, so that only one operation at a time works on a sandbox. The zero value is
-// ready to use.
-type locks struct {
-	mu   sync.Mutex
-	byID map[sandbox.ID]*lock
-}
-
-type lock struct {
-	semaphore chan struct{}
-	users     int
-}
-
-// acquire waits until it holds the lock of a sandbox, or ctx ends. The caller must call release once.
-func (l *locks) acquire(ctx context.Context, id sandbox.ID) (release func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	if l.byID == nil {
-		l.byID = map[sandbox.ID]*lock{}
-	}
-	k := l.byID[id]
-	if k == nil {
-		k = &lock{semaphore: make(chan struct{}, 1)}
-		l.byID[id] = k
-	}
-	k.users++
-	l.mu.Unlock()
-	leave := func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.byID, id)
-		}
-	}
-	select {
-	case k.semaphore <- struct{}{}:
-		return func() { <-k.semaphore; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
-	}
 }

@@ -120,7 +120,7 @@ func (e *Engine) pack(ctx context.Context, id sandbox.ID) (err error) {
 			return err
 		}
 	}
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}

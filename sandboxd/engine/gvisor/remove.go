@@ -18,7 +18,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 		return nil
 	}
 	e.packer.abandon(id)
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}

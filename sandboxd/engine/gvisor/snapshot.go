@@ -85,7 +85,7 @@ func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	}
 	err = folder.ExplainFullDisk(e.startFromSnapshot(ctx, dir, spec.ID, r), e.images.Dir)
 	// The snapshot itself may be the cause: remove it, so that the manager makes a new snapshot.
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errExists) && !errors.Is(err, folder.ErrFull) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, engine.ErrExists) && !errors.Is(err, folder.ErrFull) {
 		err = errors.Join(err, e.layout.Discard(dir))
 	}
 	return err == nil, err
@@ -182,7 +182,7 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 		return err
 	}
 	defer func() {
-		endCtx, cancel := cleanup(ctx)
+		endCtx, cancel := engine.Cleanup(ctx)
 		defer cancel()
 		err = errors.Join(err, e.Remove(endCtx, spec.ID))
 	}()
@@ -201,7 +201,7 @@ func (e *Engine) storeSnapshot(ctx context.Context, id sandbox.ID, dir string) e
 	if err := e.Suspend(ctx, id); err != nil {
 		return err
 	}
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}

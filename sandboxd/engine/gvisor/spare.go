@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -123,7 +124,7 @@ func (e *Engine) dropSpare(sum string) (is bool) {
 	}
 	e.spares.mu.Unlock()
 	if it != nil && !is {
-		ctx, cancel := cleanup(e.ctx)
+		ctx, cancel := engine.Cleanup(e.ctx)
 		defer cancel()
 		_ = e.endInstance(ctx, it.Instance, "") // if this fails, the next start of the daemon ends the spare
 		it.close()
@@ -140,7 +141,7 @@ func (e *Engine) makeSpare(ctx context.Context, k spareKind) (_ *spare, err erro
 	}
 	defer func() {
 		if err != nil {
-			cleanupCtx, cancel := cleanup(ctx)
+			cleanupCtx, cancel := engine.Cleanup(ctx)
 			defer cancel()
 			err = errors.Join(err, e.endInstance(cleanupCtx, in, ""))
 		}
@@ -199,7 +200,7 @@ func (e *Engine) endSpares(ctx context.Context) error {
 // stream, and the caller must end the sandbox, which also ends the spare.
 func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *spare, build, dir string) error {
 	if err := e.layout.WritePooled(id, s.Name); err != nil {
-		endCtx, cancel := cleanup(ctx)
+		endCtx, cancel := engine.Cleanup(ctx)
 		defer cancel()
 		s.close()
 		return errors.Join(err, e.endInstance(endCtx, s.Instance, ""))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -21,7 +22,7 @@ import (
 // sandbox has no other connection to the outside.
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -35,13 +36,13 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	if !e.layout.Suspended(id) {
 		if _, alive := e.processOfSandbox(id); !alive {
-			return folder.NoSandbox(id)
+			return engine.ErrNotFound(id)
 		}
 		if err := e.saveCheckpoint(ctx, id, r, e.layout.Checkpoint(id)); err != nil {
 			return fmt.Errorf("suspend %s: %w", id, err)
 		}
 	}
-	endCtx, cancel := cleanup(ctx)
+	endCtx, cancel := engine.Cleanup(ctx)
 	defer cancel()
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.Fallback(id)))
 }
@@ -136,7 +137,7 @@ func notSaved(cause error) *sandbox.Error {
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	e.packer.abandon(id)
-	release, err := e.locks.acquire(ctx, id)
+	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	}
 	if !e.layout.Suspended(id) {
 		if _, alive := e.processOfSandbox(id); !alive {
-			return folder.NoSandbox(id)
+			return engine.ErrNotFound(id)
 		}
 		return nil
 	}
@@ -162,7 +163,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 		err = errors.Join(e.drop(e.layout.Fallback(id)), e.replaceDir(e.layout.Checkpoint(id), e.layout.Fallback(id)))
 	}
 	if err != nil {
-		endCtx, cancel := cleanup(ctx)
+		endCtx, cancel := engine.Cleanup(ctx)
 		defer cancel()
 		return errors.Join(fmt.Errorf("resume %s: %w", id, err), e.end(endCtx, id))
 	}

@@ -7,10 +7,13 @@
 package streams
 
 import (
+	"context"
 	"maps"
 	"net"
 	"slices"
 	"sync"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
 
 // Stream is a connection to a guest, through a program or directly.
@@ -45,6 +48,13 @@ func (l *Open) Add(id string, s Stream) {
 		<-s.Ended()
 		l.remove(id, s)
 	}()
+}
+
+// Join adds a new stream and returns when the guest has accepted it. If that fails or if ctx ends first, Join closes the
+// stream.
+func (l *Open) Join(ctx context.Context, id string, s Stream) error {
+	l.Add(id, s)
+	return stdio.AwaitJoined(ctx, s)
 }
 
 // Offer marks an added stream as unused, so that the next Take returns it. Offer does nothing if the stream has ended.

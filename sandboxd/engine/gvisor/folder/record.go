@@ -10,6 +10,7 @@ import (
 	"regexp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -24,21 +25,16 @@ type Record struct {
 // RecordSchema is the schema of the records that this version writes.
 const RecordSchema = 1
 
-// NoSandbox returns the error for a sandbox that does not exist here, or that has neither processes nor a checkpoint.
-func NoSandbox(id sandbox.ID) *sandbox.Error {
-	return sandbox.Errorf(sandbox.NotFound, "there is no running sandbox %q here", sandbox.Quote(string(id)))
-}
-
 // Find returns a sandbox's record. The error is of kind not_found if the record does not exist, and of kind expired if it
 // is damaged.
 func (l Layout) Find(id sandbox.ID) (Record, error) {
 	var r Record
 	if !sandbox.IsID(string(id)) {
-		return r, NoSandbox(id)
+		return r, engine.ErrNotFound(id)
 	}
 	err := ReadJSON(l.Record(id), &r)
 	if errors.Is(err, fs.ErrNotExist) {
-		return r, NoSandbox(id)
+		return r, engine.ErrNotFound(id)
 	}
 	if err == nil {
 		err = r.validate()
