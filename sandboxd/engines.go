@@ -21,7 +21,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// The values of Config.Engine. [autoEngine] means docker if a Docker engine answers, and gvisor otherwise.
+// The values of Settings.Engine. [autoEngine] means docker if a Docker engine answers, and gvisor otherwise.
 const (
 	autoEngine   = "auto"
 	dockerEngine = "docker"
@@ -148,6 +148,9 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 		return openDocker(ctx, c, homeID, guest)
 	case gvisorEngine:
 		return openGvisor(ctx, c, guest, "asked for")
+	case autoEngine:
+	default:
+		return nil, sandbox.Errorf(sandbox.Invalid, "engine %q is not known: use auto, docker or gvisor", sandbox.Quote(c.Engine))
 	}
 	d, err := openDocker(ctx, c, homeID, guest)
 	if err == nil {
@@ -166,7 +169,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 }
 
 func openDocker(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (LocalEngine, error) {
-	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime, NoDirectExec: c.NoDirectExec})
+	e, err := docker.New(ctx, docker.Config{Home: homeID, Bundle: guest, Runtime: c.Runtime, NoDirectExec: !c.DockerDirectExec})
 	if err != nil {
 		return nil, err // the result must be a literal nil, because an interface that holds a nil *docker.Engine is not nil
 	}

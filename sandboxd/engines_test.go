@@ -26,14 +26,14 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	t.Cleanup(func() { s.Close() })
 	openError := func() string {
 		t.Helper()
-		_, err := openDaemonEngine(t.Context(), &Config{Home: dir, Engine: autoEngine}, "home", s)
+		_, err := openDaemonEngine(t.Context(), testConfig(dir, autoEngine), "home", s)
 		if sandbox.KindOf(err) != sandbox.Unavailable {
 			t.Fatalf("openDaemonEngine() = %v, want an error of the kind unavailable", err)
 		}
 		return err.Error()
 	}
-	_, dockerErr := openDocker(t.Context(), &Config{}, "home", nil)
-	_, gvisorErr := openGvisor(t.Context(), &Config{Home: dir}, nil, "")
+	_, dockerErr := openDocker(t.Context(), testConfig("", dockerEngine), "home", nil)
+	_, gvisorErr := openGvisor(t.Context(), testConfig(dir, autoEngine), nil, "")
 	if dockerErr == nil || gvisorErr == nil {
 		t.Fatalf("opened an engine on a machine without engines: docker %v, gvisor %v", dockerErr, gvisorErr)
 	}
@@ -51,7 +51,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 	if got, want := openError(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {
 		t.Errorf("with a sandbox, the error is %q, want %q", got, want)
 	}
-	_, err = openDaemonEngine(t.Context(), &Config{Home: dir, Engine: dockerEngine}, "home", s)
+	_, err = openDaemonEngine(t.Context(), testConfig(dir, dockerEngine), "home", s)
 	if err == nil || !strings.Contains(err.Error(), "use --engine gvisor") {
 		t.Errorf("openDaemonEngine() with docker = %v, want an error because the home's sandbox is on gvisor", err)
 	}
@@ -73,5 +73,17 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 		if got := openError(); got != dockerErr.Error() {
 			t.Errorf("with the record %q, the error is %q, want %q", text, got, dockerErr)
 		}
+	}
+}
+
+// testConfig returns the configuration of a home on an engine.
+func testConfig(dir, engine string) *Config {
+	return &Config{Settings: Settings{Home: dir, Engine: engine}}
+}
+
+func TestOpenEngineRejectsAnUnknownEngine(t *testing.T) {
+	_, err := OpenEngine(t.Context(), *testConfig(t.TempDir(), "podman"))
+	if sandbox.KindOf(err) != sandbox.Invalid || !strings.Contains(err.Error(), "docker or gvisor") {
+		t.Errorf("OpenEngine() with the engine podman = %v, want an error that lists the engines", err)
 	}
 }

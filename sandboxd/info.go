@@ -26,9 +26,9 @@ func (d *Daemon) info(context.Context) api.Info {
 
 		Languages: []sandbox.Language{sandbox.Python, sandbox.JavaScript},
 		Defaults: api.Defaults{
-			Image:  d.cfg.DefaultImage,
-			TTL:    sandbox.Duration(d.cfg.DefaultTTL),
-			Limits: d.cfg.Limits,
+			Image:  d.cfg.Image,
+			TTL:    d.cfg.TTL,
+			Limits: sandbox.DefaultLimits(),
 		},
 		Limits: limits,
 	}

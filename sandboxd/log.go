@@ -17,21 +17,14 @@ import (
 // NewLogger returns a logger that writes to f. level is debug, info, warn or error; any other level means info. If f is a
 // terminal, the output is coloured text, otherwise JSON.
 func NewLogger(f *os.File, level string) *slog.Logger {
-	l, _ := parseLevel(level) // on error, l is info
+	var l slog.Level
+	if l.UnmarshalText([]byte(level)) != nil {
+		l = slog.LevelInfo
+	}
 	if !isatty.IsTerminal(f.Fd()) {
 		return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: l, ReplaceAttr: withCause}))
 	}
 	return slog.New(tint.NewTextHandler(f, &tint.Options{Level: l, TimeFormat: time.TimeOnly, ReplaceAttr: quoteUnprintable}))
-}
-
-func parseLevel(s string) (l slog.Level, err error) {
-	if s == "" {
-		return slog.LevelInfo, nil
-	}
-	if err := l.UnmarshalText([]byte(s)); err != nil {
-		return slog.LevelInfo, sandbox.Errorf(sandbox.Invalid, "log level %q is not known: use debug, info, warn or error", sandbox.Quote(s))
-	}
-	return l, nil
 }
 
 // withCause is a ReplaceAttr function that adds to an error the causes that clients never see.

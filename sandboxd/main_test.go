@@ -22,7 +22,7 @@ var errNoEngine = sandbox.Errorf(sandbox.Unavailable, "no engine answers: start 
 
 // config returns the configuration of a daemon whose engine cannot be opened. The tests of this package need no engine.
 func config(dir string) sandboxd.Config {
-	return sandboxd.Config{Home: dir, Version: "1.2.3", DefaultImage: "an-image:1", Logger: slog.New(slog.DiscardHandler)}.
+	return sandboxd.Config{Settings: sandboxd.Settings{Home: dir, Image: "an-image:1"}, Version: "1.2.3", Logger: slog.New(slog.DiscardHandler)}.
 		WithEngine(func(context.Context) (engine.Engine, error) { return nil, errNoEngine })
 }
 

@@ -36,7 +36,7 @@ func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
 		return fmt.Errorf("make a folder in the home: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	cfg.Home, cfg.DefaultTTL = dir, trialTTL
+	cfg.Home, cfg.TTL = dir, sandbox.Duration(trialTTL)
 	cfg.IdleSuspend, cfg.CheckpointEvery = 0, 0
 	cfg.Logger = slog.New(slog.DiscardHandler) // the error contains all that the caller needs
 	d, err := Open(ctx, cfg)

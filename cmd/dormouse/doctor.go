@@ -21,7 +21,7 @@ import (
 type doctorCommand struct {
 	EngineOnly bool `help:"Only check whether an engine answers, and print its runtimes. Exit with status 1 if none does." env:"-"`
 	JSON       bool `help:"Print JSON." env:"-"`
-	clientFlags
+	daemonFlags
 }
 
 // diagnosis is the result of doctor.

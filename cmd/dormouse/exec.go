@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
@@ -24,7 +25,7 @@ type execCommand struct {
 	Code     string `short:"e" help:"Code to run."`
 	File     string `arg:"" optional:"" help:"File with the code to run; - is standard input."`
 	Timeout  int    `default:"600" help:"Seconds after which the code is interrupted."`
-	clientFlags
+	daemonFlags
 }
 
 // Help describes the exit statuses, which scripts depend on.
@@ -64,12 +65,12 @@ var exitStatus = map[sandbox.ExecutionState]exitCode{
 	sandbox.ExecLost:        exitTrouble,
 }
 
-func (c *execCommand) Run(ctx context.Context) error {
+func (c *execCommand) Run(ctx context.Context, k *kong.Context) error {
 	req, err := c.request()
 	if err != nil {
 		return err
 	}
-	client, err := c.connect(ctx)
+	client, err := c.connect(ctx, k)
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,8 @@ type imageCommand struct {
 type imageLoadCommand struct {
 	Path string `arg:"" help:"OCI layout directory or 'docker save' tar." type:"existingpath"`
 	Name string `help:"Name of the image for --allow-image and create_sandbox. Default: its name in the archive."`
-	Home string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
-	JSON bool   `help:"Print JSON." env:"-"`
+	homeFlag
+	JSON bool `help:"Print JSON." env:"-"`
 }
 
 func (c *imageLoadCommand) Run(ctx context.Context) error {
@@ -37,8 +37,8 @@ func (c *imageLoadCommand) Run(ctx context.Context) error {
 }
 
 type imageBuildCommand struct {
-	Way     string `help:"How to make the image: auto, debian (mmdebstrap; root on Debian) or dockerhub (docker build)." default:"auto" enum:"${ways}" env:"DORMOUSE_IMAGE_WAY"`
-	Home    string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	Way string `help:"How to make the image: auto, debian (mmdebstrap; root on Debian) or dockerhub (docker build)." default:"auto" enum:"${ways}" env:"DORMOUSE_IMAGE_WAY"`
+	homeFlag
 	Engine  string `help:"Engine to load the image into: auto, docker or gvisor." default:"auto" enum:"auto,docker,gvisor" env:"DORMOUSE_ENGINE"`
 	Mirror  string `help:"Debian mirror to download packages from." default:"${mirror}" env:"DORMOUSE_IMAGE_MIRROR"`
 	Rebuild bool   `help:"Make the image even if it exists." env:"-"`
@@ -49,7 +49,7 @@ func (c *imageBuildCommand) Run(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	// Building an image starts no sandbox, so the engine needs no cgroups.
-	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Home: c.Home, Engine: c.Engine, WithoutCgroups: true})
+	e, err := sandboxd.OpenEngine(ctx, sandboxd.Config{Settings: sandboxd.Settings{Home: c.Home, Engine: c.Engine, WithoutCgroups: true}})
 	if err != nil {
 		return err
 	}

@@ -43,20 +43,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 
-	var cmd command
-	parser := kong.Must(&cmd,
-		kong.Name("dormouse"),
-		kong.Description("Code-execution sandboxes for AI agents. Every flag can also be set as an environment variable: --max-sandboxes is DORMOUSE_MAX_SANDBOXES."),
-		kong.DefaultEnvars("DORMOUSE"),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Vars{
-			"home":    home.Default(),
-			"clients": clientKeys(),
-			"mirror":  image.DefaultMirror,
-			"ways":    fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
-		},
-	)
+	parser := newParser(ctx)
 	words := os.Args[1:]
 	if len(words) == 0 {
 		words = []string{"--help"}
@@ -74,6 +61,23 @@ func main() {
 		fmt.Fprintln(os.Stderr, "dormouse:", sentence(err))
 		os.Exit(exitTrouble)
 	}
+}
+
+// newParser returns a parser of the command line. The commands run with ctx.
+func newParser(ctx context.Context) *kong.Kong {
+	return kong.Must(&command{},
+		kong.Name("dormouse"),
+		kong.Description("Code-execution sandboxes for AI agents. Every flag can also be set as an environment variable: --max-sandboxes is DORMOUSE_MAX_SANDBOXES."),
+		kong.DefaultEnvars("DORMOUSE"),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Vars{
+			"home":    home.Default(),
+			"clients": clientKeys(),
+			"mirror":  image.DefaultMirror,
+			"ways":    fmt.Sprintf("%s,%s,%s", image.Auto, image.Debian, image.DockerHub),
+		},
+	)
 }
 
 // wrongUsage returns the message for a command line that can't be parsed. The message ends with the command that prints

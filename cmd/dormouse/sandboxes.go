@@ -8,13 +8,15 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 type lsCommand struct {
 	State string `help:"Only sandboxes in this state: provisioning, running, suspended or terminated. Default: all but terminated."`
 	JSON  bool   `help:"Print JSON." env:"-"`
-	clientFlags
+	daemonFlags
 }
 
 // Validate is called by kong before Run.
@@ -26,12 +28,12 @@ func (c *lsCommand) Validate() error {
 	return err
 }
 
-func (c *lsCommand) Run(ctx context.Context) error {
+func (c *lsCommand) Run(ctx context.Context, k *kong.Context) error {
 	req := sandbox.ListRequest{PageSize: sandbox.MaxPageSize}
 	if c.State != "" {
 		req.State, _ = sandbox.ParseState(c.State) // cannot fail: Validate has checked it
 	}
-	client, err := c.connect(ctx)
+	client, err := c.connect(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -68,11 +70,11 @@ func (c *lsCommand) Run(ctx context.Context) error {
 type rmCommand struct {
 	Sandboxes []string `arg:"" name:"sandbox" help:"Ids or display names."`
 	JSON      bool     `help:"Print JSON." env:"-"`
-	clientFlags
+	daemonFlags
 }
 
-func (c *rmCommand) Run(ctx context.Context) error {
-	client, err := c.connect(ctx)
+func (c *rmCommand) Run(ctx context.Context, k *kong.Context) error {
+	client, err := c.connect(ctx, k)
 	if err != nil {
 		return err
 	}

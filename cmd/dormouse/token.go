@@ -18,7 +18,7 @@ type tokenCommand struct {
 
 // tokenFlags selects the token file. A running server reads the token file again when the file changes.
 type tokenFlags struct {
-	Home      string `help:"Folder for everything that the daemon stores." default:"${home}" type:"path" env:"DORMOUSE_HOME"`
+	homeFlag
 	TokenFile string `help:"File with the clients' tokens. Default: 'token' in the home." type:"path" env:"DORMOUSE_TOKEN_FILE"`
 	JSON      bool   `help:"Print JSON." env:"-"`
 }

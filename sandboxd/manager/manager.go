@@ -72,7 +72,7 @@ type Config struct {
 	AllowImages  []string       // images that a request may select besides DefaultImage; "*" allows any
 	Limits       sandbox.Limits // of a sandbox whose request sets no limits; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
-	MaxSandboxes int            // how many sandboxes may run at the same time; zero: 100
+	MaxSandboxes int            // how many sandboxes may run at the same time; zero: sandbox.DefaultMaxSandboxes
 	// MaxSandboxesPerOwner limits the number of sandboxes, running or suspended, of each owner except the
 	// operator. Zero means no limit.
 	MaxSandboxesPerOwner int
@@ -97,11 +97,8 @@ type Config struct {
 	Now    func() time.Time // returns the wall-clock time; nil: time.Now
 }
 
-// Defaults for zero fields of a [Config].
-const (
-	defaultMaxSandboxes = 100
-	memoryOvercommit    = 4
-)
+// memoryOvercommit is the default of [Config.MaxMemory], as a multiple of the memory of the engine's machine.
+const memoryOvercommit = 4
 
 func (c *Config) validate() error {
 	if c.Store == nil || c.Engine == nil {
@@ -117,7 +114,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("manager: default %w", err)
 	}
 	if c.MaxSandboxes == 0 {
-		c.MaxSandboxes = defaultMaxSandboxes
+		c.MaxSandboxes = sandbox.DefaultMaxSandboxes
 	}
 	if c.MaxSandboxes < 0 || c.MaxSandboxesPerOwner < 0 || c.MaxMemory < 0 || c.IdleSuspend < 0 || c.CheckpointEvery < 0 || c.MaxDisk < 0 {
 		return errors.New("manager: limits and times must not be negative")

@@ -19,6 +19,9 @@ func DefaultLimits() Limits {
 	return Limits{MemoryBytes: 2048 * MiB, CPUs: 2, Processes: 512, WorkspaceBytes: 1024 * MiB}
 }
 
+// DefaultMaxSandboxes is how many sandboxes of a daemon may run at once by default.
+const DefaultMaxSandboxes = 100
+
 // The smallest and largest values of a create request. The host can have less: see [Limits.WithRequest].
 const (
 	MinMemoryMB = 128
