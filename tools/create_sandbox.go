@@ -8,6 +8,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 var sandboxSchema = rawSchema{"id:string", "state:string", "expire_time:string"}
@@ -56,11 +57,11 @@ func (t *toolset) callCreateSandbox(ctx context.Context, a arguments) *mcp.CallT
 	}
 	files := a.files()
 	if _, err := t.writeAll(ctx, string(made.ID), files); err != nil {
-		return errorText(t.explainFiles(ctx, err) + t.abandon(ctx, string(made.ID), true, "", true))
+		return render.Error(t.explainFiles(ctx, err) + t.abandon(ctx, string(made.ID), true, "", true))
 	}
 	words := fmt.Sprintf("Sandbox %s is ready. Pass sandbox_id=%q to execute_code.", made.ID, made.ID)
 	if len(files) > 0 {
 		words += fmt.Sprintf(" Files written: %d.", len(files))
 	}
-	return structured(words, shorten(made))
+	return render.Sandbox(words, made)
 }

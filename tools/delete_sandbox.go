@@ -6,6 +6,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 func (t *toolset) deleteSandbox() Tool {
@@ -21,7 +22,7 @@ func (t *toolset) deleteSandbox() Tool {
 			if err != nil {
 				return t.failure(ctx, subjectSandbox, err)
 			}
-			return structured("The sandbox is gone.", struct {
+			return render.Structured("The sandbox is gone.", struct {
 				SandboxID   sandbox.ID `json:"sandbox_id"`
 				DisplayName string     `json:"display_name,omitempty"`
 				Deleted     bool       `json:"deleted"`

@@ -5,11 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // subject is the kind of thing that a call is about. It selects the sentence about the next step after an error.
@@ -57,16 +57,13 @@ var nextStep = map[sandbox.Kind]map[subject]string{
 	},
 }
 
-// Limits of errors in answers, in bytes.
-const (
-	maxErrorMessage = 1_000 // the message of one error
-	maxErrorAnswer  = 4_000 // the text of an answer that is an error
-)
+// maxErrorMessage is the maximum size in bytes of one error's message in an answer.
+const maxErrorMessage = 1_000
 
 // failure returns an error as a result for the model: what happened, why, and what to call next. The text of an
 // internal error is only logged, under a number that the result contains.
 func (t *toolset) failure(ctx context.Context, about subject, err error) *mcp.CallToolResult {
-	return errorText(t.explain(ctx, about, err))
+	return render.Error(t.explain(ctx, about, err))
 }
 
 func (t *toolset) explain(ctx context.Context, about subject, err error) string {
@@ -79,28 +76,5 @@ func (t *toolset) explain(ctx context.Context, about subject, err error) string 
 		t.log.Error("a tool call failed", "error_id", number, "error", err)
 		return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
 	}
-	return toSentence(truncate(known.Message, maxErrorMessage)) + after(nextStep[known.Kind][about])
-}
-
-// toSentence returns s as clean text that ends with a full stop.
-func toSentence(s string) string {
-	s = strings.TrimSpace(cleanText(s))
-	if s != "" && !strings.HasSuffix(s, ".") {
-		s += "."
-	}
-	return s
-}
-
-// reasonSentence returns the reason of a sandbox or an execution as a sentence: at most 300 bytes, beginning with a capital
-// letter.
-func reasonSentence(reason string) string {
-	s := toSentence(oneLine(reason, 300))
-	return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):]
-}
-
-func after(s string) string {
-	if s == "" {
-		return ""
-	}
-	return " " + s
+	return render.Sentence(render.Truncate(known.Message, maxErrorMessage), nextStep[known.Kind][about])
 }

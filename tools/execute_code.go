@@ -10,6 +10,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 var languages = []string{string(sandbox.Python), string(sandbox.JavaScript)}
@@ -68,7 +69,7 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 	}
 	if _, err := t.writeAll(ctx, name, a.files()); err != nil {
 		words := t.explainFiles(ctx, err) + " The code was not run."
-		return errorText(words + t.abandon(ctx, name, newSandbox, r.RequestID, true))
+		return render.Error(words + t.abandon(ctx, name, newSandbox, r.RequestID, true))
 	}
 	clientRequestID := r.RequestID
 	if clientRequestID == "" {
@@ -78,9 +79,9 @@ func (t *toolset) callExecuteCode(ctx context.Context, a arguments) *mcp.CallToo
 	t.interruptUnwanted(ctx, r.RequestID)
 	if err != nil {
 		refused := sandbox.KindOf(err) == sandbox.Invalid // the daemon rejected the request, so nothing runs in the sandbox
-		return errorText(t.explain(ctx, subjectSandbox, err) + t.abandon(ctx, name, newSandbox, clientRequestID, refused))
+		return render.Error(t.explain(ctx, subjectSandbox, err) + t.abandon(ctx, name, newSandbox, clientRequestID, refused))
 	}
-	return t.renderExecution(ctx, ex, view{newSandbox: newSandbox})
+	return render.Execution(ctx, ex, render.View{NewSandbox: newSandbox}, t.pictures)
 }
 
 // earlierAnswer returns the answer about the execution that an earlier call started with the same request id, or nil if
@@ -95,7 +96,7 @@ func (t *toolset) earlierAnswer(ctx context.Context, r sandbox.ExecuteRequest) *
 	if err != nil {
 		return t.failure(ctx, subjectExecution, err)
 	}
-	return t.renderExecution(ctx, ex, view{again: true})
+	return render.Execution(ctx, ex, render.View{Again: true}, t.pictures)
 }
 
 // createRequestID derives the request id for creating a sandbox from the request id of an execute_code call. A retry of

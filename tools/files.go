@@ -9,6 +9,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // fileArgument is one file of a files argument: a path in the workspace and the source of its content.
@@ -242,7 +243,7 @@ func pathList(files []fileArgument) string {
 	const maximum = 20
 	var paths []string
 	for _, f := range files[:min(len(files), maximum)] {
-		paths = append(paths, quotePath(f.path))
+		paths = append(paths, render.QuotePath(f.path))
 	}
 	if len(files) > maximum {
 		paths = append(paths, fmt.Sprintf("and %d more", len(files)-maximum))

@@ -6,6 +6,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 func (t *toolset) getExecution() Tool {
@@ -27,7 +28,7 @@ func (t *toolset) getExecution() Tool {
 			if err != nil {
 				return t.failure(ctx, subjectExecution, err)
 			}
-			return t.renderExecution(ctx, ex, view{paging: paging})
+			return render.Execution(ctx, ex, render.View{Paging: paging}, t.pictures)
 		})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 	"github.com/mark3labs/mcp-go/mcp"
 )
 
@@ -20,10 +21,10 @@ func (t *toolset) interruptExecution() Tool {
 			if err != nil {
 				return t.failure(ctx, subjectExecution, err)
 			}
-			s := statusLine(ex, false, time.Now())
+			s := render.StatusLine(ex, false, time.Now())
 			if ex.OutputBytes > 0 {
 				s += fmt.Sprintf("\nget_execution(execution_id=%q) returns what it had printed.", ex.ID)
 			}
-			return &mcp.CallToolResult{Content: []mcp.Content{textContent(s)}}
+			return render.Text(s)
 		})
 }

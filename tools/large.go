@@ -8,6 +8,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // LongText is a string in a call's arguments that is too long to be held in memory. Each call of Open returns a new reader
@@ -55,22 +56,22 @@ func WithOutbox(ctx context.Context, o Outbox) context.Context {
 
 // readLarge returns an answer with more than maxTextLength bytes of a file, without holding them in memory. It returns
 // nil if ctx has no outbox, or if the part of the file to read has at most maxTextLength bytes.
-func (t *toolset) readLarge(ctx context.Context, r fileRead, length int64) *mcp.CallToolResult {
+func (t *toolset) readLarge(ctx context.Context, r render.File, length int64) *mcp.CallToolResult {
 	box, ok := ctx.Value(outboxKey{}).(Outbox)
 	if !ok || length <= maxTextLength {
 		return nil
 	}
-	body, file, err := t.sandboxes.ReadFile(ctx, r.sandbox, r.path, r.offset, length)
+	body, file, err := t.sandboxes.ReadFile(ctx, r.Sandbox, r.Path, r.Offset, length)
 	if err != nil {
 		return t.failure(ctx, subjectFile, err)
 	}
 	defer body.Close()
-	if r.size = file.Size; min(length, r.size-r.offset) <= maxTextLength {
+	if r.Size = file.Size; min(length, r.Size-r.Offset) <= maxTextLength {
 		return nil
 	}
 	token, n, err := box.Base64(io.LimitReader(body, length))
 	if err != nil {
 		return t.failure(ctx, subjectFile, err)
 	}
-	return r.resource(n, token)
+	return r.Resource(n, token)
 }

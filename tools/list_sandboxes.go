@@ -8,6 +8,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 func (t *toolset) listSandboxes() Tool {
@@ -36,7 +37,7 @@ type listed struct {
 func summaries(page sandbox.Page) []listed {
 	list := []listed{}
 	for _, s := range page.Sandboxes {
-		list = append(list, listed{s.ID, s.DisplayName, s.State, truncate(s.Reason, maxReason), s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
+		list = append(list, listed{s.ID, s.DisplayName, s.State, render.Truncate(s.Reason, render.MaxReason), s.Language, s.ForkOf, s.CreateTime, s.ExpireTime})
 	}
 	return list
 }
@@ -51,7 +52,7 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 		r.State = state
 	}
 	page, err := t.sandboxes.List(ctx, r)
-	if n := fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
+	if n := render.Fitting(summaries(page)); err == nil && n < len(page.Sandboxes) {
 		r.PageSize = n // the token of a cut page would skip the sandboxes after the cut, so list a page of n sandboxes instead
 		page, err = t.sandboxes.List(ctx, r)
 	}
@@ -72,5 +73,5 @@ func (t *toolset) callListSandboxes(ctx context.Context, a arguments) *mcp.CallT
 	if page.NextPageToken != "" {
 		words += " There are more: call list_sandboxes with this page_token: " + page.NextPageToken
 	}
-	return structured(words, answer)
+	return render.Structured(words, answer)
 }

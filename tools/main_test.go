@@ -4,10 +4,10 @@ import (
 	"os"
 	"testing"
 
-	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 func TestMain(m *testing.M) {
-	tools.RunPictureWorker() // tests start this binary as the worker that decodes pictures
+	render.RunPictureWorker() // tests start this binary as the worker that decodes pictures
 	os.Exit(m.Run())
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // Resource is an MCP resource template. Clients list it and read the resources by URI; the model does not have to call
@@ -56,7 +57,7 @@ func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceCon
 	}
 	defer body.Close()
 	if info.Size > sandbox.MaxFileBytes {
-		return nil, invalid("%q has %s, and a resource at most %d MiB: read a part of it with read_file", sandbox.Quote(file), bytesOf(info.Size), sandbox.MaxFileBytes/sandbox.MiB)
+		return nil, invalid("%q has %s, and a resource at most %d MiB: read a part of it with read_file", sandbox.Quote(file), render.Bytes(info.Size), sandbox.MaxFileBytes/sandbox.MiB)
 	}
 	if box, ok := ctx.Value(outboxKey{}).(Outbox); ok && info.Size > maxTextLength {
 		token, _, err := box.Base64(body)
@@ -69,7 +70,7 @@ func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceCon
 	if err != nil {
 		return nil, err
 	}
-	if s := string(data); len(data) <= maxTextLength && textPart(data, true) != nil && cleanFile(s) == strings.ReplaceAll(s, "\r\n", "\n") {
+	if s := string(data); len(data) <= maxTextLength && textPart(data, true) != nil && render.ShowsUnchanged(s) {
 		return mcp.TextResourceContents{URI: uri, MIMEType: mediaType(file, data), Text: s}, nil
 	}
 	return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, data), Blob: base64.StdEncoding.EncodeToString(data)}, nil

@@ -2,21 +2,18 @@
 // (create_sandbox.go … read_file.go) with the tool's parameters, description and handler.
 //
 // Package server calls [New] to get the tools and [Files] to get the MCP resources. The tools call the daemon through
-// the interface [Sandboxes]. The package contains no transport and does not run code itself.
+// the interface [Sandboxes]. Package render turns results into text and images for a model. The package contains no
+// transport and does not run code itself.
 //
 //   - tools.go: the daemon's interface, the configuration, the list of tools, and the server's instructions for models
 //   - schema.go, decode.go: the declaration of parameters, their JSON schema, and the lenient decoding of arguments
 //   - files.go, base64.go, localfile.go: the files argument, and reading its contents as streams
 //   - large.go: long strings in arguments and answers that are stored outside of memory
 //   - resource.go: files as MCP resources
-//   - render.go, stream.go, status.go, rich.go: formatting an execution as text for a model
-//   - sanitize.go: escaping text from programs, so that it cannot imitate Dormouse's own text
-//   - images.go, selection.go: choosing and shrinking the pictures that an answer shows
-//   - pictureheader.go, pictureworker.go, confine_*.go: decoding pictures in a separate process with limited resources
 //   - utf16.go: decoding UTF-16 text files, which Windows programs write
 //   - wait.go: waiting for an execution and reporting progress
 //   - cancel.go: interrupting an execution after its client cancelled the call
-//   - result.go, errors.go: tool results, and errors as sentences for a model
+//   - errors.go: errors as sentences for a model
 package tools
 
 import (
@@ -27,6 +24,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // Sandboxes is the daemon as the tools use it. A sandbox's name is its id or an unambiguous display name. Methods
@@ -76,11 +74,11 @@ type toolset struct {
 	sandboxes Sandboxes
 	allowed   []string
 	log       *slog.Logger
-	images    *pictureShrinker
+	pictures  *render.Pictures
 }
 
 func newToolset(s Sandboxes, c Config) *toolset {
-	t := &toolset{sandboxes: s, allowed: c.AllowDirs, log: c.Logger, images: newPictureShrinker()}
+	t := &toolset{sandboxes: s, allowed: c.AllowDirs, log: c.Logger, pictures: render.NewPictures()}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
@@ -139,7 +137,7 @@ func tool(name, title, description string, p params, hints hints, output rawSche
 		Call: func(ctx context.Context, raw any) *mcp.CallToolResult {
 			args, err := p.decode(name, raw)
 			if err != nil {
-				return errorText(err.Error())
+				return render.Error(err.Error())
 			}
 			return call(ctx, args)
 		},

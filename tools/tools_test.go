@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
@@ -187,4 +189,25 @@ func TestManagementToolsAnswerWithTextAndStructuredContent(t *testing.T) {
 		}
 		wantText(t, r, false, string(want))
 	}
+}
+
+func out(s string) sandbox.Event    { return sandbox.Event{Type: sandbox.EventStdout, Text: s} }
+func errOut(s string) sandbox.Event { return sandbox.Event{Type: sandbox.EventStderr, Text: s} }
+
+func display(data map[string]string) sandbox.Event {
+	return sandbox.Event{Type: sandbox.EventDisplay, Data: data}
+}
+
+func result(data map[string]string) sandbox.Event {
+	return sandbox.Event{Type: sandbox.EventResult, Data: data}
+}
+
+func plain(s string) map[string]string { return map[string]string{"text/plain": s} }
+
+func numbered(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "line %d é\n", i)
+	}
+	return b.String()
 }

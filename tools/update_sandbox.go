@@ -2,11 +2,11 @@ package tools
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 func (t *toolset) updateSandbox() Tool {
@@ -33,6 +33,6 @@ func (t *toolset) updateSandbox() Tool {
 			if err != nil {
 				return t.failure(ctx, subjectSandbox, err)
 			}
-			return structured(fmt.Sprintf("Changed. %s", describeSandbox(s)), shorten(s))
+			return render.Sandbox("Changed. "+render.DescribeSandbox(s), s)
 		})
 }

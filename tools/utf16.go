@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // byteOrder is a byte order of UTF-16. String returns its name for answers.
@@ -17,15 +19,15 @@ type byteOrder struct {
 func (o *byteOrder) String() string { return o.name }
 
 // utf16Order returns the byte order of a file that begins with a UTF-16 byte order mark, as Windows programs write it,
-// otherwise nil. data is the part of the file at r.offset. If r.offset is not 0, utf16Order reads the mark from the file in
+// otherwise nil. data is the part of the file at r.Offset. If r.Offset is not 0, utf16Order reads the mark from the file in
 // the sandbox.
-func (t *toolset) utf16Order(ctx context.Context, r fileRead, data []byte) *byteOrder {
-	if r.offset%2 != 0 {
+func (t *toolset) utf16Order(ctx context.Context, r render.File, data []byte) *byteOrder {
+	if r.Offset%2 != 0 {
 		return nil
 	}
 	mark := data
-	if r.offset > 0 {
-		r.offset = 0
+	if r.Offset > 0 {
+		r.Offset = 0
 		mark, _ = t.fetch(ctx, &r, 2) // after an error mark is empty, so the file counts as not UTF-16
 	}
 	switch {

@@ -2,11 +2,11 @@ package tools
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // wholeWindow returns the window for an answer about the whole output so far: its beginning and its end.
@@ -94,7 +94,7 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 // there is any. The reason is that an execution's values can have many MiB and a window contains all values at or after
 // its offset: without new text, reading the window would transfer the values at its end again.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time) {
-	line, read := lastLine(ex.Events), ex.OutputBytes
+	line, read := render.LastLine(ex.Events), ex.OutputBytes
 	for !ex.State.Final() {
 		left := wait - time.Since(begun).Seconds()
 		if left <= 0 {
@@ -111,7 +111,7 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 			break
 		}
 		ex = latest
-		if s := lastLine(ex.Events); s != "" {
+		if s := render.LastLine(ex.Events); s != "" {
 			line = s
 		}
 		// Without this pause, a daemon that answers without waiting would make this a busy loop.
@@ -122,18 +122,4 @@ func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64
 			}
 		}
 	}
-}
-
-// lastLine returns the last line of printed text, cleaned and cut to 200 bytes, or "" if there is none.
-func lastLine(events []sandbox.Event) string {
-	for i := len(events) - 1; i >= 0; i-- {
-		if e := events[i]; e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
-			s := strings.TrimRight(collapseReturns(e.Text), "\n \t")
-			if s == "" {
-				continue
-			}
-			return oneLine(s[strings.LastIndexByte(s, '\n')+1:], 200)
-		}
-	}
-	return ""
 }

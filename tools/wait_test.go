@@ -115,3 +115,29 @@ func TestProgressReportsWholeLines(t *testing.T) {
 		}
 	})
 }
+
+// TestProgress checks that a call reports progress about once a second while it waits, and not after it has returned.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDouble()
+		d.scripts["slow"] = sandbox.Execution{Events: []sandbox.Event{out("step 1\nstep 2\x1b[0m\n")}}
+		d.after["slow"] = 10500 * time.Millisecond
+		reports, returned := 0, false
+		ctx := tools.WithProgress(t.Context(), func(_ time.Duration, line string) {
+			reports++
+			if line != "step 2" || returned {
+				t.Errorf("report %d: %q, after the answer: %v", reports, line, returned)
+			}
+		})
+		begun := time.Now()
+		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
+		returned = true
+		wantText(t, r, false, "succeeded in 10 s")
+		if waited := time.Since(begun); waited != 10500*time.Millisecond {
+			t.Errorf("waited %v, want no longer than the execution takes", waited)
+		}
+		if reports != 10 {
+			t.Errorf("%d reports, want 10", reports)
+		}
+	})
+}

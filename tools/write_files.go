@@ -8,6 +8,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 func (t *toolset) writeFiles() Tool {
@@ -20,7 +21,7 @@ func (t *toolset) writeFiles() Tool {
 		hints{idempotent: true}, rawSchema{"files:array", "sandbox_id:string"},
 		func(ctx context.Context, a arguments) *mcp.CallToolResult {
 			if len(a.files()) == 0 {
-				return errorText("files is an empty list: there is nothing to write")
+				return render.Error("files is an empty list: there is nothing to write")
 			}
 			id, _, err := t.identify(ctx, a.text("sandbox_id"))
 			if err != nil {
@@ -28,9 +29,9 @@ func (t *toolset) writeFiles() Tool {
 			}
 			written, err := t.writeAll(ctx, string(id), a.files())
 			if err != nil {
-				return errorText(t.explainFiles(ctx, err))
+				return render.Error(t.explainFiles(ctx, err))
 			}
-			n := fitting(written)
+			n := render.Fitting(written)
 			answer := struct {
 				SandboxID sandbox.ID     `json:"sandbox_id"`
 				Files     []sandbox.File `json:"files"`
@@ -42,7 +43,7 @@ func (t *toolset) writeFiles() Tool {
 			if n < len(written) {
 				words += fmt.Sprintf(" The first %d are listed.", n)
 			}
-			return structured(words, answer)
+			return render.Structured(words, answer)
 		})
 }
 
@@ -51,7 +52,7 @@ func (t *toolset) writeFiles() Tool {
 func (t *toolset) explainFiles(ctx context.Context, err error) string {
 	words := t.explain(ctx, subjectFile, err)
 	if e, ok := errors.AsType[*filesError](err); ok {
-		words = quotePath(e.failed) + " was not written: " + t.explain(ctx, subjectFile, e.cause) + e.progress()
+		words = render.QuotePath(e.failed) + " was not written: " + t.explain(ctx, subjectFile, e.cause) + e.progress()
 	}
 	return words
 }

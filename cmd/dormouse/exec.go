@@ -16,7 +16,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 type execCommand struct {
@@ -185,7 +185,7 @@ func (s *screen) Write(p []byte) (int, error) {
 		return s.w.Write(p)
 	}
 	var shown string
-	shown, s.rest = tools.CleanTerminal(s.rest + string(p))
+	shown, s.rest = render.CleanTerminal(s.rest + string(p))
 	s.coloured = s.coloured || strings.Contains(shown, "\x1b")
 	if _, err := io.WriteString(s.w, shown); err != nil {
 		return 0, err

@@ -18,7 +18,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // version is the version of Dormouse. The Makefile sets it with a linker flag.
@@ -38,7 +38,7 @@ type command struct {
 }
 
 func main() {
-	tools.RunPictureWorker()
+	render.RunPictureWorker()
 	// SIGTERM cancels every command. Each command handles SIGINT itself; exec, for example, first interrupts the code.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

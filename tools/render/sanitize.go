@@ -1,8 +1,7 @@
-package tools
+package render
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -170,21 +169,3 @@ func collapseReturns(s string) string {
 	}
 	return b.String()
 }
-
-// oneLine returns s as clean text for use in a sentence: without line breaks, and cut to maximum bytes as by truncate.
-func oneLine(s string, maximum int) string {
-	s = strings.NewReplacer("\n", `\n`, "\t", " ").Replace(cleanText(collapseReturns(s)))
-	return truncate(s, maximum)
-}
-
-// truncate returns s unchanged if s has at most maximum bytes. Otherwise it cuts s to at most maximum bytes and adds an
-// ellipsis.
-func truncate(s string, maximum int) string {
-	if len(s) > maximum {
-		return cutHead(s, maximum) + "…"
-	}
-	return s
-}
-
-// quotePath quotes a file's path. A program can choose any path, so it may contain control characters.
-func quotePath(p string) string { return strconv.Quote(p) }

@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"context"
@@ -20,7 +20,7 @@ type valueSelection struct {
 
 // pictureSelection chooses the pictures that one answer shows: the first maxImages pictures that can be shown.
 type pictureSelection struct {
-	shrinker *pictureShrinker
+	shrinker *Pictures
 	sandbox  sandbox.ID
 	pictures int // pictures that add has not handled yet
 	tried    int // pictures that add has handled
@@ -195,4 +195,30 @@ func (s *pictureSelection) add(ctx context.Context, label, text string) (note st
 		why = err.Error()
 	}
 	return fmt.Sprintf("%s: an image that is not shown: %s. Code can save it to a file, such as plot.png; read_file(sandbox_id=%q, path=\"plot.png\") shows that.", label, why, s.sandbox), nil
+}
+
+// cutPiece returns the pieces for a value's text. If the text has more than maximum bytes, cutPiece replaces the middle of
+// the text by a note. The note is a piece of its own outside of the fences, so that no program can fake a note.
+func cutPiece(label, raw string, maximum int) []piece {
+	maximum = max(maximum, 0)
+	if len(raw) <= maximum {
+		if s := breakBackticks(cleanText(raw)); len(s) <= maximum {
+			return []piece{{label: label, text: s}}
+		}
+	}
+	// The text is cut before it is cleaned, so that the number of missing bytes is correct and only the shown parts are
+	// cleaned.
+	for keep := min(maximum, len(raw)); ; keep = keep * 3 / 4 {
+		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
+		missing := int64(len(raw) - len(head) - len(tail))
+		head, tail = breakBackticks(cleanText(head)), breakBackticks(cleanText(tail))
+		if keep > 0 && len(head)+len(tail) > maximum {
+			continue
+		}
+		return []piece{
+			{label: label, text: head},
+			{note: fmt.Sprintf("[%s of the %s not shown: print a part of it, or write it to a file]", Bytes(missing), label)},
+			{label: label, text: tail},
+		}
+	}
 }

@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"bytes"
@@ -30,23 +30,23 @@ const (
 	workerWait         = 20 * time.Second // how long a call waits for other workers to exit
 )
 
-// pictureShrinker shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a
+// Pictures shrinks pictures so that they fit into answers. It decodes them in worker processes, because decoding a
 // small file can need much memory and time. Its methods are safe for concurrent use.
-type pictureShrinker struct {
+type Pictures struct {
 	slots chan struct{}
 
 	mu     sync.Mutex
 	owners map[sandbox.Owner]*ownerSlots
 }
 
-// ownerSlots limits the number of workers for one owner. pictureShrinker.mu guards calls.
+// ownerSlots limits the number of workers for one owner. Pictures.mu guards calls.
 type ownerSlots struct {
 	slots chan struct{}
 	calls int // how many calls of acquire hold a slot or wait for one
 }
 
-func newPictureShrinker() *pictureShrinker {
-	return &pictureShrinker{slots: make(chan struct{}, maxWorkers), owners: map[sandbox.Owner]*ownerSlots{}}
+func NewPictures() *Pictures {
+	return &Pictures{slots: make(chan struct{}, maxWorkers), owners: map[sandbox.Owner]*ownerSlots{}}
 }
 
 // picture is an image that clients can show.
@@ -66,7 +66,7 @@ var (
 // fit returns the picture in at most budget bytes of base64, or an error that says why it can't be shown. A worker
 // decodes the whole picture even if it is small enough, to check that it is valid: a model's API rejects a conversation
 // that contains a broken picture.
-func (s *pictureShrinker) fit(ctx context.Context, data []byte, budget int) (picture, error) {
+func (s *Pictures) fit(ctx context.Context, data []byte, budget int) (picture, error) {
 	h, err := inspectPicture(data)
 	p := picture{width: h.width, height: h.height}
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *pictureShrinker) fit(ctx context.Context, data []byte, budget int) (pic
 
 // acquire waits up to workerWait for one of the owner's slots and one of the shared slots. The caller must call release
 // after its worker has exited.
-func (s *pictureShrinker) acquire(ctx context.Context) (release func(), err error) {
+func (s *Pictures) acquire(ctx context.Context) (release func(), err error) {
 	owner := sandbox.OwnerOf(ctx)
 	s.mu.Lock()
 	own := s.owners[owner]

@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"context"
@@ -6,18 +6,17 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// view describes the call that an answer about an execution is for.
-type view struct {
-	newSandbox bool // the call created the sandbox
-	again      bool // an earlier call with the same request_id started the execution
-	paging     bool // the call has an offset, so the answer shows one page of the output
+// View describes the call that an answer about an execution is for.
+type View struct {
+	NewSandbox bool // the call created the sandbox
+	Again      bool // an earlier call with the same request_id started the execution
+	Paging     bool // the call has an offset, so the answer shows one page of the output
 }
 
 // Limits of an answer's text, in bytes. Agents truncate long results, each in its own way. answerBudget keeps an answer
@@ -33,17 +32,17 @@ const (
 	gapReserve    = 600   // the lines about missing text
 )
 
-// renderExecution returns an execution as a tool result: one text, then at most four pictures. The result has no
-// structured content, because some clients show the model only the structured content of a result that has any.
-func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v view) *mcp.CallToolResult {
+// Execution returns an execution as a tool result: one text, then at most four pictures. The result has no structured
+// content, because some clients show the model only the structured content of a result that has any.
+func Execution(ctx context.Context, ex sandbox.Execution, v View, pictures *Pictures) *mcp.CallToolResult {
 	r := &rendering{ex: ex, view: v, head: headLines(ex, v)}
 	r.files = r.fileLines()
 	r.late = r.latePieces()
-	events, next := page(ex, v.paging)
+	events, next := page(ex, v.Paging)
 	left := answerBudget - len(r.head) - len(r.files) - cost(r.late) - nextReserve - gapReserve
 	var text string
-	if !v.paging {
-		r.choosePictures(ctx, events, t.images)
+	if !v.Paging {
+		r.choosePictures(ctx, events, pictures)
 		r.gather(events, min(left-min(streamReserve, printedCost(events)), valuesBudget))
 		r.next = r.nextLine(next)
 		text = r.fit()
@@ -53,7 +52,7 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 			budget -= streamReserve
 		}
 		events, next = fitPage(events, next, budget)
-		r.choosePictures(ctx, events, t.images)
+		r.choosePictures(ctx, events, pictures)
 		for {
 			r.gather(events, min(left-printedCost(events), valuesBudget))
 			r.next = r.nextLine(next)
@@ -68,20 +67,18 @@ func (t *toolset) renderExecution(ctx context.Context, ex sandbox.Execution, v v
 	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(text)}, r.images...)}
 }
 
-const minPage = 500 // a page whose budget is below this number of bytes is not cut further
-
 // headLines returns the lines before an execution's output. They describe the state of the execution, how it ended, and
 // variables and files that were lost before it.
-func headLines(ex sandbox.Execution, v view) string {
+func headLines(ex sandbox.Execution, v View) string {
 	w := &writer{}
-	w.line("%s", statusLine(ex, v.newSandbox, time.Now()))
+	w.line("%s", StatusLine(ex, v.NewSandbox, time.Now()))
 	for _, s := range losses(ex.Interlude) {
 		w.line("%s", s)
 	}
-	if v.newSandbox {
+	if v.NewSandbox {
 		w.line("The sandbox is new: pass sandbox_id=%q in later calls to go on in it.", ex.SandboxID)
 	}
-	if v.again {
+	if v.Again {
 		w.line("This request_id had been used before: this is what became of its execution, and nothing was run again.")
 	}
 	return w.String()
@@ -115,7 +112,7 @@ func (r *rendering) fit() string {
 // page already.
 func (r *rendering) compose(limit int) string {
 	pieces := r.pieces
-	if !r.view.paging {
+	if !r.view.Paging {
 		pieces = cutStreams(pieces, limit)
 	}
 	pieces, alternations := groupStreams(cleanStreams(mergeGaps(pieces)))
@@ -131,70 +128,10 @@ func (r *rendering) compose(limit int) string {
 	return w.String()
 }
 
-// page returns the events that an answer shows, and the offset of the next page. If paging is true, the page ends at
-// the first text that the window omitted, so that the client reads that text before any later event.
-func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
-	if !paging {
-		return ex.Events, ex.NextOffset
-	}
-	for i, e := range ex.Events {
-		if e.Type == sandbox.EventOmitted && e.Reason == sandbox.OmittedByWindow {
-			return wholeLines(ex.Events[:i], e.Offset)
-		}
-	}
-	return ex.Events, ex.NextOffset
-}
-
-// wholeLines moves an incomplete last line of a page to the next page, because an answer cannot show that its last line
-// is incomplete. A line that is very long or fills the last event stays on the page.
-func wholeLines(events []sandbox.Event, next int64) ([]sandbox.Event, int64) {
-	const maxMovedBytes = 2000
-	last := len(events) - 1
-	if last < 0 || events[last].Text == "" {
-		return events, next
-	}
-	e := events[last]
-	rest := len(e.Text) - 1 - strings.LastIndexByte(e.Text, '\n')
-	if rest == 0 || rest >= min(len(e.Text), maxMovedBytes) {
-		return events, next
-	}
-	e.Text = e.Text[:len(e.Text)-rest]
-	return append(events[:last:last], e), next - int64(rest)
-}
-
-// hasValues reports whether events contain displays, results or errors.
-func hasValues(events []sandbox.Event) bool {
-	return slices.ContainsFunc(events, func(e sandbox.Event) bool {
-		return e.Type == sandbox.EventDisplay || e.Type == sandbox.EventResult || e.Type == sandbox.EventError
-	})
-}
-
-// fitPage cuts a page whose printed text would need more than budget bytes of an answer. The next page begins at the
-// cut.
-func fitPage(events []sandbox.Event, next int64, budget int) ([]sandbox.Event, int64) {
-	for limit := budget; printedCost(events) > budget; limit = limit * 3 / 4 {
-		events, next = cutPage(events, next, limit)
-	}
-	return events, next
-}
-
-// cutPage keeps limit bytes of printed text, and the other events up to the end of that text.
-func cutPage(events []sandbox.Event, next int64, limit int) ([]sandbox.Event, int64) {
-	for i, e := range events {
-		if len(e.Text) <= limit {
-			limit -= len(e.Text)
-			continue
-		}
-		e.Text = cutHead(e.Text, limit)
-		return wholeLines(append(events[:i:i], e), e.Offset+int64(len(e.Text)))
-	}
-	return events, next
-}
-
 // rendering collects the parts of an answer about an execution.
 type rendering struct {
 	ex     sandbox.Execution
-	view   view
+	view   View
 	head   string
 	pieces []piece
 	late   []piece
@@ -207,8 +144,8 @@ type rendering struct {
 }
 
 // choosePictures decides which pictures of events the answer shows. It decodes each picture in a separate process, which is
-// slow. Therefore renderExecution calls it once for an answer, before the first call of gather.
-func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shrinker *pictureShrinker) {
+// slow. Therefore Execution calls it once for an answer, before the first call of gather.
+func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shrinker *Pictures) {
 	r.values = map[int]*value{}
 	var values []*value // in the order of events
 	for i, e := range events {
@@ -245,7 +182,7 @@ func (r *rendering) gather(events []sandbox.Event, budget int) {
 		}
 	}
 	var failure []piece
-	if lastError >= 0 || !r.view.paging {
+	if lastError >= 0 || !r.view.Paging {
 		failure = show.traceback(r.ex.Error)
 	}
 	show.choose(values)
@@ -303,32 +240,6 @@ func (r *rendering) flush() {
 	}
 }
 
-// cutPiece returns the pieces for a value's text. If the text has more than maximum bytes, cutPiece replaces the middle of
-// the text by a note. The note is a piece of its own outside of the fences, so that no program can fake a note.
-func cutPiece(label, raw string, maximum int) []piece {
-	maximum = max(maximum, 0)
-	if len(raw) <= maximum {
-		if s := breakBackticks(cleanText(raw)); len(s) <= maximum {
-			return []piece{{label: label, text: s}}
-		}
-	}
-	// The text is cut before it is cleaned, so that the number of missing bytes is correct and only the shown parts are
-	// cleaned.
-	for keep := min(maximum, len(raw)); ; keep = keep * 3 / 4 {
-		head, tail := cutHead(raw, keep*3/10), cutTail(raw, keep*7/10)
-		missing := int64(len(raw) - len(head) - len(tail))
-		head, tail = breakBackticks(cleanText(head)), breakBackticks(cleanText(tail))
-		if keep > 0 && len(head)+len(tail) > maximum {
-			continue
-		}
-		return []piece{
-			{label: label, text: head},
-			{note: fmt.Sprintf("[%s of the %s not shown: print a part of it, or write it to a file]", bytesOf(missing), label)},
-			{label: label, text: tail},
-		}
-	}
-}
-
 // body writes the pieces, and lines about output that is missing or empty.
 func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 	if alternations > 0 {
@@ -343,7 +254,7 @@ func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 	r.write(w, pieces)
 	if len(pieces) == 0 && !r.ex.OutputGone {
 		switch {
-		case r.view.paging:
+		case r.view.Paging:
 			w.line("Nothing new was printed.")
 		case !r.ex.State.Final():
 			w.line("Nothing was printed so far.")
@@ -370,10 +281,10 @@ func (r *rendering) write(w *writer, pieces []piece) {
 // them after the execution's own output, with a different label, so that a model does not confuse the two.
 func (r *rendering) latePieces() []piece {
 	since := r.ex.Interlude
-	if since == nil || since.LateBytes == 0 || r.view.paging {
+	if since == nil || since.LateBytes == 0 || r.view.Paging {
 		return nil
 	}
-	note := bytesOf(since.LateBytes) + " had been printed before this execution began, after the one before it had ended, by a thread, a timer or a child process"
+	note := Bytes(since.LateBytes) + " had been printed before this execution began, after the one before it had ended, by a thread, a timer or a child process"
 	raw := collapseReturns(since.LateText)
 	keep, shown := len(raw), breakBackticks(cleanText(raw))
 	for ; len(shown) > lateBudget; keep = keep * 3 / 4 {
@@ -389,11 +300,11 @@ func (r *rendering) latePieces() []piece {
 }
 
 func (r *rendering) gap(w *writer, p piece) {
-	if kept := p.missing - p.gone; kept > 0 && !r.view.paging {
-		w.line("[%s not shown: get_execution(execution_id=%q, offset=%d) reads them]", bytesOf(kept), r.ex.ID, p.offset)
+	if kept := p.missing - p.gone; kept > 0 && !r.view.Paging {
+		w.line("[%s not shown: get_execution(execution_id=%q, offset=%d) reads them]", Bytes(kept), r.ex.ID, p.offset)
 	}
 	if p.gone > 0 {
-		w.line("[%s gone: more was printed than the %d MiB that are kept]", bytesOf(p.gone), sandbox.MaxOutputBytes/sandbox.MiB)
+		w.line("[%s gone: more was printed than the %d MiB that are kept]", Bytes(p.gone), sandbox.MaxOutputBytes/sandbox.MiB)
 	}
 }
 
@@ -402,14 +313,14 @@ const maxFilesListed = 20
 // fileLines returns lines that list the files that the execution wrote, and the call that reads one. They are text
 // because clients drop resource links, and a model does not find files that the answer does not name.
 func (r *rendering) fileLines() string {
-	if r.view.paging && !r.ex.State.Final() {
+	if r.view.Paging && !r.ex.State.Final() {
 		return ""
 	}
 	w, listed := &writer{}, 0
 	if files := r.ex.Files; len(files) > 0 {
 		w.line("Files written; read_file(sandbox_id=%q, path=…) reads one:", r.ex.SandboxID)
 		for _, f := range files[:min(len(files), maxFilesListed)] {
-			line := fmt.Sprintf("- %s, %s", quotePath(f.Path), bytesOf(f.Size))
+			line := fmt.Sprintf("- %s, %s", QuotePath(f.Path), Bytes(f.Size))
 			if w.Len()+len(line) > filesBudget*2/3 {
 				break
 			}
@@ -421,7 +332,7 @@ func (r *rendering) fileLines() string {
 		}
 	}
 	for i, f := range r.ex.FilesOmitted {
-		line := fmt.Sprintf("- not listed: %s: %s", quotePath(f.Path), oneLine(f.Reason, 200))
+		line := fmt.Sprintf("- not listed: %s: %s", QuotePath(f.Path), oneLine(f.Reason, 200))
 		if i == 5 || w.Len()+len(line) > filesBudget-50 {
 			w.line("- and %d more were not listed", len(r.ex.FilesOmitted)-i)
 			break
@@ -437,110 +348,8 @@ func (r *rendering) nextLine(offset int64) string {
 	switch {
 	case !r.ex.State.Final():
 		w.line("It goes on by itself; do not run it again. get_execution(execution_id=%q, offset=%d) waits for what comes next; interrupt_execution stops it.", r.ex.ID, offset)
-	case r.view.paging && offset < r.ex.OutputBytes && !r.ex.OutputGone:
-		w.line("%s more: get_execution(execution_id=%q, offset=%d).", bytesOf(r.ex.OutputBytes-offset), r.ex.ID, offset)
+	case r.view.Paging && offset < r.ex.OutputBytes && !r.ex.OutputGone:
+		w.line("%s more: get_execution(execution_id=%q, offset=%d).", Bytes(r.ex.OutputBytes-offset), r.ex.ID, offset)
 	}
 	return w.String()
-}
-
-// writer builds the text of an answer. Lines are Dormouse's own text; blocks contain text from programs and files
-// between fences.
-type writer struct {
-	strings.Builder
-	fence string
-}
-
-func (w *writer) line(format string, args ...any) {
-	fmt.Fprintf(w, format, args...)
-	w.WriteByte('\n')
-}
-
-func (w *writer) block(label, text string) {
-	w.line("%s:\n%s\n%s\n%s", label, w.fence, strings.TrimSuffix(text, "\n"), w.fence)
-}
-
-// fence returns a fence that is longer than any run of backticks in the pieces. Otherwise text from a program could
-// close its block and continue as if it were Dormouse's own text.
-func fence(pieces []piece) string {
-	longest := 2
-	for _, p := range pieces {
-		run := 0
-		for i := range len(p.text) {
-			if p.text[i] != '`' {
-				run = 0
-				continue
-			}
-			run++
-			longest = max(longest, run)
-		}
-	}
-	return strings.Repeat("`", longest+1)
-}
-
-// cutHead returns at most n bytes of the beginning of s, without splitting a character.
-func cutHead(s string, n int) string {
-	if n >= len(s) {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
-}
-
-// cutTail returns at most n bytes of the end of s, without splitting a character.
-func cutTail(s string, n int) string {
-	at := len(s) - n
-	if at <= 0 {
-		return s
-	}
-	for at < len(s) && !utf8.RuneStart(s[at]) {
-		at++
-	}
-	return s[at:]
-}
-
-// maxBackticks is the longest run of backticks that is shown unchanged. It limits the length of fences, which must be
-// longer than any run.
-const maxBackticks = 12
-
-// breakBackticks breaks up long runs of backticks: after each maxBackticks backticks of a run, it replaces the next one
-// by an escape.
-func breakBackticks(s string) string {
-	run := strings.Repeat("`", maxBackticks)
-	if !strings.Contains(s, run+"`") {
-		return s
-	}
-	return strings.ReplaceAll(s, run+"`", run+`\x60`)
-}
-
-// cost returns an upper bound for the number of bytes that pieces need in an answer's text, with their labels and
-// fences.
-func cost(pieces []piece) (n int) {
-	for _, p := range pieces {
-		if n += len(p.note) + 1; p.note == "" {
-			n += len(p.label) + len(p.text) + len(":\n\n\n") + 2*(maxBackticks+1)
-		}
-	}
-	return n
-}
-
-// printedCost estimates how many bytes the printed text of events needs in an answer's text. It assumes that the answer
-// also shows all values between the printed texts.
-func printedCost(events []sandbox.Event) int {
-	r := &rendering{}
-	for _, e := range events {
-		if e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
-			r.print(string(e.Type), e)
-		} else {
-			r.add(piece{gap: true})
-		}
-	}
-	r.flush()
-	pieces, _ := groupStreams(cleanStreams(r.pieces))
-	pieces = slices.DeleteFunc(pieces, func(p piece) bool { return !p.stream })
-	for i := range pieces {
-		pieces[i].text = breakBackticks(pieces[i].text)
-	}
-	return cost(pieces)
 }

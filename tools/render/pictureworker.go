@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ const (
 var workerEnabled bool
 
 // RunPictureWorker decodes a picture and exits if this process was started as a worker; otherwise it returns. A program
-// that calls [New] must call RunPictureWorker at the beginning of main. If it does not, answers show no pictures.
+// that calls [NewPictures] must call RunPictureWorker at the beginning of main. If it does not, answers show no pictures.
 func RunPictureWorker() {
 	workerEnabled = true
 	if len(os.Args) != 4 || os.Args[1] != workerArgument {
@@ -50,7 +50,7 @@ func RunPictureWorker() {
 	}
 	budget, err := strconv.Atoi(os.Args[2])
 	size, sizeErr := strconv.Atoi(os.Args[3])
-	if errors.Join(err, sizeErr) != nil || size < 0 || size > maxImageFile {
+	if errors.Join(err, sizeErr) != nil || size < 0 || size > MaxPictureFile {
 		os.Exit(2)
 	}
 	runtime.GOMAXPROCS(1)

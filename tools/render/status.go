@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"fmt"
@@ -9,9 +9,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// statusLine returns one or two sentences about the state of an execution and what that means for the variables. newSandbox
+// StatusLine returns one or two sentences about the state of an execution and what that means for the variables. newSandbox
 // is true if the call created the sandbox.
-func statusLine(ex sandbox.Execution, newSandbox bool, now time.Time) string {
+func StatusLine(ex sandbox.Execution, newSandbox bool, now time.Time) string {
 	made := ""
 	if newSandbox {
 		made = "new "
@@ -132,19 +132,16 @@ func seconds(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// groupDigits formats a number with a comma between groups of three digits.
-func groupDigits(n int64) string {
-	s := strconv.FormatInt(n, 10)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
+// LastLine returns the last line of printed text, cleaned and cut to 200 bytes, or "" if there is none.
+func LastLine(events []sandbox.Event) string {
+	for i := len(events) - 1; i >= 0; i-- {
+		if e := events[i]; e.Type == sandbox.EventStdout || e.Type == sandbox.EventStderr {
+			s := strings.TrimRight(collapseReturns(e.Text), "\n \t")
+			if s == "" {
+				continue
+			}
+			return oneLine(s[strings.LastIndexByte(s, '\n')+1:], 200)
+		}
 	}
-	return s
-}
-
-// bytesOf formats a number of bytes, with its unit.
-func bytesOf(n int64) string {
-	if n == 1 {
-		return "1 byte"
-	}
-	return groupDigits(n) + " bytes"
+	return ""
 }

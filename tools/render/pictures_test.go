@@ -1,6 +1,6 @@
 //go:build unix
 
-package tools_test
+package render_test
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // progressive returns a progressive grey JPEG whose coefficients are all zero. Its first scan contains the mean values
@@ -55,7 +55,7 @@ func TestPicturesThatCostTooMuchAreRefused(t *testing.T) {
 		{"two frames", strings.Replace(string(progressive(16, 1)), "\xff\xda", string(progressive(16, 1)[at:at+13])+"\xff\xda", 1), "it is not a valid PNG or JPEG"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wantText(t, read(t, c.content, nil), true, "is an image that cannot be shown: ", c.wants)
+			wantText(t, show(t.Context(), c.content), true, "is an image that cannot be shown: ", c.wants)
 		})
 	}
 }
@@ -65,7 +65,7 @@ func interlacedHeader(side uint32) string {
 }
 
 func TestProgressivePictureIsShown(t *testing.T) {
-	r := read(t, string(progressive(800, 10)), nil)
+	r := show(t.Context(), string(progressive(800, 10)))
 	wantText(t, r, false, "an image of 800×800 pixels")
 	if len(r.Content) != 2 {
 		t.Errorf("the answer has %d contents, want a text and an image", len(r.Content))
@@ -112,27 +112,11 @@ func slowPicture() string {
 	return b.String()
 }
 
-// pictureBox returns the tools of a fake daemon with a sandbox "box" that has a slow picture and a plot.
-func pictureBox(t *testing.T) []tools.Tool {
-	t.Helper()
-	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("NOT TESTED: workers are found in /proc")
-	}
-	d := newDouble()
-	list := tools.New(d, tools.Config{})
-	call(t, list, "create_sandbox", args{"display_name": "box"})
-	d.contents[letterID("sbx_", 0)+"/slow.png"] = []byte(slowPicture())
-	d.contents[letterID("sbx_", 0)+"/plot.png"] = []byte(bytesOfPlot(64, 64))
-	return list
-}
-
 func TestCancelledCallEndsItsWorker(t *testing.T) {
-	list := pictureBox(t)
+	needProc(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	answer := make(chan *mcp.CallToolResult)
-	go func() {
-		answer <- callContext(ctx, t, list, "read_file", args{"sandbox_id": "box", "path": "slow.png"})
-	}()
+	go func() { answer <- show(ctx, slowPicture()) }()
 	stopWorkers(t, 1)
 	cancel()
 	wantText(t, <-answer, true, "cancelled")
@@ -142,20 +126,28 @@ func TestCancelledCallEndsItsWorker(t *testing.T) {
 }
 
 func TestOneOwnersPicturesDoNotBlockAnothers(t *testing.T) {
-	list := pictureBox(t)
+	needProc(t)
+	pictures := render.NewPictures()
 	bombs, cancel := context.WithCancel(sandbox.WithOwner(t.Context(), "hostile"))
 	defer cancel()
 	answers := make(chan *mcp.CallToolResult)
+	slow := slowPicture()
 	for range 6 {
-		go func() {
-			answers <- callContext(bombs, t, list, "read_file", args{"sandbox_id": "box", "path": "slow.png"})
-		}()
+		go func() { answers <- showBy(bombs, pictures, slow) }()
 	}
 	stopWorkers(t, 2) // 2 workers are the limit for one owner, so this owner's next picture must wait
 	neighbour := sandbox.WithOwner(t.Context(), "neighbour")
-	wantText(t, callContext(neighbour, t, list, "read_file", args{"sandbox_id": "box", "path": "plot.png"}), false, "an image of 64×64 pixels")
+	wantText(t, showBy(neighbour, pictures, bytesOfPlot(64, 64)), false, "an image of 64×64 pixels")
 	cancel()
 	for range 6 {
 		<-answers
+	}
+}
+
+// needProc skips the test on a system without /proc.
+func needProc(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("NOT TESTED: workers are found in /proc")
 	}
 }

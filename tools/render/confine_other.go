@@ -1,6 +1,6 @@
 //go:build !linux && !windows
 
-package tools
+package render
 
 import (
 	"os"

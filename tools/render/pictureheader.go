@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"bytes"
@@ -41,7 +41,7 @@ func inspectPicture(data []byte) (pictureHeader, error) {
 	case pixels > maxPixels:
 		return h, fmt.Errorf("it has %d×%d pixels, which is too many", h.width, h.height)
 	case h.bytes > maxDecodedBytes:
-		return h, fmt.Errorf("its %d×%d pixels take %s to decode, which is too much", h.width, h.height, bytesOf(h.bytes))
+		return h, fmt.Errorf("its %d×%d pixels take %s to decode, which is too much", h.width, h.height, Bytes(h.bytes))
 	case h.scans > maxScans:
 		return h, fmt.Errorf("it has %d scans, which is too many", h.scans)
 	}

@@ -1,4 +1,4 @@
-package tools
+package render
 
 import (
 	"encoding/json"
@@ -55,7 +55,7 @@ func browserOnly(data map[string]string, shown string) string {
 		return plotly(figure)
 	}
 	if html := data["text/html"]; shown == "text/html" && len(html) > maxDisplayText && strings.Contains(html, "<script") {
-		return fmt.Sprintf("HTML of %s with scripts, which only a browser can show. Code can write it to a file to keep it; use matplotlib for a picture.", bytesOf(int64(len(html))))
+		return fmt.Sprintf("HTML of %s with scripts, which only a browser can show. Code can write it to a file to keep it; use matplotlib for a picture.", Bytes(int64(len(html))))
 	}
 	return ""
 }
@@ -89,7 +89,7 @@ func plotly(text string) string {
 func otherTypes(data map[string]string) string {
 	var names []string
 	for _, mime := range slices.Sorted(maps.Keys(data)) {
-		names = append(names, fmt.Sprintf("%s (%s)", oneLine(mime, 60), bytesOf(int64(len(data[mime])))))
+		names = append(names, fmt.Sprintf("%s (%s)", oneLine(mime, 60), Bytes(int64(len(data[mime])))))
 		if len(names) == 5 {
 			break
 		}

@@ -1,4 +1,4 @@
-package tools_test
+package render_test
 
 import (
 	"strings"
@@ -7,16 +7,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
-	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
 // shownAs returns the text of the answer about an execution that printed this text.
 func shownAs(t testing.TB, printed string) string {
 	t.Helper()
-	d := newDouble()
-	d.scripts["code"] = sandbox.Execution{Events: []sandbox.Event{out(printed)}}
-	d.after["code"] = 1
-	return textOf(t, call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "code"}))
+	return textOf(t, answer(t.Context(), sandbox.Execution{Events: []sandbox.Event{out(printed)}}, render.View{NewSandbox: true}))
 }
 
 // TestSanitize checks that printed text cannot move a terminal's cursor, and cannot hide or reorder text.
