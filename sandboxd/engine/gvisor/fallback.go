@@ -4,25 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // A running sandbox may have a fallback checkpoint, in its folder "kept": the latest checkpoint that
 // [Engine.Checkpoint] wrote, or the checkpoint that the sandbox was resumed from. If the sandbox's processes die, the
-// sandbox becomes suspended in the state of that checkpoint: [Engine.useFallback] writes the file endedName into the
-// folder and renames the folder to "checkpoint".
-
-// endedName is the name of a file in the checkpoint of a sandbox that has fallen back to it. It contains a text for
-// people that says how the processes of the sandbox ended.
-const endedName = "ended"
+// sandbox becomes suspended in the state of that checkpoint: [Engine.useFallback] writes into the folder how they
+// ended, and renames the folder to "checkpoint".
 
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
@@ -78,8 +71,7 @@ func (e *Engine) useFallback(ctx context.Context, id sandbox.ID) error {
 	if _, alive := e.processOfSandbox(id); alive {
 		return nil
 	}
-	path := filepath.Join(fallback, endedName)
-	if err := durable.WriteFile(path, []byte(e.describeExit(id)+"\n"), 0o600); err != nil {
+	if err := checkpoint.WriteEnd(fallback, e.describeExit(id)); err != nil {
 		return fmt.Errorf("fall back to the checkpoint of %s: %w", id, err)
 	}
 	if err := e.end(ctx, id); err != nil {
@@ -103,49 +95,23 @@ func (e *Engine) readState(id sandbox.ID) (c engine.Container) {
 
 func (e *Engine) readStateOnce(id sandbox.ID) engine.Container {
 	c := engine.Container{ID: id}
-	checkpoint, fallback := e.layout.Checkpoint(id), e.layout.Fallback(id)
-	c.StateBytes = bytesIn(checkpoint) + bytesIn(fallback)
+	current, fallback := e.layout.Checkpoint(id), e.layout.Fallback(id)
+	c.StateBytes = checkpoint.Size(current) + checkpoint.Size(fallback)
 	damage := e.damage(id)
 	switch _, alive := e.processOfSandbox(id); {
 	case damage != "":
 		c.Detail = damage
 	case e.layout.Suspended(id):
 		c.Suspended, c.Detail = true, "is suspended"
-		if how, err := os.ReadFile(filepath.Join(checkpoint, endedName)); err == nil {
-			c.AsOf, c.Detail = savedAt(checkpoint), strings.TrimSpace(string(how))
+		if how, fell := checkpoint.ReadEnd(current); fell {
+			c.AsOf, c.Detail = checkpoint.SavedAt(current), how
 		}
 	case alive:
 		c.Running = true
 	case folder.Exists(fallback):
-		c.Suspended, c.AsOf, c.Detail = true, savedAt(fallback), e.describeExit(id)
+		c.Suspended, c.AsOf, c.Detail = true, checkpoint.SavedAt(fallback), e.describeExit(id)
 	default:
 		c.Detail = e.describeExit(id)
 	}
 	return c
-}
-
-// savedAt returns the time at which a checkpoint was made. If its manifest is damaged, it returns the modification time of
-// the manifest, or 1970 if there is none. Resume reports the damage.
-func savedAt(dir string) time.Time {
-	if m, err := readManifest(dir); err == nil && !m.Saved.IsZero() {
-		return m.Saved
-	}
-	if info, err := os.Stat(filepath.Join(dir, manifestName)); err == nil {
-		return info.ModTime()
-	}
-	return time.Unix(0, 0)
-}
-
-// bytesIn returns how many bytes the files of a folder take on disk, and 0 if the folder does not exist.
-func bytesIn(dir string) (n int64) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0
-	}
-	for _, entry := range entries {
-		if info, err := entry.Info(); err == nil {
-			n += folder.Allocated(info)
-		}
-	}
-	return n
 }

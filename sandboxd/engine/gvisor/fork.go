@@ -2,12 +2,11 @@ package gvisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -19,7 +18,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
 	}
-	e.packer.abandon(from)
+	e.packer.Abandon(from)
 	// Always acquire the locks of the two sandboxes in the order of their ids, so that concurrent forks can't
 	// deadlock.
 	for _, id := range []sandbox.ID{min(from, to), max(from, to)} {
@@ -50,11 +49,8 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r folder.Record) error {
 	dir := e.layout.Checkpoint(to)
 	if e.layout.Suspended(from) {
-		if err := linkTree(e.layout.Checkpoint(from), dir); err != nil {
+		if err := e.copyCheckpoint(from, to, r); err != nil {
 			return fmt.Errorf("copy the memory of %s: %w", from, err)
-		}
-		if err := e.adaptManifest(from, to, r); err != nil {
-			return err
 		}
 		if err := e.restore(ctx, to, r); err != nil {
 			return err
@@ -74,9 +70,8 @@ func (e *Engine) startFork(ctx context.Context, from, to sandbox.ID, r folder.Re
 	return e.drop(making)
 }
 
-// adaptManifest changes the manifest of the fork's checkpoint, which was copied from the original, so that it fits the
-// fork. Only the checksum of the configuration differs.
-func (e *Engine) adaptManifest(from, to sandbox.ID, r folder.Record) error {
+// copyCheckpoint copies the checkpoint of the original to the fork.
+func (e *Engine) copyCheckpoint(from, to sandbox.ID, r folder.Record) error {
 	old, err := os.ReadFile(e.layout.Config(from))
 	if err != nil {
 		return err
@@ -85,30 +80,5 @@ func (e *Engine) adaptManifest(from, to sandbox.ID, r folder.Record) error {
 	if err != nil {
 		return err
 	}
-	m, err := readManifest(e.layout.Checkpoint(to))
-	if err != nil {
-		return err
-	}
-	if m.Config != manifestOf(r, old).Config {
-		return folder.Lost("its saved memory belongs to another sandbox")
-	}
-	m.Config = manifestOf(r, config).Config
-	return writeManifest(e.layout.Checkpoint(to), m)
-}
-
-// linkTree creates a folder at the path to, with hard links to the files in the folder from. The files must not be written
-// to afterwards.
-func linkTree(from, to string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(to, 0o700); err != nil {
-		return err
-	}
-	var errs []error
-	for _, entry := range entries {
-		errs = append(errs, os.Link(filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())))
-	}
-	return errors.Join(errs...)
+	return checkpoint.Copy(e.layout.Checkpoint(from), e.layout.Checkpoint(to), checkpoint.New(r, old), checkpoint.New(r, config))
 }

@@ -15,7 +15,7 @@
 //   - snapshots that new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
 //   - work done in advance: a pooled sandbox for the next restore (spare.go), and runsc processes that wait for
 //     their arguments (standby.go)
-//   - the files of a checkpoint: integrity and compatibility (checkpoint.go, cpu.go), and compression (pack.go, packer.go)
+//   - the files of a checkpoint: whether they are intact and fit this machine, and compression (package checkpoint)
 //   - images: importing, unpacking and removing them (package rootfs, called from images.go)
 //   - the guest's files, written once for each build (guest.go)
 //   - checks of the machine: [Engine.Doctor] (doctor.go)
@@ -41,6 +41,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/locks"
@@ -68,7 +69,7 @@ type Config struct {
 	// guest's watchdog limits memory and processes, and nothing limits CPU.
 	WithoutCgroups bool
 	// CompressAfter is how long a sandbox is suspended before its checkpoint is compressed. Zero means
-	// [DefaultCompressAfter]; a negative value turns compression off.
+	// [checkpoint.DefaultPackAfter]; a negative value turns compression off.
 	CompressAfter time.Duration
 	// Pull allows the engine to pull a missing image from its registry when a sandbox is created with it. The engine
 	// does not check which images a client may use.
@@ -85,7 +86,7 @@ type Engine struct {
 	info    engine.Info
 	locks   locks.Locks // the one call that works on a sandbox holds its lock
 	streams streams.Open
-	packer  packer
+	packer  *checkpoint.Packer
 	mayPull bool
 
 	snapshots snapshots
@@ -144,6 +145,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		}
 	}()
 	e := &Engine{layout: folder.Layout{Dir: cfg.Dir}, images: images, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
+	e.packer = checkpoint.NewPacker(e.layout, e.locks.Acquire)
 	if err := e.layout.Make(); err != nil {
 		return nil, err
 	}
@@ -186,7 +188,10 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		})
 		e.background.Go(e.keepSpare)
 		if cfg.CompressAfter >= 0 {
-			e.packer.start(e, cmp.Or(cfg.CompressAfter, DefaultCompressAfter))
+			e.background.Go(func() {
+				lowerPriority()
+				e.packer.Run(e.ctx, cmp.Or(cfg.CompressAfter, checkpoint.DefaultPackAfter))
+			})
 		}
 	}
 	return e, nil

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,30 +28,6 @@ func detach(cmd *exec.Cmd) {
 // started. The caller must call detach first.
 func startInCgroup(cmd *exec.Cmd, cgroup *os.File) {
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
-}
-
-// startWriteback writes a growing file to disk in the background until stop is called, so that syncing the file at the
-// end takes less time. It does not guarantee that any data is on disk. The caller must call stop, which waits for the
-// goroutine to end.
-func startWriteback(path string) (stop func()) {
-	ended, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-			case <-ended:
-				return
-			}
-			if file, err := os.Open(path); err == nil {
-				_ = unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
-				_ = file.Close()
-			}
-		}
-	}()
-	return func() { close(ended); <-done }
 }
 
 // lowerPriority gives the calling goroutine its own thread, with the lowest priority for CPU and disk. The thread ends

@@ -13,7 +13,6 @@ func detach(*exec.Cmd)                  {}
 func startInCgroup(*exec.Cmd, *os.File) {}
 func rootless() bool                    { return false }
 func tryNamespace(string) error         { return nil }
-func startWriteback(string) func()      { return func() {} }
 func totalMemory() int64                { return 0 }
 func raiseOOMScore(int)                 {}
 func lowerPriority()                    {}

@@ -17,7 +17,7 @@ func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	if !sandbox.IsID(string(id)) {
 		return nil
 	}
-	e.packer.abandon(id)
+	e.packer.Abandon(id)
 	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -60,7 +61,7 @@ func (e *Engine) snapshotOf(r folder.Record, spec engine.Spec, img rootfs.Image)
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(e.layout.Snapshots(), sumOf(text)[:24]), nil
+	return filepath.Join(e.layout.Snapshots(), folder.Hash(text)[:24]), nil
 }
 
 // Start implements [engine.Snapshotter]. If starting from a snapshot fails, Start removes the snapshot, unless the
@@ -107,16 +108,16 @@ func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.I
 		return err
 	}
 	config.Linux.CgroupsPath = e.cgroups.Path(string(id))
-	checkpoint := filepath.Join(dir, folder.CheckpointDir)
-	m, err := readManifest(checkpoint)
+	saved := filepath.Join(dir, folder.CheckpointDir)
+	m, err := checkpoint.Read(saved)
 	if err != nil {
 		return err
 	}
-	if err := m.fits(manifestOf(r, text)); err != nil {
+	if err := m.Fits(checkpoint.New(r, text)); err != nil {
 		return err
 	}
 	return e.make(ctx, id, r, config, func() error {
-		return e.restoreAndVerify(ctx, id, r.Build, checkpoint, func() error { return e.snapshots.check(m, checkpoint) })
+		return e.restoreAndVerify(ctx, id, r.Build, saved, func() error { return e.snapshots.check(m, saved) })
 	})
 }
 
@@ -132,14 +133,14 @@ func (e *Engine) wantSpare(dir, build string) error {
 
 // check checks that the files of a snapshot are intact. If they are, later calls for the same folder return nil without
 // reading the files.
-func (s *snapshots) check(m manifest, dir string) error {
+func (s *snapshots) check(m checkpoint.Manifest, dir string) error {
 	s.mu.Lock()
 	known := s.whole[dir]
 	s.mu.Unlock()
 	if known {
 		return nil
 	}
-	if err := m.whole(dir); err != nil {
+	if err := m.Verify(dir); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -57,7 +57,7 @@ func kindOf(build string, config ociSpec) spareKind {
 
 func (k spareKind) sum() string {
 	text, _ := json.Marshal(k.config) // can't fail: the configuration contains only strings and numbers
-	return sumOf(append(text, k.build...))
+	return folder.Hash(append(text, k.build...))
 }
 
 // want requests a spare of a kind. It replaces an earlier request that keepSpare has not received, and does not wait.

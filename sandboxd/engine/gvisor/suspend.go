@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -58,12 +57,9 @@ func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r folder.Rec
 	if err != nil {
 		return err
 	}
-	making, m := e.layout.MakingCheckpoint(id), manifestOf(r, config)
-	m.Saved = time.Now().UTC()
-	stop := startWriteback(filepath.Join(making, pagesFile))
-	err = e.writeCheckpoint(ctx, id, r.Build, making)
-	stop()
-	if err != nil {
+	making := e.layout.MakingCheckpoint(id)
+	write := func() error { return e.writeCheckpoint(ctx, id, r.Build, making) }
+	if err := checkpoint.Save(making, checkpoint.New(r, config), write); err != nil {
 		return err
 	}
 	defer func() {
@@ -71,9 +67,6 @@ func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r folder.Rec
 			err = errors.Join(err, os.RemoveAll(making))
 		}
 	}()
-	if err := seal(making, m); err != nil {
-		return notSaved(fmt.Errorf("seal the checkpoint: %w", err))
-	}
 	sandboxDir := e.layout.Sandbox(id)
 	if err := errors.Join(durable.SyncFile(e.layout.Record(id)), durable.SyncFile(e.layout.Config(id)), durable.SyncDir(sandboxDir), durable.SyncDir(e.layout.Sandboxes())); err != nil {
 		return fmt.Errorf("sync the sandbox: %w", err)
@@ -101,9 +94,6 @@ func (e *Engine) drop(dir string) error {
 	return err
 }
 
-// pagesFile is the name of the only large file in a checkpoint: the content of the memory.
-const pagesFile = "pages.img"
-
 // writeCheckpoint creates the folder dir and calls runsc to write a checkpoint of a running sandbox to it. It closes
 // the sandbox's streams first. The sandbox keeps running. If runsc fails, writeCheckpoint removes the folder.
 func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
@@ -111,7 +101,7 @@ func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir 
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return notSaved(err)
+		return checkpoint.NotSaved(err)
 	}
 	e.streams.Close(string(id)) // gVisor can't save an open pipe to the host in a checkpoint
 	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.InstanceOf(id).Name)
@@ -121,14 +111,9 @@ func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir 
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	} else {
-		err = notSaved(err)
+		err = checkpoint.NotSaved(err)
 	}
 	return errors.Join(err, os.RemoveAll(dir))
-}
-
-// notSaved returns the error for a checkpoint that could not be written.
-func notSaved(cause error) *sandbox.Error {
-	return folder.FailedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
 }
 
 // Resume implements [engine.Suspender]. When the guest of the resumed sandbox has answered, the sandbox's checkpoint
@@ -136,7 +121,7 @@ func notSaved(cause error) *sandbox.Error {
 // step, the sandbox stays suspended.
 func (e *Engine) Resume(ctx context.Context, id sandbox.ID) (err error) {
 	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
-	e.packer.abandon(id)
+	e.packer.Abandon(id)
 	release, err := e.locks.Acquire(ctx, id)
 	if err != nil {
 		return err
@@ -185,31 +170,31 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r folder.Record) er
 		return err
 	}
 	e.images.MarkUsed(r.Image)
-	m, err := readManifest(dir)
+	m, err := checkpoint.Read(dir)
 	if err != nil {
 		return err
 	}
-	if err := m.fits(manifestOf(r, config)); err != nil {
+	if err := m.Fits(checkpoint.New(r, config)); err != nil {
 		return err
 	}
-	if m.packed() {
+	if m.Packed() {
 		open := e.layout.OpenCheckpoint(id)
 		defer os.RemoveAll(open) // if this fails, the folder is removed at the next start of the daemon or with the sandbox
-		if err := m.unpack(ctx, dir, open); err != nil {
+		if err := m.Unpack(ctx, dir, open); err != nil {
 			return err
 		}
 		return e.startFromCheckpoint(ctx, id, r.Build, open)
 	}
-	return e.restoreAndVerify(ctx, id, r.Build, dir, func() error { return m.whole(dir) })
+	return e.restoreAndVerify(ctx, id, r.Build, dir, func() error { return m.Verify(dir) })
 }
 
-// restoreAndVerify starts a sandbox from runsc's files in dir. At the same time it calls the parameter whole, which
+// restoreAndVerify starts a sandbox from runsc's files in dir. At the same time it calls the parameter verify, which
 // checks these files. If the files are damaged, runsc may have started a sandbox with damaged memory. No client can use
 // this sandbox, because the caller holds the sandbox's lock and ends the sandbox when restoreAndVerify returns an
 // error.
-func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir string, whole func() error) error {
+func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir string, verify func() error) error {
 	damage := make(chan error, 1)
-	go func() { damage <- whole() }()
+	go func() { damage <- verify() }()
 	startErr := e.startFromCheckpoint(ctx, id, build, dir)
 	if err := <-damage; err != nil {
 		return err
@@ -251,22 +236,11 @@ func (e *Engine) checkRestorable(r folder.Record) error {
 		"its guest program": e.layout.Guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {
-			return notRestorableHere("%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
+			return sandbox.Errorf(sandbox.Unavailable, "%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
 		}
 	}
 	if build, err := buildOf(e.layout.Runsc(r.Build)); err != nil || build != r.Build {
-		return notRestorableHere("the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
+		return sandbox.Errorf(sandbox.Unavailable, "the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
 	}
 	return nil
-}
-
-// notRestorableHere returns the error for a checkpoint that can't be restored on this machine in its present state, but
-// could be restored later or elsewhere.
-func notRestorableHere(format string, args ...any) *sandbox.Error {
-	return sandbox.Errorf(sandbox.Unavailable, format, args...)
-}
-
-// notRead returns the error for an intact checkpoint that could not be decompressed.
-func notRead(cause error) *sandbox.Error {
-	return folder.FailedOnDisk("its saved memory could not be read back", cause)
 }

@@ -4,9 +4,7 @@ package folder
 
 import (
 	"errors"
-	"io/fs"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,12 +27,4 @@ func SyncAll(dir string) error {
 	}
 	defer file.Close()
 	return unix.Syncfs(int(file.Fd()))
-}
-
-// Allocated returns how many bytes a file takes on disk.
-func Allocated(info fs.FileInfo) int64 {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return stat.Blocks * 512
-	}
-	return info.Size()
 }

@@ -4,7 +4,6 @@ package folder
 
 import (
 	"errors"
-	"io/fs"
 )
 
 // These functions only make the package compile: the gvisor engine fails to open on other systems than Linux.
@@ -13,6 +12,3 @@ func exchange(string, string) error { return errors.ErrUnsupported }
 
 // SyncAll does nothing.
 func SyncAll(string) error { return nil }
-
-// Allocated returns 0.
-func Allocated(fs.FileInfo) int64 { return 0 }

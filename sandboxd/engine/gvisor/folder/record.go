@@ -1,6 +1,7 @@
 package folder
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -81,4 +82,10 @@ func WriteJSON(path string, v any) error {
 		return err
 	}
 	return durable.Replace(path, append(text, '\n'), 0o600)
+}
+
+// Hash returns the sha256 of a text in hexadecimal digits.
+func Hash(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }

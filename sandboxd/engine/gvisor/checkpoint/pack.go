@@ -1,4 +1,4 @@
-package gvisor
+package checkpoint
 
 import (
 	"context"
@@ -13,12 +13,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // packedSuffix is the suffix of the name of a checkpoint's file whose blocks are compressed.
 const packedSuffix = ".zst"
 
-func (m manifest) packed() bool {
+// Packed reports whether the files of a checkpoint are compressed.
+func (m Manifest) Packed() bool {
 	for _, file := range m.Files {
 		if file.Packed != nil {
 			return true
@@ -29,14 +31,14 @@ func (m manifest) packed() bool {
 
 // pack compresses a checkpoint's files into another folder, and returns the new manifest. It checks the checksums of the
 // files, so that a damaged checkpoint is not compressed.
-func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
+func (m Manifest) pack(ctx context.Context, from, to string) (Manifest, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return m, err
 	}
 	defer encoder.Close()
 	files := m.Files
-	m.Files = make([]checkpointFile, 0, len(files))
+	m.Files = make([]File, 0, len(files))
 	for _, file := range files {
 		if file.Packed, err = packFile(ctx, encoder, file, filepath.Join(from, file.Name), filepath.Join(to, file.Name+packedSuffix)); err != nil {
 			return m, fmt.Errorf("compress %s: %w", file.Name, err)
@@ -46,7 +48,7 @@ func (m manifest) pack(ctx context.Context, from, to string) (manifest, error) {
 	return m, nil
 }
 
-func packFile(ctx context.Context, encoder *zstd.Encoder, file checkpointFile, from, to string) (sizes []int, err error) {
+func packFile(ctx context.Context, encoder *zstd.Encoder, file File, from, to string) (sizes []int, err error) {
 	source, err := os.Open(from)
 	if err != nil {
 		return nil, err
@@ -80,9 +82,9 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file checkpointFile, f
 	return sizes, target.Sync()
 }
 
-// unpack decompresses the files of a checkpoint into a new folder at the path to. It first removes an older folder at
+// Unpack decompresses the files of a checkpoint into a new folder at the path to. It first removes an older folder at
 // that path. The error is of kind expired if a file of the checkpoint is damaged or missing.
-func (m manifest) unpack(ctx context.Context, from, to string) error {
+func (m Manifest) Unpack(ctx context.Context, from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func (m manifest) unpack(ctx context.Context, from, to string) error {
 }
 
 // unpack decompresses the blocks of one file concurrently, and checks their checksums.
-func (f checkpointFile) unpack(ctx context.Context, from, to string) (err error) {
+func (f File) unpack(ctx context.Context, from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
 		return err
@@ -145,4 +147,9 @@ func (f checkpointFile) unpack(ctx context.Context, from, to string) (err error)
 		_, err = target.WriteAt(block, at)
 		return err
 	})
+}
+
+// notRead returns the error for an intact checkpoint that could not be decompressed.
+func notRead(cause error) *sandbox.Error {
+	return folder.FailedOnDisk("its saved memory could not be read back", cause)
 }

@@ -1,0 +1,45 @@
+package checkpoint
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+)
+
+// Copy copies a checkpoint from one folder to a new one, for another sandbox with the same memory. The files are hard
+// links, so they must not be written to afterwards. The parameter was is a manifest of the sandbox that the checkpoint
+// belongs to, and is a manifest of the other sandbox. The error is of kind expired if the checkpoint belongs to a third
+// sandbox.
+func Copy(from, to string, was, is Manifest) error {
+	if err := linkTree(from, to); err != nil {
+		return err
+	}
+	m, err := Read(to)
+	if err != nil {
+		return err
+	}
+	if m.Config != was.Config {
+		return folder.Lost("its saved memory belongs to another sandbox")
+	}
+	m.Config = is.Config
+	return writeManifest(to, m)
+}
+
+// linkTree creates a folder at the path to, with hard links to the files in the folder from. The files must not be written
+// to afterwards.
+func linkTree(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		errs = append(errs, os.Link(filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())))
+	}
+	return errors.Join(errs...)
+}
