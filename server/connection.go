@@ -64,7 +64,6 @@ func (s *Server) open(ctx context.Context, send func([]byte, *spool.Outbox) erro
 		return nil, fmt.Errorf("register session: %w", err)
 	}
 	c.ctx = s.mcp.WithContext(ctx, c.session)
-	go c.session.forward(c.ctx)
 	return c, nil
 }
 
@@ -170,7 +169,7 @@ func (c *connection) answer(ctx context.Context, m *message) {
 	}
 }
 
-// handle passes m to mcp-go and returns the response. If mcp-go panics, the response is an internal error that does not
+// handle passes m to mcp-go, writes the notifications that mcp-go has queued, and returns the response. If mcp-go panics, the response is an internal error that does not
 // contain the text of the panic.
 func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONRPCMessage) {
 	defer func() {
@@ -181,7 +180,9 @@ func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONR
 			}
 		}
 	}()
-	return c.server.mcp.HandleMessage(withLong(ctx, m), m.raw)
+	response = c.server.mcp.HandleMessage(withLong(ctx, m), m.raw)
+	c.session.flush()
+	return response
 }
 
 func (s *Server) logPanic(m *message, p any) {

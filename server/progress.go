@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -10,24 +11,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// notifier is a session whose method notify writes the notification before it returns. For other sessions, mcp-go passes
-// notifications to another goroutine, so a notification sent right before the result may get lost or arrive after the result.
+// This file makes sure that the notifications of a request are written before its result. mcp-go only queues a notification;
+// another goroutine writes it, and may then write it after the result, or not at all:
+//
+//   - On stdio and SSE, [session] writes progress itself, and connection.handle writes the queue before the result.
+//   - On streamable HTTP the queue is mcp-go's, so a request counts the notifications that it has queued, and waits until its
+//     [response] has written as many messages.
+
+// notifier is a session whose method notify writes the notification before it returns.
 type notifier interface {
 	notify(n mcp.JSONRPCNotification) error
 }
 
-// settleTime is the minimum time between a notification that another goroutine writes and the result after it.
-const settleTime = 5 * time.Millisecond
-
 // withProgress returns a context in which a tool can report progress, if the client asked for it. The caller must call
-// settle before the result is sent: settle waits until the last notification is likely to have been written.
+// settle before the result is sent: settle waits until all notifications have been written.
 func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ context.Context, settle func()) {
 	if r.Params.Meta == nil || r.Params.Meta.ProgressToken == nil {
 		return ctx, func() {}
 	}
 	token := r.Params.Meta.ProgressToken
 	session := mcpserver.ClientSessionFromContext(ctx)
-	var lastSent time.Time // lastSent needs no lock, because tools report progress only from the call's goroutine
+	queued := 0 // queued needs no lock, because tools report progress only from the call's goroutine
 	ctx = tools.WithProgress(ctx, func(elapsed time.Duration, line string) {
 		params := map[string]any{"progressToken": token, "progress": elapsed.Seconds()}
 		if line != "" {
@@ -38,25 +42,75 @@ func (s *Server) withProgress(ctx context.Context, r mcp.CallToolRequest) (_ con
 			_ = direct.notify(notification("notifications/progress", params))
 			return
 		}
-		lastSent = time.Now()
-		_ = s.mcp.SendNotificationToClient(ctx, "notifications/progress", params)
+		if s.mcp.SendNotificationToClient(ctx, "notifications/progress", params) == nil {
+			queued++
+		}
 	})
-	return ctx, func() {
-		if wait := settleTime - time.Since(lastSent); !lastSent.IsZero() && wait > 0 {
-			time.Sleep(wait)
+	return ctx, func() { messagesOf(ctx).await(ctx, queued) }
+}
+
+// hooks returns hooks that delay the result of subscriptions/listen until the acknowledgement has been written. Dormouse has
+// nothing to subscribe to, so the result follows the acknowledgement immediately.
+func hooks() *mcpserver.Hooks {
+	h := &mcpserver.Hooks{}
+	h.AddAfterSubscriptionsListen(func(ctx context.Context, _ any, _ *mcp.SubscriptionsListenRequest, _ *mcp.SubscriptionsListenResult) {
+		messagesOf(ctx).await(ctx, 1)
+	})
+	return h
+}
+
+// messageCount counts the messages that were written to a response.
+type messageCount struct {
+	mu      sync.Mutex
+	written int
+	more    chan struct{} // closed and replaced when written changes
+}
+
+func newMessageCount() *messageCount { return &messageCount{more: make(chan struct{})} }
+
+func (c *messageCount) add() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written++
+	close(c.more)
+	c.more = make(chan struct{})
+}
+
+// await waits until n messages were written. It returns earlier if ctx ends, or after writePatience, in which a write either
+// succeeds or fails. It returns at once if c is nil.
+func (c *messageCount) await(ctx context.Context, n int) {
+	if c == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		written, more := c.written, c.more
+		c.mu.Unlock()
+		if written >= n {
+			return
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return
 		}
 	}
 }
 
-// hooks returns hooks that delay the result of subscriptions/listen, so that it is written after the acknowledgement.
-// Dormouse has nothing to subscribe to, so without the delay the result would follow the acknowledgement immediately, and
-// could be written before it.
-func hooks() *mcpserver.Hooks {
-	h := &mcpserver.Hooks{}
-	h.AddAfterSubscriptionsListen(func(context.Context, any, *mcp.SubscriptionsListenRequest, *mcp.SubscriptionsListenResult) {
-		time.Sleep(settleTime)
-	})
-	return h
+type messagesKey struct{}
+
+// withMessages returns a context in which messagesOf returns c.
+func withMessages(ctx context.Context, c *messageCount) context.Context {
+	return context.WithValue(ctx, messagesKey{}, c)
+}
+
+// messagesOf returns the count of the messages in the response to a request on streamable HTTP. It returns nil for requests
+// on other transports.
+func messagesOf(ctx context.Context) *messageCount {
+	c, _ := ctx.Value(messagesKey{}).(*messageCount)
+	return c
 }
 
 func notification(method string, params map[string]any) mcp.JSONRPCNotification {

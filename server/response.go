@@ -21,6 +21,8 @@ type response struct {
 
 	to  *message      // the message that is answered; nil: the request contains no message
 	box *spool.Outbox // the files whose placeholders the answer contains; may be nil
+
+	messages *messageCount // counts the calls of Write; nil: they are not counted
 }
 
 // writePatience is how long a client may take to accept one write.
@@ -66,6 +68,9 @@ func (r *response) WriteHeader(status int) {
 func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.WriteHeader(http.StatusOK)
+	}
+	if r.messages != nil {
+		defer r.messages.add()
 	}
 	answer := p
 	if r.to != nil {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"crypto/rand"
 	"sync"
 	"sync/atomic"
@@ -15,7 +14,8 @@ import (
 type session struct {
 	id            string
 	write         func(v any) error
-	notifications chan mcp.JSONRPCNotification
+	notifications chan mcp.JSONRPCNotification // the queue of mcp-go
+	flushing      sync.Mutex                   // held while the queue is written
 	initialized   atomic.Bool
 
 	mu           sync.Mutex
@@ -34,20 +34,22 @@ func newSession(write func(v any) error) *session {
 	return &session{id: rand.Text(), write: write, notifications: make(chan mcp.JSONRPCNotification, 100)}
 }
 
-// forward writes the notifications that mcp-go itself sends, until ctx ends or a write fails.
-func (s *session) forward(ctx context.Context) {
+// flush writes the notifications that mcp-go has queued. When it returns, also those that a concurrent call has taken from
+// the queue are written.
+func (s *session) flush() {
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
 	for {
 		select {
 		case n := <-s.notifications:
-			if s.write(n) != nil {
-				return // the failed write has already ended the connection
-			}
-		case <-ctx.Done():
+			_ = s.write(n) // a failed write ends the connection
+		default:
 			return
 		}
 	}
 }
 
+// notify implements [notifier].
 func (s *session) notify(n mcp.JSONRPCNotification) error { return s.write(n) }
 
 func (s *session) SessionID() string { return s.id }

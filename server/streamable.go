@@ -45,7 +45,7 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	defer m.close()
 	box := h.server.config.Spool.NewOutbox()
 	defer box.Close()
-	w.to, w.box = m, box
+	w.to, w.box, w.messages = m, box, newMessageCount()
 	defer func() {
 		if p := recover(); p != nil {
 			h.answerPanic(w, m, p)
@@ -53,7 +53,8 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	}()
 	header := r.Header.Clone()
 	header.Del(mcpserver.HeaderKeySessionID)
-	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: h.server.withOutbox(withLong(r.Context(), m), box)})
+	ctx := withMessages(h.server.withOutbox(withLong(r.Context(), m), box), w.messages)
+	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: ctx})
 }
 
 // readMessage reads the message in the body of r. The message is nil if it needs no answer. If the body is not a valid

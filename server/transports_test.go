@@ -306,7 +306,7 @@ func TestHTTP2(t *testing.T) {
 }
 
 // TestListen checks that a client of protocol version 2026-07-28 that subscribes to changes gets an acknowledgement and then,
-// because nothing ever changes, the result.
+// because nothing ever changes, the result, on every transport.
 func TestListen(t *testing.T) {
 	address, _ := serve(t, nil)
 	const listen = `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},` +
@@ -314,7 +314,17 @@ func TestListen(t *testing.T) {
 	for range 20 {
 		_, body := ask(t, "POST", "http://"+address+"/mcp", listen, "Mcp-Protocol-Version: 2026-07-28", "Mcp-Method: subscriptions/listen")
 		if acknowledged, done := strings.Index(body, "acknowledged"), strings.Index(body, "complete"); acknowledged < 0 || done < acknowledged {
-			t.Fatalf("got %q", body)
+			t.Fatalf("over HTTP: got %q, want the acknowledgement and then the result", body)
+		}
+	}
+	stdio, sse := connect(t, server.Config{}), openSSE(t, address)
+	for range 20 {
+		stdio.send(listen)
+		sse.post(listen)
+		for transport, next := range map[string]func() answer{"stdio": stdio.next, "SSE": sse.next} {
+			if a, b := next(), next(); !strings.Contains(a.raw, "acknowledged") || b.ID != 1.0 {
+				t.Fatalf("over %s: got %s and %s, want the acknowledgement and then the result", transport, a.raw, b.raw)
+			}
 		}
 	}
 }
