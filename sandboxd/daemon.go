@@ -3,15 +3,13 @@ package sandboxd
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log"
 	"net"
-	"net/http"
 	"path/filepath"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/httpd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -119,32 +117,11 @@ func (d *Daemon) Listen() (net.Listener, error) { return d.lock.Listen(d.cfg.Log
 // Serve serves the API on l until ctx ends, and closes l. When ctx ends, open streams and requests that wait for an execution
 // fail with an error that the daemon is stopping. Serve then waits up to stopPatience for the other requests in flight.
 func (d *Daemon) Serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{
-		Handler:           d.handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       3 * time.Minute, // longer than clients' idle timeouts, so that clients close connections first
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(lineLogger{d.cfg.Logger}, "", 0),
-	}
-	server.RegisterOnShutdown(d.handler.Drain)
 	d.cfg.Logger.Info("serving", "address", l.Addr().String(), "version", d.cfg.Version)
-
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	d.cfg.Logger.Info("stopping; sandboxes and what runs in them go on")
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		d.cfg.Logger.Warn("requests were cut off", "err", err)
-		server.Close()
-	}
-	<-failed
-	return nil
+	return httpd.Server{Handler: d.handler, Log: d.cfg.Logger, StopPatience: stopPatience, OnStop: func() {
+		d.cfg.Logger.Info("stopping; sandboxes and their executions continue")
+		d.handler.Drain()
+	}}.Serve(ctx, l)
 }
 
 // Close closes the manager, the engine and the store, and unlocks the home. Sandboxes continue to exist.

@@ -70,7 +70,7 @@ func (l *lazyEngine) get(ctx context.Context) (engine.Engine, error) {
 		return l.engine, nil
 	}
 	if l.ctx.Err() != nil {
-		return nil, sandbox.Errorf(sandbox.Unavailable, "the daemon is stopping: try again in a moment")
+		return nil, sandbox.ErrStopping
 	}
 	return nil, l.err
 }
@@ -80,16 +80,16 @@ func (l *lazyEngine) try() {
 	defer cancel()
 	e, err := l.open(ctx)
 	if err != nil && sandbox.KindOf(err) == sandbox.Internal {
-		err = sandbox.Errorf(sandbox.Unavailable, "the %s engine cannot be used; `dormouse doctor` says why", l.name).WithCause(err)
+		err = sandbox.Errorf(sandbox.Unavailable, "the %s engine cannot be used; run `dormouse doctor` to find the reason", l.name).WithCause(err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
 		info := e.Info()
-		l.log.Info("engine", "name", info.Name, "version", info.Version, "runtime", info.Runtime, "why", info.Why)
+		l.log.Info("engine opened", "name", info.Name, "version", info.Version, "runtime", info.Runtime, "why", info.Why)
 	case l.err == nil || l.err.Error() != err.Error():
-		l.log.Warn("no engine yet", "engine", l.name, "err", err, "cause", errors.Unwrap(err))
+		l.log.Warn("the engine cannot be opened; the next call that needs it tries again", "engine", l.name, "err", err, "cause", errors.Unwrap(err))
 	}
 	l.engine, l.err, l.lastAttempt = e, err, time.Now()
 	close(l.attempt)

@@ -50,11 +50,3 @@ func quoteUnprintable(groups []string, a slog.Attr) slog.Attr {
 	}
 	return a
 }
-
-// lineLogger logs the lines of net/http's logger. It quotes them, because they may contain input from clients.
-type lineLogger struct{ log *slog.Logger }
-
-func (l lineLogger) Write(p []byte) (int, error) {
-	l.log.Debug("http", "text", strconv.QuoteToASCII(sandbox.Quote(strings.TrimSpace(string(p)))))
-	return len(p), nil
-}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -16,6 +14,7 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 	"golang.org/x/time/rate"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/httpd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
@@ -179,38 +178,10 @@ func (h *HTTP) route(w *response, r *http.Request) {
 // Serve serves l until ctx ends, and closes l. Then it calls Drain and waits up to StopPatience for the requests in
 // flight. Executions continue.
 func (h *HTTP) Serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{
-		Handler:           h,
-		TLSConfig:         h.config.TLS,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       3 * time.Minute, // longer than clients' idle timeouts, so that clients close connections first
-		MaxHeaderBytes:    64 << 10,
-		ConnContext:       withConn,
-		ErrorLog:          log.New(lineLogger{h.log}, "", 0),
-	}
-	l = newConns(l, h.config.MaxConns)
-	failed := make(chan error, 1)
-	go func() {
-		if h.config.TLS != nil {
-			failed <- server.ServeTLS(l, "", "")
-		} else {
-			failed <- server.Serve(l)
-		}
-	}()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	h.Drain()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.config.StopPatience)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		h.log.Warn("requests were cut off", "err", err)
-		server.Close()
-	}
-	<-failed
-	return nil
+	return httpd.Server{
+		Handler: h, Log: h.log, TLS: h.config.TLS, ConnContext: withConn,
+		OnStop: h.Drain, StopPatience: h.config.StopPatience,
+	}.Serve(ctx, newConns(l, h.config.MaxConns))
 }
 
 // Drain ends all streams, refuses new ones, and calls OnDrain, which should end the waits for executions.
@@ -219,12 +190,4 @@ func (h *HTTP) Drain() {
 	if h.config.OnDrain != nil {
 		h.config.OnDrain()
 	}
-}
-
-// lineLogger logs the lines of net/http's logger. It quotes them, because they may contain input from unknown clients.
-type lineLogger struct{ log *slog.Logger }
-
-func (l lineLogger) Write(p []byte) (int, error) {
-	l.log.Debug("http", "text", fmt.Sprintf("%+.500q", strings.TrimSpace(string(p))))
-	return len(p), nil
 }

@@ -27,10 +27,6 @@ func NewWaits(s tools.Sandboxes) *Waits {
 // Drain ends all current and future waits. Executions continue.
 func (w *Waits) Drain() { w.stop() }
 
-// errServerStopping is the error of a GetExecution whose wait was ended by Drain.
-var errServerStopping = sandbox.Errorf(sandbox.Unavailable,
-	"the Dormouse server is stopping. Code that has begun goes on: ask for the execution again when the server runs")
-
 // firstWait is the part of an Execute's wait that is spent in the call that starts the execution. The rest of the wait is a
 // separate GetExecution. Drain can end it early without losing the execution's id, which the first call has returned.
 const firstWait = 1.0 // seconds
@@ -41,7 +37,7 @@ func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteReque
 	begun, wait := time.Now(), r.WaitSeconds
 	r.WaitSeconds = min(wait, firstWait)
 	if w.stopping.Err() != nil {
-		return sandbox.Execution{}, sandbox.Errorf(sandbox.Unavailable, "the Dormouse server is stopping, and the code was not run")
+		return sandbox.Execution{}, sandbox.Errorf(sandbox.Unavailable, "the Dormouse server is stopping, so the code was not run: try again in a moment")
 	}
 	ex, err := w.Sandboxes.Execute(ctx, name, r)
 	if err != nil {
@@ -59,7 +55,7 @@ func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteReque
 }
 
 // GetExecution returns an execution after it has ended or wait seconds have passed. If Drain is called during the wait, it
-// returns an error that the server is stopping.
+// returns [sandbox.ErrStopping].
 func (w *Waits) GetExecution(ctx context.Context, id string, wait float64, window sandbox.Window) (sandbox.Execution, error) {
 	if wait <= 0 {
 		return w.Sandboxes.GetExecution(ctx, id, wait, window)
@@ -69,7 +65,7 @@ func (w *Waits) GetExecution(ctx context.Context, id string, wait float64, windo
 	defer context.AfterFunc(w.stopping, cancel)()
 	ex, err := w.Sandboxes.GetExecution(ctx, id, wait, window)
 	if err != nil && w.stopping.Err() != nil {
-		return ex, errServerStopping
+		return ex, sandbox.ErrStopping
 	}
 	return ex, err
 }

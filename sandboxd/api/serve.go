@@ -89,18 +89,15 @@ type failure struct {
 	Error *sandbox.Error `json:"error"`
 }
 
-// errStopping is the error of a stream or wait that Drain has ended.
-var errStopping = sandbox.Errorf(sandbox.Unavailable,
-	"the Dormouse daemon is stopping. Code that has begun goes on: ask for the execution again when the daemon runs")
-
-// untilDrain calls fn with a context that also ends when Drain is called. If fn then fails, untilDrain returns errStopping.
+// untilDrain calls fn with a context that also ends when Drain is called. If fn then fails, untilDrain returns
+// [sandbox.ErrStopping].
 func (h *Handler) untilDrain(r *http.Request, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	defer context.AfterFunc(h.stopping, func() { cancel(errStopping) })()
+	defer context.AfterFunc(h.stopping, func() { cancel(sandbox.ErrStopping) })()
 	err := fn(ctx)
-	if err != nil && context.Cause(ctx) == errStopping {
-		return errStopping
+	if err != nil && context.Cause(ctx) == sandbox.ErrStopping {
+		return sandbox.ErrStopping
 	}
 	return err
 }

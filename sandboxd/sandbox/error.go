@@ -38,6 +38,9 @@ func Errorf(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: err.Error(), cause: errors.Unwrap(err)}
 }
 
+// ErrStopping is the error of a call that is not served, or of a wait that is ended early, because the daemon is stopping.
+var ErrStopping error = Errorf(Unavailable, "the Dormouse daemon is stopping: try again in a moment. Executions that have started continue")
+
 // WithCause sets the cause of e and returns e. The cause is logged, but clients do not see it.
 func (e *Error) WithCause(err error) *Error {
 	e.cause = err
