@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -22,12 +23,12 @@ func TestChaos(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
+	eng, path := fake.NewEngine(), filepath.Join(t.TempDir(), "a.db")
 	var mu sync.Mutex
 	var boxes []sandbox.ID
 	runs := map[sandbox.ExecutionID]bool{}
 	for round := range uint64(3) {
-		eng.set(func() { eng.flaky = rand.New(rand.NewPCG(seed, 100+round)) })
+		eng.Set(func() { eng.Flaky = rand.New(rand.NewPCG(seed, 100+round)) })
 		d := start(t, path, eng, func(c *manager.Config) {
 			c.MaxSandboxes, c.MaxMemory, c.IdleSuspend, c.CheckpointEvery = 12<<(2*round), 1<<40, 4*time.Millisecond, 2*time.Millisecond
 		})
@@ -58,14 +59,14 @@ func TestChaos(t *testing.T) {
 					case 3:
 						_, err = d.Update(t.Context(), string(id), sandbox.UpdateRequest{TTL: new(ttl(time.Hour))})
 					case 4:
-						if c := eng.of(id); c != nil {
-							c.guest.cut()
+						if g := eng.Guest(id); g != nil {
+							g.Cut()
 						}
 					case 5:
 						if r.IntN(8) == 0 {
-							eng.powerCut()
-						} else if c := eng.of(id); c != nil && r.IntN(4) == 0 {
-							eng.die(id, "killed")
+							eng.PowerCut()
+						} else if eng.Guest(id) != nil && r.IntN(4) == 0 {
+							eng.Die(id, "killed")
 						}
 					default:
 						code := []string{"print x", "sleep 5ms", "count 3 1ms", "sleep 1h"}[min(r.IntN(20), 3)]
@@ -86,12 +87,12 @@ func TestChaos(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		eng.set(func() { eng.flaky = nil })
+		eng.Set(func() { eng.Flaky = nil })
 		if round < 2 {
 			path = crash(t, d)
 			continue
 		}
-		suspends, resumes := eng.count()
+		suspends, resumes := eng.Suspends()
 		t.Logf("suspended %d times, resumed %d times", suspends, resumes)
 		checkChaos(t, d, runs)
 		d.stop(t)
@@ -109,7 +110,7 @@ func checkChaos(t *testing.T, d *daemon, runs map[sandbox.ExecutionID]bool) {
 		}
 	}
 	running := d.all(t)
-	containers := d.eng.ids()
+	containers := d.eng.IDs()
 	slices.Sort(running)
 	slices.Sort(containers)
 	if !slices.Equal(running, containers) {

@@ -11,19 +11,13 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 const saveEvery = time.Minute
 
 func saving(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = idle, saveEvery }
-
-// counts returns how many checkpoints were made, and how many were discarded.
-func (e *testEngine) counts() (checkpoints, discards int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.checkpoints, e.discards
-}
 
 // TestCheckpoints checks that an idle sandbox is checkpointed once after each change and keeps running, and that
 // it is suspended when it is idle for longer.
@@ -39,11 +33,11 @@ func TestCheckpoints(t *testing.T) {
 			work()
 			began := time.Now()
 			wait(saveEvery / 2)
-			if n, _ := d.eng.counts(); n != i {
+			if n, _ := d.eng.Checkpoints(); n != i {
 				t.Fatalf("after half the time it was saved %d times, want %d", n, i)
 			}
 			wait(2 * saveEvery)
-			if n, _ := d.eng.counts(); n != i+1 {
+			if n, _ := d.eng.Checkpoints(); n != i+1 {
 				t.Fatalf("it was saved %d times, want %d", n, i+1)
 			}
 			d.wantState(t, "saved", id, sandbox.Running)
@@ -53,7 +47,7 @@ func TestCheckpoints(t *testing.T) {
 		}
 		d.run(t, id, "sleep 10m", 0)
 		wait(9 * time.Minute)
-		if n, _ := d.eng.counts(); n != 3 {
+		if n, _ := d.eng.Checkpoints(); n != 3 {
 			t.Errorf("it was saved while code ran")
 		}
 		wait(10 * time.Minute)
@@ -69,15 +63,15 @@ func TestCallDuringCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving)
 		id := d.create(t, sandbox.CreateRequest{}).ID
-		d.eng.set(func() { d.eng.beforeCheckpoint = func(context.Context) { time.Sleep(time.Second) } })
-		for n := 0; n == 0; n, _ = d.eng.counts() {
+		d.eng.Set(func() { d.eng.BeforeCheckpoint = func(context.Context) { time.Sleep(time.Second) } })
+		for n := 0; n == 0; n, _ = d.eng.Checkpoints() {
 			wait(100 * time.Millisecond)
 		}
 		d.wantState(t, "being saved", id, sandbox.Running)
 		if e := d.run(t, id, "print x", 5); output(e) != "x" {
 			t.Errorf("output = %q, want x", output(e))
 		}
-		if _, n := d.eng.count(); n != 0 {
+		if _, n := d.eng.Suspends(); n != 0 {
 			t.Errorf("it was resumed %d times, want never", n)
 		}
 	})
@@ -89,12 +83,12 @@ func TestCheckpointFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, func(c *manager.Config) { c.CheckpointEvery = saveEvery })
 		id := d.create(t, sandbox.CreateRequest{}).ID
-		d.eng.set(func() { d.eng.failCheckpoint = errors.New("no space left on device") })
+		d.eng.Set(func() { d.eng.FailCheckpoint = errors.New("no space left on device") })
 		wait(2 * time.Hour)
-		if n, _ := d.eng.counts(); n < 3 || n > 8 {
+		if n, _ := d.eng.Checkpoints(); n < 3 || n > 8 {
 			t.Errorf("tried %d times in two hours, want a few", n)
 		}
-		d.eng.set(func() { d.eng.failCheckpoint = nil })
+		d.eng.Set(func() { d.eng.FailCheckpoint = nil })
 		if e := d.run(t, id, "print x", 5); output(e) != "x" {
 			t.Errorf("output = %q, want x", output(e))
 		}
@@ -111,7 +105,7 @@ func TestCheckpointFails(t *testing.T) {
 func TestPowerCut(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			eng := newTestEngine()
+			eng := fake.NewEngine()
 			defer eng.Close()
 			ctx := t.Context()
 			d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, saving)
@@ -124,18 +118,18 @@ func TestPowerCut(t *testing.T) {
 			undone := d.run(t, id, "print undone", 5)
 			ran := d.run(t, id, "sleep 1h", 0)
 			unsaved := d.create(t, sandbox.CreateRequest{}).ID
-			asOf := eng.of(id).at
+			asOf := eng.CheckpointTime(id)
 			wait(time.Second)
 			if restart {
 				path := crash(t, d)
-				eng.powerCut()
+				eng.PowerCut()
 				d = start(t, path, eng, saving)
 				d.wantState(t, "after a restart", id, sandbox.Suspended)
 			} else {
-				eng.powerCut()
+				eng.PowerCut()
 			}
 			defer func() { d.stop(t) }()
-			eng.set(func() { eng.failAwaken = errDown })
+			eng.Set(func() { eng.FailAwakening = fake.ErrDown })
 			_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
 			wantError(t, "Execute of what could not be told", err, sandbox.Unavailable, "try again")
 			d.wantState(t, "not told", id, sandbox.Suspended)
@@ -144,12 +138,12 @@ func TestPowerCut(t *testing.T) {
 				d = start(t, path, eng, saving)
 				d.wantState(t, "not told, after a restart", id, sandbox.Suspended)
 			}
-			eng.set(func() { eng.failAwaken = nil })
+			eng.Set(func() { eng.FailAwakening = nil })
 			e := d.run(t, id, "print x", 5)
 			if output(e) != "x" || e.KernelEpoch <= undone.KernelEpoch {
 				t.Errorf("Execute() = %q in epoch %d, want x in one above %d", output(e), e.KernelEpoch, undone.KernelEpoch)
 			}
-			told := eng.of(id).guest.awakenings()
+			told := eng.Guest(id).Awakenings()
 			if len(told) != 1 || told[0].Copy || told[0].AsOfUnix != asOf.Unix() || told[0].EpochAbove < undone.KernelEpoch {
 				t.Errorf("its guest got the awakenings %+v, want one, as of %d and above an epoch of at least %d", told, asOf.Unix(), undone.KernelEpoch)
 			}
@@ -176,7 +170,7 @@ func TestPowerCut(t *testing.T) {
 			wait(time.Hour)
 			d.wantState(t, "left alone", id, sandbox.Suspended)
 			d.run(t, id, "print x", 5)
-			if n := len(eng.of(id).guest.awakenings()); n != 1 {
+			if n := len(eng.Guest(id).Awakenings()); n != 1 {
 				t.Errorf("its guest was told %d times, want once", n)
 			}
 		})
@@ -190,7 +184,7 @@ func TestCallAfterPowerCut(t *testing.T) {
 		d := bubble(t, saving)
 		id := d.create(t, sandbox.CreateRequest{}).ID
 		wait(2 * saveEvery)
-		d.eng.powerCut()
+		d.eng.PowerCut()
 		for range 2 {
 			e := d.run(t, id, "print x", 5)
 			if e.State != sandbox.ExecSucceeded || output(e) != "x" {
@@ -209,21 +203,21 @@ func TestForkIsTold(t *testing.T) {
 		of := d.create(t, sandbox.CreateRequest{}).ID
 		d.run(t, of, "print x", 5)
 		fork := d.create(t, sandbox.CreateRequest{ForkOf: string(of)}).ID
-		if got := d.eng.of(fork).guest.awakenings(); len(got) != 1 || got[0] != (guest.Awakening{Copy: true}) {
+		if got := d.eng.Guest(fork).Awakenings(); len(got) != 1 || got[0] != (guest.Awakening{Copy: true}) {
 			t.Errorf("the fork was told %+v, want that it is a copy", got)
 		}
 		wait(2 * saveEvery)
-		asOf := d.eng.of(of).at
+		asOf := d.eng.CheckpointTime(of)
 		d.run(t, of, "print y", 5)
-		d.eng.powerCut()
+		d.eng.PowerCut()
 		fork = d.create(t, sandbox.CreateRequest{ForkOf: string(of)}).ID
-		if got := d.eng.of(fork).guest.awakenings(); len(got) != 1 || !got[0].Copy || got[0].AsOfUnix != asOf.Unix() || got[0].EpochAbove < 1 {
+		if got := d.eng.Guest(fork).Awakenings(); len(got) != 1 || !got[0].Copy || got[0].AsOfUnix != asOf.Unix() || got[0].EpochAbove < 1 {
 			t.Errorf("the fork of what went back was told %+v, want that too", got)
 		}
-		d.eng.set(func() { d.eng.failAwaken = errDown })
+		d.eng.Set(func() { d.eng.FailAwakening = fake.ErrDown })
 		_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(of)})
 		wantError(t, "Create", err, sandbox.Unavailable, "does not answer")
-		if n := len(d.eng.ids()); n != 3 {
+		if n := len(d.eng.IDs()); n != 3 {
 			t.Errorf("%d containers, want the original and two forks", n)
 		}
 	})
@@ -255,7 +249,7 @@ func TestUndoneExecutionIsSaidToBe(t *testing.T) {
 				if err != nil || e.State != sandbox.ExecSucceeded {
 					t.Fatalf("Execute() = %+v, %v, want it succeeded", e, err)
 				}
-				d.eng.powerCut()
+				d.eng.PowerCut()
 				got, err := ask(t.Context(), d, e)
 				if err != nil || !strings.Contains(got.Reason, "undone") || !strings.Contains(got.Reason, "processes died") {
 					t.Errorf("the execution's reason is %q, error %v; want that it is undone because the sandbox's processes died", got.Reason, err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -43,7 +44,7 @@ func TestKilledAt(t *testing.T) {
 			name += ", after a power cut"
 		}
 		t.Run(name, func(t *testing.T) {
-			eng := newTestEngine()
+			eng := fake.NewEngine()
 			defer eng.Close()
 			quick := func(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = 40*time.Millisecond, 10*time.Millisecond }
 			patient := func(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = time.Hour, time.Hour }
@@ -60,10 +61,10 @@ func TestKilledAt(t *testing.T) {
 				d.stop(t)
 				d = start(t, d.path, eng, patient)
 				d.writes(t, id, "b", "undone")
-				eng.powerCut()
+				eng.PowerCut()
 			}
 			crashing := make(chan struct{})
-			eng.set(func() { eng.crashAt, eng.crashing = tt.step, crashing })
+			eng.Set(func() { eng.CrashAt, eng.Crashing = tt.step, crashing })
 			call, cancel := context.WithCancel(ctx)
 			defer cancel()
 			go tt.do(call, d, id)
@@ -91,18 +92,18 @@ func TestKilledAt(t *testing.T) {
 			}
 			copied := d.create(t, sandbox.CreateRequest{ForkOf: string(id), RequestID: "fork"})
 			d.reads(t, copied.ID, "a", "kept")
-			if told := eng.of(copied.ID).guest.awakenings(); len(told) == 0 || !told[0].Copy {
+			if told := eng.Guest(copied.ID).Awakenings(); len(told) == 0 || !told[0].Copy {
 				t.Errorf("the copy was told %+v, want that it is one", told)
 			}
 			if tt.cut {
-				told := eng.of(id).guest.awakenings()
+				told := eng.Guest(id).Awakenings()
 				if len(told) == 0 || told[0].AsOfUnix == 0 {
 					t.Errorf("its guest was told %+v, want that it went back", told)
 				}
 				_, _, err := d.ReadFile(ctx, string(id), "b", 0, -1)
 				wantError(t, "ReadFile of what was undone", err, sandbox.NotFound, "are lost")
 			}
-			eventually(t, "there are the two and nothing besides", func() bool { return len(eng.ids()) == 2 })
+			eventually(t, "there are the two and nothing besides", func() bool { return len(eng.IDs()) == 2 })
 		})
 	}
 }

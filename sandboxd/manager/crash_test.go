@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -35,7 +36,7 @@ func crash(t testing.TB, d *daemon) string {
 
 // TestKilled kills the daemon while code runs, and checks that nothing that was acknowledged to clients is lost.
 func TestKilled(t *testing.T) {
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	ctx := t.Context()
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
@@ -70,7 +71,7 @@ func TestKilled(t *testing.T) {
 	if output(again) != want.String() {
 		t.Errorf("output = %q, want all 100 lines", output(again))
 	}
-	if n := eng.of(sb.ID).guest.runs[string(running.ID)].e.OutputBytes; n != int64(want.Len()) {
+	if n := eng.Guest(sb.ID).OutputBytes(running.ID); n != int64(want.Len()) {
 		t.Errorf("it printed %d bytes, want %d: it ran once", n, want.Len())
 	}
 	if got, err := next.GetExecution(ctx, string(done.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {
@@ -87,15 +88,15 @@ func TestKilled(t *testing.T) {
 // TestFinishedWhileDown checks that an execution that ends while no daemon is running is recorded by the next
 // daemon.
 func TestFinishedWhileDown(t *testing.T) {
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	ctx := t.Context()
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
 	sb := d.create(t, sandbox.CreateRequest{})
 	e := d.run(t, sb.ID, "sleep 50ms", 0)
 	copied := crash(t, d)
-	g := eng.of(sb.ID).guest
-	g.await(ctx, 5*time.Second, func() bool { return g.runs[string(e.ID)].e.State.Final() })
+	g := eng.Guest(sb.ID)
+	g.AwaitEnd(ctx, e.ID)
 	next := start(t, copied, eng)
 	defer next.stop(t)
 	eventually(t, "its end is on record", func() bool {
@@ -107,7 +108,7 @@ func TestFinishedWhileDown(t *testing.T) {
 // TestReconcileAtStart checks that a daemon at its start removes containers without a record. It terminates
 // sandboxes without a container, with a reason, and marks their executions as lost.
 func TestReconcileAtStart(t *testing.T) {
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	ctx := t.Context()
 	path := filepath.Join(t.TempDir(), "a.db")
@@ -119,15 +120,13 @@ func TestReconcileAtStart(t *testing.T) {
 	other := newDaemon(t)
 	stray := other.create(t, sandbox.CreateRequest{})
 	d.stop(t)
-	eng.mu.Lock()
-	eng.containers[stray.ID] = other.eng.of(stray.ID)
-	eng.mu.Unlock()
+	eng.Adopt(other.eng, stray.ID)
 	_ = eng.Remove(ctx, removed.ID)
-	eng.die(died.ID, "exited with 137 (out of memory)")
+	eng.Die(died.ID, "exited with 137 (out of memory)")
 
 	next := start(t, path, eng)
 	defer next.stop(t)
-	if ids := eng.ids(); len(ids) != 1 || ids[0] != kept.ID {
+	if ids := eng.IDs(); len(ids) != 1 || ids[0] != kept.ID {
 		t.Errorf("containers = %v, want %s alone", ids, kept.ID)
 	}
 	for id, reason := range map[sandbox.ID]string{removed.ID: "no longer there", died.ID: "exited with 137 (out of memory)"} {
@@ -141,5 +140,5 @@ func TestReconcileAtStart(t *testing.T) {
 	if got, err := next.GetExecution(ctx, string(e.ID), 5, sandbox.Window{}); err != nil || got.State != sandbox.ExecLost || !strings.Contains(got.Reason, "out of memory") {
 		t.Errorf("its execution = %+v, %v, want it lost", got, err)
 	}
-	eventually(t, "the guest of the one that is left knows its expiry", func() bool { return eng.told(kept.ID).Unix() == kept.ExpireTime.Unix() })
+	eventually(t, "the guest of the one that is left knows its expiry", func() bool { return eng.Expiry(kept.ID).Unix() == kept.ExpireTime.Unix() })
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -56,8 +57,8 @@ func TestCreateAgain(t *testing.T) {
 	wg.Wait()
 	n := 0
 	ids.Range(func(any, any) bool { n++; return true })
-	if n != 1 || len(d.eng.ids()) != 1 {
-		t.Errorf("eight requests with one id made %d sandboxes and %d containers, want one", n, len(d.eng.ids()))
+	if n != 1 || len(d.eng.IDs()) != 1 {
+		t.Errorf("eight requests with one id made %d sandboxes and %d containers, want one", n, len(d.eng.IDs()))
 	}
 	_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: "r1", DisplayName: "other"})
 	wantError(t, "another Create with the same id", err, sandbox.Invalid, "request_id")
@@ -68,7 +69,7 @@ func TestCreateAgain(t *testing.T) {
 func TestCreateFails(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
-	d.eng.fail = sandbox.Errorf(sandbox.Unavailable, "there is no image default:1")
+	d.eng.FailCreate = sandbox.Errorf(sandbox.Unavailable, "there is no image default:1")
 	_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: "r"})
 	wantError(t, "Create", err, sandbox.Unavailable, "no image")
 	for _, state := range []sandbox.State{"", sandbox.Terminated} {
@@ -76,7 +77,7 @@ func TestCreateFails(t *testing.T) {
 			t.Errorf("List(%q) = %+v, want none", state, page.Sandboxes)
 		}
 	}
-	d.eng.fail = nil
+	d.eng.FailCreate = nil
 	d.create(t, sandbox.CreateRequest{RequestID: "r"})
 }
 
@@ -85,7 +86,7 @@ func TestCreateFails(t *testing.T) {
 func TestCreateCallerGoes(t *testing.T) {
 	d := newDaemon(t)
 	gate := make(chan struct{})
-	d.eng.created = gate
+	d.eng.CreateGate = gate
 	for _, requestID := range []string{"", "r"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
@@ -108,7 +109,7 @@ func TestCreateCallerGoes(t *testing.T) {
 	})
 	close(gate)
 	sb := d.create(t, sandbox.CreateRequest{RequestID: "r", DisplayName: "xr"})
-	if ids := d.eng.ids(); len(ids) != 1 || ids[0] != sb.ID {
+	if ids := d.eng.IDs(); len(ids) != 1 || ids[0] != sb.ID {
 		t.Errorf("containers = %v, want %s alone", ids, sb.ID)
 	}
 }
@@ -118,7 +119,7 @@ func TestCreateCallerGoes(t *testing.T) {
 func TestCreateAndDelete(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
-	d.eng.created = make(chan struct{})
+	d.eng.CreateGate = make(chan struct{})
 	failed := make(chan error, 1)
 	go func() {
 		_, err := d.Create(ctx, sandbox.CreateRequest{DisplayName: "x"})
@@ -129,7 +130,7 @@ func TestCreateAndDelete(t *testing.T) {
 		t.Errorf("Delete() = %v", err)
 	}
 	wantError(t, "Create", <-failed, sandbox.NotFound, "deleted")
-	if ids := d.eng.ids(); len(ids) != 0 {
+	if ids := d.eng.IDs(); len(ids) != 0 {
 		t.Errorf("containers = %v, want none", ids)
 	}
 }
@@ -137,19 +138,17 @@ func TestCreateAndDelete(t *testing.T) {
 // TestCreateKilled checks that a sandbox that a killed daemon was creating is terminated at the next start, and
 // that a retry creates a new one.
 func TestCreateKilled(t *testing.T) {
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
-	eng.created = make(chan struct{})
+	eng.CreateGate = make(chan struct{})
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go d.Create(ctx, sandbox.CreateRequest{RequestID: "r", DisplayName: "x"})
 	var id sandbox.ID
-	eventually(t, "it is being created", func() bool { sb, err := d.Get(ctx, "x"); id = sb.ID; return err == nil && d.eng.asked() == 1 })
+	eventually(t, "it is being created", func() bool { sb, err := d.Get(ctx, "x"); id = sb.ID; return err == nil && d.eng.Creates() == 1 })
 	copied := crash(t, d)
-	eng.mu.Lock()
-	eng.created = nil
-	eng.mu.Unlock()
+	eng.Set(func() { eng.CreateGate = nil })
 
 	next := start(t, copied, eng)
 	defer next.stop(t)

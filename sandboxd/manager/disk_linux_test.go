@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -62,7 +63,7 @@ func TestEndOnFullDisk(t *testing.T) {
 	for name, killed := range map[string]bool{"deleted": false, "deleted by the next daemon": true} {
 		t.Run(name, func(t *testing.T) {
 			dir := smallDisk(t, "6m")
-			eng := newTestEngine()
+			eng := fake.NewEngine()
 			defer eng.Close()
 			d := start(t, filepath.Join(dir, "a.db"), eng)
 			defer func() { d.stop(t) }()
@@ -76,7 +77,7 @@ func TestEndOnFullDisk(t *testing.T) {
 			}
 			if killed {
 				path := crash(t, d)
-				eng.setDown(true) // so that the new daemon cannot ask the guest for the end before the deletion
+				eng.SetDown(true) // so that the new daemon cannot ask the guest for the end before the deletion
 				d = start(t, path, eng)
 			}
 			if err := d.Delete(t.Context(), string(id)); err != nil {
@@ -94,7 +95,7 @@ func TestEndOnFullDisk(t *testing.T) {
 // answer may contain an end that is not on record. The end is recorded when there is free space again.
 func TestEndThatCannotBeRecorded(t *testing.T) {
 	dir := smallDisk(t, "6m")
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	d := start(t, filepath.Join(dir, "a.db"), eng)
 	defer func() { d.stop(t) }()
@@ -143,7 +144,7 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 // its files before deleting it to free space.
 func TestResumesOnFullDisk(t *testing.T) {
 	dir := smallDisk(t, "6m")
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	d := start(t, filepath.Join(dir, "a.db"), eng, func(c *manager.Config) { c.IdleSuspend = 10 * time.Millisecond })
 	defer func() { d.stop(t) }()

@@ -14,7 +14,7 @@ func TestListNoticesDeath(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	lives, dies := d.create(t, sandbox.CreateRequest{}).ID, d.create(t, sandbox.CreateRequest{}).ID
-	d.eng.die(dies, "exited with 137 (out of memory)")
+	d.eng.Die(dies, "exited with 137 (out of memory)")
 	page, err := d.List(ctx, sandbox.ListRequest{})
 	if err != nil || len(page.Sandboxes) != 1 || page.Sandboxes[0].ID != lives {
 		t.Errorf("List() = %+v, %v, want %s alone", page.Sandboxes, err, lives)
@@ -23,8 +23,8 @@ func TestListNoticesDeath(t *testing.T) {
 	if err != nil || len(page.Sandboxes) != 1 || page.Sandboxes[0].ID != dies || !strings.Contains(page.Sandboxes[0].Reason, "out of memory") {
 		t.Errorf("List(terminated) = %+v, %v, want %s, with out of memory as its reason", page.Sandboxes, err, dies)
 	}
-	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 1 })
-	d.eng.setDown(true)
+	eventually(t, "its container is removed", func() bool { return len(d.eng.IDs()) == 1 })
+	d.eng.SetDown(true)
 	if page, err = d.List(ctx, sandbox.ListRequest{}); err != nil || len(page.Sandboxes) != 1 {
 		t.Errorf("List() = %+v, %v without an engine, want one sandbox", page.Sandboxes, err)
 	}
@@ -47,13 +47,13 @@ func TestForkOfAnEndedSandbox(t *testing.T) {
 			d := newDaemon(t)
 			of := d.create(t, sandbox.CreateRequest{}).ID
 			if tt.late {
-				d.eng.set(func() { d.eng.beforeFork = func(context.Context) { tt.end(t, d, of) } })
+				d.eng.Set(func() { d.eng.BeforeFork = func(context.Context) { tt.end(t, d, of) } })
 			} else {
 				tt.end(t, d, of)
 			}
 			_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(of)})
 			wantError(t, "Create", err, tt.kind, append(tt.says, string(of))...)
-			eventually(t, "nothing is left", func() bool { return len(d.eng.ids()) == 0 })
+			eventually(t, "nothing is left", func() bool { return len(d.eng.IDs()) == 0 })
 		})
 	}
 }
@@ -64,7 +64,7 @@ func deleteNow(t *testing.T, d *daemon, id sandbox.ID) {
 	}
 }
 
-func dieNow(_ *testing.T, d *daemon, id sandbox.ID) { d.eng.die(id, "exited with 137 (out of memory)") }
+func dieNow(_ *testing.T, d *daemon, id sandbox.ID) { d.eng.Die(id, "exited with 137 (out of memory)") }
 
 // TestNotRecordedNamesTheCause checks that the error for a record that could not be written states the true
 // cause.

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -31,7 +32,7 @@ func TestEpochsAreNotReused(t *testing.T) {
 
 func testEpochs(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0))
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	ctx := t.Context()
 	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, saving)
@@ -57,7 +58,7 @@ func testEpochs(t *testing.T, seed uint64) {
 			e := d.run(t, l.id, code, float64(5*(1-op%2)))
 			ack(step, "the answer to "+code, l, e.KernelEpoch)
 		case 4:
-			eng.of(l.id).in(eng).loseKernel()
+			eng.Guest(l.id).LoseKernel()
 		case 5, 6:
 			sb, err := d.Get(ctx, string(l.id))
 			if err != nil {
@@ -83,17 +84,15 @@ func testEpochs(t *testing.T, seed uint64) {
 		case 10, 11:
 			if op == 11 {
 				path := crash(t, d)
-				eng.powerCut()
+				eng.PowerCut()
 				d = start(t, path, eng, saving)
 			} else {
-				eng.powerCut()
+				eng.PowerCut()
 			}
 			for _, l := range lines {
-				eng.set(func() {
-					if !eng.containers[l.id].asOf.IsZero() {
-						l.lost = l.acked
-					}
-				})
+				if eng.WillGoBack(l.id) {
+					l.lost = l.acked
+				}
 			}
 		}
 	}

@@ -74,8 +74,8 @@ func TestExecuteAgain(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if g := d.eng.of(a.ID).guest; len(ids) != 1 || len(g.runs) != 1 {
-		t.Errorf("eight requests made executions %v and %d runs, want one", ids, len(g.runs))
+	if g := d.eng.Guest(a.ID); len(ids) != 1 || g.Executions() != 1 {
+		t.Errorf("eight requests made executions %v and %d runs, want one", ids, g.Executions())
 	}
 	found, err := d.FindExecution(ctx, "r")
 	if err != nil || !ids[found.ID] || found.State != sandbox.ExecSucceeded || found.NextOffset != 0 {
@@ -138,7 +138,7 @@ func TestFollow(t *testing.T) {
 	var last sandbox.Event
 	err := d.FollowExecution(t.Context(), string(e.ID), 1, func(ev sandbox.Event) error {
 		if len(got) == 10 || len(got) == 30 {
-			d.eng.of(id).guest.cut()
+			d.eng.Guest(id).Cut()
 		}
 		got, last = append(got, ev.Seq), ev
 		return nil
@@ -184,8 +184,8 @@ func TestDeleteEndsWaits(t *testing.T) {
 			t.Errorf("FollowExecution() = %v, %+v at last, want it lost", err, last)
 		}
 	})
-	g := d.eng.of(id).guest
-	g.await(ctx, 5*time.Second, func() bool { return len(g.runs) == 2 })
+	g := d.eng.Guest(id)
+	g.AwaitExecutions(ctx, 2)
 	if err := d.Delete(ctx, string(id)); err != nil {
 		t.Errorf("Delete() = %v", err)
 	}
@@ -198,7 +198,7 @@ func BenchmarkExecute(b *testing.B) {
 	d := newDaemon(b)
 	id := d.create(b, sandbox.CreateRequest{}).ID
 	d.run(b, id, "print x", 5)
-	g := d.eng.of(id)
+	g := d.eng.Guest(id)
 	b.Run("manager", func(b *testing.B) {
 		for b.Loop() {
 			d.run(b, id, "print x", 5)

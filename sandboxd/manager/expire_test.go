@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -38,7 +39,7 @@ func TestExpires(t *testing.T) {
 		if got, err := d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || got.State != sandbox.ExecSucceeded || !got.OutputGone {
 			t.Errorf("its execution = %+v, %v, want it succeeded, without output", got, err)
 		}
-		if ids := d.eng.ids(); len(ids) != 1 || ids[0] != long.ID {
+		if ids := d.eng.IDs(); len(ids) != 1 || ids[0] != long.ID {
 			t.Errorf("containers = %v, want the other one alone", ids)
 		}
 		time.Sleep(25 * time.Hour)
@@ -64,12 +65,12 @@ func TestExpiresAfterUpdate(t *testing.T) {
 		}
 		time.Sleep(time.Minute - time.Millisecond)
 		synctest.Wait()
-		if n := len(d.eng.ids()); n != 1 {
+		if n := len(d.eng.IDs()); n != 1 {
 			t.Errorf("%d containers before its time, want 1", n)
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if n := len(d.eng.ids()); n != 0 {
+		if n := len(d.eng.IDs()); n != 0 {
 			t.Errorf("%d containers after its time, want none", n)
 		}
 	})
@@ -81,16 +82,16 @@ func TestUpdateWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
 		sb := d.create(t, sandbox.CreateRequest{TTL: ttl(time.Hour)})
-		d.eng.setDown(true)
+		d.eng.SetDown(true)
 		got, err := d.Update(t.Context(), string(sb.ID), sandbox.UpdateRequest{TTL: new(ttl(3 * time.Hour))})
 		if err != nil || !got.ExpireTime.After(sb.ExpireTime) {
 			t.Fatalf("Update() = %+v, %v", got, err)
 		}
 		time.Sleep(time.Minute)
-		d.eng.setDown(false)
+		d.eng.SetDown(false)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if told := d.eng.told(sb.ID); told.Unix() != got.ExpireTime.Unix() {
+		if told := d.eng.Expiry(sb.ID); told.Unix() != got.ExpireTime.Unix() {
 			t.Errorf("the guest's switch is at %v, want %v", told, got.ExpireTime)
 		}
 	})
@@ -100,7 +101,7 @@ func TestUpdateWhileDown(t *testing.T) {
 // next daemon.
 func TestExpiresWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
+		eng, path := fake.NewEngine(), filepath.Join(t.TempDir(), "a.db")
 		defer eng.Close()
 		d := start(t, path, eng)
 		sb := d.create(t, sandbox.CreateRequest{TTL: ttl(time.Minute)})
@@ -111,7 +112,7 @@ func TestExpiresWhileDown(t *testing.T) {
 		_, err := next.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
 		wantError(t, "Execute", err, sandbox.Expired, "time was over")
 		synctest.Wait()
-		if ids := eng.ids(); len(ids) != 0 {
+		if ids := eng.IDs(); len(ids) != 0 {
 			t.Errorf("containers = %v, want none", ids)
 		}
 	})
@@ -130,15 +131,15 @@ func TestClockJumps(t *testing.T) {
 		offset.Store(int64(-5 * time.Minute))
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := len(d.eng.ids()); n != 2 {
+		if n := len(d.eng.IDs()); n != 2 {
 			t.Errorf("%d sandboxes after a jump back, want 2", n)
 		}
 		offset.Store(int64(2 * time.Hour))
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		got, err := d.Get(t.Context(), string(short.ID))
-		if err != nil || got.State != sandbox.Terminated || len(d.eng.ids()) != 1 {
-			t.Errorf("after a jump forward: %+v, %v and %d containers, want it expired alone", got, err, len(d.eng.ids()))
+		if err != nil || got.State != sandbox.Terminated || len(d.eng.IDs()) != 1 {
+			t.Errorf("after a jump forward: %+v, %v and %d containers, want it expired alone", got, err, len(d.eng.IDs()))
 		}
 	})
 }

@@ -11,23 +11,24 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-func guestClient(c *testContainer) *guest.Client { return guest.NewClient(c.guest.dial) }
+func guestClient(g *fake.Guest) *guest.Client { return guest.NewClient(g.Dial) }
 
 // TestConnectionLost checks that after a connection breaks, the next call opens a new one and succeeds.
 func TestConnectionLost(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
 	for range 20 {
-		d.eng.of(id).guest.cut()
+		d.eng.Guest(id).Cut()
 		if e := d.run(t, id, "print x", 5); output(e) != "x" {
 			t.Errorf("output = %q, want x", output(e))
 		}
 	}
-	if n := len(d.eng.of(id).guest.runs); n != 20 {
+	if n := d.eng.Guest(id).Executions(); n != 20 {
 		t.Errorf("%d runs, want 20", n)
 	}
 }
@@ -39,14 +40,14 @@ func TestContainerDies(t *testing.T) {
 	ctx := t.Context()
 	id := d.create(t, sandbox.CreateRequest{}).ID
 	e := d.run(t, id, "sleep 1h", 0)
-	d.eng.die(id, "exited with 137 (out of memory)")
+	d.eng.Die(id, "exited with 137 (out of memory)")
 	_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
 	wantError(t, "Execute", err, sandbox.Expired, "out of memory", "variables and files are lost")
 	got, err := d.GetExecution(ctx, string(e.ID), 5, sandbox.Window{})
 	if err != nil || got.State != sandbox.ExecLost || !strings.Contains(got.Reason, "out of memory") {
 		t.Errorf("GetExecution() = %+v, %v, want it lost", got, err)
 	}
-	eventually(t, "its container is removed", func() bool { return len(d.eng.ids()) == 0 })
+	eventually(t, "its container is removed", func() bool { return len(d.eng.IDs()) == 0 })
 }
 
 // TestEngineDown checks that all calls report an engine that does not answer, and that no sandbox is terminated
@@ -57,7 +58,7 @@ func TestEngineDown(t *testing.T) {
 	id := d.create(t, sandbox.CreateRequest{}).ID
 	running := d.run(t, id, "count 30 5ms", 0)
 	fresh := d.create(t, sandbox.CreateRequest{}).ID
-	d.eng.setDown(true)
+	d.eng.SetDown(true)
 	_, err := d.Execute(ctx, string(fresh), sandbox.ExecuteRequest{Code: "print x", RequestID: "fresh"})
 	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
 	_, err = d.FindExecution(ctx, "fresh")
@@ -72,7 +73,7 @@ func TestEngineDown(t *testing.T) {
 	if got, err := d.Get(ctx, string(id)); err != nil || got.State != sandbox.Running || got.Usage != nil {
 		t.Errorf("Get() = %+v, %v, want it running, without usage", got, err)
 	}
-	d.eng.setDown(false)
+	d.eng.SetDown(false)
 	if err := d.Ready(ctx); err != nil {
 		t.Errorf("Ready() = %v", err)
 	}
@@ -85,7 +86,7 @@ func TestEngineDown(t *testing.T) {
 	if err != nil || output(e) != "x" {
 		t.Errorf("the retried Execute = %+v, %v, want x", e, err)
 	}
-	if n := len(d.eng.of(id).guest.runs); n != 2 {
+	if n := d.eng.Guest(id).Executions(); n != 2 {
 		t.Errorf("%d runs, want 2", n)
 	}
 }
@@ -96,15 +97,15 @@ func TestDeleteWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
 		id := d.create(t, sandbox.CreateRequest{}).ID
-		d.eng.setDown(true)
+		d.eng.SetDown(true)
 		if err := d.Delete(t.Context(), string(id)); err != nil {
 			t.Errorf("Delete() = %v", err)
 		}
 		_, err := d.Get(t.Context(), string(id))
 		wantError(t, "Get", err, sandbox.NotFound, "deleted")
-		d.eng.setDown(false)
+		d.eng.SetDown(false)
 		time.Sleep(time.Minute)
-		if ids := d.eng.ids(); len(ids) != 0 {
+		if ids := d.eng.IDs(); len(ids) != 0 {
 			t.Errorf("containers = %v, want none", ids)
 		}
 	})
@@ -115,7 +116,7 @@ func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
 		id := d.create(t, sandbox.CreateRequest{}).ID
-		d.eng.die(id, "exited with 0")
+		d.eng.Die(id, "exited with 0")
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
 		rec, err := d.store.Sandbox(t.Context(), id)
@@ -129,13 +130,13 @@ func TestSweep(t *testing.T) {
 // answers.
 func TestStartWithoutEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		eng, path := newTestEngine(), filepath.Join(t.TempDir(), "a.db")
+		eng, path := fake.NewEngine(), filepath.Join(t.TempDir(), "a.db")
 		defer eng.Close()
 		d := start(t, path, eng)
 		kept, gone := d.create(t, sandbox.CreateRequest{}), d.create(t, sandbox.CreateRequest{})
 		d.stop(t)
-		eng.die(gone.ID, "exited with 255")
-		eng.setDown(true)
+		eng.Die(gone.ID, "exited with 255")
+		eng.SetDown(true)
 		next := start(t, path, eng)
 		defer next.stop(t)
 		for _, id := range []sandbox.ID{kept.ID, gone.ID} {
@@ -146,7 +147,7 @@ func TestStartWithoutEngine(t *testing.T) {
 			wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
 		}
 		time.Sleep(5 * time.Minute)
-		eng.setDown(false)
+		eng.SetDown(false)
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
 		rec, err := next.store.Sandbox(t.Context(), gone.ID)
@@ -161,7 +162,7 @@ func TestStartWithoutEngine(t *testing.T) {
 
 // bubble starts a daemon inside a synctest bubble, and stops the daemon and its engine before the bubble ends.
 func bubble(t *testing.T, change ...func(*manager.Config)) *daemon {
-	d := start(t, filepath.Join(t.TempDir(), "a.db"), newTestEngine(), change...)
+	d := start(t, filepath.Join(t.TempDir(), "a.db"), fake.NewEngine(), change...)
 	t.Cleanup(func() {
 		d.stop(t)
 		_ = d.eng.Close()
@@ -178,8 +179,8 @@ func TestClose(t *testing.T) {
 		_, err := d.Execute(context.Background(), string(id), sandbox.ExecuteRequest{Code: "sleep 1h", WaitSeconds: 60})
 		waiting <- err
 	}()
-	g := d.eng.of(id).guest
-	g.await(t.Context(), 5*time.Second, func() bool { return len(g.runs) == 1 })
+	g := d.eng.Guest(id)
+	g.AwaitExecutions(t.Context(), 1)
 	d.Close()
 	wantError(t, "the one who waits", <-waiting, sandbox.Unavailable, "stopping", "exec_")
 	d.Close()

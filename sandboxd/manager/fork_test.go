@@ -12,6 +12,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -59,7 +60,7 @@ func TestFork(t *testing.T) {
 			if got, err := d.Get(ctx, "copy"); err != nil || got.ForkOf != of.ID || fork.ForkOf != of.ID || of.ForkOf != "" {
 				t.Errorf("Get() of the fork = %+v, %v, want fork_of %s", got, err, of.ID)
 			}
-			if told := d.eng.told(fork.ID); told.Unix() != fork.ExpireTime.Unix() {
+			if told := d.eng.Expiry(fork.ID); told.Unix() != fork.ExpireTime.Unix() {
 				t.Errorf("its guest knows the expiry %v, want %v", told, fork.ExpireTime)
 			}
 			d.reads(t, fork.ID, "a", "before")
@@ -97,7 +98,7 @@ func TestForkOfABusyOne(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.run(t, id, "sleep 2s", 0)
-		d.eng.set(func() { d.eng.beforeFork = func(context.Context) { time.Sleep(10 * time.Second) } })
+		d.eng.Set(func() { d.eng.BeforeFork = func(context.Context) { time.Sleep(10 * time.Second) } })
 		forked := make(chan error, 1)
 		go func() {
 			_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(id)})
@@ -110,8 +111,8 @@ func TestForkOfABusyOne(t *testing.T) {
 		if err := <-forked; err != nil {
 			t.Errorf("Create() = %v", err)
 		}
-		for _, id := range d.eng.ids() {
-			if n := len(d.eng.of(id).guest.runs); n != 2 && n != 3 {
+		for _, id := range d.eng.IDs() {
+			if n := d.eng.Guest(id).Executions(); n != 2 && n != 3 {
 				t.Errorf("%d executions in %s, want none that ran during the fork", n, id)
 			}
 		}
@@ -127,18 +128,18 @@ func TestForkRefused(t *testing.T) {
 	wantError(t, "a fork of nobody", err, sandbox.NotFound, "nobody")
 	_, err = d.Create(ctx, sandbox.CreateRequest{ForkOf: id, MemoryMB: 4096})
 	wantError(t, "a fork with other limits", err, sandbox.Invalid, "memory_mb", "leave them out")
-	d.eng.set(func() { d.eng.fail = errors.New("broken") })
+	d.eng.Set(func() { d.eng.FailCreate = errors.New("broken") })
 	if _, err = d.Create(ctx, sandbox.CreateRequest{ForkOf: id}); err == nil {
 		t.Error("a fork that the engine refuses = nil")
 	}
-	d.eng.set(func() { d.eng.fail = nil })
+	d.eng.Set(func() { d.eng.FailCreate = nil })
 	if e := d.run(t, sandbox.ID(id), "print x", 5); output(e) != "x" {
 		t.Errorf("output = %q, want x", output(e))
 	}
-	if n := len(d.eng.ids()); n != 1 {
+	if n := len(d.eng.IDs()); n != 1 {
 		t.Errorf("%d containers, want 1", n)
 	}
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	defer eng.Close()
 	plain := start(t, filepath.Join(t.TempDir(), "a.db"), struct{ engine.Engine }{eng}, func(*manager.Config) {})
 	defer plain.stop(t)

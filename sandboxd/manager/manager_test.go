@@ -12,6 +12,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -21,7 +22,7 @@ type daemon struct {
 	*manager.Manager
 	store *store.Store
 	path  string
-	eng   *testEngine
+	eng   *fake.Engine
 }
 
 // start starts a daemon on the database at path and the engine eng.
@@ -47,7 +48,7 @@ func start(t testing.TB, path string, eng engine.Engine, change ...func(*manager
 		t.Fatal(err)
 	}
 	d := &daemon{Manager: m, store: s, path: path}
-	d.eng, _ = eng.(*testEngine)
+	d.eng, _ = eng.(*fake.Engine)
 	return d
 }
 
@@ -62,7 +63,7 @@ func (d *daemon) stop(t testing.TB) {
 // newDaemon starts a daemon with a test engine of its own, and stops both at the end of the test.
 func newDaemon(t testing.TB, change ...func(*manager.Config)) *daemon {
 	t.Helper()
-	d := start(t, filepath.Join(t.TempDir(), "dormouse.db"), newTestEngine(), change...)
+	d := start(t, filepath.Join(t.TempDir(), "dormouse.db"), fake.NewEngine(), change...)
 	t.Cleanup(func() {
 		d.stop(t)
 		_ = d.eng.Close()
@@ -152,7 +153,7 @@ func TestLife(t *testing.T) {
 	if err := d.Delete(ctx, "first"); err != nil {
 		t.Fatalf("Delete() = %v", err)
 	}
-	if ids := d.eng.ids(); len(ids) != 0 {
+	if ids := d.eng.IDs(); len(ids) != 0 {
 		t.Errorf("containers after Delete = %v, want none", ids)
 	}
 	wantError(t, "the second Delete", d.Delete(ctx, string(sb.ID)), sandbox.NotFound, "was deleted")
@@ -174,7 +175,7 @@ func TestFiles(t *testing.T) {
 	if err != nil || f.Path != "a/b.txt" || f.Size != 10 {
 		t.Errorf("WriteFile() = %+v, %v", f, err)
 	}
-	d.eng.of(sandbox.ID(id)).guest.cut()
+	d.eng.Guest(sandbox.ID(id)).Cut()
 	body, f, err := d.ReadFile(ctx, id, "a/b.txt", 2, 3)
 	if err != nil || f.Size != 10 {
 		t.Fatalf("ReadFile() = %+v, %v", f, err)
@@ -208,7 +209,7 @@ func TestUpdate(t *testing.T) {
 	if left := time.Until(got.ExpireTime); err != nil || got.DisplayName != "new" || left > 2*time.Hour || left < 2*time.Hour-time.Minute {
 		t.Errorf("Update() = %+v, %v, want 2h from now", got, err)
 	}
-	if told := d.eng.told(sb.ID); told.Unix() != got.ExpireTime.Unix() {
+	if told := d.eng.Expiry(sb.ID); told.Unix() != got.ExpireTime.Unix() {
 		t.Errorf("the guest's switch is at %v, want %v", told, got.ExpireTime)
 	}
 	_, err = d.Get(ctx, "old")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -134,7 +135,7 @@ func TestS03_NotYours(t *testing.T) {
 // TestS03_BeingMade checks that another owner can neither see nor stop a sandbox that is being created.
 func TestS03_BeingMade(t *testing.T) {
 	d := newDaemon(t)
-	d.eng.created = make(chan struct{})
+	d.eng.CreateGate = make(chan struct{})
 	made := make(chan error, 1)
 	go func() {
 		_, err := d.Create(as(t, "alice"), sandbox.CreateRequest{DisplayName: "sales"})
@@ -161,7 +162,7 @@ func TestS03_BeingMade(t *testing.T) {
 			t.Errorf("Get(%s) of alice = %+v, %v", name, got, err)
 		}
 	}
-	close(d.eng.created)
+	close(d.eng.CreateGate)
 	if err := <-made; err != nil {
 		t.Errorf("Create() of alice = %v", err)
 	}
@@ -194,8 +195,8 @@ func TestS03_SameNames(t *testing.T) {
 			ran[owner] = e.ID
 		}
 	}
-	if len(d.eng.ids()) != len(owners) {
-		t.Errorf("there are %d containers, want %d", len(d.eng.ids()), len(owners))
+	if len(d.eng.IDs()) != len(owners) {
+		t.Errorf("there are %d containers, want %d", len(d.eng.IDs()), len(owners))
 	}
 	for _, owner := range owners {
 		if got, err := d.Get(as(t, owner), "sales"); err != nil || got.ID != made[owner] {
@@ -274,7 +275,7 @@ func TestS03_Operator(t *testing.T) {
 // TestS03_Restart checks that owners are recorded: after a restart of the daemon, each sandbox still belongs to
 // its owner.
 func TestS03_Restart(t *testing.T) {
-	eng := newTestEngine()
+	eng := fake.NewEngine()
 	path := t.TempDir() + "/a.db"
 	d := start(t, path, eng)
 	box, err := d.Create(as(t, "alice"), sandbox.CreateRequest{DisplayName: "sales"})
@@ -303,7 +304,7 @@ func TestS07_Share(t *testing.T) {
 	begun := time.Now()
 	_, err := d.Create(as(t, "alice"), sandbox.CreateRequest{})
 	wantError(t, "her third", err, sandbox.Limit, "--max-sandboxes-per-owner", "2 sandboxes")
-	if suspends, _ := d.eng.count(); suspends > 0 || time.Since(begun) > 500*time.Millisecond {
+	if suspends, _ := d.eng.Suspends(); suspends > 0 || time.Since(begun) > 500*time.Millisecond {
 		t.Errorf("it took %v and %d suspends", time.Since(begun), suspends)
 	}
 	for _, owner := range []sandbox.Owner{"bob", sandbox.Operator, sandbox.Operator} {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -59,7 +60,7 @@ func TestRoomToWake(t *testing.T) {
 func TestPausedTakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxSandboxes = 1 })
-		d.eng.set(func() { d.eng.info.Suspend = engine.Paused })
+		d.eng.Set(func() { d.eng.Suspension = engine.Paused })
 		sb, _ := d.asleep(t, sandbox.CreateRequest{})
 		if got, err := d.Get(t.Context(), string(sb.ID)); err != nil || got.SuspendedTo != "pause" {
 			t.Errorf("Get() = %+v, %v, want it paused", got, err)
@@ -76,9 +77,9 @@ func TestFiveHundredSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const many = 500
 		before := runtime.NumGoroutine()
-		eng := newTestEngine()
+		eng := fake.NewEngine()
 		defer eng.Close()
-		eng.stateBytes = 40 * sandbox.MiB
+		eng.StateBytes = 40 * sandbox.MiB
 		limits := func(c *manager.Config) {
 			c.IdleSuspend, c.CheckpointEvery, c.MaxDisk = idle, saveEvery, 20<<30
 		}
@@ -132,7 +133,7 @@ func TestMaxDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 12345 // the memory usage that the test guest reports
 		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 3*size + 1 })
-		d.eng.stateBytes = size
+		d.eng.StateBytes = size
 		var ids []sandbox.ID
 		for range 5 {
 			ids = append(ids, d.create(t, sandbox.CreateRequest{}).ID)
@@ -192,7 +193,7 @@ func TestMaxDisk(t *testing.T) {
 func TestNoRoomForWantOfDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy, func(c *manager.Config) { c.MaxDisk, c.MaxSandboxes = 20_000, 2 })
-		d.eng.stateBytes = 12345
+		d.eng.StateBytes = 12345
 		first := d.create(t, sandbox.CreateRequest{}).ID
 		wait(2 * idle)
 		d.create(t, sandbox.CreateRequest{})
@@ -210,7 +211,7 @@ func TestNoRoomForWantOfDisk(t *testing.T) {
 func TestDiscardsForSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, saving, func(c *manager.Config) { c.MaxDisk = 20_000 })
-		d.eng.stateBytes = 12345
+		d.eng.StateBytes = 12345
 		runs := d.create(t, sandbox.CreateRequest{}).ID
 		wait(2 * saveEvery)
 		other := d.create(t, sandbox.CreateRequest{}).ID
@@ -220,7 +221,7 @@ func TestDiscardsForSuspend(t *testing.T) {
 		}
 		d.wantState(t, "idle", other, sandbox.Suspended)
 		d.wantState(t, "used", runs, sandbox.Running)
-		if _, n := d.eng.counts(); n == 0 {
+		if _, n := d.eng.Checkpoints(); n == 0 {
 			t.Error("no saved state was discarded")
 		}
 		if got, _ := d.Get(t.Context(), string(runs)); !got.SavedTime.IsZero() {

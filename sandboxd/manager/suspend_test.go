@@ -13,6 +13,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -96,17 +97,17 @@ func TestSuspendsAndResumes(t *testing.T) {
 					t.Errorf("Update() = %+v, %v, want it asleep still", long, err)
 				}
 				wait(time.Minute) // longer than sweepEvery, so that reconcile runs
-				if _, n := d.eng.count(); n != 0 {
+				if _, n := d.eng.Suspends(); n != 0 {
 					t.Errorf("it was resumed %d times by looking, want never", n)
 				}
 				call(t, d, sb, e)
 				d.wantState(t, "called", sb.ID, sandbox.Running)
-				if d.eng.told(sb.ID).Unix() != long.ExpireTime.Unix() {
-					t.Errorf("its guest knows the expiry %v, want %v", d.eng.told(sb.ID), long.ExpireTime)
+				if d.eng.Expiry(sb.ID).Unix() != long.ExpireTime.Unix() {
+					t.Errorf("its guest knows the expiry %v, want %v", d.eng.Expiry(sb.ID), long.ExpireTime)
 				}
 				wait(idle + 15*time.Second)
 				d.wantState(t, "left alone again", sb.ID, sandbox.Suspended)
-				if suspends, resumes := d.eng.count(); suspends != 2 || resumes != 1 {
+				if suspends, resumes := d.eng.Suspends(); suspends != 2 || resumes != 1 {
 					t.Errorf("suspended %d and resumed %d times, want 2 and 1", suspends, resumes)
 				}
 			})
@@ -155,7 +156,7 @@ func TestNeverSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t)
 		id := d.create(t, sandbox.CreateRequest{}).ID
-		eng := newTestEngine()
+		eng := fake.NewEngine()
 		defer eng.Close()
 		plain := start(t, filepath.Join(t.TempDir(), "a.db"), struct{ engine.Engine }{eng}, sleepy)
 		defer plain.stop(t)
@@ -174,16 +175,16 @@ func TestResumedOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := bubble(t, sleepy)
 				slow := func(context.Context) { time.Sleep(10 * time.Second) }
-				d.eng.set(func() { d.eng.beforeWake = slow })
+				d.eng.Set(func() { d.eng.BeforeResume = slow })
 				var id sandbox.ID
 				ran := 0
 				if when == "asleep" {
 					sb, _ := d.asleep(t, sandbox.CreateRequest{})
 					id, ran = sb.ID, 1
 				} else {
-					d.eng.set(func() { d.eng.beforeSuspend = slow })
+					d.eng.Set(func() { d.eng.BeforeSuspend = slow })
 					id = d.create(t, sandbox.CreateRequest{}).ID
-					for n := 0; n == 0; n, _ = d.eng.count() {
+					for n := 0; n == 0; n, _ = d.eng.Suspends() {
 						wait(time.Second)
 					}
 				}
@@ -201,11 +202,11 @@ func TestResumedOnce(t *testing.T) {
 					t.Errorf("Execute() of one who gives up = %v", err)
 				}
 				calls.Wait()
-				if _, n := d.eng.count(); n != 1 {
+				if _, n := d.eng.Suspends(); n != 1 {
 					t.Errorf("it was resumed %d times, want once", n)
 				}
 				d.wantState(t, "after that", id, sandbox.Running)
-				if n := len(d.eng.of(id).guest.runs) - ran; n != 20 {
+				if n := d.eng.Guest(id).Executions() - ran; n != 20 {
 					t.Errorf("%d executions ran, want 20", n)
 				}
 			})
@@ -220,14 +221,14 @@ func TestSuspendFails(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d := bubble(t, sleepy)
 			id := d.create(t, sandbox.CreateRequest{}).ID
-			d.eng.set(func() { d.eng.failSuspend, d.eng.suspendedAll = errors.New("no space left on device"), after })
+			d.eng.Set(func() { d.eng.FailSuspend, d.eng.SuspendAnyway = errors.New("no space left on device"), after })
 			wait(idle + 15*time.Second)
 			d.wantState(t, "after a failed suspend", id, sandbox.Running)
 			wait(time.Hour)
-			if n, _ := d.eng.count(); n < 3 || n > 8 {
+			if n, _ := d.eng.Suspends(); n < 3 || n > 8 {
 				t.Errorf("tried %d times in an hour, want a few", n)
 			}
-			d.eng.set(func() { d.eng.failSuspend = nil })
+			d.eng.Set(func() { d.eng.FailSuspend = nil })
 			if e := d.run(t, id, "print x", 5); output(e) != "x" {
 				t.Errorf("output = %q, want x", output(e))
 			}
@@ -242,9 +243,9 @@ func TestResumeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := bubble(t, sleepy)
 		sb, e := d.asleep(t, sandbox.CreateRequest{})
-		d.eng.set(func() {
-			d.eng.failResume = sandbox.Errorf(sandbox.Unavailable, "the machine has no memory left")
-			d.eng.beforeWake = func(context.Context) { time.Sleep(time.Second) }
+		d.eng.Set(func() {
+			d.eng.FailResume = sandbox.Errorf(sandbox.Unavailable, "the machine has no memory left")
+			d.eng.BeforeResume = func(context.Context) { time.Sleep(time.Second) }
 		})
 		var calls sync.WaitGroup
 		for range 5 {
@@ -254,14 +255,14 @@ func TestResumeFails(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		if _, n := d.eng.count(); n != 1 {
+		if _, n := d.eng.Suspends(); n != 1 {
 			t.Errorf("tried %d times for five calls, want once", n)
 		}
 		d.wantState(t, "after a failed resume", sb.ID, sandbox.Suspended)
-		d.eng.set(func() { d.eng.failResume = errDown })
+		d.eng.Set(func() { d.eng.FailResume = fake.ErrDown })
 		_, err := d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{})
 		wantError(t, "GetExecution", err, sandbox.Unavailable, "could not be resumed")
-		d.eng.set(func() { d.eng.failResume = nil })
+		d.eng.Set(func() { d.eng.FailResume = nil })
 		got, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x", RequestID: "retry", WaitSeconds: 5})
 		if err != nil || output(got) != "x" {
 			t.Errorf("Execute() when it works again = %+v, %v", got, err)
@@ -272,24 +273,24 @@ func TestResumeFails(t *testing.T) {
 // TestNeverResumed checks that a sandbox that can never be resumed is terminated with the reason.
 func TestNeverResumed(t *testing.T) {
 	for name, tt := range map[string]struct {
-		spoil func(*testEngine, sandbox.ID)
+		spoil func(*fake.Engine, sandbox.ID)
 		why   string
 	}{
-		"lost": {func(e *testEngine, _ sandbox.ID) {
-			e.failResume = sandbox.Errorf(sandbox.Expired, "its saved memory is damaged")
+		"lost": {func(e *fake.Engine, _ sandbox.ID) {
+			e.Set(func() { e.FailResume = sandbox.Errorf(sandbox.Expired, "its saved memory is damaged") })
 		}, "its saved memory is damaged"},
-		"removed": {func(e *testEngine, id sandbox.ID) { e.containers[id].guest.kill(); delete(e.containers, id) }, "no longer there"},
+		"removed": {(*fake.Engine).Lose, "no longer there"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := bubble(t, sleepy)
 				sb, _ := d.asleep(t, sandbox.CreateRequest{})
-				d.eng.set(func() { tt.spoil(d.eng, sb.ID) })
+				tt.spoil(d.eng, sb.ID)
 				_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
 				wantError(t, "Execute", err, sandbox.Expired, tt.why, "Create a new one")
 				d.wantState(t, "after that", sb.ID, sandbox.Terminated)
 				synctest.Wait()
-				if ids := d.eng.ids(); len(ids) != 0 {
+				if ids := d.eng.IDs(); len(ids) != 0 {
 					t.Errorf("containers = %v, want none", ids)
 				}
 			})
@@ -307,8 +308,8 @@ func TestExpiresAsleep(t *testing.T) {
 		d.wantState(t, "when its time is over", sb.ID, sandbox.Terminated)
 		_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
 		wantError(t, "Execute", err, sandbox.Expired, "time was over")
-		if _, n := d.eng.count(); n != 0 || len(d.eng.ids()) != 0 {
-			t.Errorf("resumed %d times, containers %v, want neither", n, d.eng.ids())
+		if _, n := d.eng.Suspends(); n != 0 || len(d.eng.IDs()) != 0 {
+			t.Errorf("resumed %d times, containers %v, want neither", n, d.eng.IDs())
 		}
 	})
 }
@@ -322,11 +323,11 @@ func TestDeleteAsleep(t *testing.T) {
 		if err := d.Delete(t.Context(), string(sb.ID)); err != nil {
 			t.Errorf("Delete() = %v", err)
 		}
-		if _, n := d.eng.count(); n != 0 {
+		if _, n := d.eng.Suspends(); n != 0 {
 			t.Errorf("resumed %d times to be deleted", n)
 		}
 		sb, _ = d.asleep(t, sandbox.CreateRequest{})
-		d.eng.set(func() { d.eng.beforeWake = func(context.Context) { time.Sleep(10 * time.Second) } })
+		d.eng.Set(func() { d.eng.BeforeResume = func(context.Context) { time.Sleep(10 * time.Second) } })
 		answer := make(chan error, 1)
 		go func() {
 			_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "sleep 1h", WaitSeconds: 60})
@@ -339,7 +340,7 @@ func TestDeleteAsleep(t *testing.T) {
 		if err := <-answer; err != nil { // nil means that the execution was accepted before the deletion, and is lost
 			wantError(t, "Execute", err, sandbox.NotFound, "deleted")
 		}
-		if ids := d.eng.ids(); len(ids) != 0 {
+		if ids := d.eng.IDs(); len(ids) != 0 {
 			t.Errorf("containers = %v, want none", ids)
 		}
 	})
@@ -350,7 +351,7 @@ func TestDeleteAsleep(t *testing.T) {
 // new daemon can use all of these sandboxes.
 func TestRestartAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		eng := newTestEngine()
+		eng := fake.NewEngine()
 		defer eng.Close()
 		ctx := t.Context()
 		d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, sleepy)
@@ -371,7 +372,7 @@ func TestRestartAsleep(t *testing.T) {
 		next.wantState(t, "after a restart", asleep.ID, sandbox.Suspended)
 		next.wantState(t, "suspended in the moment of the crash", fell, sandbox.Suspended)
 		next.wantState(t, "resumed in the moment of the crash", resumed, sandbox.Running)
-		if _, n := eng.count(); n != 0 {
+		if _, n := eng.Suspends(); n != 0 {
 			t.Errorf("%d were resumed by a restart, want none", n)
 		}
 		if got, err := next.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {

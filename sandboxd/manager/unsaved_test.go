@@ -36,7 +36,7 @@ func TestChangeDuringSaveIsSaved(t *testing.T) {
 					t.Errorf("ListFiles() = %v", err)
 				}
 				return func() {
-					if got := d.eng.told(id); got.Unix() != sb.ExpireTime.Unix() {
+					if got := d.eng.Expiry(id); got.Unix() != sb.ExpireTime.Unix() {
 						t.Errorf("the guest in the checkpoint expires at %v, want %v", got, sb.ExpireTime)
 					}
 				}
@@ -54,18 +54,18 @@ func TestChangeDuringSaveIsSaved(t *testing.T) {
 						}
 						time.Sleep(time.Second)
 					}
-					d.eng.set(func() {
+					d.eng.Set(func() {
 						if by == "suspend" {
-							d.eng.beforeSuspend = slow
+							d.eng.BeforeSuspend = slow
 						} else {
-							d.eng.beforeCheckpoint = slow
+							d.eng.BeforeCheckpoint = slow
 						}
 					})
 					<-began
 					check := change(t, d, id)
 					wait(saveEvery * 3 / 2)
 					d.wantState(t, "after the change", id, sandbox.Running)
-					d.eng.powerCut()
+					d.eng.PowerCut()
 					check()
 				})
 			})

@@ -106,13 +106,13 @@ func TestRemote(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image, host := testImage(t), "tcp://"+forward(t)
 			t.Cleanup(func() { killForgottenShims(t) }) // runsc can't start a container whose guest's volume was removed, and leaves a shim
-			enginetest.RunReach(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
+			enginetest.RunContract(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {
 					t.Fatal("the engine is taken for this machine's")
 				}
 				return e
-			}, image)
+			}, image, enginetest.Probe(t))
 		})
 	}
 }

@@ -42,6 +42,7 @@ func (s *suite) checkpoint(t *testing.T) {
 			if err := checkpointer.Checkpoint(t.Context(), b.id); err != nil {
 				t.Fatalf("Checkpoint: %v", err)
 			}
+			disconnect(b.id)
 			before = time.Now()
 			t.Logf("checkpoint: %v", before.Sub(after))
 			s.wantOnly(t, b.id)
@@ -68,6 +69,7 @@ func (s *suite) checkpoint(t *testing.T) {
 		if err := checkpointer.Checkpoint(t.Context(), b.id); err != nil {
 			t.Fatalf("Checkpoint: %v", err)
 		}
+		disconnect(b.id)
 		if c := end(t, b); !c.Suspended {
 			t.Errorf("List() has %+v, want it suspended", c)
 		}

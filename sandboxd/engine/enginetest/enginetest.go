@@ -1,6 +1,7 @@
 // Package enginetest is the conformance suite of engines. It tests the contract of [engine.Engine] and the isolation
 // of sandboxes. The sandboxes run the suite's own guest (enginetest/probe), which reports how the isolation looks
-// from inside. The tests of each engine call [Run].
+// from inside. The tests of each engine call [Run]. The manager's fake engine has no containers, so its test calls
+// [RunContract].
 //
 //   - the life cycle of a container: create, dial, list, remove, and their errors (lifecycle.go)
 //   - streams to the guest: content, concurrency, end (stream.go)
@@ -26,6 +27,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -41,32 +43,36 @@ type Open func(t *testing.T, home string, guest engine.Bundle) engine.Engine
 
 // Run runs the suite. The engine must have the image, which can be any Linux image.
 func Run(t *testing.T, open Open, image string) {
-	s := newSuite(t, open, image)
-	s.reach(t)
-	t.Run("Checkpoint", s.checkpoint)
-	t.Run("Snapshot", s.snapshot)
+	s := newSuite(t, open, image, Probe(t))
+	s.contract(t)
 	t.Run("Posture", s.posture)
 	t.Run("Neighbours", s.neighbours)
 	t.Run("Programs", s.programs)
 	t.Run("Limits", s.limits)
 }
 
-// RunReach runs only the tests that depend on the way to the engine and to the guests in its sandboxes, for example
-// over TCP.
-func RunReach(t *testing.T, open Open, image string) { newSuite(t, open, image).reach(t) }
+// RunContract runs the part of the suite that does not look at the isolation from inside of a sandbox: the contracts of
+// [engine.Engine] and of the optional interfaces that the engine implements. It is for an engine whose sandboxes are no
+// containers, and for another way to an engine that passes [Run]. The guest is the result of [Probe], or stands for a
+// guest that answers the same requests.
+func RunContract(t *testing.T, open Open, image string, guest engine.Bundle) {
+	newSuite(t, open, image, guest).contract(t)
+}
 
-func newSuite(t *testing.T, open Open, image string) *suite {
-	s := &suite{open: open, image: image, guest: Probe(t)}
+func newSuite(t *testing.T, open Open, image string, guest engine.Bundle) *suite {
+	s := &suite{open: open, image: image, guest: guest}
 	s.engine = s.openHome(t)
 	t.Logf("engine: %+v", s.engine.Info())
 	return s
 }
 
-func (s *suite) reach(t *testing.T) {
+func (s *suite) contract(t *testing.T) {
 	t.Run("Lifecycle", s.lifecycle)
 	t.Run("Stream", s.stream)
 	t.Run("Suspend", s.suspend)
 	t.Run("Fork", s.fork)
+	t.Run("Checkpoint", s.checkpoint)
+	t.Run("Snapshot", s.snapshot)
 }
 
 type suite struct {
@@ -129,7 +135,25 @@ func (s *suite) dial(t *testing.T, id sandbox.ID) testSandbox {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.engine.Dial(ctx, id) },
 	}
 	t.Cleanup(transport.CloseIdleConnections)
+	transportsMu.Lock()
+	defer transportsMu.Unlock()
+	transports[id] = append(transports[id], transport)
 	return testSandbox{id, &http.Client{Transport: transport}}
+}
+
+var (
+	transportsMu sync.Mutex
+	transports   = map[sandbox.ID][]*http.Transport{} // the transports of the clients of each sandbox
+)
+
+// disconnect closes the idle connections of all clients of a sandbox. The tests call it after a call that closes the
+// sandbox's streams: a client that has not noticed yet would send its next request over a closed stream.
+func disconnect(id sandbox.ID) {
+	transportsMu.Lock()
+	defer transportsMu.Unlock()
+	for _, transport := range transports[id] {
+		transport.CloseIdleConnections()
+	}
 }
 
 // request sends a request to the guest and returns the body of the response. A status other than 200 is an error.

@@ -253,6 +253,7 @@ func (s *suite) fork(t *testing.T) {
 		if err := forker.Fork(t.Context(), original.id, id); err != nil {
 			t.Fatalf("Fork: %v", err)
 		}
+		disconnect(original.id)
 		t.Logf("copied in %v", time.Since(start))
 		t.Cleanup(func() { remove(t, s.engine, id) })
 		return s.dial(t, id)
@@ -310,6 +311,7 @@ func (s *suite) fork(t *testing.T) {
 		if id := sandbox.NewID(); forker.Fork(ctx, original.id, id) == nil {
 			remove(t, s.engine, id)
 		}
+		disconnect(original.id)
 		s.wantOnly(t, original.id)
 		original.mustRequest(t, "POST", "/count", nil)
 	})
@@ -340,6 +342,7 @@ func suspend(t *testing.T, e engine.Suspender, id sandbox.ID) {
 	if err := e.Suspend(t.Context(), id); err != nil {
 		t.Errorf("Suspend: %v (%v)", err, errors.Unwrap(err))
 	}
+	disconnect(id)
 }
 
 func resume(t *testing.T, e engine.Suspender, id sandbox.ID) {
@@ -347,4 +350,5 @@ func resume(t *testing.T, e engine.Suspender, id sandbox.ID) {
 	if err := e.Resume(t.Context(), id); err != nil {
 		t.Errorf("Resume: %v", err)
 	}
+	disconnect(id)
 }

@@ -1,4 +1,4 @@
-package manager_test
+package fake
 
 import (
 	"bytes"
@@ -14,52 +14,56 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
-// testGuest implements the guest's protocol. Its kernel runs five statements: "print TEXT", "sleep DURATION"
-// (which then prints "slept"), "count N DURATION" (which prints a line every DURATION), "refuse" (the request to
-// execute it gets an error) and "die" (the kernel dies). Executions run concurrently, and continue when
-// connections break. mu guards the fields below it.
-type testGuest struct {
+// Guest implements the guest's protocol. Its kernel runs five statements: "print TEXT", "sleep DURATION" (which then
+// prints "slept"), "count N DURATION" (which prints a line every DURATION), "refuse" (the request to execute it gets an
+// error) and "die" (the kernel dies). Executions run concurrently, and continue when connections break.
+type Guest struct {
+	spec   engine.Spec
+	exit   func() // ends the guest's container
 	ctx    context.Context
 	stop   context.CancelFunc
 	server *http.Server
 	conns  chan net.Conn
 	work   sync.WaitGroup
 
-	mu      sync.Mutex
+	mu      sync.Mutex    // guards the fields below
 	changed chan struct{} // closed and replaced when any of these fields changes
-	runs    map[string]*testRun
+	runs    map[string]*execution
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
 	dead    bool // the kernel is dead; the next execution starts another one
 	told    []guest.Awakening
 	refuse  func(context.Context) error // returns the error with which the guest answers awakening requests, or nil
-	open    []net.Conn
+	open    map[net.Conn]bool           // the guest's ends of the connections
+	counted int                         // see probe.go
 }
 
-// testMemory is the part of a guest's state that a checkpoint contains.
-type testMemory struct {
-	runs    map[string]*testRun
+// memory is the part of a guest's state that a checkpoint contains.
+type memory struct {
+	runs    map[string]*execution
 	files   map[string][]byte
 	expires time.Time
 	epoch   int
 	dead    bool
+	counted int
 }
 
-type testRun struct {
+type execution struct {
 	e      sandbox.Execution
 	events []sandbox.Event
 	cancel context.CancelFunc
-	starts int
 }
 
-func newTestGuest(m testMemory) *testGuest {
-	g := &testGuest{conns: make(chan net.Conn), changed: make(chan struct{}), runs: map[string]*testRun{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1), dead: m.dead}
+func newGuest(spec engine.Spec, m memory) *Guest {
+	g := &Guest{spec: spec, conns: make(chan net.Conn), changed: make(chan struct{}), open: map[net.Conn]bool{},
+		runs: map[string]*execution{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1), dead: m.dead, counted: m.counted}
 	maps.Copy(g.files, m.files)
 	maps.Copy(g.runs, m.runs)
 	g.ctx, g.stop = context.WithCancel(context.Background())
@@ -74,21 +78,26 @@ func newTestGuest(m testMemory) *testGuest {
 	mux.HandleFunc("GET /v1/files/{$}", g.list)
 	mux.HandleFunc("PUT /v1/files/{path...}", g.put)
 	mux.HandleFunc("GET /v1/files/{path...}", g.get)
+	g.handleProbe(mux)
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	g.server = &http.Server{Handler: mux, Protocols: protocols}
+	g.server = &http.Server{Handler: mux, Protocols: protocols, ConnState: func(c net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			g.forget(c)
+		}
+	}}
 	g.work.Go(func() { _ = g.server.Serve(g) })
 	return g
 }
 
 // memory returns the state of the guest. All its executions must be final.
-func (g *testGuest) memory() testMemory {
+func (g *Guest) memory() memory {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return testMemory{maps.Clone(g.runs), maps.Clone(g.files), g.expires, g.epoch, g.dead}
+	return memory{maps.Clone(g.runs), maps.Clone(g.files), g.expires, g.epoch, g.dead, g.counted}
 }
 
-func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) awakening(w http.ResponseWriter, r *http.Request) {
 	var a guest.Awakening
 	if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
 		wire.WriteError(w, err)
@@ -109,17 +118,18 @@ func (g *testGuest) awakening(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, 200, guest.Status{})
 }
 
-// loseKernel kills the kernel, so that its variables are lost.
-func (g *testGuest) loseKernel() { g.change(func() { g.dead = true }) }
+// LoseKernel kills the kernel, so that its variables are lost.
+func (g *Guest) LoseKernel() { g.change(func() { g.dead = true }) }
 
-// awakenings returns the awakening requests that the guest has accepted.
-func (g *testGuest) awakenings() []guest.Awakening {
+// Awakenings returns the awakening requests that the guest has accepted.
+func (g *Guest) Awakenings() []guest.Awakening {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.told)
 }
 
-func (g *testGuest) Accept() (net.Conn, error) {
+// Accept implements [net.Listener].
+func (g *Guest) Accept() (net.Conn, error) {
 	select {
 	case c := <-g.conns:
 		return c, nil
@@ -127,44 +137,59 @@ func (g *testGuest) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 }
-func (g *testGuest) Close() error   { return nil }
-func (g *testGuest) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix"} }
 
-func (g *testGuest) dial(ctx context.Context) (net.Conn, error) {
+// Close implements [net.Listener]. It does nothing: kill stops the guest.
+func (g *Guest) Close() error { return nil }
+
+// Addr implements [net.Listener].
+func (g *Guest) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix"} }
+
+// Dial connects to the guest.
+func (g *Guest) Dial(ctx context.Context) (net.Conn, error) {
 	ours, theirs := net.Pipe()
+	g.mu.Lock()
+	g.open[theirs] = true
+	g.mu.Unlock()
+	var err error
 	select {
 	case g.conns <- theirs:
-		g.mu.Lock()
-		g.open = append(g.open, theirs)
-		g.mu.Unlock()
 		return ours, nil
 	case <-g.ctx.Done():
-		return nil, net.ErrClosed
+		err = net.ErrClosed
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		err = ctx.Err()
 	}
+	g.forget(theirs)
+	return nil, err
 }
 
-// cut breaks all connections.
-func (g *testGuest) cut() {
+// forget removes a connection that is closed.
+func (g *Guest) forget(c net.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, c := range g.open {
+	delete(g.open, c)
+}
+
+// Cut breaks all connections.
+func (g *Guest) Cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.open {
 		c.Close()
 	}
-	g.open = nil
+	clear(g.open)
 }
 
 // kill stops the guest, as the end of a real container does.
-func (g *testGuest) kill() {
+func (g *Guest) kill() {
 	g.stop()
-	g.cut()
+	g.Cut()
 	g.server.Close()
 	g.work.Wait()
 }
 
 // change calls fn with g.mu held, and makes all goroutines in await check their conditions again.
-func (g *testGuest) change(fn func()) {
+func (g *Guest) change(fn func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	fn()
@@ -173,7 +198,7 @@ func (g *testGuest) change(fn func()) {
 }
 
 // await returns when cond returns true, after the duration d, or when ctx ends. It calls cond with g.mu held.
-func (g *testGuest) await(ctx context.Context, d time.Duration, cond func() bool) {
+func (g *Guest) await(ctx context.Context, d time.Duration, cond func() bool) {
 	timeout := time.After(d)
 	for {
 		g.mu.Lock()
@@ -194,7 +219,31 @@ func (g *testGuest) await(ctx context.Context, d time.Duration, cond func() bool
 	}
 }
 
-func (g *testGuest) status(w http.ResponseWriter, _ *http.Request) {
+// AwaitExecutions waits until the guest has been asked for n executions, at most for five seconds.
+func (g *Guest) AwaitExecutions(ctx context.Context, n int) {
+	g.await(ctx, 5*time.Second, func() bool { return len(g.runs) == n })
+}
+
+// AwaitEnd waits until an execution is final, at most for five seconds.
+func (g *Guest) AwaitEnd(ctx context.Context, id sandbox.ExecutionID) {
+	g.await(ctx, 5*time.Second, func() bool { return g.runs[string(id)].e.State.Final() })
+}
+
+// Executions returns how many executions the guest has been asked for.
+func (g *Guest) Executions() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.runs)
+}
+
+// OutputBytes returns how many bytes an execution has printed.
+func (g *Guest) OutputBytes(id sandbox.ExecutionID) int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.runs[string(id)].e.OutputBytes
+}
+
+func (g *Guest) status(w http.ResponseWriter, _ *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st := guest.Status{Usage: sandbox.Usage{MemoryBytes: 12345}, Kernels: []sandbox.Kernel{{Language: sandbox.Python, State: sandbox.KernelIdle, Epoch: g.epoch}}}
@@ -209,7 +258,7 @@ func (g *testGuest) status(w http.ResponseWriter, _ *http.Request) {
 	wire.WriteJSON(w, 200, st)
 }
 
-func (g *testGuest) expiry(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) expiry(w http.ResponseWriter, r *http.Request) {
 	var e guest.Expiry
 	if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 		wire.WriteError(w, err)
@@ -219,7 +268,7 @@ func (g *testGuest) expiry(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, 200, guest.Status{})
 }
 
-func (g *testGuest) execute(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) execute(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	var req sandbox.ExecuteRequest
 	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
@@ -237,17 +286,16 @@ func (g *testGuest) execute(w http.ResponseWriter, r *http.Request) {
 				g.dead, g.epoch = false, g.epoch+1
 			}
 			ctx, cancel := context.WithCancel(g.ctx)
-			run := &testRun{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: g.epoch,
+			run := &execution{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: g.epoch,
 				TimeoutSeconds: *req.TimeoutSeconds, CreateTime: time.Now(), StartTime: time.Now()}}
 			g.runs[id] = run
 			g.work.Go(func() { g.run(ctx, run, words) })
 		}
-		g.runs[id].starts++
 	})
 	g.answer(w, r, id, req.Window)
 }
 
-func (g *testGuest) run(ctx context.Context, run *testRun, words []string) {
+func (g *Guest) run(ctx context.Context, run *execution, words []string) {
 	defer run.cancel()
 	state := sandbox.ExecSucceeded
 	pause := func(s string) bool {
@@ -262,7 +310,7 @@ func (g *testGuest) run(ctx context.Context, run *testRun, words []string) {
 	switch words[0] {
 	case "die":
 		state = sandbox.ExecKernelDied
-		g.loseKernel()
+		g.LoseKernel()
 	case "print":
 		g.print(run, strings.Join(words[1:], " "))
 	case "sleep":
@@ -287,19 +335,19 @@ func (g *testGuest) run(ctx context.Context, run *testRun, words []string) {
 	})
 }
 
-func (g *testGuest) print(run *testRun, text string) {
+func (g *Guest) print(run *execution, text string) {
 	g.change(func() {
 		run.events = append(run.events, sandbox.Event{Seq: int64(len(run.events) + 1), Type: sandbox.EventStdout, Text: text, Offset: run.e.OutputBytes})
 		run.e.OutputBytes += int64(len(text))
 	})
 }
 
-func (g *testGuest) execution(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) execution(w http.ResponseWriter, r *http.Request) {
 	offset, _ := strconv.ParseInt(r.FormValue("offset"), 10, 64)
 	g.answer(w, r, r.PathValue("id"), sandbox.Window{Offset: offset})
 }
 
-func (g *testGuest) answer(w http.ResponseWriter, r *http.Request, id string, win sandbox.Window) {
+func (g *Guest) answer(w http.ResponseWriter, r *http.Request, id string, win sandbox.Window) {
 	wait, _ := strconv.ParseFloat(r.FormValue("wait"), 64)
 	g.mu.Lock()
 	run := g.runs[id]
@@ -321,7 +369,7 @@ func (g *testGuest) answer(w http.ResponseWriter, r *http.Request, id string, wi
 	wire.WriteJSON(w, 200, e)
 }
 
-func (g *testGuest) events(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) events(w http.ResponseWriter, r *http.Request) {
 	from, _ := strconv.ParseInt(r.FormValue("from"), 10, 64)
 	g.mu.Lock()
 	run := g.runs[r.PathValue("id")]
@@ -347,7 +395,7 @@ func (g *testGuest) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (g *testGuest) interrupt(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) interrupt(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	if run := g.runs[r.PathValue("id")]; run != nil {
 		run.cancel()
@@ -357,7 +405,7 @@ func (g *testGuest) interrupt(w http.ResponseWriter, r *http.Request) {
 	g.answer(w, r, r.PathValue("id"), sandbox.Window{})
 }
 
-func (g *testGuest) list(w http.ResponseWriter, _ *http.Request) {
+func (g *Guest) list(w http.ResponseWriter, _ *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var l guest.FileList
@@ -367,7 +415,7 @@ func (g *testGuest) list(w http.ResponseWriter, _ *http.Request) {
 	wire.WriteJSON(w, 200, l)
 }
 
-func (g *testGuest) put(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) put(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
@@ -376,7 +424,7 @@ func (g *testGuest) put(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, 200, sandbox.File{Path: r.PathValue("path"), Size: int64(len(data))})
 }
 
-func (g *testGuest) get(w http.ResponseWriter, r *http.Request) {
+func (g *Guest) get(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	data, ok := g.files[r.PathValue("path")]
 	g.mu.Unlock()
