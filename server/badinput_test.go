@@ -34,13 +34,13 @@ func runOtherClient(t *testing.T, address string) {
 			setHeader(r, nil)
 			res, err := http.DefaultClient.Do(r)
 			if err != nil {
-				t.Errorf("a neighbour's call: %v", err)
+				t.Errorf("a call of the other client: %v", err)
 				return
 			}
 			body, err := io.ReadAll(res.Body)
 			res.Body.Close()
 			if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "waited") {
-				t.Errorf("a neighbour's call: %d %s, %v", res.StatusCode, body, err)
+				t.Errorf("a call of the other client: %d %s, %v, want an answer", res.StatusCode, body, err)
 				return
 			}
 		}
@@ -50,7 +50,7 @@ func runOtherClient(t *testing.T, address string) {
 		<-done
 		stream.post(toolCall("2", "echo", `{}`))
 		if a := stream.next(); a.ID != 2.0 {
-			t.Errorf("a neighbour's stream: %s", a.raw)
+			t.Errorf("the stream of the other client: got %s, want the answer to 2", a.raw)
 		}
 		wantAliveHTTP(t, address)
 	})
@@ -100,10 +100,10 @@ func TestBadShapes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			res, body := ask(t, "POST", "http://"+address+"/mcp", c.message)
 			if res.StatusCode != c.status || !strings.Contains(body, c.says) || strings.Contains(body, "panic") {
-				t.Errorf("%d %s, want %d %s", res.StatusCode, body, c.status, c.says)
+				t.Errorf("got %d %s, want %d and %s", res.StatusCode, body, c.status, c.says)
 			}
 			if !json.Valid([]byte(body)) {
-				t.Errorf("no JSON: %s", body)
+				t.Errorf("the answer is not JSON: %s", body)
 			}
 		})
 	}
@@ -122,18 +122,18 @@ func TestBrokenConnections(t *testing.T) {
 		name, sent, says string // says is the beginning of the answer; empty: the connection is closed without an answer
 		disconnects      bool   // the client closes its side right after sending
 	}{
-		{"no HTTP", "hello\r\n\r\n", "HTTP/1.1 400", false},
+		{"text that is not HTTP", "hello\r\n\r\n", "HTTP/1.1 400", false},
 		{"TLS to a plain port", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP/1.1 400", true},
-		{"a method of its own", strings.Replace(head(length), "POST", "EXEC", 1) + ping, "HTTP/1.1 405", false},
+		{"an unknown method", strings.Replace(head(length), "POST", "EXEC", 1) + ping, "HTTP/1.1 405", false},
 		{"a body that ends before its length", head("Content-Length: 1000") + ping, "HTTP/1.1 400", true},
 		{"a chunk that ends before its length", head("Transfer-Encoding: chunked") + "ff\r\n" + ping, "HTTP/1.1 400", true},
-		{"chunks without sense", head("Transfer-Encoding: chunked") + "zz\r\n" + ping, "HTTP/1.1 400", false},
+		{"a chunk without a length", head("Transfer-Encoding: chunked") + "zz\r\n" + ping, "HTTP/1.1 400", false},
 		{"two lengths", head(length, "Content-Length: 3") + ping, "HTTP/1.1 400", false},
 		{"a length and chunks, where proxies differ", head(length, "Transfer-Encoding: chunked") + "0\r\n\r\n", "HTTP/1.1 400", false},
 		{"a length below zero", head("Content-Length: -1"), "HTTP/1.1 400", false},
 		{"no host", strings.Replace(head(length), "Host: "+address+"\r\n", "", 1) + ping, "HTTP/1.1 400", false},
 		{"two hosts", head(length, "Host: localhost") + ping, "HTTP/1.1 400", false},
-		{"another's URL, as to a proxy", strings.Replace(head(length), "POST /mcp", "POST http://evil.com/mcp", 1) + ping, "HTTP/1.1 403", false},
+		{"the URL of another server, as to a proxy", strings.Replace(head(length), "POST /mcp", "POST http://evil.com/mcp", 1) + ping, "HTTP/1.1 403", false},
 		{"invalid UTF-8 in a header", head(length, "Mcp-Session-Id: \xff\xfe") + ping, "HTTP/1.1 200", false},
 		{"invalid UTF-8 in the path", strings.Replace(head(length), "/mcp", "/\xff", 1) + ping, "HTTP/1.1 404", false},
 		{"a line end in a header", head(length, "X: a\rb") + ping, "HTTP/1.1 400", false},
@@ -147,10 +147,10 @@ func TestBrokenConnections(t *testing.T) {
 			if c.disconnects {
 				conn.(*net.TCPConn).CloseWrite()
 			}
-			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			conn.SetReadDeadline(time.Now().Add(time.Minute))
 			line, _ := bufio.NewReader(conn).ReadString('\n')
 			if !strings.HasPrefix(line, c.says) || c.says == "" && strings.HasPrefix(line, "HTTP/1.1 2") {
-				t.Errorf("%q, want %q", line, c.says)
+				t.Errorf("the answer begins with %q, want %q", line, c.says)
 			}
 		})
 	}
@@ -164,15 +164,15 @@ func TestForeignStream(t *testing.T) {
 	}
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.Tokens = append(c.Tokens, other) })
 	stream := openSSE(t, address)
-	for name, header := range map[string]string{"another's token": "Authorization: Bearer " + secret + "-other", "no token": "Authorization: "} {
+	for name, header := range map[string]string{"another token": "Authorization: Bearer " + secret + "-other", "no token": "Authorization: "} {
 		res, body := ask(t, "POST", stream.endpoint, toolCall("1", "echo", `{"a":"foreign"}`), header)
 		if res.StatusCode != http.StatusNotFound && res.StatusCode != http.StatusUnauthorized {
-			t.Errorf("%s: %d %s", name, res.StatusCode, body)
+			t.Errorf("a post with %s: %d %s, want 401 or 404", name, res.StatusCode, body)
 		}
 	}
 	stream.post(toolCall("2", "echo", `{}`))
 	if a := stream.next(); a.ID != 2.0 {
-		t.Errorf("got %s", a.raw)
+		t.Errorf("got %s, want the answer to this client's call", a.raw)
 	}
 }
 
@@ -181,19 +181,16 @@ func TestForeignStream(t *testing.T) {
 func TestSameIDs(t *testing.T) {
 	address, _ := serve(t, nil)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown
-	s := openSSE(t, address)
-	s.post(toolCall("1", "wait", `{"ms":100}`))
+	s, g := openSSE(t, address), newGate(t)
+	s.post(g.call("1"))
+	g.awaitCalls(1)
 	s.post(toolCall("1", "echo", `{"a":"second"}`))
-	var reported []string
-	for range 2 {
-		a := s.next()
-		if a.ID != 1.0 {
-			t.Errorf("got %s", a.raw)
-		}
-		reported = append(reported, a.text())
+	if a := s.next(); a.ID != 1.0 || a.text() != `{"a":"second"}` {
+		t.Errorf("got %s, want the answer to the second call", a.raw)
 	}
-	if reported[0] != `{"a":"second"}` || reported[1] != "waited" {
-		t.Errorf("got %q", reported)
+	g.open()
+	if a := s.next(); a.ID != 1.0 || a.text() != "waited" {
+		t.Errorf("got %s, want the answer to the first call", a.raw)
 	}
 	var wg sync.WaitGroup
 	for i := range 50 {
@@ -235,11 +232,7 @@ func TestManyConnections(t *testing.T) {
 			t.Fatalf("connection %d: %q", i, got)
 		}
 	}
-	begun := time.Now()
 	wantAliveHTTP(t, address)
-	if took := time.Since(begun); took > 2*time.Second {
-		t.Errorf("a call beside them took %v", took)
-	}
 	for _, c := range conns {
 		c.Close()
 	}
@@ -253,10 +246,10 @@ func TestManyStreams(t *testing.T) {
 		streams = append(streams, openSSE(t, address))
 	}
 	if res, body := ask(t, "GET", "http://"+address+"/sse", ""); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
-		t.Errorf("one stream more: %d %s", res.StatusCode, body)
+		t.Errorf("one stream above the limit: %d %s, want 503 with Retry-After", res.StatusCode, body)
 	}
 	streams[0].cancel()
-	eventuallyTrue(t, func() bool {
+	eventually(t, "19 streams are counted", func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(text, `in_flight{kind="stream"} 19`)
 	})
@@ -264,7 +257,7 @@ func TestManyStreams(t *testing.T) {
 	for _, s := range streams[1:] {
 		s.post(toolCall("1", "echo", `{}`))
 		if a := s.next(); a.ID != 1.0 {
-			t.Errorf("got %s", a.raw)
+			t.Errorf("got %s, want the answer to this client's call", a.raw)
 		}
 	}
 }
@@ -278,11 +271,11 @@ func TestDisconnectDuringALongAnswer(t *testing.T) {
 		c := dial(t, address)
 		io.WriteString(c, post(address, len(message))+message)
 		if got := status(t, c); !strings.Contains(got, "200") {
-			t.Errorf("got %q", got)
+			t.Errorf("got %q, want 200", got)
 		}
 		c.Close()
 	}
-	eventuallyTrue(t, func() bool {
+	eventually(t, "no bytes of bodies are counted", func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(text, "dormouse_http_body_bytes 0")
 	})
@@ -312,7 +305,7 @@ func TestLargeIDs(t *testing.T) {
 			}
 			for transport, answer := range byTransport {
 				if !strings.Contains(answer, `{"jsonrpc":"2.0","id":`+id+`,`) {
-					t.Errorf("%s of %s: %s", transport, message, answer)
+					t.Errorf("the answer of %s to %s is %s, want the same id", transport, message, answer)
 				}
 			}
 		}

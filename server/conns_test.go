@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -297,7 +298,7 @@ func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ 
 		if e.reads.Add(1) > 1 {
 			e.tooMany.Store(true)
 		}
-		time.Sleep(50 * time.Millisecond) // long enough that concurrent calls would overlap if their number was not limited
+		time.Sleep(time.Second) // concurrent calls overlap, because the test runs with a fake clock
 		e.reads.Add(-1)
 		ex.State = sandbox.ExecSucceeded
 		return ex, nil
@@ -311,23 +312,25 @@ func (e ending) GetExecution(ctx context.Context, id string, seconds float64, _ 
 }
 
 func TestCallsOnOneConnectionWorkInTurnAfterTheirWaits(t *testing.T) {
-	e := ending{done: make(chan struct{}), waits: new(atomic.Int64), reads: new(atomic.Int64), tooMany: new(atomic.Bool)}
-	p := connectTo(t, server.New(tools.New(e, tools.Config{}), server.Config{MaxCalls: 1}))
-	for i := range 4 {
-		p.send(strings.Replace(toolCall(fmt.Sprint(i+1), "get_execution", longPoll), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1))
-	}
-	eventually(t, "all calls wait", func() bool { return e.waits.Load() == 8 })
-	close(e.done)
-	for answers := 0; answers < 4; {
-		a := p.next()
-		if a.ID == nil {
-			continue // a progress report
+	synctest.Test(t, func(t *testing.T) {
+		e := ending{done: make(chan struct{}), waits: new(atomic.Int64), reads: new(atomic.Int64), tooMany: new(atomic.Bool)}
+		p := connectTo(t, server.New(tools.New(e, tools.Config{}), server.Config{MaxCalls: 1}))
+		for i := range 4 {
+			p.send(strings.Replace(toolCall(fmt.Sprint(i+1), "get_execution", longPoll), `"params":{`, `"params":{"_meta":{"progressToken":"p"},`, 1))
 		}
-		if answers++; !strings.Contains(string(a.raw), "succeeded") {
-			t.Errorf("got %s, want an execution that succeeded", a.raw)
+		eventually(t, "all calls wait", func() bool { return e.waits.Load() == 8 })
+		close(e.done)
+		for answers := 0; answers < 4; {
+			a := p.next()
+			if a.ID == nil {
+				continue // a progress report
+			}
+			if answers++; !strings.Contains(string(a.raw), "succeeded") {
+				t.Errorf("got %s, want an execution that succeeded", a.raw)
+			}
 		}
-	}
-	if e.tooMany.Load() {
-		t.Error("calls read executions at once after their waits, want one at a time")
-	}
+		if e.tooMany.Load() {
+			t.Error("calls read executions at once after their waits, want one at a time")
+		}
+	})
 }

@@ -88,10 +88,10 @@ func serveOf(t testing.TB, list []tools.Tool, folder *spool.Folder, change func(
 			select {
 			case err := <-done:
 				if err != nil {
-					t.Errorf("Serve() = %v", err)
+					t.Errorf("Serve() = %v, want nil", err)
 				}
-			case <-time.After(10 * time.Second):
-				t.Error("Serve() does not end")
+			case <-time.After(time.Minute):
+				t.Error("Serve() has not returned a minute after its context ended")
 			}
 		}
 	}

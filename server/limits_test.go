@@ -35,10 +35,10 @@ func post(address string, contentLength int) string {
 // status reads an answer from c and returns its status line.
 func status(t *testing.T, c net.Conn) string {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
-		t.Errorf("no answer: %v", err)
+		t.Errorf("read the status line: %v", err)
 	}
 	return strings.TrimSpace(line)
 }
@@ -48,14 +48,14 @@ func wantAliveHTTP(t *testing.T, address string) {
 	t.Helper()
 	res, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "echo", `{}`))
 	if res.StatusCode != http.StatusOK || !strings.Contains(body, `"{}"`) {
-		t.Fatalf("the server does not answer as before: %d %s", res.StatusCode, body)
+		t.Errorf("the answer to a valid call is %d %s, want that the server still works", res.StatusCode, body)
 	}
 }
 
 // TestS04_Slow checks that the server answers a request with 408 if its body arrives too slowly or not at all, and that other
 // clients are not affected.
 func TestS04_Slow(t *testing.T) {
-	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = 300 * time.Millisecond })
+	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = time.Second })
 	silent, trickling := dial(t, address), dial(t, address)
 	io.WriteString(silent, post(address, 1000))
 	io.WriteString(trickling, post(address, 1000))
@@ -74,7 +74,7 @@ func TestS04_Slow(t *testing.T) {
 	wantAliveHTTP(t, address)
 	for name, c := range map[string]net.Conn{"silent": silent, "trickling": trickling} {
 		if got := status(t, c); !strings.Contains(got, "408") {
-			t.Errorf("%s: %q, want 408", name, got)
+			t.Errorf("the answer to a %s client: %q, want 408", name, got)
 		}
 	}
 	wantAliveHTTP(t, address)
@@ -82,9 +82,10 @@ func TestS04_Slow(t *testing.T) {
 
 // TestSlowCall checks that BodyPatience limits only the time to read the body, and not the duration of a call.
 func TestSlowCall(t *testing.T) {
-	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = 100 * time.Millisecond })
+	t.Parallel()
+	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = time.Second })
 	for range 2 { // the second call reuses the connection, so it fails if the deadline of the first body was not removed
-		if _, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":400}`)); !strings.Contains(body, "waited") {
+		if _, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":1200}`)); !strings.Contains(body, "waited") {
 			t.Errorf("got %s", body)
 		}
 	}
@@ -104,12 +105,12 @@ func TestS04_Endless(t *testing.T) {
 	}
 	wantAliveHTTP(t, address)
 	if res, _ := ask(t, "POST", "http://"+address+"/mcp", strings.Repeat(" ", 1<<20+1)); res.StatusCode != http.StatusRequestEntityTooLarge {
-		t.Errorf("one byte over: %d", res.StatusCode)
+		t.Errorf("a body one byte above the limit: %d, want 413", res.StatusCode)
 	}
 	padded := toolCall("1", "echo", `{}`)
 	padded += strings.Repeat(" ", 1<<20-len(padded))
 	if res, _ := ask(t, "POST", "http://"+address+"/mcp", padded); res.StatusCode != http.StatusOK {
-		t.Errorf("at the limit: %d", res.StatusCode)
+		t.Errorf("a body at the limit: %d, want 200", res.StatusCode)
 	}
 }
 
@@ -146,7 +147,7 @@ func TestS04_Parallel(t *testing.T) {
 				}
 			}()
 			code := "cut off"
-			c.SetReadDeadline(time.Now().Add(5 * time.Second))
+			c.SetReadDeadline(time.Now().Add(time.Minute))
 			if line, err := bufio.NewReader(c).ReadString('\n'); err == nil {
 				code = strings.Fields(line)[1]
 			}
@@ -161,26 +162,17 @@ func TestS04_Parallel(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	t.Logf("statuses: %v", codes)
 	if codes["503"] == 0 || codes["200"] > 0 || codes["413"] > 0 {
-		t.Errorf("statuses: %v", codes)
+		t.Errorf("statuses: %v, want some 503, and no 200 or 413", codes)
 	}
 	if grown := int64(after.Sys) - int64(before.Sys); grown > 128<<20 {
-		t.Errorf("memory grew by %d MiB", grown>>20)
+		t.Errorf("memory grew by %d MiB, want at most 128", grown>>20)
 	}
 	// After all requests, no body holds a part of the budget.
-	eventuallyTrue(t, func() bool {
+	eventually(t, "no bytes of bodies are counted", func() bool {
 		_, metrics := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(metrics, "dormouse_http_body_bytes 0\n")
 	})
 	wantAliveHTTP(t, address)
-}
-
-func eventuallyTrue(t *testing.T, ok func() bool) {
-	t.Helper()
-	for begun := time.Now(); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(begun) > 5*time.Second {
-			t.Fatal("it does not come")
-		}
-	}
 }
 
 // TestS04_Headers checks that headers above the size limit are refused.
@@ -198,37 +190,42 @@ func TestFiles(t *testing.T) {
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxBody, c.BodiesBytes = 1000, 1000 })
 	body := strings.Repeat("x", 1<<20)
 	if _, got := ask(t, "PUT", "http://"+address+"/v1/sandboxes/s/files/a", body); !strings.Contains(got, `"bytes":1048576`) {
-		t.Errorf("got %s", got)
+		t.Errorf("the upload of a file: %s, want that all its bytes arrive", got)
 	}
 	if res, _ := ask(t, "POST", "http://"+address+"/v1/sandboxes", strings.Repeat("x", 999)); res.StatusCode != http.StatusOK {
-		t.Errorf("status %d", res.StatusCode)
+		t.Errorf("another body within the limit: %d, want 200", res.StatusCode)
 	}
 }
 
-// TestS07_Busy checks that a request beyond the limit of concurrent requests waits for a moment and is then refused with
-// 503, and that /healthz is still answered.
+// TestS07_Busy checks that a request beyond the limit of concurrent requests waits for a slot, that it is refused with 503 if
+// it gets none in time, and that /healthz is still answered.
 func TestS07_Busy(t *testing.T) {
-	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxRequests = 2 })
 	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() { ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":1000}`)) })
+	fill := func(address string) *gate {
+		g := newGate(t)
+		for range 2 {
+			wg.Go(func() { ask(t, "POST", "http://"+address+"/mcp", g.call("1")) })
+		}
+		g.awaitCalls(2)
+		return g
 	}
-	time.Sleep(100 * time.Millisecond)
+	address, _ := serve(t, func(c *server.HTTPConfig) { c.MaxRequests, c.Queue = 2, time.Minute })
+	g := fill(address)
 	if res, _ := ask(t, "GET", "http://"+address+"/healthz", ""); res.StatusCode != http.StatusOK {
-		t.Errorf("health of a full server: %d", res.StatusCode)
+		t.Errorf("the health of a full server: %d, want 200", res.StatusCode)
 	}
-	wantAliveHTTP(t, address) // both slots are in use, so this request waits for one
+	wg.Go(func() { wantAliveHTTP(t, address) }) // both slots are in use until the gate is opened
+	g.open()
 	wg.Wait()
 
 	address, _ = serve(t, func(c *server.HTTPConfig) { c.MaxRequests, c.Queue = 2, time.Millisecond })
-	for range 2 {
-		wg.Go(func() { ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":500}`)) })
-	}
-	time.Sleep(100 * time.Millisecond)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections) // unused connections would delay the shutdown
+	g = fill(address)
 	res, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "echo", `{}`))
 	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || !strings.Contains(body, "2 requests are in flight") {
-		t.Errorf("a full server: %d %v %s", res.StatusCode, res.Header, body)
+		t.Errorf("a request to a full server: %d %v %s, want 503 with Retry-After", res.StatusCode, res.Header, body)
 	}
+	g.open()
 	wg.Wait()
 }
 
@@ -247,7 +244,7 @@ func TestS02_Token(t *testing.T) {
 	wg.Wait()
 	text, err := os.ReadFile(path)
 	if err != nil || len(strings.TrimSpace(string(text))) != len("dormouse_")+43 {
-		t.Fatalf("token %q, %v", text, err)
+		t.Fatalf("the token file contains %q, %v, want one token", text, err)
 	}
 	file, err := server.OpenOrMakeTokenFile(path, discardLog)
 	if err != nil || len(file.Tokens()) != 1 {
@@ -255,33 +252,33 @@ func TestS02_Token(t *testing.T) {
 	}
 	token := file.Tokens()[0]
 	if again, _ := os.ReadFile(path); string(again) != string(text) {
-		t.Error("the token was made again")
+		t.Error("the file has changed, want that an existing token is kept")
 	}
 	if shown := fmt.Sprintf("%v %+v %#v", token, token, token); strings.Contains(shown, strings.TrimSpace(string(text))) {
-		t.Error("a token shows its secret")
+		t.Error("a formatted token contains its secret")
 	}
 	if left, _ := filepath.Glob(path + ".*"); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("files beside the token file: %v, want none", left)
 	}
 	if runtime.GOOS == "windows" {
 		return
 	}
 	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %o", info.Mode().Perm())
+		t.Errorf("mode of the token file = %o, want 600", info.Mode().Perm())
 	}
 	os.Chmod(path, 0o644)
 	if _, err := server.OpenOrMakeTokenFile(path, discardLog); err == nil || !strings.Contains(err.Error(), "others may have read") {
-		t.Errorf("a token that others can read: %v", err)
+		t.Errorf("opening a token file that others can read = %v, want an error", err)
 	}
-	for name, content := range map[string]string{"empty": "", "short": "abc", "two lines": secret + "\n" + secret, "long": strings.Repeat("x", 2000)} {
+	for name, content := range map[string]string{"no token": "", "a short token": "abc", "the same token twice": secret + "\n" + secret, "a long token": strings.Repeat("x", 2000)} {
 		bad := filepath.Join(t.TempDir(), "token")
 		os.WriteFile(bad, []byte(content), 0o600)
 		if _, err := server.OpenTokenFile(bad, discardLog); err == nil || strings.Contains(err.Error(), secret) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("opening a file with %s = %v, want an error without the secret", name, err)
 		}
 	}
 	if _, err := server.OpenTokenFile(filepath.Join(t.TempDir(), "none"), discardLog); err == nil {
-		t.Error("no file: no error")
+		t.Error("opening a file that does not exist succeeded, want an error")
 	}
 }
 
@@ -290,7 +287,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for begun := time.Now(); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(begun) > time.Minute {
-			t.Fatalf("not within a minute: %s", what)
+			t.Fatalf("did not happen within a minute: %s", what)
 		}
 	}
 }

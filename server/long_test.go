@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -107,7 +108,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 				case a := <-answers:
 					return a, nil
 				case <-time.After(wait):
-					return answer{}, fmt.Errorf("no answer")
+					return answer{}, errors.New("no answer in time")
 				}
 			})
 		}}
@@ -171,7 +172,7 @@ func TestLongStrings(t *testing.T) {
 					t.Errorf("%.80s: %.300s, want %s", s.json, a.raw, want)
 				}
 			}
-			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+			eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 		})
 	}
 }
@@ -208,9 +209,9 @@ func TestLongStringsOutsideArgumentsAreRefused(t *testing.T) {
 			}
 			c.send(toolCall("2", "sum", `{"`+pad+`":1}`)) // a long name of a field stays in memory and is not refused
 			if a := c.next(); a.ID != 2.0 || a.Result["isError"] != true {
-				t.Errorf("a name: %.300s", a.raw)
+				t.Errorf("a long field name: %.300s, want an answer to 2 that is an error of the tool", a.raw)
 			}
-			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+			eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 		})
 	}
 }
@@ -255,7 +256,7 @@ func TestRefusedLongMessagesAreAnsweredWithTheirIDs(t *testing.T) {
 					t.Errorf("%.100s: %.300s", m, a.raw)
 				}
 			}
-			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+			eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 		})
 	}
 }
@@ -282,9 +283,9 @@ func TestLongAnswers(t *testing.T) {
 				}
 				c.send(toolCall("1", "large", `{"size":9000000}`))
 				if a := c.next(); a.Result["isError"] != true || !strings.Contains(a.text(), "too many large messages at once") {
-					t.Errorf("no room: %.300s", a.raw)
+					t.Errorf("an answer that does not fit into the spool: %.300s, want an error", a.raw)
 				}
-				eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+				eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 			})
 		}
 	}
@@ -311,11 +312,11 @@ func TestLongClients(t *testing.T) {
 			}
 			blob := r.Content[1].(mcp.EmbeddedResource).Resource.(mcp.BlobResourceContents).Blob
 			if blob != base64.StdEncoding.EncodeToString(pattern(3_000_000)) {
-				t.Errorf("%s %s: another file came out", kind, version)
+				t.Errorf("%s %s: the answer contains another file than was read", kind, version)
 			}
 		}
 	}
-	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 }
 
 // TestConcurrentLongMessagesAreNotMixedUp checks that many concurrent long messages, all with the same id, are not mixed up.
@@ -338,7 +339,7 @@ func TestConcurrentLongMessagesAreNotMixedUp(t *testing.T) {
 					t.Errorf("%d of %s", n, text)
 				}
 			}
-			eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+			eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 		})
 	}
 }
@@ -347,7 +348,7 @@ func TestConcurrentLongMessagesAreNotMixedUp(t *testing.T) {
 // or an answer.
 func TestDisconnectDuringALongMessageLeavesNoFiles(t *testing.T) {
 	folder := openSpool(t, 0)
-	address, _ := serveOf(t, longTools(), folder, func(c *server.HTTPConfig) { c.BodyPatience = 300 * time.Millisecond })
+	address, _ := serveOf(t, longTools(), folder, func(c *server.HTTPConfig) { c.BodyPatience = time.Second })
 	message := toolCall("1", "sum", `{"a":"`+strings.Repeat("x", 4<<20)+`"}`)
 	var wg sync.WaitGroup
 	for i := range 10 {
@@ -356,13 +357,13 @@ func TestDisconnectDuringALongMessageLeavesNoFiles(t *testing.T) {
 			switch i % 3 {
 			case 0: // the client disconnects during the message
 				io.WriteString(c, post(address, len(message))+message[:2<<20])
-				eventuallyTrue(t, func() bool { return folder.Used() > 0 })
+				eventually(t, "a long string is on disk", func() bool { return folder.Used() > 0 })
 				c.Close()
 			case 1: // the client stops sending
 				io.WriteString(c, post(address, len(message))+message[:66<<10])
-				c.SetReadDeadline(time.Now().Add(20 * time.Second))
+				c.SetReadDeadline(time.Now().Add(time.Minute))
 				if line, err := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, "408") {
-					t.Errorf("%q, %v, want 408", line, err)
+					t.Errorf("the answer to a client that stops sending: %q, %v, want 408", line, err)
 				}
 			case 2: // the client disconnects during the answer
 				m := toolCall("1", "large", `{"size":50000000}`)
@@ -373,21 +374,21 @@ func TestDisconnectDuringALongMessageLeavesNoFiles(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 	wantAliveHTTP(t, address)
 
 	p := connectTo(t, server.New(longTools(), server.Config{Spool: folder, Grace: time.Millisecond}))
 	io.WriteString(p.in, message[:2<<20])
-	eventuallyTrue(t, func() bool { return folder.Used() > 0 })
+	eventually(t, "a long string is on disk", func() bool { return folder.Used() > 0 })
 	p.in.CloseWithError(io.ErrUnexpectedEOF)
 	<-p.ended
-	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 
 	p = connectTo(t, server.New(longTools(), server.Config{Spool: folder, Grace: time.Millisecond}))
 	p.send(toolCall("1", "wait", `{"ms":60000,"a":"`+strings.Repeat("x", 1<<20)+`"}`))
-	eventuallyTrue(t, func() bool { return folder.Used() > 0 })
+	eventually(t, "a long string is on disk", func() bool { return folder.Used() > 0 })
 	p.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
-	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 }
 
 // TestS04_LongBodies sends many long messages at once, and checks that messages for which the spool has no space are refused
@@ -413,9 +414,9 @@ func TestS04_LongBodies(t *testing.T) {
 	}
 	wg.Wait()
 	if t.Logf("statuses: %v", codes); codes[200]+codes[503] != 32 || codes[200] == 0 {
-		t.Errorf("statuses: %v", codes)
+		t.Errorf("statuses: %v, want 32 of 200 and 503, and some 200", codes)
 	}
-	eventuallyTrue(t, func() bool { return folder.Used() == 0 })
+	eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
 	wantAliveHTTP(t, address)
 }
 

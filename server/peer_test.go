@@ -3,10 +3,12 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,7 +33,11 @@ func fakeTools() []tools.Tool {
 		}},
 		{Definition: definition("panic"), Call: func(context.Context, any) *mcp.CallToolResult { panic("secret text") }},
 		{Definition: definition("wait"), Call: func(ctx context.Context, a any) *mcp.CallToolResult {
-			ms, _ := a.(map[string]any)["ms"].(float64)
+			arguments, _ := a.(map[string]any)
+			if g, ok := gates.Load(arguments["gate"]); ok {
+				return text(g.(*gate).wait(ctx))
+			}
+			ms, _ := arguments["ms"].(float64)
 			select {
 			case <-time.After(time.Duration(ms) * time.Millisecond):
 				return text("waited")
@@ -43,6 +49,53 @@ func fakeTools() []tools.Tool {
 			tools.Report(ctx, time.Second, "half way")
 			return text("reported")
 		}},
+	}
+}
+
+// gate makes calls of the tool wait last until the test opens it.
+type gate struct {
+	t       *testing.T
+	name    string
+	entered chan struct{} // receives a value for each call that has begun
+	opened  chan struct{}
+	open    func()
+}
+
+var gates sync.Map // the gates of all tests, by name
+
+// newGate returns a closed gate, which is opened at the end of the test at the latest.
+func newGate(t *testing.T) *gate {
+	g := &gate{t: t, name: rand.Text(), entered: make(chan struct{}, 1000), opened: make(chan struct{})}
+	g.open = sync.OnceFunc(func() { close(g.opened) })
+	gates.Store(g.name, g)
+	t.Cleanup(g.open)
+	return g
+}
+
+// call returns a tool call that lasts until the gate is opened.
+func (g *gate) call(id string) string { return toolCall(id, "wait", g.arguments()) }
+
+func (g *gate) arguments() string { return `{"gate":"` + g.name + `"}` }
+
+// awaitCalls waits until n more calls have begun.
+func (g *gate) awaitCalls(n int) {
+	g.t.Helper()
+	for i := range n {
+		select {
+		case <-g.entered:
+		case <-time.After(time.Minute):
+			g.t.Fatalf("%d of %d calls have begun after a minute", i, n)
+		}
+	}
+}
+
+func (g *gate) wait(ctx context.Context) string {
+	g.entered <- struct{}{}
+	select {
+	case <-g.opened:
+		return "waited"
+	case <-ctx.Done():
+		return "cancelled"
 	}
 }
 
@@ -137,7 +190,7 @@ func (p *peer) tryNext(wait time.Duration) (answer, error) {
 		a := answer{raw: line}
 		return a, json.Unmarshal([]byte(line), &a)
 	case <-time.After(wait):
-		return answer{}, errors.New("no answer")
+		return answer{}, errors.New("no answer in time")
 	}
 }
 
@@ -146,7 +199,7 @@ func (p *peer) wantAlive() {
 	p.t.Helper()
 	p.send(toolCall(`"alive"`, "echo", `{}`))
 	if a := p.next(); a.ID != "alive" || a.text() != "{}" {
-		p.t.Fatalf("the server does not answer as before: %s", a.raw)
+		p.t.Fatalf("the answer to a valid call is %s, want that the server still works", a.raw)
 	}
 }
 

@@ -2,10 +2,12 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -17,28 +19,30 @@ import (
 func TestStop(t *testing.T) {
 	address, end := serve(t, nil)
 	stream := openSSE(t, address)
-	done := make(chan string, 1)
+	g, done := newGate(t), make(chan string, 1)
 	go func() {
-		_, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":300}`))
+		_, body := ask(t, "POST", "http://"+address+"/mcp", g.call("1"))
 		done <- body
 	}()
-	time.Sleep(100 * time.Millisecond)
-	begun := time.Now()
-	end()
-	if body := <-done; !strings.Contains(body, "waited") {
-		t.Errorf("the call in flight: %s", body)
-	}
+	g.awaitCalls(1)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		end()
+	}()
 	select {
 	case event, open := <-stream.events:
 		if open {
-			t.Errorf("event %q", event)
+			t.Errorf("the stream has the event %q, want its end", event)
 		}
-	case <-time.After(time.Second):
-		t.Error("the stream does not end")
+	case <-time.After(time.Minute):
+		t.Error("the stream is open after a minute, want that it ends when the server stops")
 	}
-	if took := time.Since(begun); took > 3*time.Second {
-		t.Errorf("it took %v", took)
+	g.open()
+	if body := <-done; !strings.Contains(body, "waited") {
+		t.Errorf("the call in flight: %s, want its answer", body)
 	}
+	<-stopped
 }
 
 // slowSandboxes is a fake daemon whose execution runs until end is closed.
@@ -72,26 +76,28 @@ func (s *slowSandboxes) GetExecution(ctx context.Context, id string, wait float6
 
 // TestWaits checks that Drain ends waits, and that Execute still returns the execution's id.
 func TestWaits(t *testing.T) {
-	s := &slowSandboxes{end: make(chan struct{})}
-	w := server.NewWaits(s)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		ex, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{WaitSeconds: 300})
-		if err != nil || ex.ID != "exec_1" || ex.State != sandbox.ExecRunning {
-			t.Errorf("Execute() = %v, %v; want what is known", ex, err)
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowSandboxes{end: make(chan struct{})}
+		w := server.NewWaits(s)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			ex, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{WaitSeconds: 300})
+			if err != nil || ex.ID != "exec_1" || ex.State != sandbox.ExecRunning {
+				t.Errorf("Execute() = %v, %v; want the running execution", ex, err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := w.GetExecution(t.Context(), "exec_1", 300, sandbox.NoOutput); !errors.Is(err, sandbox.ErrStopping) {
+				t.Errorf("GetExecution() = %v, want ErrStopping", err)
+			}
+		})
+		synctest.Wait()
+		w.Drain()
+		wg.Wait()
+		if _, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{}); sandbox.KindOf(err) != sandbox.Unavailable {
+			t.Errorf("Execute() of a stopped server = %v, want unavailable", err)
 		}
 	})
-	wg.Go(func() {
-		if _, err := w.GetExecution(t.Context(), "exec_1", 300, sandbox.NoOutput); sandbox.KindOf(err) != sandbox.Unavailable {
-			t.Errorf("GetExecution() = %v, want unavailable", err)
-		}
-	})
-	time.Sleep(50 * time.Millisecond)
-	w.Drain()
-	wg.Wait()
-	if _, err := w.Execute(t.Context(), "s", sandbox.ExecuteRequest{}); sandbox.KindOf(err) != sandbox.Unavailable {
-		t.Errorf("Execute() of a stopped server = %v", err)
-	}
 }
 
 // TestExecutionMetrics checks that executions reported by the daemon are counted.
@@ -103,7 +109,7 @@ func TestExecutionMetrics(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.Metrics = m })
 	text := do(h, "GET", "/metrics", "").Body.String()
 	if !strings.Contains(text, `dormouse_executions_ended_total{state="failed"} 1`) || !strings.Contains(text, "dormouse_executions_started_total 2") {
-		t.Errorf("metrics: %s", text)
+		t.Errorf("the metrics are %s, want 2 executions started and 1 failed", text)
 	}
 }
 
@@ -112,15 +118,16 @@ func TestDisconnectsFreeAllSlots(t *testing.T) {
 	address, end := serve(t, nil)
 	for range 20 {
 		c := dial(t, address)
-		message := toolCall("1", "wait", `{"ms":60000}`)
+		g := newGate(t)
+		message := g.call("1")
 		fmt.Fprint(c, post(address, len(message)), message)
 		s := openSSE(t, address)
 		s.post(message)
+		g.awaitCalls(2)
 		s.cancel()
-		time.Sleep(5 * time.Millisecond)
 		c.Close()
 	}
-	eventuallyTrue(t, func() bool {
+	eventually(t, "no calls and streams are counted", func() bool {
 		_, text := ask(t, "GET", "http://"+address+"/metrics", "")
 		return strings.Contains(text, "in_flight{kind=\"call\"} 0\n") && strings.Contains(text, `in_flight{kind="stream"} 0`)
 	})

@@ -60,7 +60,7 @@ func TestHTTPClients(t *testing.T) {
 				c := connectHTTP(t, kind, version, address)
 				list, err := c.ListTools(t.Context(), mcp.ListToolsRequest{})
 				if err != nil || len(list.Tools) != 4 {
-					t.Fatalf("%v, %v", list, err)
+					t.Fatalf("list the tools: %v, %v, want 4 tools", list, err)
 				}
 				var wg sync.WaitGroup
 				for i := range 20 {
@@ -77,7 +77,7 @@ func TestHTTPClients(t *testing.T) {
 				call := mcp.CallToolRequest{}
 				call.Params.Name = "panic"
 				if r, err := c.CallTool(t.Context(), call); err != nil || !r.IsError || strings.Contains(r.Content[0].(mcp.TextContent).Text, "secret") {
-					t.Errorf("%v, %v", r, err)
+					t.Errorf("the result after a panic: %v, %v, want an error without the text of the panic", r, err)
 				}
 			})
 		}
@@ -123,7 +123,7 @@ func openSSE(t *testing.T, address string) *sseClient {
 	setHeader(r, nil)
 	res, err := http.DefaultClient.Do(r)
 	if err != nil || res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get("Access-Control-Allow-Origin") != "" {
-		t.Fatalf("%v, %v", res, err)
+		t.Fatalf("open a stream: %v, %v", res, err)
 	}
 	c := &sseClient{t: t, events: make(chan string, 1000), cancel: cancel}
 	go func() {
@@ -144,7 +144,7 @@ func openSSE(t *testing.T, address string) *sseClient {
 func (c *sseClient) post(message string) {
 	c.t.Helper()
 	if res, body := ask(c.t, "POST", c.endpoint, message); res.StatusCode != http.StatusAccepted {
-		c.t.Fatalf("post: %d %s", res.StatusCode, body)
+		c.t.Fatalf("post to the stream: %d %s, want 202", res.StatusCode, body)
 	}
 }
 
@@ -155,8 +155,8 @@ func (c *sseClient) next() (a answer) {
 		if err := json.Unmarshal([]byte(a.raw), &a); err != nil {
 			c.t.Fatalf("event %q: %v", a.raw, err)
 		}
-	case <-time.After(5 * time.Second):
-		c.t.Fatal("no event")
+	case <-time.After(time.Minute):
+		c.t.Fatal("no event on the stream within a minute")
 	}
 	return a
 }
@@ -176,17 +176,18 @@ func TestSSECancel(t *testing.T) {
 // TestHTTPCancel checks that a client cannot cancel another client's call that has the same id.
 func TestHTTPCancel(t *testing.T) {
 	address, _ := serve(t, nil)
-	done := make(chan string, 1)
+	g, done := newGate(t), make(chan string, 1)
 	go func() {
-		_, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":500}`))
+		_, body := ask(t, "POST", "http://"+address+"/mcp", g.call("1"))
 		done <- body
 	}()
-	time.Sleep(100 * time.Millisecond)
+	g.awaitCalls(1)
 	if res, _ := ask(t, "POST", "http://"+address+"/mcp", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`); res.StatusCode != http.StatusAccepted {
-		t.Errorf("status %d", res.StatusCode)
+		t.Errorf("the cancellation: %d, want 202", res.StatusCode)
 	}
+	g.open()
 	if body := <-done; !strings.Contains(body, "waited") {
-		t.Errorf("got %s", body)
+		t.Errorf("the other client's call: %s, want its answer", body)
 	}
 }
 
@@ -202,8 +203,8 @@ func TestBadRequests(t *testing.T) {
 		says               string
 	}{
 		{"truncated JSON", `{"jsonrpc":"2.0","id":1,`, "", 400, "-32700"},
-		{"no JSON", `hello`, "", 400, "-32700"},
-		{"nothing", ``, "", 400, "-32700"},
+		{"text that is not JSON", `hello`, "", 400, "-32700"},
+		{"an empty body", ``, "", 400, "-32700"},
 		{"two messages", ping + ping, "", 400, "-32700"},
 		{"a batch", "[" + ping + "]", "", 400, "batches are not supported"},
 		{"invalid UTF-8", toolCall("7", "echo", "{\"a\":\"\xff\"}"), "", 400, "not valid UTF-8"},
@@ -211,16 +212,16 @@ func TestBadRequests(t *testing.T) {
 		{"no method", `{"jsonrpc":"2.0","id":3}`, "", 400, "no method"},
 		{"deep nesting", strings.Repeat("[", 100000), "", 400, "-32700"},
 		{"text/plain, as any web page can post", ping, "Content-Type: text/plain", 415, ""},
-		{"a form", ping, "Content-Type: application/x-www-form-urlencoded", 415, ""},
-		{"no type", ping, "Content-Type: ", 415, ""},
+		{"a content type of a form", ping, "Content-Type: application/x-www-form-urlencoded", 415, ""},
+		{"no content type", ping, "Content-Type: ", 415, ""},
 		{"another charset", ping, "Content-Type: application/json; charset=utf-16", 415, ""},
-		{"a broken type", ping, "Content-Type: application/json; =", 415, ""},
+		{"an invalid content type", ping, "Content-Type: application/json; =", 415, ""},
 		{"gzip", ping, "Content-Encoding: gzip", 415, "compressed"},
-		{"no encoding by name", ping, "Content-Encoding: identity", 415, "compressed"},
-		{"a foreign session", ping, "Mcp-Session-Id: mcp-session-of-somebody", 200, ""},
-		{"UTF-8", ping, "Content-Type: application/json; charset=UTF-8", 200, ""},
+		{"a content encoding that means none", ping, "Content-Encoding: identity", 415, "compressed"},
+		{"an unknown session", ping, "Mcp-Session-Id: mcp-session-of-somebody", 200, ""},
+		{"the charset UTF-8", ping, "Content-Type: application/json; charset=UTF-8", 200, ""},
 		{"a notification", `{"jsonrpc":"2.0","method":"notifications/initialized"}`, "", 202, ""},
-		{"a response to nothing", `{"jsonrpc":"2.0","id":1,"result":{}}`, "", 202, ""},
+		{"a response without a request", `{"jsonrpc":"2.0","id":1,"result":{}}`, "", 202, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			header := []string{}
@@ -229,14 +230,14 @@ func TestBadRequests(t *testing.T) {
 			}
 			res, body := ask(t, "POST", "http://"+address+"/mcp", c.body, header...)
 			if res.StatusCode != c.status || !strings.Contains(body, c.says) {
-				t.Errorf("/mcp: %d %s", res.StatusCode, body)
+				t.Errorf("/mcp: %d %s, want %d and %q", res.StatusCode, body, c.status, c.says)
 			}
 			want := c.status
 			if want == http.StatusOK {
 				want = http.StatusAccepted // on SSE, the error is sent on the stream and not as the answer to the POST
 			}
 			if res, body := ask(t, "POST", stream.endpoint, c.body, header...); res.StatusCode != want || !strings.Contains(body, c.says) {
-				t.Errorf("/message: %d %s", res.StatusCode, body)
+				t.Errorf("/message: %d %s, want %d and %q", res.StatusCode, body, want, c.says)
 			}
 		})
 	}
@@ -277,7 +278,8 @@ func TestS08_Framing(t *testing.T) {
 
 // TestHTTP2 checks calls and the limit for slow bodies over HTTP/2, which TLS clients use.
 func TestHTTP2(t *testing.T) {
-	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.BodyPatience = 200 * time.Millisecond })
+	t.Parallel()
+	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.BodyPatience = time.Second })
 	s := httptest.NewUnstartedServer(h)
 	s.EnableHTTP2 = true
 	s.StartTLS()
@@ -294,14 +296,14 @@ func TestHTTP2(t *testing.T) {
 		return res, string(b)
 	}
 	for range 2 {
-		if res, body := post(strings.NewReader(toolCall("1", "wait", `{"ms":400}`))); res.ProtoMajor != 2 || !strings.Contains(body, "waited") {
-			t.Errorf("%s %d %s", res.Proto, res.StatusCode, body)
+		if res, body := post(strings.NewReader(toolCall("1", "wait", `{"ms":1200}`))); res.ProtoMajor != 2 || !strings.Contains(body, "waited") {
+			t.Errorf("got %s %d %s, want the answer over HTTP/2", res.Proto, res.StatusCode, body)
 		}
 	}
 	never, w := io.Pipe()
 	defer w.Close()
 	if res, _ := post(never); res.StatusCode != http.StatusRequestTimeout {
-		t.Errorf("a body that does not come: %d", res.StatusCode)
+		t.Errorf("a body that does not arrive: %d, want 408", res.StatusCode)
 	}
 }
 
