@@ -9,7 +9,9 @@
 //   - creating, finding, listing and removing containers (create.go)
 //   - the stream to the guest (dial.go): through the engine's exec (stream.go) or, on the same machine, through the
 //     container's own runtime (runtime.go)
-//   - [Engine.Suspend] and [Engine.Resume]: to disk or paused (suspend.go, disk.go)
+//   - [Engine.Suspend] and [Engine.Resume] (suspend.go): to a checkpoint on disk (checkpoint.go, disk.go), or paused
+//     (pause.go)
+//   - repairs after a crash of the daemon or the engine (repair.go)
 //   - [Engine.Fork] (fork.go)
 //   - removing the copies of saved memory that containerd leaves behind (copies.go)
 //   - installing the guest: one volume for each build and architecture, which containers mount read-only (bundle.go)

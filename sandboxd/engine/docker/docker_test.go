@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/docker/docker/client"
@@ -29,6 +30,9 @@ func skipWithout(t testing.TB, what string, why any) {
 	}
 	t.Skipf("NOT TESTED: no %s: %v", what, why)
 }
+
+// homes contains the homes that this process's tests have opened, and the builds of the guests that they have installed.
+var homes sync.Map
 
 // open opens the engine that config describes, and skips the test if there is none. When the test ends, open removes
 // the guest's volume and closes the engine.

@@ -41,9 +41,6 @@ func TestMain(m *testing.M) {
 // privateDirs is the prefix of the paths of this process's private engines.
 var privateDirs = filepath.Join(os.TempDir(), fmt.Sprintf("dm-%d-", os.Getpid()))
 
-// homes contains the homes that this process's tests have opened, and the builds of the guests that they have installed.
-var homes sync.Map
-
 // containers records the containers that are created on this machine's engine while the tests run.
 type containers struct {
 	api  *client.Client

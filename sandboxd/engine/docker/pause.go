@@ -1,0 +1,98 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/docker/docker/api/types/checkpoint"
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+)
+
+const (
+	// answerTimeout is the time in which a guest answers if it is not frozen.
+	answerTimeout = 2 * time.Second
+	unpauseTries  = 5
+	settlePoll    = 20 * time.Millisecond
+)
+
+// findSettled is like find, for callers that need to know whether the container is paused. Docker records an unpause
+// twice: when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
+// container as paused that was just resumed. If this process has resumed the sandbox, findSettled waits until Docker
+// reports the container as not paused, but at most for answerTimeout.
+func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
+	for end := time.Now().Add(answerTimeout); ; {
+		found, err = e.find(ctx, id)
+		if _, ours := e.resumedIDs.Load(id); err != nil || !found.State.Paused || !ours || time.Now().After(end) {
+			return found, err
+		}
+		select {
+		case <-time.After(settlePoll):
+		case <-ctx.Done():
+			return found, ctx.Err()
+		}
+	}
+}
+
+// unfreeze makes sure that a container runs if the engine reports it as running. An engine that was killed while it
+// made a checkpoint can leave the container frozen without reporting it as paused.
+func (e *Engine) unfreeze(ctx context.Context, containerID string) error {
+	left, listErr := e.api.CheckpointList(ctx, containerID, checkpoint.ListOptions{})
+	if listErr == nil && len(left) == 0 {
+		return nil // no checkpoint was interrupted
+	}
+	answerCtx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if e.awaitGuest(answerCtx, containerID) != nil {
+		if ctx.Err() != nil {
+			return ctx.Err() // the caller did not wait for the answer, so the container may be running
+		}
+		_ = e.pause(ctx, containerID) // this may fail, because the container may be paused already
+		if err := e.unpause(ctx, containerID); err != nil {
+			return err
+		}
+	}
+	_ = e.dropCheckpoints(ctx, containerID) // if this fails, the next suspend removes the checkpoints
+	return nil
+}
+
+// pause closes the streams to a container and freezes the container. The calls do not end with ctx: an engine would
+// pause the container even if the call were cancelled.
+func (e *Engine) pause(ctx context.Context, containerID string) error {
+	ctx, cancel := engine.Cleanup(ctx)
+	defer cancel()
+	e.streams.Close(containerID)
+	// The engine may still be starting an exec for a dial that was cancelled. In a frozen container that exec would
+	// hang, and every inspect of the container would hang too (Docker 20.10). The engine answers this inspect once it
+	// is starting no exec.
+	if _, err := e.api.ContainerInspect(ctx, containerID); err != nil {
+		return err
+	}
+	return e.api.ContainerPause(ctx, containerID)
+}
+
+// unpause resumes a paused container. It succeeds if the guest answers, even if the engine returned an error, because
+// an engine whose state is out of date reports that the container is not paused. If unpause fails, it pauses the
+// container again.
+func (e *Engine) unpause(ctx context.Context, containerID string) error {
+	var errs error
+	for range unpauseTries {
+		unpauseCtx, cancel := engine.Cleanup(ctx)
+		err := e.api.ContainerUnpause(unpauseCtx, containerID)
+		cancel()
+		answerCtx, cancel := context.WithTimeout(ctx, answerTimeout)
+		answers := e.awaitGuest(answerCtx, containerID)
+		cancel()
+		if answers == nil {
+			return nil
+		}
+		errs = errors.Join(err, answers)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs, e.pause(ctx, containerID))
+}
