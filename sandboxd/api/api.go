@@ -4,7 +4,7 @@
 //   - [Sandboxes]: the interface that the API exposes, implemented by the manager and by [Client] (api.go)
 //   - [Handler], [NewHandler]: the routes and the processing of a request (handler.go, routing.go, serve.go)
 //   - the handlers of the routes: sandboxes.go, executions.go, events.go, files.go, docs.go
-//   - reading parameters and the Range header: params.go, ranges.go
+//   - reading parameters, the Range header and bodies: params.go, ranges.go, body.go
 //   - [Client], [Dial], [DialBy]: the Go client (client*.go)
 //
 // Bodies are the JSON encoding of the types of package sandbox; the bodies of files are plain bytes. The package does not
@@ -39,7 +39,8 @@ type Sandboxes interface {
 	Interrupt(ctx context.Context, id string) (sandbox.Execution, error)
 
 	ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error)
-	// WriteFile does not read body after it has returned.
+	// WriteFile creates or replaces a file. If reading body fails, it returns that error. It does not read body after it has
+	// returned.
 	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
 	// ReadFile returns length bytes of a file from offset on, or fewer if the file ends before. A negative length means up
 	// to the end. The returned File has the size of the whole file. The caller must close the body.

@@ -148,8 +148,8 @@ func (b *tidyBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// sandboxPath returns the path of a sandbox's route, followed by the strings in more. For an empty or very long name, it
-// returns the same error as the daemon would.
+// sandboxPath returns the path of a sandbox's route, followed by the strings in more. It returns an error for an empty name,
+// which would lead to another route, and for a name that is longer than the daemon's limit for headers.
 func sandboxPath(name string, more ...string) (string, error) {
 	const maximum = 1 << 10
 	if name == "" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -26,16 +25,14 @@ func (c *Client) ListFiles(ctx context.Context, name string) ([]sandbox.File, []
 	return list.Files, list.Omitted, err
 }
 
-// WriteFile streams body into a file. It does not close body, and does not read from it after it has returned.
+// WriteFile streams body into a file. If reading body fails, WriteFile returns that error. It does not close body, and does
+// not read from it after it has returned.
 func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reader) (f sandbox.File, err error) {
-	route, _, err := filePath(name, path)
+	route, err := filePath(name, path)
 	if err != nil {
 		return f, err
 	}
 	size := sizeOf(body)
-	if size > sandbox.MaxFileBytes {
-		return f, tooLarge(path, size)
-	}
 	detachable := &detachableReader{r: body}
 	defer detachable.detach()
 	req, err := c.request(ctx, http.MethodPut, route, nil, detachable)
@@ -49,25 +46,24 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	req.Header.Set("Content-Type", "application/octet-stream")
 	req.Header.Set("Expect", "100-continue") // so that the daemon can refuse the upload before the client sends the body
 	resp, err := c.do(req)
-	if err != nil {
-		if failed := detachable.failure(); failed != nil {
-			return f, failed
-		}
-		return f, err
+	if err == nil {
+		err = c.decode(ctx, resp, maxAnswer, &f)
 	}
-	err = c.decode(ctx, resp, maxAnswer, &f)
+	if failed := detachable.failure(); failed != nil { // err only says that the request broke off
+		return sandbox.File{}, failed
+	}
 	return f, err
 }
 
 // ReadFile returns length bytes of a file from offset on, or fewer if the file ends before. A negative length means up to
 // the end. The returned File has the size of the whole file. The caller must close the body.
 func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
-	route, file, err := filePath(name, path)
+	route, err := filePath(name, path)
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	if offset < 0 {
-		return nil, sandbox.File{}, sandbox.Errorf(sandbox.Invalid, "offset %d is negative", offset)
+	if offset < 0 { // a Range with a negative offset would have another meaning
+		return nil, sandbox.File{}, sandbox.Errorf(sandbox.Invalid, "offset %d is negative: use 0 or more", offset)
 	}
 	method := http.MethodGet
 	if length == 0 {
@@ -84,7 +80,7 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	f := sandbox.File{Path: file}
+	f := sandbox.File{Path: path}
 	switch resp.StatusCode {
 	case http.StatusOK:
 		f.Size = resp.ContentLength
@@ -122,17 +118,10 @@ func rangeHeader(offset, length int64) string {
 	return ""
 }
 
-// filePath returns the path of a file's route, and the path of the file in the sandbox.
-func filePath(name, path string) (route, file string, err error) {
-	if file, err = sandbox.ParsePath(path); err != nil {
-		return "", "", err
-	}
-	segments := strings.Split(file, "/")
-	for i, s := range segments {
-		segments[i] = url.PathEscape(s)
-	}
-	route, err = sandboxPath(name, "/files/", strings.Join(segments, "/"))
-	return route, file, err
+// filePath returns the path of a file's route. The whole path becomes one segment, so that no part of it is special, and
+// the daemon checks it.
+func filePath(name, path string) (string, error) {
+	return sandboxPath(name, "/files/", escapeSegment(path))
 }
 
 // sizeOf returns the number of bytes that r has left to read, or -1 if it is unknown.

@@ -11,9 +11,6 @@ import (
 
 // Create creates a sandbox.
 func (c *Client) Create(ctx context.Context, r sandbox.CreateRequest) (s sandbox.Sandbox, err error) {
-	if err := r.Validate(); err != nil {
-		return s, err
-	}
 	err = c.call(ctx, http.MethodPost, "/v1/sandboxes", nil, r, maxAnswer, &s)
 	return s, err
 }
@@ -30,8 +27,8 @@ func (c *Client) Get(ctx context.Context, name string) (s sandbox.Sandbox, err e
 
 // List returns one page of sandboxes.
 func (c *Client) List(ctx context.Context, r sandbox.ListRequest) (p sandbox.Page, err error) {
-	const mostToken = 4 << 10
-	if len(r.PageToken) > mostToken {
+	const maxToken = 4 << 10
+	if len(r.PageToken) > maxToken { // the daemon's limit for headers would break off a request with a longer token
 		return p, sandbox.Errorf(sandbox.Invalid, "page_token is none of ours: use the next_page_token of the page before")
 	}
 	q := url.Values{}
@@ -48,9 +45,6 @@ func (c *Client) List(ctx context.Context, r sandbox.ListRequest) (p sandbox.Pag
 
 // Update changes the TTL or the display name of a sandbox.
 func (c *Client) Update(ctx context.Context, name string, r sandbox.UpdateRequest) (s sandbox.Sandbox, err error) {
-	if err := r.Validate(); err != nil {
-		return s, err
-	}
 	path, err := sandboxPath(name)
 	if err != nil {
 		return s, err
@@ -70,8 +64,10 @@ func (c *Client) Delete(ctx context.Context, name string) error {
 
 // Execute runs code in a sandbox. It returns when the execution is final or r.WaitSeconds have passed.
 func (c *Client) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (x sandbox.Execution, err error) {
+	// The daemon checks the request again. It must be checked here too, because encoding/json would replace invalid UTF-8 in
+	// the code, and because the daemon ends the connection while the client sends code that is far too long.
 	if err := r.Validate(""); err != nil {
-		return x, err // the code is checked before it is encoded, because encoding/json would replace invalid UTF-8 in it
+		return x, err
 	}
 	path, err := sandboxPath(name, "/executions")
 	if err != nil {
@@ -83,9 +79,6 @@ func (c *Client) Execute(ctx context.Context, name string, r sandbox.ExecuteRequ
 
 // FindExecution returns the execution that was started by the request with this request id.
 func (c *Client) FindExecution(ctx context.Context, requestID string) (x sandbox.Execution, err error) {
-	if err := validateRequestID(requestID); err != nil {
-		return x, err
-	}
 	err = c.call(ctx, http.MethodGet, "/v1/executions", url.Values{"request_id": {requestID}}, nil, maxExecutionAnswer, &x)
 	return x, err
 }

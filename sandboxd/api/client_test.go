@@ -183,7 +183,7 @@ func TestDaemonDies(t *testing.T) {
 	}
 }
 
-// TestClientRefuses checks that the client refuses invalid arguments before it sends a request.
+// TestClientRefuses checks that the client refuses arguments that it cannot send in a request.
 func TestClientRefuses(t *testing.T) {
 	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))
 	ctx := t.Context()
@@ -205,14 +205,7 @@ func TestClientRefuses(t *testing.T) {
 			_, err := c.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "1", TimeoutSeconds: &zero})
 			return err
 		}, sandbox.Invalid},
-		{"no request_id", func() error { _, err := c.FindExecution(ctx, ""); return err }, sandbox.Invalid},
-		{"path with ..", func() error { _, err := c.WriteFile(ctx, "x", "../y", strings.NewReader("")); return err }, sandbox.Invalid},
-		{"path with NUL", func() error { _, _, err := c.ReadFile(ctx, "x", "a\x00", 0, -1); return err }, sandbox.Invalid},
 		{"negative offset", func() error { _, _, err := c.ReadFile(ctx, "x", "a", -1, -1); return err }, sandbox.Invalid},
-		{"over 100 MiB", func() error {
-			_, err := c.WriteFile(ctx, "x", "y", sizedReader{sandbox.MaxFileBytes + 1})
-			return err
-		}, sandbox.Invalid},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.call()
@@ -220,10 +213,48 @@ func TestClientRefuses(t *testing.T) {
 				t.Errorf("kind of %v = %s, want %s", err, sandbox.KindOf(err), tt.want)
 			}
 			if len(err.Error()) > 1000 {
-				t.Errorf("the error is %d bytes long", len(err.Error()))
+				t.Errorf("the error has %d bytes, want at most 1000", len(err.Error()))
 			}
 		})
 	}
+}
+
+// TestDaemonRefuses checks that the client passes other invalid arguments to the daemon unchanged, and returns its error.
+func TestDaemonRefuses(t *testing.T) {
+	m := newMemory(t)
+	c, _, _ := serve(t, m, discardLog())
+	ctx := t.Context()
+	_, err := c.Create(ctx, sandbox.CreateRequest{DisplayName: "s"})
+	must(t, err)
+	ttl := sandbox.Duration(-1)
+	for name, tt := range map[string]struct {
+		call func() error
+		want string
+	}{
+		"a TTL out of range":    {func() error { _, err := c.Create(ctx, sandbox.CreateRequest{TTL: ttl}); return err }, "ttl"},
+		"a new TTL that is bad": {func() error { _, err := c.Update(ctx, "s", sandbox.UpdateRequest{TTL: &ttl}); return err }, "ttl"},
+		"no change":             {func() error { _, err := c.Update(ctx, "s", sandbox.UpdateRequest{}); return err }, "nothing to change"},
+		"no request_id":         {func() error { _, err := c.FindExecution(ctx, ""); return err }, "request_id is missing"},
+		"a path with ..":        {func() error { _, err := c.WriteFile(ctx, "s", "../y", strings.NewReader("")); return err }, `has a ".."`},
+		"the path ..":           {func() error { _, err := c.WriteFile(ctx, "s", "..", strings.NewReader("")); return err }, `has a ".."`},
+		"a path with NUL":       {func() error { _, _, err := c.ReadFile(ctx, "s", "a\x00", 0, -1); return err }, "control character"},
+		"a path outside":        {func() error { _, _, err := c.ReadFile(ctx, "s", "/etc/passwd", 0, -1); return err }, "outside /workspace"},
+		"a folder":              {func() error { _, _, err := c.ReadFile(ctx, "s", "a/", 0, -1); return err }, "names a folder"},
+		"a file over 100 MiB": {func() error {
+			_, err := c.WriteFile(ctx, "s", "y", sizedReader{sandbox.MaxFileBytes + 1})
+			return err
+		}, "larger than 100 MiB"},
+	} {
+		if err := tt.call(); sandbox.KindOf(err) != sandbox.Invalid || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v of kind %s, want invalid and %q", name, err, sandbox.KindOf(err), tt.want)
+		}
+	}
+	if len(m.calls) > 0 {
+		t.Errorf("the daemon wrote %q, want no file", m.calls)
+	}
+	_, err = c.WriteFile(ctx, "s", "/workspace/dir/a b%2F.txt", strings.NewReader("x"))
+	must(t, err)
+	equal(t, "the written paths", m.calls, []string{"dir/a b%2F.txt"})
 }
 
 // sizedReader is a reader that reports a length of n bytes and fails when it is read.
@@ -333,6 +364,36 @@ func TestALongWaitLeavesItsSlot(t *testing.T) {
 			}
 			if exchanges.Load() != c.exchanges {
 				t.Errorf("the slot was exchanged %d times, want %d", exchanges.Load(), c.exchanges)
+			}
+		})
+	}
+}
+
+// TestReadingOutputAfterAWaitNeedsASlot checks that a request that has waited reads large output only if it gets a slot among
+// the working requests.
+func TestReadingOutputAfterAWaitNeedsASlot(t *testing.T) {
+	m := newMemory(t)
+	box, err := m.Create(t.Context(), sandbox.CreateRequest{})
+	must(t, err)
+	x, err := m.Execute(t.Context(), string(box.ID), sandbox.ExecuteRequest{Code: "sleep", TimeoutSeconds: new(600)})
+	must(t, err)
+	_, err = m.Interrupt(t.Context(), string(x.ID))
+	must(t, err)
+	for _, tt := range []struct {
+		name, query string
+		slot        bool
+		status      int
+	}{
+		{"large output with a slot", "", true, http.StatusOK},
+		{"large output without a slot", "", false, http.StatusTooManyRequests},
+		{"small output without a slot", "&head=100&tail=100", false, http.StatusOK},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := wire.WithWaiting(t.Context(), func() bool { return true }, func(context.Context) bool { return tt.slot })
+			w := httptest.NewRecorder()
+			handler(m).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/executions/"+string(x.ID)+"?wait_seconds=300"+tt.query, nil))
+			if w.Code != tt.status || tt.status != http.StatusOK && !strings.Contains(w.Body.String(), "ask for it again in a moment") {
+				t.Errorf("the answer is %d %s, want status %d", w.Code, w.Body, tt.status)
 			}
 		})
 	}

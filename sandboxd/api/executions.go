@@ -38,23 +38,19 @@ func (h *Handler) findExecution(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := validateRequestID(q["request_id"]); err != nil {
+	id := q["request_id"]
+	if id == "" {
+		return sandbox.Errorf(sandbox.Invalid, "request_id is missing: executions are found by it, and not listed")
+	}
+	if err := sandbox.ValidateRequestID(id); err != nil {
 		return err
 	}
-	x, err := h.sandboxes.FindExecution(r.Context(), q["request_id"])
+	x, err := h.sandboxes.FindExecution(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	wire.WriteJSON(w, http.StatusOK, x)
 	return nil
-}
-
-// validateRequestID validates a request_id that is required, because an execution is looked up by it.
-func validateRequestID(s string) error {
-	if s == "" {
-		return sandbox.Errorf(sandbox.Invalid, "request_id is missing: executions are found by it, and not listed")
-	}
-	return sandbox.ValidateRequestID(s)
 }
 
 func (h *Handler) getExecution(w http.ResponseWriter, r *http.Request) error {
@@ -96,6 +92,9 @@ func (h *Handler) withOutput(ctx context.Context, id string, wait float64, w san
 	x, err := h.sandboxes.GetExecution(ctx, id, wait, sandbox.NoOutput)
 	if err != nil {
 		return x, err
+	}
+	if !wire.WorkAllowed(ctx) { // the request has waited, and reading the output is work
+		return x, sandbox.Errorf(sandbox.Limit, "the server has too many requests at work to read the output of execution %s now: ask for it again in a moment", x.ID)
 	}
 	if err := wire.Reserve(ctx, min(size, x.OutputBytes-w.Offset), outputPatience); err != nil {
 		return x, err

@@ -32,7 +32,7 @@ func (h *Handler) listFiles(w http.ResponseWriter, r *http.Request) error {
 
 // writeFile streams the request's body into a file.
 func (h *Handler) writeFile(w http.ResponseWriter, r *http.Request) error {
-	body := &upload{body: r.Body, rc: http.NewResponseController(w), left: sandbox.MaxFileBytes}
+	body := r.Body.(*requestBody) // ServeHTTP has set it
 	f, err := h.storeFile(r, body)
 	if err != nil {
 		body.drain(r.Header.Get("Expect") == "")
@@ -45,72 +45,25 @@ func (h *Handler) writeFile(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (h *Handler) storeFile(r *http.Request, body *upload) (f sandbox.File, err error) {
+func (h *Handler) storeFile(r *http.Request, body *requestBody) (f sandbox.File, err error) {
 	if _, err := params(r); err != nil {
 		return f, err
 	}
 	if err := refuseEncoding(r); err != nil {
 		return f, err
 	}
-	if body.file, err = sandbox.ParsePath(r.PathValue("path")); err != nil {
+	path, err := sandbox.ParsePath(r.PathValue("path"))
+	if err != nil {
 		return f, err
 	}
 	if r.Header.Get("Content-Range") != "" {
 		return f, sandbox.Errorf(sandbox.Invalid, "a file is written whole: send it without Content-Range")
 	}
 	if r.ContentLength > sandbox.MaxFileBytes {
-		return f, tooLarge(body.file, r.ContentLength)
+		return f, sandbox.FileTooLarge(path)
 	}
-	return h.sandboxes.WriteFile(r.Context(), r.PathValue("sandbox"), body.file, body)
-}
-
-func tooLarge(file string, size int64) error {
-	return sandbox.Errorf(sandbox.Invalid, "%q is %d bytes, the limit is %d for one file: send it in parts and join them with code", sandbox.Quote(file), size, sandbox.MaxFileBytes)
-}
-
-// upload is the body of a file that is uploaded. Read fails if no byte arrives for stallTimeout, or if the body is larger
-// than a file may be. The duration of the whole upload is not limited.
-type upload struct {
-	body io.Reader
-	rc   *http.ResponseController
-	file string
-	left int64 // how many more bytes the file may have
-	read bool  // Read was called
-	err  error // why the body is invalid; nil: no error so far
-}
-
-func (u *upload) Read(p []byte) (int, error) {
-	if u.err != nil {
-		return 0, u.err
-	}
-	u.read = true
-	_ = u.rc.SetReadDeadline(time.Now().Add(stallTimeout))
-	n, err := u.body.Read(p)
-	if err != nil {
-		_ = u.rc.SetReadDeadline(time.Time{}) // the deadline must not apply to the next request on the connection
-	}
-	if u.left -= int64(n); u.left < 0 {
-		u.err = tooLarge(u.file, sandbox.MaxFileBytes-u.left)
-		return 0, u.err
-	}
-	if err != nil && err != io.EOF {
-		u.err = sandbox.Errorf(sandbox.Invalid, "the upload of %q broke off", sandbox.Quote(u.file)).WithCause(err)
-		return n, u.err
-	}
-	return n, err
-}
-
-// drain reads and discards the rest of a refused upload, up to a limit and for up to 10 s. Otherwise a client that is still
-// sending would get a broken connection instead of the answer. begun is false if the client waits for a "100 Continue"
-// before it sends the body. If nothing was read yet, drain then reads nothing, because net/http sends the "100 Continue"
-// with the first read.
-func (u *upload) drain(begun bool) {
-	if !u.read && !begun {
-		return
-	}
-	_ = u.rc.SetReadDeadline(time.Now().Add(10 * time.Second))
-	_, _ = io.CopyN(io.Discard, u.body, 2*sandbox.MaxFileBytes)
-	_ = u.rc.SetReadDeadline(time.Time{})
+	body.file = path
+	return h.sandboxes.WriteFile(r.Context(), r.PathValue("sandbox"), path, body)
 }
 
 // readFile answers with a file or a part of it.

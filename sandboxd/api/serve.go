@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -25,7 +24,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer release()
 		req = req.WithContext(ctx)
 	}
-	body := &countingBody{ReadCloser: r.Body}
+	body := &requestBody{ReadCloser: r.Body, rc: http.NewResponseController(w)}
 	req.Body = body
 	res.Header().Set("X-Content-Type-Options", "nosniff")
 	res.Header().Set("Cache-Control", "no-store")
@@ -150,14 +149,3 @@ func (r *response) Write(p []byte) (int, error) {
 
 // Unwrap is called by http.ResponseController.
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-type countingBody struct {
-	io.ReadCloser
-	n int64
-}
-
-func (b *countingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.n += int64(n)
-	return n, err
-}

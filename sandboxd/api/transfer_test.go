@@ -45,8 +45,8 @@ func TestUploadsRefused(t *testing.T) {
 		status     int
 		want       string
 	}{
-		{"too large by its length", "s/files/x", sandbox.MaxFileBytes + 1, false, "", 400, "the limit is"},
-		{"too large without a length", "s/files/x", sandbox.MaxFileBytes + 1, true, "", 400, "the limit is"},
+		{"too large by its length", "s/files/x", sandbox.MaxFileBytes + 1, false, "", 400, "larger than 100 MiB"},
+		{"too large without a length", "s/files/x", sandbox.MaxFileBytes + 1, true, "", 400, "larger than 100 MiB"},
 		{"no such sandbox", "nobody/files/x", 20 << 20, false, "", 404, "no sandbox"},
 		{"compressed", "s/files/x", 20 << 20, false, "gzip", 415, "Content-Encoding"},
 		{"bad path", "s/files/..%2Fx", 20 << 20, false, "", 400, `..`},
@@ -71,8 +71,8 @@ func TestUploadsRefused(t *testing.T) {
 	}
 	t.Run("client without a length", func(t *testing.T) {
 		_, err := c.WriteFile(t.Context(), "s", "x", &zeros{sandbox.MaxFileBytes + 1})
-		if sandbox.KindOf(err) != sandbox.Invalid || !strings.Contains(err.Error(), "the limit is") {
-			t.Errorf("WriteFile() = %v, want the limit", err)
+		if sandbox.KindOf(err) != sandbox.Invalid || !strings.Contains(err.Error(), "larger than 100 MiB") {
+			t.Errorf("WriteFile() = %v, want an error of kind invalid about the limit", err)
 		}
 	})
 	t.Run("reader that fails", func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestHundredMegabytes(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	t.Logf("100 MiB in %v (hashed and stored), out %v (hashed), %d KiB allocated", in, out, (after.TotalAlloc-before.TotalAlloc)>>10)
 	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 8<<20 {
-		t.Errorf("%d bytes were allocated on the way", allocated)
+		t.Errorf("%d bytes were allocated, want at most 8 MiB", allocated)
 	}
 	equal(t, "size", []int64{n, got.Size, f.Size}, []int64{sandbox.MaxFileBytes, sandbox.MaxFileBytes, sandbox.MaxFileBytes})
 	equal(t, "sha256", hex.EncodeToString(hash.Sum(nil)), f.SHA256)

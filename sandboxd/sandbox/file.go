@@ -25,6 +25,11 @@ type OmittedFile struct {
 	Reason string `json:"reason"`
 }
 
+// FileTooLarge returns the error for a file at path that exceeds [MaxFileBytes].
+func FileTooLarge(path string) *Error {
+	return Errorf(Invalid, "%q is larger than %d MiB, the limit of one file: send it in parts and join them with code", Quote(path), MaxFileBytes/MiB)
+}
+
 // Limits of a path.
 const (
 	maxPathBytes = 1024

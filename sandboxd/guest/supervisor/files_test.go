@@ -52,7 +52,7 @@ func TestFiles(t *testing.T) {
 		if e := b.python("import os; st = os.stat('deep/er/ä %2F?#.bin'); st.st_uid == os.getuid(), oct(st.st_mode)"); result(e) != "(True, '0o100644')" {
 			t.Errorf("owner and mode: %s", result(e))
 		}
-		if _, err := b.WriteFile(t.Context(), "large", io.LimitReader(zeros{}, sandbox.MaxFileBytes+1)); sandbox.KindOf(err) != sandbox.Limit {
+		if _, err := b.WriteFile(t.Context(), "large", io.LimitReader(zeros{}, sandbox.MaxFileBytes+1)); sandbox.KindOf(err) != sandbox.Invalid {
 			t.Errorf("too large a file = %v", err)
 		}
 		if _, err := b.WriteFile(t.Context(), "full", io.LimitReader(zeros{}, sandbox.MaxFileBytes)); sandbox.KindOf(err) != sandbox.Limit || !strings.Contains(err.Error(), "150 MiB") {

@@ -22,7 +22,7 @@ func (s *Supervisor) putFile(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if r.ContentLength > sandbox.MaxFileBytes {
-		return sandbox.Errorf(sandbox.Limit, "%q is %d bytes, the limit of one file is %d", sandbox.Quote(path), r.ContentLength, sandbox.MaxFileBytes)
+		return sandbox.FileTooLarge(path)
 	}
 	file, err := s.workspace.write(path, r.Body)
 	if err != nil {

@@ -79,8 +79,8 @@ func (w *workspace) write(name string, body io.Reader) (sandbox.File, error) {
 	return f, nil
 }
 
-// fill copies body into the new file and returns the file's name, size and modification time. It returns a Limit error
-// if body has more than MaxFileBytes.
+// fill copies body into the new file and returns the file's name, size and modification time. It returns an
+// error if body has more than MaxFileBytes.
 func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.File, error) {
 	limited := io.LimitReader(body, sandbox.MaxFileBytes+1)
 	// The struct types hide all methods but Write and Read, so that io.CopyBuffer uses the buffer.
@@ -89,7 +89,7 @@ func (w *workspace) fill(file *os.File, name string, body io.Reader) (sandbox.Fi
 		return sandbox.File{}, err
 	}
 	if n > sandbox.MaxFileBytes {
-		return sandbox.File{}, sandbox.Errorf(sandbox.Limit, "%q is larger than %d bytes, the limit of one file: send it in parts and join them with code", sandbox.Quote(name), sandbox.MaxFileBytes)
+		return sandbox.File{}, sandbox.FileTooLarge(name)
 	}
 	st, err := file.Stat()
 	if err != nil {
