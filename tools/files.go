@@ -128,23 +128,7 @@ func decodeFile(item any) (fileArgument, error) {
 	default:
 		return f, invalid("%q has no content: give one of text, base64, local_path", sandbox.Quote(f.path))
 	}
-	if f.source == sourceText && f.size() > sandbox.MaxFileBytes {
-		return f, tooLarge(f.path)
-	}
 	return f, nil
-}
-
-// size returns the length in bytes of the source as the client sent it. For base64 that is the encoded length; for
-// local_path it is the length of the path.
-func (f fileArgument) size() int64 {
-	if f.long != nil {
-		return f.long.Size()
-	}
-	return int64(len(f.value))
-}
-
-func tooLarge(path string) error {
-	return invalid("%q is larger than %d MiB, the limit of one file: split it", sandbox.Quote(path), sandbox.MaxFileBytes/sandbox.MiB)
 }
 
 // content returns the text or base64 of the argument as a stream.
@@ -187,33 +171,7 @@ func (t *toolset) writeOne(ctx context.Context, name string, f fileArgument) (sa
 		return sandbox.File{}, err
 	}
 	defer body.Close()
-	source := &limitedSource{r: body, path: f.path, left: sandbox.MaxFileBytes}
-	file, err := t.sandboxes.WriteFile(ctx, name, f.path, source)
-	if source.err != nil { // reading the file failed, and the error of WriteFile says only that the request's body broke off
-		err = source.err
-	}
-	return file, err
-}
-
-// limitedSource reads from r and fails after left bytes, the limit of one file. It stores the error of a failed read in
-// err. The daemon's client may call Read on another goroutine, but not after WriteFile has returned; err may be read
-// after that.
-type limitedSource struct {
-	r    io.Reader
-	path string
-	left int64
-	err  error
-}
-
-func (s *limitedSource) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if s.left -= int64(n); s.left < 0 {
-		n, err = 0, tooLarge(s.path)
-	}
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
+	return t.sandboxes.WriteFile(ctx, name, f.path, body)
 }
 
 // filesError is the error of writeAll. It contains the path of the file that failed, the files that were written before

@@ -97,8 +97,6 @@ func newLocalFile(f *os.File, name string) (*localFile, error) {
 		return nil, invalid("local_path %q is a folder: name the files one by one", sandbox.Quote(name))
 	case !info.Mode().IsRegular():
 		return nil, invalid("local_path %q is not a regular file", sandbox.Quote(name))
-	case info.Size() > sandbox.MaxFileBytes:
-		return nil, tooLarge(name)
 	}
 	return &localFile{File: f, name: name, size: info.Size()}, nil
 }

@@ -47,7 +47,8 @@ type Sandboxes interface {
 	// Interrupt stops a queued or running execution, and returns it after it has stopped.
 	Interrupt(ctx context.Context, id string) (sandbox.Execution, error)
 
-	// WriteFile creates or replaces a file. If reading body fails, the old file is unchanged.
+	// WriteFile creates or replaces a file. If reading body fails, WriteFile returns that error and the old file is
+	// unchanged. A body of more than sandbox.MaxFileBytes is an error of kind invalid.
 	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
 	// ReadFile returns length bytes beginning at offset, or fewer if the file ends before that. The returned File has
 	// the size of the whole file. The caller must close the body.
