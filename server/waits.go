@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
@@ -24,34 +23,16 @@ func NewWaits(s tools.Sandboxes) *Waits {
 	return w
 }
 
-// Drain ends all current and future waits. Executions continue.
+// Drain ends all current and future waits of GetExecution. Executions continue.
 func (w *Waits) Drain() { w.stop() }
 
-// firstWait is the part of an Execute's wait that is spent in the call that starts the execution. The rest of the wait is a
-// separate GetExecution. Drain can end it early without losing the execution's id, which the first call has returned.
-const firstWait = 1.0 // seconds
-
-// Execute starts an execution and waits for its end. If Drain is called during the wait, it returns the execution in the
-// last known state.
+// Execute starts an execution, unless Drain was called. Drain does not end its wait, because an error would lose the
+// execution's id: package tools lets it wait for a second only, and spends the rest of the wait in GetExecution.
 func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
-	begun, wait := time.Now(), r.WaitSeconds
-	r.WaitSeconds = min(wait, firstWait)
 	if w.stopping.Err() != nil {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Unavailable, "the Dormouse server is stopping, so the code was not run: try again in a moment")
 	}
-	ex, err := w.Sandboxes.Execute(ctx, name, r)
-	if err != nil {
-		return ex, err
-	}
-	left := wait - time.Since(begun).Seconds()
-	if ex.State.Final() || left <= 0 {
-		return ex, nil
-	}
-	later, err := w.GetExecution(ctx, string(ex.ID), left, r.Window)
-	if err != nil && (w.stopping.Err() != nil || ctx.Err() == nil) {
-		return ex, nil // the execution has begun, and the caller needs its id
-	}
-	return later, err
+	return w.Sandboxes.Execute(ctx, name, r)
 }
 
 // GetExecution returns an execution after it has ended or wait seconds have passed. If Drain is called during the wait, it

@@ -29,12 +29,14 @@ func TestNewSandboxIsNamedFirst(t *testing.T) {
 	}
 }
 
+// TestDefaults checks the request for an execution. The request that starts it waits for a second only:
+// TestRunningThenDone checks that the call waits for 45 seconds in total.
 func TestDefaults(t *testing.T) {
 	d := newDouble()
 	call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "1"})
 	r := d.ran[0]
-	if *r.TimeoutSeconds != 600 || r.WaitSeconds != 45 || r.Head != 3000 || r.Tail != 7000 {
-		t.Errorf("timeout %d, wait %v, window %+v; want 600, 45, 3000 and 7000", *r.TimeoutSeconds, r.WaitSeconds, r.Window)
+	if *r.TimeoutSeconds != 600 || r.WaitSeconds != 1 || r.Head != 3000 || r.Tail != 7000 {
+		t.Errorf("timeout %d, wait %v, window %+v; want 600, 1, 3000 and 7000", *r.TimeoutSeconds, r.WaitSeconds, r.Window)
 	}
 }
 

@@ -40,15 +40,16 @@ func reports(ctx context.Context) bool { return ctx.Value(progressKey{}) != nil 
 const (
 	progressInterval = 1.0  // seconds
 	progressText     = 2000 // bytes of new text that follow reads at most for one report
+
+	// firstWait is the part of a call's wait, in seconds, that is spent in the request that starts the execution. If the rest
+	// of the wait fails, for example because the server stops, the answer still contains the execution's id.
+	firstWait = 1.0
 )
 
 // execute starts an execution in the sandbox called name, and waits at most r.WaitSeconds for the execution to end.
 func (t *toolset) execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
-	r.WaitSeconds = wire.WaitAllowed(ctx, r.WaitSeconds)
-	wait, begun := r.WaitSeconds, time.Now()
-	if reports(ctx) {
-		r.WaitSeconds = min(wait, progressInterval)
-	}
+	wait, begun := wire.WaitAllowed(ctx, r.WaitSeconds), time.Now()
+	r.WaitSeconds = min(wait, firstWait)
 	ex, err := t.sandboxes.Execute(ctx, name, r)
 	return t.finish(ctx, ex, err, wait, begun, r.Window)
 }
@@ -65,16 +66,15 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 	return t.finish(ctx, ex, err, wait, begun, w)
 }
 
-// finish is the common end of execute and await. ex and err are the results of Execute or GetExecution. If the tool call
-// reports progress, Execute or GetExecution has waited for progressInterval only, and finish continues the wait until wait
-// seconds after begun. Then it makes sure that the tool call may work again, and returns the latest state of the execution
-// with the output in the window w. If the daemon returns an error instead, finish returns ex, so that the caller still has
-// the id of the running execution.
+// finish is the common end of execute and await. ex and err are the results of Execute or GetExecution, which may have
+// waited for a part of the time only. finish continues the wait until wait seconds after begun. Then it makes sure that the
+// tool call may work again, and returns the latest state of the execution with the output in the window w. If the daemon
+// returns an error instead, finish returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err
 	}
-	stale := reports(ctx) && !ex.State.Final()
+	stale := !ex.State.Final() && time.Since(begun).Seconds() < wait
 	if stale {
 		t.follow(ctx, ex, wait, begun)
 	}
@@ -86,14 +86,19 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 			return latest, nil
 		}
 	}
-	return ex, nil
+	return ex, ctx.Err()
 }
 
-// follow waits for the end of an execution in steps of progressInterval, until wait seconds after begun, and reports
-// progress before each step. A step reads no output while it waits. After the wait it reads only new text, and only if
-// there is any. The reason is that an execution's values can have many MiB and a window contains all values at or after
-// its offset: without new text, reading the window would transfer the values at its end again.
+// follow waits for the end of an execution, until wait seconds after begun. If the tool call reports progress, it waits in
+// steps of progressInterval and reports progress before each step. A step reads no output while it waits. After the wait
+// it reads only new text, and only if there is any. The reason is that an execution's values can have many MiB and a
+// window contains all values at or after its offset: without new text, reading the window would transfer the values at its
+// end again.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time) {
+	if !reports(ctx) {
+		_, _ = t.sandboxes.GetExecution(ctx, string(ex.ID), wait-time.Since(begun).Seconds(), sandbox.NoOutput)
+		return
+	}
 	line, read := render.LastLine(ex.Events), ex.OutputBytes
 	for !ex.State.Final() {
 		left := wait - time.Since(begun).Seconds()

@@ -141,3 +141,24 @@ func TestProgress(t *testing.T) {
 		}
 	})
 }
+
+// stoppedServer is a fake daemon behind a server that stops during the first long wait.
+type stoppedServer struct{ *double }
+
+func (s stoppedServer) GetExecution(ctx context.Context, id string, wait float64, w sandbox.Window) (sandbox.Execution, error) {
+	if wait > 1 {
+		return sandbox.Execution{}, sandbox.Errorf(sandbox.Unavailable, "the server is stopping")
+	}
+	return s.double.GetExecution(ctx, id, wait, w)
+}
+
+// TestStoppedWaitKeepsTheExecutionID checks that the answer contains the execution's id if the server stops during the wait.
+func TestStoppedWaitKeepsTheExecutionID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDouble()
+		d.scripts["slow"] = sandbox.Execution{Events: []sandbox.Event{out("step 1\n")}}
+		d.after["slow"] = time.Minute
+		r := call(t, tools.New(stoppedServer{d}, tools.Config{}), "execute_code", args{"code": "slow"})
+		wantText(t, r, false, "is still running after 1.00 s", "step 1", `get_execution(execution_id="`+letterID("exec_", 0))
+	})
+}
