@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 )
 
 // This file tests the server in a container, as packaging/compose.yaml runs it and as a client on this machine uses it.
@@ -58,7 +57,7 @@ func containerToken(t *testing.T, id string) string {
 func reach(t *testing.T, id string) *served {
 	t.Helper()
 	s := &served{t: t}
-	eventually(t, 60*time.Second, "the container answers", func() bool {
+	eventually(t, "the container answers", func() bool {
 		out, err := exec.Command("docker", "port", id, "8765/tcp").Output()
 		if err != nil {
 			return false

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // TestStartsOnFullDisk checks that the daemon, after it was killed or stopped, starts again on a disk without a free byte. It
@@ -29,7 +28,7 @@ func TestStartsOnFullDisk(t *testing.T) {
 			s.run(needed, "x = 41")
 			ran := s.exec(args{"sandbox_id": unneeded, "code": "import time; time.sleep(1); 'over'", "wait_seconds": 0, "request_id": "late"})
 			fillDisk(t, h.dir)
-			eventually(t, time.Minute, "the code has ended", func() bool {
+			eventually(t, "the code has ended", func() bool {
 				return strings.Contains(s.ok("get_execution", args{"execution_id": executionID(t, ran.Text), "wait_seconds": 5}).Text, "succeeded")
 			})
 			h.stop(sig)

@@ -51,7 +51,7 @@ func processesOf(id string) (pids []int) {
 // killProcesses kills all processes of a sandbox, as a power cut would.
 func killProcesses(t *testing.T, id string) {
 	t.Helper()
-	eventually(t, 10*time.Second, "the processes of the sandbox have ended", func() bool {
+	eventually(t, "the processes of the sandbox have ended", func() bool {
 		left := processesOf(id)
 		for _, pid := range left {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -112,13 +112,13 @@ func (s session) getSandbox(id string) sandboxView {
 
 func (s session) waitSuspended(id string) {
 	s.t.Helper()
-	eventually(s.t, time.Minute, "the sandbox is suspended", func() bool { return s.getSandbox(id).State == "suspended" })
+	eventually(s.t, "the sandbox is suspended", func() bool { return s.getSandbox(id).State == "suspended" })
 }
 
 // waitSaved waits until the sandbox has a checkpoint that was made after the time since, or until the sandbox is suspended.
 func (s session) waitSaved(id string, since time.Time) {
 	s.t.Helper()
-	eventually(s.t, time.Minute, "the sandbox has a new checkpoint", func() bool {
+	eventually(s.t, "the sandbox has a new checkpoint", func() bool {
 		v := s.getSandbox(id)
 		return v.State == "suspended" || v.SavedTime.After(since)
 	})
@@ -133,7 +133,7 @@ func (h *home) reboot(ids ...string) {
 	for _, id := range ids {
 		killProcesses(h.t, id)
 		for _, dir := range cgroupsOf(id) {
-			eventually(h.t, 10*time.Second, "the cgroup can be removed", func() bool {
+			eventually(h.t, "the cgroup can be removed", func() bool {
 				err := os.Remove(dir)
 				return err == nil || os.IsNotExist(err)
 			})
@@ -239,7 +239,7 @@ func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	s := h.connect(t)
 	id := s.create(nil)
 	s.run(id, "1 + 1", "2")
-	eventually(t, 2*time.Minute, "the home has a snapshot and a pooled sandbox", func() bool {
+	eventually(t, "the home has a snapshot and a pooled sandbox", func() bool {
 		snapshots, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "snapshots", "*", "checkpoint", "manifest.json"))
 		pooled, _ := filepath.Glob(filepath.Join(h.dir, "gvisor", "spares", "*", "pid"))
 		return len(snapshots) > 0 && len(pooled) > 0
@@ -249,21 +249,7 @@ func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 		t.Fatal("the pooled sandbox does not run before the daemon is killed")
 	}
 	h.stop(syscall.SIGKILL)
-	eventually(t, time.Minute, "no process of the home's sandboxes runs", func() bool { return len(processesOf(h.dir)) == 0 })
-}
-
-var epochWords = regexp.MustCompile(`kernel_epoch (\d+)`)
-
-// epochOf returns the kernel_epoch that the text of an answer contains.
-func epochOf(t *testing.T, text string) int {
-	t.Helper()
-	m := epochWords.FindStringSubmatch(text)
-	if m == nil {
-		t.Errorf("the answer contains no kernel_epoch:\n%s", text)
-		return 0
-	}
-	n, _ := strconv.Atoi(m[1])
-	return n
+	eventually(t, "no process of the home's sandboxes runs", func() bool { return len(processesOf(h.dir)) == 0 })
 }
 
 // TestHibernation does random operations on sandboxes and their daemon, and compares the sandboxes with a model. Each sandbox

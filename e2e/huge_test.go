@@ -245,7 +245,7 @@ func TestSpoolAfterKill(t *testing.T) {
 	req.Header = http.Header{"Authorization": {"Bearer " + s.token}, "Content-Type": {"application/json"}}
 	go s.client.Do(req)
 	spool := filepath.Join(h.dir, "spool")
-	eventually(t, 10*time.Second, "the server has a file of the message open", func() bool {
+	eventually(t, "the server has a file of the message open", func() bool {
 		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.cmd.Process.Pid))
 		for _, fd := range fds {
 			if name, _ := os.Readlink(fd); strings.HasPrefix(name, spool) {

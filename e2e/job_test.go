@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestMainJob tests the main use of Dormouse on each platform: one sandbox, from its creation to its deletion.
@@ -125,11 +124,7 @@ func TestMainJob(t *testing.T) {
 			})
 			t.Run("a timeout interrupts the code and keeps the variables", func(t *testing.T) {
 				s := s.with(t)
-				started := time.Now()
-				s.exec(args{"sandbox_id": id, "timeout_seconds": 1, "code": "import time; time.sleep(60)"}, "timeout_seconds", "Variables are kept")
-				if took := time.Since(started); took > 10*time.Second {
-					t.Errorf("the timeout of 1 s took %s", took)
-				}
+				s.exec(args{"sandbox_id": id, "timeout_seconds": 1, "code": "import time; time.sleep(600)"}, "timeout_seconds", "Variables are kept")
 				s.run(id, "kept", "kept")
 			})
 			t.Run("a timeout ends the processes of a shell and keeps the variables", func(t *testing.T) {

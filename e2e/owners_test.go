@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // bearer is an HTTP client of the server s that authenticates with a token.
@@ -108,7 +107,7 @@ func TestCLIToken(t *testing.T) {
 	if status, _ := s.get("/v1/info", strings.TrimSpace(early)); status != http.StatusUnauthorized {
 		t.Errorf("a request while others can read the token file: status %d, want 401", status)
 	}
-	eventually(t, 10*time.Second, "the log says why nobody is let in", func() bool { return strings.Contains(s.log(), "nobody is let in") })
+	eventually(t, "the log says why nobody is let in", func() bool { return strings.Contains(s.log(), "nobody is let in") })
 	if log := s.log(); strings.Contains(log, alice.token) || strings.Contains(log, strings.TrimSpace(early)) {
 		t.Errorf("the log contains a token:\n%s", log)
 	}

@@ -25,10 +25,14 @@ func TestDaemonKilled(t *testing.T) {
 			id := s.create(args{"ttl": "1h"})
 			s.run(id, "kept = 'kept'")
 			r := s.exec(args{"sandbox_id": id, "wait_seconds": 1, "request_id": "long", "code": "import time\nfor i in range(8):\n    print('tick', i, flush=True)\n    time.sleep(.5)\n'all of it'"}, "running")
-			short := s.create(args{"ttl": "3s"})
+			short := s.create(nil)
+			expires, err := time.Parse(time.RFC3339, s.ok("update_sandbox", args{"sandbox_id": short, "ttl": "2s"}).Structured["expire_time"].(string))
+			if err != nil {
+				t.Fatal(err)
+			}
 
 			h.stop(syscall.SIGKILL)
-			time.Sleep(3500 * time.Millisecond) // the sandbox with a TTL of 3 s expires while no daemon runs
+			time.Sleep(time.Until(expires)) // the second sandbox expires while no daemon runs
 
 			s = h.connect(t)
 			s.contains(s.ok("get_execution", args{"execution_id": executionID(t, r.Text), "wait_seconds": 20}).Text, "tick 0", "tick 7", "all of it", "succeeded")

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // TestSleepAndFork checks that an idle sandbox is suspended and resumes with its state, also after the daemon was killed. If
@@ -29,10 +28,10 @@ func suspendAndFork(t *testing.T, p platform) {
 	isSuspended := func() bool {
 		return strings.Contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "suspended")
 	}
-	eventually(t, 30*time.Second, "the sandbox is suspended", isSuspended)
+	eventually(t, "the sandbox is suspended", isSuspended)
 	s.run(id, "next(counter)", "3")
 
-	eventually(t, 30*time.Second, "the sandbox is suspended again", isSuspended)
+	eventually(t, "the sandbox is suspended again", isSuspended)
 	h.stop(syscall.SIGKILL)
 	s = h.connect(t)
 	if !isSuspended() {

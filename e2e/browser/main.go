@@ -45,7 +45,7 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	server, stop, err := serve(ctx, dir)
 	if err != nil {
@@ -89,12 +89,12 @@ func run() error {
 		if strings.HasSuffix(from, ":"+own) {
 			select {
 			case r = <-reports:
-			case <-time.After(40 * time.Second):
-				err = fmt.Errorf("no report of the page at %s", from)
+			case <-time.After(patience):
+				err = fmt.Errorf("the page at %s sent no report within %s", from, patience)
 			}
 		} else {
-			time.Sleep(3 * time.Second)
 			r.Tried = 1
+			err = untilRefused(server, dir, before.total)
 		}
 		_ = browser.Cancel()
 		_ = browser.Wait() // the error is expected, because the browser was killed
@@ -108,16 +108,31 @@ func run() error {
 		fmt.Printf("browser: a page at %s tried %d ways: %d requests, all refused (%s)\n", from, r.Tried, after.total-before.total, strings.Join(after.statuses, ", "))
 		switch {
 		case len(r.Got) > 0:
-			return fmt.Errorf("the page could read %q", r.Got)
+			return fmt.Errorf("the page read %q from the server, want nothing", r.Got)
 		case len(after.bad) > 0:
-			return fmt.Errorf("the server did not refuse: %q", after.bad)
+			return fmt.Errorf("the server's metrics count requests that it did not refuse: %q", after.bad)
 		case !slices.Contains(after.statuses, "403"):
-			return fmt.Errorf("only the token kept the page out: Host and Origin must, too")
+			return fmt.Errorf("the server refused requests with %v only, want also 403 for the Host and Origin headers", after.statuses)
 		case after.total-before.total < r.Tried/2:
-			return fmt.Errorf("only %d requests came of %d: the page proves nothing", after.total-before.total, r.Tried)
+			return fmt.Errorf("the server received %d of the page's %d requests, too few for a result", after.total-before.total, r.Tried)
 		}
 	}
 	return nil
+}
+
+// patience is how long a page may take.
+const patience = 2 * time.Minute
+
+// untilRefused waits until the server has refused more than before requests.
+func untilRefused(server, dir string, before int) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if now, err := requests(server, dir); err != nil || now.total > before || len(now.bad) > 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the server refused no request within %s", patience)
+		}
+	}
 }
 
 type report struct {

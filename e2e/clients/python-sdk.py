@@ -47,7 +47,7 @@ async def main() -> None:
             assert bool(result.is_error) == step.get("error", False), where
             assert len([c for c in result.content if c.type == "image"]) == step.get("images", 0), where
             for words in step["says"]:
-                assert fill(words) in text, f"{fill(words)} is missing: {where}"
+                assert fill(words) in text, f"the answer does not contain {fill(words)}: {where}"
             for name, pattern in step.get("save", {}).items():
                 known[name] = re.search(pattern, text)[0]
         assert used == tools, used

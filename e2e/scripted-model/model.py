@@ -39,9 +39,9 @@ def play(tools: dict[str, dict], answers: list) -> tuple[str, dict | str]:
     for (tool, _, pattern), answer in zip(SCRIPT, answers):
         text = words(answer)
         if len(text) > 20_000:
-            raise Refused(f"{tool} answered {len(text):,} characters: is a picture in them as base64? {text[:600]}")
+            raise Refused(f"{tool} answered {len(text):,} characters, which may contain an image as base64: {text[:600]}")
         if not (found := re.search(pattern, text)):
-            raise Refused(f"{tool} answered, but the model was not shown {pattern!r}; it was shown: {text[:600]}")
+            raise Refused(f"the answer of {tool} that the model gets does not match {pattern!r}: {text[:600]}")
         known |= found.groupdict()
     if len(answers) < len(SCRIPT):
         tool, arguments, _ = SCRIPT[len(answers)]
@@ -49,9 +49,9 @@ def play(tools: dict[str, dict], answers: list) -> tuple[str, dict | str]:
         for offered, schema in tools.items():  # a framework may prefix a tool's name with its server's
             if offered.endswith(tool):
                 if missing := arguments.keys() - schema.get("properties", {}).keys():
-                    raise Refused(f"the schema of {offered} has no {missing}: {schema}")
+                    raise Refused(f"the schema of {offered} lacks {missing}: {schema}")
                 return offered, arguments
-        raise Refused(f"the model was offered no {tool}, but {list(tools)}")
+        raise Refused(f"the request offers the tools {list(tools)}, want {tool} among them")
     seen = any(is_picture(part) for answer in answers for part in parts(answer))
     said = f"The correlation is {known['correlation']}. I {'saw' if seen else 'was not shown'} the plot."
     return ("final_answer", {"answer": said}) if "final_answer" in tools else ("", said)  # smolagents ends a run with a call of this tool
@@ -120,10 +120,10 @@ class Handler(BaseHTTPRequestHandler):
         if "--show" in sys.argv:
             given = body.get("messages") or body.get("input") or body.get("contents")
             last = given[-1] if isinstance(given, list) else given
-            print("the model is shown:", re.sub(r"[\w+/=-]{100,}", "<base64>", json.dumps(last)), file=sys.stderr, flush=True)
+            print("the model gets:", re.sub(r"[\w+/=-]{100,}", "<base64>", json.dumps(last)), file=sys.stderr, flush=True)
         try:
             if api is None or body.get("stream"):
-                raise Refused(f"the script has no {self.path}" + ", streaming" * bool(body.get("stream")))
+                raise Refused(f"the scripted model does not implement {self.path}" + ", streaming" * bool(body.get("stream")))
             status, reply = 200, api(body)
         except Refused as why:
             status, reply = 400, {"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": f"scripted model: {why}"}}

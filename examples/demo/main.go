@@ -64,7 +64,7 @@ func run(ctx context.Context) error {
 	}
 	say("server %s; tools: %s", s.Server, strings.Join(tools, ", "))
 
-	step("create_sandbox, and a first statement")
+	step("create_sandbox, then the first statement")
 	started := time.Now()
 	box, err := s.Must(ctx, "create_sandbox", args{"display_name": "demo"})
 	if err != nil {
@@ -74,7 +74,7 @@ func run(ctx context.Context) error {
 	if err := s.expect(ctx, id, "print('ready')", "ready"); err != nil {
 		return err
 	}
-	say("%s ran its first statement %d ms after it was asked for", id, time.Since(started).Milliseconds())
+	say("%s ran its first statement %d ms after the call of create_sandbox", id, time.Since(started).Milliseconds())
 
 	step("write_files: a year of weather at New York's airports (26,115 rows, CC0)")
 	csv, err := gunzip(weather)
@@ -86,7 +86,7 @@ func run(ctx context.Context) error {
 	}
 	say("sent %.1f MB", float64(len(csv))/1e6)
 
-	step("execute_code: compute on it")
+	step("execute_code: analyse the data")
 	if err := s.show(ctx, id, `import pandas as pd
 df = pd.read_csv("weather.csv", parse_dates=["time_hour"])
 print(f"{len(df):,} rows")
@@ -95,7 +95,7 @@ monthly`); err != nil {
 		return err
 	}
 
-	step("execute_code: a plot comes back as a picture; nobody called savefig")
+	step("execute_code: the answer contains the plot as an image, without savefig")
 	plot, err := s.Must(ctx, "execute_code", args{"sandbox_id": id, "code": `import matplotlib.pyplot as plt
 ax = monthly.plot(figsize=(8, 4), marker="o")
 ax.set_title("Mean temperature at New York's airports, 2013")
@@ -105,15 +105,15 @@ plt.show()`})
 		return err
 	}
 	if len(plot.Images) != 1 {
-		return fmt.Errorf("the plot came back as %d pictures:\n%s", len(plot.Images), plot.Text)
+		return fmt.Errorf("the answer contains %d images, want 1:\n%s", len(plot.Images), plot.Text)
 	}
 	picture := filepath.Join(folder, "temperature.png")
 	if err := os.WriteFile(picture, plot.Images[0], 0o644); err != nil {
 		return err
 	}
-	say("%d kB of PNG: look at %s", len(plot.Images[0])/1000, picture)
+	say("a PNG of %d kB, saved as %s", len(plot.Images[0])/1000, picture)
 
-	step("execute_code, later: the variables are still there, and JavaScript has its own")
+	step("execute_code again: the variables still exist, and JavaScript has its own kernel")
 	if err := s.show(ctx, id, "monthly.mean().round(1).to_dict()"); err != nil {
 		return err
 	}
@@ -121,12 +121,12 @@ plt.show()`})
 		return err
 	}
 
-	step("100 MB in one message and out in one again, unchanged, by a second client")
+	step("write_files and read_file with 100 MB in one message, by a second client")
 	if err := hundredMegabytes(ctx, s, home, id); err != nil {
 		return err
 	}
 
-	step("There is no network")
+	step("execute_code: the sandbox has no network")
 	if err := s.show(ctx, id, `import socket
 try:
     socket.create_connection(("1.1.1.1", 443), timeout=3)
@@ -146,7 +146,7 @@ print("interfaces:", [line.split(":")[0].strip() for line in open("/proc/net/dev
 	if r, err := s.Must(ctx, "execute_code", args{"sandbox_id": id, "code": "1"}); err == nil {
 		return fmt.Errorf("the deleted sandbox still runs code: %s", r.Text)
 	}
-	fmt.Println("\nEverything worked. README.md says how to connect your own MCP client.")
+	fmt.Println("\nEverything worked. README.md explains how to connect your own MCP client.")
 	return nil
 }
 
@@ -174,9 +174,9 @@ func hundredMegabytes(ctx context.Context, s session, home, id string) (err erro
 	}
 	back := r.Content[len(r.Content)-1].Resource.Blob
 	if !bytes.Equal(back, data) {
-		return fmt.Errorf("100 MB went in and %d other bytes came out", len(back))
+		return fmt.Errorf("read_file returned %d bytes that differ from the %d bytes written", len(back), len(data))
 	}
-	say("in %.1f s, out %.1f s, with this program's own encoding/json; sha256 %x…", in.Seconds(), time.Since(started).Seconds(), want[:4])
+	say("written in %.1f s and read in %.1f s, including this program's encoding/json; sha256 %x…", in.Seconds(), time.Since(started).Seconds(), want[:4])
 	return nil
 }
 

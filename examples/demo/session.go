@@ -38,7 +38,7 @@ func (s session) expect(ctx context.Context, id, code, want string) error {
 		return err
 	}
 	if !strings.Contains(r.Text, want) {
-		return fmt.Errorf("%q answered %q, want %q in it", code, r.Text, want)
+		return fmt.Errorf("the code %q returned %q, want it to contain %q", code, r.Text, want)
 	}
 	return nil
 }

@@ -88,13 +88,13 @@ func (s *Session) Call(ctx context.Context, tool string, args Args) (Answer, err
 		case mcp.ImageContent:
 			data, err := base64.StdEncoding.DecodeString(c.Data)
 			if err != nil {
-				return out, fmt.Errorf("%s: picture: %w", tool, err)
+				return out, fmt.Errorf("%s: decode an image of the answer: %w", tool, err)
 			}
 			out.Images = append(out.Images, data)
 		case mcp.EmbeddedResource:
 			if blob, ok := c.Resource.(mcp.BlobResourceContents); ok {
 				if out.Blob, err = base64.StdEncoding.DecodeString(blob.Blob); err != nil {
-					return out, fmt.Errorf("%s: file: %w", tool, err)
+					return out, fmt.Errorf("%s: decode a file of the answer: %w", tool, err)
 				}
 			}
 		}

@@ -91,7 +91,7 @@ func reason(lines []string) string {
 			return l
 		}
 	}
-	return "no reason given"
+	return "the test gives no reason"
 }
 
 // slowest returns the n tests that took longest. It leaves out tests with subtests, because the list has the subtests.

@@ -15,26 +15,26 @@ import (
 
 // machine checks that the virtual machine has systemd and cgroup v2, and that doctor reports cgroups correctly.
 func machine(ctx context.Context) {
-	check("systemd is here, and cgroups are of version 2 alone", func() error {
+	check("systemd runs, and only cgroup v2 is mounted", func() error {
 		var fs syscall.Statfs_t
 		if err := syscall.Statfs("/sys/fs/cgroup", &fs); err != nil || fs.Type != 0x63677270 {
-			return fmt.Errorf("/sys/fs/cgroup is of type %x, %v", fs.Type, err)
+			return fmt.Errorf("/sys/fs/cgroup has the file system type %x (%v), want cgroup v2", fs.Type, err)
 		}
 		_, err := os.Stat("/run/systemd/system")
 		return err
 	})
-	check("dormouse doctor says that the gvisor engine works, on cgroup v2", func() error {
+	check("dormouse doctor reports that the gvisor engine works with cgroup v2", func() error {
 		out, err := command(ctx, binary, "doctor", "--engine", "gvisor")
 		if err == nil && !strings.Contains(out, "version 2") {
 			err = errors.New(out)
 		}
 		return err
 	})
-	check("and says what is wrong where the root cgroup is a container's, with processes in it", func() error {
+	check("dormouse doctor reports a root cgroup that contains processes, as in a container", func() error {
 		out, err := command(ctx, "systemd-run", "--quiet", "--wait", "--pipe", "--property=Delegate=yes", "--setenv=XDG_CACHE_HOME=/var/cache", "unshare", "--cgroup", "--mount", "sh", "-c",
 			"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && "+binary+" doctor --engine gvisor --home /root/contained")
 		if err == nil || !strings.Contains(out, "the processes of this container are in the cgroup that is its root") {
-			return fmt.Errorf("doctor says, with %v: %s", err, out)
+			return fmt.Errorf("doctor: %v, output %s", err, out)
 		}
 		return nil
 	})
@@ -43,7 +43,7 @@ func machine(ctx context.Context) {
 // engineTests runs those tests of the gvisor engine's package that depend on cgroups.
 func engineTests(ctx context.Context) {
 	for _, test := range []string{"TestOutOfMemoryIsNamed", "TestSandboxesOutliveTheDaemon", "TestRemoveLeavesNothing"} {
-		check("the engine's own "+test, func() error {
+		check("the engine's test "+test, func() error {
 			_, err := command(ctx, "/root/built/gvisor.test", "-test.run", "^"+test+"$", "-test.v")
 			return err
 		})
@@ -54,7 +54,7 @@ func engineTests(ctx context.Context) {
 func limits(ctx context.Context) {
 	var s session
 	var id string
-	check("the packaged service starts, and runs code in both languages", func() (err error) {
+	check("the packaged service starts and runs code in both languages", func() (err error) {
 		if _, err = command(ctx, "systemctl", "enable", "--now", service); err != nil {
 			return err
 		}
@@ -84,12 +84,12 @@ func limits(ctx context.Context) {
 		}
 		procs, err := os.ReadFile(filepath.Join(cgroupOf(id), "cgroup.procs"))
 		if err == nil && strings.Count(string(procs), "\n") < 2 {
-			err = fmt.Errorf("its processes are %q, want the sandbox's and the gofer's", procs)
+			err = fmt.Errorf("the processes in its cgroup are %q, want the sandbox and the gofer", procs)
 		}
 		return err
 	}
-	check("its cgroup limits memory, swap, processes and CPU", wantLimits)
-	check("systemd takes no limit away when it reloads and other units come and go", func() error {
+	check("the sandbox's cgroup limits memory, swap, processes and CPU", wantLimits)
+	check("the limits stay when systemd reloads and other units start and stop", func() error {
 		if _, err := command(ctx, "systemctl", "daemon-reload"); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func limits(ctx context.Context) {
 		}
 		return wantLimits()
 	})
-	check("two who compute all the time get one CPU of two, as asked", func() error {
+	check("a sandbox with one CPU gets one of two CPUs for two busy kernels", func() error {
 		before, began := cpuStat(id), time.Now()
 		if _, err := s.run(id, "python", "import os, time\nend = time.time() + 10\npid = os.fork()\nwhile time.time() < end: pass\nif not pid: os._exit(0)\nos.waitpid(pid, 0)[1]"); err != nil {
 			return err
@@ -106,11 +106,11 @@ func limits(ctx context.Context) {
 		after, took := cpuStat(id), time.Since(began)
 		share := float64(after["usage_usec"]-before["usage_usec"]) / float64(took.Microseconds())
 		if after["nr_throttled"] == before["nr_throttled"] || share > 1.1 {
-			return fmt.Errorf("it had %.2f CPUs, and was throttled %d times", share, after["nr_throttled"]-before["nr_throttled"])
+			return fmt.Errorf("the sandbox used %.2f CPUs and was throttled %d times, want about one CPU", share, after["nr_throttled"]-before["nr_throttled"])
 		}
 		return nil
 	})
-	check("a kernel over its memory is stopped and named; the other keeps its variables", func() error {
+	check("a kernel above the memory limit is killed and named; the other keeps its variables", func() error {
 		r, err := s.Call(ctx, "execute_code", args{"sandbox_id": id, "code": "hog = []\nwhile True: hog.append(bytearray(1 << 24))", "wait_seconds": 300})
 		if err != nil {
 			return err
@@ -124,7 +124,7 @@ func limits(ctx context.Context) {
 		}
 		return err
 	})
-	check("a fork bomb is survived", func() error {
+	check("the sandbox survives a fork bomb", func() error {
 		// The bomb starts sleep, a small program. Many Python processes could reach the memory limit before the process limit.
 		const bomb = "import os\ntry:\n    while True: os.posix_spawn('/usr/bin/sleep', ['sleep', '600'], {})\nexcept BlockingIOError: print('no more')"
 		if _, err := s.run(id, "python", bomb, "no more"); err != nil {
@@ -133,13 +133,13 @@ func limits(ctx context.Context) {
 		_, err := s.run(id, "javascript", "y", "7")
 		return err
 	})
-	check("the kernel has killed nothing: the guest's limits came first", func() error {
+	check("the machine's OOM killer has killed nothing, because the guest acted first", func() error {
 		if n := numbers(filepath.Join(cgroupOf(id), "memory.events"))["oom_kill"]; n != 0 {
-			return fmt.Errorf("oom_kill is %d", n)
+			return fmt.Errorf("oom_kill is %d, want 0", n)
 		}
 		return nil
 	})
-	check("deleted, it leaves nothing", func() error {
+	check("a deleted sandbox leaves nothing behind", func() error {
 		if _, err := s.Must(ctx, "delete_sandbox", args{"sandbox_id": id}); err != nil {
 			return err
 		}

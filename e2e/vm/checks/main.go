@@ -149,7 +149,7 @@ func (s session) run(id, language, code string, words ...string) (string, error)
 	}
 	for _, w := range words {
 		if err == nil && !strings.Contains(r.Text, w) {
-			err = fmt.Errorf("the answer has no %q in it:\n%s", w, r.Text)
+			err = fmt.Errorf("the answer does not contain %q:\n%s", w, r.Text)
 		}
 	}
 	return r.Text, err
@@ -224,7 +224,7 @@ func nothingLeft(home, id string) error {
 		}
 	}
 	if len(left) > 0 {
-		return fmt.Errorf("left behind: %s", strings.Join(left, "\n"))
+		return fmt.Errorf("still on the machine: %s", strings.Join(left, "\n"))
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (s session) goesOn(id string) (string, error) {
 }
 
 func beforePowerCut(ctx context.Context) {
-	check("one sandbox sleeps, and one runs with its state saved", func() error {
+	check("one sandbox is suspended, and one runs and has a checkpoint", func() error {
 		dropIn := "/etc/systemd/system/" + service + ".d"
 		err := errors.Join(os.MkdirAll(dropIn, 0o755), os.WriteFile(dropIn+"/soon.conf",
 			[]byte("[Service]\nEnvironment=DORMOUSE_IDLE_SUSPEND=30s DORMOUSE_CHECKPOINT_EVERY=2s\n"), 0o644))
@@ -106,21 +106,21 @@ func beforePowerCut(ctx context.Context) {
 func afterPowerCut(ctx context.Context) {
 	k, err := recall()
 	if err != nil {
-		say("vm: what the boot before wrote down FAILED\n  %v", err)
+		say("vm: reading the results of the previous boot FAILED\n  %v", err)
 		return
 	}
 	var s session
-	check("after a power cut the service is there again, and knows both", func() (err error) {
+	check("after a power cut the service starts and lists both sandboxes", func() (err error) {
 		if s, err = connect(ctx); err != nil {
 			return err
 		}
 		slept, err := s.look(k.slept)
 		if err == nil && (slept.State != "suspended" || slept.SuspendedTo != "disk" || !slept.RewoundTo.IsZero()) {
-			err = fmt.Errorf("the one that slept is %+v", slept)
+			err = fmt.Errorf("the suspended sandbox is %+v", slept)
 		}
 		ran, err2 := s.look(k.ran)
 		if err2 == nil && (ran.State != "suspended" || ran.RewoundTo.IsZero()) {
-			err2 = fmt.Errorf("the one that ran is %+v", ran)
+			err2 = fmt.Errorf("the sandbox that ran is %+v", ran)
 		}
 		return errors.Join(err, err2)
 	})
@@ -129,7 +129,7 @@ func afterPowerCut(ctx context.Context) {
 	}
 	s.goOn("after a power cut the one that slept goes on where it was, in both languages", k.slept, "9", "before after ", 2, false)
 	s.goOn("and the one that ran goes on from its saved state, and says as of when", k.ran, "9", "before after ", 2, true)
-	check("what it ran later is said to be undone", func() error {
+	check("an execution after the checkpoint is reported as undone", func() error {
 		if _, err := s.run(k.ran, "python", "'late' in globals()", "False"); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func afterPowerCut(ctx context.Context) {
 		}
 		return err
 	})
-	check("again one sleeps and one runs, before a clean reboot", func() (err error) {
+	check("before a clean reboot one sandbox is suspended and one runs", func() (err error) {
 		if k.late, err = s.goesOn(k.ran); err != nil {
 			return err
 		}
@@ -171,7 +171,7 @@ func (s session) goOn(name, id, square, log string, number int, rewound bool) {
 func afterReboot(ctx context.Context) {
 	k, err := recall()
 	if err != nil {
-		say("vm: what the boot before wrote down FAILED\n  %v", err)
+		say("vm: reading the results of the previous boot FAILED\n  %v", err)
 		return
 	}
 	s, err := connect(ctx)
@@ -181,7 +181,7 @@ func afterReboot(ctx context.Context) {
 	}
 	s.goOn("after a clean reboot the one that slept goes on where it was", k.slept, "16", "before after after ", 3, false)
 	s.goOn("and the one that ran from its saved state", k.ran, "16", "before after after ", 3, true)
-	check("deleted, they leave nothing", func() error {
+	check("deleted sandboxes leave nothing behind", func() error {
 		for _, id := range []string{k.slept, k.ran} {
 			if _, err := s.Must(ctx, "delete_sandbox", args{"sandbox_id": id}); err != nil {
 				return err

@@ -14,7 +14,7 @@ import (
 func services(ctx context.Context) {
 	var s session
 	var id string
-	check("a sandbox runs, and is not in the service's cgroup", func() (err error) {
+	check("a sandbox runs outside the service's cgroup", func() (err error) {
 		if s, err = connect(ctx); err != nil {
 			return err
 		}
@@ -26,7 +26,7 @@ func services(ctx context.Context) {
 		}
 		procs, err := os.ReadFile(filepath.Join(cgroupOf(id), "cgroup.procs"))
 		if err == nil && len(procs) == 0 {
-			err = fmt.Errorf("%s is empty", cgroupOf(id))
+			err = fmt.Errorf("the cgroup %s has no processes", cgroupOf(id))
 		}
 		return err
 	})
@@ -34,7 +34,7 @@ func services(ctx context.Context) {
 		return
 	}
 	for _, end := range []string{"restart", "kill --signal=KILL"} {
-		check("systemctl "+end+" leaves its variables", func() (err error) {
+		check("the variables survive systemctl "+end, func() (err error) {
 			before, err := os.ReadFile(filepath.Join(cgroupOf(id), "cgroup.procs"))
 			if err != nil {
 				return err
@@ -64,13 +64,13 @@ func services(ctx context.Context) {
 				return err
 			}
 			if after, _ := os.ReadFile(filepath.Join(cgroupOf(id), "cgroup.procs")); string(after) != string(before) {
-				return fmt.Errorf("its processes were %q, and are %q", before, after)
+				return fmt.Errorf("the sandbox's processes were %q before and are %q, want the same", before, after)
 			}
 			_, err = s.run(id, "javascript", "y", "1")
 			return err
 		})
 	}
-	check("deleted, it leaves nothing", func() error {
+	check("a deleted sandbox leaves nothing behind", func() error {
 		if _, err := s.run(id, "python", "x", "3"); err != nil {
 			return err
 		}
@@ -100,13 +100,13 @@ func logins(ctx context.Context) {
 	os.Setenv("DORMOUSE_ENGINE", "gvisor")
 	defer os.Unsetenv("DORMOUSE_HOME")
 	defer os.Unsetenv("DORMOUSE_ENGINE")
-	check("a sandbox made at a login outlives the end of the session and of its daemon", func() error {
+	check("a sandbox that was created in a login session survives the end of the session and of its daemon", func() error {
 		out, err := login("x = 42")
 		if err != nil {
 			return err
 		}
 		if !strings.Contains(out, "session-") {
-			return fmt.Errorf("the login has no session of systemd's: %s", out)
+			return fmt.Errorf("systemd lists no session for the login: %s", out)
 		}
 		pid, err := os.ReadFile(filepath.Join(other, "sandboxd.pid"))
 		if err != nil {
@@ -114,7 +114,7 @@ func logins(ctx context.Context) {
 		}
 		group, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/cgroup")
 		if err != nil {
-			return fmt.Errorf("the daemon ended with the session: %w", err)
+			return fmt.Errorf("the daemon did not survive the end of the session: %w", err)
 		}
 		if scope := filepath.Base(strings.TrimSpace(string(group))); strings.HasPrefix(scope, "session-") {
 			if _, err := command(ctx, "systemctl", "kill", "--signal=KILL", scope); err != nil {
@@ -127,7 +127,7 @@ func logins(ctx context.Context) {
 		}
 		return err
 	})
-	check("deleted, it leaves nothing", func() error {
+	check("a deleted sandbox leaves nothing behind", func() error {
 		id, err := command(ctx, binary, "rm", "mine")
 		if err != nil {
 			return err
