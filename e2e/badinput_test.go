@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -18,6 +19,9 @@ const (
 	dies
 	mayDie // depends on the platform and on which process runs into a limit first
 )
+
+// forkBombs is held during a fork bomb. Several of them at once on different platforms would slow each other down for minutes.
+var forkBombs sync.Mutex
 
 // TestBadInput checks that bad input gets a clear answer and breaks nothing. After each test case the next call must work. A
 // kernel that survives must have its variables and its kernel_epoch. A kernel that died must have lost its variables, and its
@@ -68,6 +72,10 @@ func TestBadInput(t *testing.T) {
 			} {
 				t.Run(c.name, func(t *testing.T) {
 					s := s.with(t)
+					if strings.Contains(c.name, "fork bomb") {
+						forkBombs.Lock()
+						defer forkBombs.Unlock()
+					}
 					before := epochOf(t, s.run(id, "kept = 'still here'").Text)
 					c.args["sandbox_id"] = id
 					if c.refused {
@@ -152,6 +160,7 @@ while True:
 }
 
 func TestBadFiles(t *testing.T) {
+	t.Parallel()
 	for i, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
@@ -202,6 +211,7 @@ func TestBadFiles(t *testing.T) {
 }
 
 func TestBadSandboxes(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	h := newHome(t, "DORMOUSE_MAX_SANDBOXES=2")
 	s := h.connect(t)

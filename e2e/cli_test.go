@@ -12,6 +12,7 @@ import (
 
 // TestCommandLine tests the parts of the command line that users and scripts depend on.
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	h := newHome(t)
 
@@ -87,6 +88,7 @@ func TestCommandLine(t *testing.T) {
 // TestCLIWrongUsage checks that dormouse, with a wrong command line, prints one line on stderr and starts nothing. The exit
 // status must be 2, which differs from all statuses that exec has for the outcome of code.
 func TestCLIWrongUsage(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	for _, c := range []struct {
 		name string

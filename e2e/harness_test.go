@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -44,6 +45,12 @@ func root() string {
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		if err := os.Chdir(root()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		// Parallel tests mostly wait for a sandbox, so more of them than there are CPUs can run at once. The flag -parallel of
+		// go test overrides this. A test that fills memory or measures it must not be parallel.
+		if err := flag.Set("test.parallel", "6"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -178,6 +185,7 @@ type home struct {
 	t   *testing.T
 	dir string
 	env []string
+	cwd string // the working directory of runWithEnv's commands; empty for the repository's root
 }
 
 func newHome(t *testing.T, env ...string) *home {
@@ -216,7 +224,7 @@ func (h *home) removeAll() {
 // run runs a dormouse command with the home's environment. It returns the output and the exit status of the command.
 func (h *home) run(stdin string, arg ...string) (stdout, stderr string, status int) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, arg...)
 	cmd.Env = append(os.Environ(), h.env...)
@@ -291,7 +299,7 @@ type session struct {
 
 func (h *home) connect(t *testing.T, arg ...string) session {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	t.Cleanup(cancel)
 	s, err := mcpclient.Start(ctx, binary, h.env, arg...)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 )
 
 func TestMoreMemoryThanTheMachineHasIsRefused(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -29,6 +30,7 @@ func TestMoreMemoryThanTheMachineHasIsRefused(t *testing.T) {
 }
 
 func TestSandboxProcessesAreEndedBeforeTheDaemonForMemory(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("DORMOUSE_ENGINE") != "gvisor" && !required("gvisor") {
 		t.Skip("the processes of a Docker engine are not this user's; their profile has a golden file")
 	}

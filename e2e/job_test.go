@@ -18,6 +18,7 @@ import (
 
 // TestMainJob tests the main use of Dormouse on each platform: one sandbox, from its creation to its deletion.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	for i, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
@@ -176,6 +177,7 @@ func TestMainJob(t *testing.T) {
 // TestLocalPath checks that local_path of write_files can read only files in folders that the user has allowed with
 // --allow-dir.
 func TestLocalPath(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	allowed, other := t.TempDir(), t.TempDir()
 	for _, f := range []string{filepath.Join(allowed, "in.txt"), filepath.Join(other, "secret.txt")} {

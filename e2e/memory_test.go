@@ -25,8 +25,10 @@ print(len(groups), total, model.score(X, y) > .9, slept)
 // TestDataStackFits checks that the memory limit counts used memory, not reserved address space: an ordinary data analysis
 // runs in a sandbox with the default memory limit.
 func TestDataStackFits(t *testing.T) {
+	t.Parallel()
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{})
 			s.exec(args{"sandbox_id": id, "code": dataStack, "wait_seconds": 120}, "7 499999500000 True 100")

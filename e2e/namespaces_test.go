@@ -73,8 +73,10 @@ print(len(started), pooled, shell, nested)
 // TestCodeCannotMakeNamespaces checks that no code in a sandbox can make a namespace, on any platform. In a new user namespace
 // the code would have every capability.
 func TestCodeCannotMakeNamespaces(t *testing.T) {
+	t.Parallel()
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{})
 			t.Run("every call that makes a namespace fails with EPERM", func(t *testing.T) {

@@ -71,6 +71,7 @@ func grant(t *testing.T, s *served, name string) bearer {
 // TestCLIToken checks that `dormouse token` makes, lists and revokes tokens, and that a running server applies each change to
 // the next request. Only the output of `token add` may contain a token.
 func TestCLIToken(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, noEngine...)
 	early, _, status := h.run("", "token", "add", "early") // before any server has run in the home
 	if status != 0 {
@@ -118,6 +119,7 @@ func TestCLIToken(t *testing.T) {
 // sandboxes that do not exist. The operator must see the sandboxes of both. If alice's token is revoked and she gets a new
 // token, she must have access to her sandboxes again.
 func TestS03_TwoTokens(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, platforms(t)[0].env...)
 	s := startServe(t, h)
 	alice, bob, operator := grant(t, s, "alice"), grant(t, s, "bob"), bearer{s, s.token}

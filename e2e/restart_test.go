@@ -17,6 +17,7 @@ import (
 
 // TestDaemonKilled checks that no sandbox, no running execution and no output of an execution is lost if the daemon is killed.
 func TestDaemonKilled(t *testing.T) {
+	t.Parallel()
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
@@ -49,6 +50,7 @@ func TestDaemonKilled(t *testing.T) {
 // TestDaemonGoneUnderClient checks that a client's next call starts the daemon again if the daemon has ended, and that the
 // sandboxes still exist. Concurrent calls of one client must all succeed.
 func TestDaemonGoneUnderClient(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	h := newHome(t)
 	s := h.connect(t)
@@ -71,6 +73,7 @@ func TestDaemonGoneUnderClient(t *testing.T) {
 // TestDaemonOutlivesClients checks that the daemon and its sandboxes keep running after the client that started the daemon has
 // ended.
 func TestDaemonOutlivesClients(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	h := newHome(t)
 	first := h.connect(t)
@@ -86,6 +89,7 @@ func TestDaemonOutlivesClients(t *testing.T) {
 
 // TestConcurrentClientsStartOneDaemon checks that several clients that start at the same time start only one daemon.
 func TestConcurrentClientsStartOneDaemon(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	h := newHome(t)
 	var started sync.WaitGroup
@@ -106,6 +110,7 @@ func TestConcurrentClientsStartOneDaemon(t *testing.T) {
 // TestContainerRemovedByHand checks that, if a user removes the container of a sandbox with docker rm, the answers report that
 // the sandbox is lost, not that it does not exist.
 func TestContainerRemovedByHand(t *testing.T) {
+	t.Parallel()
 	needsDocker(t)
 	if _, err := exec.LookPath("docker"); err != nil {
 		skipMissing(t, "docker-cli", "needs the docker command")
@@ -128,6 +133,7 @@ func TestContainerRemovedByHand(t *testing.T) {
 // TestEngineAway checks that errors name the engine while the engine does not answer, and that everything works as before when
 // the engine answers again.
 func TestEngineAway(t *testing.T) {
+	t.Parallel()
 	needsDocker(t)
 	real := strings.TrimPrefix(os.Getenv("DOCKER_HOST"), "unix://")
 	if real == "" {

@@ -99,6 +99,7 @@ func (s ordinaryUser) processes() (lines []string) {
 // conformance suite and some end-to-end tests as an ordinary user. No systemd runs for this user, so the user has no cgroups,
 // and the test leaves out the suite's tests of limits that need cgroups.
 func TestWithoutRoot(t *testing.T) {
+	t.Parallel()
 	s := newOrdinaryUser(t)
 	env := []string{"DORMOUSE_TEST_REQUIRE=gvisor,runsc", "DORMOUSE_WITHOUT_CGROUPS=1",
 		"DORMOUSE_TEST_BINARY=" + filepath.Join(s.dir, "dormouse"), "DORMOUSE_TEST_PROBE=" + filepath.Join(s.dir, "probe")}

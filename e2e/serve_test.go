@@ -122,6 +122,7 @@ func (s *served) stop() int {
 // TestServe checks that the server starts without an engine and reports at /readyz that it is not ready. The server must also
 // serve the home's socket, and must never print its token.
 func TestServe(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, noEngine...)
 	s := startServe(t, h)
 	if info, err := os.Stat(filepath.Join(h.dir, "token")); err != nil || info.Mode().Perm() != 0o600 {
@@ -178,6 +179,7 @@ func TestServe(t *testing.T) {
 // TestS02_Listen checks that the server refuses an address that other machines can reach, and other unsafe or incomplete
 // flags. With --insecure-http the server must accept such an address and print a warning.
 func TestS02_Listen(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, says string
 		args       []string
@@ -218,6 +220,7 @@ func TestS02_Listen(t *testing.T) {
 // TestServeTLS checks that a server with a certificate accepts only TLS connections, also on an address that other machines can
 // reach.
 func TestServeTLS(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, noEngine...)
 	cert, key, pool := certificate(t)
 	s := startServe(t, h, "--listen=0.0.0.0:0", "--tls-cert="+cert, "--tls-key="+key, "--sse")

@@ -96,6 +96,7 @@ func TestOtherImage(t *testing.T) {
 // TestDeadManSwitch checks that a sandbox ends by itself after its TTL if no daemon runs, even while hostile code in the
 // sandbox sends SIGSTOP to every process that it can.
 func TestDeadManSwitch(t *testing.T) {
+	t.Parallel()
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {
 		t.Fatal(err)
@@ -144,6 +145,7 @@ func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 // TestTimeoutsAndInterruptsStopHostileCode checks that timeouts and interrupts work while hostile code traces every process
 // that it can, and sends SIGSTOP to it.
 func TestTimeoutsAndInterruptsStopHostileCode(t *testing.T) {
+	t.Parallel()
 	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
 	if err != nil {
 		t.Fatal(err)

@@ -45,6 +45,7 @@ func program(t *testing.T) string {
 func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...string) (output string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, arg...)
+	cmd.Dir = h.cwd
 	for _, kv := range slices.Concat(os.Environ(), h.env, env) {
 		name, _, _ := strings.Cut(kv, "=")
 		cmd.Env = slices.DeleteFunc(cmd.Env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
@@ -63,6 +64,7 @@ func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...str
 // the cause is fixed. The failed command must not leave a choice of an engine in the home, or a daemon that keeps the old
 // settings or environment in use.
 func TestCommandsWorkAfterAFailedStart(t *testing.T) {
+	t.Parallel()
 	needsGvisor(t)
 	runsc, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(binary), "runsc"))
 	if err != nil {
@@ -100,6 +102,7 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 			fixed: []string{"PATH=" + filepath.Dir(runsc), "DOCKER_HOST=unix:///nonexistent/docker.sock"}, args: []string{"--engine", "gvisor"}, says: "Docker"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			h, dormouse := newHome(t), program(t)
 			if output, status := h.runWithEnv(t, dormouse, c.broken, "exec", "-e", "print(6 * 7)"); status != 125 || !strings.Contains(output, c.says) {
 				t.Fatalf("the first command: exit status %d, output %q; want 125 and %q", status, output, c.says)
@@ -121,6 +124,7 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 // TestHomeKeepsTheEngineOfItsSandboxes checks that a home with sandboxes keeps the engine of these sandboxes. A later command
 // that selects another engine must fail, and with auto a later command must use the engine of the sandboxes.
 func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
+	t.Parallel()
 	needsGvisor(t)
 	h := newHome(t, "DORMOUSE_ENGINE=gvisor")
 	s := h.connect(t)
@@ -149,6 +153,7 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 // TestSandboxesWorkBehindSymbolicLinks checks that sandboxes work if the paths of the cache, the binary or the home contain
 // symbolic links. gVisor itself opens no path that contains a symbolic link.
 func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
+	t.Parallel()
 	images, err := image.CacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -161,8 +166,16 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 		}
 		return path
 	}
+	tested := map[string]bool{}
 	for _, p := range platforms(t) {
+		// One runtime of the Docker engine is enough, because no path of the cache, the binary or the home reaches the runtime.
+		if engine := p.env[0]; tested[engine] {
+			continue
+		} else {
+			tested[engine] = true
+		}
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
 			outer := t.TempDir()
 			real := filepath.Join(outer, "real")
 			if err := os.Mkdir(real, 0o700); err != nil {
@@ -182,9 +195,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 			} {
 				t.Run(c.name, func(t *testing.T) {
 					h := newHome(t, p.env...)
-					if c.in != "" {
-						t.Chdir(c.in)
-					}
+					h.cwd = c.in
 					for range 2 { // the second command must also work with the files that the first command made
 						if output, status := h.runWithEnv(t, c.program, c.env, "exec", "-e", "print(6 * 7)"); status != 0 || output != "42\n" {
 							t.Errorf("exec: exit status %d, output %q; want 0 and 42", status, output)
@@ -203,6 +214,7 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 // TestDoctorUsesASandbox checks that doctor does not only open the engine, but also uses a sandbox, and that doctor's output
 // names the step that failed.
 func TestDoctorUsesASandbox(t *testing.T) {
+	t.Parallel()
 	needsGvisor(t)
 	unpacked, err := rootfs.DefaultDir()
 	if err != nil {

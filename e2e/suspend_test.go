@@ -11,6 +11,7 @@ import (
 // TestSleepAndFork checks that an idle sandbox is suspended and resumes with its state, also after the daemon was killed. If
 // the platform can fork, a fork must continue from the same state independently of the original sandbox.
 func TestSleepAndFork(t *testing.T) {
+	t.Parallel()
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

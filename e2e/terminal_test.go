@@ -20,6 +20,7 @@ import (
 // screen, set the title or fill the clipboard. On a terminal, exec must print these sequences as visible text. To a pipe, it
 // must write every byte unchanged.
 func TestExecKeepsControlSequencesFromATerminal(t *testing.T) {
+	t.Parallel()
 	needsEngine(t)
 	h := newHome(t)
 	id := h.connect(t).create(args{"memory_mb": 512})
