@@ -161,7 +161,7 @@ func TestServe(t *testing.T) {
 	if out, errout, status := h.run("", "ls", "--json"); status != 0 || strings.TrimSpace(out) != "[]" {
 		t.Errorf("dormouse ls in the home of the server: exit status %d, stdout %q, stderr %q; want 0 and []", status, out, errout)
 	}
-	if _, errout, status := h.run("", "serve", "--listen=127.0.0.1:0"); status == 0 || !strings.Contains(errout, "runs already") {
+	if _, errout, status := h.run("", "serve", "--listen=127.0.0.1:0"); status == 0 || !strings.Contains(errout, "already runs") {
 		t.Errorf("a second server in the home: exit status %d, stderr %q; want the error that one runs already", status, errout)
 	}
 	token := s.token

@@ -13,7 +13,7 @@ export const env = Object.fromEntries(Object.entries(process.env).filter(([name]
 export async function run(client, list, call) {
   const tools = await list();
   assert.equal(tools.length, 10, tools.join());
-  const known = { name: `${client}-${transport}` };
+  const known = { name: `${client}-${transport}${process.env.DORMOUSE_SLOW ? "-slow" : ""}` };
   const fill = (text) => text.replace(/\$(\w+)/g, (_, name) => known[name]);
   const used = new Set();
   for (const step of JSON.parse(readFileSync(process.env.DORMOUSE_SCENARIO))) {
