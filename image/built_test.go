@@ -18,7 +18,7 @@ import (
 // the image does not exist, the test is skipped, or fails if DORMOUSE_TEST_REQUIRE contains image.
 func TestBuiltImage(t *testing.T) {
 	if testing.Short() {
-		t.Skip("unpacks the whole image: not with -short")
+		t.Skip("unpacks the whole image, so it is left out with -short")
 	}
 	dir, err := CacheDir()
 	if err != nil {
@@ -26,14 +26,14 @@ func TestBuiltImage(t *testing.T) {
 	}
 	result, found := (cache{dir: dir}).find()
 	if !found {
-		absent(t, "the image was not built on this machine: run `dormouse image build` (with mmdebstrap) first")
+		absent(t, "needs the image in the cache: run `dormouse image build` with mmdebstrap first")
 	}
 	t.Logf("%s: %s", result.Ref, megabytes(result.Size))
 
-	t.Run("no file gives rights, and nothing of the builder stayed", func(t *testing.T) {
+	t.Run("no file grants rights and no file of the builder is left", func(t *testing.T) {
 		checkFiles(t, result.Path)
 	})
-	t.Run("everything imports and works without a network", func(t *testing.T) {
+	t.Run("all packages work without a network", func(t *testing.T) {
 		runInside(t, result)
 	})
 }
@@ -55,16 +55,16 @@ func checkFiles(t *testing.T, path string) {
 		}
 		name := strings.TrimPrefix(header.Name, "./")
 		if header.Mode&0o6000 != 0 && header.Typeflag == tar.TypeReg {
-			t.Errorf("%s has mode %o", name, header.Mode)
+			t.Errorf("%s has mode %o, want neither setuid nor setgid", name, header.Mode)
 		}
 		for record := range header.PAXRecords {
 			if strings.Contains(record, "security.capability") {
-				t.Errorf("%s has file capabilities", name)
+				t.Errorf("%s has file capabilities, want none", name)
 			}
 		}
 		for _, stray := range []string{"image/", "var/lib/apt/lists/deb", "root/.cache/", "usr/share/man/"} {
 			if strings.HasPrefix(name, stray) {
-				t.Errorf("%s should not be in the image", name)
+				t.Errorf("%s is in the image, want it removed", name)
 			}
 		}
 		switch name {
@@ -72,7 +72,7 @@ func checkFiles(t *testing.T, path string) {
 			checkInventory(t, r)
 		case "etc/resolv.conf":
 			if header.Size != 0 {
-				t.Error("etc/resolv.conf is the builder's")
+				t.Error("etc/resolv.conf is not empty, so the builder's file is left")
 			}
 		}
 	}
@@ -92,13 +92,13 @@ func checkInventory(t *testing.T, r io.Reader) {
 		t.Errorf("packages.json has %d Debian packages, want %d", got, want)
 	}
 	if got, want := len(inventory.PyPI)+len(inventory.LeftOut), len(Wheels()); got != want {
-		t.Errorf("packages.json has %d packages from PyPI, with those left out, want %d", got, want)
+		t.Errorf("packages.json has %d packages from PyPI, including those left out, want %d", got, want)
 	}
 }
 
 func runInside(t *testing.T, result Result) {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		absent(t, "entering the image without an engine needs root on Linux")
+		absent(t, "needs root on Linux to enter the image without an engine")
 	}
 	root := t.TempDir()
 	if out, err := exec.Command("tar", "-xf", result.Path, "-C", root).CombinedOutput(); err != nil {
@@ -114,7 +114,7 @@ func runInside(t *testing.T, result Result) {
 	extent := "whole"
 	if len(result.LeftOut) > 0 {
 		extent = "debian"
-		t.Logf("only Debian's packages are in it: %s", result.LeftOutReason)
+		t.Logf("tests only Debian's packages, because the image lacks those from PyPI: %s", result.LeftOutReason)
 	}
 	inside := func(args ...string) string {
 		args = append([]string{"--net", "chroot", "--userspec=12345:12345", root, "env", "-i", "HOME=/tmp", "PATH=/usr/bin:/bin"}, args...)
@@ -128,7 +128,7 @@ func runInside(t *testing.T, result Result) {
 	t.Log(inside("node", "-p", "'node ' + process.version"))
 	inside("sh", "-c", "command -v git jq less rg sqlite3 unzip 7z pdftotext file bc tree make zstd ps gawk")
 	if out := inside("python3", "-c", "import pandas; print(pandas.__cached__)"); !strings.Contains(out, "__pycache__") {
-		t.Errorf("pandas is not compiled: %s", out)
+		t.Errorf("pandas has no compiled files: %s", out)
 	}
 }
 

@@ -11,23 +11,23 @@ import (
 )
 
 func TestPackages(t *testing.T) {
-	t.Run("a comment, a blank line and a remark are no packages", func(t *testing.T) {
+	t.Run("ignores comments, blank lines and remarks", func(t *testing.T) {
 		got := parsePackages("# Python\npython3\n\nfoo  # why\n")
 		if want := []string{"python3", "foo"}; !slices.Equal(got, want) {
 			t.Errorf("parsePackages = %q, want %q", got, want)
 		}
 	})
-	t.Run("each is a package's name, once", func(t *testing.T) {
+	t.Run("each line is a valid package name that occurs once", func(t *testing.T) {
 		name := regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+$`)
 		seen := map[string]bool{}
 		for _, p := range Packages() {
 			if !name.MatchString(p) || seen[p] {
-				t.Errorf("packages.txt: %q is no package's name, or there twice", p)
+				t.Errorf("packages.txt: %q is not a valid package name, or occurs twice", p)
 			}
 			seen[p] = true
 		}
 	})
-	t.Run("what other parts count on is there", func(t *testing.T) {
+	t.Run("contains the packages that other parts of Dormouse need", func(t *testing.T) {
 		for _, p := range []string{"python3", "python3-ipython", "python3-matplotlib-inline", "python3-pandas", "nodejs"} {
 			if !slices.Contains(Packages(), p) {
 				t.Errorf("packages.txt lacks %s", p)
@@ -38,9 +38,9 @@ func TestPackages(t *testing.T) {
 
 func TestWheels(t *testing.T) {
 	wheels := Wheels()
-	t.Run("every requirement is pinned with one hash or one for each architecture", func(t *testing.T) {
+	t.Run("every requirement is pinned with one hash, or with one for each architecture", func(t *testing.T) {
 		if n := strings.Count(read("requirements.txt"), "=="); n != len(wheels) || n == 0 {
-			t.Errorf("requirements.txt: %d of %d lines parse as pins", len(wheels), n)
+			t.Errorf("requirements.txt: %d wheels parsed from %d lines with ==, want the same number", len(wheels), n)
 		}
 		for _, w := range wheels {
 			if n := len(w.Hashes); n < 1 || n > 2 {
@@ -48,7 +48,7 @@ func TestWheels(t *testing.T) {
 			}
 		}
 	})
-	t.Run("requirements.txt is what pin.py makes of requirements.in", func(t *testing.T) {
+	t.Run("requirements.txt has the packages of requirements.in", func(t *testing.T) {
 		in, err := os.ReadFile("requirements.in")
 		if err != nil {
 			t.Fatal(err)
@@ -62,19 +62,19 @@ func TestWheels(t *testing.T) {
 			want = append(want, regexp.MustCompile(`[<=>]`).Split(line, 2)[0])
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("requirements.txt has %q, requirements.in has %q", got, want)
+			t.Errorf("requirements.txt has %q, want those of requirements.in, %q; run image/pin.py", got, want)
 		}
 	})
 }
 
 func TestHash(t *testing.T) {
 	base := hashOf("amd64", read)
-	t.Run("twelve hex digits, the same each time", func(t *testing.T) {
+	t.Run("twelve hex digits, the same for each call", func(t *testing.T) {
 		if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(base) || hashOf("amd64", read) != base {
 			t.Errorf("hashOf = %q", base)
 		}
 	})
-	t.Run("every input changes it", func(t *testing.T) {
+	t.Run("a change to any input changes the hash", func(t *testing.T) {
 		for _, changed := range inputs {
 			got := hashOf("amd64", func(name string) string {
 				if name == changed {
@@ -87,7 +87,7 @@ func TestHash(t *testing.T) {
 			}
 		}
 	})
-	t.Run("the architecture changes it", func(t *testing.T) {
+	t.Run("another architecture changes the hash", func(t *testing.T) {
 		if hashOf("arm64", read) == base {
 			t.Error("hashOf is the same for another architecture")
 		}
@@ -99,7 +99,7 @@ func TestHash(t *testing.T) {
 		}
 		for _, e := range entries {
 			if !slices.Contains(inputs, e.Name()) {
-				t.Errorf("%s is embedded and not hashed", e.Name())
+				t.Errorf("%s is embedded but not part of the hash", e.Name())
 			}
 		}
 	})
@@ -116,7 +116,7 @@ func TestDockerfile(t *testing.T) {
 			t.Error("Dockerfile does not contain image/sandbox.dockerfile: copy it there")
 		}
 	})
-	t.Run("it copies every file that the scripts read, and names no package itself", func(t *testing.T) {
+	t.Run("copies every file that the scripts read, and names no package", func(t *testing.T) {
 		for _, name := range inputs {
 			if name != "sandbox.dockerfile" && !strings.Contains(stage, "image/"+name+" ") {
 				t.Errorf("sandbox.dockerfile does not copy %s", name)
@@ -128,7 +128,7 @@ func TestDockerfile(t *testing.T) {
 			}
 		}
 	})
-	t.Run("the build context is whole, with the mirror asked for", func(t *testing.T) {
+	t.Run("the build context has all files and the requested mirror", func(t *testing.T) {
 		source, err := buildContext(Options{Mirror: "http://mirror.example/debian", Rebuild: true})
 		if err != nil {
 			t.Fatal(err)
@@ -146,16 +146,16 @@ func TestDockerfile(t *testing.T) {
 			files[header.Name] = string(content)
 		}
 		if !strings.Contains(files["Dockerfile"], "ARG MIRROR=http://mirror.example/debian\n") {
-			t.Errorf("Dockerfile in the context:\n%s", files["Dockerfile"])
+			t.Errorf("the Dockerfile in the build context does not name the mirror:\n%s", files["Dockerfile"])
 		}
 		if !strings.Contains(files["Dockerfile"], "ARG REBUILT=") {
-			t.Error("a rebuild would come from the engine's cache")
+			t.Error("the Dockerfile has no ARG REBUILT, so a rebuild would use the engine's cache")
 		}
 		if files["image/packages.txt"] != read("packages.txt") {
-			t.Error("packages.txt in the context is another one")
+			t.Error("packages.txt in the build context differs from the embedded one")
 		}
 	})
-	t.Run("it sets what an import sets", func(t *testing.T) {
+	t.Run("sets the same environment as an import", func(t *testing.T) {
 		for _, change := range changes()[:2] {
 			if !strings.Contains(stage, strings.TrimPrefix(change, "ENV ")) {
 				t.Errorf("sandbox.dockerfile lacks %s", change)
