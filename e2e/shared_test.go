@@ -108,7 +108,7 @@ func TestDeadManSwitch(t *testing.T) {
 			s := h.connect(t)
 			id := s.create(args{"ttl": "15s"}) // long enough that the code starts before the TTL ends, also on a busy machine
 			s.run(id, "DELAY = 3\n"+string(stopper)+"print('alive')", "alive")
-			runs := func() bool { return sandboxRuns(t, p, h, id) }
+			runs := func() bool { return sandboxRuns(t, p, id) }
 			if !runs() {
 				t.Fatal("the sandbox does not run before the daemon is killed")
 			}
@@ -120,8 +120,8 @@ func TestDeadManSwitch(t *testing.T) {
 }
 
 // sandboxRuns reports whether a sandbox runs. With a Docker engine, it searches the engine's running containers. With the
-// gvisor engine, it searches for any sandbox process of the home, so the home must have no other sandbox.
-func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
+// gvisor engine, it searches for the sandbox's process.
+func sandboxRuns(t *testing.T, p platform, id string) bool {
 	t.Helper()
 	if p.name != "gvisor" {
 		out, err := exec.Command("docker", "ps", "--quiet", "--filter", "label=dormouse.sandbox="+id).Output()
@@ -135,7 +135,7 @@ func sandboxRuns(t *testing.T, p platform, h *home, id string) bool {
 		t.Fatal(err)
 	}
 	for _, path := range processes {
-		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), "runsc-sandbox") && strings.Contains(string(line), h.dir) {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), "runsc-sandbox") && strings.Contains(string(line), id) {
 			return true
 		}
 	}
