@@ -102,13 +102,13 @@ func TestCLIToken(t *testing.T) {
 		t.Errorf("the token file is %v (%v), want mode 0600", info, err)
 	}
 	os.Chmod(filepath.Join(h.dir, "token"), 0o644)
-	if _, errout, status := h.run("", "token", "add", "eve"); status == 0 || !strings.Contains(errout, "others may have read") {
+	if _, errout, status := h.run("", "token", "add", "eve"); status == 0 || !strings.Contains(errout, "other users may have read") {
 		t.Errorf("token add to a file that others can read: exit status %d, stderr %q; want an error that explains it", status, errout)
 	}
 	if status, _ := s.get("/v1/info", strings.TrimSpace(early)); status != http.StatusUnauthorized {
 		t.Errorf("a request while others can read the token file: status %d, want 401", status)
 	}
-	eventually(t, "the log says why nobody is let in", func() bool { return strings.Contains(s.log(), "nobody is let in") })
+	eventually(t, "the log says that all requests are refused", func() bool { return strings.Contains(s.log(), "all requests are refused") })
 	if log := s.log(); strings.Contains(log, alice.token) || strings.Contains(log, strings.TrimSpace(early)) {
 		t.Errorf("the log contains a token:\n%s", log)
 	}

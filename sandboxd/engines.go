@@ -92,7 +92,7 @@ func openDaemonEngine(ctx context.Context, c *Config, homeID string, s *store.St
 	switch {
 	case contents.sandboxes > 0 && choice.Engine != autoEngine && choice.Engine != last:
 		return nil, sandbox.Errorf(sandbox.Unavailable,
-			"this home's sandboxes (%d) are on the %s engine, and the %s engine would lose them: use --engine %s, delete them first, or choose another DORMOUSE_HOME",
+			"this home has %d sandboxes on the %s engine, which the %s engine cannot reach: use --engine %s, delete the sandboxes first, or choose another DORMOUSE_HOME",
 			contents.sandboxes, last, choice.Engine, last)
 	case contents.nonEmpty() && choice.Engine == autoEngine:
 		choice.Engine = last
@@ -147,7 +147,7 @@ func open(ctx context.Context, c *Config, homeID string, guest engine.Bundle) (L
 	case dockerEngine:
 		return openDocker(ctx, c, homeID, guest)
 	case gvisorEngine:
-		return openGvisor(ctx, c, guest, "asked for")
+		return openGvisor(ctx, c, guest, "selected with --engine gvisor")
 	case autoEngine:
 	default:
 		return nil, sandbox.Errorf(sandbox.Invalid, "engine %q is not known: use auto, docker or gvisor", sandbox.Quote(c.Engine))
@@ -178,7 +178,7 @@ func openDocker(ctx context.Context, c *Config, homeID string, guest engine.Bund
 
 func openGvisor(ctx context.Context, c *Config, guest engine.Bundle, why string) (LocalEngine, error) {
 	if c.Runtime != "" && c.Runtime != "auto" && c.Runtime != "runsc" {
-		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine has the runtime runsc only, not %q: use --engine docker", sandbox.Quote(c.Runtime))
+		return nil, sandbox.Errorf(sandbox.Unavailable, "the gvisor engine has only the runtime runsc, not %q: use --engine docker", sandbox.Quote(c.Runtime))
 	}
 	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(c.Home, home.GvisorName), Bundle: guest, Why: why,
 		Pull: true, WithoutCgroups: c.WithoutCgroups})

@@ -33,7 +33,7 @@ func Try(ctx context.Context, cfg Config, lang sandbox.Language) (err error) {
 	}
 	dir, err := trialHome(cfg.Home)
 	if err != nil {
-		return fmt.Errorf("make a folder in the home: %w", err)
+		return fmt.Errorf("create a folder in the home: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	cfg.Home, cfg.TTL = dir, sandbox.Duration(trialTTL)

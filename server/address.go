@@ -49,14 +49,14 @@ func newNames(address string, tls bool, hosts, origins []string) (names, error) 
 		}
 		name, ok := hostname(h)
 		if !ok || strings.ContainsAny(name, "*/@ ") {
-			return names{}, fmt.Errorf("%q is not a host that can be allowed: write a name or an address, such as sandbox.example.com", h)
+			return names{}, fmt.Errorf("%q is not a valid host for --allow-host: write a name or an address, such as sandbox.example.com", h)
 		}
 		n.hosts[name] = true
 	}
 	for _, o := range origins {
 		u, err := url.Parse(o)
 		if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil || strings.Contains(u.Host, "*") || asciiLower(o) != u.Scheme+"://"+asciiLower(u.Host) {
-			return names{}, fmt.Errorf("%q is not an origin that can be allowed: write it as a browser does, such as https://app.example.com", o)
+			return names{}, fmt.Errorf("%q is not a valid origin for --allow-origin: write it as a browser does, such as https://app.example.com", o)
 		}
 		n.origins[asciiLower(o)] = true
 	}

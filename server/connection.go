@@ -97,7 +97,7 @@ func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
 
 func (c *connection) reject(r rejection) {
 	if r.cause != nil {
-		c.server.log.Error("a message cannot be taken", "error", r.cause)
+		c.server.log.Error("a message was refused because it could not be stored", "error", r.cause)
 	}
 	_ = c.write(r.response(), nil) // a failed write ends the connection
 }

@@ -64,13 +64,13 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			challenge += `, error="invalid_token"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
-		h.refuse(w, http.StatusUnauthorized, "token", "this needs the header Authorization, with Bearer and a token; `dormouse serve` says at its start which file has one")
+		h.refuse(w, http.StatusUnauthorized, "token", "the request needs the header Authorization: Bearer <token>; `dormouse serve` prints at its start which file contains the token")
 		return
 	}
 	if conn != nil {
 		if !conn.trust(token.Owner()) {
 			w.Header().Set("Connection", "close")
-			h.refuse(w, http.StatusServiceUnavailable, "busy", "too many connections have this token: close some, or send several requests on one")
+			h.refuse(w, http.StatusServiceUnavailable, "busy", "this token has too many connections: close some, or send several requests on one connection")
 			return
 		}
 		w.Header().Del("Connection")
@@ -86,7 +86,7 @@ func (h *HTTP) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // sets w.origin to the Origin header.
 func (h *HTTP) refuseHostOrOrigin(w *response, r *http.Request) bool {
 	if !h.names.host(r.Host) {
-		h.refuse(w, http.StatusForbidden, "host", "this name is not one of this server's; if it should be, start dormouse serve with --allow-host")
+		h.refuse(w, http.StatusForbidden, "host", "the Host header is not a name of this server; to allow it, start dormouse serve with --allow-host")
 		return true
 	}
 	switch origins := r.Header.Values("Origin"); {
@@ -94,7 +94,7 @@ func (h *HTTP) refuseHostOrOrigin(w *response, r *http.Request) bool {
 	case len(origins) == 1 && h.names.origin(origins[0]):
 		w.origin = origins[0]
 	default:
-		h.refuse(w, http.StatusForbidden, "origin", "web pages of this origin may not call this server; if they should, start dormouse serve with --allow-origin")
+		h.refuse(w, http.StatusForbidden, "origin", "web pages of this origin may not call this server; to allow them, start dormouse serve with --allow-origin")
 		return true
 	}
 	return false
@@ -115,7 +115,7 @@ func (h *HTTP) admit(w *response, r *http.Request, token Token) {
 	}
 	place, ok := newRequestSlot(r.Context(), slots, h.waits, token.Owner())
 	if !ok {
-		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, and more are not taken: wait for answers", slots.inUse()))
+		h.refuse(w, http.StatusServiceUnavailable, "busy", fmt.Sprintf("%d requests are in flight, which is the limit: wait for answers", slots.inUse()))
 		return
 	}
 	defer place.leave()
@@ -193,7 +193,7 @@ func (h *HTTP) withRevocation(ctx context.Context, token Token) (_ context.Conte
 // refuseRate refuses a request that exceeds the token's rate: with a JSON-RPC error on the MCP routes, and with an API error
 // on all others. wait is the time after which the client may try again.
 func (h *HTTP) refuseRate(w *response, r *http.Request, wait time.Duration) {
-	says := fmt.Sprintf("this token may ask %g times a second, and asked more often: wait %s, and ask again", h.config.Rate, wait.Round(time.Millisecond))
+	says := fmt.Sprintf("this token may send %g requests a second and has sent more: wait %s, then try again", h.config.Rate, wait.Round(time.Millisecond))
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	if p := r.URL.Path; r.Method == http.MethodPost && (p == "/mcp" || p == "/message") {
 		h.config.Metrics.refused("rate")

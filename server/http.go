@@ -171,7 +171,7 @@ func (h *HTTP) route(w *response, r *http.Request) {
 	case p == "/sse":
 		fail(w, http.StatusNotFound, "not_found", "the SSE transport is off: use /mcp, or start dormouse serve with --sse")
 	default:
-		fail(w, http.StatusNotFound, "not_found", "there is nothing here: MCP is at /mcp, and the REST API at /v1/")
+		fail(w, http.StatusNotFound, "not_found", "no such route: MCP is at /mcp, and the REST API at /v1/")
 	}
 }
 

@@ -267,7 +267,7 @@ func TestS02_Token(t *testing.T) {
 		t.Errorf("mode of the token file = %o, want 600", info.Mode().Perm())
 	}
 	os.Chmod(path, 0o644)
-	if _, err := server.OpenOrMakeTokenFile(path, discardLog); err == nil || !strings.Contains(err.Error(), "others may have read") {
+	if _, err := server.OpenOrMakeTokenFile(path, discardLog); err == nil || !strings.Contains(err.Error(), "other users may have read") {
 		t.Errorf("opening a token file that others can read = %v, want an error", err)
 	}
 	for name, content := range map[string]string{"no token": "", "a short token": "abc", "the same token twice": secret + "\n" + secret, "a long token": strings.Repeat("x", 2000)} {

@@ -39,7 +39,7 @@ func parseSpooled(long *spool.Message) (*message, *rejection) {
 		_ = json.Unmarshal(m.raw, &call) // on failure there are no arguments, and so no placeholders in them
 	}
 	if long.CountIn(call.Params.Arguments) != long.Count() {
-		return nil, &rejection{id: m.id, code: mcp.INVALID_REQUEST, text: "a string of more than 64 KiB is somewhere else than in the arguments of a tool"}
+		return nil, &rejection{id: m.id, code: mcp.INVALID_REQUEST, text: "the message has a string of more than 64 KiB outside the arguments of a tool call"}
 	}
 	return m, nil
 }
@@ -121,5 +121,5 @@ func (s *Server) withOutbox(ctx context.Context, box *spool.Outbox) context.Cont
 	if box == nil {
 		return ctx
 	}
-	return tools.WithOutbox(ctx, outbox{box, func(err error) { s.log.Error("the spool cannot be written to", "error", err) }})
+	return tools.WithOutbox(ctx, outbox{box, func(err error) { s.log.Error("the spool cannot be written", "error", err) }})
 }

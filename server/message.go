@@ -58,7 +58,7 @@ func parse(line []byte) (*message, *rejection) {
 	}
 	switch {
 	case line[0] == '[' && json.Valid(line):
-		return nil, &rejection{code: mcp.INVALID_REQUEST, text: "batches are not supported: send one message a line"}
+		return nil, &rejection{code: mcp.INVALID_REQUEST, text: "batches are not supported: send each message on its own"}
 	case !utf8.Valid(line):
 		// encoding/json would replace invalid bytes with U+FFFD, which would silently change the code or file that the
 		// client sent.

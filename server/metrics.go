@@ -119,9 +119,9 @@ func (m *Metrics) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := prom{w}
-	p.head("dormouse_build_info", "gauge", "The version that runs.")
+	p.head("dormouse_build_info", "gauge", "The version of this server.")
 	p.line("dormouse_build_info", 1, "version", m.version, "go", runtime.Version())
-	p.head("dormouse_executions_started_total", "counter", "Executions that were accepted.")
+	p.head("dormouse_executions_started_total", "counter", "Executions that have started.")
 	p.line("dormouse_executions_started_total", float64(m.started))
 	p.head("dormouse_executions_ended_total", "counter", "Executions that ended, by their last state.")
 	for _, s := range finalStates {
@@ -136,7 +136,7 @@ func (m *Metrics) write(w io.Writer) {
 	for _, k := range sortedPairs(m.requests) {
 		p.line("dormouse_http_requests_total", float64(m.requests[k]), "route", k[0], "status", k[1])
 	}
-	p.histograms("dormouse_http_request_seconds", "How long HTTP requests took, streams left out.", "route", m.took)
+	p.histograms("dormouse_http_request_seconds", "How long HTTP requests took, except streams.", "route", m.took)
 	p.head("dormouse_http_refused_total", "counter", "HTTP requests that the guard refused.")
 	for _, why := range slices.Sorted(maps.Keys(m.refusals)) {
 		p.line("dormouse_http_refused_total", float64(m.refusals[why]), "why", why)
@@ -190,21 +190,21 @@ func quoteLabel(s string) string {
 func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", http.MethodGet)
-		fail(w, http.StatusMethodNotAllowed, "invalid", "metrics are fetched by GET")
+		fail(w, http.StatusMethodNotAllowed, "invalid", "get metrics with GET")
 		return
 	}
 	var text bytes.Buffer
 	h.config.Metrics.write(&text)
 	p := prom{&text}
 	if states, err := h.sandboxStates(r); err == nil {
-		p.head("dormouse_sandboxes", "gauge", "Sandboxes that there are, by state.")
+		p.head("dormouse_sandboxes", "gauge", "Sandboxes, by state.")
 		for _, s := range []sandbox.State{sandbox.Provisioning, sandbox.Running, sandbox.Suspended} {
 			p.line("dormouse_sandboxes", float64(states[s]), "state", string(s))
 		}
 	} else {
-		h.log.Warn("sandboxes were not counted", "err", err)
+		h.log.Warn("the sandboxes could not be counted for /metrics", "err", err)
 	}
-	p.head("dormouse_http_requests_in_flight", "gauge", "HTTP requests that are being answered, by kind.")
+	p.head("dormouse_http_requests_in_flight", "gauge", "HTTP requests in flight, by kind.")
 	p.line("dormouse_http_requests_in_flight", float64(h.calls.inUse()), "kind", "call")
 	p.line("dormouse_http_requests_in_flight", float64(h.waits.inUse()), "kind", "wait")
 	p.line("dormouse_http_requests_in_flight", float64(h.streams.inUse()), "kind", "stream")

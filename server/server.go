@@ -166,5 +166,5 @@ func (s *Server) reader(r tools.Resource) mcpserver.ResourceTemplateHandlerFunc 
 func (s *Server) panicked(what string, p any) string {
 	number := rand.Text()[:8]
 	s.log.Error("a tool panicked", "error_id", number, "tool", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
+	return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if the error persists, tell the user.", number)
 }

@@ -34,7 +34,7 @@ const sseHeartbeat = 15 * time.Second
 func (h *HTTP) serveSSE(w *response, r *http.Request) {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", http.MethodGet)
-		fail(w, http.StatusMethodNotAllowed, "invalid", "a stream is opened by GET; streamable HTTP is at /mcp")
+		fail(w, http.StatusMethodNotAllowed, "invalid", "open a stream with GET; streamable HTTP is at /mcp")
 		return
 	}
 	if h.stopping.Err() != nil {
@@ -105,7 +105,7 @@ func (s *sseStream) end(grace time.Duration) {
 func (h *HTTP) serveMessage(w *response, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		fail(w, http.StatusMethodNotAllowed, "invalid", "messages are sent by POST")
+		fail(w, http.StatusMethodNotAllowed, "invalid", "send messages with POST")
 		return
 	}
 	h.mu.Lock()

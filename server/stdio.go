@@ -35,7 +35,7 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 		return context.Cause(ctx)
 	}
 	if !c.awaitCalls(ctx, s.config.Grace) && ctx.Err() == nil {
-		s.log.Info("the client has gone; executions of its last calls go on by themselves")
+		s.log.Info("the client has disconnected; the executions of its last calls continue")
 	}
 	if err == nil {
 		err = context.Cause(ctx) // the reason if a write failed or the caller ended ctx; nil otherwise

@@ -29,7 +29,7 @@ func newStreamable(s *Server) *mcpserver.StreamableHTTPServer {
 func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		fail(w, http.StatusMethodNotAllowed, "invalid", "MCP is spoken by POST here: there is no stream to listen to, and no session to end")
+		fail(w, http.StatusMethodNotAllowed, "invalid", "send messages with POST: this server has no stream to open with GET, and no session to end with DELETE")
 		return
 	}
 	m, ok := h.readMessage(w, r)
@@ -67,13 +67,13 @@ func (h *HTTP) readMessage(w http.ResponseWriter, r *http.Request) (*message, bo
 	}
 	m, refused, err := h.readBody(r.Body)
 	if err != nil {
-		status, text := http.StatusBadRequest, "the request's body could not be read to its end"
+		status, text := http.StatusBadRequest, "the body of the request is incomplete"
 		switch {
 		case errors.Is(err, errBodiesBusy):
 			h.config.Metrics.refused("busy")
 			status, text = http.StatusServiceUnavailable, errBodiesBusy.Message
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			status, text = http.StatusRequestTimeout, "the request's body came too slowly"
+			status, text = http.StatusRequestTimeout, "the body of the request arrived too slowly"
 		}
 		w.Header().Set("Connection", "close")
 		writeRejection(w, status, rejection{code: mcp.INVALID_REQUEST, text: text})
@@ -89,7 +89,7 @@ func (h *HTTP) readMessage(w http.ResponseWriter, r *http.Request) (*message, bo
 			w.Header().Set("Connection", "close")
 		}
 		if refused.cause != nil {
-			h.log.Error("a message cannot be taken", "error", refused.cause)
+			h.log.Error("a message was refused because it could not be stored", "error", refused.cause)
 		}
 		writeRejection(w, refused.status, *refused)
 		return nil, false

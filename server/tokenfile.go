@@ -49,7 +49,7 @@ func OpenTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 		return nil, err
 	}
 	if readableByOthers(f.info) {
-		log.Warn("others on this machine can read the tokens", "file", path, "mode", f.info.Mode().Perm().String())
+		log.Warn("other users of this machine can read the token file", "file", path, "mode", f.info.Mode().Perm().String())
 	}
 	return f, nil
 }
@@ -59,7 +59,7 @@ func OpenTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 func OpenOrMakeTokenFile(path string, log *slog.Logger) (*TokenFile, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := writeTokens(path, newSecret()+"\n", true); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("make a token: %w", err)
+			return nil, fmt.Errorf("create a token: %w", err)
 		}
 	}
 	f := &TokenFile{path: path, log: log}
@@ -71,7 +71,7 @@ func (f *TokenFile) open() error {
 		return err
 	}
 	if len(f.tokens) == 0 {
-		return fmt.Errorf("%s has no token: make one with dormouse token add", f.path)
+		return fmt.Errorf("%s contains no token: create one with dormouse token add", f.path)
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func (f *TokenFile) Tokens() []Token {
 		says = err.Error()
 	}
 	if says != "" && says != f.reported {
-		f.log.Error("the tokens cannot be read, and nobody is let in", "error", says)
+		f.log.Error("the token file cannot be read; all requests are refused until it can be", "error", says)
 	}
 	f.reported = says
 	return f.tokens
@@ -128,10 +128,10 @@ func readTokens(path string, shared bool) ([]entry, fs.FileInfo, error) {
 		return nil, nil, fmt.Errorf("read the tokens: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxTokenFile {
-		return nil, nil, fmt.Errorf("%s is not a file with tokens", path)
+		return nil, nil, fmt.Errorf("%s is not a regular file of at most 256 KiB, so it is not a token file", path)
 	}
 	if !shared && readableByOthers(info) {
-		return nil, nil, fmt.Errorf("others may have read the tokens in %s (mode %o): remove the file, and a new one is made at the next start", path, info.Mode().Perm())
+		return nil, nil, fmt.Errorf("other users may have read the tokens in %s (mode %o): remove the file; the next start creates a new one", path, info.Mode().Perm())
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxTokenFile))
 	if err != nil {
@@ -161,18 +161,18 @@ func parseTokens(text string) ([]entry, error) {
 			words = []string{OperatorToken, words[0]}
 		case 2:
 		default:
-			return nil, fmt.Errorf("line %d is not a name and a token", number)
+			return nil, fmt.Errorf("line %d does not consist of a name and a token", number)
 		}
 		if _, err := sandbox.ParseOwner(words[0]); err != nil {
 			// The error does not contain words[0], which may be a token.
-			return nil, fmt.Errorf("line %d: what is in front of the token is no name", number)
+			return nil, fmt.Errorf("line %d: the text before the token is not a valid name", number)
 		}
 		t, err := NewToken(words[0], words[1])
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", number, err)
 		}
 		if slices.ContainsFunc(entries, func(e entry) bool { return e.Name == t.Name || e.sum == t.sum }) {
-			return nil, fmt.Errorf("line %d has the name or the token of a line before it", number)
+			return nil, fmt.Errorf("line %d repeats the name or the token of an earlier line", number)
 		}
 		entries = append(entries, entry{t, strings.TrimSpace(line)})
 	}
@@ -188,7 +188,7 @@ func AddToken(path, name string) (secret string, err error) {
 	secret = newSecret()
 	return secret, editTokens(path, true, func(entries []entry) ([]entry, error) {
 		if slices.ContainsFunc(entries, func(e entry) bool { return e.Name == name }) {
-			return nil, sandbox.Errorf(sandbox.Invalid, "there is a token of %s: remove it first, and %s gets another with the same sandboxes", name, name)
+			return nil, sandbox.Errorf(sandbox.Invalid, "%s has a token already: remove it first; a new token of %s keeps the sandboxes", name, name)
 		}
 		if name == OperatorToken { // the operator's token goes to the first line, as in a file of OpenOrMakeTokenFile
 			return slices.Insert(entries, 0, entry{line: secret}), nil
@@ -202,7 +202,7 @@ func RemoveToken(path, name string) error {
 	return editTokens(path, false, func(entries []entry) ([]entry, error) {
 		left := slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.Name == name })
 		if len(left) == len(entries) {
-			return nil, sandbox.Errorf(sandbox.NotFound, "there is no token of %q", sandbox.Quote(name))
+			return nil, sandbox.Errorf(sandbox.NotFound, "%q has no token", sandbox.Quote(name))
 		}
 		return left, nil
 	})

@@ -240,7 +240,7 @@ func TestS07_Rate(t *testing.T) {
 		}
 		for path, says := range map[string]string{"/mcp": `"jsonrpc":"2.0"`, "/v1/sandboxes": `"kind":"limit"`} {
 			w := do(h, "POST", path, toolCall("1", "echo", `{}`))
-			if body := w.Body.String(); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "1" || !strings.Contains(body, says) || !strings.Contains(body, "3 times a second") {
+			if body := w.Body.String(); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "1" || !strings.Contains(body, says) || !strings.Contains(body, "3 requests a second") {
 				t.Errorf("POST %s = %d %v %s, want 429 with Retry-After and %s", path, w.Code, w.Header(), body, says)
 			}
 		}

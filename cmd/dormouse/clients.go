@@ -62,7 +62,7 @@ func findClient(key string) (mcpClient, error) {
 			return c, nil
 		}
 	}
-	return mcpClient{}, fmt.Errorf("--print-config knows no client %q: use one of %s", key, clientKeys())
+	return mcpClient{}, fmt.Errorf("--print-config does not support the client %q: use one of %s", key, clientKeys())
 }
 
 // printConfig writes the client's configuration to out. To notes it writes where the user must put the configuration.
@@ -172,7 +172,7 @@ var configEnv = []string{"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH",
 func thisServer(k *kong.Context) (mcpServer, error) {
 	exe, err := os.Executable()
 	if err != nil {
-		return mcpServer{}, fmt.Errorf("find this program's own file: %w", err)
+		return mcpServer{}, fmt.Errorf("find the path of this program: %w", err)
 	}
 	s := mcpServer{Command: exe, Args: []string{"mcp"}, Env: map[string]string{}}
 	given := map[string]bool{}

@@ -40,7 +40,7 @@ func (f daemonFlags) image() string { return cmp.Or(f.Image, image.Ref()) }
 func (f daemonFlags) connect(ctx context.Context, k *kong.Context) (*api.Client, error) {
 	exe, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find this program's own file: %w", err)
+		return nil, fmt.Errorf("find the path of this program: %w", err)
 	}
 	client, _, err := home.Connect(ctx, f.Home, exe, daemonArgs(k)...)
 	return client, err

@@ -60,7 +60,7 @@ func (c *doctorCommand) diagnose(ctx context.Context) diagnosis {
 	e, err := sandboxd.OpenEngine(ctx, cfg)
 	if err != nil {
 		d.Why = sentence(err)
-		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works here", Remedy: d.Why})
+		d.Checks = append(d.Checks, engine.Check{Name: "engine", Status: engine.Bad, Detail: "no engine works on this machine", Remedy: d.Why})
 	} else {
 		defer e.Close()
 		engineWarnings = e.Info().Warnings
@@ -97,18 +97,18 @@ func tryEngine(ctx context.Context, cfg sandboxd.Config) engine.Check {
 	err := sandboxd.Try(ctx, cfg, sandbox.Python)
 	if err == nil {
 		return engine.Check{Name: "sandbox", Status: engine.OK,
-			Detail: fmt.Sprintf("one was created, ran a statement and was deleted, in %s", time.Since(start).Round(10*time.Millisecond))}
+			Detail: fmt.Sprintf("a sandbox was created, ran a statement and was deleted in %s", time.Since(start).Round(10*time.Millisecond))}
 	}
 	detail := strings.Join(strings.Fields(sandbox.Details(err)), " ")
 	if cause := context.Cause(ctx); cause != nil {
 		detail += ": " + cause.Error()
 	}
 	if ctx.Err() == nil && sandboxd.Try(ctx, cfg, sandbox.JavaScript) == nil { // some images have node but no python3
-		return engine.Check{Name: "sandbox", Status: engine.Weak, Detail: "JavaScript works here, and Python does not: " + detail,
-			Remedy: "if sandboxes are to run Python, choose an image that has python3"}
+		return engine.Check{Name: "sandbox", Status: engine.Weak, Detail: "JavaScript works in a sandbox, but Python does not: " + detail,
+			Remedy: "to run Python, choose an image that has python3"}
 	}
-	return engine.Check{Name: "sandbox", Status: engine.Bad, Detail: "a sandbox does not work here: " + detail,
-		Remedy: "the checks above may name the cause; if they do not, the detail belongs into a bug report"}
+	return engine.Check{Name: "sandbox", Status: engine.Bad, Detail: "a sandbox could not be created and used: " + detail,
+		Remedy: "fix the problems that the checks above report; if there are none, report this as a bug, with this text"}
 }
 
 // daemon checks the home's daemon. If no daemon runs, the check passes, because the first command that needs the daemon
@@ -119,23 +119,23 @@ func (c *doctorCommand) daemon(ctx context.Context, knownWarnings []string) engi
 	info, err := client.Info(ctx)
 	switch {
 	case err != nil:
-		return engine.Check{Name: "daemon", Status: engine.OK, Detail: "does not run; the first command that needs it starts it"}
+		return engine.Check{Name: "daemon", Status: engine.OK, Detail: "not running; the first command that needs it starts it"}
 	case info.Replaceable:
-		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs without an engine, home " + c.Home + ": " + info.Why,
+		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "running without an engine, home " + c.Home + ": " + info.Why,
 			Remedy: "the next command replaces it"}
 	case info.Runtime == "":
-		return engine.Check{Name: "daemon", Status: engine.Bad, Detail: "runs without an engine, home " + c.Home + ": " + info.Why,
-			Remedy: "if this goes on, restart it with settings that work here"}
+		return engine.Check{Name: "daemon", Status: engine.Bad, Detail: "running without an engine, home " + c.Home + ": " + info.Why,
+			Remedy: "if the problem persists, restart it with settings that work on this machine"}
 	case info.Version != version:
-		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, as version " + info.Version + "; this is " + version,
-			Remedy: "stop it (its pid is in sandboxd.pid in " + c.Home + "): the next command starts this version, and sandboxes go on"}
+		return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "running version " + info.Version + "; this program is version " + version,
+			Remedy: "stop it (its pid is in sandboxd.pid in " + c.Home + "): the next command starts this version, and sandboxes are kept"}
 	}
 	for _, w := range info.Warnings {
 		if !slices.Contains(knownWarnings, w) {
-			return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "runs, home " + c.Home + ": " + w}
+			return engine.Check{Name: "daemon", Status: engine.Weak, Detail: "running, home " + c.Home + ": " + w}
 		}
 	}
-	return engine.Check{Name: "daemon", Status: engine.OK, Detail: "runs, home " + c.Home}
+	return engine.Check{Name: "daemon", Status: engine.OK, Detail: "running, home " + c.Home}
 }
 
 func imageCache() engine.Check {
@@ -143,7 +143,7 @@ func imageCache() engine.Check {
 	if err != nil {
 		return engine.Check{Name: "cache", Status: engine.Weak, Detail: err.Error(), Remedy: "set HOME or XDG_CACHE_HOME"}
 	}
-	return engine.Check{Name: "cache", Status: engine.OK, Detail: "images are kept in " + dir + "; the default is " + image.Ref()}
+	return engine.Check{Name: "cache", Status: engine.OK, Detail: "images are cached in " + dir + "; the default is " + image.Ref()}
 }
 
 func platform() engine.Check {

@@ -39,9 +39,9 @@ wrong. The code's own exit status is never passed on.`
 func (c *execCommand) Validate() error {
 	switch {
 	case c.File != "" && c.Code != "":
-		return errors.New("there are two things to run: give -e CODE or a FILE, not both")
+		return errors.New("-e CODE and a FILE were given: give only one of them")
 	case c.File == "" && c.Code == "":
-		return errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")
+		return errors.New("no code was given: give -e CODE or a FILE (- is standard input)")
 	case c.Timeout < 1 || c.Timeout > sandbox.MaxTimeoutSeconds:
 		return fmt.Errorf("--timeout %d is out of range: use 1 to %d", c.Timeout, sandbox.MaxTimeoutSeconds)
 	}
@@ -221,7 +221,7 @@ func (p printer) event(e sandbox.Event) error {
 			}
 		}
 	case sandbox.EventOmitted:
-		fmt.Fprintf(p.err, "\n[%d bytes of output were over the limit and are gone]\n", e.Bytes)
+		fmt.Fprintf(p.err, "\n[%d bytes of output exceeded the limit and were dropped]\n", e.Bytes)
 	}
 	return nil
 }
@@ -250,13 +250,13 @@ func (p printer) finish(exec sandbox.Execution) error {
 // interlude prints what happened to the sandbox between the previous execution and the current one.
 func (p printer) interlude(i sandbox.Interlude) {
 	if !i.AsOf.IsZero() {
-		fmt.Fprintln(p.err, "dormouse: variables and files were brought back as of", i.AsOf.Local().Format(time.DateTime)+": what came after that is lost")
+		fmt.Fprintln(p.err, "dormouse: the sandbox went back to its checkpoint of", i.AsOf.Local().Format(time.DateTime)+"; later changes of variables and files are lost")
 	}
 	if i.Death != nil {
-		fmt.Fprintln(p.err, "dormouse: the kernel had died before, and its variables with it:", i.Death.Detail)
+		fmt.Fprintln(p.err, "dormouse: the kernel died before this execution, and its variables are lost:", i.Death.Detail)
 	}
 	if i.LateBytes > 0 {
-		fmt.Fprintf(p.err, "dormouse: %d bytes were printed after the execution before; the end of them:\n%s\n", i.LateBytes, strings.TrimSuffix(i.LateText, "\n"))
+		fmt.Fprintf(p.err, "dormouse: %d bytes were printed between the previous execution and this one; their end:\n%s\n", i.LateBytes, strings.TrimSuffix(i.LateText, "\n"))
 	}
 }
 

@@ -99,8 +99,8 @@ func (c *serveCommand) listen(encrypted bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
 	}
-	refusal := fmt.Errorf("%s can be reached from other machines, and without TLS anybody on the way can read the token and run code: "+
-		"give --tls-cert and --tls-key, listen on 127.0.0.1, or say --insecure-http", c.Listen)
+	refusal := fmt.Errorf("other machines can reach %s, and without TLS anyone on the network path can read the token and run code: "+
+		"give --tls-cert and --tls-key, listen on 127.0.0.1, or allow it with --insecure-http", c.Listen)
 	open := encrypted || c.InsecureHTTP
 	if !open && !server.Loopback(c.Listen) {
 		return nil, refusal
@@ -175,14 +175,14 @@ func (c *serveCommand) printConnectInfo(w io.Writer, addr net.Addr, encrypted bo
 	}
 	fmt.Fprintf(w, "  REST    %s/v1/\n", url)
 	fmt.Fprintf(w, "  token   cat %q\n\n", c.tokenPath())
-	fmt.Fprintf(w, `A client's configuration (the token goes in place of <token>):
+	fmt.Fprintf(w, `A client's configuration (replace <token> by the token):
 
   {"mcpServers": {"dormouse": {"type": "http", "url": "%s/mcp",
     "headers": {"Authorization": "Bearer <token>"}}}}
 
 `, url)
 	if !encrypted && !server.Loopback(addr.String()) {
-		fmt.Fprint(w, "WARNING: this is plain HTTP on an address that other machines reach. Anybody on the way can read\nthe token and run code. Use --tls-cert and --tls-key, or a proxy that speaks TLS.\n\n")
+		fmt.Fprint(w, "WARNING: this is plain HTTP on an address that other machines can reach. Anyone on the network path\ncan read the token and run code. Use --tls-cert and --tls-key, or a proxy with TLS.\n\n")
 	}
 }
 

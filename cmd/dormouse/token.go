@@ -69,7 +69,7 @@ func (c *tokenLsCommand) Run() error {
 		return printJSON(names)
 	}
 	if len(names) == 0 {
-		fmt.Fprintln(os.Stderr, "there are no tokens; dormouse serve makes the first one")
+		fmt.Fprintln(os.Stderr, "there are no tokens; dormouse serve creates the first one")
 	}
 	for _, name := range names {
 		fmt.Println(name)
