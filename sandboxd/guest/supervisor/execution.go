@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/journal"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -17,7 +18,7 @@ type execution struct {
 	id      sandbox.ExecutionID
 	code    string
 	timeout time.Duration
-	journal *journal
+	journal *journal.Journal
 	stop    chan struct{} // closed by the first call of interrupt
 	ended   chan struct{} // closed when the state is final
 
@@ -28,7 +29,7 @@ type execution struct {
 	stopAsked bool
 }
 
-func newExecution(id sandbox.ExecutionID, req sandbox.ExecuteRequest, j *journal) *execution {
+func newExecution(id sandbox.ExecutionID, req sandbox.ExecuteRequest, j *journal.Journal) *execution {
 	return &execution{
 		id:      id,
 		code:    req.Code,
@@ -64,7 +65,7 @@ func (e *execution) begin(epoch int, since *sandbox.Interlude) {
 	e.record.State, e.record.KernelEpoch, e.record.StartTime = sandbox.ExecRunning, epoch, time.Now().UTC()
 	e.record.Interlude = since
 	e.mu.Unlock()
-	e.journal.status(sandbox.ExecRunning)
+	e.journal.AddStatus(sandbox.ExecRunning)
 }
 
 // setCodeError stores an exception that the code raised, in place of an earlier exception.
@@ -72,7 +73,7 @@ func (e *execution) setCodeError(err sandbox.CodeError) {
 	e.mu.Lock()
 	e.record.Error = &err
 	e.mu.Unlock()
-	e.journal.addError()
+	e.journal.AddError()
 }
 
 // codeError returns the exception that the code raised last, or nil.
@@ -95,7 +96,7 @@ type outcome struct {
 
 // end makes the execution final. It must be called once.
 func (e *execution) end(o outcome) {
-	e.journal.finish(o.state, o.files)
+	e.journal.Finish(o.state, o.files)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.record.State, e.record.Reason, e.record.StoppedBy = o.state, o.reason, o.stoppedBy
@@ -135,7 +136,7 @@ func (e *execution) look() sandbox.Execution {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := e.record
-	r.OutputBytes = e.journal.total()
+	r.OutputBytes = e.journal.TextBytes()
 	return r
 }
 
@@ -143,7 +144,7 @@ func (e *execution) look() sandbox.Execution {
 func (e *execution) window(w sandbox.Window) (sandbox.Execution, error) {
 	r := e.look()
 	var err error
-	r.Events, r.NextOffset, err = e.journal.window(w)
-	r.OutputGone = e.journal.isGone()
+	r.Events, r.NextOffset, err = e.journal.Window(w)
+	r.OutputGone = e.journal.OutputDeleted()
 	return r, err
 }

@@ -5,6 +5,7 @@ package supervisor
 import (
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -45,9 +46,11 @@ func (i *interlude) begun() {
 	i.late, i.lateBeforeBegun = lateText{}, &lateBeforeBegun
 }
 
+// lastText returns the last MaxLateText bytes of p, beginning at a whole character. p must be valid UTF-8.
 func lastText(p []byte) []byte {
-	if over := len(p) - sandbox.MaxLateText; over > 0 {
-		return p[charEnd(p, over):]
+	p = p[max(len(p)-sandbox.MaxLateText, 0):]
+	for len(p) > 0 && !utf8.RuneStart(p[0]) { // the cut was inside of a character
+		p = p[1:]
 	}
 	return p
 }

@@ -183,20 +183,20 @@ func (k *kernel) handle(m message) {
 	}
 	switch m.Type {
 	case "stdout":
-		e.journal.text(sandbox.EventStdout, []byte(m.Text))
+		e.journal.AddText(sandbox.EventStdout, []byte(m.Text))
 	case "stderr":
-		e.journal.text(sandbox.EventStderr, []byte(m.Text))
+		e.journal.AddText(sandbox.EventStderr, []byte(m.Text))
 	case "display":
-		e.journal.value(sandbox.EventDisplay, m.Data)
+		e.journal.AddValue(sandbox.EventDisplay, m.Data)
 	case "result":
-		e.journal.value(sandbox.EventResult, m.Data)
+		e.journal.AddValue(sandbox.EventResult, m.Data)
 	case "error":
 		e.setCodeError(sandbox.CodeError{Name: m.Name, Message: m.Message, Traceback: m.Traceback})
 	case "done":
 		k.print(sandbox.EventStderr, k.crash.rest())
 		for i, raw := range k.raw {
 			if rest := raw.rest(); rest != nil {
-				e.journal.text([]sandbox.EventType{sandbox.EventStdout, sandbox.EventStderr}[i], rest)
+				e.journal.AddText([]sandbox.EventType{sandbox.EventStdout, sandbox.EventStderr}[i], rest)
 			}
 		}
 		k.release()
@@ -228,7 +228,7 @@ func (k *kernel) print(typ sandbox.EventType, p []byte) {
 		k.printLate(p)
 		return
 	}
-	e.journal.text(typ, p)
+	e.journal.AddText(typ, p)
 }
 
 // markBegun marks the current execution as begun if it has this id.
@@ -296,8 +296,12 @@ func (k *kernel) renew() {
 // request queues a line for the kernel without blocking, because the kernel may not read it. If the outbox is full,
 // the line is dropped.
 func (k *kernel) request(fields map[string]string) {
+	var line bytes.Buffer
+	if err := newEncoder(&line).Encode(fields); err != nil { // a map of strings can always be encoded
+		panic(fmt.Sprintf("encode a request to the kernel: %v", err))
+	}
 	select {
-	case k.outbox <- append(encode(fields), '\n'):
+	case k.outbox <- line.Bytes():
 	default:
 	}
 }

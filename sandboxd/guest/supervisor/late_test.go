@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/journal"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -29,7 +30,7 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	close(k.ready)
 	begin := func(id sandbox.ExecutionID) *execution {
 		seconds := 1
-		e := newExecution(id, sandbox.ExecuteRequest{TimeoutSeconds: &seconds}, newJournal(filepath.Join(t.TempDir(), "output"), func(int64) {}))
+		e := newExecution(id, sandbox.ExecuteRequest{TimeoutSeconds: &seconds}, journal.New(filepath.Join(t.TempDir(), "output"), func(int64) {}))
 		k.begin(e)
 		return e
 	}
@@ -42,7 +43,7 @@ func TestLateTextBelongsToTheInterludeBeforeTheNextExecution(t *testing.T) {
 	}
 	wantOutput := func(e *execution, want int64) {
 		t.Helper()
-		if got := e.journal.total(); got != want {
+		if got := e.journal.TextBytes(); got != want {
 			t.Errorf("execution %s has %d bytes of output, want %d", e.id, got, want)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/journal"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -53,7 +54,7 @@ func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, en
 	if e := r.byID[id]; e != nil {
 		return e, nil
 	}
-	e := newExecution(id, req, newJournal(filepath.Join(r.dir, string(id)), r.countOutput))
+	e := newExecution(id, req, journal.New(filepath.Join(r.dir, string(id)), r.countOutput))
 	if err := enqueue(e); err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (r *registry) removeOldest() {
 			i++
 			continue
 		}
-		r.kept.Add(-e.journal.deleteOutput())
+		r.kept.Add(-e.journal.DeleteOutput())
 		delete(r.byID, e.id)
 		r.order = append(r.order[:i], r.order[i+1:]...)
 	}
@@ -119,7 +120,7 @@ func (r *registry) trim() {
 			return
 		}
 		if e.final() {
-			r.kept.Add(-e.journal.deleteOutput())
+			r.kept.Add(-e.journal.DeleteOutput())
 		}
 	}
 }

@@ -182,7 +182,7 @@ func (s *Supervisor) getEvents(w http.ResponseWriter, r *http.Request) error {
 	flush := http.NewResponseController(w)
 	_ = flush.Flush()
 	enc := newEncoder(w)
-	err = e.journal.follow(r.Context(), from, func(events []sandbox.Event) error {
+	err = e.journal.Follow(r.Context(), from, func(events []sandbox.Event) error {
 		for i := range events {
 			if err := enc.Encode(&events[i]); err != nil {
 				return err
@@ -209,7 +209,7 @@ func (s *Supervisor) postInterrupt(w http.ResponseWriter, r *http.Request) error
 	e.interrupt()
 	const longest = 30 * time.Second // stopping an execution usually takes at most eight seconds
 	e.wait(r.Context(), longest)
-	return answer(w, e, sandbox.Window{Offset: e.journal.total()})
+	return answer(w, e, sandbox.Window{Offset: e.journal.TextBytes()})
 }
 
 func (s *Supervisor) find(r *http.Request) (*execution, error) {

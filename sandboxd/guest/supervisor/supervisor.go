@@ -10,8 +10,7 @@
 //     of death (death.go), Python's crash reports (crash.go), and the only caller of wait4 (reaper.go)
 //   - Executions: the queue of each kernel (lane.go), how an execution is stopped (stop.go), its record
 //     (execution.go), events between two executions (interlude.go), and which executions are stored (registry.go)
-//   - Output: stored events (journal.go, blob.go, tail.go, utf8.go), parts of the output (window.go), live events
-//     (follow.go)
+//   - Output: package journal stores the events and the output of each execution; utf8.go decodes raw output
 //   - The workspace: reading and writing files (workspace.go, folder.go), the files that an execution changed
 //     (changes.go, scan.go)
 //   - Rights: acting as the kernels' user (identity.go)

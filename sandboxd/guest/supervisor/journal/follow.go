@@ -1,6 +1,4 @@
-//go:build linux
-
-package supervisor
+package journal
 
 import (
 	"context"
@@ -11,10 +9,10 @@ import (
 // followBatch is approximately how many bytes of events are passed to one call of emit.
 const followBatch = 1 << 20
 
-// follow calls emit with all events from the number from on, in batches, and returns after the final event. It also
-// returns if emit fails or ctx ends. follow reads stored events, so a slow follower blocks neither the execution nor
+// Follow calls emit with all events from the number from on, in batches, and returns after the final event. It also
+// returns if emit fails or ctx ends. Follow reads stored events, so a slow follower blocks neither the execution nor
 // other followers.
-func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
+func (j *Journal) Follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
 	next, failed := max(from, 1), false
 	for {
 		index, contents, final, changed := j.look(next)
@@ -49,7 +47,7 @@ func (j *journal) follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 
 // look returns the current events. If the event with the number next does not exist yet and can still be added, changed
 // is closed when there is a new event; otherwise changed is nil.
-func (j *journal) look(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
+func (j *Journal) look(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if next > int64(len(j.index)) && !j.final {
@@ -85,7 +83,7 @@ func readEvents(index []entry, contents view, next int64) ([]sandbox.Event, erro
 }
 
 // followGone emits an omission and the final state in place of the events of an execution whose output was deleted.
-func (j *journal) followGone(next int64, emit func([]sandbox.Event) error) error {
+func (j *Journal) followGone(next int64, emit func([]sandbox.Event) error) error {
 	j.mu.Lock()
 	last, printed, state := j.end, j.printed, j.state
 	j.mu.Unlock()

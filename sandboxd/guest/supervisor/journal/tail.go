@@ -1,6 +1,4 @@
-//go:build linux
-
-package supervisor
+package journal
 
 import "github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 

@@ -1,6 +1,13 @@
-//go:build linux
-
-package supervisor
+// Package journal stores the events and the output of one execution. Its [Journal] is written while the execution runs,
+// and read by any number of followers and by windows, during the execution and afterwards. Package supervisor is its
+// only caller. The package does not decide which executions are stored, or for how long.
+//
+//   - [Journal] (journal.go): adds events, gathers small prints, applies the limits of one execution
+//   - [Journal.Follow] (follow.go): all events from a number on, as they are added
+//   - [Journal.Window] (window.go): a part of the output, with its beginning and its end
+//   - blob (blob.go): the bytes of texts and values, in memory or in a file; tail (tail.go): the end of a text beyond the
+//     limit; text.go: cutting text between characters
+package journal
 
 import (
 	"bytes"
@@ -12,13 +19,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// journal stores the numbered events of an execution. Any number of readers can read the events, each from any event
+// Journal stores the numbered events of an execution. Any number of readers can read the events, each from any event
 // number on and at its own speed. The index of the events is in memory; their texts and values are in a [blob].
 //
-// Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). finish adds the kept
+// Text beyond MaxOutputBytes is counted, but only the last TailBytes of it are kept (tail.go). [Journal.Finish] adds the kept
 // text as events.
-type journal struct {
-	countOutput func(bytes int64) // reports to the registry that the journal has grown
+type Journal struct {
+	countOutput func(bytes int64) // called with the number of bytes by which the journal has grown, while mu is held
 
 	mu      sync.Mutex
 	blob    blob
@@ -64,16 +71,20 @@ const (
 	// maxEvents bounds the index: once the index has this many entries, further text goes to the tail.
 	maxEvents = 100_000
 	entryCost = 64 // bytes of memory per entry, roughly
-	// maxLastValue bounds the size of journal.last, which is kept in memory until the execution ends.
+	// maxValue bounds the JSON of one value. A kernel's messages have the same limit.
+	maxValue = 16 * sandbox.MiB
+	// maxLastValue bounds the size of Journal.last, which is kept in memory until the execution ends.
 	maxLastValue = 1 << 20
 )
 
-func newJournal(path string, countOutput func(int64)) *journal {
-	return &journal{blob: blob{path: path}, countOutput: countOutput}
+// New returns an empty journal. If it becomes large, it stores its output in a file at path. The journal calls
+// countOutput with the number of bytes by which it has grown; countOutput must not call the journal.
+func New(path string, countOutput func(int64)) *Journal {
+	return &Journal{blob: blob{path: path}, countOutput: countOutput}
 }
 
-// text adds text that the code printed. p must be valid UTF-8.
-func (j *journal) text(typ sandbox.EventType, p []byte) {
+// AddText adds text that the code printed. p must be valid UTF-8, and is copied. The type is EventStdout or EventStderr.
+func (j *Journal) AddText(typ sandbox.EventType, p []byte) {
 	if len(p) == 0 {
 		return
 	}
@@ -105,7 +116,7 @@ func (j *journal) text(typ sandbox.EventType, p []byte) {
 	j.gather(typ, p)
 }
 
-func (j *journal) gather(typ sandbox.EventType, p []byte) {
+func (j *Journal) gather(typ sandbox.EventType, p []byte) {
 	if len(p) == 0 {
 		return
 	}
@@ -130,7 +141,7 @@ func (j *journal) gather(typ sandbox.EventType, p []byte) {
 }
 
 // flush turns the pending text into an event. The caller must hold j.mu.
-func (j *journal) flush() {
+func (j *Journal) flush() {
 	if len(j.pending) == 0 {
 		return
 	}
@@ -144,7 +155,7 @@ func (j *journal) flush() {
 
 // add appends an event. If the blob can't store the event's content, usually because the disk is full, the event
 // becomes an omission. The caller must hold j.mu.
-func (j *journal) add(e entry, content []byte) {
+func (j *Journal) add(e entry, content []byte) {
 	e.time = time.Now().UnixNano()
 	if len(content) > 0 {
 		at, err := j.blob.append(content)
@@ -163,9 +174,9 @@ func (j *journal) add(e entry, content []byte) {
 	j.countOutput(int64(e.len) + entryCost)
 }
 
-// value adds a display or a result, or, if the value is too large, a note in its place. Of the values beyond MaxValues,
-// only the newest is kept; finish adds it as an event.
-func (j *journal) value(typ sandbox.EventType, data map[string]string) {
+// AddValue adds a display or a result, or, if the value is too large, a note in its place. Of the values beyond MaxValues,
+// only the newest is kept; Finish adds it as an event.
+func (j *Journal) AddValue(typ sandbox.EventType, data map[string]string) {
 	content := encode(data)
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -174,7 +185,7 @@ func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 	}
 	j.values++
 	switch beyond := j.values > sandbox.MaxValues; {
-	case beyond && len(content) > maxLastValue, !beyond && (len(content) > maxMessage || j.rich+int64(len(content)) > sandbox.MaxRichBytes):
+	case beyond && len(content) > maxLastValue, !beyond && (len(content) > maxValue || j.rich+int64(len(content)) > sandbox.MaxRichBytes):
 		content = note(fmt.Sprintf("[left out: a value of %d bytes; one execution's pictures and values are kept up to %d bytes]", len(content), sandbox.MaxRichBytes))
 	case !beyond:
 		j.rich += int64(len(content))
@@ -190,8 +201,8 @@ func (j *journal) value(typ sandbox.EventType, data map[string]string) {
 // note returns the content of a value that shows a text in place of values that are not kept.
 func note(text string) []byte { return encode(map[string]string{"text/plain": text}) }
 
-// addError adds an event for an error. Errors beyond MaxErrors are counted, and finish adds one event for them.
-func (j *journal) addError() {
+// AddError adds an event for an error. Errors beyond MaxErrors are counted, and Finish adds one event for them.
+func (j *Journal) AddError() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.final {
@@ -203,8 +214,8 @@ func (j *journal) addError() {
 	}
 }
 
-// status adds an event for a change of state.
-func (j *journal) status(s sandbox.ExecutionState) {
+// AddStatus adds an event for a change of state.
+func (j *Journal) AddStatus(s sandbox.ExecutionState) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.flush()
@@ -212,10 +223,10 @@ func (j *journal) status(s sandbox.ExecutionState) {
 	j.add(entry{typ: sandbox.EventStatus, state: s, offset: j.printed}, nil)
 }
 
-// finish adds the events that were held back: the tail of the text, the last of the values beyond MaxValues, one error
+// Finish adds the events that were held back: the tail of the text, the last of the values beyond MaxValues, one error
 // if there were more than MaxErrors, and the files. It then adds the final state as the last event. Further calls have
 // no effect.
-func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
+func (j *Journal) Finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.final {
@@ -255,9 +266,9 @@ func (j *journal) finish(s sandbox.ExecutionState, files []sandbox.File) {
 	j.pending, j.tail = nil, tail{total: j.tail.total}
 }
 
-// deleteOutput deletes the output of a final execution to free space, and returns how many bytes it freed. Only the
+// DeleteOutput deletes the output of a final execution to free space, and returns how many bytes it freed. Only the
 // number of printed bytes and the final state remain.
-func (j *journal) deleteOutput() int64 {
+func (j *Journal) DeleteOutput() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.gone {
@@ -270,8 +281,8 @@ func (j *journal) deleteOutput() int64 {
 	return freed
 }
 
-// total returns how many bytes of text were printed so far.
-func (j *journal) total() int64 {
+// TextBytes returns how many bytes of text were printed so far.
+func (j *Journal) TextBytes() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.printed
@@ -309,8 +320,8 @@ func (e entry) isText() bool {
 	return e.typ == sandbox.EventStdout || e.typ == sandbox.EventStderr
 }
 
-// isGone reports whether the output was deleted to free space.
-func (j *journal) isGone() bool {
+// OutputDeleted reports whether the output was deleted to free space.
+func (j *Journal) OutputDeleted() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.gone

@@ -1,6 +1,4 @@
-//go:build linux
-
-package supervisor
+package journal
 
 import (
 	"fmt"
@@ -31,14 +29,14 @@ func brief(events []sandbox.Event) string {
 }
 
 func TestWindows(t *testing.T) {
-	j := newJournal(t.TempDir()+"/j", func(int64) {})
-	j.status(sandbox.ExecRunning)
-	j.text(sandbox.EventStdout, []byte("abcdef"))
-	j.value(sandbox.EventDisplay, map[string]string{"text/plain": "fig"})
-	j.text(sandbox.EventStderr, []byte("ghäij"))
-	j.text(sandbox.EventStdout, []byte("klmno"))
-	j.value(sandbox.EventResult, map[string]string{"text/plain": "7"})
-	j.finish(sandbox.ExecSucceeded, nil)
+	j := New(t.TempDir()+"/j", func(int64) {})
+	j.AddStatus(sandbox.ExecRunning)
+	j.AddText(sandbox.EventStdout, []byte("abcdef"))
+	j.AddValue(sandbox.EventDisplay, map[string]string{"text/plain": "fig"})
+	j.AddText(sandbox.EventStderr, []byte("ghäij"))
+	j.AddText(sandbox.EventStdout, []byte("klmno"))
+	j.AddValue(sandbox.EventResult, map[string]string{"text/plain": "7"})
+	j.Finish(sandbox.ExecSucceeded, nil)
 
 	tests := []struct {
 		name   string
@@ -61,32 +59,32 @@ func TestWindows(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			events, next, err := j.window(test.window)
+			events, next, err := j.Window(test.window)
 			if err != nil || brief(events) != test.want || next != 17 {
-				t.Errorf("window(%+v) = %s, next %d, %v; want %s", test.window, brief(events), next, err, test.want)
+				t.Errorf("Window(%+v) = %s, next %d, %v; want %s", test.window, brief(events), next, err, test.want)
 			}
 		})
 	}
 }
 
 func TestWindowOverTheLimit(t *testing.T) {
-	j := newJournal(t.TempDir()+"/j", func(int64) {})
+	j := New(t.TempDir()+"/j", func(int64) {})
 	chunk := []byte(strings.Repeat("x", 1<<20))
 	for range 20 {
-		j.text(sandbox.EventStdout, chunk)
+		j.AddText(sandbox.EventStdout, chunk)
 	}
-	if _, next, _ := j.window(sandbox.Window{Head: 1}); next != sandbox.MaxOutputBytes {
+	if _, next, _ := j.Window(sandbox.Window{Head: 1}); next != sandbox.MaxOutputBytes {
 		t.Errorf("while it runs the next window begins at %d, want %d", next, sandbox.MaxOutputBytes)
 	}
-	j.text(sandbox.EventStdout, []byte("end"))
-	j.finish(sandbox.ExecSucceeded, nil)
-	events, next, err := j.window(sandbox.Window{Head: 2, Tail: 4})
+	j.AddText(sandbox.EventStdout, []byte("end"))
+	j.Finish(sandbox.ExecSucceeded, nil)
+	events, next, err := j.Window(sandbox.Window{Head: 2, Tail: 4})
 	lost := 4<<20 + 3 - sandbox.TailBytes
 	if got, want := brief(events), fmt.Sprintf("out(0)xx -%d ~%d out(20971519)x out(20971520)end", sandbox.MaxOutputBytes+sandbox.TailBytes-6, lost); got != want || next != 20<<20+3 || err != nil {
 		t.Errorf("got %s, next %d, %v; want %s", got, next, err, want)
 	}
 	// A reader that has read the beginning while the execution ran continues with the omission and the tail.
-	events, _, err = j.window(sandbox.Window{Offset: sandbox.MaxOutputBytes, Tail: 4})
+	events, _, err = j.Window(sandbox.Window{Offset: sandbox.MaxOutputBytes, Tail: 4})
 	if got, want := brief(events), fmt.Sprintf("~%d -%d out(20971519)x out(20971520)end", lost, sandbox.TailBytes-4); got != want || err != nil {
 		t.Errorf("got %s, %v; want %s", got, err, want)
 	}
@@ -95,16 +93,16 @@ func TestWindowOverTheLimit(t *testing.T) {
 // TestWindowsOfHugeOutput checks that a window whose JSON would be too large ends early, and that the next window
 // continues where it ended.
 func TestWindowsOfHugeOutput(t *testing.T) {
-	j := newJournal(t.TempDir()+"/j", func(int64) {})
+	j := New(t.TempDir()+"/j", func(int64) {})
 	chunk := []byte(strings.Repeat("\x01", 1<<20))
 	for range 16 {
-		j.text(sandbox.EventStdout, chunk)
+		j.AddText(sandbox.EventStdout, chunk)
 	}
-	j.finish(sandbox.ExecSucceeded, nil)
+	j.Finish(sandbox.ExecSucceeded, nil)
 	var offset int64
 	var total, windows int
 	for ; offset < 16<<20; windows++ {
-		events, next, err := j.window(sandbox.Window{Offset: offset})
+		events, next, err := j.Window(sandbox.Window{Offset: offset})
 		if err != nil || next <= offset {
 			t.Fatalf("window at %d: next %d, %v", offset, next, err)
 		}
@@ -126,13 +124,13 @@ func FuzzWindow(f *testing.F) {
 		if offset < 0 || !utf8.ValidString(a) || !utf8.ValidString(b) {
 			return
 		}
-		j := newJournal(t.TempDir()+"/j", func(int64) {})
-		j.text(sandbox.EventStdout, []byte(a))
-		j.text(sandbox.EventStderr, []byte(b))
-		j.text(sandbox.EventStdout, []byte(a))
-		j.finish(sandbox.ExecSucceeded, nil)
+		j := New(t.TempDir()+"/j", func(int64) {})
+		j.AddText(sandbox.EventStdout, []byte(a))
+		j.AddText(sandbox.EventStderr, []byte(b))
+		j.AddText(sandbox.EventStdout, []byte(a))
+		j.Finish(sandbox.ExecSucceeded, nil)
 		whole := a + b + a
-		events, next, err := j.window(sandbox.Window{Offset: offset, Head: head, Tail: tail})
+		events, next, err := j.Window(sandbox.Window{Offset: offset, Head: head, Tail: tail})
 		if err != nil {
 			t.Fatal(err)
 		}

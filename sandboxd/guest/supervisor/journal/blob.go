@@ -1,6 +1,4 @@
-//go:build linux
-
-package supervisor
+package journal
 
 import (
 	"fmt"
@@ -33,18 +31,18 @@ func (b *blob) append(p []byte) (at int64, err error) {
 	if b.file == nil {
 		f, err := os.OpenFile(b.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if err != nil {
-			return 0, fmt.Errorf("keep output: %w", err)
+			return 0, fmt.Errorf("store output: %w", err)
 		}
 		if _, err := f.WriteAt(b.mem, 0); err != nil {
 			f.Close()
 			os.Remove(b.path)
-			return 0, fmt.Errorf("keep output: %w", err)
+			return 0, fmt.Errorf("store output: %w", err)
 		}
 		b.file = f
 	}
 	// A failed write can leave bytes beyond size, which the next write overwrites.
 	if _, err := b.file.WriteAt(p, at); err != nil {
-		return 0, fmt.Errorf("keep output: %w", err)
+		return 0, fmt.Errorf("store output: %w", err)
 	}
 	b.size += int64(len(p))
 	return at, nil
@@ -79,7 +77,7 @@ func (v *view) open() (func(), error) {
 	}
 	f, err := os.Open(v.path)
 	if err != nil {
-		return nil, fmt.Errorf("read kept output: %w", err)
+		return nil, fmt.Errorf("read stored output: %w", err)
 	}
 	v.file = f
 	return func() { f.Close() }, nil
@@ -98,7 +96,7 @@ func (v *view) readAt(at int64, n int) ([]byte, error) {
 	}
 	p := make([]byte, n)
 	if _, err := v.file.ReadAt(p, at); err != nil {
-		return nil, fmt.Errorf("read kept output: %w", err)
+		return nil, fmt.Errorf("read stored output: %w", err)
 	}
 	return p, nil
 }

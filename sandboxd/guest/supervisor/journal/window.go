@@ -1,6 +1,4 @@
-//go:build linux
-
-package supervisor
+package journal
 
 import (
 	"sort"
@@ -12,8 +10,8 @@ import (
 // ended.
 const maxWindow = 40 * sandbox.MiB
 
-// window returns the events that w selects, and the offset where the next window begins.
-func (j *journal) window(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
+// Window returns the events that w selects, and the offset where the next window begins.
+func (j *Journal) Window(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
 	events, next, err = j.readWindow(w)
 	// If the execution ends during the read, the blob's file is closed and the read fails. A second read opens the file
 	// again.
@@ -23,13 +21,13 @@ func (j *journal) window(w sandbox.Window) (events []sandbox.Event, next int64, 
 	return events, next, err
 }
 
-func (j *journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
+func (j *Journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int64, err error) {
 	j.mu.Lock()
 	j.flush()
 	index, contents := j.index, j.blob.view()
 	next, gone := j.printed, j.gone
 	if !j.final && j.full {
-		next = j.printed - j.tail.total // finish adds the tail as events, which the next window must include
+		next = j.printed - j.tail.total // Finish adds the tail as events, which the next window must include
 	}
 	// next must not exceed j.printed. Otherwise, a reader that continues from an offset beyond the end would miss the
 	// text that is printed later but before that offset.
