@@ -1,5 +1,7 @@
 package sandbox
 
+import "fmt"
+
 // Limits contains the limits of one sandbox's resources. In the daemon's configuration a zero field means the default;
 // in a created sandbox no field is zero.
 type Limits struct {
@@ -13,6 +15,17 @@ type Limits struct {
 
 // MiB is 2^20 bytes.
 const MiB = 1 << 20
+
+// FormatBytes formats a number of bytes in MiB or GiB for a message. It rounds down to a whole MiB.
+func FormatBytes(n int64) string {
+	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
 
 // DefaultLimits returns the limits of a sandbox if neither the daemon's configuration nor the create request sets them.
 func DefaultLimits() Limits {

@@ -71,14 +71,3 @@ func signalName(s syscall.Signal) string {
 	}
 	return fmt.Sprintf("SIG%d", int(s))
 }
-
-// size formats a number of bytes for a person.
-func size(n int64) string {
-	switch {
-	case n >= 1<<30 && n%(1<<30) == 0:
-		return fmt.Sprintf("%d GiB", n>>30)
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	}
-	return fmt.Sprintf("%d MiB", n>>20)
-}

@@ -3,7 +3,6 @@
 package supervisor
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 
@@ -12,7 +11,7 @@ import (
 )
 
 func (s *Supervisor) listFiles(w http.ResponseWriter, _ *http.Request) error {
-	files, omitted := s.workspace.list()
+	files, omitted := s.workspace.List()
 	return writeJSON(w, guest.FileList{Files: files, Omitted: omitted})
 }
 
@@ -21,10 +20,7 @@ func (s *Supervisor) putFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if r.ContentLength > sandbox.MaxFileBytes {
-		return sandbox.FileTooLarge(path)
-	}
-	file, err := s.workspace.write(path, r.Body)
+	file, err := s.workspace.Write(path, r.Body)
 	if err != nil {
 		return err
 	}
@@ -42,29 +38,21 @@ func (s *Supervisor) getFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	file, st, err := s.workspace.open(path)
+	length := int64(-1)
+	if r.URL.Query().Has("length") {
+		if length, err = number(r, "length"); err != nil {
+			return err
+		}
+	}
+	part, err := s.workspace.OpenPart(path, offset, length)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	whole := st.Size()
-	if offset > whole {
-		return sandbox.Errorf(sandbox.Invalid, "offset %d is beyond the end of %q, which has %d bytes", offset, sandbox.Quote(path), whole)
-	}
-	length := whole - offset
-	if r.URL.Query().Has("length") {
-		n, err := number(r, "length")
-		if err != nil {
-			return err
-		}
-		length = min(length, n)
-	}
-	w.Header().Set(guest.SizeHeader, strconv.FormatInt(whole, 10))
-	w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
+	defer part.Close()
+	w.Header().Set(guest.SizeHeader, strconv.FormatInt(part.FileSize, 10))
+	w.Header().Set("Content-Length", strconv.FormatInt(part.Length, 10))
 	w.Header().Set("Content-Type", "application/octet-stream")
-	section := io.NewSectionReader(file, offset, length)
-	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{section}, make([]byte, min(copyBytes, length+1)))
-	if err != nil || n < length {
+	if err := part.CopyTo(w); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	return nil

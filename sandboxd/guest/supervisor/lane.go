@@ -147,7 +147,7 @@ func (l *lane) run(e *execution) {
 		e.end(outcome{state: sandbox.ExecKernelDied, reason: death.Detail, death: death})
 		return
 	}
-	before := l.sup.workspace.snapshot()
+	before := l.sup.workspace.Scan()
 	k.drainRaw()
 	since := l.nextInterlude.take()
 	e.begin(l.currentEpoch(), since)
@@ -158,7 +158,7 @@ func (l *lane) run(e *execution) {
 	l.sup.explainMemory(e, &o, l.kills)
 	l.kills = l.sup.watchdog.kills()
 	l.sup.watchdog.busy(-1)
-	o.files, o.filesOmitted = l.sup.workspace.changes(before)
+	o.files, o.filesOmitted = l.sup.workspace.Changes(before)
 	o.interlude = l.nextInterlude.takeLate(since)
 	e.end(o)
 }

@@ -77,9 +77,9 @@ func (w *watchdog) usageNow() func() string {
 
 func (w *watchdog) usageFrom(peak int64) string {
 	w.measure()
-	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", size(max(peak, w.peak.Load())), size(w.meter.limit))
+	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", sandbox.FormatBytes(max(peak, w.peak.Load())), sandbox.FormatBytes(w.meter.limit))
 	if files := mountsUsed(); files > w.meter.limit/10 {
-		why += fmt.Sprintf(", %s of it for files in /workspace, /tmp and /dev/shm", size(files))
+		why += fmt.Sprintf(", %s of it for files in /workspace, /tmp and /dev/shm", sandbox.FormatBytes(files))
 	}
 	return why + "; " + memoryAdvice
 }

@@ -32,7 +32,7 @@ func (s *Supervisor) status() guest.Status {
 			MemoryBytes:    s.watchdog.meter.used().total,
 			CPUSeconds:     cpu.Seconds(),
 			Processes:      alive,
-			WorkspaceBytes: s.workspace.used(),
+			WorkspaceBytes: mountUsed(sandbox.Workspace),
 		},
 		Kernels:     []sandbox.Kernel{},
 		Executions:  s.registry.active(),

@@ -11,8 +11,7 @@
 //   - Executions: the queue of each kernel (lane.go), how an execution is stopped (stop.go), its record
 //     (execution.go), events between two executions (interlude.go), and which executions are stored (registry.go)
 //   - Output: package journal stores the events and the output of each execution; utf8.go decodes raw output
-//   - The workspace: reading and writing files (workspace.go, folder.go), the files that an execution changed
-//     (changes.go, scan.go)
+//   - Files: package workspace reads and writes files, and reports the files that an execution changed
 //   - Rights: acting as the kernels' user (identity.go)
 //   - Limits: memory (watchdog.go, memory.go, outofmemory.go), leftover processes (procs.go, kill.go), time
 //     (deadman.go)
@@ -35,6 +34,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/workspace"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -72,7 +72,7 @@ type Supervisor struct {
 	identity   identity
 	reaper     *reaper
 	registry   *registry
-	workspace  *workspace
+	workspace  *workspace.Workspace
 	watchdog   *watchdog
 	deadman    deadman
 	lanes      map[sandbox.Language]*lane
@@ -133,7 +133,7 @@ func newSupervisor(config Config) (*Supervisor, error) {
 	if s.identity, err = newIdentity(config.UID); err != nil {
 		return nil, err
 	}
-	if s.workspace, err = openWorkspace(sandbox.Workspace, config.Workspace, s.identity); err != nil {
+	if s.workspace, err = workspace.Open(sandbox.Workspace, config.Workspace, s.identity.asKernel); err != nil {
 		return nil, err
 	}
 	s.executions = filepath.Join(filepath.Dir(config.Socket), "executions")

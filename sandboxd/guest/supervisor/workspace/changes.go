@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package workspace
 
 import (
 	"crypto/sha256"
@@ -19,20 +19,10 @@ const (
 	maxOmitted = 20
 )
 
-// snapshot scans the workspace with the rights of the kernels' user. It is called before and after an execution. It
-// returns an empty scan if the guest can't act as that user.
-func (w *workspace) snapshot() *scan {
-	var s *scan
-	if err := w.identity.asKernel(func() error { s = w.walk(); return nil }); err != nil {
-		return &scan{}
-	}
-	return s
-}
-
-// changes returns the regular files that are new or changed since the scan before. It also returns the files that the
+// Changes scans the workspace, and returns the regular files that are new or changed since the scan before. It also returns the files that the
 // report leaves out, each with the reason; omissions of folders that before contains already are not repeated.
-func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile) {
-	after := w.snapshot()
+func (w *Workspace) Changes(before *Scan) ([]sandbox.File, []sandbox.OmittedFile) {
+	after := w.Scan()
 	var changed []string
 	for _, path := range after.order {
 		if old, ok := before.files[path]; !ok || old != after.files[path] {
@@ -61,7 +51,7 @@ func (w *workspace) changes(before *scan) ([]sandbox.File, []sandbox.OmittedFile
 }
 
 // newOmissions returns the omissions in after that are not in before.
-func newOmissions(before, after *scan) []sandbox.OmittedFile {
+func newOmissions(before, after *Scan) []sandbox.OmittedFile {
 	known := map[sandbox.OmittedFile]bool{}
 	for _, o := range before.omitted {
 		known[o] = true
@@ -87,7 +77,7 @@ func limitOmitted(list []sandbox.OmittedFile) []sandbox.OmittedFile {
 // describe returns a description of a file, or the reason why there is none. The description has no hash if the file
 // is larger than MaxFileBytes or *budget, or if it shrinks while it is hashed. Hashing reduces *budget by the file's
 // size.
-func (w *workspace) describe(path string, st stamp, budget *int64) (f sandbox.File, reason string) {
+func (w *Workspace) describe(path string, st stamp, budget *int64) (f sandbox.File, reason string) {
 	valid, err := sandbox.ParsePath(path)
 	f = sandbox.File{Path: valid, Size: st.size, ModTime: st.modTime()}
 	if err != nil || valid != path {
@@ -125,10 +115,10 @@ func showPath(path string) string {
 	return path
 }
 
-// list returns all regular files in the workspace without hashes, and the files that the list leaves out, each with the
+// List returns all regular files in the workspace without hashes, and the files that the list leaves out, each with the
 // reason.
-func (w *workspace) list() ([]sandbox.File, []sandbox.OmittedFile) {
-	s := w.snapshot()
+func (w *Workspace) List() ([]sandbox.File, []sandbox.OmittedFile) {
+	s := w.Scan()
 	sort.Strings(s.order)
 	files, omitted, none := []sandbox.File{}, s.omitted, int64(-1)
 	for _, path := range s.order {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package workspace
 
 import (
 	"fmt"
@@ -51,8 +51,8 @@ func (s stamp) fileMode() fs.FileMode {
 
 func (s stamp) modTime() time.Time { return time.Unix(0, s.mtime).UTC() }
 
-// scan is the result of one scan of the workspace.
-type scan struct {
+// Scan is the metadata of the workspace's files at one moment, up to the limits of a scan.
+type Scan struct {
 	files   map[string]stamp // the metadata of all files except folders, by path
 	order   []string
 	omitted []sandbox.OmittedFile
@@ -60,9 +60,19 @@ type scan struct {
 	full    bool
 }
 
+// Scan scans the workspace with the rights of the kernels' user. If the guest can't act as that user, the result is
+// empty.
+func (w *Workspace) Scan() *Scan {
+	var s *Scan
+	if err := w.asKernel(func() error { s = w.walk(); return nil }); err != nil {
+		return &Scan{}
+	}
+	return s
+}
+
 // walk scans the workspace without following links. The caller must already act as the kernels' user.
-func (w *workspace) walk() *scan {
-	s := &scan{files: map[string]stamp{}}
+func (w *Workspace) walk() *Scan {
+	s := &Scan{files: map[string]stamp{}}
 	const atFDCWD = -100 // the value of AT_FDCWD; openat ignores its first argument if the path is absolute
 	fd, err := openFolderAt(atFDCWD, w.dir)
 	if err != nil {
@@ -76,7 +86,7 @@ func (w *workspace) walk() *scan {
 // walkDir scans one folder and closes fd. It resolves every name relative to the open folder, so renaming a folder
 // during the scan can't lead the scan out of the workspace. It uses raw descriptors, because [os.File] makes additional
 // system calls and a scan runs before and after every execution.
-func (w *workspace) walkDir(s *scan, fd int, prefix string, depth int) {
+func (w *Workspace) walkDir(s *Scan, fd int, prefix string, depth int) {
 	defer syscall.Close(fd)
 	buf := make([]byte, direntBytes)
 	var names []string
@@ -109,7 +119,7 @@ func (w *workspace) walkDir(s *scan, fd int, prefix string, depth int) {
 
 const direntBytes = 8 << 10
 
-func (w *workspace) visit(s *scan, dir int, name, path string, depth int) {
+func (w *Workspace) visit(s *Scan, dir int, name, path string, depth int) {
 	var st syscall.Stat_t
 	if err := lstatAt(dir, name, &st); err != nil {
 		return // the file has been removed since the folder was read
@@ -148,7 +158,7 @@ func lstatAt(dir int, name string, st *syscall.Stat_t) error {
 	return nil
 }
 
-func (s *scan) omit(path, reason string) {
+func (s *Scan) omit(path, reason string) {
 	path = strings.TrimSuffix(path, "/")
 	if path == "" {
 		path = "."

@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package workspace
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ const oPath = 0x200000
 
 // openParent opens the folder that contains name. If make is true, it creates missing folders. The caller must close
 // the returned folder.
-func (w *workspace) openParent(name string, make bool) (folder, error) {
+func (w *Workspace) openParent(name string, make bool) (folder, error) {
 	const flags = oPath | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	fd, err := syscall.Open(w.dir, flags, 0)
 	if err != nil {
