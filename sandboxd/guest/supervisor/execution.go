@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/journal"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/process"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -22,7 +23,7 @@ type execution struct {
 	stop    chan struct{} // closed by the first call of interrupt
 	ended   chan struct{} // closed when the state is final
 
-	beganTick int64 // when begin was called, in ticks since boot (see procNow); only the lane uses beganTick
+	beganTick int64 // when begin was called, in ticks since boot (see process.Now); only the lane uses beganTick
 
 	mu        sync.Mutex
 	record    sandbox.Execution // the current record; its events are in the journal
@@ -60,7 +61,7 @@ func (e *execution) interrupt() {
 // begin marks the execution as running in the kernel with this epoch. The parameter since describes what happened
 // between the previous execution of the lane and this one.
 func (e *execution) begin(epoch int, since *sandbox.Interlude) {
-	e.beganTick = procNow()
+	e.beganTick = process.Now()
 	e.mu.Lock()
 	e.record.State, e.record.KernelEpoch, e.record.StartTime = sandbox.ExecRunning, epoch, time.Now().UTC()
 	e.record.Interlude = since

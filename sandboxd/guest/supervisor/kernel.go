@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/process"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -52,7 +53,7 @@ type droppedCounter struct {
 }
 
 // startKernel starts the program argv with the file descriptors that docs/kernel-protocol.md defines.
-func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, nextInterlude *interlude) (*kernel, error) {
+func startKernel(r *process.Reaper, argv, env []string, dropped *droppedCounter, nextInterlude *interlude) (*kernel, error) {
 	k := &kernel{
 		ready:         make(chan struct{}),
 		warm:          make(chan struct{}),
@@ -76,7 +77,7 @@ func startKernel(r *reaper, argv, env []string, dropped *droppedCounter, nextInt
 		ends.closeOurs()
 		return nil, fmt.Errorf("make pipes: %w", ends.err)
 	}
-	pid, status, err := r.start(argv, env, ends.child)
+	pid, status, err := r.Start(argv, env, ends.child)
 	if err != nil {
 		ends.closeOurs()
 		return nil, err

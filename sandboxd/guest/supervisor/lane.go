@@ -223,7 +223,7 @@ func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sand
 		death := l.cleanUpAfter(k, sandbox.KernelDeath{Cause: sandbox.DiedStart})
 		return nil, &death
 	case <-timeout.C:
-		l.sup.kill(k)
+		l.sup.killer.Kill(k.pid, k.exited)
 		death := l.cleanUpAfter(k, sandbox.KernelDeath{Cause: sandbox.DiedStart, Detail: fmt.Sprintf("the %s kernel was not ready after %s", l.lang, maxWait)})
 		return nil, &death
 	}
@@ -317,7 +317,7 @@ func (l *lane) cleanUpAfter(k *kernel, known sandbox.KernelDeath) sandbox.Kernel
 	l.kernel, l.starting = nil, false
 	l.lastDeath = &death
 	l.mu.Unlock()
-	l.sup.killLeftovers(k)
+	l.sup.killer.KillLeftovers(k.pid)
 	l.sup.watchdog.settle()
 	return death
 }

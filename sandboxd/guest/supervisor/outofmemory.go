@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/process"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -50,18 +51,10 @@ func (s *Supervisor) explainMemory(e *execution, o *outcome, before killCount) {
 
 // threads counts the threads of the kernels' user.
 func (s *Supervisor) threads() (n int) {
-	for _, p := range processes(s.config.UID) {
-		n += p.threads
+	for _, p := range process.List(s.config.UID) {
+		n += p.Threads
 	}
 	return n
-}
-
-// measure returns how much memory is in use, and updates the peak.
-func (w *watchdog) measure() memoryUse {
-	use := w.meter.used()
-	for peak := w.peak.Load(); use.total > peak && !w.peak.CompareAndSwap(peak, use.total); peak = w.peak.Load() {
-	}
-	return use
 }
 
 // usage returns a clause with the memory used, the limit and advice.
@@ -71,14 +64,14 @@ func (w *watchdog) usage() string { return w.usageNow()() }
 // function is called. Its result contains at least the peak from the time of the call of usageNow, even if another
 // execution has reset the peak since then.
 func (w *watchdog) usageNow() func() string {
-	peak := w.peak.Load()
+	peak := w.meter.Peak()
 	return func() string { return w.usageFrom(peak) }
 }
 
 func (w *watchdog) usageFrom(peak int64) string {
-	w.measure()
-	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", sandbox.FormatBytes(max(peak, w.peak.Load())), sandbox.FormatBytes(w.meter.limit))
-	if files := mountsUsed(); files > w.meter.limit/10 {
+	w.meter.Measure()
+	why := fmt.Sprintf("the sandbox used up to %s of its memory limit of %s", sandbox.FormatBytes(max(peak, w.meter.Peak())), sandbox.FormatBytes(w.meter.Limit()))
+	if files := process.MountsUsed(); files > w.meter.Limit()/10 {
 		why += fmt.Sprintf(", %s of it for files in /workspace, /tmp and /dev/shm", sandbox.FormatBytes(files))
 	}
 	return why + "; " + memoryAdvice

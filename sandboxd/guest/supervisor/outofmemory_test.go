@@ -54,9 +54,9 @@ func TestExplainMemory(t *testing.T) {
 func withOOMKiller(t *testing.T) (s *Supervisor, set func(kills int)) {
 	s = &Supervisor{config: Config{UID: 1, Memory: 1 << 30, Processes: 100}}
 	s.watchdog = newWatchdog(s)
-	s.watchdog.meter.oomEvents = filepath.Join(t.TempDir(), "memory.events")
+	s.watchdog.meter.OOMEvents = filepath.Join(t.TempDir(), "memory.events")
 	set = func(kills int) {
-		if err := os.WriteFile(s.watchdog.meter.oomEvents, fmt.Appendf(nil, "oom_kill %d\n", kills), 0o600); err != nil {
+		if err := os.WriteFile(s.watchdog.meter.OOMEvents, fmt.Appendf(nil, "oom_kill %d\n", kills), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/kernels"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/process"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -16,23 +17,23 @@ func (s *Supervisor) status() guest.Status {
 	bySession := map[int]int64{}
 	var cpu time.Duration
 	alive := 0
-	for _, p := range processes(s.config.UID) {
-		if !p.zombie {
+	for _, p := range process.List(s.config.UID) {
+		if !p.Zombie {
 			alive++
 		}
-		bySession[p.session] += p.rss
-		cpu += p.cpu
+		bySession[p.Session] += p.RSS
+		cpu += p.CPU
 	}
-	if own, ok := readProcess(os.Getpid()); ok {
-		cpu += own.cpu // own.cpu includes the CPU time of all processes that the guest has reaped
+	if own, ok := process.Read(os.Getpid()); ok {
+		cpu += own.CPU // own.CPU includes the CPU time of all processes that the guest has reaped
 	}
 	st := guest.Status{
 		BuildID: s.buildID,
 		Usage: sandbox.Usage{
-			MemoryBytes:    s.watchdog.meter.used().total,
+			MemoryBytes:    s.watchdog.meter.Used().Total,
 			CPUSeconds:     cpu.Seconds(),
 			Processes:      alive,
-			WorkspaceBytes: mountUsed(sandbox.Workspace),
+			WorkspaceBytes: process.MountUsed(sandbox.Workspace),
 		},
 		Kernels:     []sandbox.Kernel{},
 		Executions:  s.registry.active(),

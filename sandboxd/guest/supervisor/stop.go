@@ -26,7 +26,7 @@ var stopSignals = []stopSignal{
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGINT, "SIGINT", time.Second},
 	{syscall.SIGTERM, "SIGTERM", 2 * time.Second},
-	{syscall.SIGKILL, "SIGKILL", 0}, // SIGKILL needs no wait, because kill returns when the kernel is dead
+	{syscall.SIGKILL, "SIGKILL", 0}, // SIGKILL needs no wait, because Killer.Kill returns when the kernel is dead
 }
 
 // stop sends the stopSignals in order until the execution or its kernel has ended, and returns an outcome with the
@@ -34,7 +34,7 @@ var stopSignals = []stopSignal{
 // other signals, because a fork bomb uses so much CPU time that they would take long.
 func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why string) outcome {
 	for i, r := range stopSignals {
-		if i > 0 && l.sup.nearProcessLimit() {
+		if i > 0 && l.sup.killer.NearLimit() {
 			r = stopSignals[len(stopSignals)-1]
 		}
 		var over <-chan time.Time
@@ -44,7 +44,7 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 			over = timer.C
 		}
 		if r.signal == syscall.SIGKILL {
-			l.sup.kill(k)
+			l.sup.killer.Kill(k.pid, k.exited)
 		} else {
 			k.signal(r.signal)
 		}
@@ -70,12 +70,12 @@ func (l *lane) finishStopped(k *kernel, e *execution, r stopSignal, o outcome, s
 	if status == "ok" {
 		o.reason += "; the code handled that and finished"
 	}
-	killed, all := l.sup.killStartedSince(k, e.beganTick)
+	killed, all := l.sup.killer.KillStartedSince(k.pid, e.beganTick)
 	if killed > 0 {
 		o.reason += fmt.Sprintf("; %d processes that it had started were ended", killed)
 	}
 	if !all {
-		l.sup.kill(k)
+		l.sup.killer.Kill(k.pid, k.exited)
 		death := l.cleanUpAfter(k, sandbox.KernelDeath{
 			Cause:  sandbox.DiedStopped,
 			Detail: "the code started processes faster than they could be ended; the kernel's variables are lost",

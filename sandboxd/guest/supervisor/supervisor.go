@@ -4,23 +4,22 @@
 // executions in them, stores their output, moves files, and serves the daemon over one unix socket. `guest serve`
 // calls [Run]. The guest makes no policy: it gets its limits from the engine and its expiry from the daemon.
 //
-//   - Start: [Run] (supervisor.go), the HTTP routes (server.go, fileserver.go), the daemon's connections
+//   - Start: [Run] (supervisor.go), the HTTP routes (server.go, fileserver.go, status.go), the daemon's connections
 //     (descriptors.go, package stdio)
-//   - Kernels: process and pipes (kernel.go, pipes.go, message.go), command line and environment (program.go), cause
-//     of death (death.go), Python's crash reports (crash.go), and the only caller of wait4 (reaper.go)
+//   - Kernels: process and pipes (kernel.go, pipes.go, utf8.go, message.go), command line and environment (program.go),
+//     cause of death (death.go), Python's crash reports (crash.go)
 //   - Executions: the queue of each kernel (lane.go), how an execution is stopped (stop.go), its record
 //     (execution.go), events between two executions (interlude.go), and which executions are stored (registry.go)
-//   - Output: package journal stores the events and the output of each execution; utf8.go decodes raw output
-//   - Files: package workspace reads and writes files, and reports the files that an execution changed
-//   - Rights: acting as the kernels' user (identity.go)
-//   - Limits: memory (watchdog.go, memory.go, outofmemory.go), leftover processes (procs.go, kill.go), time
-//     (deadman.go)
+//   - Limits: memory and files (watchdog.go, outofmemory.go), time (deadman.go)
+//
+// Below it are three packages that do not import it: journal stores the events and the output of one execution,
+// workspace reads and writes files, and process starts, lists, measures and kills processes.
 //
 // # Security model
 //
 // Code in a kernel is hostile. It has another uid and no capabilities, so it can't signal, trace or read the guest,
 // or enter the folder of its socket. Everything that arrives through a kernel's pipes is parsed with limits
-// (message.go, pipes.go), and all work on files is done with the rights of the kernels' user (identity.go).
+// (message.go, pipes.go), and all work on files is done with the rights of the kernels' user ([process.User.RunAs]).
 package supervisor
 
 import (
@@ -34,6 +33,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/process"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/workspace"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -54,8 +54,6 @@ type Config struct {
 
 func (c Config) validate() error {
 	switch {
-	case c.UID <= 0 || c.UID == unusedUID:
-		return fmt.Errorf("--uid must be above 0 and not %d: kernels must not be the guest's user", unusedUID)
 	case c.Memory <= 0 || c.Processes <= 0 || c.Workspace <= 0:
 		return errors.New("--memory, --processes and --workspace must be above 0")
 	case c.Expires.Unix() <= 0:
@@ -69,8 +67,9 @@ type Supervisor struct {
 	config     Config
 	buildID    string
 	program    string // the guest's own executable, for `guest launch`
-	identity   identity
-	reaper     *reaper
+	user       process.User
+	reaper     *process.Reaper
+	killer     *process.Killer
 	registry   *registry
 	workspace  *workspace.Workspace
 	watchdog   *watchdog
@@ -119,8 +118,8 @@ func Run(config Config) error {
 	case err = <-over:
 	}
 	// If the guest is PID 1, all processes of the sandbox end with it. In a shared process namespace they don't, so
-	// killAll kills the kernels' processes. It does not wait until they have ended.
-	_ = s.identity.killAll()
+	// KillAll kills the kernels' processes. It does not wait until they have ended.
+	_ = s.user.KillAll()
 	return err
 }
 
@@ -130,17 +129,18 @@ func newSupervisor(config Config) (*Supervisor, error) {
 		s.buildID = strings.TrimSpace(string(id))
 	}
 	var err error
-	if s.identity, err = newIdentity(config.UID); err != nil {
+	if s.user, err = process.NewUser(config.UID); err != nil {
 		return nil, err
 	}
-	if s.workspace, err = workspace.Open(sandbox.Workspace, config.Workspace, s.identity.asKernel); err != nil {
+	if s.workspace, err = workspace.Open(sandbox.Workspace, config.Workspace, s.user.RunAs); err != nil {
 		return nil, err
 	}
 	s.executions = filepath.Join(filepath.Dir(config.Socket), "executions")
 	if err := os.MkdirAll(s.executions, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for output: %w", err)
 	}
-	s.reaper = newReaper()
+	s.reaper = process.NewReaper()
+	s.killer = process.NewKiller(s.user, config.Processes, s.kernelSessions)
 	s.registry = newRegistry(s.executions, config.Memory)
 	s.deadman.set(config.Expires)
 	s.watchdog = newWatchdog(s)
@@ -149,6 +149,17 @@ func newSupervisor(config Config) (*Supervisor, error) {
 		s.lanes[lang] = newLane(lang, s)
 	}
 	return s, nil
+}
+
+// kernelSessions returns the sessions of living kernels.
+func (s *Supervisor) kernelSessions() map[int]bool {
+	sessions := map[int]bool{}
+	for _, l := range s.lanes {
+		if k := l.live(); k != nil && !k.dead() {
+			sessions[k.pid] = true
+		}
+	}
+	return sessions
 }
 
 // hide makes the guest undumpable, so that other processes can't read its memory or trace it. Their uid already

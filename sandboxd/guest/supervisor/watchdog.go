@@ -9,15 +9,16 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/supervisor/process"
 )
 
 // watchdog kills the kernel that fills the sandbox's memory before the container reaches its own limit: under gVisor,
 // that limit ends the whole sandbox, and under runc, the OOM killer may choose any process.
 type watchdog struct {
 	sup       *Supervisor
-	meter     *memoryMeter
+	meter     *process.MemoryMeter       // its peak is the most bytes in use since an execution last began while no other execution ran
 	searching atomic.Bool                // stopStrays is running
-	peak      atomic.Int64               // the most bytes in use since an execution last began while no other execution ran
 	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
 	files     atomic.Int64               // number of files at the last count, which was made by moreFiles or at the start of an execution
 	countedAt atomic.Int64               // when moreFiles last counted the files, in Unix nanoseconds
@@ -74,8 +75,8 @@ const (
 )
 
 func newWatchdog(sup *Supervisor) *watchdog {
-	w := &watchdog{sup: sup, meter: newMemoryMeter(sup.config.Memory)}
-	if onGVisor() {
+	w := &watchdog{sup: sup, meter: process.NewMemoryMeter(sup.config.Memory)}
+	if process.OnGVisor() {
 		w.maxFiles = sup.config.Memory / memoryPerFile
 	}
 	return w
@@ -105,13 +106,13 @@ func (w *watchdog) watch() {
 // busy adds n to the number of running executions. An execution that is shorter than watchBusy causes no check.
 func (w *watchdog) busy(n int) {
 	if n > 0 && w.maxFiles > 0 {
-		w.files.Store(filesIn(kernelMounts)) // the execution is not responsible for files that exist already
+		w.files.Store(process.KernelFiles()) // the execution is not responsible for files that exist already
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch w.work += n; {
 	case n > 0 && w.work == 1:
-		w.peak.Store(0)
+		w.meter.ResetPeak()
 		w.timer.Reset(watchBusy)
 	case w.work == 0:
 		w.timer.Reset(watchIdle)
@@ -127,8 +128,8 @@ func (w *watchdog) working() bool {
 // check returns what percentage of the memory limit is in use. Before that, it kills processes if memory or the
 // number of files is too high.
 func (w *watchdog) check() int {
-	use := w.measure()
-	used, code := w.meter.percent(use.total), w.meter.percent(use.total-use.heap)
+	use := w.meter.Measure()
+	used, code := w.meter.Percent(use.Total), w.meter.Percent(use.Total-use.Heap)
 	full := fullIdle
 	if w.working() {
 		full = fullBusy
@@ -147,7 +148,7 @@ func (w *watchdog) check() int {
 		for _, k := range w.living() {
 			k.setOutOfMemory(w.usageNow())
 		}
-		_ = w.sup.identity.killAll() // if killAll fails, the next check calls it again
+		_ = w.sup.user.KillAll() // if KillAll fails, the next check calls it again
 	case len(running) == 1 && (!settling || running[0] == last.kernel):
 		w.stop(running[0], w.usageNow())
 	case !settling:
@@ -159,7 +160,7 @@ func (w *watchdog) check() int {
 // settle waits until the memory of killed processes is free, which can take a moment. Otherwise the watchdog would
 // attribute that memory to the next kernel.
 func (w *watchdog) settle() {
-	for end := time.Now().Add(settleTime); w.meter.percent(w.meter.used().total) >= settled && time.Now().Before(end); {
+	for end := time.Now().Add(settleTime); w.meter.Percent(w.meter.Used().Total) >= settled && time.Now().Before(end); {
 		time.Sleep(watchNear)
 	}
 }
@@ -172,11 +173,8 @@ func (w *watchdog) stopStrays(otherwise func()) {
 	}
 	go func() { // in the background, because the search is slow and the checks must continue
 		defer w.searching.Store(false)
-		killed := w.sup.killFound(func(process) bool {
-			w.strays.Add(1) // counts before the kill, so that an execution that ends because of the kill sees the count
-			return true
-		})
-		if len(killed) == 0 {
+		// strays counts before each kill, so that an execution that ends because of the kill sees the count.
+		if !w.sup.killer.KillStrays(func() { w.strays.Add(1) }) {
 			otherwise()
 		}
 	}()
@@ -201,7 +199,7 @@ func (w *watchdog) moreFiles() bool {
 		return false
 	}
 	w.countedAt.Store(time.Now().UnixNano())
-	now := filesIn(kernelMounts)
+	now := process.KernelFiles()
 	return w.files.Swap(now) < now && now > w.maxFiles
 }
 
@@ -216,8 +214,8 @@ func (w *watchdog) stop(k *kernel, why func() string) {
 	k.setOutOfMemory(why)
 	k.signal(syscall.SIGKILL)
 	if last := w.lastKill.Load(); last == nil || last.kernel != k {
-		use := w.measure()
-		w.lastKill.Store(&memoryKill{k, time.Now(), w.meter.percent(use.total - use.heap)})
+		use := w.meter.Measure()
+		w.lastKill.Store(&memoryKill{k, time.Now(), w.meter.Percent(use.Total - use.Heap)})
 	}
 }
 
@@ -229,8 +227,8 @@ func (w *watchdog) tooManyFiles() string {
 // largest returns the living kernel whose session uses the most memory, or nil if there is none.
 func (w *watchdog) largest() (worst *kernel) {
 	bySession := map[int]int64{}
-	for _, p := range processes(-1) {
-		bySession[p.session] += p.rss
+	for _, p := range process.List(-1) {
+		bySession[p.Session] += p.RSS
 	}
 	for _, k := range w.living() {
 		if worst == nil || bySession[k.pid] > bySession[worst.pid] {
@@ -263,5 +261,5 @@ type killCount struct {
 
 // kills returns the current counts. A caller compares the counts of two moments.
 func (w *watchdog) kills() killCount {
-	return killCount{oom: w.meter.oomKills(), strays: w.strays.Load()}
+	return killCount{oom: w.meter.OOMKills(), strays: w.strays.Load()}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package process
 
 import (
 	"os"
@@ -9,16 +9,17 @@ import (
 	"syscall"
 )
 
-// reaper makes all wait4 calls of this process. As PID 1, the guest inherits every orphan of the sandbox. A second
+// Reaper makes all wait4 calls of this process. As PID 1, the guest inherits every orphan of the sandbox. A second
 // waiter (os/exec) would compete with the reaper for exit statuses, so the guest starts every program with
-// [reaper.start].
-type reaper struct {
+// [Reaper.Start].
+type Reaper struct {
 	mu      sync.Mutex // held from the fork until the process is in waiting, so that reap can't miss its exit
 	waiting map[int]chan syscall.WaitStatus
 }
 
-func newReaper() *reaper {
-	r := &reaper{waiting: map[int]chan syscall.WaitStatus{}}
+// NewReaper returns a reaper that runs until the guest ends. A process may have only one.
+func NewReaper() *Reaper {
+	r := &Reaper{waiting: map[int]chan syscall.WaitStatus{}}
 	sigchld := make(chan os.Signal, 1)
 	signal.Notify(sigchld, syscall.SIGCHLD)
 	go func() {
@@ -30,7 +31,7 @@ func newReaper() *reaper {
 }
 
 // reap collects the statuses of all processes that have ended. One SIGCHLD may stand for several of them.
-func (r *reaper) reap() {
+func (r *Reaper) reap() {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
@@ -49,10 +50,10 @@ func (r *reaper) reap() {
 	}
 }
 
-// start runs a program as root in its own session, with files as its descriptors. The channel exited receives the exit
+// Start runs a program as root in its own session, with files as its descriptors 0, 1, … The channel exited receives the exit
 // status of the program once. No program may be started as the kernels' user: ForkExec returns only when the new
 // process has executed the program, and code in the sandbox could stop the process before that.
-func (r *reaper) start(argv, env []string, files []*os.File) (pid int, exited <-chan syscall.WaitStatus, err error) {
+func (r *Reaper) Start(argv, env []string, files []*os.File) (pid int, exited <-chan syscall.WaitStatus, err error) {
 	fds := make([]uintptr, len(files))
 	for i, f := range files {
 		fds[i] = f.Fd()

@@ -1,39 +1,44 @@
 //go:build linux
 
-package supervisor
+package process
 
 import (
 	"fmt"
 	"runtime"
 	"syscall"
+	"unsafe"
 )
 
-// identity contains the ids of the kernels' user, and lets the guest act as that user.
-type identity struct {
+// User is the kernels' user. Its methods let the guest act as that user, and may be called concurrently.
+type User struct {
 	uid, gid int
 	own      []uint32 // the guest's own supplementary groups
 }
 
 const unchanged = ^uintptr(0) // the argument of setresuid and setresgid that leaves an id unchanged
 
-func newIdentity(uid int) (identity, error) {
+// NewUser returns the user with this uid and the same gid. It returns an error if kernels must not have the uid.
+func NewUser(uid int) (User, error) {
+	if uid <= 0 || uid == unusedUID {
+		return User{}, fmt.Errorf("uid %d can't be the kernels' user: use a uid above 0 that is not %d", uid, unusedUID)
+	}
 	groups, err := syscall.Getgroups()
 	if err != nil {
-		return identity{}, fmt.Errorf("read the guest's groups: %w", err)
+		return User{}, fmt.Errorf("read the guest's groups: %w", err)
 	}
-	id := identity{uid: uid, gid: uid}
+	u := User{uid: uid, gid: uid}
 	for _, g := range groups {
-		id.own = append(id.own, uint32(g))
+		u.own = append(u.own, uint32(g))
 	}
-	return id, nil
+	return u, nil
 }
 
-// asKernel runs f on this goroutine with the rights of the kernels' user. Even if a kernel replaces a path with a
+// RunAs runs f on this goroutine with the rights of the kernels' user. Even if a kernel replaces a path with a
 // link while f uses it, f can reach no more than the kernel can. f should only call functions such as open, rename
 // and stat; the caller uses the opened files after f has returned.
 //
 // Why this is safe:
-//   - Linux stores credentials for each thread. asKernel makes raw system calls, so that they change only this thread
+//   - Linux stores credentials for each thread. RunAs makes raw system calls, so that they change only this thread
 //     (syscall.Setresuid would change all threads), and locks the goroutine to it. Go never starts a new thread from
 //     a locked one, so no other goroutine inherits the credentials.
 //   - Only the effective ids change; the real and saved ids stay 0. So a kernel can't signal or trace this thread
@@ -43,27 +48,27 @@ func newIdentity(uid int) (identity, error) {
 //     can be set again because the saved uid is 0.
 //   - The ids are verified after they were changed, and again after they were restored. If restore fails, the thread
 //     stays locked and ends with its goroutine, so no other goroutine runs with the wrong rights.
-func (id identity) asKernel(f func() error) error { return id.as(id.assume, f) }
+func (u User) RunAs(f func() error) error { return u.as(u.assume, f) }
 
 // unusedUID is a uid that no process has: kernels have uids from 199,999 on, or from 1,000 to 61,000 if the engine
 // maps users.
 const unusedUID = 65_533
 
-// killCalls is how often killAll calls kill, because under gVisor a process that is forked during a call survives it.
+// killCalls is how often KillAll calls kill, because under gVisor a process that is forked during a call survives it.
 const killCalls = 10
 
-// killAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It only
+// KillAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It only
 // makes system calls of this thread, and none for each process, so neither a fork bomb nor code that stops processes
 // can prevent it. kill(-1) signals the processes of the caller's effective and real user, except the caller itself.
 // During the call the effective user is the kernels' user, and the real user is unusedUID instead of root, because
 // root's processes (`guest connect`) must not be killed.
-func (id identity) killAll() error {
-	return id.as(id.assumeForKill, func() error {
+func (u User) KillAll() error {
+	return u.as(u.assumeForKill, func() error {
 		for range killCalls {
 			if err := syscall.Kill(-1, syscall.SIGKILL); err == syscall.ESRCH {
 				break
 			} else if err != nil {
-				return fmt.Errorf("kill the processes of user %d: %w", id.uid, err)
+				return fmt.Errorf("kill the processes of user %d: %w", u.uid, err)
 			}
 		}
 		return nil
@@ -71,10 +76,10 @@ func (id identity) killAll() error {
 }
 
 // as runs f between assume, which changes this thread's ids, and restore. It returns an error if restore fails.
-func (id identity) as(assume, f func() error) (err error) {
+func (u User) as(assume, f func() error) (err error) {
 	runtime.LockOSThread()
 	defer func() {
-		if back := id.restore(); back != nil {
+		if back := u.restore(); back != nil {
 			err = back // the thread stays locked and ends with its goroutine
 			return
 		}
@@ -88,41 +93,41 @@ func (id identity) as(assume, f func() error) (err error) {
 
 // assumeForKill changes only the user ids, because kill checks no other ids. It does not verify them, to save system
 // calls: while a fork bomb runs under gVisor, each system call of the guest can take 10 ms.
-func (id identity) assumeForKill() error {
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unusedUID, uintptr(id.uid), unchanged); e != 0 {
+func (u User) assumeForKill() error {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unusedUID, uintptr(u.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
 	}
 	return nil
 }
 
-func (id identity) assume() error {
+func (u User) assume() error {
 	// The uid comes last, because only uid 0 may change groups.
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setgroups: %w", e)
 	}
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, uintptr(id.gid), unchanged); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, uintptr(u.gid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresgid: %w", e)
 	}
-	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, uintptr(id.uid), unchanged); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, unchanged, uintptr(u.uid), unchanged); e != 0 {
 		return fmt.Errorf("act as the kernels' user: setresuid: %w", e)
 	}
-	return verify(id.uid, id.gid)
+	return verify(u.uid, u.gid)
 }
 
-func (id identity) restore() error {
+func (u User) restore() error {
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, 0, 0, unchanged); e != 0 {
 		return fmt.Errorf("act as the guest again: setresuid: %w", e)
 	}
 	if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESGID, unchanged, 0, unchanged); e != 0 {
 		return fmt.Errorf("act as the guest again: setresgid: %w", e)
 	}
-	if e := setgroups(id.own); e != 0 {
+	if e := setgroups(u.own); e != 0 {
 		return fmt.Errorf("act as the guest again: setgroups: %w", e)
 	}
 	return verify(0, 0)
 }
 
-// verify returns an error unless this thread has these effective ids, and 0 as its real and saved uid.
+// verify returns an error unless this thread has these effective ids, and 0 as its real and saved uu.
 func verify(uid, gid int) error {
 	var r, e, s uint32
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || r != 0 || int(e) != uid || s != 0 {
@@ -132,4 +137,15 @@ func verify(uid, gid int) error {
 		return fmt.Errorf("this thread's gids are %d, %d, %d (%v), want %d in effect", r, e, s, errno, gid)
 	}
 	return nil
+}
+
+func ptr(p *uint32) uintptr { return uintptr(unsafe.Pointer(p)) }
+
+func setgroups(groups []uint32) syscall.Errno {
+	if len(groups) == 0 {
+		_, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0)
+		return e
+	}
+	_, _, e := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
+	return e
 }

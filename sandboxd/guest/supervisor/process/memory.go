@@ -1,35 +1,40 @@
 //go:build linux
 
-package supervisor
+package process
 
 import (
 	"bytes"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// memoryMeter measures the memory that counts towards the sandbox's limit. Under gVisor, it calls sysinfo, which
+// MemoryMeter measures the memory that counts towards the sandbox's limit. Under gVisor, it calls sysinfo, which
 // describes only the sandbox there. Otherwise, it reads the cgroup's files if the sandbox can see them. Otherwise, it
-// adds up the memory of all processes and temporary file systems.
-type memoryMeter struct {
+// adds up the memory of all processes and temporary file systems. Its methods may be called concurrently.
+type MemoryMeter struct {
 	limit int64
-	read  func() (memoryUse, bool)
-	// oomEvents is the path of the file that contains how many processes of the cgroup the OOM killer has killed. It is
+	read  func() (MemoryUse, bool)
+	peak  atomic.Int64 // the largest Total that Measure has returned since the last call of ResetPeak
+	// OOMEvents is the path of the file that contains how many processes of the cgroup the OOM killer has killed. It is
 	// empty if there is no such file.
-	oomEvents string
+	OOMEvents string
 }
 
-// memoryUse is how much memory is in use, in bytes.
-type memoryUse struct {
-	total int64
-	// heap is the part of total that is gVisor's own memory, for example for the buffers of sockets: the heap of gVisor
+// Limit returns the sandbox's memory limit in bytes.
+func (m *MemoryMeter) Limit() int64 { return m.limit }
+
+// MemoryUse is how much memory is in use, in bytes.
+type MemoryUse struct {
+	Total int64
+	// Heap is the part of Total that is gVisor's own memory, for example for the buffers of sockets: the heap of gVisor
 	// beyond 128 MiB, as of its last garbage collection, which can be some hundred milliseconds ago. It is 0 if
 	// Dormouse has not built the runsc.
-	heap int64
+	Heap int64
 }
 
 // Folders of the memory cgroup inside a container.
@@ -44,30 +49,31 @@ var memoryMounts = append([]string{"/run/dormouse"}, kernelMounts...)
 // kernelMounts are the memoryMounts that kernels can write to.
 var kernelMounts = []string{"/workspace", "/tmp", "/dev/shm"}
 
-func newMemoryMeter(limit int64) *memoryMeter {
-	m := &memoryMeter{limit: limit, read: readBySum}
+// NewMemoryMeter returns a meter for a sandbox with this memory limit in bytes. It chooses the way to measure.
+func NewMemoryMeter(limit int64) *MemoryMeter {
+	m := &MemoryMeter{limit: limit, read: readBySum}
 	// A number far above m.limit is the limit of more than this sandbox, for example of the whole machine. The limit of
 	// a gVisor sandbox's cgroup is twice m.limit plus 256 MiB.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
-	case onGVisor() && ours(readTotal()):
+	case OnGVisor() && ours(readTotal()):
 		// /proc/meminfo is not used, because reading it takes up to a tenth of a second if there are many processes,
 		// and it does not count gVisor's heap.
 		m.read = readSysinfo
 	case ours(readNumber(cgroupV2 + "memory.max")):
-		m.read = func() (memoryUse, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }
-		m.oomEvents = cgroupV2 + "memory.events"
+		m.read = func() (MemoryUse, bool) { return readCgroup(cgroupV2+"memory.current", cgroupV2+"memory.stat", "") }
+		m.OOMEvents = cgroupV2 + "memory.events"
 	case ours(readNumber(cgroupV1 + "memory.limit_in_bytes")):
-		m.read = func() (memoryUse, bool) {
+		m.read = func() (MemoryUse, bool) {
 			return readCgroup(cgroupV1+"memory.usage_in_bytes", cgroupV1+"memory.stat", "total_")
 		}
-		m.oomEvents = cgroupV1 + "memory.oom_control"
+		m.OOMEvents = cgroupV1 + "memory.oom_control"
 	}
 	return m
 }
 
-// used returns the memory that counts towards the limit.
-func (m *memoryMeter) used() memoryUse {
+// Used returns the memory that counts towards the limit.
+func (m *MemoryMeter) Used() MemoryUse {
 	if use, ok := m.read(); ok {
 		return use
 	}
@@ -75,51 +81,65 @@ func (m *memoryMeter) used() memoryUse {
 	return use
 }
 
-// percent returns bytes as a percentage of the limit.
-func (m *memoryMeter) percent(bytes int64) int { return int(bytes * 100 / m.limit) }
+// Measure returns the memory that counts towards the limit, and updates the peak.
+func (m *MemoryMeter) Measure() MemoryUse {
+	use := m.Used()
+	for peak := m.peak.Load(); use.Total > peak && !m.peak.CompareAndSwap(peak, use.Total); peak = m.peak.Load() {
+	}
+	return use
+}
 
-// oomKills returns how many processes the OOM killer has killed, or 0 if there is no counter.
-func (m *memoryMeter) oomKills() int64 {
-	if m.oomEvents == "" {
+// Peak returns the most bytes that Measure has found since the last call of ResetPeak.
+func (m *MemoryMeter) Peak() int64 { return m.peak.Load() }
+
+// ResetPeak sets the peak to 0.
+func (m *MemoryMeter) ResetPeak() { m.peak.Store(0) }
+
+// Percent returns bytes as a percentage of the limit.
+func (m *MemoryMeter) Percent(bytes int64) int { return int(bytes * 100 / m.limit) }
+
+// OOMKills returns how many processes the OOM killer has killed, or 0 if there is no counter.
+func (m *MemoryMeter) OOMKills() int64 {
+	if m.OOMEvents == "" {
 		return 0
 	}
-	return readField(m.oomEvents, "oom_kill")
+	return readField(m.OOMEvents, "oom_kill")
 }
 
 // readCgroup returns the cgroup's memory usage without the page cache of ordinary files, which Linux frees when
 // memory is needed.
-func readCgroup(usage, stat, prefix string) (memoryUse, bool) {
+func readCgroup(usage, stat, prefix string) (MemoryUse, bool) {
 	n, ok := readNumber(usage)
 	if !ok {
-		return memoryUse{}, false
+		return MemoryUse{}, false
 	}
 	text, err := os.ReadFile(stat)
 	if err != nil {
-		return memoryUse{total: n}, true
+		return MemoryUse{Total: n}, true
 	}
-	return memoryUse{total: n - field(text, prefix+"inactive_file") - field(text, prefix+"active_file")}, true
+	return MemoryUse{Total: n - field(text, prefix+"inactive_file") - field(text, prefix+"active_file")}, true
 }
 
-func readBySum() (memoryUse, bool) {
+func readBySum() (MemoryUse, bool) {
 	var n int64
-	for _, p := range processes(-1) {
-		n += p.rss
+	for _, p := range List(-1) {
+		n += p.RSS
 	}
-	return memoryUse{total: n + mountsUsed()}, true
+	return MemoryUse{Total: n + MountsUsed()}, true
 }
 
-// mountsUsed returns how many bytes the files in memoryMounts take.
-func mountsUsed() int64 {
+// MountsUsed returns how many bytes the files in memoryMounts take.
+func MountsUsed() int64 {
 	var n int64
 	for _, path := range memoryMounts {
-		n += mountUsed(path)
+		n += MountUsed(path)
 	}
 	return n
 }
 
-// filesIn counts the files of all types in the mounts that are temporary file systems.
-func filesIn(mounts []string) (n int64) {
-	for _, path := range mounts {
+// KernelFiles counts the files of all types in the temporary file systems that kernels can write to.
+func KernelFiles() (n int64) {
+	for _, path := range kernelMounts {
 		if s, ok := statTmpfs(path); ok {
 			n += int64(s.Files - s.Ffree)
 		}
@@ -127,8 +147,8 @@ func filesIn(mounts []string) (n int64) {
 	return n
 }
 
-// mountUsed returns how many bytes are stored in a temporary file system, or 0 for any other file system.
-func mountUsed(path string) int64 {
+// MountUsed returns how many bytes are stored in a temporary file system, or 0 for any other file system.
+func MountUsed(path string) int64 {
 	s, ok := statTmpfs(path)
 	if !ok {
 		return 0
@@ -151,8 +171,8 @@ func readNumber(path string) (int64, bool) {
 	return n, err == nil
 }
 
-// onGVisor reports whether the sandbox runs under gVisor, whose kernel release is "4.19.0-gvisor".
-func onGVisor() bool {
+// OnGVisor reports whether the sandbox runs under gVisor, whose kernel release is "4.19.0-gvisor".
+func OnGVisor() bool {
 	var name syscall.Utsname
 	if syscall.Uname(&name) != nil {
 		return false
@@ -177,13 +197,13 @@ func readTotal() (int64, bool) {
 
 // readSysinfo returns the memory use that gVisor reports with sysinfo. Bufferram contains the heap if Dormouse has
 // built the runsc (third_party/runsc).
-func readSysinfo() (memoryUse, bool) {
+func readSysinfo() (MemoryUse, bool) {
 	var s syscall.Sysinfo_t
 	if syscall.Sysinfo(&s) != nil {
-		return memoryUse{}, false
+		return MemoryUse{}, false
 	}
 	unit := int64(s.Unit)
-	return memoryUse{total: int64(s.Totalram-s.Freeram) * unit, heap: int64(s.Bufferram) * unit}, true
+	return MemoryUse{Total: int64(s.Totalram-s.Freeram) * unit, Heap: int64(s.Bufferram) * unit}, true
 }
 
 func readField(path, name string) int64 {
