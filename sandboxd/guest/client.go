@@ -162,7 +162,7 @@ func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sa
 	}
 	n, sum := sent.result()
 	if f.Size != n {
-		return sandbox.File{}, sandbox.Errorf(sandbox.Unavailable, "%q did not arrive in the sandbox as it was sent: write it again", sandbox.Quote(path))
+		return sandbox.File{}, sandbox.Errorf(sandbox.Unavailable, "%q was damaged on its way into the sandbox: write it again", sandbox.Quote(path))
 	}
 	return sandbox.File{Path: path, Size: n, SHA256: hex.EncodeToString(sum), ModTime: sanitizeTime(f.ModTime)}, nil
 }
@@ -184,7 +184,7 @@ func (c *Client) ReadFile(ctx context.Context, path string, offset, length int64
 	whole, err = strconv.ParseInt(resp.Header.Get(SizeHeader), 10, 64)
 	if err != nil || whole < 0 {
 		resp.Body.Close()
-		return nil, 0, fmt.Errorf("read %s: the guest named no size", path)
+		return nil, 0, fmt.Errorf("read %s: the guest's answer has no valid size", path)
 	}
 	want := max(whole-offset, 0)
 	if length >= 0 {

@@ -73,11 +73,11 @@ func sanitizeStatus(s *Status) {
 // can't act on such an execution.
 func sanitizeExecution(e *sandbox.Execution) error {
 	if !knownState(e.State) {
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in no known state")
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in an unknown state")
 	}
 	lang, err := sandbox.ParseLanguage(string(e.Language))
 	if err != nil || lang == "" {
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in no known language")
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox's guest answered with an execution in an unknown language")
 	}
 	e.Language = lang
 	e.Reason = cut(e.Reason, maxSentence)

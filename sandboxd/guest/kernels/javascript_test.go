@@ -37,7 +37,7 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 	for _, renewed := range []bool{false, true} {
 		if renewed {
 			k.t = t
-			k.renew("Math.random in vm contexts that were made before") // the kernel must name no other state that it can't renew
+			k.renew("The values of Math.random in existing vm contexts") // the kernel must name no other state that it can't renew
 		}
 		for name, code := range map[string]string{
 			"randomBytes":            "crypto.randomBytes(20).length === 20 && crypto.randomBytes(0).length === 0",
@@ -84,7 +84,7 @@ func TestJavaScriptReportsMissingAddons(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	k.renew("Keys and bytes of node:crypto come as in the other copies of this sandbox")
+	k.renew("The keys and random bytes of node:crypto are the same as in the other copies of this sandbox")
 }
 
 var javascriptCases = []testCase{

@@ -59,14 +59,14 @@ func TestPython(t *testing.T) {
 			testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 			k.t = t
 			k.run("import multiprocessing; pool = multiprocessing.Pool(1); before = bytes(multiprocessing.current_process().authkey)")
-			k.renew("What processes that this one has started draw at random comes as in the other copies of this sandbox")
+			k.renew("The random values of child processes that are already running are the same as in the other copies of this sandbox")
 			k.run("pool.terminate(); pool.join()")
 			k.renew("")
 			if got := k.run("bytes(multiprocessing.current_process().authkey) != before").result["text/plain"]; got != "True" {
 				t.Errorf("the authkey has changed: %s, want True", got)
 			}
 			k.run("import sys, types; sys.modules['torch'] = types.ModuleType('torch')")
-			k.renew("What torch draws at random comes as in the other copies of this sandbox")
+			k.renew("The random values of torch are the same as in the other copies of this sandbox")
 		})
 	}
 }

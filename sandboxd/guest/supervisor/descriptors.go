@@ -51,7 +51,7 @@ func receiveDescriptors(control *net.UnixConn) (net.Conn, error) {
 		return nil, err
 	}
 	if len(messages) != 1 {
-		return nil, errors.New("no descriptors came")
+		return nil, errors.New("the message contains no descriptors")
 	}
 	fds, err := syscall.ParseUnixRights(&messages[0]) // package net sets close-on-exec, so no kernel inherits them
 	if err != nil {
@@ -64,7 +64,7 @@ func receiveDescriptors(control *net.UnixConn) (net.Conn, error) {
 		for _, fd := range fds {
 			syscall.Close(fd)
 		}
-		return nil, errors.Join(err, fmt.Errorf("%d descriptors came, want 2", len(fds)))
+		return nil, errors.Join(err, fmt.Errorf("the message contains %d descriptors, want 2", len(fds)))
 	}
 	s := &descriptorStream{control: control, Pipes: stdio.Pipes{In: os.NewFile(uintptr(fds[0]), "in"), Out: os.NewFile(uintptr(fds[1]), "out")}}
 	_ = control.SetReadDeadline(time.Time{})

@@ -182,10 +182,10 @@ open(b'bad\xff', 'w').write('x'); open('same', 'w').write('x'); os.remove('same'
 	for _, f := range e.FilesOmitted {
 		omitted = append(omitted, f.Path+": "+f.Reason)
 	}
-	if s := strings.Join(omitted, "\n"); s != `"bad\xff": its name cannot be used to ask for it
+	if s := strings.Join(omitted, "\n"); s != `"bad\xff": its name can't be used in a request
 link: it is a symbolic link
 pipe: it is a named pipe
-secret: it cannot be read` {
+secret: the sandbox's user can't read it` {
 		t.Errorf("omitted:\n%s", s)
 	}
 	if e = b.python("1"); e.Files != nil || e.FilesOmitted != nil {

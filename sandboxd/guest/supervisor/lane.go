@@ -58,7 +58,7 @@ func (l *lane) add(e *execution) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) >= maxQueued {
-		return sandbox.Errorf(sandbox.Busy, "%d executions wait for the %s kernel already: wait for one or interrupt some", maxQueued, l.lang)
+		return sandbox.Errorf(sandbox.Busy, "%d executions are already waiting for the %s kernel: wait until one has ended, or interrupt some", maxQueued, l.lang)
 	}
 	l.queue = append(l.queue, e)
 	select {
@@ -163,7 +163,7 @@ func (l *lane) run(e *execution) {
 	e.end(o)
 }
 
-const neverRan = "it was interrupted while it waited, and never ran"
+const neverRan = "it was interrupted while it was queued, so its code never ran"
 
 // follow waits until the kernel's current execution ends. It stops the execution if an interrupt was requested or the
 // timeout has passed.
@@ -177,7 +177,7 @@ func (l *lane) follow(k *kernel, e *execution) outcome {
 		death := l.cleanUpAfter(k, sandbox.KernelDeath{})
 		return outcome{state: sandbox.ExecKernelDied, reason: death.Detail, death: &death}
 	case <-timeout.C:
-		return l.stop(k, e, sandbox.ExecTimedOut, fmt.Sprintf("it ran for its whole timeout of %s", e.timeout))
+		return l.stop(k, e, sandbox.ExecTimedOut, fmt.Sprintf("it reached its timeout of %s", e.timeout))
 	case <-e.stop:
 		return l.stop(k, e, sandbox.ExecInterrupted, "it was interrupted")
 	}
@@ -260,7 +260,7 @@ const warmMemory = 1024 * sandbox.MiB
 // the same random state. The parameters k and death are the results of ready.
 func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 	if k == nil {
-		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel does not start: %s", l.lang, death.Detail)
+		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel did not start: %s", l.lang, death.Detail)
 	}
 	timeout := time.NewTimer(startTimeout)
 	defer timeout.Stop()
@@ -269,9 +269,9 @@ func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 		select {
 		case <-k.warm:
 		case <-k.exited:
-			return sandbox.Errorf(sandbox.Unavailable, "the %s kernel died as it imported its libraries", l.lang)
+			return sandbox.Errorf(sandbox.Unavailable, "the %s kernel died while it imported libraries", l.lang)
 		case <-timeout.C:
-			return sandbox.Errorf(sandbox.Unavailable, "the %s kernel did not import its libraries within %s", l.lang, startTimeout)
+			return sandbox.Errorf(sandbox.Unavailable, "the %s kernel did not import libraries within %s", l.lang, startTimeout)
 		}
 	}
 	select {
@@ -286,7 +286,7 @@ func (l *lane) warm(k *kernel, death *sandbox.KernelDeath) error {
 		}
 		return nil
 	case <-k.exited:
-		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel died as it renewed its random state", l.lang)
+		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel died while it renewed its random state", l.lang)
 	case <-timeout.C:
 		return sandbox.Errorf(sandbox.Unavailable, "the %s kernel did not renew its random state within %s", l.lang, startTimeout)
 	}

@@ -31,7 +31,7 @@ type message struct {
 	Runner    string            `json:"runner"`
 }
 
-var errMessage = errors.New("not a message")
+var errMessage = errors.New("the line is not a valid message")
 
 // Limits of a message's parts. A message with more MIME types is rejected; longer texts are shortened.
 const (

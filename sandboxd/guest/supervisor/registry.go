@@ -84,7 +84,7 @@ func (r *registry) get(id sandbox.ExecutionID) (*execution, error) {
 	if e := r.byID[id]; e != nil {
 		return e, nil
 	}
-	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; the last %d of a sandbox are remembered", id, maxStoredExecutions)
+	return nil, sandbox.Errorf(sandbox.NotFound, "there is no execution %q; a sandbox stores its last %d executions", id, maxStoredExecutions)
 }
 
 // active returns the queued and running executions, oldest first.

@@ -124,7 +124,7 @@ func TestAKernelIsPrepared(t *testing.T) {
 	// Prepare fails if the kernel has random state that it can't renew, because all sandboxes that start from the
 	// snapshot would draw the same values.
 	b.python("import sys, types; sys.modules['torch'] = types.ModuleType('torch')")
-	if err := b.Prepare(t.Context(), sandbox.Python); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "What torch draws at random") {
+	if err := b.Prepare(t.Context(), sandbox.Python); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "The random values of torch") {
 		t.Errorf("Prepare = %v, want unavailable: what torch draws can't be renewed", err)
 	}
 	if err := b.Prepare(t.Context(), "cobol"); sandbox.KindOf(err) != sandbox.Invalid {

@@ -70,7 +70,7 @@ func (s *Supervisor) putExpiry(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if expiry.ExpireUnix <= 0 {
-		return sandbox.Errorf(sandbox.Invalid, "expire_unix %d is no time", expiry.ExpireUnix)
+		return sandbox.Errorf(sandbox.Invalid, "expire_unix %d must be above 0", expiry.ExpireUnix)
 	}
 	s.deadman.set(time.Unix(expiry.ExpireUnix, 0))
 	return done(w)
@@ -109,7 +109,7 @@ func (s *Supervisor) postPreparation(w http.ResponseWriter, r *http.Request) err
 func (s *Supervisor) lane(lang sandbox.Language) (*lane, error) {
 	l := s.lanes[lang]
 	if l == nil {
-		return nil, sandbox.Errorf(sandbox.Invalid, "there is no kernel for %q", sandbox.Quote(string(lang)))
+		return nil, sandbox.Errorf(sandbox.Invalid, "there is no kernel for the language %q", sandbox.Quote(string(lang)))
 	}
 	return l, nil
 }
@@ -251,8 +251,11 @@ func number(r *http.Request, name string) (int64, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 || n > sandbox.MaxOffset {
-		return 0, sandbox.Errorf(sandbox.Invalid, "%s %q is not a number of at least 0", name, sandbox.Quote(text))
+	switch {
+	case n > sandbox.MaxOffset: // ParseInt returns the largest int64 with ErrRange
+		return 0, sandbox.Errorf(sandbox.Invalid, "%s %s is too large: use at most %d", name, sandbox.Quote(text), int64(sandbox.MaxOffset))
+	case err != nil || n < 0:
+		return 0, sandbox.Errorf(sandbox.Invalid, "%s %q is not a whole number of at least 0", name, sandbox.Quote(text))
 	}
 	return n, nil
 }

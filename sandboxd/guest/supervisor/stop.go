@@ -54,13 +54,13 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 		case <-k.exited:
 			death := l.cleanUpAfter(k, sandbox.KernelDeath{
 				Cause:  sandbox.DiedStopped,
-				Detail: "the code did not stop otherwise; the kernel's variables are lost",
+				Detail: "the code did not end after other signals, so the kernel was killed; its variables are lost",
 			})
 			return outcome{state: state, reason: why, stoppedBy: r.name, death: &death}
 		case <-over:
 		}
 	}
-	panic("the ladder's last rung waits for ever")
+	panic("the last of stopSignals is not SIGKILL, which ends every kernel")
 }
 
 // finishStopped returns the outcome of an execution that reported its end after a signal. Whether the code reacted to
@@ -68,17 +68,17 @@ func (l *lane) stop(k *kernel, e *execution, state sandbox.ExecutionState, why s
 // processes that the execution started, or the kernel if it can't kill all of them.
 func (l *lane) finishStopped(k *kernel, e *execution, r stopSignal, o outcome, status string) outcome {
 	if status == "ok" {
-		o.reason += "; the code handled that and finished"
+		o.reason += "; the code handled the signal and finished"
 	}
 	killed, all := l.sup.killer.KillStartedSince(k.pid, e.beganTick)
 	if killed > 0 {
-		o.reason += fmt.Sprintf("; %d processes that it had started were ended", killed)
+		o.reason += fmt.Sprintf("; %d processes that it had started were killed", killed)
 	}
 	if !all {
 		l.sup.killer.Kill(k.pid, k.exited)
 		death := l.cleanUpAfter(k, sandbox.KernelDeath{
 			Cause:  sandbox.DiedStopped,
-			Detail: "the code started processes faster than they could be ended; the kernel's variables are lost",
+			Detail: "the code started processes faster than they could be killed, so the kernel was killed; its variables are lost",
 		})
 		o.stoppedBy, o.death = "SIGKILL", &death
 	}

@@ -201,7 +201,7 @@ func listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("make the socket's folder: %w", err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("close the socket's folder: %w", err)
+		return nil, fmt.Errorf("restrict the socket's folder: %w", err)
 	}
 	_ = os.Remove(path)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -209,7 +209,7 @@ func listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, fmt.Errorf("close the socket: %w", err)
+		return nil, fmt.Errorf("restrict the socket: %w", err)
 	}
 	return descriptorListener{l}, nil
 }

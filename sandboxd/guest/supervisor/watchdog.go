@@ -221,7 +221,7 @@ func (w *watchdog) stop(k *kernel, why func() string) {
 
 // tooManyFiles returns a clause with the limit, the number of files and advice.
 func (w *watchdog) tooManyFiles() string {
-	return fmt.Sprintf("it has room for %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, w.files.Load())
+	return fmt.Sprintf("the sandbox can store %d files in /workspace, /tmp and /dev/shm, and there are %d: remove some", w.maxFiles, w.files.Load())
 }
 
 // largest returns the living kernel whose session uses the most memory, or nil if there is none.

@@ -26,19 +26,19 @@ const niceness = 10
 // code in the sandbox could stop a process of the kernels' user before that.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
-	uid := flags.Int("uid", 0, "user and group to become")
-	dir := flags.String("dir", "/", "the working directory")
-	processes := flags.Uint64("processes", 0, "processes of this user")
-	file := flags.Uint64("file", 0, "bytes of one file")
-	data := flags.Uint64("data", 0, "bytes of private memory; 0: no limit")
-	space := flags.Uint64("space", 0, "bytes of address space, where the limit of private memory has no effect; 0: no limit")
-	home := flags.String("home", "", "a folder to make")
+	uid := flags.Int("uid", 0, "user and group of the kernel")
+	dir := flags.String("dir", "/", "working directory")
+	processes := flags.Uint64("processes", 0, "largest number of processes and threads of the user; 0: no limit")
+	file := flags.Uint64("file", 0, "largest size of one file in bytes; 0: no limit")
+	data := flags.Uint64("data", 0, "largest private memory in bytes; 0: no limit")
+	space := flags.Uint64("space", 0, "largest address space in bytes, set only if a limit on private memory has no effect; 0: no limit")
+	home := flags.String("home", "", "home folder, created if it is missing")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	argv := flags.Args()
 	if len(argv) == 0 {
-		return errors.New("name the program to become")
+		return errors.New("no program to execute: pass it after the flags")
 	}
 	if *uid <= 0 {
 		return errors.New("--uid must be above 0")
@@ -85,10 +85,10 @@ func launch(args []string) error {
 	}
 	if *space > 0 && !dataLimitWorks(*data) {
 		if err := limit(syscall.RLIMIT_AS, *space); err != nil {
-			return fmt.Errorf("limit as to %d: %w", *space, err)
+			return fmt.Errorf("limit address space to %d: %w", *space, err)
 		}
 	}
-	return fmt.Errorf("become %s: %w", argv[0], syscall.Exec(argv[0], argv, env))
+	return fmt.Errorf("execute %s: %w", argv[0], syscall.Exec(argv[0], argv, env))
 }
 
 // becomeUser changes the user and group of this thread. It can't be undone.

@@ -55,10 +55,10 @@ function renew() {
   try {
     dlopen({ exports: {} }, addon);
   } catch (error) {
-    complaint = `Keys and bytes of node:crypto come as in the other copies of this sandbox (${error.message}). Generate them in a new process, such as node -e "…".\n`;
+    complaint = `The keys and random bytes of node:crypto are the same as in the other copies of this sandbox (${error.message}). Generate them in a new process, such as node -e "…".\n`;
   }
   add(copies, 0, 1);
-  if (contexts) complaint += 'Math.random in vm contexts that were made before comes as in the other copies of this sandbox.\n';
+  if (contexts) complaint += 'The values of Math.random in existing vm contexts are the same as in the other copies of this sandbox.\n';
   contexts = false;
   return complaint;
 }

@@ -186,7 +186,7 @@ func (j *Journal) AddValue(typ sandbox.EventType, data map[string]string) {
 	j.values++
 	switch beyond := j.values > sandbox.MaxValues; {
 	case beyond && len(content) > maxLastValue, !beyond && (len(content) > maxValue || j.rich+int64(len(content)) > sandbox.MaxRichBytes):
-		content = note(fmt.Sprintf("[left out: a value of %d bytes; one execution's pictures and values are kept up to %d bytes]", len(content), sandbox.MaxRichBytes))
+		content = note(fmt.Sprintf("[left out: a value of %d bytes; the stored pictures and values of one execution have at most %d bytes]", len(content), sandbox.MaxRichBytes))
 	case !beyond:
 		j.rich += int64(len(content))
 	}
@@ -246,7 +246,7 @@ func (j *Journal) Finish(s sandbox.ExecutionState, files []sandbox.File) {
 	if more := j.values - sandbox.MaxValues; more > 0 {
 		if more > 1 {
 			j.add(entry{typ: sandbox.EventDisplay, offset: j.printed}, note(fmt.Sprintf(
-				"[left out: %d pictures and values; of one execution %d are kept, and the last one]", more-1, sandbox.MaxValues)))
+				"[left out: %d pictures and values; the first %d and the last one of an execution are stored]", more-1, sandbox.MaxValues)))
 		}
 		j.add(entry{typ: j.lastTyp, offset: j.printed}, j.last)
 		j.last = nil

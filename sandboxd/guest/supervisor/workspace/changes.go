@@ -81,7 +81,7 @@ func (w *Workspace) describe(path string, st stamp, budget *int64) (f sandbox.Fi
 	valid, err := sandbox.ParsePath(path)
 	f = sandbox.File{Path: valid, Size: st.size, ModTime: st.modTime()}
 	if err != nil || valid != path {
-		return sandbox.File{Path: showPath(path)}, "its name cannot be used to ask for it"
+		return sandbox.File{Path: showPath(path)}, "its name can't be used in a request"
 	}
 	if !st.regular() {
 		return f, "it is a " + kindOf(st.fileMode())
@@ -91,7 +91,7 @@ func (w *Workspace) describe(path string, st stamp, budget *int64) (f sandbox.Fi
 	}
 	file, now, err := w.open(path)
 	if err != nil {
-		return f, "it cannot be read"
+		return f, "the sandbox's user can't read it"
 	}
 	defer file.Close()
 	*budget -= now.Size()

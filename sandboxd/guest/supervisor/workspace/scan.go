@@ -76,7 +76,7 @@ func (w *Workspace) walk() *Scan {
 	const atFDCWD = -100 // the value of AT_FDCWD; openat ignores its first argument if the path is absolute
 	fd, err := openFolderAt(atFDCWD, w.dir)
 	if err != nil {
-		s.omit("", "the workspace cannot be read by its own user")
+		s.omit("", "the sandbox's user can't read the workspace")
 		return s
 	}
 	w.walkDir(s, fd, "", 1)
@@ -96,7 +96,7 @@ func (w *Workspace) walkDir(s *Scan, fd int, prefix string, depth int) {
 			continue
 		}
 		if err != nil {
-			s.omit(prefix, "this folder cannot be read")
+			s.omit(prefix, "the sandbox's user can't read this folder")
 			return
 		}
 		if n == 0 {
@@ -109,7 +109,7 @@ func (w *Workspace) walkDir(s *Scan, fd int, prefix string, depth int) {
 			}
 			if s.visited++; s.visited > maxEntries {
 				s.full = true
-				s.omit(prefix, fmt.Sprintf("there are more than %d files and folders; what came after was not looked at", maxEntries))
+				s.omit(prefix, fmt.Sprintf("there are more than %d files and folders; the others are not listed", maxEntries))
 				return
 			}
 			w.visit(s, fd, name, prefix+name, depth)
@@ -130,12 +130,12 @@ func (w *Workspace) visit(s *Scan, dir int, name, path string, depth int) {
 		return
 	}
 	if depth >= maxDepth {
-		s.omit(path, "this folder is too deep to be looked at")
+		s.omit(path, "this folder is too deep: its files are not listed")
 		return
 	}
 	sub, err := openFolderAt(dir, name)
 	if err != nil {
-		s.omit(path, "this folder cannot be read")
+		s.omit(path, "the sandbox's user can't read this folder")
 		return
 	}
 	w.walkDir(s, sub, path+"/", depth+1)

@@ -125,7 +125,7 @@ func (w *Workspace) explain(name string, err error) error {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e = sandbox.Errorf(sandbox.Limit, "%s is full: it holds %s and a limited number of files; delete some with code", sandbox.Workspace, sandbox.FormatBytes(w.capacity))
 	case errors.Is(err, fs.ErrPermission):
-		e = sandbox.Errorf(sandbox.Invalid, "the sandbox's own user has no permission for %q", quoted)
+		e = sandbox.Errorf(sandbox.Invalid, "the sandbox's user has no permission for %q", quoted)
 	case errors.Is(err, syscall.ENOTDIR):
 		e = sandbox.Errorf(sandbox.Invalid, "a part of the path %q is a file or a link, not a folder: name the file by its real path below %s", quoted, sandbox.Workspace)
 	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.EEXIST), errors.Is(err, syscall.ENOTEMPTY):

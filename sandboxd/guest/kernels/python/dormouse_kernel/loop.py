@@ -38,7 +38,7 @@ class Kernel:
 
                 return IPythonRunner(self.display, self.result, self.error)
             except Exception as exception:  # an incomplete installation or an unsupported version
-                print(f"IPython does not work here, going on without it: {exception!r}", file=sys.__stderr__)
+                print(f"IPython can't be loaded, so cells run without it: {exception!r}", file=sys.__stderr__)
         from .plain import Plain
 
         return Plain(self.display)

@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 
-_SAME = "comes as in the other copies of this sandbox"
+_SAME = "are the same as in the other copies of this sandbox"
 
 # The types of objects that have random state, by the module that defines them.
 _GENERATORS = {
@@ -40,7 +40,7 @@ def renew():
             try:
                 complaint = function(sys.modules[name], generators)
             except Exception as exception:  # an unknown version, or a module of the user with that name
-                complaint = f"What {name} draws at random {_SAME}: {exception!r}"
+                complaint = f"The random values of {name} {_SAME}: {exception!r}"
             if complaint:
                 complaints.append(complaint)
     return complaints
@@ -118,7 +118,7 @@ def _arrow(compute, _):
 
 def _duckdb(_, __):
     # setseed() on an open connection would cancel a query whose rows the user has not fetched yet.
-    return f"What random() and uuid() give in DuckDB connections that were open {_SAME}: open new ones, or call setseed()"
+    return f"In DuckDB connections that are already open, the values of random() and uuid() {_SAME}: open new connections, or call setseed()"
 
 
 def _sqlite(sqlite, _):
@@ -152,12 +152,12 @@ def _cryptography(rust, _):
 
     # The library may contain its own copy of OpenSSL.
     if ctypes.CDLL(rust.__file__).RAND_poll() != 1:
-        return f"What cryptography draws at random {_SAME}"
+        return f"The random values of cryptography {_SAME}"
 
 
 def _multiprocessing(process, _):
     if process.active_children():
-        return f"What processes that this one has started draw at random {_SAME}"
+        return f"The random values of child processes that are already running {_SAME}"
     process.current_process().authkey = os.urandom(32)
 
 
