@@ -20,7 +20,7 @@ func TestDigest(t *testing.T) {
 			d := newDigest(r)
 			got, err := io.ReadAll(d)
 			if err != nil || !bytes.Equal(got, data) {
-				t.Errorf("%d bytes, %s: read %d, %v", size, name, len(got), err)
+				t.Errorf("%d bytes, %s: read %d bytes, %v, want the data", size, name, len(got), err)
 			}
 			n, sum := d.result()
 			if want := sha256.Sum256(data); n != int64(size) || !bytes.Equal(sum, want[:]) {
@@ -39,7 +39,7 @@ func TestDigestThatIsClosed(t *testing.T) {
 		if _, err := d.Read(buffer); errors.Is(err, net.ErrClosed) {
 			break
 		} else if i > digestPieces || err != nil {
-			t.Fatalf("after %d pieces: %v", i, err)
+			t.Fatalf("Read() after %d pieces = %v, want net.ErrClosed", i, err)
 		}
 	}
 }

@@ -12,18 +12,18 @@ import (
 
 func TestHostileExecutionsAreRefused(t *testing.T) {
 	for name, text := range map[string]string{
-		"no state":         `{"language":"python"}`,
-		"an unknown state": `{"language":"python","state":"won"}`,
-		"the daemon's own": `{"language":"python","state":"lost"}`,
-		"no language":      `{"state":"succeeded"}`,
-		"another language": `{"state":"succeeded","language":"cobol"}`,
+		"no state":                          `{"language":"python"}`,
+		"an unknown state":                  `{"language":"python","state":"won"}`,
+		"a state that only the daemon sets": `{"language":"python","state":"lost"}`,
+		"no language":                       `{"state":"succeeded"}`,
+		"another language":                  `{"state":"succeeded","language":"cobol"}`,
 	} {
 		var e sandbox.Execution
 		if err := json.Unmarshal([]byte(text), &e); err != nil {
 			t.Fatal(err)
 		}
 		if err := sanitizeExecution(&e); err == nil {
-			t.Errorf("%s: taken", name)
+			t.Errorf("sanitizeExecution(%s) = nil, want an error", name)
 		}
 	}
 }
@@ -74,13 +74,13 @@ func FuzzSanitize(f *testing.F) {
 		}
 		once, err := json.Marshal(e)
 		if err != nil {
-			t.Fatalf("cannot be encoded: %v", err)
+			t.Fatalf("the sanitized execution can't be encoded: %v", err)
 		}
 		if err := sanitizeExecution(&e); err != nil {
 			t.Fatal(err)
 		}
 		if twice, _ := json.Marshal(e); string(twice) != string(once) {
-			t.Fatalf("not stable:\n%s\n%s", once, twice)
+			t.Fatalf("sanitizing twice = %s, want %s", twice, once)
 		}
 	})
 }
@@ -97,7 +97,7 @@ func FuzzEventLine(f *testing.F) {
 			t.Fatal(err)
 		}
 		if e.Seq < 0 || e.Offset < 0 || e.Bytes < 0 || e.File != nil && strings.HasPrefix(e.File.Path, "/") {
-			t.Fatalf("%+v", e)
+			t.Fatalf("sanitizeEvent() = %+v, want no negative number and no absolute path", e)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 func TestFiles(t *testing.T) {
 	var b bundle.Bundle
 	if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(b.ID()) {
-		t.Errorf("ID = %q", b.ID())
+		t.Errorf("ID() = %q, want 12 hexadecimal digits", b.ID())
 	}
 	if _, err := b.Files("vax"); sandbox.KindOf(err) != sandbox.Unavailable {
 		t.Errorf("Files(vax) = %v, want unavailable", err)
@@ -27,7 +27,7 @@ func TestFiles(t *testing.T) {
 			t.Error(err)
 		}
 		if st, err := fs.Stat(files, "guest"); err != nil || st.Mode() != 0o755 {
-			t.Errorf("guest = %v, %v", st, err)
+			t.Errorf("Stat(guest) = %v, %v, want mode 0755", st, err)
 		}
 	}
 }

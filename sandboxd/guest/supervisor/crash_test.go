@@ -28,12 +28,12 @@ func FuzzCrashReport(f *testing.F) {
 			dies.pass([]byte(p))
 		}
 		if got := passed.String() + string(alive.rest()); got != text {
-			t.Errorf("%q became %q", text, got)
+			t.Errorf("pass() and rest() = %q, want %q", got, text)
 		}
 		report := dies.report()
 		for line := range strings.Lines(string(report)) {
 			if !strings.Contains(text, line) {
-				t.Errorf("%q is not in %q", line, text)
+				t.Errorf("report() contains the line %q, which is not in %q", line, text)
 			}
 		}
 	})
@@ -51,37 +51,37 @@ func TestCrashReports(t *testing.T) {
 		name, raw     string
 		atOnce, atEnd string // text that is passed on while the kernel lives, and text that is passed on after its death
 	}{
-		{name: "a report is the user's frames", raw: reportHead + library + cell + loop + "\nExtension modules: a._b (total: 1)\n", atEnd: reportHead + library + cell},
-		{name: "a repr that IPython called is the user's", raw: reportHead + library + repr + ipython + cell + loop, atEnd: reportHead + library + repr + cell},
-		{name: "text before it is not kept waiting", raw: "before\n" + reportHead + cell + loop, atOnce: "before\n", atEnd: reportHead + cell},
-		{name: "threads have their own frames", raw: "Fatal Python error: Aborted\n\nThread 0x00007f01 (most recent call first):\n" + thread +
+		{name: "a report contains only the user's frames", raw: reportHead + library + cell + loop + "\nExtension modules: a._b (total: 1)\n", atEnd: reportHead + library + cell},
+		{name: "a __repr__ that IPython calls is a user's frame", raw: reportHead + library + repr + ipython + cell + loop, atEnd: reportHead + library + repr + cell},
+		{name: "text before a report is passed on at once", raw: "before\n" + reportHead + cell + loop, atOnce: "before\n", atEnd: reportHead + cell},
+		{name: "each thread has its own frames", raw: "Fatal Python error: Aborted\n\nThread 0x00007f01 (most recent call first):\n" + thread +
 			"  File \"/usr/lib/python3.13/threading.py\", line 1 in _bootstrap\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell + loop,
 			atEnd: "Fatal Python error: Aborted\n\nThread 0x00007f01 (most recent call first):\n" + thread + "Current thread 0x00007f02 (most recent call first):\n" + cell},
-		{name: "an error of Python's own", raw: "Fatal Python error: _PyX: bad\nPython runtime state: initialized\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell + loop,
+		{name: "an internal error of Python is a report", raw: "Fatal Python error: _PyX: bad\nPython runtime state: initialized\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell + loop,
 			atEnd: "Fatal Python error: _PyX: bad\nPython runtime state: initialized\n\nCurrent thread 0x00007f02 (most recent call first):\n" + cell},
-		{name: "what only looks like one is passed on", raw: reportHead + loop + "and more\n", atOnce: reportHead + loop + "and more\n"},
-		{name: "a line that quotes one is no report", raw: "it said: Fatal Python error: Aborted\n", atOnce: "it said: Fatal Python error: Aborted\n"},
-		{name: "a report without an end is passed on", raw: reportHead + strings.Repeat(cell, maxReport/len(cell)), atOnce: reportHead + strings.Repeat(cell, maxReport/len(cell))},
+		{name: "text that only begins like a report is passed on", raw: reportHead + loop + "and more\n", atOnce: reportHead + loop + "and more\n"},
+		{name: "a line that contains the beginning of a report is passed on", raw: "it said: Fatal Python error: Aborted\n", atOnce: "it said: Fatal Python error: Aborted\n"},
+		{name: "a report above the limit is passed on", raw: reportHead + strings.Repeat(cell, maxReport/len(cell)), atOnce: reportHead + strings.Repeat(cell, maxReport/len(cell))},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var pieces crashReport
 			passed := string(pieces.pass([]byte(test.raw)))
 			if got := string(pieces.report()); passed != test.atOnce || got != test.atEnd {
-				t.Errorf("passed on at once %q, want %q; at the end %q, want %q", passed, test.atOnce, got, test.atEnd)
+				t.Errorf("pass() = %q, want %q; report() = %q, want %q", passed, test.atOnce, got, test.atEnd)
 			}
 		})
 	}
-	t.Run("it comes in pieces, and the kernel lives", func(t *testing.T) {
+	t.Run("the text of a kernel that lives is passed on", func(t *testing.T) {
 		var c crashReport
 		if got := c.pass([]byte("Fatal Python error: ")); len(got) > 0 {
-			t.Errorf("passed on %q", got)
+			t.Errorf("pass() = %q, want nothing yet", got)
 		}
 		if got := string(c.pass([]byte("Abor"))) + string(c.rest()); got != "Fatal Python error: Abor" {
-			t.Errorf("passed on %q", got)
+			t.Errorf("pass() and rest() = %q, want the text", got)
 		}
 		if got := string(c.pass([]byte("next"))); got != "next" {
-			t.Errorf("passed on %q", got)
+			t.Errorf("pass() after rest() = %q, want next", got)
 		}
 	})
 }

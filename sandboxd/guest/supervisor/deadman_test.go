@@ -16,7 +16,7 @@ func TestDeadman(t *testing.T) {
 		-time.Hour: false, 0: false, expiryGrace: false, expiryGrace + time.Second: true, 24 * time.Hour: true,
 	} {
 		if got := d.due(expires.Add(after)); got != due {
-			t.Errorf("due %s after the expiry = %t, want %t", after, got, due)
+			t.Errorf("due(%s after the expiry) = %t, want %t", after, got, due)
 		}
 	}
 }
@@ -64,11 +64,11 @@ func TestResumedGuestWaitsForALaterExpiry(t *testing.T) {
 			select {
 			case <-ended:
 				if prolonged {
-					t.Error("it ended a sandbox whose time was prolonged")
+					t.Error("the guest ended although the expiry was set to a later time")
 				}
 			default:
 				if !prolonged {
-					t.Error("it did not end a sandbox whose time is over")
+					t.Error("the guest did not end an hour after the expiry")
 				}
 			}
 			d.set(time.Now().Add(-time.Hour))

@@ -3,7 +3,6 @@
 package supervisor_test
 
 import (
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,7 +25,7 @@ func TestKernelDeaths(t *testing.T) {
 		{name: "kill -9 of itself is a signal", code: "import os; os.kill(os.getpid(), 9)", cause: sandbox.DiedSignal, sig: "SIGKILL"},
 		{name: "a crash is a signal", code: "import ctypes; ctypes.string_at(0)", cause: sandbox.DiedSignal, sig: "SIGSEGV"},
 		{name: "abort is a signal", code: "import os; os.abort()", cause: sandbox.DiedSignal, sig: "SIGABRT"},
-		{name: "a forged end is no end", code: `import os; os.write(4, b'{"type":"done","id":"exec_aaaaaaaaaaaaaaaaaaaaaaaaaa","status":"ok"}\nrubbish\n'); os._exit(4)`, cause: sandbox.DiedExit, exit: 4},
+		{name: "a forged done message does not hide an exit", code: `import os; os.write(4, b'{"type":"done","id":"exec_aaaaaaaaaaaaaaaaaaaaaaaaaa","status":"ok"}\nrubbish\n'); os._exit(4)`, cause: sandbox.DiedExit, exit: 4},
 	}
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -34,17 +33,17 @@ func TestKernelDeaths(t *testing.T) {
 			e := b.python(test.code)
 			want(t, e, sandbox.ExecKernelDied)
 			if d := e.Death; d.Cause != test.cause || d.ExitCode != test.exit || d.Signal != test.sig || d.Time.IsZero() || e.Reason == "" {
-				t.Errorf("death = %+v, reason %q", e.Death, e.Reason)
+				t.Errorf("death = %+v, reason = %q, want cause %s, exit code %d, signal %q, a time and a reason", e.Death, e.Reason, test.cause, test.exit, test.sig)
 			}
 			if e.KernelEpoch != i+1 {
 				t.Errorf("epoch = %d, want %d", e.KernelEpoch, i+1)
 			}
 			if i == 0 && text(e.Events) != "last words\n" {
-				t.Errorf("text = %q", text(e.Events))
+				t.Errorf("text = %q, want the last words", text(e.Events))
 			}
 		})
 	}
-	t.Run("the report of a crash has the user's frames only", func(t *testing.T) {
+	t.Run("a crash report contains only the user's frames", func(t *testing.T) {
 		b.t = t
 		for name, code := range map[string]string{
 			"a cell":     "import ctypes\ndef f(): ctypes.string_at(0)\nf()",
@@ -57,15 +56,15 @@ func TestKernelDeaths(t *testing.T) {
 			got := text(e.Events)
 			if !strings.Contains(got, "Fatal Python error: Segmentation fault") || !strings.Contains(got, `  File "<cell 1>", line `) ||
 				strings.Contains(got, "dormouse") || strings.Contains(got, "kernel.py") || strings.Contains(got, "asyncio") {
-				t.Errorf("%s: the report is\n%s", name, got)
+				t.Errorf("%s: the report is\n%s\nwant only the user's frames", name, got)
 			}
 		}
 		e := b.python("import os\nos.write(2, b'Fatal Python error: is my text\\n')\nprint('next')")
 		if want(t, e, sandbox.ExecSucceeded); text(e.Events) != "next\nFatal Python error: is my text\n" {
-			t.Errorf("text = %q", text(e.Events))
+			t.Errorf("text = %q, want both lines, unchanged", text(e.Events))
 		}
 	})
-	t.Run("what it leaves behind is ended", func(t *testing.T) {
+	t.Run("processes that a dead kernel leaves behind are killed", func(t *testing.T) {
 		b.t = t
 		want(t, b.python("import os, subprocess; subprocess.Popen(['setsid', 'sleep', '600']); subprocess.Popen(['sleep', '600']); os._exit(0)"), sandbox.ExecKernelDied)
 		b.python("1")
@@ -73,13 +72,16 @@ func TestKernelDeaths(t *testing.T) {
 			t.Errorf("%d processes are left, want the kernel alone (%v)", s.Usage.Processes, err)
 		}
 	})
-	t.Run("a death while nothing runs is noticed", func(t *testing.T) {
+	t.Run("the status shows a death between executions", func(t *testing.T) {
 		b.t = t
-		b.python("import threading, os, time\ndef die():\n    time.sleep(.1); os._exit(9)\nthreading.Thread(target=die).start()")
-		time.Sleep(500 * time.Millisecond)
-		s, err := b.Status(t.Context())
-		if err != nil || s.Kernels[0].State != sandbox.KernelStopped || s.Kernels[0].LastDeath.ExitCode != 9 {
-			t.Errorf("kernel = %+v, %v", s.Kernels, err)
+		want(t, b.python(flags+"import threading\ndef die():\n    wait_for('die'); os._exit(9)\nthreading.Thread(target=die).start()"), sandbox.ExecSucceeded)
+		b.setFlag("die")
+		b.waitFor("stopped kernel", func() bool {
+			s, err := b.Status(t.Context())
+			return err == nil && s.Kernels[0].State == sandbox.KernelStopped
+		})
+		if s, err := b.Status(t.Context()); err != nil || s.Kernels[0].LastDeath.ExitCode != 9 {
+			t.Errorf("kernels = %+v, %v, want the last death with exit code 9", s.Kernels, err)
 		}
 		want(t, b.python("1"), sandbox.ExecSucceeded)
 	})
@@ -89,15 +91,15 @@ func TestMemory(t *testing.T) {
 	t.Parallel()
 	b := start(t, with("memory", strconv.Itoa(1<<30)), with("workspace", strconv.Itoa(256<<20)))
 	b.python("kept = 42")
-	t.Run("an allocation that is too large is a MemoryError", func(t *testing.T) {
+	t.Run("an allocation that is too large raises a MemoryError", func(t *testing.T) {
 		b.t = t
 		e := b.python("b = bytearray(2 << 30)")
 		want(t, e, sandbox.ExecFailed)
 		if e.Error.Name != "MemoryError" || result(b.python("kept")) != "42" {
-			t.Errorf("error = %+v", e.Error)
+			t.Errorf("error = %+v, want a MemoryError and kept variables", e.Error)
 		}
 	})
-	t.Run("many processes that fill the memory are out of memory", func(t *testing.T) {
+	t.Run("many processes that fill the memory kill the kernel", func(t *testing.T) {
 		b.t = t
 		e := b.python(`
 import os, time
@@ -112,7 +114,7 @@ time.sleep(60)
 `)
 		want(t, e, sandbox.ExecKernelDied)
 		if e.Death.Cause != sandbox.DiedOutOfMemory {
-			t.Errorf("death = %+v", e.Death)
+			t.Errorf("death = %+v, want cause %s", e.Death, sandbox.DiedOutOfMemory)
 		}
 		want(t, b.python("1"), sandbox.ExecSucceeded)
 	})
@@ -143,7 +145,7 @@ print(seen, set(caps), os.getuid(), os.getgid(), os.getgroups())
 	want(t, e, sandbox.ExecSucceeded)
 	uid := strconv.Itoa(b.uid)
 	if got, wanted := text(e.Events), "[] {'0000000000000000'} "+uid+" "+uid+" []\n"; got != wanted {
-		t.Errorf("a kernel could %s, want %s", got, wanted)
+		t.Errorf("the successful attempts and the kernel's rights are %s, want %s", got, wanted)
 	}
 }
 
@@ -157,12 +159,5 @@ func TestExpiry(t *testing.T) {
 	if err := b.SetExpiry(t.Context(), time.Now().Add(-62*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-b.exited:
-	case <-time.After(14 * time.Second):
-		t.Fatal("the guest outlived its time")
-	}
-	if _, err := os.Stat(b.root); err == nil {
-		t.Error("the sandbox is still there")
-	}
+	b.waitForExit()
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -24,15 +23,15 @@ func TestExecutions(t *testing.T) {
 		b.t = t
 		want(t, b.python("x = 20"), sandbox.ExecSucceeded)
 		if e := b.python("print('hello')\nx + 1"); result(e) != "21" || text(e.Events) != "hello\n" || e.KernelEpoch != 1 {
-			t.Errorf("got %+v", e)
+			t.Errorf("result = %q, text = %q, epoch %d, want 21, hello and 1", result(e), text(e.Events), e.KernelEpoch)
 		}
 	})
-	t.Run("an exception is the code's own", func(t *testing.T) {
+	t.Run("an exception is reported with its name", func(t *testing.T) {
 		b.t = t
 		e := b.python("1/0")
 		want(t, e, sandbox.ExecFailed)
 		if e.Error == nil || e.Error.Name != "ZeroDivisionError" {
-			t.Errorf("error = %+v", e.Error)
+			t.Errorf("error = %+v, want a ZeroDivisionError", e.Error)
 		}
 	})
 	t.Run("the same id runs once", func(t *testing.T) {
@@ -40,16 +39,16 @@ func TestExecutions(t *testing.T) {
 		id := sandbox.NewExecutionID()
 		b.python("n = 0")
 		for range 3 {
-			e, err := b.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: "n += 1; n", Language: sandbox.Python, WaitSeconds: 10})
+			e, err := b.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: "n += 1; n", Language: sandbox.Python, WaitSeconds: 60})
 			if err != nil || e.State != sandbox.ExecSucceeded {
-				t.Fatalf("Execute = %+v, %v", e, err)
+				t.Fatalf("Execute() = %+v, %v, want succeeded", e, err)
 			}
 		}
 		if got := result(b.python("n")); got != "1" {
 			t.Errorf("n = %s, want 1", got)
 		}
 	})
-	t.Run("executions wait in line and keep their order", func(t *testing.T) {
+	t.Run("queued executions run in order", func(t *testing.T) {
 		b.t = t
 		b.python("order = []")
 		var ids []sandbox.ExecutionID
@@ -61,15 +60,15 @@ func TestExecutions(t *testing.T) {
 			ids = append(ids, id)
 		}
 		for _, id := range ids {
-			want(t, b.look(id, 10), sandbox.ExecSucceeded)
+			want(t, b.look(id, 60), sandbox.ExecSucceeded)
 		}
 		if got := result(b.python("order == list(range(20))")); got != "True" {
-			t.Errorf("order kept = %s", got)
+			t.Errorf("order == list(range(20)) is %s, want True", got)
 		}
 	})
-	t.Run("the line has an end", func(t *testing.T) {
+	t.Run("a full queue rejects executions", func(t *testing.T) {
 		b.t = t
-		first := b.begin("import time\nprint('on')\ntime.sleep(30)", 60)
+		first := b.begin("import time\nprint('on')\ntime.sleep(600)", 600)
 		var busy error
 		for range 101 {
 			if _, err := b.Execute(t.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{Code: "pass", Language: sandbox.Python}); err != nil {
@@ -77,7 +76,7 @@ func TestExecutions(t *testing.T) {
 			}
 		}
 		if sandbox.KindOf(busy) != sandbox.Busy {
-			t.Errorf("the 101st = %v, want busy", busy)
+			t.Errorf("error of the execution beyond the limit = %v, want busy", busy)
 		}
 		status, err := b.Status(t.Context())
 		if err != nil || len(status.Executions) != 101 {
@@ -86,46 +85,56 @@ func TestExecutions(t *testing.T) {
 		last := status.Executions[len(status.Executions)-1].ID
 		e, err := b.Interrupt(t.Context(), last)
 		if err != nil || e.State != sandbox.ExecInterrupted || !e.StartTime.IsZero() {
-			t.Errorf("interrupting a queued one = %+v, %v", e, err)
+			t.Errorf("Interrupt(queued) = %+v, %v, want interrupted without a start time", e, err)
 		}
 		if e, err = b.Interrupt(t.Context(), first); err != nil || e.State != sandbox.ExecInterrupted {
-			t.Errorf("interrupting the first = %+v, %v", e, err)
+			t.Errorf("Interrupt(running) = %+v, %v, want interrupted", e, err)
 		}
 		want(t, b.python("1"), sandbox.ExecSucceeded)
 	})
 	t.Run("languages run side by side", func(t *testing.T) {
 		b.t = t
 		b.requireNode()
-		id := b.begin("import time\nprint('on')\ntime.sleep(2)", 60)
+		id := b.begin(flags+"print('on', flush=True)\nwait_for('go')", 600)
 		e := b.run(sandbox.ExecuteRequest{Code: "1 + 2", Language: sandbox.JavaScript})
-		if result(e) != "3" || b.look(id, 0).State != sandbox.ExecRunning {
-			t.Errorf("JavaScript = %+v, while Python %s", e, b.look(id, 0).State)
+		if python := b.look(id, 0).State; result(e) != "3" || python != sandbox.ExecRunning {
+			t.Errorf("JavaScript = %+v while Python is %s, want the result 3 while it is running", e, python)
 		}
-		want(t, b.look(id, 10), sandbox.ExecSucceeded)
+		b.setFlag("go")
+		want(t, b.look(id, 60), sandbox.ExecSucceeded)
 	})
-	t.Run("what is unknown is not found", func(t *testing.T) {
+	t.Run("an unknown execution is not found", func(t *testing.T) {
 		_, err := b.Execution(t.Context(), sandbox.NewExecutionID(), 0, sandbox.Window{})
 		if sandbox.KindOf(err) != sandbox.NotFound {
-			t.Errorf("err = %v", err)
+			t.Errorf("error = %v, want not found", err)
 		}
 	})
-	t.Run("late output is nobody's", func(t *testing.T) {
+	t.Run("output of a thread belongs to the execution that runs when it prints", func(t *testing.T) {
 		b.t = t
-		want(t, b.python("import threading, time\ndef late():\n    time.sleep(.2); print('late')\nthreading.Thread(target=late).start()"), sandbox.ExecSucceeded)
-		e := b.python("import os, time; time.sleep(.4); os.write(1, b'raw\\n');")
-		if got := text(e.Events); !strings.Contains(got, "raw") || strings.Contains(got, "late") && e.ID == "" {
-			t.Errorf("text = %q", got)
-		}
-		b.python("import subprocess; p = subprocess.Popen('sleep .2; echo late', shell=True)")
-		time.Sleep(400 * time.Millisecond)
-		if s, err := b.Status(t.Context()); err != nil || s.DroppedLate == 0 {
-			t.Errorf("dropped late = %d, %v", s.DroppedLate, err)
+		want(t, b.python(flags+"import threading\ndef late():\n    wait_for('print'); print('late'); set_flag('printed')\nthreading.Thread(target=late).start()"), sandbox.ExecSucceeded)
+		e := b.python("set_flag('print'); wait_for('printed'); _ = os.write(1, b'raw\\n')")
+		lines := strings.Split(text(e.Events), "\n") // raw output and messages may come in either order
+		if slices.Sort(lines); !slices.Equal(lines, []string{"", "late", "raw"}) || e.Interlude != nil {
+			t.Errorf("text = %q, interlude = %+v, want the lines late and raw, and no interlude", text(e.Events), e.Interlude)
 		}
 	})
-	t.Run("the status tells what is used", func(t *testing.T) {
+	t.Run("output between executions is counted", func(t *testing.T) {
+		b.t = t
+		before, err := b.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, b.python("import subprocess; p = subprocess.Popen('while [ ! -e /tmp/echo ]; do sleep .01; done; echo late', shell=True)"), sandbox.ExecSucceeded)
+		b.setFlag("echo")
+		b.waitFor("five bytes of late output", func() bool {
+			s, err := b.Status(t.Context())
+			return err == nil && s.DroppedLate == before.DroppedLate+int64(len("late\n"))
+		})
+	})
+	t.Run("the status contains the usage", func(t *testing.T) {
 		s, err := b.Status(t.Context())
 		if err != nil || s.BuildID != "0123456789ab" || s.Usage.Processes < 1 || s.Usage.MemoryBytes < 1<<20 || s.Usage.CPUSeconds <= 0 || len(s.Kernels) == 0 || s.Kernels[0].Version == "" {
-			t.Errorf("Status = %+v, %v", s, err)
+			t.Errorf("Status() = %+v, %v, want the build id, the usage and a kernel with its version", s, err)
 		}
 	})
 }
@@ -134,7 +143,7 @@ func TestOldestExecutionsAreRemoved(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	first := sandbox.NewExecutionID()
-	if _, err := b.Execute(t.Context(), first, sandbox.ExecuteRequest{Code: "1", Language: sandbox.Python, WaitSeconds: 10}); err != nil {
+	if _, err := b.Execute(t.Context(), first, sandbox.ExecuteRequest{Code: "1", Language: sandbox.Python, WaitSeconds: 60}); err != nil {
 		t.Fatal(err)
 	}
 	var group sync.WaitGroup
@@ -147,7 +156,7 @@ func TestOldestExecutionsAreRemoved(t *testing.T) {
 	}
 	group.Wait()
 	if _, err := b.Execution(t.Context(), first, 0, sandbox.Window{}); sandbox.KindOf(err) != sandbox.NotFound {
-		t.Errorf("the first after 1010 more: %v, want not found", err)
+		t.Errorf("error for the first execution after 1010 more = %v, want not found", err)
 	}
 }
 
@@ -163,27 +172,27 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text(live) != "0\n1\n2\n3\n4\n" {
-		t.Errorf("live text = %q", text(live))
+		t.Errorf("text of the live events = %q, want the numbers 0 to 4", text(live))
 	}
 	if last := live[len(live)-1]; last.State != sandbox.ExecSucceeded {
-		t.Errorf("last event = %+v", last)
+		t.Errorf("last event = %+v, want the final state", last)
 	}
 	for i, e := range live {
 		if e.Seq != int64(i+1) {
-			t.Errorf("event %d has number %d", i+1, e.Seq)
+			t.Errorf("the number of event %d is %d, want %d", i+1, e.Seq, i+1)
 		}
 	}
 	var again []sandbox.Event
 	if err := b.Events(t.Context(), id, 3, collect(&again)); err != nil || len(again) != len(live)-2 || again[0].Seq != 3 {
-		t.Errorf("from 3: %d events of %d, %v", len(again), len(live), err)
+		t.Errorf("Events() from number 3 sent %d events and returned %v, want %d and nil", len(again), err, len(live)-2)
 	}
 	var none []sandbox.Event
 	if err := b.Events(t.Context(), id, int64(len(live)+1), collect(&none)); err != nil || none != nil {
-		t.Errorf("from beyond the end: %v, %v", none, err)
+		t.Errorf("Events() from beyond the end sent %v and returned %v, want nothing and nil", none, err)
 	}
 	enough := errors.New("enough")
 	if err := b.Events(t.Context(), id, 1, func(sandbox.Event) error { return enough }); !errors.Is(err, enough) {
-		t.Errorf("a refused event = %v", err)
+		t.Errorf("Events() = %v, want the error of its callback", err)
 	}
 	// A client that disconnects while it reads events does not affect the execution.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -195,7 +204,7 @@ func TestEvents(t *testing.T) {
 		return nil
 	})
 	if err == nil {
-		t.Error("a cancelled stream ended with no error, want one")
+		t.Error("Events() with a cancelled context = nil, want an error")
 	}
 	if _, err := b.WriteFile(t.Context(), "left", strings.NewReader("")); err != nil {
 		t.Fatal(err)
@@ -210,7 +219,7 @@ func TestAnImageWithoutInterpreters(t *testing.T) {
 		e := b.run(sandbox.ExecuteRequest{Code: "1", Language: language})
 		want(t, e, sandbox.ExecKernelDied)
 		if e.Death.Cause != sandbox.DiedStart || !strings.Contains(e.Reason, "this image has no "+name) || e.KernelEpoch != 0 {
-			t.Errorf("death = %+v", e.Death)
+			t.Errorf("death = %+v, reason = %q, epoch %d, want a failed start that names %s", e.Death, e.Reason, e.KernelEpoch, name)
 		}
 	}
 }
@@ -222,9 +231,9 @@ func (b *testGuest) requireNode() {
 	switch {
 	case hasProgram("node"):
 	case slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "node"):
-		b.t.Fatal("node is required, and not where the sandbox of this test could see it")
+		b.t.Fatal("DORMOUSE_TEST_REQUIRE contains node, but it is in no folder that the sandbox sees")
 	default:
-		b.t.Skip("NOT TESTED: no node here")
+		b.t.Skip("NOT TESTED: there is no node in a folder that the sandbox sees")
 	}
 }
 

@@ -71,7 +71,7 @@ var (
 func start(t *testing.T, options ...option) *testGuest {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: the guest needs root to be tried in namespaces")
+		t.Skip("NOT TESTED: starting the guest in its own namespaces needs root")
 	}
 	built.once.Do(func() { built.dir, built.err = buildBundle() })
 	if built.err != nil {
@@ -81,7 +81,7 @@ func start(t *testing.T, options ...option) *testGuest {
 	lastUID++
 	uid := lastUID
 	lastUIDMu.Unlock()
-	flags := map[string]string{
+	values := map[string]string{
 		"uid":       strconv.Itoa(uid),
 		"memory":    strconv.Itoa(1 << 30),
 		"processes": "100",
@@ -90,11 +90,11 @@ func start(t *testing.T, options ...option) *testGuest {
 		"language":  "python",
 	}
 	for _, o := range options {
-		o(flags)
+		o(values)
 	}
 	args := []string{"serve"}
 	path := os.Getenv("PATH")
-	for name, value := range flags {
+	for name, value := range values {
 		if name == "PATH" {
 			path = value
 			continue
@@ -114,7 +114,7 @@ func start(t *testing.T, options ...option) *testGuest {
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skipf("NOT TESTED: no namespaces here: %v", err)
+		t.Skipf("NOT TESTED: a process can't have its own namespaces here: %v", err)
 	}
 	b := &testGuest{t: t, cmd: cmd, exited: make(chan error, 1), uid: uid, root: fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}
 	go func() { b.exited <- cmd.Wait(); close(b.exited) }()
@@ -124,21 +124,79 @@ func start(t *testing.T, options ...option) *testGuest {
 		cmd.Process.Kill()
 		<-b.exited
 		if strings.Contains(log.String(), "DATA RACE") {
-			t.Error("the guest has a race")
+			t.Error("the race detector found a data race in the guest")
 		}
 		if t.Failed() && log.Len() > 0 {
 			t.Logf("the guest wrote:\n%s", log.String())
 		}
 	})
-	for range 200 {
-		if _, err = b.Status(t.Context()); err == nil {
-			return b
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("the guest does not answer: %v\n%s", err, log.String())
-	return nil
+	b.waitFor("answer to a status request", func() bool {
+		_, err := b.Status(t.Context())
+		return err == nil
+	})
+	return b
 }
+
+// waitFor waits until condition returns true. It polls, because the condition depends on other processes. The test fails
+// if the guest ends first or a minute has passed.
+func (b *testGuest) waitFor(what string, condition func() bool) {
+	b.t.Helper()
+	timeout := time.After(time.Minute)
+	for !condition() {
+		select {
+		case err := <-b.exited:
+			b.t.Fatalf("the guest ended (%v) while the test waited for: %s", err, what)
+		case <-timeout:
+			b.t.Fatalf("a minute has passed without: %s", what)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// waitForExit waits until the guest has ended. The test fails if a minute has passed.
+func (b *testGuest) waitForExit() {
+	b.t.Helper()
+	select {
+	case <-b.exited:
+	case <-time.After(time.Minute):
+		b.t.Fatal("a minute after its expiry, the guest still runs, want it to end")
+	}
+}
+
+// waitForFlag waits until code in the sandbox has created the file /tmp/name.
+func (b *testGuest) waitForFlag(name string) {
+	b.t.Helper()
+	b.waitFor("file /tmp/"+name+" in the sandbox", func() bool {
+		_, err := os.Stat(filepath.Join(b.root, "tmp", name))
+		return err == nil
+	})
+}
+
+// setFlag creates the file /tmp/name in the sandbox, for which code waits.
+func (b *testGuest) setFlag(name string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.root, "tmp", name), nil, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// clearFlags removes the files in /tmp, so that their names can be used again.
+func (b *testGuest) clearFlags(names ...string) {
+	b.t.Helper()
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(b.root, "tmp", name)); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// flags is Python code that defines the functions wait_for and set_flag, which wait for and create a file in /tmp.
+const flags = `
+import os, time
+def wait_for(name):
+    while not os.path.exists('/tmp/' + name): time.sleep(.002)
+def set_flag(name): open('/tmp/' + name, 'w').close()
+`
 
 // connectTo does what `guest connect` does: it passes one end of a socket pair to the guest as stdin and stdout. It
 // returns the other end.
@@ -292,14 +350,17 @@ func (b *testGuest) begin(code string, timeout int) sandbox.ExecutionID {
 	if _, err := b.Execute(b.t.Context(), id, req); err != nil {
 		b.t.Fatalf("Execute(%q): %v", code, err)
 	}
-	for range 1000 {
-		if e := b.look(id, 0); e.OutputBytes > 0 || e.State.Final() {
-			return id
+	printed := errors.New("the code has printed")
+	err := b.Events(b.t.Context(), id, 1, func(e sandbox.Event) error {
+		if e.Text != "" {
+			return printed
 		}
-		time.Sleep(5 * time.Millisecond)
+		return nil
+	})
+	if err != nil && !errors.Is(err, printed) {
+		b.t.Fatalf("Events(%s): %v", id, err)
 	}
-	b.t.Fatalf("%q printed nothing", code)
-	return ""
+	return id
 }
 
 func (b *testGuest) look(id sandbox.ExecutionID, wait float64) sandbox.Execution {

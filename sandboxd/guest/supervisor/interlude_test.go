@@ -3,11 +3,8 @@
 package supervisor_test
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -18,20 +15,31 @@ func (b *testGuest) javascript(code string) sandbox.Execution {
 }
 
 // TestOutputBetweenExecutionsIsReportedByTheNext checks that text that is printed while no execution runs appears in
-// the Interlude of the next execution, and not in any execution's output.
+// the Interlude of the next execution, and not in any execution's output. The code prints after the test has set the flag
+// print, and sets the flag printed afterwards.
 func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 	t.Parallel()
 	b := start(t)
+	want(t, b.python(flags+"import subprocess, threading\ndef run(f): threading.Thread(target=f).start()"), sandbox.ExecSucceeded)
+	if hasProgram("node") {
+		want(t, b.javascript("const fs = require('fs'), later = (f) => { const timer = setInterval(() => { if (fs.existsSync('/tmp/print')) { clearInterval(timer); f() } }, 2) }; 0"), sandbox.ExecSucceeded)
+	}
+	printLate := func() {
+		t.Helper()
+		b.setFlag("print")
+		b.waitForFlag("printed")
+		b.clearFlags("print", "printed")
+	}
 	tests := []struct {
 		name, code, next string
 		run              func(string) sandbox.Execution
 		late             string
 	}{
-		{name: "a thread", run: b.python, code: "import threading, time\ndef late():\n    time.sleep(.1); print('tick')\nthreading.Thread(target=late).start(); print('own')", next: "print('next')", late: "tick\n"},
-		{name: "a child process", run: b.python, code: "import subprocess\nsubprocess.Popen('sleep .1; echo tock; echo tick', shell=True); print('own')", next: "print('next')", late: "tock\ntick\n"},
-		{name: "a thread's error", run: b.python, code: "def late():\n    time.sleep(.1); 1/0\nthreading.Thread(target=late).start(); print('own')", next: "print('next')", late: "ZeroDivisionError: division by zero\n"},
-		{name: "a timer", run: b.javascript, code: "setTimeout(() => console.log('tick'), 100); console.log('own')", next: "console.log('next')", late: "tick\n"},
-		{name: "a late error", run: b.javascript, code: "setTimeout(() => { throw new TypeError('late') }, 100); console.log('own')", next: "console.log('next')", late: "TypeError: late"},
+		{name: "a thread", run: b.python, code: "def late():\n    wait_for('print'); print('tick'); set_flag('printed')\nrun(late); print('own')", next: "print('next')", late: "tick\n"},
+		{name: "a child process", run: b.python, code: "subprocess.Popen('while [ ! -e /tmp/print ]; do sleep .01; done; echo tock; echo tick; touch /tmp/printed', shell=True); print('own')", next: "print('next')", late: "tock\ntick\n"},
+		{name: "a thread's error", run: b.python, code: "def late():\n    wait_for('print'); 1/0\nfailing = threading.Thread(target=late); failing.start()\ndef after():\n    failing.join(); set_flag('printed')\nrun(after); print('own')", next: "print('next')", late: "ZeroDivisionError: division by zero\n"},
+		{name: "a timer", run: b.javascript, code: "later(() => { console.log('tick'); fs.writeFileSync('/tmp/printed', '') }); console.log('own')", next: "console.log('next')", late: "tick\n"},
+		{name: "a late error", run: b.javascript, code: "later(() => { setTimeout(() => fs.writeFileSync('/tmp/printed', ''), 1); throw new TypeError('late') }); console.log('own')", next: "console.log('next')", late: "TypeError: late"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -40,52 +48,61 @@ func TestOutputBetweenExecutionsIsReportedByTheNext(t *testing.T) {
 				b.requireNode()
 			}
 			if e := test.run(test.code); text(e.Events) != "own\n" || e.Interlude != nil {
-				t.Fatalf("the first printed %q, with %+v", text(e.Events), e.Interlude)
+				t.Fatalf("the first execution printed %q, and its interlude is %+v, want own and none", text(e.Events), e.Interlude)
 			}
-			time.Sleep(400 * time.Millisecond)
+			printLate()
 			e := test.run(test.next)
 			if text(e.Events) != "next\n" || e.Interlude == nil || !strings.Contains(e.Interlude.LateText, test.late) || e.Interlude.LateBytes != int64(len(e.Interlude.LateText)) {
-				t.Errorf("the next printed %q, with %+v, want %q late", text(e.Events), e.Interlude, test.late)
+				t.Errorf("the next execution printed %q, and its interlude is %+v, want next and the late text %q", text(e.Events), e.Interlude, test.late)
 			}
 			if e = test.run(test.next); e.Interlude != nil {
-				t.Errorf("and the one after it has %+v", e.Interlude)
+				t.Errorf("the interlude of the execution after that = %+v, want none", e.Interlude)
 			}
 		})
 	}
-	t.Run("of much the end is kept", func(t *testing.T) {
+	t.Run("only the end of long text is kept", func(t *testing.T) {
 		b.t = t
-		b.python("def late():\n    time.sleep(.1); print('é' * 500_000 + 'end')\nthreading.Thread(target=late).start()")
-		time.Sleep(400 * time.Millisecond)
+		want(t, b.python("def late():\n    wait_for('print'); print('é' * 500_000 + 'end'); set_flag('printed')\nrun(late)"), sandbox.ExecSucceeded)
+		printLate()
 		if i := b.python("1").Interlude; i == nil || i.LateBytes != 1_000_004 || !strings.HasSuffix(i.LateText, "éend\n") || len(i.LateText) > sandbox.MaxLateText {
-			t.Errorf("got %+v", i)
+			t.Errorf("interlude = %+v, want 1,000,004 late bytes and at most %d of them, with the end", i, sandbox.MaxLateText)
 		}
 	})
-	t.Run("it comes with the next execution however soon that is", func(t *testing.T) {
+	t.Run("text is reported once if executions begin while it is printed", func(t *testing.T) {
 		b.t = t
-		b.python("def late():\n    time.sleep(.1); print('tick')\nt = threading.Thread(target=late); t.start()")
-		time.Sleep(100 * time.Millisecond)
-		for range 100 {
-			if i := b.python("1").Interlude; i != nil {
-				if i.LateText != "tick\n" {
-					t.Errorf("got %+v", i)
-				}
-				return
+		want(t, b.python("def late():\n    wait_for('print'); print('tick'); set_flag('printed')\nrun(late)"), sandbox.ExecSucceeded)
+		b.setFlag("print")
+		var all strings.Builder // the interludes' texts and the output of all executions
+		for last := false; ; {
+			e := b.python("os.path.exists('/tmp/printed')")
+			if e.Interlude != nil {
+				all.WriteString(e.Interlude.LateText)
 			}
+			all.WriteString(text(e.Events))
+			if last {
+				break
+			}
+			last = result(e) == "True"
 		}
-		if e := b.python("print('never')"); !strings.Contains(text(e.Events), "tick") { // the thread may have printed tick during one of the executions
-			t.Log("it was printed during an execution")
+		if got := all.String(); got != "tick\n" {
+			t.Errorf("the executions and their interludes have the text %q, want tick once", got)
 		}
+		b.clearFlags("print", "printed")
 	})
-	t.Run("a death is told, with its last words", func(t *testing.T) {
+	t.Run("a death is reported with the kernel's last output", func(t *testing.T) {
 		b.t = t
-		b.python("def late():\n    time.sleep(.1); os.write(1, b'bye'); os._exit(9)\nimport os; threading.Thread(target=late).start()")
-		time.Sleep(400 * time.Millisecond)
+		want(t, b.python("def late():\n    wait_for('print'); os.write(1, b'bye'); os._exit(9)\nrun(late)"), sandbox.ExecSucceeded)
+		b.setFlag("print")
+		b.waitFor("stopped kernel", func() bool {
+			s, err := b.Status(t.Context())
+			return err == nil && s.Kernels[0].State == sandbox.KernelStopped
+		})
 		e := b.python("1")
 		if i := e.Interlude; i == nil || i.LateText != "bye" || i.Death == nil || i.Death.ExitCode != 9 || e.KernelEpoch != 2 {
-			t.Errorf("epoch %d, %+v", e.KernelEpoch, i)
+			t.Errorf("epoch %d, interlude %+v, want epoch 2, the text bye and a death with exit code 9", e.KernelEpoch, i)
 		}
 		if e = b.python("1"); e.Interlude != nil {
-			t.Errorf("and once more: %+v", e.Interlude)
+			t.Errorf("the interlude of the execution after that = %+v, want none", e.Interlude)
 		}
 	})
 }
@@ -112,39 +129,23 @@ wait_for $0-print; echo late; echo late too >&2; kill -CONT $PPID`
 			if test.lang == sandbox.JavaScript {
 				b.requireNode()
 			}
-			touch := func(name string) {
-				t.Helper()
-				if err := os.WriteFile(filepath.Join(b.root, "tmp", string(test.lang)+"-"+name), nil, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			until := func(what string, done func() bool) {
-				t.Helper()
-				for end := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
-					if time.Now().After(end) {
-						t.Fatalf("within a minute there was no %s", what)
-					}
-				}
-			}
+			flag := func(name string) string { return string(test.lang) + "-" + name }
 			want(t, b.run(sandbox.ExecuteRequest{Code: test.start, Language: test.lang}), sandbox.ExecSucceeded)
-			touch("stop")
-			until("stopped kernel", func() bool {
-				_, err := os.Stat(filepath.Join(b.root, "tmp", string(test.lang)+"-stopped"))
-				return err == nil
-			})
+			b.setFlag(flag("stop"))
+			b.waitForFlag(flag("stopped"))
 			id, seconds := sandbox.NewExecutionID(), 600
 			if _, err := b.Execute(t.Context(), id, sandbox.ExecuteRequest{Code: test.next, Language: test.lang, TimeoutSeconds: &seconds}); err != nil {
 				t.Fatal(err)
 			}
-			until("running execution", func() bool { return b.look(id, 0).State == sandbox.ExecRunning })
-			touch("print")
-			e := b.look(id, 45)
+			b.waitFor("running execution", func() bool { return b.look(id, 0).State == sandbox.ExecRunning })
+			b.setFlag(flag("print"))
+			e := b.look(id, 60)
 			late := ""
 			if e.Interlude != nil {
 				late = e.Interlude.LateText
 			}
 			if e.State != sandbox.ExecSucceeded || text(e.Events) != "own\n" || !strings.Contains(late, "late\n") || !strings.Contains(late, "late too\n") {
-				t.Errorf("state %s, printed %q, late %q; want succeeded, %q, and late both lines of the helper", e.State, text(e.Events), late, "own\n")
+				t.Errorf("state = %s, text = %q, late text = %q, want succeeded, %q, and both lines of the helper as late text", e.State, text(e.Events), late, "own\n")
 			}
 		})
 	}

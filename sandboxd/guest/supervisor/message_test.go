@@ -18,26 +18,26 @@ func TestMessages(t *testing.T) {
 	}{
 		{name: "text", line: `{"type":"stdout","id":"a","text":"x\n\"\\\/\tä"}`, text: "x\n\"\\/\tä", ok: true},
 		{name: "text with surrogates", line: `{"type":"stderr","id":"a","text":"\ud83d\ude00\u0041"}`, text: "😀A", ok: true},
-		{name: "a lone surrogate", line: `{"type":"stdout","id":"a","text":"\ud83d"}`, text: "\uFFFD", ok: true},
+		{name: "a lone surrogate is replaced", line: `{"type":"stdout","id":"a","text":"\ud83d"}`, text: "\uFFFD", ok: true},
 		{name: "fields in another order", line: `{"text":"x","id":"a","type":"stdout"}`, text: "x", ok: true},
-		{name: "two texts: the last counts", line: `{"type":"stdout","id":"a","text":"x","text":"y"}`, text: "y", ok: true},
+		{name: "of two texts, the last one counts", line: `{"type":"stdout","id":"a","text":"x","text":"y"}`, text: "y", ok: true},
 		{name: "a control character", line: "{\"type\":\"stdout\",\"id\":\"a\",\"text\":\"\x01\"}"},
 		{name: "invalid UTF-8 is replaced", line: "{\"type\":\"stdout\",\"id\":\"a\",\"text\":\"\xff\"}", text: "\uFFFD", ok: true},
-		{name: "no end", line: `{"type":"stdout","id":"a","text":"x`},
+		{name: "a string without an end", line: `{"type":"stdout","id":"a","text":"x`},
 		{name: "an escape at the end", line: `{"type":"stdout","id":"a","text":"x\"}`},
-		{name: "more after it", line: `{"type":"stdout","id":"a","text":"x"}}`},
+		{name: "a second brace at the end", line: `{"type":"stdout","id":"a","text":"x"}}`},
 		{name: "unknown type", line: `{"type":"exec","id":"a"}`},
 		{name: "unknown status", line: `{"type":"done","id":"a","status":"fine"}`},
 		{name: "display without data", line: `{"type":"display","id":"a"}`},
-		{name: "display with data that is no text", line: `{"type":"display","id":"a","data":{"text/plain":1}}`},
-		{name: "too deep", line: strings.Repeat("[", 100000)},
+		{name: "display with data that is a number", line: `{"type":"display","id":"a","data":{"text/plain":1}}`},
+		{name: "arrays that are nested too deeply", line: strings.Repeat("[", 100000)},
 		{name: "null", line: "null"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			m, err := parseMessage([]byte(test.line))
 			if (err == nil) != test.ok || m.Text != test.text {
-				t.Errorf("parseMessage = %+v, %v; want %q, %t", m, err, test.text, test.ok)
+				t.Errorf("parseMessage() = %+v, %v, want the text %q, valid: %t", m, err, test.text, test.ok)
 			}
 		})
 	}
@@ -59,7 +59,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		if !utf8.ValidString(m.Text) || !utf8.ValidString(m.Message) || !utf8.ValidString(m.Traceback) {
-			t.Errorf("%+v is not valid UTF-8", m)
+			t.Errorf("parseMessage() = %+v, want valid UTF-8", m)
 		}
 		quick, ok := parseText(line)
 		if !ok {
@@ -67,7 +67,7 @@ func FuzzMessage(f *testing.F) {
 		}
 		var slow message
 		if err := json.Unmarshal(line, &slow); err != nil || slow.Text != quick.Text || slow.ID != quick.ID || slow.Type != quick.Type {
-			t.Errorf("parseText = %+v, json %+v, %v", quick, slow, err)
+			t.Errorf("parseText() = %+v, want %+v as from encoding/json (%v)", quick, slow, err)
 		}
 	})
 }
@@ -95,7 +95,7 @@ func TestLinesOfAnyLength(t *testing.T) {
 		}
 	}
 	if want := []string{"one", "two", long, "three"}; bad != 1 || strings.Join(got, "\n") != strings.Join(want, "\n") {
-		t.Errorf("%d lines, %d bad", len(got), bad)
+		t.Errorf("%d lines, %d too long, want %d and 1", len(got), bad, len(want))
 	}
 }
 
@@ -106,12 +106,12 @@ func TestDecoder(t *testing.T) {
 			var d decoder
 			got := string(d.next([]byte(whole[:i]))) + string(d.next([]byte(whole[i:k]))) + string(d.next([]byte(whole[k:]))) + string(d.rest())
 			if got != whole {
-				t.Errorf("split at %d and %d: %q", i, k, got)
+				t.Errorf("the text split at %d and %d became %q, want %q", i, k, got, whole)
 			}
 		}
 	}
 	var d decoder
 	if got := string(d.next([]byte("a\xff\xe2\x82"))) + string(d.next([]byte("b\xc3"))) + string(d.rest()); got != "a\uFFFD\uFFFDb\uFFFD" {
-		t.Errorf("invalid bytes became %q", got)
+		t.Errorf("invalid bytes became %q, want U+FFFD in their place", got)
 	}
 }

@@ -5,4 +5,5 @@ package supervisor_test
 // The guest is built statically, like the one in a release.
 var buildFlags, buildEnv = []string{"-trimpath"}, "CGO_ENABLED=0"
 
-const manyBytes = 1 << 30
+// manyBytes is the output of an execution that is too large to store in the memory that TestOutput allows.
+const manyBytes = 512 << 20

@@ -15,28 +15,28 @@ func TestOutput(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 
-	t.Run("what subprocesses print comes in order", func(t *testing.T) {
+	t.Run("output of subprocesses is in order", func(t *testing.T) {
 		b.t = t
 		e := b.python("import os\nprint(1)\nos.system('echo 2; echo 3')\nprint(4)\nos.system('echo 5')\nprint(6);")
-		if got := text(e.Events); got != "1\n2\n3\n4\n5\n6\n" {
-			t.Errorf("text = %q", got)
+		if got, want := text(e.Events), "1\n2\n3\n4\n5\n6\n"; got != want {
+			t.Errorf("text = %q, want %q", got, want)
 		}
 	})
 	t.Run("a character that is split between two writes arrives whole", func(t *testing.T) {
 		b.t = t
 		e := b.python(`import subprocess; subprocess.run(['sh', '-c', r"printf '\303'; sleep .1; printf '\244\n\377|'"]);`)
-		if got := text(e.Events); got != "ä\n\uFFFD|" {
-			t.Errorf("text = %q", got)
+		if got, want := text(e.Events), "ä\n\uFFFD|"; got != want {
+			t.Errorf("text = %q, want %q", got, want)
 		}
 	})
 	t.Run("small prints become few events", func(t *testing.T) {
 		b.t = t
 		e := b.python("import os\nfor i in range(20000): os.write(1, b'x\\n')")
 		if n := len(e.Events); text(e.Events) != strings.Repeat("x\n", 20000) || n > 500 {
-			t.Errorf("%d events, %d bytes", n, len(text(e.Events)))
+			t.Errorf("%d events with %d bytes, want at most 500 with 40,000", n, len(text(e.Events)))
 		}
 	})
-	t.Run("windows show a part and say what is missing", func(t *testing.T) {
+	t.Run("a window shows a part and counts the omitted bytes", func(t *testing.T) {
 		b.t = t
 		e := b.run(sandbox.ExecuteRequest{Code: "print('ä' * 1000)", Language: sandbox.Python, Window: sandbox.Window{Head: 11, Tail: 10}})
 		var omitted int64
@@ -44,28 +44,35 @@ func TestOutput(t *testing.T) {
 			omitted += ev.Bytes
 		}
 		if got := text(e.Events); got != strings.Repeat("ä", 9)+"\n" || omitted != 2001-19 || e.NextOffset != 2001 {
-			t.Errorf("text = %q, %d bytes omitted, next offset %d", got, omitted, e.NextOffset)
+			t.Errorf("text = %q, %d bytes omitted, next offset %d, want 9 characters and a line break, 1982 and 2001", got, omitted, e.NextOffset)
 		}
 	})
-	t.Run("windows continue where the last one ended", func(t *testing.T) {
+	t.Run("each window continues where the previous one ended", func(t *testing.T) {
 		b.t = t
-		id := b.begin("import time\nfor i in range(10): print(i, flush=True); time.sleep(.02)", 60)
+		// The code prints the next number after the test has read a window with the number before.
+		id := b.begin(flags+"for i in range(10): print(i, flush=True); wait_for(f'read{i}')", 60)
 		var all strings.Builder
 		var offset int64
-		for final := false; !final; {
+		windows := 0
+		err := b.Events(t.Context(), id, 1, func(ev sandbox.Event) error {
+			if ev.Text == "" && !ev.State.Final() {
+				return nil
+			}
 			e, err := b.Execution(t.Context(), id, 0, sandbox.Window{Offset: offset})
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
 			all.WriteString(text(e.Events))
-			offset, final = e.NextOffset, e.State.Final()
-			time.Sleep(10 * time.Millisecond)
-		}
-		if all.String() != "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n" {
-			t.Errorf("text = %q", all.String())
+			offset = e.NextOffset
+			b.setFlag(fmt.Sprintf("read%d", windows))
+			windows++
+			return nil
+		})
+		if got := all.String(); err != nil || got != "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n" || windows < 10 {
+			t.Errorf("the text of %d windows is %q, %v, want the numbers 0 to 9 in at least 10 windows", windows, got, err)
 		}
 	})
-	t.Run("a gigabyte is counted, its beginning and its end are kept", func(t *testing.T) {
+	t.Run("of much output, the beginning and the end are stored", func(t *testing.T) {
 		b.t = t
 		const line = 1 << 16
 		lines := manyBytes / line
@@ -85,16 +92,16 @@ func TestOutput(t *testing.T) {
 		}
 		got := text(e.Events)
 		if e.OutputBytes != manyBytes || lost != manyBytes-sandbox.MaxOutputBytes-sandbox.TailBytes || !strings.HasPrefix(got, "000000xxx") || !strings.HasSuffix(got, "xxx\n") || len(got) != 200 {
-			t.Errorf("%d bytes, %d lost, text %q", e.OutputBytes, lost, got)
+			t.Errorf("%d bytes of output, %d lost, text %q, want %d, %d, and 200 bytes from the beginning and the end", e.OutputBytes, lost, got, manyBytes, manyBytes-sandbox.MaxOutputBytes-sandbox.TailBytes)
 		}
 		s, err := b.Status(t.Context())
 		if err != nil || s.Usage.MemoryBytes > 300<<20 {
-			t.Errorf("%d MiB in use, %v", s.Usage.MemoryBytes>>20, err)
+			t.Errorf("%d MiB in use, %v, want at most 300", s.Usage.MemoryBytes>>20, err)
 		}
 		var kept int64
 		err = b.Events(t.Context(), e.ID, 1, func(ev sandbox.Event) error { kept += int64(len(ev.Text)); return nil })
 		if err != nil || kept != sandbox.MaxOutputBytes+sandbox.TailBytes {
-			t.Errorf("%d bytes in events, %v", kept, err)
+			t.Errorf("the events contain %d bytes, %v, want %d", kept, err, sandbox.MaxOutputBytes+sandbox.TailBytes)
 		}
 	})
 	t.Run("too many pictures are left out with a note", func(t *testing.T) {
@@ -110,7 +117,7 @@ func TestOutput(t *testing.T) {
 			return nil
 		})
 		if err != nil || values != 4 || notes != 2 {
-			t.Errorf("%d values and %d notes, %v; want 4 and 2", values, notes, err)
+			t.Errorf("%d values and %d notes, %v, want 4 and 2", values, notes, err)
 		}
 	})
 }
@@ -128,14 +135,14 @@ func TestOldOutputIsDeletedBeyondTheBudget(t *testing.T) {
 	}
 	e := b.look(first, 0)
 	if !e.OutputGone || e.OutputBytes != 16<<20 || e.State != sandbox.ExecSucceeded {
-		t.Errorf("the first = %+v, want its output gone", e)
+		t.Errorf("the first execution = %+v, want one without output that counts 16 MiB", e)
 	}
 	var events []sandbox.Event
 	if err := b.Events(t.Context(), first, 1, func(e sandbox.Event) error { events = append(events, e); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if len(events) != 2 || events[0].Bytes != 16<<20 || events[1].State != sandbox.ExecSucceeded {
-		t.Errorf("its events = %+v", events)
+		t.Errorf("events of the first execution = %+v, want an omission of 16 MiB and the final state", events)
 	}
 }
 
@@ -165,10 +172,10 @@ for i in range(300):
 		}
 	}
 	if n := counts[sandbox.EventResult] + counts[sandbox.EventDisplay]; n > sandbox.MaxValues+2 {
-		t.Errorf("%d results and displays are kept, want at most %d", n, sandbox.MaxValues+2)
+		t.Errorf("%d results and displays are stored, want at most %d", n, sandbox.MaxValues+2)
 	}
 	if n := counts[sandbox.EventError]; n > sandbox.MaxErrors+1 {
-		t.Errorf("%d errors are kept, want at most %d", n, sandbox.MaxErrors+1)
+		t.Errorf("%d errors are stored, want at most %d", n, sandbox.MaxErrors+1)
 	}
 	if got := last.Data["text/plain"]; got != "value 4999" {
 		t.Errorf("the last result = %q, want the newest, value 4999", got)

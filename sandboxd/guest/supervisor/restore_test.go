@@ -32,15 +32,15 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	}
 	e := b.python(draw)
 	if got := result(e); got == first || !strings.HasPrefix(got, "0.") || e.KernelEpoch != 1 || e.Interlude != nil {
-		t.Errorf("%s came after %s; epoch %d, %+v", got, first, e.KernelEpoch, e.Interlude)
+		t.Errorf("random value = %s, epoch %d, interlude %+v, want another value than %s, epoch 1 and no interlude", got, e.KernelEpoch, e.Interlude, first)
 	}
 	if s, err := b.Status(t.Context()); err != nil || len(s.Kernels) != 1 {
-		t.Errorf("kernels = %+v, %v, want none that was not there", s.Kernels, err)
+		t.Errorf("kernels = %+v, %v, want only Python's", s.Kernels, err)
 	}
 	b.javascript("const own = Math.random()")
 	b.handleRestore(guest.Awakening{Copy: true})
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
-		t.Errorf("JavaScript = %+v", e)
+		t.Errorf("result = %q, %+v, want 36: another random value and a UUID", result(e), e.Error)
 	}
 	// AsOfUnix means that everything after the checkpoint was lost. A kernel must then get new random state: otherwise
 	// it would return the same random values that it returned after the checkpoint.
@@ -48,17 +48,18 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	b.javascript("const next = Math.random")
 	b.handleRestore(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
 	if got := result(b.python(draw)); got == first {
-		t.Errorf("after the sandbox went back, Python drew %s again, want another value", got)
+		t.Errorf("after the restore, the random value is %s again, want another", got)
 	}
 	// A renewal of the random state has no effect on an execution that is already running.
 	b.python(seed)
-	id := b.begin("import time; print('on'); time.sleep(.5); random.random()", 60)
+	id := b.begin(flags+"print('on', flush=True); wait_for('draw'); random.random()", 60)
 	b.handleRestore(guest.Awakening{Copy: true})
-	if got := result(b.look(id, 10)); got != first {
-		t.Errorf("%s, want %s: code that ran was touched", got, first)
+	b.setFlag("draw")
+	if got := result(b.look(id, 60)); got != first {
+		t.Errorf("random value of an execution that ran = %s, want %s", got, first)
 	}
 	if got := result(b.python("random.seed(42); random.random()")); got != first {
-		t.Errorf("a new seed gives %s, want %s", got, first)
+		t.Errorf("random value after the same seed = %s, want %s", got, first)
 	}
 }
 
@@ -73,7 +74,7 @@ func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 			t.Errorf("epoch = %d, want %d", e.KernelEpoch, epoch)
 		}
 		if asOf.IsZero() != (e.Interlude == nil) || e.Interlude != nil && !e.Interlude.AsOf.Equal(asOf) {
-			t.Errorf("interlude = %+v, want %v", e.Interlude, asOf)
+			t.Errorf("interlude = %+v, want one as of %v, or none if that is zero", e.Interlude, asOf)
 		}
 	}
 	b.python("x = 1")
@@ -98,7 +99,7 @@ func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 	b.python("import os; os._exit(1)")
 	wantInterlude(t, b.python("1"), time.Time{}, 7)
 	if err := b.Awaken(t.Context(), guest.Awakening{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
-		t.Errorf("a time before 1970 = %v, want invalid", err)
+		t.Errorf("Awaken() with a time before 1970 = %v, want invalid", err)
 	}
 }
 
@@ -119,13 +120,13 @@ func TestAKernelIsPrepared(t *testing.T) {
 		t.Errorf("Status() = %+v, %v, want two kernels that are idle", s, err)
 	}
 	if e := b.python("[name for name in ('numpy', 'np', 'pandas', 'plt', 'importlib') if name in globals()]"); result(e) != "[]" || e.KernelEpoch != 1 || e.Interlude != nil {
-		t.Errorf("it has %s; epoch %d, %+v", result(e), e.KernelEpoch, e.Interlude)
+		t.Errorf("names in the kernel = %s, epoch %d, interlude %+v, want none, 1 and none", result(e), e.KernelEpoch, e.Interlude)
 	}
 	// Prepare fails if the kernel has random state that it can't renew, because all sandboxes that start from the
 	// snapshot would draw the same values.
 	b.python("import sys, types; sys.modules['torch'] = types.ModuleType('torch')")
 	if err := b.Prepare(t.Context(), sandbox.Python); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "The random values of torch") {
-		t.Errorf("Prepare = %v, want unavailable: what torch draws can't be renewed", err)
+		t.Errorf("Prepare(python) = %v, want unavailable, because torch can't be renewed", err)
 	}
 	if err := b.Prepare(t.Context(), "cobol"); sandbox.KindOf(err) != sandbox.Invalid {
 		t.Errorf("Prepare(cobol) = %v, want invalid", err)

@@ -43,13 +43,13 @@ func TestWindows(t *testing.T) {
 		window sandbox.Window
 		want   string
 	}{
-		{name: "no limits is everything", want: "out(0)abcdef +fig err(6)ghäij out(12)klmno +7"},
-		{name: "what fits is whole", window: sandbox.Window{Head: 10, Tail: 7}, want: "out(0)abcdef +fig err(6)ghäij out(12)klmno +7"},
-		{name: "head and tail with the rest counted", window: sandbox.Window{Head: 2, Tail: 3}, want: "out(0)ab -12 +fig out(14)mno +7"},
+		{name: "without limits, everything", want: "out(0)abcdef +fig err(6)ghäij out(12)klmno +7"},
+		{name: "text within head and tail is complete", window: sandbox.Window{Head: 10, Tail: 7}, want: "out(0)abcdef +fig err(6)ghäij out(12)klmno +7"},
+		{name: "head and tail, and the number of omitted bytes", window: sandbox.Window{Head: 2, Tail: 3}, want: "out(0)ab -12 +fig out(14)mno +7"},
 		{name: "only a head", window: sandbox.Window{Head: 7}, want: "out(0)abcdef +fig err(6)g -10 +7"},
 		{name: "only a tail", window: sandbox.Window{Tail: 6}, want: "-11 +fig err(11)j out(12)klmno +7"},
-		{name: "a head that would end in a character ends before it", window: sandbox.Window{Head: 9, Tail: 1}, want: "out(0)abcdef +fig err(6)gh -8 out(16)o +7"},
-		{name: "a tail that would begin in one begins after it", window: sandbox.Window{Head: 1, Tail: 8}, want: "out(0)a -9 +fig err(10)ij out(12)klmno +7"},
+		{name: "a head ends before a character that it would split", window: sandbox.Window{Head: 9, Tail: 1}, want: "out(0)abcdef +fig err(6)gh -8 out(16)o +7"},
+		{name: "a tail begins after a character that it would split", window: sandbox.Window{Head: 1, Tail: 8}, want: "out(0)a -9 +fig err(10)ij out(12)klmno +7"},
 		{name: "from an offset", window: sandbox.Window{Offset: 4}, want: "out(4)ef +fig err(6)ghäij out(12)klmno +7"},
 		{name: "from an event's end", window: sandbox.Window{Offset: 6}, want: "+fig err(6)ghäij out(12)klmno +7"},
 		{name: "from within a character", window: sandbox.Window{Offset: 9}, want: "err(10)ij out(12)klmno +7"},
@@ -74,19 +74,19 @@ func TestWindowOverTheLimit(t *testing.T) {
 		j.AddText(sandbox.EventStdout, chunk)
 	}
 	if _, next, _ := j.Window(sandbox.Window{Head: 1}); next != sandbox.MaxOutputBytes {
-		t.Errorf("while it runs the next window begins at %d, want %d", next, sandbox.MaxOutputBytes)
+		t.Errorf("during the execution, the next window begins at %d, want %d", next, sandbox.MaxOutputBytes)
 	}
 	j.AddText(sandbox.EventStdout, []byte("end"))
 	j.Finish(sandbox.ExecSucceeded, nil)
 	events, next, err := j.Window(sandbox.Window{Head: 2, Tail: 4})
 	lost := 4<<20 + 3 - sandbox.TailBytes
 	if got, want := brief(events), fmt.Sprintf("out(0)xx -%d ~%d out(20971519)x out(20971520)end", sandbox.MaxOutputBytes+sandbox.TailBytes-6, lost); got != want || next != 20<<20+3 || err != nil {
-		t.Errorf("got %s, next %d, %v; want %s", got, next, err, want)
+		t.Errorf("Window() = %s, next %d, %v, want %s, next %d", got, next, err, want, 20<<20+3)
 	}
 	// A reader that has read the beginning while the execution ran continues with the omission and the tail.
 	events, _, err = j.Window(sandbox.Window{Offset: sandbox.MaxOutputBytes, Tail: 4})
 	if got, want := brief(events), fmt.Sprintf("~%d -%d out(20971519)x out(20971520)end", lost, sandbox.TailBytes-4); got != want || err != nil {
-		t.Errorf("got %s, %v; want %s", got, err, want)
+		t.Errorf("Window() = %s, %v, want %s", got, err, want)
 	}
 }
 
@@ -104,7 +104,7 @@ func TestWindowsOfHugeOutput(t *testing.T) {
 	for ; offset < 16<<20; windows++ {
 		events, next, err := j.Window(sandbox.Window{Offset: offset})
 		if err != nil || next <= offset {
-			t.Fatalf("window at %d: next %d, %v", offset, next, err)
+			t.Fatalf("Window() at %d: next %d, %v, want a larger offset", offset, next, err)
 		}
 		for _, e := range events {
 			total += len(e.Text)
@@ -112,7 +112,7 @@ func TestWindowsOfHugeOutput(t *testing.T) {
 		offset = next
 	}
 	if total != 16<<20 || windows < 2 {
-		t.Errorf("%d bytes in %d windows", total, windows)
+		t.Errorf("%d bytes in %d windows, want %d in at least 2", total, windows, 16<<20)
 	}
 }
 
@@ -141,19 +141,19 @@ func FuzzWindow(f *testing.F) {
 				continue
 			}
 			if !utf8.ValidString(e.Text) || e.Offset < offset || whole[e.Offset:e.Offset+int64(len(e.Text))] != e.Text {
-				t.Fatalf("event %+v is not in %q", e, whole)
+				t.Fatalf("event = %+v, want one with a part of %q", e, whole)
 			}
 			shown += int64(len(e.Text))
 		}
 		if head > 0 && tail > 0 && shown > int64(head)+int64(tail) {
-			t.Fatalf("%d bytes shown, asked for %d and %d", shown, head, tail)
+			t.Fatalf("%d bytes shown, want at most %d and %d", shown, head, tail)
 		}
 		available := max(int64(len(whole))-offset, 0)
 		if offset < int64(len(whole)) && !utf8.RuneStart(whole[offset]) {
 			available = shown + omitted // the bytes of the split character are neither shown nor omitted
 		}
 		if shown+omitted != available || next != int64(len(whole)) { // a reader beyond the end must continue from the end
-			t.Fatalf("%d shown and %d omitted of %d, next %d", shown, omitted, available, next)
+			t.Fatalf("%d bytes shown and %d omitted, next %d, want %d together, next %d", shown, omitted, next, available, len(whole))
 		}
 	})
 }
