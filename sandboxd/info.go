@@ -24,7 +24,7 @@ func (d *Daemon) info(context.Context) api.Info {
 
 		Replaceable: d.cfg.OnDemand && d.engine.failed(),
 
-		Languages: []sandbox.Language{sandbox.Python, sandbox.JavaScript},
+		Languages: sandbox.Languages,
 		Defaults: api.Defaults{
 			Image:  d.cfg.Image,
 			TTL:    d.cfg.TTL,

@@ -13,7 +13,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
-var languages = []string{string(sandbox.Python), string(sandbox.JavaScript)}
+// languages contains the names of the languages for schemas.
+var languages = func() (names []string) {
+	for _, l := range sandbox.Languages {
+		names = append(names, string(l))
+	}
+	return names
+}()
 
 func (t *toolset) executeCode() Tool {
 	return tool("execute_code", "Run code",

@@ -121,6 +121,19 @@ func TestOpenAPIHasTheFields(t *testing.T) {
 	}
 }
 
+// TestOpenAPIHasTheLanguages checks that each enum of languages in the document lists all of them.
+func TestOpenAPIHasTheLanguages(t *testing.T) {
+	enums := regexp.MustCompile(`"enum": (\[[^\]]*"python"[^\]]*\])`).FindAllSubmatch(api.OpenAPI(), -1)
+	if len(enums) == 0 {
+		t.Fatal("the document has no enum with python, want some")
+	}
+	for _, enum := range enums {
+		var got []sandbox.Language
+		must(t, json.Unmarshal(enum[1], &got))
+		equal(t, "enum of languages", got, sandbox.Languages)
+	}
+}
+
 // TestDocsPage checks that the page documents all routes, and that it loads nothing from other servers.
 func TestDocsPage(t *testing.T) {
 	w := raw(t, handler(newMemory(t)), "GET", "/v1/", "")

@@ -51,6 +51,9 @@ const (
 	JavaScript Language = "javascript"
 )
 
+// Languages lists the languages that have a kernel.
+var Languages = []Language{Python, JavaScript}
+
 // ParseLanguage returns the language that s names; it accepts common short forms such as "py". For an empty s it
 // returns the empty language, and the caller uses its default. Its error is of kind invalid.
 func ParseLanguage(s string) (Language, error) {
@@ -62,7 +65,20 @@ func ParseLanguage(s string) (Language, error) {
 	case "javascript", "js", "node", "nodejs":
 		return JavaScript, nil
 	}
-	return "", Errorf(Invalid, "language %q has no kernel here: use python or javascript (shell commands run through Python's !command)", Quote(s))
+	return "", Errorf(Invalid, "language %q has no kernel here: use %s (shell commands run through Python's !command)", Quote(s), languageNames())
+}
+
+// languageNames returns the names of Languages for a sentence, for example "python or javascript".
+func languageNames() string {
+	text := string(Languages[0])
+	for i, l := range Languages[1:] {
+		separator := ", "
+		if i+2 == len(Languages) {
+			separator = " or "
+		}
+		text += separator + string(l)
+	}
+	return text
 }
 
 // The default and the limits of a sandbox's TTL.

@@ -7,6 +7,7 @@
 //
 // docs/kernel-protocol.md describes the messages between a kernel and the guest. To add a language, add a folder with
 // a program that implements this protocol, name its files in the go:embed line and add an entry to [Languages].
+// ARCHITECTURE.md lists the other places.
 package kernels
 
 import (
@@ -25,15 +26,17 @@ type Language struct {
 	Name         string                                    // name of the language and of its folder in Files
 	Program      string                                    // the program to start, a path in Files
 	Interpreters []string                                  // names to look up in PATH; the first one found runs the program
+	LimitMemory  bool                                      // the guest limits the kernel's private memory; an allocation beyond the limit must raise an error that the kernel survives
 	flags        func(root string, memoryMiB int) []string // returns the interpreter's flags; for the parameters, see Argv
 }
 
-// Languages lists the languages that have a kernel.
+// Languages lists the kernels. Their names are those in the list Languages of package sandbox.
 var Languages = []Language{
 	{
 		Name:         "python",
 		Program:      "python/kernel.py",
 		Interpreters: []string{"python3", "python"},
+		LimitMemory:  true,
 		flags: func(string, int) []string {
 			// -u: unbuffered output. -B: no .pyc files, because the kernel's folder is read-only and the user's
 			// folders should not get files that the user did not create. -s: no user site packages, because their

@@ -5,7 +5,6 @@ package kernels_test
 import (
 	"bufio"
 	"encoding/json"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -435,17 +434,6 @@ func testInterruptStorm(t *testing.T, k *kernel, code string) {
 			t.Errorf("6*7 = %v after the interrupts, want 42: %+v", o.result, o.all)
 		}
 	})
-}
-
-func TestEveryProgramIsEmbedded(t *testing.T) {
-	for _, language := range kernels.Languages {
-		if _, err := fs.Stat(kernels.Files, language.Program); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := fs.Stat(kernels.Files, "python/dormouse_kernel/__init__.py"); err != nil {
-		t.Error(err)
-	}
 }
 
 // skipMissing skips a test because an interpreter is missing. If DORMOUSE_TEST_REQUIRE (a comma-separated list)

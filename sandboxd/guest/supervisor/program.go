@@ -24,20 +24,15 @@ var programs = func() map[sandbox.Language]kernels.Language {
 }()
 
 // limits returns resource limits of a kernel in bytes: of its private memory (data) and of its address space (space).
-// 0 means no limit. V8 reserves far more than it uses, so Node gets a limit for V8's heap instead.
-func limits(lang sandbox.Language, memory int64) (data, space int64) {
-	if lang == sandbox.Python {
-		return pythonLimits(memory)
+// 0 means no limit. With the limits, an allocation that can never fit fails, which raises a MemoryError in Python, so
+// that the variables are kept. The watchdog limits the memory that is really used. Linux counts private writable memory
+// (data), which includes the stacks of threads: 8 MiB each. gVisor only counts address space (space), of which threads
+// and libraries reserve much more than they use: 8 MiB for each of 512 threads, and for each CPU eight malloc arenas of
+// up to 128 MiB. V8 reserves far more than it uses, so Node gets a limit for V8's heap instead.
+func limits(l kernels.Language, memory int64) (data, space int64) {
+	if !l.LimitMemory {
+		return 0, 0
 	}
-	return 0, 0
-}
-
-// pythonLimits returns resource limits with which an allocation that can never fit raises a MemoryError, so that the
-// variables are kept. The watchdog limits the memory that is really used. Linux counts private writable memory
-// (data), which includes the stacks of threads: 8 MiB each. gVisor only counts address space (space), of which
-// threads and libraries reserve much more than they use: 8 MiB for each of 512 threads, and for each CPU eight malloc
-// arenas of up to 128 MiB.
-func pythonLimits(memory int64) (data, space int64) {
 	return memory + 1<<30, memory + 4<<30 + int64(runtime.GOMAXPROCS(0))<<30
 }
 
@@ -64,7 +59,7 @@ func (s *Supervisor) command(lang sandbox.Language) (argv, env []string, err err
 	if interpreter == "" {
 		return nil, nil, fmt.Errorf("this image has no %s: use another language or an image that has it", p.Interpreters[0])
 	}
-	data, space := limits(lang, s.config.Memory)
+	data, space := limits(p, s.config.Memory)
 	argv = []string{
 		s.program, "launch",
 		"--uid=" + strconv.Itoa(s.config.UID),
