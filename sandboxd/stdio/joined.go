@@ -22,13 +22,13 @@ func AwaitJoined(ctx context.Context, conn net.Conn) error {
 	if !stop() {
 		err = context.Cause(ctx)
 	} else if err == nil && first[0] != Joined {
-		err = fmt.Errorf("it says %q", first)
+		err = fmt.Errorf("its first byte is %q, want %q", first, Joined)
 	} else if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		conn.Close()
-		return fmt.Errorf("join the guest: %w", err)
+		return fmt.Errorf("wait for the guest: %w", err)
 	}
 	return nil
 }

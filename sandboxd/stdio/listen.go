@@ -17,6 +17,8 @@ import (
 type Listener struct {
 	pipes Pipes
 	free  chan struct{} // has capacity 1; holds a value if neither a stream nor Accept uses the pipes
+
+	onDisconnect func() // called when the engine's end turns out to be closed; for tests; nil otherwise
 }
 
 // Listen returns a listener on the stdin and stdout of the current process, which must be pipes.
@@ -38,11 +40,11 @@ func Listen() (*Listener, error) {
 func dupDescriptor(fd int, name string) (*os.File, error) {
 	own, _, e := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 3)
 	if e != 0 {
-		return nil, fmt.Errorf("take %s: %w", name, e)
+		return nil, fmt.Errorf("duplicate %s: %w", name, e)
 	}
 	if err := syscall.SetNonblock(int(own), true); err != nil {
 		syscall.Close(int(own))
-		return nil, fmt.Errorf("take %s: %w", name, err)
+		return nil, fmt.Errorf("make %s non-blocking: %w", name, err)
 	}
 	return os.NewFile(own, name), nil
 }
@@ -90,6 +92,9 @@ func (l *Listener) ticket() (ticket []byte, err error) {
 				// descriptor refers to a new pipe, and the poller reports when that is readable. A read before then
 				// would return the end of the file again.
 				have = 0
+				if l.onDisconnect != nil {
+					l.onDisconnect()
+				}
 				return false
 			}
 			have += n

@@ -17,6 +17,10 @@
 //     memory.
 //
 // For any further stream until the next restore, the engine runs `guest connect`.
+//
+// The guest's own pipes need no process to be started in the sandbox. On the gvisor engine this saves about 18 % of the time
+// from create_sandbox to the result of the first statement, and 30 % of the time of a call that resumes a sandbox
+// (medians of 25 interleaved runs with and without: 584 and 715 ms, 296 and 419 ms). Later calls take the same time.
 package stdio
 
 import (
@@ -34,8 +38,9 @@ const Flag = "--stdio"
 
 const ticketBytes = 16
 
-// drainTimeout is how long, after the end of a stream, the engine waits for the ticket and the guest tries to send it.
-const drainTimeout = 2 * time.Second
+// drainTimeout is how long, after the end of a stream, the engine waits for the ticket and the guest tries to send it. Tests
+// change it.
+var drainTimeout = 2 * time.Second
 
 // Stream is the engine's side of a stream over the guest's own stdin and stdout. It implements [net.Conn]. The caller
 // must call Open before it reads or writes.

@@ -12,15 +12,26 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// TestMain sets a drainTimeout that passes only if a stream does not end as it should.
+func TestMain(m *testing.M) {
+	drainTimeout = time.Minute
+	os.Exit(m.Run())
+}
 
 // fifos are the paths of two named pipes that represent the guest's stdin and stdout. The test opens them again to
 // simulate the new pipes that a guest gets after each restore.
-type fifos struct{ in, out string }
+type fifos struct {
+	in, out        string
+	disconnections chan struct{} // receives a value each time the listener finds that the engine's end is closed
+}
 
 func newFifos(t *testing.T) fifos {
 	t.Helper()
-	f := fifos{filepath.Join(t.TempDir(), "in"), filepath.Join(t.TempDir(), "out")}
+	f := fifos{filepath.Join(t.TempDir(), "in"), filepath.Join(t.TempDir(), "out"), make(chan struct{}, 100)}
 	for _, path := range []string{f.in, f.out} {
 		if err := syscall.Mkfifo(path, 0o600); err != nil {
 			t.Fatal(err)
@@ -45,6 +56,7 @@ func (f fifos) serve(t *testing.T) *Stream {
 	in := open(t, f.in, os.O_RDONLY)
 	first := f.newStream(t)
 	l := newListener(Pipes{in, open(t, f.out, os.O_WRONLY)})
+	l.onDisconnect = func() { f.disconnections <- struct{}{} }
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -69,7 +81,7 @@ func (f fifos) newStream(t *testing.T) *Stream {
 
 func openStream(t *testing.T, s *Stream) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := s.Open(ctx); err != nil {
 		t.Fatal(err)
@@ -82,21 +94,21 @@ func wantEcho(t *testing.T, s *Stream, size int) {
 	go s.Write(sent)
 	got := make([]byte, len(sent))
 	if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, sent) {
-		t.Fatalf("another echo: %v", err)
+		t.Fatalf("the echo of %d bytes differs from what was sent (read error: %v)", len(sent), err)
 	}
 }
 
 func closeStream(t *testing.T, s *Stream) {
 	t.Helper()
-	begin := time.Now()
 	s.Close()
 	s.Close()
-	<-s.Ended()
-	if time.Since(begin) > drainTimeout/2 {
-		t.Errorf("the guest did not say that it let go")
+	select {
+	case <-s.Ended():
+	case <-time.After(drainTimeout / 2):
+		t.Error("the guest has not sent the ticket back, want that it does when the stream is closed")
 	}
 	if _, err := s.Read(make([]byte, 1)); err != net.ErrClosed {
-		t.Errorf("Read of a closed stream: %v", err)
+		t.Errorf("Read of a closed stream = %v, want net.ErrClosed", err)
 	}
 }
 
@@ -119,7 +131,7 @@ func TestCloseDuringReadAndWrite(t *testing.T) {
 		s.Write(make([]byte, 10<<20))
 		done <- true
 	}()
-	time.Sleep(20 * time.Millisecond)
+	awaitFull(t, s.Out)
 	go func() {
 		io.Copy(io.Discard, s)
 		done <- true
@@ -132,6 +144,30 @@ func TestCloseDuringReadAndWrite(t *testing.T) {
 	wantEcho(t, s, 16)
 }
 
+// awaitFull waits until a pipe is full.
+func awaitFull(t *testing.T, pipe *os.File) {
+	t.Helper()
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		full := false
+		if err := raw.Control(func(fd uintptr) {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0)
+			full = n == 0 && err == nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if full {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatal("the pipe is not full after a minute")
+		}
+	}
+}
+
 // TestStreamsAfterRestores simulates restores of a guest. It checks that a stream can be opened after each restore,
 // even if an engine process ended after it had sent only a part of a ticket. It also checks that the guest uses almost
 // no CPU time while it waits for a stream.
@@ -142,16 +178,20 @@ func TestStreamsAfterRestores(t *testing.T) {
 		openStream(t, s)
 		wantEcho(t, s, 1<<20)
 		closeStream(t, s)
+		<-f.disconnections
 		before := cpu(t)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // the period for which the CPU time is measured
 		if used := cpu(t) - before; used > 50*time.Millisecond {
-			t.Errorf("waiting took %v of a CPU", used)
+			t.Errorf("waiting for a stream for 100 ms used %v of CPU time, want at most 50ms", used)
+		}
+		for len(f.disconnections) > 0 {
+			<-f.disconnections
 		}
 		s = f.newStream(t)
 		io.WriteString(s.Out, "half a tick") // the engine ends after it has sent a part of the ticket
 		s.In.Close()
 		s.Out.Close()
-		time.Sleep(10 * time.Millisecond)
+		<-f.disconnections
 		s = f.newStream(t)
 	}
 }
@@ -176,16 +216,15 @@ func TestOpenFailsWithoutAGuest(t *testing.T) {
 			s := f.newStream(t)
 			out := open(t, f.out, os.O_WRONLY)
 			io.WriteString(out, says)
-			if says == "" {
-				defer out.Close()
-			} else {
+			if says != "" {
 				out.Close()
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			if err := s.Open(ctx); err == nil {
-				t.Fatal("it was opened")
+				t.Fatal("Open() = nil, want an error")
 			}
+			out.Close() // the guest ends
 			<-s.Ended()
 		})
 	}
