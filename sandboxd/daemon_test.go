@@ -28,7 +28,7 @@ func run(t *testing.T, dir string) (c *api.Client, end func()) {
 	eventually(t, "the daemon answers", func() bool {
 		select {
 		case err := <-done:
-			t.Fatalf("Run() = %v", err)
+			t.Fatalf("Run() = %v before the daemon answered", err)
 		default:
 		}
 		return c.Healthy(t.Context()) == nil
@@ -39,7 +39,7 @@ func run(t *testing.T, dir string) (c *api.Client, end func()) {
 		if !ended {
 			ended = true
 			if err := <-done; err != nil {
-				t.Errorf("Run() = %v", err)
+				t.Errorf("Run() = %v, want nil", err)
 			}
 		}
 	}

@@ -52,34 +52,34 @@ func TestLazyEngine(t *testing.T) {
 		for range 20 {
 			callers.Go(func() {
 				if err := e.Create(ctx, engine.Spec{}); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "start Docker") {
-					t.Errorf("Create() = %v, want why there is none", err)
+					t.Errorf("Create() = %v, want the reason why the engine cannot be opened", err)
 				}
 			})
 		}
 		callers.Wait()
 		if opened != 1 {
-			t.Errorf("20 callers tried %d times, want 1", opened)
+			t.Errorf("20 callers tried to open the engine %d times, want 1", opened)
 		}
 		if why := e.Info().Why; !strings.Contains(why, "start Docker") {
-			t.Errorf("Info().Why = %q", why)
+			t.Errorf("Info().Why = %q, want the reason", why)
 		}
 
 		mu.Lock()
 		up = true
 		mu.Unlock()
 		if err := e.Remove(ctx, "x"); err == nil {
-			t.Error("a failure is told for a second, so that callers do not wait for each attempt")
+			t.Error("Remove() right after a failed attempt = nil, want the error of that attempt")
 		}
 		time.Sleep(time.Second)
 		if list, err := e.List(ctx); err != nil || len(list) != 1 {
-			t.Errorf("List() = %v, %v", list, err)
+			t.Errorf("List() a second after a failed attempt = %v, %v, want one container", list, err)
 		}
 		if e.Info().CPUs != 2 {
-			t.Errorf("Info() = %+v, want the engine's own", e.Info())
+			t.Errorf("Info() = %+v, want that of the engine", e.Info())
 		}
 		must(t, e.Close())
 		if !real.closed {
-			t.Error("the engine was not closed")
+			t.Error("Close() did not close the engine")
 		}
 	})
 }
@@ -106,7 +106,7 @@ func TestLazyEngineAttemptOutlivesItsCaller(t *testing.T) {
 		synctest.Wait()
 		must(t, e.Close())
 		if err := <-waiting; sandbox.KindOf(err) != sandbox.Unavailable {
-			t.Errorf("List() = %v, want that the daemon stops", err)
+			t.Errorf("List() = %v, want that the daemon is stopping", err)
 		}
 	})
 }
@@ -141,7 +141,7 @@ func TestS62_LogForging(t *testing.T) {
 	}
 	got := out.String()
 	if strings.Count(got, "\n") != 5 || strings.ContainsAny(got, "\x1b\x07\u202e\u009b") || !strings.Contains(got, "é") {
-		t.Errorf("log = %q", got)
+		t.Errorf("the log is %q, want 5 lines without control characters", got)
 	}
 }
 
@@ -158,21 +158,21 @@ func TestLazyEngineOffersOptionalInterfaces(t *testing.T) {
 		name string
 		real engine.Engine
 		want bool
-	}{{"one that can", suspendingEngine{new(present)}, true}, {"one that cannot", new(present), false}} {
+	}{{"an engine that can suspend", suspendingEngine{new(present)}, true}, {"an engine that cannot suspend", new(present), false}} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := sandboxd.NewLazyEngine("test", func(context.Context) (engine.Engine, error) { return tt.real, nil }, slog.New(slog.DiscardHandler))
 			defer e.Close()
 			if _, can := engine.As[engine.Suspender](e); can {
-				t.Error("it can suspend before it is open")
+				t.Error("the engine offers Suspender before it is open")
 			}
 			if _, err := e.List(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if _, can := engine.As[engine.Suspender](e); can != tt.want {
-				t.Errorf("it can suspend: %v, want %v", can, tt.want)
+				t.Errorf("the open engine offers Suspender: %v, want %v", can, tt.want)
 			}
 			if _, can := engine.As[engine.Forker](e); can {
-				t.Error("it can fork, want that it cannot")
+				t.Error("the open engine offers Forker, which it does not implement")
 			}
 		})
 	}

@@ -17,9 +17,9 @@ import (
 func TestTheLogHasTheCause(t *testing.T) {
 	shown := sandbox.Errorf(sandbox.Unavailable, "it could not be started").WithCause(errors.New("runsc said why"))
 	for name, err := range map[string]error{
-		"by itself": shown,
-		"wrapped":   fmt.Errorf("create x: %w", shown),
-		"joined":    errors.Join(fmt.Errorf("create x: %w", shown), errors.New("something else")),
+		"a plain error":   shown,
+		"a wrapped error": fmt.Errorf("create x: %w", shown),
+		"a joined error":  errors.Join(fmt.Errorf("create x: %w", shown), errors.New("something else")),
 		"a cause of a cause": sandbox.Errorf(sandbox.Unavailable, "outer").WithCause(
 			sandbox.Errorf(sandbox.Unavailable, "it could not be started").WithCause(errors.New("runsc said why"))),
 	} {

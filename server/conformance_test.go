@@ -42,7 +42,7 @@ func TestConformance(t *testing.T) {
 			out, err := run.CombinedOutput()
 			t.Logf("conformance %s: %s", version, summarize(t, results, unscored(t, suite, version)))
 			if err != nil {
-				t.Errorf("%v\n%s", err, out)
+				t.Errorf("the suite failed: %v\n%s", err, out)
 			}
 		})
 	}
@@ -55,7 +55,7 @@ func unscored(t *testing.T, suite, version string) map[string]bool {
 	out, err := exec.CommandContext(t.Context(), "node", suite, "list", "--requirements", version).Output()
 	_, list, ok := strings.Cut(string(out), "Run and reported, but never scored:")
 	if err != nil || !ok {
-		t.Fatalf("the suite's list of what it does not score: %v\n%s", err, out)
+		t.Fatalf("list the scenarios that the suite does not score: %v\n%s", err, out)
 	}
 	scenarios := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^ +- (\S+) \[server\]`).FindAllStringSubmatch(list, -1) {
@@ -71,7 +71,7 @@ func summarize(t *testing.T, results string, unscored map[string]bool) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(results, "*", "checks.json"))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no results: %v", err)
+		t.Fatalf("the suite wrote no results (%v)", err)
 	}
 	counted, others := map[string]int{}, map[string]int{}
 	var words strings.Builder
@@ -84,13 +84,13 @@ func summarize(t *testing.T, results string, unscored map[string]bool) string {
 			err = json.Unmarshal(text, &checks)
 		}
 		if err != nil {
-			t.Errorf("%s: %v", file, err)
+			t.Errorf("read the results in %s: %v", file, err)
 		}
 		for _, c := range checks {
 			if unscored[scenario] {
 				others[c.Status]++
 				if c.Status == "FAILURE" && !strings.HasPrefix(scenario, "tasks-") { // tasks-* are scenarios of an extension that Dormouse does not declare
-					t.Errorf("%s:%s, which is not scored, failed: %s", scenario, c.ID, c.ErrorMessage)
+					t.Errorf("%s:%s failed, although the suite does not score it: %s", scenario, c.ID, c.ErrorMessage)
 				}
 				continue
 			}

@@ -201,20 +201,20 @@ func TestS01_ForeignHostsAndOriginsAreRefused(t *testing.T) {
 					refused := w.Code == http.StatusForbidden || w.Code == http.StatusUnauthorized
 					want := !goodHost || !goodOrigin || !goodToken && path != "/healthz"
 					if refused != want || (!goodHost || !goodOrigin) && w.Code != http.StatusForbidden {
-						t.Fatalf("at %s: %s of Host %q, Origin %q, Authorization %q: %d", at.listen, path, host, origin, token, w.Code)
+						t.Fatalf("listening at %s: %s with Host %q, Origin %q, Authorization %q = %d, want it refused: %t", at.listen, path, host, origin, token, w.Code, want)
 					}
 					if w.Code == http.StatusUnauthorized && !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer ") {
-						t.Fatalf("401 without WWW-Authenticate: %v", w.Header())
+						t.Fatalf("the header of a 401 is %v, want WWW-Authenticate", w.Header())
 					}
 					wantCORS := ""
 					if goodHost && goodOrigin {
 						wantCORS = origin
 					}
 					if got := w.Header().Get("Access-Control-Allow-Origin"); got != wantCORS {
-						t.Fatalf("%s for Origin %q: Access-Control-Allow-Origin = %q", path, origin, got)
+						t.Fatalf("%s for Origin %q: Access-Control-Allow-Origin = %q, want %q", path, origin, got, wantCORS)
 					}
 					if w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Header().Get("Cache-Control") != "no-store" {
-						t.Fatalf("%s: %v", path, w.Header())
+						t.Fatalf("%s: the header is %v, want nosniff and no-store", path, w.Header())
 					}
 				}
 			}
@@ -226,14 +226,14 @@ func TestS01_ForeignHostsAndOriginsAreRefused(t *testing.T) {
 func TestDuplicateHeadersAreRefused(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", nil)
 	if w := do(h, "POST", "/mcp", "{}", "Origin: http://localhost:8765", "Origin: http://localhost:8765"); w.Code != http.StatusForbidden {
-		t.Errorf("two origins: %d", w.Code)
+		t.Errorf("a request with two Origin headers: %d, want 403", w.Code)
 	}
 	r := httptest.NewRequest("GET", "/v1/info", nil)
 	r.Host = "localhost"
 	r.Header["Authorization"] = []string{"Bearer " + secret, "Bearer " + secret}
 	w := httptest.NewRecorder()
 	if h.ServeHTTP(w, r); w.Code != http.StatusUnauthorized {
-		t.Errorf("two tokens: %d", w.Code)
+		t.Errorf("a request with two Authorization headers: %d, want 401", w.Code)
 	}
 }
 
@@ -242,11 +242,11 @@ func TestPreflight(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) { c.AllowOrigins = []string{"https://app.example.com"} })
 	w := do(h, "OPTIONS", "/mcp", "", "Authorization: ", "Origin: https://app.example.com", "Access-Control-Request-Method: POST")
 	if w.Code != http.StatusNoContent || w.Header().Get("Access-Control-Allow-Origin") != "https://app.example.com" || !strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
-		t.Errorf("%d %v", w.Code, w.Header())
+		t.Errorf("a preflight from an allowed origin: %d %v, want 204 with CORS headers", w.Code, w.Header())
 	}
 	w = do(h, "OPTIONS", "/mcp", "", "Authorization: ", "Origin: https://evil.com", "Access-Control-Request-Method: POST")
 	if w.Code != http.StatusForbidden || w.Header().Get("Access-Control-Allow-Headers") != "" {
-		t.Errorf("%d %v", w.Code, w.Header())
+		t.Errorf("a preflight from another origin: %d %v, want 403 without CORS headers", w.Code, w.Header())
 	}
 }
 
@@ -261,21 +261,21 @@ func TestRoutes(t *testing.T) {
 		status             int
 		says               string
 	}{
-		{"health needs no token", "GET", "/healthz", nil, false, 200, "ok"},
-		{"nor readiness", "GET", "/readyz", nil, false, 200, "ready"},
-		{"which says no more than no", "GET", "/readyz", notReady, false, 503, `{"status":"not ready"}`},
-		{"other methods of them do", "POST", "/healthz", nil, false, 401, ""},
-		{"metrics need it", "GET", "/metrics", nil, false, 401, ""},
+		{"health without a token", "GET", "/healthz", nil, false, 200, "ok"},
+		{"readiness without a token", "GET", "/readyz", nil, false, 200, "ready"},
+		{"readiness of a daemon that is not ready, without the reason", "GET", "/readyz", notReady, false, 503, `{"status":"not ready"}`},
+		{"another method of health without a token", "POST", "/healthz", nil, false, 401, ""},
+		{"metrics without a token", "GET", "/metrics", nil, false, 401, ""},
 		{"metrics", "GET", "/metrics", nil, true, 200, `dormouse_sandboxes{state="running"} 2`},
-		{"the API gets the path as it is, and no token", "GET", "/v1/sandboxes/a%2Fb/files/..%2Fx", nil, true, 200, `"token":""`},
-		{"no stream to listen to", "GET", "/mcp", nil, true, 405, ""},
-		{"no session to end", "DELETE", "/mcp", nil, true, 405, ""},
-		{"SSE only if asked for", "GET", "/sse", noSSE, true, 404, "--sse"},
-		{"nor messages", "POST", "/message?sessionId=x", noSSE, true, 404, ""},
-		{"a foreign stream", "POST", "/message?sessionId=x", nil, true, 404, "no such stream"},
-		{"a stream is not posted to", "POST", "/sse", nil, true, 405, ""},
-		{"nothing", "GET", "/", nil, true, 404, "/mcp"},
-		{"an encoded path is no way around the token", "GET", "/%68ealthz", nil, false, 401, ""},
+		{"the API gets the path unchanged, and no token", "GET", "/v1/sandboxes/a%2Fb/files/..%2Fx", nil, true, 200, `"token":""`},
+		{"no stream on /mcp", "GET", "/mcp", nil, true, 405, ""},
+		{"no session on /mcp", "DELETE", "/mcp", nil, true, 405, ""},
+		{"a stream of SSE, which is off", "GET", "/sse", noSSE, true, 404, "--sse"},
+		{"a message for SSE, which is off", "POST", "/message?sessionId=x", noSSE, true, 404, ""},
+		{"a message to an unknown stream", "POST", "/message?sessionId=x", nil, true, 404, "no such stream"},
+		{"a POST to open a stream", "POST", "/sse", nil, true, 405, ""},
+		{"an unknown route", "GET", "/", nil, true, 404, "/mcp"},
+		{"an encoded path of health without a token", "GET", "/%68ealthz", nil, false, 401, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var header []string
@@ -284,10 +284,10 @@ func TestRoutes(t *testing.T) {
 			}
 			w := do(newHTTP(t, "127.0.0.1:8765", c.change), c.method, c.path, "", header...)
 			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) || strings.Contains(w.Body.String(), "secret text") {
-				t.Errorf("%d %s", w.Code, w.Body)
+				t.Errorf("got %d %s, want %d and %q", w.Code, w.Body, c.status, c.says)
 			}
 			if w.Code == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
-				t.Error("503 without Retry-After")
+				t.Error("a 503 has no Retry-After, want one")
 			}
 		})
 	}
@@ -312,7 +312,7 @@ func TestBadConfig(t *testing.T) {
 		c := good()
 		change(&c)
 		if _, err := server.NewHTTP(server.New(nil, server.Config{}), c); err == nil {
-			t.Errorf("%s: accepted", name)
+			t.Errorf("NewHTTP() with %s = nil, want an error", name)
 		}
 	}
 }
@@ -335,7 +335,7 @@ func FuzzHostOrigin(f *testing.F) {
 		h.ServeHTTP(w, r)
 		in := w.Code == http.StatusOK
 		if !in && w.Code != http.StatusForbidden {
-			t.Fatalf("Host %q, Origin %q: %d", host, origin, w.Code)
+			t.Fatalf("Host %q, Origin %q: %d, want 200 or 403", host, origin, w.Code)
 		}
 		name := strings.ToLower(host)
 		if h, _, err := net.SplitHostPort(host); err == nil {
@@ -346,7 +346,7 @@ func FuzzHostOrigin(f *testing.F) {
 		o := strings.ToLower(origin)
 		oursToo := o == "" || o == "http://localhost:8765" || o == "http://127.0.0.1:8765" || o == "http://[::1]:8765"
 		if in && (!ours || !oursToo) {
-			t.Fatalf("Host %q, Origin %q got in", host, origin)
+			t.Fatalf("a request with Host %q and Origin %q was admitted, want 403", host, origin)
 		}
 	})
 }

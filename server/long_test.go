@@ -186,26 +186,26 @@ func TestLongStringsOutsideArgumentsAreRefused(t *testing.T) {
 			folder := openSpool(t, 0)
 			c := connectRaw(t, kind, folder, 4<<20)
 			for name, m := range map[string]string{
-				"the method":           `{"jsonrpc":"2.0","id":7,"method":"` + pad + `"}`,
-				"the tool":             toolCall("7", pad, `{}`),
-				"the progress token":   `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"sum","arguments":{},"_meta":{"progressToken":"` + pad + `"}}}`,
-				"beside the arguments": `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"sum","arguments":{"a":"` + pad + `"},"b":"` + pad + `"}}`,
-				"another method":       `{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"` + pad + `"}}`,
-				"arguments twice":      `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"sum","arguments":{"a":"` + pad + `"},"arguments":{}}}`,
-				"the version":          `{"jsonrpc":"` + pad + `","id":7,"method":"ping"}`,
+				"the method":                   `{"jsonrpc":"2.0","id":7,"method":"` + pad + `"}`,
+				"the tool":                     toolCall("7", pad, `{}`),
+				"the progress token":           `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"sum","arguments":{},"_meta":{"progressToken":"` + pad + `"}}}`,
+				"a field beside the arguments": `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"sum","arguments":{"a":"` + pad + `"},"b":"` + pad + `"}}`,
+				"the params of another method": `{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"` + pad + `"}}`,
+				"the first of two arguments":   `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"sum","arguments":{"a":"` + pad + `"},"arguments":{}}}`,
+				"the version":                  `{"jsonrpc":"` + pad + `","id":7,"method":"ping"}`,
 			} {
 				c.send(m)
 				if a := c.next(); a.ID != 7.0 || a.Error == nil || a.Error.Code != -32600 || !strings.Contains(a.Error.Message, "64 KiB") || strings.Contains(a.raw, "spool:") {
-					t.Errorf("%s: %.300s", name, a.raw)
+					t.Errorf("a long string in %s: %.300s, want error -32600 for id 7", name, a.raw)
 				}
 			}
 			c.send(`{"jsonrpc":"2.0","id":"` + pad + `","method":"ping"}`)
 			if a := c.next(); a.ID != nil || a.Error == nil || strings.Contains(a.raw, "spool:") {
-				t.Errorf("the id: %.300s", a.raw)
+				t.Errorf("a long id: %.300s, want an error without an id", a.raw)
 			}
 			c.send(toolCall("1", "sum", `"`+pad+`"`)) // the arguments are one long string, which the tool and not the server refuses
 			if a := c.next(); a.Result["isError"] != true || strings.Contains(a.raw, "spool:") {
-				t.Errorf("the arguments: %.300s", a.raw)
+				t.Errorf("a long string as the arguments: %.300s, want an error of the tool", a.raw)
 			}
 			c.send(toolCall("2", "sum", `{"`+pad+`":1}`)) // a long name of a field stays in memory and is not refused
 			if a := c.next(); a.ID != 2.0 || a.Result["isError"] != true {
@@ -229,19 +229,19 @@ func TestRefusedLongMessagesAreAnsweredWithTheirIDs(t *testing.T) {
 				code          int
 				says          string
 			}{
-				{"longer than a message", toolCall("7", "sum", `{"a":"`+strings.Repeat(pad, 7)+`"}`), -32600, "longer than 6 MiB"},
-				{"longer than the room", toolCall("7", "sum", `{"a":"`+strings.Repeat(pad, 4)+`"}`), -32000, "try again"},
-				{"its id at the end", `{"method":"tools/call","params":{"name":"sum","arguments":{"a":"` + strings.Repeat(pad, 4) + `"}},"id":7,"jsonrpc":"2.0"}`, -32000, "try again"},
+				{"longer than the limit of a message", toolCall("7", "sum", `{"a":"`+strings.Repeat(pad, 7)+`"}`), -32600, "longer than 6 MiB"},
+				{"longer than the free space of the spool", toolCall("7", "sum", `{"a":"`+strings.Repeat(pad, 4)+`"}`), -32000, "try again"},
+				{"an id at the end", `{"method":"tools/call","params":{"name":"sum","arguments":{"a":"` + strings.Repeat(pad, 4) + `"}},"id":7,"jsonrpc":"2.0"}`, -32000, "try again"},
 				{"invalid UTF-8", toolCall("7", "sum", `{"a":"`+pad+"\xff"+`"}`), -32700, "not valid UTF-8"},
 				{"a bad escape", toolCall("7", "sum", `{"a":"`+pad+`\x"}`), -32700, "escape"},
 			} {
 				c.send(m.message)
 				if a := c.next(); a.ID != 7.0 || a.Error == nil || a.Error.Code != m.code || !strings.Contains(a.Error.Message, m.says) {
-					t.Errorf("%s: %.300s", m.name, a.raw)
+					t.Errorf("the answer to %s: %.300s, want error %d for id 7 with %q", m.name, a.raw, m.code, m.says)
 				}
 				c.send(toolCall("1", "sum", `{"a":"`+pad+`"}`))
 				if a := c.next(); a.text() != "on disk "+sum(pad) {
-					t.Fatalf("after %s: %.300s", m.name, a.raw)
+					t.Fatalf("the call after %s: %.300s, want its answer", m.name, a.raw)
 				}
 			}
 			for _, m := range []string{
@@ -253,7 +253,7 @@ func TestRefusedLongMessagesAreAnsweredWithTheirIDs(t *testing.T) {
 			} {
 				c.send(m)
 				if a := c.next(); a.Error == nil || strings.Contains(a.raw, "spool:") {
-					t.Errorf("%.100s: %.300s", m, a.raw)
+					t.Errorf("the answer to %.100s: %.300s, want an error without a placeholder", m, a.raw)
 				}
 			}
 			eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
@@ -273,12 +273,12 @@ func TestLongAnswers(t *testing.T) {
 					a := c.next()
 					content, _ := a.Result["content"].([]any)
 					if len(content) != 2 || a.ID != 9.0 {
-						t.Fatalf("%.300s", a.raw)
+						t.Fatalf("got %.300s, want two contents for id 9", a.raw)
 					}
 					resource := content[1].(map[string]any)["resource"].(map[string]any)
 					b, err := base64.StdEncoding.DecodeString(resource["blob"].(string))
 					if err != nil || !bytes.Equal(b, pattern(size)) {
-						t.Errorf("%d bytes: %d came, %v", size, len(b), err)
+						t.Errorf("reading %d bytes returned %d bytes or other content (%v)", size, len(b), err)
 					}
 				}
 				c.send(toolCall("1", "large", `{"size":9000000}`))
@@ -303,12 +303,12 @@ func TestLongClients(t *testing.T) {
 			call := mcp.CallToolRequest{}
 			call.Params.Name, call.Params.Arguments = "sum", map[string]any{"a": text}
 			if r, err := c.CallTool(t.Context(), call); err != nil || r.Content[0].(mcp.TextContent).Text != "on disk "+sum(text) {
-				t.Errorf("%s %s, in: %v, %v", kind, version, r, err)
+				t.Errorf("%s %s: the answer to a long argument is %v, %v, want its length and sum", kind, version, r, err)
 			}
 			call.Params.Name, call.Params.Arguments = "large", map[string]any{"size": 3_000_000}
 			r, err := c.CallTool(t.Context(), call)
 			if err != nil || len(r.Content) != 2 {
-				t.Fatalf("%s %s, out: %v, %v", kind, version, r, err)
+				t.Fatalf("%s %s: the long answer is %v, %v, want two contents", kind, version, r, err)
 			}
 			blob := r.Content[1].(mcp.EmbeddedResource).Resource.(mcp.BlobResourceContents).Blob
 			if blob != base64.StdEncoding.EncodeToString(pattern(3_000_000)) {
@@ -336,7 +336,7 @@ func TestConcurrentLongMessagesAreNotMixedUp(t *testing.T) {
 			}
 			for text, n := range want {
 				if n != 0 {
-					t.Errorf("%d of %s", n, text)
+					t.Errorf("the answer %q is missing %d times, want each answer once", text, n)
 				}
 			}
 			eventually(t, "no long strings are on disk", func() bool { return folder.Used() == 0 })
@@ -405,7 +405,7 @@ func TestS04_LongBodies(t *testing.T) {
 		wg.Go(func() {
 			res, body := ask(t, "POST", "http://"+address+"/mcp", message)
 			if res.StatusCode == http.StatusServiceUnavailable && (res.Header.Get("Retry-After") == "" || !strings.Contains(body, `"id":1`)) {
-				t.Errorf("%v %s", res.Header, body)
+				t.Errorf("a 503 has header %v and body %s, want Retry-After and the id", res.Header, body)
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -95,7 +95,7 @@ func TestS03_OwnerOfARequest(t *testing.T) {
 			}
 			defer res.Body.Close()
 			if body, _ := io.ReadAll(res.Body); daemon.by != sandbox.Operator || strings.Contains(string(body), "alice") || !strings.Contains(string(body), `dormouse_sandboxes{state="running"} 2`) {
-				t.Errorf("metrics are for %q:\n%s", daemon.by, body)
+				t.Errorf("the sandboxes for the metrics were listed for %q, want the operator, and no names of owners:\n%s", daemon.by, body)
 			}
 		})
 		for _, kind := range []string{"streamable", "sse"} {
@@ -144,6 +144,6 @@ func TestS03_AnothersStream(t *testing.T) {
 	res, body := ask(t, "POST", s.endpoint, toolCall("1", "echo", `{}`), "Authorization: Bearer "+other)
 	none, says := ask(t, "POST", "http://"+address+"/message?sessionId=none", toolCall("1", "echo", `{}`), "Authorization: Bearer "+other)
 	if res.StatusCode != http.StatusNotFound || none.StatusCode != res.StatusCode || body != says {
-		t.Errorf("another's stream: %d %s, none: %d %s", res.StatusCode, body, none.StatusCode, says)
+		t.Errorf("a post to the stream of another token: %d %s, to an unknown stream: %d %s; want the same 404", res.StatusCode, body, none.StatusCode, says)
 	}
 }

@@ -32,7 +32,7 @@ func TestConnect(t *testing.T) {
 		all.Go(func() {
 			c, s, err := home.Connect(t.Context(), dir, os.Args[0])
 			if err != nil {
-				t.Errorf("Connect() = %v", err)
+				t.Errorf("Connect() = %v, want nil", err)
 				return
 			}
 			defer c.Close()
@@ -42,7 +42,7 @@ func TestConnect(t *testing.T) {
 				started++
 			}
 			if err := c.Healthy(t.Context()); err != nil {
-				t.Errorf("Healthy() = %v", err)
+				t.Errorf("Healthy() = %v, want nil", err)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 func TestDefault(t *testing.T) {
 	t.Setenv("DORMOUSE_HOME", "/somewhere/else")
 	if got := home.Default(); got != "/somewhere/else" {
-		t.Errorf("Default() = %s", got)
+		t.Errorf("Default() = %s, want the value of DORMOUSE_HOME", got)
 	}
 	t.Setenv("DORMOUSE_HOME", "")
 	if runtime.GOOS != "linux" {
@@ -37,7 +37,7 @@ func TestLongHome(t *testing.T) {
 	dir := filepath.Join(newHome(t), strings.Repeat("long/", 30), "home")
 	path := home.SocketPath(dir)
 	if len(path) > 100 || !strings.HasPrefix(path, "/tmp/dormouse-") {
-		t.Fatalf("SocketPath() = %s", path)
+		t.Fatalf("SocketPath() = %s, want a path of at most 100 bytes below /tmp", path)
 	}
 	t.Cleanup(func() { os.RemoveAll(filepath.Dir(path)) })
 	c, end := run(t, dir)

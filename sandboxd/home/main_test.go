@@ -92,7 +92,7 @@ func run(t *testing.T, dir string) (c *api.Client, end func()) {
 	case <-ready:
 	case err := <-done:
 		cancel()
-		t.Fatalf("the daemon ended with %v", err)
+		t.Fatalf("the daemon ended before it was ready: %v", err)
 	}
 	c = api.DialBy(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
@@ -104,7 +104,7 @@ func run(t *testing.T, dir string) (c *api.Client, end func()) {
 		if !ended {
 			ended = true
 			if err := <-done; err != nil {
-				t.Errorf("the daemon ended with %v", err)
+				t.Errorf("the daemon ended with %v, want nil", err)
 			}
 		}
 	}
