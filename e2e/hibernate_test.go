@@ -504,8 +504,8 @@ func (w *simulation) expectRewind(b *counters, lang string, n, epoch int, text s
 		w.t.Errorf("step %d: %s was rewound to the counters %v of %v, want counters that it had at that time: %v; the kernel_epochs are %d and %d, and were %v", w.steps, b.id, got, v.RewoundTo, b.history, epoch, otherEpoch, b.epoch)
 	}
 	if grew {
-		w.s.contains(text, "brought back as they had been at")
-		w.s.contains(otherText, "brought back as they had been at")
+		w.s.contains(text, "restored as they had been at")
+		w.s.contains(otherText, "restored as they had been at")
 		w.operationCounts["rewound"]++
 	}
 	// A checkpoint may have been made after the first counter was incremented and before the other counter was.

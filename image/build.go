@@ -43,7 +43,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Way = Auto
 	}
 	if o.Way != Auto && o.Way != Debian && o.Way != DockerHub {
-		return o, fmt.Errorf("no way to build an image is called %q: there are %s, %s and %s", o.Way, Auto, Debian, DockerHub)
+		return o, fmt.Errorf("%q is not a way to build an image: use %s, %s or %s", o.Way, Auto, Debian, DockerHub)
 	}
 	if o.CacheDir == "" {
 		dir, err := CacheDir()
@@ -136,7 +136,7 @@ func importTar(ctx context.Context, engine Engine, result Result, report *report
 	}
 	defer tar.Close()
 	began := time.Now()
-	report.beginStep("bringing it into the engine (%s)", megabytes(result.Size))
+	report.beginStep("importing it into the engine (%s)", megabytes(result.Size))
 	if err := engine.ImportImage(ctx, tar, result.Ref, changes()...); err != nil {
 		return fmt.Errorf("import %s: %w", result.Path, err)
 	}
@@ -151,6 +151,6 @@ func warnLeftOut(report *report, result Result) {
 		return
 	}
 	report.printLine("WARNING: %d Python packages are LEFT OUT of this image: %s", len(result.LeftOut), result.LeftOutReason)
-	report.printLine("WARNING: it lacks %s", list(result.LeftOut))
-	report.printLine("WARNING: once PyPI can be reached, `dormouse image build --rebuild` makes it whole")
+	report.printLine("WARNING: the missing packages are %s", list(result.LeftOut))
+	report.printLine("WARNING: when PyPI can be reached, run `dormouse image build --rebuild` to add them")
 }

@@ -131,7 +131,7 @@ func (c cache) discard(dir string) error {
 		return err
 	}
 	if strings.Contains(string(mounts), " "+dir+"/") {
-		return fmt.Errorf("something is still mounted below %s: unmount it and remove the folder", dir)
+		return fmt.Errorf("a file system is still mounted below %s: unmount it and remove the folder", dir)
 	}
 	return os.RemoveAll(dir)
 }

@@ -149,7 +149,7 @@ func installTools(ctx context.Context, log buildLog, report *report) error {
 	report.beginStep("installing %s on this machine with apt-get", list(wanted))
 	env := []string{"DEBIAN_FRONTEND=noninteractive"}
 	if err := log.run(ctx, env, nil, "apt-get", "update"); err != nil && ctx.Err() == nil {
-		report.printLine("apt-get update failed; going on with the package lists that are here")
+		report.printLine("apt-get update failed; continuing with the existing package lists")
 	}
 	install := func(names []string) error {
 		if len(names) == 0 {

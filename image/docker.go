@@ -21,7 +21,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 		return Result{}, err
 	}
 	defer log.Close()
-	report.printLine("having the engine build %s on Docker Hub's debian:trixie-slim (%s)", Ref(), why)
+	report.printLine("building %s in the engine on Docker Hub's debian:trixie-slim, because %s", Ref(), why)
 	report.printLine("this takes a few minutes, once")
 	began := time.Now()
 	report.beginStep("getting the Debian base image")
@@ -41,7 +41,7 @@ func buildWithDocker(ctx context.Context, engine Engine, cache cache, opts Optio
 		if ctx.Err() != nil {
 			return Result{}, ctx.Err()
 		}
-		return Result{}, fmt.Errorf("%w\n  Docker Hub's way needs an engine that reaches Docker Hub and Debian's mirror. The other way, mmdebstrap, needs none: on Debian or Ubuntu, as root",
+		return Result{}, fmt.Errorf("%w\n  The way dockerhub needs an engine that can reach Docker Hub and Debian's mirror. The way debian needs only Debian's mirror: use it on Debian or Ubuntu, as root",
 			log.wrapError("build the image in the engine", err))
 	}
 	if result.LeftOutReason != "" {

@@ -26,7 +26,7 @@ const (
 // and does not work on this machine, chooseWay returns an error.
 func chooseWay(wanted Way) (Way, string, error) {
 	if wanted == DockerHub {
-		return DockerHub, "that is the way asked for", nil
+		return DockerHub, "this way was requested", nil
 	}
 	why, err := debianWorks()
 	switch {
@@ -42,20 +42,20 @@ func chooseWay(wanted Way) (Way, string, error) {
 // otherwise the error is the reason. Both are text for the user.
 func debianWorks() (why string, err error) {
 	if runtime.GOOS != "linux" {
-		return "", fmt.Errorf("mmdebstrap needs Linux and this is %s", runtime.GOOS)
+		return "", fmt.Errorf("mmdebstrap needs Linux, and this is %s", runtime.GOOS)
 	}
 	if os.Geteuid() != 0 {
-		return "", fmt.Errorf("mmdebstrap needs root and we are not")
+		return "", fmt.Errorf("mmdebstrap needs root, and this process does not run as root")
 	}
 	tools := missingTools()
 	if len(tools.required) == 0 {
-		return "this machine has mmdebstrap and we are root", nil
+		return "this machine has mmdebstrap, and this process runs as root", nil
 	}
 	system, family := osRelease()
 	if !family {
-		return "", fmt.Errorf("%s can be installed by us only on Debian and Ubuntu, and this is %s", strings.Join(tools.required, ", "), system)
+		return "", fmt.Errorf("%s must be installed, which dormouse can do only on Debian and Ubuntu, and this is %s", strings.Join(tools.required, ", "), system)
 	}
-	return fmt.Sprintf("this is %s and we are root", system), nil
+	return fmt.Sprintf("this is %s, and this process runs as root", system), nil
 }
 
 // osRelease returns the name of the Linux system, and whether it is Debian, Ubuntu or a derivative of either.

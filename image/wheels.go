@@ -29,7 +29,7 @@ func pipArgs(arch, dir string) []string {
 // or ctx's error if ctx has ended.
 func fetchWheels(ctx context.Context, log buildLog, arch, dir string) error {
 	if machines[arch] == "" {
-		return fmt.Errorf("none are pinned for %s", arch)
+		return fmt.Errorf("no wheels are pinned for %s", arch)
 	}
 	if exec.CommandContext(ctx, "python3", "-m", "pip", "--version").Run() != nil {
 		return fmt.Errorf("this machine's python3 has no pip to download them with (Debian: apt-get install python3-pip)")
@@ -38,7 +38,7 @@ func fetchWheels(ctx context.Context, log buildLog, arch, dir string) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("they could not be downloaded from PyPI (%s says why)", log.Name())
+		return fmt.Errorf("they could not be downloaded from PyPI (the reason is in %s)", log.Name())
 	}
 	return nil
 }

@@ -166,7 +166,7 @@ func (p param) decodeNumber(v any) (any, error) {
 		return nil, invalid("%s is %s: use %s", p.name, decimal(n), p.bounds())
 	}
 	if p.kind == integer && math.Abs(n) > maxInteger {
-		return nil, invalid("%s is %s: nothing here is so long", p.name, decimal(n))
+		return nil, invalid("%s is %s: no file and no output is that long", p.name, decimal(n))
 	}
 	return n, nil
 }
@@ -197,7 +197,7 @@ func describe(v any) string {
 	case string:
 		return fmt.Sprintf("the string %q", sandbox.Quote(v))
 	case []any:
-		return fmt.Sprintf("a list of %d", len(v))
+		return fmt.Sprintf("a list of %d values", len(v))
 	case map[string]any:
 		return "an object"
 	case LongText:

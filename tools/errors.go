@@ -68,7 +68,7 @@ func (t *toolset) failure(ctx context.Context, about subject, err error) *mcp.Ca
 
 func (t *toolset) explain(ctx context.Context, about subject, err error) string {
 	if ctx.Err() != nil {
-		return "The call was cancelled. Code that had begun to run goes on."
+		return "The call was cancelled. Code that has begun to run continues."
 	}
 	known, ok := errors.AsType[*sandbox.Error](err)
 	if !ok || known.Kind == sandbox.Internal {

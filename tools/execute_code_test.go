@@ -47,7 +47,7 @@ func TestRequestID(t *testing.T) {
 		d := newDouble()
 		list := tools.New(d, tools.Config{})
 		call(t, list, "execute_code", args{"code": "1", "request_id": id})
-		wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": id}), false, "nothing was run again", "exec_")
+		wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": id}), false, "The code was not run again", "exec_")
 		if len(d.ran) != 1 || len(d.sandboxes) != 1 {
 			t.Errorf("%d executions in %d sandboxes, want one in one", len(d.ran), len(d.sandboxes))
 		}
@@ -100,7 +100,7 @@ func TestCancelledCall(t *testing.T) {
 		defer cancel()
 		begun := time.Now()
 		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
-		wantText(t, r, true, "cancelled", "goes on")
+		wantText(t, r, true, "cancelled", "continues")
 		if waited := time.Since(begun); waited != 2*time.Second {
 			t.Errorf("answered after %v, want 2s", waited)
 		}

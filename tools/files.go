@@ -89,7 +89,7 @@ func decodeFile(item any) (fileArgument, error) {
 		case isLong && (name == sourceText || name == sourceBase64):
 			filled, f.long = append(filled, name), long
 		case isLong:
-			return f, invalid("%s has %d bytes: no path is so long", name, long.Size())
+			return f, invalid("%s has %d bytes, which is too long for a path", name, long.Size())
 		case !isText:
 			return f, invalid("%s must be a string, and is %s (write JSON and numbers as text)", name, describe(v))
 		case name == "path":

@@ -145,7 +145,7 @@ func TestLocalPath(t *testing.T) {
 		{"a name that begins the same", config, allowed + "2/in.csv", "not below"},
 		{"a folder", config, filepath.Join(allowed, "dir"), "is a folder"},
 		{"the folder itself", config, allowed, "not below"},
-		{"not there", config, filepath.Join(allowed, "nothing"), "is not there"},
+		{"not there", config, filepath.Join(allowed, "nothing"), "does not exist"},
 		{"relative", config, "in.csv", "is not absolute"},
 		{"home", config, "~/in.csv", "is not absolute"},
 		{"the folder is gone", tools.Config{AllowDirs: []string{allowed + "-gone"}}, allowed + "-gone/x", "not below"},

@@ -17,7 +17,7 @@ func TestGetSuspendedSandbox(t *testing.T) {
 	d.sandboxes[0].State = sandbox.Suspended
 	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "is suspended on disk, with its variables; the next call")
 	d.sandboxes[0].SuspendedTo, d.sandboxes[0].RewoundTo = "pause", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "went back to its state as of 2026-01-02 03:04:05 UTC")
+	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "restored to its state as of 2026-01-02 03:04:05 UTC")
 }
 
 // TestAnswersNameTheSandboxByID checks that answers contain the sandbox's id, even if the call uses the display name.

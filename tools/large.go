@@ -29,7 +29,7 @@ func readIntoMemory(name string, long LongText, maximum int64) (string, error) {
 	if long.Size() > maximum {
 		hint := "write it to a file with write_files and run that"
 		if name != "code" {
-			hint = "what is long goes into a file, in a list of files"
+			hint = "put long content into files, and send files as a list and not as a string"
 		}
 		return "", invalid("%s is %d bytes, the limit is %d: %s", name, long.Size(), maximum, hint)
 	}

@@ -120,9 +120,9 @@ func unreadable(name string, err error) error {
 	why := "cannot be read"
 	switch {
 	case os.IsNotExist(err):
-		why = "is not there"
+		why = "does not exist"
 	case os.IsPermission(err):
-		why = "may not be read by dormouse"
+		why = "cannot be read by dormouse, which lacks the permission"
 	}
 	return sandbox.Errorf(sandbox.Invalid, "local_path %q %s", sandbox.Quote(name), why).WithCause(err)
 }

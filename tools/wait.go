@@ -78,6 +78,9 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 	if stale {
 		t.follow(ctx, ex, wait, begun)
 	}
+	if ctx.Err() != nil {
+		return ex, ctx.Err()
+	}
 	if !wire.WorkAllowed(ctx) {
 		return ex, sandbox.Errorf(sandbox.Limit, "the server has too many calls at work to show execution %s now. Do not run its code again: call get_execution(execution_id=%q)", ex.ID, ex.ID)
 	}
@@ -86,7 +89,7 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 			return latest, nil
 		}
 	}
-	return ex, ctx.Err()
+	return ex, nil
 }
 
 // follow waits for the end of an execution, until wait seconds after begun. If the tool call reports progress, it waits in

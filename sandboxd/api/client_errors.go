@@ -23,10 +23,10 @@ func requestError(ctx context.Context, err error) error {
 		if errors.Is(err, fs.ErrPermission) {
 			return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon belongs to another user: use a DORMOUSE_HOME of your own").WithCause(err)
 		}
-		return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon is not running: the user can start it with `dormouse sandboxd`, which says why if it does not start").
+		return sandbox.Errorf(sandbox.Unavailable, "the Dormouse daemon is not running: the user can start it with `dormouse sandboxd`, which prints the reason if it does not start").
 			WithCause(fmt.Errorf("%w: %w", ErrNotRunning, err))
 	}
-	return sandbox.Errorf(sandbox.Unavailable, "the connection to the Dormouse daemon was lost: try again; code that has begun goes on, and the same request_id finds it").WithCause(err)
+	return sandbox.Errorf(sandbox.Unavailable, "the connection to the Dormouse daemon was lost: try again. Executions that have started continue, and a retry with the same request_id returns them").WithCause(err)
 }
 
 // unknownName matches the message of a daemon that refuses an unknown field or parameter, and captures its name.
@@ -48,6 +48,6 @@ func (c *Client) explainVersionSkew(ctx context.Context, err error) error {
 	if info, infoErr := c.Info(ctx); infoErr == nil {
 		version = " (" + sandbox.Quote(info.Version) + ")"
 	}
-	return sandbox.Errorf(sandbox.Invalid, "the running Dormouse daemon is of another version%s and does not know %s: restart it. "+
-		"Stop it (dormouse doctor says how), and the next command starts the installed version; sandboxes go on", version, found[1]+found[2]).WithCause(err)
+	return sandbox.Errorf(sandbox.Invalid, "the running Dormouse daemon has another version%s, which does not support %s: restart it. "+
+		"Stop it (dormouse doctor explains how), and the next command starts the installed version. Sandboxes are kept", version, found[1]+found[2]).WithCause(err)
 }

@@ -29,7 +29,7 @@ func (c *Client) Get(ctx context.Context, name string) (s sandbox.Sandbox, err e
 func (c *Client) List(ctx context.Context, r sandbox.ListRequest) (p sandbox.Page, err error) {
 	const maxToken = 4 << 10
 	if len(r.PageToken) > maxToken { // the daemon's limit for headers would break off a request with a longer token
-		return p, sandbox.Errorf(sandbox.Invalid, "page_token is none of ours: use the next_page_token of the page before")
+		return p, sandbox.Errorf(sandbox.Invalid, "page_token is not valid: use the next_page_token of the previous page")
 	}
 	q := url.Values{}
 	setInt(q, "page_size", int64(r.PageSize))

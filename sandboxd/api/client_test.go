@@ -304,7 +304,7 @@ func TestDaemonOfAnotherVersion(t *testing.T) {
 	_, create := c.Create(t.Context(), sandbox.CreateRequest{ForkOf: "x"})
 	_, list := c.List(t.Context(), sandbox.ListRequest{PageSize: 5})
 	for field, err := range map[string]error{"fork_of": create, "page_size": list} {
-		want := "the running Dormouse daemon is of another version (v0.0.1) and does not know " + field + ": restart it."
+		want := "the running Dormouse daemon has another version (v0.0.1), which does not support " + field + ": restart it."
 		if err == nil || !strings.HasPrefix(err.Error(), want) || sandbox.KindOf(err) != sandbox.Invalid {
 			t.Errorf("the error is %v, want %s …", err, want)
 		}

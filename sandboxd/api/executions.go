@@ -40,7 +40,7 @@ func (h *Handler) findExecution(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := q["request_id"]
 	if id == "" {
-		return sandbox.Errorf(sandbox.Invalid, "request_id is missing: executions are found by it, and not listed")
+		return sandbox.Errorf(sandbox.Invalid, "request_id is missing: this route finds the execution with a request_id, and does not list executions")
 	}
 	if err := sandbox.ValidateRequestID(id); err != nil {
 		return err

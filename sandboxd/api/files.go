@@ -57,7 +57,7 @@ func (h *Handler) storeFile(r *http.Request, body *requestBody) (f sandbox.File,
 		return f, err
 	}
 	if r.Header.Get("Content-Range") != "" {
-		return f, sandbox.Errorf(sandbox.Invalid, "a file is written whole: send it without Content-Range")
+		return f, sandbox.Errorf(sandbox.Invalid, "a file can only be written as a whole: send it without Content-Range")
 	}
 	if r.ContentLength > sandbox.MaxFileBytes {
 		return f, sandbox.FileTooLarge(path)
@@ -100,7 +100,7 @@ func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
 		return &statusError{http.StatusRequestedRangeNotSatisfiable, sandbox.Errorf(sandbox.Invalid,
 			"the range begins at or after the end of %q, which has %d bytes", sandbox.Quote(name), file.Size)}
 	case n > sandbox.MaxFileBytes && r.Method == http.MethodGet:
-		return sandbox.Errorf(sandbox.Invalid, "%q is %d bytes, and one answer carries at most %d: ask for a part of it, with a Range", sandbox.Quote(name), n, sandbox.MaxFileBytes)
+		return sandbox.Errorf(sandbox.Invalid, "%q has %d bytes, and one answer contains at most %d: read it in parts, with a Range header", sandbox.Quote(name), n, sandbox.MaxFileBytes)
 	}
 	describeFile(w.Header(), name)
 	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))

@@ -69,7 +69,7 @@ func TestHostilePaths(t *testing.T) {
 		{"folder", "a/", 400, "names a folder"},
 		{"the workspace", ".", 400, "names the workspace"},
 		{"the workspace, absolute", "%2Fworkspace", 400, "names the workspace"},
-		{"300 characters", strings.Repeat("x", 300), 400, "a name of 300 bytes"},
+		{"300 characters", strings.Repeat("x", 300), 400, "has 300 bytes"},
 		{"2,000 characters", strings.Repeat("x/", 1000), 400, "2000 bytes long"},
 		{"nothing", "", 404, "the name of a file is missing"},
 	} {

@@ -92,7 +92,7 @@ func (h *Handler) healthy(w http.ResponseWriter, _ *http.Request) error {
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) error {
 	if err := h.sandboxes.Ready(r.Context()); err != nil {
 		if sandbox.KindOf(err) == sandbox.Internal {
-			err = sandbox.Errorf(sandbox.Unavailable, "the daemon is not ready; its log says why").WithCause(err)
+			err = sandbox.Errorf(sandbox.Unavailable, "the daemon is not ready; its log has the reason").WithCause(err)
 		}
 		return err
 	}

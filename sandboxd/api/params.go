@@ -21,17 +21,17 @@ type query map[string]string
 func params(r *http.Request, names ...string) (query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, sandbox.Errorf(sandbox.Invalid, "the query cannot be read: escape what is special in it, such as %% and ;")
+		return nil, sandbox.Errorf(sandbox.Invalid, "the query cannot be parsed: percent-encode special characters in it, such as %% and ;")
 	}
 	q := make(query, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		switch given := values[name]; {
 		case !slices.Contains(names, name) && len(names) == 0:
-			return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a parameter here: there are none", sandbox.Quote(name))
+			return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a parameter here: this route has none", sandbox.Quote(name))
 		case !slices.Contains(names, name):
 			return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a parameter here: use %s", sandbox.Quote(name), strings.Join(names, ", "))
 		case len(given) > 1:
-			return nil, sandbox.Errorf(sandbox.Invalid, "%s is given %d times", name, len(given))
+			return nil, sandbox.Errorf(sandbox.Invalid, "%s is given %d times: give it once", name, len(given))
 		default:
 			q[name] = given[0]
 		}
@@ -48,7 +48,7 @@ func (q query) integer(name string, fallback, minimum, maximum int64) (int64, er
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < minimum || n > maximum {
-		return 0, sandbox.Errorf(sandbox.Invalid, "%s=%q is no good: use a whole number from %d to %d", name, sandbox.Quote(s), minimum, maximum)
+		return 0, sandbox.Errorf(sandbox.Invalid, "%s=%q is not valid: use a whole number from %d to %d", name, sandbox.Quote(s), minimum, maximum)
 	}
 	return n, nil
 }
@@ -61,7 +61,7 @@ func (q query) wait() (float64, error) {
 	}
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil {
-		return 0, sandbox.Errorf(sandbox.Invalid, "wait_seconds=%q is not a number", sandbox.Quote(s))
+		return 0, sandbox.Errorf(sandbox.Invalid, "wait_seconds=%q is not a number: use 0 to %d", sandbox.Quote(s), sandbox.MaxWaitSeconds)
 	}
 	return f, sandbox.ValidateWait(f)
 }
@@ -90,7 +90,7 @@ func validateWindow(w sandbox.Window) error {
 	}
 	for _, n := range []int{w.Head, w.Tail} {
 		if n < 0 || n > sandbox.MaxOutputBytes {
-			return sandbox.Errorf(sandbox.Invalid, "head and tail are from 0 to %d bytes, not %d", sandbox.MaxOutputBytes, n)
+			return sandbox.Errorf(sandbox.Invalid, "head or tail is %d bytes, which is out of range: use 0 to %d", n, sandbox.MaxOutputBytes)
 		}
 	}
 	return nil
@@ -119,6 +119,6 @@ func refuseEncoding(r *http.Request) error {
 	case "", "identity":
 		return nil
 	default:
-		return &statusError{http.StatusUnsupportedMediaType, sandbox.Errorf(sandbox.Invalid, "Content-Encoding %q is not understood: send the body as it is", sandbox.Quote(e))}
+		return &statusError{http.StatusUnsupportedMediaType, sandbox.Errorf(sandbox.Invalid, "Content-Encoding %q is not supported: send the body uncompressed", sandbox.Quote(e))}
 	}
 }

@@ -24,7 +24,7 @@ func parseRange(r *http.Request) (byteRange, error) {
 	if h == "" || r.Header.Get("If-Range") != "" || r.Method != http.MethodGet {
 		return whole, nil
 	}
-	bad := sandbox.Errorf(sandbox.Invalid, "Range %q is not understood: ask for one range, like bytes=0-1023, bytes=1024- or bytes=-512", sandbox.Quote(h))
+	bad := sandbox.Errorf(sandbox.Invalid, "Range %q is not supported: ask for one range of bytes, such as bytes=0-1023, bytes=1024- or bytes=-512", sandbox.Quote(h))
 	unit, spec, _ := strings.Cut(h, "=")
 	first, last, ok := strings.Cut(spec, "-")
 	if !ok || strings.TrimSpace(unit) != "bytes" {

@@ -64,7 +64,7 @@ func (h *Handler) dispatch(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	h.fail(w, r, &statusError{http.StatusMethodNotAllowed, sandbox.Errorf(sandbox.Invalid,
-		"%q is not for %s: use %s", sandbox.Quote(r.URL.Path), sandbox.Quote(r.Method), strings.Join(allowed, " or "))})
+		"%q does not support %s: use %s", sandbox.Quote(r.URL.Path), sandbox.Quote(r.Method), strings.Join(allowed, " or "))})
 }
 
 // allowed returns the methods that the API has for the request's path.
@@ -81,12 +81,12 @@ func (h *Handler) allowed(r *http.Request) []string {
 }
 
 func unknownRoute(r *http.Request) error {
-	hint := "GET /v1/ is the list of what there is"
+	hint := "GET /v1/ lists the routes"
 	switch p := r.URL.Path; {
 	case strings.HasSuffix(p, "/files/"):
 		hint = "the name of a file is missing after /files/"
 	case strings.Contains(p, "//"):
-		hint = "an empty segment is in the way (//)"
+		hint = "the path has an empty segment (//)"
 	case !strings.HasPrefix(p, "/v1/"):
 		hint = "routes begin with /v1/, and " + hint
 	}

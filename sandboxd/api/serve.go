@@ -48,7 +48,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // client has disconnected, it logs err at debug level only.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if _, panicked := errors.AsType[*panicError](err); !panicked && r.Context().Err() != nil {
-		h.log.Debug("client has gone", "route", r.Pattern, "err", untrusted(err.Error()))
+		h.log.Debug("client disconnected", "route", r.Pattern, "err", untrusted(err.Error()))
 		return
 	}
 	kind := sandbox.KindOf(err)

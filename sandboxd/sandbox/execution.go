@@ -197,9 +197,9 @@ func (r *ExecuteRequest) Validate(lang Language) error {
 	case len(r.Code) > MaxCodeBytes:
 		return Errorf(Invalid, "code is %d bytes, the limit is %d: write it to a file with write_files and run that", len(r.Code), MaxCodeBytes)
 	case !utf8.ValidString(r.Code):
-		return Errorf(Invalid, "code is not valid UTF-8")
+		return Errorf(Invalid, "code is not valid UTF-8: encode it as UTF-8")
 	case strings.ContainsRune(r.Code, 0):
-		return Errorf(Invalid, "code has a NUL byte at byte %d", strings.IndexByte(r.Code, 0))
+		return Errorf(Invalid, "code has a NUL character at byte %d: remove it", strings.IndexByte(r.Code, 0))
 	}
 	if r.TimeoutSeconds == nil {
 		r.TimeoutSeconds = new(DefaultTimeoutSeconds)

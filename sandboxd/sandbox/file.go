@@ -58,7 +58,7 @@ func ParsePath(s string) (string, error) {
 	} else if path.IsAbs(s) {
 		var ok bool
 		if rel, ok = strings.CutPrefix(path.Clean(s), Workspace+"/"); !ok {
-			return "", Errorf(Invalid, "%q is outside %s: files go in and out of %s only (code can copy them there)", Quote(s), Workspace, Workspace)
+			return "", Errorf(Invalid, "%q is outside %s: only files below %s can be read and written (code can copy other files there)", Quote(s), Workspace, Workspace)
 		}
 	}
 	for name := range strings.SplitSeq(rel, "/") {
@@ -66,7 +66,7 @@ func ParsePath(s string) (string, error) {
 			return "", Errorf(Invalid, "%q has a \"..\": name the file by its path below %s", Quote(s), Workspace)
 		}
 		if len(name) > maxNameBytes {
-			return "", Errorf(Invalid, "%q has a name of %d bytes, the limit is %d", Quote(s), len(name), maxNameBytes)
+			return "", Errorf(Invalid, "a name in %q has %d bytes, the limit is %d", Quote(s), len(name), maxNameBytes)
 		}
 	}
 	if rel = path.Clean(rel); rel == "." {

@@ -20,7 +20,7 @@ var ownerName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 // invalid.
 func ParseOwner(s string) (Owner, error) {
 	if !ownerName.MatchString(s) {
-		return "", Errorf(Invalid, "%q is no name for an owner: use 1 to 63 lower-case letters, digits, dots, dashes and underscores, a letter or digit first", Quote(s))
+		return "", Errorf(Invalid, "%q is not a valid name of an owner: use 1 to 63 lower-case letters, digits, dots, dashes and underscores, a letter or digit first", Quote(s))
 	}
 	return Owner(s), nil
 }

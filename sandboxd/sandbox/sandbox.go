@@ -178,7 +178,7 @@ func (r *CreateRequest) Validate() error {
 	}
 	r.Language = lang
 	if r.ForkOf != "" && (r.Language != "" || r.MemoryMB != 0 || r.CPUs != 0 || r.Image != "") {
-		return Errorf(Invalid, "a fork has its original's language, memory_mb, cpus and image: leave them out beside fork_of")
+		return Errorf(Invalid, "a fork has the language, memory_mb, cpus and image of its original: leave them out if fork_of is set")
 	}
 	if r.TTL != 0 {
 		if err := ValidateTTL(time.Duration(r.TTL)); err != nil {
@@ -233,7 +233,7 @@ type Page struct {
 // ValidateTTL returns an error of kind invalid unless d is between [MinTTL] and [MaxTTL].
 func ValidateTTL(d time.Duration) error {
 	if d < MinTTL || d > MaxTTL {
-		return Errorf(Invalid, "ttl %s is out of range: a sandbox lives between 1s and 14 days (336h)", d)
+		return Errorf(Invalid, "ttl %s is out of range: use 1s to 14 days (336h)", d)
 	}
 	return nil
 }
@@ -249,7 +249,7 @@ func ValidateDisplayName(s string) error {
 	}
 	for _, r := range s {
 		if !unicode.IsPrint(r) {
-			return Errorf(Invalid, "display_name %q has a character that cannot be shown", Quote(s))
+			return Errorf(Invalid, "display_name %q has a character that is not printable", Quote(s))
 		}
 	}
 	if strings.HasPrefix(s, idPrefix) {
@@ -268,7 +268,7 @@ const MaxRequestID = 200
 // empty s is valid.
 func ValidateRequestID(s string) error {
 	if len(s) > MaxRequestID {
-		return Errorf(Invalid, "request_id is %d bytes, the limit is %d", len(s), MaxRequestID)
+		return Errorf(Invalid, "request_id has %d bytes, the limit is %d", len(s), MaxRequestID)
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] > 0x7e {

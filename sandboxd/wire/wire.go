@@ -88,7 +88,7 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil && dec.More() {
-		err = errors.New("there is more after the JSON value")
+		err = errors.New("the body continues after the JSON value")
 	}
 	if err == nil {
 		return nil
@@ -97,12 +97,12 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 		return err
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return sandbox.Errorf(sandbox.Invalid, "the request's body is over its limit of %d bytes", limit)
+		return sandbox.Errorf(sandbox.Invalid, "the request's body has more than %d bytes, which is the limit", limit)
 	}
 	if errors.Is(err, io.EOF) {
 		return sandbox.Errorf(sandbox.Invalid, "the request has no body: send JSON")
 	}
-	return sandbox.Errorf(sandbox.Invalid, "the request's body is not what is expected: %s", strings.TrimPrefix(err.Error(), "json: "))
+	return sandbox.Errorf(sandbox.Invalid, "the request's body is not valid: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // Decode decodes an answer of at most limit bytes into v. If v is nil, Decode discards the answer. If the answer reports an

@@ -79,7 +79,7 @@ func headLines(ex sandbox.Execution, v View) string {
 		w.line("The sandbox is new: pass sandbox_id=%q in later calls to go on in it.", ex.SandboxID)
 	}
 	if v.Again {
-		w.line("This request_id had been used before: this is what became of its execution, and nothing was run again.")
+		w.line("An earlier call with this request_id started this execution. The code was not run again.")
 	}
 	return w.String()
 }
@@ -247,9 +247,9 @@ func (r *rendering) body(w *writer, pieces []piece, alternations int) {
 	}
 	switch {
 	case r.ex.OutputGone && r.ex.Reason != "" && r.ex.State != sandbox.ExecLost: // a lost execution's status line has the reason
-		w.line("[What was printed is gone: %s]", oneLine(r.ex.Reason, 400))
+		w.line("[The output was deleted: %s]", oneLine(r.ex.Reason, 400))
 	case r.ex.OutputGone:
-		w.line("[What was printed was dropped to make room for newer executions' output.]")
+		w.line("[The output was deleted to free space for newer executions.]")
 	}
 	r.write(w, pieces)
 	if len(pieces) == 0 && !r.ex.OutputGone {
@@ -284,7 +284,7 @@ func (r *rendering) latePieces() []piece {
 	if since == nil || since.LateBytes == 0 || r.view.Paging {
 		return nil
 	}
-	note := Bytes(since.LateBytes) + " had been printed before this execution began, after the one before it had ended, by a thread, a timer or a child process"
+	note := Bytes(since.LateBytes) + " were printed between the previous execution and this one, by a thread, a timer or a child process"
 	raw := collapseReturns(since.LateText)
 	keep, shown := len(raw), breakBackticks(cleanText(raw))
 	for ; len(shown) > lateBudget; keep = keep * 3 / 4 {
@@ -294,7 +294,7 @@ func (r *rendering) latePieces() []piece {
 	case shown == "":
 		return []piece{{note: "[" + note + ".]"}}
 	case since.LateBytes > int64(len(since.LateText)) || keep < len(raw):
-		note += ". The last of them"
+		note += ". The end of this text"
 	}
 	return []piece{{note: "[" + note + ":]"}, {label: "not of this execution", text: shown}}
 }
@@ -304,7 +304,7 @@ func (r *rendering) gap(w *writer, p piece) {
 		w.line("[%s not shown: get_execution(execution_id=%q, offset=%d) reads them]", Bytes(kept), r.ex.ID, p.offset)
 	}
 	if p.gone > 0 {
-		w.line("[%s gone: more was printed than the %d MiB that are kept]", Bytes(p.gone), sandbox.MaxOutputBytes/sandbox.MiB)
+		w.line("[%s were not stored: the code printed more than %d MiB]", Bytes(p.gone), sandbox.MaxOutputBytes/sandbox.MiB)
 	}
 }
 

@@ -58,7 +58,7 @@ func DescribeSandbox(s sandbox.Sandbox) string {
 		}
 	}
 	if !s.RewoundTo.IsZero() {
-		rewind = fmt.Sprintf(" Its processes had died, and it went back to its state as of %s: what was done after that, until they died, is lost.", s.RewoundTo.UTC().Format("2006-01-02 15:04:05 UTC"))
+		rewind = fmt.Sprintf(" Its processes died, and it was restored to its state as of %s: later changes are lost.", s.RewoundTo.UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
 	return fmt.Sprintf("Sandbox %s is %s%s. It ends in %s.%s", s.ID, s.State, suspension, max(0, time.Until(s.ExpireTime).Round(time.Second)), rewind)
 }

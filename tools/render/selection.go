@@ -131,7 +131,7 @@ func (g *valueSelection) cut(label, text string, maximum int) []piece {
 // rest returns notes that count the values and errors that are not shown.
 func (g *valueSelection) rest() (notes []piece) {
 	if g.errors > 0 {
-		notes = append(notes, piece{note: fmt.Sprintf("[The code reported %d more errors before the last one. They are not shown: print what matters of them]", g.errors)})
+		notes = append(notes, piece{note: fmt.Sprintf("[The code reported %d more errors before the last one. They are not shown: print the important ones]", g.errors)})
 	}
 	if g.skipped > 0 {
 		notes = append(notes, piece{note: fmt.Sprintf("[%d more displays not shown: show fewer in one execution, or save images to files and read_file them]", g.skipped)})

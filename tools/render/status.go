@@ -29,7 +29,7 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 	took := elapsed(ex, now)
 	switch ex.State {
 	case sandbox.ExecQueued:
-		return "is queued: the kernel is starting, or another execution has it", ""
+		return "is queued: the kernel is starting, or it is busy with another execution", ""
 	case sandbox.ExecRunning:
 		return "is still running after " + took, ""
 	case sandbox.ExecSucceeded:
@@ -38,11 +38,11 @@ func outcome(ex sandbox.Execution, now time.Time) (clause, more string) {
 		return "failed after " + took + ": the code raised an error", strings.TrimSpace(reasonSentence(ex.Reason) + " Variables are kept.")
 	case sandbox.ExecInterrupted:
 		if ex.StartTime.IsZero() {
-			return "was interrupted before it began", "Nothing of it ran."
+			return "was interrupted before it began", "None of its code ran."
 		}
 		return "was interrupted after " + took, describeStop(ex)
 	case sandbox.ExecTimedOut:
-		return fmt.Sprintf("was stopped when timeout_seconds (%d) was over", ex.TimeoutSeconds), describeStop(ex)
+		return fmt.Sprintf("was stopped after timeout_seconds (%d)", ex.TimeoutSeconds), describeStop(ex)
 	case sandbox.ExecKernelDied:
 		return "ended after " + took + " because its kernel died: " + death(ex.Death), variablesLost(ex)
 	case sandbox.ExecLost:
@@ -57,11 +57,11 @@ func losses(since *sandbox.Interlude) (sentences []string) {
 		return nil
 	}
 	if !since.AsOf.IsZero() {
-		sentences = append(sentences, fmt.Sprintf("Before it ran, the machine or gVisor's processes had gone down: the variables and files were brought back as they had been at %s. What happened after that is lost; run it again where it matters.",
+		sentences = append(sentences, fmt.Sprintf("The sandbox's processes died before this execution, because the machine or gVisor stopped. The variables and files were restored as they had been at %s. Later changes are lost: make them again if you need them.",
 			since.AsOf.UTC().Format("2006-01-02 15:04:05 UTC")))
 	}
 	if since.Death != nil {
-		sentences = append(sentences, "Before it ran, its kernel had died while nothing ran: "+death(since.Death)+". The variables of earlier executions are lost, files are kept.")
+		sentences = append(sentences, "The kernel died before this execution, while no code ran: "+death(since.Death)+". The variables of earlier executions are lost, files are kept.")
 	}
 	return sentences
 }

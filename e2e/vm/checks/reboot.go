@@ -160,7 +160,7 @@ func (s session) goOn(name, id, square, log string, number int, rewound bool) {
 		if err != nil {
 			return err
 		}
-		if !rewound && epochOf(text) != "1" || rewound && (epochOf(text) == "1" || !strings.Contains(text, "brought back as they had been at")) {
+		if !rewound && epochOf(text) != "1" || rewound && (epochOf(text) == "1" || !strings.Contains(text, "restored as they had been at")) {
 			return errors.New(text)
 		}
 		_, err = s.run(id, "javascript", goOnJS, fmt.Sprintf("[ 1, %d ]", number))
