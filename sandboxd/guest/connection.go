@@ -81,11 +81,27 @@ func (d *dialledConn) Close() error {
 	return d.Conn.Close()
 }
 
+// notSentError is the error of a request that was not sent, because there was no connection.
+type notSentError struct{ err error }
+
+func (e *notSentError) Error() string { return e.err.Error() }
+func (e *notSentError) Unwrap() error { return e.err }
+
+// NotSent reports whether err, which a method of [Client] returned, means that no part of the request was sent, so
+// that the guest cannot have acted on it.
+func NotSent(err error) bool {
+	_, ok := errors.AsType[*notSentError](err)
+	return ok
+}
+
 // roundTrip sends the request. If the connection turns out to be dead, and the body can be sent again, it sends the
 // request once more over a new connection.
 func (c *connection) roundTrip(req *http.Request) (*http.Response, error) {
 	for again := false; ; again = true {
 		live, err := c.get(req.Context())
+		if err != nil && !again {
+			return nil, &notSentError{err}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -129,7 +129,7 @@ func TestReconcileAtStart(t *testing.T) {
 	if ids := eng.IDs(); len(ids) != 1 || ids[0] != kept.ID {
 		t.Errorf("containers = %v, want %s alone", ids, kept.ID)
 	}
-	for id, reason := range map[sandbox.ID]string{removed.ID: "no longer there", died.ID: "exited with 137 (out of memory)"} {
+	for id, reason := range map[sandbox.ID]string{removed.ID: "no longer exists", died.ID: "exited with 137 (out of memory)"} {
 		got, err := next.Get(ctx, string(id))
 		if err != nil || got.State != sandbox.Terminated || !strings.Contains(got.Reason, reason) || !strings.Contains(got.Reason, "variables and files are lost") {
 			t.Errorf("Get() = %+v, %v, want it terminated: %s", got, err, reason)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/capacity"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/lifecycle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -19,13 +21,23 @@ const (
 	removeTimeout = time.Minute
 )
 
-// creation is a sandbox that is being created.
+// creation is the process of creating a sandbox.
 type creation struct {
-	rec    store.Sandbox // the record when the creation began; does not change
 	cancel context.CancelFunc
-	done   chan struct{} // closed after box and err have been set
-	box    *box          // nil if the creation failed; err is the reason
-	err    error
+	done   chan struct{} // closed when the sandbox is running or the creation has failed
+	err    error         // why the creation failed, or nil; set before done is closed
+}
+
+// cancelIfUnfinished cancels the creation and returns true, unless it has ended. A creation that is about to end
+// can succeed nevertheless.
+func (c *creation) cancelIfUnfinished() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		c.cancel()
+		return true
+	}
 }
 
 // Create creates a sandbox and returns when it is running. If ctx ends first, the creation of a request with a
@@ -46,7 +58,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		}
 		// Open the engine before the sandbox is recorded. A record means that the engine may have a container,
 		// so no record must exist if the engine cannot even be opened.
-		if e, ok := m.Engine.(engine.Opener); ok {
+		if e, ok := m.engine.(engine.Opener); ok {
 			if err := e.Open(ctx); err != nil {
 				return sandbox.Sandbox{}, err
 			}
@@ -56,13 +68,15 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 				return sandbox.Sandbox{}, err
 			}
 		}
-		c, err := m.begin(rec)
-		for start := time.Now(); sandbox.KindOf(err) == sandbox.Limit && !errors.Is(err, errShare) && m.makeRoom(ctx, start); {
-			c, err = m.begin(rec)
-		}
+		var made *liveSandbox
+		err = m.withCapacity(ctx, func() (err error) {
+			made, err = m.begin(rec)
+			return err
+		})
 		if err != nil {
 			return sandbox.Sandbox{}, err
 		}
+		c := made.creation
 		select {
 		case <-c.done:
 		case <-ctx.Done():
@@ -77,7 +91,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 		if c.err != nil {
 			return sandbox.Sandbox{}, c.err
 		}
-		return m.view(c.box.record()), nil
+		return m.view(made.record()), nil
 	}
 }
 
@@ -86,7 +100,7 @@ func (m *Manager) newRecord(owner sandbox.Owner, req sandbox.CreateRequest) (sto
 	if err != nil {
 		return store.Sandbox{}, err
 	}
-	limits, err := m.Limits.WithRequest(req, m.hostCPUs(), m.Engine.Info().Memory)
+	limits, err := m.cfg.Limits.WithRequest(req, m.hostCPUs(), m.engine.Info().Memory)
 	if err != nil {
 		return store.Sandbox{}, err
 	}
@@ -95,7 +109,7 @@ func (m *Manager) newRecord(owner sandbox.Owner, req sandbox.CreateRequest) (sto
 	}
 	ttl := time.Duration(req.TTL)
 	if ttl == 0 {
-		ttl = m.DefaultTTL
+		ttl = m.cfg.DefaultTTL
 	}
 	now := m.now()
 	return store.Sandbox{
@@ -111,17 +125,17 @@ func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.
 	if rec.RequestID == "" {
 		return nil, nil
 	}
-	if c := m.creatingFor(rec.Owner, rec.RequestID); c != nil {
+	if s := m.creatingFor(rec.Owner, rec.RequestID); s != nil {
 		select {
-		case <-c.done:
+		case <-s.creation.done:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if c.err != nil && !errors.Is(c.err, store.ErrRequestTaken) {
-			return nil, c.err
+		if err := s.creation.err; err != nil && !errors.Is(err, store.ErrRequestTaken) {
+			return nil, err
 		}
 	}
-	first, err := m.Store.SandboxByRequest(ctx, rec.Owner, rec.RequestID)
+	first, err := m.store.SandboxByRequest(ctx, rec.Owner, rec.RequestID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -134,119 +148,129 @@ func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.
 	return &first, nil
 }
 
-func (m *Manager) creatingFor(owner sandbox.Owner, requestID string) *creation {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, c := range m.creating {
-		if c.rec.Owner == owner && c.rec.RequestID == requestID {
-			return c
-		}
+// creatingFor returns the sandbox that is being created for a request, or nil.
+func (m *Manager) creatingFor(owner sandbox.Owner, requestID string) *liveSandbox {
+	found := m.registry.list(func(s *liveSandbox) bool {
+		return s.life.State() == lifecycle.Provisioning && s.creation != nil && s.owner == owner && s.record().RequestID == requestID
+	})
+	if len(found) == 0 {
+		return nil
 	}
-	return nil
+	return found[0]
 }
 
 // begin reserves capacity for a sandbox and starts to create it in the background.
-func (m *Manager) begin(rec store.Sandbox) (*creation, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil, errStopping()
+func (m *Manager) begin(rec store.Sandbox) (*liveSandbox, error) {
+	if rec.ForkOf == "" && m.hasSnapshots() {
+		rec.UID = capacity.SharedUID
 	}
-	if err := m.reserve(&rec); err != nil {
+	uid, err := m.capacity.Reserve(rec.ID, useOf(rec), m.limits())
+	if err != nil {
 		return nil, err
 	}
+	rec.UID = uid
 	ctx, cancel := context.WithTimeout(m.ctx, createTimeout)
-	c := &creation{rec: rec, cancel: cancel, done: make(chan struct{})}
-	m.creating[rec.ID] = c
-	m.work.Go(func() {
+	s := m.newSandbox(rec)
+	s.creation = &creation{cancel: cancel, done: make(chan struct{})}
+	t, _ := s.life.TryBegin() // succeeds, because no other goroutine has the sandbox yet
+	m.registry.add(s)
+	if !m.spawn(func() {
 		defer cancel()
-		m.provision(ctx, c)
-	})
-	return c, nil
+		defer close(s.creation.done)
+		s.creation.err = s.provision(ctx, t)
+		t.End()
+	}) {
+		cancel()
+		m.discard(s)
+		return nil, errStopping()
+	}
+	return s, nil
 }
 
-// provision records the sandbox, starts its container and marks it as running. It closes c.done. On failure it
-// removes the container and the record.
-func (m *Manager) provision(ctx context.Context, c *creation) {
-	log := m.Logger.With("sandbox", c.rec.ID)
+// provision records the sandbox, starts its container and marks it as running. On failure it removes the
+// container and the record.
+func (s *liveSandbox) provision(ctx context.Context, t *lifecycle.Transition) error {
 	start := time.Now()
-	c.err = m.Store.AddSandbox(c.rec)
-	switch {
-	case errors.Is(c.err, store.ErrRequestTaken):
-		m.settle(c, nil)
-		return
-	case c.err != nil:
-		c.err = notRecorded(c.err)
-		m.settle(c, nil)
-		return
+	if err := s.m.store.AddSandbox(s.record()); err != nil {
+		s.m.discard(s)
+		if errors.Is(err, store.ErrRequestTaken) {
+			return err
+		}
+		return notRecorded(err)
 	}
-	var b *box
-	if c.rec.ForkOf != "" {
-		b, c.err = m.fork(ctx, c.rec)
+	if err := s.startContainer(ctx); err != nil {
+		s.log.Warn("a sandbox could not be created", "error", err)
+		s.undoCreation(t)
+		return err
+	}
+	t.To(lifecycle.Running)
+	s.m.expiryMoved()
+	rec := s.record()
+	s.log.Info("a sandbox was created", "image", rec.Image, "uid", rec.UID, "expires", rec.ExpireTime, "took", time.Since(start))
+	return nil
+}
+
+// startContainer starts the container of a sandbox, prepares its guest and records that the sandbox is running.
+func (s *liveSandbox) startContainer(ctx context.Context) error {
+	var err error
+	if s.record().ForkOf != "" {
+		err = s.startFromFork(ctx)
 	} else {
-		b, c.err = m.launch(ctx, c.rec)
+		err = s.start(ctx)
 	}
 	switch {
 	case ctx.Err() == nil:
-	case m.ctx.Err() != nil:
-		c.err = errStopping()
+	case s.m.ctx.Err() != nil:
+		return errStopping()
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		c.err = sandbox.Errorf(sandbox.Unavailable, "the %s engine took longer than %s to make the sandbox: try again", m.Engine.Info().Name, createTimeout).WithCause(c.err)
+		return sandbox.Errorf(sandbox.Unavailable, "the %s engine took longer than %s to create the sandbox: try again", s.m.engine.Info().Name, createTimeout).WithCause(err)
 	default:
-		c.err = sandbox.Errorf(sandbox.NotFound, "sandbox %s was deleted, or its request given up, while it was being created", c.rec.ID).WithCause(c.err)
+		return sandbox.Errorf(sandbox.NotFound, "sandbox %s was deleted, or its request cancelled, while it was being created", s.id).WithCause(err)
 	}
-	if c.err == nil {
-		if err := m.Store.SetRunning(c.rec.ID); err != nil {
-			c.err = notRecorded(err)
-		}
+	if err != nil {
+		return err
 	}
-	if c.err != nil {
-		if b != nil {
-			b.close()
-		}
-		log.Warn("a sandbox could not be made", "error", c.err)
-		m.settle(c, m.undo(c.rec))
+	if err := s.m.store.SetRunning(s.id); err != nil {
+		return notRecorded(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rec.State = sandbox.Running
+	return nil
+}
+
+// undoCreation removes the container and the record of a sandbox that could not be created. If that fails, it
+// marks the sandbox as terminated, and a later sweep removes the rest.
+func (s *liveSandbox) undoCreation(t *lifecycle.Transition) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.m.ctx), removeTimeout)
+	defer cancel()
+	err := s.m.engine.Remove(ctx, s.id)
+	if err == nil {
+		err = s.m.store.RemoveSandbox(s.id)
+	}
+	if err == nil {
+		s.m.discard(s)
 		return
 	}
-	c.box = b
-	m.settle(c, nil)
-	m.expiryMoved()
-	log.Info("a sandbox runs", "image", c.rec.Image, "uid", c.rec.UID, "expires", c.rec.ExpireTime, "took", time.Since(start))
+	s.log.Warn("the rest of a failed sandbox could not be removed; the next sweep tries again", "error", err)
+	end := store.End{Cause: store.CauseFailed, Reason: "it could not be created", Time: s.m.now()}
+	if err := s.m.store.EndSandbox(s.id, end); err != nil {
+		s.log.Error("the end of a sandbox could not be recorded", "error", err)
+	}
+	s.mu.Lock()
+	s.rec.State, s.rec.Cause, s.rec.Reason, s.rec.EndTime = sandbox.Terminated, end.Cause, end.Reason, end.Time
+	s.mu.Unlock()
+	t.To(lifecycle.Terminating)
+	t.To(lifecycle.Terminated)
+	s.close()
 }
 
-// settle ends a creation: it moves the sandbox to m.boxes if it runs, and to m.leaving if left is not nil. It
-// must be called once, after c.box and c.err have been set.
-func (m *Manager) settle(c *creation, left *remains) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.creating, c.rec.ID)
-	if c.box != nil {
-		m.boxes[c.rec.ID] = c.box
-	}
-	if left != nil {
-		m.leaving[c.rec.ID] = left
-	}
-	close(c.done)
-}
-
-// undo removes the container and the record of a sandbox that could not be created, and returns nil. If that
-// fails, it marks the record as terminated and returns the remains, which reconcile removes later.
-func (m *Manager) undo(rec store.Sandbox) *remains {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), removeTimeout)
-	defer cancel()
-	err := m.Engine.Remove(ctx, rec.ID)
-	if err == nil {
-		if err = m.Store.RemoveSandbox(rec.ID); err == nil {
-			return nil
-		}
-	}
-	m.Logger.Warn("what is left of a sandbox goes later", "sandbox", rec.ID, "error", err)
-	end := store.End{Cause: store.CauseFailed, Reason: "it could not be made", Time: m.now()}
-	if err := m.Store.EndSandbox(rec.ID, end); err != nil {
-		m.Logger.Error("a record was not written", "sandbox", rec.ID, "error", err)
-	}
-	rec.State, rec.Cause, rec.Reason, rec.EndTime = sandbox.Terminated, end.Cause, end.Reason, end.Time
-	return &remains{rec: rec}
+// discard removes a sandbox that has neither a container nor a record.
+func (m *Manager) discard(s *liveSandbox) {
+	s.close()
+	m.registry.remove(s.id)
+	m.capacity.Remove(s.id)
+	m.capacityFreed.happen()
 }
 
 // hashOf returns a hash of the request. Callers compare hashes to detect that a request id is used again for a

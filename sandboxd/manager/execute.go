@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -19,7 +20,7 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 	}
 	for {
 		if req.RequestID != "" {
-			first, err := m.Store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), req.RequestID)
+			first, err := m.store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), req.RequestID)
 			if err == nil {
 				e, err := m.executeAgain(ctx, name, first, req)
 				if errors.Is(err, errStale) {
@@ -32,7 +33,7 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 			}
 		}
 		e, err := m.executeNew(ctx, name, req)
-		if errors.Is(err, store.ErrRequestTaken) || errors.Is(err, errRewound) {
+		if errors.Is(err, store.ErrRequestTaken) || errors.Is(err, errNotRunning) {
 			continue // another request with this request id was recorded first, or the sandbox must be resumed first
 		}
 		return e, err
@@ -41,45 +42,47 @@ func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteR
 
 // executeNew records a new execution and delivers it to the guest.
 func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
-	b, err := m.find(ctx, name)
+	s, err := m.find(ctx, name)
 	if err != nil {
 		return sandbox.Execution{}, err
 	}
-	if err := req.Validate(b.language); err != nil {
+	if err := req.Validate(s.language); err != nil {
 		return sandbox.Execution{}, err
 	}
-	release, err := m.hold(ctx, b)
+	release, err := s.acquire(ctx)
 	if err != nil {
 		return sandbox.Execution{}, err
 	}
-	defer release() // the call of b.expect below also keeps the sandbox from being suspended, until the execution ends
+	defer release() // the pending execution retains the sandbox until its end is on record
 	e := sandbox.Execution{
-		ID: sandbox.NewExecutionID(), SandboxID: b.id, Language: req.Language, State: sandbox.ExecQueued,
+		ID: sandbox.NewExecutionID(), SandboxID: s.id, Language: req.Language, State: sandbox.ExecQueued,
 		TimeoutSeconds: *req.TimeoutSeconds, CreateTime: m.now(),
 	}
 	rec := store.Execution{Execution: e, Requester: sandbox.OwnerOf(ctx), RequestID: req.RequestID}
 	if req.RequestID != "" {
 		rec.RequestHash = hashOfExecute(req)
 	}
-	b.expect(e)
-	b.beginDelivery(e.ID)
-	err = m.Store.AddExecution(rec)
+	s.executions.Add(e, s.life.Retain())
+	s.executions.StartSending(e.ID)
+	s.markChanged()
+	err = m.store.AddExecution(rec)
 	switch {
 	case err == nil:
-		return m.handOver(ctx, b, e, req)
-	case errors.Is(err, store.ErrEnded) && b.alive() && ctx.Err() == nil && m.ctx.Err() == nil:
-		err = errRewound
+		return s.deliver(ctx, e, req)
+	case errors.Is(err, store.ErrEnded) && !s.isTerminated() && ctx.Err() == nil && m.ctx.Err() == nil:
+		err = errNotRunning
 	case errors.Is(err, store.ErrEnded):
-		err = m.whyGone(ctx, b)
+		err = s.whyGone(ctx)
 	case !errors.Is(err, store.ErrRequestTaken):
 		err = notRecorded(err)
 	}
-	b.forget(e.ID)
+	s.executions.Remove(e.ID)
 	return sandbox.Execution{}, err
 }
 
-// errRewound is returned when a sandbox went back to a checkpoint while an execution was being accepted.
-var errRewound = errors.New("the sandbox was rewound")
+// errNotRunning is returned when the engine suspended a sandbox, or the sandbox went back to a checkpoint, while an
+// execution was being accepted.
+var errNotRunning = errors.New("the sandbox is not running any more")
 
 // errStale is returned by executeAgain if the first execution never ran, so that its record was removed or its
 // request id was released. The caller must look up the request id again.
@@ -94,19 +97,19 @@ func (m *Manager) executeAgain(ctx context.Context, name string, first store.Exe
 	if !bytes.Equal(first.RequestHash, hashOfExecute(req)) {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Invalid, "request_id %q was used for other code, by execution %s: use a new one", req.RequestID, first.ID)
 	}
-	if b, _, err := m.named(ctx, name); err != nil {
+	if s, err := m.named(ctx, name); err != nil {
 		return sandbox.Execution{}, err
-	} else if sandbox.IsID(name) && name != string(first.SandboxID) || b != nil && b.id != first.SandboxID {
+	} else if sandbox.IsID(name) && name != string(first.SandboxID) || s != nil && s.id != first.SandboxID {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Invalid, "request_id %q was used in another sandbox, %s, by execution %s: use a new one", req.RequestID, first.SandboxID, first.ID)
 	}
-	b := m.running(first.SandboxID)
-	if b == nil || first.State.Final() {
+	s := m.created(first.SandboxID)
+	if s == nil || first.State.Final() {
 		return m.GetExecution(ctx, string(first.ID), req.WaitSeconds, req.Window)
 	}
-	if b.beginDelivery(first.ID) {
-		return m.handOver(ctx, b, first.Execution, req)
+	if s.executions.StartSending(first.ID) {
+		return s.deliver(ctx, first.Execution, req)
 	}
-	again, err := m.Store.Execution(ctx, first.ID)
+	again, err := m.store.Execution(ctx, first.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return sandbox.Execution{}, err
 	}
@@ -116,17 +119,17 @@ func (m *Manager) executeAgain(ctx context.Context, name string, first store.Exe
 	return m.GetExecution(ctx, string(first.ID), req.WaitSeconds, req.Window)
 }
 
-// handOver delivers an accepted execution to the guest and returns the guest's answer. If ctx ends first,
-// handOver returns, and the delivery continues in the background. The caller must have called beginDelivery.
-func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
+// deliver delivers an accepted execution to the guest and returns the guest's answer. If ctx ends first,
+// deliver returns, and the delivery continues in the background. The caller must have called StartSending.
+func (s *liveSandbox) deliver(ctx context.Context, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	type answer struct {
 		e   sandbox.Execution
 		err error
 	}
 	answers := make(chan answer, 1)
 	req.RequestID = "" // the guest identifies the execution by its execution id
-	if !m.spawn(func() {
-		e, err := m.deliver(b, accepted, req)
+	if !s.m.spawn(func() {
+		e, err := s.sendExecution(accepted, req)
 		answers <- answer{e, err}
 	}) {
 		return sandbox.Execution{}, errStopping()
@@ -141,64 +144,64 @@ func (m *Manager) handOver(ctx context.Context, b *box, accepted sandbox.Executi
 
 // errOver is returned when an execution needs no delivery any more: it is final, or was lost when its sandbox
 // was rewound.
-var errOver error = sandbox.Errorf(sandbox.Busy, "the execution is over")
+var errOver error = sandbox.Errorf(sandbox.Busy, "the execution has ended")
 
-// refusing is the time after which deliver assumes that the guest has not refused an execution. A guest that
-// refuses one answers immediately.
-const refusing = 200 * time.Millisecond
-
-// deliver sends an accepted execution to the guest, and calls endDelivery. It removes the record of an execution that
-// the guest refused or never received. It returns the guest's answer, or the record if the sandbox has ended.
-func (m *Manager) deliver(b *box, accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
+// sendExecution sends an accepted execution to the guest, and calls StopSending. It removes the record of an
+// execution that the guest refused or never received. It returns the guest's answer, or the record if the sandbox
+// was terminated.
+func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
-	reached := b.reach()
-	b.sendDelivery(accepted.ID)
-	err := m.call(b.ctx, b, waiting(req.WaitSeconds), twice, func(ctx context.Context) (err error) {
-		if _, waiting := b.expected(accepted.ID); !waiting {
+	reached := false // the guest may have received the execution
+	s.executions.Sent(accepted.ID)
+	err := s.call(s.ctx, guestTimeout(req.WaitSeconds), twice, func(ctx context.Context) (err error) {
+		if _, pending := s.executions.Get(accepted.ID); !pending {
 			return errOver
 		}
-		// A guest that runs the execution may answer only after WaitSeconds. So report the begin of the execution
-		// if there is no answer within the duration refusing.
-		defer time.AfterFunc(refusing, func() { m.began(b, accepted.ID) }).Stop()
-		e, err = b.guest.Execute(ctx, accepted.ID, req)
+		e, err = s.guest.Execute(ctx, accepted.ID, req)
+		reached = reached || !guest.NotSent(err)
 		return err
 	})
-	b.endDelivery(accepted.ID)
+	s.executions.StopSending(accepted.ID)
 	if errors.Is(err, errOver) {
-		return m.GetExecution(m.ctx, string(accepted.ID), 0, req.Window)
+		return s.m.GetExecution(s.m.ctx, string(accepted.ID), 0, req.Window)
 	}
 	if err == nil {
-		m.began(b, accepted.ID)
-		e, err = m.recordEnd(b, m.own(b, e, accepted))
-		m.follow(b, accepted.ID) // does nothing if the end of the execution is on record
+		s.reportBegin(accepted.ID)
+		e, err = s.recordEnd(s.complete(e, accepted))
+		s.watch(accepted.ID) // does nothing if the end of the execution is on record
 		return e, err
 	}
-	if kind := sandbox.KindOf(err); kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy || !reached() {
-		// The guest refused the execution or did not receive it. If another delivery of the same execution is
-		// under way, abandon returns false.
-		if now, ok := b.expected(accepted.ID); ok && b.abandon(accepted.ID, now) {
-			if removeErr := m.Store.RemoveExecution(accepted.ID); removeErr != nil {
-				b.log.Error("a record was not written", "execution", accepted.ID, "error", removeErr)
-				b.unabandon(accepted.ID)
-				// The watcher then records that the execution never ran, because the guest does not have it.
-				m.follow(b, accepted.ID)
-			} else {
-				b.forget(accepted.ID)
-			}
-		}
+	if kind := sandbox.KindOf(err); kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy || !reached {
+		s.withdraw(accepted.ID)
 		return sandbox.Execution{}, err
 	}
-	if !b.alive() {
-		return m.GetExecution(m.ctx, string(accepted.ID), 0, req.Window)
+	if s.isTerminated() {
+		return s.m.GetExecution(s.m.ctx, string(accepted.ID), 0, req.Window)
 	}
-	m.began(b, accepted.ID)
-	m.follow(b, accepted.ID) // the watcher finds out whether the guest has the execution, and records its end
-	return sandbox.Execution{}, sandbox.Errorf(sandbox.KindOf(err), "%s (the code was accepted as execution %s: ask what became of it before you run it again)",
+	s.reportBegin(accepted.ID)
+	s.watch(accepted.ID) // the watcher finds out whether the guest has the execution, and records its end
+	return sandbox.Execution{}, sandbox.Errorf(sandbox.KindOf(err), "%s (the code was accepted as execution %s: ask for its state with get_execution before you run it again)",
 		sandbox.Public(err).Message, accepted.ID).WithCause(err)
 }
 
-// waiting returns the timeout of a call that asks the guest to wait up to the given seconds for an execution.
-func waiting(seconds float64) time.Duration {
+// withdraw removes the record of an execution that the guest refused or did not receive, unless another delivery
+// of the same execution is under way.
+func (s *liveSandbox) withdraw(id sandbox.ExecutionID) {
+	p, ok := s.executions.Get(id)
+	if !ok || !s.executions.Abandon(id, p) {
+		return
+	}
+	if err := s.m.store.RemoveExecution(id); err != nil {
+		s.log.Error("the record of a refused execution could not be removed", "execution", id, "error", err)
+		s.executions.Restore(id)
+		s.watch(id) // the watcher then records that the execution never ran, because the guest does not have it
+		return
+	}
+	s.executions.Remove(id)
+}
+
+// guestTimeout returns the timeout of a call that asks the guest to wait up to the given seconds for an execution.
+func guestTimeout(seconds float64) time.Duration {
 	return time.Duration(seconds*float64(time.Second)) + answerTimeout
 }
 

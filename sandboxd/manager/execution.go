@@ -9,15 +9,15 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// handingOver is the interval at which ask retries for an execution that is being delivered to the guest.
-const handingOver = 20 * time.Millisecond
+// deliveryInterval is the interval at which ask retries for an execution that is being delivered to the guest.
+const deliveryInterval = 20 * time.Millisecond
 
 // FindExecution returns the execution that a request with this id created, without output.
 func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error) {
 	if err := sandbox.ValidateRequestID(requestID); err != nil {
 		return sandbox.Execution{}, err
 	}
-	rec, err := m.Store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), requestID)
+	rec, err := m.store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), requestID)
 	if requestID == "" || errors.Is(err, store.ErrNotFound) {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.NotFound, "no execution has the request_id %q", sandbox.Quote(requestID))
 	}
@@ -39,8 +39,8 @@ func (m *Manager) GetExecution(ctx context.Context, id string, waitSeconds float
 	}
 	deadline := time.Now().Add(time.Duration(waitSeconds * float64(time.Second)))
 	var e sandbox.Execution
-	err := m.ask(ctx, id, deadline, func(ctx context.Context, b *box, id sandbox.ExecutionID) (err error) {
-		e, err = b.guest.Execution(ctx, id, max(0, time.Until(deadline).Seconds()), w)
+	err := m.ask(ctx, id, deadline, func(ctx context.Context, s *liveSandbox, id sandbox.ExecutionID) (err error) {
+		e, err = s.guest.Execution(ctx, id, max(0, time.Until(deadline).Seconds()), w)
 		return err
 	}, &e)
 	return e, err
@@ -52,9 +52,9 @@ const interruptTimeout = time.Minute
 // Interrupt stops an execution and returns when it has stopped. It returns a final execution unchanged.
 func (m *Manager) Interrupt(ctx context.Context, id string) (sandbox.Execution, error) {
 	var e sandbox.Execution
-	err := m.ask(ctx, id, time.Now().Add(interruptTimeout), func(ctx context.Context, b *box, id sandbox.ExecutionID) (err error) {
-		b.use(m.now())
-		e, err = b.guest.Interrupt(ctx, id)
+	err := m.ask(ctx, id, time.Now().Add(interruptTimeout), func(ctx context.Context, s *liveSandbox, id sandbox.ExecutionID) (err error) {
+		s.use(m.now())
+		e, err = s.guest.Interrupt(ctx, id)
 		return err
 	}, &e)
 	return e, err
@@ -68,11 +68,11 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 	from = max(from, 1)
 	var refused error // the error that fn returned
 	var e sandbox.Execution
-	err := m.ask(ctx, id, time.Now().Add((sandbox.MaxTimeoutSeconds+600)*2*time.Second), func(ctx context.Context, b *box, id sandbox.ExecutionID) error {
+	err := m.ask(ctx, id, time.Now().Add((sandbox.MaxTimeoutSeconds+600)*2*time.Second), func(ctx context.Context, s *liveSandbox, id sandbox.ExecutionID) error {
 		for failures := 0; ; failures++ {
-			err := b.guest.Events(ctx, id, from, func(ev sandbox.Event) error {
+			err := s.guest.Events(ctx, id, from, func(ev sandbox.Event) error {
 				if ev.Type == sandbox.EventStatus && ev.State.Final() {
-					state, err := m.recordedEnd(ctx, b, id)
+					state, err := s.queryEnd(ctx, id)
 					if err != nil {
 						return err
 					}
@@ -85,7 +85,7 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 			if refused != nil {
 				return nil
 			}
-			if err == nil || answered(err) || ctx.Err() != nil || failures > 0 {
+			if err == nil || isAnswer(err) || ctx.Err() != nil || failures > 0 {
 				return err
 			}
 		}
@@ -101,13 +101,13 @@ func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn
 	return nil
 }
 
-// recordedEnd stores how an execution ended, after its guest has sent the final event, and returns the state
-// that is on record.
-func (m *Manager) recordedEnd(ctx context.Context, b *box, id sandbox.ExecutionID) (sandbox.ExecutionState, error) {
-	before, _ := b.expected(id)
-	e, err := b.guest.Execution(ctx, id, 0, sandbox.NoOutput)
+// queryEnd stores how an execution ended, after its guest has sent the final event, and returns the state that is
+// on record.
+func (s *liveSandbox) queryEnd(ctx context.Context, id sandbox.ExecutionID) (sandbox.ExecutionState, error) {
+	before, _ := s.executions.Get(id)
+	e, err := s.guest.Execution(ctx, id, 0, sandbox.NoOutput)
 	if err == nil {
-		e, err = m.recordEnd(b, m.own(b, e, before.accepted))
+		e, err = s.recordEnd(s.complete(e, before.Accepted))
 	}
 	return e.State, err
 }
@@ -116,47 +116,47 @@ func (m *Manager) recordedEnd(ctx context.Context, b *box, id sandbox.ExecutionI
 // ctx's owner may not see the execution. If the sandbox was terminated, or its guest does not have the
 // execution any more, ask sets e to the record instead. If fn sets e to a final execution, ask records its end
 // and updates e. fn may be called several times.
-func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn func(context.Context, *box, sandbox.ExecutionID) error, e *sandbox.Execution) error {
+func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn func(context.Context, *liveSandbox, sandbox.ExecutionID) error, e *sandbox.Execution) error {
 	id, err := sandbox.ParseExecutionID(name)
 	if err != nil {
 		return err
 	}
 	for {
-		rec, err := m.Store.ExecutionFor(ctx, sandbox.OwnerOf(ctx), id)
+		rec, err := m.store.ExecutionFor(ctx, sandbox.OwnerOf(ctx), id)
 		if errors.Is(err, store.ErrNotFound) {
 			return noExecution(name)
 		}
 		if err != nil {
 			return err
 		}
-		b := m.running(rec.SandboxID)
-		if b == nil {
+		s := m.created(rec.SandboxID)
+		if s == nil {
 			return m.fromRecord(ctx, id, e)
 		}
-		before, waiting := b.expected(id)
-		err = m.call(ctx, b, time.Until(deadline)+answerTimeout, twice, func(ctx context.Context) error { return fn(ctx, b, id) })
+		before, pending := s.executions.Get(id)
+		err = s.call(ctx, time.Until(deadline)+answerTimeout, twice, func(ctx context.Context) error { return fn(ctx, s, id) })
 		switch {
 		case err == nil:
 			if e.ID == "" {
 				return nil
 			}
-			if *e = m.own(b, *e, rec.Execution); !rec.State.Final() {
-				*e, err = m.recordEnd(b, *e)
+			if *e = s.complete(*e, rec.Execution); !rec.State.Final() {
+				*e, err = s.recordEnd(*e)
 			}
 			return err
-		case !b.alive():
+		case s.isTerminated():
 			return m.fromRecord(ctx, id, e)
-		case !answered(err) || sandbox.KindOf(err) != sandbox.NotFound:
+		case !isAnswer(err) || sandbox.KindOf(err) != sandbox.NotFound:
 			return err
-		case !waiting: // the execution was final before this call, and the guest no longer has it
+		case !pending: // the execution was final before this call, and the guest no longer has it
 			return m.fromRecord(ctx, id, e)
-		case before.delivering == 0 && m.neverRan(b, id, before):
+		case before.Sending == 0 && s.recordNeverRan(id, before):
 			return m.fromRecord(ctx, id, e)
 		case time.Now().After(deadline):
 			return m.fromRecord(ctx, id, e)
 		}
 		select {
-		case <-time.After(handingOver):
+		case <-time.After(deliveryInterval):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -166,7 +166,7 @@ func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn f
 // fromRecord sets e to the execution's record. It reads the record again, because it may have changed during
 // the call to the guest: the sandbox may have been terminated or rewound.
 func (m *Manager) fromRecord(ctx context.Context, id sandbox.ExecutionID, e *sandbox.Execution) error {
-	rec, err := m.Store.Execution(context.WithoutCancel(ctx), id)
+	rec, err := m.store.Execution(context.WithoutCancel(ctx), id)
 	if errors.Is(err, store.ErrNotFound) { // the guest refused the execution, so its record was removed
 		return noExecution(string(id))
 	}
@@ -185,20 +185,13 @@ func (m *Manager) fromRecord(ctx context.Context, id sandbox.ExecutionID, e *san
 }
 
 func (m *Manager) whyOutputGone(ctx context.Context, id sandbox.ID) string {
-	rec, err := m.Store.Sandbox(ctx, id)
+	rec, err := m.store.Sandbox(ctx, id)
 	if err != nil || rec.State != sandbox.Terminated {
-		return "its output was dropped to make room"
+		return "its output was deleted to free space for newer output"
 	}
-	return "its output went with its sandbox: " + rec.Reason
+	return "its output was deleted with its sandbox: " + rec.Reason
 }
 
 func noExecution(name string) error {
 	return sandbox.Errorf(sandbox.NotFound, "there is no execution %q", sandbox.Quote(name))
-}
-
-// running returns the box of a running or suspended sandbox, or nil.
-func (m *Manager) running(id sandbox.ID) *box {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.boxes[id]
 }

@@ -39,29 +39,26 @@ func (m *Manager) expireLoop() {
 // false if there is no further expiry to wait for.
 func (m *Manager) expireDue() (next time.Duration, any bool) {
 	now := m.now()
-	m.mu.Lock()
-	boxes := m.allBoxes()
-	m.mu.Unlock()
-	for _, b := range boxes {
-		left := b.expires().Sub(now)
-		if left > 0 {
-			if !any || left < next {
-				next, any = left, true
-			}
-			continue
+	for _, s := range m.registry.list(isCreated) {
+		left := s.expires().Sub(now)
+		if left <= 0 {
+			m.spawn(s.expire)
+			left = clockCheck // check then whether the sandbox was terminated
 		}
-		if !b.ending() {
-			continue
-		}
-		m.spawn(func() {
-			defer b.notEnding()
-			if err := m.endExpired(m.ctx, b); err != nil && m.ctx.Err() == nil {
-				b.log.Error("a sandbox could not be ended yet", "error", err)
-			}
-		})
-		if !any {
-			next, any = clockCheck, true // check then whether the sandbox was terminated
+		if !any || left < next {
+			next, any = left, true
 		}
 	}
 	return next, any
+}
+
+// expire terminates an expired sandbox. It does nothing if another goroutine does so already.
+func (s *liveSandbox) expire() {
+	if !s.expiring.CompareAndSwap(false, true) {
+		return
+	}
+	defer s.expiring.Store(false)
+	if err := s.terminateExpired(s.m.ctx); err != nil && s.m.ctx.Err() == nil {
+		s.log.Error("an expired sandbox could not be terminated; it is tried again", "error", err)
+	}
 }

@@ -30,11 +30,11 @@ func TestExpires(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		got, err := d.Get(ctx, "x")
-		if want := "its time was over at " + sb.ExpireTime.Format(time.RFC3339); err != nil || got.State != sandbox.Terminated || got.Reason != want {
+		if want := "its TTL ended at " + sb.ExpireTime.Format(time.RFC3339); err != nil || got.State != sandbox.Terminated || got.Reason != want {
 			t.Errorf("Get() = %+v, %v, want terminated: %s", got, err, want)
 		}
 		_, err = d.Execute(ctx, "x", sandbox.ExecuteRequest{Code: "print x"})
-		wantError(t, "Execute", err, sandbox.Expired, "time was over", "Create a new one")
+		wantError(t, "Execute", err, sandbox.Expired, "TTL ended", "Create a new one")
 		wantError(t, "Delete", d.Delete(ctx, string(sb.ID)), sandbox.Expired)
 		if got, err := d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || got.State != sandbox.ExecSucceeded || !got.OutputGone {
 			t.Errorf("its execution = %+v, %v, want it succeeded, without output", got, err)
@@ -110,7 +110,7 @@ func TestExpiresWhileDown(t *testing.T) {
 		next := start(t, path, eng)
 		defer next.stop(t)
 		_, err := next.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
-		wantError(t, "Execute", err, sandbox.Expired, "time was over")
+		wantError(t, "Execute", err, sandbox.Expired, "TTL ended")
 		synctest.Wait()
 		if ids := eng.IDs(); len(ids) != 0 {
 			t.Errorf("containers = %v, want none", ids)

@@ -66,7 +66,7 @@ func TestEngineDown(t *testing.T) {
 	_, err = d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r"})
 	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
 	_, err = d.GetExecution(ctx, string(running.ID), 0, sandbox.Window{})
-	wantError(t, "GetExecution", err, sandbox.Unavailable, "may still be there")
+	wantError(t, "GetExecution", err, sandbox.Unavailable, "may still exist")
 	_, err = d.Create(ctx, sandbox.CreateRequest{})
 	wantError(t, "Create", err, sandbox.Unavailable)
 	wantError(t, "Ready", d.Ready(ctx), sandbox.Unavailable)

@@ -16,13 +16,13 @@ const transferTimeout = 15 * time.Minute
 
 // ListFiles returns the regular files in the workspace, and the files that the list omits, each with the reason.
 func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error) {
-	b, err := m.find(ctx, name)
+	s, err := m.find(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	var list guest.FileList
-	err = m.call(ctx, b, time.Minute, twice, func(ctx context.Context) (err error) {
-		list, err = b.guest.ListFiles(ctx)
+	err = s.call(ctx, time.Minute, twice, func(ctx context.Context) (err error) {
+		list, err = s.guest.ListFiles(ctx)
 		return err
 	})
 	return list.Files, list.Omitted, err
@@ -34,18 +34,18 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 	if err != nil {
 		return sandbox.File{}, err
 	}
-	b, err := m.find(ctx, name)
+	s, err := m.find(ctx, name)
 	if err != nil {
 		return sandbox.File{}, err
 	}
 	in := &upload{body: body}
 	defer in.end()
 	var f sandbox.File
-	err = m.call(ctx, b, transferTimeout, twice, func(ctx context.Context) error {
-		b.worked()
-		defer b.worked()
+	err = s.call(ctx, transferTimeout, twice, func(ctx context.Context) error {
+		s.markChanged()
+		defer s.markChanged()
 		var err error
-		if f, err = b.guest.WriteFile(ctx, path, in); err == nil || answered(err) {
+		if f, err = s.guest.WriteFile(ctx, path, in); err == nil || isAnswer(err) {
 			return err
 		}
 		begun, broken := in.state()
@@ -53,7 +53,7 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 			if _, ok := errors.AsType[*sandbox.Error](broken); ok {
 				return broken
 			}
-			return sandbox.Errorf(sandbox.Invalid, "%q was not written, because what was sent broke off", sandbox.Quote(path)).WithCause(broken)
+			return sandbox.Errorf(sandbox.Invalid, "%q was not written, because the upload was incomplete", sandbox.Quote(path)).WithCause(broken)
 		}
 		if begun {
 			err = errors.Join(err, errBegun)
@@ -110,11 +110,11 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	if offset < 0 {
 		return nil, sandbox.File{}, sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 or more", offset)
 	}
-	b, err := m.find(ctx, name)
+	s, err := m.find(ctx, name)
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	release, err := m.hold(ctx, b)
+	release, err := s.acquire(ctx)
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
@@ -124,15 +124,15 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 	context.AfterFunc(own, release)
 	var body io.ReadCloser
 	var size int64
-	err = m.call(ctx, b, answerTimeout, twice, func(ctx context.Context) (err error) {
+	err = s.call(ctx, answerTimeout, twice, func(ctx context.Context) (err error) {
 		defer context.AfterFunc(ctx, cancel)()
-		body, size, err = b.guest.ReadFile(own, path, offset, length)
+		body, size, err = s.guest.ReadFile(own, path, offset, length)
 		return err
 	})
 	if err != nil {
 		cancel()
-		if asOf := b.record().Rewound.AsOf; sandbox.KindOf(err) == sandbox.NotFound && !asOf.IsZero() {
-			err = sandbox.Errorf(sandbox.NotFound, "%s (the sandbox went back to its state as of %s when its processes had died: files written after that are lost)", sandbox.Public(err).Message, stamp(asOf)).WithCause(err)
+		if asOf := s.record().Rewound.AsOf; sandbox.KindOf(err) == sandbox.NotFound && !asOf.IsZero() {
+			err = sandbox.Errorf(sandbox.NotFound, "%s (the sandbox's processes died, and it went back to its state as of %s: files written after that are lost)", sandbox.Public(err).Message, stamp(asOf)).WithCause(err)
 		}
 		return nil, sandbox.File{}, err
 	}

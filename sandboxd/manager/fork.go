@@ -2,20 +2,17 @@ package manager
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/lifecycle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// How long a fork waits for the original to become idle, and how often it checks.
-const (
-	forkPatience = 5 * time.Second
-	forkLook     = 20 * time.Millisecond
-)
+// forkPatience is how long a fork waits for the original to become idle.
+const forkPatience = 5 * time.Second
 
 // asOriginal copies the fields that a fork shares with its original to rec. name is the id or display name of
 // the original.
@@ -23,116 +20,97 @@ func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name strin
 	if f, err := optional[engine.Forker](ctx, m); err != nil {
 		return err
 	} else if f == nil {
-		return sandbox.Errorf(sandbox.Invalid, "the %s engine can't copy a live sandbox, so fork_of can't work here; the gvisor engine can (--engine gvisor): create a sandbox without fork_of, and send its files and set-up code again", m.Engine.Info().Name)
+		return sandbox.Errorf(sandbox.Invalid, "the %s engine cannot fork a sandbox, so fork_of does not work here; the gvisor engine can (--engine gvisor): create a sandbox without fork_of, and send its files and set-up code again", m.engine.Info().Name)
 	}
-	b, err := m.find(ctx, name)
+	original, err := m.find(ctx, name)
 	if err != nil {
 		return err
 	}
-	of := b.record()
+	of := original.record()
 	rec.ForkOf, rec.Language, rec.Image, rec.Limits, rec.UID = of.ID, of.Language, of.Image, of.Limits, of.UID
 	return nil
 }
 
-// fork creates a sandbox as a fork of the original rec.ForkOf. Before it returns, it informs the fork's guest
-// that it is a fork. If the original was rewound and its guest has not been informed of that, fork also informs
-// the fork's guest of the rewind. If the fork exists but its guest does not answer, fork returns the box
-// together with the error.
-func (m *Manager) fork(ctx context.Context, rec store.Sandbox) (*box, error) {
-	of, err := m.copyOriginal(ctx, rec)
+// startFromFork starts the container of a new sandbox as a fork of the original rec.ForkOf, and informs its guest
+// that it is a fork. If the original was rewound and its guest has not been informed of that, startFromFork also
+// informs the fork's guest of the rewind. On failure a container may exist nevertheless. The caller must hold the
+// Transition of the new sandbox.
+func (s *liveSandbox) startFromFork(ctx context.Context) error {
+	rec := s.record()
+	rewound, err := s.m.forkOriginal(ctx, rec.ForkOf, rec.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	rec.State = sandbox.Running
-	b := m.newBox(rec)
 	a := guest.Awakening{Copy: true}
-	if of.Owed {
-		a.AsOfUnix, a.EpochAbove = of.AsOf.Unix(), of.Epoch
+	if rewound.Owed {
+		a.AsOfUnix, a.EpochAbove = rewound.AsOf.Unix(), rewound.Epoch
 	}
-	if err := m.begins(ctx, b, a); err != nil {
-		return b, sandbox.Errorf(sandbox.Unavailable, "the copy of sandbox %s does not answer: try again", rec.ForkOf).WithCause(err)
+	if err := s.prepareGuest(ctx, a); err != nil {
+		return sandbox.Errorf(sandbox.Unavailable, "the fork of sandbox %s does not answer: try again", rec.ForkOf).WithCause(err)
 	}
-	return b, nil
+	return nil
 }
 
-// begins prepares the guest of a sandbox that was started with the memory of another sandbox. It informs the
-// guest that its memory was copied. It also sets the guest's expiry, because the memory contains the expiry of
-// the other sandbox, which may have passed. The box must not be in m.boxes yet.
-func (m *Manager) begins(ctx context.Context, b *box, a guest.Awakening) error {
-	told := make(chan bool, 1)
-	// Make both calls concurrently. Each takes a while, because the restored memory is still being read from disk.
-	go func() { told <- m.tell(ctx, b) }()
-	err := m.awaken(ctx, b, a)
-	if !<-told && err == nil {
-		err = errors.New("the guest does not know its expiry")
-	}
-	return err
-}
-
-// copyOriginal calls the engine to fork the original of a new sandbox, which may be running or suspended. No
+// forkOriginal calls the engine to fork the sandbox with the id from, which may be running or suspended, as to. No
 // other call reaches the original's guest in the meantime; otherwise the fork could contain a running execution
 // that has no record. It returns the last rewind of the original.
-func (m *Manager) copyOriginal(ctx context.Context, rec store.Sandbox) (of store.Rewind, err error) {
-	b := m.running(rec.ForkOf)
-	f, ok := engine.As[engine.Forker](m.Engine)
-	if b == nil || !ok {
-		return of, m.whyEnded(ctx, rec.ForkOf)
+//
+// The caller holds the Transition of the new sandbox, which no other goroutine waits for: a sandbox that is being
+// created has no users.
+func (m *Manager) forkOriginal(ctx context.Context, from, to sandbox.ID) (rewound store.Rewind, err error) {
+	original := m.created(from)
+	forker, ok := engine.As[engine.Forker](m.engine)
+	if original == nil || !ok {
+		return rewound, m.whyGone(ctx, from)
 	}
-	err = b.change(ctx, func() error {
-		if !b.alive() {
-			return m.whyGone(ctx, b)
+	err = original.during(ctx, func(t *lifecycle.Transition) error {
+		before := t.State()
+		if before == lifecycle.Terminated {
+			return original.whyGone(ctx)
 		}
-		wasAsleep, err := b.still(ctx)
-		if err != nil {
-			return err
+		if before == lifecycle.Suspended {
+			t.To(lifecycle.Forking)
+		} else {
+			if err := original.claimForFork(ctx, t); err != nil {
+				return err
+			}
+			original.guest.Close()
 		}
-		defer b.move()
-		if !wasAsleep {
-			b.guest.Close()
+		err := original.recordRewind(ctx)
+		if err == nil {
+			rewound = original.record().Rewound
+			err = forker.Fork(ctx, from, to)
 		}
-		if err = m.findRewound(ctx, b); err == nil {
-			of = b.record().Rewound
-			err = f.Fork(ctx, rec.ForkOf, rec.ID)
+		if before == lifecycle.Suspended || original.record().State == sandbox.Suspended {
+			t.To(lifecycle.Suspended)
+		} else {
+			t.To(lifecycle.Running)
 		}
-		b.mu.Lock()
-		b.asleep = wasAsleep || b.rec.State == sandbox.Suspended
-		b.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
-			if dead := m.endIfDead(ctx, b); dead != nil {
+			if dead := original.terminateIfDead(ctx, t); dead != nil {
 				return dead
 			}
 		}
 		return err
 	})
-	return of, err
+	return rewound, err
 }
 
-// still waits until the sandbox is idle or suspended, and then sets b.asleep, so that no other call uses its
-// guest. wasAsleep is the value of b.asleep before. still returns an error if the sandbox is in use for longer
-// than forkPatience. After success the caller must set b.asleep to the actual state and call b.move. The caller
-// must hold b.life.
-func (b *box) still(ctx context.Context) (wasAsleep bool, err error) {
-	for begin := time.Now(); ; {
-		b.mu.Lock()
-		asleep, busy := b.asleep, len(b.pending) > 0
-		quiet := asleep || b.holds == 0 && !busy
-		if quiet {
-			b.asleep = true
-			b.moves++
-		}
-		b.mu.Unlock()
-		switch {
-		case quiet:
-			return asleep, nil
-		case time.Since(begin) >= forkPatience && busy:
-			return false, sandbox.Errorf(sandbox.Busy, "sandbox %s runs code, which would run twice in a copy: fork it when its executions have ended, or interrupt them", b.id)
-		case time.Since(begin) >= forkPatience:
-			return false, sandbox.Errorf(sandbox.Busy, "files of sandbox %s are being read or written: fork it when that has ended", b.id)
-		}
-		select {
-		case <-time.After(forkLook):
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
+// claimForFork waits until a running sandbox is idle and changes its state to Forking. It returns an error if the
+// sandbox is in use for longer than forkPatience.
+func (s *liveSandbox) claimForFork(ctx context.Context, t *lifecycle.Transition) error {
+	limited, cancel := context.WithTimeout(ctx, forkPatience)
+	defer cancel()
+	claimed, err := t.WaitClaim(limited, lifecycle.Forking)
+	switch {
+	case claimed:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil: // not running: its creation was not finished when the daemon stopped
+		return s.whyGone(ctx)
+	case s.executions.Len() > 0:
+		return sandbox.Errorf(sandbox.Busy, "sandbox %s is running code, which would run twice in a fork: fork it when its executions have ended, or interrupt them", s.id)
 	}
+	return sandbox.Errorf(sandbox.Busy, "files of sandbox %s are being read or written: fork it when that has ended", s.id)
 }

@@ -93,7 +93,7 @@ func TestForkOfABusyOne(t *testing.T) {
 		id := d.create(t, sandbox.CreateRequest{}).ID
 		e := d.run(t, id, "sleep 1h", 0)
 		_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(id)})
-		wantError(t, "Create", err, sandbox.Busy, "runs code")
+		wantError(t, "Create", err, sandbox.Busy, "is running code")
 		if _, err := d.Interrupt(t.Context(), string(e.ID)); err != nil {
 			t.Fatal(err)
 		}

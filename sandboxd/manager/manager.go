@@ -3,25 +3,29 @@
 // the records, and package engine runs the containers. Package sandboxd creates the manager and serves it over
 // HTTP with package api. The manager itself does not handle HTTP, Docker or MCP.
 //
-// [Manager] is the entry point, and [Config] its settings. The type box represents a sandbox that is running or
-// suspended, the type creation one that is being created, and the type remains a terminated sandbox whose
-// container has not been removed yet. The files:
+// [Manager] is the entry point, and [Config] its settings. The type liveSandbox is one sandbox: its state, its
+// record, its pending executions and its guest. The rules that need no I/O have packages of their own:
 //
-//   - manager.go: [Manager], [Config], starting and stopping
-//   - create.go: [Manager.Create]; room.go: capacity limits; launch.go: starting a container, from a snapshot
-//     if possible; fork.go: forks
-//   - find.go: looking up sandboxes by id or display name; look.go: [Manager.Get] and [Manager.List]
-//   - box.go: the box, its locks and its connections to the guest; call.go: calls to the guest, and diagnosis
-//     when it does not answer
+//   - lifecycle: the states of a sandbox, which transitions are allowed, and who may make them
+//   - delivery: pending executions, each of which runs at most once
+//   - capacity: how many sandboxes may run, and what they occupy
+//   - reconcile: what to do when the records and the engine's containers differ
+//
+// The files of this package, from what clients call down to what it is made of:
+//
+//   - manager.go: [Manager], [Config], starting and stopping; background.go: the goroutines of the manager
+//   - create.go: [Manager.Create]; snapshot.go: starting a container, from a snapshot if possible; fork.go: forks
+//   - registry.go: finding sandboxes by id or display name; view.go: [Manager.Get] and [Manager.List]
 //   - execute.go: [Manager.Execute]; execution.go: [Manager.GetExecution], [Manager.Interrupt] and
-//     [Manager.FollowExecution]; pending.go: executions whose end is not recorded yet; watch.go: waiting for
-//     them to end
+//     [Manager.FollowExecution]; watch.go: recording the ends of executions
 //   - files.go: reading, writing and listing files
-//   - suspend.go: suspending idle sandboxes and resuming them; checkpoint.go: checkpoints of running sandboxes;
-//     disk.go: the disk space of checkpoints; rewind.go: returning to a checkpoint after the processes died
-//   - life.go: [Manager.Update], [Manager.Delete] and termination; expire.go: the expiry loop
-//   - plan.go, reconcile.go: comparing the records with the engine's containers, at start and every sweepEvery,
-//     and correcting the differences
+//   - update.go: [Manager.Update] and the expiry of a guest; terminate.go: [Manager.Delete] and every other end of
+//     a sandbox; expire.go: the expiry loop
+//   - live.go: the type liveSandbox; call.go: calls to its guest, and diagnosis when the guest does not answer
+//   - idle.go: which idle sandboxes are suspended or checkpointed, and when; suspend.go, resume.go, checkpoint.go:
+//     these operations; rewind.go: returning to a checkpoint after the processes died
+//   - limits.go: the limits on running sandboxes; disk.go: the disk space of checkpoints
+//   - sweep.go: reconciling at start and every sweepEvery; inspect.go: the engine's list of containers
 //
 // A method reports success only after the record of the change is on disk, so that the answer survives a crash.
 //
@@ -29,23 +33,19 @@
 //
 // A goroutine that holds one of these locks may take only locks further down the list:
 //
-//   - look.mu serializes status requests to one guest.
-//   - box.life serializes the transitions of one sandbox: suspend, resume, checkpoint, fork, rewind, update and
-//     termination. It is a channel that is used as a lock, so that waiting for it can be cancelled. It is held
-//     during calls to the engine, the store and the guest. A goroutine that holds the life lock of one box must
-//     not wait for that of another; it uses box.tryChange, which does not wait. Otherwise two sandboxes that
-//     need each other's capacity would deadlock.
+//   - statusCache.mu serializes status requests to one guest.
+//   - A [lifecycle.Transition] is the exclusive right to change the state of one sandbox: suspend, resume,
+//     checkpoint, fork, rewind, update and terminate it. It is held during calls to the engine, the store and the
+//     guest. Functions that need it take it as a parameter. A goroutine that holds the Transition of one sandbox
+//     must not wait for that of another; it uses TryBegin. Otherwise two sandboxes that need each other's capacity
+//     would deadlock.
 //   - disk.reserving serializes reservations of disk space.
 //   - inspection.mu serializes requests to the engine for its list of containers.
-//   - Manager.mu guards the tables of sandboxes.
-//   - box.mu guards the fields of one box.
+//   - All other locks guard fields for a moment: no function is called while one of them is held, except a method
+//     of a type that has a lock of its own, such as the registry or [capacity.Ledger].
 //
-// Manager.mu and box.mu are held only briefly, never during a call to the store, a guest or the engine (except
-// Engine.Info and engine.As, which do not block). No lock is held while a call waits for user code to end, with
-// one exception: a fork holds the life lock of the original for up to forkPatience while it waits for the
-// original to become idle.
-//
-// A method takes the locks that it needs itself, unless its comment says that the caller must hold a lock.
+// No lock is held while a call waits for user code to end, with one exception: a fork holds the Transition of the
+// original for up to forkPatience while it waits for the original to become idle.
 package manager
 
 import (
@@ -53,10 +53,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/capacity"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -89,8 +89,8 @@ type Config struct {
 	// MaxDisk limits the disk space of all checkpoints together, in bytes. Zero means no limit.
 	MaxDisk int64
 
-	// OnExecution, if set, is called once for each execution when it has begun, and once more when it is final.
-	// It must not block or call the manager, because it can be called while the sandbox's life lock is held.
+	// OnExecution, if set, is called once for each execution when its guest has accepted it, and once more when it
+	// is final. It must not block or call the manager, because it can be called while locks are held.
 	OnExecution func(sandbox.Execution)
 
 	Logger *slog.Logger     // nil: no logging
@@ -130,30 +130,20 @@ func (c *Config) validate() error {
 
 // Manager manages all sandboxes of one daemon. Its methods are safe for concurrent use.
 type Manager struct {
-	Config
+	cfg    Config
+	store  *store.Store
+	engine engine.Engine
+	log    *slog.Logger
+	*background
 
-	ctx  context.Context // cancelled by Close; for the manager's background work
-	stop context.CancelFunc
-	work sync.WaitGroup
-
-	// mu guards closed, boxes, creating, leaving and preparing, and also disk.saving and disk.full.
-	mu        sync.Mutex
-	closed    bool
-	boxes     map[sandbox.ID]*box      // running or suspended sandboxes
-	creating  map[sandbox.ID]*creation // sandboxes that are being created
-	leaving   map[sandbox.ID]*remains  // terminated sandboxes whose container may still exist
-	preparing patience                 // delay after a failed snapshot
-
-	expiryChanged chan struct{} // holds one value if expireLoop must look for the next expiry again
-	inspection    inspection
+	registry      registry
+	capacity      capacity.Ledger
+	capacityFreed event // a sandbox became idle, or capacity was released
 	disk          disk
-	telling       chan struct{} // semaphore that limits concurrent doTell actions to atOnce
-}
-
-// remains is a terminated sandbox whose container must be removed. Its rec does not change.
-type remains struct {
-	rec      store.Sandbox
-	clearing bool // a call of Manager.clear is removing the container; guarded by Manager.mu
+	inspection    inspection
+	snapshots     snapshots
+	expiryChanged chan struct{} // holds one value if expireLoop must look for the next expiry again
+	expirySetting chan struct{} // semaphore that limits concurrent calls that set a guest's expiry to atOnce
 }
 
 // New returns a manager of the sandboxes recorded in c.Store. It does not start the
@@ -163,25 +153,20 @@ func New(c Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		Config:        c,
-		boxes:         map[sandbox.ID]*box{},
-		creating:      map[sandbox.ID]*creation{},
-		leaving:       map[sandbox.ID]*remains{},
+		cfg: c, store: c.Store, engine: c.Engine, log: c.Logger,
+		background:    newBackground(),
+		registry:      registry{all: map[sandbox.ID]*liveSandbox{}},
 		expiryChanged: make(chan struct{}, 1),
-		telling:       make(chan struct{}, atOnce),
-		disk:          disk{saving: map[sandbox.ID]int64{}},
+		expirySetting: make(chan struct{}, atOnce),
+		disk:          disk{writing: map[sandbox.ID]int64{}},
 	}
-	m.ctx, m.stop = context.WithCancel(context.Background())
 	present, err := c.Store.Present(m.ctx)
 	if err != nil {
 		return nil, fmt.Errorf("manager: %w", err)
 	}
 	for _, rec := range present {
-		if rec.State == sandbox.Terminated {
-			m.leaving[rec.ID] = &remains{rec: rec}
-		} else {
-			m.boxes[rec.ID] = m.newBox(rec)
-		}
+		m.registry.add(m.newSandbox(rec))
+		m.capacity.Add(rec.ID, useOf(rec), rec.State != sandbox.Suspended)
 	}
 	return m, nil
 }
@@ -190,102 +175,61 @@ func New(c Config) (*Manager, error) {
 // daemon left unfinished, and starts the background loops. If the engine does not answer, Start succeeds, and
 // the sweep loop retries until the engine answers. The caller must call Start exactly once.
 func (m *Manager) Start(ctx context.Context) error {
-	unfinished, err := m.Store.Unfinished(ctx)
+	unfinished, err := m.store.Unfinished(ctx)
 	if err != nil {
 		return fmt.Errorf("manager: %w", err)
 	}
-	m.endUnmade()
+	m.terminateInterrupted(ctx)
 	// Register the executions before reconcile, which can terminate their sandboxes: it reports only registered
 	// executions as lost.
 	for _, e := range unfinished {
-		if b := m.running(e.SandboxID); b != nil {
-			b.expectOld(e.Execution)
+		if s := m.created(e.SandboxID); s != nil {
+			s.executions.Recover(e.Execution, s.life.Retain())
 		}
 	}
 	err = m.reconcile(ctx)
 	if err != nil {
-		m.Logger.Warn("the engine does not answer yet", "error", err)
+		m.log.Warn("the engine does not answer yet", "error", err)
 	}
 	for _, e := range unfinished {
-		if b := m.running(e.SandboxID); b != nil {
-			m.follow(b, e.ID)
+		if s := m.created(e.SandboxID); s != nil {
+			s.watch(e.ID)
 		}
 	}
 	m.spawn(m.expireLoop)
-	if m.IdleSuspend > 0 || m.CheckpointEvery > 0 {
+	if m.cfg.IdleSuspend > 0 || m.cfg.CheckpointEvery > 0 {
 		m.spawn(m.idleLoop)
 	}
 	m.spawn(func() { m.sweepLoop(err != nil) })
-	m.prepare(m.usual())
+	m.prepareSnapshot(m.usualSpec())
 	return nil
 }
 
 // Close stops the background work and returns when it has ended. Sandboxes and their executions continue; the
 // next manager takes them over.
 func (m *Manager) Close() {
-	m.mu.Lock()
-	m.closed = true
-	boxes := m.allBoxes()
-	m.mu.Unlock()
+	m.refuse()
 	m.stop()
-	for _, b := range boxes {
-		b.close()
+	for _, s := range m.registry.list() {
+		s.close()
 	}
-	m.work.Wait()
+	m.running.Wait()
 	m.storeUsed()
 }
 
 // Ready returns nil if the store and the engine work, so that a sandbox could be created. Otherwise it returns
 // the store's or the engine's error.
 func (m *Manager) Ready(ctx context.Context) error {
-	if err := m.Store.Ping(ctx); err != nil {
+	if err := m.store.Ping(ctx); err != nil {
 		return notRecorded(err)
 	}
-	if _, err := m.inspect(ctx); err != nil {
-		return err
-	}
-	return nil
-}
-
-// spawn runs fn in a goroutine that Close waits for. It returns false, and does not run fn, if the manager is
-// closed. The caller must not hold m.mu.
-func (m *Manager) spawn(fn func()) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return false
-	}
-	m.work.Go(fn)
-	return true
-}
-
-// finish runs fn in the background and returns its error. If ctx ends first, finish returns ctx.Err() and fn
-// continues. fn gets a context that ends only with the manager.
-func (m *Manager) finish(ctx context.Context, fn func(context.Context) error) error {
-	done := make(chan error, 1)
-	if !m.spawn(func() { done <- fn(m.ctx) }) {
-		return errStopping()
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// allBoxes returns all running and suspended sandboxes. The caller must hold m.mu.
-func (m *Manager) allBoxes() []*box {
-	all := make([]*box, 0, len(m.boxes))
-	for _, b := range m.boxes {
-		all = append(all, b)
-	}
-	return all
+	_, err := m.inspect(ctx)
+	return err
 }
 
 // now returns the wall-clock time in UTC. It strips the monotonic reading, so that differences between times
 // include changes of the system clock.
-func (m *Manager) now() time.Time { return m.Now().Round(0).UTC() }
+func (m *Manager) now() time.Time { return m.cfg.Now().Round(0).UTC() }
 
 func errStopping() error {
 	return sandbox.Errorf(sandbox.Unavailable, "the daemon is stopping: try again in a moment")
@@ -297,9 +241,9 @@ func notRecorded(err error) error {
 	case errors.Is(err, store.ErrClosed):
 		return errStopping()
 	case errors.Is(err, store.ErrNotFound):
-		return sandbox.Errorf(sandbox.Unavailable, "the sandbox ended or changed at the same moment, so nothing was done: try again").WithCause(err)
+		return sandbox.Errorf(sandbox.Unavailable, "the sandbox was terminated or changed at the same time, so nothing was done: try again").WithCause(err)
 	case store.IsFull(err):
 		return sandbox.Errorf(sandbox.Unavailable, "the disk with Dormouse's records is full, so nothing was changed: delete a sandbox that is not needed, or ask the user to free space on the disk").WithCause(err)
 	}
-	return sandbox.Errorf(sandbox.Unavailable, "the daemon cannot write its records, so nothing was changed: its log has the cause, which the user should see").WithCause(err)
+	return sandbox.Errorf(sandbox.Unavailable, "the daemon cannot write its records, so nothing was changed: ask the user to look at the daemon's log, which has the cause").WithCause(err)
 }

@@ -193,7 +193,7 @@ func TestFiles(t *testing.T) {
 	_, err = d.WriteFile(ctx, id, "../x", strings.NewReader(""))
 	wantError(t, "WriteFile(../x)", err, sandbox.Invalid)
 	_, err = d.WriteFile(ctx, id, "x", io.MultiReader(strings.NewReader("half"), brokenReader{}))
-	wantError(t, "WriteFile(broken)", err, sandbox.Invalid, "broke off")
+	wantError(t, "WriteFile(broken)", err, sandbox.Invalid, "incomplete")
 }
 
 type brokenReader struct{}

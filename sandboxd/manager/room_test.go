@@ -42,7 +42,7 @@ func TestRoomToWake(t *testing.T) {
 				d.run(t, ids[0], "sleep 1h", 0)
 				busy := d.run(t, ids[2], "sleep 1h", 0)
 				_, err := d.Execute(t.Context(), string(ids[1]), sandbox.ExecuteRequest{Code: "print x"})
-				wantError(t, "Execute", err, sandbox.Limit, "no room to wake it", "--max-", "Nothing of it is lost")
+				wantError(t, "Execute", err, sandbox.Limit, "cannot be resumed now", "--max-", "Nothing of it is lost")
 				_, err = d.Create(t.Context(), sandbox.CreateRequest{MemoryMB: 512})
 				wantError(t, "Create", err, sandbox.Limit, "--max-")
 				if _, err := d.Interrupt(t.Context(), string(busy.ID)); err != nil {

@@ -279,7 +279,7 @@ func TestNeverResumed(t *testing.T) {
 		"lost": {func(e *fake.Engine, _ sandbox.ID) {
 			e.Set(func() { e.FailResume = sandbox.Errorf(sandbox.Expired, "its saved memory is damaged") })
 		}, "its saved memory is damaged"},
-		"removed": {(*fake.Engine).Lose, "no longer there"},
+		"removed": {(*fake.Engine).Lose, "no longer exists"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/lifecycle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -19,34 +20,21 @@ const statusTimeout = 3 * time.Second
 // suspended sandbox. It also returns a sandbox that has expired or was lost, with the reason, until the store
 // deletes its record. For a deleted sandbox it returns a not-found error.
 func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error) {
-	b, c, err := m.named(ctx, name)
+	s, err := m.named(ctx, name)
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if b != nil {
-		var st guest.Status
-		release, awake := b.holdAwake()
-		if !awake && b.record().State == sandbox.Running { // wait for a checkpoint, suspend or fork that is under way
-			limited, cancel := context.WithTimeout(ctx, statusTimeout)
-			_ = b.change(limited, func() error { return nil })
-			cancel()
-			release, awake = b.holdAwake()
-		}
-		if awake {
-			st, err = m.status(ctx, b)
-			release()
-		}
-		if b.alive() {
-			s := m.view(b.record())
-			if awake && err == nil {
-				s.Usage, s.Kernels, s.Executions = &st.Usage, st.Kernels, st.Executions
+	if s != nil {
+		st, err := s.observe(ctx)
+		if !s.isTerminated() {
+			v := m.view(s.record())
+			if st != nil && err == nil {
+				v.Usage, v.Kernels, v.Executions = &st.Usage, st.Kernels, st.Executions
 			}
-			return s, nil
+			return v, nil
 		}
-	} else if c != nil {
-		return m.view(c.rec), nil
 	}
-	rec, err := m.endedNamed(ctx, name)
+	rec, err := m.terminatedNamed(ctx, name)
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
@@ -56,38 +44,56 @@ func (m *Manager) Get(ctx context.Context, name string) (sandbox.Sandbox, error)
 	return m.view(rec), nil
 }
 
-// look is the latest answer of a guest to a status request. look.mu guards the other fields, and is held during
-// the request.
-type look struct {
+// observe returns the guest's status, or nil if the sandbox is not running. It waits for a checkpoint, suspend or
+// fork that is under way, up to statusTimeout.
+func (s *liveSandbox) observe(ctx context.Context) (*guest.Status, error) {
+	release, running := s.life.TryAcquire()
+	if !running && s.record().State == sandbox.Running {
+		limited, cancel := context.WithTimeout(ctx, statusTimeout)
+		_ = s.during(limited, func(*lifecycle.Transition) error { return nil })
+		cancel()
+		release, running = s.life.TryAcquire()
+	}
+	if !running {
+		return nil, nil
+	}
+	defer release()
+	st, err := s.queryStatus(ctx)
+	return &st, err
+}
+
+// statusCache contains the latest answer of a guest to a status request. mu guards the other fields, and is held
+// during the request.
+type statusCache struct {
 	mu     sync.Mutex
 	began  time.Time
 	status guest.Status
 	err    error
 }
 
-// status returns the guest's status. A caller can share the answer to another caller's request, but only if that
-// request was sent after the caller called status, so that the answer is not older than the call. Callers must
-// not change the status, because they share it. The caller must have called holdAwake.
-func (m *Manager) status(ctx context.Context, b *box) (guest.Status, error) {
-	asked := time.Now()
-	l := &b.last
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.began.After(asked) {
-		return l.status, l.err
+// queryStatus returns the guest's status. A caller can share the answer to another caller's request, but only if
+// that request was sent after the caller called queryStatus, so that the answer is not older than the call. Callers
+// must not change the status, because they share it. The caller must be a user of the sandbox.
+func (s *liveSandbox) queryStatus(ctx context.Context) (guest.Status, error) {
+	called := time.Now()
+	c := &s.status
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.began.After(called) {
+		return c.status, c.err
 	}
-	l.began = time.Now()
-	l.err = m.send(ctx, b, statusTimeout, once, func(ctx context.Context) (err error) {
-		l.status, err = b.guest.Status(ctx)
+	c.began = time.Now()
+	c.err = s.send(ctx, statusTimeout, once, func(ctx context.Context) (err error) {
+		c.status, err = s.guest.Status(ctx)
 		return err
 	})
-	for i := range l.status.Executions {
-		l.status.Executions[i].SandboxID = b.id
+	for i := range c.status.Executions {
+		c.status.Executions[i].SandboxID = s.id
 	}
 	if ctx.Err() != nil {
-		l.began = time.Time{} // the request failed because the caller's ctx ended, so the next caller sends its own
+		c.began = time.Time{} // the request failed because the caller's ctx ended, so the next caller sends its own
 	}
-	return l.status, l.err
+	return c.status, c.err
 }
 
 // List returns a page of the sandboxes that ctx's owner may see, newest first. A page token remains valid when
@@ -112,9 +118,9 @@ func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Pa
 		return sandbox.Page{}, err
 	}
 	limited, cancel := context.WithTimeout(ctx, statusTimeout)
-	m.noticeDead(limited)
+	m.terminateAllDead(limited)
 	cancel()
-	records, err := m.Store.Sandboxes(ctx, sandbox.OwnerOf(ctx), req.State, before, size+1)
+	records, err := m.store.Sandboxes(ctx, sandbox.OwnerOf(ctx), req.State, before, size+1)
 	if err != nil {
 		return sandbox.Page{}, err
 	}
@@ -131,11 +137,8 @@ func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Pa
 
 // newest returns rec with the current time of last use, which may be newer than the one on disk.
 func (m *Manager) newest(rec store.Sandbox) store.Sandbox {
-	m.mu.Lock()
-	b := m.boxes[rec.ID]
-	m.mu.Unlock()
-	if b != nil {
-		rec.UsedTime = b.record().UsedTime
+	if s := m.created(rec.ID); s != nil {
+		rec.UsedTime = s.record().UsedTime
 	}
 	return rec
 }
@@ -155,11 +158,11 @@ func parsePageToken(token string) (int64, error) {
 			return seq, nil
 		}
 	}
-	return 0, sandbox.Errorf(sandbox.Invalid, "page_token %q is not one of ours: use next_page_token of the page before, or none for the first page", sandbox.Quote(token))
+	return 0, sandbox.Errorf(sandbox.Invalid, "page_token %q is not valid: use next_page_token of the previous page, or none for the first page", sandbox.Quote(token))
 }
 
 func (m *Manager) view(r store.Sandbox) sandbox.Sandbox {
-	info := m.Engine.Info()
+	info := m.engine.Info()
 	s := sandbox.Sandbox{
 		ID: r.ID, DisplayName: r.DisplayName, State: r.State, Reason: r.Reason, Language: r.Language, Image: r.Image,
 		Engine: info.Name, Runtime: info.Runtime, Limits: r.Limits, ForkOf: r.ForkOf,
@@ -180,4 +183,18 @@ func (m *Manager) viewOf(r *store.Sandbox) sandbox.Sandbox {
 		return sandbox.Sandbox{}
 	}
 	return m.view(m.newest(*r))
+}
+
+// storeUsed queues a write of the times of last use that have changed since the previous call.
+func (m *Manager) storeUsed() {
+	used := map[sandbox.ID]time.Time{}
+	for _, s := range m.registry.list(isCreated) {
+		s.mu.Lock()
+		if s.rec.UsedTime.After(s.usedStored) {
+			s.usedStored = s.rec.UsedTime
+			used[s.id] = s.usedStored
+		}
+		s.mu.Unlock()
+	}
+	m.store.SetUsed(used)
 }

@@ -1,0 +1,96 @@
+package manager
+
+import (
+	"context"
+	"sync"
+)
+
+// background runs the goroutines of a manager.
+type background struct {
+	ctx  context.Context // cancelled by stop; for work that is not part of a request
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	stopped bool
+	running sync.WaitGroup
+}
+
+func newBackground() *background {
+	b := &background{}
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	return b
+}
+
+// spawn runs fn in a goroutine that close waits for. It returns false, and does not run fn, after close was
+// called.
+func (b *background) spawn(fn func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return false
+	}
+	b.running.Go(fn)
+	return true
+}
+
+// finish runs fn in the background and returns its error. If ctx ends first, finish returns ctx.Err() and fn
+// continues. fn gets a context that ends only with the manager.
+func (b *background) finish(ctx context.Context, fn func(context.Context) error) error {
+	done := make(chan error, 1)
+	if !b.spawn(func() { done <- fn(b.ctx) }) {
+		return errStopping()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// refuse makes spawn return false from now on.
+func (b *background) refuse() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stopped = true
+}
+
+// event lets goroutines wait until something happens. The zero value is ready for use.
+type event struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next returns a channel that the next call of happen closes.
+func (e *event) next() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ch == nil {
+		e.ch = make(chan struct{})
+	}
+	return e.ch
+}
+
+// happen informs all goroutines that wait for the event.
+func (e *event) happen() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ch != nil {
+		close(e.ch)
+		e.ch = nil
+	}
+}
+
+// each calls do for each item, up to atOnce of them concurrently, and returns when all calls have ended.
+func each[T any](items []T, do func(T)) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	slots := make(chan struct{}, atOnce)
+	for _, item := range items {
+		slots <- struct{}{}
+		calls.Go(func() {
+			defer func() { <-slots }()
+			do(item)
+		})
+	}
+}

@@ -1,0 +1,168 @@
+package lifecycle
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Machine is the state of one sandbox, and counts its users. It is safe for concurrent use.
+//
+// A user is a call or an execution that needs the sandbox. A sandbox with a user is not suspended, checkpointed
+// or forked. Only the holder of the sandbox's [Transition] can change the state.
+type Machine struct {
+	hooks Hooks
+	token chan struct{} // contains one value while no goroutine holds the Transition
+
+	mu      sync.Mutex
+	state   State
+	version int           // incremented by each change of the state
+	users   int           // users that have not released the sandbox yet
+	used    time.Time     // when the last user released the sandbox; with a monotonic reading
+	resume  *attempt      // the resume that users wait for, or nil
+	changed chan struct{} // closed, and replaced, when the state changes or the last user releases the sandbox
+}
+
+// Hooks connect a [Machine] to its manager. The machine calls them without holding a lock.
+type Hooks struct {
+	// Resume starts to resume the sandbox and returns without waiting. When the sandbox is running, or the resume
+	// has failed, it must call done once.
+	Resume func(done func(error))
+	// Unused is called when the last user has released the sandbox.
+	Unused func()
+}
+
+// attempt is a resume that is under way. err is set before done is closed.
+type attempt struct {
+	done chan struct{}
+	err  error
+}
+
+// New returns a machine in the given state, without users.
+func New(state State, hooks Hooks) *Machine {
+	m := &Machine{hooks: hooks, token: make(chan struct{}, 1), state: state, used: time.Now(), changed: make(chan struct{})}
+	m.token <- struct{}{}
+	return m
+}
+
+// State returns the current state.
+func (m *Machine) State() State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}
+
+// Version returns the current state and a number that is different after each change of the state.
+func (m *Machine) Version() (State, int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state, m.version
+}
+
+// Acquire makes the caller a user of the sandbox, and returns when the sandbox is running. If it is not, the
+// first of several concurrent callers starts a resume, and all of them wait for it. The resume continues if ctx
+// ends. The caller must call release, which is idempotent, when it no longer uses the sandbox. After an error,
+// which is ctx.Err() or the error of the resume, the caller is not a user, and release is nil.
+func (m *Machine) Acquire(ctx context.Context) (release func(), err error) {
+	m.mu.Lock()
+	m.users++
+	var wait *attempt
+	first := false
+	if m.state != Running {
+		if first = m.resume == nil; first {
+			m.resume = &attempt{done: make(chan struct{})}
+		}
+		wait = m.resume
+	}
+	m.mu.Unlock()
+	release = sync.OnceFunc(func() { m.release(true) })
+	if wait == nil {
+		return release, nil
+	}
+	if first {
+		m.hooks.Resume(func(err error) { m.resumed(wait, err) })
+	}
+	select {
+	case <-wait.done:
+		err = wait.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// resumed passes the result of a resume to the callers of Acquire that wait for it.
+func (m *Machine) resumed(a *attempt, err error) {
+	m.mu.Lock()
+	m.resume = nil
+	m.mu.Unlock()
+	a.err = err
+	close(a.done)
+}
+
+// TryAcquire is like [Machine.Acquire] for a caller that only observes the sandbox: it does not resume the
+// sandbox, and release does not change the time of last use. ok is false if the sandbox is not running.
+func (m *Machine) TryAcquire() (release func(), ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != Running {
+		return nil, false
+	}
+	m.users++
+	return sync.OnceFunc(func() { m.release(false) }), true
+}
+
+// Retain adds a user, whatever the state is. An accepted execution is such a user until its end is on record.
+// release is idempotent.
+func (m *Machine) Retain() (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.users++
+	return sync.OnceFunc(func() { m.release(true) })
+}
+
+func (m *Machine) release(use bool) {
+	m.mu.Lock()
+	m.users--
+	if use {
+		m.used = time.Now()
+	}
+	unused := m.users == 0
+	if unused {
+		m.signal()
+	}
+	m.mu.Unlock()
+	if unused {
+		m.hooks.Unused()
+	}
+}
+
+// signal wakes the goroutines that wait for a change. The caller must hold m.mu.
+func (m *Machine) signal() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// IdleSince returns when the last user released the sandbox. ok is false if the sandbox has a user or is not
+// running.
+func (m *Machine) IdleSince() (since time.Time, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used, m.idle(0)
+}
+
+// Idle reports whether the sandbox is running and has been without a user for at least the duration long.
+func (m *Machine) Idle(long time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.idle(long)
+}
+
+// idle is Idle for a caller that holds m.mu.
+func (m *Machine) idle(long time.Duration) bool {
+	return m.state == Running && m.users == 0 && time.Since(m.used) >= long
+}

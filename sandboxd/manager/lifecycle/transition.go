@@ -1,0 +1,109 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Transition is the exclusive right to change the state of one sandbox. A function that needs this right takes a
+// *Transition, so that its callers cannot forget to acquire it. A goroutine that holds the Transition of one
+// sandbox must not wait for that of another, because two sandboxes could then wait for each other; it may use
+// [Machine.TryBegin].
+type Transition struct{ m *Machine }
+
+// Begin waits until no other goroutine holds the sandbox's Transition, and returns it. The caller must call
+// [Transition.End]. Begin returns ctx.Err() if ctx ends first.
+func (m *Machine) Begin(ctx context.Context) (*Transition, error) {
+	select {
+	case <-m.token:
+		return &Transition{m}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TryBegin is like [Machine.Begin], but does not wait. ok is false if another goroutine holds the Transition.
+func (m *Machine) TryBegin() (t *Transition, ok bool) {
+	select {
+	case <-m.token:
+		return &Transition{m}, true
+	default:
+		return nil, false
+	}
+}
+
+// End gives the Transition back. It panics if the Transition was given back before.
+func (t *Transition) End() {
+	m := t.machine()
+	t.m = nil
+	m.token <- struct{}{}
+}
+
+// State returns the current state. It does not change while the caller holds the Transition.
+func (t *Transition) State() State { return t.machine().State() }
+
+// To changes the state. It panics if the table of states does not allow that, because then the caller is wrong.
+func (t *Transition) To(s State) {
+	m := t.machine()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.to(s)
+}
+
+// Claim changes the state of a running sandbox to s, which is Suspending, Checkpointing or Forking, if the sandbox
+// has been idle for at least the given duration. It reports whether it did. Until the state is Running again, no
+// call can acquire the sandbox.
+func (t *Transition) Claim(s State, idle time.Duration) bool {
+	m := t.machine()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.idle(idle) {
+		return false
+	}
+	m.to(s)
+	return true
+}
+
+// WaitClaim is like [Transition.Claim], but waits until the sandbox has no user. It returns ctx.Err() if ctx ends
+// first, and false if the sandbox is not running.
+func (t *Transition) WaitClaim(ctx context.Context, s State) (bool, error) {
+	m := t.machine()
+	for {
+		m.mu.Lock()
+		running, changed := m.state == Running, m.changed
+		m.mu.Unlock()
+		switch {
+		case !running:
+			return false, nil
+		case t.Claim(s, 0):
+			return true, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// machine returns the machine that t belongs to. It panics if t was given back.
+func (t *Transition) machine() *Machine {
+	if t.m == nil {
+		panic("lifecycle: a transition is used after its end")
+	}
+	return t.m
+}
+
+// to changes the state. The caller must hold m.mu.
+func (m *Machine) to(s State) {
+	if !m.state.CanBecome(s) {
+		panic(fmt.Sprintf("lifecycle: a sandbox cannot become %s while it is %s", s, m.state))
+	}
+	if s == Running && (m.state == Provisioning || m.state == Resuming) {
+		m.used = time.Now() // a checkpoint or a fork, in contrast, does not count as use
+	}
+	m.state = s
+	m.version++
+	m.signal()
+}

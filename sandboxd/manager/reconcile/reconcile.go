@@ -1,0 +1,127 @@
+// Package reconcile compares the recorded sandboxes with the containers of the engine, and plans the actions that
+// make them agree. It does no I/O: package manager gets both lists and runs the actions.
+//
+// The records are the truth about what was promised to clients, and the engine is the truth about what runs. A
+// recorded sandbox whose container does not run is terminated, with the reason. A container without a record is
+// removed.
+package reconcile
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
+)
+
+// Known is a sandbox as the manager knows it.
+type Known struct {
+	Record store.Sandbox
+	// GuestExpiry is the expiry that the sandbox's guest has. It is zero if it is unknown.
+	GuestExpiry time.Time
+	// Busy is true while the sandbox changes: while it is created, suspended, resumed or removed, for example.
+	// [Plan] returns no action for it.
+	Busy bool
+}
+
+// Verb is the kind of an [Action].
+type Verb string
+
+// The kinds of actions.
+const (
+	Terminate Verb = "terminate"  // mark the record as terminated, with Cause and Reason
+	Remove    Verb = "remove"     // remove the container
+	Forget    Verb = "forget"     // record that there is no container any more
+	SetExpiry Verb = "set expiry" // set the expiry of the guest
+	Adopt     Verb = "adopt"      // set the record to the container's state: running, suspended, or suspended as of an earlier time
+)
+
+// Action is one change that is needed to make the records and the containers agree.
+type Action struct {
+	Do     Verb
+	ID     sandbox.ID
+	Cause  store.Cause // of Terminate
+	Reason string      // of Terminate, or of Remove for the log
+}
+
+// Interrupted is the reason of a sandbox whose creation was interrupted by the end of the daemon.
+const Interrupted = "the daemon stopped while it was being created"
+
+// Plan returns the actions that make the records and the containers agree. After these actions, a second plan is
+// empty. While a sandbox is recorded as running or suspended and has not expired, Plan does not remove its
+// container, unless the container is dead.
+func Plan(sandboxes []Known, containers []engine.Container, now time.Time) []Action {
+	var todo []Action
+	existing := make(map[sandbox.ID]engine.Container, len(containers))
+	for _, c := range containers {
+		existing[c.ID] = c
+	}
+	recorded := make(map[sandbox.ID]bool, len(sandboxes))
+	for _, k := range sandboxes {
+		recorded[k.Record.ID] = true
+		if c, exists := existing[k.Record.ID]; !k.Busy {
+			todo = append(todo, planOne(k, c, exists, now)...)
+		}
+	}
+	for _, c := range containers {
+		if !recorded[c.ID] {
+			todo = append(todo, Action{Do: Remove, ID: c.ID, Reason: "it has no record"})
+		}
+	}
+	return todo
+}
+
+// planOne returns the actions for one sandbox. If the engine has no container for it, exists is false and c is
+// empty.
+func planOne(k Known, c engine.Container, exists bool, now time.Time) []Action {
+	id := k.Record.ID
+	removal := Action{Do: Forget, ID: id}
+	if exists {
+		removal = Action{Do: Remove, ID: id, Reason: "its sandbox was terminated"}
+	}
+	var cause store.Cause
+	var reason string
+	switch {
+	case k.Record.State == sandbox.Terminated && !k.Record.Container && !exists:
+		return nil
+	case k.Record.State == sandbox.Terminated:
+		return []Action{removal}
+	case k.Record.State == sandbox.Provisioning:
+		cause, reason = store.CauseFailed, Interrupted
+	case exists && c.Suspended && now.Before(k.Record.ExpireTime):
+		if r := k.Record.Rewound; k.Record.State == sandbox.Suspended && (c.AsOf.IsZero() || r.Owed && r.AsOf.Equal(c.AsOf)) {
+			return nil
+		}
+		return []Action{{Do: Adopt, ID: id}}
+	case exists && c.Running && k.Record.State == sandbox.Suspended && now.Before(k.Record.ExpireTime):
+		return []Action{{Do: Adopt, ID: id}}
+	case exists && c.Running && now.Before(k.Record.ExpireTime):
+		if k.GuestExpiry.Equal(k.Record.ExpireTime) {
+			return nil
+		}
+		return []Action{{Do: SetExpiry, ID: id}}
+	default:
+		cause, reason = WhyDead(k.Record, c, exists, now)
+	}
+	return []Action{{Do: Terminate, ID: id, Cause: cause, Reason: reason}, removal}
+}
+
+// WhyDead returns the cause and the reason to record for a sandbox whose container does not run. If the engine
+// has no container for it, exists is false and c is empty.
+func WhyDead(rec store.Sandbox, c engine.Container, exists bool, now time.Time) (store.Cause, string) {
+	switch {
+	case !now.Before(rec.ExpireTime):
+		return store.CauseExpired, ExpiredReason(rec)
+	case !exists:
+		return store.CauseLost, "its container no longer exists (a person or a program removed it, or the engine lost it): its variables and files are lost"
+	case c.Detail == "":
+		return store.CauseLost, "its container stopped: its variables and files are lost"
+	}
+	return store.CauseLost, fmt.Sprintf("its container stopped (%s): its variables and files are lost", c.Detail)
+}
+
+// ExpiredReason returns the reason to record for a sandbox that reached the end of its TTL.
+func ExpiredReason(rec store.Sandbox) string {
+	return "its TTL ended at " + rec.ExpireTime.UTC().Format(time.RFC3339)
+}
