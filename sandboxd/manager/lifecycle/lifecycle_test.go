@@ -265,9 +265,8 @@ func TestNoUserWhileClaimed(t *testing.T) {
 		}
 		m := newMachine(lifecycle.Running, restore)
 		var goroutines sync.WaitGroup
-		for i := range 8 {
-			r := rand.New(rand.NewPCG(uint64(i), 1))
-			pause := func() { time.Sleep(time.Duration(r.IntN(3000)) * time.Millisecond) }
+		pause := func() { time.Sleep(time.Duration(rand.IntN(3000)) * time.Millisecond) }
+		for range 8 {
 			goroutines.Go(func() {
 				for range 200 {
 					pause()
@@ -291,7 +290,7 @@ func TestNoUserWhileClaimed(t *testing.T) {
 						t.Errorf("Begin() = %v", err)
 						return
 					}
-					target := []lifecycle.State{lifecycle.Suspending, lifecycle.Checkpointing, lifecycle.Forking}[r.IntN(3)]
+					target := []lifecycle.State{lifecycle.Suspending, lifecycle.Checkpointing, lifecycle.Forking}[rand.IntN(3)]
 					if tr.Claim(target, 0) {
 						claimed.Add(1)
 						check("after Claim")
