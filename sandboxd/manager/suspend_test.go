@@ -307,7 +307,7 @@ func TestExpiresAsleep(t *testing.T) {
 		wait(time.Until(sb.ExpireTime))
 		d.wantState(t, "when its time is over", sb.ID, sandbox.Terminated)
 		_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "print x"})
-		wantError(t, "Execute", err, sandbox.Expired, "time was over")
+		wantError(t, "Execute", err, sandbox.Expired, "TTL ended")
 		if _, n := d.eng.Suspends(); n != 0 || len(d.eng.IDs()) != 0 {
 			t.Errorf("resumed %d times, containers %v, want neither", n, d.eng.IDs())
 		}
