@@ -61,14 +61,14 @@ func trialHome(dir string) (string, error) {
 }
 
 func (d *Daemon) try(ctx context.Context, lang sandbox.Language) (err error) {
-	box, err := d.manager.Create(ctx, sandbox.CreateRequest{Language: lang})
+	created, err := d.manager.Create(ctx, sandbox.CreateRequest{Language: lang})
 	if err != nil {
 		return fmt.Errorf("create the sandbox: %w", err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), trialCleanup)
 		defer cancel()
-		if deleteErr := d.manager.Delete(ctx, string(box.ID)); deleteErr != nil {
+		if deleteErr := d.manager.Delete(ctx, string(created.ID)); deleteErr != nil {
 			err = errors.Join(err, fmt.Errorf("delete the sandbox: %w", deleteErr))
 		}
 	}()
@@ -76,7 +76,7 @@ func (d *Daemon) try(ctx context.Context, lang sandbox.Language) (err error) {
 	if lang == sandbox.JavaScript {
 		code = "console.log(6 * 7)"
 	}
-	e, err := d.manager.Execute(ctx, string(box.ID), sandbox.ExecuteRequest{Code: code, WaitSeconds: sandbox.MaxWaitSeconds,
+	e, err := d.manager.Execute(ctx, string(created.ID), sandbox.ExecuteRequest{Code: code, WaitSeconds: sandbox.MaxWaitSeconds,
 		Window: sandbox.Window{Head: 1 << 10}})
 	if err != nil {
 		return fmt.Errorf("run a statement: %w", err)

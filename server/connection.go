@@ -73,13 +73,13 @@ func (c *connection) close() {
 	c.server.mcp.UnregisterSession(context.WithoutCancel(c.ctx), c.session.id)
 }
 
-// write sends one message, with the files of box in place of their placeholders. It may be called concurrently.
-func (c *connection) write(v any, box *spool.Outbox) error {
-	return c.writeAnswer(&message{}, v, box)
+// write sends one message, with the files of outbox in place of their placeholders. It may be called concurrently.
+func (c *connection) write(v any, outbox *spool.Outbox) error {
+	return c.writeAnswer(&message{}, v, outbox)
 }
 
-// writeAnswer sends v as the answer to m, with the files of box in place of their placeholders.
-func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
+// writeAnswer sends v as the answer to m, with the files of outbox in place of their placeholders.
+func (c *connection) writeAnswer(m *message, v any, outbox *spool.Outbox) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write message: %w", err)
@@ -87,7 +87,7 @@ func (c *connection) writeAnswer(m *message, v any, box *spool.Outbox) error {
 	b = m.restoreID(b)
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := c.send(b, box); err != nil {
+	if err := c.send(b, outbox); err != nil {
 		err = fmt.Errorf("write to client: %w", err)
 		c.broken(err)
 		return err
@@ -152,14 +152,14 @@ func (c *connection) serve(ctx context.Context, m *message, inFlight *call) {
 	}
 	ctx, release := c.server.answers.WithBudget(ctx)
 	defer release()
-	box := c.server.config.Spool.NewOutbox()
-	defer box.Close()
-	response := c.handle(c.server.withOutbox(ctx, box), m)
+	outbox := c.server.config.Spool.NewOutbox()
+	defer outbox.Close()
+	response := c.handle(c.server.withOutbox(ctx, outbox), m)
 	c.mu.Lock()
 	cancelled := inFlight.cancelled
 	c.mu.Unlock()
 	if response != nil && !cancelled {
-		_ = c.writeAnswer(m, response, box) // a failed write ends the connection
+		_ = c.writeAnswer(m, response, outbox) // a failed write ends the connection
 	}
 }
 

@@ -42,9 +42,6 @@ func (l *lines) next() (*message, *rejection, error) {
 		return nil, nil, err
 	}
 	m, refused := parseSpooled(long)
-	if m == nil {
-		long.Close()
-	}
 	return m, refused, nil
 }
 

@@ -16,13 +16,19 @@ import (
 
 // parseSpooled parses a message whose long strings are on disk and were replaced by placeholders. It rejects a message with
 // long strings outside the arguments of a tool call, because resolve restores only arguments: anywhere else, the server would
-// use the placeholder as if the client had sent it. The returned message uses long. If it is nil, the caller must close long.
-func parseSpooled(long *spool.Message) (*message, *rejection) {
+// use the placeholder as if the client had sent it. The caller must close the returned message, which uses long. If there is
+// none, parseSpooled closes long.
+func parseSpooled(long *spool.Message) (m *message, refused *rejection) {
+	defer func() {
+		if m == nil {
+			long.Close()
+		}
+	}()
 	text, flaw := long.End()
 	if flaw != nil {
 		return nil, flawRejection(flaw)
 	}
-	m, refused := parse(text)
+	m, refused = parse(text)
 	if m == nil || long.Count() == 0 {
 		return m, refused
 	}
@@ -97,13 +103,13 @@ func replaceTokens(long *spool.Message, v any) any {
 	return v
 }
 
-// outbox is a spool.Outbox whose errors are meant for models. It logs a disk error with its cause.
-type outbox struct {
+// toolOutbox is a spool.Outbox whose errors are meant for models. It logs a disk error with its cause.
+type toolOutbox struct {
 	*spool.Outbox
 	log func(error)
 }
 
-func (o outbox) Base64(r io.Reader) (string, int64, error) {
+func (o toolOutbox) Base64(r io.Reader) (string, int64, error) {
 	token, n, err := o.Outbox.Base64(r)
 	switch {
 	case errors.Is(err, spool.ErrBusy):
@@ -115,11 +121,11 @@ func (o outbox) Base64(r io.Reader) (string, int64, error) {
 	return token, n, err
 }
 
-// withOutbox returns a context in which a tool call can put file contents that are too long for memory into box. box may
+// withOutbox returns a context in which a tool call can put file contents that are too long for memory into outbox. outbox may
 // be nil; then the whole answer is in memory.
-func (s *Server) withOutbox(ctx context.Context, box *spool.Outbox) context.Context {
-	if box == nil {
+func (s *Server) withOutbox(ctx context.Context, outbox *spool.Outbox) context.Context {
+	if outbox == nil {
 		return ctx
 	}
-	return tools.WithOutbox(ctx, outbox{box, func(err error) { s.log.Error("the spool cannot be written", "error", err) }})
+	return tools.WithOutbox(ctx, toolOutbox{outbox, func(err error) { s.log.Error("the spool cannot be written", "error", err) }})
 }

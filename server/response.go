@@ -19,8 +19,8 @@ type response struct {
 
 	preflight bool // the answer is to a CORS preflight request
 
-	to  *message      // the message that is answered; nil: the request contains no message
-	box *spool.Outbox // the files whose placeholders the answer contains; may be nil
+	to     *message      // the message that is answered; nil: the request contains no message
+	outbox *spool.Outbox // the files whose placeholders the answer contains; may be nil
 
 	messages *messageCount // counts the calls of Write; nil: they are not counted
 }
@@ -63,7 +63,7 @@ func (r *response) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
-// Write writes a part of an answer, with the files of r.box in place of their placeholders. mcp-go writes each message with
+// Write writes a part of an answer, with the files of r.outbox in place of their placeholders. mcp-go writes each message with
 // a single call, so a placeholder is never split between two calls.
 func (r *response) Write(p []byte) (int, error) {
 	if r.status == 0 {
@@ -76,7 +76,7 @@ func (r *response) Write(p []byte) (int, error) {
 	if r.to != nil {
 		answer = r.to.restoreID(p)
 	}
-	if err := r.box.Send(deadlineWriter{r}, answer); err != nil {
+	if err := r.outbox.Send(deadlineWriter{r}, answer); err != nil {
 		return 0, err
 	}
 	return len(p), nil

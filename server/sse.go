@@ -41,8 +41,8 @@ func (h *HTTP) serveSSE(w *response, r *http.Request) {
 		fail(w, http.StatusServiceUnavailable, "unavailable", "the server is stopping")
 		return
 	}
-	c, err := h.server.open(r.Context(), func(b []byte, box *spool.Outbox) error {
-		return sendEvent(w, "message", b, box)
+	c, err := h.server.open(r.Context(), func(b []byte, outbox *spool.Outbox) error {
+		return sendEvent(w, "message", b, outbox)
 	})
 	if err != nil {
 		panic(err) // this cannot happen: open fails only for a duplicate session id, and session ids are random
@@ -154,15 +154,15 @@ func (h *HTTP) takeOverBudget(r *http.Request) (release func()) {
 	return func() { h.bodies.Give(b.owner, n) }
 }
 
-// sendEvent writes a server-sent event, with the files of box in place of their placeholders in data. The event has only one
+// sendEvent writes a server-sent event, with the files of outbox in place of their placeholders in data. The event has only one
 // data line: data must not contain newlines, and encoded JSON and base64 contain none.
-func sendEvent(w *response, name string, data []byte, box *spool.Outbox) error {
+func sendEvent(w *response, name string, data []byte, outbox *spool.Outbox) error {
 	var b bytes.Buffer
 	b.Grow(len(data) + 64)
 	fmt.Fprintf(&b, "event: %s\ndata: ", name)
 	b.Write(data)
 	b.WriteString("\n\n")
-	if err := box.Send(w, b.Bytes()); err != nil {
+	if err := outbox.Send(w, b.Bytes()); err != nil {
 		return err
 	}
 	return w.control.Flush()

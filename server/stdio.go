@@ -18,8 +18,8 @@ import (
 // end of the input, runs calls itself when its queue is full (so that nothing can be cancelled), loses a cancellation that
 // overtakes its call, uses one session for all connections, and reads lines of any length.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
-	c, err := s.open(ctx, func(b []byte, box *spool.Outbox) error {
-		return box.Send(out, append(b, '\n'))
+	c, err := s.open(ctx, func(b []byte, outbox *spool.Outbox) error {
+		return outbox.Send(out, append(b, '\n'))
 	})
 	if err != nil {
 		return err

@@ -43,9 +43,9 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 		return
 	}
 	defer m.close()
-	box := h.server.config.Spool.NewOutbox()
-	defer box.Close()
-	w.to, w.box, w.messages = m, box, newMessageCount()
+	outbox := h.server.config.Spool.NewOutbox()
+	defer outbox.Close()
+	w.to, w.outbox, w.messages = m, outbox, newMessageCount()
 	defer func() {
 		if p := recover(); p != nil {
 			h.answerPanic(w, m, p)
@@ -53,7 +53,7 @@ func (h *HTTP) serveStreamable(w *response, r *http.Request) {
 	}()
 	header := r.Header.Clone()
 	header.Del(mcpserver.HeaderKeySessionID)
-	ctx := withMessages(h.server.withOutbox(withLong(r.Context(), m), box), w.messages)
+	ctx := withMessages(h.server.withOutbox(withLong(r.Context(), m), outbox), w.messages)
 	h.streamable.Handle(w, &mcpserver.HTTPRequest{Method: r.Method, URL: r.URL, Header: header, Body: m.raw, Context: ctx})
 }
 
@@ -123,9 +123,6 @@ func (h *HTTP) readBody(r io.Reader) (*message, *rejection, error) {
 		return nil, nil, err
 	}
 	m, refused := parseSpooled(long)
-	if m == nil {
-		long.Close()
-	}
 	return m, refused, nil
 }
 

@@ -76,11 +76,11 @@ func (c *execCommand) Run(ctx context.Context, k *kong.Context) error {
 	}
 	name := c.Sandbox
 	if name == "" {
-		box, err := client.Create(ctx, sandbox.CreateRequest{Language: req.Language})
+		created, err := client.Create(ctx, sandbox.CreateRequest{Language: req.Language})
 		if err != nil {
 			return err
 		}
-		name = string(box.ID)
+		name = string(created.ID)
 		defer deleteQuietly(client, name)
 	}
 	exec, err := client.Execute(ctx, name, req)

@@ -57,12 +57,12 @@ func (c *lsCommand) Run(ctx context.Context, k *kong.Context) error {
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SANDBOX\tNAME\tSTATE\tLANGUAGE\tAGE\tEXPIRES")
-	for _, box := range all {
-		expires := "in " + formatDuration(time.Until(box.ExpireTime))
-		if box.State == sandbox.Terminated {
-			expires = box.Reason
+	for _, s := range all {
+		expires := "in " + formatDuration(time.Until(s.ExpireTime))
+		if s.State == sandbox.Terminated {
+			expires = s.Reason
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", box.ID, box.DisplayName, box.State, box.Language, formatDuration(time.Since(box.CreateTime)), expires)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, s.DisplayName, s.State, s.Language, formatDuration(time.Since(s.CreateTime)), expires)
 	}
 	return w.Flush()
 }
