@@ -153,6 +153,21 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	})
 }
 
+// TestGetExecutionWithoutOutput checks that an execution can be read with a window that selects no output, as the tools do
+// while they wait.
+func TestGetExecutionWithoutOutput(t *testing.T) {
+	m := newMemory(t)
+	c, _, _ := serve(t, m, discardLog())
+	s, err := c.Create(t.Context(), sandbox.CreateRequest{})
+	must(t, err)
+	x, err := c.Execute(t.Context(), string(s.ID), sandbox.ExecuteRequest{Code: "sleep"})
+	must(t, err)
+	got, err := c.GetExecution(t.Context(), string(x.ID), 0, sandbox.NoOutput)
+	if err != nil || got.State != sandbox.ExecRunning {
+		t.Errorf("GetExecution() = %s, %v, want a running execution", got.State, err)
+	}
+}
+
 // TestErrorWithoutADaemon checks that the error without a running daemon wraps ErrNotRunning and explains how to start one.
 func TestErrorWithoutADaemon(t *testing.T) {
 	c := api.Dial(filepath.Join(t.TempDir(), "nobody"))

@@ -27,7 +27,7 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	from, err := q.integer("from", 1, 0, maxOffset)
+	from, err := q.integer("from", 1, 0, sandbox.MaxOffset)
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	last := r.Header.Get("Last-Event-ID")
 	if s.sse && last != "" {
 		n, err := strconv.ParseInt(last, 10, 64)
-		if err != nil || n < 0 || n > maxOffset {
+		if err != nil || n < 0 || n > sandbox.MaxOffset {
 			return sandbox.Errorf(sandbox.Invalid, "Last-Event-ID %q is not the number of an event", sandbox.Quote(last))
 		}
 		from = n + 1

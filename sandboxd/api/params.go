@@ -66,12 +66,9 @@ func (q query) wait() (float64, error) {
 	return f, sandbox.ValidateWait(f)
 }
 
-// maxOffset is the maximum offset in output and files. It is far larger than all output and files.
-const maxOffset = 1 << 50
-
 // window returns the parameters offset, head and tail.
 func (q query) window() (w sandbox.Window, err error) {
-	if w.Offset, err = q.integer("offset", 0, 0, maxOffset); err != nil {
+	if w.Offset, err = q.integer("offset", 0, 0, sandbox.MaxOffset); err != nil {
 		return w, err
 	}
 	head, err := q.integer("head", 0, 0, sandbox.MaxOutputBytes)
@@ -85,8 +82,8 @@ func (q query) window() (w sandbox.Window, err error) {
 
 // validateWindow validates a window from a JSON body.
 func validateWindow(w sandbox.Window) error {
-	if w.Offset < 0 || w.Offset > maxOffset {
-		return sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 to %d", w.Offset, int64(maxOffset))
+	if w.Offset < 0 || w.Offset > sandbox.MaxOffset {
+		return sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 to %d", w.Offset, int64(sandbox.MaxOffset))
 	}
 	for _, n := range []int{w.Head, w.Tail} {
 		if n < 0 || n > sandbox.MaxOutputBytes {

@@ -43,7 +43,7 @@ func parseRange(r *http.Request) (byteRange, error) {
 	return whole, bad
 }
 
-// digits parses a position in a file. It replaces a position beyond maxOffset with maxOffset, which is beyond the end of
+// digits parses a position in a file. It replaces a position beyond sandbox.MaxOffset with sandbox.MaxOffset, which is beyond the end of
 // every file.
 func digits(s string) (int64, bool) {
 	s = strings.TrimSpace(s)
@@ -51,8 +51,8 @@ func digits(s string) (int64, bool) {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n > maxOffset {
-		return maxOffset, true
+	if err != nil || n > sandbox.MaxOffset {
+		return sandbox.MaxOffset, true
 	}
 	return n, true
 }

@@ -155,7 +155,7 @@ type Window struct {
 	Tail   int   `json:"tail,omitempty"`
 }
 
-// MaxOffset is the largest offset of a [Window]. No output is that long.
+// MaxOffset is the largest offset in output and files that a request may contain. No output and no file is that long.
 const MaxOffset = 1 << 52
 
 // NoOutput is a window that selects no output, for callers that need only the state of an execution.
