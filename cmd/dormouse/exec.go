@@ -39,9 +39,9 @@ wrong. The code's own exit status is never passed on.`
 func (c *execCommand) Validate() error {
 	switch {
 	case c.File != "" && c.Code != "":
-		return errors.New("-e CODE and a FILE were given: give only one of them")
+		return errors.New("-e CODE and a FILE were given: give one of them, not both")
 	case c.File == "" && c.Code == "":
-		return errors.New("no code was given: give -e CODE or a FILE (- is standard input)")
+		return errors.New("there is nothing to run: give -e CODE or a FILE (- is standard input)")
 	case c.Timeout < 1 || c.Timeout > sandbox.MaxTimeoutSeconds:
 		return fmt.Errorf("--timeout %d is out of range: use 1 to %d", c.Timeout, sandbox.MaxTimeoutSeconds)
 	}
