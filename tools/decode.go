@@ -42,7 +42,7 @@ func (a arguments) duration(name string) (d sandbox.Duration, ok bool) {
 func (a arguments) files() []fileArgument { f, _ := a[filesName].([]fileArgument); return f }
 
 // maxInteger limits whole numbers that have no limit of their own (offsets), so that they fit into an int64.
-const maxInteger = 1 << 50
+const maxInteger = sandbox.MaxOffset
 
 // decimal formats a number without an exponent, as is usual in schemas and messages.
 func decimal(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }

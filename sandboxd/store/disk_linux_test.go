@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -22,6 +23,10 @@ func TestFullDisk(t *testing.T) {
 		t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	synctest.Test(t, func(t *testing.T) { testFullDisk(t, dir) })
+}
+
+func testFullDisk(t *testing.T, dir string) {
 	s := open(t, filepath.Join(dir, "x.db"))
 	r, other := add(t, s, record(200_001)), add(t, s, record(200_002))
 	stored := accept(t, s, r.ID, "")
@@ -48,30 +53,27 @@ func TestFullDisk(t *testing.T) {
 	for range 2 {
 		// Flush must succeed although the deferred changes fail, because its own change writes nothing.
 		if err := s.Flush(); err != nil {
-			t.Errorf("Flush() = %v", err)
+			t.Errorf("Flush() = %v, want no error", err)
 		}
 	}
 	if err := s.EndSandbox(other.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
-		t.Errorf("EndSandbox() = %v on a full disk", err)
+		t.Errorf("EndSandbox() on a full disk = %v, want no error", err)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	accept(t, s, r.ID, "")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		got, err := s.Sandbox(t.Context(), r.ID)
-		if err == nil && got.UsedTime.Equal(used) && got.SavedTime.Equal(used) {
-			break
-		}
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("used at %v, saved at %v, %v, want %v, the last deferred changes that failed on the full disk", got.UsedTime, got.SavedTime, err, used)
-		}
+	time.Sleep(5 * time.Second) // longer than the interval at which the store retries
+	synctest.Wait()
+	got, err := s.Sandbox(t.Context(), r.ID)
+	if err != nil || !got.UsedTime.Equal(used) || !got.SavedTime.Equal(used) {
+		t.Fatalf("the sandbox was used at %v and saved at %v, %v; want %v twice, from the last deferred changes that failed on the full disk", got.UsedTime, got.SavedTime, err, used)
 	}
 	if err := s.Ping(t.Context()); err != nil {
-		t.Errorf("Ping() = %v when there is room again", err)
+		t.Errorf("Ping() = %v after space was freed, want no error", err)
 	}
 	if info, err := os.Stat(filepath.Join(dir, "x.db.reserve")); err != nil || info.Size() == 0 {
-		t.Errorf("%v, want room kept for the next time", err)
+		t.Errorf("%v, want a reserve for the next time", err)
 	}
 }
 
@@ -109,7 +111,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	fill(t, dir)
 	s = open(t, path)
 	if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
-		t.Errorf("EndSandbox() = %v on a full disk", err)
+		t.Errorf("EndSandbox() on a full disk = %v, want no error", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

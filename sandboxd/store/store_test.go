@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -59,7 +60,7 @@ func accept(t testing.TB, s *store.Store, id sandbox.ID, requestID string) store
 		ID: sandbox.NewExecutionID(), SandboxID: id, Language: sandbox.Python, State: sandbox.ExecQueued, TimeoutSeconds: 7, CreateTime: created,
 	}}
 	if err := s.AddExecution(e); err != nil {
-		t.Fatalf("AddExecution() = %v", err)
+		t.Fatalf("AddExecution() = %v, want no error", err)
 	}
 	return e
 }
@@ -91,7 +92,7 @@ func TestReopen(t *testing.T) {
 		t.Errorf("ExecutionByRequest() = %+v, %v, want it succeeded, without events", found, err)
 	}
 	if data, _ := os.ReadFile(path); bytes.Contains(data, []byte("secret")) {
-		t.Error("output is on disk")
+		t.Error("the database contains output, want none")
 	}
 }
 
@@ -136,12 +137,12 @@ func TestOpenRefuses(t *testing.T) {
 		want string
 	}{
 		{"text", func(t *testing.T, path string) { write(t, path, []byte(strings.Repeat("not a database ", 1000))) }, "damaged"},
-		{"another's database", func(t *testing.T, path string) { raw(t, path, "CREATE TABLE x (y)") }, "not a database of Dormouse's"},
-		{"a newer one", func(t *testing.T, path string) {
+		{"a database of another program", func(t *testing.T, path string) { raw(t, path, "CREATE TABLE x (y)") }, "not a database of Dormouse's"},
+		{"a database of a newer Dormouse", func(t *testing.T, path string) {
 			_ = open(t, path).Close()
 			raw(t, path, "PRAGMA user_version = 99")
 		}, "a newer Dormouse wrote it (schema 99"},
-		{"a damaged one", func(t *testing.T, path string) {
+		{"a damaged database", func(t *testing.T, path string) {
 			s := open(t, path)
 			r := add(t, s, record(200_001))
 			for range 300 {
@@ -276,7 +277,7 @@ func TestUIDs(t *testing.T) {
 	s := open(t, file(t))
 	a := add(t, s, record(200_001))
 	if err := s.AddSandbox(record(200_001)); err == nil {
-		t.Error("AddSandbox() of a uid that is held is no error")
+		t.Error("AddSandbox() with the UID of a sandbox that has a container succeeded, want an error")
 	}
 	if err := s.EndSandbox(a.ID, store.End{Cause: store.CauseDeleted}); err != nil {
 		t.Fatal(err)
@@ -430,7 +431,7 @@ func TestSetState(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.SetState(r.ID, sandbox.Running); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("SetState() of one that has ended = %v, want ErrNotFound", err)
+		t.Errorf("SetState() of a terminated sandbox = %v, want ErrNotFound", err)
 	}
 }
 
@@ -450,7 +451,7 @@ func TestGroups(t *testing.T) {
 			if errors.Is(err, store.ErrRequestTaken) {
 				taken++
 			} else if err != nil {
-				t.Errorf("AddExecution() = %v", err)
+				t.Errorf("AddExecution() = %v, want no error", err)
 			}
 		})
 	}
@@ -463,20 +464,18 @@ func TestGroups(t *testing.T) {
 
 // TestSoon checks that deferred changes are written in order, even if no caller flushes them.
 func TestSoon(t *testing.T) {
-	s := open(t, file(t))
-	r := add(t, s, record(200_001))
-	used := created.Add(time.Minute)
-	s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
-	s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // this earlier time must not replace a later one
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		got, err := s.Sandbox(t.Context(), r.ID)
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("used at %v, %v, want %v", got.UsedTime, err, used)
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, file(t))
+		r := add(t, s, record(200_001))
+		used := created.Add(time.Minute)
+		s.SetUsed(map[sandbox.ID]time.Time{r.ID: used})
+		s.SetUsed(map[sandbox.ID]time.Time{r.ID: created}) // this earlier time must not replace a later one
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got, err := s.Sandbox(t.Context(), r.ID); err != nil || !got.UsedTime.Equal(used) {
+			t.Errorf("the sandbox was used at %v, %v, want %v", got.UsedTime, err, used)
 		}
-		if got.UsedTime.Equal(used) {
-			return
-		}
-	}
+	})
 }
 
 // TestPrune checks that Prune deletes sandboxes that were terminated more than Retention ago, together with
@@ -529,7 +528,7 @@ func TestBounds(t *testing.T) {
 		wg.Go(func() {
 			e := sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: r.ID, State: sandbox.ExecQueued}
 			if err := s.AddExecution(store.Execution{Execution: e}); err != nil {
-				t.Errorf("AddExecution() = %v", err)
+				t.Errorf("AddExecution() = %v, want no error", err)
 			}
 		})
 	}
