@@ -31,24 +31,24 @@ func (d *deadman) due(now time.Time) bool {
 
 // watch returns when two consecutive checks have found that the sandbox has expired.
 func (d *deadman) watch() {
-	var l look
-	for !l.over(d, time.Now()) {
+	var c expiryChecks
+	for !c.check(d, time.Now()) {
 		time.Sleep(expiryCheck)
 	}
 }
 
-// look is the state of a deadman's checks.
-type look struct {
+// expiryChecks is the state of a deadman's checks.
+type expiryChecks struct {
 	at, restored time.Time // when the last check was made, and when a check last found that the guest had been restored
 	late         bool      // the last check found that the sandbox had expired
 }
 
-// over makes a check and reports whether the sandbox must end.
-func (l *look) over(d *deadman, now time.Time) bool {
-	if !l.at.IsZero() && now.Sub(l.at) > restoreGap {
-		l.restored = now
+// check makes a check and reports whether the sandbox must end.
+func (c *expiryChecks) check(d *deadman, now time.Time) bool {
+	if !c.at.IsZero() && now.Sub(c.at) > restoreGap {
+		c.restored = now
 	}
-	was := l.late
-	l.at, l.late = now, d.due(now) && now.Sub(l.restored) > restoreGrace
-	return was && l.late
+	wasLate := c.late
+	c.at, c.late = now, d.due(now) && now.Sub(c.restored) > restoreGrace
+	return wasLate && c.late
 }

@@ -25,22 +25,22 @@ func TestDeadman(t *testing.T) {
 // restoreGrace until the daemon sends a new expiry, and ends if the daemon sends none.
 func TestRestoredGuestWaitsForItsExpiry(t *testing.T) {
 	var d deadman
-	var l look
+	var c expiryChecks
 	now := time.Unix(1_800_000_000, 0)
 	d.set(now.Add(time.Minute))
-	if l.over(&d, now) {
-		t.Fatal("over() = true before the expiry, want false")
+	if c.check(&d, now) {
+		t.Fatal("check() = true before the expiry, want false")
 	}
 	now = now.Add(24 * time.Hour) // the time for which the sandbox was suspended
 	for restored := now; ; now = now.Add(expiryCheck) {
-		if !l.over(&d, now) {
+		if !c.check(&d, now) {
 			if now.Sub(restored) > restoreGrace+2*expiryCheck {
-				t.Fatalf("over() = false %v after the restore without a new expiry, want true", now.Sub(restored))
+				t.Fatalf("check() = false %v after the restore without a new expiry, want true", now.Sub(restored))
 			}
 			continue
 		}
 		if now.Sub(restored) <= restoreGrace {
-			t.Errorf("over() = true %v after the restore, want false for %v", now.Sub(restored), restoreGrace)
+			t.Errorf("check() = true %v after the restore, want false for %v", now.Sub(restored), restoreGrace)
 		}
 		return
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // execution is one run of code: its record, its journal and the request to stop it. The lane that runs it calls begin
-// and end. If the execution is interrupted in the queue, the server calls end instead. interrupt, wait, look and window
+// and end. If the execution is interrupted in the queue, the server calls end instead. interrupt, wait, current and window
 // may be called concurrently.
 type execution struct {
 	id      sandbox.ExecutionID
@@ -132,8 +132,8 @@ func (e *execution) wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// look returns the current record without events.
-func (e *execution) look() sandbox.Execution {
+// current returns the current record without events.
+func (e *execution) current() sandbox.Execution {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := e.record
@@ -143,7 +143,7 @@ func (e *execution) look() sandbox.Execution {
 
 // window returns the current record with the events that w selects.
 func (e *execution) window(w sandbox.Window) (sandbox.Execution, error) {
-	r := e.look()
+	r := e.current()
 	var err error
 	r.Events, r.NextOffset, err = e.journal.Window(w)
 	r.OutputGone = e.journal.OutputDeleted()

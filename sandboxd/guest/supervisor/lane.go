@@ -367,8 +367,8 @@ func (l *lane) currentEpoch() int {
 	return l.epoch
 }
 
-// look describes the kernel for a status. The function memory returns how many bytes the processes of a session use.
-func (l *lane) look(memory func(session int) int64) sandbox.Kernel {
+// describeKernel describes the kernel for a status. The function memory returns how many bytes the processes of a session use.
+func (l *lane) describeKernel(memory func(session int) int64) sandbox.Kernel {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := sandbox.Kernel{Language: l.lang, State: sandbox.KernelStopped, Epoch: l.epoch, LastDeath: l.lastDeath}

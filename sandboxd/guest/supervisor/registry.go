@@ -94,7 +94,7 @@ func (r *registry) active() []sandbox.Execution {
 	list := []sandbox.Execution{}
 	for _, e := range r.order {
 		if !e.final() {
-			list = append(list, e.look())
+			list = append(list, e.current())
 		}
 	}
 	return list

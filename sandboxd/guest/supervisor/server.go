@@ -203,7 +203,7 @@ func (s *Supervisor) postInterrupt(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if s.lanes[e.look().Language].remove(e) {
+	if s.lanes[e.current().Language].remove(e) {
 		e.end(outcome{state: sandbox.ExecInterrupted, reason: neverRan})
 	}
 	e.interrupt()

@@ -41,7 +41,7 @@ func (s *Supervisor) status() guest.Status {
 		DroppedBad:  s.dropped.bad.Load(),
 	}
 	for _, l := range kernels.Languages {
-		k := s.lanes[sandbox.Language(l.Name)].look(func(session int) int64 { return bySession[session] })
+		k := s.lanes[sandbox.Language(l.Name)].describeKernel(func(session int) int64 { return bySession[session] })
 		if k.Epoch > 0 || k.State != sandbox.KernelStopped || k.LastDeath != nil {
 			st.Kernels = append(st.Kernels, k)
 		}

@@ -15,7 +15,7 @@ const followBatch = 1 << 20
 func (j *Journal) Follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
 	next, failed := max(from, 1), false
 	for {
-		index, contents, final, changed := j.look(next)
+		index, contents, final, changed := j.snapshot(next)
 		if index == nil && final {
 			return j.followGone(next, emit)
 		}
@@ -45,9 +45,9 @@ func (j *Journal) Follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 	}
 }
 
-// look returns the current events. If the event with the number next does not exist yet and can still be added, changed
+// snapshot returns the current events. If the event with the number next does not exist yet and can still be added, changed
 // is closed when there is a new event; otherwise changed is nil.
-func (j *Journal) look(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
+func (j *Journal) snapshot(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if next > int64(len(j.index)) && !j.final {
