@@ -27,9 +27,9 @@ func (s *Store) AddExecution(e Execution) error {
 	if err != nil {
 		return err
 	}
-	return s.now(func(tx *sql.Tx) error {
+	return s.apply(func(tx *sql.Tx) error {
 		res, err := tx.Stmt(s.accept).Exec(e.ID, e.Requester, nullable(e.RequestID), e.RequestHash, record, e.SandboxID, sandbox.Running)
-		if taken(err) && strings.Contains(err.Error(), "request_id") {
+		if isDuplicate(err) && strings.Contains(err.Error(), "request_id") {
 			return ErrRequestTaken
 		}
 		if err != nil {
@@ -47,7 +47,7 @@ func (s *Store) AddExecution(e Execution) error {
 // end of the daemon. Soon afterwards, when the disk is flushed, it also survives a failure of the machine. If
 // the record is final already, FinishExecution returns false and changes nothing.
 func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
-	err = s.quickly(func(tx *sql.Tx) error {
+	err = s.applyUnsynced(func(tx *sql.Tx) error {
 		stored, err = s.finish(tx, e)
 		return err
 	})
@@ -57,7 +57,7 @@ func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 	if stored {
 		// Make the store flush the disk soon. A transaction flushes only if it writes, so this one writes the
 		// same value again.
-		s.soon(func(tx *sql.Tx) error {
+		s.applyLater(func(tx *sql.Tx) error {
 			_, err := tx.Exec("UPDATE executions SET final = final WHERE id = ?", e.ID)
 			return err
 		})
@@ -68,7 +68,7 @@ func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 // AbandonExecution stores that an accepted execution never ran. It releases the execution's request id, so that
 // a retry creates a new execution.
 func (s *Store) AbandonExecution(e sandbox.Execution) error {
-	return s.evenFull(func(tx *sql.Tx) error {
+	return s.applyWithReserve(func(tx *sql.Tx) error {
 		if _, err := s.finish(tx, e); err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func (s *Store) AbandonExecution(e sandbox.Execution) error {
 // RemoveExecution deletes the record of an execution that the guest refused or did not receive. It does nothing
 // if the record is final.
 func (s *Store) RemoveExecution(id sandbox.ExecutionID) error {
-	return s.evenFull(func(tx *sql.Tx) error {
+	return s.applyWithReserve(func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM executions WHERE id = ? AND final = 0", id)
 		return err
 	})
@@ -91,11 +91,10 @@ func (s *Store) Execution(ctx context.Context, id sandbox.ExecutionID) (Executio
 	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ?", id))
 }
 
-// ExecutionFor returns an execution's record if the owner in who may see its sandbox, and [ErrNotFound]
-// otherwise. Like [Store.SandboxFor], it takes the same time for an execution of another owner as for one that
-// does not exist.
-func (s *Store) ExecutionFor(ctx context.Context, who sandbox.Owner, id sandbox.ExecutionID) (Execution, error) {
-	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
+// ExecutionFor returns an execution's record if viewer may see its sandbox, and [ErrNotFound] otherwise. Like
+// [Store.SandboxFor], it takes the same time for an execution of another owner as for one that does not exist.
+func (s *Store) ExecutionFor(ctx context.Context, viewer sandbox.Owner, id sandbox.ExecutionID) (Execution, error) {
+	return scanExecution(s.read.QueryRowContext(ctx, "SELECT "+executionColumns+" FROM executions WHERE id = ? AND (owner = ? OR ?)", id, viewer, viewer == sandbox.Operator))
 }
 
 // ExecutionByRequest returns the execution of a requester with this request id, or [ErrNotFound].

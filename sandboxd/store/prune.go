@@ -20,7 +20,7 @@ const (
 // Prune deletes the records of sandboxes that were terminated more than Retention before now and have no
 // container, and the final executions beyond MaxExecutions.
 func (s *Store) Prune(now time.Time) error {
-	return s.now(func(tx *sql.Tx) error {
+	return s.apply(func(tx *sql.Tx) error {
 		if _, err := tx.Exec("DELETE FROM sandboxes WHERE state = ? AND container = 0 AND end_time < ?",
 			sandbox.Terminated, toDB(now.Add(-Retention))); err != nil {
 			return err

@@ -14,20 +14,20 @@ import (
 // file smaller and tries again. When there is free space again, the writer extends the file to its full size.
 type reserve struct {
 	path string
-	kept bool // the file has its full size; used only by Open and, after it, by the writer
+	full bool // the file has its full size; used only by Open and, after it, by the writer
 }
 
 // reserveBytes is several times the space that the termination of a sandbox needs in the write-ahead log: a few
 // pages, and one more page for each unfinished execution.
 const (
 	reserveBytes = 1 << 20
-	reserveStep  = reserveBytes / 8 // how many bytes giveUp frees in one call
+	reserveStep  = reserveBytes / 8 // how many bytes shrink frees in one call
 )
 
-// keep creates the file, or extends it to its full size. On a full disk the file stays smaller, and the writer
-// calls keep again after a later change.
-func (r *reserve) keep() {
-	if r.kept {
+// grow creates the file, or extends it to its full size. On a full disk the file stays smaller, and the writer
+// calls grow again after a later change.
+func (r *reserve) grow() {
+	if r.full {
 		return
 	}
 	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -38,22 +38,21 @@ func (r *reserve) keep() {
 	info, err := f.Stat()
 	for size := int64(0); err == nil; size += reserveStep {
 		if size = max(size, info.Size()); size >= reserveBytes {
-			r.kept = true
+			r.full = true
 			return
 		}
 		_, err = f.Write(make([]byte, min(reserveStep, reserveBytes-size)))
 	}
 }
 
-// giveUp makes the file smaller by reserveStep bytes and reports whether it did. It never makes the file smaller
-// than the parameter spare, in bytes.
-func (r *reserve) giveUp(spare int64) bool {
+// shrink makes the file smaller by reserveStep bytes, but not smaller than minimum bytes. It reports whether it did.
+func (r *reserve) shrink(minimum int64) bool {
 	info, err := os.Stat(r.path)
-	if err != nil || info.Size() <= spare {
+	if err != nil || info.Size() <= minimum {
 		return false
 	}
-	r.kept = false
-	return os.Truncate(r.path, max(info.Size()-reserveStep, spare)) == nil
+	r.full = false
+	return os.Truncate(r.path, max(info.Size()-reserveStep, minimum)) == nil
 }
 
 func reservePath(database string) string { return database + ".reserve" }
@@ -62,7 +61,7 @@ func reservePath(database string) string { return database + ".reserve" }
 // again. It reports whether it freed any space. The caller must make sure that the database is not open.
 func FreeReserve(path string) bool {
 	r := reserve{path: reservePath(path)}
-	return r.giveUp(0)
+	return r.shrink(0)
 }
 
 // IsFull reports whether err was caused by a full disk.

@@ -28,7 +28,7 @@ type Rewinding struct {
 // the state running, which records that the guest has been informed.
 func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 	var done Rewind
-	err := s.now(func(tx *sql.Tx) error {
+	err := s.apply(func(tx *sql.Tx) error {
 		done = Rewind{AsOf: fromDB(toDB(r.AsOf)), Owed: true}
 		all, err := queryExecutions(tx, "WHERE sandbox = ? ORDER BY seq", id)
 		if err != nil {

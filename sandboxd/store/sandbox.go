@@ -83,13 +83,13 @@ func (s *Store) AddSandbox(r Sandbox) error {
 	if err != nil {
 		return err
 	}
-	return s.now(func(tx *sql.Tx) error {
+	return s.apply(func(tx *sql.Tx) error {
 		_, err := tx.Exec(`INSERT INTO sandboxes (id, owner, display_name, state, cause, reason, language, image, limits, uid, fork_of, container,
 			request_id, request_hash, create_time, expire_time, used_time, end_time)
 			VALUES (?, ?, ?, ?, '', '', ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 0)`,
 			r.ID, r.Owner, r.DisplayName, sandbox.Provisioning, r.Language, r.Image, string(limits), r.UID, r.ForkOf,
 			nullable(r.RequestID), r.RequestHash, toDB(r.CreateTime), toDB(r.ExpireTime), toDB(r.UsedTime))
-		if taken(err) && strings.Contains(err.Error(), "request_id") {
+		if isDuplicate(err) && strings.Contains(err.Error(), "request_id") {
 			return ErrRequestTaken
 		}
 		if err != nil {
@@ -102,7 +102,7 @@ func (s *Store) AddSandbox(r Sandbox) error {
 // SetRunning records that a provisioning sandbox is running. If the sandbox is a fork, SetRunning raises its
 // epoch_bound to that of the original, because the fork's kernel_epoch continues from the original's.
 func (s *Store) SetRunning(id sandbox.ID) error {
-	return s.now(func(tx *sql.Tx) error {
+	return s.apply(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, epoch_bound = max(epoch_bound, coalesce((SELECT original.epoch_bound FROM sandboxes original WHERE original.id = sandboxes.fork_of), 0))
 			WHERE id = ? AND state = ?`, sandbox.Running, id, sandbox.Provisioning))
 	})
@@ -112,7 +112,7 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 // informed of the last rewind. SetState works on a full disk: to free space, a client may have to resume a
 // sandbox, read its files and delete it.
 func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
-	return s.wait(op{spare: reserveBytes / 2, do: func(tx *sql.Tx) error {
+	return s.submit(change{reserveLeft: reserveBytes / 2, run: func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET state = ?1, rewound_owed = min(rewound_owed, ?1 <> ?3) WHERE id = ?2 AND state IN (?3, ?4)",
 			state, id, sandbox.Running, sandbox.Suspended))
 	}})
@@ -121,7 +121,7 @@ func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 // SetSaved records, with a short delay, when a sandbox's checkpoint was made. A zero t means that there is no
 // checkpoint any more.
 func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
-	s.soon(func(tx *sql.Tx) error {
+	s.applyLater(func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE sandboxes SET saved_time = ? WHERE id = ?", toDB(t), id)
 		return err
 	})
@@ -129,7 +129,7 @@ func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
 
 // RemoveSandbox deletes the record of a sandbox that could not be created and has no container.
 func (s *Store) RemoveSandbox(id sandbox.ID) error {
-	return s.now(func(tx *sql.Tx) error {
+	return s.apply(func(tx *sql.Tx) error {
 		_, err := tx.Exec("DELETE FROM sandboxes WHERE id = ?", id)
 		return err
 	})
@@ -137,7 +137,7 @@ func (s *Store) RemoveSandbox(id sandbox.ID) error {
 
 // UpdateSandbox changes the display name and the expiry of a sandbox that has not been terminated.
 func (s *Store) UpdateSandbox(id sandbox.ID, name string, expire time.Time) error {
-	return s.now(func(tx *sql.Tx) error {
+	return s.apply(func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET display_name = ?, expire_time = ? WHERE id = ? AND state <> ?",
 			name, toDB(expire), id, sandbox.Terminated))
 	})
@@ -157,7 +157,7 @@ type End struct {
 // the sandbox could not be created (CauseFailed), EndSandbox releases its request id, so that a retry creates a
 // new sandbox.
 func (s *Store) EndSandbox(id sandbox.ID, end End) error {
-	return s.evenFull(func(tx *sql.Tx) error {
+	return s.applyWithReserve(func(tx *sql.Tx) error {
 		err := oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, cause = ?, reason = ?, end_time = ?, used_time = max(used_time, ?),
 			request_id = CASE WHEN ? THEN NULL ELSE request_id END WHERE id = ? AND state <> ?`,
 			sandbox.Terminated, end.Cause, end.Reason, toDB(end.Time), toDB(end.Used), end.Cause == CauseFailed, id, sandbox.Terminated))
@@ -181,7 +181,7 @@ func (s *Store) EndSandbox(id sandbox.ID, end End) error {
 // ContainerGone records, with a short delay, that the engine no longer has the container of a terminated
 // sandbox.
 func (s *Store) ContainerGone(id sandbox.ID) {
-	s.soon(func(tx *sql.Tx) error {
+	s.applyLater(func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE sandboxes SET container = 0 WHERE id = ? AND state = ?", id, sandbox.Terminated)
 		return err
 	})
@@ -193,7 +193,7 @@ func (s *Store) SetUsed(times map[sandbox.ID]time.Time) {
 	if len(times) == 0 {
 		return
 	}
-	s.soon(func(tx *sql.Tx) error {
+	s.applyLater(func(tx *sql.Tx) error {
 		for id, t := range times {
 			if _, err := tx.Exec("UPDATE sandboxes SET used_time = max(used_time, ?) WHERE id = ?", toDB(t), id); err != nil {
 				return err

@@ -120,9 +120,9 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	}
 	switch {
 	case app != applicationID && (app != 0 || version != 0 || tables != 0):
-		return fmt.Errorf("it is not a database of Dormouse's")
+		return fmt.Errorf("it is not a Dormouse database: move it away, or use another DORMOUSE_HOME")
 	case version > len(migrations):
-		return fmt.Errorf("a newer Dormouse wrote it (schema %d, this one knows %d): use that one, or another DORMOUSE_HOME", version, len(migrations))
+		return fmt.Errorf("a newer Dormouse wrote it (schema %d, and this version supports up to %d): use the newer version, or another DORMOUSE_HOME", version, len(migrations))
 	}
 	var health string
 	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&health); err != nil {
@@ -137,7 +137,7 @@ func prepare(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("turn on its write-ahead log: %w", err)
 	}
 	if health != "wal" {
-		return fmt.Errorf("its journal mode is %s and cannot be changed: its file system is not one for databases", health)
+		return fmt.Errorf("its journal mode is %s and cannot be changed to WAL, because the file system does not support it: use a DORMOUSE_HOME on a local disk", health)
 	}
 	for v := version; v < len(migrations); v++ {
 		if err := migrate(ctx, db, v); err != nil {

@@ -5,7 +5,7 @@
 //   - store.go: [Open] and [Store]: the file, its read connections and its one writer
 //   - schema.go: schema and migrations
 //   - write.go: writing changes to the disk, several in one transaction
-//   - sandbox.go, list.go: [Sandbox], the record of a sandbox
+//   - sandbox.go, find.go: [Sandbox], the record of a sandbox; changing it, and finding records
 //   - execution.go: [Execution], the record of an execution
 //   - rewind.go: [Store.Rewind], the return of a sandbox to a checkpoint
 //   - prune.go: deletion of old records
@@ -48,7 +48,7 @@ type Store struct {
 	accept, acceptEpoch, final *sql.Stmt
 
 	mu      sync.Mutex
-	pending []op // requested changes, oldest first; guarded by mu, as are timer, closed and failure
+	pending []change // requested changes, oldest first; guarded by mu, as are timer, closed and failure
 	// timer signals the writer to write changes that no caller waits for. It is nil while the timer is not
 	// running.
 	timer   *time.Timer
@@ -57,7 +57,7 @@ type Store struct {
 
 	reserve reserve
 
-	wake chan struct{}
+	wake chan struct{} // a value in it means that the writer must look at pending and closed
 	done chan struct{} // closed when writeLoop has ended
 }
 
@@ -76,13 +76,13 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{log: log, reserve: reserve{path: reservePath(path)}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	err = s.open(ctx, path)
-	for IsFull(err) && s.reserve.giveUp(0) {
+	for IsFull(err) && s.reserve.shrink(0) {
 		err = s.open(ctx, path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.reserve.keep()
+	s.reserve.grow()
 	go s.writeLoop()
 	return s, nil
 }
@@ -125,7 +125,7 @@ func (s *Store) Close() error {
 	if already {
 		return nil
 	}
-	s.signal()
+	s.wakeWriter()
 	<-s.done
 	return errors.Join(s.read.Close(), s.write.Close())
 }

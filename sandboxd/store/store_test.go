@@ -137,7 +137,7 @@ func TestOpenRefuses(t *testing.T) {
 		want string
 	}{
 		{"text", func(t *testing.T, path string) { write(t, path, []byte(strings.Repeat("not a database ", 1000))) }, "damaged"},
-		{"a database of another program", func(t *testing.T, path string) { raw(t, path, "CREATE TABLE x (y)") }, "not a database of Dormouse's"},
+		{"a database of another program", func(t *testing.T, path string) { raw(t, path, "CREATE TABLE x (y)") }, "not a Dormouse database"},
 		{"a database of a newer Dormouse", func(t *testing.T, path string) {
 			_ = open(t, path).Close()
 			raw(t, path, "PRAGMA user_version = 99")

@@ -10,74 +10,90 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// op is one change. do can run several times, because its transaction can be retried. So it may change only the
-// database, and variables that each run sets again.
-type op struct {
-	do    func(*sql.Tx) error
-	done  chan error // receives the error of the change, or nil; the channel is nil if no caller waits
-	spare int64      // bytes of the reserve that this op must not use on a full disk
-	// quick means that the disk need not be flushed: the change survives the end of the daemon, but not always a
-	// failure of the machine.
-	quick bool
+// change is a change of the database.
+type change struct {
+	// run makes the change. It can run several times, because its transaction can be retried. So it may change only the
+	// database, and variables that each run sets again.
+	run    func(*sql.Tx) error
+	result chan error // receives the error of the change, or nil; the channel is nil if no caller waits
+	// reserveLeft is how many bytes of the reserve the change must leave on a full disk.
+	reserveLeft int64
+	// unsynced means that the disk need not be flushed: the change survives the end of the daemon, but not always a failure
+	// of the machine.
+	unsynced bool
 }
 
-// patience is how long a deferred change, which no caller waits for, may stay in memory. A change that a caller
+// A change is made by one of these methods:
+//
+//	method            returns                 flushes the disk   on a full disk it may use
+//	apply             after the change        yes                nothing of the reserve
+//	applyWithReserve  after the change        yes                the whole reserve
+//	applyUnsynced     after the change        no                 half of the reserve
+//	applyLater        at once                 yes, later         nothing of the reserve, but it is retried
+//
+// [Store.SetState] is the only other change: it is flushed, and may use half of the reserve.
+//
+// No method has a context parameter, because a change takes little time and cannot be cancelled half-way.
+
+// maxDelay is how long a deferred change, which no caller waits for, may stay in memory. A change that a caller
 // waits for is committed immediately, and all deferred changes become part of its transaction. So the caller of
 // an execution waits for only one flush of the disk: the one that records its acceptance.
-const patience = 100 * time.Millisecond
+const maxDelay = 100 * time.Millisecond
 
-// now makes a change and returns when it is on disk. On a full disk it does not use the reserve. It has no
-// context parameter, because a change takes little time and cannot be cancelled half-way.
-func (s *Store) now(do func(*sql.Tx) error) error { return s.wait(op{do: do, spare: reserveBytes}) }
-
-// evenFull is like now, but may use the whole reserve on a full disk. It is for changes that free space.
-func (s *Store) evenFull(do func(*sql.Tx) error) error { return s.wait(op{do: do}) }
-
-// quickly is like now, but it may use half of the reserve on a full disk, and it does not flush the disk. When
-// it returns, the change survives the end of the daemon. A failure of the machine can undo the change until a
-// later change flushes the disk.
-func (s *Store) quickly(do func(*sql.Tx) error) error {
-	return s.wait(op{do: do, spare: reserveBytes / 2, quick: true})
+// apply makes a change and returns when it is on disk.
+func (s *Store) apply(run func(*sql.Tx) error) error {
+	return s.submit(change{run: run, reserveLeft: reserveBytes})
 }
 
-func (s *Store) wait(o op) error {
-	o.done = make(chan error, 1)
+// applyWithReserve is like apply, but may use the whole reserve on a full disk. It is for changes that free space.
+func (s *Store) applyWithReserve(run func(*sql.Tx) error) error { return s.submit(change{run: run}) }
+
+// applyUnsynced is like apply, but it may use half of the reserve on a full disk, and it does not flush the disk.
+// When it returns, the change survives the end of the daemon. A failure of the machine can undo the change until a
+// later change flushes the disk.
+func (s *Store) applyUnsynced(run func(*sql.Tx) error) error {
+	return s.submit(change{run: run, reserveLeft: reserveBytes / 2, unsynced: true})
+}
+
+// submit makes a change and returns its result.
+func (s *Store) submit(c change) error {
+	c.result = make(chan error, 1)
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return ErrClosed
 	}
-	s.pending = append(s.pending, o)
+	s.pending = append(s.pending, c)
 	s.mu.Unlock()
-	s.signal()
-	return <-o.done
+	s.wakeWriter()
+	return <-c.result
 }
 
-// fullRetry is the time between two attempts to write a deferred change to a full disk.
-const fullRetry = time.Second
+// retryInterval is the time between two attempts to write a deferred change to a full disk.
+const retryInterval = time.Second
 
-// soon makes a change with a short delay, after all changes that were requested before it. On a full disk it
-// retries until there is free space. Any other failure is logged. A crash can lose the change, so soon is only
+// applyLater makes a change with a short delay, after all changes that were requested before it. On a full disk it
+// retries until there is free space. Any other failure is logged. A crash can lose the change, so applyLater is only
 // for changes whose loss does no harm. For example, if the removal of a container was not recorded, the
-// manager's reconciliation records it later. soon does nothing if the store is closed.
-func (s *Store) soon(do func(*sql.Tx) error) {
+// manager's reconciliation records it later. applyLater does nothing if the store is closed.
+func (s *Store) applyLater(run func(*sql.Tx) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	s.pending = append(s.pending, op{do: do, spare: reserveBytes})
+	s.pending = append(s.pending, change{run: run, reserveLeft: reserveBytes})
 	if s.timer == nil {
-		s.timer = time.AfterFunc(patience, s.signal)
+		s.timer = time.AfterFunc(maxDelay, s.wakeWriter)
 	}
 }
 
 // Flush returns when all changes that were requested before the call are on disk.
 func (s *Store) Flush() error {
-	return s.now(func(*sql.Tx) error { return nil })
+	return s.apply(func(*sql.Tx) error { return nil })
 }
 
-func (s *Store) signal() {
+func (s *Store) wakeWriter() {
 	select {
 	case s.wake <- struct{}{}:
 	default: // the writer has not handled an earlier signal yet, and will see this change then
@@ -90,52 +106,52 @@ func (s *Store) writeLoop() {
 	defer close(s.done)
 	for range s.wake {
 		s.mu.Lock()
-		ops, closed := s.pending, s.closed
+		changes, closed := s.pending, s.closed
 		s.pending = nil
 		if s.timer != nil {
 			s.timer.Stop()
 			s.timer = nil
 		}
 		s.mu.Unlock()
-		retry := s.commit(ops)
+		retry := s.commit(changes)
 		if closed {
 			if len(retry) > 0 {
 				s.log.Error("the disk is full; records were not written", "records", len(retry))
 			}
 			return
 		}
-		s.again(retry)
+		s.requeue(retry)
 	}
 }
 
-// commit runs ops in one transaction or, if one of them fails, each in its own transaction. It sends the results
-// to the waiting callers. It returns the deferred changes that did not fit on a full disk, in the order of ops.
-func (s *Store) commit(ops []op) (retry []op) {
-	if len(ops) == 0 {
+// commit makes changes in one transaction or, if one of them fails, each in its own transaction. It sends the results
+// to the waiting callers. It returns the deferred changes that did not fit on a full disk, in their order.
+func (s *Store) commit(changes []change) (retry []change) {
+	if len(changes) == 0 {
 		return nil
 	}
-	err := s.transact(ops)
-	if err != nil && len(ops) > 1 {
-		for _, o := range ops {
-			retry = append(retry, s.commit([]op{o})...)
+	err := s.transact(changes)
+	if err != nil && len(changes) > 1 {
+		for _, c := range changes {
+			retry = append(retry, s.commit([]change{c})...)
 		}
 		return retry
 	}
-	used := false
-	for IsFull(err) && s.reserve.giveUp(ops[0].spare) {
-		used = true
-		err = s.transact(ops)
+	usedReserve := false
+	for IsFull(err) && s.reserve.shrink(changes[0].reserveLeft) {
+		usedReserve = true
+		err = s.transact(changes)
 	}
-	if err == nil && !used {
-		s.reserve.keep()
+	if err == nil && !usedReserve {
+		s.reserve.grow()
 	}
-	s.note(err)
-	for _, o := range ops {
+	s.recordResult(err)
+	for _, c := range changes {
 		switch {
-		case o.done != nil:
-			o.done <- err
+		case c.result != nil:
+			c.result <- err
 		case IsFull(err):
-			retry = append(retry, o)
+			retry = append(retry, c)
 		case err != nil:
 			s.log.Error("a record was not written", "error", err)
 		}
@@ -143,22 +159,23 @@ func (s *Store) commit(ops []op) (retry []op) {
 	return retry
 }
 
-// again queues changes for another attempt, before the changes that were requested since.
-func (s *Store) again(ops []op) {
-	if len(ops) == 0 {
+// requeue queues changes for another attempt, before the changes that were requested since.
+func (s *Store) requeue(changes []change) {
+	if len(changes) == 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pending = append(ops, s.pending...)
+	s.pending = append(changes, s.pending...)
 	if s.timer == nil {
-		s.timer = time.AfterFunc(fullRetry, s.signal)
+		s.timer = time.AfterFunc(retryInterval, s.wakeWriter)
 	}
 }
 
-func (s *Store) transact(ops []op) error {
+// transact makes changes in one transaction. It flushes the disk unless all of them are unsynced.
+func (s *Store) transact(changes []change) error {
 	synchronous := "PRAGMA synchronous = FULL"
-	if !slices.ContainsFunc(ops, func(o op) bool { return !o.quick }) {
+	if !slices.ContainsFunc(changes, func(c change) bool { return !c.unsynced }) {
 		synchronous = "PRAGMA synchronous = NORMAL"
 	}
 	if _, err := s.write.Exec(synchronous); err != nil {
@@ -169,17 +186,17 @@ func (s *Store) transact(ops []op) error {
 		return err
 	}
 	defer tx.Rollback() // does nothing after a commit
-	for _, o := range ops {
-		if err := o.do(tx); err != nil {
+	for _, c := range changes {
+		if err := c.run(tx); err != nil {
 			return err
 		}
 	}
 	return tx.Commit()
 }
 
-// note stores the result of a transaction for Ping. An error that its caller caused, such as ErrNotFound, counts
-// as success.
-func (s *Store) note(err error) {
+// recordResult stores the result of a transaction for Ping. An error that its caller caused, such as ErrNotFound,
+// counts as success.
+func (s *Store) recordResult(err error) {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrEnded) || errors.Is(err, ErrRequestTaken) {
 		err = nil
 	}
@@ -199,8 +216,8 @@ func oneRow(res sql.Result, err error) error {
 	return nil
 }
 
-// taken reports whether err means that another row already has the value of a unique column.
-func taken(err error) bool {
+// isDuplicate reports whether err means that another row already has the value of a unique column.
+func isDuplicate(err error) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
 }

@@ -12,11 +12,11 @@ func (s *Store) Sandbox(ctx context.Context, id sandbox.ID) (Sandbox, error) {
 	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ?", id))
 }
 
-// SandboxFor returns a sandbox's record if the owner in who may see it, and [ErrNotFound] otherwise. The time
+// SandboxFor returns a sandbox's record if viewer may see it, and [ErrNotFound] otherwise. The time
 // that the call takes does not reveal whether a sandbox of another owner exists, because the database compares
 // the owners, and only a record that is returned is decoded.
-func (s *Store) SandboxFor(ctx context.Context, who sandbox.Owner, id sandbox.ID) (Sandbox, error) {
-	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ? AND (owner = ? OR ?)", id, who, who == sandbox.Operator))
+func (s *Store) SandboxFor(ctx context.Context, viewer sandbox.Owner, id sandbox.ID) (Sandbox, error) {
+	return scanSandbox(s.read.QueryRowContext(ctx, "SELECT "+sandboxColumns+" FROM sandboxes WHERE id = ? AND (owner = ? OR ?)", id, viewer, viewer == sandbox.Operator))
 }
 
 // SandboxByRequest returns the sandbox of an owner that was created with this request id, or [ErrNotFound].
