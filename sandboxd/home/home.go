@@ -4,14 +4,14 @@
 // The functions take the path of a home in any form. [Canonical] returns the form in which the daemon and its clients
 // agree, also through symbolic links.
 //
-//   - [Default], [Prepare], [SocketPath] and the names of the files in a home (home.go; owner_*.go: who owns a folder)
+//   - [Default], [Prepare], [SocketPath] and the names of the files in a home (home.go; owner_*.go: the owner of a folder)
 //   - [Acquire], [Lock]: the exclusive use of a home. Only the holder of the lock can read the home's id and listen on its
 //     socket (lock.go)
 //   - [Lock.Listen]: the socket, which accepts only processes of the home's user (listen.go; peer_*.go: the credentials of
 //     the process at the other end of a socket)
 //   - [Connect]: a client of the home's daemon; it starts the daemon if none runs (connect.go, spawn*.go)
 //
-// Package sandboxd uses it to run a daemon, and the commands use it to reach one. It does not know what a daemon does: it
+// Package sandboxd uses it to run a daemon, and the commands use it to reach one. It starts daemons but has none of their code: it
 // imports no engine and no MCP.
 package home
 
