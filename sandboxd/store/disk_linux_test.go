@@ -15,9 +15,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// TestFullDisk checks that on a full disk changes return an error and no record is lost, and that a sandbox can
-// still be terminated, which frees space. Changes succeed again when there is free space.
-func TestFullDisk(t *testing.T) {
+// TestFullDiskLosesNoRecord checks that on a full disk changes return an error and no record is lost, and that a
+// sandbox can still be terminated, which frees space. Changes succeed again when there is free space.
+func TestFullDiskLosesNoRecord(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
 		t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
@@ -27,10 +27,10 @@ func TestFullDisk(t *testing.T) {
 }
 
 func testFullDisk(t *testing.T, dir string) {
-	s := open(t, filepath.Join(dir, "x.db"))
-	r, other := add(t, s, record(200_001)), add(t, s, record(200_002))
-	stored := accept(t, s, r.ID, "")
-	filler := fill(t, dir)
+	s := openStore(t, filepath.Join(dir, "x.db"))
+	r, other := addRunning(t, s, newRecord(200_001)), addRunning(t, s, newRecord(200_002))
+	stored := addExecution(t, s, r.ID, "")
+	filler := fillDisk(t, dir)
 	var err error
 	for range 1000 {
 		if err = s.AddExecution(store.Execution{Execution: sandbox.Execution{ID: sandbox.NewExecutionID(), SandboxID: r.ID, Reason: strings.Repeat("x", 4000)}}); err != nil {
@@ -41,7 +41,7 @@ func testFullDisk(t *testing.T, dir string) {
 		t.Fatalf("AddExecution() = %v, Ping() = %v on a full disk, want errors", err, s.Ping(t.Context()))
 	}
 	if _, err := s.Execution(t.Context(), stored.ID); err != nil {
-		t.Errorf("Execution() = %v, want what was stored before", err)
+		t.Errorf("Execution() = %v for an execution that was stored before the disk was full, want no error", err)
 	}
 	for err = nil; err == nil; { // fill the write-ahead log until even the smallest change does not fit
 		err = s.UpdateSandbox(r.ID, "name", created)
@@ -62,7 +62,7 @@ func testFullDisk(t *testing.T, dir string) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	accept(t, s, r.ID, "")
+	addExecution(t, s, r.ID, "")
 	time.Sleep(5 * time.Second) // longer than the interval at which the store retries
 	synctest.Wait()
 	got, err := s.Sandbox(t.Context(), r.ID)
@@ -77,8 +77,8 @@ func testFullDisk(t *testing.T, dir string) {
 	}
 }
 
-// fill writes a file until the disk has no free byte, and returns the file's path.
-func fill(t *testing.T, dir string) string {
+// fillDisk writes a file until the disk has no free byte, and returns the file's path.
+func fillDisk(t *testing.T, dir string) string {
 	t.Helper()
 	filler := filepath.Join(dir, "filler")
 	f, err := os.OpenFile(filler, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -94,22 +94,23 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// TestOpenOnFullDisk checks that a database with a reserve can be opened on a full disk, and that a sandbox in
-// it can be terminated. Without a reserve, the error of Open reports a full disk, and not a damaged database.
-func TestOpenOnFullDisk(t *testing.T) {
+// TestReserveAllowsOpenOnFullDisk checks that a database with a reserve can be opened on a full disk, and that a
+// sandbox in it can be terminated. Without a reserve, the error of Open reports a full disk, and not a damaged
+// database.
+func TestReserveAllowsOpenOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
 		t.Skipf("NOT TESTED: a small file system cannot be mounted: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	path := filepath.Join(dir, "x.db")
-	s := open(t, path)
-	r := add(t, s, record(200_001))
+	s := openStore(t, path)
+	r := addRunning(t, s, newRecord(200_001))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, dir)
-	s = open(t, path)
+	fillDisk(t, dir)
+	s = openStore(t, path)
 	if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
 		t.Errorf("EndSandbox() on a full disk = %v, want no error", err)
 	}
@@ -119,9 +120,9 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if err := os.Remove(path + ".reserve"); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, dir)
+	fillDisk(t, dir)
 	_, err := store.Open(t.Context(), path, slog.New(slog.DiscardHandler))
 	if err == nil || !store.IsFull(err) || !strings.Contains(err.Error(), "its disk is full") || strings.Contains(err.Error(), "damaged") {
-		t.Errorf("Open() = %v without a reserve, want that its disk is full", err)
+		t.Errorf("Open() without a reserve = %v, want an error that reports a full disk", err)
 	}
 }

@@ -19,9 +19,9 @@ type Execution struct {
 	RequestHash []byte
 }
 
-// AddExecution stores an accepted execution. This is the only flush of the disk that the caller of an execution
-// waits for. The error is [ErrRequestTaken] if another execution of the same requester has the request id, and
-// [ErrEnded] if the sandbox is not running.
+// AddExecution stores an accepted execution. A client that requests an execution waits for this flush of the disk
+// and for no other. The error is [ErrRequestTaken] if another execution of the same requester has the request id,
+// and [ErrEnded] if the sandbox is not running.
 func (s *Store) AddExecution(e Execution) error {
 	record, err := encode(e.Execution)
 	if err != nil {
@@ -43,9 +43,9 @@ func (s *Store) AddExecution(e Execution) error {
 	})
 }
 
-// FinishExecution stores how an execution ended, even on a full disk. When it returns, the record survives the
-// end of the daemon. Soon afterwards, when the disk is flushed, it also survives a failure of the machine. If
-// the record is final already, FinishExecution returns false and changes nothing.
+// FinishExecution stores how an execution ended, even on a full disk. When FinishExecution returns, the record
+// survives the end of the daemon. Within maxDelay the disk is flushed, and then the record also survives a
+// failure of the machine. If the record was already final, FinishExecution returns false and changes nothing.
 func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 	err = s.applyUnsynced(func(tx *sql.Tx) error {
 		stored, err = s.finish(tx, e)
@@ -55,8 +55,8 @@ func (s *Store) FinishExecution(e sandbox.Execution) (stored bool, err error) {
 		return false, err
 	}
 	if stored {
-		// Make the store flush the disk soon. A transaction flushes only if it writes, so this one writes the
-		// same value again.
+		// This deferred change makes the store flush the disk. A transaction flushes only if it writes, so this
+		// one writes a value that the row already has.
 		s.applyLater(func(tx *sql.Tx) error {
 			_, err := tx.Exec("UPDATE executions SET final = final WHERE id = ?", e.ID)
 			return err
@@ -112,13 +112,14 @@ func (s *Store) Unfinished(ctx context.Context) ([]Execution, error) {
 	return queryExecutions(tx, "WHERE final = 0 ORDER BY seq")
 }
 
+// prepareStatements prepares the statements that run for each execution.
 func (s *Store) prepareStatements(ctx context.Context) (err error) {
 	s.accept, err = s.write.PrepareContext(ctx, `INSERT INTO executions (id, sandbox, owner, final, requester, request_id, request_hash, record)
 		SELECT ?, id, owner, 0, ?, ?, ?, ? FROM sandboxes WHERE id = ? AND state = ?`)
 	if err == nil {
 		// epoch_bound is an upper bound of every kernel_epoch that the sandbox's guest has had. Its initial
-		// value is 2, because a guest can start one kernel when it boots, and another one when it is prepared
-		// for a snapshot. After that it starts at most one kernel for each execution.
+		// value is 2, because a guest can start one kernel when it starts itself, and another kernel when it is
+		// prepared for a snapshot. After that it starts at most one kernel for each execution.
 		s.acceptEpoch, err = s.write.PrepareContext(ctx, "UPDATE sandboxes SET epoch_bound = epoch_bound + 1 WHERE id = ?")
 	}
 	if err == nil {
@@ -163,7 +164,7 @@ func queryExecutions(tx *sql.Tx, where string, args ...any) ([]Execution, error)
 }
 
 // finish stores e as the final record of an execution. It returns false, and changes nothing, if the stored
-// record is final already.
+// record was already final.
 func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error) {
 	record, err := encode(e)
 	if err != nil {
@@ -187,7 +188,7 @@ func encode(e sandbox.Execution) (string, error) {
 	e.Events = nil
 	record, err := json.Marshal(e)
 	if err == nil && len(record) > maxRecordBytes {
-		e.FilesOmitted = []sandbox.OmittedFile{{Path: ".", Reason: fmt.Sprintf("the list of %d files was too long to keep", len(e.Files)+len(e.FilesOmitted))}}
+		e.FilesOmitted = []sandbox.OmittedFile{{Path: ".", Reason: fmt.Sprintf("the list of %d files was too long to store", len(e.Files)+len(e.FilesOmitted))}}
 		e.Files = nil
 		if e.Error != nil && len(e.Error.Traceback)+len(e.Error.Message) > maxRecordBytes/4 {
 			e.Error = &sandbox.CodeError{Name: sandbox.Quote(e.Error.Name), Message: sandbox.Quote(e.Error.Message)}

@@ -36,8 +36,8 @@ func (s *Store) Present(ctx context.Context) ([]Sandbox, error) {
 }
 
 // Sandboxes returns at most limit sandboxes that an owner may see and that are in the given state, newest first.
-// An empty state selects all states except terminated. If the parameter before is not 0, only records with a
-// smaller Seq are returned.
+// An empty state selects all states except terminated. If before is not 0, Sandboxes returns only records whose
+// Seq is smaller than before.
 func (s *Store) Sandboxes(ctx context.Context, owner sandbox.Owner, state sandbox.State, before int64, limit int) ([]Sandbox, error) {
 	if before == 0 {
 		before = 1<<63 - 1

@@ -10,26 +10,26 @@ import (
 // Limits on the records that the store keeps.
 const (
 	// Retention is how long the records of a terminated sandbox and its executions are kept. The container is
-	// usually removed long before.
+	// usually removed long before the records.
 	Retention = 24 * time.Hour
-	// MaxExecutions is the number of executions of one sandbox that are kept: the newest ones, and all older
-	// ones that are unfinished. It is twice the number that the guest keeps.
+	// MaxExecutions is how many of the newest executions of one sandbox are kept. Older executions are also kept
+	// while they are unfinished. It is twice the number that the guest keeps.
 	MaxExecutions = 2_000
 )
 
-// Prune deletes the records of sandboxes that were terminated more than Retention before now and have no
-// container, and the final executions beyond MaxExecutions.
+// Prune deletes the records of sandboxes that have no container and were terminated more than Retention before
+// now. It also deletes the final executions beyond MaxExecutions.
 func (s *Store) Prune(now time.Time) error {
 	return s.apply(func(tx *sql.Tx) error {
 		if _, err := tx.Exec("DELETE FROM sandboxes WHERE state = ? AND container = 0 AND end_time < ?",
 			sandbox.Terminated, toDB(now.Add(-Retention))); err != nil {
 			return err
 		}
-		full, err := tooMany(tx)
+		ids, err := sandboxesOverLimit(tx)
 		if err != nil {
 			return err
 		}
-		for _, id := range full {
+		for _, id := range ids {
 			if _, err := tx.Exec(`DELETE FROM executions WHERE sandbox = ? AND final = 1 AND seq <=
 				(SELECT seq FROM executions WHERE sandbox = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)`, id, id, MaxExecutions); err != nil {
 				return err
@@ -39,8 +39,8 @@ func (s *Store) Prune(now time.Time) error {
 	})
 }
 
-// tooMany returns the sandboxes that have more than MaxExecutions executions.
-func tooMany(tx *sql.Tx) ([]sandbox.ID, error) {
+// sandboxesOverLimit returns the sandboxes that have more than MaxExecutions executions.
+func sandboxesOverLimit(tx *sql.Tx) ([]sandbox.ID, error) {
 	rows, err := tx.Query("SELECT sandbox FROM executions GROUP BY sandbox HAVING count(*) > ?", MaxExecutions)
 	if err != nil {
 		return nil, err

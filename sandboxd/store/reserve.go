@@ -17,9 +17,9 @@ type reserve struct {
 	full bool // the file has its full size; used only by Open and, after it, by the writer
 }
 
-// reserveBytes is several times the space that the termination of a sandbox needs in the write-ahead log: a few
-// pages, and one more page for each unfinished execution.
 const (
+	// reserveBytes is the full size of the file. It is several times the space that the termination of a sandbox
+	// needs in the write-ahead log: a few pages, and one more page for each unfinished execution.
 	reserveBytes = 1 << 20
 	reserveStep  = reserveBytes / 8 // how many bytes shrink frees in one call
 )
@@ -58,7 +58,7 @@ func (r *reserve) shrink(minimum int64) bool {
 func reservePath(database string) string { return database + ".reserve" }
 
 // FreeReserve frees part of the reserve of the database at path, so that a write to a full disk can be tried
-// again. It reports whether it freed any space. The caller must make sure that the database is not open.
+// again. It reports whether it freed any space. The database must not be open.
 func FreeReserve(path string) bool {
 	r := reserve{path: reservePath(path)}
 	return r.shrink(0)

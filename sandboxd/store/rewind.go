@@ -10,7 +10,7 @@ import (
 
 // Rewind describes the return of a sandbox to an earlier checkpoint, after its newer state was lost.
 type Rewind struct {
-	AsOf  time.Time // when the checkpoint was made; zero: the sandbox was never rewound
+	AsOf  time.Time // when the checkpoint was made; zero if the sandbox was never rewound
 	Epoch int       // greater than every kernel_epoch before the rewind
 	Owed  bool      // the guest has not been informed of the rewind yet
 }
@@ -19,13 +19,13 @@ type Rewind struct {
 type Rewinding struct {
 	AsOf, Time time.Time             // AsOf is the time of the checkpoint, and Time the current time
 	Keep       []sandbox.ExecutionID // unfinished executions that had not begun and will still run
-	Lost       string                // the reason for the other unfinished executions, which are lost
-	Undone     string                // the reason to add to executions that ended after AsOf, because their effects are undone
+	Lost       string                // the reason to record for the other unfinished executions, which are lost
+	Undone     string                // the reason to add to executions that ended after AsOf, whose effects are undone
 }
 
 // Rewind marks a sandbox as suspended, as of an earlier checkpoint, and updates the records of its executions as
-// [Rewinding] describes. The caller must inform the guest of the rewind. Then it must call [Store.SetState] with
-// the state running, which records that the guest has been informed.
+// [Rewinding] describes. Afterwards the caller must inform the guest of the rewind, and then call
+// [Store.SetState] with the state running, which records that the guest has been informed.
 func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 	var done Rewind
 	err := s.apply(func(tx *sql.Tx) error {
@@ -74,7 +74,7 @@ func nonEmpty(texts ...string) (some []string) {
 	return some
 }
 
-// rewrite replaces the record of an execution that is final already.
+// rewrite replaces the final record of an execution.
 func rewrite(tx *sql.Tx, e sandbox.Execution) error {
 	record, err := encode(e)
 	if err != nil {

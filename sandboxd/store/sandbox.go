@@ -17,7 +17,7 @@ type Cause string
 const (
 	CauseDeleted Cause = "deleted" // a client deleted the sandbox
 	CauseExpired Cause = "expired" // the sandbox reached the end of its TTL
-	CauseLost    Cause = "lost"    // the container stopped or disappeared without a request, or can never be resumed
+	CauseLost    Cause = "lost"    // the container stopped or disappeared although no client asked for it, or it can never be resumed
 	CauseFailed  Cause = "failed"  // the creation of the sandbox failed
 )
 
@@ -28,17 +28,17 @@ type Sandbox struct {
 	Owner       sandbox.Owner
 	DisplayName string
 	State       sandbox.State
-	Cause       Cause  // the kind of reason for the termination; empty before
-	Reason      string // the reason for the termination, in a sentence; empty before
+	Cause       Cause  // the kind of reason for the termination; empty until then
+	Reason      string // the reason for the termination, in a sentence; empty until then
 	Language    sandbox.Language
 	Image       string
 	Limits      sandbox.Limits
 	UID         int
 	ForkOf      sandbox.ID // the id of the original, if the sandbox is a fork
-	// Container is true while the engine may have a container for the sandbox: from before the engine is called
-	// to create the container until the container is known to be gone. As long as it is true, no other sandbox
-	// has the same UID. The exceptions are forks, which have the UID of their original, and sandboxes with a UID
-	// below 200,000, which do not share an operating-system kernel with other sandboxes.
+	// Container is true while the engine may have a container for the sandbox. It is set before the engine is
+	// asked to create the container, and cleared when the container no longer exists. While it is true, no other
+	// sandbox has the same UID. The exceptions are forks, which have the UID of their original, and sandboxes
+	// with a UID below 200,000, which do not share an operating-system kernel with other sandboxes.
 	Container   bool
 	RequestID   string
 	RequestHash []byte
@@ -108,9 +108,9 @@ func (s *Store) SetRunning(id sandbox.ID) error {
 	})
 }
 
-// SetState records whether a sandbox is running or suspended. Running also means that the guest has been
-// informed of the last rewind. SetState works on a full disk: to free space, a client may have to resume a
-// sandbox, read its files and delete it.
+// SetState records whether a sandbox is running or suspended. The state running also records that the guest has
+// been informed of the last rewind. SetState works on a full disk, because a client that wants to free space may
+// have to resume a sandbox and read its files before it deletes the sandbox.
 func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	return s.submit(change{reserveLeft: reserveBytes / 2, run: func(tx *sql.Tx) error {
 		return oneRow(tx.Exec("UPDATE sandboxes SET state = ?1, rewound_owed = min(rewound_owed, ?1 <> ?3) WHERE id = ?2 AND state IN (?3, ?4)",
@@ -118,8 +118,8 @@ func (s *Store) SetState(id sandbox.ID, state sandbox.State) error {
 	}})
 }
 
-// SetSaved records, with a short delay, when a sandbox's checkpoint was made. A zero t means that there is no
-// checkpoint any more.
+// SetSaved records, with a short delay, when a sandbox's checkpoint was made. A zero t records that there is no
+// checkpoint.
 func (s *Store) SetSaved(id sandbox.ID, t time.Time) {
 	s.applyLater(func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE sandboxes SET saved_time = ? WHERE id = ?", toDB(t), id)

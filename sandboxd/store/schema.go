@@ -124,24 +124,24 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	case version > len(migrations):
 		return fmt.Errorf("a newer Dormouse wrote it (schema %d, and this version supports up to %d): use the newer version, or another DORMOUSE_HOME", version, len(migrations))
 	}
-	var health string
-	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&health); err != nil {
+	var result string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&result); err != nil {
 		return unreadable(err)
 	}
-	if health != "ok" {
-		return fmt.Errorf(damaged, fmt.Errorf("%s", health))
+	if result != "ok" {
+		return fmt.Errorf(damaged, fmt.Errorf("%s", result))
 	}
 	// Change the journal mode only after these checks, so that a file that is not a Dormouse database stays
 	// unchanged.
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&health); err != nil {
-		return fmt.Errorf("turn on its write-ahead log: %w", err)
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&result); err != nil {
+		return fmt.Errorf("enable its write-ahead log: %w", err)
 	}
-	if health != "wal" {
-		return fmt.Errorf("its journal mode is %s and cannot be changed to WAL, because the file system does not support it: use a DORMOUSE_HOME on a local disk", health)
+	if result != "wal" {
+		return fmt.Errorf("its journal mode is %s and cannot be changed to WAL, because the file system does not support it: use a DORMOUSE_HOME on a local disk", result)
 	}
 	for v := version; v < len(migrations); v++ {
 		if err := migrate(ctx, db, v); err != nil {
-			return fmt.Errorf("bring the schema from version %d to %d: %w", v, v+1, err)
+			return fmt.Errorf("migrate it from schema %d to %d: %w", v, v+1, err)
 		}
 	}
 	return nil

@@ -119,10 +119,10 @@ func openPool(path string, conns int, params string) (*sql.DB, error) {
 // Close writes the pending changes and closes the file. Changes requested after Close fail with ErrClosed.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	already := s.closed
+	wasClosed := s.closed
 	s.closed = true
 	s.mu.Unlock()
-	if already {
+	if wasClosed {
 		return nil
 	}
 	s.wakeWriter()
@@ -142,7 +142,8 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.read.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version)
 }
 
-// toDB and fromDB convert between times and the nanoseconds of Unix time in the database. 0 is the zero time.
+// toDB and fromDB convert between times and their form in the database, which is Unix time in nanoseconds. 0 is
+// the zero time.
 func toDB(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

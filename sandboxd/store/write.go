@@ -36,8 +36,8 @@ type change struct {
 // No method has a context parameter, because a change takes little time and cannot be cancelled half-way.
 
 // maxDelay is how long a deferred change, which no caller waits for, may stay in memory. A change that a caller
-// waits for is committed immediately, and all deferred changes become part of its transaction. So the caller of
-// an execution waits for only one flush of the disk: the one that records its acceptance.
+// waits for is committed immediately, and all deferred changes become part of its transaction. So a client that
+// requests an execution waits for only one flush of the disk: the flush that records the accepted execution.
 const maxDelay = 100 * time.Millisecond
 
 // apply makes a change and returns when it is on disk.
@@ -93,10 +93,11 @@ func (s *Store) Flush() error {
 	return s.apply(func(*sql.Tx) error { return nil })
 }
 
+// wakeWriter makes the writer look at the pending changes.
 func (s *Store) wakeWriter() {
 	select {
 	case s.wake <- struct{}{}:
-	default: // the writer has not handled an earlier signal yet, and will see this change then
+	default: // the writer has not handled an earlier signal yet; when it does, it also handles newer changes
 	}
 }
 
