@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/wire"
 )
 
 // Timeouts of streams.
@@ -59,7 +60,7 @@ func (h *Handler) followExecution(w http.ResponseWriter, r *http.Request) error 
 	if sandbox.KindOf(err) == sandbox.Internal && r.Context().Err() == nil {
 		h.log.Error("stream ended", "route", r.Pattern, "err", untrusted(err.Error()))
 	}
-	return s.write(failure{Error: sandbox.Public(err)}, 0)
+	return s.write(wire.ErrorBody{Error: sandbox.Public(err)}, 0)
 }
 
 func acceptsMediaType(r *http.Request, mediaType string) bool {

@@ -37,7 +37,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Only sizes are logged: the content of a request is confidential.
 		h.log.Debug("request", "method", untrusted(req.Method), "route", req.Pattern, "status", res.status,
 			"bytes_in", body.n, "bytes_out", res.n, "took", time.Since(start))
-		if p == http.ErrAbortHandler || (p != nil && res.streaming) {
+		if p == http.ErrAbortHandler || (p != nil && res.incomplete) {
 			panic(http.ErrAbortHandler) // this panic breaks the connection, so that the client sees that the answer is incomplete
 		}
 	}()
@@ -64,11 +64,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.log.Warn("unavailable", "route", r.Pattern, "err", untrusted(err.Error()), "cause", untrusted(cause.Error()))
 	}
 	if res, ok := w.(*response); ok && res.status != 0 {
-		res.streaming = true // the answer has begun, so the error can't be sent
+		res.incomplete = true // the answer has begun, so the error can't be sent
 		return
 	}
 	if e, ok := errors.AsType[*statusError](err); ok {
-		wire.WriteJSON(w, e.status, failure{Error: e.err})
+		wire.WriteJSON(w, e.status, wire.ErrorBody{Error: e.err})
 		return
 	}
 	wire.WriteError(w, err)
@@ -82,11 +82,6 @@ type statusError struct {
 
 func (e *statusError) Error() string { return e.err.Error() }
 func (e *statusError) Unwrap() error { return e.err }
-
-// failure is the JSON form of an error: a whole answer, or the last line of a stream.
-type failure struct {
-	Error *sandbox.Error `json:"error"`
-}
 
 // untilDrain calls fn with a context that also ends when Drain is called. If fn then fails, untilDrain returns
 // [sandbox.ErrStopping].
@@ -126,9 +121,9 @@ func (p *panicError) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 // response records the status and the size of an answer.
 type response struct {
 	http.ResponseWriter
-	status    int   // 0: the answer has not begun
-	n         int64 // bytes written
-	streaming bool  // the answer has begun and could not be completed
+	status     int   // 0: the answer has not begun
+	n          int64 // bytes written
+	incomplete bool  // the answer has begun and could not be completed
 }
 
 func (r *response) WriteHeader(status int) {

@@ -47,8 +47,8 @@ func StatusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// errorBody is the JSON of an answer that reports an error.
-type errorBody struct {
+// ErrorBody is the JSON of an answer that reports an error, and of the last line of a stream that has failed.
+type ErrorBody struct {
 	Error *sandbox.Error `json:"error"`
 }
 
@@ -78,7 +78,7 @@ func (w *whole) Write(p []byte) (int, error) {
 
 // WriteError sends an answer that reports err, with the text that [sandbox.Public] returns.
 func WriteError(w http.ResponseWriter, err error) {
-	WriteJSON(w, StatusOf(err), errorBody{Error: sandbox.Public(err)})
+	WriteJSON(w, StatusOf(err), ErrorBody{Error: sandbox.Public(err)})
 }
 
 // ReadJSON decodes a request's body of at most limit bytes, [MaxValues] values and [MaxDepth] levels into v. It returns
@@ -137,7 +137,7 @@ func Decode(resp *http.Response, limit int64, v any) error {
 // The caller must close the body.
 func ReadError(resp *http.Response) error {
 	const maximum = 64 << 10
-	var body errorBody
+	var body ErrorBody
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maximum))
 	if json.Unmarshal(text, &body) == nil && body.Error != nil && body.Error.Message != "" {
 		for _, k := range kinds {
