@@ -27,7 +27,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools/render"
 )
 
-// Sandboxes is the daemon as the tools use it. A sandbox's name is its id or an unambiguous display name. Methods
+// Sandboxes is the daemon as the tools use it. The tools validate the arguments of a call before they pass them on, because
+// in `dormouse serve` no API handler is in between. A sandbox's name is its id or an unambiguous display name. Methods
 // return errors of type *sandbox.Error; the tools treat every other error as internal and do not show its text.
 // Implementations must be safe for concurrent use.
 type Sandboxes interface {

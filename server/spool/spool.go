@@ -25,8 +25,9 @@ import (
 	"syscall"
 )
 
-// Folder is the folder of the files, with a limit on their total size. With a nil *Folder, all strings stay in memory. Its
-// methods may be called concurrently.
+// Folder is the folder of the files, with a limit on their total size. It counts bytes itself, and not with wire.Budget,
+// because it has no owners and this package does not depend on the daemon. With a nil *Folder, all strings stay in memory.
+// Its methods may be called concurrently.
 type Folder struct {
 	path    string
 	maximum int64 // the maximum value of the field used
