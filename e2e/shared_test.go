@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -91,55 +89,6 @@ func TestOtherImage(t *testing.T) {
 	id := s.create(args{"image": "dormouse-other:test"})
 	s.run(id, "6 * 7", "42")
 	s.contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "dormouse-other:test")
-}
-
-// TestDeadManSwitch checks that a sandbox ends by itself after its TTL if no daemon runs, even while hostile code in the
-// sandbox sends SIGSTOP to every process that it can.
-func TestDeadManSwitch(t *testing.T) {
-	t.Parallel()
-	stopper, err := os.ReadFile("sandboxd/guest/supervisor/testdata/stopper.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range platforms(t) {
-		t.Run(p.name, func(t *testing.T) {
-			t.Parallel()
-			h := newHome(t, p.env...)
-			s := h.connect(t)
-			id := s.create(args{"ttl": "15s"}) // long enough that the code starts before the TTL ends, also on a busy machine
-			s.run(id, "DELAY = 3\n"+string(stopper)+"print('alive')", "alive")
-			runs := func() bool { return sandboxRuns(t, p, id) }
-			if !runs() {
-				t.Fatal("the sandbox does not run before the daemon is killed")
-			}
-			h.stop(syscall.SIGKILL)
-			// The guest ends the sandbox only a minute after its TTL, so that a daemon, if one runs, can end it first.
-			eventually(t, "the sandbox ends without a daemon", func() bool { return !runs() })
-		})
-	}
-}
-
-// sandboxRuns reports whether a sandbox runs. With a Docker engine, it searches the engine's running containers. With the
-// gvisor engine, it searches for the sandbox's process.
-func sandboxRuns(t *testing.T, p platform, id string) bool {
-	t.Helper()
-	if p.name != "gvisor" {
-		out, err := exec.Command("docker", "ps", "--quiet", "--filter", "label=dormouse.sandbox="+id).Output()
-		if err != nil {
-			t.Fatalf("docker ps: %v", err)
-		}
-		return len(out) > 0
-	}
-	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range processes {
-		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), "runsc-sandbox") && strings.Contains(string(line), id) {
-			return true
-		}
-	}
-	return false
 }
 
 // TestTimeoutsAndInterruptsStopHostileCode checks that timeouts and interrupts work while hostile code traces every process
