@@ -46,6 +46,7 @@ func containerOf(t *testing.T, e *docker.Engine, id sandbox.ID) string {
 }
 
 func TestResumeAndForkLeaveNoCopies(t *testing.T) {
+	t.Parallel()
 	image, guest := testImage(t), enginetest.Probe(t)
 	e := openToDisk(t, guest, "test-"+string(sandbox.NewID()))
 	s, copied, another := spec(image), sandbox.NewID(), sandbox.NewID()
@@ -96,6 +97,7 @@ func TestResumeAndForkLeaveNoCopies(t *testing.T) {
 // TestCopiesLeftByACrashAreRemovedAtStart checks that docker.New removes the copies of memory that a killed daemon has
 // left, of both suspended and running sandboxes.
 func TestCopiesLeftByACrashAreRemovedAtStart(t *testing.T) {
+	t.Parallel()
 	image, guest := testImage(t), enginetest.Probe(t)
 	home := "test-" + string(sandbox.NewID())
 	e := openToDisk(t, guest, home)

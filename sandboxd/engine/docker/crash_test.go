@@ -225,7 +225,8 @@ func builtRunsc(t *testing.T) string {
 }
 
 // TestSandboxesSurviveAKilledEngine checks that running and suspended sandboxes survive a kill -9 of the engine at any
-// time.
+// time. It does not run in parallel with other tests: an engine that is opened while another containerd ends can take that
+// containerd for one with a file system of its own, and then does not suspend to disk.
 func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 	p := newPrivateEngine(t, builtRunsc(t))
 	guest := enginetest.Probe(t)

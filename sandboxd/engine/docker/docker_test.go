@@ -90,8 +90,10 @@ func testImage(t testing.TB) string {
 var killForgottenShims = func(testing.TB) {}
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			image := testImage(t)
 			// If runsc can't start a container, for example because its guest is not a program, Docker 20.10 leaves the
 			// container's shim.
@@ -106,8 +108,10 @@ func TestSuite(t *testing.T) {
 // TestRemote runs a part of the suite with an engine that is reached over TCP. Such an engine counts as remote, so
 // guests are reached only through the engine's exec.
 func TestRemote(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			image, host := testImage(t), "tcp://"+forward(t)
 			t.Cleanup(func() { killForgottenShims(t) }) // runsc can't start a container whose guest's volume was removed, and leaves a shim
 			enginetest.RunContract(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,9 +23,11 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// spec returns the spec of a small sandbox.
+var uids atomic.Int64
+
+// spec returns the spec of a small sandbox, with a user that no other spec has, because tests run in parallel.
 func spec(image string) engine.Spec {
-	return engine.Spec{ID: sandbox.NewID(), Image: image, UID: 299_999, Expires: time.Now().Add(time.Hour), Language: sandbox.Python,
+	return engine.Spec{ID: sandbox.NewID(), Image: image, UID: 250_000 + int(uids.Add(1)), Expires: time.Now().Add(time.Hour), Language: sandbox.Python,
 		Limits: sandbox.Limits{MemoryBytes: 256 << 20, CPUs: 1, Processes: 100, WorkspaceBytes: 64 << 20}}
 }
 

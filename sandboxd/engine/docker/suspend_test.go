@@ -36,8 +36,10 @@ print(first, next(squares), len(block) >> 20, block[:9] == block[1 << 20:][:9], 
 // TestKernelsSurviveSuspendAndResume checks that the state of the real guest and its kernels, including 100 MB of
 // memory, survives several suspends and resumes.
 func TestKernelsSurviveSuspendAndResume(t *testing.T) {
+	t.Parallel()
 	for _, runtime := range []string{"runc", "runsc"} {
 		t.Run(runtime, func(t *testing.T) {
+			t.Parallel()
 			image := testImage(t)
 			e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: runtime})
 			s := spec(image)
@@ -80,6 +82,7 @@ func TestKernelsSurviveSuspendAndResume(t *testing.T) {
 // TestResumeRejectsADamagedCheckpoint checks that a resume from a damaged checkpoint fails, and that no client can reach
 // the sandbox. After the damage is repaired, a resume succeeds.
 func TestResumeRejectsADamagedCheckpoint(t *testing.T) {
+	t.Parallel()
 	image := testImage(t)
 	e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: "runsc"})
 	if e.Info().Suspend != engine.ToDisk {
