@@ -10,8 +10,10 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/system"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker/directexec"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -52,13 +54,13 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams.Stream, error) {
 	var errs error
 	if runtime, ok := e.runtimeOf(containerID, pid); ok {
-		s, err := streams.Start(runtime.connect(containerID))
+		s, err := streams.Start(runtime.Connect(containerID))
 		if err == nil {
 			if err = e.streams.Join(ctx, containerID, s); err == nil {
 				return s, nil
 			}
 		}
-		errs = fmt.Errorf("%s exec: %w", runtime.program, err) // returned only if the engine's exec, which is tried next, fails too
+		errs = fmt.Errorf("%s exec: %w", runtime.Program, err) // returned only if the engine's exec, which is tried next, fails too
 	}
 	s, err := e.exec(ctx, containerID)
 	if err == nil {
@@ -67,6 +69,22 @@ func (e *Engine) dial(ctx context.Context, containerID string, pid int) (streams
 		}
 	}
 	return nil, errors.Join(err, errs)
+}
+
+// directExec reports whether guests may be reached through the container's runtime. local is true if the engine may be
+// on this machine, and off is [Config].NoDirectExec. An engine with an authorization plugin must always be asked,
+// because the plugin checks only calls to the engine.
+func directExec(local, off bool, sys system.Info) bool {
+	return local && !off && len(sys.Plugins.Authorization) == 0
+}
+
+// runtimeOf returns the runtime of a container if this process can call the runtime. pid is the pid of the container's
+// first process, as the engine reports it.
+func (e *Engine) runtimeOf(container string, pid int) (directexec.Runtime, bool) {
+	if !e.direct {
+		return directexec.Runtime{}, false
+	}
+	return directexec.Find(container, pid)
 }
 
 // exec runs `guest connect` through the engine's exec, which every engine has.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker/copies"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -93,6 +94,21 @@ func syncPath(path string) error {
 		return err
 	}
 	return errors.Join(file.Sync(), file.Close())
+}
+
+// removeCopies removes the copies of a container's memory that containerd left when the memory was saved or restored.
+// sum is the checksum of the checkpoint, or empty if it is unknown. The caller must hold the sandbox's lock in e.changes,
+// so that no restore reads the copies. Only [New] calls removeCopies without the lock, because no other call can use the
+// Engine yet.
+func (e *Engine) removeCopies(container, sum string) error {
+	var errs []error
+	for _, place := range e.facts.CopyPlaces {
+		errs = append(errs, copies.Remove(place, container, func(dir string) bool {
+			got, err := sumOf(dir)
+			return sum != "" && err == nil && got == sum
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 // touchCheckpoint changes the modification times of a checkpoint's files, so that the engine copies the files again and

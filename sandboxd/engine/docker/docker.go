@@ -8,12 +8,11 @@
 //   - the facts about an engine and an image that the profile depends on (facts.go)
 //   - creating, finding, listing and removing containers (create.go)
 //   - the stream to the guest (dial.go): through the engine's exec (stream.go) or, on the same machine, through the
-//     container's own runtime (runtime.go)
-//   - [Engine.Suspend] and [Engine.Resume] (suspend.go): to a checkpoint on disk (checkpoint.go, disk.go), or paused
+//     container's own runtime (package directexec)
+//   - [Engine.Suspend] and [Engine.Resume] (suspend.go): to a checkpoint on disk (checkpoint.go, disk.go, package copies), or paused
 //     (pause.go)
 //   - repairs after a crash of the daemon or the engine (repair.go)
 //   - [Engine.Fork] (fork.go)
-//   - removing the copies of saved memory that containerd leaves behind (copies.go)
 //   - installing the guest: one volume for each build and architecture, which containers mount read-only (bundle.go)
 //   - images: check, import, build (images.go)
 //   - [Engine.Doctor]: reports what could be safer or faster (doctor.go, versions.go)
@@ -34,6 +33,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker/copies"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/locks"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 )
@@ -122,7 +122,7 @@ func (e *Engine) open(ctx context.Context, runtime, why string, noDirectExec boo
 	e.system = sys
 	e.direct = directExec(e.local, noDirectExec, sys)
 	e.facts = factsOf(sys, e.home, e.api.ClientVersion(), runtime)
-	if e.facts.CopyPlaces, err = copyPlaces(e.api.DaemonHost()); err != nil {
+	if e.facts.CopyPlaces, err = copies.Places(e.api.DaemonHost()); err != nil {
 		e.facts.CopiesStay = err.Error()
 	}
 	versions := e.componentVersions(ctx)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker/directexec"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
@@ -178,7 +179,7 @@ func TestLocalRuntime(t *testing.T) {
 			} else if !strings.Contains(filepath.Base(program), name) {
 				t.Errorf("its runtime is said to be %s", program)
 			}
-			if docker.LocalRuntime("0123456789ab", os.Getpid()) {
+			if _, found := directexec.Find("0123456789ab", os.Getpid()); found {
 				t.Error("a container was found that is none")
 			}
 			if execs, err := e.Execs(t.Context(), s.ID); err != nil || execs > 0 {

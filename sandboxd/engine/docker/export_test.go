@@ -115,13 +115,7 @@ func (e *Engine) RuntimeOf(ctx context.Context, id sandbox.ID) (ok bool, program
 		return false, ""
 	}
 	r, ok := e.runtimeOf(found.ID, found.State.Pid)
-	return ok, r.program
-}
-
-// LocalRuntime reports whether localRuntime finds the runtime of a container whose first process is said to be pid.
-func LocalRuntime(container string, pid int) bool {
-	_, ok := localRuntime(container, pid)
-	return ok
+	return ok, r.Program
 }
 
 // Execs returns the number of execs that the engine has in a sandbox.

@@ -31,7 +31,7 @@ type engineFacts struct {
 	// Overlay is true if the engine's storage driver uses the machine kernel's overlay file system. The engine can
 	// then mount an overlay of the guest's files.
 	Overlay bool
-	// CopyPlaces are the folders in which containerd leaves copies of checkpoints, which [Engine.removeCopies] removes.
+	// CopyPlaces are the folders in which containerd leaves copies of checkpoints (see package copies).
 	CopyPlaces []string
 	// CopiesStay is the reason why such copies can't be removed. It is empty if they can be removed.
 	CopiesStay string

@@ -1,4 +1,4 @@
-package docker
+package copies
 
 import (
 	"bytes"
@@ -16,21 +16,17 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that
-// folder (tested with containerd 1.6; for 2.x, read in its source code). If containerd is killed while it saves a
-// checkpoint, it leaves a folder with a similar name. Each of these folders contains the memory of a sandbox. The
-// header that gVisor writes at the start of a checkpoint contains the configuration of the saved container, and so the
-// container's id.
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker/hostproc"
+)
 
 // copyName matches the names of these folders. containerd restores from folders named ctrd-checkpoint…, and saves to
 // folders named ctd-checkpoint….
 var copyName = regexp.MustCompile(`^ctr?d-checkpoint[0-9]+$`)
 
-// copyPlaces returns the folders in which the containerd processes of this machine unpack checkpoints. host is the
+// Places returns the folders in which the containerd processes of this machine unpack checkpoints. host is the
 // engine's address. The error says why this process can't remove the copies that this engine's containerd leaves.
-func copyPlaces(host string) ([]string, error) {
+func Places(host string) ([]string, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the daemon is not root")
 	}
@@ -42,7 +38,7 @@ func copyPlaces(host string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the engine's process can't be found: %w", err)
 	}
-	engines, containerds := processesNamed("dockerd"), processesNamed("containerd")
+	engines, containerds := hostproc.Named("dockerd"), hostproc.Named("containerd")
 	// The socket belongs to process 1 if systemd listens on it and starts the engine on demand.
 	if len(engines) == 0 || listener != 1 && !slices.Contains(engines, listener) {
 		return nil, errors.New("the engine does not run on this machine as root")
@@ -54,7 +50,7 @@ func copyPlaces(host string) ([]string, error) {
 		engines = []int{listener}
 	}
 	for _, pid := range slices.Concat(engines, containerds) {
-		if !sharesFileSystem(pid) {
+		if !hostproc.SharesFileSystem(pid) {
 			return nil, errors.New("the engine or its containerd has a file system of its own")
 		}
 	}
@@ -92,46 +88,9 @@ func listenerOf(socket string) (int, error) {
 	return int(peer.Pid), nil
 }
 
-// processesNamed returns the pids of all processes with a name that belong to root and to this process's pid namespace.
-func processesNamed(name string) (pids []int) {
-	commands, _ := filepath.Glob("/proc/[0-9]*/comm")
-	for _, path := range commands {
-		text, err := os.ReadFile(path)
-		if err != nil || strings.TrimSpace(string(text)) != name {
-			continue
-		}
-		var stat unix.Stat_t
-		dir := filepath.Dir(path)
-		if unix.Stat(dir, &stat) != nil || stat.Uid != 0 || !sameLink(dir, "ns/pid") {
-			continue
-		}
-		if _, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err != nil {
-			continue // the process is a zombie, which has no mount namespace
-		}
-		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// sharesFileSystem reports whether the process pid has the same mount namespace and root folder as this process.
-func sharesFileSystem(pid int) bool {
-	dir := procPath(pid, "")
-	var its, ours unix.Stat_t
-	return sameLink(dir, "ns/mnt") && unix.Stat(filepath.Join(dir, "root"), &its) == nil && unix.Stat("/", &ours) == nil &&
-		its.Dev == ours.Dev && its.Ino == ours.Ino
-}
-
-func sameLink(dir, name string) bool {
-	its, err := os.Readlink(filepath.Join(dir, name))
-	ours, ownErr := os.Readlink(filepath.Join("/proc/self", name))
-	return err == nil && ownErr == nil && its == ours
-}
-
 // tempDirOf returns the folder in which a containerd process makes temporary folders for checkpoints.
 func tempDirOf(pid int) (string, error) {
-	environ, err := os.ReadFile(procPath(pid, "environ"))
+	environ, err := os.ReadFile(hostproc.Path(pid, "environ"))
 	if err != nil {
 		return "", err
 	}
@@ -151,9 +110,11 @@ func tempDirOf(pid int) (string, error) {
 	return "/tmp", nil
 }
 
-// removeCopies removes those of containerd's temporary folders in the folder place that contain the memory of a
-// container. sum is the checksum of the container's checkpoint, or empty if it is unknown.
-func removeCopies(place, container, sum string) error {
+// Remove removes those of containerd's temporary folders in the folder place that contain the memory of a
+// container. container is the container's full id. Older versions of gVisor do not write the id into a checkpoint, so
+// isCopy reports whether the files in a folder are a copy of the container's checkpoint. No restore may read the copies
+// during the call.
+func Remove(place, container string, isCopy func(dir string) bool) error {
 	dir, err := os.Open(place)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -169,16 +130,16 @@ func removeCopies(place, container, sum string) error {
 	var errs []error
 	for _, name := range names {
 		if copyName.MatchString(name) {
-			errs = append(errs, removeCopy(dir, name, container, sum))
+			errs = append(errs, removeCopy(dir, name, container, isCopy))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// removeCopy removes the folder called name in the folder place, if it contains a checkpoint of the container or a
-// checkpoint with the checksum sum. Other users can't make it remove other files: the folder must be accessible to root
+// removeCopy removes the folder called name in the folder place, if it contains a checkpoint of the container or if
+// isCopy reports that it does. Other users can't make it remove other files: the folder must be accessible to root
 // alone and contain only regular files, and the files are removed relative to the folder's descriptor.
-func removeCopy(place *os.File, name, container, sum string) error {
+func removeCopy(place *os.File, name, container string, isCopy func(string) bool) error {
 	fd, err := unix.Openat(int(place.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil // the folder was removed in the meantime, or name is not the name of a folder
@@ -201,15 +162,8 @@ func removeCopy(place *os.File, name, container, sum string) error {
 			return nil
 		}
 	}
-	if !isCheckpointOf(fd, container) {
-		// Older versions of gVisor do not write the container's id into a checkpoint. A copy of such a checkpoint is
-		// recognized by its checksum, if the copy is complete.
-		if sum == "" {
-			return nil
-		}
-		if got, err := sumOf("/proc/self/fd/" + strconv.Itoa(fd)); err != nil || got != sum {
-			return nil
-		}
+	if !isCheckpointOf(fd, container) && !isCopy("/proc/self/fd/"+strconv.Itoa(fd)) {
+		return nil
 	}
 	var errs []error
 	for _, entry := range entries {

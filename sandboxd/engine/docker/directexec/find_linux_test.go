@@ -1,4 +1,4 @@
-package docker
+package directexec
 
 import (
 	"bufio"
@@ -10,9 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+)
 
-	"github.com/docker/docker/api/types/system"
+const (
+	savedContainer = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	otherContainer = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210"
 )
 
 // init makes the test program a fake of containerd's shim if its arguments are `-shim FOLDER,FOLDER… -namespace moby
@@ -97,7 +99,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// TestRuntimeOfAnotherUserIsRejected checks that localRuntime, whose result root runs, never returns a program that
+// TestRuntimeOfAnotherUserIsRejected checks that Find, whose result root runs, never returns a program that
 // another user could have chosen.
 func TestRuntimeOfAnotherUserIsRejected(t *testing.T) {
 	needRoot(t)
@@ -131,22 +133,22 @@ func TestRuntimeOfAnotherUserIsRejected(t *testing.T) {
 			dir := bundleWith(t, "/usr/bin/runc")
 			tt.prepare(dir, filepath.Join(dir, "options.json"))
 			_, container := fakeShim(t, tt.user, dir)
-			r, ok := localRuntime(savedContainer, container)
+			r, ok := Find(savedContainer, container)
 			if ok != tt.found {
-				t.Fatalf("localRuntime() = %+v, %v, want found: %v", r, ok, tt.found)
+				t.Fatalf("Find() = %+v, %v, want found: %v", r, ok, tt.found)
 			}
-			if want := (ociRuntime{"/usr/bin/runc", "/run/runc/moby"}); ok && r != want {
-				t.Errorf("localRuntime() = %+v, want %+v", r, want)
+			if want := (Runtime{"/usr/bin/runc", "/run/runc/moby"}); ok && r != want {
+				t.Errorf("Find() = %+v, want %+v", r, want)
 			}
-			if r, ok := localRuntime(otherContainer, container); ok {
-				t.Errorf("localRuntime() of another container = %+v, want none", r)
+			if r, ok := Find(otherContainer, container); ok {
+				t.Errorf("Find() of another container = %+v, want none", r)
 			}
 		})
 	}
 }
 
 // TestSwappedFolderIsRejected checks that a process can't make root run a program of another user by changing its
-// working directory during the checks of localRuntime.
+// working directory during the checks of Find.
 func TestSwappedFolderIsRejected(t *testing.T) {
 	needRoot(t)
 	good, bad := bundleWith(t, "/usr/bin/runc"), bundleWith(t, "/tmp/evil")
@@ -155,90 +157,8 @@ func TestSwappedFolderIsRejected(t *testing.T) {
 	}
 	_, container := fakeShim(t, 0, good, bad)
 	for range 2000 {
-		if r, ok := localRuntime(savedContainer, container); ok && r.program != "/usr/bin/runc" {
-			t.Fatalf("localRuntime() = %+v, want only the program in root's folder", r)
+		if r, ok := Find(savedContainer, container); ok && r.Program != "/usr/bin/runc" {
+			t.Fatalf("Find() = %+v, want only the program in root's folder", r)
 		}
-	}
-}
-
-// TestReusedPidIsRejected checks that process.lives returns an error if the process has ended, even if another process
-// has the same pid now.
-func TestReusedPidIsRejected(t *testing.T) {
-	start := func() *exec.Cmd {
-		cmd := exec.Command("/bin/sleep", "600")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		return cmd
-	}
-	first := start()
-	p, err := openProcess(first.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.dir.Close()
-	if err := p.lives(); err != nil {
-		t.Errorf("lives() = %v for a running process, want nil", err)
-	}
-	_ = first.Process.Kill()
-	_ = first.Wait()
-	if err := p.lives(); err == nil {
-		t.Error("lives() = nil for a process that has ended, want an error")
-	}
-	// Start another process with the same pid, if the machine's kernel lets the test choose pids.
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(p.pid-1)), 0); err != nil {
-			t.Logf("the next pid can't be chosen here: %v", err)
-			break
-		}
-		second := start()
-		lives := p.lives()
-		_ = second.Process.Kill()
-		_ = second.Wait()
-		if second.Process.Pid == p.pid {
-			if lives == nil {
-				t.Error("lives() = nil for the pid of another process, want an error")
-			}
-			break
-		}
-	}
-	// A different start time alone is enough for an error.
-	self, err := openProcess(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer self.dir.Close()
-	self.started += "0"
-	if err := self.lives(); err == nil {
-		t.Error("lives() = nil for a process with another start time, want an error")
-	}
-}
-
-// TestDirectExec checks that the runtime is called directly only for an engine on this machine that has no authorization
-// plugin, and only if the operator allows direct calls.
-func TestDirectExec(t *testing.T) {
-	needRoot(t)
-	dir := bundleWith(t, "/usr/bin/runc")
-	_, container := fakeShim(t, 0, dir)
-	plugins := system.Info{}
-	plugins.Plugins.Authorization = []string{"opa"}
-	for _, tt := range []struct {
-		name         string
-		local        bool
-		sys          system.Info
-		noDirectExec bool
-		want         bool
-	}{
-		{"an engine on this machine", true, system.Info{}, false, true},
-		{"an engine on another machine", false, system.Info{}, false, false},
-		{"an engine with an authorization plugin", true, plugins, false, false},
-		{"the operator has switched it off", true, system.Info{}, true, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			e := &Engine{local: tt.local, direct: directExec(tt.local, tt.noDirectExec, tt.sys)}
-			if r, ok := e.runtimeOf(savedContainer, container); ok != tt.want {
-				t.Errorf("runtimeOf() = %+v, %v, want found: %v", r, ok, tt.want)
-			}
-		})
 	}
 }

@@ -1,4 +1,4 @@
-package docker
+package copies
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -25,9 +24,9 @@ func checkpointOf(container string) []byte {
 	return append(binary.BigEndian.AppendUint64([]byte("gVisorSF"), uint64(len(header))), append(header, "memory"...)...)
 }
 
-// TestCopiesOfASandboxsMemoryAreRemoved checks that removeCopies removes a folder only if containerd could have given
-// it its name, if it is accessible to root alone, and if it contains a checkpoint of the given container or with the
-// given checksum.
+// TestCopiesOfASandboxsMemoryAreRemoved checks that Remove removes a folder only if containerd could have given it its
+// name, if it is accessible to root alone, and if it contains a checkpoint of the given container or is recognized as a
+// copy by the caller.
 func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: copies of memory belong to root, and the tests do not run as root")
@@ -49,27 +48,28 @@ func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 		folder  string // the folder's name
 		prepare func(dir string)
 		removed bool
+		isCopy  bool // the caller recognizes the folder as a copy
 	}{
-		{"a copy", "ctrd-checkpoint1", func(string) {}, true},
-		{"a copy that a save left", "ctd-checkpoint1", func(string) {}, true},
-		{"a copy that was cut short", "ctrd-checkpoint2", func(dir string) { must(os.Remove(filepath.Join(dir, "pages.img"))) }, true},
-		{"a copy that only the sum tells", "ctrd-checkpoint3", func(dir string) { file(dir, "checkpoint.img", []byte("an older gVisor's")) }, true},
-		{"another container's", "ctrd-checkpoint4", func(dir string) { file(dir, "checkpoint.img", checkpointOf(otherContainer)) }, false},
-		{"another container's that has the id in its memory", "ctrd-checkpoint5", func(dir string) {
+		{"a copy", "ctrd-checkpoint1", func(string) {}, true, false},
+		{"a copy that an interrupted save left", "ctd-checkpoint1", func(string) {}, true, false},
+		{"an incomplete copy", "ctrd-checkpoint2", func(dir string) { must(os.Remove(filepath.Join(dir, "pages.img"))) }, true, false},
+		{"a copy without the container's id that the caller recognizes", "ctrd-checkpoint3", func(dir string) { file(dir, "checkpoint.img", []byte("an older gVisor's")) }, true, true},
+		{"a checkpoint of another container", "ctrd-checkpoint4", func(dir string) { file(dir, "checkpoint.img", checkpointOf(otherContainer)) }, false, false},
+		{"a checkpoint of another container with the id in its memory", "ctrd-checkpoint5", func(dir string) {
 			file(dir, "checkpoint.img", append(checkpointOf(otherContainer), checkpointOf(savedContainer)...))
-		}, false},
-		{"another name", "checkpoint6", func(string) {}, false},
-		{"a longer name", "ctrd-checkpoint7x", func(string) {}, false},
-		{"another user's", "ctrd-checkpoint8", func(dir string) { must(os.Chown(dir, 65534, 65534)) }, false},
-		{"one that others may enter", "ctrd-checkpoint9", func(dir string) { must(os.Chmod(dir, 0o755)) }, false},
-		{"one with a folder in it", "ctrd-checkpoint10", func(dir string) { must(os.Mkdir(filepath.Join(dir, "folder"), 0o700)) }, false},
-		{"one with a link in it", "ctrd-checkpoint11", func(dir string) {
+		}, false, false},
+		{"another name", "checkpoint6", func(string) {}, false, false},
+		{"a longer name", "ctrd-checkpoint7x", func(string) {}, false, false},
+		{"a folder of another user", "ctrd-checkpoint8", func(dir string) { must(os.Chown(dir, 65534, 65534)) }, false, false},
+		{"a folder that other users can enter", "ctrd-checkpoint9", func(dir string) { must(os.Chmod(dir, 0o755)) }, false, false},
+		{"a folder that contains a folder", "ctrd-checkpoint10", func(dir string) { must(os.Mkdir(filepath.Join(dir, "folder"), 0o700)) }, false, false},
+		{"a folder that contains a link", "ctrd-checkpoint11", func(dir string) {
 			must(os.Rename(filepath.Join(dir, "checkpoint.img"), filepath.Join(dir, "x")), os.Symlink("x", filepath.Join(dir, "checkpoint.img")))
-		}, false},
-		{"a link to a copy", "ctrd-checkpoint12", func(dir string) { must(os.Rename(dir, dir+"-real"), os.Symlink(dir+"-real", dir)) }, false},
-		{"an empty one, which may be in use", "ctrd-checkpoint13", func(dir string) {
+		}, false, false},
+		{"a link to a copy", "ctrd-checkpoint12", func(dir string) { must(os.Rename(dir, dir+"-real"), os.Symlink(dir+"-real", dir)) }, false, false},
+		{"an empty folder, which containerd may be filling", "ctrd-checkpoint13", func(dir string) {
 			must(os.Remove(filepath.Join(dir, "pages.img")), os.Remove(filepath.Join(dir, "checkpoint.img")))
-		}, false},
+		}, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			place := t.TempDir()
@@ -78,34 +78,34 @@ func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 			file(dir, "checkpoint.img", checkpointOf(savedContainer))
 			file(dir, "pages.img", []byte("pages"))
 			tt.prepare(dir)
-			sum := ""
-			if strings.Contains(tt.name, "sum") {
-				var err error
-				sum, err = sumOf(dir)
-				must(err)
-			}
-			if err := removeCopies(place, savedContainer, sum); err != nil {
-				t.Errorf("removeCopies() = %v", err)
+			isCopy := func(dir string) bool { return tt.isCopy && exists(filepath.Join(dir, "pages.img")) }
+			if err := Remove(place, savedContainer, isCopy); err != nil {
+				t.Errorf("Remove() = %v", err)
 			}
 			if _, err := os.Lstat(dir); os.IsNotExist(err) != tt.removed {
-				t.Errorf("after removeCopies, Lstat() = %v, want it removed: %v", err, tt.removed)
+				t.Errorf("after Remove, Lstat() = %v, want it removed: %v", err, tt.removed)
 			}
 		})
 	}
 }
 
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 func TestCopiesOfAMissingFolder(t *testing.T) {
-	if err := removeCopies(filepath.Join(t.TempDir(), "none"), savedContainer, ""); err != nil {
-		t.Errorf("removeCopies() = %v, want nil", err)
+	if err := Remove(filepath.Join(t.TempDir(), "none"), savedContainer, func(string) bool { return false }); err != nil {
+		t.Errorf("Remove() = %v, want nil", err)
 	}
 }
 
-// TestCopiesOfARemoteEngineStay checks that copyPlaces returns an error for an engine that does not listen on a unix
+// TestCopiesOfARemoteEngineStay checks that Places returns an error for an engine that does not listen on a unix
 // socket of this machine. The containerd of such an engine does not see the same files as this process.
 func TestCopiesOfARemoteEngineStay(t *testing.T) {
 	for _, host := range []string{"tcp://127.0.0.1:1", "unix://" + filepath.Join(t.TempDir(), "none.sock"), "npipe:////./pipe/docker_engine"} {
-		if places, err := copyPlaces(host); err == nil {
-			t.Errorf("copyPlaces(%q) = %v, want an error", host, places)
+		if places, err := Places(host); err == nil {
+			t.Errorf("Places(%q) = %v, want an error", host, places)
 		}
 	}
 }
