@@ -12,7 +12,7 @@ func TestSeccompNamesEachCallOnce(t *testing.T) {
 	check := func(names string, once bool) {
 		for _, name := range strings.Fields(names) {
 			if seen[name] && once {
-				t.Errorf("%s is there twice", name)
+				t.Errorf("the list contains %s twice", name)
 			}
 			seen[name] = true
 		}
@@ -30,7 +30,7 @@ func TestSeccompNamesEachCallOnce(t *testing.T) {
 		mq_open mq_timedsend personality name_to_handle_at open_by_handle_at kexec_load init_module finit_module
 		reboot swapon syslog quotactl acct settimeofday clock_settime sethostname modify_ldt iopl ioperm`) {
 		if seen[name] {
-			t.Errorf("%s is allowed", name)
+			t.Errorf("%s is allowed, want it refused", name)
 		}
 	}
 }

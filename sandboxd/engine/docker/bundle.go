@@ -197,7 +197,7 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 		select {
 		case <-time.After(fillPoll):
 		case <-ctx.Done():
-			return "", sandbox.Errorf(sandbox.Unavailable, "another daemon is installing the guest: try again in a moment").WithCause(ctx.Err())
+			return "", sandbox.Errorf(sandbox.Unavailable, "another daemon is still installing the guest: try again in a moment").WithCause(ctx.Err())
 		}
 	}
 }
@@ -219,11 +219,11 @@ func (g *guestVolumes) removeStaleHelper(ctx context.Context, helper string) err
 	}
 	now, err := time.Parse(time.RFC3339Nano, sys.SystemTime)
 	if err != nil {
-		return fmt.Errorf("the engine's time: %w", err)
+		return fmt.Errorf("parse the engine's time: %w", err)
 	}
 	made, err := time.Parse(time.RFC3339Nano, old.Created)
 	if err != nil {
-		return fmt.Errorf("the helper's time: %w", err)
+		return fmt.Errorf("parse the creation time of a helper container: %w", err)
 	}
 	if now.Sub(made) < g.stale {
 		return nil

@@ -57,10 +57,10 @@ func contextEndpoint(configDir, name string) (endpoint, error) {
 	}
 	docker := meta.Endpoints.Docker
 	if docker.Host == "" {
-		return endpoint{}, errors.New("it has no Docker endpoint")
+		return endpoint{}, errors.New("the context has no Docker endpoint")
 	}
 	if docker.SkipTLSVerify {
-		return endpoint{}, errors.New("it skips the check of the engine's certificate, which Dormouse never does")
+		return endpoint{}, errors.New("the context skips the check of the engine's certificate, which Dormouse does not support")
 	}
 	end := endpoint{host: docker.Host}
 	tlsDir := filepath.Join(configDir, "contexts", "tls", folder, "docker")

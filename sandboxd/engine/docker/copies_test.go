@@ -18,7 +18,7 @@ import (
 func noCopies(t *testing.T, containerID string) {
 	t.Helper()
 	if got := copiesOf(containerID); len(got) > 0 {
-		t.Errorf("copies of the sandbox's memory are left: %q, want none", got)
+		t.Errorf("copies of the sandbox's memory = %q, want none", got)
 	}
 }
 
@@ -27,7 +27,7 @@ func openToDisk(t *testing.T, guest engine.Bundle, home string) *docker.Engine {
 	t.Helper()
 	e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: "runsc"})
 	if e.Info().Suspend != engine.ToDisk {
-		skipWithout(t, "runsc", "the engine keeps no memory on disk")
+		skipWithout(t, "runsc", "the engine does not suspend to disk")
 	}
 	return e
 }
@@ -89,7 +89,7 @@ func TestResumeAndForkLeaveNoCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err == nil {
-		t.Error("Resume of damaged memory returned no error")
+		t.Error("Resume of damaged memory = nil, want an error")
 	}
 	noCopies(t, containerID)
 }

@@ -40,7 +40,7 @@ func newPrivateEngine(t *testing.T, runsc string) *private {
 		t.Skip("needs an engine: not with -short")
 	}
 	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
-		skipWithout(t, "dockerd", "an engine of the test's own needs root, and dockerd in PATH")
+		skipWithout(t, "dockerd", "the test starts an engine of its own, which needs root, and dockerd in PATH")
 	}
 	dir, err := os.MkdirTemp(filepath.Split(privateDirs))
 	if err != nil {
@@ -106,7 +106,7 @@ func (p *private) killOnce() (killed int) {
 			continue
 		}
 		name, _, _ := bytes.Cut(command, []byte{0})
-		p.t.Logf("a process is left of a container that the engine has forgotten: %d, %s", pid, name)
+		p.t.Logf("killed a process of a container that the engine no longer manages: %d, %s", pid, name)
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		killed++
 	}
@@ -241,12 +241,12 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 		killDelays []time.Duration // how long after the call of action the engine is killed; 0 if the call does nothing
 		mayBeStuck bool            // the sandbox may be left in a state in which it can't be resumed
 	}{
-		{"one that runs", "runc", false, nothing, []time.Duration{0}, false},
-		{"one that is paused", "runc", true, nothing, []time.Duration{0}, false},
-		{"one that runs", "runsc", false, nothing, []time.Duration{0}, false},
-		{"one that is suspended", "runsc", true, nothing, []time.Duration{0}, false},
-		{"one that is being suspended", "runsc", false, (*docker.Engine).Suspend, []time.Duration{10 * ms, 40 * ms, 80 * ms, 150 * ms, 300 * ms}, true},
-		{"one that is being resumed", "runsc", true, (*docker.Engine).Resume, []time.Duration{10 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms}, true},
+		{"a running sandbox", "runc", false, nothing, []time.Duration{0}, false},
+		{"a paused sandbox", "runc", true, nothing, []time.Duration{0}, false},
+		{"a running sandbox", "runsc", false, nothing, []time.Duration{0}, false},
+		{"a suspended sandbox", "runsc", true, nothing, []time.Duration{0}, false},
+		{"a sandbox that is being suspended", "runsc", false, (*docker.Engine).Suspend, []time.Duration{10 * ms, 40 * ms, 80 * ms, 150 * ms, 300 * ms}, true},
+		{"a sandbox that is being resumed", "runsc", true, (*docker.Engine).Resume, []time.Duration{10 * ms, 50 * ms, 100 * ms, 200 * ms, 400 * ms}, true},
 	} {
 		t.Run(tt.name+" with "+tt.runtime, func(t *testing.T) {
 			for _, after := range tt.killDelays {
@@ -255,7 +255,7 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := e.Info().Suspend; tt.runtime == "runsc" && got != engine.ToDisk {
-					t.Fatalf("the engine suspends by %q, want to disk", got)
+					t.Fatalf("the engine suspends to %q, want disk", got)
 				}
 				count(t, e, s.ID)
 				containerID, err := e.ContainerOf(t.Context(), s.ID)
@@ -274,14 +274,14 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 				if err := p.start(); err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("killed after %v, it ended with %v", after, <-done)
+				t.Logf("engine killed after %v; the call returned %v", after, <-done)
 				if err := e.Close(); err != nil { // a new Engine replaces e, as after a restart of the daemon
 					t.Error(err)
 				}
 				e = p.open(t, guest, tt.runtime)
 				list, err := e.List(t.Context())
 				if err != nil || len(list) != 1 || list[0].Running == list[0].Suspended || after == 0 && list[0].Suspended != tt.suspended {
-					t.Errorf("List() = %+v, %v", list, err)
+					t.Errorf("List() = %+v, %v, want one sandbox that is running or suspended as before", list, err)
 				}
 				t.Logf("%+v", list)
 				err = e.Resume(t.Context(), s.ID)
@@ -296,7 +296,7 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 					// neither unpause nor kill it at once. If Docker died while gVisor restored the sandbox, containerd
 					// can be left with a part of the container, and then does not start it again. In both cases, Resume
 					// returns an error, but Remove succeeds after some time.
-					t.Logf("it is stuck: %v", err)
+					t.Logf("the sandbox is stuck: %v", err)
 					eventually(t, time.Minute, func() error { return e.Remove(t.Context(), s.ID) })
 					noCopies(t, containerID)
 					continue
@@ -305,13 +305,13 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 					t.Errorf("Resume: %v", err)
 				}
 				if got := count(t, e, s.ID); got != "1 2 " {
-					t.Errorf("it counted %q, want 1 2", got)
+					t.Errorf("counter = %q, want 1 2", got)
 				}
 				// Suspend may fail as unavailable, because some engines can't save a sandbox that was running when the
 				// engine started. The sandbox then continues to run.
 				err = e.Suspend(t.Context(), s.ID)
 				if err != nil {
-					t.Logf("suspended again: %v", err)
+					t.Logf("second Suspend: %v", err)
 				}
 				if err != nil && sandbox.KindOf(err) != sandbox.Unavailable {
 					t.Errorf("Suspend: %v", err)
@@ -320,7 +320,7 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 					t.Errorf("Resume: %v", err)
 				}
 				if got := count(t, e, s.ID); got != "1 2 3 " {
-					t.Errorf("it counted %q, want 1 2 3", got)
+					t.Errorf("counter = %q, want 1 2 3", got)
 				}
 				if err := e.Remove(t.Context(), s.ID); err != nil {
 					t.Errorf("Remove: %v", err)
@@ -340,6 +340,6 @@ func eventually(t *testing.T, within time.Duration, do func() error) {
 		time.Sleep(time.Second)
 	}
 	if err != nil {
-		t.Errorf("after %v: %v", within, err)
+		t.Errorf("still fails after %v: %v", within, err)
 	}
 }

@@ -31,7 +31,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 		return errors.New("create: the engine was opened without a guest")
 	}
 	if !sandbox.IsID(string(spec.ID)) {
-		return sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
+		return sandbox.Errorf(sandbox.Invalid, "%q is not a sandbox id", sandbox.Quote(string(spec.ID)))
 	}
 	img, err := e.inspectImage(ctx, spec.Image)
 	if err != nil {
@@ -92,7 +92,7 @@ func (e *Engine) start(ctx context.Context, spec engine.Spec, img imageFacts, vo
 // startTimeout. The stream that it has opened for the check stays open, and the next Dial returns it.
 func (e *Engine) awaitGuest(ctx context.Context, container string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
-		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded", startTimeout))
+		sandbox.Errorf(sandbox.Unavailable, "the sandbox did not start within %s: the machine may be overloaded; try again", startTimeout))
 	defer cancel()
 	for err := error(nil); ; {
 		found, inspectErr := e.api.ContainerInspect(ctx, container)

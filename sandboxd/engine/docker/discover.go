@@ -147,7 +147,7 @@ func (p place) connect(ctx context.Context) (*client.Client, error) {
 	}
 	ping, err := api.Ping(ctx)
 	if err == nil && ping.OSType != "" && ping.OSType != "linux" {
-		err = fmt.Errorf("it runs %s containers, and sandboxes are Linux", ping.OSType)
+		err = fmt.Errorf("it runs %s containers, but sandboxes need Linux containers", ping.OSType)
 	}
 	if err != nil {
 		api.Close()
@@ -172,7 +172,7 @@ func (p place) checkReachable(ctx context.Context) error {
 	case "ssh":
 		return errSSH
 	default:
-		return fmt.Errorf("%q is no scheme that Dormouse knows: use unix, tcp or npipe", sandbox.Quote(url.Scheme))
+		return fmt.Errorf("%q is not a supported scheme: use unix, tcp or npipe", sandbox.Quote(url.Scheme))
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, url.Scheme, address)
 	if err != nil {
@@ -192,7 +192,7 @@ func shortReason(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "permission denied"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "nobody listens"
+		return "no process listens there"
 	case errors.Is(err, context.DeadlineExceeded), timeout != nil && timeout.Timeout():
 		return "no answer"
 	case errors.Is(err, errSSH):

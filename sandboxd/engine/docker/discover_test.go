@@ -59,7 +59,7 @@ func TestPlacesFollowTheDockerCLI(t *testing.T) {
 				got = append(got, p.host)
 			}
 			if len(got) < len(test.want) || !slices.Equal(got[:len(test.want)], test.want) || test.only && len(got) > len(test.want) {
-				t.Errorf("places = %q, want %q first (alone: %v)", got, test.want, test.only)
+				t.Errorf("places = %q, want %q first (and no other: %v)", got, test.want, test.only)
 			}
 		})
 	}
@@ -69,14 +69,14 @@ func TestContextUsesItsCertificates(t *testing.T) {
 	home := dockerHome(t, "there")
 	got := places("", environment{func(string) string { return "" }, home, "linux"})
 	if !strings.HasPrefix(got[0].tlsDir, home) {
-		t.Errorf("tlsDir = %q, want the context's", got[0].tlsDir)
+		t.Errorf("tlsDir = %q, want the folder of the context", got[0].tlsDir)
 	}
 }
 
 func TestWindowsHasPipes(t *testing.T) {
 	for _, p := range places("", environment{func(string) string { return "" }, t.TempDir(), "windows"}) {
 		if !strings.HasPrefix(p.host, "npipe://") {
-			t.Errorf("%s at %s", p.name, p.host)
+			t.Errorf("place %s has the host %s, want a pipe", p.name, p.host)
 		}
 	}
 }
@@ -95,7 +95,7 @@ func TestDiscoverErrorNamesEachPlace(t *testing.T) {
 	listener.Close()
 	for _, test := range []struct{ host, want string }{
 		{"unix://" + dir + "/none.sock", "not there"},
-		{"unix://" + dead, "nobody listens"},
+		{"unix://" + dead, "no process listens there"},
 		{"ssh://somewhere", "ssh is not supported"},
 		{"ftp://somewhere", "use unix, tcp or npipe"},
 		{"nonsense", "unable to parse"},

@@ -58,7 +58,7 @@ func (e *Engine) intact(containerID string, s checkpointRef) error {
 	case err != nil:
 		return fmt.Errorf("read the checkpoint: %w", err)
 	case sum != s.sum:
-		return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because its saved memory is damaged").WithCause(fmt.Errorf("the sum of its files is %s and was %s", sum, s.sum))
+		return sandbox.Errorf(sandbox.Expired, "it can't be resumed, because its saved memory is damaged").WithCause(fmt.Errorf("the checksum of its files is %s, want %s", sum, s.sum))
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ type Config struct {
 
 func (c Config) validate() error {
 	if !labelValue.MatchString(c.Home) {
-		return fmt.Errorf("home %q: a label's value is 1 to 64 letters, digits, '-' or '_'", c.Home)
+		return fmt.Errorf("home %q is not a valid label value: use 1 to 64 letters, digits, '-' or '_'", c.Home)
 	}
 	return nil
 }

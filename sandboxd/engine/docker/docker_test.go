@@ -118,7 +118,7 @@ func TestRemote(t *testing.T) {
 			enginetest.RunContract(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {
 				e := open(t, docker.Config{Home: home, Bundle: guest, Runtime: name, Host: host})
 				if e.Local() {
-					t.Fatal("the engine is taken for this machine's")
+					t.Fatal("the engine counts as local, want remote")
 				}
 				return e
 			}, image, enginetest.Probe(t))
@@ -175,15 +175,15 @@ func TestLocalRuntime(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = e.Remove(context.WithoutCancel(t.Context()), s.ID) })
 			if found, program := e.RuntimeOf(t.Context(), s.ID); !found {
-				skipWithout(t, name, "the daemon is not root, or the engine is another machine's")
+				skipWithout(t, name, "the daemon is not root, or the engine is on another machine")
 			} else if !strings.Contains(filepath.Base(program), name) {
-				t.Errorf("its runtime is said to be %s", program)
+				t.Errorf("the sandbox's runtime = %s, want %s", program, name)
 			}
 			if _, found := directexec.Find("0123456789ab", os.Getpid()); found {
-				t.Error("a container was found that is none")
+				t.Error("Find returned a runtime for a process that is in no container")
 			}
 			if execs, err := e.Execs(t.Context(), s.ID); err != nil || execs > 0 {
-				t.Errorf("the engine has %d execs, %v, want none: its guest was reached through it", execs, err)
+				t.Errorf("the engine has %d execs, %v, want 0, because the guest is reached without the engine", execs, err)
 			}
 		})
 	}

@@ -15,12 +15,12 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	checks := []engine.Check{ok("engine", "%s %s, %s", e.info.Name, e.info.Version, e.info.Why)}
 	sys, err := e.api.Info(ctx)
 	if err != nil {
-		return append(checks, bad("engine", "does not answer any more", "see that it runs: docker info"))
+		return append(checks, bad("engine", "does not answer any more", "check that it runs: docker info"))
 	}
 	checks = append(checks, systemChecks(sys, e.componentVersions(ctx), e.facts)...)
 	switch has, err := e.HasImage(ctx, ref); {
 	case err != nil:
-		checks = append(checks, bad("image", "the engine could not say whether it has "+ref, "see that it runs: docker info"))
+		checks = append(checks, bad("image", "the engine did not report whether it has "+ref, "check that it runs: docker info"))
 	case !has:
 		checks = append(checks, bad("image", ref+" is not here", noImage(ref).Message))
 	default:
@@ -54,20 +54,20 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 	return append(checks,
 		okIf(hasOption(sys, "seccomp"), "seccomp", engine.Bad, "system calls are not filtered",
 			"use a kernel and an engine with seccomp"),
-		okIf(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "a second wall around containers is missing",
+		okIf(hasOption(sys, "apparmor") || hasOption(sys, "selinux"), "apparmor or selinux", engine.Weak, "there is no mandatory access control around containers",
 			"enable AppArmor or SELinux on the engine's machine, or use runsc"),
 		okIf(!facts.gvisor() || facts.Filtered, "seccomp in gVisor", engine.Weak,
-			"gVisor ignores the sandboxes' allowlist of system calls; the guest refuses new namespaces and mounts, and gVisor's kernel answers all other calls (a wrapper around runsc is not looked into)",
+			"gVisor ignores the sandboxes' allowlist of system calls; the guest refuses new namespaces and mounts, and gVisor's kernel answers all other calls (if the runtime is a wrapper around runsc, its arguments are not checked)",
 			`add "runtimeArgs": ["--`+seccompArg+`"] to the runtime `+facts.Runtime+` in the engine's daemon.json, and restart the engine`),
 		okIf(facts.Remapped || facts.gvisor(), "user namespace", engine.Weak, "root in the engine is root on the machine",
 			"use rootless Docker, userns-remap or runsc"),
 		okIf(sys.MemoryLimit, "memory limit", engine.Bad, "one sandbox can use up the machine's memory",
 			"enable the memory cgroup"),
-		okIf(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "a sandbox can swap beyond its memory",
+		okIf(sys.SwapLimit || sys.CgroupVersion == "2", "swap limit", engine.Weak, "a sandbox can use swap beyond its memory limit",
 			"boot with swapaccount=1, use cgroup v2, or turn swap off"),
-		okIf(sys.CPUCfsQuota, "cpu limit", engine.Bad, "one sandbox can slow all others",
+		okIf(sys.CPUCfsQuota, "cpu limit", engine.Bad, "one sandbox can slow down all others",
 			"enable CFS quotas (rootless: delegate the cpu controller)"),
-		okIf(sys.PidsLimit, "process limit", engine.Bad, "a fork bomb reaches the machine",
+		okIf(sys.PidsLimit, "process limit", engine.Bad, "a fork bomb can use up the machine's processes",
 			"enable the pids cgroup (rootless: delegate the pids controller)"),
 		okIf(sys.LiveRestoreEnabled, "live restore", engine.Weak, "a restart of the engine ends all sandboxes",
 			`set "live-restore": true in the engine's daemon.json`),
@@ -82,7 +82,7 @@ func systemChecks(sys system.Info, versions map[string]string, facts engineFacts
 func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts) engine.Check {
 	const name = "suspend"
 	if suspensionOf(sys, versions, facts) == engine.ToDisk {
-		return ok(name, "to disk: a sandbox that sleeps costs no memory, and can be copied; the copies of its memory that containerd leaves in %s are removed",
+		return ok(name, "to disk: a suspended sandbox uses no memory, and can be forked; Dormouse removes the copies of its memory that containerd leaves in %s",
 			strings.Join(facts.CopyPlaces, ", "))
 	}
 	var remedies []string
@@ -94,9 +94,9 @@ func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts
 	if !sys.ExperimentalBuild {
 		remedies = append(remedies, `set "experimental": true in the engine's daemon.json`)
 	}
-	detail := "a sandbox that sleeps is paused: it keeps its memory, and ends with the machine"
+	detail := "a suspended sandbox is paused: it keeps its memory, and is lost when the machine stops"
 	if facts.gvisor() && facts.CopiesStay != "" {
-		detail += "; on disk, each resume would leave a copy of its memory in containerd's temporary folder, and it could not be removed, because " + facts.CopiesStay
+		detail += "; sandboxes are not suspended to disk, because each resume would leave a copy of the memory in containerd's temporary folder, which Dormouse can't remove: " + facts.CopiesStay
 		remedies = append(remedies, "run Dormouse as root on the engine's machine, outside of a container")
 	}
 	remedies = append(remedies, "or use --engine gvisor")
@@ -105,7 +105,7 @@ func suspendCheck(sys system.Info, versions map[string]string, facts engineFacts
 
 func runtimeCheck(sys system.Info, facts engineFacts) engine.Check {
 	_, has := sys.Runtimes["runsc"]
-	detail := "sandboxes share the machine's kernel, whose bugs are ways out (" + facts.Runtime + ")"
+	detail := "sandboxes share the machine's kernel, so a bug in it can let code out of a sandbox (" + facts.Runtime + ")"
 	switch {
 	case facts.gvisor():
 		return ok("runtime", "%s: %s", facts.Runtime, facts.isolation())
@@ -118,7 +118,7 @@ func runtimeCheck(sys system.Info, facts engineFacts) engine.Check {
 func cgroupCheck(sys system.Info) engine.Check {
 	detail := "cgroup v" + sys.CgroupVersion + ", driver " + sys.CgroupDriver
 	if sys.CgroupDriver == "none" {
-		return bad("cgroups", "the engine can set no limits", "use a machine with cgroup v2 and systemd, which rootless engines need for limits")
+		return bad("cgroups", "the engine can't set limits", "use a machine with cgroup v2 and systemd, which rootless engines need for limits")
 	}
 	return ok("cgroups", "%s", detail)
 }
@@ -126,7 +126,7 @@ func cgroupCheck(sys system.Info) engine.Check {
 func storageCheck(sys system.Info) engine.Check {
 	switch sys.Driver {
 	case "vfs", "devicemapper", "aufs":
-		return weak("storage", "driver "+sys.Driver, "use overlay2: sandboxes start slowly without")
+		return weak("storage", "driver "+sys.Driver, "use overlay2: without it sandboxes start slowly")
 	}
 	return ok("storage", "driver %s", sys.Driver)
 }
@@ -137,7 +137,7 @@ func guestCheck(facts engineFacts) engine.Check {
 	if facts.gvisor() || facts.Overlay {
 		return ok(name, "each sandbox has its own view of them")
 	}
-	return weak(name, "sandboxes share them, so one can see when another starts a kernel, and lock them",
+	return weak(name, "sandboxes share them, so one sandbox can see when another starts a kernel, and can lock them",
 		"use overlay2 (or containerd's overlayfs) as the engine's storage driver, or runsc")
 }
 

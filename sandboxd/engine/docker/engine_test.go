@@ -75,7 +75,7 @@ func TestAnAbortedInstallationIsNotTrusted(t *testing.T) {
 	image, guest := testImage(t), enginetest.Probe(t)
 	half := open(t, docker.Config{Home: "test-abort", Bundle: brokenBundle{guest}})
 	if err := half.Create(t.Context(), spec(image)); err == nil {
-		t.Error("Create with half a guest gave no error")
+		t.Error("Create with an incomplete guest = nil, want an error")
 	}
 	createAndRemove(t, open(t, docker.Config{Home: "test-abort", Bundle: guest}), image)
 }
@@ -153,7 +153,7 @@ func TestStoppedEngineIsUnavailable(t *testing.T) {
 	}
 	for _, c := range e.Doctor(t.Context(), "x")[1:] {
 		if c.Status != engine.Bad {
-			t.Errorf("Doctor says %+v", c)
+			t.Errorf("Doctor reports %+v, want the status bad", c)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func TestMissingRuntimeIsUnavailable(t *testing.T) {
 	e := open(t, docker.Config{Home: "test"})
 	_, err := docker.New(t.Context(), docker.Config{Home: "test", Runtime: "no-such-runtime"})
 	if sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), e.Info().Runtime) {
-		t.Errorf("New = %v, want an unavailable error that names the runtimes there are", err)
+		t.Errorf("New = %v, want an unavailable error that names the available runtimes", err)
 	}
 }
 
@@ -179,10 +179,10 @@ func TestImportedImageExists(t *testing.T) {
 	}
 	t.Cleanup(func() { e.RemoveImage(context.WithoutCancel(t.Context()), ref) })
 	if has, err := e.HasImage(t.Context(), ref); !has || err != nil {
-		t.Errorf("HasImage = %v, %v", has, err)
+		t.Errorf("HasImage of the imported image = %v, %v, want true", has, err)
 	}
 	if has, err := e.HasImage(t.Context(), "dormouse-test-none:1"); has || err != nil {
-		t.Errorf("HasImage of none = %v, %v", has, err)
+		t.Errorf("HasImage of a missing image = %v, %v, want false", has, err)
 	}
 	// An almost empty image can run a sandbox, because the guest needs no file of the image.
 	guest := enginetest.Probe(t)

@@ -21,7 +21,7 @@ func wrap(doing string, err error) error {
 	}
 	if isUnreachable(err) {
 		return sandbox.Errorf(sandbox.Unavailable,
-			"the Docker engine does not answer: see that it runs (docker info), then try again").
+			"the Docker engine does not answer: check that it runs (docker info), then try again").
 			WithCause(fmt.Errorf("%s: %w", doing, err))
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -19,10 +19,10 @@ import (
 // suspended, Fork starts its container from its own checkpoint and kills the container afterwards.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if !sandbox.IsID(string(to)) || from == to {
-		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
+		return sandbox.Errorf(sandbox.Invalid, "%q can't be the id of a fork: it is invalid, or the id of the original", sandbox.Quote(string(to)))
 	}
 	if e.info.Suspend != engine.ToDisk {
-		return sandbox.Errorf(sandbox.Invalid, "this Docker engine can't copy a live sandbox: the gvisor engine can (--engine gvisor), and so can Docker with the runtime runsc and experimental features")
+		return sandbox.Errorf(sandbox.Invalid, "this Docker engine can't fork a live sandbox: use the gvisor engine (--engine gvisor), or Docker with the runtime runsc and experimental features")
 	}
 	for _, id := range []sandbox.ID{min(from, to), max(from, to)} { // the locks are acquired in a fixed order, so that two forks can't wait for each other
 		done, err := e.acquireExclusive(ctx, id)

@@ -25,7 +25,7 @@ func (e *Engine) inspectImage(ctx context.Context, ref string) (imageFacts, erro
 		return imageFacts{}, wrap("look for the image", err)
 	}
 	if img.Os != "" && img.Os != "linux" {
-		return imageFacts{}, sandbox.Errorf(sandbox.Invalid, "the image %q is for %s, and sandboxes are Linux", sandbox.Quote(ref), img.Os)
+		return imageFacts{}, sandbox.Errorf(sandbox.Invalid, "the image %q is for %s, but sandboxes need a Linux image", sandbox.Quote(ref), img.Os)
 	}
 	return imageFactsOf(img), nil
 }
@@ -88,7 +88,7 @@ func progress(messages io.Reader, log io.Writer) error {
 			return wrap("read the engine's progress", err)
 		}
 		if message.Error != "" {
-			return fmt.Errorf("the engine says: %s", message.Error)
+			return fmt.Errorf("the engine reports: %s", message.Error)
 		}
 		if _, err := io.WriteString(log, message.Stream); err != nil {
 			return err

@@ -105,7 +105,7 @@ func (c *containers) killForgottenShims(t testing.TB) {
 		if err == nil {
 			err = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		t.Logf("the engine has forgotten the shim of container %s, process %d: ended, %v", id, pid, err)
+		t.Logf("killed process %[2]d, the shim of container %[1]s, which the engine no longer manages: error %[3]v", id, pid, err)
 	}
 }
 

@@ -66,12 +66,12 @@ func TestUIDsOfARemappedEngineAreInItsRange(t *testing.T) {
 	for uid := 200_000; uid < 260_000; uid++ {
 		got := mapUID(uid, engineFacts{Remapped: true})
 		if got < 1000 || got > 60_999 || seen[got] {
-			t.Fatalf("mapUID(%d) = %d, want one of 1000 to 60999 that no other has", uid, got)
+			t.Fatalf("mapUID(%d) = %d, want a unique uid from 1000 to 60999", uid, got)
 		}
 		seen[got] = true
 	}
 	if got := mapUID(200_000, engineFacts{}); got != 200_000 {
-		t.Errorf("mapUID(200000) = %d on an engine that maps nothing", got)
+		t.Errorf("mapUID(200000) = %d on an engine that remaps no uids, want 200000", got)
 	}
 }
 
@@ -79,12 +79,12 @@ func TestLabelsAreIDsAndNumbers(t *testing.T) {
 	config, _ := profile(testSpec, engineFacts{Home: "home"}, imageFacts{}, guestVolume{Name: "v"})
 	for name, value := range config.Labels {
 		if !labelValue.MatchString(value) {
-			t.Errorf("label %s = %q", name, value)
+			t.Errorf("label %s = %q, want an id or a number", name, value)
 		}
 	}
 	for _, home := range []string{"", "a b", "a\nb", "a=b", strings.Repeat("x", 65), "/home/me"} {
 		if err := (Config{Home: home}).validate(); err == nil {
-			t.Errorf("home %q was accepted", home)
+			t.Errorf("the home %q was accepted, want an error", home)
 		}
 	}
 }

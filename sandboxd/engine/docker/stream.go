@@ -114,7 +114,7 @@ func (s *stream) readHeader() error {
 	kind, size := header[0], binary.BigEndian.Uint32(header[4:])
 	if kind < frameStdout || kind > frameError || header[1]|header[2]|header[3] != 0 || size > maxFrame {
 		s.Close()
-		return fmt.Errorf("the engine's stream is out of step: frame header % x", header)
+		return fmt.Errorf("the engine sent an invalid frame header: % x", header)
 	}
 	if _, err := s.reader.Discard(frameHeader); err != nil {
 		return err

@@ -41,7 +41,7 @@ func TestStreamReturnsOnlyStdout(t *testing.T) {
 		t.Errorf("read %q", got)
 	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "a warning") {
-		t.Errorf("error = %v, want what was said on stderr", err)
+		t.Errorf("error = %v, want the text of stderr", err)
 	}
 }
 
@@ -67,7 +67,7 @@ func TestStreamRejectsInvalidFrames(t *testing.T) {
 			s, engine := openStream(t)
 			go func() { engine.Write(bytes); engine.Close() }()
 			if got, err := io.ReadAll(s); err == nil {
-				t.Errorf("read %q without an error", got)
+				t.Errorf("read %q without an error, want an error", got)
 			}
 		})
 	}
@@ -83,7 +83,7 @@ func TestStreamLimitsStderr(t *testing.T) {
 	}()
 	_, err := io.ReadAll(s)
 	if err == nil || len(err.Error()) > 2*maxStderr {
-		t.Errorf("an error of %d bytes, want at most %d", len(err.Error()), 2*maxStderr)
+		t.Errorf("the error has %d bytes, want at most %d", len(err.Error()), 2*maxStderr)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestStreamDeadlineLosesNothing(t *testing.T) {
 			got = append(got, buf[:n]...)
 		}
 		if string(got) != "text" {
-			t.Errorf("cut at %d: read %q", cut, got)
+			t.Errorf("with a deadline after byte %d: read %q", cut, got)
 		}
 	}
 }
@@ -132,7 +132,7 @@ func FuzzStream(f *testing.F) {
 		defer ours.Close()
 		got, _ := io.ReadAll(newStream(ours, bytes.NewReader(data)))
 		if len(got) > len(data) {
-			t.Errorf("%d bytes came out of %d", len(got), len(data))
+			t.Errorf("read %d bytes, want %d", len(got), len(data))
 		}
 	})
 }

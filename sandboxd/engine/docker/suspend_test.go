@@ -59,7 +59,7 @@ func TestKernelsSurviveSuspendAndResume(t *testing.T) {
 				suspendTime := time.Since(began)
 				list, err := e.List(t.Context())
 				if err != nil || len(list) != 1 || !list[0].Suspended {
-					t.Fatalf("List() = %+v, %v, want one that is suspended", list, err)
+					t.Fatalf("List() = %+v, %v, want one suspended sandbox", list, err)
 				}
 				began = time.Now()
 				if err := e.Resume(t.Context(), s.ID); err != nil {
@@ -68,10 +68,10 @@ func TestKernelsSurviveSuspendAndResume(t *testing.T) {
 				resumeTime := time.Since(began)
 				want += "after "
 				if got, want := execute(t, e, s.ID, sandbox.Python, continueCode), "[0, 1, 4] "+square+" 100 True "+want+" True"; got != want {
-					t.Errorf("it printed %q, want %q", got, want)
+					t.Errorf("the kernel printed %q, want %q", got, want)
 				}
 				if got, want := execute(t, e, s.ID, sandbox.JavaScript, "kept.set('n', kept.get('n') + 1); console.log(kept.get('n'))"), string(rune('2'+n)); got != want {
-					t.Errorf("it printed %q, want %q", got, want)
+					t.Errorf("the kernel printed %q, want %q", got, want)
 				}
 				t.Logf("suspended in %v, %d MB on disk, resumed in %v, first answers after %v", suspendTime, list[0].StateBytes>>20, resumeTime, time.Since(began))
 			}
@@ -86,7 +86,7 @@ func TestResumeRejectsADamagedCheckpoint(t *testing.T) {
 	image := testImage(t)
 	e := open(t, docker.Config{Home: "test-" + string(sandbox.NewID()), Bundle: bundle.Bundle{}, Runtime: "runsc"})
 	if e.Info().Suspend != engine.ToDisk {
-		skipWithout(t, "runsc", "the engine has no experimental features, and keeps no memory on disk")
+		skipWithout(t, "runsc", "the engine has no experimental features, so it does not suspend to disk")
 	}
 	s := spec(image)
 	if err := e.Create(t.Context(), s); err != nil {
@@ -111,7 +111,7 @@ func TestResumeRejectsADamagedCheckpoint(t *testing.T) {
 	}
 	suspend()
 	if err := e.Resume(t.Context(), s.ID); err != nil {
-		t.Fatalf("Resume of what is whole: %v", err)
+		t.Fatalf("Resume of an undamaged checkpoint: %v", err)
 	}
 	pages := suspend()
 	info, err := pages.Stat()
@@ -129,23 +129,23 @@ func TestResumeRejectsADamagedCheckpoint(t *testing.T) {
 	resumed := e.Resume(t.Context(), s.ID)
 	var because *sandbox.Error
 	if !errors.As(resumed, &because) || because.Kind != sandbox.Expired || !strings.Contains(because.Message, "damaged") {
-		t.Fatalf("Resume of what is damaged: %v", resumed)
+		t.Fatalf("Resume of a damaged checkpoint = %v, want an error of kind expired that names the damage", resumed)
 	}
 	if conn, err := e.Dial(t.Context(), s.ID); err == nil {
 		conn.Close()
-		t.Error("what is damaged can be reached")
+		t.Error("Dial of a sandbox with a damaged checkpoint = nil, want an error")
 	}
 	if err := e.Fork(t.Context(), s.ID, sandbox.NewID()); err == nil || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("Fork of what is damaged: %v", err)
+		t.Errorf("Fork of a sandbox with a damaged checkpoint = %v, want an error that names the damage", err)
 	}
 	if _, err := pages.WriteAt(one, at); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err != nil {
-		t.Fatalf("Resume of what was mended: %v", err)
+		t.Fatalf("Resume of a repaired checkpoint: %v", err)
 	}
 	if got := execute(t, e, s.ID, sandbox.Python, "print(kept[:8].decode(), len(kept))"); got != "dormouse 8000000" {
-		t.Errorf("it printed %q", got)
+		t.Errorf("the kernel printed %q, want the value from before the suspend", got)
 	}
 }
 

@@ -21,12 +21,12 @@ func TestSuspensionOfEngines(t *testing.T) {
 		remedy     string // a part of the expected remedy
 	}{
 		{"gVisor on an experimental engine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil, "", engine.ToDisk, ""},
-		{"gVisor on an experimental engine of another machine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil,
+		{"gVisor on an experimental engine on another machine", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc", nil,
 			"the engine is on another machine", engine.Paused, "as root on the engine's machine"},
-		{"gVisor", system.Info{Runtimes: both}, "runsc", nil, "", engine.Paused, `"experimental": true`},
-		{"runc where there is gVisor", system.Info{Runtimes: both, ExperimentalBuild: true}, "runc", nil, "", engine.Paused, "use --runtime runsc"},
-		{"runc alone", system.Info{}, "runc", nil, "", engine.Paused, "install gVisor's runsc"},
-		{"Podman, which calls itself experimental", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc",
+		{"gVisor on an engine without experimental features", system.Info{Runtimes: both}, "runsc", nil, "", engine.Paused, `"experimental": true`},
+		{"runc on an engine that also has gVisor", system.Info{Runtimes: both, ExperimentalBuild: true}, "runc", nil, "", engine.Paused, "use --runtime runsc"},
+		{"an engine with runc only", system.Info{}, "runc", nil, "", engine.Paused, "install gVisor's runsc"},
+		{"Podman, which reports an experimental build", system.Info{Runtimes: both, ExperimentalBuild: true}, "runsc",
 			map[string]string{"Podman Engine": "5.0.0"}, "", engine.Paused, "--engine gvisor"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestSuspensionOfEngines(t *testing.T) {
 			}
 			check := suspendCheck(tt.sys, tt.versions, facts)
 			if (check.Status == engine.OK) != (tt.want == engine.ToDisk) || !strings.Contains(check.Remedy, tt.remedy) {
-				t.Errorf("doctor says %+v, want the remedy %q", check, tt.remedy)
+				t.Errorf("the doctor reports %+v, want the remedy %q", check, tt.remedy)
 			}
 		})
 	}

@@ -68,7 +68,7 @@ func checkVersion(name, reported string, minimums []version) engine.Check {
 	case !v.less(minimum):
 		return ok(name, "%s", reported)
 	case strings.ContainsAny(reported, "+~"): // such as 1.1.5+ds1
-		return weak(name, reported+", older than "+minimum.String(), "see that your distribution has patched it, or update")
+		return weak(name, reported+", older than "+minimum.String(), "check that your distribution has patched it, or update")
 	}
-	return weak(name, reported+", older than "+minimum.String(), "update: ways out of a container are known in it")
+	return weak(name, reported+", older than "+minimum.String(), "update: this version has known container escapes")
 }

@@ -12,12 +12,12 @@ import (
 func (s *suite) checkpoint(t *testing.T) {
 	checkpointer, ok := engine.As[engine.Checkpointer](s.engine)
 	if !ok {
-		t.Skip("the engine can't keep the state of a sandbox that runs")
+		t.Skip("the engine can't checkpoint a running sandbox")
 	}
 	count := func(t *testing.T, b testSandbox, want string) {
 		t.Helper()
 		if got := b.mustRequest(t, "POST", "/count", nil); got != want {
-			t.Errorf("it counted %q, want %q", got, want)
+			t.Errorf("counter = %q, want %q", got, want)
 		}
 	}
 	end := func(t *testing.T, b testSandbox) engine.Container {
@@ -29,11 +29,11 @@ func (s *suite) checkpoint(t *testing.T) {
 				return got[0]
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("List() = %+v, want one that does not run", got)
+				t.Fatalf("List() = %+v, want one sandbox that does not run", got)
 			}
 		}
 	}
-	t.Run("a sandbox that ends comes back as of its checkpoint", func(t *testing.T) {
+	t.Run("a sandbox whose processes died resumes from its checkpoint", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		count(t, b, "1 ")
 		var after, before time.Time
@@ -51,7 +51,7 @@ func (s *suite) checkpoint(t *testing.T) {
 		for range 2 { // a checkpoint can be restored repeatedly
 			c := end(t, b)
 			if !c.Suspended || c.AsOf.Before(after) || c.AsOf.After(before) || c.StateBytes == 0 || c.Detail == "" {
-				t.Errorf("List() has %+v, want it suspended as of %v to %v", c, after, before)
+				t.Errorf("List() has %+v, want it suspended, with AsOf between %v and %v", c, after, before)
 			}
 			resume(t, checkpointer, b.id)
 			s.wantOnly(t, b.id)
@@ -63,7 +63,7 @@ func (s *suite) checkpoint(t *testing.T) {
 		resume(t, checkpointer, b.id)
 		count(t, b, "1 2 3 ")
 	})
-	t.Run("what is discarded is gone, but not if it is all that there is", func(t *testing.T) {
+	t.Run("Discard deletes the checkpoint of a running sandbox only", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		count(t, b, "1 ")
 		if err := checkpointer.Checkpoint(t.Context(), b.id); err != nil {
@@ -84,10 +84,10 @@ func (s *suite) checkpoint(t *testing.T) {
 			}
 		}
 		if c := end(t, b); c.Suspended || c.StateBytes != 0 {
-			t.Errorf("List() has %+v, want it ended", c)
+			t.Errorf("List() has %+v, want it ended, without a checkpoint", c)
 		}
 	})
-	t.Run("what is not there has no checkpoint", func(t *testing.T) {
+	t.Run("Checkpoint of a missing sandbox is not_found, Discard is no error", func(t *testing.T) {
 		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_../../etc/passwd"} {
 			wantKind(t, "Checkpoint("+string(id)+")", checkpointer.Checkpoint(t.Context(), id), sandbox.NotFound)
 			if err := checkpointer.Discard(t.Context(), id); err != nil {

@@ -88,7 +88,7 @@ func (s *suite) openHome(t *testing.T) engine.Engine {
 	e := s.open(t, "test-"+string(sandbox.NewID()), s.guest)
 	t.Cleanup(func() {
 		for _, c := range list(t, e) {
-			t.Errorf("%s was left behind: %+v", t.Name(), c)
+			t.Errorf("%s left a sandbox: %+v", t.Name(), c)
 			remove(t, e, c.ID)
 		}
 	})

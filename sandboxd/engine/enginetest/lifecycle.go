@@ -14,7 +14,7 @@ import (
 
 // lifecycle tests Create, Dial, List and Remove of [engine.Engine], and their errors.
 func (s *suite) lifecycle(t *testing.T) {
-	t.Run("a created sandbox answers, with the arguments of its spec", func(t *testing.T) {
+	t.Run("the guest of a created sandbox gets the arguments of its spec", func(t *testing.T) {
 		spec := s.spec()
 		var args []string
 		if err := json.Unmarshal([]byte(s.create(t, spec).mustRequest(t, "GET", "/args", nil)), &args); err != nil {
@@ -26,7 +26,7 @@ func (s *suite) lifecycle(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a list has what was created, until it is removed", func(t *testing.T) {
+	t.Run("List returns a sandbox until it is removed", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		if got, want := list(t, s.engine), (engine.Container{ID: b.id, Running: true}); len(got) != 1 || got[0] != want {
 			t.Errorf("List() = %+v, want %+v alone", got, want)
@@ -38,42 +38,42 @@ func (s *suite) lifecycle(t *testing.T) {
 		_, err := s.engine.Dial(t.Context(), b.id)
 		wantKind(t, "Dial after Remove", err, sandbox.NotFound)
 	})
-	t.Run("what is not there can be removed, and not dialled", func(t *testing.T) {
+	t.Run("a missing sandbox can be removed but not dialled", func(t *testing.T) {
 		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_", "sbx_../../etc/passwd", "x?force=1", "sbx_\x00\n"} {
 			remove(t, s.engine, id)
 			_, err := s.engine.Dial(t.Context(), id)
 			wantKind(t, "Dial("+string(id)+")", err, sandbox.NotFound)
 		}
 	})
-	t.Run("an id that is not one cannot be created", func(t *testing.T) {
+	t.Run("Create rejects an invalid id", func(t *testing.T) {
 		for _, id := range []sandbox.ID{"", "sbx_x", "x", "../x", `{"a":"b"}`} {
 			spec := s.spec()
 			spec.ID = id
 			wantKind(t, "Create("+string(id)+")", s.engine.Create(t.Context(), spec), sandbox.Invalid)
 		}
 	})
-	t.Run("an id is created once", func(t *testing.T) {
+	t.Run("Create rejects an id that is in use", func(t *testing.T) {
 		spec := s.spec()
 		b := s.create(t, spec)
 		if err := s.engine.Create(t.Context(), spec); err == nil {
-			t.Error("the second Create gave no error")
+			t.Error("the second Create = nil, want an error")
 		}
 		b.mustRequest(t, "GET", "/args", nil) // the first sandbox still answers
 	})
-	t.Run("an image that is not there is unavailable, and nothing is left", func(t *testing.T) {
+	t.Run("Create with a missing image is unavailable and leaves nothing", func(t *testing.T) {
 		spec := s.spec()
 		spec.Image = "dormouse-test-no-such-image:1"
 		wantKind(t, "Create", s.engine.Create(t.Context(), spec), sandbox.Unavailable)
 		s.wantEmpty(t, s.engine)
 	})
-	t.Run("a guest that ends at once leaves nothing", func(t *testing.T) {
+	t.Run("Create with a guest that can't start leaves nothing", func(t *testing.T) {
 		e := s.open(t, "test-"+string(sandbox.NewID()), Guest([]byte("#!/no/such/interpreter\n")))
 		if err := e.Create(t.Context(), s.spec()); err == nil {
-			t.Error("Create gave no error")
+			t.Error("Create = nil, want an error")
 		}
 		s.wantEmpty(t, e)
 	})
-	t.Run("a create that is given up leaves nothing", func(t *testing.T) {
+	t.Run("a cancelled Create leaves nothing", func(t *testing.T) {
 		for giveUpAfter := time.Millisecond; giveUpAfter < 400*time.Millisecond; giveUpAfter *= 2 {
 			ctx, cancel := context.WithTimeout(t.Context(), giveUpAfter)
 			spec := s.spec()
@@ -85,21 +85,21 @@ func (s *suite) lifecycle(t *testing.T) {
 		}
 		s.wantEmpty(t, s.engine)
 	})
-	t.Run("a sandbox that ended is listed, and not running", func(t *testing.T) {
+	t.Run("List returns an ended sandbox as not running", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		if _, err := b.request(ctx, "POST", "/exit", nil); err == nil || ctx.Err() != nil {
-			t.Errorf("the request ended with %v, want it cut off at once", err)
+			t.Errorf("the request to end the sandbox = %v, want an error at once", err)
 		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			got := list(t, s.engine)
 			if len(got) != 1 || time.Now().After(deadline) {
-				t.Fatalf("List() = %+v, want one that does not run", got)
+				t.Fatalf("List() = %+v, want one sandbox that does not run", got)
 			}
 			if !got[0].Running {
 				if got[0].Detail == "" {
-					t.Errorf("List() = %+v, want a Detail that says how it ended", got)
+					t.Errorf("List() = %+v, want a Detail that describes how the sandbox ended", got)
 				}
 				break
 			}
@@ -107,7 +107,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		_, err := s.engine.Dial(t.Context(), b.id)
 		wantKind(t, "Dial", err, sandbox.NotFound)
 	})
-	t.Run("homes do not see each other", func(t *testing.T) {
+	t.Run("an engine does not see the sandboxes of other homes", func(t *testing.T) {
 		b, other := s.create(t, s.spec()), s.openHome(t)
 		if got := list(t, other); len(got) != 0 {
 			t.Errorf("the other home's List() = %+v, want nothing", got)
@@ -117,7 +117,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		remove(t, other, b.id)
 		b.mustRequest(t, "GET", "/args", nil)
 	})
-	t.Run("ten at once", func(t *testing.T) {
+	t.Run("ten sandboxes can be created and removed at once", func(t *testing.T) {
 		var group sync.WaitGroup
 		specs := make([]engine.Spec, 10)
 		for i := range specs {
@@ -134,7 +134,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		}
 		group.Wait()
 		if got := list(t, s.engine); len(got) != len(specs) {
-			t.Errorf("List() has %d, want %d", len(got), len(specs))
+			t.Errorf("List() has %d sandboxes, want %d", len(got), len(specs))
 		}
 		for _, spec := range specs {
 			group.Go(func() { remove(t, s.engine, spec.ID) })
@@ -149,7 +149,7 @@ func (s *suite) lifecycle(t *testing.T) {
 func (s *suite) wantEmpty(t *testing.T, e engine.Engine) {
 	t.Helper()
 	for _, c := range list(t, e) {
-		t.Errorf("%+v is left", c)
+		t.Errorf("a sandbox is left: %+v", c)
 		remove(t, e, c.ID)
 	}
 }

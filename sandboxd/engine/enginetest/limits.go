@@ -24,7 +24,7 @@ func (s *suite) limits(t *testing.T) {
 		go func() { watched <- s.slowestAnswer(t, neighbour, stop) }()
 		text, err := b.request(ctx, "POST", "/hog/"+what, nil)
 		close(stop)
-		t.Logf("%s: %q, %v; the neighbour's slowest answer: %v", what, text, err, <-watched)
+		t.Logf("%s: %q, %v; the slowest answer of the other sandbox: %v", what, text, err, <-watched)
 		if err != nil {
 			return err.Error()
 		}
@@ -34,7 +34,7 @@ func (s *suite) limits(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		if got := hog(t, b, "memory"); strings.Contains(got, "had") {
-			t.Errorf("the hog says %q, want it stopped", got)
+			t.Errorf("the hog printed %q, want it stopped", got)
 		}
 		if gvisor {
 			return // the whole sandbox was killed; with the real guest, the watchdog acts before that
@@ -43,13 +43,13 @@ func (s *suite) limits(t *testing.T) {
 	})
 	t.Run("processes", func(t *testing.T) {
 		if gvisor {
-			t.Skip("gVisor's own threads count against the cgroup's limit, so the guest's rlimits bound processes")
+			t.Skip("on gVisor the guest's rlimits limit processes, because the cgroup's limit also counts gVisor's own threads")
 		}
 		spec := s.spec()
 		b := s.create(t, spec)
 		got := hog(t, b, "processes")
 		if n := parseNumber(t, got, `^(\d+) processes, then EAGAIN`); n < 10 || n > spec.Limits.Processes+64 {
-			t.Errorf("the hog says %q, want at most %d", got, spec.Limits.Processes+64)
+			t.Errorf("the hog printed %q, want at most %d processes", got, spec.Limits.Processes+64)
 		}
 		b.mustRequest(t, "GET", "/args", nil)
 	})
@@ -59,18 +59,18 @@ func (s *suite) limits(t *testing.T) {
 		got := hog(t, b, "disk")
 		want := int(spec.Limits.WorkspaceBytes >> 20)
 		if n := parseNumber(t, got, `^(\d+) MiB, then ENOSPC`); n < want-2 || n > want {
-			t.Errorf("the hog says %q, want %d MiB", got, want)
+			t.Errorf("the hog printed %q, want %d MiB", got, want)
 		}
 		b.mustRequest(t, "GET", "/args", nil)
 	})
 	t.Run("inodes", func(t *testing.T) {
 		if gvisor {
-			t.Skip("gVisor's tmpfs takes no limit of inodes: the guest, which is not in this suite, counts files")
+			t.Skip("on gVisor the guest counts files, because gVisor's tmpfs has no limit on inodes")
 		}
 		b := s.create(t, s.spec())
 		got := hog(t, b, "inodes")
 		if n := parseNumber(t, got, `^(\d+) files, then ENOSPC`); n > 10_000 {
-			t.Errorf("the hog says %q, want at most 10000", got)
+			t.Errorf("the hog printed %q, want at most 10000 files", got)
 		}
 	})
 }
@@ -89,7 +89,7 @@ func (s *suite) slowestAnswer(t *testing.T, b testSandbox, stop <-chan struct{})
 		_, err := b.request(ctx, "GET", "/args", nil)
 		cancel()
 		if err != nil {
-			t.Errorf("the neighbour: %v", err)
+			t.Errorf("a request to the other sandbox: %v", err)
 			return slowest
 		}
 		slowest = max(slowest, time.Since(start))
@@ -100,7 +100,7 @@ func parseNumber(t *testing.T, text, pattern string) int {
 	t.Helper()
 	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
 	if m == nil {
-		t.Fatalf("the hog says %q, want %s", text, pattern)
+		t.Fatalf("the hog printed %q, want a text that matches %s", text, pattern)
 	}
 	n, _ := strconv.Atoi(m[1]) // can't fail: the pattern matches only digits
 	return n

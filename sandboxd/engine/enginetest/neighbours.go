@@ -26,15 +26,15 @@ func (s *suite) neighbours(t *testing.T) {
 			watcher.mustRequest(t, "POST", "/watch"+query, nil)
 			other.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil) // the run opens the guest's program, and lists /
 			if got := other.mustRequest(t, "POST", "/lock"+query, nil); got == "" {
-				t.Error("no answer")
+				t.Error("the other sandbox gave no answer to /lock")
 			}
 			if got := watcher.mustRequest(t, "GET", "/watched", nil); got != "nothing" {
-				t.Errorf("while the other sandbox used its files, this one saw %q, want %q", got, "nothing")
+				t.Errorf("while the other sandbox used its files, this sandbox's watch reported %q, want %q", got, "nothing")
 			}
 			// The sandbox's own use of the files is reported, which shows that its watch works.
 			watcher.mustRequest(t, "POST", "/run?program="+guest+"&arg=guest&arg=posture", nil)
 			if got := watcher.mustRequest(t, "GET", "/watched", nil); got != "something" {
-				t.Errorf("after its own use of its files it saw %q, want %q", got, "something")
+				t.Errorf("after this sandbox used its files, its watch reported %q, want %q", got, "something")
 			}
 		})
 	}

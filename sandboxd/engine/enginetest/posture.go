@@ -51,10 +51,10 @@ func (s *suite) programs(t *testing.T) {
 			b.mustRequest(t, "PUT", "/workspace/"+program.file, bytes.NewReader(text))
 			got := b.mustRequest(t, "POST", fmt.Sprintf("/run?program=%s&arg=%[1]s&arg=/workspace/%s", program.path, program.file), nil)
 			if strings.Contains(got, "no such file") || strings.Contains(got, program.missing) {
-				t.Skipf("the image %s can't run it: %s", s.image, got)
+				t.Skipf("the image %s can't run the program: %s", s.image, got)
 			}
 			if !strings.HasSuffix(got, "all works\nended well") {
-				t.Errorf("it printed:\n%s", got)
+				t.Errorf("the program printed:\n%s\nwant \"all works\" at the end", got)
 			}
 		})
 	}
@@ -74,10 +74,10 @@ func Golden(t *testing.T, name string, got []byte) {
 	}
 	want, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatalf("no golden file: %v; DORMOUSE_UPDATE_GOLDEN=1 writes it", err)
+		t.Fatalf("there is no golden file: %v; DORMOUSE_UPDATE_GOLDEN=1 writes it", err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs (-want +got; all the same: the order):\n%s", name,
+		t.Errorf("%s differs (-want +got; if nothing follows, only the order of lines differs):\n%s", name,
 			difference(strings.Split(string(want), "\n"), strings.Split(string(got), "\n")))
 	}
 }

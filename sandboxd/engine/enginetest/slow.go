@@ -15,7 +15,7 @@ func Slow(t testing.TB) {
 		return
 	}
 	if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "slow") {
-		t.Fatal("the slow tests are required, and DORMOUSE_TEST_SLOW is not set")
+		t.Fatal("DORMOUSE_TEST_REQUIRE has slow, but DORMOUSE_TEST_SLOW is not set")
 	}
-	t.Skip("NOT TESTED: it is slow: only with DORMOUSE_TEST_SLOW=1")
+	t.Skip("NOT TESTED: a slow test, which runs only with DORMOUSE_TEST_SLOW=1")
 }

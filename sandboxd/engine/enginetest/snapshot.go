@@ -25,7 +25,7 @@ func (s *suite) snapshot(t *testing.T) {
 		t.Helper()
 		spec := other()
 		if started, err := snapshotter.Start(t.Context(), spec); !started || err != nil {
-			t.Fatalf("Start = %v, %v", started, err)
+			t.Fatalf("Start = %v, %v, want true", started, err)
 		}
 		t.Cleanup(func() { remove(t, s.engine, spec.ID) })
 		return s.dial(t, spec.ID)
@@ -33,12 +33,12 @@ func (s *suite) snapshot(t *testing.T) {
 	wantNone := func(t *testing.T, spec engine.Spec) {
 		t.Helper()
 		if started, err := snapshotter.Start(t.Context(), spec); started || err != nil {
-			t.Errorf("Start = %v, %v, want none", started, err)
+			t.Errorf("Start = %v, %v, want false", started, err)
 		}
 		s.wantEmpty(t, s.engine)
 	}
-	t.Run("without one nothing starts", func(t *testing.T) { wantNone(t, other()) })
-	t.Run("one that does not get ready is none, and leaves nothing", func(t *testing.T) {
+	t.Run("Start without a snapshot starts nothing", func(t *testing.T) { wantNone(t, other()) })
+	t.Run("Snapshot stores nothing if ready fails", func(t *testing.T) {
 		never := errors.New("never")
 		err := snapshotter.Snapshot(t.Context(), other(), func(context.Context) error { return never })
 		if !errors.Is(err, never) {
@@ -46,7 +46,7 @@ func (s *suite) snapshot(t *testing.T) {
 		}
 		wantNone(t, other())
 	})
-	t.Run("it is made of a sandbox that nobody sees", func(t *testing.T) {
+	t.Run("Snapshot uses a sandbox that List does not return", func(t *testing.T) {
 		spec := other()
 		err := snapshotter.Snapshot(t.Context(), spec, func(context.Context) error {
 			s.wantEmpty(t, s.engine)
@@ -58,27 +58,27 @@ func (s *suite) snapshot(t *testing.T) {
 		}
 		s.wantEmpty(t, s.engine)
 	})
-	t.Run("it is made once", func(t *testing.T) {
-		err := snapshotter.Snapshot(t.Context(), other(), func(context.Context) error { return errors.New("it is made again") })
+	t.Run("Snapshot makes each snapshot once", func(t *testing.T) {
+		err := snapshotter.Snapshot(t.Context(), other(), func(context.Context) error { return errors.New("the snapshot is made again") })
 		if err != nil {
 			t.Errorf("Snapshot = %v", err)
 		}
 	})
-	t.Run("each sandbox that starts from it goes on by itself, within the same walls", func(t *testing.T) {
+	t.Run("sandboxes from one snapshot are independent, with the usual isolation", func(t *testing.T) {
 		wantPosture := s.create(t, s.spec()).mustRequest(t, "GET", "/posture/kernel", nil)
 		for range 2 {
 			b := start(t)
 			for _, want := range []string{"1 2 ", "1 2 3 "} {
 				if got := b.mustRequest(t, "POST", "/count", nil); got != want {
-					t.Errorf("it counted %q, want %q", got, want)
+					t.Errorf("counter = %q, want %q", got, want)
 				}
 			}
 			if got := b.mustRequest(t, "GET", "/posture/kernel", nil); got != wantPosture {
-				t.Errorf("the walls of one that was created are\n%s\nand of one that was started\n%s", wantPosture, got)
+				t.Errorf("the isolation of a created sandbox is\n%s\nand of one from a snapshot\n%s", wantPosture, got)
 			}
 		}
 	})
-	t.Run("and sleeps, wakes and is copied like others", func(t *testing.T) {
+	t.Run("a sandbox from a snapshot can be suspended, resumed and forked", func(t *testing.T) {
 		b := start(t)
 		if suspender, ok := engine.As[engine.Suspender](s.engine); ok {
 			suspend(t, suspender, b.id)
@@ -91,11 +91,11 @@ func (s *suite) snapshot(t *testing.T) {
 			}
 			t.Cleanup(func() { remove(t, s.engine, id) })
 			if got := s.dial(t, id).mustRequest(t, "POST", "/count", nil); got != "1 2 " {
-				t.Errorf("the copy counted %q, want 1 2", got)
+				t.Errorf("the fork's counter = %q, want 1 2", got)
 			}
 		}
 	})
-	t.Run("it is none for who wants another language, size or user", func(t *testing.T) {
+	t.Run("a snapshot is not used for another language, size, user or image", func(t *testing.T) {
 		for _, change := range []func(*engine.Spec){
 			func(s *engine.Spec) { s.Language = sandbox.JavaScript },
 			func(s *engine.Spec) { s.Limits.MemoryBytes *= 2 },
@@ -108,7 +108,7 @@ func (s *suite) snapshot(t *testing.T) {
 			wantNone(t, spec)
 		}
 	})
-	t.Run("an id that is taken is an error", func(t *testing.T) {
+	t.Run("Start rejects an id that is in use", func(t *testing.T) {
 		b := start(t)
 		spec := baseSpec
 		spec.ID = b.id

@@ -16,7 +16,7 @@ import (
 
 func (s *suite) stream(t *testing.T) {
 	b := s.create(t, s.spec())
-	t.Run("100 MB there and back", func(t *testing.T) {
+	t.Run("100 MB in and out", func(t *testing.T) {
 		const size = 100_000_000
 		sent := sha256.New()
 		start := time.Now()
@@ -36,9 +36,9 @@ func (s *suite) stream(t *testing.T) {
 		if got, want := hex.EncodeToString(received.Sum(nil)), hex.EncodeToString(sent.Sum(nil)); got != want {
 			t.Errorf("sha256 = %s, want %s", got, want)
 		}
-		t.Logf("there %v, and back %v", there, time.Since(start)-there)
+		t.Logf("in %v, out %v", there, time.Since(start)-there)
 	})
-	t.Run("many streams at once", func(t *testing.T) {
+	t.Run("five streams can be used at once", func(t *testing.T) {
 		var group sync.WaitGroup
 		for range 5 {
 			other := s.dial(t, b.id)
@@ -62,7 +62,7 @@ func (s *suite) stream(t *testing.T) {
 				t.Errorf("Close: %v", err)
 			}
 			if _, err := conn.Read(make([]byte, 1)); err == nil {
-				t.Error("Read after Close gave no error")
+				t.Error("Read after Close = nil, want an error")
 			}
 		}
 		// The clients of the previous subtest closed their streams when it ended. After this call, the only stream is
@@ -76,7 +76,7 @@ func (s *suite) stream(t *testing.T) {
 		}
 		t.Errorf("%s streams are open in the sandbox, want 1", got)
 	})
-	t.Run("a read's deadline passes, and the stream goes on", func(t *testing.T) {
+	t.Run("a stream can be used after a read deadline has passed", func(t *testing.T) {
 		conn, err := s.engine.Dial(t.Context(), b.id)
 		if err != nil {
 			t.Fatal(err)
@@ -96,14 +96,14 @@ func (s *suite) stream(t *testing.T) {
 			t.Errorf("read % x, %v, want a SETTINGS frame", header, err)
 		}
 	})
-	t.Run("a dial that is given up", func(t *testing.T) {
+	t.Run("Dial with a cancelled context returns the context's error", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := s.engine.Dial(ctx, b.id); !errors.Is(err, context.Canceled) {
 			t.Errorf("Dial = %v, want context.Canceled", err)
 		}
 	})
-	t.Run("requests end when the sandbox does", func(t *testing.T) {
+	t.Run("a request ends when the sandbox is removed", func(t *testing.T) {
 		spec := s.spec()
 		doomed := s.create(t, spec)
 		doomed.mustRequest(t, "GET", "/args", nil)
@@ -117,10 +117,10 @@ func (s *suite) stream(t *testing.T) {
 		select {
 		case err := <-done:
 			if err == nil {
-				t.Error("the request gave no error")
+				t.Error("the request = nil, want an error")
 			}
 		case <-time.After(20 * time.Second):
-			t.Error("the request still waits")
+			t.Error("the request still waits 20 s after the sandbox was removed")
 		}
 	})
 }

@@ -21,7 +21,7 @@ func (s *suite) suspend(t *testing.T) {
 	if !ok {
 		t.Skip("the engine can't suspend sandboxes")
 	}
-	t.Run("memory, open files and walls are as they were, twice in a row", func(t *testing.T) {
+	t.Run("memory, open files and isolation survive, repeatedly", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		block := make([]byte, 10<<20)
 		rand.Read(block)
@@ -29,7 +29,7 @@ func (s *suite) suspend(t *testing.T) {
 		wantPosture := b.mustRequest(t, "GET", "/posture/kernel", nil)
 		for _, want := range []string{"1 ", "1 2 ", "1 2 3 "} {
 			if got := b.mustRequest(t, "POST", "/count", nil); got != want {
-				t.Fatalf("it counted %q, want %q", got, want)
+				t.Fatalf("counter = %q, want %q", got, want)
 			}
 			start := time.Now()
 			suspend(t, suspender, b.id)
@@ -41,13 +41,13 @@ func (s *suite) suspend(t *testing.T) {
 			s.wantOnly(t, b.id)
 		}
 		if b.mustRequest(t, "GET", "/blob", nil) != string(block) {
-			t.Error("a file of 10 MB is not what it was")
+			t.Error("a file of 10 MB has changed")
 		}
 		if got := b.mustRequest(t, "GET", "/posture/kernel", nil); got != wantPosture {
-			t.Errorf("the walls were\n%s\nand are now\n%s", wantPosture, got)
+			t.Errorf("the isolation was\n%s\nand is now\n%s", wantPosture, got)
 		}
 	})
-	t.Run("what is suspended or runs already stays so", func(t *testing.T) {
+	t.Run("repeated calls of Suspend and Resume change nothing", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		b.mustRequest(t, "POST", "/count", nil)
 		resume(t, suspender, b.id)
@@ -57,10 +57,10 @@ func (s *suite) suspend(t *testing.T) {
 		resume(t, suspender, b.id)
 		resume(t, suspender, b.id)
 		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
-			t.Errorf("it counted %q, want 1 2", got)
+			t.Errorf("counter = %q, want 1 2", got)
 		}
 	})
-	t.Run("many who ask at once come to the same end", func(t *testing.T) {
+	t.Run("concurrent calls of Suspend and of Resume succeed", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		b.mustRequest(t, "POST", "/count", nil)
 		var group sync.WaitGroup
@@ -71,10 +71,10 @@ func (s *suite) suspend(t *testing.T) {
 			group.Wait()
 		}
 		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
-			t.Errorf("it counted %q, want 1 2", got)
+			t.Errorf("counter = %q, want 1 2", got)
 		}
 	})
-	t.Run("several sandboxes at once", func(t *testing.T) {
+	t.Run("several sandboxes can be suspended and resumed at once", func(t *testing.T) {
 		var group sync.WaitGroup
 		for range 3 {
 			b := s.create(t, s.spec())
@@ -83,23 +83,23 @@ func (s *suite) suspend(t *testing.T) {
 				suspend(t, suspender, b.id)
 				resume(t, suspender, b.id)
 				if got, err := b.request(t.Context(), "POST", "/count", nil); got != "1 2 " || err != nil {
-					t.Errorf("it counted %q, %v, want 1 2", got, err)
+					t.Errorf("counter = %q, %v, want 1 2", got, err)
 				}
 			})
 		}
 		group.Wait()
 	})
-	t.Run("a suspended sandbox is busy for who dials it", func(t *testing.T) {
+	t.Run("Dial of a suspended sandbox is busy", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		suspend(t, suspender, b.id)
 		start := time.Now()
 		_, err := s.engine.Dial(t.Context(), b.id)
 		wantKind(t, "Dial", err, sandbox.Busy)
 		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("Dial took %v", took)
+			t.Errorf("Dial took %v, want at most 5s", took)
 		}
 	})
-	t.Run("who dials while it is suspended and resumed gets an answer", func(t *testing.T) {
+	t.Run("Dial during Suspend and Resume returns a stream or busy", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		ctx, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
@@ -110,7 +110,7 @@ func (s *suite) suspend(t *testing.T) {
 					if err == nil {
 						conn.Close()
 					} else if ctx.Err() == nil && sandbox.KindOf(err) != sandbox.Busy {
-						t.Errorf("Dial = %v, want a stream or busy", err)
+						t.Errorf("Dial = %v, want a stream or an error of kind busy", err)
 					}
 				}
 			})
@@ -123,7 +123,7 @@ func (s *suite) suspend(t *testing.T) {
 		group.Wait()
 		b.mustRequest(t, "POST", "/count", nil)
 	})
-	t.Run("open streams end", func(t *testing.T) {
+	t.Run("Suspend closes open streams", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		done := make(chan error, 1)
 		go func() {
@@ -135,10 +135,10 @@ func (s *suite) suspend(t *testing.T) {
 		select {
 		case err := <-done:
 			if err == nil {
-				t.Error("the request gave no error")
+				t.Error("the request = nil, want an error")
 			}
 		case <-time.After(20 * time.Second):
-			t.Error("the request still waits")
+			t.Error("the request still waits 20 s after the sandbox was suspended")
 		}
 		resume(t, suspender, b.id)
 		b.mustRequest(t, "GET", "/args", nil)
@@ -150,7 +150,7 @@ func (s *suite) suspend(t *testing.T) {
 		s.wantEmpty(t, s.engine)
 		wantKind(t, "Resume", suspender.Resume(t.Context(), b.id), sandbox.NotFound)
 	})
-	t.Run("a sandbox can be removed while it is suspended or resumed", func(t *testing.T) {
+	t.Run("a sandbox can be removed during Suspend and Resume", func(t *testing.T) {
 		for _, fromSuspended := range []bool{false, true} {
 			b, step := s.create(t, s.spec()), suspender.Suspend
 			if fromSuspended {
@@ -165,20 +165,20 @@ func (s *suite) suspend(t *testing.T) {
 			s.wantEmpty(t, s.engine)
 		}
 	})
-	t.Run("the id of a suspended sandbox is taken", func(t *testing.T) {
+	t.Run("Create rejects the id of a suspended sandbox", func(t *testing.T) {
 		spec := s.spec()
 		b := s.create(t, spec)
 		b.mustRequest(t, "POST", "/count", nil)
 		suspend(t, suspender, b.id)
 		if err := s.engine.Create(t.Context(), spec); err == nil {
-			t.Error("Create gave no error")
+			t.Error("Create = nil, want an error")
 		}
 		resume(t, suspender, b.id)
 		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
-			t.Errorf("it counted %q, want 1 2", got)
+			t.Errorf("counter = %q, want 1 2", got)
 		}
 	})
-	t.Run("who opens the engine next finds it suspended", func(t *testing.T) {
+	t.Run("a sandbox stays suspended when the engine is opened again", func(t *testing.T) {
 		home := "test-" + string(sandbox.NewID())
 		first := s.open(t, home, s.guest)
 		spec := s.spec()
@@ -196,10 +196,10 @@ func (s *suite) suspend(t *testing.T) {
 		resume(t, own, spec.ID)
 		with = &suite{engine: next}
 		if got := with.dial(t, spec.ID).mustRequest(t, "POST", "/count", nil); got != "1 2 " {
-			t.Errorf("it counted %q, want 1 2", got)
+			t.Errorf("counter = %q, want 1 2", got)
 		}
 	})
-	t.Run("one that is given up does no harm", func(t *testing.T) {
+	t.Run("a cancelled Suspend or Resume leaves the sandbox usable", func(t *testing.T) {
 		b := s.create(t, s.spec())
 		count := ""
 		for i, giveUpAfter := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond} {
@@ -210,7 +210,7 @@ func (s *suite) suspend(t *testing.T) {
 			resume(t, suspender, b.id)
 			count += string(rune('1'+i)) + " "
 			if got := b.mustRequest(t, "POST", "/count", nil); got != count {
-				t.Fatalf("after %v it counted %q, want %q", giveUpAfter, got, count)
+				t.Fatalf("after calls that were cancelled after %v: counter = %q, want %q", giveUpAfter, got, count)
 			}
 			suspend(t, suspender, b.id)
 			ctx, cancel = context.WithTimeout(t.Context(), giveUpAfter)
@@ -218,7 +218,7 @@ func (s *suite) suspend(t *testing.T) {
 			cancel()
 		}
 	})
-	t.Run("what is not there, or has ended, is not_found", func(t *testing.T) {
+	t.Run("Suspend and Resume of a missing or ended sandbox are not_found", func(t *testing.T) {
 		for _, id := range []sandbox.ID{sandbox.NewID(), "", "sbx_../../etc/passwd"} {
 			wantKind(t, "Suspend("+string(id)+")", suspender.Suspend(t.Context(), id), sandbox.NotFound)
 			wantKind(t, "Resume("+string(id)+")", suspender.Resume(t.Context(), id), sandbox.NotFound)
@@ -228,8 +228,8 @@ func (s *suite) suspend(t *testing.T) {
 		for deadline := time.Now().Add(10 * time.Second); list(t, s.engine)[0].Running && time.Now().Before(deadline); {
 			time.Sleep(20 * time.Millisecond)
 		}
-		wantKind(t, "Suspend of what ended", suspender.Suspend(t.Context(), b.id), sandbox.NotFound)
-		wantKind(t, "Resume of what ended", suspender.Resume(t.Context(), b.id), sandbox.NotFound)
+		wantKind(t, "Suspend of an ended sandbox", suspender.Suspend(t.Context(), b.id), sandbox.NotFound)
+		wantKind(t, "Resume of an ended sandbox", suspender.Resume(t.Context(), b.id), sandbox.NotFound)
 	})
 }
 
@@ -237,7 +237,7 @@ func (s *suite) suspend(t *testing.T) {
 func (s *suite) fork(t *testing.T) {
 	forker, ok := engine.As[engine.Forker](s.engine)
 	if !ok {
-		t.Skip("the engine can't copy sandboxes")
+		t.Skip("the engine can't fork sandboxes")
 	}
 	suspender, _ := engine.As[engine.Suspender](s.engine)
 	original := s.create(t, s.spec())
@@ -254,22 +254,22 @@ func (s *suite) fork(t *testing.T) {
 			t.Fatalf("Fork: %v", err)
 		}
 		disconnect(original.id)
-		t.Logf("copied in %v", time.Since(start))
+		t.Logf("forked in %v", time.Since(start))
 		t.Cleanup(func() { remove(t, s.engine, id) })
 		return s.dial(t, id)
 	}
-	t.Run("a copy goes on by itself", func(t *testing.T) {
+	t.Run("a fork is independent of the original", func(t *testing.T) {
 		b := newFork(t)
 		wantPosture := original.mustRequest(t, "GET", "/posture/kernel", nil)
 		if got := b.mustRequest(t, "GET", "/posture/kernel", nil); got != wantPosture {
-			t.Errorf("the original's walls are\n%s\nand the copy's\n%s", wantPosture, got)
+			t.Errorf("the isolation of the original is\n%s\nand of the fork\n%s", wantPosture, got)
 		}
 		b.mustRequest(t, "POST", "/count", nil)
 		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 3 " {
-			t.Errorf("the copy counted %q, want 1 2 3", got)
+			t.Errorf("the fork's counter = %q, want 1 2 3", got)
 		}
 		if got := original.mustRequest(t, "POST", "/count", nil); got != "1 2 " {
-			t.Errorf("the original counted %q, want 1 2", got)
+			t.Errorf("the original's counter = %q, want 1 2", got)
 		}
 		if suspender == nil {
 			return
@@ -277,34 +277,34 @@ func (s *suite) fork(t *testing.T) {
 		suspend(t, suspender, b.id)
 		resume(t, suspender, b.id)
 		if got := b.mustRequest(t, "POST", "/count", nil); got != "1 2 3 4 " {
-			t.Errorf("the copy counted %q after it slept, want 1 2 3 4", got)
+			t.Errorf("the fork's counter after a suspend and resume = %q, want 1 2 3 4", got)
 		}
 	})
-	t.Run("a copy of a suspended sandbox, which sleeps on", func(t *testing.T) {
+	t.Run("a fork of a suspended sandbox leaves the original suspended", func(t *testing.T) {
 		if suspender == nil {
 			t.Skip("the engine can't suspend sandboxes")
 		}
 		suspend(t, suspender, original.id)
 		b := newFork(t)
 		if got := b.mustRequest(t, "POST", "/count", nil); !strings.HasSuffix(got, " 3 ") {
-			t.Errorf("the copy counted %q, want 1 2 3", got)
+			t.Errorf("the fork's counter = %q, want 1 2 3", got)
 		}
 		for _, c := range list(t, s.engine) {
 			if c.Suspended != (c.ID == original.id) {
-				t.Errorf("List() has %+v", c)
+				t.Errorf("List() has %+v, want only the original suspended", c)
 			}
 		}
 		resume(t, suspender, original.id)
 		if got := original.mustRequest(t, "POST", "/count", nil); got != "1 2 3 " {
-			t.Errorf("the original counted %q, want 1 2 3", got)
+			t.Errorf("the original's counter = %q, want 1 2 3", got)
 		}
 	})
-	t.Run("what can't be copied leaves nothing", func(t *testing.T) {
+	t.Run("a failed Fork leaves nothing", func(t *testing.T) {
 		if err := forker.Fork(t.Context(), original.id, original.id); err == nil {
-			t.Error("Fork to itself gave no error")
+			t.Error("Fork to the original's id = nil, want an error")
 		}
 		if err := forker.Fork(t.Context(), sandbox.NewID(), sandbox.NewID()); err == nil {
-			t.Error("Fork of nothing gave no error")
+			t.Error("Fork of a missing sandbox = nil, want an error")
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()

@@ -127,7 +127,7 @@ func (e *Engine) newGuest(spec engine.Spec, m memory) *Guest {
 // Create implements [engine.Engine].
 func (e *Engine) Create(ctx context.Context, spec engine.Spec) error {
 	if !sandbox.IsID(string(spec.ID)) {
-		return sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
+		return sandbox.Errorf(sandbox.Invalid, "%q is not a sandbox id", sandbox.Quote(string(spec.ID)))
 	}
 	e.mu.Lock()
 	gate := e.CreateGate
