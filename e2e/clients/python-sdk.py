@@ -1,4 +1,4 @@
-"""The official Python SDK, which takes the newest protocol that both sides know."""
+"""Runs the scenario with the official Python SDK, which uses the newest protocol version that both sides support."""
 
 import asyncio
 import json

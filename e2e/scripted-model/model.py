@@ -1,11 +1,11 @@
-"""A model that needs no network and no key: the APIs of OpenAI and Gemini on loopback, playing a script.
+"""A scripted model: a local server with the APIs of OpenAI and Gemini, which needs no network and no API key.
 
     python3 model.py                                  # prints its address
     export OPENAI_BASE_URL=http://127.0.0.1:…/v1 OPENAI_API_KEY=none
 
-CI runs the examples against it. It plays an analyst, one tool call at a time, and what it says is made of what the tools
-answered: if a framework loses an answer on the way, the model says which and never gets to the result. As strict as
-the real APIs where that matters. To see what a framework shows a model, start it with --show.
+CI runs the examples against it. The model requests one tool call at a time, as an analyst would, and its final text contains a
+number from the tools' answers. If a framework loses an answer, the model replies with an error that names the tool. It
+refuses the same requests as the real APIs where that matters. With --show it prints what a framework sends to the model.
 """
 
 import json
@@ -24,17 +24,17 @@ SCRIPT = [
     ("create_sandbox", {"ttl": "1h"}, r"(?P<sandbox>sbx_\w+)"),
     ("execute_code", {"sandbox_id": "<sandbox>", "code": TABLE}, r"6 rows"),
     ("execute_code", {"sandbox_id": "<sandbox>", "code": PLOT}, r"correlation (?P<correlation>\d\.\d{4})"),
-    ("read_file", {"sandbox_id": "<sandbox>", "path": "nothing.csv"}, r"there is no file"),  # the text of a tool's error must reach the model, too
+    ("read_file", {"sandbox_id": "<sandbox>", "path": "nothing.csv"}, r"there is no file"),  # the framework must pass the text of a tool error to the model
     ("delete_sandbox", {"sandbox_id": "<sandbox>"}, r"sbx_\w+"),
 ]
 
 
 class Refused(Exception):
-    """The request is none that a real model could go on from."""
+    """The request lacks something that a real model needs to continue."""
 
 
 def play(tools: dict[str, dict], answers: list) -> tuple[str, dict | str]:
-    """The next step after the answers so far: a tool and its arguments, or "" and the final text."""
+    """Return the next step after the given answers: a tool and its arguments, or "" and the final text."""
     known = {}
     for (tool, _, pattern), answer in zip(SCRIPT, answers):
         text = words(answer)

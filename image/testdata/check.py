@@ -1,4 +1,4 @@
-"""Runs inside the image: everything imports, and what people ask for most works."""
+"""Runs in the image and checks that every package can be imported and that common tasks work."""
 
 import importlib
 import io
@@ -14,7 +14,7 @@ sklearn.linear_model sqlalchemy squarify statsmodels.api statsmodels.formula.api
 toolz tqdm venv wordcloud xarray xgboost xlrd xlsxwriter yaml zstandard
 """.split()
 
-# Not there if the wheels were left out.
+# The image lacks these modules if the wheels were left out.
 FROM_PYPI = {
     "duckdb", "fpdf", "lightgbm", "mplfinance", "narwhals", "pdfminer.high_level", "pdfplumber", "plotly.express", "polars", "pptx",
     "pyarrow.dataset", "pyarrow.parquet", "pypdfium2", "pyreadstat", "python_calamine", "reportlab.pdfgen.canvas",
@@ -30,7 +30,7 @@ def main() -> None:
             continue
         try:
             importlib.import_module(name)
-        except Exception as e:  # what it raises is what we want to see
+        except Exception as e:  # any exception is a failure, which the message below reports
             failed.append(f"{name}: {e!r}")
     if failed:
         sys.exit("cannot import " + "; ".join(failed))
