@@ -346,7 +346,7 @@ func (w *simulation) count(s session, b *counters, lang string) (n, epoch int, t
 	r := s.call("execute_code", args{"sandbox_id": b.id, "language": lang, "code": countCode[lang]})
 	m := counted.FindStringSubmatch(r.Text)
 	if r.IsError || m == nil {
-		w.t.Fatalf("step %d: counting in %s: %s", w.steps, b.id, r.Text)
+		w.t.Fatalf("step %d: the increment in %s failed: %s", w.steps, b.id, r.Text)
 	}
 	n, _ = strconv.Atoi(m[1])
 	return n, epochOf(w.t, r.Text), r.Text
