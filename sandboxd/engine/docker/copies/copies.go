@@ -3,7 +3,8 @@
 // containerd unpacks a checkpoint into a temporary folder before the runtime restores it, and never removes that folder
 // (tested with containerd 1.6; for 2.x, read in its source code). If containerd is killed while it saves a checkpoint, it
 // leaves a folder with a similar name. Each of these folders contains the memory of a sandbox. Without this package, each
-// resume would leave another copy, as large as the checkpoint, and the memory of a deleted sandbox would stay on disk.
+// resume would leave another copy, as large as the checkpoint (measured: 154 MB for two kernels with 100 MB of data), and
+// the memory of a deleted sandbox would stay on disk.
 //
 // The header that gVisor writes at the start of a checkpoint contains the configuration of the saved container, and so the
 // container's id. [Remove] compares this id before it removes a folder. [Places] returns the folders to look in, or the
