@@ -38,33 +38,24 @@ func Execution(ctx context.Context, ex sandbox.Execution, v View, pictures *Pict
 	r := &rendering{ex: ex, view: v, head: headLines(ex, v)}
 	r.files = r.fileLines()
 	r.late = r.latePieces()
-	events, next := page(ex, v.Paging)
 	left := answerBudget - len(r.head) - len(r.files) - cost(r.late) - nextReserve - gapReserve
-	var text string
-	if !v.Paging {
-		r.choosePictures(ctx, events, pictures)
-		r.gather(events, min(left-min(streamReserve, printedCost(events)), valuesBudget))
-		r.next = r.nextLine(next)
-		text = r.fit()
+	text := ""
+	if v.Paging {
+		text = r.pageText(ctx, left, pictures)
 	} else {
-		budget := left
-		if hasValues(events) {
-			budget -= streamReserve
-		}
-		events, next = fitPage(events, next, budget)
-		r.choosePictures(ctx, events, pictures)
-		for {
-			r.gather(events, min(left-printedCost(events), valuesBudget))
-			r.next = r.nextLine(next)
-			text = r.compose(0)
-			if len(text) <= answerBudget || budget < minPage {
-				break
-			}
-			budget = budget * 3 / 4 // labels and fences of values between printed text made the answer too long
-			events, next = fitPage(events, next, budget)
-		}
+		text = r.wholeText(ctx, left, pictures)
 	}
 	return &mcp.CallToolResult{Content: append([]mcp.Content{textContent(text)}, r.images...)}
+}
+
+// wholeText returns the answer's text about the whole output so far, and sets r.images. left is how many bytes of the answer
+// are left for the output.
+func (r *rendering) wholeText(ctx context.Context, left int, pictures *Pictures) string {
+	events := r.ex.Events
+	r.choosePictures(ctx, events, pictures)
+	r.gather(events, min(left-min(streamReserve, printedCost(events)), valuesBudget))
+	r.next = r.nextLine(r.ex.NextOffset)
+	return r.fit()
 }
 
 // headLines returns the lines before an execution's output. They describe the state of the execution, how it ended, and
@@ -145,7 +136,7 @@ type rendering struct {
 
 // choosePictures decides which pictures of events the answer shows. It decodes each picture in a separate process, which is
 // slow. Therefore Execution calls it once for an answer, before the first call of gather.
-func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, shrinker *Pictures) {
+func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, pictures *Pictures) {
 	r.values = map[int]*value{}
 	var values []*value // in the order of events
 	for i, e := range events {
@@ -154,7 +145,7 @@ func (r *rendering) choosePictures(ctx context.Context, events []sandbox.Event, 
 			values = append(values, r.values[i])
 		}
 	}
-	s := &pictureSelection{shrinker: shrinker, sandbox: r.ex.SandboxID}
+	s := &pictureSelection{decoder: pictures, sandbox: r.ex.SandboxID}
 	s.choose(ctx, values)
 }
 

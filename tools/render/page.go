@@ -1,6 +1,7 @@
 package render
 
 import (
+	"context"
 	"slices"
 	"strings"
 
@@ -9,12 +10,31 @@ import (
 
 const minPage = 500 // a page whose budget is below this number of bytes is not cut further
 
-// page returns the events that an answer shows, and the offset of the next page. If paging is true, the page ends at
-// the first text that the window omitted, so that the client reads that text before any later event.
-func page(ex sandbox.Execution, paging bool) ([]sandbox.Event, int64) {
-	if !paging {
-		return ex.Events, ex.NextOffset
+// pageText returns the answer's text about one page of the output, and sets r.images. left is how many bytes of the answer
+// are left for the page. If the page does not fit, pageText cuts it, and the next page begins at the cut.
+func (r *rendering) pageText(ctx context.Context, left int, pictures *Pictures) string {
+	events, next := firstPage(r.ex)
+	budget := left
+	if hasValues(events) {
+		budget -= streamReserve
 	}
+	events, next = fitPage(events, next, budget)
+	r.choosePictures(ctx, events, pictures)
+	for {
+		r.gather(events, min(left-printedCost(events), valuesBudget))
+		r.next = r.nextLine(next)
+		text := r.compose(0)
+		if len(text) <= answerBudget || budget < minPage {
+			return text
+		}
+		budget = budget * 3 / 4 // labels and fences of values between printed text made the answer too long
+		events, next = fitPage(events, next, budget)
+	}
+}
+
+// firstPage returns the events of an execution's window up to the first text that the window omitted, so that the client
+// reads that text before any later event, and the offset of the next page.
+func firstPage(ex sandbox.Execution) ([]sandbox.Event, int64) {
 	for i, e := range ex.Events {
 		if e.Type == sandbox.EventOmitted && e.Reason == sandbox.OmittedByWindow {
 			return wholeLines(ex.Events[:i], e.Offset)

@@ -20,7 +20,7 @@ type valueSelection struct {
 
 // pictureSelection chooses the pictures that one answer shows: the first maxImages pictures that can be shown.
 type pictureSelection struct {
-	shrinker *Pictures
+	decoder  *Pictures
 	sandbox  sandbox.ID
 	pictures int // pictures that add has not handled yet
 	tried    int // pictures that add has handled
@@ -182,7 +182,7 @@ func (s *pictureSelection) add(ctx context.Context, label, text string) (note st
 		why = "it is not valid base64"
 	} else {
 		waiting := min(maxImages-s.shown, s.pictures+1)
-		p, err := s.shrinker.fit(ctx, raw, (maxImagesBytes-s.used)/waiting)
+		p, err := s.decoder.fit(ctx, raw, (maxImagesBytes-s.used)/waiting)
 		if err == nil {
 			s.used += len(p.content.Data)
 			s.shown++
