@@ -7,21 +7,21 @@ import (
 
 // background runs the goroutines of a manager.
 type background struct {
-	ctx  context.Context // cancelled by stop; for work that is not part of a request
-	stop context.CancelFunc
+	ctx    context.Context // cancelled by stop; for work that is not part of a request
+	cancel context.CancelFunc
 
-	mu      sync.Mutex
-	stopped bool
-	running sync.WaitGroup
+	mu         sync.Mutex
+	stopped    bool // spawn starts no goroutine any more
+	goroutines sync.WaitGroup
 }
 
 func newBackground() *background {
 	b := &background{}
-	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
 }
 
-// spawn runs fn in a goroutine that close waits for. It returns false, and does not run fn, after close was
+// spawn runs fn in a goroutine that [Manager.Close] waits for. It returns false, and does not run fn, after stop was
 // called.
 func (b *background) spawn(fn func()) bool {
 	b.mu.Lock()
@@ -29,7 +29,7 @@ func (b *background) spawn(fn func()) bool {
 	if b.stopped {
 		return false
 	}
-	b.running.Go(fn)
+	b.goroutines.Go(fn)
 	return true
 }
 
@@ -48,37 +48,12 @@ func (b *background) finish(ctx context.Context, fn func(context.Context) error)
 	}
 }
 
-// refuse makes spawn return false from now on.
-func (b *background) refuse() {
+// stop cancels the context of all goroutines, and makes spawn return false from now on.
+func (b *background) stop() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.stopped = true
-}
-
-// event lets goroutines wait until something happens. The zero value is ready for use.
-type event struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// next returns a channel that the next call of happen closes.
-func (e *event) next() <-chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ch == nil {
-		e.ch = make(chan struct{})
-	}
-	return e.ch
-}
-
-// happen informs all goroutines that wait for the event.
-func (e *event) happen() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ch != nil {
-		close(e.ch)
-		e.ch = nil
-	}
+	b.mu.Unlock()
+	b.cancel()
 }
 
 // each calls do for each item, up to atOnce of them concurrently, and returns when all calls have ended.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/lifecycle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
@@ -95,7 +96,10 @@ func (s *liveSandbox) diagnose(ctx context.Context, cause error) error {
 		c, exists := containers[s.id]
 		if exists && c.Suspended {
 			if err := s.m.finish(ctx, s.adopt); err != nil {
-				return err
+				if s.life.State() == lifecycle.Running {
+					return err
+				}
+				s.log.Warn("the state of a sandbox could not be recorded; its next resume records it", "error", err)
 			}
 			return sandbox.Errorf(sandbox.Unavailable, "sandbox %s was suspended just now: try again", s.id).WithCause(errors.Join(errSuspended, cause))
 		}

@@ -28,14 +28,15 @@ type creation struct {
 	err    error         // why the creation failed, or nil; set before done is closed
 }
 
-// cancelIfUnfinished cancels the creation and returns true, unless it has ended. A creation that is about to end
-// can succeed nevertheless.
-func (c *creation) cancelIfUnfinished() bool {
+// isUnderWay reports whether the creation has not ended yet. c is nil if an earlier daemon created the sandbox.
+func (c *creation) isUnderWay() bool {
+	if c == nil {
+		return false
+	}
 	select {
 	case <-c.done:
 		return false
 	default:
-		c.cancel()
 		return true
 	}
 }
@@ -151,7 +152,7 @@ func (m *Manager) createdBefore(ctx context.Context, rec store.Sandbox) (*store.
 // creatingFor returns the sandbox that is being created for a request, or nil.
 func (m *Manager) creatingFor(owner sandbox.Owner, requestID string) *liveSandbox {
 	found := m.registry.list(func(s *liveSandbox) bool {
-		return s.life.State() == lifecycle.Provisioning && s.creation != nil && s.owner == owner && s.record().RequestID == requestID
+		return s.creation.isUnderWay() && s.owner == owner && s.record().RequestID == requestID
 	})
 	if len(found) == 0 {
 		return nil
@@ -182,7 +183,10 @@ func (m *Manager) begin(rec store.Sandbox) (*liveSandbox, error) {
 	}) {
 		cancel()
 		m.discard(s)
-		return nil, errStopping()
+		s.creation.err = errStopping()
+		close(s.creation.done)
+		t.End()
+		return nil, s.creation.err
 	}
 	return s, nil
 }
@@ -240,7 +244,7 @@ func (s *liveSandbox) startContainer(ctx context.Context) error {
 }
 
 // undoCreation removes the container and the record of a sandbox that could not be created. If that fails, it
-// marks the sandbox as terminated, and a later sweep removes the rest.
+// marks the sandbox as terminated, and the next sweep removes the rest.
 func (s *liveSandbox) undoCreation(t *lifecycle.Transition) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.m.ctx), removeTimeout)
 	defer cancel()
@@ -253,16 +257,9 @@ func (s *liveSandbox) undoCreation(t *lifecycle.Transition) {
 		return
 	}
 	s.log.Warn("the rest of a failed sandbox could not be removed; the next sweep tries again", "error", err)
-	end := store.End{Cause: store.CauseFailed, Reason: "it could not be created", Time: s.m.now()}
-	if err := s.m.store.EndSandbox(s.id, end); err != nil {
-		s.log.Error("the end of a sandbox could not be recorded", "error", err)
+	if err := s.terminate(t, store.CauseFailed, "it could not be created"); err != nil {
+		s.log.Error("the end of a sandbox could not be recorded; the next sweep tries again", "error", err)
 	}
-	s.mu.Lock()
-	s.rec.State, s.rec.Cause, s.rec.Reason, s.rec.EndTime = sandbox.Terminated, end.Cause, end.Reason, end.Time
-	s.mu.Unlock()
-	t.To(lifecycle.Terminating)
-	t.To(lifecycle.Terminated)
-	s.close()
 }
 
 // discard removes a sandbox that has neither a container nor a record.
@@ -270,7 +267,6 @@ func (m *Manager) discard(s *liveSandbox) {
 	s.close()
 	m.registry.remove(s.id)
 	m.capacity.Remove(s.id)
-	m.capacityFreed.happen()
 }
 
 // hashOf returns a hash of the request. Callers compare hashes to detect that a request id is used again for a

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager/fake"
@@ -159,4 +161,47 @@ func TestCreateKilled(t *testing.T) {
 	if sb := next.create(t, sandbox.CreateRequest{RequestID: "r", DisplayName: "x"}); sb.ID == id {
 		t.Errorf("the retry returned %s, which was never made", id)
 	}
+}
+
+// TestCreateWaitsForCapacity checks that a request that needs capacity waits until a sandbox can be suspended that
+// another operation holds at the moment.
+func TestCreateWaitsForCapacity(t *testing.T) {
+	limited := func(c *manager.Config) { c.MaxSandboxes, c.IdleSuspend, c.CheckpointEvery = 1, time.Hour, time.Second }
+	t.Run("during a creation", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := bubble(t, limited)
+			gate := make(chan struct{})
+			d.eng.Set(func() { d.eng.CreateGate = gate })
+			first := make(chan error, 1)
+			go func() {
+				_, err := d.Create(t.Context(), sandbox.CreateRequest{})
+				first <- err
+			}()
+			synctest.Wait()
+			time.AfterFunc(300*time.Millisecond, func() { close(gate) })
+			if _, err := d.Create(t.Context(), sandbox.CreateRequest{}); err != nil {
+				t.Errorf("Create(second) = %v", err)
+			}
+			if err := <-first; err != nil {
+				t.Errorf("Create(first) = %v", err)
+			}
+		})
+	})
+	t.Run("during a checkpoint", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := bubble(t, limited)
+			began := make(chan struct{})
+			d.eng.Set(func() {
+				d.eng.BeforeCheckpoint = func(context.Context) {
+					close(began)
+					time.Sleep(500 * time.Millisecond)
+				}
+			})
+			d.create(t, sandbox.CreateRequest{})
+			<-began
+			if _, err := d.Create(t.Context(), sandbox.CreateRequest{}); err != nil {
+				t.Errorf("Create(second) = %v", err)
+			}
+		})
+	})
 }

@@ -142,27 +142,39 @@ func (s *liveSandbox) deliver(ctx context.Context, accepted sandbox.Execution, r
 	}
 }
 
-// errOver is returned when an execution needs no delivery any more: it is final, or was lost when its sandbox
+// errNotPending is returned when an execution needs no delivery any more: it is final, or was lost when its sandbox
 // was rewound.
-var errOver error = sandbox.Errorf(sandbox.Busy, "the execution has ended")
+var errNotPending error = sandbox.Errorf(sandbox.Busy, "the execution has ended")
+
+// beginDelay is the time after which sendExecution assumes that the guest has not refused an execution. A guest that
+// refuses one answers immediately.
+const beginDelay = 200 * time.Millisecond
 
 // sendExecution sends an accepted execution to the guest, and calls StopSending. It removes the record of an
-// execution that the guest refused or never received. It returns the guest's answer, or the record if the sandbox
-// was terminated.
+// execution that the guest refused, or that no delivery brought to the guest. It returns the guest's answer, or the
+// record if the sandbox was terminated.
 func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
-	reached := false // the guest may have received the execution
+	var refused bool // by the guest, which accepts every execution that it has already
+	var reached bool // the guest may have received the execution from this delivery
 	s.executions.Sent(accepted.ID)
 	err := s.call(s.ctx, guestTimeout(req.WaitSeconds), twice, func(ctx context.Context) (err error) {
 		if _, pending := s.executions.Get(accepted.ID); !pending {
-			return errOver
+			return errNotPending
 		}
+		// A guest that runs the execution may answer only after WaitSeconds, so do not wait for the answer.
+		defer time.AfterFunc(beginDelay, func() { s.reportBegin(accepted.ID) }).Stop()
 		e, err = s.guest.Execute(ctx, accepted.ID, req)
-		reached = reached || !guest.NotSent(err)
+		if !guest.NotSent(err) {
+			reached = true
+			s.executions.MarkReached(accepted.ID)
+		}
+		kind := sandbox.KindOf(err)
+		refused = isAnswer(err) && (kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy)
 		return err
 	})
 	s.executions.StopSending(accepted.ID)
-	if errors.Is(err, errOver) {
+	if errors.Is(err, errNotPending) {
 		return s.m.GetExecution(s.m.ctx, string(accepted.ID), 0, req.Window)
 	}
 	if err == nil {
@@ -171,7 +183,8 @@ func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.Exec
 		s.watch(accepted.ID) // does nothing if the end of the execution is on record
 		return e, err
 	}
-	if kind := sandbox.KindOf(err); kind == sandbox.Invalid || kind == sandbox.Limit || kind == sandbox.Busy || !reached {
+	// p.Reached is true if this or another delivery may have reached the guest.
+	if p, _ := s.executions.Get(accepted.ID); refused || !reached && !p.Reached {
 		s.withdraw(accepted.ID)
 		return sandbox.Execution{}, err
 	}
@@ -184,8 +197,8 @@ func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.Exec
 		sandbox.Public(err).Message, accepted.ID).WithCause(err)
 }
 
-// withdraw removes the record of an execution that the guest refused or did not receive, unless another delivery
-// of the same execution is under way.
+// withdraw removes the record of an execution that the guest does not have, unless another delivery of the same
+// execution is under way.
 func (s *liveSandbox) withdraw(id sandbox.ExecutionID) {
 	p, ok := s.executions.Get(id)
 	if !ok || !s.executions.Abandon(id, p) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -211,6 +212,32 @@ func BenchmarkExecute(b *testing.B) {
 			if _, err := c.Execute(b.Context(), sandbox.NewExecutionID(), sandbox.ExecuteRequest{Code: "print x", Language: sandbox.Python, TimeoutSeconds: new(1), WaitSeconds: 5}); err != nil {
 				b.Fatal(err)
 			}
+		}
+	})
+}
+
+// TestRetryNeverRunsTwice checks that an execution that its guest has stays on record if the engine fails during
+// another delivery of it. A retry with the same request id then returns the first execution.
+func TestRetryNeverRunsTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		req := sandbox.ExecuteRequest{Code: "sleep 1h", RequestID: "r", WaitSeconds: 1}
+		first, err := d.Execute(t.Context(), string(id), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.eng.SetDown(true)
+		time.Sleep(time.Minute) // the daemon notices that its connection to the guest is closed
+		_, err = d.Execute(t.Context(), string(id), req)
+		wantError(t, "Execute while the engine does not answer", err, sandbox.Unavailable)
+		d.eng.SetDown(false)
+		again, err := d.Execute(t.Context(), string(id), req)
+		if err != nil || again.ID != first.ID {
+			t.Errorf("Execute() = %s, %v, want the first execution, %s", again.ID, err, first.ID)
+		}
+		if n := d.eng.Guest(id).Executions(); n != 1 {
+			t.Errorf("the guest has %d executions, want 1", n)
 		}
 	})
 }

@@ -54,62 +54,72 @@ func (s *liveSandbox) startFromFork(ctx context.Context) error {
 // forkOriginal calls the engine to fork the sandbox with the id from, which may be running or suspended, as to. No
 // other call reaches the original's guest in the meantime; otherwise the fork could contain a running execution
 // that has no record. It returns the last rewind of the original.
-//
-// The caller holds the Transition of the new sandbox, which no other goroutine waits for: a sandbox that is being
-// created has no users.
 func (m *Manager) forkOriginal(ctx context.Context, from, to sandbox.ID) (rewound store.Rewind, err error) {
 	original := m.created(from)
 	forker, ok := engine.As[engine.Forker](m.engine)
 	if original == nil || !ok {
 		return rewound, m.whyGone(ctx, from)
 	}
-	err = original.during(ctx, func(t *lifecycle.Transition) error {
-		before := t.State()
-		if before == lifecycle.Terminated {
-			return original.whyGone(ctx)
+	t, wasSuspended, err := original.beginFork(ctx)
+	if err != nil {
+		return rewound, err
+	}
+	defer t.End()
+	if !wasSuspended {
+		original.guest.Close()
+	}
+	if err = original.recordRewind(ctx); err == nil {
+		rewound = original.record().Rewound
+		err = forker.Fork(ctx, from, to)
+	}
+	if wasSuspended || original.record().State == sandbox.Suspended {
+		t.To(lifecycle.Suspended)
+	} else {
+		t.To(lifecycle.Running)
+	}
+	if err != nil && ctx.Err() == nil {
+		if dead := original.terminateIfDead(ctx, t); dead != nil {
+			return rewound, dead
 		}
-		if before == lifecycle.Suspended {
-			t.To(lifecycle.Forking)
-		} else {
-			if err := original.claimForFork(ctx, t); err != nil {
-				return err
-			}
-			original.guest.Close()
-		}
-		err := original.recordRewind(ctx)
-		if err == nil {
-			rewound = original.record().Rewound
-			err = forker.Fork(ctx, from, to)
-		}
-		if before == lifecycle.Suspended || original.record().State == sandbox.Suspended {
-			t.To(lifecycle.Suspended)
-		} else {
-			t.To(lifecycle.Running)
-		}
-		if err != nil && ctx.Err() == nil {
-			if dead := original.terminateIfDead(ctx, t); dead != nil {
-				return dead
-			}
-		}
-		return err
-	})
+	}
 	return rewound, err
 }
 
-// claimForFork waits until a running sandbox is idle and changes its state to Forking. It returns an error if the
-// sandbox is in use for longer than forkPatience.
-func (s *liveSandbox) claimForFork(ctx context.Context, t *lifecycle.Transition) error {
-	limited, cancel := context.WithTimeout(ctx, forkPatience)
-	defer cancel()
-	claimed, err := t.WaitClaim(limited, lifecycle.Forking)
-	switch {
-	case claimed:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err == nil: // not running: its creation was not finished when the daemon stopped
-		return s.whyGone(ctx)
-	case s.executions.Len() > 0:
+// beginFork waits until the sandbox is idle or suspended, and changes its state to Forking. It returns an error if
+// the sandbox is in use for longer than forkPatience. The caller must end the Transition. It is not held while
+// beginFork waits, so that a user of the sandbox can diagnose it.
+func (s *liveSandbox) beginFork(ctx context.Context) (t *lifecycle.Transition, wasSuspended bool, err error) {
+	patience := time.NewTimer(forkPatience)
+	defer patience.Stop()
+	for {
+		changed := s.life.Changed()
+		if t, err = s.life.Begin(ctx); err != nil {
+			return nil, false, err
+		}
+		switch state := t.State(); {
+		case state == lifecycle.Suspended:
+			t.To(lifecycle.Forking)
+			return t, true, nil
+		case state != lifecycle.Running:
+			t.End()
+			return nil, false, s.whyGone(ctx)
+		case t.Claim(lifecycle.Forking, 0):
+			return t, false, nil
+		}
+		t.End()
+		select {
+		case <-changed:
+		case <-patience.C:
+			return nil, false, s.inUse()
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
+}
+
+// inUse returns the error for a fork of a sandbox that does not become idle.
+func (s *liveSandbox) inUse() error {
+	if s.executions.Len() > 0 {
 		return sandbox.Errorf(sandbox.Busy, "sandbox %s is running code, which would run twice in a fork: fork it when its executions have ended, or interrupt them", s.id)
 	}
 	return sandbox.Errorf(sandbox.Busy, "files of sandbox %s are being read or written: fork it when that has ended", s.id)

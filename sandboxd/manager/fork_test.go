@@ -147,3 +147,30 @@ func TestForkRefused(t *testing.T) {
 	_, err = plain.Create(ctx, sandbox.CreateRequest{ForkOf: string(of)})
 	wantError(t, "on an engine that cannot", err, sandbox.Invalid, "test engine", "gvisor")
 }
+
+// TestForkLetsUsersDiagnose checks that a fork that waits for its original to become idle does not keep a call from
+// finding out that the engine has suspended the original.
+func TestForkLetsUsersDiagnose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := bubble(t, sleepy)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.run(t, id, "sleep 1h", 0)
+		forked := make(chan error, 1)
+		go func() {
+			_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(id)})
+			forked <- err
+		}()
+		synctest.Wait()
+		if err := d.eng.Suspend(t.Context(), id); err != nil { // without a request from the manager
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil {
+			t.Errorf("ListFiles() = %v", err)
+		}
+		if took := time.Since(start); took > 2*time.Second { // in the time of the test's clock
+			t.Errorf("ListFiles() took %v during a fork", took)
+		}
+		<-forked
+	})
+}

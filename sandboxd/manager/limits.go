@@ -13,9 +13,12 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// capacityPatience is how long a request waits for capacity: an execution may be about to end, and its sandbox
-// can then be suspended.
-const capacityPatience = time.Second
+// How long a request waits for capacity, and how often it tries again: an execution or a checkpoint may be about to
+// end, and its sandbox can then be suspended.
+const (
+	capacityPatience = time.Second
+	capacityInterval = 50 * time.Millisecond
+)
 
 // limits returns the limits of the daemon. Some depend on the engine.
 func (m *Manager) limits() capacity.Limits {
@@ -37,28 +40,23 @@ func useOf(rec store.Sandbox) capacity.Use {
 	return capacity.Use{Owner: rec.Owner, Memory: rec.Limits.MemoryBytes, UID: rec.UID}
 }
 
-// withCapacity calls try, and again when capacity may be free, until try succeeds or there is none. try returns
-// an error of kind limit if it needs capacity. withCapacity suspends the sandbox that has been idle longest. If
-// no sandbox is idle, it waits up to capacityPatience for one.
+// withCapacity calls try until it succeeds or there is no capacity. try returns an error of kind limit if it needs
+// capacity. Before each further call, withCapacity suspends the sandbox that has been idle longest. If no sandbox
+// is idle, it waits up to capacityPatience for one.
 func (m *Manager) withCapacity(ctx context.Context, try func() error) error {
-	patience := time.NewTimer(capacityPatience)
-	defer patience.Stop()
-	for {
-		freed := m.capacityFreed.next() // before try, so that no event is missed
+	for begin := time.Now(); ; {
 		err := try()
 		if sandbox.KindOf(err) != sandbox.Limit || errors.Is(err, capacity.ErrQuota) {
 			return err
 		}
-		if m.suspendOne(ctx) {
+		if m.suspendOne() {
 			continue
 		}
-		if m.cfg.IdleSuspend == 0 {
+		if m.cfg.IdleSuspend == 0 || time.Since(begin) >= capacityPatience {
 			return err
 		}
 		select {
-		case <-freed:
-		case <-patience.C:
-			return err
+		case <-time.After(capacityInterval):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -67,8 +65,9 @@ func (m *Manager) withCapacity(ctx context.Context, try func() error) error {
 
 // suspendOne suspends the sandbox that has been idle longest, and reports whether it suspended one. The caller
 // may hold the Transition of a sandbox that needs capacity. So suspendOne skips sandboxes whose Transition is
-// held instead of waiting for it: the holder could be waiting for capacity itself.
-func (m *Manager) suspendOne(ctx context.Context) bool {
+// held instead of waiting for it: the holder could be waiting for capacity itself. The suspend continues if the
+// request that needs the capacity is cancelled.
+func (m *Manager) suspendOne() bool {
 	suspender, ok := engine.As[engine.Suspender](m.engine)
 	if !ok || m.cfg.IdleSuspend == 0 || m.pauses() {
 		return false
@@ -89,7 +88,7 @@ func (m *Manager) suspendOne(ctx context.Context) bool {
 		if !ok {
 			continue
 		}
-		done := s.suspend(ctx, t, suspender, 0)
+		done := s.suspend(m.ctx, t, suspender, 0)
 		t.End()
 		if done {
 			return true
@@ -107,12 +106,6 @@ func (s *liveSandbox) acquireCapacity(ctx context.Context) error {
 		}
 		return nil
 	})
-}
-
-// releaseCapacity counts the sandbox as suspended.
-func (s *liveSandbox) releaseCapacity() {
-	s.m.capacity.SetRunning(s.id, false)
-	s.m.capacityFreed.happen()
 }
 
 func (m *Manager) hostCPUs() int {

@@ -16,7 +16,7 @@ import (
 )
 
 // liveSandbox is a sandbox from the start of its creation until its container has been removed. The fields above
-// mu are constant after newSandbox, or have locks of their own.
+// mu are constant once the sandbox is in the registry, or are safe for concurrent use.
 type liveSandbox struct {
 	m        *Manager
 	id       sandbox.ID
@@ -54,7 +54,7 @@ func (m *Manager) newSandbox(rec store.Sandbox) *liveSandbox {
 		m: m, id: rec.ID, owner: rec.Owner, language: rec.Language, log: m.log.With("sandbox", rec.ID),
 		rec: rec, usedStored: rec.UsedTime, changed: rec.State != sandbox.Suspended,
 	}
-	s.life = lifecycle.New(stateOf(rec), lifecycle.Hooks{Resume: s.startResume, Unused: m.capacityFreed.happen})
+	s.life = lifecycle.New(stateOf(rec), s.startResume)
 	s.executions = delivery.New(s.received.Load)
 	s.ctx, s.close = context.WithCancel(m.ctx)
 	s.guest = guest.NewClient(s.dial)

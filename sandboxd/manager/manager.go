@@ -38,14 +38,14 @@
 //     checkpoint, fork, rewind, update and terminate it. It is held during calls to the engine, the store and the
 //     guest. Functions that need it take it as a parameter. A goroutine that holds the Transition of one sandbox
 //     must not wait for that of another; it uses TryBegin. Otherwise two sandboxes that need each other's capacity
-//     would deadlock.
+//     would deadlock. A fork is an exception: the goroutine that creates it also waits for the Transition of the
+//     original. No goroutine waits for the Transition of a sandbox that is being created.
 //   - disk.reserving serializes reservations of disk space.
 //   - inspection.mu serializes requests to the engine for its list of containers.
-//   - All other locks guard fields for a moment: no function is called while one of them is held, except a method
-//     of a type that has a lock of its own, such as the registry or [capacity.Ledger].
+//   - All other locks guard fields for a moment. They are never held during a call to the engine, the store or the
+//     guest.
 //
-// No lock is held while a call waits for user code to end, with one exception: a fork holds the Transition of the
-// original for up to forkPatience while it waits for the original to become idle.
+// No lock is held while a call waits for user code to end.
 package manager
 
 import (
@@ -89,8 +89,8 @@ type Config struct {
 	// MaxDisk limits the disk space of all checkpoints together, in bytes. Zero means no limit.
 	MaxDisk int64
 
-	// OnExecution, if set, is called once for each execution when its guest has accepted it, and once more when it
-	// is final. It must not block or call the manager, because it can be called while locks are held.
+	// OnExecution, if set, is called once for each execution when it has begun, and once more when it is final.
+	// It must not block or call the manager, because it can be called while a Transition is held.
 	OnExecution func(sandbox.Execution)
 
 	Logger *slog.Logger     // nil: no logging
@@ -138,7 +138,6 @@ type Manager struct {
 
 	registry      registry
 	capacity      capacity.Ledger
-	capacityFreed event // a sandbox became idle, or capacity was released
 	disk          disk
 	inspection    inspection
 	snapshots     snapshots
@@ -208,12 +207,11 @@ func (m *Manager) Start(ctx context.Context) error {
 // Close stops the background work and returns when it has ended. Sandboxes and their executions continue; the
 // next manager takes them over.
 func (m *Manager) Close() {
-	m.refuse()
 	m.stop()
 	for _, s := range m.registry.list() {
 		s.close()
 	}
-	m.running.Wait()
+	m.goroutines.Wait()
 	m.storeUsed()
 }
 

@@ -53,17 +53,21 @@ func (r *registry) list(conditions ...func(*liveSandbox) bool) []*liveSandbox {
 	return all
 }
 
-// isCreated reports whether the sandbox runs or is suspended, or changes between these states. Such a sandbox has
-// a container, and clients can use it.
+// isCreated reports whether the sandbox runs or is suspended, or changes between these states. Clients can use such
+// a sandbox.
 func isCreated(s *liveSandbox) bool {
-	state := s.life.State()
-	return state != lifecycle.Provisioning && state != lifecycle.Terminated
+	switch s.life.State() {
+	case lifecycle.Provisioning, lifecycle.Terminated:
+		return false
+	case lifecycle.Terminating: // also follows Provisioning
+		return s.record().State != sandbox.Provisioning
+	}
+	return true
 }
 
 // isPresent reports whether a client can use the sandbox, or will be able to when its creation has ended.
 func isPresent(s *liveSandbox) bool {
-	state := s.life.State()
-	return state != lifecycle.Terminated && (state != lifecycle.Provisioning || s.creation != nil)
+	return isCreated(s) || s.creation.isUnderWay()
 }
 
 // created returns the sandbox with this id if isCreated holds for it, and nil otherwise.
@@ -78,34 +82,33 @@ func (m *Manager) created(id sandbox.ID) *liveSandbox {
 // It waits for a sandbox that is being created. If the sandbox was terminated, the error states why. For a sandbox
 // that ctx's owner may not see, the error is the same as for one that does not exist.
 func (m *Manager) find(ctx context.Context, name string) (*liveSandbox, error) {
-	for {
-		s, err := m.named(ctx, name)
-		switch {
-		case err != nil:
+	s, err := m.named(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		rec, err := m.terminatedNamed(ctx, name)
+		if err != nil {
 			return nil, err
-		case s == nil:
-			rec, err := m.terminatedNamed(ctx, name)
-			if err != nil {
-				return nil, err
+		}
+		return nil, gone(rec)
+	}
+	if s.creation != nil {
+		select {
+		case <-s.creation.done:
+			if s.creation.err != nil {
+				return nil, noSandbox(name)
 			}
-			return nil, gone(rec)
-		case s.life.State() == lifecycle.Provisioning:
-			select {
-			case <-s.creation.done:
-				if s.creation.err != nil {
-					return nil, noSandbox(name)
-				}
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		case !m.now().Before(s.expires()):
-			m.expiryMoved()
-			return nil, expired(s.id, s.expires())
-		default:
-			s.use(m.now())
-			return s, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
+	if !m.now().Before(s.expires()) {
+		m.expiryMoved()
+		return nil, expired(s.id, s.expires())
+	}
+	s.use(m.now())
+	return s, nil
 }
 
 // named returns the sandbox with this id or display name that is running, suspended or being created, or nil.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -29,6 +30,18 @@ func (l *reports) of(id sandbox.ExecutionID) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Join(l.all[id], " ")
+}
+
+// count returns the number of executions for which OnExecution was called with exactly these states.
+func (l *reports) count(states string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, all := range l.all {
+		if strings.Join(all, " ") == states {
+			n++
+		}
+	}
+	return n
 }
 
 // TestOnExecution checks that OnExecution is called once when an execution begins and once when it ends. That
@@ -68,6 +81,14 @@ func TestOnExecution(t *testing.T) {
 			t.Error(err)
 		}
 		want(slow.ID, "queued succeeded")
+
+		answered := make(chan sandbox.Execution, 1)
+		go func() { answered <- d.run(t, sb.ID, "sleep 10s", 60) }()
+		time.Sleep(time.Second) // the guest does not refuse the execution within this time, so it has begun
+		if n := l.count("queued"); n != 1 {
+			t.Errorf("OnExecution was called for the begin of %d executions that have not ended, want 1", n)
+		}
+		want((<-answered).ID, "queued succeeded")
 
 		stopped := d.run(t, sb.ID, "sleep 1h", 0)
 		if _, err := d.Interrupt(ctx, string(stopped.ID)); err != nil {

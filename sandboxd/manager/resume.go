@@ -79,7 +79,7 @@ func (s *liveSandbox) restore(ctx context.Context, suspender engine.Suspender) e
 	limited, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
 	if err := suspender.Resume(limited, s.id); err != nil {
-		s.releaseCapacity()
+		s.m.capacity.SetRunning(s.id, false)
 		return &resumeError{err}
 	}
 	if err := s.reportRewind(ctx); err != nil {

@@ -40,7 +40,7 @@ func (s *liveSandbox) adoptSuspended(t *lifecycle.Transition) error {
 	if t.State() == lifecycle.Running {
 		t.To(lifecycle.Suspended)
 	}
-	s.releaseCapacity()
+	s.m.capacity.SetRunning(s.id, false)
 	if err := s.m.store.SetState(s.id, sandbox.Suspended); err != nil {
 		return notRecorded(err)
 	}
@@ -93,7 +93,7 @@ func (s *liveSandbox) rewind(asOf time.Time) error {
 	if known := rec.Rewound; rec.State == sandbox.Suspended && known.Owed && known.AsOf.Equal(asOf) {
 		return nil
 	}
-	s.releaseCapacity()
+	s.m.capacity.SetRunning(s.id, false)
 	how := fmt.Sprintf("the sandbox's processes died (its machine stopped, or they were killed), and it went back to its state as of %s", stamp(asOf))
 	keep := s.executions.Unseen()
 	done, err := s.m.store.Rewind(s.id, store.Rewinding{

@@ -56,7 +56,7 @@ func (s *liveSandbox) suspend(ctx context.Context, t *lifecycle.Transition, susp
 		s.mu.Unlock()
 	}
 	t.To(lifecycle.Suspended)
-	s.releaseCapacity()
+	s.m.capacity.SetRunning(s.id, false)
 	s.log.Info("a sandbox was suspended", "took", time.Since(start))
 	return true
 }

@@ -23,7 +23,7 @@ const (
 // growing delay. It also deletes old records every pruneEvery. The parameter failed is true if the first
 // reconcile, which Start runs, failed.
 func (m *Manager) sweepLoop(failed bool) {
-	backoff := time.Second
+	delay := time.Second
 	var pruned time.Time
 	for {
 		if time.Since(pruned) >= pruneEvery {
@@ -34,9 +34,9 @@ func (m *Manager) sweepLoop(failed bool) {
 		}
 		pause := sweepEvery
 		if failed {
-			pause, backoff = backoff, min(2*backoff, sweepEvery)
+			pause, delay = delay, min(2*delay, sweepEvery)
 		} else {
-			backoff = time.Second
+			delay = time.Second
 		}
 		select {
 		case <-time.After(pause):
@@ -141,13 +141,14 @@ func (m *Manager) known(versions map[sandbox.ID]int) []reconcile.Known {
 		s.mu.Unlock()
 		state, version := s.life.Version()
 		before, existed := versions[s.id]
-		switch {
-		case state == lifecycle.Terminated:
-			k.Busy = s.removing.Load()
-		case state == lifecycle.Provisioning:
-			k.Busy = s.creation != nil
+		k.Busy = !existed || version != before
+		switch state {
+		case lifecycle.Terminated:
+			k.Busy = k.Busy || s.removing.Load()
+		case lifecycle.Provisioning:
+			k.Busy = k.Busy || s.creation.isUnderWay()
 		default:
-			k.Busy = !existed || version != before || !state.Settled()
+			k.Busy = k.Busy || !state.Settled()
 		}
 		all = append(all, k)
 	}
@@ -200,9 +201,9 @@ func (m *Manager) do(ctx context.Context, a reconcile.Action) {
 		if s.isTerminated() {
 			s.removeContainer()
 		}
-	case reconcile.Forget:
+	case reconcile.MarkRemoved:
 		if s.isTerminated() {
-			s.forget()
+			s.markRemoved()
 		}
 	}
 }

@@ -14,7 +14,10 @@ import (
 // still succeeds: the deletion is on record, and a later sweep removes the container.
 func (m *Manager) Delete(ctx context.Context, name string) error {
 	s, err := m.named(ctx, name)
-	cancelled := err == nil && s != nil && s.creation != nil && s.creation.cancelIfUnfinished()
+	cancelled := err == nil && s != nil && s.creation.isUnderWay()
+	if cancelled {
+		s.creation.cancel() // if it is too late to cancel, find returns the sandbox
+	}
 	if s, err = m.find(ctx, name); err != nil {
 		if cancelled && sandbox.KindOf(err) == sandbox.NotFound {
 			return nil
@@ -132,14 +135,13 @@ func (s *liveSandbox) removeContainer() {
 		s.log.Warn("a container could not be removed; the next sweep tries again", "error", err)
 		return
 	}
-	s.forget()
+	s.markRemoved()
 }
 
-// forget records that the container of a terminated sandbox does not exist any more, and releases what the
+// markRemoved records that the container of a terminated sandbox does not exist any more, and releases what the
 // sandbox occupied.
-func (s *liveSandbox) forget() {
+func (s *liveSandbox) markRemoved() {
 	s.m.store.ContainerGone(s.id)
 	s.m.registry.remove(s.id)
 	s.m.capacity.Remove(s.id)
-	s.m.capacityFreed.happen()
 }

@@ -32,6 +32,8 @@ type Pending struct {
 	Accepted sandbox.Execution
 	// Sending is the number of deliveries to the guest that are under way.
 	Sending int
+	// Reached is true if the guest may have received the execution.
+	Reached bool
 	// Begun is true if the begin of the execution was reported with [Table.Begin] before.
 	Begun bool
 
@@ -59,7 +61,7 @@ func (t *Table) Add(e sandbox.Execution, release func()) {
 
 // Recover adds an execution that an earlier daemon accepted and did not see end.
 func (t *Table) Recover(e sandbox.Execution, release func()) {
-	t.add(&Pending{Accepted: e, sentAt: seen, Begun: true, release: release})
+	t.add(&Pending{Accepted: e, sentAt: seen, Reached: true, Begun: true, release: release})
 }
 
 func (t *Table) add(p *Pending) {
@@ -105,6 +107,15 @@ func (t *Table) Sent(id sandbox.ExecutionID) {
 	defer t.mu.Unlock()
 	if p := t.pending[id]; p != nil && p.sentAt == unsent {
 		p.sentAt = t.received()
+	}
+}
+
+// MarkReached records that the guest may have received an execution.
+func (t *Table) MarkReached(id sandbox.ExecutionID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.pending[id]; p != nil {
+		p.Reached = true
 	}
 }
 

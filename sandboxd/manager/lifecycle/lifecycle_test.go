@@ -16,18 +16,15 @@ import (
 // newMachine returns a machine that calls resume, in a goroutine and with the Transition, to resume the sandbox.
 func newMachine(state lifecycle.State, resume func(t *lifecycle.Transition) error) *lifecycle.Machine {
 	var m *lifecycle.Machine
-	m = lifecycle.New(state, lifecycle.Hooks{
-		Unused: func() {},
-		Resume: func(done func(error)) {
-			go func() {
-				t, err := m.Begin(context.Background())
-				if err == nil {
-					err = resume(t)
-					t.End()
-				}
-				done(err)
-			}()
-		},
+	m = lifecycle.New(state, func(done func(error)) {
+		go func() {
+			t, err := m.Begin(context.Background())
+			if err == nil {
+				err = resume(t)
+				t.End()
+			}
+			done(err)
+		}()
 	})
 	return m
 }
@@ -63,7 +60,7 @@ func panics(fn func()) (did bool) {
 func TestTransitionsFollowTheTable(t *testing.T) {
 	for from := lifecycle.Provisioning; from <= lifecycle.Terminated; from++ {
 		for to := lifecycle.Provisioning; to <= lifecycle.Terminated; to++ {
-			m := lifecycle.New(from, lifecycle.Hooks{})
+			m := lifecycle.New(from, nil)
 			tr := begin(t, m)
 			refused := panics(func() { tr.To(to) })
 			if refused == from.CanBecome(to) {
@@ -112,7 +109,7 @@ func TestTableOfStates(t *testing.T) {
 
 // TestEndedTransitionIsUseless checks that a transition cannot be used after its end.
 func TestEndedTransitionIsUseless(t *testing.T) {
-	tr := begin(t, lifecycle.New(lifecycle.Running, lifecycle.Hooks{}))
+	tr := begin(t, lifecycle.New(lifecycle.Running, nil))
 	tr.End()
 	for name, use := range map[string]func(){
 		"To": func() { tr.To(lifecycle.Suspended) }, "End": tr.End, "State": func() { tr.State() },
@@ -230,27 +227,31 @@ func TestClaimNeedsAnIdleSandbox(t *testing.T) {
 	})
 }
 
-// TestWaitClaim checks that WaitClaim returns when the last user releases the sandbox, when its context ends, and
-// when the sandbox is not running.
-func TestWaitClaim(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMachine(lifecycle.Running, restore)
-		tr := begin(t, m)
-		defer tr.End()
-		release := m.Retain()
-		limited, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if claimed, err := tr.WaitClaim(limited, lifecycle.Forking); claimed || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("WaitClaim(in use) = %t, %v, want that its context ended", claimed, err)
+// TestChanged checks that Changed reports the release by the last user, and each change of the state.
+func TestChanged(t *testing.T) {
+	m := newMachine(lifecycle.Running, restore)
+	first, last := m.Retain(), m.Retain()
+	changed := m.Changed()
+	isClosed := func() bool {
+		select {
+		case <-changed:
+			changed = m.Changed()
+			return true
+		default:
+			return false
 		}
-		time.AfterFunc(time.Hour, release)
-		if claimed, err := tr.WaitClaim(t.Context(), lifecycle.Forking); !claimed || err != nil {
-			t.Errorf("WaitClaim(released later) = %t, %v, want true", claimed, err)
-		}
-		if claimed, err := tr.WaitClaim(t.Context(), lifecycle.Suspending); claimed || err != nil {
-			t.Errorf("WaitClaim(while forking) = %t, %v, want false", claimed, err)
-		}
-	})
+	}
+	if first(); isClosed() {
+		t.Error("the release by one of two users is reported as a change")
+	}
+	if last(); !isClosed() {
+		t.Error("the release by the last user is not reported")
+	}
+	tr := begin(t, m)
+	defer tr.End()
+	if tr.To(lifecycle.Suspended); !isClosed() {
+		t.Error("a change of the state is not reported")
+	}
 }
 
 // TestNoUserWhileClaimed runs random calls and transitions concurrently. It checks that no call uses the sandbox

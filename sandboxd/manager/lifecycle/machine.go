@@ -8,11 +8,11 @@ import (
 
 // Machine is the state of one sandbox, and counts its users. It is safe for concurrent use.
 //
-// A user is a call or an execution that needs the sandbox. A sandbox with a user is not suspended, checkpointed
-// or forked. Only the holder of the sandbox's [Transition] can change the state.
+// A user is a call or an execution that needs the sandbox. While a running sandbox has a user, it cannot be claimed
+// to suspend, checkpoint or fork it. Only the holder of the sandbox's [Transition] can change the state.
 type Machine struct {
-	hooks Hooks
-	token chan struct{} // contains one value while no goroutine holds the Transition
+	startResume func(done func(error))
+	token       chan struct{} // contains one value while no goroutine holds the Transition
 
 	mu      sync.Mutex
 	state   State
@@ -23,24 +23,17 @@ type Machine struct {
 	changed chan struct{} // closed, and replaced, when the state changes or the last user releases the sandbox
 }
 
-// Hooks connect a [Machine] to its manager. The machine calls them without holding a lock.
-type Hooks struct {
-	// Resume starts to resume the sandbox and returns without waiting. When the sandbox is running, or the resume
-	// has failed, it must call done once.
-	Resume func(done func(error))
-	// Unused is called when the last user has released the sandbox.
-	Unused func()
-}
-
 // attempt is a resume that is under way. err is set before done is closed.
 type attempt struct {
 	done chan struct{}
 	err  error
 }
 
-// New returns a machine in the given state, without users.
-func New(state State, hooks Hooks) *Machine {
-	m := &Machine{hooks: hooks, token: make(chan struct{}, 1), state: state, used: time.Now(), changed: make(chan struct{})}
+// New returns a machine in the given state, without users. [Machine.Acquire] calls startResume, without holding a
+// lock, to resume the sandbox. startResume must return without waiting, and must call done once, when the sandbox is
+// running or the resume has failed.
+func New(state State, startResume func(done func(error))) *Machine {
+	m := &Machine{startResume: startResume, token: make(chan struct{}, 1), state: state, used: time.Now(), changed: make(chan struct{})}
 	m.token <- struct{}{}
 	return m
 }
@@ -64,35 +57,41 @@ func (m *Machine) Version() (State, int) {
 // ends. The caller must call release, which is idempotent, when it no longer uses the sandbox. After an error,
 // which is ctx.Err() or the error of the resume, the caller is not a user, and release is nil.
 func (m *Machine) Acquire(ctx context.Context) (release func(), err error) {
-	m.mu.Lock()
-	m.users++
-	var wait *attempt
-	first := false
-	if m.state != Running {
-		if first = m.resume == nil; first {
-			m.resume = &attempt{done: make(chan struct{})}
+	release = m.Retain()
+	for {
+		wait, first := m.joinResume()
+		if wait == nil {
+			return release, nil
 		}
-		wait = m.resume
+		if first {
+			m.startResume(func(err error) { m.resumed(wait, err) })
+		}
+		select {
+		case <-wait.done:
+			err = wait.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			release()
+			return nil, err
+		}
+		// Look again: the state may have changed between the end of the resume and this moment.
 	}
-	m.mu.Unlock()
-	release = sync.OnceFunc(func() { m.release(true) })
-	if wait == nil {
-		return release, nil
+}
+
+// joinResume returns the resume that a user must wait for, or nil if the sandbox is running. first is true if the
+// caller must start that resume.
+func (m *Machine) joinResume() (wait *attempt, first bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state == Running {
+		return nil, false
 	}
-	if first {
-		m.hooks.Resume(func(err error) { m.resumed(wait, err) })
+	if first = m.resume == nil; first {
+		m.resume = &attempt{done: make(chan struct{})}
 	}
-	select {
-	case <-wait.done:
-		err = wait.err
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
+	return m.resume, first
 }
 
 // resumed passes the result of a resume to the callers of Acquire that wait for it.
@@ -127,17 +126,13 @@ func (m *Machine) Retain() (release func()) {
 
 func (m *Machine) release(use bool) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.users--
 	if use {
 		m.used = time.Now()
 	}
-	unused := m.users == 0
-	if unused {
+	if m.users == 0 {
 		m.signal()
-	}
-	m.mu.Unlock()
-	if unused {
-		m.hooks.Unused()
 	}
 }
 
@@ -145,6 +140,13 @@ func (m *Machine) release(use bool) {
 func (m *Machine) signal() {
 	close(m.changed)
 	m.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed when the state changes or the last user releases the sandbox.
+func (m *Machine) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
 }
 
 // IdleSince returns when the last user released the sandbox. ok is false if the sandbox has a user or is not

@@ -9,7 +9,8 @@ import (
 // Transition is the exclusive right to change the state of one sandbox. A function that needs this right takes a
 // *Transition, so that its callers cannot forget to acquire it. A goroutine that holds the Transition of one
 // sandbox must not wait for that of another, because two sandboxes could then wait for each other; it may use
-// [Machine.TryBegin].
+// [Machine.TryBegin]. The creator of a sandbox is an exception: nobody waits for the Transition of a sandbox that is
+// being created.
 type Transition struct{ m *Machine }
 
 // Begin waits until no other goroutine holds the sandbox's Transition, and returns it. The caller must call
@@ -63,28 +64,6 @@ func (t *Transition) Claim(s State, idle time.Duration) bool {
 	}
 	m.to(s)
 	return true
-}
-
-// WaitClaim is like [Transition.Claim], but waits until the sandbox has no user. It returns ctx.Err() if ctx ends
-// first, and false if the sandbox is not running.
-func (t *Transition) WaitClaim(ctx context.Context, s State) (bool, error) {
-	m := t.machine()
-	for {
-		m.mu.Lock()
-		running, changed := m.state == Running, m.changed
-		m.mu.Unlock()
-		switch {
-		case !running:
-			return false, nil
-		case t.Claim(s, 0):
-			return true, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-	}
 }
 
 // machine returns the machine that t belongs to. It panics if t was given back.

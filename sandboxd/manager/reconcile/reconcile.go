@@ -30,11 +30,11 @@ type Verb string
 
 // The kinds of actions.
 const (
-	Terminate Verb = "terminate"  // mark the record as terminated, with Cause and Reason
-	Remove    Verb = "remove"     // remove the container
-	Forget    Verb = "forget"     // record that there is no container any more
-	SetExpiry Verb = "set expiry" // set the expiry of the guest
-	Adopt     Verb = "adopt"      // set the record to the container's state: running, suspended, or suspended as of an earlier time
+	Terminate   Verb = "terminate"    // mark the record as terminated, with Cause and Reason
+	Remove      Verb = "remove"       // remove the container
+	MarkRemoved Verb = "mark removed" // record that there is no container any more
+	SetExpiry   Verb = "set expiry"   // set the expiry of the guest
+	Adopt       Verb = "adopt"        // set the record to the container's state: running, suspended, or suspended as of an earlier time
 )
 
 // Action is one change that is needed to make the records and the containers agree.
@@ -76,7 +76,7 @@ func Plan(sandboxes []Known, containers []engine.Container, now time.Time) []Act
 // empty.
 func planOne(k Known, c engine.Container, exists bool, now time.Time) []Action {
 	id := k.Record.ID
-	removal := Action{Do: Forget, ID: id}
+	removal := Action{Do: MarkRemoved, ID: id}
 	if exists {
 		removal = Action{Do: Remove, ID: id, Reason: "its sandbox was terminated"}
 	}

@@ -35,15 +35,15 @@ func TestPlan(t *testing.T) {
 		want  map[string]string // the expected actions, by the state of the container
 	}{
 		{"no record", nil, map[string]string{suspended: "remove", absent: "", running: "remove", dead: "remove"}},
-		{"creation interrupted", rec(sandbox.Provisioning, later, true), map[string]string{suspended: "terminate:failed remove", absent: "terminate:failed forget", running: "terminate:failed remove", dead: "terminate:failed remove"}},
+		{"creation interrupted", rec(sandbox.Provisioning, later, true), map[string]string{suspended: "terminate:failed remove", absent: "terminate:failed mark removed", running: "terminate:failed remove", dead: "terminate:failed remove"}},
 		{"being created", busy, map[string]string{suspended: "", absent: "", running: "", dead: ""}},
-		{"running, guest without the expiry", rec(sandbox.Running, later, true), map[string]string{absent: "terminate:lost forget", running: "set expiry", dead: "terminate:lost remove", suspended: "adopt"}},
-		{"running, guest with the expiry", current, map[string]string{absent: "terminate:lost forget", running: "", dead: "terminate:lost remove", suspended: "adopt"}},
-		{"suspended", rec(sandbox.Suspended, later, true), map[string]string{absent: "terminate:lost forget", running: "adopt", dead: "terminate:lost remove", suspended: ""}},
-		{"suspended and expired", rec(sandbox.Suspended, earlier, true), map[string]string{absent: "terminate:expired forget", running: "terminate:expired remove", dead: "terminate:expired remove", suspended: "terminate:expired remove"}},
-		{"running and expired", rec(sandbox.Running, earlier, true), map[string]string{suspended: "terminate:expired remove", absent: "terminate:expired forget", running: "terminate:expired remove", dead: "terminate:expired remove"}},
-		{"running and expiring now", rec(sandbox.Running, planNow, true), map[string]string{absent: "terminate:expired forget", running: "terminate:expired remove", dead: "terminate:expired remove"}},
-		{"terminated, container not removed", rec(sandbox.Terminated, later, true), map[string]string{absent: "forget", running: "remove", dead: "remove"}},
+		{"running, guest without the expiry", rec(sandbox.Running, later, true), map[string]string{absent: "terminate:lost mark removed", running: "set expiry", dead: "terminate:lost remove", suspended: "adopt"}},
+		{"running, guest with the expiry", current, map[string]string{absent: "terminate:lost mark removed", running: "", dead: "terminate:lost remove", suspended: "adopt"}},
+		{"suspended", rec(sandbox.Suspended, later, true), map[string]string{absent: "terminate:lost mark removed", running: "adopt", dead: "terminate:lost remove", suspended: ""}},
+		{"suspended and expired", rec(sandbox.Suspended, earlier, true), map[string]string{absent: "terminate:expired mark removed", running: "terminate:expired remove", dead: "terminate:expired remove", suspended: "terminate:expired remove"}},
+		{"running and expired", rec(sandbox.Running, earlier, true), map[string]string{suspended: "terminate:expired remove", absent: "terminate:expired mark removed", running: "terminate:expired remove", dead: "terminate:expired remove"}},
+		{"running and expiring now", rec(sandbox.Running, planNow, true), map[string]string{absent: "terminate:expired mark removed", running: "terminate:expired remove", dead: "terminate:expired remove"}},
+		{"terminated, container not removed", rec(sandbox.Terminated, later, true), map[string]string{absent: "mark removed", running: "remove", dead: "remove"}},
 		{"terminated, container removed", rec(sandbox.Terminated, later, false), map[string]string{absent: "", running: "remove", dead: "remove"}},
 	} {
 		for container, want := range c.want {
@@ -122,7 +122,7 @@ func TestPlanConverges(t *testing.T) {
 				if k != nil {
 					k.Record.Container = false
 				}
-			case reconcile.Forget:
+			case reconcile.MarkRemoved:
 				k.Record.Container = false
 			case reconcile.Adopt:
 				k.Record.State = sandbox.Running
