@@ -122,16 +122,18 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 	return req, nil
 }
 
+// do sends a request. The caller must close the body of the answer.
 func (c *Client) do(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, requestError(req.Context(), err)
 	}
-	resp.Body = &tidyBody{resp.Body}
 	return resp, nil
 }
 
+// decode decodes an answer of at most limit bytes into out, which may be nil. It always closes the body.
 func (c *Client) decode(ctx context.Context, resp *http.Response, limit int64, out any) error {
+	resp.Body = &tidyBody{resp.Body}
 	err := wire.Decode(resp, limit, out)
 	if err == nil || sandbox.KindOf(err) != sandbox.Internal || resp.StatusCode >= 300 {
 		return err

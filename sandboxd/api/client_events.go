@@ -38,9 +38,8 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 	if resp.StatusCode != http.StatusOK {
 		return c.decode(ctx, resp, maxAnswer, nil)
 	}
-	body := resp.Body.(*tidyBody).ReadCloser
-	defer body.Close()
-	lines := bufio.NewScanner(body)
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEventBytes)
 	for lines.Scan() {
 		line := bytes.TrimSpace(lines.Bytes())

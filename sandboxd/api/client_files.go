@@ -100,11 +100,9 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 		return nil, sandbox.File{}, wire.ReadError(resp)
 	}
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable { // offset is at or after the end: ReadFile returns no bytes
-		return http.NoBody, f, resp.Body.Close()
+		return http.NoBody, f, (&tidyBody{resp.Body}).Close()
 	}
-	// The result does not contain the tidyBody, whose Close reads up to 512 more bytes: if the caller closes the body before
-	// its end, the connection should be closed at once.
-	return &fileBody{ctx: ctx, body: resp.Body.(*tidyBody).ReadCloser}, f, nil
+	return &fileBody{ctx: ctx, body: resp.Body}, f, nil
 }
 
 func rangeHeader(offset, length int64) string {
