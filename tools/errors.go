@@ -26,16 +26,16 @@ const (
 // no suggestion.
 var nextStep = map[sandbox.Kind]map[subject]string{
 	sandbox.NotFound: {
-		subjectSandbox:    "list_sandboxes shows the sandboxes that there are; execute_code without sandbox_id makes a new one.",
-		subjectNewSandbox: "list_sandboxes shows the sandboxes that there are; an image that was not found can be left out.",
+		subjectSandbox:    "list_sandboxes lists the sandboxes; execute_code without sandbox_id creates one.",
+		subjectNewSandbox: "list_sandboxes lists the sandboxes. Without image, the sandbox has the default image.",
 		subjectExecution:  "get_sandbox shows what runs in a sandbox. If its code never ran, call execute_code again.",
-		subjectFile:       "list_sandboxes shows the sandboxes that there are, and execute_code the files in one (import os; os.listdir()).",
+		subjectFile:       "list_sandboxes lists the sandboxes; execute_code can list the files in one (import os; os.listdir()).",
 	},
 	sandbox.Expired: {
-		subjectSandbox:    "create_sandbox makes one, and so does execute_code without sandbox_id.",
+		subjectSandbox:    "create_sandbox creates a new one, and so does execute_code without sandbox_id.",
 		subjectNewSandbox: "Call create_sandbox without fork_of.",
 		subjectExecution:  "Run the code again with execute_code.",
-		subjectFile:       "Make the file again, in a new sandbox if this one has ended (execute_code without sandbox_id).",
+		subjectFile:       "Write the file again, in a new sandbox if this one has ended (execute_code without sandbox_id).",
 	},
 	sandbox.Busy: {
 		subjectSandbox:    "Call again in a few seconds.",
@@ -45,15 +45,15 @@ var nextStep = map[sandbox.Kind]map[subject]string{
 	},
 	sandbox.Limit: {
 		subjectSandbox:    "Wait for running code with get_execution, or stop some with interrupt_execution.",
-		subjectNewSandbox: "Use a sandbox that there is (list_sandboxes), or end one that nobody needs with delete_sandbox.",
+		subjectNewSandbox: "Use an existing sandbox (list_sandboxes), or delete one that is no longer needed (delete_sandbox).",
 		subjectExecution:  "Wait for running code with get_execution, or stop some with interrupt_execution.",
-		subjectFile:       "Make room by deleting files with execute_code (os.remove), or use a sandbox with more memory_mb.",
+		subjectFile:       "Free space by deleting files with execute_code (os.remove), or use a sandbox with a larger memory_mb.",
 	},
 	sandbox.Unavailable: {
-		subjectSandbox:    "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
-		subjectNewSandbox: "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		subjectSandbox:    "Call again in a minute; if the error persists, ask the user to run: dormouse doctor.",
+		subjectNewSandbox: "Call again in a minute; if the error persists, ask the user to run: dormouse doctor.",
 		subjectExecution:  "Call again in a minute: the code may be running, and get_execution shows it.",
-		subjectFile:       "Call again in a minute; if it stays so, ask the user to run: dormouse doctor.",
+		subjectFile:       "Call again in a minute; if the error persists, ask the user to run: dormouse doctor.",
 	},
 }
 
@@ -74,7 +74,7 @@ func (t *toolset) explain(ctx context.Context, about subject, err error) string 
 	if !ok || known.Kind == sandbox.Internal {
 		number := rand.Text()[:8]
 		t.log.Error("a tool call failed", "error_id", number, "error", err)
-		return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if it stays so, tell the user.", number)
+		return fmt.Sprintf("Dormouse had an internal error (number %s in its log). Call again; if the error persists, tell the user.", number)
 	}
 	return render.Sentence(render.Truncate(known.Message, maxErrorMessage), nextStep[known.Kind][about])
 }

@@ -132,8 +132,8 @@ func (t *toolset) abandon(ctx context.Context, name string, newSandbox bool, req
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		if t.sandboxes.Delete(ctx, name) == nil {
-			return " The sandbox that was made for this call is deleted again."
+			return " The sandbox that was created for this call was deleted."
 		}
 	}
-	return " The sandbox " + name + " was made for this call and is kept: pass it as sandbox_id, or call delete_sandbox."
+	return " The sandbox " + name + " was created for this call and still exists: pass it as sandbox_id, or call delete_sandbox."
 }

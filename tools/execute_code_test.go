@@ -59,7 +59,7 @@ func TestRequestIDAfterFailure(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
 	d.fail["Execute"] = sandbox.Errorf(sandbox.Unavailable, "the guest does not answer")
-	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), true, "the guest does not answer", "is kept: pass it as sandbox_id")
+	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), true, "the guest does not answer", "still exists: pass it as sandbox_id")
 	delete(d.fail, "Execute")
 	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), false, "succeeded")
 	if len(d.sandboxes) != 1 {
@@ -72,7 +72,7 @@ func TestFilesFailInNewSandbox(t *testing.T) {
 	d := newDouble()
 	d.fail["WriteFile b"] = sandbox.Errorf(sandbox.Limit, "the workspace is full")
 	r := call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "1", "files": []args{{"path": "a", "text": "1"}, {"path": "b", "text": "2"}, {"path": "c", "text": "3"}}})
-	wantText(t, r, true, `"b" was not written`, `Written before it: "a"`, `Not written either: "c"`, "the workspace is full", "The code was not run", "is deleted again")
+	wantText(t, r, true, `"b" was not written`, `Written before it: "a"`, `Not written either: "c"`, "the workspace is full", "The code was not run", "created for this call was deleted")
 	if len(d.ran) != 0 || d.sandboxes[0].State != sandbox.Terminated {
 		t.Errorf("ran %d, the sandbox is %s", len(d.ran), d.sandboxes[0].State)
 	}
@@ -124,7 +124,7 @@ func TestErrorsSuggestTheNextCall(t *testing.T) {
 	delete(d.fail, "Create")
 	call(t, list, "create_sandbox", args{"display_name": "old"})
 	call(t, list, "delete_sandbox", args{"sandbox_id": "old"})
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox makes one")
+	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox creates a new one")
 }
 
 // TestInternalErrorsAreOnlyLogged checks that the text of an internal error is logged and not shown. The answer and the log
