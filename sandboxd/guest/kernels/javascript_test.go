@@ -61,7 +61,7 @@ func testRenewedCrypto(t *testing.T, k *kernel) {
 				k.t = t
 				o := k.run("var crypto = require('crypto'); var throws = (f) => { try { f() } catch { return true } }\n" + code)
 				if o.result["text/plain"] != "true" {
-					t.Errorf("renewed = %t: %+v", renewed, o.all)
+					t.Errorf("result = %v, renewed: %t, want true: %+v", o.result, renewed, o.all)
 				}
 			})
 		}

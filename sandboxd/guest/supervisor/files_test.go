@@ -193,7 +193,7 @@ open(b'bad\xff', 'w').write('x'); open('same', 'w').write('x'); os.remove('same'
 link: it is a symbolic link
 pipe: it is a named pipe
 secret: the sandbox's user can't read it` {
-		t.Errorf("omitted files:\n%s", s)
+		t.Errorf("omitted files:\n%s\nwant bad, link, pipe and secret, each with its reason", s)
 	}
 	if e = b.python("1"); e.Files != nil || e.FilesOmitted != nil {
 		t.Errorf("files = %+v, omitted %+v, want none, because nothing was written", e.Files, e.FilesOmitted)
