@@ -3,6 +3,7 @@ package manager_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,56 +12,59 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestKilledAt kills the daemon at each step of a suspend, a resume, a checkpoint, a fork, and the recovery from
-// a power cut. It checks that the next daemon keeps everything that was acknowledged to clients, and that no
-// container is left without a record.
-func TestKilledAt(t *testing.T) {
-	execute := func(ctx context.Context, d *daemon, id sandbox.ID) {
+// TestDaemonKilledAtEachStep kills the daemon at each step of a suspend, a resume, a checkpoint, a fork, and the
+// recovery from a power cut. It checks that the next daemon keeps everything that was acknowledged to clients, and
+// that no container is left without a record.
+func TestDaemonKilledAtEachStep(t *testing.T) {
+	executeOnce := func(ctx context.Context, d *daemon, id sandbox.ID) {
 		_, _ = d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print called", RequestID: "call"})
 	}
-	fork := func(ctx context.Context, d *daemon, id sandbox.ID) {
+	forkOnce := func(ctx context.Context, d *daemon, id sandbox.ID) {
 		_, _ = d.Create(ctx, sandbox.CreateRequest{ForkOf: string(id), RequestID: "fork"})
 	}
-	nothing := func(context.Context, *daemon, sandbox.ID) {}
 	for _, tt := range []struct {
-		step   string
-		asleep bool // the sandbox is suspended before the step
-		cut    bool // the power fails before the step
-		do     func(context.Context, *daemon, sandbox.ID)
+		step      string                                     // see [fake.Engine]
+		suspended bool                                       // the sandbox is suspended before the step
+		powerCut  bool                                       // the power fails before the step
+		do        func(context.Context, *daemon, sandbox.ID) // the call that leads to the step
 	}{
-		{step: "suspend", do: nothing}, {step: "suspended", do: nothing},
-		{step: "resume", asleep: true, do: execute}, {step: "resumed", asleep: true, do: execute},
-		{step: "checkpoint", do: nothing}, {step: "checkpointed", do: nothing},
-		{step: "fork", do: fork}, {step: "forked", do: fork}, {step: "fork", asleep: true, do: fork}, {step: "forked", asleep: true, do: fork},
-		{step: "awaken", do: fork},
-		{step: "resume", cut: true, do: execute}, {step: "resumed", cut: true, do: execute}, {step: "awaken", cut: true, do: execute},
-		{step: "forked", cut: true, do: fork}, {step: "awaken", cut: true, do: fork},
+		{step: "suspend", do: executeOnce}, {step: "suspended", do: executeOnce},
+		{step: "resume", suspended: true, do: executeOnce}, {step: "resumed", suspended: true, do: executeOnce},
+		{step: "checkpoint", do: executeOnce}, {step: "checkpointed", do: executeOnce},
+		{step: "fork", do: forkOnce}, {step: "forked", do: forkOnce}, {step: "fork", suspended: true, do: forkOnce}, {step: "forked", suspended: true, do: forkOnce},
+		{step: "awaken", do: forkOnce},
+		{step: "resume", powerCut: true, do: executeOnce}, {step: "resumed", powerCut: true, do: executeOnce}, {step: "awaken", powerCut: true, do: executeOnce},
+		{step: "forked", powerCut: true, do: forkOnce}, {step: "awaken", powerCut: true, do: forkOnce},
 	} {
 		name := tt.step
-		if tt.asleep {
-			name += ", asleep"
+		if tt.suspended {
+			name += ", suspended"
 		}
-		if tt.cut {
+		if tt.powerCut {
 			name += ", after a power cut"
 		}
 		t.Run(name, func(t *testing.T) {
 			eng := fake.NewEngine()
 			defer eng.Close()
-			quick := func(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = 40*time.Millisecond, 10*time.Millisecond }
-			patient := func(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = time.Hour, time.Hour }
-			d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, quick)
+			short := func(c *manager.Config) {
+				c.IdleSuspend, c.CheckpointEvery = 40*time.Millisecond, 10*time.Millisecond
+				if strings.HasPrefix(tt.step, "checkpoint") {
+					c.IdleSuspend = 0 // a suspend would make the checkpoint unnecessary
+				}
+			}
+			long := func(c *manager.Config) { c.IdleSuspend, c.CheckpointEvery = time.Hour, time.Hour }
+			d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng, short)
 			ctx := t.Context()
 			id := d.create(t, sandbox.CreateRequest{}).ID
-			d.writes(t, id, "a", "kept")
-			e := d.run(t, id, "print before", 5)
-			switch {
-			case tt.asleep, tt.cut:
-				eventually(t, "it sleeps", func() bool { got, err := d.Get(ctx, string(id)); return err == nil && got.State == sandbox.Suspended })
+			d.writeFile(t, id, "a", "text")
+			e := d.execute(t, id, "print before", 5)
+			if tt.suspended || tt.powerCut {
+				waitUntil(t, "the sandbox is suspended", func() bool { got, err := d.Get(ctx, string(id)); return err == nil && got.State == sandbox.Suspended })
 			}
-			if tt.cut {
+			if tt.powerCut {
 				d.stop(t)
-				d = start(t, d.path, eng, patient)
-				d.writes(t, id, "b", "undone")
+				d = startDaemon(t, d.path, eng, long)
+				d.writeFile(t, id, "b", "undone")
 				eng.PowerCut()
 			}
 			crashing := make(chan struct{})
@@ -74,36 +78,36 @@ func TestKilledAt(t *testing.T) {
 				t.Fatalf("step %s was not reached", tt.step)
 			}
 			path := crash(t, d)
-			next := start(t, path, eng, patient)
+			next := startDaemon(t, path, eng, long)
 			defer next.stop(t)
 			d = next
 
-			eventually(t, "what became of the call is on record, though nobody asks", func() bool {
-				left, err := d.store.Unfinished(ctx)
-				return err == nil && len(left) == 0
+			waitUntil(t, "the end of the call's execution is on record without another call", func() bool {
+				unfinished, err := d.store.Unfinished(ctx)
+				return err == nil && len(unfinished) == 0
 			})
-			d.reads(t, id, "a", "kept")
+			d.wantFile(t, id, "a", "text")
 			if got, err := d.GetExecution(ctx, string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "before" {
 				t.Errorf("GetExecution() = %+v, %v, want its output", got, err)
 			}
 			got, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print called", RequestID: "call", WaitSeconds: 5})
 			if err != nil || got.State == sandbox.ExecSucceeded && output(got) != "called" {
-				t.Errorf("the call again = %+v, %v", got, err)
+				t.Errorf("the repeated Execute = %+v, %v, want no error and, if it succeeded, its output", got, err)
 			}
-			copied := d.create(t, sandbox.CreateRequest{ForkOf: string(id), RequestID: "fork"})
-			d.reads(t, copied.ID, "a", "kept")
-			if told := eng.Guest(copied.ID).Awakenings(); len(told) == 0 || !told[0].Copy {
-				t.Errorf("the copy was told %+v, want that it is one", told)
+			fork := d.create(t, sandbox.CreateRequest{ForkOf: string(id), RequestID: "fork"})
+			d.wantFile(t, fork.ID, "a", "text")
+			if restores := eng.Guest(fork.ID).Awakenings(); len(restores) == 0 || !restores[0].Copy {
+				t.Errorf("the fork's guest was informed of the restores %+v, want that of a fork first", restores)
 			}
-			if tt.cut {
-				told := eng.Guest(id).Awakenings()
-				if len(told) == 0 || told[0].AsOfUnix == 0 {
-					t.Errorf("its guest was told %+v, want that it went back", told)
+			if tt.powerCut {
+				restores := eng.Guest(id).Awakenings()
+				if len(restores) == 0 || restores[0].AsOfUnix == 0 {
+					t.Errorf("the guest was informed of the restores %+v, want a rewind first", restores)
 				}
 				_, _, err := d.ReadFile(ctx, string(id), "b", 0, -1)
-				wantError(t, "ReadFile of what was undone", err, sandbox.NotFound, "are lost")
+				wantError(t, "ReadFile of a file that was written after the checkpoint", err, sandbox.NotFound, "are lost")
 			}
-			eventually(t, "there are the two and nothing besides", func() bool { return len(eng.IDs()) == 2 })
+			waitUntil(t, "the engine has two containers, the original and the fork", func() bool { return len(eng.IDs()) == 2 })
 		})
 	}
 }

@@ -15,7 +15,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func TestCreateLimits(t *testing.T) {
+// TestCreateRespectsLimits checks the limits of the configuration: images, memory, CPUs and the number of sandboxes.
+// The errors recommend only what helps.
+func TestCreateRespectsLimits(t *testing.T) {
 	d := newDaemon(t, func(c *manager.Config) {
 		c.MaxSandboxes, c.MaxMemory, c.AllowImages = 3, 6<<30, []string{"other:2"}
 	})
@@ -26,7 +28,7 @@ func TestCreateLimits(t *testing.T) {
 		t.Errorf("image = %s, want other:2", sb.Image)
 	}
 	_, err = d.Create(ctx, sandbox.CreateRequest{MemoryMB: 6000})
-	wantError(t, "Create over the memory", err, sandbox.Limit, "6144 MB", "delete", "less memory_mb")
+	wantError(t, "Create above MaxMemory", err, sandbox.Limit, "6144 MB", "delete", "less memory_mb")
 	_, err = d.Create(ctx, sandbox.CreateRequest{CPUs: 5})
 	wantError(t, "Create with more CPUs than there are", err, sandbox.Invalid, "cpus")
 	d.create(t, sandbox.CreateRequest{})
@@ -34,7 +36,7 @@ func TestCreateLimits(t *testing.T) {
 	_, err = d.Create(ctx, sandbox.CreateRequest{MemoryMB: 128})
 	wantError(t, "the fourth Create", err, sandbox.Limit, "3 sandboxes", "delete")
 	if strings.Contains(err.Error(), "memory_mb") {
-		t.Errorf("less memory is no help: %v", err)
+		t.Errorf("Create() = %v, want an error that does not recommend less memory", err)
 	}
 	if err := d.Delete(ctx, string(last.ID)); err != nil {
 		t.Fatal(err)
@@ -42,7 +44,9 @@ func TestCreateLimits(t *testing.T) {
 	d.create(t, sandbox.CreateRequest{})
 }
 
-func TestCreateAgain(t *testing.T) {
+// TestCreateRetryReturnsFirstSandbox checks that concurrent requests with the same request id create one sandbox, and
+// that another request with that id fails.
+func TestCreateRetryReturnsFirstSandbox(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	var ids sync.Map
@@ -60,15 +64,15 @@ func TestCreateAgain(t *testing.T) {
 	n := 0
 	ids.Range(func(any, any) bool { n++; return true })
 	if n != 1 || len(d.eng.IDs()) != 1 {
-		t.Errorf("eight requests with one id made %d sandboxes and %d containers, want one", n, len(d.eng.IDs()))
+		t.Errorf("eight requests with one request id created %d sandboxes and %d containers, want 1", n, len(d.eng.IDs()))
 	}
 	_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: "r1", DisplayName: "other"})
 	wantError(t, "another Create with the same id", err, sandbox.Invalid, "request_id")
 }
 
-// TestCreateFails checks that a failed creation leaves no record and no container, and that its request id can
-// be used again.
-func TestCreateFails(t *testing.T) {
+// TestFailedCreateLeavesNothing checks that a failed creation leaves no record and no container, and that its
+// request id can be used again.
+func TestFailedCreateLeavesNothing(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	d.eng.FailCreate = sandbox.Errorf(sandbox.Unavailable, "there is no image default:1")
@@ -83,9 +87,9 @@ func TestCreateFails(t *testing.T) {
 	d.create(t, sandbox.CreateRequest{RequestID: "r"})
 }
 
-// TestCreateCallerGoes checks that a sandbox is removed if its caller gives up while it is being created, unless
+// TestCancelledCreateIsUndone checks that a sandbox is removed if its caller gives up while it is being created, unless
 // the request had a request id, with which a retry can find the sandbox.
-func TestCreateCallerGoes(t *testing.T) {
+func TestCancelledCreateIsUndone(t *testing.T) {
 	d := newDaemon(t)
 	gate := make(chan struct{})
 	d.eng.CreateGate = gate
@@ -96,7 +100,7 @@ func TestCreateCallerGoes(t *testing.T) {
 			_, err := d.Create(ctx, sandbox.CreateRequest{RequestID: requestID, DisplayName: "x" + requestID})
 			failed <- err
 		}()
-		eventually(t, "it is being created", func() bool {
+		waitUntil(t, "the sandbox is being created", func() bool {
 			got, err := d.Get(t.Context(), "x"+requestID)
 			return err == nil && got.State == sandbox.Provisioning
 		})
@@ -105,20 +109,20 @@ func TestCreateCallerGoes(t *testing.T) {
 			t.Errorf("Create() = %v, want canceled", err)
 		}
 	}
-	eventually(t, "the one without a request id is gone", func() bool {
+	waitUntil(t, "the sandbox without a request id is removed", func() bool {
 		_, err := d.Get(t.Context(), "x")
 		return sandbox.KindOf(err) == sandbox.NotFound
 	})
 	close(gate)
 	sb := d.create(t, sandbox.CreateRequest{RequestID: "r", DisplayName: "xr"})
 	if ids := d.eng.IDs(); len(ids) != 1 || ids[0] != sb.ID {
-		t.Errorf("containers = %v, want %s alone", ids, sb.ID)
+		t.Errorf("containers = %v, want only %s", ids, sb.ID)
 	}
 }
 
-// TestCreateAndDelete checks that a sandbox that is being created can be deleted. Delete waits until the
-// creation has ended.
-func TestCreateAndDelete(t *testing.T) {
+// TestProvisioningSandboxCanBeDeleted checks that a sandbox that is being created can be deleted. Delete waits
+// until the creation has ended.
+func TestProvisioningSandboxCanBeDeleted(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	d.eng.CreateGate = make(chan struct{})
@@ -127,7 +131,7 @@ func TestCreateAndDelete(t *testing.T) {
 		_, err := d.Create(ctx, sandbox.CreateRequest{DisplayName: "x"})
 		failed <- err
 	}()
-	eventually(t, "it is being created", func() bool { _, err := d.Get(ctx, "x"); return err == nil })
+	waitUntil(t, "the sandbox is being created", func() bool { _, err := d.Get(ctx, "x"); return err == nil })
 	if err := d.Delete(ctx, "x"); err != nil {
 		t.Errorf("Delete() = %v", err)
 	}
@@ -137,29 +141,29 @@ func TestCreateAndDelete(t *testing.T) {
 	}
 }
 
-// TestCreateKilled checks that a sandbox that a killed daemon was creating is terminated at the next start, and
-// that a retry creates a new one.
-func TestCreateKilled(t *testing.T) {
+// TestInterruptedCreateIsTerminated checks that a sandbox that a killed daemon was creating is terminated at the
+// next start, and that a retry creates a new one.
+func TestInterruptedCreateIsTerminated(t *testing.T) {
 	eng := fake.NewEngine()
 	defer eng.Close()
 	eng.CreateGate = make(chan struct{})
-	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng)
+	d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go d.Create(ctx, sandbox.CreateRequest{RequestID: "r", DisplayName: "x"})
 	var id sandbox.ID
-	eventually(t, "it is being created", func() bool { sb, err := d.Get(ctx, "x"); id = sb.ID; return err == nil && d.eng.Creates() == 1 })
-	copied := crash(t, d)
+	waitUntil(t, "the sandbox is being created", func() bool { sb, err := d.Get(ctx, "x"); id = sb.ID; return err == nil && d.eng.Creates() == 1 })
+	path := crash(t, d)
 	eng.Set(func() { eng.CreateGate = nil })
 
-	next := start(t, copied, eng)
+	next := startDaemon(t, path, eng)
 	defer next.stop(t)
 	got, err := next.Get(ctx, string(id))
 	if err != nil || got.State != sandbox.Terminated || got.Reason != "the daemon stopped while it was being created" {
 		t.Errorf("Get() = %+v, %v, want it terminated with the reason", got, err)
 	}
 	if sb := next.create(t, sandbox.CreateRequest{RequestID: "r", DisplayName: "x"}); sb.ID == id {
-		t.Errorf("the retry returned %s, which was never made", id)
+		t.Errorf("the retry returned %s, whose creation was interrupted; want a new sandbox", id)
 	}
 }
 
@@ -169,7 +173,7 @@ func TestCreateWaitsForCapacity(t *testing.T) {
 	limited := func(c *manager.Config) { c.MaxSandboxes, c.IdleSuspend, c.CheckpointEvery = 1, time.Hour, time.Second }
 	t.Run("during a creation", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			d := bubble(t, limited)
+			d := newDaemon(t, limited)
 			gate := make(chan struct{})
 			d.eng.Set(func() { d.eng.CreateGate = gate })
 			first := make(chan error, 1)
@@ -189,7 +193,7 @@ func TestCreateWaitsForCapacity(t *testing.T) {
 	})
 	t.Run("during a checkpoint", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			d := bubble(t, limited)
+			d := newDaemon(t, limited)
 			began := make(chan struct{})
 			d.eng.Set(func() {
 				d.eng.BeforeCheckpoint = func(context.Context) {

@@ -12,8 +12,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// smallDisk mounts an empty tmpfs and returns its folder. size is the value of tmpfs's mount option size.
-func smallDisk(t *testing.T, size string) string {
+// mountSmallDisk mounts an empty tmpfs and returns its folder. size is the value of tmpfs's mount option size.
+func mountSmallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
@@ -23,8 +23,8 @@ func smallDisk(t *testing.T, size string) string {
 	return dir
 }
 
-// fill writes a file until the disk has no free byte, and returns the file's path.
-func fill(t *testing.T, dir string) string {
+// fillDisk writes a file until the disk has no free byte, and returns the file's path.
+func fillDisk(t *testing.T, dir string) string {
 	t.Helper()
 	filler := filepath.Join(dir, "filler")
 	for size := 1 << 20; size > 0; size /= 2 {
@@ -40,9 +40,9 @@ func fill(t *testing.T, dir string) string {
 	return filler
 }
 
-// exhaust starts executions until the database's write-ahead log is full and an execution is refused. It returns
-// the ids of the accepted executions.
-func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.ExecutionID) {
+// executeUntilRefused starts executions until the database's write-ahead log is full and an execution is refused.
+// It returns the ids of the accepted executions.
+func (d *daemon) executeUntilRefused(t *testing.T, id sandbox.ID) (accepted []sandbox.ExecutionID) {
 	t.Helper()
 	for range 2000 {
 		e, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "sleep 1h"})
@@ -52,52 +52,52 @@ func (d *daemon) exhaust(t *testing.T, id sandbox.ID) (accepted []sandbox.Execut
 		}
 		accepted = append(accepted, e.ID)
 	}
-	t.Fatal("2000 executions were accepted on a full disk, want a refusal")
+	t.Fatal("2000 executions were accepted on a full disk, want one refused")
 	return nil
 }
 
-// TestEndOnFullDisk checks executions that end on a full disk. If an answer reported the end of an execution,
-// the execution must not become "lost" when its sandbox is deleted, even if the daemon is killed before the
-// deletion.
-func TestEndOnFullDisk(t *testing.T) {
-	for name, killed := range map[string]bool{"deleted": false, "deleted by the next daemon": true} {
+// TestReportedEndSurvivesFullDisk checks executions that end on a full disk. If an answer reported the end of an
+// execution, the execution must not become "lost" when its sandbox is deleted, even if the daemon is killed before
+// the deletion.
+func TestReportedEndSurvivesFullDisk(t *testing.T) {
+	for name, restart := range map[string]bool{"deleted": false, "deleted after a restart": true} {
 		t.Run(name, func(t *testing.T) {
-			dir := smallDisk(t, "6m")
+			dir := mountSmallDisk(t, "6m")
 			eng := fake.NewEngine()
 			defer eng.Close()
-			d := start(t, filepath.Join(dir, "a.db"), eng)
+			d := startDaemon(t, filepath.Join(dir, "a.db"), eng)
 			defer func() { d.stop(t) }()
 			id := d.create(t, sandbox.CreateRequest{}).ID
-			e := d.run(t, id, "sleep 1h", 0)
-			fill(t, dir)
-			d.exhaust(t, id)
+			e := d.execute(t, id, "sleep 1h", 0)
+			fillDisk(t, dir)
+			d.executeUntilRefused(t, id)
 			got, err := d.Interrupt(t.Context(), string(e.ID))
 			if err != nil || got.State != sandbox.ExecInterrupted {
 				t.Fatalf("Interrupt() = %+v, %v, want it interrupted", got, err)
 			}
-			if killed {
+			if restart {
 				path := crash(t, d)
-				eng.SetDown(true) // so that the new daemon cannot ask the guest for the end before the deletion
-				d = start(t, path, eng)
+				eng.SetDown(true) // the new daemon must not get the end of the execution from the guest
+				d = startDaemon(t, path, eng)
 			}
 			if err := d.Delete(t.Context(), string(id)); err != nil {
 				t.Fatalf("Delete() = %v on a full disk", err)
 			}
 			got, err = d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{})
 			if err != nil || got.State != sandbox.ExecInterrupted {
-				t.Errorf("GetExecution() = %s %q, %v, want interrupted, like the first answer", got.State, got.Reason, err)
+				t.Errorf("GetExecution() = %s %q, %v, want interrupted, as in the first answer", got.State, got.Reason, err)
 			}
 		})
 	}
 }
 
-// TestEndThatCannotBeRecorded checks executions that end on a full disk when the reserve is used up too. No
+// TestUnrecordedEndIsNotReported checks executions that end on a full disk when the reserve is used up too. No
 // answer may contain an end that is not on record. The end is recorded when there is free space again.
-func TestEndThatCannotBeRecorded(t *testing.T) {
-	dir := smallDisk(t, "6m")
+func TestUnrecordedEndIsNotReported(t *testing.T) {
+	dir := mountSmallDisk(t, "6m")
 	eng := fake.NewEngine()
 	defer eng.Close()
-	d := start(t, filepath.Join(dir, "a.db"), eng)
+	d := startDaemon(t, filepath.Join(dir, "a.db"), eng)
 	defer func() { d.stop(t) }()
 	id := d.create(t, sandbox.CreateRequest{}).ID
 	if err := os.Remove(filepath.Join(dir, "a.db.reserve")); err != nil {
@@ -105,10 +105,10 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 	}
 	var running []sandbox.ExecutionID
 	for range 400 {
-		running = append(running, d.run(t, id, "sleep 1h", 0).ID)
+		running = append(running, d.execute(t, id, "sleep 1h", 0).ID)
 	}
-	filler := fill(t, dir)
-	running = append(running, d.exhaust(t, id)...)
+	filler := fillDisk(t, dir)
+	running = append(running, d.executeUntilRefused(t, id)...)
 	var refused sandbox.ExecutionID
 	for _, e := range running { // the first few ends still fit into the database's write-ahead log
 		got, err := d.Interrupt(t.Context(), string(e))
@@ -118,15 +118,15 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 			break
 		}
 		if rec, err := d.store.Execution(t.Context(), e); err != nil || rec.State != got.State {
-			t.Fatalf("the answer is %s and the record %s, %v", got.State, rec.State, err)
+			t.Fatalf("Interrupt() = %s, but the record is %s, %v; want the same state", got.State, rec.State, err)
 		}
 	}
 	if refused == "" {
-		t.Fatal("all ends were recorded on a full disk")
+		t.Fatal("all Interrupts succeeded on a full disk, want one refused")
 	}
 	err := d.FollowExecution(t.Context(), string(refused), 0, func(ev sandbox.Event) error {
 		if ev.Type == sandbox.EventStatus && ev.State.Final() {
-			t.Errorf("FollowExecution() has the end %+v, which is not on record", ev)
+			t.Errorf("FollowExecution() returns the end %+v, which is not on record", ev)
 		}
 		return nil
 	})
@@ -134,30 +134,30 @@ func TestEndThatCannotBeRecorded(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the end is on record without another call", func() bool {
+	waitUntil(t, "the end of the execution is on record without another call", func() bool {
 		rec, err := d.store.Execution(t.Context(), refused)
 		return err == nil && rec.State == sandbox.ExecInterrupted
 	})
 }
 
-// TestResumesOnFullDisk checks that a suspended sandbox can be resumed on a full disk, so that a client can read
+// TestSandboxResumesOnFullDisk checks that a suspended sandbox can be resumed on a full disk, so that a client can read
 // its files before deleting it to free space.
-func TestResumesOnFullDisk(t *testing.T) {
-	dir := smallDisk(t, "6m")
+func TestSandboxResumesOnFullDisk(t *testing.T) {
+	dir := mountSmallDisk(t, "6m")
 	eng := fake.NewEngine()
 	defer eng.Close()
-	d := start(t, filepath.Join(dir, "a.db"), eng, func(c *manager.Config) { c.IdleSuspend = 10 * time.Millisecond })
+	d := startDaemon(t, filepath.Join(dir, "a.db"), eng, func(c *manager.Config) { c.IdleSuspend = 10 * time.Millisecond })
 	defer func() { d.stop(t) }()
 	id, other := d.create(t, sandbox.CreateRequest{}).ID, d.create(t, sandbox.CreateRequest{}).ID
-	d.run(t, other, "sleep 1h", 0) // running code keeps the other sandbox from being suspended
-	d.writes(t, id, "a", "needed")
-	eventually(t, "it is suspended", func() bool {
+	d.execute(t, other, "sleep 1h", 0) // running code keeps the other sandbox from being suspended
+	d.writeFile(t, id, "a", "needed")
+	waitUntil(t, "the sandbox is suspended", func() bool {
 		got, err := d.Get(t.Context(), string(id))
 		return err == nil && got.State == sandbox.Suspended
 	})
-	fill(t, dir)
-	d.exhaust(t, other)
-	d.reads(t, id, "a", "needed")
+	fillDisk(t, dir)
+	d.executeUntilRefused(t, other)
+	d.wantFile(t, id, "a", "needed")
 	if err := d.Delete(t.Context(), string(id)); err != nil {
 		t.Errorf("Delete() = %v", err)
 	}

@@ -13,9 +13,9 @@ import (
 
 // epochs contains the values of kernel_epoch that a client has read of one sandbox.
 type epochs struct {
-	id    sandbox.ID
-	acked int // the highest epoch in any answer so far
-	lost  int // the highest epoch in an answer before the last loss of variables
+	id   sandbox.ID
+	seen int // the highest epoch in any answer so far
+	lost int // the highest epoch in an answer before the last loss of variables
 }
 
 // TestEpochsAreNotReused loses the variables of sandboxes in random ways, sometimes together with records that
@@ -35,7 +35,7 @@ func testEpochs(t *testing.T, seed uint64) {
 	eng := fake.NewEngine()
 	defer eng.Close()
 	ctx := t.Context()
-	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, saving)
+	d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng, withCheckpoints)
 	defer func() { d.stop(t) }()
 	var lines []*epochs
 	add := func(req sandbox.CreateRequest, from epochs) {
@@ -43,29 +43,29 @@ func testEpochs(t *testing.T, seed uint64) {
 		lines = append(lines, &from)
 	}
 	add(sandbox.CreateRequest{}, epochs{})
-	wait(2 * saveEvery)
-	ack := func(step int, how string, l *epochs, epoch int) {
+	advance(2 * checkpointEvery)
+	observe := func(step int, source string, l *epochs, epoch int) {
 		if epoch > 0 && epoch <= l.lost {
-			t.Errorf("seed %d, step %d: %s has kernel_epoch %d, want it above %d, whose variables were lost", seed, step, how, epoch, l.lost)
+			t.Errorf("seed %d, step %d: %s has kernel_epoch %d, want more than %d, whose variables were lost", seed, step, source, epoch, l.lost)
 		}
-		l.acked = max(l.acked, epoch)
+		l.seen = max(l.seen, epoch)
 	}
 	for step := range 40 {
 		l := lines[r.IntN(len(lines))]
 		switch op := r.IntN(12); op {
 		case 0, 1, 2, 3:
 			code := []string{"print x", "sleep 1h", "die", "sleep 1h"}[op]
-			e := d.run(t, l.id, code, float64(5*(1-op%2)))
-			ack(step, "the answer to "+code, l, e.KernelEpoch)
+			e := d.execute(t, l.id, code, float64(5*(1-op%2)))
+			observe(step, "the answer to "+code, l, e.KernelEpoch)
 		case 4:
-			eng.Guest(l.id).LoseKernel()
+			eng.Guest(l.id).KillKernel()
 		case 5, 6:
 			sb, err := d.Get(ctx, string(l.id))
 			if err != nil {
 				t.Fatalf("seed %d, step %d: Get() = %v", seed, step, err)
 			}
 			for _, k := range sb.Kernels {
-				ack(step, "get_sandbox", l, k.Epoch)
+				observe(step, "the answer of Get", l, k.Epoch)
 			}
 		case 7: // end all executions, so that a checkpoint is made
 			for _, e := range unfinished(t, d, l.id) {
@@ -73,11 +73,11 @@ func testEpochs(t *testing.T, seed uint64) {
 					t.Fatalf("seed %d, step %d: Interrupt() = %v", seed, step, err)
 				}
 			}
-			wait(2 * saveEvery)
+			advance(2 * checkpointEvery)
 		case 8:
 			if len(lines) < 3 && len(unfinished(t, d, l.id)) == 0 {
 				add(sandbox.CreateRequest{ForkOf: string(l.id)}, *l)
-				wait(2 * saveEvery)
+				advance(2 * checkpointEvery)
 			}
 		case 9:
 			time.Sleep(time.Second) // give the store time to write deferred changes
@@ -85,13 +85,13 @@ func testEpochs(t *testing.T, seed uint64) {
 			if op == 11 {
 				path := crash(t, d)
 				eng.PowerCut()
-				d = start(t, path, eng, saving)
+				d = startDaemon(t, path, eng, withCheckpoints)
 			} else {
 				eng.PowerCut()
 			}
 			for _, l := range lines {
-				if eng.WillGoBack(l.id) {
-					l.lost = l.acked
+				if eng.WillRewind(l.id) {
+					l.lost = l.seen
 				}
 			}
 		}

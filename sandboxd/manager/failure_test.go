@@ -18,51 +18,52 @@ import (
 
 func guestClient(g *fake.Guest) *guest.Client { return guest.NewClient(g.Dial) }
 
-// TestConnectionLost checks that after a connection breaks, the next call opens a new one and succeeds.
-func TestConnectionLost(t *testing.T) {
+// TestCallAfterConnectionLossSucceeds checks that after a connection breaks, the next call opens a new one and
+// succeeds.
+func TestCallAfterConnectionLossSucceeds(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
 	for range 20 {
-		d.eng.Guest(id).Cut()
-		if e := d.run(t, id, "print x", 5); output(e) != "x" {
+		d.eng.Guest(id).BreakConnections()
+		if e := d.execute(t, id, "print x", 5); output(e) != "x" {
 			t.Errorf("output = %q, want x", output(e))
 		}
 	}
 	if n := d.eng.Guest(id).Executions(); n != 20 {
-		t.Errorf("%d runs, want 20", n)
+		t.Errorf("the guest received %d executions, want 20", n)
 	}
 }
 
-// TestContainerDies checks that the next call after the end of a container reports that end, and that running
-// executions are lost.
-func TestContainerDies(t *testing.T) {
+// TestCallReportsDeadContainer checks that the next call after the end of a container reports that end, and that
+// running executions are lost.
+func TestCallReportsDeadContainer(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	id := d.create(t, sandbox.CreateRequest{}).ID
-	e := d.run(t, id, "sleep 1h", 0)
-	d.eng.Die(id, "exited with 137 (out of memory)")
+	e := d.execute(t, id, "sleep 1h", 0)
+	d.eng.KillContainer(id, "exited with 137 (out of memory)")
 	_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
 	wantError(t, "Execute", err, sandbox.Expired, "out of memory", "variables and files are lost")
 	got, err := d.GetExecution(ctx, string(e.ID), 5, sandbox.Window{})
 	if err != nil || got.State != sandbox.ExecLost || !strings.Contains(got.Reason, "out of memory") {
 		t.Errorf("GetExecution() = %+v, %v, want it lost", got, err)
 	}
-	eventually(t, "its container is removed", func() bool { return len(d.eng.IDs()) == 0 })
+	waitUntil(t, "the dead container is removed", func() bool { return len(d.eng.IDs()) == 0 })
 }
 
-// TestEngineDown checks that all calls report an engine that does not answer, and that no sandbox is terminated
-// because of it.
-func TestEngineDown(t *testing.T) {
+// TestUnreachableEngineTerminatesNothing checks that all calls report that the engine does not answer, and that no
+// sandbox is terminated because of that.
+func TestUnreachableEngineTerminatesNothing(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	id := d.create(t, sandbox.CreateRequest{}).ID
-	running := d.run(t, id, "count 30 5ms", 0)
+	running := d.execute(t, id, "count 30 5ms", 0)
 	fresh := d.create(t, sandbox.CreateRequest{}).ID
 	d.eng.SetDown(true)
 	_, err := d.Execute(ctx, string(fresh), sandbox.ExecuteRequest{Code: "print x", RequestID: "fresh"})
 	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
 	_, err = d.FindExecution(ctx, "fresh")
-	wantError(t, "FindExecution of what could not be sent", err, sandbox.NotFound)
+	wantError(t, "FindExecution of an execution that could not be sent", err, sandbox.NotFound)
 	_, err = d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r"})
 	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
 	_, err = d.GetExecution(ctx, string(running.ID), 0, sandbox.Window{})
@@ -75,7 +76,7 @@ func TestEngineDown(t *testing.T) {
 	}
 	d.eng.SetDown(false)
 	if err := d.Ready(ctx); err != nil {
-		t.Errorf("Ready() = %v", err)
+		t.Errorf("Ready() = %v, want no error", err)
 	}
 	got, err := d.GetExecution(ctx, string(running.ID), 10, sandbox.Window{})
 	if err != nil || got.State != sandbox.ExecSucceeded {
@@ -84,18 +85,18 @@ func TestEngineDown(t *testing.T) {
 	// A retry runs the code that could not be delivered before, and runs it once.
 	e, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x", RequestID: "r", WaitSeconds: 10})
 	if err != nil || output(e) != "x" {
-		t.Errorf("the retried Execute = %+v, %v, want x", e, err)
+		t.Errorf("the repeated Execute = %+v, %v, want x", e, err)
 	}
 	if n := d.eng.Guest(id).Executions(); n != 2 {
-		t.Errorf("%d runs, want 2", n)
+		t.Errorf("the guest received %d executions, want 2", n)
 	}
 }
 
-// TestDeleteWhileDown checks that a deletion succeeds while the engine does not answer, and that the container
-// is removed when the engine answers again.
-func TestDeleteWhileDown(t *testing.T) {
+// TestDeleteSucceedsWithoutEngine checks that a deletion succeeds while the engine does not answer, and that the
+// container is removed when the engine answers again.
+func TestDeleteSucceedsWithoutEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bubble(t)
+		d := newDaemon(t)
 		id := d.create(t, sandbox.CreateRequest{}).ID
 		d.eng.SetDown(true)
 		if err := d.Delete(t.Context(), string(id)); err != nil {
@@ -111,37 +112,38 @@ func TestDeleteWhileDown(t *testing.T) {
 	})
 }
 
-// TestSweep checks that the sweep loop detects a container that has died, even if no client calls its sandbox.
-func TestSweep(t *testing.T) {
+// TestSweepDetectsDeadContainer checks that the sweep loop detects a container that has died, even if no client
+// calls its sandbox.
+func TestSweepDetectsDeadContainer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bubble(t)
+		d := newDaemon(t)
 		id := d.create(t, sandbox.CreateRequest{}).ID
-		d.eng.Die(id, "exited with 0")
+		d.eng.KillContainer(id, "exited with 0")
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
 		rec, err := d.store.Sandbox(t.Context(), id)
 		if err != nil || rec.State != sandbox.Terminated || rec.Cause != store.CauseLost || !strings.Contains(rec.Reason, "exited with 0") {
-			t.Errorf("its record is %+v, %v, want it lost", rec, err)
+			t.Errorf("the record is %+v, %v, want it terminated with the cause lost", rec, err)
 		}
 	})
 }
 
-// TestStartWithoutEngine checks that a manager whose engine does not answer at start retries until the engine
-// answers.
-func TestStartWithoutEngine(t *testing.T) {
+// TestStartRetriesUntilEngineAnswers checks that a manager whose engine does not answer at start retries until the
+// engine answers.
+func TestStartRetriesUntilEngineAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eng, path := fake.NewEngine(), filepath.Join(t.TempDir(), "a.db")
 		defer eng.Close()
-		d := start(t, path, eng)
-		kept, gone := d.create(t, sandbox.CreateRequest{}), d.create(t, sandbox.CreateRequest{})
+		d := startDaemon(t, path, eng)
+		running, dead := d.create(t, sandbox.CreateRequest{}), d.create(t, sandbox.CreateRequest{})
 		d.stop(t)
-		eng.Die(gone.ID, "exited with 255")
+		eng.KillContainer(dead.ID, "exited with 255")
 		eng.SetDown(true)
-		next := start(t, path, eng)
+		next := startDaemon(t, path, eng)
 		defer next.stop(t)
-		for _, id := range []sandbox.ID{kept.ID, gone.ID} {
+		for _, id := range []sandbox.ID{running.ID, dead.ID} {
 			if got, err := next.Get(t.Context(), string(id)); err != nil || got.State != sandbox.Running {
-				t.Errorf("Get() = %+v, %v, want it running for all we know", got, err)
+				t.Errorf("Get() = %+v, %v, want it running, because the engine has not answered yet", got, err)
 			}
 			_, err := next.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "print x"})
 			wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
@@ -150,28 +152,19 @@ func TestStartWithoutEngine(t *testing.T) {
 		eng.SetDown(false)
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
-		rec, err := next.store.Sandbox(t.Context(), gone.ID)
+		rec, err := next.store.Sandbox(t.Context(), dead.ID)
 		if err != nil || rec.State != sandbox.Terminated {
-			t.Errorf("its record is %+v, %v, want it terminated", rec, err)
+			t.Errorf("the record is %+v, %v, want it terminated", rec, err)
 		}
-		if e := next.run(t, kept.ID, "print x", 5); output(e) != "x" {
+		if e := next.execute(t, running.ID, "print x", 5); output(e) != "x" {
 			t.Errorf("output = %q, want x", output(e))
 		}
 	})
 }
 
-// bubble starts a daemon inside a synctest bubble, and stops the daemon and its engine before the bubble ends.
-func bubble(t *testing.T, change ...func(*manager.Config)) *daemon {
-	d := start(t, filepath.Join(t.TempDir(), "a.db"), fake.NewEngine(), change...)
-	t.Cleanup(func() {
-		d.stop(t)
-		_ = d.eng.Close()
-	})
-	return d
-}
-
-// TestClose checks that Close can be called twice and while code runs. Afterwards all calls are refused.
-func TestClose(t *testing.T) {
+// TestClosedManagerRefusesCalls checks that Close can be called twice and while code runs, and that all later
+// calls are refused.
+func TestClosedManagerRefusesCalls(t *testing.T) {
 	d := newDaemon(t)
 	id := d.create(t, sandbox.CreateRequest{}).ID
 	waiting := make(chan error, 1)
@@ -182,12 +175,27 @@ func TestClose(t *testing.T) {
 	g := d.eng.Guest(id)
 	g.AwaitExecutions(t.Context(), 1)
 	d.Close()
-	wantError(t, "the one who waits", <-waiting, sandbox.Unavailable, "stopping", "exec_")
+	wantError(t, "the waiting Execute", <-waiting, sandbox.Unavailable, "stopping", "exec_")
 	d.Close()
 	_, err := d.Create(t.Context(), sandbox.CreateRequest{})
 	wantError(t, "Create", err, sandbox.Unavailable, "stopping")
 	wantError(t, "Delete", d.Delete(t.Context(), string(id)), sandbox.Unavailable, "stopping")
 	if _, err := manager.New(manager.Config{Logger: slog.New(slog.DiscardHandler)}); err == nil {
-		t.Error("New() without a store and an engine is no error")
+		t.Error("New() without a store and an engine = nil, want an error")
+	}
+}
+
+// TestUnrecordedChangeErrorNamesCause checks that the error for a record that could not be written names the real
+// cause.
+func TestUnrecordedChangeErrorNamesCause(t *testing.T) {
+	d := newDaemon(t)
+	id := d.create(t, sandbox.CreateRequest{}).ID
+	if err := d.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: "print x"})
+	wantError(t, "Execute without a store", err, sandbox.Unavailable, "stopping")
+	if err != nil && strings.Contains(err.Error(), "disk") {
+		t.Errorf("Execute() = %v, want an error that does not name the disk", err)
 	}
 }

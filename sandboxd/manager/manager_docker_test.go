@@ -22,7 +22,7 @@ func dockerEngine(t testing.TB) (eng *docker.Engine, image string) {
 	t.Helper()
 	missing := func(why any) {
 		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "docker") {
-			t.Fatalf("docker is required, and not there: %v", why)
+			t.Fatalf("docker is required (DORMOUSE_TEST_REQUIRE) but not available: %v", why)
 		}
 		t.Skipf("NOT TESTED: no docker: %v", why)
 	}
@@ -36,8 +36,8 @@ func dockerEngine(t testing.TB) (eng *docker.Engine, image string) {
 	}
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		left, _ := eng.List(ctx)
-		for _, c := range left {
+		remaining, _ := eng.List(ctx)
+		for _, c := range remaining {
 			_ = eng.Remove(ctx, c.ID)
 		}
 		_ = eng.Close()
@@ -45,22 +45,22 @@ func dockerEngine(t testing.TB) (eng *docker.Engine, image string) {
 	return eng, image
 }
 
-func onDocker(t testing.TB, path string, eng *docker.Engine, image string) *daemon {
+func startOnDocker(t testing.TB, path string, eng *docker.Engine, image string) *daemon {
 	t.Helper()
-	return start(t, path, eng, func(c *manager.Config) { c.DefaultImage = image })
+	return startDaemon(t, path, eng, func(c *manager.Config) { c.DefaultImage = image })
 }
 
-// TestDocker checks the life of a real sandbox: variables, files, an interrupt, a killed daemon, an expiry, and
+// TestDockerLifeCycle checks a real sandbox: variables, files, an interrupt, a killed daemon, an expiry, and
 // a container that is removed without the manager.
-func TestDocker(t *testing.T) {
+func TestDockerLifeCycle(t *testing.T) {
 	eng, image := dockerEngine(t)
 	ctx := t.Context()
-	d := onDocker(t, filepath.Join(t.TempDir(), "a.db"), eng, image)
+	d := startOnDocker(t, filepath.Join(t.TempDir(), "a.db"), eng, image)
 	began := time.Now()
 	sb := d.create(t, sandbox.CreateRequest{DisplayName: "x", MemoryMB: 512})
-	first := d.run(t, sb.ID, "x = 41", 30)
+	first := d.execute(t, sb.ID, "x = 41", 30)
 	t.Logf("create and first statement: %v", time.Since(began))
-	if e := d.run(t, sb.ID, "print(x + 1)", 10); output(e) != "42\n" || e.KernelEpoch != first.KernelEpoch {
+	if e := d.execute(t, sb.ID, "print(x + 1)", 10); output(e) != "42\n" || e.KernelEpoch != first.KernelEpoch {
 		t.Errorf("print(x + 1) = %+v, want 42 from the same kernel", e)
 	}
 	if _, err := d.WriteFile(ctx, "x", "in.bin", bytes.NewReader(make([]byte, 1<<20))); err != nil {
@@ -74,9 +74,9 @@ func TestDocker(t *testing.T) {
 		t.Errorf("ReadFile() = %d of %d bytes, %v, want 20", len(part), f.Size, err)
 	}
 	body.Close()
-	loop := d.run(t, sb.ID, "while True: pass", 0)
+	loop := d.execute(t, sb.ID, "while True: pass", 0)
 	if e, err := d.Interrupt(ctx, string(loop.ID)); err != nil || e.State != sandbox.ExecInterrupted {
-		t.Errorf("Interrupt() = %+v, %v", e, err)
+		t.Errorf("Interrupt() = %+v, %v, want it interrupted", e, err)
 	}
 
 	code := "import time\nfor i in range(100):\n    print(i, flush=True)\n    time.sleep(0.02)\nx += 1"
@@ -84,14 +84,14 @@ func TestDocker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := onDocker(t, crash(t, d), eng, image)
+	next := startOnDocker(t, crash(t, d), eng, image)
 	defer next.stop(t)
 	again, err := next.Execute(ctx, "x", sandbox.ExecuteRequest{Code: code, RequestID: "r", WaitSeconds: 30})
 	if err != nil || again.ID != running.ID || again.State != sandbox.ExecSucceeded || strings.Count(output(again), "\n") != 100 {
 		t.Errorf("after the crash: %+v, %v, want %s succeeded with 100 lines", again, err, running.ID)
 	}
-	if e := next.run(t, sb.ID, "x", 10); len(e.Events) == 0 || e.KernelEpoch != first.KernelEpoch {
-		t.Errorf("x = %+v, want the variable kept", e)
+	if e := next.execute(t, sb.ID, "x", 10); len(e.Events) == 0 || e.KernelEpoch != first.KernelEpoch {
+		t.Errorf("x = %+v, want the value of x from the same kernel", e)
 	}
 
 	if err := eng.Remove(ctx, sb.ID); err != nil { // as docker rm -f does
@@ -101,21 +101,21 @@ func TestDocker(t *testing.T) {
 	wantError(t, "Execute after docker rm -f", err, sandbox.Expired, "variables and files are lost")
 
 	short := next.create(t, sandbox.CreateRequest{TTL: ttl(2 * time.Second), MemoryMB: 256})
-	eventually(t, "the short-lived one is gone", func() bool { left, err := eng.List(ctx); return err == nil && len(left) == 0 })
+	waitUntil(t, "the container of the expired sandbox is removed", func() bool { all, err := eng.List(ctx); return err == nil && len(all) == 0 })
 	rec, err := next.store.Sandbox(ctx, short.ID)
 	if late := rec.EndTime.Sub(rec.ExpireTime); err != nil || late < 0 || late > time.Second {
-		t.Errorf("it ended %v after its time, %v, want at once", late, err)
+		t.Errorf("the sandbox was terminated %v after its expiry, %v, want at most 1s", late, err)
 	}
 }
 
 // BenchmarkDocker measures a call in a live sandbox, from the manager to the kernel and back.
 func BenchmarkDocker(b *testing.B) {
 	eng, image := dockerEngine(b)
-	d := onDocker(b, filepath.Join(b.TempDir(), "a.db"), eng, image)
+	d := startOnDocker(b, filepath.Join(b.TempDir(), "a.db"), eng, image)
 	defer d.stop(b)
 	sb := d.create(b, sandbox.CreateRequest{MemoryMB: 512})
-	d.run(b, sb.ID, "print(1)", 30)
+	d.execute(b, sb.ID, "print(1)", 30)
 	for b.Loop() {
-		d.run(b, sb.ID, "print(1)", 30)
+		d.execute(b, sb.ID, "print(1)", 30)
 	}
 }

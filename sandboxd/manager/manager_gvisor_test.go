@@ -23,7 +23,7 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	t.Helper()
 	missing := func(why any) {
 		if slices.Contains(strings.Split(os.Getenv("DORMOUSE_TEST_REQUIRE"), ","), "runsc") {
-			t.Fatalf("runsc is required, and not there: %v", why)
+			t.Fatalf("runsc is required (DORMOUSE_TEST_REQUIRE) but not available: %v", why)
 		}
 		t.Skipf("NOT TESTED: no runsc: %v", why)
 	}
@@ -35,7 +35,7 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(runsc); err != nil {
-		missing("`make build` makes it")
+		missing("build it with `make build`")
 	}
 	dir, err := os.MkdirTemp("", "dm-") // a short path, as a real state directory has
 	if err != nil {
@@ -48,8 +48,8 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	}
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		left, _ := eng.List(ctx)
-		for _, c := range left {
+		remaining, _ := eng.List(ctx)
+		for _, c := range remaining {
 			_ = eng.Remove(ctx, c.ID)
 		}
 		_ = eng.Close()
@@ -60,106 +60,107 @@ func gvisorEngine(t testing.TB) (eng *gvisor.Engine, ref string) {
 	return eng, image.Ref()
 }
 
-// TestGvisor suspends a real sandbox, resumes it by many concurrent calls, forks it while it is suspended, and
+// TestGvisorLifeCycle suspends a real sandbox, resumes it by many concurrent calls, forks it while it is suspended, and
 // leaves it suspended while the daemon is killed and restarted. It checks that a Python generator in the memory
 // of the sandbox always continues where it stopped.
-func TestGvisor(t *testing.T) {
+func TestGvisorLifeCycle(t *testing.T) {
 	eng, ref := gvisorEngine(t)
 	ctx := t.Context()
 	short := func(c *manager.Config) { c.DefaultImage, c.IdleSuspend = ref, time.Second }
-	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, short)
+	d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng, short)
 	sb := d.create(t, sandbox.CreateRequest{MemoryMB: 1024})
-	d.prints(t, sb.ID, "g = iter(range(100)); print(next(g))", "0")
-	asleep := func(id sandbox.ID) {
+	d.wantOutput(t, sb.ID, "g = iter(range(100)); print(next(g))", "0")
+	waitSuspended := func(id sandbox.ID) {
 		t.Helper()
-		eventually(t, "it sleeps", func() bool {
+		waitUntil(t, "the sandbox is suspended", func() bool {
 			got, err := d.Get(ctx, string(id))
 			return err == nil && got.State == sandbox.Suspended
 		})
 	}
-	asleep(sb.ID)
+	waitSuspended(sb.ID)
 	began := time.Now()
 	var calls sync.WaitGroup
 	for range 20 {
-		calls.Go(func() { d.run(t, sb.ID, "next(g)", 30) })
+		calls.Go(func() { d.execute(t, sb.ID, "next(g)", 30) })
 	}
 	calls.Wait()
-	t.Logf("woken, and 20 calls answered, in %v", time.Since(began))
-	d.prints(t, sb.ID, "print(next(g))", "21")
-	asleep(sb.ID)
+	t.Logf("resumed, and 20 calls answered, in %v", time.Since(began))
+	d.wantOutput(t, sb.ID, "print(next(g))", "21")
+	waitSuspended(sb.ID)
 	began = time.Now()
 	fork := d.create(t, sandbox.CreateRequest{ForkOf: string(sb.ID)})
-	t.Logf("forked asleep in %v", time.Since(began))
-	d.prints(t, fork.ID, "print(next(g))", "22")
-	asleep(fork.ID)
+	t.Logf("forked while suspended in %v", time.Since(began))
+	d.wantOutput(t, fork.ID, "print(next(g))", "22")
+	waitSuspended(fork.ID)
 
-	copied := crash(t, d)
-	d = start(t, copied, eng, short)
+	path := crash(t, d)
+	d = startDaemon(t, path, eng, short)
 	defer func() { d.stop(t) }()
-	asleep(sb.ID)
-	d.prints(t, sb.ID, "print(next(g))", "22")
-	d.prints(t, fork.ID, "print(next(g))", "23")
+	waitSuspended(sb.ID)
+	d.wantOutput(t, sb.ID, "print(next(g))", "22")
+	d.wantOutput(t, fork.ID, "print(next(g))", "23")
 	for _, id := range []sandbox.ID{sb.ID, fork.ID} {
 		if err := d.Delete(ctx, string(id)); err != nil {
 			t.Errorf("Delete() = %v", err)
 		}
 	}
-	if left, err := eng.List(ctx); err != nil || len(left) != 0 {
-		t.Errorf("List() = %+v, %v, want none", left, err)
+	if all, err := eng.List(ctx); err != nil || len(all) != 0 {
+		t.Errorf("List() = %+v, %v, want no containers", all, err)
 	}
 }
 
-// TestGvisorSnapshot checks sandboxes that start from a snapshot. They must have the same hash seed, which a
-// Python process chooses when it starts, because this shows that they come from one snapshot. The states of
-// their random number generators must differ.
-func TestGvisorSnapshot(t *testing.T) {
+// TestGvisorSandboxesStartFromSnapshot checks sandboxes that start from a snapshot. They must have the same hash
+// seed, which a Python process chooses when it starts, because this shows that they come from one snapshot. The
+// states of their random number generators must differ.
+func TestGvisorSandboxesStartFromSnapshot(t *testing.T) {
 	eng, ref := gvisorEngine(t)
-	d := start(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
+	d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
 	defer func() { d.stop(t) }()
-	says := func(id sandbox.ID, code string) string {
+	execute := func(id sandbox.ID, code string) string {
 		t.Helper()
-		e := d.run(t, id, code, 60)
+		e := d.execute(t, id, code, 60)
 		if e.State != sandbox.ExecSucceeded || e.KernelEpoch != 1 || e.Interlude != nil {
-			t.Errorf("%s: %+v, want it to succeed in epoch 1 and nothing said of before", code, e)
+			t.Errorf("%s: %+v, want it succeeded in epoch 1, without a report of earlier output", code, e)
 		}
 		return output(e)
 	}
-	made := func() (id sandbox.ID, seed string) {
+	createSandbox := func() (id sandbox.ID, seed string) {
 		sb := d.create(t, sandbox.CreateRequest{})
 		t.Cleanup(func() { _ = d.Delete(context.WithoutCancel(t.Context()), string(sb.ID)) })
-		return sb.ID, says(sb.ID, "print(hash('dormouse'))")
+		return sb.ID, execute(sb.ID, "print(hash('dormouse'))")
 	}
-	_, first := made()
+	_, first := createSandbox()
 	var ids [2]sandbox.ID
 	var seed string
-	within(t, 3*time.Minute, "two sandboxes start from the same snapshot", func() bool {
+	waitAtMost(t, 3*time.Minute, "two sandboxes start from the same snapshot", func() bool {
 		time.Sleep(time.Second) // give the daemon time to make the snapshot
 		var seeds [2]string
 		for i := range ids {
-			ids[i], seeds[i] = made()
+			ids[i], seeds[i] = createSandbox()
 		}
 		seed = seeds[0]
 		return seed == seeds[1] && seed != first
 	})
 	const random = "import random, uuid, os, secrets; print(random.random(), uuid.uuid4(), secrets.token_hex(8))"
-	if got := says(ids[0], "import sys; print('pandas' in sys.modules, 'pandas' in globals())"); got != "True False\n" {
-		t.Errorf("what is imported ahead, and named: %q, want True False", got)
+	if got := execute(ids[0], "import sys; print('pandas' in sys.modules, 'pandas' in globals())"); got != "True False\n" {
+		t.Errorf("pandas is imported, and is a global name: %q, want True False", got)
 	}
-	if a, b := says(ids[0], random), says(ids[1], random); a == b {
-		t.Errorf("both print %q", a)
+	if a, b := execute(ids[0], random), execute(ids[1], random); a == b {
+		t.Errorf("both sandboxes print %q, want different random values", a)
 	}
 	// The sandboxes of the next daemon start from the same snapshot.
 	d.stop(t)
-	d = start(t, filepath.Join(t.TempDir(), "b.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
-	if _, next := made(); next != seed {
-		t.Errorf("the next daemon's sandbox has %q, want the snapshot's %q", next, seed)
+	d = startDaemon(t, filepath.Join(t.TempDir(), "b.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
+	if _, next := createSandbox(); next != seed {
+		t.Errorf("the hash in the next daemon's sandbox is %q, want %q as in the snapshot", next, seed)
 	}
 }
 
-func (d *daemon) prints(t testing.TB, id sandbox.ID, code, want string) {
+// wantOutput runs code and checks what it prints, and that its kernel has the epoch 1.
+func (d *daemon) wantOutput(t testing.TB, id sandbox.ID, code, want string) {
 	t.Helper()
 	began := time.Now()
-	e := d.run(t, id, code, 60)
+	e := d.execute(t, id, code, 60)
 	if got := strings.TrimSpace(output(e)); got != want || e.KernelEpoch != 1 {
 		t.Errorf("%s prints %q in epoch %d, want %q in 1", code, got, e.KernelEpoch, want)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// daemon is a manager with its store. Its engine may outlive it.
+// daemon is a manager with its store. The engine can outlive it.
 type daemon struct {
 	*manager.Manager
 	store *store.Store
@@ -25,8 +25,8 @@ type daemon struct {
 	eng   *fake.Engine
 }
 
-// start starts a daemon on the database at path and the engine eng.
-func start(t testing.TB, path string, eng engine.Engine, change ...func(*manager.Config)) *daemon {
+// startDaemon starts a daemon on the database at path and the engine eng.
+func startDaemon(t testing.TB, path string, eng engine.Engine, change ...func(*manager.Config)) *daemon {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("DORMOUSE_TEST_LOG") != "" {
@@ -52,6 +52,7 @@ func start(t testing.TB, path string, eng engine.Engine, change ...func(*manager
 	return d
 }
 
+// stop stops the manager and closes its store.
 func (d *daemon) stop(t testing.TB) {
 	t.Helper()
 	d.Close()
@@ -60,10 +61,11 @@ func (d *daemon) stop(t testing.TB) {
 	}
 }
 
-// newDaemon starts a daemon with a test engine of its own, and stops both at the end of the test.
+// newDaemon starts a daemon with its own fake engine, and stops both at the end of the test. It can be used inside of a
+// synctest bubble.
 func newDaemon(t testing.TB, change ...func(*manager.Config)) *daemon {
 	t.Helper()
-	d := start(t, filepath.Join(t.TempDir(), "dormouse.db"), fake.NewEngine(), change...)
+	d := startDaemon(t, filepath.Join(t.TempDir(), "dormouse.db"), fake.NewEngine(), change...)
 	t.Cleanup(func() {
 		d.stop(t)
 		_ = d.eng.Close()
@@ -80,7 +82,8 @@ func (d *daemon) create(t testing.TB, req sandbox.CreateRequest) sandbox.Sandbox
 	return sb
 }
 
-func (d *daemon) run(t testing.TB, id sandbox.ID, code string, wait float64) sandbox.Execution {
+// execute runs code in a sandbox and waits up to wait seconds for its end.
+func (d *daemon) execute(t testing.TB, id sandbox.ID, code string, wait float64) sandbox.Execution {
 	t.Helper()
 	e, err := d.Execute(t.Context(), string(id), sandbox.ExecuteRequest{Code: code, WaitSeconds: wait})
 	if err != nil {
@@ -97,7 +100,8 @@ func output(e sandbox.Execution) string {
 	return b.String()
 }
 
-// wantError checks the kind of an error, and that the error's message contains all of parts.
+// wantError checks the kind of an error, and that the message contains each of the parts. what names the call in the
+// failure.
 func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ...string) {
 	t.Helper()
 	if err == nil || sandbox.KindOf(err) != kind {
@@ -106,29 +110,31 @@ func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ..
 	}
 	for _, p := range parts {
 		if !strings.Contains(err.Error(), p) {
-			t.Errorf("%s = %q, want it to say %q", what, err, p)
+			t.Errorf("%s = %q, want it to contain %q", what, err, p)
 		}
 	}
 }
 
-// eventually waits until cond returns true, and fails the test after 30 seconds.
-func eventually(t testing.TB, what string, cond func() bool) {
+// waitUntil waits until cond returns true, and fails the test after 30 seconds. what is the condition as a clause,
+// for the failure.
+func waitUntil(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	within(t, 30*time.Second, what, cond)
+	waitAtMost(t, 30*time.Second, what, cond)
 }
 
-func within(t testing.TB, long time.Duration, what string, cond func() bool) {
+// waitAtMost is like waitUntil with another limit.
+func waitAtMost(t testing.TB, limit time.Duration, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(long); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if cond() {
 			return
 		}
 	}
-	t.Fatalf("it never came to be that %s", what)
+	t.Fatalf("still false after %v: %s", limit, what)
 }
 
-// TestLife checks the life of a sandbox, from its creation to its deletion.
-func TestLife(t *testing.T) {
+// TestSandboxFromCreationToDeletion checks what clients see of a sandbox, from its creation to its deletion.
+func TestSandboxFromCreationToDeletion(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	sb := d.create(t, sandbox.CreateRequest{DisplayName: "first", TTL: sandbox.Duration(time.Hour)})
@@ -136,11 +142,11 @@ func TestLife(t *testing.T) {
 		t.Errorf("Create() = %+v, want a running Python sandbox", sb)
 	}
 	if got := sb.ExpireTime.Sub(sb.CreateTime); got != time.Hour {
-		t.Errorf("it lives for %v, want 1h", got)
+		t.Errorf("its TTL is %v, want 1h", got)
 	}
-	e := d.run(t, sb.ID, "print hello", 5)
+	e := d.execute(t, sb.ID, "print hello", 5)
 	if e.State != sandbox.ExecSucceeded || output(e) != "hello" || e.SandboxID != sb.ID {
-		t.Errorf("Execute() = %+v, want hello", e)
+		t.Errorf("Execute() = %+v, want it succeeded with the output hello", e)
 	}
 	got, err := d.Get(ctx, "first")
 	if err != nil || got.ID != sb.ID || got.Usage == nil || len(got.Kernels) != 1 || !got.LastUsed.After(sb.CreateTime) {
@@ -161,32 +167,32 @@ func TestLife(t *testing.T) {
 	wantError(t, "Get", err, sandbox.NotFound, "was deleted")
 	_, err = d.Execute(ctx, string(sb.ID), sandbox.ExecuteRequest{Code: "print 1"})
 	wantError(t, "Execute", err, sandbox.NotFound, "was deleted")
-	kept, err := d.GetExecution(ctx, string(e.ID), 1, sandbox.Window{})
-	if err != nil || kept.State != sandbox.ExecSucceeded || !kept.OutputGone || !strings.Contains(kept.Reason, "deleted") || len(kept.Events) != 0 {
-		t.Errorf("GetExecution() = %+v, %v, want it succeeded, without output", kept, err)
+	final, err := d.GetExecution(ctx, string(e.ID), 1, sandbox.Window{})
+	if err != nil || final.State != sandbox.ExecSucceeded || !final.OutputGone || !strings.Contains(final.Reason, "deleted") || len(final.Events) != 0 {
+		t.Errorf("GetExecution() = %+v, %v, want it succeeded, without output", final, err)
 	}
 }
 
-func TestFiles(t *testing.T) {
+func TestFilesAreWrittenAndRead(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	id := string(d.create(t, sandbox.CreateRequest{}).ID)
 	f, err := d.WriteFile(ctx, id, "/workspace/a/b.txt", strings.NewReader("0123456789"))
 	if err != nil || f.Path != "a/b.txt" || f.Size != 10 {
-		t.Errorf("WriteFile() = %+v, %v", f, err)
+		t.Errorf("WriteFile() = %+v, %v, want a/b.txt with 10 bytes", f, err)
 	}
-	d.eng.Guest(sandbox.ID(id)).Cut()
+	d.eng.Guest(sandbox.ID(id)).BreakConnections()
 	body, f, err := d.ReadFile(ctx, id, "a/b.txt", 2, 3)
 	if err != nil || f.Size != 10 {
 		t.Fatalf("ReadFile() = %+v, %v", f, err)
 	}
 	if part, err := io.ReadAll(body); string(part) != "234" || err != nil {
-		t.Errorf("ReadFile() reads %q, %v, want 234", part, err)
+		t.Errorf("ReadFile() returns %q, %v, want 234", part, err)
 	}
 	body.Close()
 	files, _, err := d.ListFiles(ctx, id)
 	if err != nil || len(files) != 1 {
-		t.Errorf("ListFiles() = %v, %v, want one", files, err)
+		t.Errorf("ListFiles() = %v, %v, want one file", files, err)
 	}
 	_, _, err = d.ReadFile(ctx, id, "none", 0, -1)
 	wantError(t, "ReadFile(none)", err, sandbox.NotFound)
@@ -200,17 +206,17 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, context.Canceled }
 
-func TestUpdate(t *testing.T) {
+func TestUpdateSetsNameAndExpiry(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	sb := d.create(t, sandbox.CreateRequest{DisplayName: "old"})
 	ttl, name := sandbox.Duration(2*time.Hour), "new"
 	got, err := d.Update(ctx, "old", sandbox.UpdateRequest{TTL: &ttl, DisplayName: &name})
 	if left := time.Until(got.ExpireTime); err != nil || got.DisplayName != "new" || left > 2*time.Hour || left < 2*time.Hour-time.Minute {
-		t.Errorf("Update() = %+v, %v, want 2h from now", got, err)
+		t.Errorf("Update() = %+v, %v, want the display name new and an expiry in 2h", got, err)
 	}
-	if told := d.eng.Expiry(sb.ID); told.Unix() != got.ExpireTime.Unix() {
-		t.Errorf("the guest's switch is at %v, want %v", told, got.ExpireTime)
+	if expiry := d.eng.Expiry(sb.ID); expiry.Unix() != got.ExpireTime.Unix() {
+		t.Errorf("the guest's expiry is %v, want %v", expiry, got.ExpireTime)
 	}
 	_, err = d.Get(ctx, "old")
 	wantError(t, "Get(old)", err, sandbox.NotFound)
@@ -218,31 +224,31 @@ func TestUpdate(t *testing.T) {
 	wantError(t, "an empty Update", err, sandbox.Invalid)
 }
 
-func TestNames(t *testing.T) {
+func TestDisplayNameMustBeUnambiguous(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
-	a := d.create(t, sandbox.CreateRequest{DisplayName: "twin"})
-	b := d.create(t, sandbox.CreateRequest{DisplayName: "twin"})
-	_, err := d.Get(ctx, "twin")
-	wantError(t, "Get(twin)", err, sandbox.Invalid, string(a.ID), string(b.ID))
+	a := d.create(t, sandbox.CreateRequest{DisplayName: "same"})
+	b := d.create(t, sandbox.CreateRequest{DisplayName: "same"})
+	_, err := d.Get(ctx, "same")
+	wantError(t, "Get(same)", err, sandbox.Invalid, string(a.ID), string(b.ID))
 	if err := d.Delete(ctx, string(a.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := d.Get(ctx, "twin"); err != nil || got.ID != b.ID {
-		t.Errorf("Get(twin) = %v, %v, want the one that is left", got.ID, err)
+	if got, err := d.Get(ctx, "same"); err != nil || got.ID != b.ID {
+		t.Errorf("Get(same) = %v, %v, want %s, the sandbox that was not deleted", got.ID, err, b.ID)
 	}
-	for _, name := range []string{"nobody", string(sandbox.NewID()), "sbx_x", "\x00", "sbx_\xff", strings.Repeat("x", 1<<20), "'; DROP TABLE sandboxes"} {
+	for _, name := range []string{"unknown", string(sandbox.NewID()), "sbx_x", "\x00", "sbx_\xff", strings.Repeat("x", 1<<20), "'; DROP TABLE sandboxes"} {
 		_, err := d.Get(ctx, name)
 		wantError(t, "Get of an unknown name", err, sandbox.NotFound)
 		_, err = d.GetExecution(ctx, name, 0, sandbox.Window{})
 		wantError(t, "GetExecution of an unknown name", err, sandbox.NotFound)
 	}
 	_, err = d.Get(ctx, "")
-	wantError(t, "Get of nothing", err, sandbox.Invalid)
+	wantError(t, "Get of an empty name", err, sandbox.Invalid)
 }
 
-// TestPages checks that the pages of List remain consistent while sandboxes are created.
-func TestPages(t *testing.T) {
+// TestPagesStayConsistent checks that the pages of List remain consistent while sandboxes are created.
+func TestPagesStayConsistent(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	var ids []sandbox.ID
@@ -266,11 +272,11 @@ func TestPages(t *testing.T) {
 	}
 	for i, id := range seen {
 		if want := ids[len(ids)-1-i]; id != want {
-			t.Errorf("place %d is %s, want %s", i, id, want)
+			t.Errorf("sandbox %d of the pages is %s, want %s", i, id, want)
 		}
 	}
 	if len(seen) != len(ids) {
-		t.Errorf("pages hold %d sandboxes, want %d", len(seen), len(ids))
+		t.Errorf("the pages contain %d sandboxes, want %d", len(seen), len(ids))
 	}
 	_, err := d.List(ctx, sandbox.ListRequest{PageToken: "nonsense"})
 	wantError(t, "List(nonsense)", err, sandbox.Invalid)

@@ -17,6 +17,7 @@ type reports struct {
 	all map[sandbox.ExecutionID][]string
 }
 
+// listen makes OnExecution of a configuration record its calls.
 func (l *reports) listen(c *manager.Config) {
 	l.all = map[sandbox.ExecutionID][]string{}
 	c.OnExecution = func(e sandbox.Execution) {
@@ -26,7 +27,8 @@ func (l *reports) listen(c *manager.Config) {
 	}
 }
 
-func (l *reports) of(id sandbox.ExecutionID) string {
+// states returns the states with which OnExecution was called for an execution, separated by spaces.
+func (l *reports) states(id sandbox.ExecutionID) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Join(l.all[id], " ")
@@ -44,23 +46,23 @@ func (l *reports) count(states string) (n int) {
 	return n
 }
 
-// TestOnExecution checks that OnExecution is called once when an execution begins and once when it ends. That
-// holds no matter how often clients ask for the execution, and whether it ends by itself or because its sandbox
-// is terminated.
-func TestOnExecution(t *testing.T) {
+// TestOnExecutionReportsBeginAndEndOnce checks that OnExecution is called once when an execution begins and once
+// when it ends. That holds however often clients ask for the execution, and whether the execution ends by itself
+// or because its sandbox is terminated.
+func TestOnExecutionReportsBeginAndEndOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l reports
-		d := bubble(t, l.listen)
+		d := newDaemon(t, l.listen)
 		ctx := t.Context()
 		sb := d.create(t, sandbox.CreateRequest{})
 		want := func(id sandbox.ExecutionID, states string) {
 			t.Helper()
 			synctest.Wait() // OnExecution may be called a moment after Execute has returned
-			if got := l.of(id); got != states {
+			if got := l.states(id); got != states {
 				t.Errorf("OnExecution(%s) was called with the states %q, want %q", id, got, states)
 			}
 		}
-		e := d.run(t, sb.ID, "print x", 5)
+		e := d.execute(t, sb.ID, "print x", 5)
 		for range 3 {
 			if _, err := d.GetExecution(ctx, string(e.ID), 1, sandbox.NoOutput); err != nil {
 				t.Error(err)
@@ -83,29 +85,29 @@ func TestOnExecution(t *testing.T) {
 		want(slow.ID, "queued succeeded")
 
 		answered := make(chan sandbox.Execution, 1)
-		go func() { answered <- d.run(t, sb.ID, "sleep 10s", 60) }()
+		go func() { answered <- d.execute(t, sb.ID, "sleep 10s", 60) }()
 		time.Sleep(time.Second) // the guest does not refuse the execution within this time, so it has begun
 		if n := l.count("queued"); n != 1 {
 			t.Errorf("OnExecution was called for the begin of %d executions that have not ended, want 1", n)
 		}
 		want((<-answered).ID, "queued succeeded")
 
-		stopped := d.run(t, sb.ID, "sleep 1h", 0)
+		stopped := d.execute(t, sb.ID, "sleep 1h", 0)
 		if _, err := d.Interrupt(ctx, string(stopped.ID)); err != nil {
 			t.Error(err)
 		}
 		want(stopped.ID, "queued interrupted")
 
-		running, queued := d.run(t, sb.ID, "sleep 1h", 0), d.run(t, sb.ID, "print y", 0)
+		running, queued := d.execute(t, sb.ID, "sleep 1h", 0), d.execute(t, sb.ID, "print y", 0)
 		if err := d.Delete(ctx, string(sb.ID)); err != nil {
 			t.Error(err)
 		}
 		want(running.ID, "queued lost")
-		want(queued.ID, "queued "+d.stateOf(t, queued.ID))
+		want(queued.ID, "queued "+d.executionState(t, queued.ID))
 	})
 }
 
-func (d *daemon) stateOf(t testing.TB, id sandbox.ExecutionID) string {
+func (d *daemon) executionState(t testing.TB, id sandbox.ExecutionID) string {
 	t.Helper()
 	e, err := d.GetExecution(t.Context(), string(id), 0, sandbox.NoOutput)
 	if err != nil {

@@ -1,11 +1,11 @@
 // Package fake contains an engine and a guest that run in the process of a test. The tests of package manager use them
-// in place of containers. The engine passes the conformance suite (enginetest), so it does what the manager can expect of
-// a real engine.
+// in place of containers. The engine passes the conformance suite (enginetest), so it behaves as the manager can expect
+// of a real engine.
 //
-//   - [Engine]: its containers outlive a manager, as those of a real engine do; a test can make its calls fail or wait,
-//     end containers, and stop a call at a step (engine.go)
-//   - [Guest]: the guest's protocol, with a kernel that runs a few statements (guest.go)
-//   - the requests of the conformance suite's own guest (probe.go)
+//   - engine.go: [Engine]. Its containers outlive a manager, like those of a real engine. A test can make its calls fail
+//     or wait, kill containers, and block a call at a step.
+//   - guest.go: [Guest], which implements the guest's protocol, with a kernel that runs a few statements.
+//   - probe.go: the requests that the conformance suite sends to its own guest.
 package fake
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Engine is an engine that runs each container's guest as goroutines of the test. It implements [engine.Checkpointer] and
-// [engine.Forker].
+// Engine is an engine that runs each container's guest as goroutines of the test. It implements [engine.Checkpointer]
+// and [engine.Forker].
 //
 // The exported fields change its behaviour. A test sets them before the engine is used, or inside of [Engine.Set].
 type Engine struct {
@@ -35,15 +35,15 @@ type Engine struct {
 	CreateGate chan struct{} // if not nil, Create waits until it is closed or its context ends
 	FailCreate error         // the error that Create and Fork return
 
-	FailSuspend   error      // the error that Suspend returns
-	SuspendAnyway bool       // a suspend that returns FailSuspend suspends the sandbox nevertheless
-	FailResume    error      // the error that Resume returns
-	Flaky         *rand.Rand // if not nil, Suspend and Resume fail at random
+	FailSuspend         error      // the error that Suspend returns
+	SuspendDespiteError bool       // Suspend suspends the sandbox even if it returns FailSuspend
+	FailResume          error      // the error that Resume returns
+	FailRandomly        *rand.Rand // if not nil, Suspend and Resume fail at random
 
 	FailCheckpoint error // the error that Checkpoint returns
 	FailAwakening  error // the error that guests return for awakening requests
 
-	// If not nil, these are called at the beginning of the calls that they are named after.
+	// If not nil, Fork calls BeforeFork first, Suspend calls BeforeSuspend first, and so on.
 	BeforeFork, BeforeSuspend, BeforeResume, BeforeCheckpoint func(ctx context.Context)
 
 	CrashAt  string        // the name of the step (see [Engine.step]) at which a call blocks until its context ends
@@ -62,15 +62,15 @@ var (
 )
 
 type container struct {
-	spec      engine.Spec
-	guest     *Guest
-	dead      bool
-	suspended bool
-	saved     *memory   // the checkpoint of a running sandbox
-	savedAt   time.Time // when saved was made
-	asOf      time.Time // the time of the checkpoint that Resume will restore, if the container's processes have died; otherwise zero
-	bytes     int64
-	detail    string
+	spec           engine.Spec
+	guest          *Guest
+	dead           bool
+	suspended      bool
+	checkpoint     *memory   // the checkpoint of a running sandbox
+	checkpointTime time.Time // when checkpoint was made
+	asOf           time.Time // the time of the checkpoint that Resume will restore, if the container's processes have died; otherwise zero
+	bytes          int64
+	detail         string
 }
 
 // ErrDown is the error of calls while the engine does not answer (see [Engine.SetDown]).
@@ -109,7 +109,7 @@ func (e *Engine) Info() engine.Info {
 	return engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30, Suspend: e.Suspension}
 }
 
-// newGuest returns a guest of the container of a spec. It answers awakening requests with e.FailAwakening.
+// newGuest returns a guest for a container with this spec. It answers awakening requests with e.FailAwakening.
 func (e *Engine) newGuest(spec engine.Spec, m memory) *Guest {
 	g := newGuest(spec, m)
 	g.refuse = func(ctx context.Context) error {
@@ -207,9 +207,9 @@ func (e *Engine) running(id sandbox.ID) (*Guest, error) {
 func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	e.mu.Lock()
 	e.suspends++
-	before, err, anyway := e.BeforeSuspend, e.FailSuspend, e.SuspendAnyway
-	if e.Flaky != nil && e.Flaky.IntN(8) == 0 {
-		err, anyway = ErrDown, e.Flaky.IntN(2) == 0
+	before, err, suspendAnyway := e.BeforeSuspend, e.FailSuspend, e.SuspendDespiteError
+	if e.FailRandomly != nil && e.FailRandomly.IntN(8) == 0 {
+		err, suspendAnyway = ErrDown, e.FailRandomly.IntN(2) == 0
 	}
 	e.mu.Unlock()
 	if before != nil {
@@ -222,14 +222,14 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) error {
 	if sandbox.KindOf(stateErr) == sandbox.NotFound {
 		return stateErr
 	}
-	if stateErr == nil && (err == nil || anyway) {
+	if stateErr == nil && (err == nil || suspendAnyway) {
 		m := g.memory()
 		e.mu.Lock()
 		if c := e.containers[id]; c != nil {
-			c.suspended, c.saved, c.savedAt, c.bytes = true, &m, time.Now(), e.StateBytes
+			c.suspended, c.checkpoint, c.checkpointTime, c.bytes = true, &m, time.Now(), e.StateBytes
 		}
 		e.mu.Unlock()
-		g.Cut()
+		g.BreakConnections()
 		if err := e.step(ctx, "suspended"); err != nil {
 			return err
 		}
@@ -262,7 +262,7 @@ func (e *Engine) resume(ctx context.Context, id sandbox.ID) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case e.down, e.Flaky != nil && e.Flaky.IntN(8) == 0:
+	case e.down, e.FailRandomly != nil && e.FailRandomly.IntN(8) == 0:
 		return ErrDown
 	case e.FailResume != nil:
 		return e.FailResume
@@ -294,7 +294,7 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 	if err != nil {
 		return err
 	}
-	g.Cut()
+	g.BreakConnections()
 	m := g.memory()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -302,7 +302,7 @@ func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {
 		return e.FailCheckpoint
 	}
 	if c := e.containers[id]; c != nil {
-		c.saved, c.savedAt, c.bytes = &m, time.Now(), e.StateBytes
+		c.checkpoint, c.checkpointTime, c.bytes = &m, time.Now(), e.StateBytes
 	}
 	return nil
 }
@@ -313,7 +313,7 @@ func (e *Engine) Discard(_ context.Context, id sandbox.ID) error {
 	defer e.mu.Unlock()
 	e.discards++
 	if c := e.containers[id]; c != nil && !c.suspended {
-		c.saved, c.bytes = nil, 0
+		c.checkpoint, c.bytes = nil, 0
 	}
 	return nil
 }
@@ -344,10 +344,10 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	spec, g := c.spec, c.guest
 	e.mu.Unlock()
 	spec.ID = to
-	copied := e.newGuest(spec, g.memory())
-	g.Cut()
+	fork := e.newGuest(spec, g.memory())
+	g.BreakConnections()
 	e.mu.Lock()
-	e.containers[to] = &container{spec: spec, guest: copied}
+	e.containers[to] = &container{spec: spec, guest: fork}
 	e.mu.Unlock()
 	return e.step(ctx, "forked")
 }
@@ -387,7 +387,8 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	return all, nil
 }
 
-// Close implements [engine.Engine]. Unlike a real engine, it removes all containers, so that a test leaves no goroutines.
+// Close implements [engine.Engine]. Unlike a real engine, it removes all containers, so that a test leaves no
+// goroutines.
 func (e *Engine) Close() error {
 	for _, id := range e.IDs() {
 		_ = e.Remove(context.Background(), id)
@@ -402,8 +403,8 @@ func (e *Engine) IDs() []sandbox.ID {
 	return slices.Collect(maps.Keys(e.containers))
 }
 
-// Guest returns the guest that a container has now, or nil if there is no such container. The guest of a container that
-// was restored from a checkpoint is another one.
+// Guest returns the guest that a container has now, or nil if there is no such container. A container that is restored
+// from a checkpoint gets a new guest.
 func (e *Engine) Guest(id sandbox.ID) *Guest {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -431,11 +432,11 @@ func (e *Engine) Expiry(id sandbox.ID) time.Time {
 func (e *Engine) CheckpointTime(id sandbox.ID) time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.containers[id].savedAt
+	return e.containers[id].checkpointTime
 }
 
-// WillGoBack reports whether Resume would restore a container from a checkpoint that is older than its last state.
-func (e *Engine) WillGoBack(id sandbox.ID) bool {
+// WillRewind reports whether Resume would restore a container from a checkpoint that is older than its last state.
+func (e *Engine) WillRewind(id sandbox.ID) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return !e.containers[id].asOf.IsZero()
@@ -478,17 +479,17 @@ func (e *Engine) end(id sandbox.ID, detail string) {
 		return
 	}
 	old := c.guest
-	if c.saved == nil {
+	if c.checkpoint == nil {
 		c.dead, c.detail = true, detail
 	} else {
-		c.guest, c.suspended, c.asOf = e.newGuest(c.spec, *c.saved), true, c.savedAt
+		c.guest, c.suspended, c.asOf = e.newGuest(c.spec, *c.checkpoint), true, c.checkpointTime
 	}
 	e.mu.Unlock()
 	old.kill()
 }
 
-// Die ends a container, even if it is suspended, so that it can't be resumed.
-func (e *Engine) Die(id sandbox.ID, detail string) {
+// KillContainer kills a container, which can be suspended, so that it can't be resumed.
+func (e *Engine) KillContainer(id sandbox.ID, detail string) {
 	e.mu.Lock()
 	c := e.containers[id]
 	if c != nil {
@@ -500,7 +501,7 @@ func (e *Engine) Die(id sandbox.ID, detail string) {
 	}
 }
 
-// Lose removes a container as a program other than the daemon would do.
+// Lose removes a container without the daemon, as another program could do.
 func (e *Engine) Lose(id sandbox.ID) {
 	e.mu.Lock()
 	c := e.containers[id]
@@ -509,7 +510,7 @@ func (e *Engine) Lose(id sandbox.ID) {
 	c.guest.kill()
 }
 
-// Adopt adds a container of another engine, which a manager on this engine has no record of.
+// Adopt adds a container of another engine. The manager on this engine has no record of it.
 func (e *Engine) Adopt(other *Engine, id sandbox.ID) {
 	other.mu.Lock()
 	c := other.containers[id]
@@ -519,7 +520,8 @@ func (e *Engine) Adopt(other *Engine, id sandbox.ID) {
 	e.containers[id] = c
 }
 
-// SetDown sets whether calls of the engine fail. While they fail, guests keep running, but connections to them break.
+// SetDown sets whether calls of the engine fail. While they fail, guests keep running, but connections to them are
+// broken.
 func (e *Engine) SetDown(down bool) {
 	e.mu.Lock()
 	e.down = down
@@ -530,7 +532,7 @@ func (e *Engine) SetDown(down bool) {
 	e.mu.Unlock()
 	for _, g := range guests {
 		if down {
-			g.Cut()
+			g.BreakConnections()
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestSuite checks that the fake engine does what the manager can expect of a real one.
+// TestSuite checks that the fake engine behaves as the manager can expect of a real engine.
 func TestSuite(t *testing.T) {
 	const image, guest = "an-image:1", "the guest"
 	homes := map[string]*fake.Engine{}
@@ -26,7 +26,7 @@ func TestSuite(t *testing.T) {
 				t.Fatal(err)
 			}
 			if program, err := fs.ReadFile(files, "guest"); err != nil || !bytes.Equal(program, []byte(guest)) {
-				e.FailCreate = errors.New("the guest is no program")
+				e.FailCreate = errors.New("the guest is not a program")
 			}
 			homes[home] = e
 			t.Cleanup(func() { _ = e.Close() })

@@ -32,27 +32,27 @@ type Guest struct {
 	conns  chan net.Conn
 	work   sync.WaitGroup
 
-	mu      sync.Mutex    // guards the fields below
-	changed chan struct{} // closed and replaced when any of these fields changes
-	runs    map[string]*execution
-	files   map[string][]byte
-	expires time.Time
-	epoch   int
-	dead    bool // the kernel is dead; the next execution starts another one
-	told    []guest.Awakening
-	refuse  func(context.Context) error // returns the error with which the guest answers awakening requests, or nil
-	open    map[net.Conn]bool           // the guest's ends of the connections
-	counted int                         // see probe.go
+	mu         sync.Mutex    // guards the fields below
+	changed    chan struct{} // closed and replaced when any of these fields changes
+	executions map[string]*execution
+	files      map[string][]byte
+	expires    time.Time
+	epoch      int
+	dead       bool // the kernel is dead; the next execution starts another one
+	told       []guest.Awakening
+	refuse     func(context.Context) error // returns the error with which the guest answers awakening requests, or nil
+	open       map[net.Conn]bool           // the guest's ends of the connections
+	count      int                         // see probe.go
 }
 
 // memory is the part of a guest's state that a checkpoint contains.
 type memory struct {
-	runs    map[string]*execution
-	files   map[string][]byte
-	expires time.Time
-	epoch   int
-	dead    bool
-	counted int
+	executions map[string]*execution
+	files      map[string][]byte
+	expires    time.Time
+	epoch      int
+	dead       bool
+	count      int
 }
 
 type execution struct {
@@ -63,9 +63,9 @@ type execution struct {
 
 func newGuest(spec engine.Spec, m memory) *Guest {
 	g := &Guest{spec: spec, conns: make(chan net.Conn), changed: make(chan struct{}), open: map[net.Conn]bool{},
-		runs: map[string]*execution{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1), dead: m.dead, counted: m.counted}
+		executions: map[string]*execution{}, files: map[string][]byte{}, expires: m.expires, epoch: max(m.epoch, 1), dead: m.dead, count: m.count}
 	maps.Copy(g.files, m.files)
-	maps.Copy(g.runs, m.runs)
+	maps.Copy(g.executions, m.executions)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", g.status)
@@ -83,7 +83,7 @@ func newGuest(spec engine.Spec, m memory) *Guest {
 	protocols.SetUnencryptedHTTP2(true)
 	g.server = &http.Server{Handler: mux, Protocols: protocols, ConnState: func(c net.Conn, state http.ConnState) {
 		if state == http.StateClosed {
-			g.forget(c)
+			g.removeConnection(c)
 		}
 	}}
 	g.work.Go(func() { _ = g.server.Serve(g) })
@@ -94,7 +94,7 @@ func newGuest(spec engine.Spec, m memory) *Guest {
 func (g *Guest) memory() memory {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return memory{maps.Clone(g.runs), maps.Clone(g.files), g.expires, g.epoch, g.dead, g.counted}
+	return memory{maps.Clone(g.executions), maps.Clone(g.files), g.expires, g.epoch, g.dead, g.count}
 }
 
 func (g *Guest) awakening(w http.ResponseWriter, r *http.Request) {
@@ -118,8 +118,8 @@ func (g *Guest) awakening(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, 200, guest.Status{})
 }
 
-// LoseKernel kills the kernel, so that its variables are lost.
-func (g *Guest) LoseKernel() { g.change(func() { g.dead = true }) }
+// KillKernel kills the kernel, whose variables are then lost.
+func (g *Guest) KillKernel() { g.change(func() { g.dead = true }) }
 
 // Awakenings returns the awakening requests that the guest has accepted.
 func (g *Guest) Awakenings() []guest.Awakening {
@@ -159,19 +159,19 @@ func (g *Guest) Dial(ctx context.Context) (net.Conn, error) {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	g.forget(theirs)
+	g.removeConnection(theirs)
 	return nil, err
 }
 
-// forget removes a connection that is closed.
-func (g *Guest) forget(c net.Conn) {
+// removeConnection removes a connection that is closed.
+func (g *Guest) removeConnection(c net.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.open, c)
 }
 
-// Cut breaks all connections.
-func (g *Guest) Cut() {
+// BreakConnections breaks all connections.
+func (g *Guest) BreakConnections() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for c := range g.open {
@@ -183,7 +183,7 @@ func (g *Guest) Cut() {
 // kill stops the guest, as the end of a real container does.
 func (g *Guest) kill() {
 	g.stop()
-	g.Cut()
+	g.BreakConnections()
 	g.server.Close()
 	g.work.Wait()
 }
@@ -219,28 +219,28 @@ func (g *Guest) await(ctx context.Context, d time.Duration, cond func() bool) {
 	}
 }
 
-// AwaitExecutions waits until the guest has been asked for n executions, at most for five seconds.
+// AwaitExecutions waits until the guest has received n executions, at most for five seconds.
 func (g *Guest) AwaitExecutions(ctx context.Context, n int) {
-	g.await(ctx, 5*time.Second, func() bool { return len(g.runs) == n })
+	g.await(ctx, 5*time.Second, func() bool { return len(g.executions) == n })
 }
 
 // AwaitEnd waits until an execution is final, at most for five seconds.
 func (g *Guest) AwaitEnd(ctx context.Context, id sandbox.ExecutionID) {
-	g.await(ctx, 5*time.Second, func() bool { return g.runs[string(id)].e.State.Final() })
+	g.await(ctx, 5*time.Second, func() bool { return g.executions[string(id)].e.State.Final() })
 }
 
-// Executions returns how many executions the guest has been asked for.
+// Executions returns how many executions the guest has received.
 func (g *Guest) Executions() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.runs)
+	return len(g.executions)
 }
 
 // OutputBytes returns how many bytes an execution has printed.
 func (g *Guest) OutputBytes(id sandbox.ExecutionID) int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.runs[string(id)].e.OutputBytes
+	return g.executions[string(id)].e.OutputBytes
 }
 
 func (g *Guest) status(w http.ResponseWriter, _ *http.Request) {
@@ -250,7 +250,7 @@ func (g *Guest) status(w http.ResponseWriter, _ *http.Request) {
 	if g.dead {
 		st.Kernels[0].State = sandbox.KernelStopped
 	}
-	for _, r := range g.runs {
+	for _, r := range g.executions {
 		if !r.e.State.Final() {
 			st.Executions = append(st.Executions, r.e)
 		}
@@ -277,18 +277,18 @@ func (g *Guest) execute(w http.ResponseWriter, r *http.Request) {
 	}
 	words := strings.Fields(req.Code)
 	if words[0] == "refuse" {
-		wire.WriteError(w, sandbox.Errorf(sandbox.Busy, "too many wait"))
+		wire.WriteError(w, sandbox.Errorf(sandbox.Busy, "too many executions are waiting"))
 		return
 	}
 	g.change(func() {
-		if g.runs[id] == nil {
+		if g.executions[id] == nil {
 			if g.dead {
 				g.dead, g.epoch = false, g.epoch+1
 			}
 			ctx, cancel := context.WithCancel(g.ctx)
 			run := &execution{cancel: cancel, e: sandbox.Execution{ID: sandbox.ExecutionID(id), Language: req.Language, State: sandbox.ExecRunning, KernelEpoch: g.epoch,
 				TimeoutSeconds: *req.TimeoutSeconds, CreateTime: time.Now(), StartTime: time.Now()}}
-			g.runs[id] = run
+			g.executions[id] = run
 			g.work.Go(func() { g.run(ctx, run, words) })
 		}
 	})
@@ -310,7 +310,7 @@ func (g *Guest) run(ctx context.Context, run *execution, words []string) {
 	switch words[0] {
 	case "die":
 		state = sandbox.ExecKernelDied
-		g.LoseKernel()
+		g.KillKernel()
 	case "print":
 		g.print(run, strings.Join(words[1:], " "))
 	case "sleep":
@@ -350,7 +350,7 @@ func (g *Guest) execution(w http.ResponseWriter, r *http.Request) {
 func (g *Guest) answer(w http.ResponseWriter, r *http.Request, id string, win sandbox.Window) {
 	wait, _ := strconv.ParseFloat(r.FormValue("wait"), 64)
 	g.mu.Lock()
-	run := g.runs[id]
+	run := g.executions[id]
 	g.mu.Unlock()
 	if run == nil {
 		wire.WriteError(w, sandbox.Errorf(sandbox.NotFound, "there is no execution %q", id))
@@ -372,7 +372,7 @@ func (g *Guest) answer(w http.ResponseWriter, r *http.Request, id string, win sa
 func (g *Guest) events(w http.ResponseWriter, r *http.Request) {
 	from, _ := strconv.ParseInt(r.FormValue("from"), 10, 64)
 	g.mu.Lock()
-	run := g.runs[r.PathValue("id")]
+	run := g.executions[r.PathValue("id")]
 	g.mu.Unlock()
 	if run == nil {
 		wire.WriteError(w, sandbox.Errorf(sandbox.NotFound, "there is no execution"))
@@ -397,7 +397,7 @@ func (g *Guest) events(w http.ResponseWriter, r *http.Request) {
 
 func (g *Guest) interrupt(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
-	if run := g.runs[r.PathValue("id")]; run != nil {
+	if run := g.executions[r.PathValue("id")]; run != nil {
 		run.cancel()
 	}
 	g.mu.Unlock()

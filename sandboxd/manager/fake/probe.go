@@ -9,16 +9,16 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 )
 
-// handleProbe adds the requests that the conformance suite sends to its own guest, enginetest/probe, and that make sense
-// without a container.
+// handleProbe adds the requests that the conformance suite sends to its own guest, enginetest/probe, and that make
+// sense without a container.
 func (g *Guest) handleProbe(mux *http.ServeMux) {
 	mux.HandleFunc("GET /args", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(engine.GuestArgs(g.spec)[2:])
 	})
 	mux.HandleFunc("POST /count", func(w http.ResponseWriter, _ *http.Request) {
 		g.change(func() {
-			g.counted++
-			for n := range g.counted {
+			g.count++
+			for n := range g.count {
 				fmt.Fprintf(w, "%d ", n+1)
 			}
 		})

@@ -10,24 +10,24 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestChangeDuringSaveIsSaved checks that a change made while a sandbox is being checkpointed or suspended is in
-// the next checkpoint. A power cut after that checkpoint must not undo the change.
-func TestChangeDuringSaveIsSaved(t *testing.T) {
-	for _, by := range []string{"checkpoint", "suspend"} {
+// TestChangeDuringCheckpointIsInNextCheckpoint checks that a change made while a sandbox is being checkpointed or
+// suspended is in the next checkpoint. A power cut after that checkpoint must not undo the change.
+func TestChangeDuringCheckpointIsInNextCheckpoint(t *testing.T) {
+	for _, operation := range []string{"checkpoint", "suspend"} {
 		for name, change := range map[string]func(*testing.T, *daemon, sandbox.ID) (check func()){
 			"upload": func(t *testing.T, d *daemon, id sandbox.ID) func() {
-				d.writes(t, id, "late", "x")
-				return func() { d.reads(t, id, "late", "x") }
+				d.writeFile(t, id, "file", "x")
+				return func() { d.wantFile(t, id, "file", "x") }
 			},
 			"execution": func(t *testing.T, d *daemon, id sandbox.ID) func() {
-				e := d.run(t, id, "print x", 5)
+				e := d.execute(t, id, "print x", 5)
 				return func() {
 					if got, err := d.GetExecution(t.Context(), string(e.ID), 0, sandbox.Window{}); err != nil || output(got) != "x" || got.Reason != "" {
-						t.Errorf("GetExecution() = %+v, %v, want its output, not undone", got, err)
+						t.Errorf("GetExecution() = %+v, %v, want its output, and that it is not undone", got, err)
 					}
 				}
 			},
-			"time to live": func(t *testing.T, d *daemon, id sandbox.ID) func() {
+			"TTL": func(t *testing.T, d *daemon, id sandbox.ID) func() {
 				sb, err := d.Update(t.Context(), string(id), sandbox.UpdateRequest{TTL: new(ttl(48 * time.Hour))})
 				if err != nil {
 					t.Errorf("Update() = %v", err)
@@ -42,28 +42,28 @@ func TestChangeDuringSaveIsSaved(t *testing.T) {
 				}
 			},
 		} {
-			t.Run(name+" during "+by, func(t *testing.T) {
+			t.Run(name+" during "+operation, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					d := bubble(t, func(c *manager.Config) { c.CheckpointEvery, c.IdleSuspend = saveEvery, 2*saveEvery })
+					d := newDaemon(t, func(c *manager.Config) { c.CheckpointEvery, c.IdleSuspend = checkpointEvery, 2*checkpointEvery })
 					id := d.create(t, sandbox.CreateRequest{}).ID
-					began := make(chan struct{}, 1)
+					started := make(chan struct{}, 1)
 					slow := func(context.Context) {
 						select {
-						case began <- struct{}{}:
+						case started <- struct{}{}:
 						default:
 						}
 						time.Sleep(time.Second)
 					}
 					d.eng.Set(func() {
-						if by == "suspend" {
+						if operation == "suspend" {
 							d.eng.BeforeSuspend = slow
 						} else {
 							d.eng.BeforeCheckpoint = slow
 						}
 					})
-					<-began
+					<-started
 					check := change(t, d, id)
-					wait(saveEvery * 3 / 2)
+					advance(checkpointEvery * 3 / 2)
 					d.wantState(t, "after the change", id, sandbox.Running)
 					d.eng.PowerCut()
 					check()
