@@ -107,22 +107,44 @@ func (s *suite) stream(t *testing.T) {
 		spec := s.spec()
 		doomed := s.create(t, spec)
 		doomed.mustRequest(t, "GET", "/args", nil)
-		done := make(chan error, 1)
-		go func() {
-			_, err := doomed.request(t.Context(), http.MethodPost, "/hog/sleep", nil)
-			done <- err
-		}()
-		time.Sleep(50 * time.Millisecond) // gives the guest time to receive the request
+		response := doomed.startSleep(t)
 		remove(t, s.engine, spec.ID)
-		select {
-		case err := <-done:
-			if err == nil {
-				t.Error("the request = nil, want an error")
-			}
-		case <-time.After(20 * time.Second):
-			t.Error("the request still waits 20 s after the sandbox was removed")
-		}
+		wantCutOff(t, response)
 	})
+}
+
+// startSleep sends a request whose response does not end, and returns when the guest handles it. The channel receives the
+// error with which the response ends.
+func (b testSandbox) startSleep(t *testing.T) <-chan error {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://guest/hog/sleep", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := b.client.Do(req) // returns when the guest has sent the response's header
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		defer resp.Body.Close()
+		_, err := io.Copy(io.Discard, resp.Body)
+		ended <- err
+	}()
+	return ended
+}
+
+// wantCutOff fails the test unless the response of startSleep ends with an error.
+func wantCutOff(t *testing.T, ended <-chan error) {
+	t.Helper()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("the response ended without an error, want an error")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the response did not end within 20s")
+	}
 }
 
 func isTimeout(err error) bool {

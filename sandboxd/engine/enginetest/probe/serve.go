@@ -55,6 +55,7 @@ func serve(args []string) error {
 		answerOutput(w, out, err)
 	})
 	mux.HandleFunc("POST /hog/{what}", func(w http.ResponseWriter, r *http.Request) {
+		w.(http.Flusher).Flush() // the header tells the client that the request has arrived
 		out, err := asKernel("hog", r.PathValue("what")).CombinedOutput()
 		answerOutput(w, append(out, describeExit(err)...), nil)
 	})
