@@ -13,6 +13,8 @@
 //   - sandboxes share no files (neighbours.go)
 //   - [Slow] skips slow tests (slow.go)
 //
+// The subpackage guesttest has tests with the real guest, which the tests of each engine call too.
+//
 // DORMOUSE_UPDATE_GOLDEN=1 rewrites the golden files.
 package enginetest
 
