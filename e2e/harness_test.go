@@ -3,7 +3,8 @@
 // End-to-end tests of the built binary with a real engine, real kernels and a real MCP client. This file has the helpers that
 // all of them use: platforms lists the engines to test on, home is a DORMOUSE_HOME with its daemon, and session is an MCP
 // session. Each other file tests one area, such as the main job (job_test.go), bad input (badinput_test.go), a daemon that is
-// killed (restart_test.go), suspend and resume (hibernate_test.go) and dormouse serve (serve_test.go).
+// killed (restart_test.go), suspend and resume (hibernate_test.go) and dormouse serve (serve_test.go). Tests that wait are
+// parallel; tests that fill memory or a disk, or measure memory, are not.
 package e2e_test
 
 import (
