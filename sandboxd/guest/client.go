@@ -62,9 +62,9 @@ func (c *Client) SetExpiry(ctx context.Context, t time.Time) error {
 	return c.call(ctx, http.MethodPut, ExpiryRoute, nil, Expiry{ExpireUnix: t.Unix()}, nil)
 }
 
-// Awaken reports to the guest that its memory was restored.
-func (c *Client) Awaken(ctx context.Context, a Awakening) error {
-	return c.call(ctx, http.MethodPost, AwakeningRoute, nil, a, nil)
+// ReportRestore reports to the guest that its memory was restored.
+func (c *Client) ReportRestore(ctx context.Context, r Restore) error {
+	return c.call(ctx, http.MethodPost, RestoreRoute, nil, r, nil)
 }
 
 // Prepare makes a kernel ready for a snapshot, and returns when the kernel is ready.

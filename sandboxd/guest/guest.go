@@ -19,7 +19,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //
 //	GET  /v1/status                                  Status
 //	PUT  /v1/expiry                                  Expiry → nothing
-//	POST /v1/awakening                               Awakening → nothing
+//	POST /v1/awakening                               Restore → nothing
 //	POST /v1/preparation                             Preparation → nothing, when that kernel is ready
 //	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; the second PUT of an id returns the first's
 //	GET  /v1/executions/{id}?wait=&offset=&head=&tail=   sandbox.Execution with the window's events
@@ -31,7 +31,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 const (
 	StatusRoute     = "/v1/status"
 	ExpiryRoute     = "/v1/expiry"
-	AwakeningRoute  = "/v1/awakening"
+	RestoreRoute    = "/v1/awakening"
 	PrepareRoute    = "/v1/preparation"
 	ExecutionsRoute = "/v1/executions/"
 	FilesRoute      = "/v1/files/"
@@ -52,12 +52,15 @@ type Expiry struct {
 	ExpireUnix int64 `json:"expire_unix"`
 }
 
-// Awakening describes a restore of the sandbox's memory, which the guest can't notice by itself. The daemon may send an
-// Awakening more than once.
-type Awakening struct {
-	// Copy is true if other sandboxes start from the same memory. Each kernel then gets new random state before it runs
+// Restore describes a restore of the sandbox's memory, which the guest can't detect by itself. The daemon may send the
+// same Restore more than once.
+//
+// The path of the route (awakening) and the JSON name of Forked (copy) are older names. They must not change, because
+// guests that an older daemon started still use them.
+type Restore struct {
+	// Forked is true if other sandboxes start from the same memory. Each kernel then gets new random state before it runs
 	// its next execution.
-	Copy bool `json:"copy,omitempty"`
+	Forked bool `json:"copy,omitempty"`
 	// AsOfUnix is when the memory was saved, in Unix seconds, or 0 if nothing was lost since then. If something was
 	// lost, the next execution of each kernel reports it, and the kernel's epoch becomes greater than EpochAbove.
 	AsOfUnix   int64 `json:"as_of_unix,omitempty"`

@@ -132,7 +132,7 @@ func TestPowerCutRewindsSandbox(t *testing.T) {
 				eng.PowerCut()
 			}
 			defer func() { d.stop(t) }()
-			eng.Set(func() { eng.FailAwakening = fake.ErrDown })
+			eng.Set(func() { eng.FailRestore = fake.ErrDown })
 			_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "print x"})
 			wantError(t, "Execute while the guest cannot be informed of the rewind", err, sandbox.Unavailable, "try again")
 			d.wantState(t, "while the guest is not informed", id, sandbox.Suspended)
@@ -141,13 +141,13 @@ func TestPowerCutRewindsSandbox(t *testing.T) {
 				d = startDaemon(t, path, eng, withCheckpoints)
 				d.wantState(t, "while the guest is not informed, after a restart", id, sandbox.Suspended)
 			}
-			eng.Set(func() { eng.FailAwakening = nil })
+			eng.Set(func() { eng.FailRestore = nil })
 			e := d.execute(t, id, "print x", 5)
 			if output(e) != "x" || e.KernelEpoch <= undone.KernelEpoch {
 				t.Errorf("Execute() = %q in epoch %d, want x in an epoch above %d", output(e), e.KernelEpoch, undone.KernelEpoch)
 			}
-			restores := eng.Guest(id).Awakenings()
-			if len(restores) != 1 || restores[0].Copy || restores[0].AsOfUnix != asOf.Unix() || restores[0].EpochAbove < undone.KernelEpoch {
+			restores := eng.Guest(id).Restores()
+			if len(restores) != 1 || restores[0].Forked || restores[0].AsOfUnix != asOf.Unix() || restores[0].EpochAbove < undone.KernelEpoch {
 				t.Errorf("the guest was informed of the restores %+v, want one, with AsOfUnix %d and EpochAbove of at least %d", restores, asOf.Unix(), undone.KernelEpoch)
 			}
 			if got, err := d.Get(ctx, string(id)); err != nil || !got.RewoundTo.Equal(asOf) || got.State != sandbox.Running {
@@ -173,7 +173,7 @@ func TestPowerCutRewindsSandbox(t *testing.T) {
 			advance(time.Hour)
 			d.wantState(t, "after an idle hour", id, sandbox.Suspended)
 			d.execute(t, id, "print x", 5)
-			if n := len(eng.Guest(id).Awakenings()); n != 1 {
+			if n := len(eng.Guest(id).Restores()); n != 1 {
 				t.Errorf("the guest was informed of %d restores, want 1", n)
 			}
 		})
@@ -206,7 +206,7 @@ func TestGuestOfForkIsInformed(t *testing.T) {
 		original := d.create(t, sandbox.CreateRequest{}).ID
 		d.execute(t, original, "print x", 5)
 		fork := d.create(t, sandbox.CreateRequest{ForkOf: string(original)}).ID
-		if got := d.eng.Guest(fork).Awakenings(); len(got) != 1 || got[0] != (guest.Awakening{Copy: true}) {
+		if got := d.eng.Guest(fork).Restores(); len(got) != 1 || got[0] != (guest.Restore{Forked: true}) {
 			t.Errorf("the fork's guest was informed of the restores %+v, want one, of a fork", got)
 		}
 		advance(2 * checkpointEvery)
@@ -214,10 +214,10 @@ func TestGuestOfForkIsInformed(t *testing.T) {
 		d.execute(t, original, "print y", 5)
 		d.eng.PowerCut()
 		fork = d.create(t, sandbox.CreateRequest{ForkOf: string(original)}).ID
-		if got := d.eng.Guest(fork).Awakenings(); len(got) != 1 || !got[0].Copy || got[0].AsOfUnix != asOf.Unix() || got[0].EpochAbove < 1 {
+		if got := d.eng.Guest(fork).Restores(); len(got) != 1 || !got[0].Forked || got[0].AsOfUnix != asOf.Unix() || got[0].EpochAbove < 1 {
 			t.Errorf("the guest of a rewound original's fork was informed of the restores %+v, want one, of a fork and the rewind", got)
 		}
-		d.eng.Set(func() { d.eng.FailAwakening = fake.ErrDown })
+		d.eng.Set(func() { d.eng.FailRestore = fake.ErrDown })
 		_, err := d.Create(t.Context(), sandbox.CreateRequest{ForkOf: string(original)})
 		wantError(t, "Create", err, sandbox.Unavailable, "does not answer")
 		if n := len(d.eng.IDs()); n != 3 {

@@ -32,9 +32,9 @@ func TestDaemonKilledAtEachStep(t *testing.T) {
 		{step: "resume", suspended: true, do: executeOnce}, {step: "resumed", suspended: true, do: executeOnce},
 		{step: "checkpoint", do: executeOnce}, {step: "checkpointed", do: executeOnce},
 		{step: "fork", do: forkOnce}, {step: "forked", do: forkOnce}, {step: "fork", suspended: true, do: forkOnce}, {step: "forked", suspended: true, do: forkOnce},
-		{step: "awaken", do: forkOnce},
-		{step: "resume", powerCut: true, do: executeOnce}, {step: "resumed", powerCut: true, do: executeOnce}, {step: "awaken", powerCut: true, do: executeOnce},
-		{step: "forked", powerCut: true, do: forkOnce}, {step: "awaken", powerCut: true, do: forkOnce},
+		{step: "report restore", do: forkOnce},
+		{step: "resume", powerCut: true, do: executeOnce}, {step: "resumed", powerCut: true, do: executeOnce}, {step: "report restore", powerCut: true, do: executeOnce},
+		{step: "forked", powerCut: true, do: forkOnce}, {step: "report restore", powerCut: true, do: forkOnce},
 	} {
 		name := tt.step
 		if tt.suspended {
@@ -96,11 +96,11 @@ func TestDaemonKilledAtEachStep(t *testing.T) {
 			}
 			fork := d.create(t, sandbox.CreateRequest{ForkOf: string(id), RequestID: "fork"})
 			d.wantFile(t, fork.ID, "a", "text")
-			if restores := eng.Guest(fork.ID).Awakenings(); len(restores) == 0 || !restores[0].Copy {
+			if restores := eng.Guest(fork.ID).Restores(); len(restores) == 0 || !restores[0].Forked {
 				t.Errorf("the fork's guest was informed of the restores %+v, want that of a fork first", restores)
 			}
 			if tt.powerCut {
-				restores := eng.Guest(id).Awakenings()
+				restores := eng.Guest(id).Restores()
 				if len(restores) == 0 || restores[0].AsOfUnix == 0 {
 					t.Errorf("the guest was informed of the restores %+v, want a rewind first", restores)
 				}

@@ -41,11 +41,11 @@ func (s *liveSandbox) startFromFork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a := guest.Awakening{Copy: true}
+	restore := guest.Restore{Forked: true}
 	if rewound.Owed {
-		a.AsOfUnix, a.EpochAbove = rewound.AsOf.Unix(), rewound.Epoch
+		restore.AsOfUnix, restore.EpochAbove = rewound.AsOf.Unix(), rewound.Epoch
 	}
-	if err := s.prepareGuest(ctx, a); err != nil {
+	if err := s.prepareGuest(ctx, restore); err != nil {
 		return sandbox.Errorf(sandbox.Unavailable, "the fork of sandbox %s does not answer: try again", rec.ForkOf).WithCause(err)
 	}
 	return nil

@@ -122,7 +122,7 @@ func (s *liveSandbox) reportRewind(ctx context.Context) error {
 		return nil
 	}
 	s.guest.Close() // close old connections, so that the next call dials a new one
-	if err := s.reportRestore(ctx, guest.Awakening{AsOfUnix: r.AsOf.Unix(), EpochAbove: r.Epoch}); err != nil {
+	if err := s.reportRestore(ctx, guest.Restore{AsOfUnix: r.AsOf.Unix(), EpochAbove: r.Epoch}); err != nil {
 		return sandbox.Errorf(sandbox.Unavailable, "sandbox %s was resumed, and does not answer yet; nothing of it is lost: try again", s.id).WithCause(err)
 	}
 	return nil
@@ -130,12 +130,12 @@ func (s *liveSandbox) reportRewind(ctx context.Context) error {
 
 // reportRestore informs a guest that its memory was restored from a checkpoint or snapshot, or copied by a fork.
 // The guest cannot detect that itself.
-func (s *liveSandbox) reportRestore(ctx context.Context, a guest.Awakening) error {
+func (s *liveSandbox) reportRestore(ctx context.Context, restore guest.Restore) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	err := s.guest.Awaken(ctx, a)
+	err := s.guest.ReportRestore(ctx, restore)
 	if err != nil && !isAnswer(err) && ctx.Err() == nil {
-		err = s.guest.Awaken(ctx, a) // repeating the call is harmless
+		err = s.guest.ReportRestore(ctx, restore) // repeating the call is harmless
 	}
 	return err
 }

@@ -71,7 +71,7 @@ func (s *liveSandbox) startFromSnapshot(ctx context.Context, spec engine.Spec) (
 		return false, nil
 	}
 	if started, err = snapshotter.Start(ctx, spec); started {
-		err = s.prepareGuest(ctx, guest.Awakening{Copy: true})
+		err = s.prepareGuest(ctx, guest.Restore{Forked: true})
 	}
 	return started && err == nil, err
 }
@@ -79,11 +79,11 @@ func (s *liveSandbox) startFromSnapshot(ctx context.Context, spec engine.Spec) (
 // prepareGuest prepares the guest of a sandbox that was started with the memory of another sandbox. It informs the
 // guest that its memory was copied. It also sets the guest's expiry, because the memory contains the expiry of
 // the other sandbox, which may have passed. The caller must hold the Transition.
-func (s *liveSandbox) prepareGuest(ctx context.Context, a guest.Awakening) error {
+func (s *liveSandbox) prepareGuest(ctx context.Context, restore guest.Restore) error {
 	set := make(chan bool, 1)
 	// Make both calls concurrently. Each takes a while, because the restored memory is still being read from disk.
 	go func() { set <- s.setGuestExpiry(ctx) }()
-	err := s.reportRestore(ctx, a)
+	err := s.reportRestore(ctx, restore)
 	if !<-set && err == nil {
 		err = errors.New("the expiry could not be set in the guest")
 	}

@@ -159,7 +159,7 @@ for (const [i, value] of Object.entries(await ask(old))) say('old worker ' + i, 
 `
 
 // TestSandboxesWithTheSameMemoryShareNoRandomState checks that sandboxes that start with the same memory draw no equal
-// random values after an Awaken. The memory is that of a snapshot, of a sandbox that is forked after its code has used
+// random values after a ReportRestore. The memory is that of a snapshot, of a sandbox that is forked after its code has used
 // every generator, or of a checkpoint that is restored twice.
 func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 	image := anyImage(t)
@@ -171,15 +171,15 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 		t.Cleanup(c.Close)
 		return c
 	}
-	awaken := func(t *testing.T, id sandbox.ID, a guest.Awakening) *guest.Client {
+	reportRestore := func(t *testing.T, id sandbox.ID, restore guest.Restore) *guest.Client {
 		t.Helper()
 		c := client(id)
-		if err := c.Awaken(t.Context(), a); err != nil {
-			t.Fatalf("Awaken(%+v): %v", a, err)
+		if err := c.ReportRestore(t.Context(), restore); err != nil {
+			t.Fatalf("ReportRestore(%+v): %v", restore, err)
 		}
 		return c
 	}
-	// complains fails the test unless the first execution after an Awaken reports a warning that contains the text
+	// complains fails the test unless the first execution after a ReportRestore reports a warning that contains the text
 	// want. The warning is about generators that can't be renewed. If want is empty, the execution must report no
 	// warning.
 	complains := func(t *testing.T, c *guest.Client, lang sandbox.Language, want string) {
@@ -211,7 +211,7 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 				t.Fatalf("Start = %t, %v", started, err)
 			}
 			removeLater(t, e, sibling.ID)
-			c := awaken(t, sibling.ID, guest.Awakening{Copy: true})
+			c := reportRestore(t, sibling.ID, guest.Restore{Forked: true})
 			complains(t, c, sandbox.Python, "")
 			complains(t, c, sandbox.JavaScript, "")
 			drawnValues.add(t, printed(t, c, sandbox.Python, pythonSay+pythonNew)+printed(t, c, sandbox.JavaScript, javascriptSay+javascriptNew))
@@ -242,7 +242,7 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 				t.Fatalf("Fork: %v", err)
 			}
 			removeLater(t, e, id)
-			c := awaken(t, id, guest.Awakening{Copy: true})
+			c := reportRestore(t, id, guest.Restore{Forked: true})
 			complains(t, c, sandbox.Python, "DuckDB connections")
 			complains(t, c, sandbox.JavaScript, "vm contexts")
 			drawnValues.add(t, draw(t, c))
@@ -263,7 +263,7 @@ func TestSandboxesWithTheSameMemoryShareNoRandomState(t *testing.T) {
 			if err := e.Resume(t.Context(), s.ID); err != nil {
 				t.Fatalf("Resume: %v", err)
 			}
-			drawnValues.add(t, draw(t, awaken(t, s.ID, guest.Awakening{AsOfUnix: asOf.Unix(), EpochAbove: epoch + 1})))
+			drawnValues.add(t, draw(t, reportRestore(t, s.ID, guest.Restore{AsOfUnix: asOf.Unix(), EpochAbove: epoch + 1})))
 		}
 	})
 }

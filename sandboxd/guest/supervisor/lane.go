@@ -32,7 +32,7 @@ type lane struct {
 	kernel    *kernel // nil if no kernel was started since the last death
 	starting  bool    // the kernel has been started and was not ready yet
 	epoch     int     // epoch of the kernel that became ready last
-	asOf      int64   // AsOfUnix of the last Awakening that reported a loss
+	asOf      int64   // AsOfUnix of the last Restore that reported a loss
 	lastDeath *sandbox.KernelDeath
 }
 
@@ -335,24 +335,24 @@ func (l *lane) handleIdleDeath(k *kernel) {
 
 // handleRestore handles a restore of the sandbox's memory, which the guest and its kernels can't notice by themselves.
 // A repeated call renews the random state again, but a loss is reported once.
-func (l *lane) handleRestore(a guest.Awakening) {
+func (l *lane) handleRestore(restore guest.Restore) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kernelAlive := l.kernel != nil && !l.kernel.dead()
-	if kernelAlive && (a.Copy || a.AsOfUnix != 0) { // after a loss, the kernel would repeat the random values of the lost time
+	if kernelAlive && (restore.Forked || restore.AsOfUnix != 0) { // after a loss, the kernel would repeat the random values of the lost time
 		l.kernel.renew()
 	}
-	if a.AsOfUnix == 0 || a.AsOfUnix == l.asOf && l.epoch > a.EpochAbove {
+	if restore.AsOfUnix == 0 || restore.AsOfUnix == l.asOf && l.epoch > restore.EpochAbove {
 		return
 	}
-	l.asOf = a.AsOfUnix
+	l.asOf = restore.AsOfUnix
 	// Kernels in the lost time used the epochs up to EpochAbove, so the current kernel, or else the next one, gets a
 	// higher epoch.
-	l.epoch = max(l.epoch, a.EpochAbove)
+	l.epoch = max(l.epoch, restore.EpochAbove)
 	if kernelAlive && !l.starting {
 		l.epoch++
 	}
-	l.nextInterlude.restored(time.Unix(a.AsOfUnix, 0).UTC())
+	l.nextInterlude.restored(time.Unix(restore.AsOfUnix, 0).UTC())
 }
 
 func (l *lane) setDeath(d *sandbox.KernelDeath) {

@@ -12,10 +12,10 @@ import (
 )
 
 // handleRestore reports a restore of its memory to the guest. In these tests, no restore has happened.
-func (b *testGuest) handleRestore(a guest.Awakening) {
+func (b *testGuest) handleRestore(restore guest.Restore) {
 	b.t.Helper()
-	if err := b.Awaken(b.t.Context(), a); err != nil {
-		b.t.Fatalf("Awaken(%+v): %v", a, err)
+	if err := b.ReportRestore(b.t.Context(), restore); err != nil {
+		b.t.Fatalf("ReportRestore(%+v): %v", restore, err)
 	}
 }
 
@@ -28,7 +28,7 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	first := result(b.python(draw))
 	b.python(seed)
 	for range 10 { // the daemon may repeat the call
-		b.handleRestore(guest.Awakening{Copy: true})
+		b.handleRestore(guest.Restore{Forked: true})
 	}
 	e := b.python(draw)
 	if got := result(e); got == first || !strings.HasPrefix(got, "0.") || e.KernelEpoch != 1 || e.Interlude != nil {
@@ -38,7 +38,7 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 		t.Errorf("kernels = %+v, %v, want only Python's", s.Kernels, err)
 	}
 	b.javascript("const own = Math.random()")
-	b.handleRestore(guest.Awakening{Copy: true})
+	b.handleRestore(guest.Restore{Forked: true})
 	if e := b.javascript("own !== Math.random() && require('crypto').randomUUID().length"); result(e) != "36" {
 		t.Errorf("result = %q, %+v, want 36: another random value and a UUID", result(e), e.Error)
 	}
@@ -46,14 +46,14 @@ func TestRestoreRenewsRandomState(t *testing.T) {
 	// it would return the same random values that it returned after the checkpoint.
 	b.python(seed)
 	b.javascript("const next = Math.random")
-	b.handleRestore(guest.Awakening{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
+	b.handleRestore(guest.Restore{AsOfUnix: time.Now().Unix(), EpochAbove: 1})
 	if got := result(b.python(draw)); got == first {
 		t.Errorf("after the restore, the random value is %s again, want another", got)
 	}
 	// A renewal of the random state has no effect on an execution that is already running.
 	b.python(seed)
 	id := b.begin(flags+"print('on', flush=True); wait_for('draw'); random.random()", 60)
-	b.handleRestore(guest.Awakening{Copy: true})
+	b.handleRestore(guest.Restore{Forked: true})
 	b.setFlag("draw")
 	if got := result(b.look(id, 60)); got != first {
 		t.Errorf("random value of an execution that ran = %s, want %s", got, first)
@@ -79,27 +79,27 @@ func TestLossIsReportedOnceByEachKernel(t *testing.T) {
 	}
 	b.python("x = 1")
 	for range 3 {
-		b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+		b.handleRestore(guest.Restore{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	}
 	wantInterlude(t, b.python("x"), saved, 5)
 	wantInterlude(t, b.python("x"), time.Time{}, 5)
-	b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	b.handleRestore(guest.Restore{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	wantInterlude(t, b.python("x"), time.Time{}, 5)
 	// When the memory was saved, there was no JavaScript kernel. One may have started in the lost time, so the first
 	// JavaScript execution reports the loss, too.
 	wantInterlude(t, b.javascript("1"), saved, 5)
-	b.handleRestore(guest.Awakening{AsOfUnix: saved.Unix(), EpochAbove: 4})
+	b.handleRestore(guest.Restore{AsOfUnix: saved.Unix(), EpochAbove: 4})
 	wantInterlude(t, b.javascript("1"), time.Time{}, 5)
 	// A second loss is reported with its own time.
 	later := saved.Add(time.Hour)
-	b.handleRestore(guest.Awakening{AsOfUnix: later.Unix(), EpochAbove: 2, Copy: true})
+	b.handleRestore(guest.Restore{AsOfUnix: later.Unix(), EpochAbove: 2, Forked: true})
 	wantInterlude(t, b.javascript("1"), later, 6)
 	wantInterlude(t, b.python("x"), later, 6)
 	// The death of a kernel after the loss increases the epoch once more, and the loss is not reported again.
 	b.python("import os; os._exit(1)")
 	wantInterlude(t, b.python("1"), time.Time{}, 7)
-	if err := b.Awaken(t.Context(), guest.Awakening{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
-		t.Errorf("Awaken() with a time before 1970 = %v, want invalid", err)
+	if err := b.ReportRestore(t.Context(), guest.Restore{AsOfUnix: -1}); sandbox.KindOf(err) != sandbox.Invalid {
+		t.Errorf("ReportRestore() with a time before 1970 = %v, want invalid", err)
 	}
 }
 

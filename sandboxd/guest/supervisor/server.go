@@ -48,7 +48,7 @@ func (s *Supervisor) routes() http.Handler {
 	}
 	handle("GET "+guest.StatusRoute, s.getStatus)
 	handle("PUT "+guest.ExpiryRoute, s.putExpiry)
-	handle("POST "+guest.AwakeningRoute, s.postAwakening)
+	handle("POST "+guest.RestoreRoute, s.postRestore)
 	handle("POST "+guest.PrepareRoute, s.postPreparation)
 	handle("PUT "+guest.ExecutionsRoute+"{id}", s.putExecution)
 	handle("GET "+guest.ExecutionsRoute+"{id}", s.getExecution)
@@ -76,16 +76,16 @@ func (s *Supervisor) putExpiry(w http.ResponseWriter, r *http.Request) error {
 	return done(w)
 }
 
-func (s *Supervisor) postAwakening(w http.ResponseWriter, r *http.Request) error {
-	var a guest.Awakening
-	if err := wire.ReadJSON(w, r, maxRequest, &a); err != nil {
+func (s *Supervisor) postRestore(w http.ResponseWriter, r *http.Request) error {
+	var restore guest.Restore
+	if err := wire.ReadJSON(w, r, maxRequest, &restore); err != nil {
 		return err
 	}
-	if a.AsOfUnix < 0 || a.EpochAbove < 0 {
-		return sandbox.Errorf(sandbox.Invalid, "as_of_unix %d and epoch_above %d must be at least 0", a.AsOfUnix, a.EpochAbove)
+	if restore.AsOfUnix < 0 || restore.EpochAbove < 0 {
+		return sandbox.Errorf(sandbox.Invalid, "as_of_unix %d and epoch_above %d must be at least 0", restore.AsOfUnix, restore.EpochAbove)
 	}
 	for _, l := range s.lanes {
-		l.handleRestore(a)
+		l.handleRestore(restore)
 	}
 	return done(w)
 }

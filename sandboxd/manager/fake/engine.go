@@ -41,7 +41,7 @@ type Engine struct {
 	FailRandomly        *rand.Rand // if not nil, Suspend and Resume fail at random
 
 	FailCheckpoint error // the error that Checkpoint returns
-	FailAwakening  error // the error that guests return for awakening requests
+	FailRestore    error // the error that guests return for reports of a restore
 
 	// If not nil, Fork calls BeforeFork first, Suspend calls BeforeSuspend first, and so on.
 	BeforeFork, BeforeSuspend, BeforeResume, BeforeCheckpoint func(ctx context.Context)
@@ -89,7 +89,7 @@ func (e *Engine) Set(fn func()) {
 }
 
 // step marks a point at which a test can kill the daemon: "suspend", "suspended", "resume", "resumed", "checkpoint",
-// "checkpointed", "fork", "forked" or "awaken". If name is e.CrashAt, step blocks until ctx ends.
+// "checkpointed", "fork", "forked" or "report restore". If name is e.CrashAt, step blocks until ctx ends.
 func (e *Engine) step(ctx context.Context, name string) error {
 	e.mu.Lock()
 	here := name == e.CrashAt
@@ -109,16 +109,16 @@ func (e *Engine) Info() engine.Info {
 	return engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30, Suspend: e.Suspension}
 }
 
-// newGuest returns a guest for a container with this spec. It answers awakening requests with e.FailAwakening.
+// newGuest returns a guest for a container with this spec. It answers reports of a restore with e.FailRestore.
 func (e *Engine) newGuest(spec engine.Spec, m memory) *Guest {
 	g := newGuest(spec, m)
-	g.refuse = func(ctx context.Context) error {
-		if err := e.step(ctx, "awaken"); err != nil {
+	g.checkRestore = func(ctx context.Context) error {
+		if err := e.step(ctx, "report restore"); err != nil {
 			return err
 		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		return e.FailAwakening
+		return e.FailRestore
 	}
 	g.exit = func() { go e.end(spec.ID, "exited with 3") }
 	return g

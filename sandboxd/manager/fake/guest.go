@@ -32,17 +32,17 @@ type Guest struct {
 	conns  chan net.Conn
 	work   sync.WaitGroup
 
-	mu         sync.Mutex    // guards the fields below
-	changed    chan struct{} // closed and replaced when any of these fields changes
-	executions map[string]*execution
-	files      map[string][]byte
-	expires    time.Time
-	epoch      int
-	dead       bool // the kernel is dead; the next execution starts another one
-	told       []guest.Awakening
-	refuse     func(context.Context) error // returns the error with which the guest answers awakening requests, or nil
-	open       map[net.Conn]bool           // the guest's ends of the connections
-	count      int                         // see probe.go
+	mu           sync.Mutex    // guards the fields below
+	changed      chan struct{} // closed and replaced when any of these fields changes
+	executions   map[string]*execution
+	files        map[string][]byte
+	expires      time.Time
+	epoch        int
+	dead         bool                        // the kernel is dead; the next execution starts another one
+	restores     []guest.Restore             // the accepted reports of a restore
+	checkRestore func(context.Context) error // returns the error with which the guest answers reports of a restore, or nil
+	open         map[net.Conn]bool           // the guest's ends of the connections
+	count        int                         // see probe.go
 }
 
 // memory is the part of a guest's state that a checkpoint contains.
@@ -70,7 +70,7 @@ func newGuest(spec engine.Spec, m memory) *Guest {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", g.status)
 	mux.HandleFunc("PUT /v1/expiry", g.expiry)
-	mux.HandleFunc("POST /v1/awakening", g.awakening)
+	mux.HandleFunc("POST /v1/awakening", g.restore)
 	mux.HandleFunc("PUT /v1/executions/{id}", g.execute)
 	mux.HandleFunc("GET /v1/executions/{id}", g.execution)
 	mux.HandleFunc("GET /v1/executions/{id}/events", g.events)
@@ -97,20 +97,20 @@ func (g *Guest) memory() memory {
 	return memory{maps.Clone(g.executions), maps.Clone(g.files), g.expires, g.epoch, g.dead, g.count}
 }
 
-func (g *Guest) awakening(w http.ResponseWriter, r *http.Request) {
-	var a guest.Awakening
-	if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
+func (g *Guest) restore(w http.ResponseWriter, r *http.Request) {
+	var restore guest.Restore
+	if err := json.NewDecoder(r.Body).Decode(&restore); err != nil {
 		wire.WriteError(w, err)
 		return
 	}
-	if err := g.refuse(r.Context()); err != nil {
+	if err := g.checkRestore(r.Context()); err != nil {
 		wire.WriteError(w, err)
 		return
 	}
 	g.change(func() {
-		g.told = append(g.told, a)
-		if a.AsOfUnix != 0 {
-			if g.epoch = max(g.epoch, a.EpochAbove); !g.dead {
+		g.restores = append(g.restores, restore)
+		if restore.AsOfUnix != 0 {
+			if g.epoch = max(g.epoch, restore.EpochAbove); !g.dead {
 				g.epoch++
 			}
 		}
@@ -121,11 +121,11 @@ func (g *Guest) awakening(w http.ResponseWriter, r *http.Request) {
 // KillKernel kills the kernel, whose variables are then lost.
 func (g *Guest) KillKernel() { g.change(func() { g.dead = true }) }
 
-// Awakenings returns the awakening requests that the guest has accepted.
-func (g *Guest) Awakenings() []guest.Awakening {
+// Restores returns the reports of a restore that the guest has accepted.
+func (g *Guest) Restores() []guest.Restore {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.Clone(g.told)
+	return slices.Clone(g.restores)
 }
 
 // Accept implements [net.Listener].
