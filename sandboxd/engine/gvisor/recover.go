@@ -18,6 +18,7 @@ import (
 //     interrupted. No client has received a result from these processes.
 //   - An incomplete checkpoint is removed, and the sandbox keeps running.
 //   - A sandbox whose processes have died becomes suspended with its fallback checkpoint, if it has one.
+//   - A folder that was moved aside, and was not replaced, is moved back.
 //   - Folders that were being removed, and spares that no sandbox runs in, are removed.
 //
 // A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox stays
@@ -31,6 +32,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.warn("folders that were being replaced were not put in order", e.layout.FinishMoves())
 	for _, id := range ids {
 		e.warn(fmt.Sprintf("sandbox %s was not put in order", id), e.recoverSandbox(ctx, id))
 		if why := e.damage(id); why != "" {

@@ -42,7 +42,9 @@ type snapshots struct {
 
 	mu     sync.Mutex
 	hidden map[sandbox.ID]bool // sandboxes that become snapshots, which List does not return
-	whole  map[string]bool     // the checkpoint folders of snapshots whose files were checked and are intact
+	// intact holds the checkpoints of snapshots whose files were checked and are intact: the time at which the
+	// checkpoint was saved, by its folder. A snapshot that is made again has the same folder and another time.
+	intact map[string]time.Time
 }
 
 // snapshotOf returns the folder of the snapshot for a spec. Its name is a hash of everything that must be the same in the
@@ -131,13 +133,13 @@ func (e *Engine) wantSpare(dir, build string) error {
 	return nil
 }
 
-// check checks that the files of a snapshot are intact. If they are, later calls for the same folder return nil without
-// reading the files.
+// check checks that the files of a snapshot's checkpoint are intact. If they are, later calls for the same checkpoint
+// return nil without reading the files.
 func (s *snapshots) check(m checkpoint.Manifest, dir string) error {
 	s.mu.Lock()
-	known := s.whole[dir]
+	saved, known := s.intact[dir]
 	s.mu.Unlock()
-	if known {
+	if known && saved.Equal(m.Saved) {
 		return nil
 	}
 	if err := m.Verify(dir); err != nil {
@@ -145,10 +147,10 @@ func (s *snapshots) check(m checkpoint.Manifest, dir string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.whole == nil {
-		s.whole = map[string]bool{}
+	if s.intact == nil {
+		s.intact = map[string]time.Time{}
 	}
-	s.whole[dir] = true
+	s.intact[dir] = m.Saved
 	return nil
 }
 

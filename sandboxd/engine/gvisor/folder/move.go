@@ -5,26 +5,71 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
-// MoveOrExchange moves the folder making to the path to, in one step, and syncs the parent folder. If there is a folder
-// at that path already, the two folders exchange their names.
+// MoveOrExchange moves the folder making to the path to, and syncs the parent folder. If there is a folder at that path
+// already, the two folders exchange their names. After a crash or a power cut, either the old or the new folder is at the
+// path, if the file system can exchange names. Otherwise this holds after [Layout.FinishMoves].
 func (l Layout) MoveOrExchange(making, to string) error {
 	err := os.Rename(making, to)
 	if err != nil && Exists(to) {
-		err = exchange(making, to)
-	}
-	// If the file system can't exchange names, the old folder is removed first. A power cut between the two steps then
-	// leaves neither folder at the path.
-	if errors.Is(err, errors.ErrUnsupported) {
-		err = errors.Join(l.Discard(to), os.Rename(making, to))
+		if err = exchange(making, to); errors.Is(err, errors.ErrUnsupported) {
+			return exchangeInSteps(making, to)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(to))
+}
+
+// asideSuffix is the suffix of a folder that exchangeInSteps has moved aside.
+const asideSuffix = ".old"
+
+// exchangeInSteps exchanges the names of two folders on a file system that can't do so in one step. It first moves the
+// old folder aside, where [Layout.FinishMoves] finds it after a crash.
+func exchangeInSteps(making, to string) error {
+	parent, aside := filepath.Dir(to), to+asideSuffix
+	if err := os.RemoveAll(aside); err != nil { // a leftover, because there is a folder at the path to
+		return err
+	}
+	if err := os.Rename(to, aside); err != nil {
+		return err
+	}
+	// Two syncs, so that the disk never has the new name without the old folder.
+	err := durable.SyncDir(parent)
+	if err == nil {
+		err = os.Rename(making, to)
+	}
+	if err != nil {
+		return errors.Join(err, os.Rename(aside, to))
+	}
+	if err := durable.SyncDir(parent); err != nil {
+		return err
+	}
+	_ = os.Rename(aside, making) // if this fails, the next start of the daemon removes the old folder
+	return nil
+}
+
+// FinishMoves completes or undoes the moves that a crash has interrupted: it moves a folder back that was moved aside and
+// not replaced, and removes one that was replaced. It must be called before anything else uses the folders.
+func (l Layout) FinishMoves() error {
+	var errs []error
+	for _, pattern := range []string{filepath.Join(l.Sandboxes(), "*", "*"), filepath.Join(l.Snapshots(), "*"), filepath.Join(l.Dir, "guest", "*")} {
+		found, _ := filepath.Glob(pattern + asideSuffix)
+		for _, aside := range found {
+			to := strings.TrimSuffix(aside, asideSuffix)
+			if Exists(to) {
+				errs = append(errs, l.Discard(aside))
+				continue
+			}
+			errs = append(errs, os.Rename(aside, to), durable.SyncDir(filepath.Dir(to)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Discard removes a folder, if it exists. It renames the folder first, so that the folder is never seen half removed.
