@@ -49,7 +49,7 @@ func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), e
 		return nil, errors.New("create: the engine was opened without a guest")
 	}
 	if !sandbox.IsID(string(spec.ID)) {
-		return nil, sandbox.Errorf(sandbox.Invalid, "%q is no sandbox id", sandbox.Quote(string(spec.ID)))
+		return nil, sandbox.Errorf(sandbox.Invalid, "%q is not a sandbox id", sandbox.Quote(string(spec.ID)))
 	}
 	return e.locks.Acquire(ctx, spec.ID)
 }
@@ -139,6 +139,7 @@ func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec,
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
 	}
+	raiseOOMScore(p.PID) // again, because runsc may have started the process before e.start raised the score of runsc
 	return p, own, nil
 }
 

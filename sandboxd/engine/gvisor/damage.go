@@ -15,7 +15,7 @@ import (
 // validate returns an error if no engine can have written the configuration for this sandbox.
 func (s ociSpec) validate(id sandbox.ID) error {
 	if s.Root.Path == "" || len(s.Process.Args) == 0 || s.Linux.CgroupsPath != "" && path.Base(s.Linux.CgroupsPath) != string(id) {
-		return fmt.Errorf("%w: the configuration of a sandbox is another's or not complete", folder.ErrDamaged)
+		return fmt.Errorf("%w: the configuration belongs to another sandbox or is incomplete", folder.ErrDamaged)
 	}
 	return nil
 }
@@ -49,7 +49,7 @@ func (e *Engine) sandboxCheck() engine.Check {
 	ids, err := e.layout.IDs()
 	if err != nil {
 		return engine.Check{Name: "sandboxes", Status: engine.Bad, Detail: "the engine's folder can't be read: " + err.Error(),
-			Remedy: "see that " + e.layout.Sandboxes() + " is readable"}
+			Remedy: "check that " + e.layout.Sandboxes() + " can be read"}
 	}
 	var lost []string
 	for _, id := range ids {
@@ -63,7 +63,7 @@ func (e *Engine) sandboxCheck() engine.Check {
 	}
 	if len(lost) > 0 {
 		return engine.Check{Name: "sandboxes", Status: engine.Weak, Detail: strings.Join(lost, "; "),
-			Remedy: "the daemon removes them; see whether the disk is healthy"}
+			Remedy: "check the disk; the daemon removes these sandboxes"}
 	}
 	return ok("sandboxes", "%d on this machine, none damaged", len(ids))
 }

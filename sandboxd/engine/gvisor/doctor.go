@@ -20,8 +20,8 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 	checks = append(checks, e.sandboxCheck())
 	switch has, err := e.HasImage(ctx, ref); {
 	case err != nil:
-		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: "it could not be seen whether " + ref + " is here",
-			Remedy: "see that " + e.images.Dir + " can be read"})
+		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: "it is unknown whether " + ref + " is here",
+			Remedy: "check that " + e.images.Dir + " can be read"})
 	case !has:
 		checks = append(checks, engine.Check{Name: "image", Status: engine.Bad, Detail: ref + " is not here", Remedy: rootfs.NoImage(ref).Message})
 	default:
@@ -34,11 +34,11 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 func (e *Engine) systemChecks() []engine.Check {
 	checks := []engine.Check{e.cgroupCheck()}
 	if rootless() {
-		checks = append(checks, ok("user", "not root: sandboxes are processes of this user's, in user namespaces"))
+		checks = append(checks, ok("user", "not root: sandboxes run as this user, in user namespaces"))
 	}
 	if strings.Contains(e.cgroups.Base, "/user@") && !lingers() {
 		checks = append(checks, engine.Check{Name: "logout", Status: engine.Weak,
-			Detail: "systemd ends sandboxes when you have logged out, and they go on from their last saved state", Remedy: "loginctl enable-linger"})
+			Detail: "systemd ends sandboxes when you log out, and they continue from their last checkpoint", Remedy: "loginctl enable-linger"})
 	}
 	if e.cgroups.Missing == "" && !e.cgroups.Swap && hasSwap() {
 		checks = append(checks, engine.Check{Name: "swap limit", Status: engine.Weak, Detail: "swap can't be limited",
@@ -73,9 +73,9 @@ func hasSwap() bool {
 func privacyCheck(dir string) engine.Check {
 	info, err := os.Stat(dir)
 	if err == nil && info.Mode().Perm()&0o077 != 0 {
-		return engine.Check{Name: "home", Status: engine.Weak, Detail: "others on this machine can look into the engine's folder", Remedy: "chmod 700 " + dir}
+		return engine.Check{Name: "home", Status: engine.Weak, Detail: "other users of this machine can read the engine's folder", Remedy: "chmod 700 " + dir}
 	}
-	return ok("home", "only this user can look into the engine's folder")
+	return ok("home", "only this user can read the engine's folder")
 }
 
 func ok(name, format string, args ...any) engine.Check {

@@ -137,7 +137,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	reboot(t, e, dir, s.ID)
 	e = open(t, dir, bundle.Bundle{})
 	wantFallenBack(t, e, after, before)
-	if c := onlyContainer(t, e); !strings.Contains(c.Detail, "anew") {
+	if c := onlyContainer(t, e); !strings.Contains(c.Detail, "restarted") {
 		t.Errorf("List() = %+v, want it to tell of the reboot", c)
 	}
 	resume(t, "5 5 5 5 1 2 5")

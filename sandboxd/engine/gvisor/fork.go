@@ -16,7 +16,7 @@ import (
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) (err error) {
 	defer func() { err = folder.ExplainFullDisk(err, e.images.Dir) }()
 	if !sandbox.IsID(string(to)) || from == to {
-		return sandbox.Errorf(sandbox.Invalid, "%q is no id for a fork", sandbox.Quote(string(to)))
+		return sandbox.Errorf(sandbox.Invalid, "%q is not a valid id for a fork", sandbox.Quote(string(to)))
 	}
 	e.packer.Abandon(from)
 	// Always acquire the locks of the two sandboxes in the order of their ids, so that concurrent forks can't

@@ -155,7 +155,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	e.cgroups = cgroup.Find()
 	if e.cgroups.Missing != "" && !cfg.WithoutCgroups {
 		return nil, sandbox.Errorf(sandbox.Unavailable,
-			"the gvisor engine can't limit sandboxes, because %s: %s, or say --without-cgroups if you trust what runs in them not to use up this machine",
+			"the gvisor engine can't limit sandboxes, because %s: %s, or pass --without-cgroups if you trust the code in the sandboxes not to use up this machine",
 			e.cgroups.Missing, e.cgroups.Remedy)
 	}
 	e.info = engine.Info{

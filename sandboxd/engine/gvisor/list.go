@@ -37,11 +37,11 @@ func (e *Engine) describeExit(id sandbox.ID) string {
 		return "ended, and the record of its process is damaged"
 	case p.PID == 0 && folder.Exists(e.layout.Fallback(id)):
 		// The record of the sandbox's process was not on disk yet when the power failed.
-		return "ended, and nothing says how"
+		return "ended, and the cause is unknown"
 	case p.PID == 0:
-		return "nothing of it runs, and no saved memory is there"
+		return "has neither processes nor saved memory"
 	case p.Boot != bootID():
-		return "ended with the machine, which was started anew"
+		return "ended when the machine was restarted"
 	case e.cgroups.RanOutOfMemory(e.layout.InstanceOf(id).Name):
 		return "was killed, out of memory"
 	}

@@ -95,7 +95,7 @@ func startedProcess(in folder.Instance) (process, error) {
 	}
 	p, err := processOf(pid)
 	if err == nil && !p.runs(in) {
-		err = fmt.Errorf("process %d is not the sandbox's", pid)
+		err = fmt.Errorf("process %d does not belong to the sandbox", pid)
 	}
 	return p, err
 }
@@ -157,7 +157,7 @@ const killTimeout = 20 * time.Second
 // kill kills all processes of an instance, and returns when they have ended. record is the path of the file with the
 // instance's process, or empty.
 func (e *Engine) kill(ctx context.Context, in folder.Instance, record string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, errors.New("a process does not end"))
+	ctx, cancel := context.WithTimeoutCause(ctx, killTimeout, errors.New("a process has not ended"))
 	defer cancel()
 	for {
 		pids, err := e.processesOf(in, record)

@@ -129,7 +129,7 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 		ref, says string
 		kind      sandbox.Kind
 	}{
-		{"Not A Name", "no name", sandbox.Invalid},
+		{"Not A Name", "not the name", sandbox.Invalid},
 		{host + "/no/such:1", "could not be pulled", sandbox.Unavailable},
 		{"127.0.0.1:1/nobody/there:1", "could not be pulled", sandbox.Unavailable},
 		{host + "/foreign:1", "s390x", sandbox.Invalid},

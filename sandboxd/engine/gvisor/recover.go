@@ -32,9 +32,9 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.warn("folders that were being replaced were not put in order", e.layout.FinishMoves())
+	e.warn("interrupted moves of folders could not be finished", e.layout.FinishMoves())
 	for _, id := range ids {
-		e.warn(fmt.Sprintf("sandbox %s was not put in order", id), e.recoverSandbox(ctx, id))
+		e.warn(fmt.Sprintf("sandbox %s could not be repaired", id), e.recoverSandbox(ctx, id))
 		if why := e.damage(id); why != "" {
 			e.warn(fmt.Sprintf("sandbox %s is lost", id), errors.New(why))
 		}

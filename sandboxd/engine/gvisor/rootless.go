@@ -43,7 +43,7 @@ func tryNamespace(program string) error {
 		return whyNoNamespace(os.DirFS("/proc/sys"), program, err)
 	}
 	if err := cmd.Wait(); err != nil {
-		return sandbox.Errorf(sandbox.Unavailable, "%s can't be run: `make build` makes it anew", program).WithCause(err)
+		return sandbox.Errorf(sandbox.Unavailable, "%s can't be run; rebuild it with `make build`", program).WithCause(err)
 	}
 	return nil
 }
@@ -61,16 +61,16 @@ func whyNoNamespace(sys fs.FS, program string, cause error) *sandbox.Error {
 	case is("user.max_user_namespaces", "0"):
 		why = "this machine allows none: " + fmt.Sprintf(sysctl, "user.max_user_namespaces=15000")
 	case is("kernel.unprivileged_userns_clone", "0"):
-		why = "this machine allows them to root alone: " + fmt.Sprintf(sysctl, "kernel.unprivileged_userns_clone=1")
+		why = "this machine allows only root to create one: " + fmt.Sprintf(sysctl, "kernel.unprivileged_userns_clone=1")
 	case is("kernel.apparmor_restrict_unprivileged_userns", "1"):
 		self, err := os.Executable()
 		if err != nil {
 			self = program
 		}
-		why = fmt.Sprintf("AppArmor allows them only to programs that it knows: "+
+		why = fmt.Sprintf("AppArmor allows only programs with a profile to create one: "+
 			`echo 'abi <abi/4.0>, profile dormouse "%s" flags=(unconfined) { userns, }' | sudo tee /etc/apparmor.d/dormouse && sudo apparmor_parser -r /etc/apparmor.d/dormouse`, self)
 	default:
-		why = fmt.Sprintf("it can't make one (%v), as in a container that forbids it", cause)
+		why = fmt.Sprintf("it can't be created (%v), for example because a container forbids it", cause)
 	}
 	return sandbox.Errorf(sandbox.Unavailable, "without root the gvisor engine needs a user namespace, and %s. Or run dormouse as root, or use a Docker engine", why).
 		WithCause(errors.Join(folder.ErrNoNamespace, cause))

@@ -28,9 +28,9 @@ import (
 func findRunsc(asked string) (path, why string, err error) {
 	if asked != "" {
 		if _, err := os.Stat(asked); err != nil {
-			return "", "", sandbox.Errorf(sandbox.Unavailable, "there is no runsc where it was said to be").WithCause(err)
+			return "", "", sandbox.Errorf(sandbox.Unavailable, "there is no runsc at the configured path").WithCause(err)
 		}
-		return asked, "runsc as asked for", nil
+		return asked, "the configured runsc", nil
 	}
 	if self, err := os.Executable(); err == nil {
 		if self, err = filepath.EvalSymlinks(self); err == nil {
@@ -44,7 +44,7 @@ func findRunsc(asked string) (path, why string, err error) {
 		return path, "the runsc in PATH", nil
 	}
 	return "", "", sandbox.Errorf(sandbox.Unavailable,
-		"the gvisor engine needs gVisor's runsc beside the dormouse program or in PATH: `make build` makes it")
+		"the gvisor engine needs gVisor's runsc beside the dormouse program or in PATH: `make build` builds it")
 }
 
 // runscVersion returns the version of gVisor's Go module in the program's build information, or "unknown".
@@ -100,7 +100,7 @@ func keepRunsc(l folder.Layout, path string, shared *rootfs.Images) (build strin
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", fmt.Errorf("keep runsc: %w", err)
+		return "", fmt.Errorf("store runsc: %w", err)
 	}
 	whole := func(path string) bool {
 		have, err := os.Stat(path)
@@ -117,10 +117,10 @@ func keepRunsc(l folder.Layout, path string, shared *rootfs.Images) (build strin
 	share := shared.Program(build)
 	if !whole(share) {
 		if err := os.MkdirAll(filepath.Dir(share), 0o700); err != nil {
-			return "", fmt.Errorf("keep runsc: %w", err)
+			return "", fmt.Errorf("store runsc: %w", err)
 		}
 		if err := placeProgram(share, func(making string) error { return copyProgram(path, making) }); err != nil {
-			return "", fmt.Errorf("keep runsc: %w", err)
+			return "", fmt.Errorf("store runsc: %w", err)
 		}
 	}
 	err = placeProgram(kept, func(making string) error {
@@ -130,7 +130,7 @@ func keepRunsc(l folder.Layout, path string, shared *rootfs.Images) (build strin
 		return copyProgram(share, making) // a hard link is impossible: the two folders are on different file systems
 	})
 	if err != nil {
-		return "", fmt.Errorf("keep runsc: %w", err)
+		return "", fmt.Errorf("store runsc: %w", err)
 	}
 	return build, nil
 }

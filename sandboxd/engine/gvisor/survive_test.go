@@ -203,7 +203,7 @@ func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || list[0].Running || !strings.Contains(list[0].Detail, "anew") {
+	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || list[0].Running || !strings.Contains(list[0].Detail, "restarted") {
 		t.Errorf("List() = %+v, %v, want one that ended with the machine", list, err)
 	}
 	if err := e.Remove(t.Context(), s.ID); err != nil {

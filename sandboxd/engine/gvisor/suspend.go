@@ -236,11 +236,11 @@ func (e *Engine) checkRestorable(r folder.Record) error {
 		"its guest program": e.layout.Guest(r.Guest),
 	} {
 		if _, err := os.Stat(path); err != nil {
-			return sandbox.Errorf(sandbox.Unavailable, "%s is not on this machine any more: it can be resumed when that is back", what).WithCause(err)
+			return sandbox.Errorf(sandbox.Unavailable, "%s is no longer on this machine; put it back to resume the sandbox", what).WithCause(err)
 		}
 	}
 	if build, err := buildOf(e.layout.Runsc(r.Build)); err != nil || build != r.Build {
-		return sandbox.Errorf(sandbox.Unavailable, "the gVisor build that it was suspended with was changed: it can be resumed when that is back").WithCause(err)
+		return sandbox.Errorf(sandbox.Unavailable, "the gVisor build that it was suspended with was changed; put it back to resume the sandbox").WithCause(err)
 	}
 	return nil
 }

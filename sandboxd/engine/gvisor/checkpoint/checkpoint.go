@@ -48,7 +48,7 @@ func Save(dir string, m Manifest, write func() error) error {
 
 // NotSaved returns the error for a checkpoint that could not be written.
 func NotSaved(cause error) *sandbox.Error {
-	return folder.FailedOnDisk("the sandbox's memory could not be saved, and it runs on", cause)
+	return folder.FailedOnDisk("the sandbox's memory could not be saved, and the sandbox keeps running", cause)
 }
 
 // endName is the name of the file that [WriteEnd] writes.

@@ -56,7 +56,7 @@ func (m Manifest) seal(dir string) error {
 		m.Files = append(m.Files, s)
 	}
 	if len(m.Files) == 0 {
-		return errors.New("there is nothing in it")
+		return errors.New("the checkpoint has no files")
 	}
 	return writeManifest(dir, m)
 }
@@ -92,7 +92,7 @@ func checksumFile(path string, sync bool) (File, error) {
 		return File{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return File{}, fmt.Errorf("%s is no file", path)
+		return File{}, fmt.Errorf("%s is not a regular file", path)
 	}
 	synced := make(chan error, 1)
 	// Sync the file in the background, so that the disk writes it while the CPUs compute the checksums.

@@ -72,13 +72,13 @@ func New(r folder.Record, config []byte) Manifest {
 func (m Manifest) Fits(now Manifest) error {
 	switch {
 	case m.Schema != now.Schema:
-		return sandbox.Errorf(sandbox.Unavailable, "another version of Dormouse suspended it, and that can resume it")
+		return sandbox.Errorf(sandbox.Unavailable, "another version of Dormouse suspended it; resume it with that version")
 	case m.Build != now.Build || m.Image != now.Image || m.Guest != now.Guest || m.Config != now.Config:
 		return folder.Lost("its saved memory belongs to another sandbox or another gVisor build")
 	}
 	for _, feature := range m.CPU {
 		if _, has := slices.BinarySearch(now.CPU, feature); !has {
-			return sandbox.Errorf(sandbox.Unavailable, "it was suspended on a machine whose CPU has %s, and this one has not: one that has can resume it", sandbox.Quote(feature))
+			return sandbox.Errorf(sandbox.Unavailable, "it was suspended on a machine whose CPU has %s, which this CPU lacks; resume it on a machine that has it", sandbox.Quote(feature))
 		}
 	}
 	return nil

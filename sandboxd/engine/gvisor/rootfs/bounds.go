@@ -111,7 +111,7 @@ func checkFile(name string, maximum int64, what string) error {
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("the image's %s is no file", what)
+		return fmt.Errorf("the image's %s is not a regular file", what)
 	case info.Size() > maximum:
 		return tooLarge(what, maximum)
 	}
@@ -145,7 +145,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 			return described, err
 		}
 		if n >= maxArchiveEntries {
-			return described, sandbox.Errorf(sandbox.Limit, "the archive has more than %d entries: it is not one of `docker save`", maxArchiveEntries)
+			return described, sandbox.Errorf(sandbox.Limit, "the archive has more than %d entries, so `docker save` did not write it", maxArchiveEntries)
 		}
 		if len(h.Name) > maxPath || len(h.Linkname) > maxPath {
 			return described, sandbox.Errorf(sandbox.Limit, "a name in the archive is longer than %d bytes", maxPath)
@@ -183,7 +183,7 @@ func checkArchive(open tarball.Opener) (described tarball.Descriptor, err error)
 	case list == nil:
 		return described, fmt.Errorf("it has no %s", manifest)
 	case len(list) != 1:
-		return described, sandbox.Errorf(sandbox.Invalid, "it has %d images: save one alone", len(list))
+		return described, sandbox.Errorf(sandbox.Invalid, "it has %d images, and must have one", len(list))
 	}
 	described = list[0]
 	if len(described.Layers) > maxLayers {

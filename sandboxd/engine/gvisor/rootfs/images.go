@@ -110,7 +110,7 @@ func (i *Images) Find(ref string) (Image, error) {
 // NoImage returns the error for an image that is not unpacked.
 func NoImage(ref string) *sandbox.Error {
 	return sandbox.Errorf(sandbox.Unavailable,
-		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own, else `dormouse image load`", sandbox.Quote(ref))
+		"the image %s is not unpacked for the gvisor engine: run `dormouse image build --engine gvisor` if it is Dormouse's own image, otherwise `dormouse image load`", sandbox.Quote(ref))
 }
 
 // Has reports whether the image with the name ref is unpacked.

@@ -67,7 +67,7 @@ func (i *Images) FindOrPull(ctx context.Context, ref string) (Image, error) {
 func (i *Images) startOrJoin(ref string) (*pull, error) {
 	named, err := name.ParseReference(ref)
 	if err != nil {
-		return nil, sandbox.Errorf(sandbox.Invalid, "%s is no name of an image", sandbox.Quote(ref)).WithCause(err)
+		return nil, sandbox.Errorf(sandbox.Invalid, "%s is not the name of an image", sandbox.Quote(ref)).WithCause(err)
 	}
 	l := &i.pulls
 	l.mu.Lock()
@@ -113,7 +113,7 @@ func (i *Images) pull(ctx context.Context, named name.Reference, ref string) (Im
 		return made, err
 	}
 	return Image{}, sandbox.Errorf(sandbox.Unavailable,
-		"the image %s is not here, and could not be pulled from %s: see that the name is right and the registry can be reached, or bring it with `dormouse image load`",
+		"the image %s is not on this machine, and could not be pulled from %s: check the name and that the registry can be reached, or load the image with `dormouse image load`",
 		sandbox.Quote(ref), sandbox.Quote(named.Context().RegistryStr())).WithCause(err)
 }
 
@@ -141,7 +141,7 @@ func (i *Images) Load(ctx context.Context, path, ref string) (string, error) {
 		return "", err
 	}
 	if err != nil {
-		return "", sandbox.Errorf(sandbox.Invalid, "%s is no image: give the folder of an OCI layout, or a tar of `docker save`", sandbox.Quote(path)).WithCause(err)
+		return "", sandbox.Errorf(sandbox.Invalid, "%s is not an image archive; pass an OCI layout directory or a `docker save` tar", sandbox.Quote(path)).WithCause(err)
 	}
 	if ref == "" {
 		ref = own
@@ -219,7 +219,7 @@ func fromIndex(path string, index v1.ImageIndex, own string, depth int) (v1.Imag
 		}
 	}
 	if len(fit) != 1 || depth > 3 {
-		return nil, "", sandbox.Errorf(sandbox.Invalid, "it has %d images for linux/%s: keep one", len(fit), runtime.GOARCH)
+		return nil, "", sandbox.Errorf(sandbox.Invalid, "it has %d images for linux/%s, and must have one", len(fit), runtime.GOARCH)
 	}
 	for _, key := range []string{"io.containerd.image.name", "org.opencontainers.image.ref.name"} {
 		if said := fit[0].Annotations[key]; own == "" && said != "" {
@@ -256,7 +256,7 @@ func (i *Images) add(ctx context.Context, img v1.Image, ref string) (Image, erro
 	sum := sha256.Sum256(raw)
 	digest := hex.EncodeToString(sum[:])
 	if said, err := img.ConfigName(); err != nil || said.Hex != digest {
-		return Image{}, errors.Join(errors.New("the image's configuration is not what its manifest says"), err)
+		return Image{}, errors.Join(errors.New("the image's configuration does not have the digest in its manifest"), err)
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
@@ -323,7 +323,7 @@ func (l *layerReader) Read(p []byte) (int, error) {
 		// A layer that is not distributable would be downloaded from a server other than the registry. The user has
 		// not chosen that server.
 		if kind, err := l.layer.MediaType(); err != nil || !kind.IsDistributable() {
-			return 0, errors.Join(fmt.Errorf("a layer of the kind %q can't be had", kind), err)
+			return 0, errors.Join(fmt.Errorf("a layer of the media type %q is not distributable", kind), err)
 		}
 		open, err := l.layer.Uncompressed()
 		if err != nil {
@@ -334,7 +334,7 @@ func (l *layerReader) Read(p []byte) (int, error) {
 	n, err := l.open.Read(p)
 	l.sum.Write(p[:n])
 	if err == io.EOF && (l.want.Algorithm != "sha256" || hex.EncodeToString(l.sum.Sum(nil)) != l.want.Hex) {
-		err = errors.New("a layer is not what the image's configuration says")
+		err = errors.New("a layer does not have the digest in the image's configuration")
 	}
 	return n, err
 }

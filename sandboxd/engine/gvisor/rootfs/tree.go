@@ -64,7 +64,7 @@ func (t *tree) folder(name string) (string, error) {
 			err = errors.Join(t.count(), t.root.Mkdir(next, 0o755), t.root.Chmod(next, 0o755))
 		case err == nil && info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > 40 {
-				return "", errors.New("its links have no end")
+				return "", errors.New("its path has too many symbolic links")
 			}
 			target, err := t.root.Readlink(next)
 			if err != nil {
@@ -76,7 +76,7 @@ func (t *tree) folder(name string) (string, error) {
 			rest = append(strings.Split(target, "/"), rest...)
 			continue
 		case err == nil && !info.IsDir():
-			err = errors.New("a part of its path is no folder")
+			err = errors.New("a part of its path is not a folder")
 		}
 		if err != nil {
 			return "", err

@@ -177,7 +177,7 @@ func (t *tree) applyOne(h *tar.Header, content io.Reader, own map[string]bool) e
 	case base == opaqueWhiteout:
 		return t.hideAll(parent, own)
 	case is && (hidden == "" || hidden == "." || hidden == ".."):
-		return errors.New("it hides nothing that there could be")
+		return errors.New("the whiteout does not name a file")
 	case is && !own[path.Join(parent, hidden)]:
 		return t.remove(path.Join(parent, hidden))
 	case is:
