@@ -232,8 +232,8 @@ func TestMissingRunscKeepsTheSandboxSuspended(t *testing.T) {
 	}
 }
 
-// TestAKilledDaemonLeavesNoPooledSandbox checks that, after the daemon was killed, the processes of its pooled sandbox, and the
-// runsc processes that it started in advance for later sandboxes, end by themselves, although no other daemon runs.
+// TestAKilledDaemonLeavesNoPooledSandbox checks that, after the daemon was killed, the processes of its pooled sandbox end by
+// themselves, although no other daemon runs.
 func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 	t.Parallel()
 	h := newGvisorHome(t)

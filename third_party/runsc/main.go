@@ -1,16 +1,14 @@
-// Command runsc is gVisor's runsc, built from gVisor's Go module with some patches (patch/) and three additions that make
+// Command runsc is gVisor's runsc, built from gVisor's Go module with some patches (patch/) and two additions that make
 // starting and resuming a sandbox faster:
 //
 //   - The seccomp filter of a sandbox is compiled when runsc is built (filters/). gVisor's releases do the same, with
 //     Bazel. gVisor's Go module does not contain the compiled filter; a runsc built from the module alone would compile
 //     it for each sandbox, which takes 60 to 90 ms of CPU time.
-//   - A runsc process can be started before it is needed: `runsc stand-by` waits for its arguments.
 //   - The garbage collector rarely runs while a resumed sandbox decodes its state. It would find little to free, because
 //     all decoded objects are still in use. This saves 40 of 350 ms.
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
@@ -33,9 +31,6 @@ var compiled []precompiledseccomp.Program
 var programs map[string]precompiledseccomp.Program
 
 func main() {
-	if os.Args[len(os.Args)-1] == "stand-by" && !stoodBy() {
-		return
-	}
 	if slices.Contains(os.Args, "boot") { // "runsc boot" is the process in which the code of the sandbox runs
 		filter.ListPrecompiled() // creates the map programs
 		for _, p := range compiled {
@@ -44,27 +39,6 @@ func main() {
 		go collectLater()
 	}
 	maincli.Main()
-}
-
-// stoodBy waits for the arguments, as JSON, on file descriptor 3 and stores them in os.Args. It writes "+" to stdout twice:
-// when it begins to wait, and when it has the arguments. It returns false if the descriptor is closed without arguments,
-// which means that the process is no longer needed.
-func stoodBy() bool {
-	from := os.NewFile(3, "arguments")
-	defer from.Close()
-	var args []string
-	// Announce that this process waits. gVisor's own runsc does not write this byte, so the engine does not use it as
-	// a standby.
-	_, _ = os.Stdout.WriteString("+")
-	err := json.NewDecoder(from).Decode(&args)
-	if err != nil {
-		return false
-	}
-	// Confirm the arguments. Without this byte, the engine kills this process and starts another runsc with the same
-	// arguments.
-	_, _ = os.Stdout.WriteString("+")
-	os.Args = append(os.Args[:1], args...)
-	return true
 }
 
 // waiting is the number of allocated bytes above which collectLater assumes that the sandbox has received the request

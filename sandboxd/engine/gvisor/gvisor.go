@@ -13,8 +13,7 @@
 //   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); forking: [Engine.Fork] (fork.go);
 //     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (fallback.go)
 //   - snapshots that new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
-//   - work done in advance: a pooled sandbox for the next restore (spare.go), and runsc processes that wait for
-//     their arguments (standby.go)
+//   - a pooled sandbox for the next restore (spare.go)
 //   - the files of a checkpoint: whether they are intact and fit this machine, and compression (package checkpoint)
 //   - images: importing, unpacking and removing them (package rootfs, called from images.go)
 //   - the guest's files, written once for each build (guest.go)
@@ -91,7 +90,6 @@ type Engine struct {
 
 	snapshots snapshots
 	spares    spares
-	standbys  standbys
 
 	ctx        context.Context // for background work; cancelled by Close
 	quit       context.CancelFunc

@@ -70,9 +70,8 @@ func TestRunscKilledAtAnyMoment(t *testing.T) {
 	wantNothingRuns(t, e, s.ID)
 }
 
-// killCommand waits until a runsc process of the home dir runs the command. A process that was started as a standby
-// also counts, because its command line does not show which command it runs. When the duration after has passed,
-// killCommand kills these processes and returns. It returns early when stop is closed.
+// killCommand waits until a runsc process of the home dir runs the command. When the duration after has passed, it kills
+// the process and returns. It returns early when stop is closed.
 func killCommand(dir, command string, after time.Duration, stop <-chan struct{}) {
 	for {
 		select {
@@ -83,7 +82,7 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 		var found []int
 		for _, pid := range runscOf(dir + "/") {
 			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if strings.Contains(string(text), "\x00"+command+"\x00") || strings.HasSuffix(string(text), "\x00stand-by\x00") {
+			if strings.Contains(string(text), "\x00"+command+"\x00") {
 				found = append(found, pid)
 			}
 		}
@@ -95,11 +94,6 @@ func killCommand(dir, command string, after time.Duration, stop <-chan struct{})
 		case <-time.After(after):
 			for _, pid := range found {
 				syscall.Kill(pid, syscall.SIGKILL)
-			}
-			// Wait until the killed processes have ended: the engine could still pass arguments to a dying standby.
-			for _, pid := range found {
-				for deadline := time.Now().Add(time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-				}
 			}
 		}
 		return

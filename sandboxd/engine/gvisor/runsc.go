@@ -185,15 +185,10 @@ func flags(l folder.Layout, ignoreCgroups bool) []string {
 	return list
 }
 
-// arguments returns the arguments for a call of runsc: the flags of every call, followed by args.
-func (e *Engine) arguments(args []string) []string {
-	return append(flags(e.layout, e.cgroups.RunscIgnores()), args...)
-}
-
 // command returns a call of runsc in its own session, so that signals to the daemon's terminal or process group do not
 // reach sandboxes.
 func (e *Engine) command(build string, args ...string) *exec.Cmd {
-	cmd := exec.Command(e.layout.Runsc(build), e.arguments(args)...)
+	cmd := exec.Command(e.layout.Runsc(build), append(flags(e.layout, e.cgroups.RunscIgnores()), args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = e.layout.Dir
 	detach(cmd)
@@ -223,14 +218,10 @@ func (e *Engine) call(ctx context.Context, build string, args ...string) error {
 	return nil
 }
 
-// stream starts runsc, or passes the arguments to a standby. It turns the log of runsc off, because runsc writes the
-// reason of a failure to stderr, too. The caller must close the result.
+// stream starts runsc. It turns the log of runsc off, because runsc writes the reason of a failure to stderr, too. The
+// caller must close the result.
 func (e *Engine) stream(build string, args ...string) (*streams.Program, error) {
-	args = append([]string{"--log=/dev/null"}, args...)
-	if s := e.standbys.acquire(build); s != nil && s.sendArguments(e.arguments(args)) {
-		return s.Program, nil
-	}
-	return streams.Start(e.command(build, args...))
+	return streams.Start(e.command(build, append([]string{"--log=/dev/null"}, args...)...))
 }
 
 // start runs a command of runsc that leaves processes running, and waits until the command itself has ended. If cgroup

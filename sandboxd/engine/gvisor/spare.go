@@ -84,9 +84,8 @@ func (s *spares) acquire(k spareKind) *spare {
 	return it
 }
 
-// keepSpare creates the spares and the waiting runsc processes that are requested, until the engine is closed.
+// keepSpare creates the spares that are requested, until the engine is closed.
 func (e *Engine) keepSpare() {
-	defer e.standbys.close()
 	defer e.dropSpare("")
 	var wanted spareKind
 	quiet := time.NewTimer(0)
@@ -96,7 +95,6 @@ func (e *Engine) keepSpare() {
 		case wanted = <-e.spares.wants:
 			quiet.Reset(spareDelay)
 		case <-quiet.C:
-			e.keepStandbys(wanted.build)
 			if e.dropSpare(wanted.sum()) || !isPatchedRunsc(e.layout.Runsc(wanted.build)) {
 				// There is a matching spare, or runsc is gVisor's own. That runsc ignores its stdin, so its spare
 				// would outlive a killed daemon.
