@@ -18,8 +18,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// damages are the ways in which a power cut, a failing disk or a person can damage a file. Each function gets the file's
-// content and the content of the same file of another sandbox, and returns the new content, or nil to remove the file.
+// damages are the ways in which a power cut, a failing disk or a person can damage a file. Each function gets the
+// file's content and the content of the same file of another sandbox, and returns the new content, or nil to remove
+// the file.
 var damages = map[string]func(own, others []byte) []byte{
 	"missing":         func(_, _ []byte) []byte { return nil },
 	"empty":           func(_, _ []byte) []byte { return []byte{} },
@@ -53,9 +54,9 @@ func damage(t *testing.T, dir string, id, other sandbox.ID, file, how string) {
 	}
 }
 
-// inASpare creates a sandbox that runs in a spare and has a fallback checkpoint. Such a sandbox has every file that a
-// running sandbox can have.
-func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
+// inAPooledSandbox creates a sandbox that runs in a pooled sandbox and has a fallback checkpoint. Such a sandbox has
+// every file that a running sandbox can have.
+func inAPooledSandbox(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	t.Helper()
 	s := spec(image)
 	create(t, e, s)
@@ -63,7 +64,7 @@ func inASpare(t *testing.T, e *gvisor.Engine, dir, image string) sandbox.ID {
 	suspendAndResume(t, e, s.ID)
 	var seen []string
 	for range 5 {
-		seen = append(seen, ready(t, e, seen...)) // if the sandbox does not use this spare, the next iteration waits for another spare
+		seen = append(seen, ready(t, e, seen...)) // if the sandbox does not use this pooled sandbox, the next iteration waits for another pooled sandbox
 		if suspendAndResume(t, e, s.ID); taken(dir, s.ID) != "" {
 			return s.ID
 		}
@@ -103,7 +104,7 @@ func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
-	neighbour, original := inASpare(t, before, dir, image), inASpare(t, before, dir, image)
+	neighbour, original := inAPooledSandbox(t, before, dir, image), inAPooledSandbox(t, before, dir, image)
 	kill(t, before, original) // a power cut would also end the processes of the sandbox
 	folder := filepath.Join(dir, "sandboxes", string(original))
 	var files []string
@@ -117,7 +118,7 @@ func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 		}
 	}
 	if len(files) < 7 || !slices.Contains(files, "spare") || !slices.Contains(files, "kept/manifest.json") {
-		t.Fatalf("a sandbox has the files %q, want at least 7, with spare and kept/manifest.json", files)
+		t.Fatalf("a sandbox has the files %q, want at least 7, with pooled sandbox and kept/manifest.json", files)
 	}
 	type victim struct{ file, how string }
 	victims := map[sandbox.ID]victim{}
@@ -189,12 +190,12 @@ func clone(t *testing.T, from, to, id, newID string) {
 func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
-	neighbour := inASpare(t, before, dir, image)
+	neighbour := inAPooledSandbox(t, before, dir, image)
 	for _, file := range []string{"config.json", "record.json", "process.json", "spare"} {
 		for _, how := range []string{"empty", "another's"} {
 			t.Run(file+"/"+how, func(t *testing.T) {
 				e := open(t, dir, bundle.Bundle{})
-				id := inASpare(t, e, dir, image)
+				id := inAPooledSandbox(t, e, dir, image)
 				damage(t, dir, id, neighbour, file, how)
 				e.Close()
 				e = open(t, dir, bundle.Bundle{})
@@ -210,7 +211,7 @@ func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
 				}
 				wantNeighbour(t, e, neighbour)
 				e.Close()
-				if got := spares(t, dir); len(got) != 1 || got[0] != taken(dir, neighbour) {
+				if got := pooledSandboxes(t, dir); len(got) != 1 || got[0] != taken(dir, neighbour) {
 					t.Errorf("there are the pooled sandboxes %q, want only the neighbour's", got)
 				}
 			})
@@ -290,7 +291,7 @@ func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
 			}
 
 			e = open(t, dir, bundle.Bundle{})
-			if left := spares(t, dir); len(left) > 0 {
+			if left := pooledSandboxes(t, dir); len(left) > 0 {
 				t.Errorf("the folders %q in spares/ are left, want none", left)
 			}
 			if err := e.Resume(t.Context(), s.ID); err != nil {

@@ -41,14 +41,14 @@ func (e *Engine) Refs() (refs []string) {
 // Command returns a call of runsc with the flags that the engine passes to every call.
 func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }
 
-// Spare returns the name of the spare that is ready, or an empty string.
-func (e *Engine) Spare() string {
-	e.spares.mu.Lock()
-	defer e.spares.mu.Unlock()
-	if e.spares.ready == nil {
+// Pooled returns the name of the pooled sandbox that is ready, or an empty string.
+func (e *Engine) Pooled() string {
+	e.pool.mu.Lock()
+	defer e.pool.mu.Unlock()
+	if e.pool.ready == nil {
 		return ""
 	}
-	return e.spares.ready.Name
+	return e.pool.ready.Name
 }
 
 // Own reports whether a stream goes over the guest's own stdin and stdout, and not through `guest connect`.

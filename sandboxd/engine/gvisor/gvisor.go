@@ -13,7 +13,7 @@
 //   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); forking: [Engine.Fork] (fork.go);
 //     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (fallback.go)
 //   - snapshots that new sandboxes start from: [Engine.Snapshot], [Engine.Start] (snapshot.go)
-//   - a pooled sandbox for the next restore (spare.go)
+//   - a pooled sandbox for the next restore (pool.go)
 //   - the files of a checkpoint: whether they are intact and fit this machine, and compression (package checkpoint)
 //   - images: importing, unpacking and removing them (package rootfs, called from images.go)
 //   - the guest's files, written once for each build (guest.go)
@@ -89,7 +89,7 @@ type Engine struct {
 	mayPull bool
 
 	snapshots snapshots
-	spares    spares
+	pool      pool
 
 	ctx        context.Context // for background work; cancelled by Close
 	quit       context.CancelFunc
@@ -142,7 +142,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 			images.Close()
 		}
 	}()
-	e := &Engine{layout: folder.Layout{Dir: cfg.Dir}, images: images, bundle: cfg.Bundle, mayPull: cfg.Pull, spares: spares{wants: make(chan spareKind, 1)}}
+	e := &Engine{layout: folder.Layout{Dir: cfg.Dir}, images: images, bundle: cfg.Bundle, mayPull: cfg.Pull, pool: pool{wants: make(chan pooledKind, 1)}}
 	e.packer = checkpoint.NewPacker(e.layout, e.locks.Acquire)
 	if err := e.layout.Make(); err != nil {
 		return nil, err
@@ -184,7 +184,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 			lowerPriority()
 			_ = e.images.Tidy(e.ctx, time.Now()) // if this fails, the next start of the daemon tries again
 		})
-		e.background.Go(e.keepSpare)
+		e.background.Go(e.keepPooled)
 		if cfg.CompressAfter >= 0 {
 			e.background.Go(func() {
 				lowerPriority()

@@ -49,7 +49,7 @@ func TestDaemonAtAMoment(t *testing.T) {
 			_, err = e.Start(t.Context(), spec(image))
 		}
 		now()
-	case "a spare is made", "a spare waits":
+	case "a pooled sandbox is made", "a pooled sandbox waits":
 		s := spec(image)
 		if err := e.Create(t.Context(), s); err != nil {
 			t.Fatal(err)
@@ -58,10 +58,10 @@ func TestDaemonAtAMoment(t *testing.T) {
 		if err := e.Remove(t.Context(), s.ID); err != nil {
 			t.Fatal(err)
 		}
-		if moment == "a spare waits" {
+		if moment == "a pooled sandbox waits" {
 			ready(t, e)
 		} else {
-			awaitSpare(t, dir)
+			awaitPooled(t, dir)
 		}
 		now()
 	}
@@ -71,12 +71,12 @@ func TestDaemonAtAMoment(t *testing.T) {
 	select {}
 }
 
-// awaitSpare waits until the folder of a spare exists.
-func awaitSpare(t *testing.T, dir string) {
+// awaitPooled waits until the folder of a pooled sandbox exists.
+func awaitPooled(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); len(spares(t, dir)) == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(pooledSandboxes(t, dir)) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("no folder of a spare was made within a minute")
+			t.Fatal("no folder of a pooled sandbox was made within a minute")
 		}
 	}
 }
@@ -85,7 +85,7 @@ func awaitSpare(t *testing.T, dir string) {
 // created in advance end soon.
 func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 	image := anyImage(t)
-	for _, moment := range []string{"a snapshot's sandbox gets ready", "a snapshot is written", "a sandbox was started from a snapshot", "a spare is made", "a spare waits"} {
+	for _, moment := range []string{"a snapshot's sandbox gets ready", "a snapshot is written", "a sandbox was started from a snapshot", "a pooled sandbox is made", "a pooled sandbox waits"} {
 		t.Run(moment, func(t *testing.T) {
 			t.Parallel() // the subtests wait most of the time
 			dir := tempDir(t)
@@ -130,7 +130,7 @@ func TestNothingOutlivesAKilledDaemon(t *testing.T) {
 				t.Fatal(err)
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "spares", "*")); len(left) > 0 {
-				t.Errorf("the spares %q are left after the next start, want none", left)
+				t.Errorf("the pooled sandboxes %q are left after the next start, want none", left)
 			}
 		})
 	}

@@ -135,8 +135,8 @@ func (e *Engine) processesOf(in folder.Instance, record string) ([]int, error) {
 	return list, nil
 }
 
-// isRunscOf reports whether cmdline, from /proc/PID/cmdline, is a command line of runsc with sandboxDir, the folder of a
-// sandbox or a spare, as its OCI bundle.
+// isRunscOf reports whether cmdline, from /proc/PID/cmdline, is a command line of runsc with sandboxDir, the folder of
+// a sandbox or a pooled sandbox, as its OCI bundle.
 func isRunscOf(cmdline, sandboxDir string) bool {
 	args := strings.Split(cmdline, "\x00")
 	if !strings.HasPrefix(filepath.Base(args[0]), "runsc") {

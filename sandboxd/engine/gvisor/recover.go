@@ -19,10 +19,10 @@ import (
 //   - An incomplete checkpoint is removed, and the sandbox keeps running.
 //   - A sandbox whose processes have died becomes suspended with its fallback checkpoint, if it has one.
 //   - A folder that was moved aside, and was not replaced, is moved back.
-//   - Folders that were being removed, and spares that no sandbox runs in, are removed.
+//   - Folders that were being removed, and pooled sandboxes that no sandbox runs in, are removed.
 //
-// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox stays
-// for the same reason.
+// A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox
+// stays for the same reason.
 //
 // If a step fails for a sandbox, on a full disk for example, recover adds a warning and continues with the other
 // sandboxes: the next operation that needs the step repeats it. recover returns an error only if the folder of the
@@ -43,7 +43,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		_, err := e.installGuest()
 		e.warn("the guest's files could not be checked", err)
 	}
-	e.warn("files that a killed daemon left were not removed", errors.Join(e.endSpares(ctx), e.clearTrash(), e.tidySnapshots(), e.prune(ids)))
+	e.warn("files that a killed daemon left were not removed", errors.Join(e.endPooled(ctx), e.clearTrash(), e.tidySnapshots(), e.prune(ids)))
 	return ctx.Err()
 }
 

@@ -55,8 +55,8 @@ func (e *Engine) end(ctx context.Context, id sandbox.ID) error {
 }
 
 // endInstance kills all processes of an instance, and removes its cgroup and the files that runsc keeps about it. If
-// the instance is a spare, endInstance removes the spare's folder, too. The parameter record is the path of the file
-// with the instance's process, or empty.
+// the instance is a pooled sandbox, endInstance removes the pooled sandbox's folder, too. The parameter record is the
+// path of the file with the instance's process, or empty.
 func (e *Engine) endInstance(ctx context.Context, in folder.Instance, record string) error {
 	if err := e.kill(ctx, in, record); err != nil {
 		return err
@@ -83,7 +83,8 @@ func (e *Engine) endInstance(ctx context.Context, in folder.Instance, record str
 // removeFiles removes the files that exist.
 func removeFiles(paths ...string) error {
 	for _, path := range paths {
-		// Check first: in a service with a read-only /run, removing a missing file fails with another error than ErrNotExist.
+		// Check first: in a service with a read-only /run, removing a missing file fails with another error than
+		// ErrNotExist.
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

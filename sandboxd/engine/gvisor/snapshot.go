@@ -35,8 +35,8 @@ const (
 // therefore waits until the daemon sends the new expiry.
 var makingLife = 5 * time.Minute
 
-// snapshots is the state of an engine's snapshots. On disk a snapshot is the folder of a suspended sandbox under another
-// name.
+// snapshots is the state of an engine's snapshots. On disk a snapshot is the folder of a suspended sandbox under
+// another name.
 type snapshots struct {
 	making sync.Mutex // held while a snapshot is made
 
@@ -47,8 +47,8 @@ type snapshots struct {
 	intact map[string]time.Time
 }
 
-// snapshotOf returns the folder of the snapshot for a spec. Its name is a hash of everything that must be the same in the
-// snapshot and in a sandbox that starts from it.
+// snapshotOf returns the folder of the snapshot for a spec. Its name is a hash of everything that must be the same in
+// the snapshot and in a sandbox that starts from it.
 func (e *Engine) snapshotOf(r folder.Record, spec engine.Spec, img rootfs.Image) (string, error) {
 	spec.ID, spec.Expires = "", time.Unix(0, 0)
 	_, config, err := e.plan(spec, img)
@@ -123,13 +123,13 @@ func (e *Engine) startFromSnapshot(ctx context.Context, dir string, id sandbox.I
 	})
 }
 
-// wantSpare requests a spare for a sandbox that starts from the snapshot in dir.
-func (e *Engine) wantSpare(dir, build string) error {
+// wantPooled requests a pooled sandbox for a sandbox that starts from the snapshot in dir.
+func (e *Engine) wantPooled(dir, build string) error {
 	var config ociSpec
 	if err := folder.ReadJSON(filepath.Join(dir, folder.ConfigFile), &config); err != nil {
 		return err
 	}
-	e.spares.want(kindOf(build, config))
+	e.pool.want(kindOf(build, config))
 	return nil
 }
 
@@ -171,8 +171,8 @@ func (e *Engine) Snapshot(ctx context.Context, spec engine.Spec, ready func(cont
 		return err
 	}
 	defer func() {
-		if err == nil { // request a spare for the first sandbox that starts from the snapshot
-			err = e.wantSpare(dir, r.Build)
+		if err == nil { // request a pooled sandbox for the first sandbox that starts from the snapshot
+			err = e.wantPooled(dir, r.Build)
 		}
 	}()
 	if fresh(dir) {
@@ -238,8 +238,8 @@ func (s *snapshots) hides(id sandbox.ID) bool {
 	return s.hidden[id]
 }
 
-// tidySnapshots removes the snapshots that are too old, or that were made with another runsc build or guest. If more than
-// maxSnapshots remain, it removes the oldest.
+// tidySnapshots removes the snapshots that are too old, or that were made with another runsc build or guest. If more
+// than maxSnapshots remain, it removes the oldest.
 func (e *Engine) tidySnapshots() error {
 	entries, err := os.ReadDir(e.layout.Snapshots())
 	if errors.Is(err, fs.ErrNotExist) {

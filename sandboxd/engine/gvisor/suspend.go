@@ -213,7 +213,7 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 	kind := kindOf(build, config)
 	var p process
 	var own *stdio.Stream
-	if s := e.spares.acquire(kind); s != nil {
+	if s := e.pool.acquire(kind); s != nil {
 		p, own, err = s.process, s.own, e.restoreInto(ctx, id, s, build, dir)
 	} else {
 		p, own, err = e.launch(ctx, e.layout.Own(id), config, build, "restore", "--detach", "--background", "--image-path="+dir)
@@ -222,7 +222,7 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 		err = e.started(ctx, id, build, p, own)
 	}
 	if err == nil {
-		e.spares.want(kind)
+		e.pool.want(kind)
 	}
 	return err
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// spares returns the names of all spares of a home, used or not.
-func spares(t *testing.T, dir string) (names []string) {
+// pooledSandboxes returns the names of all pooled sandboxes of a home, used or not.
+func pooledSandboxes(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	paths, _ := filepath.Glob(filepath.Join(dir, "spares", "*"))
 	for _, path := range paths {
@@ -28,19 +28,19 @@ func spares(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// ready waits until a spare whose name is not in others is ready, and returns the name of the spare.
+// ready waits until a pooled sandbox whose name is not in others is ready, and returns the name of the pooled sandbox.
 func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if name := e.Spare(); name != "" && !slices.Contains(others, name) {
+		if name := e.Pooled(); name != "" && !slices.Contains(others, name) {
 			return name
 		}
 	}
-	t.Fatal("no spare was made")
+	t.Fatal("no pooled sandbox was made")
 	return ""
 }
 
-// taken returns the name of the spare that a sandbox runs in, or an empty string.
+// taken returns the name of the pooled sandbox that a sandbox runs in, or an empty string.
 func taken(dir string, id sandbox.ID) string {
 	text, _ := os.ReadFile(filepath.Join(dir, "sandboxes", string(id), "spare"))
 	name, _, _ := strings.Cut(string(text), " ")
@@ -58,10 +58,11 @@ func suspendAndResume(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	}
 }
 
-// TestASpareBecomesASandbox checks that a sandbox that was resumed in a spare behaves like any other: List returns it,
-// it can be checkpointed and forked, it falls back to its checkpoint when its processes die, and Remove removes it
-// together with the spare. It also checks that each spare is used once, and that spares end when the engine is closed.
-func TestASpareBecomesASandbox(t *testing.T) {
+// TestAPooledSandboxBecomesASandbox checks that a sandbox that was resumed in a pooled sandbox behaves like any other:
+// List returns it, it can be checkpointed and forked, it falls back to its checkpoint when its processes die, and
+// Remove removes it together with the pooled sandbox. It also checks that each pooled sandbox is used once, and that
+// pooled sandboxes end when the engine is closed.
+func TestAPooledSandboxBecomesASandbox(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	s := spec(image)
@@ -71,7 +72,7 @@ func TestASpareBecomesASandbox(t *testing.T) {
 	first := ready(t, e)
 	suspendAndResume(t, e, s.ID)
 	if got := taken(dir, s.ID); got != first {
-		t.Fatalf("it runs in the spare %q, want %q", got, first)
+		t.Fatalf("it runs in the pooled sandbox %q, want %q", got, first)
 	}
 	python(t, e, s.ID, "x += 1")
 	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || !list[0].Running {
@@ -88,7 +89,7 @@ func TestASpareBecomesASandbox(t *testing.T) {
 	}
 	removeLater(t, e, fork)
 	if got := taken(dir, fork); got != second {
-		t.Errorf("the copy runs in the spare %q, want %q", got, second)
+		t.Errorf("the copy runs in the pooled sandbox %q, want %q", got, second)
 	}
 	python(t, e, fork, "x += 10")
 
@@ -102,8 +103,8 @@ func TestASpareBecomesASandbox(t *testing.T) {
 	if got := python(t, e, s.ID, "print(x)") + " " + python(t, e, fork, "print(x)"); got != "2 12" {
 		t.Errorf("x is %s in them, want 2 and 12", got)
 	}
-	if slices.Contains(spares(t, dir), first) {
-		t.Error("the spare that was killed has left its folder")
+	if slices.Contains(pooledSandboxes(t, dir), first) {
+		t.Error("the pooled sandbox that was killed has left its folder")
 	}
 	for _, id := range []sandbox.ID{s.ID, fork} {
 		if err := e.Remove(t.Context(), id); err != nil {
@@ -136,9 +137,9 @@ func runscOf(text string) (pids []int) {
 	return pids
 }
 
-// TestUnusedSparesOfAKilledDaemonEnd checks that the engine that is opened after a daemon was killed ends a spare that
-// a resume had just started to use, and keeps a sandbox that runs in another spare.
-func TestUnusedSparesOfAKilledDaemonEnd(t *testing.T) {
+// TestUnusedPooledSandboxesOfAKilledDaemonEnd checks that the engine that is opened after a daemon was killed ends a
+// pooled sandbox that a resume had just started to use, and keeps a sandbox that runs in another pooled sandbox.
+func TestUnusedPooledSandboxesOfAKilledDaemonEnd(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	killed := open(t, dir, bundle.Bundle{})
 	s, taking := spec(image), spec(image)
@@ -159,8 +160,8 @@ func TestUnusedSparesOfAKilledDaemonEnd(t *testing.T) {
 	}
 
 	e := open(t, dir, bundle.Bundle{})
-	if left := spares(t, dir); !slices.Equal(left, []string{first}) {
-		t.Errorf("there are the spares %q, want %q, in which a sandbox runs, and not %q", left, first, second)
+	if left := pooledSandboxes(t, dir); !slices.Equal(left, []string{first}) {
+		t.Errorf("there are the pooled sandboxes %q, want %q, in which a sandbox runs, and not %q", left, first, second)
 	}
 	if got := python(t, e, s.ID, "print(x)"); got != "42" {
 		t.Errorf("x = %s, want 42", got)
@@ -173,9 +174,9 @@ func TestUnusedSparesOfAKilledDaemonEnd(t *testing.T) {
 	}
 }
 
-// TestOnlyAMatchingLiveSpareIsUsed checks that a sandbox runs in a spare only if the spare has the same configuration
-// and is alive.
-func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
+// TestOnlyAMatchingLivePooledSandboxIsUsed checks that a sandbox runs in a pooled sandbox only if the pooled sandbox
+// has the same configuration and is alive.
+func TestOnlyAMatchingLivePooledSandboxIsUsed(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	other, s := spec(image), spec(image)
@@ -187,11 +188,11 @@ func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
 	first := ready(t, e)
 	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
-		t.Errorf("one of another size runs in the spare %q", got)
+		t.Errorf("one of another size runs in the pooled sandbox %q", got)
 	}
-	// The second spare has the memory limit of the sandbox other, which was started last.
+	// The second pooled sandbox has the memory limit of the sandbox other, which was started last.
 	second := ready(t, e, first)
-	if slices.Contains(spares(t, dir), first) {
+	if slices.Contains(pooledSandboxes(t, dir), first) {
 		t.Error("there are two spares")
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -208,7 +209,7 @@ func TestOnlyAMatchingLiveSpareIsUsed(t *testing.T) {
 	}
 	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
-		t.Errorf("it runs in the spare %q, which was killed", got)
+		t.Errorf("it runs in the pooled sandbox %q, which was killed", got)
 	}
 	python(t, e, other.ID, "1")
 }
