@@ -12,6 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/runsc"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
@@ -115,7 +116,7 @@ func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec,
 	}
 	defer group.Close() // does nothing if group is nil
 	args = append([]string{command, "--bundle=" + in.Bundle, "--pid-file=" + in.PIDFile()}, args...)
-	cmd := e.command(build, append(append([]string{"--log-fd=3"}, args...), in.Name)...)
+	cmd := e.runsc.Command(build, append(append([]string{"--log-fd=3"}, args...), in.Name)...)
 	if slices.Contains(config.Process.Args, stdio.Flag) {
 		ours, stdin, stdout, openErr := streams.OpenPipes()
 		if openErr != nil {
@@ -132,14 +133,14 @@ func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec,
 		}()
 		own = stream
 	}
-	if err := e.start(ctx, group, cmd, command); err != nil {
+	if err := runsc.Start(ctx, group, cmd, command); err != nil {
 		return process{}, nil, notStarted(ctx, err)
 	}
 	p, err := startedProcess(in)
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
 	}
-	raiseOOMScore(p.PID) // again, because runsc may have started the process before e.start raised the score of runsc
+	runsc.RaiseOOMScore(p.PID) // again, because runsc may have started the process before [runsc.Start] raised the score of runsc
 	return p, own, nil
 }
 

@@ -45,7 +45,7 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 // connects them to the guest's socket, and exits when its stdin is closed.
 func (e *Engine) connect(ctx context.Context, id sandbox.ID, build string) (*streams.Program, error) {
 	args := append([]string{"exec", "--user=0:0", "--cwd=/", e.layout.InstanceOf(id).Name}, engine.ConnectArgs()...)
-	s, err := e.stream(build, args...)
+	s, err := e.runsc.Stream(build, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/runsc"
 )
 
 // Doctor checks this machine, and returns what is missing or weaker than it could be and how to fix it. ref is the image
@@ -33,7 +34,7 @@ func (e *Engine) Doctor(ctx context.Context, ref string) []engine.Check {
 // systemChecks returns the checks that do not depend on an image or a sandbox.
 func (e *Engine) systemChecks() []engine.Check {
 	checks := []engine.Check{e.cgroupCheck()}
-	if rootless() {
+	if runsc.Rootless() {
 		checks = append(checks, ok("user", "not root: sandboxes run as this user, in user namespaces"))
 	}
 	if strings.Contains(e.cgroups.Base, "/user@") && !lingers() {

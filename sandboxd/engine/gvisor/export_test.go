@@ -39,7 +39,7 @@ func (e *Engine) Refs() (refs []string) {
 }
 
 // Command returns a call of runsc with the flags that the engine passes to every call.
-func (e *Engine) Command(args ...string) *exec.Cmd { return e.command(e.build, args...) }
+func (e *Engine) Command(args ...string) *exec.Cmd { return e.runsc.Command(e.build, args...) }
 
 // Pooled returns the name of the pooled sandbox that is ready, or an empty string.
 func (e *Engine) Pooled() string {

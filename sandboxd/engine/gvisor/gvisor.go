@@ -1,14 +1,12 @@
 // Package gvisor implements the engine interface with gVisor's runsc. It runs on Linux, without Docker, as root or as
-// an ordinary user. It is the only package that calls runsc. The manager calls it through the interfaces of package
-// engine.
+// an ordinary user. The manager calls it through the interfaces of package engine.
 //
 //   - opening an engine: [New], [Config], [Engine] (gvisor.go)
 //   - the files of the engine's folder (package folder), and repairs when the engine is opened (recover.go, damage.go)
 //   - isolation: [profile] is a pure function from the spec to the OCI configuration, with a golden file in testdata
 //     (profile.go); oci.go has the types of that configuration
-//   - finding, storing and calling runsc (runsc.go)
+//   - finding, storing and calling runsc, also without root (package runsc)
 //   - the life cycle of a sandbox (create.go, list.go, remove.go), its processes (process.go) and cgroups (package cgroup)
-//   - running without root: user namespaces (rootless.go)
 //   - streams to the guest: over the guest's own stdin and stdout (sandboxd/stdio), or through `guest connect` (dial.go)
 //   - suspending and resuming: [Engine.Suspend], [Engine.Resume] (suspend.go); forking: [Engine.Fork] (fork.go);
 //     checkpoints of running sandboxes, for when their processes die: [Engine.Checkpoint] (fallback.go)
@@ -43,6 +41,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/runsc"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/locks"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/streams"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
@@ -80,6 +79,7 @@ type Engine struct {
 	layout  folder.Layout
 	images  *rootfs.Images
 	bundle  engine.Bundle
+	runsc   runsc.Caller
 	build   string // the build of runsc that new sandboxes use
 	cgroups cgroup.Trees
 	info    engine.Info
@@ -123,11 +123,11 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		}
 		cfg.Images = dir
 	}
-	program, why, err := findRunsc(cfg.Runsc)
+	program, why, err := runsc.Find(cfg.Runsc)
 	if err != nil {
 		return nil, err
 	}
-	if err := tryNamespace(program); err != nil {
+	if err := runsc.TryNamespace(program); err != nil {
 		return nil, err
 	}
 	// gVisor refuses to open a path that contains a symbolic link.
@@ -147,7 +147,7 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := e.layout.Make(); err != nil {
 		return nil, err
 	}
-	if e.build, err = keepRunsc(e.layout, program, e.images); err != nil {
+	if e.build, err = runsc.Keep(e.layout, program, e.images.Program); err != nil {
 		return nil, err
 	}
 	e.cgroups = cgroup.Find()
@@ -156,9 +156,10 @@ func New(ctx context.Context, cfg Config) (_ *Engine, err error) {
 			"the gvisor engine can't limit sandboxes, because %s: %s, or pass --without-cgroups if you trust the code in the sandboxes not to use up this machine",
 			e.cgroups.Missing, e.cgroups.Remedy)
 	}
+	e.runsc = runsc.Caller{Layout: e.layout, IgnoreCgroups: e.cgroups.RunscIgnores()}
 	e.info = engine.Info{
 		Name: "gvisor", Runtime: "runsc", Runtimes: []string{"runsc"},
-		Version:   runscVersion(program),
+		Version:   runsc.Version(program),
 		Isolation: "gVisor: a kernel of its own for each sandbox",
 		Why:       strings.TrimPrefix(cfg.Why+"; "+why, "; "),
 		CPUs:      runtime.NumCPU(),

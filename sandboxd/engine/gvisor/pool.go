@@ -14,6 +14,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/runsc"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -98,7 +99,7 @@ func (e *Engine) keepPooled() {
 		case wanted = <-e.pool.wants:
 			quiet.Reset(poolDelay)
 		case <-quiet.C:
-			if e.dropPooled(wanted.sum()) || !isPatchedRunsc(e.layout.Runsc(wanted.build)) {
+			if e.dropPooled(wanted.sum()) || !runsc.IsPatched(e.layout.Runsc(wanted.build)) {
 				// There is a matching pooled sandbox, or runsc is gVisor's own. That runsc ignores its stdin, so its
 				// pooled sandbox would outlive a killed daemon.
 				continue
@@ -206,7 +207,7 @@ func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *pooled, buil
 		s.close()
 		return errors.Join(err, e.endInstance(endCtx, s.Instance, ""))
 	}
-	if err := e.call(ctx, build, "restore", "--detach", "--background", "--bundle="+s.Bundle, "--image-path="+dir, s.Name); err != nil {
+	if err := e.runsc.Call(ctx, build, "restore", "--detach", "--background", "--bundle="+s.Bundle, "--image-path="+dir, s.Name); err != nil {
 		s.close()
 		return notStarted(ctx, err)
 	}

@@ -30,7 +30,7 @@ type facts struct {
 }
 
 // profile returns the OCI configuration that isolates a sandbox. It is a pure function, so that a change to isolation is a
-// change to testdata/profile.golden.json, which a reviewer sees. The flags of runsc ([layout.flags]) are the other part of
+// change to testdata/profile.golden.json, which a reviewer sees. The flags of runsc ([runsc.Flags]) are the other part of
 // the isolation. profile returns the Docker engine's configuration, with these differences:
 //
 //   - gVisor's kernel applies the seccomp profile ([engine.Seccomp]). gVisor has another filter for the system calls that

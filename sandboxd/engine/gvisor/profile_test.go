@@ -9,6 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/cgroup"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/runsc"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -30,7 +31,7 @@ func TestProfileMatchesGoldenFiles(t *testing.T) {
 		Flags  []string `json:"flags"`
 		Config ociSpec  `json:"config"`
 	}{
-		flags(where, false),
+		runsc.Flags(where, false),
 		profile(spec, facts{Root: "/images/0123/rootfs", Path: "/usr/local/bin:/usr/bin:/bin", Guest: where.Guest("0123456789ab-amd64"),
 			Etc: where.Etc(), Cgroup: c.Path(string(spec.ID)), Swap: c.Swap}),
 	}, "", "  ")

@@ -10,6 +10,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/checkpoint"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/runsc"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/stdio"
 )
@@ -104,7 +105,7 @@ func (e *Engine) writeCheckpoint(ctx context.Context, id sandbox.ID, build, dir 
 		return checkpoint.NotSaved(err)
 	}
 	e.streams.Close(string(id)) // gVisor can't save an open pipe to the host in a checkpoint
-	err := e.call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.InstanceOf(id).Name)
+	err := e.runsc.Call(ctx, build, "checkpoint", "--leave-running", "--exclude-committed-zero-pages", "--image-path="+dir, e.layout.InstanceOf(id).Name)
 	if err == nil {
 		return nil
 	}
@@ -239,7 +240,7 @@ func (e *Engine) checkRestorable(r folder.Record) error {
 			return sandbox.Errorf(sandbox.Unavailable, "%s is no longer on this machine; put it back to resume the sandbox", what).WithCause(err)
 		}
 	}
-	if build, err := buildOf(e.layout.Runsc(r.Build)); err != nil || build != r.Build {
+	if build, err := runsc.BuildOf(e.layout.Runsc(r.Build)); err != nil || build != r.Build {
 		return sandbox.Errorf(sandbox.Unavailable, "the gVisor build that it was suspended with was changed; put it back to resume the sandbox").WithCause(err)
 	}
 	return nil

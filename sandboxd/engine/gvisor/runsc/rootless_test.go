@@ -1,6 +1,6 @@
 //go:build linux
 
-package gvisor_test
+package runsc
 
 import (
 	"strings"
@@ -8,7 +8,6 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -30,7 +29,7 @@ func TestForbiddenNamespaceErrorNamesTheSetting(t *testing.T) {
 			for file, value := range test.settings {
 				sys[file] = &fstest.MapFile{Data: []byte(value + "\n")}
 			}
-			err := gvisor.WhyNoNamespace(sys, "/bin/runsc", syscall.EPERM)
+			err := whyNoNamespace(sys, "/bin/runsc", syscall.EPERM)
 			if sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "as root, or use a Docker engine") {
 				t.Errorf("it says %q, want %q in it", err, test.want)
 			}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package gvisor
+package runsc
 
 import (
 	"errors"
@@ -15,7 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func rootless() bool { return os.Geteuid() != 0 }
+// Rootless reports whether the daemon runs as a user who is not root.
+func Rootless() bool { return os.Geteuid() != 0 }
 
 // asRoot makes a command run in a new user namespace, in which the daemon's user is root and no other user exists. Each
 // call of runsc has its own namespace. This is sufficient: in each of these namespaces, processes and files that runsc
@@ -27,14 +28,14 @@ func asRoot(attr *syscall.SysProcAttr) {
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	// The mount namespace is created in a second step, after the user namespace. If AppArmor allows the user namespace
-	// but gives its root no capabilities, this step fails, so that tryNamespace detects this case.
+	// but gives its root no capabilities, this step fails, so that TryNamespace detects this case.
 	attr.Unshareflags |= syscall.CLONE_NEWNS
 }
 
-// tryNamespace returns an error if the daemon's user is not root and can't become root in a user namespace on this
+// TryNamespace returns an error if the daemon's user is not root and can't become root in a user namespace on this
 // machine. To check this, it runs program in such a namespace.
-func tryNamespace(program string) error {
-	if !rootless() {
+func TryNamespace(program string) error {
+	if !Rootless() {
 		return nil
 	}
 	cmd := exec.Command(program, "--version")
