@@ -39,7 +39,7 @@ type File struct {
 	// Packed holds the compressed size of each block in bytes, or is nil if the file is not compressed. The compressed
 	// blocks follow each other in the file Name+packedSuffix. All other fields describe the uncompressed file, which
 	// runsc writes and reads.
-	Packed []int `json:"packed,omitempty"`
+	Packed []int `json:"packed"` // no omitempty: an empty file has no blocks, and may be compressed
 }
 
 // manifestFile is the content of a manifest file: the manifest and its checksum.
