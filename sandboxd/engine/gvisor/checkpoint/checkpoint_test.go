@@ -3,8 +3,8 @@ package checkpoint
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,9 +17,7 @@ import (
 func save(t *testing.T, dir string) (Manifest, []byte) {
 	t.Helper()
 	pages := make([]byte, 2*blockBytes+1000) // three blocks, of which the last one is not full
-	for i := range pages[:blockBytes] {
-		pages[i] = byte(rand.Uint32())
-	}
+	rand.Read(pages[:blockBytes])
 	err := Save(dir, New(folder.Record{Build: "b"}, []byte("config")), func() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
