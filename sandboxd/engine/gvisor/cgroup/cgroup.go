@@ -57,8 +57,8 @@ const (
 // needed lists the controllers that the limits of a sandbox need.
 var needed = []string{"memory", "cpu", "pids"}
 
-// Find returns the cgroups that can limit sandboxes on this machine. If there are none, the field Missing of the result
-// says why.
+// Find returns the cgroups that can limit sandboxes on this machine. If cgroups can't be used, the field Missing of the
+// result has the reason.
 func Find() Trees {
 	if os.Geteuid() != 0 {
 		return delegated()
@@ -137,7 +137,7 @@ func (t Trees) prepareParent() Trees {
 	return t
 }
 
-// RunscIgnores reports whether runsc must ignore cgroups, because there are none or because [Trees.Open] creates them.
+// RunscIgnores reports whether runsc must ignore cgroups, because they can't be used or because [Trees.Open] creates them.
 func (t Trees) RunscIgnores() bool { return t.Missing != "" || t.ours }
 
 // Path returns the path of an instance's cgroup, which is the same in every tree, or an empty string if cgroups can't be

@@ -1,7 +1,7 @@
 // Package checkpoint writes, verifies and compresses the files of checkpoints.
 //
-// A checkpoint is a folder with the files that runsc has written, and a manifest that says what they are and what is
-// needed to restore them.
+// A checkpoint is a folder with the files that runsc has written, and a manifest. The manifest lists the files, and the
+// build, image, guest and CPU features that are needed to restore them.
 //
 //   - making a checkpoint: [Save] (checkpoint.go); for a fork, [Copy] (copy.go)
 //   - whether it can be restored: [Manifest] (manifest.go), with the features of this machine's CPUs (cpu.go)
@@ -60,7 +60,7 @@ func WriteEnd(dir, how string) error {
 	return durable.WriteFile(filepath.Join(dir, endName), []byte(how+"\n"), 0o600)
 }
 
-// ReadEnd returns the text that [WriteEnd] wrote, and whether there is one.
+// ReadEnd returns the text that [WriteEnd] wrote, and whether WriteEnd was called for this checkpoint.
 func ReadEnd(dir string) (how string, ok bool) {
 	text, err := os.ReadFile(filepath.Join(dir, endName))
 	return strings.TrimSpace(string(text)), err == nil

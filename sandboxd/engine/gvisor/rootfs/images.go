@@ -1,8 +1,8 @@
 // Package rootfs imports images and keeps their unpacked root file systems, which the sandboxes of all homes share.
 //
 //   - the folder of images, finding and importing them: [Images] (images.go)
-//   - sources of images: a registry, an OCI layout, a `docker save` tar (pull.go), with limits for what is read into
-//     memory (bounds.go)
+//   - sources of images: a registry, an OCI layout, a `docker save` tar (pull.go), with limits for the data that is
+//     held in memory (bounds.go)
 //   - unpacking layers (unpack.go) inside of one folder, whatever the layers contain (tree.go)
 //   - removing images that no home needs any more: [Images.Tidy] (tidy.go)
 //
