@@ -11,7 +11,7 @@ type background struct {
 	cancel context.CancelFunc
 
 	mu         sync.Mutex
-	stopped    bool // spawn starts no goroutine any more
+	stopped    bool // stop was called, so spawn must not start goroutines
 	goroutines sync.WaitGroup
 }
 
@@ -48,7 +48,7 @@ func (b *background) finish(ctx context.Context, fn func(context.Context) error)
 	}
 }
 
-// stop cancels the context of all goroutines, and makes spawn return false from now on.
+// stop cancels the context of all goroutines. After stop, spawn returns false.
 func (b *background) stop() {
 	b.mu.Lock()
 	b.stopped = true

@@ -42,12 +42,12 @@ func (s *liveSandbox) call(ctx context.Context, timeout time.Duration, n tries, 
 	}
 }
 
-// errSuspended is in the chain of the error of a call whose sandbox the engine has suspended without a request
-// from this manager.
+// errSuspended is wrapped in the error of a call if the engine has suspended the sandbox without a request from this
+// manager.
 var errSuspended = errors.New("the engine suspended the sandbox")
 
-// errBegun is in the chain of the error of a call that must not be repeated, even if its tries allow it, because
-// part of the body of its request has been sent.
+// errBegun is wrapped in the error of a call that must not be repeated because part of its request's body has been
+// sent.
 var errBegun = errors.New("part of the body was sent")
 
 // send is like call, but the caller must be a user of the sandbox already.

@@ -95,7 +95,7 @@ func (m *Manager) reserveDisk(ctx context.Context, s *liveSandbox, discard bool)
 	switch {
 	case over > 0:
 		m.setDiskFull(true)
-	// Withdraw the warning only when 5% are free, so that it does not appear and disappear all the time.
+	// Withdraw the warning only when 5% of the space is free, so that it does not appear and disappear repeatedly.
 	case over < -m.cfg.MaxDisk/20:
 		m.setDiskFull(false)
 	}

@@ -155,7 +155,7 @@ const beginDelay = 200 * time.Millisecond
 // record if the sandbox was terminated.
 func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
-	var refused bool // by the guest, which accepts every execution that it has already
+	var refused bool // the guest refused the execution, which it does only if it does not have it
 	var reached bool // the guest may have received the execution from this delivery
 	s.executions.Sent(accepted.ID)
 	err := s.call(s.ctx, guestTimeout(req.WaitSeconds), twice, func(ctx context.Context) (err error) {

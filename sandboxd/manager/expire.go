@@ -2,8 +2,8 @@ package manager
 
 import "time"
 
-// clockCheck is the longest time between two readings of the wall clock while sandboxes exist, because timers
-// do not notice when the system clock is changed.
+// clockCheck is the longest time between two readings of the wall clock while sandboxes exist. Timers alone are not
+// enough, because they do not react to a change of the system clock.
 const clockCheck = 10 * time.Second
 
 // expiryMoved makes expireLoop look for the next expiry again, because an expiry has changed or has been
@@ -43,7 +43,7 @@ func (m *Manager) expireDue() (next time.Duration, any bool) {
 		left := s.expires().Sub(now)
 		if left <= 0 {
 			m.spawn(s.expire)
-			left = clockCheck // check then whether the sandbox was terminated
+			left = clockCheck // try again after this time if the sandbox could not be terminated
 		}
 		if !any || left < next {
 			next, any = left, true
@@ -52,7 +52,7 @@ func (m *Manager) expireDue() (next time.Duration, any bool) {
 	return next, any
 }
 
-// expire terminates an expired sandbox. It does nothing if another goroutine does so already.
+// expire terminates an expired sandbox. It does nothing if another call is terminating the sandbox.
 func (s *liveSandbox) expire() {
 	if !s.expiring.CompareAndSwap(false, true) {
 		return

@@ -28,7 +28,7 @@ func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, [
 	return list.Files, list.Omitted, err
 }
 
-// WriteFile writes body to a file. When WriteFile has returned, body is not read any more.
+// WriteFile writes body to a file. It does not read body after it has returned.
 func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
 	path, err := sandbox.ParsePath(path)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// forkPatience is how long a fork waits for the original to become idle.
+// forkPatience is how long a fork waits until the original is idle.
 const forkPatience = 5 * time.Second
 
 // asOriginal copies the fields that a fork shares with its original to rec. name is the id or display name of

@@ -21,9 +21,9 @@ type inspection struct {
 	err        error
 }
 
-// inspect returns the engine's containers. A caller can share the result of another caller's request to the
-// engine, but only if that request was sent after the caller called inspect. Callers must not change the map,
-// because they share it.
+// inspect returns the engine's containers. If another caller has sent a request to the engine after this call began,
+// inspect returns the result of that request instead of sending its own. So the list is never older than the call.
+// Callers must not change the map, because they share it.
 func (m *Manager) inspect(ctx context.Context) (map[sandbox.ID]engine.Container, error) {
 	asked := time.Now()
 	in := &m.inspection

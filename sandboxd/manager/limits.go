@@ -35,7 +35,7 @@ func (m *Manager) limits() capacity.Limits {
 // pauses reports whether the engine suspends sandboxes only by pausing them. A paused sandbox keeps its memory.
 func (m *Manager) pauses() bool { return m.engine.Info().Suspend == engine.Paused }
 
-// useOf returns what the sandbox of a record occupies.
+// useOf returns the capacity that the sandbox of a record uses.
 func useOf(rec store.Sandbox) capacity.Use {
 	return capacity.Use{Owner: rec.Owner, Memory: rec.Limits.MemoryBytes, UID: rec.UID}
 }

@@ -8,10 +8,10 @@
 //
 //   - lifecycle: the states of a sandbox, which transitions are allowed, and who may make them
 //   - delivery: pending executions, each of which runs at most once
-//   - capacity: how many sandboxes may run, and what they occupy
+//   - capacity: how many sandboxes may run, and how much memory they may use
 //   - reconcile: what to do when the records and the engine's containers differ
 //
-// The files of this package, from what clients call down to what it is made of:
+// The files of this package, starting with the methods that package api calls:
 //
 //   - manager.go: [Manager], [Config], starting and stopping; background.go: the goroutines of the manager
 //   - create.go: [Manager.Create]; snapshot.go: starting a container, from a snapshot if possible; fork.go: forks
@@ -70,7 +70,7 @@ type Config struct {
 
 	DefaultImage string
 	AllowImages  []string       // images that a request may select besides DefaultImage; "*" allows any
-	Limits       sandbox.Limits // of a sandbox whose request sets no limits; zero: sandbox.DefaultLimits
+	Limits       sandbox.Limits // limits of a sandbox whose request sets none; zero: sandbox.DefaultLimits
 	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
 	MaxSandboxes int            // how many sandboxes may run at the same time; zero: sandbox.DefaultMaxSandboxes
 	// MaxSandboxesPerOwner limits the number of sandboxes, running or suspended, of each owner except the
@@ -179,7 +179,7 @@ func (m *Manager) Start(ctx context.Context) error {
 		return fmt.Errorf("manager: %w", err)
 	}
 	m.terminateInterrupted(ctx)
-	// Register the executions before reconcile, which can terminate their sandboxes: it reports only registered
+	// Register the executions before calling reconcile. It can terminate their sandboxes, and reports only registered
 	// executions as lost.
 	for _, e := range unfinished {
 		if s := m.created(e.SandboxID); s != nil {

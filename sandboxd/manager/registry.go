@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// registry contains all sandboxes: those that are being created, run or are suspended, and terminated ones whose
+// registry contains the sandboxes that are being created, running or suspended, and the terminated sandboxes whose
 // container may still exist. It is safe for concurrent use.
 type registry struct {
 	mu  sync.Mutex
@@ -80,7 +80,7 @@ func (m *Manager) created(id sandbox.ID) *liveSandbox {
 
 // find returns the running or suspended sandbox with this id or display name, and counts the call as a use of it.
 // It waits for a sandbox that is being created. If the sandbox was terminated, the error states why. For a sandbox
-// that ctx's owner may not see, the error is the same as for one that does not exist.
+// that ctx's owner may not see, the error is the same as for a sandbox that does not exist.
 func (m *Manager) find(ctx context.Context, name string) (*liveSandbox, error) {
 	s, err := m.named(ctx, name)
 	if err != nil {

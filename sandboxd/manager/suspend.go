@@ -85,7 +85,7 @@ func (s *liveSandbox) undoSuspend(ctx context.Context, suspender engine.Suspende
 func (s *liveSandbox) notSaved(b *backoff, cause error) {
 	s.mu.Lock()
 	// While the disk is full, keep the delay at its minimum. The engine frees space when it compresses the
-	// checkpoints of suspended sandboxes, and then each sandbox should soon be tried again.
+	// checkpoints of suspended sandboxes, and the next attempt should follow soon after that.
 	if cause == errDiskFull {
 		b.delay = 0
 	}

@@ -59,9 +59,9 @@ func (m *Manager) sweepLoop(failed bool) {
 	}
 }
 
-// reconcile plans the actions that make the records and the engine agree, and runs them. It returns an error
-// only if the engine cannot list its containers. If an action fails, it is logged and the next reconcile plans
-// it again.
+// reconcile removes the differences between the records and the engine's containers. It returns an error only if the
+// engine cannot list its containers. If an action fails, the failure is logged, and the next reconcile plans the
+// action again.
 func (m *Manager) reconcile(ctx context.Context) error {
 	plan, err := m.plan(ctx)
 	if err != nil {
@@ -114,11 +114,11 @@ func (m *Manager) terminateAllDead(ctx context.Context) {
 	})
 }
 
-// plan returns the actions that make the records and the engine agree.
+// plan returns the actions that remove the differences between the records and the engine's containers.
 func (m *Manager) plan(ctx context.Context) ([]reconcile.Action, error) {
-	// Read the versions of all sandboxes before asking the engine, so that known can detect which sandboxes changed
-	// while the engine made its list. The list may lack a sandbox that starts at that time, and may show a
-	// sandbox that is suspended or resumed at that time as neither running nor suspended.
+	// Read the versions of all sandboxes before asking the engine, so that m.known can detect which sandboxes changed
+	// while the engine made its list. If a sandbox starts during that time, the list may not contain it. If it is
+	// suspended or resumed during that time, the list may show it as neither running nor suspended.
 	versions := map[sandbox.ID]int{}
 	for _, s := range m.registry.list() {
 		_, versions[s.id] = s.life.Version()
@@ -132,7 +132,7 @@ func (m *Manager) plan(ctx context.Context) ([]reconcile.Action, error) {
 
 // known returns the sandboxes to compare with the engine's list. versions contains the version that each sandbox
 // had before the list was requested. Sandboxes that have changed since then, that are changing now, or whose
-// container is being removed, are marked as busy, so that the plan leaves them alone.
+// container is being removed, are marked as busy, so that the plan contains no action for them.
 func (m *Manager) known(versions map[sandbox.ID]int) []reconcile.Known {
 	var all []reconcile.Known
 	for _, s := range m.registry.list() {

@@ -61,8 +61,8 @@ func (s *liveSandbox) updateGuestExpiry(ctx context.Context, t *lifecycle.Transi
 }
 
 // setGuestExpiry sets the expiry in the guest to the recorded one, and reports whether it succeeded. It does not
-// call diagnose after a failure, because diagnose can terminate the sandbox, for which it would wait for the
-// Transition. The caller must hold the Transition, and the container must run.
+// call diagnose after a failure, because diagnose may terminate the sandbox and would then wait for the Transition.
+// The caller must hold the Transition, and the container must run.
 func (s *liveSandbox) setGuestExpiry(ctx context.Context) bool {
 	expires := s.expires()
 	s.mu.Lock()

@@ -71,9 +71,9 @@ type statusCache struct {
 	err    error
 }
 
-// queryStatus returns the guest's status. A caller can share the answer to another caller's request, but only if
-// that request was sent after the caller called queryStatus, so that the answer is not older than the call. Callers
-// must not change the status, because they share it. The caller must be a user of the sandbox.
+// queryStatus returns the guest's status. If another caller has sent a status request after this call began,
+// queryStatus returns the answer to that request instead of sending its own. So the status is never older than the
+// call. Callers must not change the status, because they share it. The caller must be a user of the sandbox.
 func (s *liveSandbox) queryStatus(ctx context.Context) (guest.Status, error) {
 	called := time.Now()
 	c := &s.status

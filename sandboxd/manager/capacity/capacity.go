@@ -1,5 +1,5 @@
-// Package capacity keeps account of what the sandboxes of a daemon use: how many run, the sum of their memory
-// limits, how many each owner has, and which uids are taken. It does no I/O.
+// Package capacity counts the running sandboxes of a daemon, the sum of their memory limits and the sandboxes of each
+// owner, and compares these with the limits. It also assigns uids. It does no I/O.
 //
 // A sandbox is in the [Ledger] from the time its creation begins until its container has been removed. It counts
 // towards the limits on running sandboxes unless it is suspended to disk.
@@ -22,18 +22,18 @@ type Limits struct {
 	// Paused is true if the engine suspends a sandbox only by pausing it. Suspended sandboxes then count as running.
 	Paused bool
 	// DiskFull is true if idle sandboxes are not suspended because checkpoints use all the disk space that the
-	// daemon allows. The errors then say so.
+	// daemon allows. Errors then mention this.
 	DiskFull bool
 }
 
-// Use is what one sandbox occupies.
+// Use is the capacity that one sandbox uses.
 type Use struct {
 	Owner  sandbox.Owner
 	Memory int64 // memory limit, in bytes
 	UID    int   // uid of its kernels
 }
 
-// Ledger contains the use of all sandboxes. The zero value is ready for use. It is safe for concurrent use.
+// Ledger contains the [Use] of each sandbox. The zero value is an empty ledger. It is safe for concurrent use.
 type Ledger struct {
 	mu  sync.Mutex
 	all map[sandbox.ID]*entry
@@ -58,7 +58,7 @@ const (
 	SharedUID = firstUID - 1
 )
 
-// Add adds a sandbox, whatever the limits are. It is for sandboxes that an earlier daemon has created.
+// Add adds a sandbox, even if that exceeds the limits. It is for sandboxes that an earlier daemon has created.
 func (l *Ledger) Add(id sandbox.ID, u Use, running bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,7 +105,7 @@ func (l *Ledger) Resume(id sandbox.ID, limits Limits) (reason string) {
 	return ""
 }
 
-// SetRunning records whether a sandbox runs, whatever the limits are.
+// SetRunning records whether a sandbox runs, even if that exceeds the limits.
 func (l *Ledger) SetRunning(id sandbox.ID, running bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -51,8 +51,8 @@ func TestSuspendedSandboxesDoNotCount(t *testing.T) {
 	}
 }
 
-// TestLessMemoryIsOffered checks that the error recommends less memory only if that helps.
-func TestLessMemoryIsOffered(t *testing.T) {
+// TestErrorRecommendsLessMemoryIfThatHelps checks that the error recommends less memory only if that helps.
+func TestErrorRecommendsLessMemoryIfThatHelps(t *testing.T) {
 	var l capacity.Ledger
 	limits := capacity.Limits{Memory: gib, Sandboxes: 1}
 	reserve(t, &l, "a", capacity.Use{Memory: 2 * gib}, limits, "request less memory_mb")

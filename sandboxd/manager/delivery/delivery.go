@@ -2,10 +2,10 @@
 // record, so that each of them is sent to the guest as often as necessary and runs at most once. It does no I/O:
 // package manager sends the executions and writes the records.
 //
-// An execution becomes final when its guest reports its end. It becomes lost if its sandbox is terminated or goes
-// back to a checkpoint, or if the guest does not have it. [Table] contains the executions for which none of this
-// has happened yet. The guest itself runs an execution id only once, so sending an execution twice is harmless as
-// long as the guest keeps its memory.
+// An execution ends when its guest reports its end. It is lost if its sandbox is terminated or goes back to a
+// checkpoint, or if the guest does not have it. [Table] contains the executions that have not ended and are not lost.
+// The guest itself runs an execution id only once. So it is harmless to send an execution twice, unless the sandbox
+// went back to a checkpoint in the meantime.
 package delivery
 
 import (
@@ -34,7 +34,7 @@ type Pending struct {
 	Sending int
 	// Reached is true if the guest may have received the execution.
 	Reached bool
-	// Begun is true if the begin of the execution was reported with [Table.Begin] before.
+	// Begun is true after a call of [Table.Begin].
 	Begun bool
 
 	sends     int    // number of deliveries that were started
@@ -59,7 +59,7 @@ func (t *Table) Add(e sandbox.Execution, release func()) {
 	t.add(&Pending{Accepted: e, sentAt: unsent, release: release})
 }
 
-// Recover adds an execution that an earlier daemon accepted and did not see end.
+// Recover adds an execution that an earlier daemon accepted and whose end is not on record.
 func (t *Table) Recover(e sandbox.Execution, release func()) {
 	t.add(&Pending{Accepted: e, sentAt: seen, Reached: true, Begun: true, release: release})
 }

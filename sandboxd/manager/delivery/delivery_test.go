@@ -96,8 +96,8 @@ func TestAbandon(t *testing.T) {
 	}
 }
 
-// TestRemoveAndBeginSucceedOnce checks that of many concurrent callers only one removes an execution, and only one
-// gets to report its begin.
+// TestRemoveAndBeginSucceedOnce checks that of many concurrent callers only one removes an execution, and at most one
+// call of Begin returns true.
 func TestRemoveAndBeginSucceedOnce(t *testing.T) {
 	for range 100 {
 		tab := newTable()

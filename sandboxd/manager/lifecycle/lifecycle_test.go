@@ -107,8 +107,8 @@ func TestTableOfStates(t *testing.T) {
 	}
 }
 
-// TestEndedTransitionIsUseless checks that a transition cannot be used after its end.
-func TestEndedTransitionIsUseless(t *testing.T) {
+// TestEndedTransitionPanics checks that each use of a transition after its end panics.
+func TestEndedTransitionPanics(t *testing.T) {
 	tr := begin(t, lifecycle.New(lifecycle.Running, nil))
 	tr.End()
 	for name, use := range map[string]func(){

@@ -136,7 +136,7 @@ func (m *Machine) release(use bool) {
 	}
 }
 
-// signal wakes the goroutines that wait for a change. The caller must hold m.mu.
+// signal notifies the goroutines that wait for a change. The caller must hold m.mu.
 func (m *Machine) signal() {
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -164,7 +164,7 @@ func (m *Machine) Idle(long time.Duration) bool {
 	return m.idle(long)
 }
 
-// idle is Idle for a caller that holds m.mu.
+// idle is like Idle. The caller must hold m.mu.
 func (m *Machine) idle(long time.Duration) bool {
 	return m.state == Running && m.users == 0 && time.Since(m.used) >= long
 }

@@ -6,8 +6,9 @@
 //   - [Machine], the state of one sandbox with its users; [Machine.Acquire], [Machine.Retain]: machine.go
 //   - [Transition], the exclusive right to change the state: transition.go
 //
-// A sandbox that is paused, because its engine cannot write checkpoints, has the state Suspended: all rules are
-// the same. Only its memory counts as used, which package capacity takes into account.
+// If the engine cannot write checkpoints, it pauses the sandbox instead of suspending it. A paused sandbox has the
+// state Suspended too, because the same rules apply to it. Only its memory still counts as used, which package
+// capacity takes into account.
 package lifecycle
 
 import "slices"

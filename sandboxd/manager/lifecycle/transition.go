@@ -7,10 +7,10 @@ import (
 )
 
 // Transition is the exclusive right to change the state of one sandbox. A function that needs this right takes a
-// *Transition, so that its callers cannot forget to acquire it. A goroutine that holds the Transition of one
+// *Transition, so that the compiler checks that its callers have it. A goroutine that holds the Transition of one
 // sandbox must not wait for that of another, because two sandboxes could then wait for each other; it may use
-// [Machine.TryBegin]. The creator of a sandbox is an exception: nobody waits for the Transition of a sandbox that is
-// being created.
+// [Machine.TryBegin]. The goroutine that creates a sandbox is an exception: no other goroutine waits for the
+// Transition of a sandbox that is being created.
 type Transition struct{ m *Machine }
 
 // Begin waits until no other goroutine holds the sandbox's Transition, and returns it. The caller must call
@@ -34,7 +34,7 @@ func (m *Machine) TryBegin() (t *Transition, ok bool) {
 	}
 }
 
-// End gives the Transition back. It panics if the Transition was given back before.
+// End releases the Transition. It panics if the Transition was already released.
 func (t *Transition) End() {
 	m := t.machine()
 	t.m = nil
@@ -44,7 +44,8 @@ func (t *Transition) End() {
 // State returns the current state. It does not change while the caller holds the Transition.
 func (t *Transition) State() State { return t.machine().State() }
 
-// To changes the state. It panics if the table of states does not allow that, because then the caller is wrong.
+// To changes the state. It panics if the table of states does not allow the change, because that is a bug of the
+// caller.
 func (t *Transition) To(s State) {
 	m := t.machine()
 	m.mu.Lock()
@@ -66,7 +67,7 @@ func (t *Transition) Claim(s State, idle time.Duration) bool {
 	return true
 }
 
-// machine returns the machine that t belongs to. It panics if t was given back.
+// machine returns the machine that t belongs to. It panics if t was released.
 func (t *Transition) machine() *Machine {
 	if t.m == nil {
 		panic("lifecycle: a transition is used after its end")

@@ -1,5 +1,5 @@
 // Package reconcile compares the recorded sandboxes with the containers of the engine, and plans the actions that
-// make them agree. It does no I/O: package manager gets both lists and runs the actions.
+// remove the differences. It does no I/O: package manager gets both lists and runs the actions.
 //
 // The records are the truth about what was promised to clients, and the engine is the truth about what runs. A
 // recorded sandbox whose container does not run is terminated, with the reason. A container without a record is
@@ -15,13 +15,13 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// Known is a sandbox as the manager knows it.
+// Known is a sandbox in the manager's registry.
 type Known struct {
 	Record store.Sandbox
 	// GuestExpiry is the expiry that the sandbox's guest has. It is zero if it is unknown.
 	GuestExpiry time.Time
-	// Busy is true while the sandbox changes: while it is created, suspended, resumed or removed, for example.
-	// [Plan] returns no action for it.
+	// Busy is true while the sandbox changes, for example while it is created, suspended, resumed or removed. [Plan]
+	// returns no action for a busy sandbox.
 	Busy bool
 }
 
@@ -37,20 +37,20 @@ const (
 	Adopt       Verb = "adopt"        // set the record to the container's state: running, suspended, or suspended as of an earlier time
 )
 
-// Action is one change that is needed to make the records and the containers agree.
+// Action is one change that is needed to remove a difference between the records and the containers.
 type Action struct {
 	Do     Verb
 	ID     sandbox.ID
-	Cause  store.Cause // of Terminate
-	Reason string      // of Terminate, or of Remove for the log
+	Cause  store.Cause // for Terminate: the cause to record
+	Reason string      // for Terminate: the reason to record; for Remove: the reason to log
 }
 
-// Interrupted is the reason of a sandbox whose creation was interrupted by the end of the daemon.
+// Interrupted is the reason to record for a sandbox that a daemon was creating when it stopped.
 const Interrupted = "the daemon stopped while it was being created"
 
-// Plan returns the actions that make the records and the containers agree. After these actions, a second plan is
-// empty. While a sandbox is recorded as running or suspended and has not expired, Plan does not remove its
-// container, unless the container is dead.
+// Plan returns the actions that remove the differences between the records and the containers. A second plan, made
+// after these actions, is empty. Plan does not remove the container of a sandbox that is recorded as running or
+// suspended, unless the sandbox has expired or its container has died.
 func Plan(sandboxes []Known, containers []engine.Container, now time.Time) []Action {
 	var todo []Action
 	existing := make(map[sandbox.ID]engine.Container, len(containers))
