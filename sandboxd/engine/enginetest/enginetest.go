@@ -217,29 +217,34 @@ func wantKind(t *testing.T, what string, err error, want sandbox.Kind) {
 	}
 }
 
-// Probe builds the suite's guest from the folder probe. On a machine without Go, set DORMOUSE_TEST_PROBE to the path of
-// a guest that is built already: Probe then uses that.
+// Probe returns the suite's guest. It builds the guest from the folder probe once for each test process. On a machine
+// without Go, set DORMOUSE_TEST_PROBE to the path of a guest that is built already: Probe then uses that.
 func Probe(t testing.TB) engine.Bundle {
 	t.Helper()
-	if built := os.Getenv("DORMOUSE_TEST_PROBE"); built != "" {
-		program, err := os.ReadFile(built)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return Guest(program)
-	}
-	out := filepath.Join(t.TempDir(), "probe")
-	build := exec.Command("go", "build", "-trimpath", "-o", out, "github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest/probe")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
-	if text, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, text)
-	}
-	program, err := os.ReadFile(out)
+	program, err := probe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return Guest(program)
 }
+
+var probe = sync.OnceValues(func() ([]byte, error) {
+	if built := os.Getenv("DORMOUSE_TEST_PROBE"); built != "" {
+		return os.ReadFile(built)
+	}
+	dir, err := os.MkdirTemp("", "dormouse-probe-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "probe")
+	build := exec.Command("go", "build", "-trimpath", "-o", out, "github.com/dormouse-sandbox/dormouse/sandboxd/engine/enginetest/probe")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the probe: %w\n%s", err, text)
+	}
+	return os.ReadFile(out)
+})
 
 // Guest returns a bundle whose guest is the given program, on every architecture. The id of the bundle is unique, so
 // that tests do not share installed guests.
