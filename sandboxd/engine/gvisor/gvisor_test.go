@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/image"
@@ -76,6 +77,22 @@ func open(t *testing.T, dir string, guest engine.Bundle) *gvisor.Engine {
 // anyImage returns the name of an unpacked image to test with: Dormouse's own image if it was built on this machine, or
 // else any image.
 func anyImage(t *testing.T) string {
+	t.Helper()
+	testImage.Lock()
+	defer testImage.Unlock()
+	if testImage.ref == "" {
+		testImage.ref = findImage(t)
+	}
+	return testImage.ref
+}
+
+// testImage is the result of anyImage, which all tests share.
+var testImage struct {
+	sync.Mutex
+	ref string
+}
+
+func findImage(t *testing.T) string {
 	t.Helper()
 	e := open(t, tempDir(t), nil)
 	refs := e.Refs()
