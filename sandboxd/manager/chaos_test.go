@@ -101,7 +101,8 @@ func TestInvariantsHoldDuringChaos(t *testing.T) {
 	waitUntil(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
 }
 
-// checkInvariants checks the invariants of [TestInvariantsHoldDuringChaos]. accepted are all accepted executions.
+// checkInvariants checks the invariants of [TestInvariantsHoldDuringChaos]. accepted contains the ids of the accepted
+// executions.
 func checkInvariants(t *testing.T, d *daemon, accepted map[sandbox.ExecutionID]bool) {
 	t.Helper()
 	// Call Get for each sandbox, because Get detects that a container has stopped.

@@ -13,9 +13,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// crash stops a daemon abruptly, as kill -9 does. It returns the path of a copy of the database as it is now,
-// for the next daemon. The copy does not contain changes that the old daemon makes while it stops. Connections
-// to guests break.
+// crash stops a daemon abruptly, like kill -9. First it copies the database, and it returns the path of the copy, for
+// the next daemon. The copy does not contain changes that the old daemon makes while it stops. Connections to guests
+// break.
 func crash(t testing.TB, d *daemon) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -167,8 +167,8 @@ func TestInterruptedCreateIsTerminated(t *testing.T) {
 	}
 }
 
-// TestCreateWaitsForCapacity checks that a request that needs capacity waits until a sandbox can be suspended that
-// another operation holds at the moment.
+// TestCreateWaitsForCapacity checks that a request that needs capacity waits while the only sandbox that could be
+// suspended is being created or checkpointed.
 func TestCreateWaitsForCapacity(t *testing.T) {
 	limited := func(c *manager.Config) { c.MaxSandboxes, c.IdleSuspend, c.CheckpointEvery = 1, time.Hour, time.Second }
 	t.Run("during a creation", func(t *testing.T) {
@@ -184,10 +184,10 @@ func TestCreateWaitsForCapacity(t *testing.T) {
 			synctest.Wait()
 			time.AfterFunc(300*time.Millisecond, func() { close(gate) })
 			if _, err := d.Create(t.Context(), sandbox.CreateRequest{}); err != nil {
-				t.Errorf("Create(second) = %v", err)
+				t.Errorf("the second Create() = %v, want no error", err)
 			}
 			if err := <-first; err != nil {
-				t.Errorf("Create(first) = %v", err)
+				t.Errorf("the first Create() = %v, want no error", err)
 			}
 		})
 	})
@@ -204,7 +204,7 @@ func TestCreateWaitsForCapacity(t *testing.T) {
 			d.create(t, sandbox.CreateRequest{})
 			<-began
 			if _, err := d.Create(t.Context(), sandbox.CreateRequest{}); err != nil {
-				t.Errorf("Create(second) = %v", err)
+				t.Errorf("the second Create() = %v, want no error", err)
 			}
 		})
 	})

@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// epochs contains the values of kernel_epoch that a client has read of one sandbox.
+// epochs contains the highest values of kernel_epoch that a client has received for one sandbox.
 type epochs struct {
 	id   sandbox.ID
 	seen int // the highest epoch in any answer so far

@@ -151,7 +151,7 @@ var errNotPending error = sandbox.Errorf(sandbox.Busy, "the execution has ended"
 const beginDelay = 200 * time.Millisecond
 
 // sendExecution sends an accepted execution to the guest, and calls StopSending. It removes the record of an
-// execution that the guest refused, or that no delivery brought to the guest. It returns the guest's answer, or the
+// execution that the guest refused, or that cannot have reached the guest. It returns the guest's answer, or the
 // record if the sandbox was terminated.
 func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution

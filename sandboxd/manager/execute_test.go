@@ -219,8 +219,8 @@ func BenchmarkExecute(b *testing.B) {
 	})
 }
 
-// TestRetryNeverRunsTwice checks that an execution that its guest has stays on record if the engine fails during
-// another delivery of it. A retry with the same request id then returns the first execution.
+// TestRetryNeverRunsTwice checks that the record of an execution is kept if the engine fails while a retry delivers
+// it again, because the guest already has the execution. The next retry then returns that execution.
 func TestRetryNeverRunsTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDaemon(t)

@@ -112,7 +112,7 @@ func (s *liveSandbox) queryEnd(ctx context.Context, id sandbox.ExecutionID) (san
 	return e.State, err
 }
 
-// ask calls fn to send a request to the guest of the execution named name. It returns a not-found error if
+// ask finds the execution whose id is name, and calls fn to send a request to its guest. It returns a not-found error if
 // ctx's owner may not see the execution. If the sandbox was terminated, or its guest does not have the
 // execution any more, ask sets e to the record instead. If fn sets e to a final execution, ask records its end
 // and updates e. fn may be called several times.

@@ -149,9 +149,9 @@ func TestFailedForkLeavesNothing(t *testing.T) {
 	wantError(t, "Create on an engine that does not support forks", err, sandbox.Invalid, "test engine", "gvisor")
 }
 
-// TestForkLetsUsersDiagnose checks that a fork that waits for its original to become idle does not keep a call from
-// finding out that the engine has suspended the original.
-func TestForkLetsUsersDiagnose(t *testing.T) {
+// TestCallDetectsSuspendDuringFork checks that a call detects that the engine has suspended a sandbox, even if a fork
+// waits for that sandbox to become idle at the same time.
+func TestCallDetectsSuspendDuringFork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDaemon(t, withSuspend)
 		id := d.create(t, sandbox.CreateRequest{}).ID
@@ -167,10 +167,10 @@ func TestForkLetsUsersDiagnose(t *testing.T) {
 		}
 		start := time.Now()
 		if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil {
-			t.Errorf("ListFiles() = %v", err)
+			t.Errorf("ListFiles() = %v, want no error", err)
 		}
 		if took := time.Since(start); took > 2*time.Second { // in the time of the test's clock
-			t.Errorf("ListFiles() took %v during a fork", took)
+			t.Errorf("ListFiles() took %v during a fork, want at most 2s", took)
 		}
 		<-forked
 	})

@@ -13,8 +13,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// How long a request waits for capacity, and how often it tries again: an execution or a checkpoint may be about to
-// end, and its sandbox can then be suspended.
+// A request that needs capacity tries again every capacityInterval, for up to capacityPatience. In that time an
+// execution or a checkpoint may end, and its sandbox can then be suspended.
 const (
 	capacityPatience = time.Second
 	capacityInterval = 50 * time.Millisecond

@@ -137,8 +137,9 @@ func (s *liveSandbox) markChanged() {
 	s.changed = true
 }
 
-// clearChanged is called when a checkpoint begins. It returns the mark that it clears, so that the caller can set
-// it again if the checkpoint fails.
+// clearChanged records that the sandbox has not changed since its last checkpoint. The caller calls it before it
+// makes a checkpoint. clearChanged returns whether the sandbox was marked as changed, so that the caller can mark it
+// again if the checkpoint fails.
 func (s *liveSandbox) clearChanged() (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

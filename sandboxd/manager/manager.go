@@ -6,7 +6,7 @@
 // [Manager] is the entry point, and [Config] its settings. The type liveSandbox is one sandbox: its state, its
 // record, its pending executions and its guest. The rules that need no I/O have packages of their own:
 //
-//   - lifecycle: the states of a sandbox, which transitions are allowed, and who may make them
+//   - lifecycle: the states of a sandbox, which transitions are allowed, and which goroutine may make them
 //   - delivery: pending executions, each of which runs at most once
 //   - capacity: how many sandboxes may run, and how much memory they may use
 //   - reconcile: what to do when the records and the engine's containers differ

@@ -100,37 +100,37 @@ func output(e sandbox.Execution) string {
 	return b.String()
 }
 
-// wantError checks the kind of an error, and that the message contains each of the parts. what names the call in the
+// wantError checks the kind of an error, and that its message contains each of the parts. call names the call in the
 // failure.
-func wantError(t testing.TB, what string, err error, kind sandbox.Kind, parts ...string) {
+func wantError(t testing.TB, call string, err error, kind sandbox.Kind, parts ...string) {
 	t.Helper()
 	if err == nil || sandbox.KindOf(err) != kind {
-		t.Errorf("%s = %v (%s), want kind %s", what, err, sandbox.KindOf(err), kind)
+		t.Errorf("%s = %v (%s), want kind %s", call, err, sandbox.KindOf(err), kind)
 		return
 	}
 	for _, p := range parts {
 		if !strings.Contains(err.Error(), p) {
-			t.Errorf("%s = %q, want it to contain %q", what, err, p)
+			t.Errorf("%s = %q, want it to contain %q", call, err, p)
 		}
 	}
 }
 
-// waitUntil waits until cond returns true, and fails the test after 30 seconds. what is the condition as a clause,
-// for the failure.
-func waitUntil(t testing.TB, what string, cond func() bool) {
+// waitUntil waits until holds returns true, and fails the test after 30 seconds. condition describes the condition as a
+// clause, for the failure.
+func waitUntil(t testing.TB, condition string, holds func() bool) {
 	t.Helper()
-	waitAtMost(t, 30*time.Second, what, cond)
+	waitAtMost(t, 30*time.Second, condition, holds)
 }
 
 // waitAtMost is like waitUntil with another limit.
-func waitAtMost(t testing.TB, limit time.Duration, what string, cond func() bool) {
+func waitAtMost(t testing.TB, limit time.Duration, condition string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if cond() {
+		if holds() {
 			return
 		}
 	}
-	t.Fatalf("still false after %v: %s", limit, what)
+	t.Fatalf("still false after %v: %s", limit, condition)
 }
 
 // TestSandboxFromCreationToDeletion checks what clients see of a sandbox, from its creation to its deletion.

@@ -28,7 +28,7 @@ type Table struct {
 
 // Pending is an execution whose end is not on record yet.
 type Pending struct {
-	// Accepted is the execution as it was accepted. It does not change.
+	// Accepted is the state that the execution had when it was accepted.
 	Accepted sandbox.Execution
 	// Sending is the number of deliveries to the guest that are under way.
 	Sending int
