@@ -111,7 +111,7 @@ func TestFilesWithoutEnd(t *testing.T) {
 			s.exec(args{"sandbox_id": id, "timeout_seconds": 240, "wait_seconds": 240, "code": `
 import os
 os.mkdir('many')
-for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]string{true: "room for 16384 files", false: "No space left"}[p.runtime == "runsc"])
+for n in range(10**7): os.close(os.open(f'many/{n}', os.O_CREAT))`}, map[bool]string{true: "can store 16384 files", false: "No space left"}[p.runtime == "runsc"])
 			js("kept", "still here")
 			s.run(id, "import os\nfor name in os.listdir('many')[1000:]: os.remove('many/' + name)\nlen(os.listdir('many'))", "1000")
 			s.run(id, "open('one more', 'w').write('x')", "one more")
@@ -258,7 +258,7 @@ func TestBadSandboxes(t *testing.T) {
 		eventually(t, "the sandbox is terminated", func() bool {
 			return strings.Contains(s.ok("get_sandbox", args{"sandbox_id": id}).Text, "terminated")
 		})
-		s.refused("execute_code", args{"sandbox_id": id, "code": "1"}, "time")
+		s.refused("execute_code", args{"sandbox_id": id, "code": "1"}, "TTL ended")
 	})
 	t.Run("an allowed image that does not exist", func(t *testing.T) {
 		h := newHome(t, "DORMOUSE_ALLOW_IMAGE=no-such-image:1")

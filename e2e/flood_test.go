@@ -48,10 +48,10 @@ func TestTenThousandCreates(t *testing.T) {
 				switch text := string(body); {
 				case err == nil && strings.Contains(text, "is ready"):
 					made.Add(1)
-				case err == nil && strings.Contains(text, `"isError":true`) && strings.Contains(text, "3 sandboxes run already"):
+				case err == nil && strings.Contains(text, `"isError":true`) && strings.Contains(text, "3 sandboxes are running"):
 					refused.Add(1)
 				default:
-					t.Errorf("create_sandbox: status %d, body %s, error %v; want a sandbox or the error that 3 run already", res.StatusCode, body, err)
+					t.Errorf("create_sandbox: status %d, body %s, error %v; want a sandbox or the error that 3 are running", res.StatusCode, body, err)
 					return
 				}
 			}
