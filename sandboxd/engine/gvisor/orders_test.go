@@ -183,8 +183,8 @@ func (l *expectedState) after(t *testing.T, step, op string, err error) {
 }
 
 // runInterrupted runs the operation op on a sandbox and returns its error. After delay, it disturbs the operation in
-// the way that the parameter meanwhile selects: "kill command" kills the runsc command, "kill all" kills all processes
-// of the sandbox, and "give up" cancels the operation. If meanwhile is empty, the operation is not disturbed.
+// the way that the parameter meanwhile selects: "kill command" means that it kills the runsc command, "kill all" that it
+// kills all processes of the sandbox, and "give up" that it cancels the operation. If meanwhile is empty, it does nothing.
 func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
