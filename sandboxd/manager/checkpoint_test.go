@@ -261,3 +261,27 @@ func TestFirstAnswerReportsUndoneExecution(t *testing.T) {
 		})
 	}
 }
+
+// TestProcessesDieDuringSuspend checks that a sandbox whose processes die while it is being suspended goes back to its
+// last checkpoint, and that clients are informed of that.
+func TestProcessesDieDuringSuspend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDaemon(t, func(c *manager.Config) { c.CheckpointEvery, c.IdleSuspend = checkpointEvery, 3*checkpointEvery })
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		d.writeFile(t, id, "a", "saved")
+		advance(2 * checkpointEvery)
+		asOf := d.eng.CheckpointTime(id)
+		d.eng.Set(func() {
+			d.eng.BeforeSuspend = func(context.Context) { d.eng.PowerCut() }
+			d.eng.FailSuspend = fake.ErrDown
+			d.eng.FailCheckpoint = fake.ErrDown
+		})
+		d.writeFile(t, id, "a", "lost")
+		advance(4 * checkpointEvery)
+		d.eng.Set(func() { d.eng.BeforeSuspend, d.eng.FailSuspend = nil, nil })
+		d.wantFile(t, id, "a", "saved")
+		if got, err := d.Get(t.Context(), string(id)); err != nil || asOf.IsZero() || !got.RewoundTo.Equal(asOf) {
+			t.Errorf("Get() = rewound to %v, %v, want %v", got.RewoundTo, err, asOf)
+		}
+	})
+}

@@ -62,7 +62,8 @@ func (s *liveSandbox) suspend(ctx context.Context, t *lifecycle.Transition, susp
 }
 
 // undoSuspend resumes the sandbox after a failed suspend, whichever step of the suspend failed. It reports whether
-// the sandbox is known to run.
+// the sandbox is known to run. If the processes of the sandbox have died, it records the rewind to the last
+// checkpoint instead, because a resume would restore that checkpoint.
 func (s *liveSandbox) undoSuspend(ctx context.Context, suspender engine.Suspender, cause error) bool {
 	if ctx.Err() != nil {
 		return false // this daemon is stopping; the next daemon reconciles the state
@@ -71,13 +72,19 @@ func (s *liveSandbox) undoSuspend(ctx context.Context, suspender engine.Suspende
 	again := s.suspendBackoff.fail()
 	s.mu.Unlock()
 	s.log.Warn("a sandbox could not be suspended", "error", cause, "again in", again)
-	limited, cancel := context.WithTimeout(ctx, resumeTimeout)
-	defer cancel()
-	if err := suspender.Resume(limited, s.id); err != nil {
-		s.log.Warn("a sandbox could not be resumed after a failed suspend; the next call that needs it tries again", "error", err)
+	err := s.recordRewind(ctx)
+	if err == nil && s.record().State == sandbox.Suspended {
 		return false
 	}
-	return true
+	if err == nil {
+		limited, cancel := context.WithTimeout(ctx, resumeTimeout)
+		defer cancel()
+		err = suspender.Resume(limited, s.id)
+	}
+	if err != nil {
+		s.log.Warn("a sandbox could not be resumed after a failed suspend; the next call that needs it tries again", "error", err)
+	}
+	return err == nil
 }
 
 // notSaved sets the delay until the next attempt after a checkpoint or suspend failed. b is suspendBackoff or
