@@ -49,9 +49,9 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		// Parallel tests mostly wait for a sandbox, so more of them than there are CPUs can run at once. The flag -parallel of
+		// Parallel tests mostly wait for a sandbox, so more of them than a small machine has CPUs can run at once. The flag -parallel of
 		// go test overrides this. A test that fills memory or measures it must not be parallel.
-		if err := flag.Set("test.parallel", "6"); err != nil {
+		if err := flag.Set("test.parallel", "3"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
