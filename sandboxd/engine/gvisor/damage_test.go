@@ -102,6 +102,7 @@ func find(t *testing.T, e *gvisor.Engine, id sandbox.ID) engine.Container {
 // be opened, List returns the damaged sandbox with the reason, and Remove removes it. It also checks that another
 // sandbox, the neighbour, keeps running.
 func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
 	neighbour, original := inAPooledSandbox(t, before, dir, image), inAPooledSandbox(t, before, dir, image)
@@ -188,6 +189,7 @@ func clone(t *testing.T, from, to, id, newID string) {
 // opened again, the sandbox is lost or keeps running, Remove ends its processes, and another sandbox, the neighbour, is
 // not affected.
 func TestADamagedFileOfARunningSandboxHarmsNoOther(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	before := open(t, dir, bundle.Bundle{})
 	neighbour := inAPooledSandbox(t, before, dir, image)
@@ -246,6 +248,7 @@ func TestDoctorNamesADamagedSandbox(t *testing.T) {
 // TestDamagedFilesOfTheEngineAreRepaired checks that the engine replaces or removes its own files if they are damaged:
 // a suspended sandbox can be resumed, and a new sandbox can be created.
 func TestDamagedFilesOfTheEngineAreRepaired(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	s := spec(image)

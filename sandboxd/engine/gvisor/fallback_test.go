@@ -198,6 +198,7 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 // TestDamagedFallbackCheckpointIsLost checks that Resume returns an error of kind expired if the fallback checkpoint is
 // damaged.
 func TestDamagedFallbackCheckpointIsLost(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	for name, damage := range map[string]func(path string) error{

@@ -98,6 +98,7 @@ func fill(path string) error {
 // TestABlockedKernelIsSuspended checks that if a sandbox is suspended during an execution, the execution continues
 // after the resume, in C code as well as in Python code.
 func TestABlockedKernelIsSuspended(t *testing.T) {
+	t.Parallel()
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(image)

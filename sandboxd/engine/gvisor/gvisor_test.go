@@ -120,6 +120,7 @@ func findImage(t *testing.T) string {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	image := anyImage(t)
 	homes := map[string]string{}
 	enginetest.Run(t, func(t *testing.T, home string, guest engine.Bundle) engine.Engine {

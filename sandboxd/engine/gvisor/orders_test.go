@@ -32,6 +32,7 @@ type expectedState struct {
 // random moments, the sandbox has the state of the last operation that succeeded. An interrupted operation must have
 // taken effect completely or not at all.
 func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, 300*time.Millisecond)
 	seed := uint64(time.Now().UnixNano())

@@ -82,6 +82,7 @@ log.seek(0, 2)
 `
 
 func TestSuspendedStateSurvives(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	s := spec(image)
@@ -148,6 +149,7 @@ func TestSuspendedStateSurvives(t *testing.T) {
 }
 
 func TestForkIsIndependentOfTheOriginal(t *testing.T) {
+	t.Parallel()
 	image := anyImage(t)
 	e := open(t, tempDir(t), bundle.Bundle{})
 	s := spec(image)
@@ -191,6 +193,7 @@ func TestForkIsIndependentOfTheOriginal(t *testing.T) {
 }
 
 func TestADamagedCheckpointIsRefused(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	s := spec(image)
@@ -261,6 +264,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 // TestInterruptedSuspendOrResumeIsRecovered checks that an engine finds a usable sandbox if it is opened after the
 // daemon was killed during a suspend or resume. It simulates the kill by changing the files of the sandbox.
 func TestInterruptedSuspendOrResumeIsRecovered(t *testing.T) {
+	t.Parallel()
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	s := spec(image)
