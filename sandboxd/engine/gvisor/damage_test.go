@@ -167,7 +167,8 @@ func TestADamagedFileHarmsNoOtherSandbox(t *testing.T) {
 	wantNeighbour(t, e, neighbour)
 }
 
-// clone copies the folder of the sandbox id from the path from to the path to, and replaces id by newID in the files.
+// clone copies the folder of a sandbox, and replaces the sandbox's id by newID in the files. The parameters from and to
+// are the paths of the original folder and of the copy.
 func clone(t *testing.T, from, to, id, newID string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {

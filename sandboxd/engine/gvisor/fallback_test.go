@@ -30,8 +30,8 @@ func onlyContainer(t *testing.T, e *gvisor.Engine) engine.Container {
 	return list[0]
 }
 
-// wantFallenBack fails the test unless the only sandbox is suspended with a checkpoint that was made between the times
-// after and before.
+// wantFallenBack fails the test unless the only sandbox is suspended with a checkpoint whose time lies between two
+// given times.
 func wantFallenBack(t *testing.T, e *gvisor.Engine, after, before time.Time) {
 	t.Helper()
 	c := onlyContainer(t, e)

@@ -163,7 +163,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	t.Logf("%v", counts)
 }
 
-// after updates the expected state after an operation, which returned err. If a checkpoint or a suspend of a running
+// after updates the expected state when an operation has returned err. If a checkpoint or a suspend of a running
 // sandbox failed, the new checkpoint may or may not have become the fallback checkpoint. after then adds a possible
 // value to fallback.
 func (l *expectedState) after(t *testing.T, step, op string, err error) {

@@ -15,7 +15,7 @@ import (
 )
 
 // openPacking opens the engine of the home dir. The engine compresses the checkpoint of each sandbox that is suspended
-// for at least the duration after.
+// for at least the given duration.
 func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
 	t.Helper()
 	open(t, tempDir(t), nil) // skips the test if the engine can't work here

@@ -158,14 +158,14 @@ func (e *Engine) makePooled(ctx context.Context, k pooledKind) (_ *pooled, err e
 	return &pooled{in, k.sum(), p, own}, nil
 }
 
-// close closes the stream of a pooled sandbox that no sandbox runs in.
+// close closes the stream of an unused pooled sandbox.
 func (s *pooled) close() {
 	if s.own != nil {
 		s.own.Close()
 	}
 }
 
-// endPooled ends all pooled sandboxes of this home that no sandbox runs in.
+// endPooled ends all unused pooled sandboxes of this home.
 func (e *Engine) endPooled(ctx context.Context) error {
 	ids, err := e.layout.IDs()
 	if err != nil {

@@ -137,8 +137,8 @@ func runscOf(text string) (pids []int) {
 	return pids
 }
 
-// TestUnusedPooledSandboxesOfAKilledDaemonEnd checks that the engine that is opened after a daemon was killed ends a
-// pooled sandbox that a resume had just started to use, and keeps a sandbox that runs in another pooled sandbox.
+// TestUnusedPooledSandboxesOfAKilledDaemonEnd checks which pooled sandboxes of a killed daemon the next engine ends. It
+// must end the one that an interrupted resume had begun to use, and keep the one that a sandbox runs in.
 func TestUnusedPooledSandboxesOfAKilledDaemonEnd(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	killed := open(t, dir, bundle.Bundle{})

@@ -91,7 +91,7 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 		}
 	}
 	foreign := rootfstest.Image(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})
-	config, _ := foreign.ConfigFile() // can't fail: imageOf has written the configuration
+	config, _ := foreign.ConfigFile() // can't fail: rootfstest.Image has written the configuration
 	config = config.DeepCopy()
 	config.Architecture = "s390x"
 	foreign, err := mutate.ConfigFile(foreign, config)

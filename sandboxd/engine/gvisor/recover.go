@@ -19,7 +19,7 @@ import (
 //   - An incomplete checkpoint is removed, and the sandbox keeps running.
 //   - A sandbox whose processes have died becomes suspended with its fallback checkpoint, if it has one.
 //   - A folder that was moved aside, and was not replaced, is moved back.
-//   - Folders that were being removed, and pooled sandboxes that no sandbox runs in, are removed.
+//   - Folders that were being removed, and unused pooled sandboxes, are removed.
 //
 // A sandbox that has died and has no fallback checkpoint stays, so that [Engine.List] reports it. A damaged sandbox
 // stays for the same reason.

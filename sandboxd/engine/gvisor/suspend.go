@@ -47,7 +47,7 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.Fallback(id)))
 }
 
-// saveCheckpoint writes a checkpoint of a running sandbox to a folder at the path to. It writes and syncs the
+// saveCheckpoint writes a checkpoint of a running sandbox to a folder, whose path is to. It writes and syncs the
 // checkpoint under another name, and then moves it to the path in one step. An older folder at that path is replaced.
 // The sandbox keeps running. The caller must hold the sandbox's lock.
 func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r folder.Record, to string) (err error) {
@@ -75,8 +75,8 @@ func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r folder.Rec
 	return e.replaceDir(making, to)
 }
 
-// replaceDir moves the folder making to the path to. It replaces an older folder at that path in one step, and then
-// removes the older folder.
+// replaceDir moves a new folder to its final path. The parameter making is the folder, and to is the path. It replaces
+// an older folder at that path in one step, and then removes the older folder.
 func (e *Engine) replaceDir(making, to string) error {
 	if err := e.layout.MoveOrExchange(making, to); err != nil {
 		return err

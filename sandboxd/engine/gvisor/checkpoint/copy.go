@@ -8,10 +8,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/folder"
 )
 
-// Copy copies a checkpoint from one folder to a new one, for another sandbox with the same memory. The files are hard
-// links, so they must not be written to afterwards. The parameter was is a manifest of the sandbox that the checkpoint
-// belongs to, and is a manifest of the other sandbox. The error is of kind expired if the checkpoint belongs to a third
-// sandbox.
+// Copy copies a checkpoint to a new folder, for another sandbox with the same memory. The files are hard links, so they
+// must not be written to afterwards. The caller passes a manifest of each sandbox: in was, of the sandbox that the
+// checkpoint belongs to, and in is, of the other one. The error is of kind expired if the checkpoint belongs to neither
+// of them.
 func Copy(from, to string, was, is Manifest) error {
 	if err := linkTree(from, to); err != nil {
 		return err
@@ -27,7 +27,7 @@ func Copy(from, to string, was, is Manifest) error {
 	return writeManifest(to, m)
 }
 
-// linkTree creates a folder at the path to, with hard links to the files in the folder from. The files must not be written
+// linkTree creates a folder (to) with hard links to the files of another folder (from). The files must not be written
 // to afterwards.
 func linkTree(from, to string) error {
 	entries, err := os.ReadDir(from)

@@ -34,7 +34,7 @@ func NewPacker(layout folder.Layout, acquire func(context.Context, sandbox.ID) (
 	return &Packer{layout: layout, acquire: acquire}
 }
 
-// Run compresses the checkpoints of sandboxes that have been suspended for at least the duration after, until ctx ends.
+// Run compresses the checkpoints of sandboxes that have been suspended for at least the given duration, until ctx ends.
 func (p *Packer) Run(ctx context.Context, after time.Duration) {
 	tick := time.NewTicker(max(after/4, time.Millisecond))
 	defer tick.Stop()
@@ -73,8 +73,8 @@ func (p *Packer) Abandon(id sandbox.ID) {
 	}
 }
 
-// packAll compresses each uncompressed checkpoint whose age is at least the duration after. If that fails, because the disk
-// is full for example, the uncompressed checkpoint stays usable, and the next call tries again.
+// packAll compresses each uncompressed checkpoint that is at least as old as the given duration. If that fails, because
+// the disk is full for example, the uncompressed checkpoint stays usable, and the next call tries again.
 func (p *Packer) packAll(ctx context.Context, after time.Duration) {
 	ids, err := p.layout.IDs()
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package folder describes the files that the gVisor engine keeps in its folder: their paths, the record of each
-// sandbox, and how folders are moved and removed so that a crash leaves no half of one.
+// sandbox, and how folders are moved and removed so that a crash leaves no incomplete folder.
 //
 //   - the paths of all files: [Layout] (folder.go)
 //   - what a sandbox was created with: [Record] (record.go)

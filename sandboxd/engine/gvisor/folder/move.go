@@ -10,9 +10,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/durable"
 )
 
-// MoveOrExchange moves the folder making to the path to, and syncs the parent folder. If there is a folder at that path
-// already, the two folders exchange their names. After a crash or a power cut, either the old or the new folder is at the
-// path, if the file system can exchange names. Otherwise this holds after [Layout.FinishMoves].
+// MoveOrExchange moves a new folder to its final path, and syncs the parent folder. The parameter making is the folder,
+// and to is the path. If there is a folder at that path already, the two folders exchange their names. After a crash or
+// a power cut, either the old or the new folder is at the path, if the file system can exchange names. Otherwise this
+// holds after [Layout.FinishMoves].
 func (l Layout) MoveOrExchange(making, to string) error {
 	err := os.Rename(making, to)
 	if err != nil && Exists(to) {

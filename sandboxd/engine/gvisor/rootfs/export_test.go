@@ -15,8 +15,8 @@ func Unpack(dir string, layers ...io.Reader) error {
 	return i.unpackLayers(context.Background(), dir, layers...)
 }
 
-// ArchivedConfig returns the size of the configuration in a `docker save` tar that the engine accepts, as the registry
-// library reads it.
+// ArchivedConfig returns the size of the image configuration that the registry library reads from the `docker save` tar
+// in text. It returns an error if checkArchive refuses the tar.
 func ArchivedConfig(text []byte) (int, error) {
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
 	if _, err := checkArchive(open); err != nil {

@@ -42,7 +42,7 @@ func TestUnusedImagesAreRemoved(t *testing.T) {
 		add("2", "host:5000/own:2", 80*day): true,  // a sandbox uses this image
 		add("3", "host:5000/own:3", 70*day): true,  // the latest image of this name
 		add("4", "other", 100*day):          true,  // the latest image of this name, until image 7 is added
-		add("5", "", 40*day):                false, // this image has no name
+		add("5", "", 40*day):                false, // must be removed: it is old and has no name
 		add("6", "", 20*day):                true,
 		add("7", "other@sha256:aa", 95*day): true,
 	}

@@ -5,8 +5,8 @@
 //   - running without root, in user namespaces: [Rootless], [TryNamespace] (rootless.go)
 //   - code that depends on the operating system (linux.go, other.go)
 //
-// The gVisor engine uses it, and nothing else calls runsc. It does not know which sandboxes exist, and interprets no
-// output of runsc.
+// The gVisor engine uses it, and nothing else calls runsc. It has no list of sandboxes, and interprets no output of
+// runsc.
 package runsc
 
 import (
@@ -94,10 +94,10 @@ func BuildOf(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:12], err
 }
 
-// Keep stores the program in the engine's folder and returns the name of its build. The program must be stored
-// because a sandbox needs the runsc that created it as long as it exists, and a checkpoint needs the runsc that wrote it.
-// The stored program is a hard link to a copy that all homes share, whose path shared returns. It is not a link to the program at path, because that
-// file may be overwritten.
+// Keep stores the program in the engine's folder and returns the name of its build. The program must be stored because
+// a sandbox needs the runsc that created it as long as it exists, and a checkpoint needs the runsc that wrote it. The
+// stored program is a hard link to a copy that all homes share, whose path the function shared returns. It is not a
+// link to the program at path, because that file may be overwritten.
 func Keep(l folder.Layout, path string, shared func(build string) string) (build string, err error) {
 	build, err = BuildOf(path)
 	if err != nil {
