@@ -80,8 +80,8 @@ func (e *Engine) rename(ctx context.Context, containerID, name string) error {
 	return err
 }
 
-// saveCheckpoint saves the memory of the container from as a checkpoint in the folder of the container to. Both may be
-// the same container. The container from continues to run.
+// saveCheckpoint writes a checkpoint of one container, whose id is from, into the folder of another, whose id is to.
+// Both may be the same container. The container continues to run.
 func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpointRef, err error) {
 	if err := e.awaitDisconnect(ctx, from); err != nil {
 		return s, err
@@ -154,10 +154,10 @@ func (e *Engine) resumeFromDisk(ctx context.Context, id sandbox.ID, containerID 
 	return nil
 }
 
-// startFrom starts the container containerID from a checkpoint in the container's own folder. The checkpoint contains
-// the memory of the container from, which is the same container or the original of a fork. The checkpoint's files are
-// checked for damage while the container starts, and no client can reach the sandbox until the check has succeeded. If
-// startFrom fails, the container does not run.
+// startFrom starts the container containerID from a checkpoint in the container's own folder. The parameter from is the
+// id of the container that the checkpoint was made of: the same container, or the original of a fork. The checkpoint's
+// files are checked for damage while the container starts, and no client can reach the sandbox until the check has
+// succeeded. If startFrom fails, the container does not run.
 func (e *Engine) startFrom(ctx context.Context, containerID, from string, s checkpointRef) error {
 	damage := make(chan error, 1)
 	go func() { damage <- e.intact(containerID, s) }()
@@ -165,9 +165,9 @@ func (e *Engine) startFrom(ctx context.Context, containerID, from string, s chec
 	defer cancel()
 	err := e.api.ContainerStart(startCtx, containerID, container.StartOptions{CheckpointID: s.name})
 	for wait := startRetryDelay; err != nil && ctx.Err() == nil && wait <= maxStartRetryDelay; wait *= 2 {
-		// containerd may still have a copy of the checkpoint, which it made when the checkpoint was saved or for an
-		// engine that was killed. The engine then reports a failure because the copy exists, or it uses the copy
-		// although it is incomplete. New modification times make the engine write another copy.
+		// containerd may still have an older copy of the checkpoint: from the time when the checkpoint was saved, or
+		// from a start that an engine began before it was killed. Because of this copy the engine reports a failure, or
+		// it uses the copy although the copy is incomplete. New modification times make the engine write another copy.
 		e.touchCheckpoint(containerID, s.name)
 		time.Sleep(wait)
 		err = e.api.ContainerStart(startCtx, containerID, container.StartOptions{CheckpointID: s.name})

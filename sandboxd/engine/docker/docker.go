@@ -77,7 +77,7 @@ type Engine struct {
 	direct bool // guests may be reached through the container's runtime
 
 	changes    locks.Locks  // a call that suspends, resumes, forks or removes a sandbox holds the sandbox's lock
-	dials      locks.Locks  // a dial holds the sandbox's lock shared; a call that suspends, resumes or forks, exclusively
+	dials      locks.Locks  // a dial holds the sandbox's lock shared; a call that suspends, resumes or forks holds it exclusively
 	streams    streams.Open // the open streams to each container, by container id
 	resumedIDs sync.Map     // ids of sandboxes that this process has resumed; Docker may still report them as paused
 }

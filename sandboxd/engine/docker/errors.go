@@ -12,9 +12,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// wrap adds a description of the failed operation, doing, to an error of the engine. If the engine did not answer, the
-// result is of kind unavailable and contains a remedy. Other errors of the engine stay of kind internal, because the
-// engine's messages can contain paths of its host. An error of another kind is returned unchanged.
+// wrap adds the parameter doing, a description of the failed operation, to an error of the engine. If the engine did
+// not answer, the result is of kind unavailable and contains a remedy. Other errors of the engine stay of kind
+// internal, because the engine's messages can contain paths of its host. An error of another kind is returned
+// unchanged.
 func wrap(doing string, err error) error {
 	if err == nil || sandbox.KindOf(err) != sandbox.Internal {
 		return err

@@ -24,7 +24,7 @@ type fakeAPI struct {
 	name        string // the container's name
 	running     bool
 	paused      bool
-	frozen      bool // the container's processes do not run, whatever paused says
+	frozen      bool // the container's processes do not run, even if paused is false
 	checkpoints []string
 	fail        map[string]bool // the calls that fail, such as "kill", without an effect
 	loseAnswer  map[string]bool // the calls that fail although they have had their effect
@@ -32,7 +32,7 @@ type fakeAPI struct {
 
 const fakeContainer = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-// openFakeAPI returns a running container's API, and an engine that uses this API and suspends to disk.
+// openFakeAPI returns a fake Docker API whose container runs, and an engine that uses this API and suspends to disk.
 func openFakeAPI(t *testing.T) (*fakeAPI, *Engine) {
 	t.Helper()
 	id := sandbox.NewID()
@@ -59,7 +59,8 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")[1:] // without the version of the API
 	call := path[len(path)-1]
 	if call == "wait" {
-		// The answer comes when the container ends. The tests end no container that is waited for.
+		// A real engine answers when the container ends. In these tests a running container never ends during a wait,
+		// so this call waits until the client gives up.
 		f.mu.Lock()
 		running := f.running
 		f.mu.Unlock()
@@ -80,7 +81,7 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	labels := map[string]string{labelHome: "test", labelSandbox: string(f.id)}
 	state := map[string]any{"Running": f.running, "Paused": f.paused, "Status": "running"}
 	switch {
-	case r.Method == "GET" && len(path) == 2: // list
+	case r.Method == "GET" && len(path) == 2: // /containers/json: the list of containers
 		answerJSON(w, http.StatusOK, []any{map[string]any{"Id": fakeContainer, "Names": []string{"/" + f.name}, "State": "running", "Labels": labels}})
 		return
 	case path[0] == "exec":

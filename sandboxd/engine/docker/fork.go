@@ -61,8 +61,8 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	return wrap("fork "+string(from), err)
 }
 
-// forkTo forks a running container, the parameter of, into a new sandbox with the id to. If that fails, forkTo removes
-// the new sandbox.
+// forkTo forks a running container into a new sandbox. The parameter of is the container, and to is the id of the new
+// sandbox. If that fails, forkTo removes the new sandbox.
 func (e *Engine) forkTo(ctx context.Context, of container.InspectResponse, to sandbox.ID) error {
 	config := *of.Config
 	config.Labels = maps.Clone(config.Labels)

@@ -49,8 +49,9 @@ func TestFailedRenameLeavesTheSandboxRunning(t *testing.T) {
 	}
 }
 
-// TestResumeUnfreezes checks that Resume makes a container run that the engine reports as running although it is frozen,
-// as after a crash during a checkpoint, and also if the engine can't list the container's checkpoints.
+// TestResumeUnfreezes checks that Resume unfreezes a container that is frozen although the engine reports it as
+// running. A crash during a checkpoint can leave a container in this state. Resume must work even if the engine can't
+// list the container's checkpoints.
 func TestResumeUnfreezes(t *testing.T) {
 	for name, fault := range map[string]func(*fakeAPI){
 		"the interrupted checkpoint is listed": func(f *fakeAPI) { f.checkpoints = []string{"interrupted"} },
@@ -72,8 +73,8 @@ func TestResumeUnfreezes(t *testing.T) {
 	}
 }
 
-// TestResumeOfARunningSandboxDoesNotPauseIt checks that a Resume that is cancelled, and one that can't list checkpoints,
-// leave a running sandbox as it is.
+// TestResumeOfARunningSandboxDoesNotPauseIt checks that Resume does not pause a running sandbox, neither if it is
+// cancelled nor if it can't list checkpoints.
 func TestResumeOfARunningSandboxDoesNotPauseIt(t *testing.T) {
 	f, e := openFakeAPI(t)
 	f.set(func() { f.fail["GET checkpoints"], f.fail["pause"], f.fail["unpause"] = true, true, true })

@@ -110,7 +110,7 @@ func tempDirOf(pid int) (string, error) {
 	return "/tmp", nil
 }
 
-// Remove removes those of containerd's temporary folders in the folder place that contain the memory of a
+// Remove looks for containerd's temporary folders in the folder place, and removes those that contain the memory of a
 // container. container is the container's full id. Older versions of gVisor do not write the id into a checkpoint, so
 // isCopy reports whether the files in a folder are a copy of the container's checkpoint. No restore may read the copies
 // during the call.
