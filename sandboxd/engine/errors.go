@@ -8,7 +8,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// ErrExists is the error of a call that would create a sandbox whose id is in use, wrapped.
+// ErrExists is wrapped by the error of a call that would create a sandbox whose id is in use.
 var ErrExists = errors.New("a sandbox with this id exists already")
 
 // ErrNotFound returns the error of a call for a sandbox that does not exist or has ended.

@@ -39,9 +39,9 @@ type Checkpointer interface {
 
 // Forker is an engine that can fork a sandbox.
 type Forker interface {
-	// Fork creates a sandbox with the id to, and with the memory and files of the sandbox from. The original may be
-	// running or suspended, and stays so. The fork has the original's image, limits and uid. The fork's guest still has
-	// the original's expiry, so the caller must set the expiry.
+	// Fork creates a sandbox with the memory and files of another. The parameter from is the id of the original, and to
+	// is the id of the fork. The original may be running or suspended, and stays so. The fork has the original's image,
+	// limits and uid. The fork's guest still has the original's expiry, so the caller must set the expiry.
 	Fork(ctx context.Context, from, to sandbox.ID) error
 }
 

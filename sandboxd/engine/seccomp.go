@@ -144,7 +144,7 @@ func socketType(value uint64) SeccompArg {
 // native one, and kills a process that uses another (32-bit calls on a 64-bit machine). The parameter gvisor is true
 // if gVisor's kernel handles the calls instead of the machine's.
 func Seccomp(gvisor bool) SeccompProfile {
-	profile := SeccompProfile{DefaultAction: "SCMP_ACT_ERRNO"} // EPERM
+	profile := SeccompProfile{DefaultAction: "SCMP_ACT_ERRNO"} // a call that no rule names fails with EPERM
 	groups := allowed
 	if gvisor {
 		groups = slices.Concat(allowed, allowedInGVisor)

@@ -27,8 +27,8 @@ func acquired(t *testing.T, fn acquire, id sandbox.ID) (done bool, release func(
 	return len(result) == 1, func() { (<-result)(); synctest.Wait() }
 }
 
-// TestExclusiveExcludesAll checks that an exclusive holder excludes every other holder of the same sandbox's lock, and
-// none of another sandbox's.
+// TestExclusiveExcludesAll checks that an exclusive holder excludes every other holder of the same sandbox's lock, but
+// no holder of another sandbox's lock.
 func TestExclusiveExcludesAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l Locks

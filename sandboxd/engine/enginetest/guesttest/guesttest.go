@@ -19,8 +19,8 @@ import (
 const stopperFile = "../../guest/supervisor/testdata/stopper.py"
 
 // DeadManSwitch checks that the guest ends an expired sandbox if no daemon does, even while hostile code in the sandbox
-// sends SIGSTOP to every process that it can. open opens the engine and registers a cleanup that closes it; with false,
-// the engine is only used to list sandboxes.
+// sends SIGSTOP to every process that it can. open opens the engine and registers a cleanup that closes it. If
+// withGuest is false, the engine need not be able to create sandboxes.
 //
 // The test does not wait for the guest's grace period. It sets an expiry for which that period is over already.
 func DeadManSwitch(t *testing.T, open func(t *testing.T, withGuest bool) engine.Engine, spec engine.Spec) {
