@@ -240,8 +240,8 @@ func (k *kernel) renew(want string) {
 	}
 }
 
-// testWarm checks that the warm request makes a kernel import the libraries that most code imports. It runs the code
-// check after that; the result must contain "ok".
+// testWarm checks that the warm request makes a kernel import the libraries that most code imports. The parameter check
+// is code that runs after that; its result must contain "ok".
 func testWarm(t *testing.T, k *kernel, check string) {
 	t.Run("warm imports the libraries without binding names", func(t *testing.T) {
 		k.t = t
@@ -255,9 +255,9 @@ func testWarm(t *testing.T, k *kernel, check string) {
 	})
 }
 
-// testRenewal checks the renewal of random state. The code setup sets the random state, and the code draw prints random
-// values. Running both again must print the same values, but other values if the random state is renewed in between.
-// After that, the result of the code check must contain "ok".
+// testRenewal checks the renewal of random state. The parameters are code: setup sets the random state, and draw prints
+// random values. Running both again must print the same values, but other values if the random state is renewed in
+// between. check runs after that, and its result must contain "ok".
 func testRenewal(t *testing.T, k *kernel, setup, draw, check string) {
 	t.Run("renew changes the random state", func(t *testing.T) {
 		k.t = t
@@ -361,8 +361,9 @@ func runTestCases(t *testing.T, k *kernel, testCases []testCase) {
 	}
 }
 
-// testInterrupts checks for each of the cells that an interrupt ends the cell and that the kernel reports the interrupt. The kernel and the variables that the code setup set must survive: the result of the code check must be
-// 42.
+// testInterrupts checks for each of the cells that an interrupt ends the cell and that the kernel reports the
+// interrupt. The parameter setup is code that sets variables. The kernel and these variables must survive: the result
+// of check, which is code too, must be 42.
 func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[string]string) {
 	for name, code := range cells {
 		t.Run("interrupts "+name, func(t *testing.T) {

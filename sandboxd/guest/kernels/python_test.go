@@ -99,8 +99,8 @@ func TestPythonWithoutIPython(t *testing.T) {
 	testInterruptStorm(t, k, "for i in range(50): print(i)\nprint(i)")
 }
 
-// pythonWarm is the code check for testWarm. It checks that all of these modules that are installed were imported, and
-// that no name is bound to them.
+// pythonWarm is the code for the parameter check of testWarm. It checks that all of these modules that are installed
+// were imported, and that no name is bound to them.
 const pythonWarm = `
 import importlib.util as _util, sys as _sys
 'ok' if all((_util.find_spec(n) is not None) == (n in _sys.modules) and n not in globals() for n in ('numpy', 'pandas', 'matplotlib')) else 'bad'

@@ -16,7 +16,7 @@ type interlude struct {
 	mu              sync.Mutex
 	late            lateText
 	lateBeforeBegun *lateText            // text that was printed before the current execution began; nil if it has not begun
-	asOf            time.Time            // when the memory was saved that the sandbox was restored from, if something was lost since then
+	asOf            time.Time            // if the sandbox was restored and has lost changes: the time when the restored memory was saved
 	death           *sandbox.KernelDeath // the last death of a kernel while no execution ran
 }
 

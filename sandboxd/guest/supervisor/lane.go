@@ -18,8 +18,8 @@ type lane struct {
 	lang sandbox.Language
 	sup  *Supervisor
 	wake chan struct{} // signals that the queue may not be empty
-	// prepare asks serve to start the kernel. If the value that is sent to prepare is not nil, serve also calls warm
-	// and sends its result to that value.
+	// prepare asks serve to start the kernel. Each value is nil or a channel. If it is a channel, serve also calls
+	// warm, and sends the result to that channel.
 	prepare       chan chan<- error
 	nextInterlude interlude // the report of the next execution about the time before it
 	// kills holds the watchdog's counts from the start of the kernel, or from when an execution last began or ended.

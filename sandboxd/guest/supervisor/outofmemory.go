@@ -60,9 +60,9 @@ func (s *Supervisor) threads() (n int) {
 // usage returns a clause with the memory used, the limit and advice.
 func (w *watchdog) usage() string { return w.usageNow()() }
 
-// usageNow returns a function that returns the clause of usage. The system calls for the clause are made when that
-// function is called. Its result contains at least the peak from the time of the call of usageNow, even if another
-// execution has reset the peak since then.
+// usageNow returns a function that returns the same clause as usage. It reads the peak at once, and leaves the system
+// calls to the returned function. So the clause contains at least this peak, even if another execution resets the peak
+// before the function is called.
 func (w *watchdog) usageNow() func() string {
 	peak := w.meter.Peak()
 	return func() string { return w.usageFrom(peak) }

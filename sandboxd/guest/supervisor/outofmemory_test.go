@@ -96,7 +96,7 @@ func TestKillIsReportedByTheExecutionsThatOverlapIt(t *testing.T) {
 }
 
 // TestKernelsThatTheOOMKillerKilled checks that the cause of a kernel's death is a lack of memory if SIGKILL ended the
-// kernel and the OOM killer's count has increased since before, and only then.
+// kernel and the OOM killer's count is higher than in the parameter before of causeOfDeath, and only then.
 func TestKernelsThatTheOOMKillerKilled(t *testing.T) {
 	s, set := withOOMKiller(t)
 	cause := func(before killCount) sandbox.DeathCause {

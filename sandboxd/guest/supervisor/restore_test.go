@@ -11,7 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// handleRestore reports a restore of its memory to the guest. In these tests, no restore has happened.
+// handleRestore sends the guest a report that its memory was restored. These tests send the report alone: they do not
+// restore any memory.
 func (b *testGuest) handleRestore(restore guest.Restore) {
 	b.t.Helper()
 	if err := b.ReportRestore(b.t.Context(), restore); err != nil {

@@ -17,7 +17,7 @@ import (
 // that limit ends the whole sandbox, and under runc, the OOM killer may choose any process.
 type watchdog struct {
 	sup       *Supervisor
-	meter     *process.MemoryMeter       // its peak is the most bytes in use since an execution last began while no other execution ran
+	meter     *process.MemoryMeter       // its peak is reset when an execution begins while no other execution runs
 	searching atomic.Bool                // stopStrays is running
 	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
 	files     atomic.Int64               // number of files at the last count, which was made by moreFiles or at the start of an execution
@@ -42,16 +42,17 @@ func (m *memoryKill) done() bool { return syscall.Kill(-m.kernel.pid, 0) == sysc
 
 const (
 	// Time between two checks. Processes that an execution left behind can use more memory while no execution runs
-	// (watchIdle), too. Code can fill a gigabyte in a third of a second, so the checks are frequent from near percent
-	// of the limit on (watchNear), and from when a kernel is killed until its memory is free (watchFull).
+	// (watchIdle), too. Code can fill a gigabyte in a third of a second. So the checks are more frequent when memory
+	// use has reached the constant near (watchNear), and from when a kernel is killed until its memory is free
+	// (watchFull).
 	watchIdle = 500 * time.Millisecond
 	watchBusy = 100 * time.Millisecond
 	watchNear = 10 * time.Millisecond
 	watchFull = time.Millisecond
 
 	// Percent of the limit at which a kernel is killed, while an execution runs (fullBusy) and while none does
-	// (fullIdle). An idle kernel usually does not use more memory, and its variables are worth more. While an
-	// execution runs, memory is checked every watchNear from near percent on.
+	// (fullIdle). An idle kernel usually does not use more memory, and its variables are worth more. near is the
+	// percentage from which on memory is checked every watchNear while an execution runs.
 	fullBusy = 95
 	fullIdle = 99
 	near     = 50
@@ -166,7 +167,8 @@ func (w *watchdog) settle() {
 }
 
 // stopStrays kills the processes that belong to no kernel, because losing them costs least. If it finds none, it calls
-// the function otherwise. The search runs in the background. stopStrays does nothing if an earlier search still runs.
+// the function that is passed as otherwise. The search runs in the background. stopStrays does nothing if an earlier
+// search still runs.
 func (w *watchdog) stopStrays(otherwise func()) {
 	if !w.searching.CompareAndSwap(false, true) {
 		return

@@ -100,8 +100,8 @@ func (k *Killer) Kill(pid int, exited <-chan struct{}) {
 }
 
 // KillStartedSince kills the processes that a stopped execution of the living kernel pid started. These are the
-// processes in the kernel's session, or in no living kernel's session, that started at the tick since (see [Now]) or
-// later. Processes of earlier executions are kept. KillStartedSince returns how many processes it killed, and whether
+// processes in the kernel's session, or in no living kernel's session, whose start is not before the tick since (see
+// [Now]). Processes of earlier executions are kept. KillStartedSince returns how many processes it killed, and whether
 // these were all: false means that processes start new ones faster than it finds them.
 func (k *Killer) KillStartedSince(pid int, since int64) (killed int, all bool) {
 	// SIGSTOP stops all processes that did not leave the process group, including a fork bomb, so that they can't
@@ -116,7 +116,7 @@ func (k *Killer) KillStartedSince(pid int, since int64) (killed int, all bool) {
 }
 
 // KillStrays kills the processes of the kernels' user that belong to no living kernel, and reports whether there were
-// any. It calls before ahead of each kill.
+// any. Before each kill, it calls the function that is passed as before.
 func (k *Killer) KillStrays(before func()) bool {
 	return len(k.killFound(func(Process) bool { before(); return true })) > 0
 }

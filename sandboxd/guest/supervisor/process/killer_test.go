@@ -68,7 +68,8 @@ func TestKillStartedSince(t *testing.T) {
 	k := NewKiller(User{uid: uid, gid: uid}, 1000, func() map[int]bool { return map[int]bool{other: true} })
 	kernel, _ := startSleep(t, uid)
 	early, _ := startSleep(t, uid)
-	// Now can be behind by two ticks, so processes of the same time would count as started since.
+	// Now can be two ticks behind the clock of Process.Start. Wait until it is later than the start of the early
+	// process, because otherwise KillStartedSince would kill that process too.
 	began := Now()
 	for p, _ := Read(early); began <= p.Start; began = Now() {
 		time.Sleep(tick)
@@ -86,8 +87,8 @@ func TestKillStartedSince(t *testing.T) {
 	}
 }
 
-// TestKillSparesOtherKernels checks that Kill returns when the kernel is dead, and that KillStrays then kills the
-// processes of no kernel.
+// TestKillSparesOtherKernels checks that Kill and KillStrays spare the other kernels. Kill must return when its kernel
+// is dead. KillStrays must then kill the process that belongs to no kernel.
 func TestKillSparesOtherKernels(t *testing.T) {
 	needRoot(t)
 	const uid = 309_996

@@ -52,8 +52,9 @@ var kernelMounts = []string{"/workspace", "/tmp", "/dev/shm"}
 // NewMemoryMeter returns a meter for a sandbox with this memory limit in bytes. It chooses the way to measure.
 func NewMemoryMeter(limit int64) *MemoryMeter {
 	m := &MemoryMeter{limit: limit, read: readBySum}
-	// A number far above m.limit is the limit of more than this sandbox, for example of the whole machine. The limit of
-	// a gVisor sandbox's cgroup is twice m.limit plus 256 MiB.
+	// ours reports whether the number n that was read, a memory limit in bytes, is this sandbox's limit. A far higher
+	// number is the limit of the whole machine or of a group of sandboxes. A gVisor sandbox's cgroup has the highest
+	// limit that is this sandbox's own: twice m.limit plus 256 MiB.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
 	case OnGVisor() && ours(readTotal()):

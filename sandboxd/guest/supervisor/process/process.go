@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package process measures and controls the processes of a sandbox: it starts them, acts with their user's rights, lists
-// them, kills them and measures their memory. Package supervisor is its only caller. The package does not decide when a
-// process must end, and knows kernels only by their pids.
+// Package process measures and controls the processes of a sandbox: it starts them, acts with their user's rights,
+// lists them, kills them and measures their memory. Package supervisor is its only caller. The package does not decide
+// when a process must end, and identifies kernels only by their pids.
 //
 //   - [Reaper] (reaper.go): starts programs, and is the only caller of wait4
 //   - [User] (user.go): runs a function with the rights of the kernels' user (RunAs), kills all its processes (KillAll)

@@ -127,7 +127,7 @@ func (u User) restore() error {
 	return verify(0, 0)
 }
 
-// verify returns an error unless this thread has these effective ids, and 0 as its real and saved uu.
+// verify returns an error unless this thread has these effective ids, and 0 as its real and saved uid.
 func verify(uid, gid int) error {
 	var r, e, s uint32
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_GETRESUID, ptr(&r), ptr(&e), ptr(&s)); errno != 0 || r != 0 || int(e) != uid || s != 0 {

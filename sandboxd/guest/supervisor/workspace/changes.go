@@ -19,8 +19,9 @@ const (
 	maxOmitted = 20
 )
 
-// Changes scans the workspace, and returns the regular files that are new or changed since the scan before. It also returns the files that the
-// report leaves out, each with the reason; omissions of folders that before contains already are not repeated.
+// Changes scans the workspace, and returns the regular files that are new or changed since an earlier scan (before). It
+// also returns the files that the report leaves out, each with the reason; it does not repeat the omissions that the
+// scan before contains already.
 func (w *Workspace) Changes(before *Scan) ([]sandbox.File, []sandbox.OmittedFile) {
 	after := w.Scan()
 	var changed []string
