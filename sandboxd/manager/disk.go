@@ -129,7 +129,8 @@ func (s *liveSandbox) estimateCheckpoint(ctx context.Context) int64 {
 }
 
 // discardCheckpoints deletes checkpoints of running sandboxes, the oldest first, until it has freed at least need
-// bytes. It skips the sandbox except. It returns the number of bytes freed. The caller must hold disk.reserving.
+// bytes. It keeps the checkpoint of the sandbox in the parameter except. It returns the number of bytes freed. The
+// caller must hold disk.reserving.
 func (m *Manager) discardCheckpoints(ctx context.Context, except *liveSandbox, containers map[sandbox.ID]engine.Container, need int64) (freed int64) {
 	checkpointer, ok := engine.As[engine.Checkpointer](m.engine)
 	if !ok {

@@ -51,9 +51,10 @@ func (s *liveSandbox) startFromFork(ctx context.Context) error {
 	return nil
 }
 
-// forkOriginal calls the engine to fork the sandbox with the id from, which may be running or suspended, as to. No
-// other call reaches the original's guest in the meantime; otherwise the fork could contain a running execution
-// that has no record. It returns the last rewind of the original.
+// forkOriginal calls the engine to fork a sandbox, which may be running or suspended. The parameter from is the id
+// of the original, and to is the id of the fork. No other call reaches the original's guest in the meantime;
+// otherwise the fork could contain a running execution that has no record. It returns the last rewind of the
+// original.
 func (m *Manager) forkOriginal(ctx context.Context, from, to sandbox.ID) (rewound store.Rewind, err error) {
 	original := m.created(from)
 	forker, ok := engine.As[engine.Forker](m.engine)

@@ -20,7 +20,7 @@ type backoff struct {
 	delay time.Duration
 }
 
-// over reports whether the operation may be tried.
+// over reports whether the delay has passed, so that the operation may be tried again.
 func (b *backoff) over() bool { return !time.Now().Before(b.until) }
 
 // fail starts the delay after a failure and returns its length.

@@ -107,9 +107,9 @@ func endNotRecorded(id sandbox.ExecutionID, cause error) error {
 		id, sandbox.Public(err).Message).WithCause(cause)
 }
 
-// recordNeverRan records that an execution never started because the guest does not have it. before is a copy of
-// the pending execution from before the guest was asked. recordNeverRan returns false, and changes nothing, if the
-// execution may have been delivered since, or if the record cannot be written.
+// recordNeverRan records that an execution never started because the guest does not have it. The parameter before
+// is a copy of the pending execution that the caller made before it asked the guest. recordNeverRan returns false,
+// and changes nothing, if the execution may have been delivered since, or if the record cannot be written.
 func (s *liveSandbox) recordNeverRan(id sandbox.ExecutionID, before delivery.Pending) bool {
 	if !s.executions.Abandon(id, before) {
 		return false
@@ -140,7 +140,8 @@ func (s *liveSandbox) reportBegin(id sandbox.ExecutionID) {
 	}
 }
 
-// reportEnd calls OnExecution for an execution that was removed from the pending ones because it ended as e.
+// reportEnd calls OnExecution for an execution that has ended. p is its entry, which was removed from the pending
+// executions, and e is its final state.
 func (s *liveSandbox) reportEnd(p delivery.Pending, e sandbox.Execution) {
 	if s.m.cfg.OnExecution == nil {
 		return

@@ -21,8 +21,8 @@ type Limits struct {
 	PerOwner  int   // how many sandboxes each owner except the operator may have, running or suspended
 	// Paused is true if the engine suspends a sandbox only by pausing it. Suspended sandboxes then count as running.
 	Paused bool
-	// DiskFull is true if idle sandboxes are not suspended because checkpoints use all the disk space that the
-	// daemon allows. Errors then mention this.
+	// DiskFull is true if checkpoints use all the disk space that the daemon allows. Idle sandboxes are then not
+	// suspended, and errors mention this.
 	DiskFull bool
 }
 

@@ -39,7 +39,7 @@ type Pending struct {
 
 	sends     int    // number of deliveries that were started
 	abandoned bool   // no delivery may start any more
-	sentAt    int64  // value of Table.received before the first delivery was sent, or unsent, or seen
+	sentAt    int64  // value of Table.received before the first delivery was sent, or one of the constants unsent and seen
 	release   func() // called when the execution is removed from the table
 }
 
@@ -141,8 +141,8 @@ func (t *Table) Begin(id sandbox.ExecutionID) (accepted sandbox.Execution, first
 }
 
 // Abandon marks an execution that the guest refused or does not have, so that no delivery of it can start. It
-// returns false, and does nothing, if a delivery is under way or has started since the caller got the copy
-// before from [Table.Get].
+// returns false, and does nothing, if a delivery is under way or has started since the caller called [Table.Get].
+// The parameter before is the result of that call.
 func (t *Table) Abandon(id sandbox.ExecutionID, before Pending) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

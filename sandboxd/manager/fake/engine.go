@@ -28,7 +28,7 @@ import (
 //
 // The exported fields change its behaviour. A test sets them before the engine is used, or inside of [Engine.Set].
 type Engine struct {
-	Suspension engine.Suspension // what Info reports
+	Suspension engine.Suspension // the way to suspend that Info reports
 	StateBytes int64             // the size of each checkpoint
 	Image      string            // the only image that exists, or empty if every image exists
 
@@ -501,7 +501,7 @@ func (e *Engine) KillContainer(id sandbox.ID, detail string) {
 	}
 }
 
-// Lose removes a container without the daemon, as another program could do.
+// Lose removes a container without a call from the daemon, as another program could do.
 func (e *Engine) Lose(id sandbox.ID) {
 	e.mu.Lock()
 	c := e.containers[id]

@@ -157,7 +157,7 @@ func (m *Machine) IdleSince() (since time.Time, ok bool) {
 	return m.used, m.idle(0)
 }
 
-// Idle reports whether the sandbox is running and has been without a user for at least the duration long.
+// Idle reports whether the sandbox is running and has been without a user for at least the given duration.
 func (m *Machine) Idle(long time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

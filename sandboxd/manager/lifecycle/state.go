@@ -61,5 +61,5 @@ var next = map[State][]State{
 // Settled reports whether the sandbox can be in this state while no operation is under way.
 func (s State) Settled() bool { return s == Running || s == Suspended || s == Terminated }
 
-// CanBecome reports whether the state to may follow s.
+// CanBecome reports whether s may be followed by the given state.
 func (s State) CanBecome(to State) bool { return slices.Contains(next[s], to) }

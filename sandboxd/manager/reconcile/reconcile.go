@@ -34,7 +34,7 @@ const (
 	Remove      Verb = "remove"       // remove the container
 	MarkRemoved Verb = "mark removed" // record that there is no container any more
 	SetExpiry   Verb = "set expiry"   // set the expiry of the guest
-	Adopt       Verb = "adopt"        // set the record to the container's state: running, suspended, or suspended as of an earlier time
+	Adopt       Verb = "adopt"        // set the record to the container's state: running, suspended, or rewound to an earlier checkpoint
 )
 
 // Action is one change that is needed to remove a difference between the records and the containers.
