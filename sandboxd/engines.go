@@ -45,8 +45,8 @@ func OpenEngine(ctx context.Context, c Config) (LocalEngine, error) {
 	return open(ctx, &c, "command", nil)
 }
 
-// LoadImage imports the image at path into the gvisor engine of the home dir, and returns the image's name. For a Docker engine, users run
-// `docker load` instead.
+// LoadImage imports the image at path into the gvisor engine of the home dir, and returns the image's name. For a
+// Docker engine, users run `docker load` instead.
 func LoadImage(ctx context.Context, dir, path, name string) (string, error) {
 	e, err := gvisor.New(ctx, gvisor.Config{Dir: filepath.Join(home.Canonical(dir), home.GvisorName), WithoutCgroups: true}) // importing an image needs no cgroups
 	if err != nil {
@@ -120,7 +120,8 @@ type engineContents struct {
 
 func (h engineContents) nonEmpty() bool { return h.sandboxes+h.leftovers > 0 }
 
-// countContents counts the contents of a home on the engine named last. If last is empty, it returns the zero value.
+// countContents counts what a home has on the engine that it last used. The parameter last is the name of that engine;
+// if it is empty, countContents returns the zero value.
 func countContents(ctx context.Context, s *store.Store, last string) (h engineContents, err error) {
 	if last == "" {
 		return h, nil

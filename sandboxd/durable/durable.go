@@ -86,7 +86,7 @@ func Rename(from, to string) error {
 func SyncFile(path string) error {
 	flag := os.O_RDONLY
 	if runtime.GOOS == "windows" {
-		flag = os.O_RDWR // FlushFileBuffers needs the right to write
+		flag = os.O_RDWR // Sync on Windows calls FlushFileBuffers, which needs the right to write
 	}
 	file, err := os.OpenFile(path, flag, 0)
 	if err != nil {

@@ -43,7 +43,7 @@ type streamSide struct {
 	Pipes
 	reading, writing sync.Mutex // held during Read and during Write
 
-	mu   sync.Mutex // guards over, and is held while a deadline is set, so that none is set after the end
+	mu   sync.Mutex // guards the field over, and is held while a deadline is set, so that no deadline is set after the stream has ended
 	over bool
 }
 

@@ -81,8 +81,8 @@ func (b *Budget) Used() int64 {
 	return b.used
 }
 
-// Wait calls Take until it succeeds, at most for the duration patience. It reports false, and takes no units, if patience or
-// ctx ends before that.
+// Wait calls Take until it succeeds, but for no longer than patience. It reports false, and takes no units, if the time has
+// passed or ctx has ended before that.
 func (b *Budget) Wait(ctx context.Context, owner sandbox.Owner, n int64, patience time.Duration) bool {
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
@@ -144,7 +144,7 @@ func (b *Budget) WithBudget(ctx context.Context) (_ context.Context, release fun
 func HasBudget(ctx context.Context) bool { return ctx.Value(leaseKey{}) != nil }
 
 // Reserve takes the memory for an answer of size bytes from the budget of ctx. It does nothing if ctx has no budget. If too
-// little memory is left, it waits for at most the duration patience. A request holds as much memory as its largest answer
+// little memory is left, it waits, but for no longer than patience. A request holds as much memory as its largest answer
 // needs, until the function release of [Budget.WithBudget] is called. The error is of kind unavailable, or the error of ctx.
 func Reserve(ctx context.Context, size int64, patience time.Duration) error {
 	l, ok := ctx.Value(leaseKey{}).(*lease)
