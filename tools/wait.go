@@ -39,7 +39,7 @@ func reports(ctx context.Context) bool { return ctx.Value(progressKey{}) != nil 
 
 const (
 	progressInterval = 1.0  // seconds
-	progressText     = 2000 // bytes of new text that follow reads at most for one report
+	progressText     = 2000 // the maximum number of bytes of new text that the method follow reads for one report
 
 	// firstWait is the part of a call's wait, in seconds, that is spent in the request that starts the execution. If the rest
 	// of the wait fails, for example because the server stops, the answer still contains the execution's id.
@@ -67,9 +67,9 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 }
 
 // finish is the common end of execute and await. ex and err are the results of Execute or GetExecution, which may have
-// waited for a part of the time only. finish continues the wait until wait seconds after begun. Then it makes sure that the
-// tool call may work again, and returns the latest state of the execution with the output in the window w. If the daemon
-// returns an error instead, finish returns ex, so that the caller still has the id of the running execution.
+// waited for a part of the time only. finish continues the wait until wait seconds have passed since begun. Then it makes
+// sure that the tool call may work again, and returns the latest state of the execution with the output in the window w. If
+// the daemon returns an error instead, finish returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err
@@ -92,11 +92,11 @@ func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, w
 	return ex, nil
 }
 
-// follow waits for the end of an execution, until wait seconds after begun. If the tool call reports progress, it waits in
-// steps of progressInterval and reports progress before each step. A step reads no output while it waits. After the wait
-// it reads only new text, and only if there is any. The reason is that an execution's values can have many MiB and a
-// window contains all values at or after its offset: without new text, reading the window would transfer the values at its
-// end again.
+// follow waits for the end of an execution, but only until wait seconds have passed since begun. If the tool call reports
+// progress, it waits in steps of progressInterval and reports progress before each step. A step reads no output while it
+// waits. After the wait it reads only new text, and only if there is any. The reason is that an execution's values can have
+// many MiB and a window contains all values at or after its offset: without new text, reading the window would transfer the
+// values at its end again.
 func (t *toolset) follow(ctx context.Context, ex sandbox.Execution, wait float64, begun time.Time) {
 	if !reports(ctx) {
 		_, _ = t.sandboxes.GetExecution(ctx, string(ex.ID), wait-time.Since(begun).Seconds(), sandbox.NoOutput)

@@ -98,9 +98,9 @@ func cleanFile(s string) string {
 	return cleanText(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\x1b", `\x1b`))
 }
 
-// Describe returns an answer that describes a file that is neither text nor a picture, instead of showing its bytes. It
-// is used if the call has no length and the file is larger than maxInlineBytes, because a model cannot use that much
-// base64.
+// Describe returns an answer that describes a file that is neither text nor a picture, instead of showing its bytes. It is
+// used if the call has no length and the file is larger than maxInlineBytes of package tools, because a model cannot use
+// that much base64.
 func (f File) Describe(data []byte) *mcp.CallToolResult {
 	return Text(fmt.Sprintf(
 		"%s: %s, not text and not a PNG or JPEG; it begins with the bytes % x. Work on it with execute_code, or give length to get bytes as base64.%s",

@@ -21,9 +21,9 @@ type piece struct {
 	gone    int64 // in a gap: how many of the missing bytes were not stored
 }
 
-// How printed text is cut and ordered.
+// Limits that determine how printed text is cut and in which order it is shown.
 const (
-	headShare       = 0.3 // of printed text that is cut, the part of the kept bytes that comes from the beginning
+	headShare       = 0.3 // if printed text is cut, the part of the kept bytes that comes from its beginning
 	maxAlternations = 24  // the maximum number of changes between stdout and stderr that are shown in order
 	maxGaps         = 3   // the maximum number of gaps that are shown separately
 )
