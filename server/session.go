@@ -34,8 +34,8 @@ func newSession(write func(v any) error) *session {
 	return &session{id: rand.Text(), write: write, notifications: make(chan mcp.JSONRPCNotification, 100)}
 }
 
-// flush writes the notifications that mcp-go has queued. When it returns, also those that a concurrent call has taken from
-// the queue are written.
+// flush writes the notifications that mcp-go has queued. When it returns, the notifications that a concurrent call has taken
+// from the queue are written too.
 func (s *session) flush() {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
