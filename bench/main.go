@@ -143,9 +143,10 @@ func measure(ctx context.Context, env ...string) error {
 	return hundredMegabytes(ctx, home, id)
 }
 
-// awaitSnapshot waits until the gvisor engine has made the snapshot from which it starts sandboxes, which it begins after the
-// home's first sandbox has started. Before that, rows would measure the work on the snapshot too. If the home belongs to
-// another engine, awaitSnapshot returns nil at once. It returns an error if there is no snapshot after a minute.
+// awaitSnapshot waits until the gvisor engine has made the snapshot from which it starts sandboxes. The engine begins to
+// make it after the home's first sandbox has started. Before it is complete, rows would also measure the work on the
+// snapshot. If the home belongs to another engine, awaitSnapshot returns nil at once. It returns an error if there is no
+// snapshot after a minute.
 func awaitSnapshot(ctx context.Context, home string) error {
 	if _, err := os.Stat(filepath.Join(home, "gvisor")); errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -333,7 +333,7 @@ func (s session) ok(tool string, a args) mcpclient.Answer {
 	return r
 }
 
-// refused calls a tool and fails the test unless the tool returns an error that contains all of words.
+// refused calls a tool and fails the test unless the tool returns an error that contains each of the given words.
 func (s session) refused(tool string, a args, words ...string) mcpclient.Answer {
 	s.t.Helper()
 	r := s.call(tool, a)
@@ -353,7 +353,7 @@ func (s session) create(a args) string {
 	return id
 }
 
-// run runs code in a sandbox and fails the test unless the answer contains all of words.
+// run runs code in a sandbox and fails the test unless the answer contains each of the given words.
 func (s session) run(id, code string, words ...string) mcpclient.Answer {
 	s.t.Helper()
 	return s.exec(args{"sandbox_id": id, "code": code}, words...)

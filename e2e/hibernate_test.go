@@ -304,7 +304,7 @@ type counters struct {
 	rewindPending bool            // the processes were killed, and the model is not yet set to the restored checkpoint
 }
 
-// counterValues contains the values that the counters of a sandbox had from the time at on.
+// counterValues contains the values of a sandbox's counters since a time: the field at.
 type counterValues struct {
 	at time.Time
 	n  map[string]int

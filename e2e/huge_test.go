@@ -134,8 +134,9 @@ func rawCall(id, tool string, a args) string {
 	return string(b)
 }
 
-// says fails the test unless an answer contains all of words. It also fails the test if the answer contains a placeholder of
-// the spool. Inside the server, a placeholder (spool:…) stands for a long string of a message; clients must never see it.
+// says fails the test unless an answer contains each of the given words. It also fails the test if the answer contains a
+// placeholder of the spool. Inside the server, a placeholder (spool:…) stands for a long string of a message; clients must
+// never see it.
 func says(t *testing.T, answer string, words ...string) {
 	t.Helper()
 	for _, w := range words {

@@ -59,8 +59,8 @@ func newOrdinaryUser(t *testing.T) ordinaryUser {
 	return s
 }
 
-// run runs a program as the user and returns its output. The working directory is the path in, relative to the checkout. The
-// environment consists of HOME, PATH, DOCKER_HOST and the variables env.
+// run runs a program as the user and returns its output. The parameter in is the working directory, relative to the
+// checkout. The environment consists of HOME, PATH, DOCKER_HOST and the given variables.
 func (s ordinaryUser) run(t *testing.T, in string, env []string, program string, arg ...string) (output string, err error) {
 	t.Helper()
 	unpacked, err := rootfs.DefaultDir()

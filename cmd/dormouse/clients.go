@@ -65,7 +65,8 @@ func findClient(key string) (mcpClient, error) {
 	return mcpClient{}, fmt.Errorf("--print-config does not support the client %q: use one of %s", key, clientKeys())
 }
 
-// printConfig writes the client's configuration to out. To notes it writes where the user must put the configuration.
+// printConfig writes the client's configuration to the writer out. It writes to the writer notes where the user must put the
+// configuration.
 func (c mcpClient) printConfig(out, notes io.Writer, s mcpServer) error {
 	fmt.Fprintf(notes, "%s: %s\n", c.name, c.where)
 	if c.link != nil {

@@ -132,9 +132,9 @@ func (c *execCommand) request() (sandbox.ExecuteRequest, error) {
 	return req, nil
 }
 
-// follow calls the function event for each event of the execution until the execution ends, and returns the final state
-// of the execution. The first Ctrl-C interrupts the code. A second Ctrl-C makes follow return an error at once, without
-// waiting for the code to end.
+// follow passes each event of the execution to the given function until the execution ends, and returns the final state of
+// the execution. The first Ctrl-C interrupts the code. A second Ctrl-C makes follow return an error at once, without waiting
+// for the code to end.
 func (c *execCommand) follow(ctx context.Context, client *api.Client, id sandbox.ExecutionID, event func(sandbox.Event) error) (sandbox.Execution, error) {
 	ctx, stopFollowing := context.WithCancel(ctx)
 	defer stopFollowing()

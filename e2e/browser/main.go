@@ -123,7 +123,8 @@ func run() error {
 // patience is how long a page may take.
 const patience = 2 * time.Minute
 
-// untilRefused waits until the server has refused more than before requests.
+// untilRefused waits until the server has refused another request. The parameter before is the number of requests that it
+// had refused before.
 func untilRefused(server, dir string, before int) error {
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		if now, err := requests(server, dir); err != nil || now.total > before || len(now.bad) > 0 {

@@ -89,7 +89,8 @@ func command(ctx context.Context, name string, arg ...string) (string, error) {
 }
 
 // eventually calls the function ok every 200 ms until ok returns true or an error. If that does not happen within 5 minutes,
-// eventually returns an error that contains what. The limit is this long because the machine may be emulated and slow.
+// eventually returns an error. The parameter what describes the awaited condition in this error. The limit is this long
+// because the machine may be emulated and slow.
 func eventually(ctx context.Context, what string, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -134,8 +135,8 @@ func (s session) create(a args) (string, error) {
 
 var executionID = regexp.MustCompile(`exec_\w+`)
 
-// run runs code in a sandbox, waits until the code ends, and returns the text of the answer. It returns an error if the answer
-// lacks one of words.
+// run runs code in a sandbox, waits until the code ends, and returns the text of the answer. It returns an error if the
+// answer lacks one of the given words.
 func (s session) run(id, language, code string, words ...string) (string, error) {
 	ask := args{"sandbox_id": id, "language": language, "code": code, "wait_seconds": 300, "request_id": rand.Text()}
 	r, err := s.Must(s.ctx, "execute_code", ask)
