@@ -73,8 +73,9 @@ func onDisk(t *testing.T, dir, size string) {
 	})
 }
 
-// wantFull fails the test unless err is of kind unavailable and its message names the full disk, contains the text
-// where and does not mention gVisor. The parameter what is the name of the operation that failed.
+// wantFull fails the test unless err is of kind unavailable and its message names the full disk and does not mention
+// gVisor. The parameter what is the name of the operation that failed, and where is a text that the message must
+// contain.
 func wantFull(t *testing.T, what string, err error, where string) {
 	t.Helper()
 	said := sandbox.Public(err).Message

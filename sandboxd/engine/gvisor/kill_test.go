@@ -70,8 +70,8 @@ func TestRunscKilledAtAnyMoment(t *testing.T) {
 	wantNothingRuns(t, e, s.ID)
 }
 
-// killCommand waits until a runsc process of the home dir runs the command. Then it waits for a time, the parameter
-// after, kills the process and returns. It returns early when stop is closed.
+// killCommand waits until a runsc process of the home dir runs the command. It then waits for the given time, kills the
+// process and returns. It returns early when stop is closed.
 func killCommand(dir, command string, after time.Duration, stop <-chan struct{}) {
 	for {
 		select {

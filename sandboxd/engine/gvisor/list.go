@@ -19,7 +19,7 @@ func (e *Engine) List(context.Context) ([]engine.Container, error) {
 	for _, id := range ids {
 		c := e.readState(id)
 		if !folder.Exists(e.layout.Sandbox(id)) || e.snapshots.hides(id) {
-			continue // the sandbox was removed after ids returned, or will become a snapshot
+			continue // the sandbox was removed after IDs had listed it, or will become a snapshot
 		}
 		list = append(list, c)
 	}

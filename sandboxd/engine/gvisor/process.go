@@ -101,8 +101,9 @@ func startedProcess(in folder.Instance) (process, error) {
 }
 
 // processesOf returns the pids of all processes of an instance, including those of an unfinished start: the processes
-// in its cgroup, each runsc process with its bundle in the command line, and the process in the file record, if that
-// file exists. The record is needed because a process that is exiting has left its cgroup and has no command line.
+// in its cgroup, each runsc process with its bundle in the command line, and the process that is recorded in the file
+// at the path record, if that file exists. The record is needed because a process that is exiting has left its cgroup
+// and has no command line.
 func (e *Engine) processesOf(in folder.Instance, record string) ([]int, error) {
 	found := map[int]bool{}
 	var p process

@@ -47,9 +47,9 @@ func (e *Engine) Suspend(ctx context.Context, id sandbox.ID) (err error) {
 	return errors.Join(e.end(endCtx, id), e.drop(e.layout.Fallback(id)))
 }
 
-// saveCheckpoint writes a checkpoint of a running sandbox to a folder, whose path is to. It writes and syncs the
-// checkpoint under another name, and then moves it to the path in one step. An older folder at that path is replaced.
-// The sandbox keeps running. The caller must hold the sandbox's lock.
+// saveCheckpoint writes a checkpoint of a running sandbox to a folder. The parameter to is the path of the folder.
+// saveCheckpoint writes and syncs the checkpoint under another name, and then moves it to the path in one step. An
+// older folder at that path is replaced. The sandbox keeps running. The caller must hold the sandbox's lock.
 func (e *Engine) saveCheckpoint(ctx context.Context, id sandbox.ID, r folder.Record, to string) (err error) {
 	if _, err := e.config(id); err != nil { // a checkpoint with a damaged configuration can't be resumed
 		return err

@@ -82,8 +82,9 @@ func packFile(ctx context.Context, encoder *zstd.Encoder, file File, from, to st
 	return sizes, target.Sync()
 }
 
-// Unpack decompresses the files of a checkpoint into a new folder at the path to. It first removes an older folder at
-// that path. The error is of kind expired if a file of the checkpoint is damaged or missing.
+// Unpack decompresses the files of a checkpoint into another folder. The parameter from is the folder of the
+// checkpoint, and to is the path of the new folder. Unpack first removes an older folder at that path. The error is of
+// kind expired if a file of the checkpoint is damaged or missing.
 func (m Manifest) Unpack(ctx context.Context, from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
