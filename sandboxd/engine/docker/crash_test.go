@@ -331,8 +331,8 @@ func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 	}
 }
 
-// eventually calls do every second until do succeeds. If do still fails after the duration within, eventually fails the
-// test.
+// eventually calls a function every second until it succeeds. It fails the test if the function still fails after the
+// given duration.
 func eventually(t *testing.T, within time.Duration, do func() error) {
 	t.Helper()
 	err := do()

@@ -162,8 +162,8 @@ func forward(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// TestLocalRuntime checks that a daemon that runs as root finds the runtime of a container on this machine and reaches
-// the guest through it, and that no runtime is found for a pid that does not belong to the container.
+// TestLocalRuntime checks that a daemon with root rights finds the runtime of a container on this machine, and reaches
+// the guest through this runtime. With the pid of another process, it must find no runtime.
 func TestLocalRuntime(t *testing.T) {
 	for _, name := range []string{"runc", "runsc"} {
 		t.Run(name, func(t *testing.T) {

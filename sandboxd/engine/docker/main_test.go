@@ -109,8 +109,8 @@ func (c *containers) killForgottenShims(t testing.TB) {
 	}
 }
 
-// left waits until nothing is left of the tests, at most for the duration within. It returns a description of each
-// container, process and folder that remains.
+// left waits until nothing is left of the tests, but no longer than the given duration. It returns a description of
+// each container, process and folder that remains.
 func (c *containers) left(within time.Duration) (left []string) {
 	for end := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
 		left = c.findLeftovers()

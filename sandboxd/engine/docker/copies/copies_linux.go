@@ -110,10 +110,10 @@ func tempDirOf(pid int) (string, error) {
 	return "/tmp", nil
 }
 
-// Remove looks for containerd's temporary folders in the folder place, and removes those that contain the memory of a
-// container. container is the container's full id. Older versions of gVisor do not write the id into a checkpoint, so
-// isCopy reports whether the files in a folder are a copy of the container's checkpoint. No restore may read the copies
-// during the call.
+// Remove removes containerd's temporary folders that contain the memory of a container. The parameter place is the
+// folder that these folders are in, and container is the container's full id. Older versions of gVisor do not write the
+// id into a checkpoint, so isCopy reports whether the files in a folder are a copy of the container's checkpoint. No
+// restore may read the copies during the call.
 func Remove(place, container string, isCopy func(dir string) bool) error {
 	dir, err := os.Open(place)
 	if errors.Is(err, os.ErrNotExist) {
@@ -136,9 +136,10 @@ func Remove(place, container string, isCopy func(dir string) bool) error {
 	return errors.Join(errs...)
 }
 
-// removeCopy removes the folder called name in the folder place, if it contains a checkpoint of the container or if
-// isCopy reports that it does. Other users can't make it remove other files: the folder must be accessible to root
-// alone and contain only regular files, and the files are removed relative to the folder's descriptor.
+// removeCopy removes a folder if it contains a checkpoint of the container, or if isCopy reports that it does. The
+// parameter place is the open parent folder, and name is the folder's name in it. Other users can't make it remove
+// other files: the folder must be accessible to root alone and contain only regular files, and the files are removed
+// relative to the folder's descriptor.
 func removeCopy(place *os.File, name, container string, isCopy func(string) bool) error {
 	fd, err := unix.Openat(int(place.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
