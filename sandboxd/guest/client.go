@@ -93,8 +93,8 @@ func (c *Client) Interrupt(ctx context.Context, id sandbox.ExecutionID) (sandbox
 	return c.execution(ctx, http.MethodPost, ExecutionsRoute+string(id)+"/interrupt", nil, id, nil)
 }
 
-// Events calls fn with each event from number from on. It returns nil when the execution is final and all its events
-// were delivered. If fn returns an error, Events stops and returns that error.
+// Events calls fn with each event whose number is at least from. It returns nil when the execution is final and all its
+// events were delivered. If fn returns an error, Events stops and returns that error.
 func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64, fn func(sandbox.Event) error) error {
 	q := url.Values{"from": {strconv.FormatInt(from, 10)}}
 	ctx, cancel := context.WithCancel(ctx)
@@ -209,8 +209,8 @@ func (c *Client) execution(ctx context.Context, method, path string, q url.Value
 	return e, nil
 }
 
-// call sends in as JSON (nil: no body) and decodes the answer into out (nil: the answer is ignored). The request may
-// arrive twice, so call is only for requests that can be repeated.
+// call sends the value in as the JSON body (nil: no body) and decodes the answer into the value out (nil: the answer is
+// ignored). The request may arrive twice, so call is only for requests that can be repeated.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
 	var body []byte
 	if in != nil {

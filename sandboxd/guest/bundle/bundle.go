@@ -40,7 +40,7 @@ func (Bundle) Files(arch string) (fs.FS, error) {
 		}
 		return nil, sandbox.Errorf(sandbox.Unavailable, "there is no guest for the architecture %q", sandbox.Quote(arch))
 	}
-	files := fstest.MapFS{ // fstest.MapFS is the standard library's file system in memory
+	files := fstest.MapFS{ // package fstest is not only for tests: MapFS is a file system in memory
 		"guest":    {Data: guest, Mode: 0o755},
 		"build-id": {Data: []byte(id() + "\n"), Mode: 0o644},
 	}

@@ -12,8 +12,8 @@ const (
 	own        = `  File "/opt/dormouse/kernels/python/dormouse_kernel/`
 )
 
-// FuzzCrashReport passes a text to two crashReports in pieces of any size. It checks that the crashReport of a kernel
-// that lives loses nothing of the text, and that the crashReport of a kernel that dies adds no line to the text.
+// FuzzCrashReport passes a text to two crashReports in pieces of any size. One crashReport belongs to a kernel that
+// lives: it must lose nothing of the text. The other belongs to a kernel that dies: it must add no line to the text.
 func FuzzCrashReport(f *testing.F) {
 	f.Add("a\n"+reportHead+"  File \"<cell 1>\", line 1 in f\n"+own+"loop.py\", line 1 in main\n\n", 7)
 	f.Add("Fatal Python error: x\ny", 3)

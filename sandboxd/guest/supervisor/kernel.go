@@ -327,8 +327,8 @@ func (k *kernel) signal(sig syscall.Signal) {
 	}
 }
 
-// setOutOfMemory records that the kernel is being killed because of memory or files. The function why returns the
-// details; it is called after the kernel's death. Only the first call of setOutOfMemory has an effect.
+// setOutOfMemory records that the kernel is being killed because of memory or files. The parameter why is a function
+// that returns the details; it is called after the kernel's death. Only the first call of setOutOfMemory has an effect.
 func (k *kernel) setOutOfMemory(why func() string) { k.outOfMemory.CompareAndSwap(nil, &why) }
 
 func (k *kernel) dead() bool {

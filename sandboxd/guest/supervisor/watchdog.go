@@ -206,9 +206,9 @@ func (w *watchdog) moreFiles() bool {
 }
 
 // stop kills k and the processes in its process group. The lane kills the processes that have left the group when it
-// cleans up after k. The function why returns the reason. It is called only after the kernel's death, because during a
-// fork bomb each system call can take 10 ms, in which memory grows. stop does nothing if k is nil, which means that no
-// kernel is alive and files fill the memory.
+// cleans up after k. The parameter why is a function that returns the reason. It is called only after the kernel's
+// death, because during a fork bomb each system call can take 10 ms, in which memory grows. stop does nothing if k is
+// nil, which means that no kernel is alive and files fill the memory.
 func (w *watchdog) stop(k *kernel, why func() string) {
 	if k == nil {
 		return

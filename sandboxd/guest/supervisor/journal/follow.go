@@ -9,9 +9,9 @@ import (
 // followBatch is approximately how many bytes of events are passed to one call of emit.
 const followBatch = 1 << 20
 
-// Follow calls emit with all events from the number from on, in batches, and returns after the final event. It also
-// returns if emit fails or ctx ends. Follow reads stored events, so a slow follower blocks neither the execution nor
-// other followers.
+// Follow calls emit with all events whose number is at least from, in batches, and returns after the final event. It
+// also returns if emit fails or ctx ends. Follow reads stored events, so a slow follower blocks neither the execution
+// nor other followers.
 func (j *Journal) Follow(ctx context.Context, from int64, emit func([]sandbox.Event) error) error {
 	next, failed := max(from, 1), false
 	for {
@@ -45,8 +45,9 @@ func (j *Journal) Follow(ctx context.Context, from int64, emit func([]sandbox.Ev
 	}
 }
 
-// snapshot returns the current events. If the event with the number next does not exist yet and can still be added, changed
-// is closed when there is a new event; otherwise changed is nil.
+// snapshot returns the current events. The parameter next is the number of the event that the caller needs next. If
+// this event does not exist yet and can still be added, changed is closed when there is a new event; otherwise changed
+// is nil.
 func (j *Journal) snapshot(next int64) (index []entry, contents view, final bool, changed <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

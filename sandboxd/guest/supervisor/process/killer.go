@@ -121,9 +121,9 @@ func (k *Killer) KillStrays(before func()) bool {
 	return len(k.killFound(func(Process) bool { before(); return true })) > 0
 }
 
-// killUntilGone kills every process of the kernels' user for which the function wanted returns true, until none is left
-// or searchTimeout has passed. It spares processes in the session of a living kernel, unless the parameter sessions
-// contains that session. It returns how many processes it killed, and whether none is left.
+// killUntilGone kills every process of the kernels' user for which the parameter wanted, a function, returns true,
+// until none is left or searchTimeout has passed. It spares processes in the session of a living kernel, unless the
+// parameter sessions contains that session. It returns how many processes it killed, and whether none is left.
 func (k *Killer) killUntilGone(wanted func(Process) bool, sessions ...int) (killed int, all bool) {
 	seen := map[int]bool{}
 	for pause, end := time.Millisecond, time.Now().Add(searchTimeout); time.Now().Before(end); pause = min(2*pause, 50*time.Millisecond) {

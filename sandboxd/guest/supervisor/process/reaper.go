@@ -13,7 +13,7 @@ import (
 // waiter (os/exec) would compete with the reaper for exit statuses, so the guest starts every program with
 // [Reaper.Start].
 type Reaper struct {
-	mu      sync.Mutex // held from the fork until the process is in waiting, so that reap can't miss its exit
+	mu      sync.Mutex // held from the fork until the map waiting contains the process, so that reap can't miss its exit
 	waiting map[int]chan syscall.WaitStatus
 }
 

@@ -51,7 +51,7 @@ func (w *Workspace) Changes(before *Scan) ([]sandbox.File, []sandbox.OmittedFile
 	return files, limitOmitted(omitted)
 }
 
-// newOmissions returns the omissions in after that are not in before.
+// newOmissions returns the omissions of one scan (after) that an earlier scan (before) does not have.
 func newOmissions(before, after *Scan) []sandbox.OmittedFile {
 	known := map[sandbox.OmittedFile]bool{}
 	for _, o := range before.omitted {
