@@ -262,8 +262,8 @@ func TestFirstAnswerReportsUndoneExecution(t *testing.T) {
 	}
 }
 
-// TestProcessesDieDuringSuspend checks that a sandbox whose processes die while it is being suspended goes back to its
-// last checkpoint, and that clients are informed of that.
+// TestProcessesDieDuringSuspend checks that a sandbox goes back to its last checkpoint if its processes die during
+// a suspend. Clients must be informed of the rewind.
 func TestProcessesDieDuringSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDaemon(t, func(c *manager.Config) { c.CheckpointEvery, c.IdleSuspend = checkpointEvery, 3*checkpointEvery })

@@ -60,10 +60,9 @@ func (m *Manager) Interrupt(ctx context.Context, id string) (sandbox.Execution, 
 	return e, err
 }
 
-// FollowExecution calls fn with each event in order, starting with the event number from, until the execution is
-// final. It reconnects when the connection to the guest is lost. If the sandbox is terminated first, the last
-// event is a status event with the state "lost". If fn returns an error, FollowExecution stops and returns that
-// error.
+// FollowExecution calls fn with each event whose number is at least from, in order, until the execution is final.
+// It reconnects when the connection to the guest is lost. If the sandbox is terminated first, the last event is a
+// status event with the state "lost". If fn returns an error, FollowExecution stops and returns that error.
 func (m *Manager) FollowExecution(ctx context.Context, id string, from int64, fn func(sandbox.Event) error) error {
 	from = max(from, 1)
 	var refused error // the error that fn returned

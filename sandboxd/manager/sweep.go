@@ -131,8 +131,8 @@ func (m *Manager) plan(ctx context.Context) ([]reconcile.Action, error) {
 }
 
 // known returns the sandboxes to compare with the engine's list. versions contains the version that each sandbox
-// had before the list was requested. Sandboxes that have changed since then, that are changing now, or whose
-// container is being removed, are marked as busy, so that the plan contains no action for them.
+// had before the list was requested. A sandbox is marked as busy if it has changed since then, if it is changing
+// now, or if its container is being removed. The plan contains no action for a busy sandbox.
 func (m *Manager) known(versions map[sandbox.ID]int) []reconcile.Known {
 	var all []reconcile.Known
 	for _, s := range m.registry.list() {
