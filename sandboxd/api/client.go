@@ -79,8 +79,8 @@ func (c *Client) Info(ctx context.Context) (info Info, err error) {
 	return info, err
 }
 
-// call sends a request and decodes the answer, of at most limit bytes, into out. in is encoded as the request's JSON body.
-// in and out may be nil.
+// call sends a request and decodes the answer, of at most limit bytes, into the value out. The value in is encoded as the
+// request's JSON body. Both may be nil.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in any, limit int64, out any) error {
 	var body io.Reader
 	if in != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestConnect checks that of many concurrent callers only one starts a daemon and all reach that daemon, that a later caller
-// uses the same daemon, and that a client starts a new daemon after its daemon was killed.
+// TestConnect checks that only one of many concurrent callers starts a daemon, and that all of them reach it. A later caller
+// must use the same daemon. A client must start a new daemon after its daemon was killed.
 func TestConnect(t *testing.T) {
 	dir := newHome(t)
 	var all sync.WaitGroup
@@ -125,8 +125,8 @@ func TestLogRotates(t *testing.T) {
 	}
 }
 
-// TestReplaceStopsOnlyTheDaemon checks that Connect replaces a daemon without an engine, and that it does not signal the
-// process whose pid is in the pid file if that process is not the daemon.
+// TestReplaceStopsOnlyTheDaemon checks that Connect replaces a daemon without an engine. If the pid file contains the pid of
+// another process, Connect must not signal that process.
 func TestReplaceStopsOnlyTheDaemon(t *testing.T) {
 	dir := newHome(t)
 	t.Setenv(noEngineVar, "1")

@@ -88,7 +88,7 @@ func (s *Stream) Close() error {
 // the ticket for drainTimeout.
 func (s *Stream) Ended() <-chan struct{} { return s.ended }
 
-// awaitTicket reads from in until the bytes that it has read end with the ticket, or until a read fails.
+// awaitTicket reads from the pipe in until the last bytes that it has read are the ticket, or until a read fails.
 func awaitTicket(in io.Reader, ticket []byte) {
 	buffer := make([]byte, 64<<10)
 	for have := 0; ; {

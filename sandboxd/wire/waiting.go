@@ -13,10 +13,10 @@ type slotExchanges struct {
 	work func(context.Context) bool
 }
 
-// WithWaiting returns a context for a request that holds a slot among the working requests. The function wait exchanges
-// that slot for a slot among the waiting requests, and reports false if no such slot is free. The function work exchanges
-// the slot back, and reports false if no slot among the working requests becomes free in time. Both may be called more than
-// once.
+// WithWaiting returns a context for a request that holds a slot among the working requests. The parameter wait is a function
+// that exchanges that slot for a slot among the waiting requests, and reports false if no such slot is free. The parameter
+// work is a function that exchanges the slot back, and reports false if no slot among the working requests becomes free in
+// time. Both may be called more than once.
 func WithWaiting(ctx context.Context, wait func() bool, work func(context.Context) bool) context.Context {
 	return context.WithValue(ctx, waitingKey{}, slotExchanges{wait, work})
 }
