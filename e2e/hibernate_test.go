@@ -115,7 +115,7 @@ func (s session) waitSuspended(id string) {
 	eventually(s.t, "the sandbox is suspended", func() bool { return s.getSandbox(id).State == "suspended" })
 }
 
-// waitSaved waits until the sandbox has a checkpoint that was made after the time since, or until the sandbox is suspended.
+// waitSaved waits until the sandbox has a checkpoint that is newer than the given time, or until the sandbox is suspended.
 func (s session) waitSaved(id string, since time.Time) {
 	s.t.Helper()
 	eventually(s.t, "the sandbox has a new checkpoint", func() bool {

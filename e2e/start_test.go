@@ -40,7 +40,7 @@ func program(t *testing.T) string {
 	return path
 }
 
-// runWithEnv runs the dormouse binary at the path program with the variables env added to the home's environment. An entry
+// runWithEnv runs a dormouse binary, whose path is program. It adds the variables in env to the home's environment. An entry
 // with an empty value removes the variable.
 func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...string) (output string, status int) {
 	t.Helper()

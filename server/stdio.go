@@ -10,9 +10,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// ServeStdio serves MCP on one connection, with one JSON-RPC message on each line, until in or ctx ends. When in ends, it
-// waits up to Config.Grace for the answers to the calls in flight and returns nil. When ctx ends or the connection breaks,
-// it returns an error. A read from in may still be blocked when it returns.
+// ServeStdio serves MCP on one connection, with one JSON-RPC message on each line, until the input (in) or ctx ends. When
+// the input ends, it waits up to Config.Grace for the answers to the calls in flight and returns nil. When ctx ends or the
+// connection breaks, it returns an error. A read from in may still be blocked when it returns.
 //
 // ServeStdio does not use mcp-go's read loop, because that loop drops a last line without a newline, cancels calls at the
 // end of the input, runs calls itself when its queue is full (so that nothing can be cancelled), loses a cancellation that

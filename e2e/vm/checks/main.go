@@ -69,7 +69,7 @@ func main() {
 
 func say(format string, a ...any) { fmt.Fprintf(report, format+"\n", a...) }
 
-// check runs the function do as a check with a name, and writes a line with the result to the report.
+// check runs a function as a check with a name, and writes a line with the result to the report.
 func check(name string, do func() error) {
 	began := time.Now()
 	if err := do(); err != nil {
@@ -88,7 +88,7 @@ func command(ctx context.Context, name string, arg ...string) (string, error) {
 	return string(out), nil
 }
 
-// eventually calls the function ok every 200 ms until ok returns true or an error. If that does not happen within 5 minutes,
+// eventually calls a function every 200 ms until it returns true or an error. If that does not happen within 5 minutes,
 // eventually returns an error. The parameter what describes the awaited condition in this error. The limit is this long
 // because the machine may be emulated and slow.
 func eventually(ctx context.Context, what string, ok func() (bool, error)) error {
