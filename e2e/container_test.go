@@ -131,7 +131,7 @@ func TestS01_Container(t *testing.T) {
 			{"localhost:8765", "http://" + own, token, 403},
 			{"localhost:8765", "http://localhost:3000", token, 403},
 			{"localhost:8765", "null", token, 403},
-			{"evil.example:8765", "http://evil.example:8765", token, 403}, // DNS rebinding
+			{"evil.example:8765", "http://evil.example:8765", token, 403}, // a web page sends these headers if it uses DNS rebinding
 		} {
 			for _, ask := range []struct{ method, path, body string }{
 				{"GET", "/v1/info", ""},

@@ -48,7 +48,7 @@ type connection struct {
 
 // call is a request in flight. The server does not answer a cancelled request, as the protocol requires.
 type call struct {
-	raw       []byte // the request
+	raw       []byte // the JSON text of the request
 	cancel    context.CancelCauseFunc
 	cancelled bool
 }

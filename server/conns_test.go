@@ -323,7 +323,7 @@ func TestCallsOnOneConnectionWorkInTurnAfterTheirWaits(t *testing.T) {
 		for answers := 0; answers < 4; {
 			a := p.next()
 			if a.ID == nil {
-				continue // a progress report
+				continue // skip a progress report, which has no id
 			}
 			if answers++; !strings.Contains(string(a.raw), "succeeded") {
 				t.Errorf("got %s, want an execution that succeeded", a.raw)

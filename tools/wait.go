@@ -38,7 +38,7 @@ func Report(ctx context.Context, elapsed time.Duration, lastLine string) {
 func reports(ctx context.Context) bool { return ctx.Value(progressKey{}) != nil }
 
 const (
-	progressInterval = 1.0  // seconds
+	progressInterval = 1.0  // the time between two progress reports, in seconds
 	progressText     = 2000 // the maximum number of bytes of new text that the method follow reads for one report
 
 	// firstWait is the part of a call's wait, in seconds, that is spent in the request that starts the execution. If the rest

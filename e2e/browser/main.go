@@ -66,8 +66,8 @@ func run() error {
 	go http.Serve(l, pages(strings.ReplaceAll(page, "TARGETS", string(targets)), reports))
 
 	for _, from := range []string{
-		"http://127.0.0.1:" + own, // the same host as Dormouse, with another port
-		"http://evil.test:" + own, // another host
+		"http://127.0.0.1:" + own, // another origin, because the port differs from Dormouse's
+		"http://evil.test:" + own, // another origin, because the host differs
 		"http://rebound.test:" + own,
 		// DNS rebinding: the name rebound.test, which an attacker chose, resolves to this machine, so the browser requests
 		// the page from Dormouse itself. Dormouse must refuse this request, so no report of the page arrives.

@@ -44,7 +44,7 @@ func (c *Client) FollowExecution(ctx context.Context, id string, from int64, fn 
 	for lines.Scan() {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
-			continue // a keep-alive line
+			continue // an empty line only keeps the connection alive
 		}
 		var e struct {
 			sandbox.Event

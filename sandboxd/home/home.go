@@ -27,7 +27,7 @@ import (
 
 // Files and folders in a home that other packages use.
 const (
-	DatabaseName = "dormouse.db" // the store
+	DatabaseName = "dormouse.db" // the database of the store
 	EngineName   = "engine"      // a file with the name of the engine that runs the home's sandboxes
 	GvisorName   = "gvisor"      // the folder of the gvisor engine
 	SpoolName    = "spool"       // the folder for long messages

@@ -23,7 +23,7 @@ func TestDaemonKilledAtEachStep(t *testing.T) {
 		_, _ = d.Create(ctx, sandbox.CreateRequest{ForkOf: string(id), RequestID: "fork"})
 	}
 	for _, tt := range []struct {
-		step      string                                     // see [fake.Engine]
+		step      string                                     // the value of CrashAt of [fake.Engine]
 		suspended bool                                       // the sandbox is suspended before the step
 		powerCut  bool                                       // the power fails before the step
 		do        func(context.Context, *daemon, sandbox.ID) // the call that leads to the step

@@ -162,14 +162,14 @@ func TestCallDetectsSuspendDuringFork(t *testing.T) {
 			forked <- err
 		}()
 		synctest.Wait()
-		if err := d.eng.Suspend(t.Context(), id); err != nil { // without a request from the manager
+		if err := d.eng.Suspend(t.Context(), id); err != nil { // the engine suspends the sandbox without a request from the manager
 			t.Fatal(err)
 		}
 		start := time.Now()
 		if _, _, err := d.ListFiles(t.Context(), string(id)); err != nil {
 			t.Errorf("ListFiles() = %v, want no error", err)
 		}
-		if took := time.Since(start); took > 2*time.Second { // in the time of the test's clock
+		if took := time.Since(start); took > 2*time.Second { // took is measured with the fake clock of synctest
 			t.Errorf("ListFiles() took %v during a fork, want at most 2s", took)
 		}
 		<-forked

@@ -59,7 +59,7 @@ func isCreated(s *liveSandbox) bool {
 	switch s.life.State() {
 	case lifecycle.Provisioning, lifecycle.Terminated:
 		return false
-	case lifecycle.Terminating: // also follows Provisioning
+	case lifecycle.Terminating: // a sandbox that was never created completely can be in this state too
 		return s.record().State != sandbox.Provisioning
 	}
 	return true

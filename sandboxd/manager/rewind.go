@@ -15,7 +15,7 @@ import (
 // only an older checkpoint left, which is a rewind. The caller must not hold the Transition.
 func (s *liveSandbox) adopt(ctx context.Context) error {
 	return s.during(ctx, func(t *lifecycle.Transition) error {
-		containers, err := s.m.inspect(ctx) // again, because the state may have changed since the caller's list was made
+		containers, err := s.m.inspect(ctx) // list the containers again, because the state may have changed since the caller's list was made
 		if err != nil || t.State() == lifecycle.Terminated {
 			return err
 		}

@@ -224,7 +224,7 @@ func TestOpenFailsWithoutAGuest(t *testing.T) {
 			if err := s.Open(ctx); err == nil {
 				t.Fatal("Open() = nil, want an error")
 			}
-			out.Close() // the guest ends
+			out.Close() // simulate the end of the guest
 			<-s.Ended()
 		})
 	}

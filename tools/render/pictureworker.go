@@ -26,7 +26,7 @@ import (
 const (
 	workerArgument = "picture-worker"
 	workerMemory   = 384 * 1 << 20
-	workerCPU      = 6 // seconds
+	workerCPU      = 6 // the CPU time of a worker, in seconds
 	workerFiles    = 16
 )
 

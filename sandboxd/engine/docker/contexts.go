@@ -13,7 +13,7 @@ import (
 
 // endpoint is the address of an engine and the folder with the TLS certificates for connections to the engine.
 type endpoint struct {
-	host   string // as in DOCKER_HOST
+	host   string // the engine's address, as in DOCKER_HOST
 	tlsDir string // contains ca.pem, cert.pem and key.pem; empty means no TLS
 }
 

@@ -121,7 +121,7 @@ func (e *Engine) Resume(ctx context.Context, id sandbox.ID) error {
 		err = engine.ErrNotFound(id)
 	case e.info.Suspend == engine.ToDisk && !found.State.Paused:
 		err = e.unfreeze(ctx, found.ID)
-	default: // also if the engine reports the container as not paused, because that report may be out of date
+	default: // unpause even if the engine reports the container as not paused, because that report may be out of date
 		err = e.unpause(ctx, found.ID)
 	}
 	if err == nil {

@@ -67,7 +67,7 @@ func checkVersion(name, reported string, minimums []version) engine.Check {
 	switch {
 	case !v.less(minimum):
 		return ok(name, "%s", reported)
-	case strings.ContainsAny(reported, "+~"): // such as 1.1.5+ds1
+	case strings.ContainsAny(reported, "+~"): // the version of a distribution, such as 1.1.5+ds1
 		return weak(name, reported+", older than "+minimum.String(), "check that your distribution has patched it, or update")
 	}
 	return weak(name, reported+", older than "+minimum.String(), "update: this version has known container escapes")

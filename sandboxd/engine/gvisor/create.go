@@ -140,7 +140,7 @@ func (e *Engine) launch(ctx context.Context, in folder.Instance, config ociSpec,
 	if err != nil {
 		return process{}, nil, sandbox.Errorf(sandbox.Unavailable, "the sandbox ended before it answered").WithCause(err)
 	}
-	runsc.RaiseOOMScore(p.PID) // again, because runsc may have started the process before [runsc.Start] raised the score of runsc
+	runsc.RaiseOOMScore(p.PID) // raise the score again, because runsc may have started the process before [runsc.Start] raised the score of runsc
 	return p, own, nil
 }
 

@@ -14,7 +14,7 @@ import (
 
 const (
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	cpuPeriod   = 100_000 // microseconds
+	cpuPeriod   = 100_000 // the period of the CPU quota, in microseconds
 )
 
 // facts is the input of [profile] that depends on the machine or the image.

@@ -18,7 +18,7 @@ import (
 type watchdog struct {
 	sup       *Supervisor
 	meter     *process.MemoryMeter       // its peak is reset when an execution begins while no other execution runs
-	searching atomic.Bool                // stopStrays is running
+	searching atomic.Bool                // a search of stopStrays is running
 	strays    atomic.Int64               // processes that belonged to no kernel and that the watchdog killed; never decreases
 	files     atomic.Int64               // number of files at the last count, which was made by moreFiles or at the start of an execution
 	countedAt atomic.Int64               // when moreFiles last counted the files, in Unix nanoseconds

@@ -42,7 +42,7 @@ type Guest struct {
 	restores     []guest.Restore             // the accepted reports of a restore
 	checkRestore func(context.Context) error // returns the error with which the guest answers reports of a restore, or nil
 	open         map[net.Conn]bool           // the guest's ends of the connections
-	count        int                         // see probe.go
+	count        int                         // the value of the counter in probe.go
 }
 
 // memory is the part of a guest's state that a checkpoint contains.

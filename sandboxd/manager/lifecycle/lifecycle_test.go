@@ -146,7 +146,7 @@ func TestAcquireResumesOnce(t *testing.T) {
 					return
 				}
 				release()
-				release() // idempotent
+				release() // a second call must have no effect
 			})
 		}
 		calls.Wait()

@@ -42,9 +42,9 @@ type Trees struct {
 
 // Limits are the limits of a sandbox that runs as a user who is not root.
 type Limits struct {
-	Memory    int64  // bytes
-	CPUQuota  int64  // microseconds of CPU time in each period
-	CPUPeriod uint64 // microseconds
+	Memory    int64  // the limit of memory, in bytes
+	CPUQuota  int64  // the limit of CPU time in each period, in microseconds
+	CPUPeriod uint64 // the length of a period, in microseconds
 	Processes int64
 }
 

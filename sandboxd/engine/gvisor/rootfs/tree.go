@@ -184,7 +184,7 @@ func (t *tree) mountPoints() error {
 		if info, err := t.root.Lstat(name); err == nil && info.Mode().IsRegular() {
 			continue
 		} else if err == nil {
-			if err := t.remove(name); err != nil { // for example, a link
+			if err := t.remove(name); err != nil { // the path is not a regular file but, for example, a link
 				return err
 			}
 		}

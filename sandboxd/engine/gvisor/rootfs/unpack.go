@@ -36,7 +36,7 @@ const (
 // Set-user-id bits are removed, because they would apply on the host, too.
 type tree struct {
 	ctx     context.Context
-	wait    func(ctx context.Context, fn func() error) error // [Images.waitFor]
+	wait    func(ctx context.Context, fn func() error) error // the method [Images.waitFor]
 	root    *os.Root
 	folders map[string]attributes // the attributes of folders, which finish sets
 	real    map[string]bool       // true for a folder whose path contains no link
