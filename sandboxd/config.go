@@ -14,7 +14,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Config configures a daemon: the user's settings, and what the program itself decides.
+// Config configures a daemon: the user's settings, and the values that the program itself sets.
 type Config struct {
 	Settings
 

@@ -47,8 +47,8 @@ func run(t *testing.T, dir string) (c *api.Client, end func()) {
 	return c, end
 }
 
-// TestRun checks that a daemon serves on a socket that only its user can access, also without an engine, and that it removes
-// its socket and its pid file when it ends.
+// TestRun checks that a daemon serves on a socket that only its user can access, even if no engine works. When it ends,
+// the daemon must remove the socket and its pid file.
 func TestRun(t *testing.T) {
 	dir := newHome(t)
 	c, end := run(t, dir)

@@ -4,7 +4,8 @@
 //
 //   - [Run]: runs the daemon in the foreground (sandboxd.go)
 //   - [Open], [Daemon]: a daemon for callers that serve it themselves (daemon.go), and its description (info.go)
-//   - [Settings]: the settings that a user can change (settings.go); [Config]: these and what the program decides (config.go)
+//   - [Settings]: the settings that a user can change (settings.go); [Config]: these settings and the values that the
+//     program sets (config.go)
 //   - [NewLogger]: the log (log.go)
 //   - [OpenEngine], [LoadImage]: choosing and opening the engine (engines.go), which the daemon opens when it is first
 //     needed (lazyengine.go)

@@ -16,7 +16,8 @@ import (
 // answerBudget is the maximum size in bytes of the text of an answer about an execution.
 const answerBudget = 10_000
 
-// hostileTexts are texts of which most become longer in an answer, for example because they are escaped.
+// hostileTexts are texts for tests of the size limits. Most of them become longer in an answer, for example because they are
+// escaped.
 var hostileTexts = []string{"x", "\x00", "\xff", "`", "``````````````", "\u202e", "\U000e0041", "\n", "\r", "é", "\x1b[31m", "<Figure>", "line of text\n", "```\n"}
 
 // executionFromBytes returns an execution that is built from bytes. Each group of three bytes adds one thing: the bytes

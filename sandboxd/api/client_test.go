@@ -330,7 +330,7 @@ func TestDaemonOfAnotherVersion(t *testing.T) {
 }
 
 // TestALongWaitLeavesItsSlot checks that a request with a long wait first exchanges its slot for one among the waiting
-// requests, and that it waits for at most a second if no such slot is free.
+// requests. If no such slot is free, the request must wait for at most a second.
 func TestALongWaitLeavesItsSlot(t *testing.T) {
 	for name, c := range map[string]struct {
 		query     string

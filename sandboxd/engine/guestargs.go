@@ -17,5 +17,5 @@ func GuestArgs(s Spec) []string {
 
 // ConnectArgs returns the command that connects its stdin and stdout to the guest. The command waits for the guest's
 // socket for at most ten seconds, writes stdio.Joined, and ends when its stdin or the guest ends. It must run as uid 0.
-// Without it, a guest can be reached only through the guest's own stdin and stdout (package stdio).
+// Without this command, a guest can be reached only through the guest's own stdin and stdout (package stdio).
 func ConnectArgs() []string { return []string{BundleDir + "/guest", "connect"} }

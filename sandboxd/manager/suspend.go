@@ -12,9 +12,9 @@ import (
 // suspendTimeout is how long the engine may take to suspend or to checkpoint a sandbox.
 const suspendTimeout = 2 * time.Minute
 
-// suspend suspends the sandbox if it has been idle for at least the given duration, and reports whether it did. It
-// can leave the sandbox in the state Suspended although it returns false: then it is not known whether the
-// sandbox runs, and the next call that needs the guest resumes it.
+// suspend suspends the sandbox if it has been idle for at least the given duration, and reports whether it did. If
+// a failed suspend could not be undone, suspend returns false but leaves the sandbox in the state Suspended:
+// whether the sandbox runs is then unknown, and the next call that needs the guest resumes it.
 func (s *liveSandbox) suspend(ctx context.Context, t *lifecycle.Transition, suspender engine.Suspender, idle time.Duration) (done bool) {
 	if !s.guestHasExpiry() || !t.Claim(lifecycle.Suspending, idle) {
 		return false

@@ -292,10 +292,10 @@ func (l lookupCounter) Value(key any) any {
 	return l.Context.Value(key)
 }
 
-// TestPicturesOfAPageAreDecodedOnce checks that cutting a page again does not decode its pictures again. In this page
-// stdout and stderr alternate often. fitPage estimates its length as if the streams were grouped, because it counts the
-// errors between them. The answer omits all errors but the last, so it does not group the streams: it shows each text
-// with a label and fences. Therefore it is too long at first, and the page is cut again.
+// TestPicturesOfAPageAreDecodedOnce checks that cutting a page again does not decode its pictures again. In this page stdout
+// and stderr alternate often. fitPage counts the errors between the texts, and so estimates the length of an answer that
+// groups the streams. The answer omits all errors but the last. So it does not group the streams, and shows each text with a
+// label and fences. It is therefore too long at first, and the page is cut again.
 func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
 	events := []sandbox.Event{figure(40, 30), figure(50, 30), figure(60, 30)}
 	for range 5 {

@@ -139,7 +139,7 @@ func (g *guestVolumes) write(ctx context.Context, name string, img imageFacts, l
 }
 
 // intact reports whether the volume has the marker and all the files, with their sizes. The marker alone is no proof:
-// the engine does not sync what it writes, so after a power cut the marker can exist while a file is empty.
+// the engine does not sync the files that it writes, so after a power cut the marker can exist while a file is empty.
 func (g *guestVolumes) intact(ctx context.Context, helper string, files fs.FS) (bool, error) {
 	sizes := map[string]int64{marker: 0}
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {

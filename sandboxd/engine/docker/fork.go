@@ -13,10 +13,10 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Fork implements [engine.Forker] on engines that suspend sandboxes to disk. It creates a container with the
-// original's configuration. The engine writes a checkpoint of the original into the new container's folder, and
-// starts the new container from that checkpoint. The original must run while its checkpoint is written, so if it is
-// suspended, Fork starts its container from its own checkpoint and kills the container afterwards.
+// Fork implements [engine.Forker] on engines that suspend sandboxes to disk. It creates a container with the original's
+// configuration. The engine writes a checkpoint of the original into the new container's folder, and starts the new
+// container from that checkpoint. The original must run while its checkpoint is written. Fork therefore starts the
+// container of a suspended original from the original's own checkpoint, and kills this container afterwards.
 func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	if !sandbox.IsID(string(to)) || from == to {
 		return sandbox.Errorf(sandbox.Invalid, "%q can't be the id of a fork: it is invalid, or the id of the original", sandbox.Quote(string(to)))

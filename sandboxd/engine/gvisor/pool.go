@@ -21,10 +21,10 @@ import (
 
 // A pooled sandbox is a container whose two processes runsc has created, and which waits for a checkpoint to restore.
 // No code runs in it. A sandbox that is resumed, forked or started from a snapshot runs in the pooled sandbox, if that
-// has the same configuration. It then need not wait until its processes are created, which is at least 15 % of a
-// create with its first statement. An engine has at most one pooled sandbox. Each is used once, and takes some 30 MB
-// of memory. It ends with the engine, even if the daemon is killed: until it restores a checkpoint, it exits when its
-// stdin is closed (third_party/runsc).
+// has the same configuration. It then need not wait until its processes are created, which is at least 15 % of a create
+// with its first statement. An engine has at most one pooled sandbox. Each is used once, and takes some 30 MB of
+// memory. An unused pooled sandbox ends with the engine, even if the daemon is killed: its runsc exits when its stdin
+// is closed (third_party/runsc). A used one keeps running, like any sandbox.
 
 // poolDelay is how long after the latest start of a sandbox the next pooled sandbox is created, so that it does not
 // compete for the CPUs with the sandbox that was just started.

@@ -193,9 +193,9 @@ func (t *Table) RemoveExcept(keep ...sandbox.ExecutionID) (removed []Pending) {
 	return removed
 }
 
-// Unseen returns the executions that are being sent and of which no client has seen any effect: nothing has been
-// received from the guest since they were sent. If the sandbox goes back to a checkpoint, which undoes what the
-// guest did, these executions have not run, and can be sent again.
+// Unseen returns the executions that are being sent and whose effects no client can have seen, because nothing has
+// been received from the guest since they were sent. If the sandbox goes back to a checkpoint, the effects of
+// these executions are undone, so they can be sent again.
 func (t *Table) Unseen() (ids []sandbox.ExecutionID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -43,7 +43,7 @@ func (t *table) accept(id string) sandbox.ExecutionID {
 }
 
 // TestUnseen checks which executions may run again after a sandbox went back to a checkpoint: only those that are
-// being delivered and of which nothing can have been seen.
+// being delivered and whose effects no client can have seen.
 func TestUnseen(t *testing.T) {
 	tab := newTable()
 	unsent, sent, seen, delivered, recovered := tab.accept("unsent"), tab.accept("sent"), tab.accept("seen"), tab.accept("delivered"), execution("recovered")

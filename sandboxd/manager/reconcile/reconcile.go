@@ -1,9 +1,9 @@
 // Package reconcile compares the recorded sandboxes with the containers of the engine, and plans the actions that
 // remove the differences. It does no I/O: package manager gets both lists and runs the actions.
 //
-// The records are the truth about what was promised to clients, and the engine is the truth about what runs. A
-// recorded sandbox whose container does not run is terminated, with the reason. A container without a record is
-// removed.
+// If they differ, the records decide which sandboxes clients may expect, and the engine decides which sandboxes
+// run. A recorded sandbox whose container does not run is terminated, with the reason. A container without a
+// record is removed.
 package reconcile
 
 import (

@@ -24,9 +24,9 @@ func checkpointOf(container string) []byte {
 	return append(binary.BigEndian.AppendUint64([]byte("gVisorSF"), uint64(len(header))), append(header, "memory"...)...)
 }
 
-// TestCopiesOfASandboxsMemoryAreRemoved checks that Remove removes a folder only if containerd could have given it its
-// name, if it is accessible to root alone, and if it contains a checkpoint of the given container or is recognized as a
-// copy by the caller.
+// TestCopiesOfASandboxsMemoryAreRemoved checks which folders Remove removes. The name must be one that containerd
+// gives, and only root may have access. The folder must contain a checkpoint of the given container, or the caller must
+// recognize the folder as a copy.
 func TestCopiesOfASandboxsMemoryAreRemoved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: copies of memory belong to root, and the tests do not run as root")

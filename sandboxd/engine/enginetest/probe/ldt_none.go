@@ -2,5 +2,5 @@
 
 package main
 
-// modifyLDT does not exist on this architecture. This value is the number of no system call.
+// modifyLDT does not exist on this architecture. No system call has this number.
 const modifyLDT = ^uintptr(0)

@@ -21,8 +21,7 @@ const (
 )
 
 // connect passes its standard input and output to the guest, and waits until the guest has closed them or has ended.
-// Before it passes them, it writes one byte, stdio.Joined, to its standard output to report that it has reached the
-// guest.
+// Before that, connect writes one byte, stdio.Joined, to its standard output, which reports that the guest was reached.
 func connect(args []string) error {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	socket := flags.String("socket", guest.SocketPath, "where the guest listens")

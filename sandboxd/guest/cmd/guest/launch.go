@@ -51,7 +51,7 @@ func launch(args []string) error {
 	runtime.LockOSThread()
 	// The guest has priority, even if the code starts many processes.
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness)
-	// The filter is installed before the user changes, so that no process of the kernels' user is ever without it.
+	// The filter is installed before the user changes, so that every process of the kernels' user has the filter.
 	if err := refuseNamespaces(); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}

@@ -102,7 +102,7 @@ func (k *Killer) Kill(pid int, exited <-chan struct{}) {
 // KillStartedSince kills the processes that a stopped execution of the living kernel pid started. These are the
 // processes in the kernel's session, or in no living kernel's session, whose start is not before the tick since (see
 // [Now]). Processes of earlier executions are kept. KillStartedSince returns how many processes it killed, and whether
-// these were all: false means that processes start new ones faster than it finds them.
+// none is left. If one is left, processes start new ones faster than KillStartedSince finds them.
 func (k *Killer) KillStartedSince(pid int, since int64) (killed int, all bool) {
 	// SIGSTOP stops all processes that did not leave the process group, including a fork bomb, so that they can't
 	// start new ones during the search. SIGCONT then resumes the kernel and the processes that are kept. This does
