@@ -3,6 +3,8 @@ package manager
 import (
 	"context"
 	"sync"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // background runs the goroutines of a manager.
@@ -38,7 +40,7 @@ func (b *background) spawn(fn func()) bool {
 func (b *background) finish(ctx context.Context, fn func(context.Context) error) error {
 	done := make(chan error, 1)
 	if !b.spawn(func() { done <- fn(b.ctx) }) {
-		return errStopping()
+		return sandbox.ErrStopping
 	}
 	select {
 	case err := <-done:

@@ -135,7 +135,7 @@ func (m *Manager) whyGone(ctx context.Context, id sandbox.ID) error {
 	case err != nil:
 		return err
 	case rec.State != sandbox.Terminated:
-		return errStopping()
+		return sandbox.ErrStopping
 	}
 	return gone(rec)
 }

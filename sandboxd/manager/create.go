@@ -183,7 +183,7 @@ func (m *Manager) begin(rec store.Sandbox) (*liveSandbox, error) {
 	}) {
 		cancel()
 		m.discard(s)
-		s.creation.err = errStopping()
+		s.creation.err = sandbox.ErrStopping
 		close(s.creation.done)
 		t.End()
 		return nil, s.creation.err
@@ -225,7 +225,7 @@ func (s *liveSandbox) startContainer(ctx context.Context) error {
 	switch {
 	case ctx.Err() == nil:
 	case s.m.ctx.Err() != nil:
-		return errStopping()
+		return sandbox.ErrStopping
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return sandbox.Errorf(sandbox.Unavailable, "the %s engine took longer than %s to create the sandbox: try again", s.m.engine.Info().Name, createTimeout).WithCause(err)
 	default:

@@ -132,7 +132,7 @@ func (s *liveSandbox) deliver(ctx context.Context, accepted sandbox.Execution, r
 		e, err := s.sendExecution(accepted, req)
 		answers <- answer{e, err}
 	}) {
-		return sandbox.Execution{}, errStopping()
+		return sandbox.Execution{}, sandbox.ErrStopping
 	}
 	select {
 	case a := <-answers:

@@ -229,15 +229,11 @@ func (m *Manager) Ready(ctx context.Context) error {
 // include changes of the system clock.
 func (m *Manager) now() time.Time { return m.cfg.Now().Round(0).UTC() }
 
-func errStopping() error {
-	return sandbox.Errorf(sandbox.Unavailable, "the daemon is stopping: try again in a moment")
-}
-
 // notRecorded returns the error to report for a change that the store could not write.
 func notRecorded(err error) error {
 	switch {
 	case errors.Is(err, store.ErrClosed):
-		return errStopping()
+		return sandbox.ErrStopping
 	case errors.Is(err, store.ErrNotFound):
 		return sandbox.Errorf(sandbox.Unavailable, "the sandbox was terminated or changed at the same time, so nothing was done: try again").WithCause(err)
 	case store.IsFull(err):

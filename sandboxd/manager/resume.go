@@ -20,12 +20,12 @@ func (s *liveSandbox) startResume(done func(error)) {
 		ctx := s.m.ctx
 		err := s.during(ctx, func(t *lifecycle.Transition) error { return s.resume(ctx, t) })
 		if err != nil && ctx.Err() != nil {
-			err = errStopping()
+			err = sandbox.ErrStopping
 		}
 		done(err)
 	}
 	if !s.m.spawn(resume) {
-		done(errStopping())
+		done(sandbox.ErrStopping)
 	}
 }
 
@@ -112,7 +112,7 @@ func (s *liveSandbox) enterRunning(ctx context.Context, t *lifecycle.Transition)
 // if it can never be resumed.
 func (s *liveSandbox) notResumed(ctx context.Context, t *lifecycle.Transition, cause error) error {
 	if s.m.ctx.Err() != nil {
-		return errStopping()
+		return sandbox.ErrStopping
 	}
 	s.log.Error("a sandbox could not be resumed", "error", cause)
 	if sandbox.KindOf(cause) == sandbox.Expired {
