@@ -28,7 +28,7 @@ func (s *liveSandbox) checkpoint(ctx context.Context, t *lifecycle.Transition, c
 		s.markChanged()
 		t.To(lifecycle.Running)
 		if ctx.Err() == nil {
-			s.notSaved(&s.checkpointBackoff, err)
+			s.delayNextSave(&s.checkpointBackoff, err)
 		}
 		return
 	}

@@ -65,7 +65,7 @@ func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbo
 			}
 		}
 		if req.ForkOf != "" {
-			if err := m.asOriginal(ctx, &rec, req.ForkOf); err != nil {
+			if err := m.inheritFromOriginal(ctx, &rec, req.ForkOf); err != nil {
 				return sandbox.Sandbox{}, err
 			}
 		}

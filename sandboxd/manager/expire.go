@@ -27,7 +27,7 @@ func (m *Manager) expireLoop() {
 		case <-m.ctx.Done():
 			return
 		}
-		if next, any := m.expireDue(); any {
+		if next, pending := m.expireDue(); pending {
 			timer.Reset(min(next, clockCheck))
 		} else {
 			timer.Stop()
@@ -35,9 +35,9 @@ func (m *Manager) expireLoop() {
 	}
 }
 
-// expireDue terminates expired sandboxes in the background and returns the time until the next expiry. any is
+// expireDue terminates expired sandboxes in the background and returns the time until the next expiry. pending is
 // false if there is no further expiry to wait for.
-func (m *Manager) expireDue() (next time.Duration, any bool) {
+func (m *Manager) expireDue() (next time.Duration, pending bool) {
 	now := m.now()
 	for _, s := range m.registry.list(isCreated) {
 		left := s.expires().Sub(now)
@@ -45,11 +45,11 @@ func (m *Manager) expireDue() (next time.Duration, any bool) {
 			m.spawn(s.expire)
 			left = clockCheck // try again after this time if the sandbox could not be terminated
 		}
-		if !any || left < next {
-			next, any = left, true
+		if !pending || left < next {
+			next, pending = left, true
 		}
 	}
-	return next, any
+	return next, pending
 }
 
 // expire terminates an expired sandbox. It does nothing if another call is terminating the sandbox.

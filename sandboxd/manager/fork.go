@@ -14,9 +14,9 @@ import (
 // forkPatience is how long a fork waits until the original is idle.
 const forkPatience = 5 * time.Second
 
-// asOriginal copies the fields that a fork shares with its original to rec. name is the id or display name of
+// inheritFromOriginal copies the fields that a fork shares with its original to rec. name is the id or display name of
 // the original.
-func (m *Manager) asOriginal(ctx context.Context, rec *store.Sandbox, name string) error {
+func (m *Manager) inheritFromOriginal(ctx context.Context, rec *store.Sandbox, name string) error {
 	if f, err := optional[engine.Forker](ctx, m); err != nil {
 		return err
 	} else if f == nil {

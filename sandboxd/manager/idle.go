@@ -20,8 +20,8 @@ type backoff struct {
 	delay time.Duration
 }
 
-// over reports whether the delay has passed, so that the operation may be tried again.
-func (b *backoff) over() bool { return !time.Now().Before(b.until) }
+// elapsed reports whether the delay has passed, so that the operation may be tried again.
+func (b *backoff) elapsed() bool { return !time.Now().Before(b.until) }
 
 // fail starts the delay after a failure and returns its length.
 func (b *backoff) fail() time.Duration {
@@ -70,16 +70,16 @@ func (m *Manager) idleLoop() {
 // under way.
 func (s *liveSandbox) shouldSuspend() bool {
 	s.mu.Lock()
-	over := s.suspendBackoff.over()
+	due := s.suspendBackoff.elapsed()
 	s.mu.Unlock()
-	return over && s.guestHasExpiry() && s.life.Idle(s.m.cfg.IdleSuspend)
+	return due && s.guestHasExpiry() && s.life.Idle(s.m.cfg.IdleSuspend)
 }
 
 // shouldCheckpoint reports whether the sandbox has been idle for CheckpointEvery, may have changed since its last
 // checkpoint, and no delay after a failed checkpoint is under way.
 func (s *liveSandbox) shouldCheckpoint() bool {
 	s.mu.Lock()
-	due := s.changed && s.checkpointBackoff.over()
+	due := s.changed && s.checkpointBackoff.elapsed()
 	s.mu.Unlock()
 	return due && s.life.Idle(s.m.cfg.CheckpointEvery)
 }

@@ -120,7 +120,7 @@ func (m *Manager) prepareSnapshot(spec engine.Spec) {
 func (s *snapshots) due() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.delay.over()
+	return s.delay.elapsed()
 }
 
 // done records the result of making a snapshot. After a failure it returns the delay until the next attempt.

@@ -30,7 +30,7 @@ func (s *liveSandbox) suspend(ctx context.Context, t *lifecycle.Transition, susp
 	defer release()
 	if err != nil {
 		t.To(lifecycle.Running)
-		s.notSaved(&s.suspendBackoff, err)
+		s.delayNextSave(&s.suspendBackoff, err)
 		return false
 	}
 	s.guest.Close()
@@ -87,9 +87,9 @@ func (s *liveSandbox) undoSuspend(ctx context.Context, suspender engine.Suspende
 	return err == nil
 }
 
-// notSaved sets the delay until the next attempt after a checkpoint or suspend failed. b is suspendBackoff or
+// delayNextSave sets the delay until the next attempt after a checkpoint or suspend failed. b is suspendBackoff or
 // checkpointBackoff.
-func (s *liveSandbox) notSaved(b *backoff, cause error) {
+func (s *liveSandbox) delayNextSave(b *backoff, cause error) {
 	s.mu.Lock()
 	// While the disk is full, keep the delay at its minimum. The engine frees space when it compresses the
 	// checkpoints of suspended sandboxes, and the next attempt should follow soon after that.
