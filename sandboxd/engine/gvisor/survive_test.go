@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -214,6 +215,18 @@ func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 	}
 }
 
+// runMemoryHog makes the probe run a program that fills the memory. It returns an error if the answer is incomplete. The
+// probe sends the header of the answer when the program starts, and the rest when the program has ended.
+func runMemoryHog(client *http.Client) error {
+	resp, err := client.Post("http://guest/hog/memory", "", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
 // TestOutOfMemoryIsNamed checks that List names the reason if a sandbox was killed because it ran out of memory.
 func TestOutOfMemoryIsNamed(t *testing.T) {
 	image := anyImage(t)
@@ -227,8 +240,8 @@ func TestOutOfMemoryIsNamed(t *testing.T) {
 		Protocols:   protocols,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx, s.ID) },
 	}}
-	if _, err := client.Post("http://guest/hog/memory", "", nil); err == nil {
-		t.Error("the hog ended well")
+	if err := runMemoryHog(&client); err == nil {
+		t.Error("the program that fills the memory ended, want that its sandbox ends first")
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		list, err := e.List(t.Context())
