@@ -49,7 +49,7 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 	if err == nil {
 		err = c.decode(ctx, resp, maxAnswer, &f)
 	}
-	if failed := detachable.failure(); failed != nil { // err only says that the request broke off
+	if failed := detachable.failure(); failed != nil { // err contains no cause, only that the request is incomplete
 		return sandbox.File{}, failed
 	}
 	return f, err
