@@ -2,8 +2,10 @@
 // in place of containers. The engine passes the conformance suite (enginetest), so it behaves as the manager can expect
 // of a real engine.
 //
-//   - engine.go: [Engine]. Its containers outlive a manager, like those of a real engine. A test can make its calls fail
-//     or wait, kill containers, and block a call at a step.
+//   - engine.go: [Engine] and the calls that a manager makes. A test can make these calls fail or wait, block one at a step,
+//     and count them.
+//   - container.go: the containers. They outlive a manager, like those of a real engine. A test can read their state,
+//     kill them and remove them.
 //   - guest.go: [Guest], which implements the guest's protocol, with a kernel that runs a few statements.
 //   - probe.go: the requests that the conformance suite sends to its own guest.
 package fake
@@ -12,10 +14,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -61,18 +61,6 @@ var (
 	_ engine.Forker       = (*Engine)(nil)
 )
 
-type container struct {
-	spec           engine.Spec
-	guest          *Guest
-	dead           bool
-	suspended      bool
-	checkpoint     *memory   // the checkpoint of a running sandbox
-	checkpointTime time.Time // when checkpoint was made
-	asOf           time.Time // the time of the checkpoint that Resume will restore, if the container's processes have died; otherwise zero
-	bytes          int64
-	detail         string
-}
-
 // ErrDown is the error of calls while the engine does not answer (see [Engine.SetDown]).
 var ErrDown = errors.New("connection refused")
 
@@ -86,6 +74,23 @@ func (e *Engine) Set(fn func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	fn()
+}
+
+// SetDown sets whether calls of the engine fail. While they fail, guests keep running, but connections to them are
+// broken.
+func (e *Engine) SetDown(down bool) {
+	e.mu.Lock()
+	e.down = down
+	var guests []*Guest
+	for _, c := range e.containers {
+		guests = append(guests, c.guest)
+	}
+	e.mu.Unlock()
+	for _, g := range guests {
+		if down {
+			g.BreakConnections()
+		}
+	}
 }
 
 // step marks a point at which a test can kill the daemon: "suspend", "suspended", "resume", "resumed", "checkpoint",
@@ -107,21 +112,6 @@ func (e *Engine) step(ctx context.Context, name string) error {
 // Info implements [engine.Engine].
 func (e *Engine) Info() engine.Info {
 	return engine.Info{Name: "test", Runtime: "none", CPUs: 4, Memory: 8 << 30, Suspend: e.Suspension}
-}
-
-// newGuest returns a guest for a container with this spec. It answers reports of a restore with e.FailRestore.
-func (e *Engine) newGuest(spec engine.Spec, m memory) *Guest {
-	g := newGuest(spec, m)
-	g.checkRestore = func(ctx context.Context) error {
-		if err := e.step(ctx, "report restore"); err != nil {
-			return err
-		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return e.FailRestore
-	}
-	g.exit = func() { go e.end(spec.ID, "exited with 3") }
-	return g
 }
 
 // Create implements [engine.Engine].
@@ -187,20 +177,6 @@ func (e *Engine) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
-}
-
-// running returns the guest of a container that runs.
-func (e *Engine) running(id sandbox.ID) (*Guest, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c := e.containers[id]
-	switch {
-	case c == nil || c.dead:
-		return nil, engine.ErrNotFound(id)
-	case c.suspended:
-		return nil, engine.ErrSuspended()
-	}
-	return c.guest, nil
 }
 
 // Suspend implements [engine.Suspender]. The guest keeps its state, but Dial fails.
@@ -396,52 +372,6 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// IDs returns the ids of all containers.
-func (e *Engine) IDs() []sandbox.ID {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Collect(maps.Keys(e.containers))
-}
-
-// Guest returns the guest that a container has now, or nil if there is no such container. A container that is restored
-// from a checkpoint gets a new guest.
-func (e *Engine) Guest(id sandbox.ID) *Guest {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if c := e.containers[id]; c != nil {
-		return c.guest
-	}
-	return nil
-}
-
-func (e *Engine) guestOf(c *container) *Guest {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return c.guest
-}
-
-// Expiry returns the expiry that a container's guest has.
-func (e *Engine) Expiry(id sandbox.ID) time.Time {
-	g := e.Guest(id)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.expires
-}
-
-// CheckpointTime returns when the last checkpoint of a container was made.
-func (e *Engine) CheckpointTime(id sandbox.ID) time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.containers[id].checkpointTime
-}
-
-// WillRewind reports whether Resume would restore a container from a checkpoint that is older than its last state.
-func (e *Engine) WillRewind(id sandbox.ID) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return !e.containers[id].asOf.IsZero()
-}
-
 // Creates returns how often Create was called.
 func (e *Engine) Creates() int {
 	e.mu.Lock()
@@ -461,78 +391,4 @@ func (e *Engine) Checkpoints() (checkpoints, discards int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.checkpoints, e.discards
-}
-
-// PowerCut ends all processes, like a failure of the machine.
-func (e *Engine) PowerCut() {
-	for _, id := range e.IDs() {
-		e.end(id, "ended with the machine")
-	}
-}
-
-// end ends the processes of a container. If the container has a checkpoint, Resume can restore it.
-func (e *Engine) end(id sandbox.ID, detail string) {
-	e.mu.Lock()
-	c := e.containers[id]
-	if c == nil || c.dead || c.suspended {
-		e.mu.Unlock()
-		return
-	}
-	old := c.guest
-	if c.checkpoint == nil {
-		c.dead, c.detail = true, detail
-	} else {
-		c.guest, c.suspended, c.asOf = e.newGuest(c.spec, *c.checkpoint), true, c.checkpointTime
-	}
-	e.mu.Unlock()
-	old.kill()
-}
-
-// KillContainer kills a container, which can be suspended, so that it can't be resumed.
-func (e *Engine) KillContainer(id sandbox.ID, detail string) {
-	e.mu.Lock()
-	c := e.containers[id]
-	if c != nil {
-		c.dead, c.detail = true, detail
-	}
-	e.mu.Unlock()
-	if c != nil {
-		e.guestOf(c).kill()
-	}
-}
-
-// Lose removes a container without a call from the daemon, as another program could do.
-func (e *Engine) Lose(id sandbox.ID) {
-	e.mu.Lock()
-	c := e.containers[id]
-	delete(e.containers, id)
-	e.mu.Unlock()
-	c.guest.kill()
-}
-
-// Adopt adds a container of another engine. The manager on this engine has no record of it.
-func (e *Engine) Adopt(other *Engine, id sandbox.ID) {
-	other.mu.Lock()
-	c := other.containers[id]
-	other.mu.Unlock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.containers[id] = c
-}
-
-// SetDown sets whether calls of the engine fail. While they fail, guests keep running, but connections to them are
-// broken.
-func (e *Engine) SetDown(down bool) {
-	e.mu.Lock()
-	e.down = down
-	var guests []*Guest
-	for _, c := range e.containers {
-		guests = append(guests, c.guest)
-	}
-	e.mu.Unlock()
-	for _, g := range guests {
-		if down {
-			g.BreakConnections()
-		}
-	}
 }
