@@ -96,7 +96,7 @@ func TestAFullDiskIsNamed(t *testing.T) {
 	if err := e.Suspend(t.Context(), packed.ID); err != nil {
 		t.Fatal(err)
 	}
-	awaitPacked(t, e, dir, packed.ID)
+	awaitPacked(t, dir, packed.ID)
 	if err := e.Snapshot(t.Context(), snapshot, func(context.Context) error { return nil }); err != nil {
 		t.Fatal(err)
 	}

@@ -177,17 +177,8 @@ func reboot(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
 	for _, pattern := range []string{"/sys/fs/cgroup/*/dormouse/" + string(id), "/sys/fs/cgroup/dormouse/" + string(id)} {
 		groups, _ := filepath.Glob(pattern)
 		for _, group := range groups {
-			err := os.Remove(group)
-			for range 1000 { // the machine's kernel may still count a process that has just ended
-				if err == nil {
-					break
-				}
-				time.Sleep(2 * time.Millisecond)
-				err = os.Remove(group)
-			}
-			if err != nil {
-				t.Error(err)
-			}
+			// Remove fails while the machine's kernel still counts a process that has just ended.
+			eventually(t, "cgroup "+group+" can be removed", func() bool { return os.Remove(group) == nil })
 		}
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "runsc")); err != nil {
@@ -254,8 +245,7 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	if err := runMemoryHog(&client); err == nil {
 		t.Error("the program that fills the memory ended, want that its sandbox ends first")
 	}
-	for deadline := time.Now().Add(10 * time.Second); onlyContainer(t, e).Running && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-	}
+	eventually(t, "the sandbox ends", func() bool { return !onlyContainer(t, e).Running })
 	// In the first iteration, List determines the reason itself. Suspend then writes the reason to a file, which List
 	// reads in the second iteration.
 	for range 2 {

@@ -61,7 +61,7 @@ func TestCheckpointOnAFullDisk(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	awaitPacked(t, e, dir, s.ID)
+	awaitPacked(t, dir, s.ID)
 	full := filepath.Join(dir, "full")
 	if err := fill(full); err != nil {
 		t.Fatal(err)
@@ -235,7 +235,7 @@ sum = zlib.crc32(block)`)
 		}
 		t.Logf("suspend: %v", time.Since(began))
 		if packed {
-			awaitPacked(t, e, dir, s.ID)
+			awaitPacked(t, dir, s.ID)
 		}
 		t.Logf("on disk: %d MB", onlyContainer(t, e).StateBytes>>20)
 		began = time.Now()

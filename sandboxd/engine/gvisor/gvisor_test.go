@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dormouse-sandbox/dormouse/image"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
@@ -55,6 +56,16 @@ func tempDir(t *testing.T) string {
 		}
 	})
 	return dir
+}
+
+// eventually polls until ok returns true. It fails and ends the test after a minute.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen within a minute: %s", what)
+		}
+	}
 }
 
 // open opens the engine of a home.

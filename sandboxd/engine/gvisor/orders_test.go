@@ -214,9 +214,13 @@ func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, mean
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 		// Wait until the killed processes have ended. A process with much memory takes long to end.
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 			left, _ := e.ProcessesOf(id)
 			if !slices.ContainsFunc(left, func(pid int) bool { return slices.Contains(pids, pid) }) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("processes %v, which the test has killed, still run after a minute", left)
 				return
 			}
 		}

@@ -74,11 +74,7 @@ func TestDaemonAtAMoment(t *testing.T) {
 // awaitPooled waits until the folder of a pooled sandbox exists.
 func awaitPooled(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); len(pooledSandboxes(t, dir)) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("no folder of a pooled sandbox was made within a minute")
-		}
-	}
+	eventually(t, "the folder of a pooled sandbox exists", func() bool { return len(pooledSandboxes(t, dir)) > 0 })
 }
 
 // TestNothingOutlivesAKilledDaemon checks that when a daemon is killed and not started again, all sandboxes that it has

@@ -27,20 +27,27 @@ func openPacking(t *testing.T, dir string, after time.Duration) *gvisor.Engine {
 	return e
 }
 
-func awaitPacked(t *testing.T, e *gvisor.Engine, dir string, id sandbox.ID) {
+// awaitPacked waits until the checkpoint of a suspended sandbox is compressed.
+func awaitPacked(t *testing.T, dir string, id sandbox.ID) {
 	t.Helper()
 	sandboxDir := filepath.Join(dir, "sandboxes", string(id))
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		_, plain := os.Stat(filepath.Join(sandboxDir, "checkpoint", "pages.img"))
-		_, packed := os.Stat(filepath.Join(sandboxDir, "checkpoint", "pages.img.zst"))
-		_, packing := os.Stat(filepath.Join(sandboxDir, "checkpoint.packing"))
-		if plain != nil && packed == nil && packing != nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it is not compressed: %v, %v, %v", plain, packed, packing)
-		}
-	}
+	eventually(t, "the checkpoint in "+sandboxDir+" is compressed", func() bool {
+		return !exists(sandboxDir, "checkpoint/pages.img") && exists(sandboxDir, "checkpoint/pages.img.zst") && !exists(sandboxDir, "checkpoint.packing")
+	})
+}
+
+// awaitPacking waits until the compression of a sandbox's checkpoint has begun.
+func awaitPacking(t *testing.T, dir string, id sandbox.ID) {
+	t.Helper()
+	sandboxDir := filepath.Join(dir, "sandboxes", string(id))
+	eventually(t, "the compression of the checkpoint in "+sandboxDir+" begins", func() bool {
+		return exists(sandboxDir, "checkpoint.packing") || exists(sandboxDir, "checkpoint/pages.img.zst")
+	})
+}
+
+func exists(dir, name string) bool {
+	_, err := os.Stat(filepath.Join(dir, name))
+	return err == nil
 }
 
 const dataStack = `
@@ -63,7 +70,7 @@ func TestSuspendedSandboxIsCompressed(t *testing.T) {
 	}
 	suspendTime, before := time.Since(began), onlyContainer(t, e).StateBytes
 	began = time.Now()
-	awaitPacked(t, e, dir, s.ID)
+	awaitPacked(t, dir, s.ID)
 	c := onlyContainer(t, e)
 	t.Logf("suspend: %v; compress: %v, from %.1f to %.1f MB", suspendTime, time.Since(began), float64(before)/1e6, float64(c.StateBytes)/1e6)
 	if !c.Suspended || !c.AsOf.IsZero() || c.StateBytes > 40e6 {
@@ -113,7 +120,7 @@ func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	awaitPacked(t, e, dir, s.ID)
+	awaitPacked(t, dir, s.ID)
 	path := filepath.Join(dir, "sandboxes", string(s.ID), "checkpoint", "pages.img.zst")
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -158,7 +165,10 @@ func TestResumeAndRemoveCancelCompression(t *testing.T) {
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
 			t.Fatalf("Suspend: %v", err)
 		}
-		time.Sleep(time.Duration(i) * 60 * time.Millisecond) // call Resume at a different moment of the compression each time
+		if i > 0 { // the first Resume does not wait for the compression
+			awaitPacking(t, dir, s.ID)
+			time.Sleep(time.Duration(i-1) * 60 * time.Millisecond) // call Resume at a different moment of the compression each time
+		}
 		began := time.Now()
 		if err := e.Resume(t.Context(), s.ID); err != nil {
 			t.Fatalf("Resume: %v", err)
@@ -171,7 +181,7 @@ func TestResumeAndRemoveCancelCompression(t *testing.T) {
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
 		t.Fatalf("Suspend: %v", err)
 	}
-	time.Sleep(50 * time.Millisecond)
+	awaitPacking(t, dir, s.ID)
 	var group sync.WaitGroup
 	group.Go(func() {
 		if err := e.Resume(t.Context(), s.ID); err != nil && sandbox.KindOf(err) != sandbox.NotFound {

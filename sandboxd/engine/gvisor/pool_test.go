@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
@@ -29,15 +28,13 @@ func pooledSandboxes(t *testing.T, dir string) (names []string) {
 }
 
 // ready waits until a pooled sandbox whose name is not in others is ready, and returns the name of the pooled sandbox.
-func ready(t *testing.T, e *gvisor.Engine, others ...string) string {
+func ready(t *testing.T, e *gvisor.Engine, others ...string) (name string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if name := e.Pooled(); name != "" && !slices.Contains(others, name) {
-			return name
-		}
-	}
-	t.Fatal("no pooled sandbox was made")
-	return ""
+	eventually(t, "a pooled sandbox is ready", func() bool {
+		name = e.Pooled()
+		return name != "" && !slices.Contains(others, name)
+	})
+	return name
 }
 
 // taken returns the name of the pooled sandbox that a sandbox runs in, or an empty string.
@@ -195,18 +192,13 @@ func TestOnlyAMatchingLivePooledSandboxIsUsed(t *testing.T) {
 	if slices.Contains(pooledSandboxes(t, dir), first) {
 		t.Error("there are two spares")
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	eventually(t, "the killed processes of the pooled sandbox end", func() bool {
 		pids := runscOf(second)
-		if len(pids) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%v do not end", pids)
-		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-	}
+		return len(pids) == 0
+	})
 	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
 		t.Errorf("it runs in the pooled sandbox %q, which was killed", got)

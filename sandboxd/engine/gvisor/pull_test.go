@@ -123,8 +123,8 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 		t.Errorf("Create = %v, want it still pulled", err)
 	}
 	began := time.Now()
-	if err := e.Close(); err != nil || time.Since(began) > 5*time.Second {
-		t.Errorf("Close = %v after %v", err, time.Since(began))
+	if err := e.Close(); err != nil || time.Since(began) > time.Minute {
+		t.Errorf("Close = %v after %v, want no error within a minute, although the registry does not answer the pull", err, time.Since(began))
 	}
 	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
 		t.Errorf("%q are left", left)

@@ -160,19 +160,16 @@ func TestKernelsReadTheirFilesUnderAnyUmask(t *testing.T) {
 // kill kills all processes of a sandbox, and returns when they have ended.
 func kill(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	eventually(t, "the killed processes of sandbox "+string(id)+" end", func() bool {
 		pids, err := e.ProcessesOf(id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(pids) == 0 {
-			return
-		}
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
-	}
-	t.Fatal("they do not end")
+		return len(pids) == 0
+	})
 }
 
 // TestAPidOfAnotherBootIsNotTheSandbox checks that the engine does not take another process for a sandbox's process if
@@ -243,16 +240,8 @@ func TestOutOfMemoryIsNamed(t *testing.T) {
 	if err := runMemoryHog(&client); err == nil {
 		t.Error("the program that fills the memory ended, want that its sandbox ends first")
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		list, err := e.List(t.Context())
-		if err != nil || len(list) != 1 || time.Now().After(deadline) {
-			t.Fatalf("List() = %+v, %v, want one that has ended", list, err)
-		}
-		if !list[0].Running {
-			if !strings.Contains(list[0].Detail, "out of memory") {
-				t.Errorf("List() = %+v, want it out of memory", list)
-			}
-			return
-		}
+	eventually(t, "the sandbox ends", func() bool { return !onlyContainer(t, e).Running })
+	if c := onlyContainer(t, e); !strings.Contains(c.Detail, "out of memory") {
+		t.Errorf("List() = %+v, want a Detail that it ran out of memory", c)
 	}
 }

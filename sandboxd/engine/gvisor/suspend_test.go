@@ -243,7 +243,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 		if err := errors.Join(os.Rename(path, path+".kept"), exec.Command("mkfifo", path).Run()); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := e.Resume(ctx, s.ID); sandbox.KindOf(err) != sandbox.Expired {
 			t.Errorf("Resume = %v (%s), want expired", err, sandbox.KindOf(err))
