@@ -25,7 +25,7 @@ func onlyContainer(t *testing.T, e *gvisor.Engine) engine.Container {
 	t.Helper()
 	list, err := e.List(t.Context())
 	if err != nil || len(list) != 1 {
-		t.Fatalf("List() = %+v, %v, want one", list, err)
+		t.Fatalf("List() = %+v, %v, want one sandbox", list, err)
 	}
 	return list[0]
 }
@@ -74,10 +74,10 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 			t.Fatalf("Resume: %v", err)
 		}
 		if c := onlyContainer(t, e); !c.Running || c.Suspended || !c.AsOf.IsZero() || c.StateBytes < 1<<20 {
-			t.Errorf("List() = %+v, want it running, and a checkpoint kept", c)
+			t.Errorf("List() = %+v, want it running, with a checkpoint", c)
 		}
 		if got := python(t, e, s.ID, showFiles); got != want {
-			t.Errorf("it has %q, want %q", got, want)
+			t.Errorf("the resumed sandbox has the values %q, want %q", got, want)
 		}
 	}
 	python(t, e, s.ID, "x = 1"+saveFiles)
@@ -91,7 +91,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	kill(t, e, s.ID)
 	wantFallenBack(t, e, after, before)
 	if err := e.Checkpoint(t.Context(), s.ID); err == nil {
-		t.Error("Checkpoint of what does not run gave no error")
+		t.Error("Checkpoint of a dead sandbox = nil, want an error")
 	}
 	if err := e.Discard(t.Context(), s.ID); err != nil {
 		t.Error(err)
@@ -108,7 +108,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 		t.Fatalf("Fork: %v", err)
 	}
 	if got, want := python(t, e, fork, showFiles), "2 2 2 2 1 2"; got != want {
-		t.Errorf("the fork has %q, want %q", got, want)
+		t.Errorf("the fork has the values %q, want %q", got, want)
 	}
 	if err := e.Remove(t.Context(), fork); err != nil {
 		t.Error(err)
@@ -130,7 +130,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	}
 	before = time.Now()
 	if c := onlyContainer(t, e); !c.Suspended || !c.AsOf.IsZero() {
-		t.Errorf("List() = %+v, want it suspended, with nothing lost", c)
+		t.Errorf("List() = %+v, want it suspended, with a zero AsOf", c)
 	}
 	resume(t, "5 5 5 5 1 2 5")
 	python(t, e, s.ID, "x = 6"+saveFiles)
@@ -138,7 +138,7 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 	e = open(t, dir, bundle.Bundle{})
 	wantFallenBack(t, e, after, before)
 	if c := onlyContainer(t, e); !strings.Contains(c.Detail, "restarted") {
-		t.Errorf("List() = %+v, want it to tell of the reboot", c)
+		t.Errorf("List() = %+v, want a Detail that the machine was restarted", c)
 	}
 	resume(t, "5 5 5 5 1 2 5")
 
@@ -147,11 +147,11 @@ func TestASandboxThatDiesFallsBackToItsCheckpoint(t *testing.T) {
 		t.Error(err)
 	}
 	if c := onlyContainer(t, e); !c.Running || c.StateBytes != 0 {
-		t.Errorf("List() = %+v, want it running, and nothing on disk", c)
+		t.Errorf("List() = %+v, want it running, without a checkpoint on disk", c)
 	}
 	kill(t, e, s.ID)
 	if c := onlyContainer(t, e); c.Running || c.Suspended {
-		t.Errorf("List() = %+v, want it ended", c)
+		t.Errorf("List() = %+v, want it neither running nor suspended", c)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestDamagedFallbackCheckpointIsLost(t *testing.T) {
 			}
 			kill(t, e, s.ID)
 			if c := onlyContainer(t, e); !c.Suspended || c.AsOf.IsZero() {
-				t.Errorf("List() = %+v, want it suspended as of some time", c)
+				t.Errorf("List() = %+v, want it suspended as of the time of the checkpoint", c)
 			}
 			if err := e.Resume(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Expired {
 				t.Errorf("Resume = %v, want expired", err)
@@ -250,7 +250,7 @@ func TestOutOfMemoryFallsBack(t *testing.T) {
 	// reads in the second iteration.
 	for range 2 {
 		if c := onlyContainer(t, e); !c.Suspended || c.AsOf.IsZero() || !strings.Contains(c.Detail, "out of memory") {
-			t.Errorf("List() = %+v, want it suspended as of a while ago, out of memory", c)
+			t.Errorf("List() = %+v, want it suspended as of the time of the checkpoint, with a Detail that it ran out of memory", c)
 		}
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
 			t.Error(err)

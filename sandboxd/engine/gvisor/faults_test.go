@@ -39,17 +39,17 @@ func TestCheckpointOnAFullDisk(t *testing.T) {
 	create(t, e, s)
 	python(t, e, s.ID, "x = 1")
 	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
-		t.Fatalf("Checkpoint of what is small: %v", err)
+		t.Fatalf("the first Checkpoint, which fits on the disk: %v", err)
 	}
 	python(t, e, s.ID, "import os; block = os.urandom(200 << 20); x = 2")
 	if err := e.Checkpoint(t.Context(), s.ID); sandbox.KindOf(err) != sandbox.Unavailable {
-		t.Errorf("Checkpoint = %v, want unavailable", err)
+		t.Errorf("Checkpoint on a full disk = %v, want unavailable", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*", "checkpoint*")); len(left) > 0 {
-		t.Errorf("%q are left", left)
+		t.Errorf("the failed checkpoint has left %q, want nothing", left)
 	}
 	if got := python(t, e, s.ID, "print(x, len(block))"); got != "2 209715200" {
-		t.Errorf("it printed %q", got)
+		t.Errorf("the sandbox prints %q after the failed checkpoint, want 2 209715200", got)
 	}
 	kill(t, e, s.ID)
 	if err := e.Resume(t.Context(), s.ID); err != nil {
@@ -130,7 +130,7 @@ func TestABlockedKernelIsSuspended(t *testing.T) {
 			defer again.Close()
 			got, err = again.Execution(t.Context(), id, 60, sandbox.Window{})
 			if err != nil || got.State != sandbox.ExecSucceeded || len(got.Events) == 0 || got.Events[0].Text[:2] != "32" {
-				t.Errorf("Execution = %+v, %v, want it to print 32", got, err)
+				t.Errorf("Execution = %+v, %v, want it succeeded with the output 32", got, err)
 			}
 		})
 	}
@@ -244,7 +244,7 @@ sum = zlib.crc32(block)`)
 		}
 		t.Logf("resume: %v", time.Since(began))
 		if got := python(t, e, s.ID, "print(len(block) >> 20, zlib.crc32(block) == sum)"); got != "1024 True" {
-			t.Errorf("it printed %q", got)
+			t.Errorf("the sandbox prints %q after the resume, want 1024 True", got)
 		}
 	}
 }

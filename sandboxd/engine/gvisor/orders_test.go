@@ -111,7 +111,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 		switch {
 		case c.Running:
 			if l.suspended && op != "resume" || op == "die" && !before.suspended {
-				t.Fatalf("%s: it runs: %+v", step, c)
+				t.Fatalf("%s: the sandbox runs, want it suspended or dead: %+v", step, c)
 			}
 			l.suspended = false
 			if got := python(t, e, id, "print(x)"); got != strconv.Itoa(l.x) {
@@ -119,12 +119,12 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			}
 		case c.Suspended && c.AsOf.IsZero():
 			if !before.suspended && op != "suspend" {
-				t.Fatalf("%s: it is suspended: %+v", step, c)
+				t.Fatalf("%s: the sandbox is suspended, want it running or fallen back: %+v", step, c)
 			}
 			l.suspended = true
 		case c.Suspended: // the processes of the sandbox died, and it fell back to its checkpoint
 			if op != "die" && meanwhile != "kill all" || len(l.fallback) == 0 {
-				t.Fatalf("%s: it fell back, with %v kept: %+v", step, l.fallback, c)
+				t.Fatalf("%s: the sandbox fell back to a checkpoint, want that it did not; the fallback checkpoint may have x = %v: %+v", step, l.fallback, c)
 			}
 			if err := e.Resume(t.Context(), id); err != nil {
 				t.Fatalf("%s: Resume: %v", step, err)
@@ -137,7 +137,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			counts["fell back"]++
 		default:
 			if op != "die" && meanwhile != "kill all" || len(before.fallback) > 0 && !before.mayBeLost || before.suspended {
-				t.Fatalf("%s: it is lost, with %v kept: %+v", step, before.fallback, c)
+				t.Fatalf("%s: the sandbox is lost, want that it is not; the fallback checkpoint may have x = %v: %+v", step, before.fallback, c)
 			}
 			if err := e.Remove(t.Context(), id); err != nil {
 				t.Fatal(err)
@@ -158,7 +158,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	}
 	wantNothingRuns(t, e, id)
 	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*")); len(left) > 0 {
-		t.Errorf("%q are left", left)
+		t.Errorf("the folders %q exist after Remove, want none", left)
 	}
 	t.Logf("%v", counts)
 }

@@ -3,6 +3,7 @@
 package gvisor_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -74,7 +75,7 @@ func TestSuspendedSandboxIsCompressed(t *testing.T) {
 	c := onlyContainer(t, e)
 	t.Logf("suspend: %v; compress: %v, from %.1f to %.1f MB", suspendTime, time.Since(began), float64(before)/1e6, float64(c.StateBytes)/1e6)
 	if !c.Suspended || !c.AsOf.IsZero() || c.StateBytes > 40e6 {
-		t.Errorf("List() = %+v, want it suspended, in 40 MB", c)
+		t.Errorf("List() = %+v, want it suspended, with at most 40 MB on disk", c)
 	}
 
 	// Fork and resume the sandbox from the compressed checkpoint.
@@ -92,12 +93,12 @@ func TestSuspendedSandboxIsCompressed(t *testing.T) {
 	resumed := time.Since(began)
 	for _, id := range []sandbox.ID{fork, s.ID} {
 		if got := python(t, e, id, "print(x, round(model.predict(pandas.DataFrame({'a': [5]}))[0]))"); got != "1 11" {
-			t.Errorf("%s has %q, want 1 11", id, got)
+			t.Errorf("sandbox %s prints %q, want 1 11", id, got)
 		}
 	}
 	t.Logf("resume: %v", resumed)
 	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*", "checkpoint*")); len(left) > 0 {
-		t.Errorf("%q are left of running sandboxes", left)
+		t.Errorf("the running sandboxes still have the checkpoints %q, want none", left)
 	}
 
 	// The compressed checkpoint is the fallback checkpoint of the resumed sandbox.
@@ -146,7 +147,7 @@ func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err != nil {
-		t.Fatalf("Resume of what is whole again: %v", err)
+		t.Fatalf("Resume after the checkpoint was repaired: %v", err)
 	}
 	if got := python(t, e, s.ID, "print(x)"); got != "1" {
 		t.Errorf("x = %s, want 1", got)
@@ -174,8 +175,8 @@ func TestResumeAndRemoveCancelCompression(t *testing.T) {
 			t.Fatalf("Resume: %v", err)
 		}
 		t.Logf("resume: %v", time.Since(began))
-		if got := python(t, e, s.ID, "x += 1; print(x, len(block))"); got != []string{"1", "2", "3", "4"}[i]+" 209715200" {
-			t.Errorf("it printed %q", got)
+		if got, want := python(t, e, s.ID, "x += 1; print(x, len(block))"), fmt.Sprint(i+1, 200<<20); got != want {
+			t.Errorf("the sandbox prints %q after the resume, want %q", got, want)
 		}
 	}
 	if err := e.Suspend(t.Context(), s.ID); err != nil {
@@ -196,6 +197,6 @@ func TestResumeAndRemoveCancelCompression(t *testing.T) {
 	group.Wait()
 	wantNothingRuns(t, e, s.ID)
 	if left, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "*")); len(left) > 0 {
-		t.Errorf("%q are left", left)
+		t.Errorf("the folders %q exist after Remove, want none", left)
 	}
 }

@@ -69,11 +69,11 @@ func TestAPooledSandboxBecomesASandbox(t *testing.T) {
 	first := ready(t, e)
 	suspendAndResume(t, e, s.ID)
 	if got := taken(dir, s.ID); got != first {
-		t.Fatalf("it runs in the pooled sandbox %q, want %q", got, first)
+		t.Fatalf("the resumed sandbox runs in the pooled sandbox %q, want %q", got, first)
 	}
 	python(t, e, s.ID, "x += 1")
 	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || !list[0].Running {
-		t.Errorf("List() = %+v, %v, want one that runs", list, err)
+		t.Errorf("List() = %+v, %v, want one running sandbox", list, err)
 	}
 	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
@@ -86,22 +86,22 @@ func TestAPooledSandboxBecomesASandbox(t *testing.T) {
 	}
 	removeLater(t, e, fork)
 	if got := taken(dir, fork); got != second {
-		t.Errorf("the copy runs in the pooled sandbox %q, want %q", got, second)
+		t.Errorf("the fork runs in the pooled sandbox %q, want %q", got, second)
 	}
 	python(t, e, fork, "x += 10")
 
 	kill(t, e, s.ID)
 	if list, err := e.List(t.Context()); err != nil || len(list) != 2 || list[0].Running && list[1].Running {
-		t.Errorf("List() = %+v, %v, want one that was killed", list, err)
+		t.Errorf("List() = %+v, %v, want two sandboxes, of which the killed one does not run", list, err)
 	}
 	if err := e.Resume(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
 	if got := python(t, e, s.ID, "print(x)") + " " + python(t, e, fork, "print(x)"); got != "2 12" {
-		t.Errorf("x is %s in them, want 2 and 12", got)
+		t.Errorf("x in the resumed sandbox and in its fork = %s, want 2 12", got)
 	}
 	if slices.Contains(pooledSandboxes(t, dir), first) {
-		t.Error("the pooled sandbox that was killed has left its folder")
+		t.Error("the folder of the killed pooled sandbox exists, want it removed")
 	}
 	for _, id := range []sandbox.ID{s.ID, fork} {
 		if err := e.Remove(t.Context(), id); err != nil {
@@ -112,11 +112,11 @@ func TestAPooledSandboxBecomesASandbox(t *testing.T) {
 	e.Close()
 	for _, pattern := range []string{"sandboxes/*", "sandboxes/.*", "runsc/*", "spares/*"} {
 		if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 {
-			t.Errorf("%q are left", left)
+			t.Errorf("%q exist after the engine was closed, want none", left)
 		}
 	}
 	if left := runscOf(dir + "/"); len(left) > 0 {
-		t.Errorf("%v run", left)
+		t.Errorf("runsc processes %v run after the engine was closed, want none", left)
 	}
 }
 
@@ -185,12 +185,12 @@ func TestOnlyAMatchingLivePooledSandboxIsUsed(t *testing.T) {
 	first := ready(t, e)
 	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
-		t.Errorf("one of another size runs in the pooled sandbox %q", got)
+		t.Errorf("a sandbox with another memory limit runs in the pooled sandbox %q, want in none", got)
 	}
 	// The second pooled sandbox has the memory limit of the sandbox other, which was started last.
 	second := ready(t, e, first)
 	if slices.Contains(pooledSandboxes(t, dir), first) {
-		t.Error("there are two spares")
+		t.Errorf("the pooled sandbox %s still exists beside %s, want that the new one replaces it", first, second)
 	}
 	eventually(t, "the killed processes of the pooled sandbox end", func() bool {
 		pids := runscOf(second)
@@ -201,7 +201,7 @@ func TestOnlyAMatchingLivePooledSandboxIsUsed(t *testing.T) {
 	})
 	suspendAndResume(t, e, other.ID)
 	if got := taken(dir, other.ID); got != "" {
-		t.Errorf("it runs in the pooled sandbox %q, which was killed", got)
+		t.Errorf("the resumed sandbox runs in the pooled sandbox %q, which was killed; want in none", got)
 	}
 	python(t, e, other.ID, "1")
 }

@@ -120,13 +120,13 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := e.Create(ctx, spec(host+"/hangs:1")); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "still being pulled") {
-		t.Errorf("Create = %v, want it still pulled", err)
+		t.Errorf("Create = %v, want an error that the image is still being pulled", err)
 	}
 	began := time.Now()
 	if err := e.Close(); err != nil || time.Since(began) > time.Minute {
 		t.Errorf("Close = %v after %v, want no error within a minute, although the registry does not answer the pull", err, time.Since(began))
 	}
 	if left, _ := filepath.Glob(filepath.Join(images, "*", "rootfs")); len(left) > 0 {
-		t.Errorf("%q are left", left)
+		t.Errorf("the folders %q exist after Close, want none", left)
 	}
 }

@@ -67,13 +67,13 @@ func TestSandboxesOutliveTheDaemon(t *testing.T) {
 	}
 	daemon.Wait()
 	if !strings.Contains(string(said[:n]), "created") {
-		t.Fatalf("the daemon said %q", said[:n])
+		t.Fatalf("the daemon printed %q, want created", said[:n])
 	}
 
 	e := open(t, dir, bundle.Bundle{})
 	list, err := e.List(t.Context())
 	if err != nil || len(list) != 1 || !list[0].Running {
-		t.Fatalf("List() = %+v, %v, want one that runs", list, err)
+		t.Fatalf("List() = %+v, %v, want one running sandbox", list, err)
 	}
 	removeLater(t, e, list[0].ID)
 	if got := python(t, e, list[0].ID, "print(x)"); got != "42" {
@@ -89,14 +89,14 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := open(t, dir, bundle.Bundle{})
 	for name, before := range map[string]func(t *testing.T, id sandbox.ID){
-		"a running one": func(*testing.T, sandbox.ID) {},
-		"one whose gVisor was killed": func(t *testing.T, id sandbox.ID) {
+		"a running sandbox": func(*testing.T, sandbox.ID) {},
+		"a sandbox whose gVisor was killed": func(t *testing.T, id sandbox.ID) {
 			kill(t, e, id)
 			if list, err := e.List(t.Context()); err != nil || len(list) != 1 || list[0].Running || list[0].Detail != "exited" {
-				t.Errorf("List() = %+v, %v, want one that exited", list, err)
+				t.Errorf("List() = %+v, %v, want one sandbox that has exited", list, err)
 			}
 		},
-		"one that runsc knows nothing of": func(t *testing.T, _ sandbox.ID) {
+		"a sandbox without state of runsc": func(t *testing.T, _ sandbox.ID) {
 			if err := os.RemoveAll(filepath.Join(dir, "runsc")); err != nil {
 				t.Fatal(err)
 			}
@@ -104,12 +104,12 @@ func TestRemoveLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"one whose start was cut short": func(t *testing.T, id sandbox.ID) {
+		"a sandbox whose start was interrupted": func(t *testing.T, id sandbox.ID) {
 			if err := os.Remove(filepath.Join(dir, "sandboxes", string(id), "process.json")); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"a suspended one": func(t *testing.T, id sandbox.ID) {
+		"a suspended sandbox": func(t *testing.T, id sandbox.ID) {
 			if err := e.Suspend(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +127,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 			wantNothingRuns(t, e, s.ID)
 			for _, pattern := range []string{"sandboxes/*", "sandboxes/.*", "runsc/*"} {
 				if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 {
-					t.Errorf("%q are left", left)
+					t.Errorf("%q exist after Remove, want none", left)
 				}
 			}
 		})
@@ -140,7 +140,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind /run /run && mount -o remount,bind,ro /run && exec "$@"`, "sh",
-		os.Args[0], "-test.run=^TestRemoveLeavesNothing$/^a_suspended_one$")
+		os.Args[0], "-test.run=^TestRemoveLeavesNothing$/^a_suspended_sandbox$")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -202,13 +202,13 @@ func TestAPidOfAnotherBootIsNotTheSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list, err := e.List(t.Context()); err != nil || len(list) != 1 || list[0].Running || !strings.Contains(list[0].Detail, "restarted") {
-		t.Errorf("List() = %+v, %v, want one that ended with the machine", list, err)
+		t.Errorf("List() = %+v, %v, want one sandbox that does not run, and a Detail that the machine was restarted", list, err)
 	}
 	if err := e.Remove(t.Context(), s.ID); err != nil {
 		t.Error(err)
 	}
 	if err := bystander.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Errorf("the bystander: %v", err)
+		t.Errorf("signal the process that has the sandbox's old pid: %v, want that it still runs", err)
 	}
 }
 

@@ -238,7 +238,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a pipe, which nobody writes to", func(t *testing.T) {
+	t.Run("a pipe without a writer", func(t *testing.T) {
 		path := filepath.Join(sandboxDir, "checkpoint", "pages.img")
 		if err := errors.Join(os.Rename(path, path+".kept"), exec.Command("mkfifo", path).Run()); err != nil {
 			t.Fatal(err)
@@ -254,7 +254,7 @@ func TestADamagedCheckpointIsRefused(t *testing.T) {
 		}
 	})
 	if err := e.Resume(t.Context(), s.ID); err != nil {
-		t.Fatalf("Resume of what is whole again: %v", err)
+		t.Fatalf("Resume after the checkpoint was repaired: %v", err)
 	}
 	if got := python(t, e, s.ID, "print(x)"); got != "1" {
 		t.Errorf("x = %s, want 1", got)
@@ -301,7 +301,7 @@ func TestInterruptedSuspendOrResumeIsRecovered(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if err := e.Resume(ctx, s.ID); err == nil {
-		t.Error("a resume that was given up gave no error")
+		t.Error("Resume whose context ended = nil, want an error")
 	}
 	wantNothingRuns(t, e, s.ID)
 	if err := e.Resume(t.Context(), s.ID); err != nil {
@@ -333,19 +333,19 @@ func wantNothingRuns(t *testing.T, e *gvisor.Engine, id sandbox.ID) {
 	t.Helper()
 	pids, err := e.ProcessesOf(id)
 	if err != nil || len(pids) > 0 {
-		t.Errorf("processes %v, %v are left of %s", pids, err, id)
+		t.Errorf("processes %v of sandbox %s run (error %v), want none", pids, id, err)
 	}
 	if groups, _ := filepath.Glob("/sys/fs/cgroup/*/dormouse/" + string(id)); len(groups) > 0 {
-		t.Errorf("%q are left", groups)
+		t.Errorf("the cgroups %q exist, want none", groups)
 	}
 	if left, _ := filepath.Glob("/sys/fs/cgroup/dormouse/" + string(id)); len(left) > 0 {
-		t.Errorf("%q is left", left)
+		t.Errorf("the cgroups %q exist, want none", left)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(mounts), string(id)) {
-		t.Errorf("a mount of %s is left", id)
+		t.Errorf("sandbox %s has a mount, want none", id)
 	}
 }
