@@ -16,9 +16,9 @@ import (
 // sink is a fake daemon that reads files and discards them.
 type sink struct{ oneFile }
 
-func (sink) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
+func (sink) WriteFile(_ context.Context, _ string, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, body, make([]byte, 32<<10))
-	return sandbox.File{Path: path, Size: n}, err
+	return sandbox.File{Path: string(path), Size: n}, err
 }
 
 // BenchmarkStdio measures calls on stdio without a daemon: a small call with and without a spool, to show that the spool

@@ -431,7 +431,7 @@ type oneFile struct {
 	size int64
 }
 
-func (f oneFile) ReadFile(_ context.Context, _, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+func (f oneFile) ReadFile(_ context.Context, _ string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	length = min(length, f.size) - offset
-	return io.NopCloser(bytes.NewReader(pattern(int(length)))), sandbox.File{Path: path, Size: offset + length}, nil
+	return io.NopCloser(bytes.NewReader(pattern(int(length)))), sandbox.File{Path: string(path), Size: offset + length}, nil
 }

@@ -62,9 +62,6 @@ func (d *double) Create(_ context.Context, r sandbox.CreateRequest) (sandbox.San
 	if err := d.fail["Create"]; err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if err := r.Validate(); err != nil {
-		return sandbox.Sandbox{}, err
-	}
 	var original sandbox.ID
 	if r.ForkOf != "" {
 		of, err := d.find(r.ForkOf)
@@ -298,7 +295,7 @@ func (d *double) Interrupt(_ context.Context, id string) (sandbox.Execution, err
 	return *ex, nil
 }
 
-func (d *double) WriteFile(_ context.Context, name, path string, body io.Reader) (sandbox.File, error) {
+func (d *double) WriteFile(_ context.Context, name string, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	b, err := io.ReadAll(body)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -308,26 +305,26 @@ func (d *double) WriteFile(_ context.Context, name, path string, body io.Reader)
 		return sandbox.File{}, findErr
 	case err != nil:
 		return sandbox.File{}, fmt.Errorf("PUT http://daemon/files: %w", err)
-	case d.fail["WriteFile "+path] != nil:
-		return sandbox.File{}, d.fail["WriteFile "+path]
+	case d.fail["WriteFile "+string(path)] != nil:
+		return sandbox.File{}, d.fail["WriteFile "+string(path)]
 	}
-	d.contents[string(s.ID)+"/"+path] = b
+	d.contents[string(s.ID)+"/"+string(path)] = b
 	return fileOf(path, b), nil
 }
 
-func fileOf(path string, b []byte) sandbox.File {
+func fileOf(path sandbox.Path, b []byte) sandbox.File {
 	sum := sha256.Sum256(b)
-	return sandbox.File{Path: path, Size: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}
+	return sandbox.File{Path: string(path), Size: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}
 }
 
-func (d *double) ReadFile(_ context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+func (d *double) ReadFile(_ context.Context, name string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s, err := d.find(name)
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	b, ok := d.contents[string(s.ID)+"/"+path]
+	b, ok := d.contents[string(s.ID)+"/"+string(path)]
 	if !ok {
 		return nil, sandbox.File{}, sandbox.Errorf(sandbox.NotFound, "there is no file %q in sandbox %s", path, s.ID)
 	}

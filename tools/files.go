@@ -14,7 +14,7 @@ import (
 
 // fileArgument is one file of a files argument: a path in the workspace and the source of its content.
 type fileArgument struct {
-	path   string
+	path   sandbox.Path
 	source string   // the name of the field that has the content: sourceText, sourceBase64 or sourceLocal
 	value  string   // the value of the field that source names
 	long   LongText // the value of that field, if it is too long to be held in memory; value is then empty
@@ -59,14 +59,14 @@ func decodeFiles(v any) ([]fileArgument, error) {
 		return nil, invalid("files has %d files, the limit is %d in one call: send the rest with write_files", len(list), sandbox.MaxFiles)
 	}
 	files := make([]fileArgument, 0, len(list))
-	seen := make(map[string]bool)
+	seen := make(map[sandbox.Path]bool)
 	for i, item := range list {
 		f, err := decodeFile(item)
 		if err != nil {
 			return nil, invalid("files[%d]: %w", i, err)
 		}
 		if seen[f.path] {
-			return nil, invalid("files[%d]: %q is in the list twice", i, sandbox.Quote(f.path))
+			return nil, invalid("files[%d]: %q is in the list twice", i, sandbox.Quote(string(f.path)))
 		}
 		seen[f.path] = true
 		files = append(files, f)
@@ -80,6 +80,7 @@ func decodeFile(item any) (fileArgument, error) {
 	if !ok {
 		return f, invalid("a file is an object, and this is %s; an example: %s", describe(item), filesExample)
 	}
+	var given string // the path as the client wrote it
 	var filled, empty []string
 	for _, name := range []string{"path", sourceText, sourceBase64, sourceLocal} {
 		s, isText := fields[name].(string)
@@ -93,7 +94,7 @@ func decodeFile(item any) (fileArgument, error) {
 		case !isText:
 			return f, invalid("%s must be a string, and is %s (write JSON and numbers as text)", name, describe(v))
 		case name == "path":
-			f.path = s
+			given = s
 		case s == "":
 			empty = append(empty, name)
 		default:
@@ -105,28 +106,27 @@ func decodeFile(item any) (fileArgument, error) {
 			near := nearest(name, []string{"path", sourceText, sourceBase64, sourceLocal})
 			if near == "" {
 				near = sourceText
-				if f.path == "" && len(filled)+len(empty) > 0 {
+				if given == "" && len(filled)+len(empty) > 0 {
 					near = "path" // the file has content, but no path: the unknown field, such as filename, is probably its path
 				}
 			}
 			return f, invalid("a file has no field %q: did you mean %q? It has path and one of text, base64, local_path", sandbox.Quote(name), near)
 		}
 	}
-	clean, err := sandbox.ParsePath(f.path)
-	if err != nil {
+	var err error
+	if f.path, err = sandbox.ParsePath(given); err != nil {
 		return f, err
 	}
-	f.path = clean
 	switch {
 	case len(filled) > 1:
-		return f, invalid("%q has %s: give exactly one of text, base64, local_path", sandbox.Quote(f.path), strings.Join(filled, " and "))
+		return f, invalid("%q has %s: give exactly one of text, base64, local_path", sandbox.Quote(string(f.path)), strings.Join(filled, " and "))
 	case len(filled) == 1:
 		f.source = filled[0]
 		f.value, _ = fields[f.source].(string)
 	case len(empty) > 0 && empty[0] != sourceLocal: // the file is empty
 		f.source = empty[0]
 	default:
-		return f, invalid("%q has no content: give one of text, base64, local_path", sandbox.Quote(f.path))
+		return f, invalid("%q has no content: give one of text, base64, local_path", sandbox.Quote(string(f.path)))
 	}
 	return f, nil
 }
@@ -177,7 +177,7 @@ func (t *toolset) writeOne(ctx context.Context, name string, f fileArgument) (sa
 // filesError is the error of writeAll. It contains the path of the file that failed, the files that were written before
 // it, and the files after it, which were not tried (missing).
 type filesError struct {
-	failed           string
+	failed           sandbox.Path
 	written, missing []fileArgument
 	cause            error
 }

@@ -97,7 +97,7 @@ type changing struct {
 	change func()
 }
 
-func (c changing) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
+func (c changing) WriteFile(ctx context.Context, name string, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	first := make([]byte, 10)
 	if _, err := io.ReadFull(body, first); err != nil {
 		return sandbox.File{}, err

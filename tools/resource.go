@@ -57,11 +57,11 @@ func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceCon
 	}
 	defer body.Close()
 	if info.Size > sandbox.MaxFileBytes {
-		return nil, invalid("%q has %s, and a resource at most %d MiB: read a part of it with read_file", sandbox.Quote(file), render.Bytes(info.Size), sandbox.MaxFileBytes/sandbox.MiB)
+		return nil, invalid("%q has %s, and a resource at most %d MiB: read a part of it with read_file", sandbox.Quote(string(file)), render.Bytes(info.Size), sandbox.MaxFileBytes/sandbox.MiB)
 	}
 	if box, ok := ctx.Value(outboxKey{}).(Outbox); ok && info.Size > maxTextLength {
 		token, _, err := box.Base64(body)
-		return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, nil), Blob: token}, err
+		return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(string(file), nil), Blob: token}, err
 	}
 	if err := wire.Reserve(ctx, info.Size, answerPatience); err != nil {
 		return nil, err
@@ -71,21 +71,21 @@ func (t *toolset) readResource(ctx context.Context, uri string) (mcp.ResourceCon
 		return nil, err
 	}
 	if s := string(data); len(data) <= maxTextLength && textPart(data, true) != nil && render.ShowsUnchanged(s) {
-		return mcp.TextResourceContents{URI: uri, MIMEType: mediaType(file, data), Text: s}, nil
+		return mcp.TextResourceContents{URI: uri, MIMEType: mediaType(string(file), data), Text: s}, nil
 	}
-	return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(file, data), Blob: base64.StdEncoding.EncodeToString(data)}, nil
+	return mcp.BlobResourceContents{URI: uri, MIMEType: mediaType(string(file), data), Blob: base64.StdEncoding.EncodeToString(data)}, nil
 }
 
 // parseFileURI returns the sandbox's name and the file's path in a URI.
-func parseFileURI(uri string) (name, file string, err error) {
+func parseFileURI(uri string) (name string, file sandbox.Path, err error) {
 	rest, isOurs := strings.CutPrefix(uri, "sandbox://")
-	name, file, isFile := strings.Cut(rest, "/files/")
+	name, escaped, isFile := strings.Cut(rest, "/files/")
 	name, nameErr := url.PathUnescape(name)
-	file, fileErr := url.PathUnescape(file)
-	if !isOurs || !isFile || nameErr != nil || fileErr != nil || name == "" {
+	given, pathErr := url.PathUnescape(escaped)
+	if !isOurs || !isFile || nameErr != nil || pathErr != nil || name == "" {
 		return "", "", invalid("%q is not the URI of a file: write sandbox://<sandbox_id>/files/<path>", sandbox.Quote(uri))
 	}
-	file, err = sandbox.ParsePath(file)
+	file, err = sandbox.ParsePath(given)
 	return name, file, err
 }
 

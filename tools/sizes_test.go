@@ -18,9 +18,9 @@ import (
 // counter is a fake daemon that counts the bytes of files and does not store them.
 type counter struct{ *double }
 
-func (counter) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
+func (counter) WriteFile(_ context.Context, _ string, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	n, err := io.Copy(io.Discard, body)
-	return sandbox.File{Path: path, Size: n}, err
+	return sandbox.File{Path: string(path), Size: n}, err
 }
 
 // TestFileSizes checks that a file of the largest size passes through the tools, as text and as base64.

@@ -50,10 +50,10 @@ type Sandboxes interface {
 
 	// WriteFile creates or replaces a file. If reading body fails, WriteFile returns that error and the old file is
 	// unchanged. A body of more than sandbox.MaxFileBytes is an error of kind invalid.
-	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
+	WriteFile(ctx context.Context, name string, path sandbox.Path, body io.Reader) (sandbox.File, error)
 	// ReadFile returns length bytes beginning at offset, or fewer if the file ends before that. The returned File has
 	// the size of the whole file. The caller must close the body.
-	ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error)
+	ReadFile(ctx context.Context, name string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error)
 }
 
 // Config contains the user's settings for the tools.

@@ -41,10 +41,10 @@ type Sandboxes interface {
 	ListFiles(ctx context.Context, name string) ([]sandbox.File, []sandbox.OmittedFile, error)
 	// WriteFile creates or replaces a file. If reading body fails, it returns that error. It does not read body after it has
 	// returned.
-	WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error)
+	WriteFile(ctx context.Context, name string, path sandbox.Path, body io.Reader) (sandbox.File, error)
 	// ReadFile returns length bytes of a file from offset on, or fewer if the file ends before. A negative length means up
 	// to the end. The returned File has the size of the whole file. The caller must close the body.
-	ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error)
+	ReadFile(ctx context.Context, name string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error)
 
 	// Ready returns nil if a sandbox could be created.
 	Ready(ctx context.Context) error

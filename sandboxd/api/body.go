@@ -16,8 +16,8 @@ type requestBody struct {
 	begun bool  // Read was called
 	n     int64 // bytes read
 
-	file string // the path of the uploaded file; empty: the body is no file
-	err  error  // why the file is invalid; nil: no error so far
+	file sandbox.Path // the path of the uploaded file; empty: the body is no file
+	err  error        // why the file is invalid; nil: no error so far
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
@@ -41,7 +41,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	if err != nil && err != io.EOF {
-		b.err = sandbox.Errorf(sandbox.Invalid, "%q was not written, because its upload broke off: send it again", sandbox.Quote(b.file)).WithCause(err)
+		b.err = sandbox.Errorf(sandbox.Invalid, "%q was not written, because its upload broke off: send it again", sandbox.Quote(string(b.file))).WithCause(err)
 		return n, b.err
 	}
 	return n, err

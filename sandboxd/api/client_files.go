@@ -27,7 +27,7 @@ func (c *Client) ListFiles(ctx context.Context, name string) ([]sandbox.File, []
 
 // WriteFile streams body into a file. If reading body fails, WriteFile returns that error. It does not close body, and does
 // not read from it after it has returned.
-func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reader) (f sandbox.File, err error) {
+func (c *Client) WriteFile(ctx context.Context, name string, path sandbox.Path, body io.Reader) (f sandbox.File, err error) {
 	route, err := filePath(name, path)
 	if err != nil {
 		return f, err
@@ -57,7 +57,7 @@ func (c *Client) WriteFile(ctx context.Context, name, path string, body io.Reade
 
 // ReadFile returns length bytes of a file from offset on, or fewer if the file ends before. A negative length means up to
 // the end. The returned File has the size of the whole file. The caller must close the body.
-func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+func (c *Client) ReadFile(ctx context.Context, name string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	route, err := filePath(name, path)
 	if err != nil {
 		return nil, sandbox.File{}, err
@@ -80,7 +80,7 @@ func (c *Client) ReadFile(ctx context.Context, name, path string, offset, length
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
-	f := sandbox.File{Path: path}
+	f := sandbox.File{Path: string(path)}
 	switch resp.StatusCode {
 	case http.StatusOK:
 		f.Size = resp.ContentLength
@@ -118,8 +118,8 @@ func rangeHeader(offset, length int64) string {
 
 // filePath returns the path of a file's route. The whole path becomes one segment, so that no part of it is special, and
 // the daemon checks it.
-func filePath(name, path string) (string, error) {
-	return sandboxPath(name, "/files/", escapeSegment(path))
+func filePath(name string, path sandbox.Path) (string, error) {
+	return sandboxPath(name, "/files/", escapeSegment(string(path)))
 }
 
 // sizeOf returns the number of bytes that r has left to read, or -1 if it is unknown.

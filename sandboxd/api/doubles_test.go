@@ -11,27 +11,27 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-func (shrinkingFile) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
+func (shrinkingFile) ReadFile(context.Context, string, sandbox.Path, int64, int64) (io.ReadCloser, sandbox.File, error) {
 	return io.NopCloser(strings.NewReader("short")), sandbox.File{Size: 1 << 20}, nil
 }
 
 // fileRecorder records the paths of written files and discards their contents.
 type fileRecorder struct{ *memory }
 
-func (r fileRecorder) WriteFile(_ context.Context, _, path string, _ io.Reader) (sandbox.File, error) {
-	r.calls = append(r.calls, path)
-	return sandbox.File{Path: path}, nil
+func (r fileRecorder) WriteFile(_ context.Context, _ string, path sandbox.Path, _ io.Reader) (sandbox.File, error) {
+	r.calls = append(r.calls, string(path))
+	return sandbox.File{Path: string(path)}, nil
 }
 
 // discardingFiles discards written files, so that benchmarks measure only the API and not a disk.
 type discardingFiles struct{ api.Sandboxes }
 
-func (discardingFiles) WriteFile(_ context.Context, _, path string, body io.Reader) (sandbox.File, error) {
+func (discardingFiles) WriteFile(_ context.Context, _ string, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, make([]byte, 256<<10))
-	return sandbox.File{Path: path, Size: n}, err
+	return sandbox.File{Path: string(path), Size: n}, err
 }
 
-func (discardingFiles) ReadFile(context.Context, string, string, int64, int64) (io.ReadCloser, sandbox.File, error) {
+func (discardingFiles) ReadFile(context.Context, string, sandbox.Path, int64, int64) (io.ReadCloser, sandbox.File, error) {
 	return io.NopCloser(&zeros{sandbox.MaxFileBytes}), sandbox.File{Size: sandbox.MaxFileBytes}, nil
 }
 

@@ -98,11 +98,11 @@ func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
 	case part.given && n == 0:
 		w.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(file.Size, 10))
 		return &statusError{http.StatusRequestedRangeNotSatisfiable, sandbox.Errorf(sandbox.Invalid,
-			"the range begins at or after the end of %q, which has %d bytes", sandbox.Quote(name), file.Size)}
+			"the range begins at or after the end of %q, which has %d bytes", sandbox.Quote(string(name)), file.Size)}
 	case n > sandbox.MaxFileBytes && r.Method == http.MethodGet:
-		return sandbox.Errorf(sandbox.Invalid, "%q has %d bytes, and one answer contains at most %d: read it in parts, with a Range header", sandbox.Quote(name), n, sandbox.MaxFileBytes)
+		return sandbox.Errorf(sandbox.Invalid, "%q has %d bytes, and one answer contains at most %d: read it in parts, with a Range header", sandbox.Quote(string(name)), n, sandbox.MaxFileBytes)
 	}
-	describeFile(w.Header(), name)
+	describeFile(w.Header(), string(name))
 	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
 	status := http.StatusOK
 	if part.given {
@@ -121,7 +121,7 @@ func (h *Handler) readFile(w http.ResponseWriter, r *http.Request) error {
 }
 
 // resolveSuffix returns the range of a file's last n bytes.
-func (h *Handler) resolveSuffix(r *http.Request, name string, n int64) (byteRange, error) {
+func (h *Handler) resolveSuffix(r *http.Request, name sandbox.Path, n int64) (byteRange, error) {
 	body, file, err := h.sandboxes.ReadFile(r.Context(), r.PathValue("sandbox"), name, 0, -1)
 	if err != nil {
 		return byteRange{}, err

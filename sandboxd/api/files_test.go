@@ -120,7 +120,7 @@ func FuzzFilePathRoute(f *testing.F) {
 			case path == "/" && w.Code == 404: // the path "files//" may get the same answer as "files/", which is 404
 			case wantErr != nil && (w.Code != 400 || len(m.calls) > 0):
 				t.Errorf("PUT %s = %d, calls %q, want 400 (%v)", written, w.Code, m.calls, wantErr)
-			case wantErr == nil && (len(m.calls) != 1 || m.calls[0] != want):
+			case wantErr == nil && (len(m.calls) != 1 || m.calls[0] != string(want)):
 				t.Errorf("PUT %s arrived as %q, want %q (%s)", written, m.calls, want, w.Body)
 			}
 		}
@@ -132,7 +132,7 @@ func TestRanges(t *testing.T) {
 	c, h, _ := serve(t, m, discardLog())
 	_, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "s"})
 	must(t, err)
-	for name, text := range map[string]string{"ten": "0123456789", "none": ""} {
+	for name, text := range map[sandbox.Path]string{"ten": "0123456789", "none": ""} {
 		_, err := c.WriteFile(t.Context(), "s", name, strings.NewReader(text))
 		must(t, err)
 	}
@@ -211,7 +211,7 @@ func TestFileHeadersAreSafe(t *testing.T) {
 	_, err := c.Create(t.Context(), sandbox.CreateRequest{DisplayName: "s"})
 	must(t, err)
 	for _, name := range []string{`a"; filename="b.html`, "ü\u202Etxt.exe", `x\y`, "a;b=c"} {
-		_, err := c.WriteFile(t.Context(), "s", name, strings.NewReader("<script>"))
+		_, err := c.WriteFile(t.Context(), "s", sandbox.Path(name), strings.NewReader("<script>"))
 		must(t, err)
 		w := raw(t, h, "GET", "/v1/sandboxes/s/files/"+url.PathEscape(name), "")
 		header := w.Header().Get("Content-Disposition")

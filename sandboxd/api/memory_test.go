@@ -291,19 +291,19 @@ func (m *memory) ListFiles(_ context.Context, name string) (files []sandbox.File
 	return files, []sandbox.OmittedFile{{Path: "pipe", Reason: "not a regular file"}}, err
 }
 
-func (m *memory) WriteFile(_ context.Context, name, path string, body io.Reader) (f sandbox.File, err error) {
+func (m *memory) WriteFile(_ context.Context, name string, path sandbox.Path, body io.Reader) (f sandbox.File, err error) {
 	root, err := m.root(name)
 	if err != nil {
 		return f, err
 	}
 	defer root.Close()
 	m.mu.Lock()
-	m.calls = append(m.calls, path)
+	m.calls = append(m.calls, string(path))
 	m.mu.Unlock()
-	if err := root.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := root.MkdirAll(filepath.Dir(string(path)), 0o700); err != nil {
 		return f, err
 	}
-	out, err := root.Create(path)
+	out, err := root.Create(string(path))
 	if err != nil {
 		return f, err
 	}
@@ -313,18 +313,18 @@ func (m *memory) WriteFile(_ context.Context, name, path string, body io.Reader)
 	if err != nil {
 		return f, fmt.Errorf("write %s: %w", path, err)
 	}
-	return sandbox.File{Path: path, Size: n, SHA256: hex.EncodeToString(hash.Sum(nil))}, nil
+	return sandbox.File{Path: string(path), Size: n, SHA256: hex.EncodeToString(hash.Sum(nil))}, nil
 }
 
-func (m *memory) ReadFile(_ context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
+func (m *memory) ReadFile(_ context.Context, name string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	root, err := m.root(name)
 	if err != nil {
 		return nil, sandbox.File{}, err
 	}
 	defer root.Close()
-	in, err := root.Open(path)
+	in, err := root.Open(string(path))
 	if err != nil {
-		return nil, sandbox.File{}, sandbox.Errorf(sandbox.NotFound, "there is no file %q", sandbox.Quote(path))
+		return nil, sandbox.File{}, sandbox.Errorf(sandbox.NotFound, "there is no file %q", sandbox.Quote(string(path)))
 	}
 	info, err := in.Stat()
 	if err != nil {
@@ -337,7 +337,7 @@ func (m *memory) ReadFile(_ context.Context, name, path string, offset, length i
 		io.Reader
 		io.Closer
 	}{io.NewSectionReader(in, offset, length), in}
-	return body, sandbox.File{Path: path, Size: info.Size()}, nil
+	return body, sandbox.File{Path: string(path), Size: info.Size()}, nil
 }
 
 func (m *memory) Ready(context.Context) error { return m.notReady }

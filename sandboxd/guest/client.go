@@ -146,13 +146,13 @@ func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
 	return l, nil
 }
 
-// WriteFile stores body at a path that [sandbox.ParsePath] returned. The file appears as a whole or not at all. The
-// returned size and hash are those of the bytes sent. The guest only counts the received bytes, because hashing them
-// there, too, would cost more than the rest of the transfer.
-func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sandbox.File, error) {
+// WriteFile stores body in the file at path. The file appears as a whole or not at all. The returned size and hash are
+// those of the bytes sent. The guest only counts the received bytes, because hashing them there, too, would cost more
+// than the rest of the transfer.
+func (c *Client) WriteFile(ctx context.Context, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	sent := newDigest(fullReader{body})
 	defer sent.close()
-	resp, err := c.send(ctx, http.MethodPut, FilesRoute+path, nil, io.NopCloser(sent))
+	resp, err := c.send(ctx, http.MethodPut, FilesRoute+string(path), nil, io.NopCloser(sent))
 	if err != nil {
 		return sandbox.File{}, err
 	}
@@ -162,14 +162,14 @@ func (c *Client) WriteFile(ctx context.Context, path string, body io.Reader) (sa
 	}
 	n, sum := sent.result()
 	if f.Size != n {
-		return sandbox.File{}, sandbox.Errorf(sandbox.Unavailable, "%q was damaged on its way into the sandbox: write it again", sandbox.Quote(path))
+		return sandbox.File{}, sandbox.Errorf(sandbox.Unavailable, "%q was damaged on its way into the sandbox: write it again", sandbox.Quote(string(path)))
 	}
-	return sandbox.File{Path: path, Size: n, SHA256: hex.EncodeToString(sum), ModTime: sanitizeTime(f.ModTime)}, nil
+	return sandbox.File{Path: string(path), Size: n, SHA256: hex.EncodeToString(sum), ModTime: sanitizeTime(f.ModTime)}, nil
 }
 
 // ReadFile returns length bytes of a file from offset on (all if length is negative), and the whole size of the file.
 // If the file shrinks during the transfer, reading body ends with io.ErrUnexpectedEOF. The caller must close body.
-func (c *Client) ReadFile(ctx context.Context, path string, offset, length int64) (body io.ReadCloser, whole int64, err error) {
+func (c *Client) ReadFile(ctx context.Context, path sandbox.Path, offset, length int64) (body io.ReadCloser, whole int64, err error) {
 	q := url.Values{}
 	if offset != 0 {
 		q.Set("offset", strconv.FormatInt(offset, 10))
@@ -177,7 +177,7 @@ func (c *Client) ReadFile(ctx context.Context, path string, offset, length int64
 	if length >= 0 {
 		q.Set("length", strconv.FormatInt(length, 10))
 	}
-	resp, err := c.send(ctx, http.MethodGet, FilesRoute+path, q, nil)
+	resp, err := c.send(ctx, http.MethodGet, FilesRoute+string(path), q, nil)
 	if err != nil {
 		return nil, 0, err
 	}

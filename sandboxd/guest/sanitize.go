@@ -209,7 +209,7 @@ func sanitizeFiles(in []sandbox.File) []sandbox.File {
 		if f.SHA256 != "" && !hexSum.MatchString(f.SHA256) {
 			f.SHA256 = ""
 		}
-		out = append(out, sandbox.File{Path: path, Size: f.Size, SHA256: f.SHA256, ModTime: sanitizeTime(f.ModTime)})
+		out = append(out, sandbox.File{Path: string(path), Size: f.Size, SHA256: f.SHA256, ModTime: sanitizeTime(f.ModTime)})
 	}
 	return out
 }

@@ -29,11 +29,7 @@ func (m *Manager) ListFiles(ctx context.Context, name string) ([]sandbox.File, [
 }
 
 // WriteFile writes body to a file. It does not read body after it has returned.
-func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Reader) (sandbox.File, error) {
-	path, err := sandbox.ParsePath(path)
-	if err != nil {
-		return sandbox.File{}, err
-	}
+func (m *Manager) WriteFile(ctx context.Context, name string, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	s, err := m.find(ctx, name)
 	if err != nil {
 		return sandbox.File{}, err
@@ -53,7 +49,7 @@ func (m *Manager) WriteFile(ctx context.Context, name, path string, body io.Read
 			if _, ok := errors.AsType[*sandbox.Error](broken); ok {
 				return broken
 			}
-			return sandbox.Errorf(sandbox.Invalid, "%q was not written, because the upload was incomplete", sandbox.Quote(path)).WithCause(broken)
+			return sandbox.Errorf(sandbox.Invalid, "%q was not written, because the upload was incomplete", sandbox.Quote(string(path))).WithCause(broken)
 		}
 		if begun {
 			err = errors.Join(err, errBegun)
@@ -99,17 +95,10 @@ func (u *upload) end() {
 	u.body = nil
 }
 
-// ReadFile returns length bytes of a file, starting at offset, and the file's path and total size. A negative
-// length means up to the end. The caller must close the returned body; until then, but at most for
-// transferTimeout, the sandbox is not suspended.
-func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, length int64) (io.ReadCloser, sandbox.File, error) {
-	path, err := sandbox.ParsePath(path)
-	if err != nil {
-		return nil, sandbox.File{}, err
-	}
-	if offset < 0 {
-		return nil, sandbox.File{}, sandbox.Errorf(sandbox.Invalid, "offset %d is out of range: use 0 or more", offset)
-	}
+// ReadFile returns length bytes of a file, starting at offset, and the file's path and total size. offset must
+// not be negative. A negative length means up to the end. The caller must close the returned body; until then, but
+// at most for transferTimeout, the sandbox is not suspended.
+func (m *Manager) ReadFile(ctx context.Context, name string, path sandbox.Path, offset, length int64) (io.ReadCloser, sandbox.File, error) {
 	s, err := m.find(ctx, name)
 	if err != nil {
 		return nil, sandbox.File{}, err
@@ -136,7 +125,7 @@ func (m *Manager) ReadFile(ctx context.Context, name, path string, offset, lengt
 		}
 		return nil, sandbox.File{}, err
 	}
-	return &download{ReadCloser: body, cancel: cancel}, sandbox.File{Path: path, Size: size}, nil
+	return &download{ReadCloser: body, cancel: cancel}, sandbox.File{Path: string(path), Size: size}, nil
 }
 
 // download is the content of a file, as ReadFile returns it. When it is closed, it cancels the context of the

@@ -82,6 +82,14 @@ func (d *daemon) create(t testing.TB, req sandbox.CreateRequest) sandbox.Sandbox
 	return sb
 }
 
+// Execute validates a request, as the API handler and the tools do, and executes it.
+func (d *daemon) Execute(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
+	if err := req.Validate(""); err != nil {
+		return sandbox.Execution{}, err
+	}
+	return d.Manager.Execute(ctx, name, req)
+}
+
 // execute runs code in a sandbox and waits up to wait seconds for its end.
 func (d *daemon) execute(t testing.TB, id sandbox.ID, code string, wait float64) sandbox.Execution {
 	t.Helper()
@@ -177,7 +185,7 @@ func TestFilesAreWrittenAndRead(t *testing.T) {
 	d := newDaemon(t)
 	ctx := t.Context()
 	id := string(d.create(t, sandbox.CreateRequest{}).ID)
-	f, err := d.WriteFile(ctx, id, "/workspace/a/b.txt", strings.NewReader("0123456789"))
+	f, err := d.WriteFile(ctx, id, "a/b.txt", strings.NewReader("0123456789"))
 	if err != nil || f.Path != "a/b.txt" || f.Size != 10 {
 		t.Errorf("WriteFile() = %+v, %v, want a/b.txt with 10 bytes", f, err)
 	}
@@ -196,8 +204,6 @@ func TestFilesAreWrittenAndRead(t *testing.T) {
 	}
 	_, _, err = d.ReadFile(ctx, id, "none", 0, -1)
 	wantError(t, "ReadFile(none)", err, sandbox.NotFound)
-	_, err = d.WriteFile(ctx, id, "../x", strings.NewReader(""))
-	wantError(t, "WriteFile(../x)", err, sandbox.Invalid)
 	_, err = d.WriteFile(ctx, id, "x", io.MultiReader(strings.NewReader("half"), brokenReader{}))
 	wantError(t, "WriteFile(broken)", err, sandbox.Invalid, "incomplete")
 }
@@ -220,8 +226,6 @@ func TestUpdateSetsNameAndExpiry(t *testing.T) {
 	}
 	_, err = d.Get(ctx, "old")
 	wantError(t, "Get(old)", err, sandbox.NotFound)
-	_, err = d.Update(ctx, "new", sandbox.UpdateRequest{})
-	wantError(t, "an empty Update", err, sandbox.Invalid)
 }
 
 func TestDisplayNameMustBeUnambiguous(t *testing.T) {
@@ -280,8 +284,6 @@ func TestPagesStayConsistent(t *testing.T) {
 	}
 	_, err := d.List(ctx, sandbox.ListRequest{PageToken: "nonsense"})
 	wantError(t, "List(nonsense)", err, sandbox.Invalid)
-	_, err = d.List(ctx, sandbox.ListRequest{PageSize: 101})
-	wantError(t, "List(101)", err, sandbox.Invalid)
 	page, err := d.List(ctx, sandbox.ListRequest{State: sandbox.Terminated})
 	if err != nil || len(page.Sandboxes) != 0 {
 		t.Errorf("List(terminated) = %v, %v, want none", page, err)

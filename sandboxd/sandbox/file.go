@@ -26,8 +26,8 @@ type OmittedFile struct {
 }
 
 // FileTooLarge returns the error for a file at path that exceeds [MaxFileBytes].
-func FileTooLarge(path string) *Error {
-	return Errorf(Invalid, "%q is larger than %d MiB, the limit of one file: send it in parts and join them with code", Quote(path), MaxFileBytes/MiB)
+func FileTooLarge(path Path) *Error {
+	return Errorf(Invalid, "%q is larger than %d MiB, the limit of one file: send it in parts and join them with code", Quote(string(path)), MaxFileBytes/MiB)
 }
 
 // Limits of a path.
@@ -36,10 +36,13 @@ const (
 	maxNameBytes = 255
 )
 
-// ParsePath returns the clean path, relative to /workspace, of the file that s names. s is relative to /workspace or
-// begins with /workspace/. The error is of kind invalid if the path would leave the workspace, names a folder, contains
-// a control character or invalid UTF-8, or is too long for a file system.
-func ParsePath(s string) (string, error) {
+// Path is the path of a file in the workspace, relative to /workspace, as [ParsePath] returns it.
+type Path string
+
+// ParsePath returns the clean path of the file that s names. s is relative to /workspace or begins with /workspace/. The
+// error is of kind invalid if the path would leave the workspace, names a folder, contains a control character or invalid
+// UTF-8, or is too long for a file system.
+func ParsePath(s string) (Path, error) {
 	switch {
 	case s == "":
 		return "", Errorf(Invalid, "the file's path is empty")
@@ -72,5 +75,5 @@ func ParsePath(s string) (string, error) {
 	if rel = path.Clean(rel); rel == "." {
 		return "", Errorf(Invalid, "%q names the workspace itself, not a file", Quote(s))
 	}
-	return rel, nil
+	return Path(rel), nil
 }

@@ -6,7 +6,7 @@
 //   - [Sandbox], [CreateRequest], [UpdateRequest], [ListRequest]: a sandbox, and requests about sandboxes (sandbox.go)
 //   - [Limits]: the resources that a sandbox may use, and the limits of requests (limits.go)
 //   - [Execution], [Event], [Window]: one run of code, and its output (execution.go)
-//   - [File], [ParsePath]: files in /workspace (file.go)
+//   - [File], [Path], [ParsePath]: files in /workspace (file.go)
 //   - [ID], [ExecutionID]: ids that cannot be guessed (id.go)
 //   - [Owner]: the user that a request or a sandbox belongs to (owner.go)
 //   - [Duration]: a duration as clients write it (duration.go)

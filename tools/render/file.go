@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // Sizes of files in answers, in bytes.
@@ -19,7 +21,7 @@ const (
 // File is a part of a file in a sandbox, for an answer of read_file.
 type File struct {
 	Sandbox string // the id or display name that the call has given
-	Path    string
+	Path    sandbox.Path
 	Offset  int64 // where in the file the part begins
 	Size    int64 // the size of the whole file
 }
@@ -143,7 +145,7 @@ func (f File) Resource(n int64, blob string) *mcp.CallToolResult {
 	if end < f.Size {
 		s += fmt.Sprintf("\n%s more: offset=%d.", Bytes(f.Size-end), end)
 	}
-	uri := url.URL{Scheme: "sandbox", Host: f.Sandbox, Path: "/files/" + f.Path}
+	uri := url.URL{Scheme: "sandbox", Host: f.Sandbox, Path: "/files/" + string(f.Path)}
 	return &mcp.CallToolResult{Content: []mcp.Content{textContent(s), mcp.EmbeddedResource{
 		Type:     mcp.ContentTypeResource,
 		Resource: mcp.BlobResourceContents{URI: uri.String(), MIMEType: "application/octet-stream", Blob: blob},

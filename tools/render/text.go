@@ -122,7 +122,7 @@ func Truncate(s string, maximum int) string {
 }
 
 // QuotePath quotes a file's path. A program can choose any path, so it may contain control characters.
-func QuotePath(p string) string { return strconv.Quote(p) }
+func QuotePath[P ~string](p P) string { return strconv.Quote(string(p)) }
 
 // Sentence returns s as clean text that ends with a full stop, and then the sentences in next, if any.
 func Sentence(s, next string) string {

@@ -19,7 +19,7 @@ import (
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	b := start(t, with("workspace", "157286400"))
-	read := func(path string, offset, length int64) (string, int64, error) {
+	read := func(path sandbox.Path, offset, length int64) (string, int64, error) {
 		body, whole, err := b.ReadFile(t.Context(), path, offset, length)
 		if err != nil {
 			return "", 0, err
@@ -72,7 +72,7 @@ os.mkdir('dir'); os.mkfifo('fifo'); os.symlink('/etc/passwd', 'link'); os.symlin
 socket.socket(socket.AF_UNIX).bind('socket')
 open('closed', 'w').write('x'); os.chmod('closed', 0)
 `)
-		for path, kind := range map[string]sandbox.Kind{
+		for path, kind := range map[sandbox.Path]sandbox.Kind{
 			"dir": sandbox.Invalid, "fifo": sandbox.Invalid, "link": sandbox.Invalid, "socket": sandbox.Invalid, "closed": sandbox.Invalid,
 			"etc/passwd": sandbox.Invalid, "up/etc/passwd": sandbox.Invalid, "missing": sandbox.NotFound, "closed/x": sandbox.Invalid,
 		} {
@@ -80,12 +80,12 @@ open('closed', 'w').write('x'); os.chmod('closed', 0)
 				t.Errorf("ReadFile(%s) = %q, %v, want %s", path, got, err, kind)
 			}
 		}
-		for path, next := range map[string]string{"dir": "list it with code", "link": "name the file that it leads to", "fifo": "only code can use it"} {
+		for path, next := range map[sandbox.Path]string{"dir": "list it with code", "link": "name the file that it leads to", "fifo": "only code can use it"} {
 			if _, _, err := read(path, 0, -1); err == nil || !strings.Contains(err.Error(), next) {
 				t.Errorf("ReadFile(%s) = %v, want an error with %q", path, err, next)
 			}
 		}
-		for _, path := range []string{"etc/new", "up/new", "dir", "closed/x"} {
+		for _, path := range []sandbox.Path{"etc/new", "up/new", "dir", "closed/x"} {
 			if _, err := b.WriteFile(t.Context(), path, strings.NewReader("x")); sandbox.KindOf(err) != sandbox.Invalid {
 				t.Errorf("WriteFile(%s) = %v, want invalid", path, err)
 			}

@@ -80,8 +80,8 @@ func limitOmitted(list []sandbox.OmittedFile) []sandbox.OmittedFile {
 // size.
 func (w *Workspace) describe(path string, st stamp, budget *int64) (f sandbox.File, reason string) {
 	valid, err := sandbox.ParsePath(path)
-	f = sandbox.File{Path: valid, Size: st.size, ModTime: st.modTime()}
-	if err != nil || valid != path {
+	f = sandbox.File{Path: string(valid), Size: st.size, ModTime: st.modTime()}
+	if err != nil || string(valid) != path {
 		return sandbox.File{Path: showPath(path)}, "its name can't be used in a request"
 	}
 	if !st.regular() {
@@ -110,7 +110,7 @@ func (w *Workspace) describe(path string, st stamp, budget *int64) (f sandbox.Fi
 
 // showPath returns path, quoted if it is not valid.
 func showPath(path string) string {
-	if valid, err := sandbox.ParsePath(path); err != nil || valid != path {
+	if valid, err := sandbox.ParsePath(path); err != nil || string(valid) != path {
 		return fmt.Sprintf("%q", path)
 	}
 	return path

@@ -22,8 +22,9 @@ type Part struct {
 }
 
 // OpenPart opens length bytes of a regular file from offset on, or fewer if the file ends earlier. A length below 0 means
-// the rest of the file. The path name must be one that [sandbox.ParsePath] has accepted.
-func (w *Workspace) OpenPart(name string, offset, length int64) (*Part, error) {
+// the rest of the file.
+func (w *Workspace) OpenPart(filePath sandbox.Path, offset, length int64) (*Part, error) {
+	name := string(filePath)
 	file, st, err := w.open(name)
 	if err != nil {
 		return nil, err

@@ -58,9 +58,9 @@ func Open(dir string, capacity int64, asKernel func(func() error) error) (*Works
 	return w, nil
 }
 
-// Write stores body in the file at the path name, which [sandbox.ParsePath] must have accepted. The file appears as a
-// whole or not at all.
-func (w *Workspace) Write(name string, body io.Reader) (sandbox.File, error) {
+// Write stores body in the file at filePath. The file appears as a whole or not at all.
+func (w *Workspace) Write(filePath sandbox.Path, body io.Reader) (sandbox.File, error) {
+	name := string(filePath)
 	temp := ".dormouse-upload-" + rand.Text()
 	w.hide(temp, true)
 	defer w.hide(temp, false)
@@ -81,7 +81,7 @@ func (w *Workspace) Write(name string, body io.Reader) (sandbox.File, error) {
 	if err != nil {
 		return sandbox.File{}, w.explain(name, err)
 	}
-	f, err := w.fill(file, name, body)
+	f, err := w.fill(file, filePath, body)
 	err = errors.Join(err, file.Close())
 	if err == nil {
 		err = w.asKernel(func() error { return parent.rename(temp, path.Base(name)) })
@@ -95,7 +95,7 @@ func (w *Workspace) Write(name string, body io.Reader) (sandbox.File, error) {
 
 // fill copies body into the new file and returns the file's name, size and modification time. It returns an error
 // if body has more than MaxFileBytes.
-func (w *Workspace) fill(file *os.File, name string, body io.Reader) (sandbox.File, error) {
+func (w *Workspace) fill(file *os.File, filePath sandbox.Path, body io.Reader) (sandbox.File, error) {
 	limited := io.LimitReader(body, sandbox.MaxFileBytes+1)
 	// The struct types hide all methods but Write and Read, so that io.CopyBuffer uses the buffer.
 	n, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{limited}, make([]byte, copyBytes))
@@ -103,13 +103,13 @@ func (w *Workspace) fill(file *os.File, name string, body io.Reader) (sandbox.Fi
 		return sandbox.File{}, err
 	}
 	if n > sandbox.MaxFileBytes {
-		return sandbox.File{}, sandbox.FileTooLarge(name)
+		return sandbox.File{}, sandbox.FileTooLarge(filePath)
 	}
 	st, err := file.Stat()
 	if err != nil {
 		return sandbox.File{}, err
 	}
-	return sandbox.File{Path: name, Size: n, ModTime: st.ModTime().UTC()}, nil
+	return sandbox.File{Path: string(filePath), Size: n, ModTime: st.ModTime().UTC()}, nil
 }
 
 // explain turns the error of a system call on the file name into an error that a user understands.

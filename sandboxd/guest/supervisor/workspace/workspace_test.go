@@ -88,12 +88,12 @@ func TestLinksAreNotFollowed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"folder/secret", "file", "up/x", "folder"} {
+	for _, name := range []sandbox.Path{"folder/secret", "file", "up/x", "folder"} {
 		if _, err := w.OpenPart(name, 0, -1); sandbox.KindOf(err) != sandbox.Invalid {
 			t.Errorf("OpenPart(%s) = %v, want invalid", name, err)
 		}
 	}
-	for _, name := range []string{"folder/new", "folder/deep/new", "up/new"} {
+	for _, name := range []sandbox.Path{"folder/new", "folder/deep/new", "up/new"} {
 		if _, err := w.Write(name, strings.NewReader("new")); sandbox.KindOf(err) != sandbox.Invalid {
 			t.Errorf("Write(%s) = %v, want invalid", name, err)
 		}
@@ -140,7 +140,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestChanges(t *testing.T) {
 	w, dir := open(t)
-	write := func(name, content string) {
+	write := func(name sandbox.Path, content string) {
 		t.Helper()
 		if _, err := w.Write(name, strings.NewReader(content)); err != nil {
 			t.Fatal(err)
