@@ -43,11 +43,9 @@ func (c *creation) isUnderWay() bool {
 
 // Create creates a sandbox and returns when it is running. If ctx ends first, the creation of a request with a
 // RequestID continues, and a retry of the request returns its sandbox. Without a RequestID, the creation is
-// cancelled and its container removed, because the client does not have the sandbox's id.
+// cancelled and its container removed, because the client does not have the sandbox's id. The caller must have
+// validated req. Create makes only the checks that need the configuration or the engine.
 func (m *Manager) Create(ctx context.Context, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
-	if err := req.Validate(); err != nil {
-		return sandbox.Sandbox{}, err
-	}
 	rec, err := m.newRecord(sandbox.OwnerOf(ctx), req)
 	if err != nil {
 		return sandbox.Sandbox{}, err

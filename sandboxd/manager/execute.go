@@ -13,11 +13,8 @@ import (
 
 // Execute runs code in a sandbox. It returns when the execution is final, or with its current state after
 // req.WaitSeconds. An accepted execution continues even if ctx ends. A retry with the same RequestID returns the
-// first execution.
+// first execution. The caller must have validated req, which also sets the timeout.
 func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
-	if err := sandbox.ValidateRequestID(req.RequestID); err != nil {
-		return sandbox.Execution{}, err
-	}
 	for {
 		if req.RequestID != "" {
 			first, err := m.store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), req.RequestID)
@@ -46,8 +43,8 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	if err != nil {
 		return sandbox.Execution{}, err
 	}
-	if err := req.Validate(s.language); err != nil {
-		return sandbox.Execution{}, err
+	if req.Language == "" {
+		req.Language = s.language
 	}
 	release, err := s.acquire(ctx)
 	if err != nil {
@@ -91,8 +88,8 @@ var errStale = errors.New("the execution has just ended")
 // executeAgain answers a retry with the first execution. If the guest does not have that execution yet, because
 // a connection broke, executeAgain delivers it again, with the code from the retry.
 func (m *Manager) executeAgain(ctx context.Context, name string, first store.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
-	if err := req.Validate(first.Language); err != nil {
-		return sandbox.Execution{}, err
+	if req.Language == "" {
+		req.Language = first.Language
 	}
 	if !bytes.Equal(first.RequestHash, hashOfExecute(req)) {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Invalid, "request_id %q was used for other code, by execution %s: use a new one", req.RequestID, first.ID)

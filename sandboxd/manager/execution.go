@@ -12,13 +12,11 @@ import (
 // deliveryInterval is the interval at which ask retries for an execution that is being delivered to the guest.
 const deliveryInterval = 20 * time.Millisecond
 
-// FindExecution returns the execution that a request with this id created, without output.
+// FindExecution returns the execution that a request with this id created, without output. The caller must have
+// validated requestID.
 func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error) {
-	if err := sandbox.ValidateRequestID(requestID); err != nil {
-		return sandbox.Execution{}, err
-	}
 	rec, err := m.store.ExecutionByRequest(ctx, sandbox.OwnerOf(ctx), requestID)
-	if requestID == "" || errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.NotFound, "no execution has the request_id %q", sandbox.Quote(requestID))
 	}
 	if err != nil {
@@ -31,12 +29,9 @@ func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.
 	return e, err
 }
 
-// GetExecution returns an execution, after waiting up to waitSeconds for its end. If its sandbox was
-// terminated, GetExecution returns the record, which has no output.
+// GetExecution returns an execution, after waiting up to waitSeconds for its end. It does not wait if waitSeconds is
+// negative. If the sandbox was terminated, GetExecution returns the record, which has no output.
 func (m *Manager) GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error) {
-	if err := sandbox.ValidateWait(waitSeconds); err != nil {
-		return sandbox.Execution{}, err
-	}
 	deadline := time.Now().Add(time.Duration(waitSeconds * float64(time.Second)))
 	var e sandbox.Execution
 	err := m.ask(ctx, id, deadline, func(ctx context.Context, s *liveSandbox, id sandbox.ExecutionID) (err error) {

@@ -8,11 +8,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// Update changes a sandbox's display name and its TTL. The new TTL counts from the time of the call.
+// Update changes a sandbox's display name and its TTL. The new TTL counts from the time of the call. The caller must
+// have validated req.
 func (m *Manager) Update(ctx context.Context, name string, req sandbox.UpdateRequest) (sandbox.Sandbox, error) {
-	if err := req.Validate(); err != nil {
-		return sandbox.Sandbox{}, err
-	}
 	s, err := m.find(ctx, name)
 	if err != nil {
 		return sandbox.Sandbox{}, err

@@ -97,21 +97,11 @@ func (s *liveSandbox) queryStatus(ctx context.Context) (guest.Status, error) {
 }
 
 // List returns a page of the sandboxes that ctx's owner may see, newest first. A page token remains valid when
-// sandboxes are created or removed.
+// sandboxes are created or removed. The caller must have validated the state and the page size.
 func (m *Manager) List(ctx context.Context, req sandbox.ListRequest) (sandbox.Page, error) {
 	size := req.PageSize
 	if size == 0 {
 		size = sandbox.DefaultPageSize
-	}
-	if size < 1 || size > sandbox.MaxPageSize {
-		return sandbox.Page{}, sandbox.Errorf(sandbox.Invalid, "page_size %d is out of range: use 1 to %d", req.PageSize, sandbox.MaxPageSize)
-	}
-	if req.State != "" {
-		state, err := sandbox.ParseState(string(req.State))
-		if err != nil {
-			return sandbox.Page{}, err
-		}
-		req.State = state
 	}
 	before, err := parsePageToken(req.PageToken)
 	if err != nil {
