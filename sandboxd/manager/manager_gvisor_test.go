@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/image"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/engine"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/guest/bundle"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
@@ -109,11 +110,27 @@ func TestGvisorLifeCycle(t *testing.T) {
 	}
 }
 
+// snapshotNotifier is an engine that sends the result of each call of Snapshot to attempts, if there is space.
+type snapshotNotifier struct {
+	*gvisor.Engine
+	attempts chan error
+}
+
+func (s snapshotNotifier) Snapshot(ctx context.Context, spec engine.Spec, ready func(context.Context) error) error {
+	err := s.Engine.Snapshot(ctx, spec, ready)
+	select {
+	case s.attempts <- err:
+	default:
+	}
+	return err
+}
+
 // TestGvisorSandboxesStartFromSnapshot checks sandboxes that start from a snapshot. They must have the same hash
 // seed, which a Python process chooses when it starts, because this shows that they come from one snapshot. The
 // states of their random number generators must differ.
 func TestGvisorSandboxesStartFromSnapshot(t *testing.T) {
-	eng, ref := gvisorEngine(t)
+	gvisorEng, ref := gvisorEngine(t)
+	eng := snapshotNotifier{gvisorEng, make(chan error, 1)}
 	d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
 	defer func() { d.stop(t) }()
 	execute := func(id sandbox.ID, code string) string {
@@ -130,17 +147,23 @@ func TestGvisorSandboxesStartFromSnapshot(t *testing.T) {
 		return sb.ID, execute(sb.ID, "print(hash('dormouse'))")
 	}
 	_, first := createSandbox()
-	var ids [2]sandbox.ID
-	var seed string
-	waitAtMost(t, 3*time.Minute, "two sandboxes start from the same snapshot", func() bool {
-		time.Sleep(time.Second) // give the daemon time to make the snapshot
-		var seeds [2]string
-		for i := range ids {
-			ids[i], seeds[i] = createSandbox()
+	select {
+	case err := <-eng.attempts:
+		if err != nil {
+			t.Fatalf("Snapshot() = %v, want no error", err)
 		}
-		seed = seeds[0]
-		return seed == seeds[1] && seed != first
-	})
+	case <-time.After(5 * time.Minute):
+		t.Fatal("the daemon has not made a snapshot after five minutes")
+	}
+	var ids [2]sandbox.ID
+	var seeds [2]string
+	for i := range ids {
+		ids[i], seeds[i] = createSandbox()
+	}
+	seed := seeds[0]
+	if seed != seeds[1] || seed == first {
+		t.Errorf("the hashes in sandboxes after the snapshot are %q, and %q before it; want one hash after it, different from that before", seeds, first)
+	}
 	const random = "import random, uuid, os, secrets; print(random.random(), uuid.uuid4(), secrets.token_hex(8))"
 	if got := execute(ids[0], "import sys; print('pandas' in sys.modules, 'pandas' in globals())"); got != "True False\n" {
 		t.Errorf("pandas is imported, and is a global name: %q, want True False", got)

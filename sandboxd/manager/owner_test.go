@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/manager"
@@ -296,21 +297,23 @@ func TestS03_OwnersSurviveRestart(t *testing.T) {
 // TestS07_OwnerQuotaIsEnforced checks that an owner who has reached MaxSandboxesPerOwner gets an error
 // immediately. No sandbox is suspended for that owner, and other owners are not affected.
 func TestS07_OwnerQuotaIsEnforced(t *testing.T) {
-	d := newDaemon(t, func(c *manager.Config) { c.MaxSandboxes, c.MaxSandboxesPerOwner, c.IdleSuspend = 5, 2, time.Hour })
-	for range 2 {
-		if _, err := d.Create(asOwner(t, "alice"), sandbox.CreateRequest{}); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		d := newDaemon(t, func(c *manager.Config) { c.MaxSandboxes, c.MaxSandboxesPerOwner, c.IdleSuspend = 5, 2, time.Hour })
+		for range 2 {
+			if _, err := d.Create(asOwner(t, "alice"), sandbox.CreateRequest{}); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	start := time.Now()
-	_, err := d.Create(asOwner(t, "alice"), sandbox.CreateRequest{})
-	wantError(t, "the third Create() by alice", err, sandbox.Limit, "--max-sandboxes-per-owner", "2 sandboxes")
-	if suspends, _ := d.eng.Suspends(); suspends > 0 || time.Since(start) > 500*time.Millisecond {
-		t.Errorf("the refusal took %v and %d suspends, want at most 500ms and none", time.Since(start), suspends)
-	}
-	for _, owner := range []sandbox.Owner{"bob", sandbox.Operator, sandbox.Operator} {
-		if _, err := d.Create(asOwner(t, owner), sandbox.CreateRequest{}); err != nil {
-			t.Errorf("Create() by %q = %v, want no error", owner, err)
+		start := time.Now()
+		_, err := d.Create(asOwner(t, "alice"), sandbox.CreateRequest{})
+		wantError(t, "the third Create() by alice", err, sandbox.Limit, "--max-sandboxes-per-owner", "2 sandboxes")
+		if suspends, _ := d.eng.Suspends(); suspends > 0 || time.Since(start) > 500*time.Millisecond {
+			t.Errorf("the refusal took %v and %d suspends, want at most 500ms and none", time.Since(start), suspends)
 		}
-	}
+		for _, owner := range []sandbox.Owner{"bob", sandbox.Operator, sandbox.Operator} {
+			if _, err := d.Create(asOwner(t, owner), sandbox.CreateRequest{}); err != nil {
+				t.Errorf("Create() by %q = %v, want no error", owner, err)
+			}
+		}
+	})
 }

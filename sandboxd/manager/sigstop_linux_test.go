@@ -47,7 +47,7 @@ func TestGvisorReportsStoppedProcess(t *testing.T) {
 	_, err := d.Execute(limited, string(sb.ID), sandbox.ExecuteRequest{Code: "x += 1", WaitSeconds: 45})
 	wantError(t, "Execute", err, sandbox.Unavailable, "does not answer")
 	signal(syscall.SIGCONT)
-	waitAtMost(t, time.Minute, "the sandbox answers after SIGCONT", func() bool {
+	waitUntil(t, "the sandbox answers after SIGCONT", func() bool {
 		_, err := d.Execute(t.Context(), string(sb.ID), sandbox.ExecuteRequest{Code: "x", WaitSeconds: 10})
 		return err == nil
 	})

@@ -219,14 +219,14 @@ func (g *Guest) await(ctx context.Context, d time.Duration, cond func() bool) {
 	}
 }
 
-// AwaitExecutions waits until the guest has received n executions, at most for five seconds.
+// AwaitExecutions waits until the guest has received n executions, at most for a minute.
 func (g *Guest) AwaitExecutions(ctx context.Context, n int) {
-	g.await(ctx, 5*time.Second, func() bool { return len(g.executions) == n })
+	g.await(ctx, time.Minute, func() bool { return len(g.executions) == n })
 }
 
-// AwaitEnd waits until an execution is final, at most for five seconds.
+// AwaitEnd waits until an execution is final, at most for a minute.
 func (g *Guest) AwaitEnd(ctx context.Context, id sandbox.ExecutionID) {
-	g.await(ctx, 5*time.Second, func() bool { return g.executions[string(id)].e.State.Final() })
+	g.await(ctx, time.Minute, func() bool { return g.executions[string(id)].e.State.Final() })
 }
 
 // Executions returns how many executions the guest has received.
