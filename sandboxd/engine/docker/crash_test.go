@@ -85,9 +85,9 @@ func (p *private) removeAll() {
 }
 
 // killForgottenProcesses kills the processes of containers that a killed engine no longer manages. It repeats this for
-// at most 30 seconds, because these processes can start others before they are killed.
+// at most a minute, because these processes can start others before they are killed.
 func (p *private) killForgottenProcesses() {
-	for end := time.Now().Add(30 * time.Second); p.killOnce() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); p.killOnce() > 0 && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
 	}
 }

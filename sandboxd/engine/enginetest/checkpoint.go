@@ -23,15 +23,7 @@ func (s *suite) checkpoint(t *testing.T) {
 	end := func(t *testing.T, b testSandbox) engine.Container {
 		t.Helper()
 		_, _ = b.request(t.Context(), "POST", "/exit", nil)
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			got := list(t, s.engine)
-			if len(got) == 1 && !got[0].Running {
-				return got[0]
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("List() = %+v, want one sandbox that does not run", got)
-			}
-		}
+		return s.awaitEnd(t)
 	}
 	t.Run("a sandbox whose processes died resumes from its checkpoint", func(t *testing.T) {
 		b := s.create(t, s.spec())

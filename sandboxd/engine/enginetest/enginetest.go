@@ -199,12 +199,36 @@ func list(t *testing.T, e engine.Engine) []engine.Container {
 	return all
 }
 
+// awaitEnd waits until List returns the engine's only sandbox as not running, and returns that sandbox.
+func (s *suite) awaitEnd(t *testing.T) (c engine.Container) {
+	t.Helper()
+	eventually(t, "the sandbox ends", func() bool {
+		all := list(t, s.engine)
+		if len(all) != 1 {
+			t.Fatalf("List() = %+v, want one sandbox", all)
+		}
+		c = all[0]
+		return !c.Running
+	})
+	return c
+}
+
 func remove(t *testing.T, e engine.Engine, id sandbox.ID) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	if err := e.Remove(ctx, id); err != nil {
 		t.Errorf("Remove: %v", err)
+	}
+}
+
+// eventually polls until ok returns true, and fails and ends the test after a minute. what describes the condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen within a minute: %s", what)
+		}
 	}
 }
 

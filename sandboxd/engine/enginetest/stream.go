@@ -68,13 +68,9 @@ func (s *suite) stream(t *testing.T) {
 		// The clients of the previous subtest closed their streams when it ended. After this call, the only stream is
 		// the one that the request for /streams opens.
 		b.client.CloseIdleConnections()
-		var got string
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-			if got = strings.TrimSpace(b.mustRequest(t, "GET", "/streams", nil)); got == "1" {
-				return
-			}
-		}
-		t.Errorf("%s streams are open in the sandbox, want 1", got)
+		eventually(t, "only one stream is open in the sandbox", func() bool {
+			return strings.TrimSpace(b.mustRequest(t, "GET", "/streams", nil)) == "1"
+		})
 	})
 	t.Run("a stream can be used after a read deadline has passed", func(t *testing.T) {
 		conn, err := s.engine.Dial(t.Context(), b.id)
@@ -86,7 +82,7 @@ func (s *suite) stream(t *testing.T) {
 		if _, err = conn.Read(make([]byte, 1)); !isTimeout(err) {
 			t.Errorf("Read = %v, want a timeout", err)
 		}
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		// Send HTTP/2's preface and an empty SETTINGS frame. The guest answers with a SETTINGS frame (type 4).
 		if _, err := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
 			t.Fatal(err)
@@ -142,8 +138,8 @@ func wantCutOff(t *testing.T, ended <-chan error) {
 		if err == nil {
 			t.Error("the response ended without an error, want an error")
 		}
-	case <-time.After(20 * time.Second):
-		t.Error("the response did not end within 20s")
+	case <-time.After(time.Minute):
+		t.Error("the response did not end within a minute")
 	}
 }
 

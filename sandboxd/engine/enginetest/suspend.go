@@ -146,7 +146,7 @@ func (s *suite) suspend(t *testing.T) {
 			}
 			var group sync.WaitGroup
 			group.Go(func() { _ = step(t.Context(), b.id) }) // step may return an error, because the sandbox may be removed already
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)                // call Remove at some moment of the step
 			remove(t, s.engine, b.id)
 			group.Wait()
 			s.wantEmpty(t, s.engine)
@@ -212,9 +212,7 @@ func (s *suite) suspend(t *testing.T) {
 		}
 		b := s.create(t, s.spec())
 		_, _ = b.request(t.Context(), "POST", "/exit", nil)
-		for deadline := time.Now().Add(10 * time.Second); list(t, s.engine)[0].Running && time.Now().Before(deadline); {
-			time.Sleep(20 * time.Millisecond)
-		}
+		s.awaitEnd(t)
 		wantKind(t, "Suspend of an ended sandbox", suspender.Suspend(t.Context(), b.id), sandbox.NotFound)
 		wantKind(t, "Resume of an ended sandbox", suspender.Resume(t.Context(), b.id), sandbox.NotFound)
 	})
