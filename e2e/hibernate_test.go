@@ -387,6 +387,7 @@ func (w *simulation) step() {
 	case "save":
 		w.s.waitSaved(b.id, b.history[len(b.history)-1].at)
 	case "kill the daemon":
+		// Kill the daemon at a random moment of what it does by itself, such as a checkpoint or a suspend.
 		time.Sleep(time.Duration(w.r.IntN(400)) * time.Millisecond)
 		w.h.stop(syscall.SIGKILL)
 		w.s.Close()
@@ -411,7 +412,7 @@ func (w *simulation) step() {
 			w.s.waitSuspended(b.id)
 			var resuming sync.WaitGroup
 			resuming.Go(func() { _, _ = w.s.Call(w.s.ctx, "execute_code", args{"sandbox_id": b.id, "code": "1"}) })
-			time.Sleep(time.Duration(w.r.IntN(300)) * time.Millisecond)
+			time.Sleep(time.Duration(w.r.IntN(300)) * time.Millisecond) // delete the sandbox at a random moment of the resume
 			w.s.ok("delete_sandbox", args{"sandbox_id": b.id})
 			resuming.Wait()
 			w.removeSandbox(b)
