@@ -17,7 +17,7 @@ import (
 // ServeHTTP serves one request. A panic in a handler is logged and answered with an internal error.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	res := &response{ResponseWriter: w}
+	res := &responseRecorder{ResponseWriter: w}
 	req := canonical(r)
 	if !wire.HasBudget(r.Context()) {
 		ctx, release := h.answers.WithBudget(r.Context())
@@ -63,7 +63,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	} else if cause := errors.Unwrap(err); cause != nil && kind == sandbox.Unavailable {
 		h.log.Warn("unavailable", "route", r.Pattern, "err", untrusted(err.Error()), "cause", untrusted(cause.Error()))
 	}
-	if res, ok := w.(*response); ok && res.status != 0 {
+	if res, ok := w.(*responseRecorder); ok && res.status != 0 {
 		res.incomplete = true // the answer has begun, so the error can't be sent
 		return
 	}
@@ -118,22 +118,22 @@ type panicError struct {
 
 func (p *panicError) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
-// response records the status and the size of an answer.
-type response struct {
+// responseRecorder passes an answer on, and records the status and the size of an answer.
+type responseRecorder struct {
 	http.ResponseWriter
 	status     int   // 0: the answer has not begun
 	n          int64 // bytes written
 	incomplete bool  // the answer has begun and could not be completed
 }
 
-func (r *response) WriteHeader(status int) {
+func (r *responseRecorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
 	}
 	r.ResponseWriter.WriteHeader(status)
 }
 
-func (r *response) Write(p []byte) (int, error) {
+func (r *responseRecorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
@@ -143,4 +143,4 @@ func (r *response) Write(p []byte) (int, error) {
 }
 
 // Unwrap is called by http.ResponseController.
-func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+func (r *responseRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
