@@ -99,7 +99,7 @@ func (m *Manager) newRecord(owner sandbox.Owner, req sandbox.CreateRequest) (sto
 	if err != nil {
 		return store.Sandbox{}, err
 	}
-	limits, err := m.cfg.Limits.WithRequest(req, m.hostCPUs(), m.engine.Info().Memory)
+	limits, err := sandbox.DefaultLimits().WithRequest(req, m.hostCPUs(), m.engine.Info().Memory)
 	if err != nil {
 		return store.Sandbox{}, err
 	}

@@ -69,10 +69,9 @@ type Config struct {
 	Engine engine.Engine
 
 	DefaultImage string
-	AllowImages  []string       // images that a request may select besides DefaultImage; "*" allows any
-	Limits       sandbox.Limits // limits of a sandbox whose request sets none; zero: sandbox.DefaultLimits
-	DefaultTTL   time.Duration  // zero: sandbox.DefaultTTL
-	MaxSandboxes int            // how many sandboxes may run at the same time; zero: sandbox.DefaultMaxSandboxes
+	AllowImages  []string      // images that a request may select besides DefaultImage; "*" allows any
+	DefaultTTL   time.Duration // zero: sandbox.DefaultTTL
+	MaxSandboxes int           // how many sandboxes may run at the same time; zero: sandbox.DefaultMaxSandboxes
 	// MaxSandboxesPerOwner limits the number of sandboxes, running or suspended, of each owner except the
 	// operator. Zero means no limit.
 	MaxSandboxesPerOwner int
@@ -103,9 +102,6 @@ const memoryOvercommit = 4
 func (c *Config) validate() error {
 	if c.Store == nil || c.Engine == nil {
 		return errors.New("manager: a store and an engine are needed")
-	}
-	if c.Limits == (sandbox.Limits{}) {
-		c.Limits = sandbox.DefaultLimits()
 	}
 	if c.DefaultTTL == 0 {
 		c.DefaultTTL = sandbox.DefaultTTL

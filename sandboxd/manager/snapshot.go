@@ -40,7 +40,7 @@ func specOf(rec store.Sandbox) engine.Spec {
 
 // usualSpec returns the spec of the sandboxes that are requested most often: default image and limits, Python.
 func (m *Manager) usualSpec() engine.Spec {
-	return engine.Spec{Image: m.cfg.DefaultImage, Limits: m.cfg.Limits, UID: capacity.SharedUID, Language: sandbox.Python}
+	return engine.Spec{Image: m.cfg.DefaultImage, Limits: sandbox.DefaultLimits(), UID: capacity.SharedUID, Language: sandbox.Python}
 }
 
 // start starts the container of a new sandbox, from a snapshot if possible. On failure a container may exist

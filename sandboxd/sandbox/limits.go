@@ -2,8 +2,7 @@ package sandbox
 
 import "fmt"
 
-// Limits contains the limits of one sandbox's resources. In the daemon's configuration a zero field means the default;
-// in a created sandbox no field is zero.
+// Limits contains the limits of one sandbox's resources. No field is zero.
 type Limits struct {
 	// MemoryBytes limits the memory of processes, /workspace, /tmp, /dev/shm and stored output together.
 	MemoryBytes int64   `json:"memory_bytes"`
@@ -27,7 +26,7 @@ func FormatBytes(n int64) string {
 	return fmt.Sprintf("%d MiB", n>>20)
 }
 
-// DefaultLimits returns the limits of a sandbox if neither the daemon's configuration nor the create request sets them.
+// DefaultLimits returns the limits of a sandbox whose create request sets none.
 func DefaultLimits() Limits {
 	return Limits{MemoryBytes: 2048 * MiB, CPUs: 2, Processes: 512, WorkspaceBytes: 1024 * MiB}
 }
