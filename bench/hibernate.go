@@ -15,9 +15,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/examples/mcpclient"
 )
 
-// hibernation measures suspend, resume and fork on the gvisor engine. If sleepers is not 0, it also suspends that number
+// hibernate measures suspend, resume and fork on the gvisor engine. If suspended is not 0, it also suspends that number
 // of sandboxes and measures their disk usage and their resume times.
-func hibernation(ctx context.Context, sleepers int) error {
+func hibernate(ctx context.Context, suspended int) error {
 	home, s, end, err := daemon(ctx, "DORMOUSE_ENGINE=gvisor", "DORMOUSE_IDLE_SUSPEND=1s", "DORMOUSE_CHECKPOINT_EVERY=0")
 	if err != nil {
 		return err
@@ -27,12 +27,12 @@ func hibernation(ctx context.Context, sleepers int) error {
 		{"100 MB: the data stack", "import numpy, pandas, scipy, sklearn, matplotlib.pyplot\nstate = bytearray(1)"},
 		{"and 100 MB more", "state = bytearray(__import__('numpy').random.default_rng(1).bytes(100 << 20)); import numpy, pandas, scipy, sklearn, matplotlib.pyplot"},
 	} {
-		if err := sleepAndFork(ctx, home, s, state.name, state.code); err != nil {
+		if err := suspendAndFork(ctx, home, s, state.name, state.code); err != nil {
 			return err
 		}
 	}
 
-	small := sleeper{s: s}
+	small := testSandbox{s: s}
 	if err := small.create(ctx, nil); err != nil {
 		return err
 	}
@@ -40,106 +40,106 @@ func hibernation(ctx context.Context, sleepers int) error {
 	if err := small.run(ctx, "import numpy, pandas, scipy, sklearn, matplotlib.pyplot\n1", "1"); err != nil {
 		return err
 	}
-	if err := small.sleeps(ctx); err != nil {
+	if err := small.awaitSuspend(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("  %-44s %6.1f MB", "asleep with the data stack imported", megabytes(home, small.id))
+	fmt.Printf("  %-44s %6.1f MB", "suspended, with the data stack imported", megabytes(home, small.id))
 	time.Sleep(90 * time.Second)
 	fmt.Printf(", %.1f MB after 90 s\n", megabytes(home, small.id))
-	if sleepers == 0 {
+	if suspended == 0 {
 		return nil
 	}
-	return many(ctx, home, s, small, sleepers)
+	return many(ctx, home, s, small, suspended)
 }
 
-// sleepAndFork runs code in a new sandbox, and measures suspend, resume and fork of this sandbox. The code must set the
+// suspendAndFork runs code in a new sandbox, and measures suspend, resume and fork of this sandbox. The code must set the
 // Python variable state.
-func sleepAndFork(ctx context.Context, home string, s *mcpclient.Session, name, code string) error {
-	box := sleeper{s: s}
-	if err := box.create(ctx, nil); err != nil {
+func suspendAndFork(ctx context.Context, home string, s *mcpclient.Session, name, code string) error {
+	original := testSandbox{s: s}
+	if err := original.create(ctx, nil); err != nil {
 		return err
 	}
-	defer box.delete()
-	if err := box.run(ctx, code+"\nlen(state) > 0", "True"); err != nil {
+	defer original.delete()
+	if err := original.run(ctx, code+"\nlen(state) > 0", "True"); err != nil {
 		return err
 	}
-	if err := row("wake to the first answer, "+name, 10, func() (err error) {
-		pause(func() { err = box.sleeps(ctx) })
+	if err := row("resume to the first answer, "+name, 10, func() (err error) {
+		untimed(func() { err = original.awaitSuspend(ctx) })
 		if err != nil {
 			return err
 		}
-		return box.run(ctx, "state[0] == state[0]", "True")
+		return original.run(ctx, "state[0] == state[0]", "True")
 	}); err != nil {
 		return err
 	}
-	took(home, box.id, "suspend (daemon's log), "+name, "a sandbox was suspended")
-	fork := sleeper{s: s}
-	return row("fork of one that runs, "+name, 10, func() (err error) {
-		pause(func() {
-			err = box.run(ctx, "1", "1")
+	took(home, original.id, "suspend (daemon's log), "+name, "a sandbox was suspended")
+	fork := testSandbox{s: s}
+	return row("fork of a running sandbox, "+name, 10, func() (err error) {
+		untimed(func() {
+			err = original.run(ctx, "1", "1")
 			time.Sleep(time.Second) // a model usually waits longer than a second between two calls
 		})
 		if err != nil {
 			return err
 		}
-		if err := fork.create(ctx, args{"fork_of": box.id}); err != nil {
+		if err := fork.create(ctx, args{"fork_of": original.id}); err != nil {
 			return err
 		}
-		pause(fork.delete)
+		untimed(fork.delete)
 		return nil
 	})
 }
 
 // many makes n forks of the given sandbox and waits until all forks are suspended. It then prints the disk usage of the
 // home's sandboxes, and measures one call to each fork, which resumes the fork.
-func many(ctx context.Context, home string, s *mcpclient.Session, of sleeper, n int) error {
-	boxes := make([]sleeper, n)
+func many(ctx context.Context, home string, s *mcpclient.Session, of testSandbox, n int) error {
+	forks := make([]testSandbox, n)
 	defer func() {
-		for _, b := range boxes {
+		for _, b := range forks {
 			if b.id != "" {
 				b.delete()
 			}
 		}
 	}()
 	started := time.Now()
-	for i := range boxes {
-		boxes[i] = sleeper{s: s}
-		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("sleeper ", i)}
-		err := boxes[i].create(ctx, fork)
+	for i := range forks {
+		forks[i] = testSandbox{s: s}
+		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("suspended ", i)}
+		err := forks[i].create(ctx, fork)
 		// If the disk limit is reached, the loop waits until the daemon has compressed some checkpoints.
 		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour {
 			time.Sleep(5 * time.Second)
-			err = boxes[i].create(ctx, fork)
+			err = forks[i].create(ctx, fork)
 		}
 		if err != nil {
 			return err
 		}
-		if err := boxes[i].run(ctx, fmt.Sprintf("number = %d; number", i), fmt.Sprint(i)); err != nil {
+		if err := forks[i].run(ctx, fmt.Sprintf("number = %d; number", i), fmt.Sprint(i)); err != nil {
 			return err
 		}
 	}
-	for _, b := range boxes {
-		if err := b.sleeps(ctx); err != nil {
+	for _, b := range forks {
+		if err := b.awaitSuspend(ctx); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("  %d made and asleep after %.0f s\n", n, time.Since(started).Seconds())
-	fmt.Printf("  %-44s %6.0f MB, %d processes\n", fmt.Sprintf("%d asleep", n), megabytes(home, ""), processes(home))
+	fmt.Printf("  %d created and suspended after %.0f s\n", n, time.Since(started).Seconds())
+	fmt.Printf("  %-44s %6.0f MB, %d processes\n", fmt.Sprintf("%d suspended", n), megabytes(home, ""), processes(home))
 	i := 0
-	return row(fmt.Sprintf("each of %d wakes and answers", n), n, func() error {
-		err := boxes[i].run(ctx, "number", fmt.Sprint(i))
+	return row(fmt.Sprintf("resume of each of %d to its first answer", n), n, func() error {
+		err := forks[i].run(ctx, "number", fmt.Sprint(i))
 		i++
 		return err
 	})
 }
 
-// sleeper is a sandbox that the benchmark suspends.
-type sleeper struct {
+// testSandbox is a sandbox that the benchmark suspends.
+type testSandbox struct {
 	s  *mcpclient.Session
 	id string
 }
 
-func (b *sleeper) create(ctx context.Context, a args) error {
+func (b *testSandbox) create(ctx context.Context, a args) error {
 	r, err := b.s.Must(ctx, "create_sandbox", a)
 	if err == nil {
 		b.id, _ = r.Structured["id"].(string)
@@ -147,11 +147,11 @@ func (b *sleeper) create(ctx context.Context, a args) error {
 	return err
 }
 
-func (b *sleeper) delete() {
+func (b *testSandbox) delete() {
 	_, _ = b.s.Call(context.Background(), "delete_sandbox", args{"sandbox_id": b.id})
 }
 
-func (b *sleeper) run(ctx context.Context, code, want string) error {
+func (b *testSandbox) run(ctx context.Context, code, want string) error {
 	r, err := b.s.Must(ctx, "execute_code", args{"sandbox_id": b.id, "code": code})
 	if err == nil && !strings.Contains(r.Text, want) {
 		err = fmt.Errorf("%s: %s", code, r.Text)
@@ -159,7 +159,8 @@ func (b *sleeper) run(ctx context.Context, code, want string) error {
 	return err
 }
 
-func (b *sleeper) sleeps(ctx context.Context) error {
+// awaitSuspend waits until the daemon has suspended the idle sandbox.
+func (b *testSandbox) awaitSuspend(ctx context.Context) error {
 	for deadline := time.Now().Add(10 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		r, err := b.s.Must(ctx, "get_sandbox", args{"sandbox_id": b.id})
 		if err != nil {
@@ -169,7 +170,7 @@ func (b *sleeper) sleeps(ctx context.Context) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("sandbox %s does not fall asleep", b.id)
+	return fmt.Errorf("sandbox %s was not suspended within 10 minutes; the daemon's log says why", b.id)
 }
 
 // took reads the daemon's log lines that have the given message and sandbox id, and prints the median and the 95th

@@ -1,8 +1,8 @@
 // Bench measures the times that users and agents wait for, through the built binary, and prints medians and 95th
-// percentiles. `make bench` runs its three parts: calls, messages and sleep. `go run ./bench messages` runs only the part
-// messages. Bench measures each runtime of each engine on this machine, and starts a new daemon for each runtime.
+// percentiles. `make bench` runs its three parts: calls, messages and hibernate. `go run ./bench messages` runs only
+// the part messages. Bench measures each runtime of each engine on this machine, and starts a new daemon for each runtime.
 //
-// main.go contains the part calls, messages.go the part messages, and hibernate.go the part sleep.
+// main.go contains the part calls, messages.go the part messages, and hibernate.go the part hibernate.
 package main
 
 import (
@@ -35,7 +35,7 @@ type args = mcpclient.Args
 
 func main() {
 	only := flag.String("only", "", "docker or gvisor alone")
-	sleepers := flag.Int("sleepers", 0, "how many sandboxes to have sleep at once (500 take a while)")
+	suspended := flag.Int("suspended", 0, "in the part hibernate, also suspend this many sandboxes, and measure the resume of each")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
@@ -62,7 +62,7 @@ func main() {
 	}
 	if *only != "docker" && engineHere("gvisor").OK {
 		engine("gvisor", "DORMOUSE_ENGINE=gvisor")
-		part("sleep", func() error { return hibernation(ctx, *sleepers) })
+		part("hibernate", func() error { return hibernate(ctx, *suspended) })
 	}
 	if done == 0 {
 		fmt.Fprintln(os.Stderr, "bench: no engine:", engineHere("docker").Why)
@@ -116,11 +116,11 @@ func measure(ctx context.Context, env ...string) error {
 	if err := row("create_sandbox + first statement", 10, func() error { return create(ctx, s) }); err != nil {
 		return err
 	}
-	box, err := s.Must(ctx, "create_sandbox", nil)
+	created, err := s.Must(ctx, "create_sandbox", nil)
 	if err != nil {
 		return err
 	}
-	id := box.Structured["id"].(string)
+	id := created.Structured["id"].(string)
 	defer s.Call(context.Background(), "delete_sandbox", args{"sandbox_id": id})
 	run := func(code, want string) error {
 		r, err := s.Must(ctx, "execute_code", args{"sandbox_id": id, "code": code})
@@ -167,15 +167,15 @@ func awaitSnapshot(ctx context.Context, home string) error {
 }
 
 func create(ctx context.Context, s *mcpclient.Session) error {
-	box, err := s.Must(ctx, "create_sandbox", nil)
+	created, err := s.Must(ctx, "create_sandbox", nil)
 	if err != nil {
 		return err
 	}
-	id := box.Structured["id"]
+	id := created.Structured["id"]
 	if _, err := s.Must(ctx, "execute_code", args{"sandbox_id": id, "code": "print(1)"}); err != nil {
 		return err
 	}
-	pause(func() { _, err = s.Must(ctx, "delete_sandbox", args{"sandbox_id": id}) })
+	untimed(func() { _, err = s.Must(ctx, "delete_sandbox", args{"sandbox_id": id}) })
 	return err
 }
 
@@ -199,30 +199,30 @@ func hundredMegabytes(ctx context.Context, dir, id string) error {
 		defer body.Close()
 		n, err := io.Copy(io.Discard, body)
 		if err == nil && n != int64(len(data)) {
-			err = fmt.Errorf("%d bytes came out", n)
+			err = fmt.Errorf("%d bytes were read, want %d", n, len(data))
 		}
 		return err
 	})
 }
 
-var paused time.Duration
+var excluded time.Duration
 
-// pause runs f and excludes the time that f takes from the measurement of the current row.
-func pause(f func()) {
+// untimed runs f and excludes the time that f takes from the measurement of the current row.
+func untimed(f func()) {
 	started := time.Now()
 	f()
-	paused += time.Since(started)
+	excluded += time.Since(started)
 }
 
 func row(name string, n int, f func() error) error {
 	times := make([]time.Duration, 0, n)
 	for range n {
-		paused = 0
+		excluded = 0
 		started := time.Now()
 		if err := f(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		times = append(times, time.Since(started)-paused)
+		times = append(times, time.Since(started)-excluded)
 	}
 	report(name, times)
 	return nil

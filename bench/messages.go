@@ -46,11 +46,11 @@ func messages(ctx context.Context, home, name string, w wire) error {
 	if err != nil {
 		return err
 	}
-	box := regexp.MustCompile(`sbx_\w+`).FindString(string(head))
-	if box == "" {
+	sandboxID := regexp.MustCompile(`sbx_\w+`).FindString(string(head))
+	if sandboxID == "" {
 		return fmt.Errorf("create_sandbox: %s", head)
 	}
-	defer w.call(0, request(0, "delete_sandbox", fmt.Sprintf(`{"sandbox_id":%q}`, box)))
+	defer w.call(0, request(0, "delete_sandbox", fmt.Sprintf(`{"sandbox_id":%q}`, sandboxID)))
 	if err := awaitSnapshot(ctx, home); err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func messages(ctx context.Context, home, name string, w wire) error {
 	// The requests are built before the measurement, because the time to copy 140 MB is not the server's.
 	writes := make([][]byte, concurrent+1)
 	for id := range writes {
-		writes[id] = request(id, "write_files", `{"sandbox_id":"`+box+`","files":[{"path":"big.bin","base64":"`+text+`"}]}`)
+		writes[id] = request(id, "write_files", `{"sandbox_id":"`+sandboxID+`","files":[{"path":"big.bin","base64":"`+text+`"}]}`)
 	}
 	in := func(id int) error {
 		head, _, err := w.call(id, writes[id])
@@ -70,7 +70,7 @@ func messages(ctx context.Context, home, name string, w wire) error {
 		return err
 	}
 	out := func(id int) error {
-		head, size, err := w.call(id, request(id, "read_file", fmt.Sprintf(`{"sandbox_id":%q,"path":"big.bin","length":%d}`, box, fileSize)))
+		head, size, err := w.call(id, request(id, "read_file", fmt.Sprintf(`{"sandbox_id":%q,"path":"big.bin","length":%d}`, sandboxID, fileSize)))
 		if err == nil && size < fileSize/3*4 {
 			err = fmt.Errorf("read_file: %d bytes: %.300s", size, head)
 		}
@@ -95,7 +95,7 @@ func messages(ctx context.Context, home, name string, w wire) error {
 			(memory(w.pid(), "VmHWM")-before)>>10, ms(cpu(w.pid())-used)/float64(r.times))
 	}
 	return rate("small calls a second, "+name, 16, 4000, func(id int) error {
-		head, _, err := w.call(id, request(id, "get_sandbox", `{"sandbox_id":"`+box+`"}`))
+		head, _, err := w.call(id, request(id, "get_sandbox", `{"sandbox_id":"`+sandboxID+`"}`))
 		if err == nil && !bytes.Contains(head, []byte(`running`)) {
 			err = fmt.Errorf("get_sandbox: %.300s", head)
 		}

@@ -128,7 +128,7 @@ func TestWithoutRoot(t *testing.T) {
 		tests(t, "sandboxd/engine/gvisor/rootfs", "rootfs.test", "^TestUnpack", "")
 	})
 	t.Run("end-to-end tests", func(t *testing.T) {
-		tests(t, ".", "e2e.test", "^(TestMainJob|TestDaemonKilled|TestSleepAndFork|TestReboot)$", "")
+		tests(t, ".", "e2e.test", "^(TestMainJob|TestDaemonKilled|TestSuspendAndFork|TestReboot)$", "")
 	})
 	t.Run("doctor reports what is missing and how to fix it", func(t *testing.T) {
 		dormouse := filepath.Join(s.dir, "dormouse")

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestSleepAndFork checks that an idle sandbox is suspended and resumes with its state, also after the daemon was killed. If
+// TestSuspendAndFork checks that an idle sandbox is suspended and resumes with its state, also after the daemon was killed. If
 // the platform can fork, a fork must continue from the same state independently of the original sandbox.
-func TestSleepAndFork(t *testing.T) {
+func TestSuspendAndFork(t *testing.T) {
 	t.Parallel()
 	for _, p := range platforms(t) {
 		t.Run(p.name, func(t *testing.T) {

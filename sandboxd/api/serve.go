@@ -118,7 +118,7 @@ type panicError struct {
 
 func (p *panicError) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
-// responseRecorder passes an answer on, and records the status and the size of an answer.
+// responseRecorder records the status and the size of an answer.
 type responseRecorder struct {
 	http.ResponseWriter
 	status     int   // 0: the answer has not begun
