@@ -56,7 +56,7 @@ func TestAutoStaysWithTheEngineThatHasTheSandboxes(t *testing.T) {
 		t.Errorf("openDaemonEngine() with docker = %v, want an error because the home's sandbox is on gvisor", err)
 	}
 	// While the container of a terminated sandbox may still exist, the home stays with its engine.
-	if err := s.EndSandbox(id, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
+	if err := s.TerminateSandbox(id, store.Termination{Cause: store.CauseDeleted, Reason: "it was deleted", Time: now}); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := openError(), "this home's sandboxes are on the gvisor engine: "+gvisorErr.Error(); got != want {

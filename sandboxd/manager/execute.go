@@ -66,9 +66,9 @@ func (m *Manager) executeNew(ctx context.Context, name string, req sandbox.Execu
 	switch {
 	case err == nil:
 		return s.deliver(ctx, e, req)
-	case errors.Is(err, store.ErrEnded) && !s.isTerminated() && ctx.Err() == nil && m.ctx.Err() == nil:
+	case errors.Is(err, store.ErrNotRunning) && !s.isTerminated() && ctx.Err() == nil && m.ctx.Err() == nil:
 		err = errNotRunning
-	case errors.Is(err, store.ErrEnded):
+	case errors.Is(err, store.ErrNotRunning):
 		err = s.whyGone(ctx)
 	case !errors.Is(err, store.ErrRequestTaken):
 		err = notRecorded(err)

@@ -42,7 +42,7 @@ func (s *liveSandbox) startFromFork(ctx context.Context) error {
 		return err
 	}
 	restore := guest.Restore{Forked: true}
-	if rewound.Owed {
+	if rewound.Unreported {
 		restore.AsOfUnix, restore.EpochAbove = rewound.AsOf.Unix(), rewound.Epoch
 	}
 	if err := s.prepareGuest(ctx, restore); err != nil {

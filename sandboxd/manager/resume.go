@@ -98,7 +98,7 @@ func (s *liveSandbox) restore(ctx context.Context, suspender engine.Suspender) e
 func (s *liveSandbox) enterRunning(ctx context.Context, t *lifecycle.Transition) {
 	s.guest.Close() // close old connections, so that the next call dials a new one
 	s.mu.Lock()
-	s.rec.State, s.rec.Rewound.Owed = sandbox.Running, false
+	s.rec.State, s.rec.Rewound.Unreported = sandbox.Running, false
 	s.suspendBackoff, s.checkpointBackoff = backoff{}, backoff{}
 	s.mu.Unlock()
 	s.m.capacity.SetRunning(s.id, true)

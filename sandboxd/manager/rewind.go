@@ -90,7 +90,7 @@ func (s *liveSandbox) recordRewind(ctx context.Context) error {
 // Running, so that no call reaches the guest.
 func (s *liveSandbox) rewind(asOf time.Time) error {
 	rec := s.record()
-	if known := rec.Rewound; rec.State == sandbox.Suspended && known.Owed && known.AsOf.Equal(asOf) {
+	if known := rec.Rewound; rec.State == sandbox.Suspended && known.Unreported && known.AsOf.Equal(asOf) {
 		return nil
 	}
 	s.m.capacity.SetRunning(s.id, false)
@@ -118,7 +118,7 @@ func (s *liveSandbox) rewind(asOf time.Time) error {
 // hold the Transition.
 func (s *liveSandbox) reportRewind(ctx context.Context) error {
 	r := s.record().Rewound
-	if !r.Owed {
+	if !r.Unreported {
 		return nil
 	}
 	s.guest.Close() // close old connections, so that the next call dials a new one

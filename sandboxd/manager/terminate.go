@@ -106,8 +106,8 @@ func (s *liveSandbox) terminate(t *lifecycle.Transition, cause store.Cause, reas
 	before := t.State()
 	t.To(lifecycle.Terminating)
 	rec := s.record()
-	end := store.End{Cause: cause, Reason: reason, Time: s.m.now(), Used: rec.UsedTime, Executions: "its sandbox was terminated: " + reason}
-	if err := s.m.store.EndSandbox(s.id, end); err != nil {
+	end := store.Termination{Cause: cause, Reason: reason, Time: s.m.now(), Used: rec.UsedTime, Executions: "its sandbox was terminated: " + reason}
+	if err := s.m.store.TerminateSandbox(s.id, end); err != nil {
 		t.To(before)
 		return notRecorded(err)
 	}
@@ -141,7 +141,7 @@ func (s *liveSandbox) removeContainer() {
 // markRemoved records that the container of a terminated sandbox does not exist any more, and releases what the
 // sandbox occupied.
 func (s *liveSandbox) markRemoved() {
-	s.m.store.ContainerGone(s.id)
+	s.m.store.SetContainerRemoved(s.id)
 	s.m.registry.remove(s.id)
 	s.m.capacity.Remove(s.id)
 }

@@ -37,7 +37,7 @@ func testFullDisk(t *testing.T, dir string) {
 			break
 		}
 	}
-	if err == nil || errors.Is(err, store.ErrEnded) || s.Ping(t.Context()) == nil {
+	if err == nil || errors.Is(err, store.ErrNotRunning) || s.Ping(t.Context()) == nil {
 		t.Fatalf("AddExecution() = %v, Ping() = %v on a full disk, want errors", err, s.Ping(t.Context()))
 	}
 	if _, err := s.Execution(t.Context(), stored.ID); err != nil {
@@ -56,8 +56,8 @@ func testFullDisk(t *testing.T, dir string) {
 			t.Errorf("Flush() = %v, want no error", err)
 		}
 	}
-	if err := s.EndSandbox(other.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
-		t.Errorf("EndSandbox() on a full disk = %v, want no error", err)
+	if err := s.TerminateSandbox(other.ID, store.Termination{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
+		t.Errorf("TerminateSandbox() on a full disk = %v, want no error", err)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
@@ -111,8 +111,8 @@ func TestReserveAllowsOpenOnFullDisk(t *testing.T) {
 	}
 	fillDisk(t, dir)
 	s = openStore(t, path)
-	if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
-		t.Errorf("EndSandbox() on a full disk = %v, want no error", err)
+	if err := s.TerminateSandbox(r.ID, store.Termination{Cause: store.CauseDeleted, Reason: "it was deleted", Time: time.Now()}); err != nil {
+		t.Errorf("TerminateSandbox() on a full disk = %v, want no error", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

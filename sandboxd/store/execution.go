@@ -21,7 +21,7 @@ type Execution struct {
 
 // AddExecution stores an accepted execution. A client that requests an execution waits for this flush of the disk
 // and for no other. The error is [ErrRequestTaken] if another execution of the same requester has the request id,
-// and [ErrEnded] if the sandbox is not running.
+// and [ErrNotRunning] if the sandbox is not running.
 func (s *Store) AddExecution(e Execution) error {
 	record, err := encode(e.Execution)
 	if err != nil {
@@ -36,7 +36,7 @@ func (s *Store) AddExecution(e Execution) error {
 			return fmt.Errorf("store execution %s: %w", e.ID, err)
 		}
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return ErrEnded
+			return ErrNotRunning
 		}
 		_, err = tx.Stmt(s.acceptEpoch).Exec(e.SandboxID)
 		return err

@@ -10,9 +10,9 @@ import (
 
 // Rewind describes the return of a sandbox to an earlier checkpoint, after its newer state was lost.
 type Rewind struct {
-	AsOf  time.Time // when the checkpoint was made; zero if the sandbox was never rewound
-	Epoch int       // greater than every kernel_epoch before the rewind
-	Owed  bool      // the guest has not been informed of the rewind yet
+	AsOf       time.Time // when the checkpoint was made; zero if the sandbox was never rewound
+	Epoch      int       // greater than every kernel_epoch before the rewind
+	Unreported bool      // the guest has not been informed of the rewind yet
 }
 
 // Rewinding is the argument of [Store.Rewind].
@@ -29,7 +29,7 @@ type Rewinding struct {
 func (s *Store) Rewind(id sandbox.ID, r Rewinding) (Rewind, error) {
 	var done Rewind
 	err := s.apply(func(tx *sql.Tx) error {
-		done = Rewind{AsOf: fromDB(toDB(r.AsOf)), Owed: true}
+		done = Rewind{AsOf: fromDB(toDB(r.AsOf)), Unreported: true}
 		all, err := queryExecutions(tx, "WHERE sandbox = ? ORDER BY seq", id)
 		if err != nil {
 			return err

@@ -9,7 +9,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// TestRewindUpdatesExecutions checks that Rewind updates the record of each execution, and that Rewound.Owed is
+// TestRewindUpdatesExecutions checks that Rewind updates the record of each execution, and that Rewound.Unreported is
 // true until the sandbox is recorded as running.
 func TestRewindUpdatesExecutions(t *testing.T) {
 	path := newPath(t)
@@ -29,8 +29,8 @@ func TestRewindUpdatesExecutions(t *testing.T) {
 	last := 4 + 2 // the highest possible epoch: two kernels before any execution, and one for each execution
 	for range 2 { // the second Rewind changes only the epoch
 		got, err := s.Rewind(r.ID, rewinding)
-		if err != nil || !got.AsOf.Equal(asOf) || !got.Owed || got.Epoch <= last {
-			t.Errorf("Rewind() = %+v, %v, want Owed set, AsOf %v and an epoch above %d", got, err, asOf, last)
+		if err != nil || !got.AsOf.Equal(asOf) || !got.Unreported || got.Epoch <= last {
+			t.Errorf("Rewind() = %+v, %v, want Unreported set, AsOf %v and an epoch above %d", got, err, asOf, last)
 		}
 		last = got.Epoch + 1 + len(rewinding.Keep) // the highest epoch after this rewind: the next one, and one for each execution in Keep
 		for id, want := range map[sandbox.ExecutionID]struct {
@@ -50,8 +50,8 @@ func TestRewindUpdatesExecutions(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := s.Sandbox(ctx, r.ID)
-		if err != nil || !got.Rewound.AsOf.Equal(asOf) || got.Rewound.Owed != (state == sandbox.Suspended) || got.State != state {
-			t.Errorf("Sandbox() after SetState(%s) = %+v, %v, want that state, AsOf %v, and Owed only while it is suspended", state, got, err, asOf)
+		if err != nil || !got.Rewound.AsOf.Equal(asOf) || got.Rewound.Unreported != (state == sandbox.Suspended) || got.State != state {
+			t.Errorf("Sandbox() after SetState(%s) = %+v, %v, want that state, AsOf %v, and Unreported only while it is suspended", state, got, err, asOf)
 		}
 	}
 	s.SetSaved(r.ID, asOf)

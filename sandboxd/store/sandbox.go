@@ -61,7 +61,7 @@ func scanSandbox(row interface{ Scan(...any) error }) (Sandbox, error) {
 	var create, expire, used, end, saved, asOf int64
 	err := row.Scan(&r.Seq, &r.ID, &r.Owner, &r.DisplayName, &r.State, &r.Cause, &r.Reason, &r.Language, &r.Image, &limits, &r.UID, &r.ForkOf, &r.Container,
 		&r.RequestID, &r.RequestHash, &create, &expire, &used, &end,
-		&saved, &asOf, &r.Rewound.Epoch, &r.Rewound.Owed)
+		&saved, &asOf, &r.Rewound.Epoch, &r.Rewound.Unreported)
 	if err == sql.ErrNoRows {
 		return r, ErrNotFound
 	}
@@ -143,8 +143,8 @@ func (s *Store) UpdateSandbox(id sandbox.ID, name string, expire time.Time) erro
 	})
 }
 
-// End describes how and when a sandbox was terminated.
-type End struct {
+// Termination describes how and when a sandbox was terminated.
+type Termination struct {
 	Cause  Cause
 	Reason string
 	Time   time.Time
@@ -153,10 +153,10 @@ type End struct {
 	Executions string
 }
 
-// EndSandbox marks a sandbox as terminated, and its unfinished executions as lost. It works on a full disk. If
-// the sandbox could not be created (CauseFailed), EndSandbox releases its request id, so that a retry creates a
+// TerminateSandbox marks a sandbox as terminated, and its unfinished executions as lost. It works on a full disk. If
+// the sandbox could not be created (CauseFailed), TerminateSandbox releases its request id, so that a retry creates a
 // new sandbox.
-func (s *Store) EndSandbox(id sandbox.ID, end End) error {
+func (s *Store) TerminateSandbox(id sandbox.ID, end Termination) error {
 	return s.applyWithReserve(func(tx *sql.Tx) error {
 		err := oneRow(tx.Exec(`UPDATE sandboxes SET state = ?, cause = ?, reason = ?, end_time = ?, used_time = max(used_time, ?),
 			request_id = CASE WHEN ? THEN NULL ELSE request_id END WHERE id = ? AND state <> ?`,
@@ -178,9 +178,9 @@ func (s *Store) EndSandbox(id sandbox.ID, end End) error {
 	})
 }
 
-// ContainerGone records, with a short delay, that the engine no longer has the container of a terminated
+// SetContainerRemoved records, with a short delay, that the engine no longer has the container of a terminated
 // sandbox.
-func (s *Store) ContainerGone(id sandbox.ID) {
+func (s *Store) SetContainerRemoved(id sandbox.ID) {
 	s.applyLater(func(tx *sql.Tx) error {
 		_, err := tx.Exec("UPDATE sandboxes SET container = 0 WHERE id = ? AND state = ?", id, sandbox.Terminated)
 		return err

@@ -34,7 +34,7 @@ import (
 var (
 	ErrNotFound     = errors.New("no such record")
 	ErrRequestTaken = errors.New("another record has this request id")
-	ErrEnded        = errors.New("the sandbox is not running")
+	ErrNotRunning   = errors.New("the sandbox is not running")
 	ErrClosed       = errors.New("the store is closed")
 )
 

@@ -208,21 +208,21 @@ func TestOnlyOwnerCanReadFiles(t *testing.T) {
 	}
 }
 
-// TestEndSandboxMarksExecutionsLost checks that EndSandbox marks unfinished executions as lost and does not change
+// TestTerminateSandboxMarksExecutionsLost checks that TerminateSandbox marks unfinished executions as lost and keeps
 // final ones.
-func TestEndSandboxMarksExecutionsLost(t *testing.T) {
+func TestTerminateSandboxMarksExecutionsLost(t *testing.T) {
 	s := openStore(t, newPath(t))
 	ctx := t.Context()
 	r := addRunning(t, s, newRecord(200_001))
 	done, running := addExecution(t, s, r.ID, ""), addExecution(t, s, r.ID, "")
 	done.State = sandbox.ExecSucceeded
 	s.FinishExecution(done.Execution)
-	end := store.End{Cause: store.CauseExpired, Reason: "its TTL ended", Time: created.Add(time.Hour), Used: created.Add(time.Minute), Executions: "its sandbox was terminated"}
-	if err := s.EndSandbox(r.ID, end); err != nil {
+	end := store.Termination{Cause: store.CauseExpired, Reason: "its TTL ended", Time: created.Add(time.Hour), Used: created.Add(time.Minute), Executions: "its sandbox was terminated"}
+	if err := s.TerminateSandbox(r.ID, end); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.EndSandbox(r.ID, end); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("the second EndSandbox() = %v, want ErrNotFound", err)
+	if err := s.TerminateSandbox(r.ID, end); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the second TerminateSandbox() = %v, want ErrNotFound", err)
 	}
 	got, err := s.Sandbox(ctx, r.ID)
 	if err != nil || got.State != sandbox.Terminated || got.Cause != store.CauseExpired || got.Reason != end.Reason || !got.UsedTime.Equal(end.Used) || !got.Container {
@@ -238,8 +238,8 @@ func TestEndSandboxMarksExecutionsLost(t *testing.T) {
 			t.Errorf("Execution() = %+v, %v, want the state %s", e, err, want)
 		}
 	}
-	if err := s.AddExecution(store.Execution{Execution: sandbox.Execution{ID: "e", SandboxID: r.ID}}); !errors.Is(err, store.ErrEnded) {
-		t.Errorf("AddExecution() = %v, want ErrEnded", err)
+	if err := s.AddExecution(store.Execution{Execution: sandbox.Execution{ID: "e", SandboxID: r.ID}}); !errors.Is(err, store.ErrNotRunning) {
+		t.Errorf("AddExecution() = %v, want ErrNotRunning", err)
 	}
 	if err := s.UpdateSandbox(r.ID, "x", created); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("UpdateSandbox() = %v, want ErrNotFound", err)
@@ -265,7 +265,7 @@ func TestRequestIDBelongsToOneRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	addExecution(t, s, a.ID, "e")
-	if err := s.EndSandbox(a.ID, store.End{Cause: store.CauseFailed}); err != nil {
+	if err := s.TerminateSandbox(a.ID, store.Termination{Cause: store.CauseFailed}); err != nil {
 		t.Fatal(err)
 	}
 	addRunning(t, s, b)
@@ -282,10 +282,10 @@ func TestUIDBelongsToOneContainer(t *testing.T) {
 	if err := s.AddSandbox(newRecord(200_001)); err == nil {
 		t.Error("AddSandbox() with the UID of a sandbox that has a container succeeded, want an error")
 	}
-	if err := s.EndSandbox(a.ID, store.End{Cause: store.CauseDeleted}); err != nil {
+	if err := s.TerminateSandbox(a.ID, store.Termination{Cause: store.CauseDeleted}); err != nil {
 		t.Fatal(err)
 	}
-	s.ContainerGone(a.ID)
+	s.SetContainerRemoved(a.ID)
 	b := addRunning(t, s, newRecord(200_001))
 	fork := newRecord(200_001)
 	fork.ForkOf = b.ID
@@ -434,7 +434,7 @@ func TestSetStateUntilTerminated(t *testing.T) {
 			t.Errorf("Sandbox() has the state %s, %v, want %s", got.State, err, state)
 		}
 	}
-	if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseExpired}); err != nil {
+	if err := s.TerminateSandbox(r.ID, store.Termination{Cause: store.CauseExpired}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetState(r.ID, sandbox.Running); !errors.Is(err, store.ErrNotFound) {
@@ -497,12 +497,12 @@ func TestPruneDeletesOldRecords(t *testing.T) {
 		if r.ID == recent.ID {
 			at = created.Add(time.Hour)
 		}
-		if err := s.EndSandbox(r.ID, store.End{Cause: store.CauseDeleted, Time: at}); err != nil {
+		if err := s.TerminateSandbox(r.ID, store.Termination{Cause: store.CauseDeleted, Time: at}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.ContainerGone(removed.ID)
-	s.ContainerGone(recent.ID)
+	s.SetContainerRemoved(removed.ID)
+	s.SetContainerRemoved(recent.ID)
 	if err := s.Prune(created.Add(store.Retention + time.Minute)); err != nil {
 		t.Fatal(err)
 	}

@@ -198,7 +198,7 @@ func (s *Store) transact(changes []change) error {
 // recordResult stores the result of a transaction for Ping. An error that its caller caused, such as ErrNotFound,
 // counts as success.
 func (s *Store) recordResult(err error) {
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrEnded) || errors.Is(err, ErrRequestTaken) {
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotRunning) || errors.Is(err, ErrRequestTaken) {
 		err = nil
 	}
 	s.mu.Lock()

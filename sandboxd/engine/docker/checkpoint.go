@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// checkpointTag is the part of a container's name that marks its sandbox as suspended to disk.
+	// checkpointTag is the part of a container's name that marks its sandbox as suspended to disk. It must not change,
+	// because the Docker engine keeps the names of suspended containers when Dormouse is updated.
 	checkpointTag = "-asleep-"
 	// checkpointTimeout bounds the engine's work on a checkpoint or a restore, which can't be cancelled.
 	checkpointTimeout = 5 * time.Minute

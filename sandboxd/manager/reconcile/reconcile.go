@@ -90,7 +90,7 @@ func planOne(k Known, c engine.Container, exists bool, now time.Time) []Action {
 	case k.Record.State == sandbox.Provisioning:
 		cause, reason = store.CauseFailed, Interrupted
 	case exists && c.Suspended && now.Before(k.Record.ExpireTime):
-		if r := k.Record.Rewound; k.Record.State == sandbox.Suspended && (c.AsOf.IsZero() || r.Owed && r.AsOf.Equal(c.AsOf)) {
+		if r := k.Record.Rewound; k.Record.State == sandbox.Suspended && (c.AsOf.IsZero() || r.Unreported && r.AsOf.Equal(c.AsOf)) {
 			return nil
 		}
 		return []Action{{Do: Adopt, ID: id}}
