@@ -12,6 +12,8 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
+
+	"github.com/dormouse-sandbox/dormouse/server"
 )
 
 // addFixtures adds the tools, resources and prompts that the conformance suite requires. Its scenarios specify their names
@@ -91,8 +93,8 @@ func addContentFixtures(s *mcpserver.MCPServer) {
 			if err := s.SendNotificationToClient(ctx, "notifications/progress", n); err != nil {
 				return nil, err
 			}
-			time.Sleep(50 * time.Millisecond)
 		}
+		server.AwaitMessages(ctx, 3)
 		return mcp.NewToolResultText("progress was reported"), nil
 	})
 	// The suite expects log messages only from the first tool.
@@ -102,7 +104,9 @@ func addContentFixtures(s *mcpserver.MCPServer) {
 				if err := s.SendLogMessageToClient(ctx, mcp.NewLoggingMessageNotification(mcp.LoggingLevelInfo, "fixture", text)); err != nil {
 					return nil, err
 				}
-				time.Sleep(50 * time.Millisecond)
+			}
+			if name == "test_tool_with_logging" {
+				server.AwaitMessages(ctx, 3)
 			}
 			return mcp.NewToolResultText("logged"), nil
 		})

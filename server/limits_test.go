@@ -66,7 +66,7 @@ func TestS04_Slow(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond): // this client sends 50 bytes a second
 				io.WriteString(trickling, " ")
 			}
 		}
@@ -84,7 +84,9 @@ func TestS04_Slow(t *testing.T) {
 func TestSlowCall(t *testing.T) {
 	t.Parallel()
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = time.Second })
-	for range 2 { // the second call reuses the connection, so it fails if the deadline of the first body was not removed
+	// The call takes longer than BodyPatience. The second call reuses the connection, so it fails if the deadline of the first
+	// body was not removed.
+	for range 2 {
 		if _, body := ask(t, "POST", "http://"+address+"/mcp", toolCall("1", "wait", `{"ms":1200}`)); !strings.Contains(body, "waited") {
 			t.Errorf("got %s", body)
 		}

@@ -174,7 +174,7 @@ func (a answer) text() string {
 
 func (p *peer) next() answer {
 	p.t.Helper()
-	a, err := p.tryNext(30 * time.Second) // long enough for a slow machine with the race detector
+	a, err := p.tryNext(time.Minute) // long enough for a slow machine with the race detector
 	if err != nil {
 		p.t.Fatal(err)
 	}
