@@ -41,10 +41,10 @@ func main() {
 	maincli.Main()
 }
 
-// waiting is the number of allocated bytes above which collectLater assumes that the sandbox has received the request
+// idleAllocation is the number of allocated bytes above which collectLater assumes that the sandbox has received the request
 // to run or to restore a checkpoint. Before that request, a sandbox allocates 4.5 MB. A pooled sandbox may never
 // receive a request.
-const waiting = 8 << 20
+const idleAllocation = 8 << 20
 
 // collectLater raises the GC percentage until one or two seconds after the sandbox received its request, so that the
 // collector rarely runs during that time.
@@ -53,7 +53,7 @@ func collectLater() {
 	allocated := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	for range time.Tick(time.Second) {
 		metrics.Read(allocated)
-		if allocated[0].Value.Uint64() > waiting {
+		if allocated[0].Value.Uint64() > idleAllocation {
 			break
 		}
 	}

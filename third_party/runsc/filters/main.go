@@ -79,7 +79,7 @@ func compile(o config.Options) (precompiledseccomp.Program, error) {
 			return p, err
 		}
 		if !slices.Equal(got, want) {
-			return p, fmt.Errorf("%s: it is not the filter that gVisor compiles", p.Name)
+			return p, fmt.Errorf("%s: the precompiled filter differs from the filter that gVisor compiles at run time", p.Name)
 		}
 	}
 	return p, nil

@@ -24,7 +24,7 @@ var patches = []patch{
 	return f.savable
 }`,
 		new: `func (f *MemoryFile) IsSavable() bool {
-	return f.savable // set before anybody asks
+	return f.savable // set before the first read
 }`,
 	},
 
@@ -290,8 +290,8 @@ func heapObjects() uint64 {
 	return l, nil
 }
 
-// endWithStarter ends the process when the other end of its stdin is closed before it was told what to run or restore. The filters of
-// system calls are not installed before that.
+// endWithStarter ends the process when the other end of its stdin is closed before the sandbox has received its request. The request is
+// to run a command or to restore a checkpoint. Until then, no seccomp filter is installed, so poll and exit are allowed.
 func (l *Loader) endWithStarter() {
 	for {
 		stdin := []unix.PollFd{{Fd: startingStdioFD}}
@@ -318,7 +318,7 @@ func (p patch) apply(dir string) error {
 		return err
 	}
 	if n := bytes.Count(text, []byte(p.old)); n != 1 {
-		return fmt.Errorf("%s has %d times what is to be replaced: see whether it still has to be", p.file, n)
+		return fmt.Errorf("%s contains the text that a patch replaces %d times, want once: adapt the patch to this version of gVisor, or remove it if gVisor no longer needs it", p.file, n)
 	}
 	return os.WriteFile(path, bytes.Replace(text, []byte(p.old), []byte(p.new), 1), 0o644)
 }
