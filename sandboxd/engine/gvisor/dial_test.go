@@ -34,15 +34,15 @@ func TestFirstStreamUsesTheGuestsStdio(t *testing.T) {
 	create(t, e, s)
 	first("created", s.ID, true)
 	suspendAndResume(t, e, s.ID)
-	first("resumed without a spare", s.ID, true)
+	first("resumed without a pooled sandbox", s.ID, true)
 	ready(t, e)
 	suspendAndResume(t, e, s.ID)
-	first("resumed in a spare", s.ID, true)
+	first("resumed in a pooled sandbox", s.ID, true)
 	if err := e.Fork(t.Context(), s.ID, copied.ID); err != nil {
 		t.Fatal(err)
 	}
 	removeLater(t, e, copied.ID)
-	first("a copy", copied.ID, true)
+	first("forked", copied.ID, true)
 	first("copied", s.ID, false)
 	e.Close()
 	e = open(t, dir, bundle.Bundle{})

@@ -107,7 +107,7 @@ func TestABlockedKernelIsSuspended(t *testing.T) {
 	for name, code := range map[string]string{
 		"in C":                "print(len(hashlib.pbkdf2_hmac('sha256', b'a', b'b', 6_000_000)))",
 		"in C, with the lock": "print(32 if 3 ** 10_000_000 % 7 else 0)",
-		"asleep":              "time.sleep(3); print(32)",
+		"in time.sleep":       "time.sleep(3); print(32)",
 		"waiting for a child": "print(subprocess.run(['sh', '-c', 'sleep 3; echo 32'], capture_output=True, text=True).stdout)",
 	} {
 		t.Run(name, func(t *testing.T) {
