@@ -11,6 +11,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // answerBudget is the maximum size in bytes of the text of an answer about an execution.
@@ -68,12 +69,12 @@ func checkAnswers(t *testing.T, b []byte) {
 	d := newDouble()
 	d.scripts["code"] = executionFromBytes(b)
 	list := tools.New(d, tools.Config{})
-	if s := textOf(t, call(t, list, "execute_code", args{"code": "code"})); len(s) > answerBudget {
+	if s := toolstest.Text(t, call(t, list, "execute_code", args{"code": "code"})); len(s) > answerBudget {
 		t.Errorf("the answer to %v has %d bytes, want at most %d; it begins with:\n%.500s", b, len(s), answerBudget, s)
 	}
 	id := letterID("exec_", 0)
 	for offset, pages := 0, 0; pages < 20; pages++ {
-		s := textOf(t, call(t, list, "get_execution", args{"execution_id": id, "offset": offset}))
+		s := toolstest.Text(t, call(t, list, "get_execution", args{"execution_id": id, "offset": offset}))
 		if len(s) > answerBudget {
 			t.Errorf("the page of %v at %d has %d bytes, want at most %d; it begins with:\n%.500s", b, offset, len(s), answerBudget, s)
 		}
@@ -121,11 +122,11 @@ func TestThousandsOfEventsMakeOneAnswer(t *testing.T) {
 	d.scripts["code"] = sandbox.Execution{State: sandbox.ExecFailed, Events: events,
 		Error: &sandbox.CodeError{Name: "E", Message: "m", Traceback: strings.Repeat("frame\n", 2000) + "the last error"}}
 	r := call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "code"})
-	s := textOf(t, r)
+	s := toolstest.Text(t, r)
 	if len(s) > answerBudget || len(r.Content) != 1 {
 		t.Errorf("the answer has %d bytes and %d contents, want at most %d and 1", len(s), len(r.Content), answerBudget)
 	}
-	wantText(t, r, false, "value 2999 xxx", "the last error", "2999 more errors", "more displays not shown")
+	toolstest.WantText(t, r, false, "value 2999 xxx", "the last error", "2999 more errors", "more displays not shown")
 }
 
 // TestPageOfEscapesLosesNothing checks that if a page is cut because of its many escapes, the next pages show
@@ -137,7 +138,7 @@ func TestPageOfEscapesLosesNothing(t *testing.T) {
 	call(t, list, "execute_code", args{"code": "code"})
 	escapes, ends, afters := 0, 0, 0
 	for offset := 0; ; {
-		s := textOf(t, call(t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "offset": offset}))
+		s := toolstest.Text(t, call(t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "offset": offset}))
 		escapes += strings.Count(s, `\x00\x01`)
 		ends += strings.Count(s, "'the end'")
 		afters += strings.Count(s, "\nafter\n")
@@ -186,8 +187,8 @@ func TestManagementAnswersAreBounded(t *testing.T) {
 		{"write_files", args{"sandbox_id": id, "files": []any{map[string]any{"path": "bad", "text": "x"}}}, "no no", true},
 	} {
 		r := call(t, list, c.tool, c.args)
-		wantText(t, r, c.error, c.wants)
-		if s := textOf(t, r); len(s) > maximum {
+		toolstest.WantText(t, r, c.error, c.wants)
+		if s := toolstest.Text(t, r); len(s) > maximum {
 			t.Errorf("%s answers with %d bytes, want at most %d", c.tool, len(s), maximum)
 		}
 	}

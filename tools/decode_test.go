@@ -8,6 +8,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // TestLenientArguments checks that tools accept the variants of arguments that clients are known to send.
@@ -26,7 +27,7 @@ func TestLenientArguments(t *testing.T) {
 		{"a language's short name", args{"code": "1", "language": "JS"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wantText(t, call(t, tools.New(newDouble(), tools.Config{}), "execute_code", c.arguments), false, "succeeded")
+			toolstest.WantText(t, call(t, tools.New(newDouble(), tools.Config{}), "execute_code", c.arguments), false, "succeeded")
 		})
 	}
 }
@@ -34,10 +35,10 @@ func TestLenientArguments(t *testing.T) {
 func TestTTLForms(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	for _, ttl := range []any{"24h", "14d", "90m", 3600, "3600", 1209600} {
-		wantText(t, call(t, list, "create_sandbox", args{"ttl": ttl}), false, "is ready")
+		toolstest.WantText(t, call(t, list, "create_sandbox", args{"ttl": ttl}), false, "is ready")
 	}
 	for _, ttl := range []any{"0", 0, "15d", "tomorrow", -1, 1209601, true, []int{1}} {
-		wantText(t, call(t, list, "create_sandbox", args{"ttl": ttl}), true, "ttl")
+		toolstest.WantText(t, call(t, list, "create_sandbox", args{"ttl": ttl}), true, "ttl")
 	}
 }
 
@@ -84,7 +85,7 @@ func TestS05_RefusedArguments(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDouble()
-			wantText(t, call(t, tools.New(d, tools.Config{}), c.tool, c.arguments), true, c.wantWords...)
+			toolstest.WantText(t, call(t, tools.New(d, tools.Config{}), c.tool, c.arguments), true, c.wantWords...)
 			if len(d.sandboxes) > 0 {
 				t.Error("a refused call made a sandbox")
 			}
@@ -117,10 +118,10 @@ func TestS05_Bounds(t *testing.T) {
 				}
 				r := call(t, tools.New(newDouble(), tools.Config{}), c.tool, a)
 				if r.IsError == v.good {
-					t.Errorf("accepted = %v, want %v: %s", !r.IsError, v.good, textOf(t, r))
+					t.Errorf("accepted = %v, want %v: %s", !r.IsError, v.good, toolstest.Text(t, r))
 				}
 				if !v.good {
-					wantText(t, r, true, c.name)
+					toolstest.WantText(t, r, true, c.name)
 				}
 			})
 		}
@@ -145,7 +146,7 @@ func FuzzToolArguments(f *testing.F) {
 			if m, ok := v.(map[string]any); ok && tool.Definition.Name != "execute_code" && tool.Definition.Name != "create_sandbox" {
 				m["sandbox_id"] = "nobody"
 			}
-			textOf(t, tool.Call(t.Context(), v))
+			toolstest.Text(t, tool.Call(t.Context(), v))
 		}
 	})
 }

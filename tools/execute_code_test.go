@@ -12,6 +12,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // TestNewSandboxIsNamedFirst checks that the first line of the answer names a new sandbox, because models use the id
@@ -19,11 +20,11 @@ import (
 func TestNewSandboxIsNamedFirst(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
-	first, _, _ := strings.Cut(textOf(t, call(t, list, "execute_code", args{"code": "1"})), "\n")
+	first, _, _ := strings.Cut(toolstest.Text(t, call(t, list, "execute_code", args{"code": "1"})), "\n")
 	if id := string(d.sandboxes[0].ID); !strings.Contains(first, "new sandbox "+id) {
 		t.Errorf("the first line does not name %s: %s", id, first)
 	}
-	again := textOf(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": d.sandboxes[0].ID}))
+	again := toolstest.Text(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": d.sandboxes[0].ID}))
 	if strings.Contains(again, "new") || len(d.sandboxes) != 1 {
 		t.Errorf("the second call made a sandbox, or says so: %s", again)
 	}
@@ -47,7 +48,7 @@ func TestRequestID(t *testing.T) {
 		d := newDouble()
 		list := tools.New(d, tools.Config{})
 		call(t, list, "execute_code", args{"code": "1", "request_id": id})
-		wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": id}), false, "The code was not run again", "exec_")
+		toolstest.WantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": id}), false, "The code was not run again", "exec_")
 		if len(d.ran) != 1 || len(d.sandboxes) != 1 {
 			t.Errorf("%d executions in %d sandboxes, want one in one", len(d.ran), len(d.sandboxes))
 		}
@@ -59,9 +60,9 @@ func TestRequestIDAfterFailure(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
 	d.fail["Execute"] = sandbox.Errorf(sandbox.Unavailable, "the guest does not answer")
-	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), true, "the guest does not answer", "still exists: pass it as sandbox_id")
+	toolstest.WantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), true, "the guest does not answer", "still exists: pass it as sandbox_id")
 	delete(d.fail, "Execute")
-	wantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), false, "succeeded")
+	toolstest.WantText(t, call(t, list, "execute_code", args{"code": "1", "request_id": "r"}), false, "succeeded")
 	if len(d.sandboxes) != 1 {
 		t.Errorf("%d sandboxes, want one", len(d.sandboxes))
 	}
@@ -72,7 +73,7 @@ func TestFilesFailInNewSandbox(t *testing.T) {
 	d := newDouble()
 	d.fail["WriteFile b"] = sandbox.Errorf(sandbox.Limit, "the workspace is full")
 	r := call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "1", "files": []args{{"path": "a", "text": "1"}, {"path": "b", "text": "2"}, {"path": "c", "text": "3"}}})
-	wantText(t, r, true, `"b" was not written`, `Written before it: "a"`, `Not written either: "c"`, "the workspace is full", "The code was not run", "created for this call was deleted")
+	toolstest.WantText(t, r, true, `"b" was not written`, `Written before it: "a"`, `Not written either: "c"`, "the workspace is full", "The code was not run", "created for this call was deleted")
 	if len(d.ran) != 0 || d.sandboxes[0].State != sandbox.Terminated {
 		t.Errorf("ran %d, the sandbox is %s", len(d.ran), d.sandboxes[0].State)
 	}
@@ -84,7 +85,7 @@ func TestFilesFailInOldSandbox(t *testing.T) {
 	list := tools.New(d, tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "mine"})
 	r := call(t, list, "execute_code", args{"code": "1", "sandbox_id": "mine", "files": []args{{"path": "a", "base64": "!"}}})
-	wantText(t, r, true, `"a" was not written`, `the character '!' at position 0`)
+	toolstest.WantText(t, r, true, `"a" was not written`, `the character '!' at position 0`)
 	if d.sandboxes[0].State != sandbox.Running {
 		t.Error("the caller's sandbox was deleted")
 	}
@@ -100,7 +101,7 @@ func TestCancelledCall(t *testing.T) {
 		defer cancel()
 		begun := time.Now()
 		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
-		wantText(t, r, true, "cancelled", "continues")
+		toolstest.WantText(t, r, true, "cancelled", "continues")
 		if waited := time.Since(begun); waited != 2*time.Second {
 			t.Errorf("answered after %v, want 2s", waited)
 		}
@@ -114,17 +115,17 @@ func TestCancelledCall(t *testing.T) {
 func TestErrorsSuggestTheNextCall(t *testing.T) {
 	d := newDouble()
 	list := tools.New(d, tools.Config{})
-	wantText(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": "gone"}), true, `there is no sandbox "gone".`, "list_sandboxes", "without sandbox_id")
-	wantText(t, call(t, list, "get_execution", args{"execution_id": "exec_x"}), true, `there is no execution "exec_x".`, "get_sandbox")
-	wantText(t, call(t, list, "interrupt_execution", args{"execution_id": "exec_x"}), true, "there is no execution")
+	toolstest.WantText(t, call(t, list, "execute_code", args{"code": "1", "sandbox_id": "gone"}), true, `there is no sandbox "gone".`, "list_sandboxes", "without sandbox_id")
+	toolstest.WantText(t, call(t, list, "get_execution", args{"execution_id": "exec_x"}), true, `there is no execution "exec_x".`, "get_sandbox")
+	toolstest.WantText(t, call(t, list, "interrupt_execution", args{"execution_id": "exec_x"}), true, "there is no execution")
 	d.fail["Create"] = sandbox.Errorf(sandbox.Limit, "there are 20 sandboxes, the limit")
-	wantText(t, call(t, list, "execute_code", args{"code": "1"}), true, "the limit.", "delete_sandbox")
+	toolstest.WantText(t, call(t, list, "execute_code", args{"code": "1"}), true, "the limit.", "delete_sandbox")
 	d.fail["Create"] = sandbox.Errorf(sandbox.Unavailable, "the engine does not answer")
-	wantText(t, call(t, list, "create_sandbox", args{}), true, "dormouse doctor")
+	toolstest.WantText(t, call(t, list, "create_sandbox", args{}), true, "dormouse doctor")
 	delete(d.fail, "Create")
 	call(t, list, "create_sandbox", args{"display_name": "old"})
 	call(t, list, "delete_sandbox", args{"sandbox_id": "old"})
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox creates a new one")
+	toolstest.WantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "old"}), true, "has ended: it was deleted.", "create_sandbox creates a new one")
 }
 
 // TestInternalErrorsAreOnlyLogged checks that the text of an internal error is logged and not shown. The answer and the log
@@ -134,7 +135,7 @@ func TestInternalErrorsAreOnlyLogged(t *testing.T) {
 	d := newDouble()
 	d.fail["Create"] = errors.New("open /var/lib/secret/path: boom")
 	list := tools.New(d, tools.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	s := textOf(t, call(t, list, "execute_code", args{"code": "1"}))
+	s := toolstest.Text(t, call(t, list, "execute_code", args{"code": "1"}))
 	_, rest, ok := strings.Cut(s, "(number ")
 	number, _, _ := strings.Cut(rest, " ")
 	if !ok || strings.Contains(s, "secret") || !strings.Contains(log.String(), "secret") || !strings.Contains(log.String(), number) {
@@ -147,14 +148,14 @@ func TestInterrupt(t *testing.T) {
 	d.scripts["loop"] = sandbox.Execution{State: sandbox.ExecRunning, Events: []sandbox.Event{out("x\n")}}
 	list := tools.New(d, tools.Config{})
 	call(t, list, "execute_code", args{"code": "loop", "wait_seconds": 0})
-	wantText(t, call(t, list, "interrupt_execution", args{"execution_id": letterID("exec_", 0)}), false, "was interrupted", "Variables are kept.", "get_execution(")
+	toolstest.WantText(t, call(t, list, "interrupt_execution", args{"execution_id": letterID("exec_", 0)}), false, "was interrupted", "Variables are kept.", "get_execution(")
 }
 
 func TestLists(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
-	wantText(t, call(t, list, "list_sandboxes", nil), false, "There are no sandboxes")
+	toolstest.WantText(t, call(t, list, "list_sandboxes", nil), false, "There are no sandboxes")
 	for range 3 {
 		call(t, list, "create_sandbox", nil)
 	}
-	wantText(t, call(t, list, "list_sandboxes", args{"page_size": 2}), false, "2 sandboxes. There are more", "page_token: token-2", letterID("sbx_", 2))
+	toolstest.WantText(t, call(t, list, "list_sandboxes", args{"page_size": 2}), false, "2 sandboxes. There are more", "page_token: token-2", letterID("sbx_", 2))
 }

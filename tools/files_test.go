@@ -10,6 +10,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // write sends one file to a sandbox of a new double. It returns the answer, and the content of the file "f" in the
@@ -20,7 +21,7 @@ func write(t *testing.T, c tools.Config, file args) (text string, isError bool, 
 	list := tools.New(d, c)
 	call(t, list, "create_sandbox", args{"display_name": "box"})
 	r := call(t, list, "write_files", args{"sandbox_id": "box", "files": []args{file}})
-	return textOf(t, r), r.IsError, d.contents[letterID("sbx_", 0)+"/f"]
+	return toolstest.Text(t, r), r.IsError, d.contents[letterID("sbx_", 0)+"/f"]
 }
 
 // TestBase64 checks that write_files accepts all common variants of base64 and rejects other text.
@@ -94,11 +95,11 @@ func TestFileLimits(t *testing.T) {
 		}
 		r := call(t, list, "write_files", args{"sandbox_id": "box", "files": files})
 		if r.IsError != (n > sandbox.MaxFiles) {
-			t.Errorf("%d files: %s", n, textOf(t, r))
+			t.Errorf("%d files: %s", n, toolstest.Text(t, r))
 		}
 	}
 	twice := []args{{"path": "a", "text": "1"}, {"path": "./a", "text": "2"}}
-	wantText(t, call(t, list, "write_files", args{"sandbox_id": "box", "files": twice}), true, "in the list twice")
+	toolstest.WantText(t, call(t, list, "write_files", args{"sandbox_id": "box", "files": twice}), true, "in the list twice")
 }
 
 // TestLocalPath checks that local_path accepts only files below the allowed folders, even if the path contains dots or
@@ -177,5 +178,5 @@ func TestWriteFilesAnswer(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "box"})
 	r := call(t, list, "write_files", args{"sandbox_id": "box", "files": []args{{"path": "a.txt", "text": "abc"}}})
-	wantText(t, r, false, "1 file written", `"path":"a.txt"`, `"size":3`, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+	toolstest.WantText(t, r, false, "1 file written", `"path":"a.txt"`, `"size":3`, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 }

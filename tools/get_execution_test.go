@@ -9,6 +9,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // TestPages checks that a client that follows the offsets in the answers gets each byte of a long output exactly once.
@@ -17,7 +18,7 @@ func TestPages(t *testing.T) {
 	want := numbered(3000)
 	d.scripts["code"] = sandbox.Execution{Events: []sandbox.Event{out(want), result(plain("'the end'"))}}
 	list := tools.New(d, tools.Config{})
-	first := textOf(t, call(t, list, "execute_code", args{"code": "code"}))
+	first := toolstest.Text(t, call(t, list, "execute_code", args{"code": "code"}))
 	id := letterID("exec_", 0)
 	if !strings.Contains(first, fmt.Sprintf("bytes not shown: get_execution(execution_id=%q, offset=", id)) {
 		t.Fatalf("the answer does not say how to read the rest:\n%s", first)
@@ -25,7 +26,7 @@ func TestPages(t *testing.T) {
 	var got strings.Builder
 	offset, pages := 0, 0
 	for {
-		s := textOf(t, call(t, list, "get_execution", args{"execution_id": id, "offset": offset}))
+		s := toolstest.Text(t, call(t, list, "get_execution", args{"execution_id": id, "offset": offset}))
 		if _, rest, ok := strings.Cut(s, "stdout:\n```\n"); ok {
 			page, _, _ := strings.Cut(rest, "\n```\n")
 			got.WriteString(page)
@@ -59,7 +60,7 @@ func TestRunningThenDone(t *testing.T) {
 		d.scripts["slow"] = sandbox.Execution{Events: []sandbox.Event{out("tick\n"), result(plain("'done'"))}}
 		d.after["slow"] = 75 * time.Second
 		list := tools.New(d, tools.Config{})
-		wantText(t, call(t, list, "execute_code", args{"code": "slow"}), false, "is still running after 45 s", "get_execution(execution_id=\"exec_")
-		wantText(t, call(t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "wait_seconds": "40", "offset": 5}), false, "succeeded in 75 s", "'done'")
+		toolstest.WantText(t, call(t, list, "execute_code", args{"code": "slow"}), false, "is still running after 45 s", "get_execution(execution_id=\"exec_")
+		toolstest.WantText(t, call(t, list, "get_execution", args{"execution_id": letterID("exec_", 0), "wait_seconds": "40", "offset": 5}), false, "succeeded in 75 s", "'done'")
 	})
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // TestGetSuspendedSandbox checks that the answer about a suspended sandbox mentions that the variables are kept, and
@@ -15,9 +16,9 @@ func TestGetSuspendedSandbox(t *testing.T) {
 	list := tools.New(d, tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "mine"})
 	d.sandboxes[0].State = sandbox.Suspended
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "is suspended on disk, with its variables; the next call")
+	toolstest.WantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "is suspended on disk, with its variables; the next call")
 	d.sandboxes[0].SuspendedTo, d.sandboxes[0].RewoundTo = "pause", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "restored to its state as of 2026-01-02 03:04:05 UTC")
+	toolstest.WantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "mine"}), false, "paused, in memory", "restored to its state as of 2026-01-02 03:04:05 UTC")
 }
 
 // TestAnswersNameTheSandboxByID checks that answers contain the sandbox's id, even if the call uses the display name.
@@ -44,9 +45,9 @@ func TestAnswersNameTheSandboxByID(t *testing.T) {
 		if c.tool == "list_sandboxes" {
 			a = nil
 		}
-		wantText(t, call(t, list, c.tool, a), false, c.wantWords...)
+		toolstest.WantText(t, call(t, list, c.tool, a), false, c.wantWords...)
 	}
-	wantText(t, call(t, list, "delete_sandbox", args{"sandbox_id": "nobody"}), true, `there is no sandbox "nobody"`)
+	toolstest.WantText(t, call(t, list, "delete_sandbox", args{"sandbox_id": "nobody"}), true, `there is no sandbox "nobody"`)
 }
 
 // TestForkOf checks that answers name the original of a fork, even after the original was deleted.
@@ -54,8 +55,8 @@ func TestForkOf(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	call(t, list, "create_sandbox", args{"display_name": "original"})
 	of := `"fork_of":"` + letterID("sbx_", 0)
-	wantText(t, call(t, list, "create_sandbox", args{"display_name": "copy", "fork_of": "original"}), false, of)
+	toolstest.WantText(t, call(t, list, "create_sandbox", args{"display_name": "copy", "fork_of": "original"}), false, of)
 	call(t, list, "delete_sandbox", args{"sandbox_id": "original"})
-	wantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "copy"}), false, of)
-	wantText(t, call(t, list, "list_sandboxes", nil), false, of)
+	toolstest.WantText(t, call(t, list, "get_sandbox", args{"sandbox_id": "copy"}), false, of)
+	toolstest.WantText(t, call(t, list, "list_sandboxes", nil), false, of)
 }

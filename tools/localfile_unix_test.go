@@ -15,6 +15,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // TestAFIFOSwappedInDoesNotHangTheCall checks that no call hangs if another program keeps replacing the file that it
@@ -135,7 +136,7 @@ func TestAFileThatChangesWhileItIsRead(t *testing.T) {
 			}}, tools.Config{AllowDirs: []string{filepath.Dir(path)}})
 			call(t, list, "create_sandbox", args{"display_name": "box"})
 			r := call(t, list, "write_files", args{"sandbox_id": "box", "files": []args{{"path": "a.txt", "local_path": path}}})
-			wantText(t, r, r.IsError, c.wantWords)
+			toolstest.WantText(t, r, r.IsError, c.wantWords)
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // read calls read_file for a file "f" with this content. more contains further arguments, or replaces the usual ones.
@@ -47,18 +48,18 @@ func TestReadText(t *testing.T) {
 		{"controls", "\x1b[31mred \u202e", nil, []string{"control characters are written as escapes", `\x1b[31mred \u202e`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wantText(t, read(t, c.content, c.args), false, c.wantWords...)
+			toolstest.WantText(t, read(t, c.content, c.args), false, c.wantWords...)
 		})
 	}
 }
 
 func TestReadErrors(t *testing.T) {
-	wantText(t, read(t, "abc", args{"offset": 3}), true, "at or after the end", "3 bytes")
-	wantText(t, read(t, "abc", args{"path": "none"}), true, `there is no file "none"`, "os.listdir")
-	wantText(t, read(t, "abc", args{"path": "../x"}), true, `has a ".."`)
-	wantText(t, read(t, "abc", args{"length": 104857601}), true, "use 1 to 104857600")
-	wantText(t, read(t, "abc", args{"length": 0}), true, "use 1 to 104857600")
-	wantText(t, read(t, "abc", args{"sandbox_id": "none"}), true, "there is no sandbox")
+	toolstest.WantText(t, read(t, "abc", args{"offset": 3}), true, "at or after the end", "3 bytes")
+	toolstest.WantText(t, read(t, "abc", args{"path": "none"}), true, `there is no file "none"`, "os.listdir")
+	toolstest.WantText(t, read(t, "abc", args{"path": "../x"}), true, `has a ".."`)
+	toolstest.WantText(t, read(t, "abc", args{"length": 104857601}), true, "use 1 to 104857600")
+	toolstest.WantText(t, read(t, "abc", args{"length": 0}), true, "use 1 to 104857600")
+	toolstest.WantText(t, read(t, "abc", args{"sandbox_id": "none"}), true, "there is no sandbox")
 }
 
 // utf16Of encodes text in UTF-16 with a byte order mark, as Windows programs do.
@@ -90,7 +91,7 @@ func TestReadUTF16(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := read(t, c.content, c.args)
-			wantText(t, r, false, c.wantWords...)
+			toolstest.WantText(t, r, false, c.wantWords...)
 			if len(r.Content) != 1 {
 				t.Errorf("the answer has %d contents, want the text alone", len(r.Content))
 			}
@@ -103,7 +104,7 @@ func TestReadUTF16(t *testing.T) {
 		"a NUL":            utf16Of(le, "abc\x00"),
 		"UTF-32":           "\xff\xfe\x00\x00a\x00\x00\x00",
 	} {
-		wantText(t, read(t, content, nil), false, "not text, as base64")
+		toolstest.WantText(t, read(t, content, nil), false, "not text, as base64")
 		if got := blob(t, read(t, content, args{"length": 100})); got != content {
 			t.Errorf("%s: the resource has %q, want %q", name, got, content)
 		}
@@ -115,25 +116,25 @@ func TestReadUTF16(t *testing.T) {
 func TestReadBytes(t *testing.T) {
 	small := "\x00\x01\xff"
 	r := read(t, small, nil)
-	wantText(t, r, false, "bytes 0 to 3 of 3, not text, as base64:\nAAH/")
-	if len(r.Content) != 1 || strings.Contains(textOf(t, r), "encoding=") {
+	toolstest.WantText(t, r, false, "bytes 0 to 3 of 3, not text, as base64:\nAAH/")
+	if len(r.Content) != 1 || strings.Contains(toolstest.Text(t, r), "encoding=") {
 		t.Errorf("the bytes come twice, or are taken for text: %v", r.Content)
 	}
 	if got := blob(t, read(t, small, args{"length": 10})); got != small {
 		t.Errorf("the resource has %q, want %q", got, small)
 	}
-	wantText(t, read(t, "a\x00b", nil), false, "as base64:\nYQBi")
-	wantText(t, read(t, "na\xefve\n", nil), false, "as base64:\nbmHvdmUK\n", `open("f", encoding="latin-1")`)
-	wantText(t, read(t, strings.Repeat("na\xefve\n", 2000), nil), false, "not text", `open("f", encoding="latin-1")`)
+	toolstest.WantText(t, read(t, "a\x00b", nil), false, "as base64:\nYQBi")
+	toolstest.WantText(t, read(t, "na\xefve\n", nil), false, "as base64:\nbmHvdmUK\n", `open("f", encoding="latin-1")`)
+	toolstest.WantText(t, read(t, strings.Repeat("na\xefve\n", 2000), nil), false, "not text", `open("f", encoding="latin-1")`)
 	big := strings.Repeat("\x00\xff", 1<<20)
-	wantText(t, read(t, big, nil), false, "not text", "execute_code", "length")
+	toolstest.WantText(t, read(t, big, nil), false, "not text", "execute_code", "length")
 	r = read(t, big, args{"length": 104857600})
-	wantText(t, r, false, "in the resource that follows")
+	toolstest.WantText(t, r, false, "in the resource that follows")
 	if blob(t, r) != big {
 		t.Error("the resource is not the file")
 	}
 	r = read(t, big, args{"length": 100_000, "offset": 1})
-	wantText(t, r, false, "bytes 1 to 100001 of 2097152", "offset=100001")
+	toolstest.WantText(t, r, false, "bytes 1 to 100001 of 2097152", "offset=100001")
 	if blob(t, r) != big[1:100_001] {
 		t.Error("the resource is not the part")
 	}
@@ -147,7 +148,7 @@ func blob(t *testing.T, r *mcp.CallToolResult) string {
 	t.Helper()
 	resource, ok := r.Content[len(r.Content)-1].(mcp.EmbeddedResource)
 	if !ok {
-		t.Fatalf("no resource: %s", textOf(t, r))
+		t.Fatalf("no resource: %s", toolstest.Text(t, r))
 	}
 	b, err := base64.StdEncoding.DecodeString(resource.Resource.(mcp.BlobResourceContents).Blob)
 	if err != nil {
@@ -163,13 +164,13 @@ func TestReadPicture(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := read(t, b.String(), nil)
-	wantText(t, r, false, "an image of 30×20 pixels")
+	toolstest.WantText(t, r, false, "an image of 30×20 pixels")
 	if img, ok := r.Content[1].(mcp.ImageContent); !ok || img.MIMEType != "image/png" {
 		t.Errorf("the second content is %T %s, want an image/png", r.Content[1], img.MIMEType)
 	}
 	if got := blob(t, read(t, b.String(), args{"length": b.Len()})); got != b.String() {
 		t.Errorf("with a length, the resource has %d bytes that differ from the file's %d", len(got), b.Len())
 	}
-	wantText(t, read(t, b.String()[:b.Len()/2], nil), true, "not a valid PNG", "as base64")
-	wantText(t, read(t, b.String()+strings.Repeat("\x00", 20<<20), nil), true, "it has more than 20 MiB")
+	toolstest.WantText(t, read(t, b.String()[:b.Len()/2], nil), true, "not a valid PNG", "as base64")
+	toolstest.WantText(t, read(t, b.String()+strings.Repeat("\x00", 20<<20), nil), true, "it has more than 20 MiB")
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // counter is a fake daemon that counts the bytes of files and does not store them.
@@ -34,6 +35,6 @@ func TestFileSizes(t *testing.T) {
 	text := strings.Repeat("x", sandbox.MaxFileBytes)
 	for source, content := range map[string]string{"text": text, "base64": base64.StdEncoding.EncodeToString([]byte(text))} {
 		r := writeFiles.Call(t.Context(), map[string]any{"sandbox_id": letterID("sbx_", 0), "files": []any{map[string]any{"path": "f", source: content}}})
-		wantText(t, r, false, `"size":104857600`)
+		toolstest.WantText(t, r, false, `"size":104857600`)
 	}
 }

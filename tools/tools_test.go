@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +12,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // call runs a tool like a client: it encodes the arguments as JSON and passes the decoded JSON to the tool.
@@ -43,55 +42,6 @@ func callContext(ctx context.Context, t testing.TB, list []tools.Tool, name stri
 
 type args = map[string]any
 
-// textOf returns the text of an answer, which must be its first content.
-func textOf(t testing.TB, r *mcp.CallToolResult) string {
-	t.Helper()
-	if len(r.Content) == 0 {
-		t.Fatal("the answer has no content")
-	}
-	text, ok := r.Content[0].(mcp.TextContent)
-	if !ok {
-		t.Fatalf("the first content is %T, want text", r.Content[0])
-	}
-	return text.Text
-}
-
-// wantText fails the test unless the answer's IsError is isError and its text contains all parts.
-func wantText(t testing.TB, r *mcp.CallToolResult, isError bool, parts ...string) {
-	t.Helper()
-	s := textOf(t, r)
-	if r.IsError != isError {
-		t.Errorf("IsError = %v, want %v; the answer is: %s", r.IsError, isError, s)
-	}
-	for _, part := range parts {
-		if !strings.Contains(s, part) {
-			t.Errorf("the answer does not say %q:\n%s", part, s)
-		}
-	}
-}
-
-// golden compares got with a file in testdata. With DORMOUSE_UPDATE_GOLDEN=1 it writes the file instead.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if os.Getenv("DORMOUSE_UPDATE_GOLDEN") == "1" {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (DORMOUSE_UPDATE_GOLDEN=1 writes it)", err)
-	}
-	if string(want) != got {
-		t.Errorf("%s differs (DORMOUSE_UPDATE_GOLDEN=1 updates it).\n--- got\n%s\n--- want\n%s", path, got, want)
-	}
-}
-
 // TestDefinitions compares the tool definitions that clients see with a golden file, so that changes to them are
 // reviewed. It also limits their size.
 func TestDefinitions(t *testing.T) {
@@ -107,7 +57,7 @@ func TestDefinitions(t *testing.T) {
 	if err := json.Indent(&pretty, compact, "", "  "); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "tools.golden.json", pretty.String()+"\n")
+	toolstest.Golden(t, "tools.golden.json", pretty.String()+"\n")
 
 	// The definitions must need less than 2,500 tokens of a model's context. A token has about four bytes.
 	if budget := 9500; len(compact) > budget {
@@ -170,7 +120,7 @@ func TestExecutionToolsHaveNoStructuredContent(t *testing.T) {
 func TestManagementToolsAnswerWithTextAndStructuredContent(t *testing.T) {
 	list := tools.New(newDouble(), tools.Config{})
 	made := call(t, list, "create_sandbox", args{"display_name": "work", "ttl": "2h"})
-	wantText(t, made, false, "Sandbox sbx_", "sandbox_id=", `"display_name":"work"`)
+	toolstest.WantText(t, made, false, "Sandbox sbx_", "sandbox_id=", `"display_name":"work"`)
 	for _, tool := range []struct {
 		name string
 		args args
@@ -187,7 +137,7 @@ func TestManagementToolsAnswerWithTextAndStructuredContent(t *testing.T) {
 		if err != nil || r.StructuredContent == nil {
 			t.Fatalf("%s: structured content %v, %v", tool.name, r.StructuredContent, err)
 		}
-		wantText(t, r, false, string(want))
+		toolstest.WantText(t, r, false, string(want))
 	}
 }
 

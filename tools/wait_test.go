@@ -11,6 +11,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // reader is a fake daemon that counts the displays and results that GetExecution returns.
@@ -48,7 +49,7 @@ func TestWaitingReadsValuesOnce(t *testing.T) {
 			}
 		})
 		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
-		wantText(t, r, false, "succeeded in 30 s", "display:")
+		toolstest.WantText(t, r, false, "succeeded in 30 s", "display:")
 		if reports < 20 || d.values > values {
 			t.Errorf("%d reports and %d values read, want about 30 and at most %d", reports, d.values, values)
 		}
@@ -101,7 +102,7 @@ func TestProgressReportsWholeLines(t *testing.T) {
 		var lines []string
 		ctx := tools.WithProgress(t.Context(), func(_ time.Duration, line string) { lines = append(lines, line) })
 		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
-		wantText(t, r, false, "succeeded in 20 s", "step 19")
+		toolstest.WantText(t, r, false, "succeeded in 20 s", "step 19")
 		if len(lines) < steps-2 {
 			t.Errorf("got %d reports, want about %d", len(lines), steps)
 		}
@@ -132,7 +133,7 @@ func TestProgress(t *testing.T) {
 		begun := time.Now()
 		r := callContext(ctx, t, tools.New(d, tools.Config{}), "execute_code", args{"code": "slow"})
 		returned = true
-		wantText(t, r, false, "succeeded in 10 s")
+		toolstest.WantText(t, r, false, "succeeded in 10 s")
 		if waited := time.Since(begun); waited != 10500*time.Millisecond {
 			t.Errorf("waited %v, want no longer than the execution takes", waited)
 		}
@@ -159,6 +160,6 @@ func TestStoppedWaitKeepsTheExecutionID(t *testing.T) {
 		d.scripts["slow"] = sandbox.Execution{Events: []sandbox.Event{out("step 1\n")}}
 		d.after["slow"] = time.Minute
 		r := call(t, tools.New(stoppedServer{d}, tools.Config{}), "execute_code", args{"code": "slow"})
-		wantText(t, r, false, "is still running after 1.00 s", "step 1", `get_execution(execution_id="`+letterID("exec_", 0))
+		toolstest.WantText(t, r, false, "is still running after 1.00 s", "step 1", `get_execution(execution_id="`+letterID("exec_", 0))
 	})
 }

@@ -8,8 +8,6 @@ import (
 	"image"
 	"image/color"
 	"image/png"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools/render"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 func out(s string) sandbox.Event    { return sandbox.Event{Type: sandbox.EventStdout, Text: s} }
@@ -183,37 +182,10 @@ func answer(ctx context.Context, ex sandbox.Execution, v render.View) *mcp.CallT
 	return render.Execution(ctx, ex, v, render.NewPictures())
 }
 
-// textOf returns the text of an answer, which must be its first content.
-func textOf(t testing.TB, r *mcp.CallToolResult) string {
-	t.Helper()
-	if len(r.Content) == 0 {
-		t.Fatal("the answer has no content, want a text")
-	}
-	text, ok := r.Content[0].(mcp.TextContent)
-	if !ok {
-		t.Fatalf("the first content is %T, want a text", r.Content[0])
-	}
-	return text.Text
-}
-
-// wantText fails the test unless the answer's IsError is isError and its text contains all parts.
-func wantText(t testing.TB, r *mcp.CallToolResult, isError bool, parts ...string) {
-	t.Helper()
-	s := textOf(t, r)
-	if r.IsError != isError {
-		t.Errorf("IsError = %v, want %v; the answer is: %s", r.IsError, isError, s)
-	}
-	for _, part := range parts {
-		if !strings.Contains(s, part) {
-			t.Errorf("the answer does not contain %q:\n%s", part, s)
-		}
-	}
-}
-
 // answerText returns an answer in the form of the golden files: its text, then a line for each image.
 func answerText(t *testing.T, r *mcp.CallToolResult) string {
 	t.Helper()
-	s := textOf(t, r)
+	s := toolstest.Text(t, r)
 	for _, c := range r.Content[1:] {
 		img, ok := c.(mcp.ImageContent)
 		if !ok {
@@ -250,20 +222,7 @@ func TestExecution(t *testing.T) {
 					t.Errorf("the output %q is outside of the fences, where it looks like a status line", line)
 				}
 			}
-			path := filepath.Join("testdata", strings.NewReplacer(" ", "_", ",", "").Replace(c.name)+".txt")
-			if os.Getenv("DORMOUSE_UPDATE_GOLDEN") == "1" {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatalf("%v (DORMOUSE_UPDATE_GOLDEN=1 writes it)", err)
-			}
-			if string(want) != got {
-				t.Errorf("%s differs (DORMOUSE_UPDATE_GOLDEN=1 updates it).\n--- got\n%s\n--- want\n%s", path, got, want)
-			}
+			toolstest.Golden(t, strings.NewReplacer(" ", "_", ",", "").Replace(c.name)+".txt", got)
 		})
 	}
 }
@@ -314,8 +273,8 @@ func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
 	}
 	var n atomic.Int64
 	r := answer(lookupCounter{t.Context(), &n}, sandbox.Execution{State: sandbox.ExecRunning, Events: events}, render.View{Paging: true})
-	wantText(t, r, false, "image 3 below, 60×30 pixels", "It goes on by itself")
-	if strings.Contains(textOf(t, r), fmt.Sprintf("offset=%d)", printed)) {
+	toolstest.WantText(t, r, false, "image 3 below, 60×30 pixels", "It goes on by itself")
+	if strings.Contains(toolstest.Text(t, r), fmt.Sprintf("offset=%d)", printed)) {
 		t.Error("the answer contains the whole page, want a page that was cut: otherwise this test checks nothing")
 	}
 	if n.Load() != 3 || len(r.Content) != 4 {

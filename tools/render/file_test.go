@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/tools/render"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 	"github.com/mark3labs/mcp-go/mcp"
 )
 
@@ -61,7 +62,7 @@ func TestPicture(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := show(t.Context(), c.content)
-			wantText(t, r, false, c.wantWords)
+			toolstest.WantText(t, r, false, c.wantWords)
 			img, ok := r.Content[1].(mcp.ImageContent)
 			if !ok || img.MIMEType != c.mime || len(img.Data) > 700_000 {
 				t.Fatalf("content %T %s of %d bytes, want %s of at most 700000", r.Content[1], img.MIMEType, len(img.Data), c.mime)
@@ -85,7 +86,7 @@ func TestHostilePicture(t *testing.T) {
 		"only magic": {"\x89PNG\r\n\x1a\n", "not a valid PNG"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wantText(t, show(t.Context(), c.content), true, c.wantWords, "as base64")
+			toolstest.WantText(t, show(t.Context(), c.content), true, c.wantWords, "as base64")
 		})
 	}
 }

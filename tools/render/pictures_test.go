@@ -19,6 +19,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools/render"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // progressive returns a progressive grey JPEG whose coefficients are all zero. Its first scan contains the mean values
@@ -55,7 +56,7 @@ func TestPicturesThatCostTooMuchAreRefused(t *testing.T) {
 		{"two frames", strings.Replace(string(progressive(16, 1)), "\xff\xda", string(progressive(16, 1)[at:at+13])+"\xff\xda", 1), "it is not a valid PNG or JPEG"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wantText(t, show(t.Context(), c.content), true, "is an image that cannot be shown: ", c.wants)
+			toolstest.WantText(t, show(t.Context(), c.content), true, "is an image that cannot be shown: ", c.wants)
 		})
 	}
 }
@@ -66,7 +67,7 @@ func interlacedHeader(side uint32) string {
 
 func TestProgressivePictureIsShown(t *testing.T) {
 	r := show(t.Context(), string(progressive(800, 10)))
-	wantText(t, r, false, "an image of 800×800 pixels")
+	toolstest.WantText(t, r, false, "an image of 800×800 pixels")
 	if len(r.Content) != 2 {
 		t.Errorf("the answer has %d contents, want a text and an image", len(r.Content))
 	}
@@ -119,7 +120,7 @@ func TestCancelledCallEndsItsWorker(t *testing.T) {
 	go func() { answer <- show(ctx, slowPicture()) }()
 	stopWorkers(t, 1)
 	cancel()
-	wantText(t, <-answer, true, "cancelled")
+	toolstest.WantText(t, <-answer, true, "cancelled")
 	if left := workers(t); len(left) > 0 {
 		t.Errorf("workers %v run after the call was cancelled, want none", left)
 	}
@@ -137,7 +138,7 @@ func TestOneOwnersPicturesDoNotBlockAnothers(t *testing.T) {
 	}
 	stopWorkers(t, 2) // 2 workers are the limit for one owner, so this owner's next picture must wait
 	neighbour := sandbox.WithOwner(t.Context(), "neighbour")
-	wantText(t, showBy(neighbour, pictures, bytesOfPlot(64, 64)), false, "an image of 64×64 pixels")
+	toolstest.WantText(t, showBy(neighbour, pictures, bytesOfPlot(64, 64)), false, "an image of 64×64 pixels")
 	cancel()
 	for range 6 {
 		<-answers

@@ -8,12 +8,13 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 	"github.com/dormouse-sandbox/dormouse/tools/render"
+	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
 // shownAs returns the text of the answer about an execution that printed this text.
 func shownAs(t testing.TB, printed string) string {
 	t.Helper()
-	return textOf(t, answer(t.Context(), sandbox.Execution{Events: []sandbox.Event{out(printed)}}, render.View{NewSandbox: true}))
+	return toolstest.Text(t, answer(t.Context(), sandbox.Execution{Events: []sandbox.Event{out(printed)}}, render.View{NewSandbox: true}))
 }
 
 // TestSanitize checks that printed text cannot move a terminal's cursor, and cannot hide or reorder text.
