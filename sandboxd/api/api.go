@@ -19,8 +19,8 @@ import (
 )
 
 // Sandboxes is the interface that the API exposes. An error that the caller can do something about is a [sandbox.Error].
-// All methods may be called concurrently. The handler validates all arguments before it calls a method, except the names of
-// sandboxes, the ids of executions and page tokens, which only the implementation can check.
+// All methods may be called concurrently. The handler validates all arguments before it calls a method. The
+// implementation checks only what depends on its configuration and records: names, ids, page tokens, images and limits.
 type Sandboxes interface {
 	Create(ctx context.Context, r sandbox.CreateRequest) (sandbox.Sandbox, error)
 	// Get returns a sandbox. A name is, here and in the other methods, a sandbox id or an unambiguous display name.
