@@ -15,50 +15,28 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home/hometest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // run runs a daemon until the test ends or end is called.
 func run(t *testing.T, dir string) (c *api.Client, end func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- sandboxd.Run(ctx, config(dir)) }()
-	c = api.Dial(home.SocketPath(dir))
-	eventually(t, "the daemon answers", func() bool {
-		select {
-		case err := <-done:
-			t.Fatalf("Run() = %v before the daemon answered", err)
-		default:
-		}
-		return c.Healthy(t.Context()) == nil
-	})
-	ended := false
-	end = func() {
-		cancel()
-		if !ended {
-			ended = true
-			if err := <-done; err != nil {
-				t.Errorf("Run() = %v, want nil", err)
-			}
-		}
-	}
-	t.Cleanup(func() { c.Close(); end() })
-	return c, end
+	return hometest.Start(t, dir, func(ctx context.Context) error { return sandboxd.Run(ctx, config(dir)) })
 }
 
 // TestRun checks that a daemon serves on a socket that only its user can access, even if no engine works. When it ends,
 // the daemon must remove the socket and its pid file.
 func TestRun(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	c, end := run(t, dir)
 	socket, pid := home.SocketPath(dir), filepath.Join(dir, "sandboxd.pid")
 	for path, want := range map[string]fs.FileMode{dir: 0o700, socket: 0o600, pid: 0o600, filepath.Join(dir, "home.id"): 0o600} {
-		if got := mode(t, path); got != want {
+		if got := hometest.Mode(t, path); got != want {
 			t.Errorf("mode of %s = %o, want %o", path, got, want)
 		}
 	}
-	if got := pidOf(t, dir); got != os.Getpid() {
+	if got := hometest.Pid(t, dir); got != os.Getpid() {
 		t.Errorf("pid = %d, want %d", got, os.Getpid())
 	}
 	info, err := c.Info(t.Context())
@@ -90,13 +68,13 @@ func TestRun(t *testing.T) {
 // TestS13_SecondDaemon checks that a second daemon in a home fails with the pid of the first, and that a daemon in another
 // home can run at the same time.
 func TestS13_SecondDaemon(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	c, _ := run(t, dir)
 	err := sandboxd.Run(t.Context(), config(dir))
 	if !errors.Is(err, home.ErrRunning) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("Run() = %v, want ErrRunning with the pid", err)
 	}
 	must(t, c.Healthy(t.Context())) // the first daemon still works
-	pidOf(t, dir)
-	run(t, newHome(t))
+	hometest.Pid(t, dir)            // and its pid file still exists
+	run(t, hometest.New(t))
 }

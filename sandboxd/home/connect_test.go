@@ -18,13 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home/hometest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // TestConnect checks that only one of many concurrent callers starts a daemon, and that all of them reach it. A later caller
 // must use the same daemon. A client must start a new daemon after its daemon was killed.
 func TestConnect(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	started := 0
@@ -53,7 +54,7 @@ func TestConnect(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	first := pidOf(t, dir)
+	first := hometest.Pid(t, dir)
 	c, again, err := home.Connect(t.Context(), dir, "/no/such/program")
 	must(t, err)
 	if again {
@@ -70,10 +71,10 @@ func TestConnect(t *testing.T) {
 	stop(t, dir, syscall.SIGKILL)
 	_, again, err = home.Connect(t.Context(), dir, os.Args[0])
 	must(t, err)
-	if !again || pidOf(t, dir) == first {
-		t.Errorf("after the daemon was killed, Connect() started a daemon: %t, pid %d; want a new daemon", again, pidOf(t, dir))
+	if !again || hometest.Pid(t, dir) == first {
+		t.Errorf("after the daemon was killed, Connect() started a daemon: %t, pid %d; want a new daemon", again, hometest.Pid(t, dir))
 	}
-	if sid, err := unix.Getsid(pidOf(t, dir)); err != nil || sid != pidOf(t, dir) {
+	if sid, err := unix.Getsid(hometest.Pid(t, dir)); err != nil || sid != hometest.Pid(t, dir) {
 		t.Errorf("the daemon's session is %d (%v), want its own", sid, err)
 	}
 	stop(t, dir, syscall.SIGTERM)
@@ -85,7 +86,7 @@ func TestConnect(t *testing.T) {
 // TestConnectFails checks that the error contains the output of a daemon that failed to start, without characters that
 // control a terminal.
 func TestConnectFails(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	must(t, os.Mkdir(dir, 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "sandboxd.log"), []byte("an old line\n"), 0o600))
 	t.Setenv(failVar, "the disk is full\x1b[31m")
@@ -108,7 +109,7 @@ func TestConnectFails(t *testing.T) {
 
 // TestLogRotates checks that openLog renames a log file above the size limit and begins a new one.
 func TestLogRotates(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	must(t, os.Mkdir(dir, 0o700))
 	path := filepath.Join(dir, "sandboxd.log")
 	must(t, os.WriteFile(path, nil, 0o600))
@@ -128,11 +129,11 @@ func TestLogRotates(t *testing.T) {
 // TestReplaceStopsOnlyTheDaemon checks that Connect replaces a daemon without an engine. If the pid file contains the pid of
 // another process, Connect must not signal that process.
 func TestReplaceStopsOnlyTheDaemon(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	t.Setenv(noEngineVar, "1")
 	_, _, err := home.Connect(t.Context(), dir, os.Args[0])
 	must(t, err)
-	daemon := pidOf(t, dir)
+	daemon := hometest.Pid(t, dir)
 
 	bystander := exec.Command("sleep", "1000")
 	must(t, bystander.Start())

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home/hometest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
@@ -34,7 +35,7 @@ func TestDefault(t *testing.T) {
 // TestLongHome checks that a home whose path is too long for a socket works, also through a symbolic link and with another
 // TMPDIR.
 func TestLongHome(t *testing.T) {
-	dir := filepath.Join(newHome(t), strings.Repeat("long/", 30), "home")
+	dir := filepath.Join(hometest.New(t), strings.Repeat("long/", 30), "home")
 	path := home.SocketPath(dir)
 	if len(path) > 100 || !strings.HasPrefix(path, "/tmp/dormouse-") {
 		t.Fatalf("SocketPath() = %s, want a path of at most 100 bytes below /tmp", path)
@@ -42,7 +43,7 @@ func TestLongHome(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(filepath.Dir(path)) })
 	c, end := run(t, dir)
 	must(t, c.Healthy(t.Context()))
-	if got := mode(t, filepath.Dir(path)); got != 0o700 {
+	if got := hometest.Mode(t, filepath.Dir(path)); got != 0o700 {
 		t.Errorf("mode of the socket's folder = %o, want 700", got)
 	}
 	link := filepath.Join(t.TempDir(), "link")
@@ -94,14 +95,14 @@ func TestPrepare(t *testing.T) {
 		}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := newHome(t)
+			dir := hometest.New(t)
 			tt.make(t, dir)
 			err := home.Prepare(dir)
 			if (err == nil) != tt.ok {
 				t.Errorf("Prepare() = %v, want success %t", err, tt.ok)
 			}
 			if err == nil {
-				if got := mode(t, dir); got != 0o700 {
+				if got := hometest.Mode(t, dir); got != 0o700 {
 					t.Errorf("mode = %o, want 700", got)
 				}
 			}

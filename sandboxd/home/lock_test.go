@@ -13,12 +13,13 @@ import (
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home/hometest"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
 // TestOneDaemon checks that Acquire fails with the pid of the daemon that answers in the home.
 func TestOneDaemon(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	run(t, dir)
 	_, err := home.Acquire(t.Context(), dir)
 	if !errors.Is(err, home.ErrRunning) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())) {
@@ -28,13 +29,13 @@ func TestOneDaemon(t *testing.T) {
 
 // TestPidFile checks that WritePid replaces the pid of an earlier daemon, also if it fails, and that Release removes the file.
 func TestPidFile(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	lock := acquire(t, dir)
 	path := filepath.Join(dir, "sandboxd.pid")
 	must(t, os.WriteFile(path, []byte("1\n"), 0o600))
 	must(t, lock.WritePid())
-	if got := pidOf(t, dir); got != os.Getpid() || mode(t, path) != 0o600 {
-		t.Errorf("pid = %d, mode %o, want %d, mode 600", got, mode(t, path), os.Getpid())
+	if got := hometest.Pid(t, dir); got != os.Getpid() || hometest.Mode(t, path) != 0o600 {
+		t.Errorf("pid = %d, mode %o, want %d, mode 600", got, hometest.Mode(t, path), os.Getpid())
 	}
 	must(t, lock.Release())
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
@@ -44,7 +45,7 @@ func TestPidFile(t *testing.T) {
 
 // TestStaleSocket checks that Listen replaces the socket of a killed daemon, but does not remove a file that is not a socket.
 func TestStaleSocket(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	lock := acquire(t, dir)
 	path := home.SocketPath(dir)
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -68,7 +69,7 @@ func TestStaleSocket(t *testing.T) {
 
 // TestID checks that the id of a home does not change, and that a damaged id is not replaced.
 func TestID(t *testing.T) {
-	dir := newHome(t)
+	dir := hometest.New(t)
 	lock := acquire(t, dir)
 	var ids []string
 	for range 2 {
@@ -80,7 +81,7 @@ func TestID(t *testing.T) {
 		t.Errorf("ids = %q, want the same UUID twice", ids)
 	}
 	path := filepath.Join(dir, "home.id")
-	if got := mode(t, path); got != 0o600 {
+	if got := hometest.Mode(t, path); got != 0o600 {
 		t.Errorf("mode of %s = %o, want 600", path, got)
 	}
 	must(t, os.WriteFile(path, []byte("x"), 0o600))

@@ -7,14 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +18,7 @@ import (
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/api"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home/hometest"
 )
 
 // Environment variables of the daemons that Connect starts in the tests.
@@ -43,14 +40,14 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := runDaemon(ctx, strings.TrimPrefix(os.Args[2], "--home="), func() {}); err != nil {
+	if err := runDaemon(ctx, strings.TrimPrefix(os.Args[2], "--home=")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// runDaemon runs a daemon that only describes itself, until ctx ends. It calls ready when the daemon answers.
-func runDaemon(ctx context.Context, dir string, ready func()) (err error) {
+// runDaemon runs a daemon that only describes itself, until ctx ends.
+func runDaemon(ctx context.Context, dir string) (err error) {
 	if err := home.Prepare(dir); err != nil {
 		return err
 	}
@@ -75,7 +72,6 @@ func runDaemon(ctx context.Context, dir string, ready func()) (err error) {
 		_, _ = w.Write(info)
 	})}
 	defer context.AfterFunc(ctx, func() { s.Close() })()
-	ready()
 	if err := s.Serve(l); ctx.Err() == nil {
 		return err
 	}
@@ -85,40 +81,7 @@ func runDaemon(ctx context.Context, dir string, ready func()) (err error) {
 // run runs a daemon in this process until the test ends or end is called.
 func run(t *testing.T, dir string) (c *api.Client, end func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- runDaemon(ctx, dir, func() { close(ready) }) }()
-	select {
-	case <-ready:
-	case err := <-done:
-		cancel()
-		t.Fatalf("the daemon ended before it was ready: %v", err)
-	}
-	c = api.DialBy(func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", home.SocketPath(dir))
-	})
-	ended := false
-	end = func() {
-		cancel()
-		if !ended {
-			ended = true
-			if err := <-done; err != nil {
-				t.Errorf("the daemon ended with %v, want nil", err)
-			}
-		}
-	}
-	t.Cleanup(func() { c.Close(); end() })
-	return c, end
-}
-
-// newHome returns a path for a home that is short enough for a socket. The home is removed after the test.
-func newHome(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "dm")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "home")
+	return hometest.Start(t, dir, func(ctx context.Context) error { return runDaemon(ctx, dir) })
 }
 
 // acquire prepares and locks a home until the test ends.
@@ -131,19 +94,10 @@ func acquire(t *testing.T, dir string) *home.Lock {
 	return lock
 }
 
-func pidOf(t *testing.T, dir string) int {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, "sandboxd.pid"))
-	must(t, err)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	must(t, err)
-	return pid
-}
-
 // stop sends a signal to a daemon that Connect started, and waits until the process has ended.
 func stop(t *testing.T, dir string, sig syscall.Signal) {
 	t.Helper()
-	pid := pidOf(t, dir)
+	pid := hometest.Pid(t, dir)
 	if pid == os.Getpid() {
 		t.Fatal("the pid file has the pid of the test, want that of a daemon that Connect started")
 	}
@@ -166,11 +120,4 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func mode(t *testing.T, path string) fs.FileMode {
-	t.Helper()
-	info, err := os.Lstat(path)
-	must(t, err)
-	return info.Mode().Perm()
 }

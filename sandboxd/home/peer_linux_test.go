@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
+	"github.com/dormouse-sandbox/dormouse/sandboxd/home/hometest"
 )
 
 // TestS11_OtherUser checks that another user cannot use the daemon, even if the modes of the home and the socket allow
@@ -20,7 +21,7 @@ func TestS11_OtherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can change to another uid")
 	}
-	dir := newHome(t)
+	dir := hometest.New(t)
 	c, _ := run(t, dir)
 	socket := home.SocketPath(dir)
 	if err := dialAs(65534, socket); err == nil {
