@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/checkpoint"
@@ -16,6 +17,7 @@ const (
 	// answerTimeout is the time in which a guest answers if it is not frozen.
 	answerTimeout = 2 * time.Second
 	unpauseTries  = 5
+	pauseTries    = 5
 	settlePoll    = 20 * time.Millisecond
 )
 
@@ -71,7 +73,15 @@ func (e *Engine) pause(ctx context.Context, containerID string) error {
 	if _, err := e.api.ContainerInspect(ctx, containerID); err != nil {
 		return err
 	}
-	return e.api.ContainerPause(ctx, containerID)
+	var err error
+	for range pauseTries {
+		// On a busy machine with cgroup v1, runc can give up before the kernel has frozen all processes, and lets them run
+		// again ("unable to freeze").
+		if err = e.api.ContainerPause(ctx, containerID); err == nil || !strings.Contains(err.Error(), "unable to freeze") {
+			break
+		}
+	}
+	return err
 }
 
 // unpause resumes a paused container. It succeeds if the guest answers, even if the engine returned an error, because
