@@ -43,8 +43,11 @@ func run(ctx context.Context, transport string) error {
 	}
 	defer session.Close()
 	list, err := session.ListTools(ctx, nil)
-	if err != nil || len(list.Tools) != 10 {
-		return fmt.Errorf("list tools: %v, %v", list, err)
+	if err != nil {
+		return fmt.Errorf("list tools: %w", err)
+	}
+	if len(list.Tools) != 10 {
+		return fmt.Errorf("list tools: got %d tools, want 10", len(list.Tools))
 	}
 	text, err := os.ReadFile(os.Getenv("DORMOUSE_SCENARIO"))
 	if err != nil {
@@ -66,7 +69,7 @@ func run(ctx context.Context, transport string) error {
 		}
 	}
 	if len(used) != len(list.Tools) {
-		return fmt.Errorf("only %v were called", used)
+		return fmt.Errorf("the scenario called %d tools (%v), want all %d", len(used), used, len(list.Tools))
 	}
 	return nil
 }
@@ -90,11 +93,11 @@ func (s step) do(ctx context.Context, session *mcp.ClientSession, known map[stri
 		}
 	}
 	if result.IsError != s.Error || images != s.Images {
-		return fmt.Errorf("%s: error %t, %d images: %s", s.Tool, result.IsError, images, &said)
+		return fmt.Errorf("%s: got IsError %t and %d images, want %t and %d; the answer: %s", s.Tool, result.IsError, images, s.Error, s.Images, &said)
 	}
 	for _, words := range s.Says {
 		if !strings.Contains(said.String(), fill(words)) {
-			return fmt.Errorf("%s: %s is missing: %s", s.Tool, fill(words), &said)
+			return fmt.Errorf("%s: the answer does not contain %q: %s", s.Tool, fill(words), &said)
 		}
 	}
 	for name, pattern := range s.Save {
