@@ -38,9 +38,12 @@ func specOf(rec store.Sandbox) engine.Spec {
 	return engine.Spec{ID: rec.ID, Image: rec.Image, Limits: rec.Limits, UID: rec.UID, Expires: rec.ExpireTime, Language: rec.Language}
 }
 
-// usualSpec returns the spec of the sandboxes that are requested most often: default image and limits, Python.
-func (m *Manager) usualSpec() engine.Spec {
-	return engine.Spec{Image: m.cfg.DefaultImage, Limits: sandbox.DefaultLimits(), UID: capacity.SharedUID, Language: sandbox.Python}
+// prepareUsualSnapshot makes a snapshot for the sandboxes that are requested most often, which a request without
+// parameters creates.
+func (m *Manager) prepareUsualSnapshot() {
+	if rec, err := m.newRecord("", sandbox.CreateRequest{}); err == nil { // such a request is always valid
+		m.prepareSnapshot(specOf(rec))
+	}
 }
 
 // start starts the container of a new sandbox, from a snapshot if possible. On failure a container may exist
