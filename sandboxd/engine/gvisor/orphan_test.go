@@ -71,10 +71,13 @@ func TestDaemonAtAMoment(t *testing.T) {
 	select {}
 }
 
-// awaitPooled waits until the folder of a pooled sandbox exists.
+// awaitPooled waits until runsc is making a pooled sandbox.
 func awaitPooled(t *testing.T, dir string) {
 	t.Helper()
-	eventually(t, "the folder of a pooled sandbox exists", func() bool { return len(pooledSandboxes(t, dir)) > 0 })
+	eventually(t, "runsc makes a pooled sandbox", func() bool {
+		names := pooledSandboxes(t, dir)
+		return len(names) > 0 && len(runscOf(names[0])) > 0
+	})
 }
 
 // TestNothingOutlivesAKilledDaemon checks that when a daemon is killed and not started again, all sandboxes that it has
