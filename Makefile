@@ -2,6 +2,7 @@
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 GOOS     := $(shell go env GOOS)
+GOARCH   := $(shell go env GOARCH)
 LINT     := go tool -modfile=scripts/lint/go.mod
 GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-linux-arm64
 # Runs a command with an engine. If there is none, it starts a private Docker engine (only on Debian, as root).
@@ -42,11 +43,11 @@ lint: guests ## gofmt, go vet and staticcheck
 vuln: guests ## govulncheck: known vulnerabilities that the code reaches
 	@scripts/vuln
 
-# These builds are not optimized, so they take two thirds of the time. Two run at once, because each compiles SQLite on one CPU for most
-# of its time.
+# A build without optimization takes two thirds of the time of an optimized one. Two builds run at once, because each of them uses only
+# one CPU for most of its time, while it compiles SQLite.
 cross: guests ## builds for every other platform that Dormouse runs on
-	@printf '%s\n' $(filter-out $(shell go env GOOS)/$(shell go env GOARCH),linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64) | xargs -P 2 -I % sh -c \
-	  'p=%; echo "build $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -trimpath -gcflags="all=-N -l" -o /dev/null ./cmd/dormouse'
+	@printf '%s\n' $(filter-out $(GOOS)/$(GOARCH),linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64) | xargs -P 2 -n 1 sh -c \
+	  'echo "build $$1"; CGO_ENABLED=0 GOOS=$${1%/*} GOARCH=$${1#*/} go build -trimpath -gcflags="all=-N -l" -o /dev/null ./cmd/dormouse' sh
 
 mcpb: guests ## bin/dormouse-*.mcpb: MCP bundles, to install Dormouse in Claude Desktop by a double click; bin/server.json: the MCP registry's entry
 	@mkdir -p bin

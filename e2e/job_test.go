@@ -83,7 +83,8 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("the image is %d pixels wide (%v), want at most 1568", cfg.Width, err)
 				}
 			})
-			// TestHugeMessages transfers files of 100 MiB. The client of this test would need 20 s of CPU time for that.
+			// TestHugeMessages transfers files of 100 MiB, on the default engine. The client of this test would need 20 s of CPU
+			// time for that.
 			t.Run("a file of 20 MiB is written and read unchanged", func(t *testing.T) {
 				const size = 20 << 20
 				s := s.with(t)

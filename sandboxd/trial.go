@@ -76,8 +76,11 @@ func (d *Daemon) try(ctx context.Context, lang sandbox.Language) (err error) {
 	if lang == sandbox.JavaScript {
 		code = "console.log(6 * 7)"
 	}
-	e, err := d.manager.Execute(ctx, string(created.ID), sandbox.ExecuteRequest{Code: code, TimeoutSeconds: new(sandbox.DefaultTimeoutSeconds), WaitSeconds: sandbox.MaxWaitSeconds,
-		Window: sandbox.Window{Head: 1 << 10}})
+	req := sandbox.ExecuteRequest{Code: code, WaitSeconds: sandbox.MaxWaitSeconds, Window: sandbox.Window{Head: 1 << 10}}
+	if err := req.Validate(lang); err != nil {
+		return fmt.Errorf("run a statement: %w", err)
+	}
+	e, err := d.manager.Execute(ctx, string(created.ID), req)
 	if err != nil {
 		return fmt.Errorf("run a statement: %w", err)
 	}

@@ -93,24 +93,26 @@ func TestExecuteRetryRunsCodeOnce(t *testing.T) {
 
 // TestExecutionOutlivesCaller checks that code continues to run when the context of the caller ends.
 func TestExecutionOutlivesCaller(t *testing.T) {
-	d := newDaemon(t)
-	id := d.create(t, sandbox.CreateRequest{}).ID
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		d.eng.Guest(id).AwaitExecutions(t.Context(), 1)
-		cancel()
-	}()
-	_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "count 20 5ms", RequestID: "r", WaitSeconds: 60})
-	if !errors.Is(err, context.Canceled) {
-		t.Fatalf("Execute() = %v, want context.Canceled", err)
-	}
-	found, err := d.FindExecution(t.Context(), "r")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e, err := d.GetExecution(t.Context(), string(found.ID), 10, sandbox.Window{}); err != nil || e.State != sandbox.ExecSucceeded || e.OutputBytes == 0 {
-		t.Errorf("GetExecution() = %+v, %v, want it succeeded with output", e, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := newDaemon(t)
+		id := d.create(t, sandbox.CreateRequest{}).ID
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			d.eng.Guest(id).AwaitExecutions(t.Context(), 1)
+			cancel()
+		}()
+		_, err := d.Execute(ctx, string(id), sandbox.ExecuteRequest{Code: "count 20 5ms", RequestID: "r", WaitSeconds: 60})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("Execute() = %v, want context.Canceled", err)
+		}
+		found, err := d.FindExecution(t.Context(), "r")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := d.GetExecution(t.Context(), string(found.ID), 10, sandbox.Window{}); err != nil || e.State != sandbox.ExecSucceeded || e.OutputBytes == 0 {
+			t.Errorf("GetExecution() = %+v, %v, want it succeeded with output", e, err)
+		}
+	})
 }
 
 func TestInterruptStopsExecution(t *testing.T) {

@@ -196,7 +196,7 @@ func (m *Manager) Start(ctx context.Context) error {
 		m.spawn(m.idleLoop)
 	}
 	m.spawn(func() { m.sweepLoop(err != nil) })
-	m.prepareUsualSnapshot()
+	m.prepareDefaultSnapshot()
 	return nil
 }
 

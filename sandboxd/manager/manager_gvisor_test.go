@@ -110,13 +110,20 @@ func TestGvisorLifeCycle(t *testing.T) {
 	}
 }
 
-// snapshotNotifier is an engine that sends the result of each call of Snapshot to attempts, if there is space.
-type snapshotNotifier struct {
+// delayedSnapshots is an engine that makes snapshots only when the channel allowed is closed. It sends the result of each
+// call of Snapshot to attempts, if there is space.
+type delayedSnapshots struct {
 	*gvisor.Engine
+	allowed  chan struct{}
 	attempts chan error
 }
 
-func (s snapshotNotifier) Snapshot(ctx context.Context, spec engine.Spec, ready func(context.Context) error) error {
+func (s delayedSnapshots) Snapshot(ctx context.Context, spec engine.Spec, ready func(context.Context) error) error {
+	select {
+	case <-s.allowed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	err := s.Engine.Snapshot(ctx, spec, ready)
 	select {
 	case s.attempts <- err:
@@ -130,7 +137,7 @@ func (s snapshotNotifier) Snapshot(ctx context.Context, spec engine.Spec, ready 
 // states of their random number generators must differ.
 func TestGvisorSandboxesStartFromSnapshot(t *testing.T) {
 	gvisorEng, ref := gvisorEngine(t)
-	eng := snapshotNotifier{gvisorEng, make(chan error, 1)}
+	eng := delayedSnapshots{gvisorEng, make(chan struct{}), make(chan error, 1)}
 	d := startDaemon(t, filepath.Join(t.TempDir(), "a.db"), eng, func(c *manager.Config) { c.DefaultImage = ref })
 	defer func() { d.stop(t) }()
 	execute := func(id sandbox.ID, code string) string {
@@ -147,6 +154,7 @@ func TestGvisorSandboxesStartFromSnapshot(t *testing.T) {
 		return sb.ID, execute(sb.ID, "print(hash('dormouse'))")
 	}
 	_, first := createSandbox()
+	close(eng.allowed)
 	select {
 	case err := <-eng.attempts:
 		if err != nil {
@@ -162,7 +170,7 @@ func TestGvisorSandboxesStartFromSnapshot(t *testing.T) {
 	}
 	seed := seeds[0]
 	if seed != seeds[1] || seed == first {
-		t.Errorf("the hashes in sandboxes after the snapshot are %q, and %q before it; want one hash after it, different from that before", seeds, first)
+		t.Errorf("the hashes are %q after the snapshot and %q before it, want two equal ones that differ from the one before", seeds, first)
 	}
 	const random = "import random, uuid, os, secrets; print(random.random(), uuid.uuid4(), secrets.token_hex(8))"
 	if got := execute(ids[0], "import sys; print('pandas' in sys.modules, 'pandas' in globals())"); got != "True False\n" {

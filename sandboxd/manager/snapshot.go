@@ -38,12 +38,15 @@ func specOf(rec store.Sandbox) engine.Spec {
 	return engine.Spec{ID: rec.ID, Image: rec.Image, Limits: rec.Limits, UID: rec.UID, Expires: rec.ExpireTime, Language: rec.Language}
 }
 
-// prepareUsualSnapshot makes a snapshot for the sandboxes that are requested most often, which a request without
-// parameters creates.
-func (m *Manager) prepareUsualSnapshot() {
-	if rec, err := m.newRecord("", sandbox.CreateRequest{}); err == nil { // such a request is always valid
-		m.prepareSnapshot(specOf(rec))
+// prepareDefaultSnapshot starts a background task that makes a snapshot for sandboxes that are created without
+// parameters.
+func (m *Manager) prepareDefaultSnapshot() {
+	rec, err := m.newRecord(sandbox.Operator, sandbox.CreateRequest{})
+	if err != nil {
+		m.log.Error("a request without parameters is refused, so no snapshot is made for it", "error", err)
+		return
 	}
+	m.prepareSnapshot(specOf(rec))
 }
 
 // start starts the container of a new sandbox, from a snapshot if possible. On failure a container may exist

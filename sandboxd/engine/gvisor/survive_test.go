@@ -140,9 +140,9 @@ func TestRemoveLeavesNothing(t *testing.T) {
 func TestRemoveWhereRunIsReadOnly(t *testing.T) {
 	anyImage(t)
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind /run /run && mount -o remount,bind,ro /run && exec "$@"`, "sh",
-		os.Args[0], "-test.run=^TestRemoveLeavesNothing$/^a_suspended_sandbox$")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
+		os.Args[0], "-test.v", "-test.run=^TestRemoveLeavesNothing$/^a_suspended_sandbox$")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestRemoveLeavesNothing/a_suspended_sandbox") {
+		t.Errorf("%v, want that the test of a suspended sandbox passes: %s", err, out)
 	}
 }
 

@@ -37,8 +37,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	// Parallel tests mostly wait, so more of them than a small machine has CPUs can run at once.
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	// Parallel tests mostly wait, so more of them than a small machine has CPUs can run at once. The flag -parallel of go test
+	// overrides this.
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
