@@ -36,7 +36,8 @@ func (b *background) spawn(fn func()) bool {
 }
 
 // finish runs fn in the background and returns its error. If ctx ends first, finish returns ctx.Err() and fn
-// continues. fn gets a context that ends only with the manager.
+// continues. The context of fn is cancelled only by stop. After stop was called, finish returns sandbox.ErrStopping
+// and does not run fn.
 func (b *background) finish(ctx context.Context, fn func(context.Context) error) error {
 	done := make(chan error, 1)
 	if !b.spawn(func() { done <- fn(b.ctx) }) {

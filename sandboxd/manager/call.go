@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	answerTimeout = 15 * time.Second       // time for a guest to answer, without the time that the request asks it to wait
+	answerTimeout = 15 * time.Second       // time for an answer of the guest, in addition to the time that the request asks it to wait
 	secondLook    = 300 * time.Millisecond // delay before diagnose asks the engine again
 )
 
-// tries is how often a call may be sent to a guest.
+// tries limits how often a call is sent to a guest.
 type tries int
 
 const (
@@ -23,11 +23,12 @@ const (
 	twice tries = 2 // only for calls that are safe to repeat
 )
 
-// call resumes the sandbox if it is suspended, and then calls fn to send a request to the guest. The context of
-// fn ends after timeout, with ctx, or when the sandbox is terminated. If the connection breaks, or the engine
-// suspended the sandbox in the meantime, call runs fn again, but at most as often as the parameter n allows. If
-// the last attempt fails too, call returns an error that states the condition of the sandbox. The caller must
-// not hold the Transition.
+// call resumes the sandbox if it is suspended, and then calls fn to send a request to the guest. The context of fn
+// ends after timeout, with ctx, or when the sandbox is terminated or the manager is closed. If n is once, call runs
+// fn once. If n is twice, call runs fn again if it fails without an answer of the guest, except after a timeout,
+// and again if the engine suspended the sandbox in the meantime. It does not run fn again if the error wraps
+// errBegun. If the last attempt fails, call returns an error that states the condition of the sandbox. The caller
+// must not hold the Transition.
 func (s *liveSandbox) call(ctx context.Context, timeout time.Duration, n tries, fn func(context.Context) error) error {
 	for ; ; n-- {
 		release, err := s.acquire(ctx)
@@ -50,7 +51,8 @@ var errSuspended = errors.New("the engine suspended the sandbox")
 // sent.
 var errBegun = errors.New("part of the body was sent")
 
-// send is like call, but the caller must be a user of the sandbox already.
+// send is like call, but the caller must already have acquired the sandbox, and send does not resume it. If the
+// engine has suspended the sandbox, the error wraps errSuspended.
 func (s *liveSandbox) send(ctx context.Context, timeout time.Duration, n tries, fn func(context.Context) error) error {
 	inner, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -84,8 +86,8 @@ func isAnswer(err error) bool {
 }
 
 // diagnose returns an error that explains why the guest did not answer. It asks the engine for the state of the
-// container, and records it if it has changed: the sandbox is terminated if its container has stopped or is gone.
-// The caller must not hold the Transition.
+// container. If the engine has suspended the container, diagnose records that. If the container has stopped or does
+// not exist, diagnose terminates the sandbox. The caller must not hold the Transition.
 func (s *liveSandbox) diagnose(ctx context.Context, cause error) error {
 	s.log.Warn("the guest does not answer", "error", cause)
 	for look := 0; ; look++ {

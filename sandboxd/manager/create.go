@@ -15,7 +15,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/store"
 )
 
-// How long the engine may take. The first use of an image can be slow.
+// How long the engine may take to create or to remove a container. The first use of an image can be slow.
 const (
 	createTimeout = 3 * time.Minute
 	removeTimeout = time.Minute
@@ -241,8 +241,8 @@ func (s *liveSandbox) startContainer(ctx context.Context) error {
 	return nil
 }
 
-// undoCreation removes the container and the record of a sandbox that could not be created. If that fails, it
-// marks the sandbox as terminated, and the next sweep removes the rest.
+// undoCreation removes the container and the record of a sandbox that could not be created. If that fails, it marks
+// the sandbox as terminated, and the next sweep removes the container.
 func (s *liveSandbox) undoCreation(t *lifecycle.Transition) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.m.ctx), removeTimeout)
 	defer cancel()

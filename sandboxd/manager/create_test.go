@@ -15,8 +15,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestCreateRespectsLimits checks the limits of the configuration: images, memory, CPUs and the number of sandboxes.
-// The errors recommend only what helps.
+// TestCreateRespectsLimits checks the limits of the configuration: images, memory, CPUs and the number of
+// sandboxes. An error recommends less memory only if that helps.
 func TestCreateRespectsLimits(t *testing.T) {
 	d := newDaemon(t, func(c *manager.Config) {
 		c.MaxSandboxes, c.MaxMemory, c.AllowImages = 3, 6<<30, []string{"other:2"}

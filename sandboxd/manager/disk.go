@@ -60,11 +60,11 @@ func (d *disk) setFull(full bool) (changed bool) {
 	return changed
 }
 
-// reserveDisk reserves space for a checkpoint of s within MaxDisk. If there is not enough space and discard is
-// true, it deletes checkpoints of running sandboxes. It returns errDiskFull if that is not enough. The caller
-// must call release, which is never nil, after the checkpoint has been written or has failed. After that no
-// reservation is needed, because the engine's StateBytes include the checkpoint. The caller must hold the
-// Transition of s, and its state must not be Running, so that no other call reaches the guest.
+// reserveDisk reserves space for a checkpoint of s within MaxDisk. If there is too little space and discard is
+// true, it deletes checkpoints of running sandboxes. If there is still too little, it returns errDiskFull. The
+// caller must call release, which is never nil, after the checkpoint has been written or has failed. The
+// reservation is not needed any more at that time, because the engine's StateBytes include the checkpoint. The
+// caller must hold the Transition of s, and its state must not be Running, so that no other call reaches the guest.
 func (m *Manager) reserveDisk(ctx context.Context, s *liveSandbox, discard bool) (release func(), err error) {
 	nothing := func() {}
 	if m.cfg.MaxDisk == 0 || m.pauses() {

@@ -13,7 +13,8 @@ import (
 
 // Execute runs code in a sandbox. It returns when the execution is final, or with its current state after
 // req.WaitSeconds. An accepted execution continues even if ctx ends. A retry with the same RequestID returns the
-// first execution. The caller must have validated req, which also sets the timeout.
+// first execution. The caller must have called req.Validate, which sets a missing timeout. Execute panics if the
+// timeout of a new execution is nil.
 func (m *Manager) Execute(ctx context.Context, name string, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	for {
 		if req.RequestID != "" {
@@ -85,8 +86,9 @@ var errNotRunning = errors.New("the sandbox is not running any more")
 // request id was released. The caller must look up the request id again.
 var errStale = errors.New("the execution has just ended")
 
-// executeAgain answers a retry with the first execution. If the guest does not have that execution yet, because
-// a connection broke, executeAgain delivers it again, with the code from the retry.
+// executeAgain answers a retry with the first execution. While that execution is pending, executeAgain delivers it
+// again, with the code from the retry, because the guest may not have received it. The guest runs an execution id
+// only once.
 func (m *Manager) executeAgain(ctx context.Context, name string, first store.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	if req.Language == "" {
 		req.Language = first.Language
@@ -152,14 +154,14 @@ const beginDelay = 200 * time.Millisecond
 // record if the sandbox was terminated.
 func (s *liveSandbox) sendExecution(accepted sandbox.Execution, req sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	var e sandbox.Execution
-	var refused bool // the guest refused the execution, which it does only if it does not have it
+	var refused bool // the guest refused the execution; it never refuses one that it already has
 	var reached bool // the guest may have received the execution from this delivery
 	s.executions.Sent(accepted.ID)
 	err := s.call(s.ctx, guestTimeout(req.WaitSeconds), twice, func(ctx context.Context) (err error) {
 		if _, pending := s.executions.Get(accepted.ID); !pending {
 			return errNotPending
 		}
-		// A guest that runs the execution may answer only after WaitSeconds, so do not wait for the answer.
+		// A guest that runs the execution may answer only after WaitSeconds, so report the begin before the answer.
 		defer time.AfterFunc(beginDelay, func() { s.reportBegin(accepted.ID) }).Stop()
 		e, err = s.guest.Execute(ctx, accepted.ID, req)
 		if !guest.NotSent(err) {

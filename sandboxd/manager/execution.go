@@ -29,8 +29,8 @@ func (m *Manager) FindExecution(ctx context.Context, requestID string) (sandbox.
 	return e, err
 }
 
-// GetExecution returns an execution, after waiting up to waitSeconds for its end. It does not wait if waitSeconds is
-// negative. If the sandbox was terminated, GetExecution returns the record, which has no output.
+// GetExecution returns an execution, after waiting up to waitSeconds for its end. It does not wait if waitSeconds
+// is zero or negative. If the sandbox was terminated, GetExecution returns the record, which has no output.
 func (m *Manager) GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error) {
 	deadline := time.Now().Add(time.Duration(waitSeconds * float64(time.Second)))
 	var e sandbox.Execution
@@ -106,10 +106,11 @@ func (s *liveSandbox) queryEnd(ctx context.Context, id sandbox.ExecutionID) (san
 	return e.State, err
 }
 
-// ask finds the execution whose id is name, and calls fn to send a request to its guest. It returns a not-found error if
-// ctx's owner may not see the execution. If the sandbox was terminated, or its guest does not have the
-// execution any more, ask sets e to the record instead. If fn sets e to a final execution, ask records its end
-// and updates e. fn may be called several times.
+// ask finds the execution whose id is name, and calls fn to send a request to its guest. It returns a not-found
+// error if ctx's owner may not see the execution. If the sandbox was terminated, or its guest does not have the
+// execution any more, ask sets e to the record instead. If fn sets e to a final execution, ask records its end and
+// updates e. ask can call fn several times: while an execution is being delivered to the guest, it retries until
+// deadline.
 func (m *Manager) ask(ctx context.Context, name string, deadline time.Time, fn func(context.Context, *liveSandbox, sandbox.ExecutionID) error, e *sandbox.Execution) error {
 	id, err := sandbox.ParseExecutionID(name)
 	if err != nil {

@@ -52,7 +52,7 @@ func (m *Manager) expireDue() (next time.Duration, pending bool) {
 	return next, pending
 }
 
-// expire terminates an expired sandbox. It does nothing if another call is terminating the sandbox.
+// expire terminates an expired sandbox. It does nothing if another call of expire is terminating the sandbox.
 func (s *liveSandbox) expire() {
 	if !s.expiring.CompareAndSwap(false, true) {
 		return

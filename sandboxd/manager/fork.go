@@ -87,8 +87,8 @@ func (m *Manager) forkOriginal(ctx context.Context, from, to sandbox.ID) (rewoun
 }
 
 // beginFork waits until the sandbox is idle or suspended, and changes its state to Forking. It returns an error if
-// the sandbox is in use for longer than forkPatience. The caller must end the Transition. It is not held while
-// beginFork waits, so that a user of the sandbox can diagnose it.
+// the sandbox is in use for longer than forkPatience. The caller must end the Transition. beginFork does not hold
+// the Transition while it waits, because a call that uses the sandbox may need it in diagnose.
 func (s *liveSandbox) beginFork(ctx context.Context) (t *lifecycle.Transition, wasSuspended bool, err error) {
 	patience := time.NewTimer(forkPatience)
 	defer patience.Stop()

@@ -14,7 +14,7 @@ const (
 )
 
 // backoff is the delay before a failed operation is tried again. It doubles with each failure in a row, from
-// firstBackoff to lastBackoff. It has no lock of its own.
+// firstBackoff to lastBackoff. The caller must hold the lock that guards it.
 type backoff struct {
 	until time.Time
 	delay time.Duration
@@ -66,8 +66,8 @@ func (m *Manager) idleLoop() {
 	}
 }
 
-// shouldSuspend reports whether the sandbox has been idle for IdleSuspend, and no delay after a failed suspend is
-// under way.
+// shouldSuspend reports whether the sandbox has been idle for IdleSuspend, its guest has the recorded expiry, and
+// no delay after a failed suspend is under way.
 func (s *liveSandbox) shouldSuspend() bool {
 	s.mu.Lock()
 	due := s.suspendBackoff.elapsed()

@@ -40,9 +40,11 @@ func useOf(rec store.Sandbox) capacity.Use {
 	return capacity.Use{Owner: rec.Owner, Memory: rec.Limits.MemoryBytes, UID: rec.UID}
 }
 
-// withCapacity calls try until it succeeds or there is no capacity. try returns an error of kind limit if it needs
-// capacity. Before each further call, withCapacity suspends the sandbox that has been idle longest. If no sandbox
-// is idle, it waits up to capacityPatience for one.
+// withCapacity calls try, and calls it again while it returns an error of kind limit, which means that it needs
+// capacity. Before each further call, withCapacity suspends the sandbox that has been idle longest. If it cannot
+// suspend one, it waits for capacityInterval, and it returns the error once capacityPatience has passed since the
+// first call. If IdleSuspend is zero, it returns the error without waiting. It also returns an error caused by
+// capacity.ErrQuota without another call.
 func (m *Manager) withCapacity(ctx context.Context, try func() error) error {
 	for begin := time.Now(); ; {
 		err := try()

@@ -33,9 +33,9 @@ type liveSandbox struct {
 	ctx   context.Context // cancelled when the sandbox is terminated or the manager is closed
 	close context.CancelFunc
 
-	creation *creation   // how the sandbox is created; nil if an earlier daemon created it
-	expiring atomic.Bool // a goroutine of expireDue is terminating the sandbox
-	removing atomic.Bool // a goroutine of removeContainer is removing the container
+	creation *creation   // the creation of the sandbox; nil if an earlier daemon created it
+	expiring atomic.Bool // expire is terminating the sandbox
+	removing atomic.Bool // removeContainer is removing the container
 
 	// mu guards the fields below. Once the sandbox is in the registry, they change only while both mu and the
 	// sandbox's Transition are held. The exceptions are rec.UsedTime, usedStored and changed.
@@ -129,17 +129,16 @@ func (s *liveSandbox) use(now time.Time) {
 	}
 }
 
-// markChanged records that the sandbox may have changed since its last checkpoint. The caller must be a user of
-// the sandbox or hold its Transition, so that no checkpoint is being made.
+// markChanged records that the sandbox may have changed since its last checkpoint. The caller must have acquired
+// the sandbox or hold its Transition, so that no checkpoint is made at the same time.
 func (s *liveSandbox) markChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changed = true
 }
 
-// clearChanged records that the sandbox has not changed since its last checkpoint. The caller calls it before it
-// makes a checkpoint. clearChanged returns whether the sandbox was marked as changed, so that the caller can mark it
-// again if the checkpoint fails.
+// clearChanged removes the mark that markChanged sets, and returns whether it was set. The caller must call it
+// before it makes a checkpoint. If the checkpoint fails, the caller must set the mark again if it was set.
 func (s *liveSandbox) clearChanged() (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,8 +157,8 @@ func (s *liveSandbox) during(ctx context.Context, fn func(t *lifecycle.Transitio
 	return fn(t)
 }
 
-// acquire makes the caller a user of the sandbox, after resuming the sandbox if it is suspended. The caller must
-// call release. The caller must not hold the Transition.
+// acquire resumes the sandbox if it is suspended. The caller must call release. Until then, the manager does not
+// suspend, checkpoint or fork the sandbox. The caller must not hold the Transition, because a resume needs it.
 func (s *liveSandbox) acquire(ctx context.Context) (release func(), err error) {
 	release, err = s.life.Acquire(ctx)
 	if err != nil && ctx.Err() != nil && s.ctx.Err() != nil { // ctx may be s.ctx, which ended because the sandbox was terminated

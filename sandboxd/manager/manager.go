@@ -27,7 +27,8 @@
 //   - limits.go: the limits on running sandboxes; disk.go: the disk space of checkpoints
 //   - sweep.go: reconciling at start and every sweepEvery; inspect.go: the engine's list of containers
 //
-// A method reports success only after the record of the change is on disk, so that the answer survives a crash.
+// A method reports success only after the store has written the record of the change. So the answer is still true
+// after a crash of the daemon.
 //
 // # Locks
 //
@@ -38,12 +39,13 @@
 //     checkpoint, fork, rewind, update and terminate it. It is held during calls to the engine, the store and the
 //     guest. Functions that need it take it as a parameter. A goroutine that holds the Transition of one sandbox
 //     must not wait for that of another; it uses TryBegin. Otherwise two sandboxes that need each other's capacity
-//     would deadlock. A fork is an exception: the goroutine that creates it also waits for the Transition of the
-//     original. No goroutine waits for the Transition of a sandbox that is being created.
+//     would deadlock. A fork is an exception: the goroutine that creates it holds the fork's Transition and waits
+//     for that of the original. That cannot deadlock, because no goroutine that holds another Transition waits for
+//     the Transition of a sandbox that is being created.
 //   - disk.reserving serializes reservations of disk space.
 //   - inspection.mu serializes requests to the engine for its list of containers.
-//   - All other locks guard fields for a moment. They are never held during a call to the engine, the store or the
-//     guest.
+//   - All other locks are held only while fields are read or written, and never during a call to the engine, the
+//     store or the guest.
 //
 // No lock is held while a call waits for user code to end.
 package manager
@@ -138,7 +140,7 @@ type Manager struct {
 	inspection    inspection
 	snapshots     snapshots
 	expiryChanged chan struct{} // holds one value if expireLoop must look for the next expiry again
-	expirySetting chan struct{} // semaphore that limits concurrent calls that set a guest's expiry to atOnce
+	expirySetting chan struct{} // semaphore: at most atOnce goroutines of reconcile set a guest's expiry at the same time
 }
 
 // New returns a manager of the sandboxes recorded in c.Store. It does not start the
@@ -166,9 +168,9 @@ func New(c Config) (*Manager, error) {
 	return m, nil
 }
 
-// Start reconciles the records with the engine's containers, resumes watching the executions that a previous
-// daemon left unfinished, and starts the background loops. If the engine does not answer, Start succeeds, and
-// the sweep loop retries until the engine answers. The caller must call Start exactly once.
+// Start reconciles the records with the engine's containers, watches the executions that a previous daemon left
+// unfinished, and starts the background loops. If the engine does not answer, Start succeeds, and the sweep loop
+// retries until the engine answers. The caller must call Start exactly once.
 func (m *Manager) Start(ctx context.Context) error {
 	unfinished, err := m.store.Unfinished(ctx)
 	if err != nil {

@@ -53,8 +53,8 @@ func (r *registry) list(conditions ...func(*liveSandbox) bool) []*liveSandbox {
 	return all
 }
 
-// isCreated reports whether the sandbox runs or is suspended, or changes between these states. Clients can use such
-// a sandbox.
+// isCreated reports whether the creation of the sandbox has succeeded and its termination is not on record. Clients
+// can use such a sandbox.
 func isCreated(s *liveSandbox) bool {
 	switch s.life.State() {
 	case lifecycle.Provisioning, lifecycle.Terminated:
@@ -144,8 +144,9 @@ func (m *Manager) named(ctx context.Context, name string) (*liveSandbox, error) 
 	return nil, sandbox.Errorf(sandbox.Invalid, "more than one sandbox has the display name %q (%s%s): name one by its id", sandbox.Quote(name), strings.Join(ids, ", "), more)
 }
 
-// terminatedNamed returns the record of a terminated sandbox that ctx's owner may see. It returns a not-found
-// error when the store has deleted the record.
+// terminatedNamed returns the record of the terminated sandbox with this id or display name, if ctx's owner may see
+// it. A display name selects the owner's newest sandbox with that name. terminatedNamed returns a not-found error
+// if the store does not have such a record, or not any more, or if the sandbox is not terminated.
 func (m *Manager) terminatedNamed(ctx context.Context, name string) (store.Sandbox, error) {
 	const longest = 4 * sandbox.MaxDisplayName // in bytes, because MaxDisplayName is in characters of up to 4 bytes
 	if len(name) > longest {

@@ -17,7 +17,7 @@ type reports struct {
 	all map[sandbox.ExecutionID][]string
 }
 
-// listen makes OnExecution of a configuration record its calls.
+// listen sets c.OnExecution to a function that records its calls in l.
 func (l *reports) listen(c *manager.Config) {
 	l.all = map[sandbox.ExecutionID][]string{}
 	c.OnExecution = func(e sandbox.Execution) {

@@ -14,7 +14,8 @@ import (
 // resumeTimeout is how long the engine may take to resume a sandbox.
 const resumeTimeout = time.Minute
 
-// startResume resumes the sandbox in the background, for callers that wait in acquire.
+// startResume resumes the sandbox in the background and then calls done with the result, for which callers of
+// acquire wait.
 func (s *liveSandbox) startResume(done func(error)) {
 	resume := func() {
 		ctx := s.m.ctx

@@ -84,10 +84,10 @@ func (s *liveSandbox) recordRewind(ctx context.Context) error {
 	return nil
 }
 
-// rewind records that a sandbox went back to its state as of asOf, before any client can see that state.
-// Executions that had not begun stay pending and will still run. Other unfinished executions are lost, and
-// those that ended after asOf are marked as undone. The caller must hold the Transition, and the state must not be
-// Running, so that no call reaches the guest.
+// rewind records that a sandbox went back to its state as of asOf. It must be called before any client can see that
+// state. Unfinished executions that are being sent, and whose effects no client can have seen, stay pending and
+// will still run. Other unfinished executions are lost, and those that ended after asOf are marked as undone. The
+// caller must hold the Transition, and the state must not be Running, so that no call reaches the guest.
 func (s *liveSandbox) rewind(asOf time.Time) error {
 	rec := s.record()
 	if known := rec.Rewound; rec.State == sandbox.Suspended && known.Unreported && known.AsOf.Equal(asOf) {

@@ -215,8 +215,8 @@ func TestConcurrentCallsResumeOnce(t *testing.T) {
 	}
 }
 
-// TestFailedSuspendIsRetried checks that a sandbox keeps running after a failed suspend, even if the engine had
-// suspended it before it returned the error. The suspend is tried again later.
+// TestFailedSuspendIsRetried checks that a sandbox keeps running after a failed suspend, even if the engine
+// suspended the sandbox and then returned an error. The suspend is tried again later.
 func TestFailedSuspendIsRetried(t *testing.T) {
 	for _, despiteError := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -362,7 +362,7 @@ func TestRestartResumesNoSandbox(t *testing.T) {
 		suspended, e := d.createSuspended(t, sandbox.CreateRequest{})
 		suspending := d.create(t, sandbox.CreateRequest{}).ID // the engine suspends this sandbox below, but its record remains running
 		_, resumed := d.execute(t, suspending, "print x", 5), d.create(t, sandbox.CreateRequest{}).ID
-		// In the opposite case, the record is suspended, but the container runs.
+		// The opposite case: the record of this sandbox is suspended, but its container runs.
 		if err := d.store.SetState(resumed, sandbox.Suspended); err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ import (
 const (
 	sweepEvery = 30 * time.Second // the longest time until a container that stopped without a request is detected
 	pruneEvery = time.Hour
-	atOnce     = 4 // how many actions, or how many suspends or checkpoints, run concurrently
+	atOnce     = 4 // how many actions of reconcile, or suspends or checkpoints of idleLoop, run at the same time
 )
 
 // sweepLoop reconciles the records with the engine every sweepEvery. After a failure it retries sooner, with a
@@ -67,7 +67,8 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Actions on the same sandbox run one after another, in the order of the plan, which keeps them together.
+	// The plan lists all actions on one sandbox together. They run one after another, in the order of the plan.
+	// Actions on different sandboxes run concurrently.
 	var groups [][]reconcile.Action
 	for _, a := range plan {
 		if n := len(groups); n > 0 && groups[n-1][0].ID == a.ID {
@@ -84,8 +85,9 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// terminateAllDead terminates the sandboxes whose containers no longer run, and returns when their ends are on
-// record. It returns early if ctx ends or the engine does not answer; then their records may be unchanged.
+// terminateAllDead terminates the sandboxes whose containers no longer run or whose TTL has ended. It returns when
+// these terminations are on record or have failed. If ctx ends or the engine does not answer, it returns early, and
+// the records may be unchanged.
 func (m *Manager) terminateAllDead(ctx context.Context) {
 	if len(m.registry.list()) == 0 {
 		return

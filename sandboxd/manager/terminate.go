@@ -138,8 +138,8 @@ func (s *liveSandbox) removeContainer() {
 	s.markRemoved()
 }
 
-// markRemoved records that the container of a terminated sandbox does not exist any more, and releases what the
-// sandbox occupied.
+// markRemoved records that the container of a terminated sandbox does not exist any more. It removes the sandbox
+// from the registry and releases its capacity and its uid.
 func (s *liveSandbox) markRemoved() {
 	s.m.store.SetContainerRemoved(s.id)
 	s.m.registry.remove(s.id)

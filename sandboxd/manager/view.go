@@ -72,8 +72,8 @@ type statusCache struct {
 }
 
 // queryStatus returns the guest's status. If another caller has sent a status request after this call began,
-// queryStatus returns the answer to that request instead of sending its own. So the status is never older than the
-// call. Callers must not change the status, because they share it. The caller must be a user of the sandbox.
+// queryStatus returns the answer to that request instead of sending another one. So the status is never older than
+// the call. Callers must not change the status, because they share it. The caller must have acquired the sandbox.
 func (s *liveSandbox) queryStatus(ctx context.Context) (guest.Status, error) {
 	called := time.Now()
 	c := &s.status

@@ -51,7 +51,8 @@ func testFullDisk(t *testing.T, dir string) {
 	s.SetSaved(r.ID, created)
 	s.SetSaved(r.ID, used)
 	for range 2 {
-		// Flush must succeed although the deferred changes fail, because its own change writes nothing.
+		// Flush must return nil although the deferred changes fail, because Flush waits for an empty change of its
+		// own, which succeeds.
 		if err := s.Flush(); err != nil {
 			t.Errorf("Flush() = %v, want no error", err)
 		}

@@ -178,8 +178,8 @@ func (s *Store) finish(tx *sql.Tx, e sandbox.Execution) (stored bool, err error)
 	return n == 1, err
 }
 
-// maxRecordBytes limits the size of a record, because a sandbox determines its contents and must not fill the
-// host's disk.
+// maxRecordBytes limits the size of a record. The contents of a record come from a sandbox, which must not be able
+// to fill the host's disk.
 const maxRecordBytes = 256 << 10
 
 // encode returns the JSON of an execution without its events. If that is longer than maxRecordBytes, it also

@@ -13,7 +13,7 @@ const (
 	// usually removed long before the records.
 	Retention = 24 * time.Hour
 	// MaxExecutions is how many of the newest executions of one sandbox are kept. Older executions are also kept
-	// while they are unfinished. It is twice the number that the guest keeps.
+	// while they are unfinished. MaxExecutions is twice the number of executions that the guest keeps.
 	MaxExecutions = 2_000
 )
 

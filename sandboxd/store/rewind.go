@@ -18,7 +18,7 @@ type Rewind struct {
 // Rewinding is the argument of [Store.Rewind].
 type Rewinding struct {
 	AsOf, Time time.Time             // AsOf is the time of the checkpoint, and Time the current time
-	Keep       []sandbox.ExecutionID // unfinished executions that had not begun and will still run
+	Keep       []sandbox.ExecutionID // unfinished executions that will still run, because no client can have seen their effects
 	Lost       string                // the reason to record for the other unfinished executions, which are lost
 	Undone     string                // the reason to add to executions that ended after AsOf, whose effects are undone
 }

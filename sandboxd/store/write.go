@@ -45,7 +45,8 @@ func (s *Store) apply(run func(*sql.Tx) error) error {
 	return s.submit(change{run: run, reserveLeft: reserveBytes})
 }
 
-// applyWithReserve is like apply, but may use the whole reserve on a full disk. It is for changes that free space.
+// applyWithReserve is like apply, but may use the whole reserve on a full disk. It is for changes that must succeed
+// on a full disk, such as the termination of a sandbox, which frees space.
 func (s *Store) applyWithReserve(run func(*sql.Tx) error) error { return s.submit(change{run: run}) }
 
 // applyUnsynced is like apply, but it may use half of the reserve on a full disk, and it does not flush the disk.
@@ -88,7 +89,9 @@ func (s *Store) applyLater(run func(*sql.Tx) error) {
 	}
 }
 
-// Flush returns when all changes that were requested before the call are on disk.
+// Flush returns when all changes that were requested before the call are on disk, or have failed. It can return nil
+// although a deferred change has failed. A deferred change that does not fit on a full disk is tried again after
+// Flush has returned.
 func (s *Store) Flush() error {
 	return s.apply(func(*sql.Tx) error { return nil })
 }
@@ -195,8 +198,8 @@ func (s *Store) transact(changes []change) error {
 	return tx.Commit()
 }
 
-// recordResult stores the result of a transaction for Ping. An error that its caller caused, such as ErrNotFound,
-// counts as success.
+// recordResult stores the result of a transaction for Ping. An error that the caller of the change caused, such as
+// ErrNotFound, counts as success.
 func (s *Store) recordResult(err error) {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotRunning) || errors.Is(err, ErrRequestTaken) {
 		err = nil

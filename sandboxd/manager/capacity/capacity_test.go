@@ -22,8 +22,8 @@ func reserve(t *testing.T, l *capacity.Ledger, id sandbox.ID, u capacity.Use, li
 	}
 }
 
-// TestSuspendedSandboxesDoNotCount checks that a suspended sandbox frees capacity, that it needs capacity to be
-// resumed, and that it counts where the engine only pauses sandboxes.
+// TestSuspendedSandboxesDoNotCount checks that a suspended sandbox frees capacity, and that it needs capacity to be
+// resumed. It also checks that a suspended sandbox counts as running if the engine only pauses sandboxes.
 func TestSuspendedSandboxesDoNotCount(t *testing.T) {
 	for name, limits := range map[string]capacity.Limits{"--max-sandboxes": {Sandboxes: 2}, "--max-memory": {Memory: 2 * gib}} {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestErrorRecommendsLessMemoryIfThatHelps(t *testing.T) {
 	}
 }
 
-// TestQuota checks that suspended sandboxes count towards an owner's quota, and that the operator has none.
+// TestQuota checks that suspended sandboxes count towards an owner's quota, and that the operator has no quota.
 func TestQuota(t *testing.T) {
 	var l capacity.Ledger
 	limits := capacity.Limits{PerOwner: 1}
@@ -78,7 +78,7 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-// TestUIDs checks that each sandbox gets a uid of its own, except those that ask for a certain one.
+// TestUIDs checks that each sandbox gets a uid of its own, unless the caller of Reserve requests a certain uid.
 func TestUIDs(t *testing.T) {
 	var l capacity.Ledger
 	taken := map[int]bool{}

@@ -128,7 +128,7 @@ func TestRemoveAndBeginSucceedOnce(t *testing.T) {
 	}
 }
 
-// TestQueues checks that each language has a queue with one watcher, in the order of arrival.
+// TestQueues checks that each language has a queue with one watcher, and that the queue keeps the order of arrival.
 func TestQueues(t *testing.T) {
 	tab := newTable()
 	a, b := tab.accept("a"), tab.accept("b")

@@ -23,7 +23,8 @@ type container struct {
 	detail         string
 }
 
-// newGuest returns a guest for a container with this spec. It answers reports of a restore with e.FailRestore.
+// newGuest returns a guest for a container with this spec. The guest answers a report of a restore with the error
+// e.FailRestore, if it is set.
 func (e *Engine) newGuest(spec engine.Spec, m memory) *Guest {
 	g := newGuest(spec, m)
 	g.checkRestore = func(ctx context.Context) error {
@@ -124,7 +125,7 @@ func (e *Engine) PowerCut() {
 	}
 }
 
-// KillContainer kills a container, which can be suspended, so that it can't be resumed.
+// KillContainer kills a running or suspended container. Resume cannot restore it afterwards.
 func (e *Engine) KillContainer(id sandbox.ID, detail string) {
 	e.mu.Lock()
 	c := e.containers[id]

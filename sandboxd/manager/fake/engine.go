@@ -28,7 +28,7 @@ import (
 //
 // The exported fields change its behaviour. A test sets them before the engine is used, or inside of [Engine.Set].
 type Engine struct {
-	Suspension engine.Suspension // the way to suspend that Info reports
+	Suspension engine.Suspension // how the engine suspends sandboxes, which Info reports
 	StateBytes int64             // the size of each checkpoint
 	Image      string            // the only image that exists, or empty if every image exists
 
@@ -61,7 +61,7 @@ var (
 	_ engine.Forker       = (*Engine)(nil)
 )
 
-// ErrDown is the error of calls while the engine does not answer (see [Engine.SetDown]).
+// ErrDown is the error of Dial, Resume, Remove and List while the engine does not answer (see [Engine.SetDown]).
 var ErrDown = errors.New("connection refused")
 
 // NewEngine returns an engine without containers.
@@ -76,8 +76,8 @@ func (e *Engine) Set(fn func()) {
 	fn()
 }
 
-// SetDown sets whether calls of the engine fail. While they fail, guests keep running, but connections to them are
-// broken.
+// SetDown sets whether Create, Dial, Resume, Remove and List fail, as if the engine did not answer. While they
+// fail, guests keep running, but connections to them are broken.
 func (e *Engine) SetDown(down bool) {
 	e.mu.Lock()
 	e.down = down

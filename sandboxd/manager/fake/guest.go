@@ -90,7 +90,8 @@ func newGuest(spec engine.Spec, m memory) *Guest {
 	return g
 }
 
-// memory returns the state of the guest. All its executions must be final.
+// memory returns the state of the guest. A guest that is restored from it does not continue executions that are not
+// final.
 func (g *Guest) memory() memory {
 	g.mu.Lock()
 	defer g.mu.Unlock()

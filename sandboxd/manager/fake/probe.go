@@ -45,7 +45,7 @@ func (g *Guest) handleProbe(mux *http.ServeMux) {
 	mux.HandleFunc("GET /posture/kernel", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "no isolation")
 	})
-	mux.HandleFunc("POST /hog/sleep", func(w http.ResponseWriter, r *http.Request) { // the response ends only with its stream
+	mux.HandleFunc("POST /hog/sleep", func(w http.ResponseWriter, r *http.Request) { // the response ends when the client closes the stream
 		w.(http.Flusher).Flush()
 		select {
 		case <-r.Context().Done():

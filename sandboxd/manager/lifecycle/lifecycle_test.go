@@ -77,8 +77,8 @@ func TestTransitionsFollowTheTable(t *testing.T) {
 	}
 }
 
-// TestTableOfStates checks properties that each user of the table relies on: every state can be reached, every
-// state except Terminated can be left, and a state in which the engine works always leads back to a settled state.
+// TestTableOfStates checks properties on which the code that uses the table relies: every state can be reached, no
+// state can follow itself, and each state is settled or can be followed by a settled state.
 func TestTableOfStates(t *testing.T) {
 	reachable := map[lifecycle.State]bool{lifecycle.Provisioning: true}
 	for range lifecycle.Terminated {

@@ -8,7 +8,7 @@ import (
 
 // Machine is the state of one sandbox, and counts its users. It is safe for concurrent use.
 //
-// A user is a call or an execution that needs the sandbox. While a running sandbox has a user, it cannot be claimed
+// A user is a call or an execution that needs the sandbox. While a sandbox has a user, [Transition.Claim] refuses
 // to suspend, checkpoint or fork it. Only the holder of the sandbox's [Transition] can change the state.
 type Machine struct {
 	startResume func(done func(error))
@@ -18,7 +18,7 @@ type Machine struct {
 	state   State
 	version int           // incremented by each change of the state
 	users   int           // users that have not released the sandbox yet
-	used    time.Time     // when the last user released the sandbox; with a monotonic reading
+	used    time.Time     // when a user last released the sandbox, or when it last began to run; with a monotonic reading
 	resume  *attempt      // the resume that users wait for, or nil
 	changed chan struct{} // closed, and replaced, when the state changes or the last user releases the sandbox
 }
@@ -52,10 +52,10 @@ func (m *Machine) Version() (State, int) {
 	return m.state, m.version
 }
 
-// Acquire makes the caller a user of the sandbox, and returns when the sandbox is running. If it is not, the
-// first of several concurrent callers starts a resume, and all of them wait for it. The resume continues if ctx
-// ends. The caller must call release, which is idempotent, when it no longer uses the sandbox. After an error,
-// which is ctx.Err() or the error of the resume, the caller is not a user, and release is nil.
+// Acquire makes the caller a user of the sandbox, and returns when the sandbox is running. If the sandbox is not
+// running, the first of several concurrent callers starts a resume, and all of them wait for it. The resume
+// continues if ctx ends. The caller must call release, which is idempotent, when it no longer uses the sandbox.
+// After an error, which is ctx.Err() or the error of the resume, the caller is not a user, and release is nil.
 func (m *Machine) Acquire(ctx context.Context) (release func(), err error) {
 	release = m.Retain()
 	for {
@@ -115,8 +115,8 @@ func (m *Machine) TryAcquire() (release func(), ok bool) {
 	return sync.OnceFunc(func() { m.release(false) }), true
 }
 
-// Retain adds a user, whatever the state is. An accepted execution is such a user until its end is on record.
-// release is idempotent.
+// Retain adds a user without resuming the sandbox, in any state. An accepted execution is such a user until its end
+// is on record. release is idempotent.
 func (m *Machine) Retain() (release func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -149,15 +149,17 @@ func (m *Machine) Changed() <-chan struct{} {
 	return m.changed
 }
 
-// IdleSince returns when the last user released the sandbox. ok is false if the sandbox has a user or is not
-// running.
+// IdleSince returns since when the sandbox has been idle: when a user last released it, or when it last began to
+// run. A release by a caller of [Machine.TryAcquire] does not count. ok is false if the sandbox has a user or is
+// not running.
 func (m *Machine) IdleSince() (since time.Time, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.used, m.idle(0)
 }
 
-// Idle reports whether the sandbox is running and has been without a user for at least the given duration.
+// Idle reports whether the sandbox is running and has been idle, as defined for [Machine.IdleSince], for at least
+// the given duration.
 func (m *Machine) Idle(long time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -7,8 +7,8 @@
 //   - [Transition], the exclusive right to change the state: transition.go
 //
 // If the engine cannot write checkpoints, it pauses the sandbox instead of suspending it. A paused sandbox has the
-// state Suspended too, because the same rules apply to it. Only its memory still counts as used, which package
-// capacity takes into account.
+// state Suspended too, because the same rules apply to it. However, a paused sandbox still counts towards the
+// limits on running sandboxes; see package capacity.
 package lifecycle
 
 import "slices"
@@ -16,8 +16,8 @@ import "slices"
 // State is a state of a sandbox.
 type State int
 
-// The states. Calls may use the guest of a sandbox only in the state Running, with the exception of the
-// goroutine that holds the [Transition].
+// The states. Calls may use the guest of a sandbox only in the state Running. The goroutine that holds the
+// [Transition] may use it in other states too.
 const (
 	Provisioning  State = iota // the container is being created
 	Running                    // the container runs
@@ -41,11 +41,11 @@ func (s State) String() string {
 
 // next contains the states that may follow each state.
 //
-//   - A state in which the engine works (Checkpointing, Forking, Suspending, Resuming) is left for the state that
-//     the sandbox then has, whether the engine succeeded or failed.
+//   - A state in which the engine works (Checkpointing, Forking, Suspending, Resuming) is followed by the state in
+//     which the engine leaves the sandbox, whether the engine succeeds or fails.
 //   - Running is followed by Suspended when the engine has suspended the sandbox by itself, for example because
 //     its processes died and only a checkpoint is left.
-//   - Terminating is left for the state before it if the end cannot be recorded.
+//   - Terminating is followed by the previous state if the end of the sandbox cannot be recorded.
 var next = map[State][]State{
 	Provisioning:  {Running, Terminating},
 	Running:       {Checkpointing, Forking, Suspending, Suspended, Terminating},

@@ -9,8 +9,9 @@ import (
 // Transition is the exclusive right to change the state of one sandbox. A function that needs this right takes a
 // *Transition, so that the compiler checks that its callers have it. A goroutine that holds the Transition of one
 // sandbox must not wait for that of another, because two sandboxes could then wait for each other; it may use
-// [Machine.TryBegin]. The goroutine that creates a sandbox is an exception: no other goroutine waits for the
-// Transition of a sandbox that is being created.
+// [Machine.TryBegin]. The goroutine that creates a sandbox is an exception: it may wait for the Transition of
+// another sandbox, because no goroutine that holds another Transition waits for that of a sandbox that is being
+// created.
 type Transition struct{ m *Machine }
 
 // Begin waits until no other goroutine holds the sandbox's Transition, and returns it. The caller must call
@@ -81,7 +82,7 @@ func (m *Machine) to(s State) {
 		panic(fmt.Sprintf("lifecycle: a sandbox cannot become %s while it is %s", s, m.state))
 	}
 	if s == Running && (m.state == Provisioning || m.state == Resuming) {
-		m.used = time.Now() // a checkpoint or a fork, in contrast, does not count as use
+		m.used = time.Now() // the end of a creation or a resume counts as use, but not that of a checkpoint or a fork
 	}
 	m.state = s
 	m.version++

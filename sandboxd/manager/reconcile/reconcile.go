@@ -1,8 +1,8 @@
 // Package reconcile compares the recorded sandboxes with the containers of the engine, and plans the actions that
 // remove the differences. It does no I/O: package manager gets both lists and runs the actions.
 //
-// If they differ, the records decide which sandboxes clients may expect, and the engine decides which sandboxes
-// run. A recorded sandbox whose container does not run is terminated, with the reason. A container without a
+// If the two lists differ, the records decide which sandboxes exist for clients, and the engine decides which
+// sandboxes run. A recorded sandbox whose container does not run is terminated, with the reason. A container without a
 // record is removed.
 package reconcile
 
@@ -107,8 +107,8 @@ func planOne(k Known, c engine.Container, exists bool, now time.Time) []Action {
 	return []Action{{Do: Terminate, ID: id, Cause: cause, Reason: reason}, removal}
 }
 
-// WhyDead returns the cause and the reason to record for a sandbox whose container does not run. If the engine
-// has no container for it, exists is false and c is empty.
+// WhyDead returns the cause and the reason to record for a sandbox that has expired or whose container does not
+// run. If the engine has no container for it, exists is false and c is empty.
 func WhyDead(rec store.Sandbox, c engine.Container, exists bool, now time.Time) (store.Cause, string) {
 	switch {
 	case !now.Before(rec.ExpireTime):

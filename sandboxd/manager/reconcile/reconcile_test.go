@@ -22,7 +22,7 @@ func rec(state sandbox.State, expire time.Time, container bool) *reconcile.Known
 	return &reconcile.Known{Record: store.Sandbox{ID: "s", State: state, ExpireTime: expire, Container: container}}
 }
 
-// TestPlan checks the plan for each combination of a record and the state of its container.
+// TestPlan checks the plan for combinations of a record and the state of its container.
 func TestPlan(t *testing.T) {
 	absent, running, dead, suspended := "absent", "running", "dead", "suspended"
 	current := rec(sandbox.Running, later, true)
