@@ -74,7 +74,8 @@ type Spec struct {
 	// UID is the user and group that kernels run as. It is unique among the live sandboxes that run on the same
 	// machine kernel.
 	UID int
-	// Expires is when the guest ends the sandbox itself if the daemon has not removed it.
+	// Expires is the sandbox's expiry. If the daemon has not removed the sandbox by then, the guest waits for a grace
+	// period and then ends the sandbox itself.
 	Expires time.Time
 	// Language is the language of the kernel that the guest starts before the first execution.
 	Language sandbox.Language

@@ -21,7 +21,7 @@ func ErrSuspended() *sandbox.Error {
 	return sandbox.Errorf(sandbox.Busy, "the sandbox is suspended, and was not resumed: try again")
 }
 
-// cleanupTimeout bounds the work that [Cleanup] is for.
+// cleanupTimeout is the timeout of a context that [Cleanup] returns.
 const cleanupTimeout = 30 * time.Second
 
 // Cleanup returns a context for work that must complete even if ctx has ended, such as the removal of a container after

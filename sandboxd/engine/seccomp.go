@@ -127,7 +127,7 @@ const (
 	masked = "SCMP_CMP_MASKED_EQ"
 )
 
-// low32 returns the condition that the argument with an index, which has the C type int, equals value. The argument's
+// low32 returns the condition that the argument at index, which has the C type int, equals value. The argument's
 // register has 64 bits, and the machine's kernel ignores the upper half. A rule that compared all 64 bits would refuse
 // calls that the machine's kernel accepts.
 func low32(index uint, value uint64) SeccompArg {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestSeccompNamesEachCallOnce checks that the filter names each system call once, because otherwise one rule could
-// override another unnoticed. It also checks that the filter allows none of the listed dangerous calls.
+// TestSeccompNamesEachCallOnce checks that allowed and refused name each system call once, because otherwise one rule
+// could override another unnoticed. It also checks that they name none of the dangerous calls listed below.
 func TestSeccompNamesEachCallOnce(t *testing.T) {
 	seen := map[string]bool{}
 	check := func(names string, once bool) {

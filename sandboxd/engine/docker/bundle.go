@@ -202,9 +202,10 @@ func (g *guestVolumes) lock(ctx context.Context, name string, img imageFacts, la
 	}
 }
 
-// removeStaleHelper removes a helper that a dead daemon left behind. The engine recorded the helper's creation time, so
-// the helper's age is computed with the engine's clock, not with this machine's. The helper is removed by its id,
-// because another daemon's helper may have the name by then.
+// removeStaleHelper removes the container named helper if it is older than g.stale, because its daemon is then
+// considered dead. The engine recorded the container's creation time, so the age is computed with the engine's clock,
+// not with this machine's. The container is removed by its id, because another daemon's helper may have the name by
+// then.
 func (g *guestVolumes) removeStaleHelper(ctx context.Context, helper string) error {
 	old, err := g.api.ContainerInspect(ctx, helper)
 	if cerrdefs.IsNotFound(err) {

@@ -45,7 +45,8 @@ func checkpointInName(container string) (s checkpointRef) {
 }
 
 // newCheckpoint returns a name that no other call has used. An engine finishes a checkpoint even if the call that
-// requested it was cancelled, and must not write into the files of a later checkpoint.
+// requested it was cancelled. If a later checkpoint had the same name, the engine would write into the files of the
+// later one.
 func newCheckpoint() string { return strings.ToLower(rand.Text()[:12]) }
 
 // suspendToDisk suspends a running sandbox to disk. The caller must have called acquireExclusive, and must have closed
@@ -119,8 +120,9 @@ func (e *Engine) saveCheckpoint(ctx context.Context, from, to string) (s checkpo
 }
 
 // awaitDisconnect waits until no process that the engine's exec has started runs in the container. Such a process is
-// connected to the engine by pipes, and a checkpoint can't contain pipes. Dial has started some of these processes,
-// which end because the caller has closed their streams.
+// connected to the engine by pipes, and a checkpoint can't contain pipes. The processes that Dial has started end
+// because the caller has closed their streams. If another process still runs after disconnectTimeout, awaitDisconnect
+// returns an error of kind busy.
 func (e *Engine) awaitDisconnect(ctx context.Context, containerID string) error {
 	for deadline := time.Now().Add(disconnectTimeout); ; {
 		found, err := e.api.ContainerInspect(ctx, containerID)

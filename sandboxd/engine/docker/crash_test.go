@@ -225,8 +225,9 @@ func builtRunsc(t *testing.T) string {
 }
 
 // TestSandboxesSurviveAKilledEngine checks that running and suspended sandboxes survive a kill -9 of the engine at any
-// time. It does not run in parallel with other tests: an engine that is opened while another containerd ends can take that
-// containerd for one with a file system of its own, and then does not suspend to disk.
+// time. It does not run in parallel with other tests: while the containerd of one test's engine ends, docker.New in
+// another test can take that containerd for one with a file system of its own, and then returns an Engine that does not
+// suspend to disk.
 func TestSandboxesSurviveAKilledEngine(t *testing.T) {
 	p := newPrivateEngine(t, builtRunsc(t))
 	guest := enginetest.Probe(t)

@@ -158,8 +158,8 @@ func (e *Engine) checkIDFree(ctx context.Context, id sandbox.ID) error {
 	return err
 }
 
-// Remove implements [engine.Engine]. It waits while the sandbox is being suspended or resumed: a checkpoint that is
-// still being written would reappear after its container is removed.
+// Remove implements [engine.Engine]. It waits while the sandbox is being suspended, resumed or forked: a checkpoint
+// that is still being written would reappear after its container is removed.
 func (e *Engine) Remove(ctx context.Context, id sandbox.ID) error {
 	release, err := e.changes.Acquire(ctx, id)
 	if err != nil {

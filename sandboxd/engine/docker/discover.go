@@ -25,7 +25,7 @@ type place struct {
 	err error // why the place can't be tried, or nil
 }
 
-// environment contains the inputs of discovery from this process, so that tests can replace them.
+// environment contains the properties of this process that [places] depends on, so that tests can replace them.
 type environment struct {
 	getenv func(string) string
 	home   string

@@ -9,8 +9,8 @@
 //   - creating, finding, listing and removing containers (create.go)
 //   - the stream to the guest (dial.go): through the engine's exec (stream.go) or, on the same machine, through the
 //     container's own runtime (package directexec)
-//   - [Engine.Suspend] and [Engine.Resume] (suspend.go): to a checkpoint on disk (checkpoint.go, disk.go, package copies), or paused
-//     (pause.go)
+//   - [Engine.Suspend] and [Engine.Resume] (suspend.go): to a checkpoint on disk (checkpoint.go, disk.go, package
+//     copies), or paused (pause.go)
 //   - repairs after a crash of the daemon or the engine (repair.go)
 //   - [Engine.Fork] (fork.go)
 //   - installing the guest: one volume for each build and architecture, which containers mount read-only (bundle.go)
@@ -45,7 +45,7 @@ type Config struct {
 	Home string
 	// Bundle is the guest. Without a bundle, images and checks work but sandboxes can't be created. With a bundle,
 	// New repairs suspends and resumes that a crash interrupted. New can't distinguish these from suspends and resumes
-	// in progress, so no other process may suspend or resume sandboxes of this home.
+	// in progress, so no other process may suspend or resume sandboxes of this home at the same time.
 	Bundle engine.Bundle
 	// Runtime names the engine's runtime to use. If it is empty or "auto", New uses runsc if the engine lists it, and
 	// otherwise the engine's default. If the engine lacks the named runtime, New returns an error and does not use

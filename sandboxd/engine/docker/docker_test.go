@@ -86,8 +86,8 @@ func testImage(t testing.TB) string {
 	return tags[0]
 }
 
-// killForgottenShims kills the shims of containers that the engine no longer manages. TestMain sets it if the engine is
-// on this machine.
+// killForgottenShims kills the shims of containers that the engine no longer manages. TestMain sets it on Linux. On
+// other operating systems it does nothing.
 var killForgottenShims = func(testing.TB) {}
 
 func TestSuite(t *testing.T) {

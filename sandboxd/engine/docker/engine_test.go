@@ -54,7 +54,8 @@ func TestPrunedGuestIsReinstalled(t *testing.T) {
 	createAndRemove(t, e, image)
 }
 
-// brokenBundle is a bundle that fails in the middle of its files, like an installation whose daemon is killed.
+// brokenBundle is a bundle whose guest can't be read, so that the installation of its files stops halfway, as if the
+// daemon had been killed.
 type brokenBundle struct{ engine.Bundle }
 
 func (b brokenBundle) Files(arch string) (fs.FS, error) {

@@ -56,7 +56,7 @@ func factsOf(sys system.Info, home, apiVersion, runtime string) engineFacts {
 // seccompArg is an argument of runsc. Without it, runsc ignores the system call filter.
 const seccompArg = "oci-seccomp"
 
-// gvisor reports whether the runtime is gVisor. It decides by the runtime's name, which begins with "runsc".
+// gvisor reports whether the runtime is gVisor. A runtime counts as gVisor if its name begins with "runsc".
 func (f engineFacts) gvisor() bool { return strings.HasPrefix(f.Runtime, "runsc") }
 
 func (f engineFacts) isolation() string {

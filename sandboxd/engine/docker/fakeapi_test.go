@@ -26,7 +26,7 @@ type fakeAPI struct {
 	paused      bool
 	frozen      bool // the container's processes do not run, even if paused is false
 	checkpoints []string
-	fail        map[string]bool // the calls that fail, such as "kill", without an effect
+	fail        map[string]bool // the calls that fail without an effect, such as "kill" or "GET checkpoints"
 	loseAnswer  map[string]bool // the calls that fail although they have had their effect
 }
 

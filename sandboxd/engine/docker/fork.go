@@ -56,7 +56,7 @@ func (e *Engine) Fork(ctx context.Context, from, to sandbox.ID) error {
 	e.streams.Close(found.ID)
 	err = e.forkTo(ctx, found, to)
 	if s.name != "" {
-		err = errors.Join(err, e.end(ctx, found.ID)) // the original's name still marks it as suspended
+		err = errors.Join(err, e.end(ctx, found.ID)) // the original is still suspended, so its container must not continue to run
 	}
 	return wrap("fork "+string(from), err)
 }

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// privateDirs is the prefix of the paths of this process's private engines.
+// privateDirs is the prefix of the paths of the folders of this process's private engines.
 var privateDirs = filepath.Join(os.TempDir(), fmt.Sprintf("dm-%d-", os.Getpid()))
 
 // containers records the containers that are created on this machine's engine while the tests run.

@@ -21,10 +21,11 @@ const (
 	settlePoll    = 20 * time.Millisecond
 )
 
-// findSettled is like find, for callers that need to know whether the container is paused. Docker records an unpause
-// twice: when it handles the call, and again when an event of containerd arrives. So for a moment Docker can report a
-// container as paused that was just resumed. If this process has resumed the sandbox, findSettled waits until Docker
-// reports the container as not paused, but at most for answerTimeout.
+// findSettled is like find, for callers that need to know whether the container is paused. Docker records each pause
+// and unpause twice: when it handles the call, and again when an event of containerd arrives. If the event of a pause
+// arrives after the container was unpaused, Docker reports the running container as paused for a moment. So if this
+// process has resumed the sandbox, findSettled waits until Docker reports the container as not paused, but at most for
+// answerTimeout.
 func (e *Engine) findSettled(ctx context.Context, id sandbox.ID) (found container.InspectResponse, err error) {
 	for end := time.Now().Add(answerTimeout); ; {
 		found, err = e.find(ctx, id)
@@ -50,9 +51,11 @@ func (e *Engine) unfreeze(ctx context.Context, containerID string) error {
 	defer cancel()
 	if e.awaitGuest(answerCtx, containerID) != nil {
 		if ctx.Err() != nil {
-			return ctx.Err() // the caller did not wait for the answer, so the container may be running
+			return ctx.Err() // ctx ended before the guest could answer, so the container may be running
 		}
-		_ = e.pause(ctx, containerID) // this may fail, because the container may be paused already
+		// The engine unpauses only a container that it reports as paused. The pause may fail, because the container may
+		// be paused already.
+		_ = e.pause(ctx, containerID)
 		if err := e.unpause(ctx, containerID); err != nil {
 			return err
 		}
@@ -68,15 +71,16 @@ func (e *Engine) pause(ctx context.Context, containerID string) error {
 	defer cancel()
 	e.streams.Close(containerID)
 	// The engine may still be starting an exec for a dial that was cancelled. In a frozen container that exec would
-	// hang, and every inspect of the container would hang too (Docker 20.10). The engine answers this inspect once it
-	// is starting no exec.
+	// hang, and every inspect of the container would hang too (Docker 20.10). The engine answers this inspect only
+	// after it has started the exec.
 	if _, err := e.api.ContainerInspect(ctx, containerID); err != nil {
 		return err
 	}
 	var err error
 	for range pauseTries {
-		// On a busy machine with cgroup v1, runc can give up before the kernel has frozen all processes, and lets them run
-		// again ("unable to freeze").
+		// On a busy machine with cgroup v1, runc can give up before the machine's kernel has frozen all processes, and
+		// then lets them run again. Only the text of runc's error identifies this failure. No test can provoke it, so
+		// no test fails if another version of runc changes the text.
 		if err = e.api.ContainerPause(ctx, containerID); err == nil || !strings.Contains(err.Error(), "unable to freeze") {
 			break
 		}

@@ -29,7 +29,7 @@ var labelValue = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 const namePrefix = "dormouse-"
 
-// nameOf returns the name of a sandbox's container while it is not suspended to disk.
+// nameOf returns the name of a sandbox's container while the sandbox is not suspended to disk.
 func nameOf(id sandbox.ID) string { return namePrefix + string(id) }
 
 // profile returns the container configuration of a sandbox: everything that isolates it. It is a pure function, so
@@ -89,7 +89,7 @@ func profile(spec engine.Spec, facts engineFacts, img imageFacts, guest guestVol
 	host.Init = new(false) // the guest is PID 1 and reaps zombies, so no other init is needed
 	if facts.Overlay && !facts.gvisor() && overlayable(guest.Folder) && overlayable(guest.Empty) {
 		// The volume itself is mounted only so that the engine does not remove it while the sandbox exists. The sandbox
-		// can't see its files, because the mount's path is masked.
+		// can't see the volume's files at maskedVolume, because that path is masked.
 		host.Mounts = []mount.Mount{guestMount(guest.Name, maskedVolume), privateView(guest)}
 		host.MaskedPaths = append(host.MaskedPaths, maskedVolume)
 	}

@@ -21,8 +21,8 @@ func (e *Engine) repairAfterCrash(ctx context.Context) error {
 		return err
 	}
 	for _, s := range all {
-		// A killed daemon may have left a start of the container in progress. The engine answers an inspect only after
-		// that start has ended, so then the copies are no longer read.
+		// If the daemon was killed during a resume or fork, the engine may still be starting the container from a
+		// checkpoint. The engine answers an inspect only after that start, when the copies are no longer read.
 		_, err := e.api.ContainerInspect(ctx, s.container)
 		if err == nil {
 			err = e.removeCopies(s.container, checkpointInName(s.name).sum)

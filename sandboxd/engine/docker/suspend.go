@@ -22,7 +22,7 @@ import (
 // is suspended, even if its container still runs: no stream is open, so no client has seen the effects of code that
 // ran after the checkpoint. Resume starts the container from the checkpoint, and renames it back when its guest has
 // answered. The engine could end the container itself when it has written the memory, but it would do so before the
-// checkpoint is stored under its name.
+// checkpoint is stored under its name, and a crash between the two would lose the sandbox.
 //
 // [engine.Paused], otherwise: the engine freezes the container, and reports its state as paused. The sandbox keeps
 // its memory, and is lost when the machine stops.

@@ -73,8 +73,8 @@ func TestResumeUnfreezes(t *testing.T) {
 	}
 }
 
-// TestResumeOfARunningSandboxDoesNotPauseIt checks that Resume does not pause a running sandbox, neither if it is
-// cancelled nor if it can't list checkpoints.
+// TestResumeOfARunningSandboxDoesNotPauseIt checks that Resume does not pause a running sandbox, even if Resume is
+// cancelled or can't list the checkpoints.
 func TestResumeOfARunningSandboxDoesNotPauseIt(t *testing.T) {
 	f, e := openFakeAPI(t)
 	f.set(func() { f.fail["GET checkpoints"], f.fail["pause"], f.fail["unpause"] = true, true, true })

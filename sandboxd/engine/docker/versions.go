@@ -11,16 +11,15 @@ import (
 
 type version [3]int
 
-// The minimums are the oldest versions that [checkVersion] accepts: one for each release line that received the
-// correction, oldest first. Older versions have a known escape from a container, except where a comment gives another
-// reason.
+// Each list has the first fixed version of each release line, oldest line first. [checkVersion] gives older versions the
+// status [engine.Weak]. The comment on a list names the fixed vulnerabilities, or another reason for the minimum.
 var (
 	// The oldest version that Dormouse is tested with.
 	dockerMinimums = []version{{20, 10, 24}}
 	// CVE-2023-25173: supplementary groups are set up incorrectly.
 	containerdMinimums = []version{{1, 5, 18}, {1, 6, 18}}
-	// CVE-2024-21626, a leaked file descriptor of the host (1.1.12), and CVE-2025-31133,
-	// -52565 and -52881, races around masked paths.
+	// CVE-2024-21626, a leaked file descriptor of the host (fixed in 1.1.12), and CVE-2025-31133, -52565 and -52881,
+	// races around masked paths.
 	runcMinimums = []version{{1, 2, 8}, {1, 3, 3}}
 )
 
@@ -50,9 +49,10 @@ func (v version) less(than version) bool {
 
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
-// checkVersion compares a component's version, as the engine reports it, with the minimums. A version that can't be
-// parsed, such as a commit hash, is OK. A distribution may have patched an old version, so the remedy for a
-// distribution's version is to check that, or to update.
+// checkVersion compares a component's version, as the engine reports it, with the minimum of its release line, or with
+// the first minimum if its release line has none. A version that can't be parsed, such as a commit hash, is OK. A
+// distribution may have patched an old version, so the remedy for a distribution's version is to check that, or to
+// update.
 func checkVersion(name, reported string, minimums []version) engine.Check {
 	v, isVersion := parseVersion(reported)
 	if !isVersion {

@@ -53,10 +53,11 @@ func Run(t *testing.T, open Open, image string) {
 	t.Run("Limits", s.limits)
 }
 
-// RunContract runs the part of the suite that does not look at the isolation from inside of a sandbox: the contracts of
-// [engine.Engine] and of the optional interfaces that the engine implements. It is for an engine whose sandboxes are
-// not containers, and for a second way to reach an engine that passes [Run], such as TCP. The parameter guest is the
-// result of [Probe] or, for an engine that runs no programs, a placeholder for a guest that answers the same requests.
+// RunContract runs the part of the suite that tests the contracts of [engine.Engine] and of the optional interfaces
+// that the engine implements. It does not compare the isolation with golden files, and does not test limits or real
+// programs. It is for an engine whose sandboxes are not containers, and for a second way to reach an engine that passes
+// [Run], such as TCP. The parameter guest is the result of [Probe] or, for an engine that runs no programs, a
+// placeholder for a guest that answers the same requests.
 func RunContract(t *testing.T, open Open, image string, guest engine.Bundle) {
 	newSuite(t, open, image, guest).contract(t)
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // Locks has a lock for each sandbox. A lock is held by one exclusive holder, or by up to maxShared shared holders. The
-// zero value has no lock that is held. Locks is safe for concurrent use.
+// zero value is ready for use. Locks is safe for concurrent use.
 type Locks struct {
 	mu   sync.Mutex
 	byID map[sandbox.ID]*lock

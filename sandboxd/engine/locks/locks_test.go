@@ -44,7 +44,7 @@ func TestExclusiveExcludesAll(t *testing.T) {
 			t.Errorf("while the lock was held exclusively it was acquired: exclusively %v, shared %v; want neither", waiting, alsoWaiting)
 		}
 		first()
-		shared() // it waited for a place of the first holder, so it acquires the lock before the second exclusive holder
+		shared() // unlike the second exclusive call, it already waits for a place in lock.shared, so it acquires the lock first
 		second()
 		if len(l.byID) != 0 {
 			t.Errorf("%d locks are left after all were released, want 0", len(l.byID))
@@ -78,7 +78,8 @@ func TestSharedExcludesExclusive(t *testing.T) {
 	})
 }
 
-// TestCancelledAcquireReleasesItsPlaces checks that a call that ends with its context holds nothing afterwards.
+// TestCancelledAcquireReleasesItsPlaces checks that a call of Acquire whose context ends first holds no places
+// afterwards.
 func TestCancelledAcquireReleasesItsPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l Locks

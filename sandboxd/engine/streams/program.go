@@ -37,8 +37,8 @@ var (
 	_ Stream = (*stdio.Stream)(nil)
 )
 
-// OpenPipes creates two pipes for the stdin and stdout of a process. ours contains this program's ends. stdin and
-// stdout are the ends for the process, which the caller closes after it has started the process.
+// OpenPipes creates two pipes for the stdin and stdout of a new process. ours contains the caller's ends. stdin and
+// stdout are the new process's ends, which the caller closes after it has started the new process.
 func OpenPipes() (ours stdio.Pipes, stdin, stdout *os.File, err error) {
 	stdin, in, err := os.Pipe()
 	if err != nil {

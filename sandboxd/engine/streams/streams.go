@@ -20,12 +20,13 @@ import (
 type Stream interface {
 	net.Conn
 	// Ended returns a channel that is closed when the stream has been closed and, as far as the implementation can
-	// check, nothing of it is left in the sandbox.
+	// check, the sandbox no longer uses the stream.
 	Ended() <-chan struct{}
 }
 
-// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. The id
-// is that of the sandbox or of its container. The zero value is ready for use. Open is safe for concurrent use.
+// Open contains the open streams of each sandbox, which must be closed before the sandbox's memory is saved. The
+// parameter id of its methods is the id of the sandbox or of the sandbox's container. The zero value is ready for use.
+// Open is safe for concurrent use.
 type Open struct {
 	mu sync.Mutex
 	// The inner map's value is true if the stream is unused: it was opened to check that the guest can be dialled, and

@@ -6,7 +6,7 @@
 // resume would leave another copy, as large as the checkpoint (measured: 154 MB for two kernels with 100 MB of data), and
 // the memory of a deleted sandbox would stay on disk.
 //
-// The header that gVisor writes at the start of a checkpoint contains the configuration of the saved container, and so the
-// container's id. [Remove] compares this id before it removes a folder. [Places] returns the folders to look in, or the
-// reason why this process can't remove copies; the engine then suspends no sandbox to disk.
+// The header that gVisor writes at the start of a checkpoint contains the configuration of the saved container, and so
+// the container's id. [Remove] compares this id before it removes a folder. [Places] returns the folders to look in. If
+// this process can't remove copies, Places returns the reason, and the engine suspends no sandbox to disk.
 package copies

@@ -20,8 +20,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/docker/hostproc"
 )
 
-// copyName matches the names of these folders. containerd restores from folders named ctrd-checkpoint…, and saves to
-// folders named ctd-checkpoint….
+// copyName matches the names of containerd's temporary folders for checkpoints. containerd restores from folders named
+// ctrd-checkpoint…, and saves to folders named ctd-checkpoint….
 var copyName = regexp.MustCompile(`^ctr?d-checkpoint[0-9]+$`)
 
 // Places returns the folders in which the containerd processes of this machine unpack checkpoints. host is the
@@ -111,9 +111,9 @@ func tempDirOf(pid int) (string, error) {
 }
 
 // Remove removes containerd's temporary folders that contain the memory of a container. The parameter place is the
-// folder that these folders are in, and container is the container's full id. Older versions of gVisor do not write the
-// id into a checkpoint, so isCopy reports whether the files in a folder are a copy of the container's checkpoint. No
-// restore may read the copies during the call.
+// folder that these folders are in, and container is the container's full id. If the checkpoint in a folder does not
+// contain the id, Remove calls isCopy, which reports whether the files are a copy of the container's checkpoint: older
+// versions of gVisor do not write the id into a checkpoint. No restore may read the copies during the call.
 func Remove(place, container string, isCopy func(dir string) bool) error {
 	dir, err := os.Open(place)
 	if errors.Is(err, os.ErrNotExist) {

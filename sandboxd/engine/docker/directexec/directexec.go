@@ -16,17 +16,19 @@
 //   - The pid of the container's first process comes from the engine. Its parent must be containerd's shim of exactly
 //     this container: the shim's arguments name the container's id. So a pid that another process has by now, or that an
 //     engine on another machine has reported, leads to no runtime.
-//   - All user and group ids of the shim must be 0, and the shim must see the same files as the daemon. The effective user
-//     id alone would not do: a set-user-id program gets its arguments and its working directory from the user who starts
-//     it.
-//   - containerd records the runtime in options.json in the shim's working directory. The folder and the file must belong
-//     to root, and no other user may be able to write them. The folder is opened once, and the file relative to that
-//     descriptor without following links, because a path could lead elsewhere when it is used again.
+//   - All user and group ids of the shim must be 0, and the shim must see the same files as the daemon. The effective
+//     user id alone is not enough: a set-user-id program gets its arguments and its working directory from the user who
+//     starts it.
+//   - containerd records the runtime in options.json in the shim's working directory. The folder and the file must
+//     belong to root, and no other user may be able to write them. The folder is opened once, and the file is opened
+//     relative to the folder's descriptor, without following links, because a path could lead elsewhere when it is used
+//     again.
 //   - After the checks, the same process must still have the shim's pid, and the first process must still have the same
 //     parent.
 //
 // The command runs with the rights that the container's configuration gives the guest, as with the engine's exec. An
-// engine with an authorization plugin does not see the command, so package docker does not use this package then.
+// authorization plugin of the engine does not see the command, so package docker uses this package only for engines
+// without such a plugin.
 package directexec
 
 import (

@@ -18,10 +18,10 @@ import (
 // maxOptions limits how many bytes of a shim's options.json are read. containerd writes about a hundred.
 const maxOptions = 64 << 10
 
-// Find returns the OCI runtime of a container, and false if it can't be found or called. pid is the pid of the
-// container's first process, as the engine reports it. The parent of that process is containerd's shim, in whose
-// working directory containerd records which runtime the shim calls. Only root can call the runtime. Find
-// trusts no file that another user could have written, and no process that is not root's.
+// Find returns the OCI runtime of a container, and false if it can't be found or called. Only root can call the
+// runtime. pid is the pid of the container's first process, as the engine reports it. The parent of that process is
+// containerd's shim, in whose working directory containerd records which runtime the shim calls. Find trusts only
+// processes of root, and only files that no other user can write.
 func Find(container string, pid int) (Runtime, bool) {
 	if os.Geteuid() != 0 || pid <= 0 {
 		return Runtime{}, false

@@ -41,8 +41,8 @@ func init() {
 	select {}
 }
 
-// fakeShim starts a fake shim (see init) in the first folder, as the user with the uid user. It returns the shim and the
-// pid of its container's first process.
+// fakeShim starts a fake shim (see init) in the first folder. The parameter user is the uid that the shim runs as.
+// fakeShim returns the shim and the pid of its container's first process.
 func fakeShim(t *testing.T, user uint32, folders ...string) (shim *exec.Cmd, container int) {
 	t.Helper()
 	// Use /proc/self/exe, because another user can't enter the folder of the test program.
@@ -99,8 +99,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// TestRuntimeOfAnotherUserIsRejected checks that Find, whose result root runs, never returns a program that
-// another user could have chosen.
+// TestRuntimeOfAnotherUserIsRejected checks that Find never returns a program that another user could have chosen,
+// because root runs the program.
 func TestRuntimeOfAnotherUserIsRejected(t *testing.T) {
 	needRoot(t)
 	must := func(errs ...error) {

@@ -46,7 +46,7 @@ func (p Process) Read(name string) ([]byte, error) {
 	return io.ReadAll(file)
 }
 
-// OpenAt opens a file in the process's folder in /proc, which can be a link such as cwd. flags are those of openat.
+// OpenAt opens a file in the process's folder in /proc. The file can be a link, such as cwd. flags are those of openat.
 func (p Process) OpenAt(name string, flags int) (*os.File, error) { return OpenAt(p.dir, name, flags) }
 
 // CheckLives returns an error if the process has ended, even if another process has the same pid now.

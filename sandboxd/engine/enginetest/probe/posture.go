@@ -115,7 +115,8 @@ var secrets = []string{
 	"/run/secrets", "/.dockerenv", engine.RunDir,
 }
 
-// readable returns "nothing" if a file or folder is missing or empty, and otherwise what could be read, or the error.
+// readable returns "nothing" if a file or folder is missing or empty. Otherwise it returns "readable", "folder with
+// content", or the error that prevents reading.
 func readable(path string) string {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -125,7 +126,7 @@ func readable(path string) string {
 		return errnoName(err)
 	}
 	defer file.Close()
-	file.SetDeadline(time.Now().Add(time.Second)) // the error is ignored, because most kinds of files have no deadline
+	file.SetDeadline(time.Now().Add(time.Second)) // the error is ignored, because most kinds of files do not support deadlines
 	if entries, err := file.ReadDir(-1); err == nil {
 		if len(entries) == 0 {
 			return "nothing"
@@ -162,7 +163,7 @@ func writable(dir string) string {
 	return "writable"
 }
 
-// tryInit tries the attacks on the guest, which is PID 1, that code in a kernel could try. It returns the results.
+// tryInit tries attacks on PID 1, the guest, as code in a kernel could, and returns the results.
 func tryInit() map[string]string {
 	open := func(name string, flag int) string {
 		file, err := os.OpenFile(name, flag, 0)
@@ -336,7 +337,7 @@ func limits() map[string]string {
 	return results
 }
 
-// errnoName returns the name of an error's errno, or "ok".
+// errnoName returns "ok" if err is nil, the name of the error's errno, or the error's text if it has no errno.
 func errnoName(err error) string {
 	if err == nil {
 		return "ok"

@@ -70,8 +70,8 @@ func closeAll(errno syscall.Errno, fds ...int32) string {
 }
 
 // trySyscalls makes system calls that code in a sandbox does not need. Their arguments make them harmless if they are
-// allowed. EPERM means that the filter (or a missing capability) refused the call; any other result comes from the
-// kernel behind the filter.
+// allowed. EPERM means that the filter (or a missing capability) refused the call. The filter can also refuse clone3
+// with ENOSYS, and splice, tee and vmsplice with EINVAL. Any other result comes from the kernel behind the filter.
 func trySyscalls() map[string]string {
 	results := map[string]string{}
 	try := func(name string, number uintptr, args ...uintptr) {
