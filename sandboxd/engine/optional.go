@@ -25,7 +25,7 @@ type Suspender interface {
 
 // Checkpointer is a [Suspender] that can save the state of a sandbox which continues to run. If the sandbox's
 // processes die, List reports it as suspended, with the time of the checkpoint in AsOf, and Resume restores the
-// checkpoint. After that, the checkpoint is kept, in case the processes die again.
+// checkpoint. Resume keeps the checkpoint, in case the processes die again.
 type Checkpointer interface {
 	Suspender
 	// Checkpoint saves the sandbox's current state on disk, in place of an older checkpoint. The sandbox continues to
@@ -52,9 +52,10 @@ type Snapshotter interface {
 	// If there is no such snapshot, Start returns false and creates nothing. The guest still has the expiry of the
 	// sandbox that the snapshot was made from, so the caller must set the expiry.
 	Start(ctx context.Context, spec Spec) (bool, error)
-	// Snapshot makes sure that Start finds a snapshot for spec. If there is none, Snapshot creates a sandbox, which
-	// List does not return. Then it calls ready, stores the snapshot when ready has returned, and removes the sandbox.
-	// If ready returns an error, Snapshot stores no snapshot and returns the error.
+	// Snapshot makes sure that Start finds a snapshot for spec. If there is a snapshot already, Snapshot does nothing.
+	// Otherwise it creates a sandbox, which List does not return, calls ready, stores a snapshot of the sandbox when
+	// ready has returned, and removes the sandbox. If ready returns an error, Snapshot stores no snapshot and returns
+	// the error.
 	Snapshot(ctx context.Context, spec Spec, ready func(context.Context) error) error
 }
 

@@ -21,8 +21,8 @@ const (
 	// checkpointTimeout bounds the engine's work on a checkpoint or a restore, which can't be cancelled.
 	checkpointTimeout = 5 * time.Minute
 	disconnectPoll    = 5 * time.Millisecond
-	// startRetryDelay is the pause before a failed start is retried. Each pause is twice as long as the one before, up
-	// to maxStartRetryDelay.
+	// startRetryDelay is the delay before a failed start is retried. Each delay is twice as long as the one before. There
+	// is no retry with a delay above maxStartRetryDelay.
 	startRetryDelay    = 50 * time.Millisecond
 	maxStartRetryDelay = 2 * time.Second
 )

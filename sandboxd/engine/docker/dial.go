@@ -87,7 +87,7 @@ func (e *Engine) runtimeOf(container string, pid int) (directexec.Runtime, bool)
 	return directexec.Find(container, pid)
 }
 
-// exec runs `guest connect` through the engine's exec, which every engine has.
+// exec runs `guest connect` through the engine's exec, which every engine has, and returns the stream to the guest.
 func (e *Engine) exec(ctx context.Context, id string) (*stream, error) {
 	exec, err := e.api.ContainerExecCreate(ctx, id, container.ExecOptions{
 		User:         "0:0",

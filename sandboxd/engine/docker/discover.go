@@ -126,7 +126,8 @@ func usualPlaces(env environment) []place {
 	return list
 }
 
-// connect returns a client of an engine that has answered a ping. The caller closes it.
+// connect connects to the engine at the place, and returns a client after the engine has answered a ping. The caller
+// closes the client.
 func (p place) connect(ctx context.Context) (*client.Client, error) {
 	if p.err != nil {
 		return nil, p.err

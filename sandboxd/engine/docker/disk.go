@@ -23,8 +23,8 @@ func (e *Engine) checkpointsOf(containerID string) string {
 }
 
 // sealCheckpoint syncs a checkpoint to disk, which engines do not do, and returns the checksum of its files. If this
-// process can't read the engine's folder, sealCheckpoint does nothing and returns an empty checksum. Then damage is
-// not detected, and a power cut in the seconds after a suspend can lose the sandbox.
+// process can't read the engine's folder, sealCheckpoint does nothing and returns an empty checksum. In that case,
+// damage is not detected, and a power cut in the seconds after a suspend can lose the sandbox.
 func (e *Engine) sealCheckpoint(containerID, name string) (sum string, err error) {
 	dir := filepath.Join(e.checkpointsOf(containerID), name)
 	entries, err := os.ReadDir(dir)

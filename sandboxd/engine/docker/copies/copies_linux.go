@@ -25,7 +25,8 @@ import (
 var copyName = regexp.MustCompile(`^ctr?d-checkpoint[0-9]+$`)
 
 // Places returns the folders in which the containerd processes of this machine unpack checkpoints. host is the
-// engine's address. The error says why this process can't remove the copies that this engine's containerd leaves.
+// engine's address. The error is the reason why this process can't remove the copies that this engine's containerd
+// leaves.
 func Places(host string) ([]string, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the daemon is not root")

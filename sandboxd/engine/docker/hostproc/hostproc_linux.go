@@ -20,7 +20,7 @@ type Process struct {
 	dir     *os.File // the process's folder in /proc
 }
 
-// Open returns the process that has a pid now.
+// Open returns the process that currently has the pid.
 func Open(pid int) (p Process, err error) {
 	p.pid = pid
 	if p.dir, err = os.OpenFile(Path(pid, ""), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
@@ -104,7 +104,7 @@ func statOf(pid int) (parent, started string, err error) {
 	return fields[1], fields[19], nil
 }
 
-// Named returns the pids of all processes with a name that belong to root and to this process's pid namespace.
+// Named returns the pids of all processes that have the name, belong to root, and are in this process's pid namespace.
 func Named(name string) (pids []int) {
 	commands, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, path := range commands {
