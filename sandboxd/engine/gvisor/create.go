@@ -44,7 +44,7 @@ func (e *Engine) Create(ctx context.Context, spec engine.Spec) (err error) {
 	return e.make(ctx, spec.ID, r, config, func() error { return e.startNew(ctx, spec.ID, r.Build) })
 }
 
-// begin checks that a sandbox can be created from spec, and acquires its lock. The caller must call release.
+// begin checks that a sandbox can be created from spec, and acquires the sandbox's lock. The caller must call release.
 func (e *Engine) begin(ctx context.Context, spec engine.Spec) (release func(), err error) {
 	if e.bundle == nil {
 		return nil, errors.New("create: the engine was opened without a guest")
@@ -202,8 +202,8 @@ func openOwnStream(ctx context.Context, own *stdio.Stream) bool {
 	return own.Open(ctx) == nil
 }
 
-// watchSandbox calls died when the sandbox's process has died. It returns after this call, or when ctx ends. Without
-// watchSandbox, awaitGuest would wait long for a `runsc exec` in a sandbox that has died.
+// watchSandbox calls died once and returns when the sandbox's process has died. It returns without calling died when ctx
+// ends. Without watchSandbox, awaitGuest would wait long for a `runsc exec` in a sandbox that has died.
 func (e *Engine) watchSandbox(ctx context.Context, id sandbox.ID, died context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

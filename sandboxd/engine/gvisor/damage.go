@@ -12,7 +12,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// validate returns an error if no engine can have written the configuration for this sandbox.
+// validate returns an error if the configuration is incomplete or was written for another sandbox.
 func (s ociSpec) validate(id sandbox.ID) error {
 	if s.Root.Path == "" || len(s.Process.Args) == 0 || s.Linux.CgroupsPath != "" && path.Base(s.Linux.CgroupsPath) != string(id) {
 		return fmt.Errorf("%w: the configuration belongs to another sandbox or is incomplete", folder.ErrDamaged)
@@ -31,8 +31,9 @@ func (e *Engine) config(id sandbox.ID) (config ociSpec, err error) {
 	return config, folder.Damaged(folder.ConfigFile, err)
 }
 
-// damage returns a text that names a damaged or missing file of a sandbox. Without this file, the sandbox is lost. The
-// text is empty if the files are intact or can't be read. A sandbox that is being created or removed can look damaged.
+// damage returns a text that names the damaged or missing file because of which a sandbox is lost: its record or its
+// configuration. The text is empty if both files are intact, or if it is unknown whether they are because they can't be
+// read. A sandbox that is being created or removed can look damaged.
 func (e *Engine) damage(id sandbox.ID) string {
 	switch _, err := e.layout.Find(id); sandbox.KindOf(err) {
 	case sandbox.NotFound, sandbox.Expired:

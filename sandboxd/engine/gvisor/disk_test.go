@@ -60,7 +60,7 @@ func TestSuspendOnAFullDisk(t *testing.T) {
 	}
 }
 
-// onDisk mounts a small file system at a folder.
+// onDisk mounts a tmpfs of the given size at the folder dir, and unmounts it at the end of the test.
 func onDisk(t *testing.T, dir, size string) {
 	t.Helper()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {

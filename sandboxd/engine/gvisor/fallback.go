@@ -14,8 +14,8 @@ import (
 
 // A running sandbox may have a fallback checkpoint, in its folder "kept": the latest checkpoint that
 // [Engine.Checkpoint] wrote, or the checkpoint that the sandbox was resumed from. If the sandbox's processes die, the
-// sandbox becomes suspended in the state of that checkpoint: [Engine.useFallback] writes into the folder how they
-// ended, and renames the folder to "checkpoint".
+// sandbox becomes suspended in the state of that checkpoint: [Engine.useFallback] writes into the folder how the
+// processes ended, and renames the folder to "checkpoint".
 
 // Checkpoint implements [engine.Checkpointer].
 func (e *Engine) Checkpoint(ctx context.Context, id sandbox.ID) (err error) {

@@ -108,7 +108,7 @@ for folder in range(10**6):
 	}
 }
 
-// memoryOf returns the peak memory of a cgroup and its limit in bytes.
+// memoryOf returns the peak memory use and the memory limit of a sandbox's cgroup, in bytes. name is the cgroup's name.
 func memoryOf(t *testing.T, name string) (peak, limit int64) {
 	t.Helper()
 	for _, version := range []struct{ dir, peak, limit string }{

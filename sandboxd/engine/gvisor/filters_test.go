@@ -11,8 +11,8 @@ import (
 )
 
 // TestFilterIsCompiledAhead checks that runsc finds the seccomp filter for gVisor's own processes that was compiled
-// when runsc was built. runsc looks the filter up by its options, which follow from the engine's flags. If it finds
-// none, it compiles a filter at each start, which is slow.
+// when runsc was built. runsc looks for a compiled filter with the options that follow from the engine's flags. If there
+// is none, runsc compiles a filter at each start, which is slow.
 func TestFilterIsCompiledAhead(t *testing.T) {
 	e, s, dir := open(t, tempDir(t), bundle.Bundle{}), spec(anyImage(t)), tempDir(t)
 	create(t, e, s)

@@ -85,8 +85,8 @@ func open(t *testing.T, dir string, guest engine.Bundle) *gvisor.Engine {
 	return e
 }
 
-// anyImage returns the name of an unpacked image to test with: Dormouse's own image if it was built on this machine, or
-// else any image.
+// anyImage returns the name of an unpacked image to test with: the image that DORMOUSE_TEST_IMAGE names if it is
+// unpacked, or else Dormouse's own image if it was built on this machine, or else any image.
 func anyImage(t *testing.T) string {
 	t.Helper()
 	testImage.Lock()

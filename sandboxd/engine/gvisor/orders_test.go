@@ -163,9 +163,9 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 	t.Logf("%v", counts)
 }
 
-// after updates the expected state when an operation has returned err. If a checkpoint or a suspend of a running
-// sandbox failed, the new checkpoint may or may not have become the fallback checkpoint. after then adds a possible
-// value to fallback.
+// The function after updates the expected state l when the operation op has returned err. If a checkpoint or a suspend
+// of a running sandbox failed, the new checkpoint may or may not have become the fallback checkpoint. In this case, the
+// function adds the current value of x to the possible values in l.fallback.
 func (l *expectedState) after(t *testing.T, step, op string, err error) {
 	t.Helper()
 	switch {

@@ -155,7 +155,7 @@ func TestADamagedCompressedCheckpointIsRefused(t *testing.T) {
 }
 
 // TestResumeAndRemoveCancelCompression checks that Resume and Remove succeed while the sandbox's checkpoint is being
-// compressed. They cancel the compression.
+// compressed.
 func TestResumeAndRemoveCancelCompression(t *testing.T) {
 	image, dir := anyImage(t), tempDir(t)
 	e := openPacking(t, dir, time.Millisecond)
@@ -166,7 +166,7 @@ func TestResumeAndRemoveCancelCompression(t *testing.T) {
 		if err := e.Suspend(t.Context(), s.ID); err != nil {
 			t.Fatalf("Suspend: %v", err)
 		}
-		if i > 0 { // the first Resume does not wait for the compression
+		if i > 0 { // in the first round, call Resume at once
 			awaitPacking(t, dir, s.ID)
 			time.Sleep(time.Duration(i-1) * 60 * time.Millisecond) // call Resume at a different moment of the compression each time
 		}

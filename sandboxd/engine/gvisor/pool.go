@@ -20,17 +20,19 @@ import (
 )
 
 // A pooled sandbox is a container whose two processes runsc has created, and which waits for a checkpoint to restore.
-// No code runs in it. A sandbox that is resumed, forked or started from a snapshot runs in the pooled sandbox, if that
-// has the same configuration. It then need not wait until its processes are created, which is at least 15 % of a create
-// with its first statement. An engine has at most one pooled sandbox. Each is used once, and takes some 30 MB of
-// memory. An unused pooled sandbox ends with the engine, even if the daemon is killed: its runsc exits when its stdin
-// is closed (third_party/runsc). A used one keeps running, like any sandbox.
+// No code runs in it. A sandbox that is resumed, forked or started from a snapshot runs in the pooled sandbox, if the
+// pooled sandbox has the same configuration and runsc build. This saves the time to create the processes, which is at
+// least 15 % of the time that a create and the first statement take together. An engine has at most one unused pooled
+// sandbox. Each is used once, and takes some 30 MB of memory. An unused pooled sandbox ends with the engine, even if the
+// daemon is killed: its runsc exits when its stdin is closed (third_party/runsc). A used pooled sandbox keeps running,
+// like any sandbox.
 
-// poolDelay is how long after the latest start of a sandbox the next pooled sandbox is created, so that it does not
-// compete for the CPUs with the sandbox that was just started.
+// poolDelay is how long keepPooled waits after the latest request before it creates a pooled sandbox. Most requests
+// follow the start of a sandbox. Without the delay, creating the pooled sandbox would compete with that sandbox for the
+// CPUs.
 const poolDelay = 500 * time.Millisecond
 
-// pool holds at most one pooled sandbox.
+// pool holds at most one unused pooled sandbox.
 type pool struct {
 	wants chan pooledKind // a channel with a buffer of one, which holds the latest request
 
@@ -74,8 +76,8 @@ func (s *pool) want(k pooledKind) {
 	s.wants <- k
 }
 
-// acquire returns the pooled sandbox if it is alive and of the kind k, and nil otherwise. The caller then owns the
-// pooled sandbox.
+// acquire returns the pooled sandbox if it is alive and of the kind k, and nil otherwise. The pool does not hold the
+// returned pooled sandbox any more: the caller must use or end it.
 func (s *pool) acquire(k pooledKind) *pooled {
 	sum := k.sum()
 	s.mu.Lock()
@@ -100,8 +102,8 @@ func (e *Engine) keepPooled() {
 			quiet.Reset(poolDelay)
 		case <-quiet.C:
 			if e.dropPooled(wanted.sum()) || !runsc.IsPatched(e.layout.Runsc(wanted.build)) {
-				// There is a matching pooled sandbox, or runsc is gVisor's own. That runsc ignores its stdin, so its
-				// pooled sandbox would outlive a killed daemon.
+				// There is a matching pooled sandbox already, or this runsc is not patched. A runsc without the patches
+				// does not exit when its stdin is closed, so its pooled sandbox would outlive a killed daemon.
 				continue
 			}
 			if made, err := e.makePooled(e.ctx, wanted); err == nil { // without a pooled sandbox, the next start only takes longer
@@ -198,8 +200,8 @@ func (e *Engine) endPooled(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// restoreInto starts a sandbox in a pooled sandbox, from runsc's files in dir. If restoreInto fails, it closes the
-// pooled sandbox's stream, and the caller must end the sandbox, which also ends the pooled sandbox.
+// restoreInto starts a sandbox in a pooled sandbox, from the checkpoint files of runsc in the folder dir. If restoreInto
+// fails, it closes the pooled sandbox's stream, and the caller must end the sandbox, which also ends the pooled sandbox.
 func (e *Engine) restoreInto(ctx context.Context, id sandbox.ID, s *pooled, build, dir string) error {
 	if err := e.layout.WritePooled(id, s.Name); err != nil {
 		endCtx, cancel := engine.Cleanup(ctx)

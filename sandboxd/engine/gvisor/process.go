@@ -19,7 +19,7 @@ import (
 type process struct {
 	PID   int    `json:"pid"`
 	Start string `json:"start"` // the start time of the process in clock ticks since the boot, from /proc/PID/stat
-	Boot  string `json:"boot"`  // the id of the machine's boot during which the process started
+	Boot  string `json:"boot"`  // the boot id that the machine had when the process started
 }
 
 // processOf returns the process that has this pid now. It returns an error if no such process is running.

@@ -62,7 +62,7 @@ func profile(spec engine.Spec, f facts) ociSpec {
 		},
 		Mounts: mounts(spec, f),
 		Linux: ociLinux{
-			// A namespace without a path is a new one.
+			// For an entry without a path, runsc creates a new namespace.
 			Namespaces:    []ociNamespace{{"pid"}, {"network"}, {"ipc"}, {"uts"}, {"mount"}},
 			MaskedPaths:   engine.MaskedPaths(),
 			ReadonlyPaths: engine.ReadonlyPaths(),
@@ -93,8 +93,9 @@ func rlimit(name string, n int64) ociRlimit {
 	return ociRlimit{Type: "RLIMIT_" + name, Soft: uint64(n), Hard: uint64(n)}
 }
 
-// mounts returns the mounts over the image's files. Writable mounts are in memory, which counts towards the sandbox's
-// memory limit. The only files of the host are the guest's and those in the engine's etc folder.
+// mounts returns the mounts over the image's files. The files in writable mounts are kept in memory, which counts towards
+// the sandbox's memory limit. The only files of the host that are mounted are the guest's files and the files in the
+// engine's etc folder.
 func mounts(spec engine.Spec, f facts) []ociMount {
 	list := []ociMount{
 		{"/proc", "proc", "proc", []string{"nosuid", "noexec", "nodev"}},

@@ -33,8 +33,8 @@ func printed(t *testing.T, c *guest.Client, lang sandbox.Language, code string) 
 	return text.String()
 }
 
-// pythonBefore uses every generator before the memory is saved, so that each sandbox that starts with this memory has
-// the state of the generators.
+// pythonBefore uses every generator before the memory is saved, so that the saved memory contains the state of each
+// generator. All sandboxes that start with this memory would draw the same values if the guest did not renew the state.
 const pythonBefore = `
 import multiprocessing, queue, random, secrets, sqlite3, ssl, tempfile, threading, uuid
 import cryptography.hazmat.primitives.asymmetric.ed25519 as ed25519, cryptography.hazmat.primitives.asymmetric.rsa as rsa
@@ -276,7 +276,8 @@ type drawnValues struct {
 
 func newDrawnValues(t *testing.T) *drawnValues { return &drawnValues{seen: map[string]int{}} }
 
-// add fails the test for each line of text that an earlier sandbox has printed, too.
+// add fails the test for each line of text that an earlier sandbox has printed as well. It also fails the test if text
+// has fewer than 59 lines.
 func (w *drawnValues) add(t *testing.T, text string) {
 	t.Helper()
 	w.count++

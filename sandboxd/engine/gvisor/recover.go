@@ -14,8 +14,8 @@ import (
 
 // recover completes or undoes the operations that a killed daemon left unfinished:
 //
-//   - A sandbox with a checkpoint is suspended. Its remaining processes are killed, because a suspend or a resume was
-//     interrupted. No client has received a result from these processes.
+//   - A sandbox with a checkpoint counts as suspended. If it still has processes, a suspend or a resume was interrupted,
+//     and recover kills them. No client has received a result of work that they did after the checkpoint.
 //   - An incomplete checkpoint is removed, and the sandbox keeps running.
 //   - A sandbox whose processes have died becomes suspended with its fallback checkpoint, if it has one.
 //   - A folder that was moved aside, and was not replaced, is moved back.

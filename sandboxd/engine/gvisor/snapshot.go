@@ -41,9 +41,10 @@ type snapshots struct {
 	making sync.Mutex // held while a snapshot is made
 
 	mu     sync.Mutex
-	hidden map[sandbox.ID]bool // sandboxes that become snapshots, which List does not return
-	// intact holds the checkpoints of snapshots whose files were checked and are intact: the time at which the
-	// checkpoint was saved, by its folder. A snapshot that is made again has the same folder and another time.
+	hidden map[sandbox.ID]bool // sandboxes that are becoming snapshots; List does not return them
+	// intact holds the checkpoints of snapshots whose files were checked and are intact. The key is the folder of a
+	// checkpoint, and the value is the time at which the checkpoint was saved. A snapshot that is made again has the
+	// same folder but another time, so that it is checked again.
 	intact map[string]time.Time
 }
 
@@ -66,8 +67,8 @@ func (e *Engine) snapshotOf(r folder.Record, spec engine.Spec, img rootfs.Image)
 	return filepath.Join(e.layout.Snapshots(), folder.Hash(text)[:24]), nil
 }
 
-// Start implements [engine.Snapshotter]. If starting from a snapshot fails, Start removes the snapshot, unless the
-// snapshot is not the cause: ctx has ended, the sandbox exists already, or a disk is full.
+// Start implements [engine.Snapshotter]. If starting from a snapshot fails, Start removes the snapshot, unless ctx has
+// ended, the sandbox exists already, or a disk is full. In these cases the snapshot is not the cause.
 func (e *Engine) Start(ctx context.Context, spec engine.Spec) (bool, error) {
 	release, err := e.begin(ctx, spec)
 	if err != nil {

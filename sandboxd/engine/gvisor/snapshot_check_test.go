@@ -10,8 +10,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// TestASnapshotThatIsMadeAgainIsCheckedAgain checks that a snapshot is checked once, and again after another one was made
-// at the same path.
+// TestASnapshotThatIsMadeAgainIsCheckedAgain checks that the files of a snapshot are read and checked only once, and are
+// checked again after another snapshot was made at the same path.
 func TestASnapshotThatIsMadeAgainIsCheckedAgain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "checkpoint")
 	file := filepath.Join(dir, "memory")

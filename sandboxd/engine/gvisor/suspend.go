@@ -189,10 +189,10 @@ func (e *Engine) restore(ctx context.Context, id sandbox.ID, r folder.Record) er
 	return e.restoreAndVerify(ctx, id, r.Build, dir, func() error { return m.Verify(dir) })
 }
 
-// restoreAndVerify starts a sandbox from runsc's files in dir. At the same time it calls the parameter verify, which
-// checks these files. If the files are damaged, runsc may have started a sandbox with damaged memory. No client can use
-// this sandbox, because the caller holds the sandbox's lock and ends the sandbox when restoreAndVerify returns an
-// error.
+// restoreAndVerify starts a sandbox from the checkpoint files of runsc in the folder dir. At the same time it calls the
+// parameter verify, which checks these files. If the files are damaged, runsc may have started a sandbox with damaged
+// memory. No client can use this sandbox, because the caller holds the sandbox's lock and ends the sandbox when
+// restoreAndVerify returns an error.
 func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir string, verify func() error) error {
 	damage := make(chan error, 1)
 	go func() { damage <- verify() }()
@@ -203,9 +203,9 @@ func (e *Engine) restoreAndVerify(ctx context.Context, id sandbox.ID, build, dir
 	return startErr
 }
 
-// startFromCheckpoint starts a sandbox from runsc's files in dir. The sandbox runs before runsc has read all of the
-// saved memory: runsc reads the pages that the sandbox needs first. When startFromCheckpoint returns nil, runsc has
-// opened the files, so the caller may rename or remove them.
+// startFromCheckpoint starts a sandbox from the checkpoint files of runsc in the folder dir. The sandbox runs before
+// runsc has read all of the saved memory: runsc reads the pages that the sandbox is waiting for before the other pages.
+// When startFromCheckpoint returns nil, runsc has opened the files, so the caller may rename or remove them.
 func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, dir string) error {
 	config, err := e.config(id)
 	if err != nil {

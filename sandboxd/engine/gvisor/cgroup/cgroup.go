@@ -4,8 +4,8 @@
 //   - an instance's cgroup: [Trees.Path], [Trees.Open], [Trees.Processes], [Trees.RanOutOfMemory], [Trees.Remove]
 //   - the memory limit of the daemon itself: [MemoryLimit] (memory.go)
 //
-// The gVisor engine uses it. Which limits a sandbox has is decided by the engine's profile, and for root the limits are
-// set by runsc.
+// The gVisor engine uses it. The engine's profile decides which limits a sandbox has. If the daemon runs as root, runsc
+// sets these limits, and not this package.
 package cgroup
 
 import (
@@ -40,7 +40,7 @@ type Trees struct {
 	ours bool     // true if this package, and not runsc, creates the cgroups of sandboxes
 }
 
-// Limits are the limits of a sandbox that runs as a user who is not root.
+// Limits are the limits that [Trees.Open] sets for a sandbox if the daemon does not run as root.
 type Limits struct {
 	Memory    int64  // the limit of memory, in bytes
 	CPUQuota  int64  // the limit of CPU time in each period, in microseconds
@@ -121,7 +121,8 @@ func (t Trees) prepareParent() Trees {
 		return t
 	}
 	// A cgroup has a controller only if the controller is enabled in its parent. systemd enables the controllers that its
-	// units need. It does not disable a controller that is enabled further down, as runsc does for each sandbox.
+	// units need, and disables others. It can't disable a controller that is also enabled further down in the tree. runsc
+	// enables the controllers there for each sandbox.
 	switch err := os.WriteFile(mount+"/cgroup.subtree_control", []byte("+"+strings.Join(needed, " +")), 0); {
 	case errors.Is(err, syscall.EBUSY):
 		// The root cgroup that this process sees contains processes, so controllers can't be enabled in it. Only the

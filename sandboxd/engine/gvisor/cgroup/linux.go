@@ -46,7 +46,7 @@ func delegated() Trees {
 		}
 	}
 	if err == nil {
-		// Half of the default weight, which the cgroups of the user's other programs have.
+		// 50 is half of the default weight. The cgroups of the user's other programs have the default weight.
 		err = write(parent, "cpu.weight", "50")
 	}
 	if err != nil {

@@ -150,8 +150,9 @@ func TestACopyBelongsToTheOtherSandbox(t *testing.T) {
 	}
 }
 
-// TestPackerReplacesAnUnchangedCheckpoint checks that the packer replaces a checkpoint by the compressed one, keeps how the
-// sandbox ended, and leaves a checkpoint alone that changed while it was compressed.
+// TestPackerReplacesAnUnchangedCheckpoint checks that the packer replaces a checkpoint by a compressed one, which has the
+// same text about how the sandbox ended. It also checks that the packer does not replace a checkpoint that was changed
+// while the packer compressed it.
 func TestPackerReplacesAnUnchangedCheckpoint(t *testing.T) {
 	for name, changed := range map[string]bool{"unchanged": false, "replaced in the meantime": true} {
 		t.Run(name, func(t *testing.T) {

@@ -9,9 +9,9 @@ import (
 )
 
 // Copy copies a checkpoint to a new folder, for another sandbox with the same memory. The files are hard links, so they
-// must not be written to afterwards. The caller passes a manifest of each sandbox: in was, of the sandbox that the
-// checkpoint belongs to, and in is, of the other one. The error is of kind expired if the checkpoint belongs to neither
-// of them.
+// must not be written to afterwards. The parameters was and is are manifests from [New]: was for the sandbox that the
+// checkpoint belongs to, and is for the other sandbox. The error is of kind expired if the checkpoint is damaged, or was
+// not made with the configuration in was.
 func Copy(from, to string, was, is Manifest) error {
 	if err := linkTree(from, to); err != nil {
 		return err

@@ -121,7 +121,7 @@ func checksumFile(path string, sync bool) (File, error) {
 }
 
 // eachBlock calls f for each block from 0 to n-1, with one goroutine for each CPU. The buffer has blockBytes bytes and
-// belongs to the call of f until f returns. After an error, a goroutine handles no more blocks.
+// belongs to the call of f until f returns. After f has returned an error, its goroutine handles no more blocks.
 func eachBlock(n int, f func(i int, buffer []byte) error) error {
 	var group sync.WaitGroup
 	workers := min(n, runtime.GOMAXPROCS(0))

@@ -84,8 +84,8 @@ func (m Manifest) Fits(now Manifest) error {
 	return nil
 }
 
-// writeManifest writes a manifest with its own checksum. It syncs the file, and the folder with the names of all its
-// files.
+// writeManifest writes a manifest, and the manifest's checksum, to a file in the folder dir. It syncs the file and the
+// folder, so that the names of all files in the folder are on disk.
 func writeManifest(dir string, m Manifest) error {
 	text, err := json.Marshal(m)
 	if err != nil {

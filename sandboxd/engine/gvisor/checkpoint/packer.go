@@ -102,8 +102,8 @@ func (p *Packer) pack(ctx context.Context, id sandbox.ID) (err error) {
 	if err := os.Mkdir(packing, 0o700); err != nil {
 		return err
 	}
-	// After the exchange, this folder contains the uncompressed checkpoint. If a step fails, it contains an incomplete
-	// one.
+	// After the exchange, this folder contains the uncompressed checkpoint. If a step before the exchange fails, the
+	// folder contains a compressed checkpoint that is incomplete or not used.
 	defer func() { err = errors.Join(err, os.RemoveAll(packing)) }()
 	seal, err := os.ReadFile(filepath.Join(dir, manifestName))
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 var ErrDamaged = errors.New("its content is not what was written")
 
 // Damaged returns an error of kind expired if err means that a file of a sandbox is missing or damaged. The sandbox is
-// then lost. The parameter file is the name of that file. Damaged returns any other error unchanged, because the file
-// may be intact, for example if the disk fails.
+// then lost. The parameter file is the name of that file. Damaged returns any other error unchanged, for example the
+// error of a failing disk, because the file may be intact.
 func Damaged(file string, err error) error {
 	if errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
 		return Lost("%s", DescribeDamage(file)).WithCause(err)

@@ -3,7 +3,7 @@
 //
 //   - the paths of all files: [Layout] (folder.go)
 //   - what a sandbox was created with: [Record] (record.go)
-//   - the container of runsc that a sandbox runs in, and the pooled sandbox behind it: [Instance] (instance.go)
+//   - the container of runsc that a sandbox runs in, which may be a pooled sandbox: [Instance] (instance.go)
 //   - moving and removing folders: [Layout.MoveOrExchange], [Layout.Discard], [Layout.Trash] (move.go)
 //   - errors for damaged files (damage.go) and for a full disk (full.go)
 //
@@ -41,10 +41,10 @@ import (
 //	guest/<bundle>-<arch>/   the files of each guest
 //	etc/                     files that are mounted into /etc of every sandbox
 //
-// Each file is written under another name first, so that a file with its own name is complete. The files of a sandbox are
-// synced only when it is suspended, because a running sandbox does not survive a power cut anyway. After a power cut,
-// files that were not synced can be empty, torn or missing, so every reader validates them (damage.go), and only the
-// damaged sandbox is lost. All other files are synced when they are written.
+// Each file is written under a temporary name and then renamed, so that a file with its final name is complete. The files
+// of a sandbox are synced only when a checkpoint of it is saved, because a sandbox without a checkpoint does not survive a
+// power cut anyway. After a power cut, files that were not synced can be empty, torn or missing, so every reader validates
+// them (damage.go), and only the damaged sandbox is lost. All other files are synced when they are written.
 type Layout struct {
 	Dir string // an absolute path
 }

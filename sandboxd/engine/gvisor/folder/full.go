@@ -11,8 +11,8 @@ import (
 // ErrFull is wrapped by errors whose message names a full disk.
 var ErrFull = errors.New("the disk is full")
 
-// ErrNoNamespace is wrapped by the errors for a user namespace that could not be created. If the limit of user namespaces is reached, Linux returns
-// ENOSPC, which must not be reported as a full disk.
+// ErrNoNamespace is wrapped by the errors for a user namespace that could not be created. If the limit of user namespaces
+// is reached, Linux returns ENOSPC, which must not be reported as a full disk.
 var ErrNoNamespace = errors.New("no user namespace")
 
 // fullDisk returns a sentence, for a person or a model, that names the full disk, if a full disk caused err. Otherwise it
@@ -34,7 +34,8 @@ func mentionsFullDisk(err error) bool {
 }
 
 // ExplainFullDisk returns err, or, if a full disk caused err, an error that names the disk. The parameter images is the
-// folder of the image cache. Every operation that writes calls it last, because any of its steps can fail on a full disk.
+// folder of the image cache. Every operation that writes files passes its error through ExplainFullDisk before it
+// returns, because any of its steps can fail on a full disk.
 func ExplainFullDisk(err error, images string) error {
 	if err == nil || errors.Is(err, ErrFull) || errors.Is(err, ErrNoNamespace) {
 		return err

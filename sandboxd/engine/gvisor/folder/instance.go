@@ -16,7 +16,7 @@ type Instance struct {
 	Bundle string // the folder that was passed to runsc as the OCI bundle
 }
 
-// Own returns the instance that a sandbox has unless it runs in a pooled one.
+// Own returns the instance that a sandbox runs in if it does not run in a pooled instance.
 func (l Layout) Own(id sandbox.ID) Instance { return Instance{string(id), l.Sandbox(id)} }
 
 // PooledInstance returns the instance of the pooled sandbox with this name.

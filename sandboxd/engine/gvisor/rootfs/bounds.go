@@ -55,9 +55,9 @@ func tooManyValues(what string) error {
 	return sandbox.Errorf(sandbox.Limit, "the image's %s has more than %d values", what, maxJSONCommas)
 }
 
-// checkManifest refuses an image if its manifest is too large, if the manifest names too many layers, or if the
-// manifest gives a size for the configuration that is too large. For an image from a registry, this check of the configuration is sufficient, because the registry client
-// never reads more of a configuration than the size in the manifest.
+// checkManifest refuses an image if its manifest is too large, if the manifest names too many layers, or if the size of
+// the configuration, as given in the manifest, is too large. For an image from a registry, this check of the
+// configuration is sufficient, because the registry client reads no more bytes of a configuration than that size.
 func checkManifest(img v1.Image) error {
 	text, err := img.RawManifest()
 	if err == nil {

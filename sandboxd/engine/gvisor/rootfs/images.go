@@ -156,8 +156,9 @@ func (i *Images) unpack(ctx context.Context, source io.Reader) (digest string, e
 	return digest, err
 }
 
-// withImportLock holds the import lock while fill unpacks an image into rootfs and returns the image's digest. If the
-// import fails or the image existed already, the unpacked files are removed after the lock is released.
+// withImportLock calls fill while it holds the import lock, and then stores the image. The function fill must unpack an
+// image into the folder rootfs, and return the image's digest. If the import fails or the image existed already, the
+// unpacked files are removed after the lock is released.
 func (i *Images) withImportLock(ctx context.Context, fill func(rootfs string) (digest string, err error)) error {
 	unlock, err := i.lock(ctx)
 	if err != nil {
@@ -174,7 +175,7 @@ func (i *Images) importLocked(ctx context.Context, fill func(rootfs string) (dig
 	if err != nil {
 		return err
 	}
-	defer func() { _ = i.trash(making) }() // if the import has succeeded, the folder has been renamed
+	defer func() { _ = i.trash(making) }() // does nothing if storeImage has renamed the folder
 	rootfs, err := i.makeRoot(making)
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 )
 
 // TestCloseWaitsForWorkThatCannotBeCancelled checks that Close returns only after work in the background has ended, even if
-// the caller that started the work has gone.
+// the caller that started the work does not wait for it any more.
 func TestCloseWaitsForWorkThatCannotBeCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := Open(t.TempDir())

@@ -19,7 +19,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// unusedFor is how long an image or a runsc must have been unused before Tidy removes it.
+// unusedFor is how long an image must have been unused before Tidy removes it. A copy of runsc without links must have
+// been made that long ago, because it is not recorded when the copy was last used.
 const unusedFor = 30 * 24 * time.Hour
 
 // RegisterHome records the path of a home whose sandboxes use these images.
@@ -47,10 +48,10 @@ func (i *Images) MarkUsed(digest string) {
 	_ = os.Chtimes(filepath.Join(i.Dir, digest), now, now) // if this fails, Tidy may remove the image too early
 }
 
-// Tidy removes the leftovers of killed imports, unused images, and each copy of runsc that no home has a link to. An
-// image is unused if no sandbox of any home needs it, it was not used for unusedFor, and it is not the latest image of
-// its name (without the tag). If it is unknown which images a home needs, Tidy removes no images. While an image is
-// being imported, Tidy only empties the trash.
+// Tidy removes the leftovers of killed imports, unused images, and each copy of runsc that was made longer than unusedFor
+// ago and that no home has a link to. An image is unused if no sandbox of any home needs it, it was not used for
+// unusedFor, and it is not the latest image of its name (without the tag). If it is unknown which images a home needs,
+// Tidy removes no images and no copies of runsc. While an image is being imported, Tidy only empties the trash.
 func (i *Images) Tidy(ctx context.Context, now time.Time) error {
 	defer i.removeTrash(ctx)
 	lock := flock.New(filepath.Join(i.Dir, "import.lock"))

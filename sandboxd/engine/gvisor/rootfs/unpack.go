@@ -30,10 +30,10 @@ const (
 	maxOtherBytes  = 4 << 30   // everything that is not the content of a file
 )
 
-// tree is a root file system that is being unpacked from tars, its layers, one over the other. A layer can't write outside
-// of the tree: os.Root follows no link that leads out, and the tree resolves links as they will be resolved in the sandbox.
-// Files keep their owners if the daemon is root. Devices and pipes are left out, because a sandbox has its own /dev.
-// Set-user-id bits are removed, because they would apply on the host, too.
+// tree is a root file system that is being unpacked from the tars of its layers, one over the other. A layer can't write
+// outside of the tree: os.Root follows no link that leads out of it, and the tree resolves links as they will be resolved
+// in the sandbox. Files keep their owners if the daemon is root. Devices and pipes are left out, because a sandbox has its
+// own /dev. Set-user-id bits are removed, because they would also apply on the host.
 type tree struct {
 	ctx     context.Context
 	wait    func(ctx context.Context, fn func() error) error // the method [Images.waitFor]
@@ -119,7 +119,8 @@ func errTooMuch() error {
 	return sandbox.Errorf(sandbox.Limit, "the image is larger than %d GB", maxImageBytes>>30)
 }
 
-// admit counts a header towards the limits, and refuses one that is too large or exceeds them.
+// admit counts a header towards the limits of the image. It refuses the header if it is too large, or if one of these
+// limits is exceeded.
 func (t *tree) admit(h *tar.Header) error {
 	if err := t.ctx.Err(); err != nil {
 		return err

@@ -31,7 +31,8 @@ func TestUnpackKeepsWhatMatters(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := fs.FileMode(0o500)
-	// Unpack adds write permission for other users, because they could not remove the files in the folder without it.
+	// If the user is not root, Unpack gives the owner all permissions for a folder. Without write permission, the user
+	// could not remove the files in it.
 	if os.Geteuid() != 0 {
 		closed = 0o700
 	}

@@ -79,8 +79,8 @@ func (c Caller) Stream(build string, args ...string) (*streams.Program, error) {
 }
 
 // Start runs a command of runsc that leaves processes running, and waits until the command itself has ended. If cgroup
-// is not nil, the command and these processes run in that cgroup. Errors contain the
-// parameter what, the name of the command.
+// is not nil, the command and these processes run in that cgroup. Errors contain the parameter what, the name of the
+// command.
 //
 // Start does not read the command's stderr: the remaining processes inherit it, so a read would not end before they do.
 // Instead, Start reads the messages that the command writes to its log, which is a pipe (--log-fd=3), and closes the

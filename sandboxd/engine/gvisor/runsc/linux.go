@@ -27,7 +27,8 @@ func startInCgroup(cmd *exec.Cmd, cgroup *os.File) {
 }
 
 // RaiseOOMScore raises the OOM score of a process and of the processes that it starts afterwards, so that the machine's
-// kernel kills them before the daemon when the machine's memory is used up. It ignores errors: the score then stays.
+// kernel kills them before the daemon when the machine's memory is used up. If the score can't be set, RaiseOOMScore does
+// nothing.
 func RaiseOOMScore(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(engine.OOMScoreAdj)), 0)
 }

@@ -73,8 +73,8 @@ func IsPatched(path string) bool {
 	return err == nil && strings.HasPrefix(info.Main.Path, "github.com/dormouse-sandbox/dormouse/")
 }
 
-// BuildOf returns a name for a program that depends on its content. The name is a hash of Go's build id, if the program
-// has one, because the build id changes with the content and is fast to read. Otherwise it is a hash of the whole file.
+// BuildOf returns a name for the content of a program. The name is a hash of Go's build id, if the program has one,
+// because the build id changes with the content and is fast to read. Otherwise the name is a hash of the whole file.
 func BuildOf(path string) (string, error) {
 	sum := sha256.New()
 	file, err := elf.Open(path)
