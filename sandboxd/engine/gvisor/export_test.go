@@ -38,7 +38,7 @@ func (e *Engine) Refs() (refs []string) {
 	return refs
 }
 
-// Command returns a call of runsc with the flags that the engine passes to every call.
+// Command returns a command that runs runsc with args, after the flags that the engine passes to every call.
 func (e *Engine) Command(args ...string) *exec.Cmd { return e.runsc.Command(e.build, args...) }
 
 // Pooled returns the name of the pooled sandbox that is ready, or an empty string.

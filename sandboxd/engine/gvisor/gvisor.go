@@ -63,8 +63,8 @@ type Config struct {
 	Runsc string
 	// Why is a text for people: the reason why this engine was chosen.
 	Why string
-	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. Then only the
-	// guest's watchdog limits memory and processes, and nothing limits CPU.
+	// WithoutCgroups allows sandboxes on a machine where cgroups can't be used. On such a machine, only the guest's
+	// watchdog limits memory and processes, and nothing limits CPU.
 	WithoutCgroups bool
 	// CompressAfter is how long a sandbox is suspended before its checkpoint is compressed. Zero means
 	// [checkpoint.DefaultPackAfter]; a negative value turns compression off.

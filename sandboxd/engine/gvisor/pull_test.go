@@ -115,8 +115,8 @@ func TestFailedPullNamesTheCause(t *testing.T) {
 			t.Errorf("Create of %s = %v (%s), want %s: %s", test.ref, err, sandbox.KindOf(err), test.kind, test.says)
 		}
 	}
-	// If the context ends during a pull, Create returns an error that says that the image is still being pulled. Close
-	// cancels the pull.
+	// If the context ends during a pull, Create returns the error for an image that is still being pulled, and the pull
+	// continues. Close cancels the pull.
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := e.Create(ctx, spec(host+"/hangs:1")); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "still being pulled") {

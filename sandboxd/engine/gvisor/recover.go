@@ -80,8 +80,8 @@ func (e *Engine) clearTrash() error {
 	return nil
 }
 
-// prune removes each guest and runsc that no sandbox needs and that is not the current one. It removes nothing if a
-// sandbox's record can't be read.
+// prune removes each guest and each runsc that is needed neither by an existing sandbox nor for new ones. It removes
+// nothing if a sandbox's record is damaged or can't be read.
 func (e *Engine) prune(ids []sandbox.ID) error {
 	needed := map[string]bool{"runsc-" + e.build: true}
 	for _, id := range ids {

@@ -1,6 +1,6 @@
 // Package cgroup limits sandboxes with the cgroups of this machine, and finds the processes of a sandbox in them.
 //
-//   - finding the cgroups of this machine: [Find] returns [Trees] (cgroup.go), for a user who is not root with linux.go
+//   - finding the cgroups of this machine: [Find] returns [Trees] (cgroup.go; linux.go for a user who is not root)
 //   - an instance's cgroup: [Trees.Path], [Trees.Open], [Trees.Processes], [Trees.RanOutOfMemory], [Trees.Remove]
 //   - the memory limit of the daemon itself: [MemoryLimit] (memory.go)
 //

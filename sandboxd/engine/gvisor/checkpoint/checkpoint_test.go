@@ -37,7 +37,8 @@ func save(t *testing.T, dir string) (Manifest, []byte) {
 	return m, pages
 }
 
-// pack compresses the checkpoint in a folder into a new folder, and returns its manifest.
+// pack writes a compressed copy of the checkpoint in the folder from to the new folder to. The parameter m is the manifest
+// of the checkpoint. pack returns the manifest of the copy.
 func pack(t *testing.T, from, to string, m Manifest) Manifest {
 	t.Helper()
 	if err := os.Mkdir(to, 0o700); err != nil {

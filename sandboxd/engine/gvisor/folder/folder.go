@@ -7,7 +7,7 @@
 //   - moving and removing folders: [Layout.MoveOrExchange], [Layout.Discard], [Layout.Trash] (move.go)
 //   - errors for damaged files (damage.go) and for a full disk (full.go)
 //
-// The engine and its packages rootfs, checkpoint and cgroup use it. It starts no processes and holds no locks: the
+// The engine and its packages rootfs, checkpoint, runsc and cgroup use it. It starts no processes and holds no locks: the
 // engine decides when a file may be changed.
 package folder
 

@@ -48,8 +48,8 @@ var (
 	guestName = regexp.MustCompile(`^[0-9a-z]+-[0-9a-z]+$`)
 )
 
-// validate returns an error if a field of the record is missing or has a value that an engine does not write. It must be
-// called before a field of the record becomes part of a path.
+// validate returns an error if a field of the record is missing or is not valid. It must be called before a field of the
+// record becomes part of a path.
 func (r Record) validate() error {
 	if r.Schema < RecordSchema || !buildName.MatchString(r.Build) || !guestName.MatchString(r.Guest) || !IsDigest(r.Image) {
 		return fmt.Errorf("%w: the record of a sandbox has a field that is not valid", ErrDamaged)

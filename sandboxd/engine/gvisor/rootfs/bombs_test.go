@@ -25,7 +25,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// bomb returns an image with a changed configuration.
+// bomb returns an image whose configuration was changed by the function change.
 func bomb(t *testing.T, change func(*v1.ConfigFile)) v1.Image {
 	t.Helper()
 	img := rootfstest.Image(t, []tar.Header{{Name: "x", Typeflag: tar.TypeReg}})

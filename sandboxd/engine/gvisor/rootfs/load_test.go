@@ -105,8 +105,8 @@ func TestAForgedLayerIsRefused(t *testing.T) {
 	}
 }
 
-// TestImageWithADamagedNameIsMissing checks that an image counts as missing if the file with its name is damaged, and
-// that the image can then be imported again.
+// TestImageWithADamagedNameIsMissing checks that an image counts as missing if the file that connects its name with its
+// digest is damaged, and that the image can then be imported again.
 func TestImageWithADamagedNameIsMissing(t *testing.T) {
 	i, images := open(t)
 	path := filepath.Join(t.TempDir(), "image.tar")

@@ -94,7 +94,7 @@ func (t *tree) remove(name string) error {
 	return t.wait(t.ctx, func() error { return t.root.RemoveAll(name) })
 }
 
-// hideAll removes everything in a folder, except for the paths in own.
+// hideAll removes everything in a folder, except for the paths in own, which are the paths in the current layer.
 func (t *tree) hideAll(name string, own map[string]bool) error {
 	entries, err := fs.ReadDir(t.root.FS(), name)
 	if err != nil {

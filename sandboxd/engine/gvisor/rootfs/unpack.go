@@ -79,7 +79,7 @@ func (i *Images) unpackLayers(ctx context.Context, dir string, layers ...io.Read
 func (t *tree) apply(layer io.Reader) error {
 	buffered := bufio.NewReaderSize(boundedInput{t, layer}, 1<<20)
 	archive := tar.NewReader(buffered)
-	own := map[string]bool{} // the paths in this layer, which its whiteouts do not hide
+	own := map[string]bool{} // the paths in this layer; whiteouts in the same layer do not hide them
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {

@@ -39,8 +39,8 @@ type Caller struct {
 	IgnoreCgroups bool // runsc neither creates nor checks the cgroups of sandboxes
 }
 
-// Command returns a call of runsc in its own session, so that signals to the daemon's terminal or process group do not
-// reach sandboxes.
+// Command returns a command that runs runsc in its own session, so that signals to the daemon's terminal or process group
+// do not reach sandboxes.
 func (c Caller) Command(build string, args ...string) *exec.Cmd {
 	cmd := exec.Command(c.Layout.Runsc(build), append(Flags(c.Layout, c.IgnoreCgroups), args...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
