@@ -32,8 +32,8 @@ func (e *Engine) config(id sandbox.ID) (config ociSpec, err error) {
 }
 
 // damage returns a text that names the damaged or missing file because of which a sandbox is lost: its record or its
-// configuration. The text is empty if both files are intact, or if it is unknown whether they are because they can't be
-// read. A sandbox that is being created or removed can look damaged.
+// configuration. The text is empty if both files are intact. A file that exists but can't be read counts as intact. A
+// sandbox that is being created or removed can look damaged.
 func (e *Engine) damage(id sandbox.ID) string {
 	switch _, err := e.layout.Find(id); sandbox.KindOf(err) {
 	case sandbox.NotFound, sandbox.Expired:

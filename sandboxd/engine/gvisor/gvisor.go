@@ -83,7 +83,7 @@ type Engine struct {
 	build   string // the build of runsc that new sandboxes use
 	cgroups cgroup.Trees
 	info    engine.Info
-	locks   locks.Locks // a call that works on a sandbox holds the sandbox's lock, so only one does at a time
+	locks   locks.Locks // a call that works on a sandbox holds the sandbox's lock, so that calls do not overlap
 	streams streams.Open
 	packer  *checkpoint.Packer
 	mayPull bool

@@ -229,7 +229,7 @@ func (e *Engine) startFromCheckpoint(ctx context.Context, id sandbox.ID, build, 
 }
 
 // checkRestorable returns an error of kind unavailable if the runsc build, the image or the guest that a checkpoint needs
-// is missing, or if the program at the path of the runsc build is another one.
+// is missing, or if the runsc program was changed.
 func (e *Engine) checkRestorable(r folder.Record) error {
 	for what, path := range map[string]string{
 		"the gVisor build that it was suspended with": e.layout.Runsc(r.Build),

@@ -37,8 +37,8 @@ func save(t *testing.T, dir string) (Manifest, []byte) {
 	return m, pages
 }
 
-// pack writes a compressed copy of the checkpoint in the folder from to the new folder to. The parameter m is the manifest
-// of the checkpoint. pack returns the manifest of the copy.
+// pack writes a compressed copy of a checkpoint to a new folder, and returns the manifest of the copy. The parameters from
+// and to are the two folders, and m is the manifest of the checkpoint.
 func pack(t *testing.T, from, to string, m Manifest) Manifest {
 	t.Helper()
 	if err := os.Mkdir(to, 0o700); err != nil {

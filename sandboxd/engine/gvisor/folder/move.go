@@ -34,14 +34,14 @@ const asideSuffix = ".old"
 // old folder aside, where [Layout.FinishMoves] finds it after a crash.
 func exchangeInSteps(making, to string) error {
 	parent, aside := filepath.Dir(to), to+asideSuffix
-	if err := os.RemoveAll(aside); err != nil { // aside is not needed any more, because there is a folder at the path to
+	if err := os.RemoveAll(aside); err != nil { // a leftover of an earlier exchange, because the final path has a folder
 		return err
 	}
 	if err := os.Rename(to, aside); err != nil {
 		return err
 	}
-	// Sync the first rename before the second one. Otherwise, after a power cut, the new folder could be at the path to
-	// while the old folder has no name on the disk.
+	// Sync the first rename before the second one. Otherwise, after a power cut, the disk could have the new folder under
+	// the final name, and no name for the old folder.
 	err := durable.SyncDir(parent)
 	if err == nil {
 		err = os.Rename(making, to)

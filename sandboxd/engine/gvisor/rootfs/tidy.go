@@ -20,7 +20,7 @@ import (
 )
 
 // unusedFor is how long an image must have been unused before Tidy removes it. A copy of runsc without links must have
-// been made that long ago, because it is not recorded when the copy was last used.
+// been made at least that long ago, because its last use is not recorded.
 const unusedFor = 30 * 24 * time.Hour
 
 // RegisterHome records the path of a home whose sandboxes use these images.
