@@ -108,7 +108,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 // Sandboxes returns the daemon's manager.
 func (d *Daemon) Sandboxes() api.Sandboxes { return d.manager }
 
-// Handler returns the handler of the v1 API, for a server that serves other routes, too.
+// Handler returns the handler of the v1 API, for a server that also serves other routes.
 func (d *Daemon) Handler() *api.Handler { return d.handler }
 
 // Listen listens on the home's socket. The caller must close the listener or pass it to Serve.

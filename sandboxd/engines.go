@@ -120,8 +120,8 @@ type engineContents struct {
 
 func (h engineContents) nonEmpty() bool { return h.sandboxes+h.leftovers > 0 }
 
-// countContents counts what a home has on the engine that it last used. The parameter last is the name of that engine;
-// if it is empty, countContents returns the zero value.
+// countContents counts the sandboxes and containers that a home has on the engine that it last used. The parameter last
+// is the name of that engine. If last is empty, countContents returns the zero value.
 func countContents(ctx context.Context, s *store.Store, last string) (h engineContents, err error) {
 	if last == "" {
 		return h, nil

@@ -35,8 +35,9 @@ func withCause(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// quoteUnprintable is a ReplaceAttr function for terminals. In addition to withCause, it quotes values with unprintable
-// characters, which could control the terminal. (JSON output needs no such function, because JSON escapes them.)
+// quoteUnprintable is a ReplaceAttr function for terminals. It does what withCause does, and quotes values with
+// unprintable characters, which could control the terminal. (JSON output needs no quoting, because JSON escapes these
+// characters.)
 func quoteUnprintable(groups []string, a slog.Attr) slog.Attr {
 	a = withCause(groups, a)
 	if k := a.Value.Kind(); k != slog.KindString && k != slog.KindAny {

@@ -8,8 +8,9 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// requestBody is the body of a request. It counts its bytes for the log. If it is the content of a file, Read fails if no
-// byte arrives for stallTimeout, or if the file exceeds its limit. The duration of a whole upload is not limited.
+// requestBody is the body of a request. It counts its bytes for the log. If the body is the content of a file, Read fails
+// if no byte arrives for stallTimeout, or if the file exceeds [sandbox.MaxFileBytes]. The duration of a whole upload is not
+// limited.
 type requestBody struct {
 	io.ReadCloser
 	rc    *http.ResponseController
@@ -48,9 +49,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 }
 
 // drain reads and discards the rest of a refused upload, up to a limit and for up to 10 s. Otherwise a client that is still
-// sending would get a broken connection instead of the answer. sending is false if the client waits for a "100 Continue"
-// before it sends the body. If nothing was read yet, drain then reads nothing, because net/http sends the "100 Continue"
-// with the first read.
+// sending would get a broken connection instead of the answer. If the client waits for a "100 Continue" before it sends the
+// body (sending is false) and nothing was read yet, drain reads nothing, because net/http sends the "100 Continue" with the
+// first read.
 func (b *requestBody) drain(sending bool) {
 	if !b.begun && !sending {
 		return

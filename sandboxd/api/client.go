@@ -79,8 +79,8 @@ func (c *Client) Info(ctx context.Context) (info Info, err error) {
 	return info, err
 }
 
-// call sends a request and decodes the answer, of at most limit bytes, into the value out. The value in is encoded as the
-// request's JSON body. Both may be nil.
+// call sends a request and decodes the answer, of at most limit bytes. in, if not nil, is encoded as the JSON body. out, if
+// not nil, receives the answer.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in any, limit int64, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -151,7 +151,8 @@ func (b *tidyBody) Close() error {
 }
 
 // sandboxPath returns the path of a sandbox's route, followed by the strings in more. It returns an error for an empty name,
-// which would lead to another route, and for a name that is longer than the daemon's limit for headers.
+// which would lead to another route. It also returns an error for a name of more than 1 KiB, which no sandbox has, because
+// the daemon's limit for headers would break off a request with a very long name.
 func sandboxPath(name string, more ...string) (string, error) {
 	const maximum = 1 << 10
 	if name == "" {

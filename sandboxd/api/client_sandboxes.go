@@ -28,7 +28,7 @@ func (c *Client) Get(ctx context.Context, name string) (s sandbox.Sandbox, err e
 // List returns one page of sandboxes.
 func (c *Client) List(ctx context.Context, r sandbox.ListRequest) (p sandbox.Page, err error) {
 	const maxToken = 4 << 10
-	if len(r.PageToken) > maxToken { // the daemon's limit for headers would break off a request with a longer token
+	if len(r.PageToken) > maxToken { // no valid token is this long, and the daemon would break off a request with far longer headers
 		return p, sandbox.Errorf(sandbox.Invalid, "page_token is not valid: use the next_page_token of the previous page")
 	}
 	q := url.Values{}

@@ -93,7 +93,7 @@ func (h *Handler) withOutput(ctx context.Context, id string, wait float64, w san
 	if err != nil {
 		return x, err
 	}
-	if !wire.WorkAllowed(ctx) { // the request has waited, and reading the output is work
+	if !wire.WorkAllowed(ctx) { // after its wait, the request needs a slot among the working requests to read the output
 		return x, sandbox.Errorf(sandbox.Limit, "the server has too many requests at work to read the output of execution %s now: ask for it again in a moment", x.ID)
 	}
 	if err := wire.Reserve(ctx, min(size, x.OutputBytes-w.Offset), outputPatience); err != nil {

@@ -44,8 +44,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.dispatch(res, req)
 }
 
-// fail answers with the part of err that clients may see, and logs the rest. If an answer has begun, it only logs. If the
-// client has disconnected, it logs err at debug level only.
+// fail answers with the part of err that clients may see. It logs an internal error, and an error of kind unavailable that
+// has a cause. If an answer has begun, fail only logs. If the client has disconnected, fail only logs err, at debug level,
+// unless err is a panic.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if _, panicked := errors.AsType[*panicError](err); !panicked && r.Context().Err() != nil {
 		h.log.Debug("client disconnected", "route", r.Pattern, "err", untrusted(err.Error()))
@@ -83,8 +84,8 @@ type statusError struct {
 func (e *statusError) Error() string { return e.err.Error() }
 func (e *statusError) Unwrap() error { return e.err }
 
-// untilDrain calls fn with a context that also ends when Drain is called. If fn then fails, untilDrain returns
-// [sandbox.ErrStopping].
+// untilDrain calls fn with a context that also ends when Drain is called. If fn fails after the call of Drain, untilDrain
+// returns [sandbox.ErrStopping].
 func (h *Handler) untilDrain(r *http.Request, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)

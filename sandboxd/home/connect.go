@@ -25,9 +25,9 @@ const (
 )
 
 // Connect returns a client for the home's daemon. If no daemon runs, Connect starts one with
-// `exe sandboxd --home=HOME args…` in the caller's environment, and reports that it did. If several processes call Connect
-// at once, only one starts a daemon. The daemon outlives the caller. If the daemon ends, the client starts a new one with
-// its next call.
+// `exe sandboxd --home=HOME args…` in the caller's environment, and started is true. If several processes call Connect
+// at once, only one starts a daemon. The daemon outlives the caller. If the daemon ends, the next call of the client starts
+// a new daemon.
 //
 // Connect replaces a running daemon if a client started it and it cannot open its engine, because the engine may work with
 // this caller's arguments or environment.

@@ -11,8 +11,8 @@
 //     the process at the other end of a socket)
 //   - [Connect]: a client of the home's daemon; it starts the daemon if none runs (connect.go, spawn*.go)
 //
-// Package sandboxd uses it to run a daemon, and the commands use it to reach one. It starts daemons but has none of their code: it
-// imports no engine and no MCP.
+// Package sandboxd uses package home to run a daemon, and the commands use it to reach one. Package home starts daemons as
+// processes but contains none of a daemon's code: it imports neither an engine nor the MCP server.
 package home
 
 import (
@@ -104,8 +104,8 @@ func Canonical(dir string) string {
 }
 
 // Prepare creates the home if necessary, accessible only to this user, and the folder of its socket, if that is outside
-// the home. It returns an error if the home belongs to another user, or if others can access it and it contains files that
-// are not Dormouse's.
+// the home. It returns an error if another user owns one of these folders. If other users can access the home, Prepare
+// removes their access if the folder is empty or already a home, and returns an error otherwise.
 func Prepare(dir string) error {
 	dir = Canonical(dir)
 	if err := makePrivate(dir, true); err != nil {

@@ -61,7 +61,7 @@ func Acquire(ctx context.Context, dir string) (*Lock, error) {
 func (l *Lock) WritePid() error {
 	err := l.writeFile(pidName, strconv.Itoa(os.Getpid()))
 	if err != nil {
-		_ = os.Remove(filepath.Join(l.dir, pidName)) // it is the pid of an earlier daemon
+		_ = os.Remove(filepath.Join(l.dir, pidName)) // the file has the pid of an earlier daemon
 	}
 	return err
 }

@@ -7,7 +7,8 @@ type peer struct{ pid, uid int }
 
 const unknown = -1
 
-// peerOf returns the process at the other end of c. Of a connection to a daemon, that is the process that listens.
+// peerOf returns the process at the other end of c. If c is a client's connection to a daemon, that is the process that
+// listens on the socket.
 func peerOf(c *net.UnixConn) (p peer, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

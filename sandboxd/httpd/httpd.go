@@ -1,5 +1,5 @@
-// Package httpd runs an HTTP server until a context ends. The daemon serves its API on a unix socket with it, and dormouse
-// serve MCP and the API on TCP. Requests are checked and routed by the caller's handler.
+// Package httpd runs an HTTP server until a context ends. The daemon uses it to serve its API on a unix socket, and
+// `dormouse serve` uses it to serve MCP and the API on TCP. The caller's handler checks and routes the requests.
 package httpd
 
 import (
@@ -26,10 +26,10 @@ type Server struct {
 
 	// OnStop is called when the context of Serve ends. It ends the streams and the long waits of the handler, and must not block.
 	OnStop       func()
-	StopPatience time.Duration // how long Serve then waits for the requests in flight
+	StopPatience time.Duration // how long Serve waits for the requests in flight after OnStop has returned
 }
 
-// Serve serves l until ctx ends, and closes l. It then calls OnStop and waits up to StopPatience for the requests in flight.
+// Serve serves l until ctx ends. It then calls OnStop, closes l, and waits up to StopPatience for the requests in flight.
 // After that it closes their connections.
 func (s Server) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Duration is a [time.Duration] that [ParseDuration] parses, also from JSON and flags. Its String method and its JSON
-// have the form of time.Duration.String.
+// Duration is a [time.Duration] that is read from JSON and from flags with [ParseDuration]. Its String method and its
+// JSON have the form of time.Duration.String.
 type Duration time.Duration
 
 // ParseDuration parses a duration in the syntax of [time.ParseDuration] ("90m", "1h30m"), which weeks and days may

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Kind is the category of an error. Each protocol has one table that maps it, for example to an HTTP status.
+// Kind is the category of an error. Each protocol has one table that maps kinds, for example to HTTP statuses.
 type Kind string
 
 // The kinds of errors. Clients rely on this set, so it has no others. An error that is not an [Error] is internal: its

@@ -92,8 +92,8 @@ type KernelDeath struct {
 // client follows the kernel between executions.
 type Interlude struct {
 	// LateBytes is the number of bytes that a thread, a timer or a child process printed between the executions, and
-	// LateText is the end of that text. The text does not belong to any execution, including the one that contains
-	// this Interlude.
+	// LateText is the end of that text. The text belongs to no execution, not even to the one that contains this
+	// Interlude.
 	LateBytes int64  `json:"late_bytes,omitempty"`
 	LateText  string `json:"late_text,omitempty"`
 	// AsOf is set if the sandbox's processes died and its state was restored from a checkpoint. It is the time of that

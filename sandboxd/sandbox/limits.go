@@ -2,7 +2,8 @@ package sandbox
 
 import "fmt"
 
-// Limits contains the limits of one sandbox's resources. No field is zero.
+// Limits contains the limits of one sandbox's resources. No field is zero in the record of a sandbox or in an
+// engine.Spec.
 type Limits struct {
 	// MemoryBytes limits the memory of processes, /workspace, /tmp, /dev/shm and stored output together.
 	MemoryBytes int64   `json:"memory_bytes"`
@@ -15,7 +16,8 @@ type Limits struct {
 // MiB is 2^20 bytes.
 const MiB = 1 << 20
 
-// FormatBytes formats a number of bytes in MiB or GiB for a message. It rounds down to a whole MiB.
+// FormatBytes formats a number of bytes for a message. It formats less than 1 GiB as whole MiB, rounded down, and other
+// sizes as GiB, rounded to one decimal, which whole GiB do not have.
 func FormatBytes(n int64) string {
 	switch {
 	case n >= 1<<30 && n%(1<<30) == 0:
@@ -34,7 +36,8 @@ func DefaultLimits() Limits {
 // DefaultMaxSandboxes is how many sandboxes of a daemon may run at once by default.
 const DefaultMaxSandboxes = 100
 
-// The smallest and largest values of a create request. The host can have less: see [Limits.WithRequest].
+// The smallest and largest values of a create request. On a host with fewer CPUs or less memory than the largest values,
+// these are lower: see [Limits.WithRequest].
 const (
 	MinMemoryMB = 128
 	MaxMemoryMB = 64 << 10
@@ -42,9 +45,10 @@ const (
 	MaxCPUs     = 64.0
 )
 
-// WithRequest returns the limits of a sandbox that r creates. l has the defaults for fields that r does not set;
-// defaults that exceed the host's CPUs or memory are lowered. If r asks for more CPUs or memory than the host has, the
-// error is of kind invalid. hostMemory is in bytes, and 0 if it is not known.
+// WithRequest returns the limits of a sandbox that r creates. l has the defaults for fields that r does not set.
+// Defaults that exceed the host's CPUs or memory are lowered, and so is a WorkspaceBytes of more than half the memory.
+// If r asks for CPUs or memory outside the valid range, or for more than the host has, the error is of kind invalid.
+// hostMemory is in bytes, and 0 if it is not known.
 func (l Limits) WithRequest(r CreateRequest, hostCPUs int, hostMemory int64) (Limits, error) {
 	hostMaxMB := MaxMemoryMB
 	if hostMemory > 0 {

@@ -24,8 +24,8 @@ import (
 // State is the state of a sandbox.
 type State string
 
-// The states of a sandbox. A running or suspended sandbox can be used. A terminated sandbox has a Reason, and clients
-// can only read its record until the record is deleted.
+// The states of a sandbox. A running or suspended sandbox can be used. A terminated sandbox has a Reason. Clients can
+// still read its record, until the record is deleted.
 const (
 	Provisioning State = "provisioning"
 	Running      State = "running"
@@ -166,8 +166,8 @@ type CreateRequest struct {
 	RequestID string `json:"request_id,omitempty"`
 }
 
-// Validate makes all checks that do not need the daemon's configuration, and replaces a short form of the language by
-// its name. Its errors are of kind invalid.
+// Validate makes all checks that need neither the daemon's configuration and records nor the host's CPUs and memory. It
+// replaces a short form of the language by its name. Its errors are of kind invalid.
 func (r *CreateRequest) Validate() error {
 	if err := ValidateDisplayName(r.DisplayName); err != nil {
 		return err

@@ -15,10 +15,10 @@ type Pipes struct{ In, Out *os.File }
 func (p Pipes) Read(b []byte) (int, error)  { return p.In.Read(b) }
 func (p Pipes) Write(b []byte) (int, error) { return p.Out.Write(b) }
 
-// LocalAddr implements [net.Conn]. A pipe has none.
+// LocalAddr implements [net.Conn]. A pipe has no address, so the result is a placeholder.
 func (p Pipes) LocalAddr() net.Addr { return address{} }
 
-// RemoteAddr implements [net.Conn]. A pipe has none.
+// RemoteAddr implements [net.Conn]. Like LocalAddr, it returns a placeholder.
 func (p Pipes) RemoteAddr() net.Addr { return address{} }
 
 // SetDeadline implements [net.Conn].

@@ -21,9 +21,9 @@ func WithWaiting(ctx context.Context, wait func() bool, work func(context.Contex
 	return context.WithValue(ctx, waitingKey{}, slotExchanges{wait, work})
 }
 
-// WaitAllowed returns how many seconds, at most the given ones, the request of ctx may wait for an execution. For a
-// long wait it exchanges the request's slot for a slot among the waiting requests, so that other requests can work. If no
-// such slot is free, it returns [ShortWait].
+// WaitAllowed returns how many of the given seconds the request of ctx may wait for an execution. For a wait longer than
+// [ShortWait], it exchanges the request's slot for a slot among the waiting requests, so that other requests can work. If
+// no such slot is free, it returns [ShortWait].
 func WaitAllowed(ctx context.Context, seconds float64) float64 {
 	x, ok := ctx.Value(waitingKey{}).(slotExchanges)
 	if !ok || seconds <= ShortWait || x.wait() {

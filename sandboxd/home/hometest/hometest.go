@@ -16,7 +16,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/home"
 )
 
-// New returns a path for a home that is short enough for a socket. The home is removed after the test.
+// New returns a path for a home: a path that is short enough that a socket fits below it. The home is removed after the
+// test.
 func New(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "dm")
@@ -28,7 +29,7 @@ func New(t *testing.T) string {
 }
 
 // Start calls run, which must run a daemon in the home dir until its context ends, and waits until the daemon answers. The
-// daemon runs until the test ends or end is called. It must end without an error.
+// daemon runs until the test ends or end is called. The test fails if run returns an error.
 func Start(t *testing.T, dir string, run func(context.Context) error) (c *api.Client, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
