@@ -111,7 +111,8 @@ func TestLazyEngineAttemptOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// TestConfig checks which settings are valid. The command line checks those with a fixed set of values.
+// TestConfig checks which settings are valid. It does not test the settings with a fixed set of values, which the command
+// line checks.
 func TestConfig(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

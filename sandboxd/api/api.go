@@ -19,8 +19,9 @@ import (
 )
 
 // Sandboxes is the interface that the API exposes. An error that the caller can do something about is a [sandbox.Error].
-// All methods may be called concurrently. The handler validates all arguments before it calls a method. The
-// implementation checks only what depends on its configuration and records: names, ids, page tokens, images and limits.
+// All methods may be called concurrently. The callers (the handler and, in `dormouse serve`, the MCP tools) validate all
+// arguments first. The implementation checks only names, ids, page tokens, images, and memory and CPUs, which need its
+// records or its configuration.
 type Sandboxes interface {
 	Create(ctx context.Context, r sandbox.CreateRequest) (sandbox.Sandbox, error)
 	// Get returns a sandbox. A name is, here and in the other methods, a sandbox id or an unambiguous display name.
@@ -33,6 +34,8 @@ type Sandboxes interface {
 	// has begun continues.
 	Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error)
 	FindExecution(ctx context.Context, requestID string) (sandbox.Execution, error)
+	// GetExecution does not wait if waitSeconds is 0. If it is negative, the manager does not wait either, and [Client]
+	// returns the daemon's error.
 	GetExecution(ctx context.Context, id string, waitSeconds float64, w sandbox.Window) (sandbox.Execution, error)
 	// FollowExecution calls fn with each event whose number is at least from, in order and from one goroutine. It returns
 	// nil when the execution is final, or the error of fn.

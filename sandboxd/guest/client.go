@@ -127,8 +127,8 @@ func (c *Client) Events(ctx context.Context, id sandbox.ExecutionID, from int64,
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("read the events of %s: %w", id, err)
 	}
-	// The last event of a stream is the final status. A stream without events is valid, too: from can be beyond the
-	// final status.
+	// The last event of a stream is the final status. A stream without events is also valid, because from can be beyond
+	// the final status.
 	if !final && last >= from {
 		return fmt.Errorf("read the events of %s: %w", id, io.ErrUnexpectedEOF)
 	}
@@ -147,8 +147,8 @@ func (c *Client) ListFiles(ctx context.Context) (FileList, error) {
 }
 
 // WriteFile stores body in the file at path. The file appears as a whole or not at all. The returned size and hash are
-// those of the bytes sent. The guest only counts the received bytes, because hashing them there, too, would cost more
-// than the rest of the transfer.
+// those of the bytes sent. The guest only counts the received bytes, because hashing them a second time in the guest
+// would cost more than the rest of the transfer.
 func (c *Client) WriteFile(ctx context.Context, path sandbox.Path, body io.Reader) (sandbox.File, error) {
 	sent := newDigest(fullReader{body})
 	defer sent.close()
@@ -209,8 +209,8 @@ func (c *Client) execution(ctx context.Context, method, path string, q url.Value
 	return e, nil
 }
 
-// call sends the value in as the JSON body (nil: no body) and decodes the answer into the value out (nil: the answer is
-// ignored). The request may arrive twice, so call is only for requests that can be repeated.
+// call sends a request and reads the answer. in, if not nil, is encoded as the JSON body. out, if not nil, receives the
+// answer. The request may arrive twice, so call is only for requests that can be repeated.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
 	var body []byte
 	if in != nil {

@@ -120,7 +120,8 @@ func (c *connection) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// get returns the live connection, and dials one if there is none. Concurrent callers wait for the same dial.
+// get returns the live connection, and dials one if there is none. While one caller dials, other callers wait. If the
+// dial fails, the next of them dials again.
 func (c *connection) get(ctx context.Context) (*http.ClientConn, error) {
 	select {
 	case <-c.lock:

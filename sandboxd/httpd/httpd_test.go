@@ -11,7 +11,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/httpd"
 )
 
-// start serves with a handler until the test ends or stop is called, which returns the error of Serve.
+// start runs the server s until the test ends or stop is called. stop returns the error of Serve.
 func start(t *testing.T, s httpd.Server) (url string, stop func() error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -7,7 +7,7 @@
 //
 // docs/kernel-protocol.md describes the messages between a kernel and the guest. To add a language, add a folder with
 // a program that implements this protocol, name its files in the go:embed line and add an entry to [Languages].
-// ARCHITECTURE.md lists the other places.
+// ARCHITECTURE.md lists the other places to change.
 package kernels
 
 import (

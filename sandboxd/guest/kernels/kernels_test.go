@@ -403,7 +403,7 @@ func testInterrupts(t *testing.T, k *kernel, setup, check string, cells map[stri
 			if o.status != "interrupted" || o.err.Name == "" {
 				t.Errorf("status, error = %q, %+v, want interrupted and an error", o.status, o.err)
 			}
-			if signals := <-stopped; signals > 20 { // each is half a second, so a slow machine needs more than one
+			if signals := <-stopped; signals > 20 { // the test sends one every half second, so a slow machine needs more than one
 				t.Errorf("the cell ended after %d signals, want one or a few", signals)
 			}
 			k.interrupt() // the kernel must ignore this interrupt, because nothing runs

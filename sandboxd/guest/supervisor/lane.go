@@ -195,7 +195,7 @@ func outcomeOfStatus(status string) outcome {
 	return outcome{state: sandbox.ExecFailed}
 }
 
-// ready returns the kernel when it reads requests, and starts a kernel first if none lives. If the kernel does not
+// ready returns the kernel once it is ready for requests, and starts a kernel first if none lives. If the kernel does not
 // start, or ends before it is ready, ready returns the cause. If the kernel is not ready within the duration maxWait,
 // ready kills it and returns the cause. If ctx ends first, ready returns nil and nil, and the kernel continues to
 // start.
@@ -252,7 +252,8 @@ func (l *lane) prepareForSnapshot(ctx context.Context) error {
 	}
 }
 
-// warmMemory is the smallest memory limit with which warm makes a kernel import libraries, which the code may not need.
+// warmMemory is the smallest memory limit with which warm makes a kernel import libraries. The code may not need the
+// libraries, so a smaller sandbox does not spend memory on them.
 const warmMemory = 1024 * sandbox.MiB
 
 // warm makes a kernel import the libraries that most code imports, if the sandbox has enough memory. It also checks

@@ -5,5 +5,5 @@ package supervisor_test
 // The guest is built statically, like the one in a release.
 var buildFlags, buildEnv = []string{"-trimpath"}, "CGO_ENABLED=0"
 
-// manyBytes is the output of an execution that is too large to store in the memory that TestOutput allows.
+// manyBytes is the size of an output that is too large to store in the memory that TestOutput allows.
 const manyBytes = 512 << 20

@@ -37,7 +37,7 @@ func (p *pipeEnds) pipe(childReads bool) (r, w *os.File) {
 		return r, w
 	}
 	p.child, p.ours = append(p.child, w), append(p.ours, r)
-	// An error is ignored, because a smaller pipe works, too.
+	// An error is ignored, because a smaller pipe also works.
 	if c, err := r.SyscallConn(); err == nil {
 		_ = c.Control(func(fd uintptr) {
 			_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_SETPIPE_SZ, pipeBytes)

@@ -2,7 +2,7 @@
 
 package supervisor_test
 
-// With -race, the guest is built with the race detector, too.
+// If the tests run with -race, the guest is also built with the race detector.
 var buildFlags, buildEnv = []string{"-race"}, "CGO_ENABLED=1"
 
 // manyBytes is smaller than without -race, because the guest is slow.

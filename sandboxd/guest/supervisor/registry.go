@@ -46,8 +46,8 @@ func newRegistry(dir string, memory int64) *registry {
 	return r
 }
 
-// accept returns the execution with this id. If there is none, accept creates an execution and passes it to enqueue,
-// which may reject it. accept then stores nothing and returns the error of enqueue.
+// accept returns the execution with this id. If there is none, accept creates an execution and passes it to enqueue. If
+// enqueue rejects the execution, accept does not store it and returns the error of enqueue.
 func (r *registry) accept(id sandbox.ExecutionID, req sandbox.ExecuteRequest, enqueue func(*execution) error) (*execution, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

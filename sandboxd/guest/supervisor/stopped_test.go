@@ -17,8 +17,8 @@ import (
 var stopper string
 
 // stopEverything runs code that leaves a hostile process behind: after a second, the process sends SIGSTOP to every
-// process that it can. Then it starts an execution that never ends by itself, with the given timeout in seconds. It
-// returns that execution's id when some process has been stopped.
+// process that it can. stopEverything then starts an execution that never ends by itself, with the given timeout in
+// seconds, and returns that execution's id when some process has been stopped.
 func (b *testGuest) stopEverything(timeout int) sandbox.ExecutionID {
 	b.t.Helper()
 	want(b.t, b.python("DELAY = 1\n"+stopper), sandbox.ExecSucceeded)

@@ -41,10 +41,10 @@ type memoryKill struct {
 func (m *memoryKill) done() bool { return syscall.Kill(-m.kernel.pid, 0) == syscall.ESRCH }
 
 const (
-	// Time between two checks. Processes that an execution left behind can use more memory while no execution runs
-	// (watchIdle), too. Code can fill a gigabyte in a third of a second. So the checks are more frequent when memory
-	// use has reached the constant near (watchNear), and from when a kernel is killed until its memory is free
-	// (watchFull).
+	// Time between two checks: while no execution runs (watchIdle), because processes that an execution left behind can
+	// still use more memory, and while one runs (watchBusy). Code can fill a gigabyte in a third of a second. So the
+	// checks are more frequent when memory use has reached the constant near (watchNear), and from when a kernel is
+	// killed until its memory is free (watchFull).
 	watchIdle = 500 * time.Millisecond
 	watchBusy = 100 * time.Millisecond
 	watchNear = 10 * time.Millisecond
@@ -70,8 +70,8 @@ const (
 	// memoryPerFile is how many bytes of the sandbox's memory limit there must be for each file under gVisor, whose
 	// file systems don't limit the number of files. A file takes 2 KB of gVisor's own memory, and 10 KB while a
 	// checkpoint is made. The guest can see how much of that memory is in use only with the runsc that Dormouse builds,
-	// but it always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file systems themselves
-	// have the same limit.
+	// but that memory always counts towards the cgroup's limit, which ends the sandbox. Under runc, the file systems
+	// themselves have the same limit.
 	memoryPerFile = 16 << 10
 )
 
@@ -126,8 +126,8 @@ func (w *watchdog) working() bool {
 	return w.work > 0
 }
 
-// check returns what percentage of the memory limit is in use. Before that, it kills processes if memory or the
-// number of files is too high.
+// check measures how much memory is in use, and kills processes if memory or the number of files is too high. It returns
+// the measured use, from before the kills, as a percentage of the memory limit.
 func (w *watchdog) check() int {
 	use := w.meter.Measure()
 	used, code := w.meter.Percent(use.Total), w.meter.Percent(use.Total-use.Heap)

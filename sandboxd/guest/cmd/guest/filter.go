@@ -39,9 +39,9 @@ const (
 // x32 is set in the numbers of amd64's second set of system calls.
 const x32 = 0x40000000
 
-// namespaceFilter returns a seccomp program that refuses with EPERM all calls that make namespaces or change mounts,
-// and all calls of other architectures. The flags of clone3 are in memory behind a pointer, which no seccomp program
-// can read. So clone3 fails with ENOSYS, and libc then calls clone instead.
+// namespaceFilter returns a seccomp program that refuses with EPERM all calls that make or enter namespaces or change
+// mounts, and all calls of other architectures. The flags of clone3 are in memory behind a pointer, which no seccomp
+// program can read. So clone3 fails with ENOSYS, and libc calls clone instead.
 func namespaceFilter() []unix.SockFilter {
 	const load, equal, atLeast, anyBit = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K,
 		unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// Resource limits that package syscall has no names for. The number is the same on amd64 and arm64.
+// rlimitNproc is RLIMIT_NPROC, for which package syscall has no name. The number is the same on amd64 and arm64.
 const rlimitNproc = 6
 
 // maxOpenFiles is how many files one process of a sandbox may have open.
@@ -22,8 +22,8 @@ const maxOpenFiles = 4096
 const niceness = 10
 
 // launch turns this process into a kernel: it switches to the kernels' user, sets the limits and executes the kernel's
-// program. The guest starts this process as root, because it waits until the process has executed `guest launch`, and
-// code in the sandbox could stop a process of the kernels' user before that.
+// program. The guest starts this process as root, because the guest waits until the process has executed `guest
+// launch`, and code in the sandbox could stop a process of the kernels' user before that.
 func launch(args []string) error {
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
 	uid := flags.Int("uid", 0, "user and group of the kernel")
@@ -62,7 +62,7 @@ func launch(args []string) error {
 		return err
 	}
 	if *home != "" {
-		_ = os.MkdirAll(*home, 0o700) // an error is ignored, because programs work without it
+		_ = os.MkdirAll(*home, 0o700) // an error is ignored, because programs work without a home folder
 	}
 	env := os.Environ()
 	for _, l := range []struct {

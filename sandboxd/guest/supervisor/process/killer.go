@@ -66,7 +66,7 @@ func (k *Killer) NearLimit() bool {
 const (
 	killWait         = 2 * time.Second        // how long a killed kernel may take to end before Kill also kills other processes
 	forkBombKillWait = 100 * time.Millisecond // killWait while a fork bomb runs
-	sparingRounds    = 3                      // number of rounds in which Kill spares the other kernels
+	sparingRounds    = 3                      // number of rounds after the first in which Kill spares the other kernels
 )
 
 // Kill kills the kernel pid and its process group, and returns when the channel exited is closed, which must happen when

@@ -14,8 +14,8 @@ import (
 )
 
 // MemoryMeter measures the memory that counts towards the sandbox's limit. Under gVisor, it calls sysinfo, which
-// describes only the sandbox there. Otherwise, it reads the cgroup's files if the sandbox can see them. Otherwise, it
-// adds up the memory of all processes and temporary file systems. Its methods may be called concurrently.
+// describes only the sandbox there. Elsewhere, it reads the cgroup's files, or, if the sandbox can't see them, adds up
+// the memory of all processes and temporary file systems. Its methods may be called concurrently.
 type MemoryMeter struct {
 	limit int64
 	read  func() (MemoryUse, bool)
@@ -53,8 +53,8 @@ var kernelMounts = []string{"/workspace", "/tmp", "/dev/shm"}
 func NewMemoryMeter(limit int64) *MemoryMeter {
 	m := &MemoryMeter{limit: limit, read: readBySum}
 	// ours reports whether the number n that was read, a memory limit in bytes, is this sandbox's limit. A far higher
-	// number is the limit of the whole machine or of a group of sandboxes. A gVisor sandbox's cgroup has the highest
-	// limit that is this sandbox's own: twice m.limit plus 256 MiB.
+	// number is the limit of the whole machine or of a group of sandboxes. The highest limit that is this sandbox's own
+	// is that of a gVisor sandbox's cgroup: twice m.limit plus 256 MiB.
 	ours := func(n int64, ok bool) bool { return ok && n <= 2*limit+512*sandbox.MiB }
 	switch {
 	case OnGVisor() && ours(readTotal()):

@@ -57,9 +57,9 @@ const unusedUID = 65_533
 // killCalls is how often KillAll calls kill, because under gVisor a process that is forked during a call survives it.
 const killCalls = 10
 
-// KillAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It only
-// makes system calls of this thread, and none for each process, so neither a fork bomb nor code that stops processes
-// can prevent it. kill(-1) signals the processes of the caller's effective and real user, except the caller itself.
+// KillAll sends SIGKILL to every process of the kernels' user at once, and does not wait until they have ended. It makes
+// a few system calls in this thread, however many processes there are, so neither a fork bomb nor code that stops
+// processes can prevent it. kill(-1) signals the processes of the caller's effective and real user, except the caller.
 // During the call the effective user is the kernels' user, and the real user is unusedUID instead of root, because
 // root's processes (`guest connect`) must not be killed.
 func (u User) KillAll() error {
