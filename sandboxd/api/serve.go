@@ -45,8 +45,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // fail answers with the part of err that clients may see. It logs an internal error, and an error of kind unavailable that
-// has a cause. If an answer has begun, fail only logs. If the client has disconnected, fail only logs err, at debug level,
-// unless err is a panic.
+// has a cause. If an answer has begun, fail sends nothing. If the client has disconnected, fail only logs err, at debug
+// level, unless err is a panic.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if _, panicked := errors.AsType[*panicError](err); !panicked && r.Context().Err() != nil {
 		h.log.Debug("client disconnected", "route", r.Pattern, "err", untrusted(err.Error()))

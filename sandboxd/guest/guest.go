@@ -67,8 +67,8 @@ type Restore struct {
 	EpochAbove int   `json:"epoch_above,omitempty"`
 }
 
-// Preparation asks the guest to make a kernel ready for a snapshot: the guest starts the kernel, which imports the
-// libraries that most code imports if the sandbox has enough memory for them.
+// Preparation asks the guest to make a kernel ready for a snapshot: the guest starts the kernel, and, if the sandbox has
+// enough memory, makes it import the libraries that most code imports.
 type Preparation struct {
 	Language sandbox.Language `json:"language"`
 }

@@ -17,7 +17,7 @@ type Limits struct {
 const MiB = 1 << 20
 
 // FormatBytes formats a number of bytes for a message. It formats less than 1 GiB as whole MiB, rounded down, and other
-// sizes as GiB, rounded to one decimal, which whole GiB do not have.
+// sizes as GiB, rounded to one decimal. An exact number of GiB gets no decimal.
 func FormatBytes(n int64) string {
 	switch {
 	case n >= 1<<30 && n%(1<<30) == 0:

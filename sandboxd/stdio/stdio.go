@@ -4,7 +4,7 @@
 // sends [Joined].
 //
 //   - [AwaitJoined]: waits until either kind of stream has reached the guest (joined.go)
-//   - [Stream]: the engine's side of the stream over the guest's own stdin and stdout, which are pipes
+//   - [Stream]: the engine's side of the stream over the guest's own stdin and stdout, which are pipes (stdio.go)
 //   - [Listener]: the guest's side of that stream (listen.go)
 //   - [Pipes]: two pipes as a connection (pipes.go)
 //

@@ -35,8 +35,8 @@ func (b *Budget) share(owner sandbox.Owner) int64 {
 	return b.total - b.total/4
 }
 
-// Take takes n units for the owner. It reports false, and takes none, if the owner would then hold more than its share, or if
-// too few units are left.
+// Take takes n units for the owner. It reports false, and takes none, if this would exceed the total, the owner's share, or
+// the limit for all owners other than the operator together.
 func (b *Budget) Take(owner sandbox.Owner, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
