@@ -21,7 +21,7 @@ const SocketPath = "/run/dormouse/guest.sock"
 //	PUT  /v1/expiry                                  Expiry → nothing
 //	POST /v1/awakening                               Restore → nothing
 //	POST /v1/preparation                             Preparation → nothing, when that kernel is ready
-//	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; a second PUT with this id starts nothing and returns the same execution
+//	PUT  /v1/executions/{id}?wait=SECONDS            sandbox.ExecuteRequest → sandbox.Execution; a second PUT with this id returns the same execution
 //	GET  /v1/executions/{id}?wait=&offset=&head=&tail=   sandbox.Execution with the window's events
 //	GET  /v1/executions/{id}/events?from=SEQ         one sandbox.Event a line, from SEQ on, until the execution is final
 //	POST /v1/executions/{id}/interrupt               sandbox.Execution when it has stopped

@@ -104,8 +104,9 @@ func Canonical(dir string) string {
 }
 
 // Prepare creates the home if necessary, accessible only to this user, and the folder of its socket, if that is outside
-// the home. It returns an error if another user owns one of these folders. If other users can access the home, Prepare
-// removes their access if the folder is empty or already a home, and returns an error otherwise.
+// the home. It returns an error if another user owns one of these folders, or if other users can access the socket's
+// folder. If other users can access the home, Prepare removes their access if the home is empty or has a home.id, and
+// returns an error otherwise.
 func Prepare(dir string) error {
 	dir = Canonical(dir)
 	if err := makePrivate(dir, true); err != nil {

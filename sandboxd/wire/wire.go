@@ -133,7 +133,7 @@ func Decode(resp *http.Response, limit int64, v any) error {
 
 // ReadError returns the error that an answer reports. The status, and not the body, determines the kind of the error. If
 // the body is not that of [WriteError], for example because a proxy sent the answer, the error contains only the status.
-// The kind of such an error is unavailable if the status says that a server behind the proxy cannot be reached, and
+// The kind of such an error is unavailable if the status means that a server behind the proxy cannot be reached, and
 // otherwise internal. The caller must close the body.
 func ReadError(resp *http.Response) error {
 	const maximum = 64 << 10
