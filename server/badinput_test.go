@@ -16,8 +16,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// runOtherClient calls a tool in a loop until the test ends. It fails the test if a call is not answered correctly. It stands
-// for a client that must not be affected by the bad input of the test's own clients.
+// runOtherClient calls a tool in a loop until the test ends. It fails the test if a call is not answered correctly. Tests use
+// it to check that bad input from one client does not affect another client.
 func runOtherClient(t *testing.T, address string) {
 	t.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})

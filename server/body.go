@@ -73,7 +73,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// release returns the body's bytes to the budget. The caller calls it when the body is no longer in memory.
+// release returns the body's bytes to the budget. It must be called when the body is no longer in memory.
 func (b *body) release() {
 	_ = b.control.SetReadDeadline(time.Time{})
 	if b.budget != nil {

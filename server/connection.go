@@ -169,8 +169,8 @@ func (c *connection) answer(ctx context.Context, m *message) {
 	}
 }
 
-// handle passes m to mcp-go, writes the notifications that mcp-go has queued, and returns the response. If mcp-go panics, the response is an internal error that does not
-// contain the text of the panic.
+// handle passes m to mcp-go, writes the notifications that mcp-go has queued, and returns the response. If mcp-go panics, the
+// response to a request is an internal error that does not contain the text of the panic.
 func (c *connection) handle(ctx context.Context, m *message) (response mcp.JSONRPCMessage) {
 	defer func() {
 		if p := recover(); p != nil {

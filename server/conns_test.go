@@ -171,7 +171,7 @@ func TestANamedTokenCannotHoldAllConnections(t *testing.T) {
 	wantOperatorAnswered(t, address)
 }
 
-// waiting is a fake daemon whose executions never end, so that every wait for one lasts as long as it may.
+// waiting is a fake daemon whose executions never end, so that every call of GetExecution waits for the full time.
 type waiting struct {
 	tools.Sandboxes
 	atOnce *atomic.Int64
@@ -282,8 +282,8 @@ func TestLongPollsOnOneConnectionLeaveSlotsForCalls(t *testing.T) {
 	}
 }
 
-// ending is a fake daemon whose executions run until done is closed. It counts the concurrent GetExecution calls that do not
-// wait, and sets tooMany if more than one such call runs at once.
+// ending is a fake daemon whose executions run until done is closed. It sets tooMany if two calls of GetExecution that do not
+// wait (with 0 seconds) run at the same time.
 type ending struct {
 	tools.Sandboxes
 	done    chan struct{}

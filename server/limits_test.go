@@ -231,8 +231,8 @@ func TestS07_Busy(t *testing.T) {
 	wg.Wait()
 }
 
-// TestS02_Token checks that concurrent callers create only one token, that only this user can read its file, that the file
-// is complete, and that the secret is never formatted.
+// TestS02_Token checks that concurrent callers create only one token, that the token's file is complete and only this user can
+// read it, and that a formatted Token does not contain the secret.
 func TestS02_Token(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	var wg sync.WaitGroup

@@ -45,6 +45,6 @@ func (l *lines) next() (*message, *rejection, error) {
 	return m, refused, nil
 }
 
-// maximum returns the message limit as an int, capped at 1 GiB. The cap has no effect, because next compares the result with
-// the length of a piece, which is at most spool.Long.
+// maximum returns the message limit as an int. It returns at most 1 GiB, so that the result fits into an int of 32 bits. next
+// compares the result only with the length of a piece, which is at most spool.Long, so a limit above 1 GiB works too.
 func (l *lines) maximum() int { return int(min(l.limits.Message, 1<<30)) }

@@ -92,7 +92,7 @@ func connectRaw(t *testing.T, kind string, folder *spool.Folder, limit int) rawC
 			go func() {
 				a := answer{}
 				_, a.raw = ask(t, "POST", "http://"+address+"/mcp", s)
-				for _, line := range strings.Split(a.raw, "\n") { // if the answer is an event stream, this keeps its last message
+				for _, line := range strings.Split(a.raw, "\n") { // if the answer is an event stream, skip the notifications before the response
 					line = strings.TrimPrefix(line, "data: ")
 					if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &a) == nil && a.Method == "" {
 						break
@@ -420,7 +420,7 @@ func TestS04_LongBodies(t *testing.T) {
 	wantAliveHTTP(t, address)
 }
 
-// pattern returns the first n bytes of the file that "large" reads.
+// pattern returns the first n bytes of the file that the tool "large" returns.
 func pattern(n int) []byte {
 	return bytes.Repeat([]byte("0123456789 spool:\x00\xff\n"), n/20+1)[:n]
 }

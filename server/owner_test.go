@@ -19,7 +19,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// counted is a fake daemon that records the owner of each request to list its sandboxes.
+// counted is a fake daemon that records the owner of the last request to list its sandboxes.
 type counted struct {
 	fakeDaemon
 	by sandbox.Owner

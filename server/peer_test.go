@@ -52,7 +52,7 @@ func fakeTools() []tools.Tool {
 	}
 }
 
-// gate makes calls of the tool wait last until the test opens it.
+// gate makes calls of the tool "wait" last until the test opens the gate.
 type gate struct {
 	t       *testing.T
 	name    string

@@ -76,8 +76,8 @@ func (c *messageCount) add() {
 	c.more = make(chan struct{})
 }
 
-// await waits until n messages were written. It returns earlier if ctx ends, or after writePatience, in which a write either
-// succeeds or fails. It returns at once if c is nil.
+// await waits until n messages were written, but at most writePatience, because each write succeeds or fails within that
+// time. It returns earlier if ctx ends, and at once if c is nil.
 func (c *messageCount) await(ctx context.Context, n int) {
 	if c == nil {
 		return

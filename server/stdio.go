@@ -12,7 +12,8 @@ import (
 
 // ServeStdio serves MCP on one connection, with one JSON-RPC message on each line, until the input (in) or ctx ends. When
 // the input ends, it waits up to Config.Grace for the answers to the calls in flight and returns nil. When ctx ends or the
-// connection breaks, it returns an error. A read from in may still be blocked when it returns.
+// connection breaks, it returns an error. A read from in may still be blocked when ServeStdio
+// returns.
 //
 // ServeStdio does not use mcp-go's read loop, because that loop drops a last line without a newline, cancels calls at the
 // end of the input, runs calls itself when its queue is full (so that nothing can be cancelled), loses a cancellation that

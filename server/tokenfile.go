@@ -36,7 +36,7 @@ type TokenFile struct {
 
 	mu       sync.Mutex
 	info     fs.FileInfo // the state of the file when it was read; nil: the last read failed
-	settled  bool        // the modification time was over 2 s old at the last read, so a later change gives the file a different one
+	settled  bool        // the last read was over 2 s after the last change, so the next change sets a different modification time
 	tokens   []Token
 	reported string // the error of the last read; empty: none
 }
@@ -96,7 +96,7 @@ func (f *TokenFile) Tokens() []Token {
 }
 
 // read reads the file and sets f.info, f.settled and f.tokens. On error there are no tokens. The caller must hold f.mu,
-// except before f is shared.
+// unless no other goroutine can use f yet.
 func (f *TokenFile) read() error {
 	f.info, f.settled, f.tokens = nil, false, nil
 	entries, info, err := readTokens(f.path, f.shared)

@@ -244,8 +244,7 @@ func TestBadRequests(t *testing.T) {
 	wantAliveHTTP(t, address)
 }
 
-// TestS06_Panic checks that the answer after a panic, also after one outside a tool, contains an error id and not the text of
-// the panic.
+// TestS06_Panic checks that the answer after a panic, in a tool or in the REST API, does not contain the text of the panic.
 func TestS06_Panic(t *testing.T) {
 	h := newHTTP(t, "127.0.0.1:8765", func(c *server.HTTPConfig) {
 		c.API = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret text") })

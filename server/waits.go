@@ -26,8 +26,9 @@ func NewWaits(s tools.Sandboxes) *Waits {
 // Drain ends all current and future waits of GetExecution. Executions continue.
 func (w *Waits) Drain() { w.stop() }
 
-// Execute starts an execution, unless Drain was called. Drain does not end its wait, because an error would lose the
-// execution's id: package tools lets it wait for a second only, and spends the rest of the wait in GetExecution.
+// Execute starts an execution, unless Drain was called. Drain does not end the wait of Execute, because the caller would get
+// an error and not the execution's id. That wait is short: package tools lets Execute wait for at most a second, and waits
+// for the rest of the time in GetExecution.
 func (w *Waits) Execute(ctx context.Context, name string, r sandbox.ExecuteRequest) (sandbox.Execution, error) {
 	if w.stopping.Err() != nil {
 		return sandbox.Execution{}, sandbox.Errorf(sandbox.Unavailable, "the Dormouse server is stopping, so the code was not run: try again in a moment")

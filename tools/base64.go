@@ -17,8 +17,8 @@ type base64Reader struct {
 	padded  bool
 	read    int64 // characters read so far, for positions in error messages
 
-	in   []byte // base64 characters; some at the beginning (the field rest is their number) are left over from the previous piece
-	rest int
+	in   []byte // base64 characters
+	rest int    // the number of characters at the beginning of in that are left over from the previous piece
 	buf  []byte // decoded bytes
 	out  []byte // the part of buf that Read has not returned yet
 	err  error

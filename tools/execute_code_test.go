@@ -30,8 +30,8 @@ func TestNewSandboxIsNamedFirst(t *testing.T) {
 	}
 }
 
-// TestDefaults checks the request for an execution. The request that starts it waits for a second only:
-// TestRunningThenDone checks that the call waits for 45 seconds in total.
+// TestDefaults checks the default timeout, wait and window in the request that starts an execution. This request waits for
+// only one second. TestRunningThenDone checks that the whole call waits for 45 seconds.
 func TestDefaults(t *testing.T) {
 	d := newDouble()
 	call(t, tools.New(d, tools.Config{}), "execute_code", args{"code": "1"})

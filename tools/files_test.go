@@ -13,7 +13,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
-// write sends one file to a sandbox of a new double. It returns the answer, and the content of the file "f" in the
+// write sends one file to a sandbox of a new fake daemon. It returns the answer, and the content of the file "f" in the
 // sandbox afterwards.
 func write(t *testing.T, c tools.Config, file args) (text string, isError bool, arrived []byte) {
 	t.Helper()

@@ -24,8 +24,7 @@ func (t *toolset) getSandbox() Tool {
 }
 
 // identify returns the id of the sandbox that a call names. Answers use the id, because it stays correct after the
-// sandbox is renamed or deleted. If name is a display name, identify also returns that; if name is an id, displayName
-// is empty.
+// sandbox is renamed or deleted. If name is an id, displayName is empty.
 func (t *toolset) identify(ctx context.Context, name string) (id sandbox.ID, displayName string, err error) {
 	if sandbox.IsID(name) {
 		return sandbox.ID(name), "", nil

@@ -9,8 +9,8 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 )
 
-// interruptExecution returns the tool interrupt_execution. Its answers are only text, like those of all tools about
-// executions.
+// interruptExecution returns the tool interrupt_execution. Like all tools about executions, it answers without structured
+// content.
 func (t *toolset) interruptExecution() Tool {
 	return tool("interrupt_execution", "Stop running code",
 		"Stops running or queued code, like Ctrl-C; variables are kept, unless the code ignores it and the kernel must be ended (the answer says which).",

@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
-// TestAFIFOSwappedInDoesNotHangTheCall checks that no call hangs if another program keeps replacing the file that it
-// sends by a FIFO and back, as fast as possible.
+// TestAFIFOSwappedInDoesNotHangTheCall checks that no call hangs if, as fast as possible, another program alternately
+// replaces the file that the call sends by a FIFO, and the FIFO by a file.
 func TestAFIFOSwappedInDoesNotHangTheCall(t *testing.T) {
 	dir := t.TempDir()
 	file, fifo, path := filepath.Join(dir, "file"), filepath.Join(dir, "fifo"), filepath.Join(dir, "path")

@@ -28,9 +28,9 @@ import (
 )
 
 // Sandboxes is the daemon as the tools use it. The tools validate the arguments of a call before they pass them on, because
-// in `dormouse serve` no API handler is in between. A sandbox's name is its id or an unambiguous display name. Methods
-// return errors of type *sandbox.Error; the tools treat every other error as internal and do not show its text.
-// Implementations must be safe for concurrent use.
+// in `dormouse serve` the tools call the daemon directly, and no API handler validates the arguments. A sandbox's name is
+// its id or an unambiguous display name. Methods return errors of type *sandbox.Error; the tools treat every other error as
+// internal and do not show its text. Implementations must be safe for concurrent use.
 type Sandboxes interface {
 	// Create creates a sandbox. A second call with the same RequestID returns the sandbox of the first call.
 	Create(ctx context.Context, r sandbox.CreateRequest) (sandbox.Sandbox, error)
@@ -87,7 +87,7 @@ func newToolset(s Sandboxes, c Config) *toolset {
 	return t
 }
 
-// New returns the ten tools, in the order in which one would explain them: execute_code first.
+// New returns the ten tools, execute_code first.
 func New(s Sandboxes, c Config) []Tool {
 	t := newToolset(s, c)
 	return []Tool{

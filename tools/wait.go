@@ -67,9 +67,9 @@ func (t *toolset) await(ctx context.Context, id string, wait float64, w sandbox.
 }
 
 // finish is the common end of execute and await. ex and err are the results of Execute or GetExecution, which may have
-// waited for a part of the time only. finish continues the wait until wait seconds have passed since begun. Then it makes
-// sure that the tool call may work again, and returns the latest state of the execution with the output in the window w. If
-// the daemon returns an error instead, finish returns ex, so that the caller still has the id of the running execution.
+// waited for a part of the time only. finish continues the wait until wait seconds have passed since begun. It then calls
+// [wire.WorkAllowed], and returns the latest state of the execution with the output in the window w. If the daemon cannot
+// return the latest state, finish returns ex, so that the caller still has the id of the running execution.
 func (t *toolset) finish(ctx context.Context, ex sandbox.Execution, err error, wait float64, begun time.Time, w sandbox.Window) (sandbox.Execution, error) {
 	if err != nil {
 		return ex, err

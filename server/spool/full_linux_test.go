@@ -11,8 +11,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/server/spool"
 )
 
-// TestDiskFull checks that writing a message or an answer to a full disk returns an error, and that the space that it used is
-// free afterwards.
+// TestDiskFull checks that writing a message or an answer to a full disk returns an error, and that the space of a failed
+// message or answer is free after it is closed.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {

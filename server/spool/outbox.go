@@ -12,8 +12,9 @@ import (
 	"github.com/emmansun/base64"
 )
 
-// Outbox stores the files of one answer on disk, because they are too long for memory. Base64 must not be called
-// concurrently. Send may be called concurrently with Base64 and Send, so that progress can be sent while a file is stored.
+// Outbox stores the files of one answer on disk, because they are too long for memory. Only one call of Base64 may run at a
+// time. Several calls of Send may run at the same time, also during a call of Base64, so that progress can be sent while a
+// file is stored.
 type Outbox struct {
 	store store
 

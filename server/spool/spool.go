@@ -25,9 +25,9 @@ import (
 	"syscall"
 )
 
-// Folder is the folder of the files, with a limit on their total size. It counts bytes itself, and not with wire.Budget,
-// because it has no owners and this package does not depend on the daemon. With a nil *Folder, all strings stay in memory.
-// Its methods may be called concurrently.
+// Folder is the folder of the files, with a limit on their total size. It counts bytes itself and does not use wire.Budget,
+// because this limit does not distinguish owners and this package does not depend on the daemon. With a nil *Folder, all
+// strings stay in memory. The methods of Folder may be called concurrently.
 type Folder struct {
 	path    string
 	maximum int64 // the maximum value of the field used
@@ -111,10 +111,11 @@ type section struct{ offset, size int64 }
 // reserveStep is the minimum number of bytes that a store reserves in the folder at a time.
 const reserveStep = 1 << 20
 
-// chunk is the number of bytes in one read or write of a whole file.
+// chunk is the size in bytes of the pieces in which an outbox stores a file and encodes it in base64.
 const chunk = 512 << 10
 
-// writers collect small pieces. A piece larger than a writer's buffer is written to the disk directly.
+// writers contains buffered writers, which collect small pieces of a string before they write them to the disk. A piece that
+// is larger than the buffer is written directly.
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}
 
 // begin begins a new section and returns the placeholder for its string.
@@ -160,7 +161,7 @@ func (s *store) Write(p []byte) (int, error) {
 	return n, diskError(err)
 }
 
-// flush writes buffered bytes to the file, so that open's readers see them.
+// flush writes buffered bytes to the file, so that a reader that open has returned sees them.
 func (s *store) flush() error {
 	if s.w == nil {
 		return nil

@@ -138,8 +138,8 @@ func messages() map[string]string {
 	}
 }
 
-// TestRestore checks that a tool gets the same values as from encoding/json, for pieces of every size, and that invalid JSON
-// stays invalid.
+// TestRestore checks that a message that is spooled and restored decodes to the same value as with encoding/json, for pieces
+// of many sizes, and that invalid JSON stays invalid.
 func TestRestore(t *testing.T) {
 	f := open(t, 0)
 	for name, text := range messages() {
@@ -388,8 +388,8 @@ func TestOutbox(t *testing.T) {
 	}
 }
 
-// FuzzRestore checks that a message that is spooled and restored decodes as with encoding/json, for pieces of every size and
-// for every limit for long strings.
+// FuzzRestore checks that a message that is spooled and restored decodes as with encoding/json, for pieces of different sizes
+// and for different values of Limits.Long.
 func FuzzRestore(f *testing.F) {
 	for _, s := range []string{
 		`{"a":"plain text"}`, `["a\n\t\"\\\/b"]`, `["\u00e9\uD83D\uDE00é😀"]`, `["\uD83D","\uDE00","\uD83D\u0041"]`, `{"a long name":{"b":["c",{"d":"e"}]}}`,

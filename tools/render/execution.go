@@ -301,8 +301,8 @@ func (r *rendering) gap(w *writer, p piece) {
 
 const maxFilesListed = 20
 
-// fileLines returns lines that list the files that the execution wrote, and the call that reads one. They are text
-// because clients drop resource links, and a model does not find files that the answer does not name.
+// fileLines returns lines that list the files that the execution wrote and name the call that reads a file. The answer does
+// not use resource links, because clients drop them, and a model does not find files that the answer does not name.
 func (r *rendering) fileLines() string {
 	if r.view.Paging && !r.ex.State.Final() {
 		return ""

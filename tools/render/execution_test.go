@@ -153,7 +153,8 @@ func cut(s string) []sandbox.Event {
 	}
 }
 
-// answer returns the answer about an execution. It first sets the fields that the execution lacks.
+// answer returns the answer about an execution. It first completes a copy of the execution: it sets the ids, the language,
+// the timeout and the times, numbers the events, and sets State and KernelEpoch if they are empty.
 func answer(ctx context.Context, ex sandbox.Execution, v render.View) *mcp.CallToolResult {
 	ex.ID, ex.SandboxID, ex.Language, ex.TimeoutSeconds = "exec_aaaaaaaaaaaaaaaaaaaaaaaaaa", "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaa", sandbox.Python, 600
 	if ex.State == "" {
@@ -251,10 +252,11 @@ func (l lookupCounter) Value(key any) any {
 	return l.Context.Value(key)
 }
 
-// TestPicturesOfAPageAreDecodedOnce checks that cutting a page again does not decode its pictures again. In this page stdout
-// and stderr alternate often. fitPage counts the errors between the texts, and so estimates the length of an answer that
-// groups the streams. The answer omits all errors but the last. So it does not group the streams, and shows each text with a
-// label and fences. It is therefore too long at first, and the page is cut again.
+// TestPicturesOfAPageAreDecodedOnce checks that the pictures of a page are decoded only once, even if the page must be cut
+// again because its answer is longer than fitPage estimated. On this page, stdout and stderr alternate often. fitPage counts
+// the text before and after each error as two pieces, and so estimates the length of an answer with so many pieces that it
+// groups the streams. The answer omits all errors but the last, and joins the text before and after an omitted error. It
+// then has too few pieces to group the streams, and is longer, because each piece needs a label and fences.
 func TestPicturesOfAPageAreDecodedOnce(t *testing.T) {
 	events := []sandbox.Event{figure(40, 30), figure(50, 30), figure(60, 30)}
 	for range 5 {

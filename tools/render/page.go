@@ -32,8 +32,8 @@ func (r *rendering) pageText(ctx context.Context, left int, pictures *Pictures) 
 	}
 }
 
-// firstPage returns the events of an execution's window up to the first text that the window omitted, so that the client
-// reads that text before any later event, and the offset of the next page.
+// firstPage returns the events of an execution's window up to the first text that the window omitted, and the offset of the
+// next page. The next page shows the omitted text, so the client reads it before any later event.
 func firstPage(ex sandbox.Execution) ([]sandbox.Event, int64) {
 	for i, e := range ex.Events {
 		if e.Type == sandbox.EventOmitted && e.Reason == sandbox.OmittedByWindow {

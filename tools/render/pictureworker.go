@@ -20,8 +20,8 @@ import (
 )
 
 // A worker is a separate process, running this program, that decodes one picture. It reads the picture from stdin and
-// writes its answer to stdout. Its environment is empty, and it limits its own resources before it reads the picture,
-// so that a hostile picture can use at most workerMemory and workerCPU. The caller kills the worker after
+// writes its answer to stdout. Its environment is empty. On Linux, it limits its own resources before it reads the
+// picture, so that a hostile picture can use at most workerMemory and workerCPU. The caller kills the worker after
 // workerDeadline or when the call is cancelled.
 const (
 	workerArgument = "picture-worker"

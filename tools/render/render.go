@@ -42,7 +42,7 @@ func textContent(s string) mcp.TextContent {
 // content.
 const (
 	maxListBytes = 10_000 // the JSON of a list
-	// MaxReason is for the text of one reason or detail.
+	// MaxReason is the maximum size of the text of one reason or detail.
 	MaxReason = 300
 )
 

@@ -48,8 +48,8 @@ const plotlyType = "application/vnd.plotly.v1+json"
 var traceType = regexp.MustCompile(`^[a-z0-9]{1,30}$`)
 
 // browserOnly returns a description of a value that only a browser can show, or "" for other values. The text of such a
-// value would be useless to a model. It is a plotly figure, or long HTML with a script. HTML counts only if the parameter
-// shown, the MIME type of the text that the answer would otherwise contain, is text/html.
+// value, a plotly figure or long HTML with a script, would be useless to a model. The parameter shown is the MIME type of
+// the text that the answer would otherwise contain. If it is not text/html, browserOnly ignores the value's HTML.
 func browserOnly(data map[string]string, shown string) string {
 	if figure := data[plotlyType]; figure != "" {
 		return plotly(figure)
