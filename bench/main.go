@@ -1,6 +1,6 @@
 // Bench measures the times that users and agents wait for, through the built binary, and prints medians and 95th
 // percentiles. `make bench` runs its three parts: calls, messages and hibernate. `go run ./bench messages` runs only
-// the part messages. Bench measures each runtime of each engine on this machine, and starts a new daemon for each runtime.
+// the part messages. Bench measures each runtime of each engine on this machine, and starts new daemons for each runtime.
 //
 // main.go contains the part calls, messages.go the part messages, and hibernate.go the part hibernate.
 package main

@@ -3,8 +3,8 @@
 //   - The packages: packages.txt (Debian) and requirements.txt (PyPI, pinned by pin.py), which
 //     [Packages] and [Wheels] read (lists.go)
 //   - The steps that turn a root file system with these packages into the image, the same for both ways: setup.sh,
-//     inventory.py and dpkg.cfg
-//   - [Ref], the name of the image, which contains a hash of all these inputs (image.go)
+//     inventory.py, dpkg.cfg and hosts
+//   - [Ref], the name of the image, which contains a hash of all files that decide the contents of the image (image.go)
 //   - [Ensure], which brings the image into an engine (build.go), and the choice of the way to build it (way.go)
 //   - The two ways: Debian's mmdebstrap (debian.go, wheels.go), and a docker build on an image from
 //     Docker Hub (docker.go, sandbox.dockerfile)

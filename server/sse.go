@@ -88,7 +88,8 @@ func (s *sseStream) sendBetween(send func() error) error {
 }
 
 // end ends the stream. From then on messages are refused. If the client is still connected, end waits up to grace for the
-// answers to the calls in flight. Then it cancels the remaining calls. After it has returned, nothing is written.
+// answers to the calls in flight. Then it cancels the remaining calls and waits up to grace for their end. After end has
+// returned, nothing is written to the client.
 func (s *sseStream) end(grace time.Duration) {
 	s.ending.Lock()
 	s.ended = true

@@ -265,7 +265,7 @@ func TestCancel(t *testing.T) {
 	p := connect(t, server.Config{MaxCalls: 1})
 	p.send(toolCall(`"slow"`, "wait", `{"ms":60000}`), toolCall("2", "echo", `{}`),
 		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"slow"}}`)
-	// The call 2 begins when the cancelled call has ended, so an answer to that call would come first.
+	// Call 2 begins after the cancelled call has ended, so an answer to the cancelled call would come first.
 	if a := p.next(); a.ID != 2.0 {
 		t.Errorf("got %s, want the answer to 2", a.raw)
 	}

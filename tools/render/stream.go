@@ -24,7 +24,7 @@ type piece struct {
 // Limits that determine how printed text is cut and in which order it is shown.
 const (
 	headShare       = 0.3 // if printed text is cut, the part of the kept bytes that comes from its beginning
-	maxAlternations = 24  // the maximum number of changes between stdout and stderr that are shown in order
+	maxAlternations = 24  // the maximum number of pieces of printed text that are shown in their original order
 	maxGaps         = 3   // the maximum number of gaps that are shown separately
 )
 
@@ -127,9 +127,9 @@ func (p piece) slice(from, to int) piece {
 
 func clamp(n, maximum int) int { return min(max(n, 0), maximum) }
 
-// groupStreams puts all text of stdout first and then all text of stderr if the streams alternate more than
-// maxAlternations times. In their original order nearly each line would need a label, and the labels would be longer
-// than the lines. alternations is 0 if nothing was grouped.
+// groupStreams puts all text of stdout first, then all text of stderr, and then the other pieces, if there are more than
+// maxAlternations pieces of printed text. In their original order nearly each line would need a label, and the labels would
+// be longer than the lines. alternations is the number of pieces that were grouped, or 0 if nothing was grouped.
 func groupStreams(pieces []piece) (out []piece, alternations int) {
 	streams := 0
 	for _, p := range pieces {
