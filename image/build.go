@@ -117,8 +117,8 @@ func Ensure(ctx context.Context, engine Engine, opts Options, progress io.Writer
 	return result, importTar(ctx, engine, result, report)
 }
 
-// inEngine reports whether the engine has the image. If the image was built on this machine, the cache has its size and
-// the packages that were left out, and the Result contains them.
+// inEngine reports whether the engine has the image. If the cache has the image too, the Result contains its size and the
+// packages that were left out.
 func (c cache) inEngine(ctx context.Context, engine Engine) (Result, bool, error) {
 	has, err := engine.HasImage(ctx, Ref())
 	if err != nil || !has {

@@ -37,8 +37,8 @@ type connection struct {
 	send    func([]byte, *spool.Outbox) error
 
 	running sync.WaitGroup
-	// slots limits the working tool calls of this connection. Because no other connection uses these slots, they are acquired
-	// as the operator, for whom there is no limit per owner.
+	// slots limits the tool calls of this connection that do not wait for an execution. No other connection uses these slots,
+	// so they are acquired as the operator, for whom there is no limit per owner.
 	slots *slots
 	waits *slots // limits tool calls that wait for an execution
 

@@ -16,8 +16,8 @@ import (
 
 // parseSpooled parses a message whose long strings are on disk and were replaced by placeholders. It rejects a message with
 // long strings outside the arguments of a tool call, because resolve restores only arguments: anywhere else, the server would
-// use the placeholder as if the client had sent it. The caller must close the returned message, which uses long. If there is
-// none, parseSpooled closes long.
+// use the placeholder as if the client had sent it. The caller must close the returned message, which uses long. If
+// parseSpooled returns no message, it closes long.
 func parseSpooled(long *spool.Message) (m *message, refused *rejection) {
 	defer func() {
 		if m == nil {

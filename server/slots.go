@@ -63,7 +63,7 @@ func (s *slots) acquire(ctx context.Context, owner sandbox.Owner) (free func(), 
 
 func (s *slots) inUse() int { return int(s.taken.Used()) }
 
-// workPatience is how long a request that has waited for an execution then waits for a slot among the working requests.
+// workPatience is how long a request waits for a slot in requestSlot.work after it has waited for an execution.
 const workPatience = 20 * time.Second
 
 // requestSlot is the slot of one request: one in work, or, while the request waits for an execution, one in waits.

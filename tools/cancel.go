@@ -8,8 +8,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/sandbox"
 )
 
-// ErrUnwanted is the cause with which package server cancels a call's context if the client has cancelled the call and, in
-// the client's protocol version, a cancellation also stops the code. The tools then interrupt the execution that the
+// ErrUnwanted is the cause with which package server cancels a call's context if the client has cancelled the call and
+// uses a protocol version in which a cancellation also stops the code. The tools then interrupt the execution that the
 // call started. If the context ends for another reason, for example because the client disconnected, the execution
 // continues.
 var ErrUnwanted = errors.New("the client cancelled the call")

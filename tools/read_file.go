@@ -18,7 +18,7 @@ import (
 // Limits of a read_file answer, in bytes of the file.
 const (
 	maxTextLength  = 1 << 20 // the text in an answer, if the call has a length; a longer part is returned as base64
-	maxInlineBytes = 7_500   // the largest other file that is shown as base64 in the answer's text, if the call has no length
+	maxInlineBytes = 7_500   // the largest binary file that the answer shows as base64 in its text, if the call has no length
 )
 
 func (t *toolset) readFile() Tool {

@@ -131,7 +131,7 @@ type rendering struct {
 	values map[int]*value // displays and results by their index in the events
 	images []mcp.Content
 
-	run strings.Builder // printed text that print has collected; flush appends it to the last piece
+	run strings.Builder // printed text that print has collected; flush makes it the text of the last piece
 }
 
 // choosePictures decides which pictures of events the answer shows. It decodes each picture in a separate process, which is
