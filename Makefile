@@ -24,8 +24,8 @@ test: build ## all the tests that this machine can run; says which it could not,
 test-fast: guests ## only the tests that need no engine, in seconds
 	go test -short ./...
 
-# e2e is left out, because its tests run the command, which is built without the race detector. make lint runs go vet. Four packages
-# are tested at a time, because some of them mostly wait.
+# e2e is left out, because its tests run the command, which is built without the race detector. go vet is off, because make lint runs
+# it. Four packages are tested at a time, because some of them mostly wait.
 test-race: guests ## the tests that need no engine, under the race detector
 	go test -p 4 -race -short -vet=off $$(go list ./... | grep -v /e2e)
 
@@ -59,8 +59,9 @@ golden: guests ## rewrites the golden files; read the diff
 clean: ## removes what was built here (images and homes stay)
 	rm -rf bin $(GUESTS) third_party/runsc/compiled.go third_party/runsc/patched
 
-# The guest is a Linux program. The command embeds it for both architectures, so that it can also be injected from a Mac.
-# These targets always run, because go build itself finds out whether there is anything to do.
+# The guest is a Linux program. The command dormouse embeds it for both architectures, because dormouse may run on another system,
+# such as a Mac, and copies the guest into its containers. These targets always run, because go build itself finds out whether there
+# is anything to do.
 guests: $(GUESTS)
 $(GUESTS): FORCE
 	@CGO_ENABLED=0 GOOS=linux GOARCH=$(lastword $(subst -, ,$@)) go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ ./sandboxd/guest/cmd/guest

@@ -15,9 +15,10 @@ import (
 	"testing"
 )
 
-// TestParallelLargeAnswersAreBounded checks that the server's memory budget for answers holds while 24 clients at once read
-// the 15 MB of output of one execution. An answer that exceeds the budget waits, or the server refuses it with an error that
-// names the limit. The test also accepts the error that the guest does not answer, because a slow machine may cause it.
+// TestParallelLargeAnswersAreBounded checks that the server keeps to its memory budget for answers while 24 clients request
+// the same 15 MB of output at the same time. A request waits if too little of the budget is left. If it waits too long, it
+// gets an error that names the limit. The test also accepts the error that the guest does not answer, because a slow machine
+// may cause it.
 func TestParallelLargeAnswersAreBounded(t *testing.T) {
 	needsEngine(t)
 	h := newHome(t)

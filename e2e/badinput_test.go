@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// kernelFate says whether the Python kernel survives a test case of TestBadInput.
+// kernelFate is whether the Python kernel must survive a test case of TestBadInput.
 type kernelFate int
 
 const (
@@ -32,8 +32,8 @@ func TestBadInput(t *testing.T) {
 			t.Parallel()
 			s := newHome(t, p.env...).connect(t)
 			id := s.create(args{"memory_mb": 1024})
-			// Only the first platform prints 1 GB, because output does not pass through the engine before it is cut to its limit.
-			// 100 MB exceed this limit as well.
+			// Only the first platform prints 1 GB. The guest cuts output to its limit before the output passes through the engine,
+			// so 100 MB, which also exceed the limit, are enough on the others.
 			output := 1000
 			if i > 0 {
 				output = 100

@@ -88,7 +88,8 @@ func TestConfigInReadme(t *testing.T) {
 }
 
 // TestConfigLinks checks that README.md's install links contain the configuration that --print-config prints, but with the
-// command "dormouse", which the client finds in the PATH.
+// command "dormouse", which the client finds in the PATH. The install links that --print-config prints must contain the path
+// of this binary.
 func TestConfigLinks(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	if err != nil {
@@ -147,8 +148,9 @@ func entry(t *testing.T, config, under string) map[string]any {
 	return doc[under]["dormouse"]
 }
 
-// TestConfigHasFlags checks that the configuration that --print-config prints contains the other flags of the command line
-// as arguments, with absolute paths, and the environment variables that configure Dormouse.
+// TestConfigHasFlags checks that the configuration that --print-config prints contains the environment variables that
+// configure Dormouse, and, as arguments, the flags that were passed together with --print-config. A relative path in such a
+// flag must become absolute.
 func TestConfigHasFlags(t *testing.T) {
 	// A comma in the value of --allow-dir separates two values unless it is escaped.
 	flags := []string{"--home", "h", "--allow-dir", `/it's\, here`, "--allow-dir", "/b", "--ttl", "1w"}

@@ -49,8 +49,8 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		// Parallel tests mostly wait for a sandbox, so more of them than a small machine has CPUs can run at once. The flag -parallel of
-		// go test overrides this. A test that fills memory or measures it must not be parallel.
+		// Three parallel tests run at once, even on a machine with fewer CPUs, because they mostly wait for a sandbox. The flag
+		// -parallel of go test overrides this. A test that fills memory or a disk, or that measures memory, must not be parallel.
 		if err := flag.Set("test.parallel", "3"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -291,7 +291,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// session is an MCP session for a test. Its methods fail the test t if a call fails.
+// session is an MCP session for the test t, to which its methods report failures.
 type session struct {
 	*mcpclient.Session
 	t   *testing.T

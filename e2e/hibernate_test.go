@@ -30,8 +30,8 @@ func newGvisorHome(t *testing.T, env ...string) *home {
 	return newHome(t, append(slices.Clone(gvisor.env), env...)...)
 }
 
-// processesOf returns the pids of all runsc processes whose arguments contain id: on the gvisor engine, these are the
-// processes of the sandbox with this id. With the path of a home, it returns the processes of all sandboxes of the home.
+// processesOf returns the pids of all runsc processes whose arguments contain id. If id is the id of a sandbox on the gvisor
+// engine, these are the sandbox's processes. If id is the path of a home, they are the processes of all the home's sandboxes.
 func processesOf(id string) (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
@@ -254,9 +254,9 @@ func TestAKilledDaemonLeavesNoPooledSandbox(t *testing.T) {
 }
 
 // TestHibernation does random operations on sandboxes and their daemon, and compares the sandboxes with a model. Each sandbox
-// counts in a variable in each language; the model has the expected values. A counter may only lose increments if the
-// processes of its sandbox were killed. It must then have the value that it had at a checkpoint, and its kernel_epoch must
-// have grown. DORMOUSE_TEST_HIBERNATION sets the duration of the test, such as 10m. DORMOUSE_TEST_SEED repeats the random
+// counts in a variable in each language; the model has the expected values. A counter may lose increments only if the
+// processes of its sandbox were killed. The counter must then have the value that it had at a checkpoint, and the kernel_epoch
+// must have grown. DORMOUSE_TEST_HIBERNATION sets the duration of the test, such as 10m. DORMOUSE_TEST_SEED repeats the random
 // choices of an earlier run, which logged its seed.
 func TestHibernation(t *testing.T) {
 	t.Parallel()
@@ -304,7 +304,7 @@ type counters struct {
 	rewindPending bool            // the processes were killed, and the model is not yet set to the restored checkpoint
 }
 
-// counterValues contains the values of a sandbox's counters since a time: the field at.
+// counterValues contains the values that a sandbox's counters had from a time (the field at) until their next change.
 type counterValues struct {
 	at time.Time
 	n  map[string]int
@@ -387,7 +387,7 @@ func (w *simulation) step() {
 	case "save":
 		w.s.waitSaved(b.id, b.history[len(b.history)-1].at)
 	case "kill the daemon":
-		// Kill the daemon at a random moment of what it does by itself, such as a checkpoint or a suspend.
+		// Kill the daemon at a random moment, perhaps during a checkpoint or a suspend.
 		time.Sleep(time.Duration(w.r.IntN(400)) * time.Millisecond)
 		w.h.stop(syscall.SIGKILL)
 		w.s.Close()
@@ -420,8 +420,8 @@ func (w *simulation) step() {
 	}
 }
 
-// killSandbox kills the processes of a sandbox. If the sandbox has no checkpoint, it is lost, and the answer to the next call
-// must report this.
+// killSandbox kills the processes of a sandbox. A running sandbox then goes back to its last checkpoint. A running sandbox
+// without a checkpoint is lost, and the answer to the next call must report this.
 func (w *simulation) killSandbox(b *counters) {
 	w.resolveRewind(b)
 	before := w.s.getSandbox(b.id)
@@ -432,7 +432,7 @@ func (w *simulation) killSandbox(b *counters) {
 	b.rewindPending = true
 	if before.SavedTime.IsZero() {
 		r := w.s.call("execute_code", args{"sandbox_id": b.id, "language": "python", "code": countCode["python"]})
-		// If the sandbox still counts, it has a checkpoint after all: the checkpoint was made just before the processes were
+		// If the code still runs, the sandbox has a checkpoint after all: the checkpoint was made just before the processes were
 		// killed, or the daemon was killed before it recorded the checkpoint.
 		if m := counted.FindStringSubmatch(r.Text); !r.IsError && m != nil {
 			n, _ := strconv.Atoi(m[1])
@@ -454,14 +454,16 @@ func (w *simulation) removeSandbox(b *counters) {
 	w.sandboxes = slices.DeleteFunc(w.sandboxes, func(o *counters) bool { return o == b })
 }
 
-// resolveRewind updates the model to the checkpoint to which a sandbox went back, if its processes were killed.
+// resolveRewind calls expect if the processes of the sandbox were killed. expect then sets the model to the checkpoint to
+// which the sandbox went back.
 func (w *simulation) resolveRewind(b *counters) {
 	if b.rewindPending {
 		w.expect(b, languages[w.r.IntN(2)])
 	}
 }
 
-// expect increments a counter in the sandbox and in the model, and compares their values.
+// expect increments a counter in the sandbox and in the model, and compares their values. If the processes of the sandbox were
+// killed since the last call, expect calls expectRewind instead.
 func (w *simulation) expect(b *counters, lang string) {
 	w.t.Helper()
 	n, epoch, text := w.count(w.s, b, lang)

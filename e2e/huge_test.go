@@ -23,8 +23,8 @@ import (
 	"time"
 )
 
-// rawPeer is a client of one server, with the process id pid. send sends a raw JSON message to the server, and next returns
-// the next answer.
+// rawPeer is a client of one server. pid is the server's process id, send sends a raw JSON message to the server, and next
+// returns the next answer.
 type rawPeer struct {
 	pid  int
 	send func(message string)
@@ -149,9 +149,9 @@ func says(t *testing.T, answer string, words ...string) {
 	}
 }
 
-// TestHugeMessages checks over each transport that the server accepts and returns a message with a file of 100 MiB, and that
-// its memory hardly grows, because the server stores the data in a file. The server must also answer other huge messages,
-// whether they are valid or not.
+// TestHugeMessages checks over each transport that the server accepts and returns a message with a file of 100 MiB. The
+// server's memory must hardly grow, because the server keeps the data in a file. The server must also answer other huge
+// messages, whether they are valid or not.
 func TestHugeMessages(t *testing.T) {
 	needsEngine(t)
 	data := make([]byte, 100<<20)
@@ -222,7 +222,7 @@ func TestHugeMessages(t *testing.T) {
 			list, _ := json.Marshal([]args{{"path": "listed", "text": text}})
 			says(t, ask(rawCall("8", "write_files", args{"sandbox_id": box, "files": string(list)})), hex.EncodeToString(textSum[:]))
 
-			// The server must answer both of two concurrent calls with the same id.
+			// Two concurrent calls have the same id. The server must answer both.
 			for range 2 {
 				p.send(rawCall(`"same"`, "write_files", file("same", args{"base64": b64[:4<<20]})))
 			}
@@ -264,8 +264,8 @@ func TestSpoolAfterKill(t *testing.T) {
 	if left, _ := os.ReadDir(spool); len(left) > 0 {
 		t.Errorf("the killed server left %v in the folder spool", left)
 	}
-	// On Windows a crash leaves files in the spool, because an open file can't be deleted there. The next server must remove
-	// such files at its start.
+	// On Windows an open file can't be deleted, so a crash leaves files in the spool. The next server must remove such files at
+	// its start.
 	os.WriteFile(filepath.Join(spool, "dormouse-old"), []byte("x"), 0o600)
 	startServe(t, h)
 	if left, _ := os.ReadDir(spool); len(left) > 0 {

@@ -188,7 +188,7 @@ func TestS03_TwoTokens(t *testing.T) {
 		t.Errorf("dormouse ls lists %s, want the sandboxes of both", out)
 	}
 
-	// The metrics count executions that were started over REST. Any client with a token may read these totals.
+	// The metrics also count executions that were started over REST. Any client with a token may read these totals.
 	if _, metrics := bob.ask("GET", "/metrics", ""); !strings.Contains(metrics, "dormouse_executions_started_total 1\n") || !strings.Contains(metrics, `dormouse_executions_ended_total{state="succeeded"} 1`) {
 		t.Errorf("the metrics do not count one execution that succeeded: %s", metrics)
 	}

@@ -47,8 +47,8 @@ func TestDaemonKilled(t *testing.T) {
 	}
 }
 
-// TestDaemonGoneUnderClient checks that a client's next call starts the daemon again if the daemon has ended, and that the
-// sandboxes still exist. Concurrent calls of one client must all succeed.
+// TestDaemonGoneUnderClient checks that, after the daemon has ended, a client's next call starts it again, and that the
+// sandboxes still exist. If a client makes several calls at that moment, all of them must succeed.
 func TestDaemonGoneUnderClient(t *testing.T) {
 	t.Parallel()
 	needsEngine(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 )
 
-// needsGvisor skips a test if the gvisor engine can't run on this machine.
+// needsGvisor skips a test if the gvisor engine can't run on this machine or lacks the sandbox image.
 func needsGvisor(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -61,8 +61,8 @@ func (h *home) runWithEnv(t *testing.T, program string, env []string, arg ...str
 }
 
 // TestCommandsWorkAfterAFailedStart checks that, if a command fails because no engine works, the next command works as soon as
-// the cause is fixed. The failed command must not leave a choice of an engine in the home, or a daemon that keeps the old
-// settings or environment in use.
+// the cause is fixed. The failed command must not bind the home to an engine. If it started a daemon, the next command must
+// not use that daemon with the old settings and environment.
 func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 	t.Parallel()
 	needsGvisor(t)
@@ -70,7 +70,8 @@ func TestCommandsWorkAfterAFailedStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The test needs --engine auto to choose gvisor. If a Docker engine answers at its default address, auto would choose docker.
+	// The test cases need the gvisor engine. If a Docker engine answers at its default address, auto would choose docker, so the
+	// test then selects gvisor.
 	auto := "DORMOUSE_ENGINE=auto"
 	if out, _ := (&home{t: t}).runWithEnv(t, binary, []string{"DOCKER_HOST="}, "doctor", "--engine-only", "--engine", "docker", "--json"); strings.Contains(out, `"ok": true`) {
 		t.Log("not tested with --engine auto, because a Docker engine answers at its default address")
@@ -138,7 +139,8 @@ func TestHomeKeepsTheEngineOfItsSandboxes(t *testing.T) {
 	if status != 125 || !strings.Contains(output, "gvisor") || !strings.Contains(output, "DORMOUSE_HOME") {
 		t.Errorf("exec with DORMOUSE_ENGINE=docker: exit status %d, output %q; want 125 and the engine of the sandboxes", status, output)
 	}
-	// In a home without sandboxes, auto would choose a Docker engine that answers, or fail because DOCKER_HOST is set.
+	// In a home without sandboxes, auto would choose a Docker engine that answers. With the second environment it would fail,
+	// because auto does not try gvisor if DOCKER_HOST is set.
 	for _, env := range [][]string{
 		{"DORMOUSE_ENGINE=auto"},
 		{"DORMOUSE_ENGINE=auto", "DOCKER_HOST=unix:///nonexistent/docker.sock"},
@@ -211,8 +213,8 @@ func TestSandboxesWorkBehindSymbolicLinks(t *testing.T) {
 	}
 }
 
-// TestDoctorUsesASandbox checks that doctor does not only open the engine, but also uses a sandbox, and that doctor's output
-// names the step that failed.
+// TestDoctorUsesASandbox checks that doctor opens the engine and also uses a sandbox, and that its output names the step that
+// failed.
 func TestDoctorUsesASandbox(t *testing.T) {
 	t.Parallel()
 	needsGvisor(t)

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestExecKeepsControlSequencesFromATerminal checks how exec prints control sequences in the output of code that clear the
-// screen, set the title or fill the clipboard. On a terminal, exec must print these sequences as visible text. To a pipe, it
-// must write every byte unchanged.
+// TestExecKeepsControlSequencesFromATerminal checks how exec prints control sequences in the output of code. On a terminal,
+// exec must keep colours, and must print sequences that clear the screen, set the title or fill the clipboard as visible
+// text. To a pipe, exec must write every byte unchanged.
 func TestExecKeepsControlSequencesFromATerminal(t *testing.T) {
 	t.Parallel()
 	needsEngine(t)

@@ -53,7 +53,7 @@ func run() error {
 	}
 	defer stop()
 
-	// The page is served from its own listener. Its port differs from Dormouse's, so the page has another origin.
+	// This program serves the page. The listener's port differs from Dormouse's, so the page has another origin.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -120,11 +120,11 @@ func run() error {
 	return nil
 }
 
-// patience is how long a page may take.
+// patience limits the time that this program waits for the report of a page, or for the server to refuse a page.
 const patience = 2 * time.Minute
 
-// untilRefused waits until the server has refused another request. The parameter before is the number of requests that it
-// had refused before.
+// untilRefused waits until the server has refused more requests than before, or has answered one that it should have
+// refused. The parameter before is the number of requests that the server had refused earlier.
 func untilRefused(server, dir string, before int) error {
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		if now, err := requests(server, dir); err != nil || now.total > before || len(now.bad) > 0 {
@@ -183,9 +183,10 @@ func serve(ctx context.Context, dir string) (address string, stop func(), err er
 	return "", nil, fmt.Errorf("dormouse serve does not serve: %w", lines.Err())
 }
 
-// counts contains the server's metrics about the requests that the server received, except for requests of /metrics.
+// counts contains the server's metrics about the requests that the server received, except for successful requests for
+// /metrics, which come from this program.
 type counts struct {
-	total    int
+	total    int      // the number of refused requests
 	statuses []string // the HTTP statuses of the refused requests
 	bad      []string // metrics lines that count something other than a request refused with 401 or 403
 }
@@ -216,7 +217,7 @@ func requests(address, dir string) (counts, error) {
 	for _, m := range counted.FindAllStringSubmatch(string(body), -1) {
 		n, _ := strconv.Atoi(m[3]) // cannot fail: this group of the pattern matches only digits
 		switch status := regexp.MustCompile(`status="(\d+)"`).FindStringSubmatch(m[2]); {
-		// Successful requests for /metrics come from this function.
+		// This function itself sends the successful requests for /metrics.
 		case n == 0, strings.Contains(m[2], `"/metrics"`) && status != nil && status[1] == "200":
 		case status != nil && (status[1] == "401" || status[1] == "403"):
 			c.total += n

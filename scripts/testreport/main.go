@@ -1,6 +1,6 @@
 // Testreport reads the output of go test -json from stdin and prints a summary for people: a line for each package, the
-// whole output of failed tests, and at the end the slowest tests and each skipped test with its reason. Its exit status is
-// 1 if a test or a build failed.
+// whole output of failed tests, and at the end the slowest passed tests and each skipped test with its reason. Its exit
+// status is 1 if a test or a build failed.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 	output := map[key][]string{}
 	var passed, failed int
 	var skips []string
-	took := map[key]float64{} // the duration of each test in seconds
+	took := map[key]float64{} // the duration of each passed test in seconds
 	broken := false
 
 	in := bufio.NewScanner(os.Stdin)
@@ -94,7 +94,8 @@ func reason(lines []string) string {
 	return "the test gives no reason"
 }
 
-// slowest returns the n tests that took longest. It leaves out tests with subtests, because the list has the subtests.
+// slowest returns the n tests that took longest. It leaves out tests with subtests, because their subtests are candidates
+// themselves.
 func slowest(took map[key]float64, n int) []key {
 	keys := slices.SortedFunc(maps.Keys(took), func(a, b key) int { return cmp.Compare(took[b], took[a]) })
 	parents := map[key]bool{}

@@ -1,6 +1,7 @@
-// Command checks tests Dormouse in the virtual machine of e2e/vm/run, which starts it as root at each of three boots.
-// It checks the features that need cgroup v2 and systemd (cgroups.go, services.go), and how sandboxes survive a power cut
-// and a reboot (reboot.go). It writes a line for each check to the machine's second serial port.
+// Command checks tests Dormouse in the virtual machine that e2e/vm/run starts. The machine boots three times, and systemd
+// runs the command as root at each boot. The command checks the features that need cgroup v2 and systemd (cgroups.go,
+// services.go), and how sandboxes survive a power cut and a reboot (reboot.go). It writes a line for each check to the
+// machine's second serial port.
 package main
 
 import (
@@ -89,8 +90,8 @@ func command(ctx context.Context, name string, arg ...string) (string, error) {
 }
 
 // eventually calls a function every 200 ms until it returns true or an error. If that does not happen within 5 minutes,
-// eventually returns an error. The parameter what describes the awaited condition in this error. The limit is this long
-// because the machine may be emulated and slow.
+// eventually returns an error, in which the parameter what describes the awaited condition. The limit is this long because
+// the machine may be emulated and slow.
 func eventually(ctx context.Context, what string, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -140,7 +141,8 @@ var executionID = regexp.MustCompile(`exec_\w+`)
 func (s session) run(id, language, code string, words ...string) (string, error) {
 	ask := args{"sandbox_id": id, "language": language, "code": code, "wait_seconds": 300, "request_id": rand.Text()}
 	r, err := s.Must(s.ctx, "execute_code", ask)
-	// On an emulated machine, importing scikit-learn takes minutes and resuming a sandbox can exceed its time limit.
+	// On an emulated machine, importing scikit-learn takes minutes and resuming a sandbox can exceed its time limit. So run
+	// waits again or tries again, at most ten times.
 	for range 10 {
 		if err != nil && strings.Contains(err.Error(), "nothing of it is lost: try again") {
 			r, err = s.Must(s.ctx, "execute_code", ask)

@@ -88,8 +88,8 @@ func mainPID(ctx context.Context) (string, error) {
 }
 
 // logins checks that sandboxes survive the end of the login session that started them, even if the administrator lets
-// systemd kill all processes of a session at its end (KillUserProcesses=yes). The daemon belongs to the session and is
-// killed with the session. The sandboxes do not belong to the session, and the next daemon finds them.
+// systemd kill all processes of a session at its end (KillUserProcesses=yes). The check kills these processes itself. The
+// daemon belongs to the session and is killed. The sandboxes do not belong to the session, and the next daemon finds them.
 func logins(ctx context.Context) {
 	const other = "/root/home"
 	login := func(code string) (string, error) {
