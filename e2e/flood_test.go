@@ -14,7 +14,7 @@ import (
 )
 
 // TestTenThousandCreates checks that ten thousand calls of create_sandbox make only as many sandboxes as --max-sandboxes
-// allows. Each further call must get an error that names the limit. Meanwhile, code in a sandbox that already exists must run.
+// allows. Each further call must get an error that names the limit. During these calls, code must run in an existing sandbox.
 // The test turns off idle suspend, because otherwise each call that finds no capacity waits a second for an idle sandbox to
 // be suspended.
 func TestTenThousandCreates(t *testing.T) {
