@@ -181,8 +181,8 @@ func TestS02_Container(t *testing.T) {
 	}
 }
 
-// TestContainerIsBare covers the threat S20. It checks that the container has no more rights than compose.yaml describes, and
-// that its only mounts are its home and the engine's socket.
+// TestContainerIsBare checks that the container has no more rights than packaging/compose.yaml describes, and that its only
+// mounts are the volume of its home and the engine's socket.
 func TestContainerIsBare(t *testing.T) {
 	id := container(t)
 	got := docker(t, "inspect", "--format", "{{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Privileged}} "+
