@@ -202,7 +202,7 @@ func (h *HTTP) serveMetrics(w http.ResponseWriter, r *http.Request) {
 			p.line("dormouse_sandboxes", float64(states[s]), "state", string(s))
 		}
 	} else {
-		h.log.Warn("the sandboxes could not be counted for /metrics", "err", err)
+		h.log.Warn("the sandboxes could not be counted for /metrics", "error", err)
 	}
 	p.head("dormouse_http_requests_in_flight", "gauge", "HTTP requests in flight, by kind.")
 	p.line("dormouse_http_requests_in_flight", float64(h.calls.inUse()), "kind", "call")

@@ -46,7 +46,7 @@ func (j *Journal) readWindow(w sandbox.Window) (events []sandbox.Event, next int
 	cuts := cutWindow(index[start:], w)
 	budget, omission, shown := maxWindow, -1, int64(0)
 	for i, e := range index[start:] {
-		for _, c := range cuts.of(i, e) {
+		for _, c := range cuts.of(e) {
 			ev, cost, err := c.read(contents, int64(start+i+1), e)
 			if err != nil {
 				return nil, next, err
@@ -144,7 +144,7 @@ type piece struct {
 }
 
 // of returns the pieces of an entry that the window shows, in order.
-func (c *cuts) of(_ int, e entry) []piece {
+func (c *cuts) of(e entry) []piece {
 	if !e.isText() {
 		if e.typ == sandbox.EventStatus || e.typ == sandbox.EventFile || e.offset < c.offset && e.end() <= c.offset {
 			return nil
