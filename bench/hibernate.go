@@ -32,7 +32,7 @@ func hibernate(ctx context.Context, suspended int) error {
 		}
 	}
 
-	small := testSandbox{s: s}
+	small := benchSandbox{s: s}
 	if err := small.create(ctx, nil); err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func hibernate(ctx context.Context, suspended int) error {
 // suspendAndFork runs code in a new sandbox, and measures suspend, resume and fork of this sandbox. The code must set the
 // Python variable state.
 func suspendAndFork(ctx context.Context, home string, s *mcpclient.Session, name, code string) error {
-	original := testSandbox{s: s}
+	original := benchSandbox{s: s}
 	if err := original.create(ctx, nil); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func suspendAndFork(ctx context.Context, home string, s *mcpclient.Session, name
 		return err
 	}
 	took(home, original.id, "suspend (daemon's log), "+name, "a sandbox was suspended")
-	fork := testSandbox{s: s}
+	fork := benchSandbox{s: s}
 	return row("fork of a running sandbox, "+name, 10, func() (err error) {
 		untimed(func() {
 			err = original.run(ctx, "1", "1")
@@ -92,8 +92,8 @@ func suspendAndFork(ctx context.Context, home string, s *mcpclient.Session, name
 
 // many makes n forks of the given sandbox and waits until all forks are suspended. It then prints the disk usage of the
 // home's sandboxes, and measures one call to each fork, which resumes the fork.
-func many(ctx context.Context, home string, s *mcpclient.Session, of testSandbox, n int) error {
-	forks := make([]testSandbox, n)
+func many(ctx context.Context, home string, s *mcpclient.Session, of benchSandbox, n int) error {
+	forks := make([]benchSandbox, n)
 	defer func() {
 		for _, b := range forks {
 			if b.id != "" {
@@ -103,8 +103,8 @@ func many(ctx context.Context, home string, s *mcpclient.Session, of testSandbox
 	}()
 	started := time.Now()
 	for i := range forks {
-		forks[i] = testSandbox{s: s}
-		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("suspended ", i)}
+		forks[i] = benchSandbox{s: s}
+		fork := args{"fork_of": of.id, "display_name": fmt.Sprint("fork ", i)}
 		err := forks[i].create(ctx, fork)
 		// If the disk limit is reached, the loop waits until the daemon has compressed some checkpoints.
 		for err != nil && strings.Contains(err.Error(), "--max-disk") && time.Since(started) < time.Hour {
@@ -133,13 +133,13 @@ func many(ctx context.Context, home string, s *mcpclient.Session, of testSandbox
 	})
 }
 
-// testSandbox is a sandbox that the benchmark suspends.
-type testSandbox struct {
+// benchSandbox is a sandbox that the benchmark suspends.
+type benchSandbox struct {
 	s  *mcpclient.Session
 	id string
 }
 
-func (b *testSandbox) create(ctx context.Context, a args) error {
+func (b *benchSandbox) create(ctx context.Context, a args) error {
 	r, err := b.s.Must(ctx, "create_sandbox", a)
 	if err == nil {
 		b.id, _ = r.Structured["id"].(string)
@@ -147,20 +147,20 @@ func (b *testSandbox) create(ctx context.Context, a args) error {
 	return err
 }
 
-func (b *testSandbox) delete() {
+func (b *benchSandbox) delete() {
 	_, _ = b.s.Call(context.Background(), "delete_sandbox", args{"sandbox_id": b.id})
 }
 
-func (b *testSandbox) run(ctx context.Context, code, want string) error {
+func (b *benchSandbox) run(ctx context.Context, code, want string) error {
 	r, err := b.s.Must(ctx, "execute_code", args{"sandbox_id": b.id, "code": code})
 	if err == nil && !strings.Contains(r.Text, want) {
-		err = fmt.Errorf("%s: %s", code, r.Text)
+		err = fmt.Errorf("%s: got %q, want %q in it", code, r.Text, want)
 	}
 	return err
 }
 
 // awaitSuspend waits until the daemon has suspended the idle sandbox.
-func (b *testSandbox) awaitSuspend(ctx context.Context) error {
+func (b *benchSandbox) awaitSuspend(ctx context.Context) error {
 	for deadline := time.Now().Add(10 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		r, err := b.s.Must(ctx, "get_sandbox", args{"sandbox_id": b.id})
 		if err != nil {

@@ -43,7 +43,7 @@ func TestFirstStreamUsesTheGuestsStdio(t *testing.T) {
 	}
 	removeLater(t, e, copied.ID)
 	first("forked", copied.ID, true)
-	first("copied", s.ID, false)
+	first("the original of a fork", s.ID, false)
 	e.Close()
 	e = open(t, dir, bundle.Bundle{})
 	first("after another daemon", s.ID, false)
@@ -51,9 +51,9 @@ func TestFirstStreamUsesTheGuestsStdio(t *testing.T) {
 	if err := e.Checkpoint(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
-	first("saved before anybody came", s.ID, false)
+	first("checkpointed before the first Dial", s.ID, false)
 	suspendAndResume(t, e, s.ID)
-	first("and resumed", s.ID, true)
+	first("resumed after that", s.ID, true)
 	if got := python(t, e, s.ID, "print(1)"); got != "1" {
 		t.Errorf("print(1) = %q", got)
 	}

@@ -124,7 +124,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			l.suspended = true
 		case c.Suspended: // the processes of the sandbox died, and it fell back to its checkpoint
 			if op != "die" && meanwhile != "kill all" || len(l.fallback) == 0 {
-				t.Fatalf("%s: the sandbox fell back to a checkpoint, want that it did not; the fallback checkpoint may have x = %v: %+v", step, l.fallback, c)
+				t.Fatalf("%s: the sandbox fell back to a checkpoint, want that it did not; possible values of x in the fallback checkpoint: %v; %+v", step, l.fallback, c)
 			}
 			if err := e.Resume(t.Context(), id); err != nil {
 				t.Fatalf("%s: Resume: %v", step, err)
@@ -137,7 +137,7 @@ func TestAnyOrderOfSuspendsAndKills(t *testing.T) {
 			counts["fell back"]++
 		default:
 			if op != "die" && meanwhile != "kill all" || len(before.fallback) > 0 && !before.mayBeLost || before.suspended {
-				t.Fatalf("%s: the sandbox is lost, want that it is not; the fallback checkpoint may have x = %v: %+v", step, before.fallback, c)
+				t.Fatalf("%s: the sandbox is lost, want that it is not; possible values of x in the fallback checkpoint: %v; %+v", step, before.fallback, c)
 			}
 			if err := e.Remove(t.Context(), id); err != nil {
 				t.Fatal(err)
