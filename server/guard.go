@@ -203,8 +203,8 @@ func (h *HTTP) refuseRate(w *response, r *http.Request, wait time.Duration) {
 	h.refuse(w, http.StatusTooManyRequests, "rate", says)
 }
 
-// refuse answers a request that the guard does not admit with an API error. why is the reason, as a log attribute and as a
-// metrics label. message is the text for the client.
+// refuse sends an API error to a client whose request the guard does not admit. why is the reason, as a log attribute and
+// as a metrics label. message is the text for the client.
 func (h *HTTP) refuse(w *response, status int, why, message string) {
 	h.config.Metrics.refused(why)
 	h.log.Debug("request refused", "why", why)

@@ -46,7 +46,8 @@ type HTTPConfig struct {
 	BodiesBytes  int64
 	BodyPatience time.Duration // how far a body may be behind the rate slowestBody before it is refused; zero: 30 s
 	Queue        time.Duration // how long a request waits for a slot before it is refused; zero: 5 s
-	// MaxRequests is the maximum number of requests at once, except streams and the requests that MaxWaits limits; zero: 256.
+	// MaxRequests is the maximum number of requests at once, except streams, requests of /metrics, and the requests that
+	// MaxWaits limits; zero: 256.
 	MaxRequests int
 	// MaxWaits is the maximum number of requests at once that wait longer than a second for an execution; zero: 2048.
 	MaxWaits     int

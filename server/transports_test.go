@@ -84,7 +84,7 @@ func TestHTTPClients(t *testing.T) {
 	}
 }
 
-// TestHTTPProgress checks that progress is reported before the result on both transports.
+// TestHTTPProgress checks that progress is reported before the result on both HTTP transports, streamable HTTP and SSE.
 func TestHTTPProgress(t *testing.T) {
 	address, _ := serve(t, nil)
 	const call = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"report","_meta":{"progressToken":"tok"}}}`

@@ -7,8 +7,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools"
 )
 
-// Waits wraps the daemon's sandboxes for tools that run in the daemon's process. When the process stops, it ends the calls
-// that wait for an execution.
+// Waits wraps the daemon's sandboxes for tools that run in the daemon's process. When the process stops, its method Drain
+// ends the calls of GetExecution that wait for an execution.
 type Waits struct {
 	tools.Sandboxes
 

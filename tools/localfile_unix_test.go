@@ -18,8 +18,8 @@ import (
 	"github.com/dormouse-sandbox/dormouse/tools/toolstest"
 )
 
-// TestAFIFOSwappedInDoesNotHangTheCall checks that no call hangs if, as fast as possible, another program alternately
-// replaces the file that the call sends by a FIFO, and the FIFO by a file.
+// TestAFIFOSwappedInDoesNotHangTheCall checks that no call hangs while another program swaps the path that the call sends
+// between a regular file and a FIFO, as fast as it can.
 func TestAFIFOSwappedInDoesNotHangTheCall(t *testing.T) {
 	dir := t.TempDir()
 	file, fifo, path := filepath.Join(dir, "file"), filepath.Join(dir, "fifo"), filepath.Join(dir, "path")

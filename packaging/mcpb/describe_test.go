@@ -42,8 +42,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestSemantic checks that semantic returns a semantic version, which manifests and the registry need, also for a build
-// without a tag, whose version is the hash of a commit.
+// TestSemantic checks that semantic always returns a semantic version, which manifests and the registry need. The version
+// of a build without a tag is the hash of a commit.
 func TestSemantic(t *testing.T) {
 	for version, want := range map[string]string{"v1.2.3": "1.2.3", "1.2.3": "1.2.3", "v1.2.3-4-gabc-dirty": "1.2.3-4-gabc-dirty", "abc1234": "0.0.0-abc1234", "unknown": "0.0.0-unknown"} {
 		if got := semantic(version); got != want {

@@ -146,9 +146,9 @@ const (
 )
 
 // Window selects the part of an execution's output that an answer contains. Of the stored text from Offset on, it
-// selects the first Head and the last Tail bytes, and no part of a character. An event of type omitted stands for the
-// text between them. If Head and Tail are both zero, the window selects all stored text from Offset on. Displays,
-// results and errors at or after Offset are always selected.
+// selects the first Head and the last Tail bytes. If a cut would split a character, the window does not contain that
+// character. An event of type omitted stands for the text between them. If Head and Tail are both zero, the window
+// selects all stored text from Offset on. Displays, results and errors at or after Offset are always selected.
 type Window struct {
 	Offset int64 `json:"offset,omitempty"`
 	Head   int   `json:"head,omitempty"`

@@ -4,8 +4,10 @@
 //   - [ReadJSON], [Decode], [WriteJSON], [WriteError]: requests and answers of limited size, and the mapping
 //     between error kinds and HTTP statuses (wire.go)
 //   - [CheckShape]: limits for the number and the depth of JSON values (shape.go)
-//   - [Budget], [Reserve]: limits for the memory of all large answers together (budget.go)
-//   - [WaitAllowed], [WorkAllowed]: the limit for the number of requests that wait for an execution (waiting.go)
+//   - [Budget]: a limit for something that requests share, such as memory or connections; [Reserve] takes the memory of
+//     a large answer from a budget (budget.go)
+//   - [WaitAllowed], [WorkAllowed]: a request that waits for an execution exchanges its slot for working requests for one
+//     for waiting requests, and back (waiting.go)
 //
 // It does not define routes or the types of requests and answers: packages api and guest do.
 package wire

@@ -7,6 +7,7 @@
 // the memory of a deleted sandbox would stay on disk.
 //
 // The header that gVisor writes at the start of a checkpoint contains the configuration of the saved container, and so
-// the container's id. [Remove] compares this id before it removes a folder. [Places] returns the folders to look in. If
+// the container's id. [Remove] compares this id before it removes a folder. Older versions of gVisor write no id; for
+// them, Remove asks its caller whether the files are a copy. [Places] returns the folders to look in. If
 // this process can't remove copies, Places returns the reason, and the engine suspends no sandbox to disk.
 package copies
