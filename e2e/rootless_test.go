@@ -149,8 +149,8 @@ func TestWithoutRoot(t *testing.T) {
 		}
 	})
 	t.Run("the next command works with the flag that the first command's error names", func(t *testing.T) {
-		// The script selects the gvisor engine itself, because with the DOCKER_HOST that the method run sets, --engine auto
-		// would not try it. DOCKER_HOST is empty as it is for an ordinary user.
+		// The script selects the gvisor engine itself. It clears the DOCKER_HOST that the method run sets, because most users
+		// have none.
 		output, err := s.run(t, ".", nil, "sh", "-c", `export DORMOUSE_HOME="$HOME/first" DOCKER_HOST= DORMOUSE_ENGINE=gvisor
 			"$HOME/dormouse" exec -e 'print(6 * 7)'
 			echo "first: $?"

@@ -183,9 +183,13 @@ func (l *expectedState) after(t *testing.T, step, op string, err error) {
 	}
 }
 
-// runInterrupted runs the operation op on a sandbox and returns its error. After delay, it disturbs the operation in
-// the way that the parameter meanwhile selects: "kill command" means that it kills the runsc command, "kill all" that it
-// kills all processes of the sandbox, and "give up" that it cancels the operation. If meanwhile is empty, it does nothing.
+// runInterrupted runs the operation op on a sandbox and returns its error. The parameter meanwhile selects how it
+// disturbs the operation after delay:
+//
+//   - "kill command": it kills the runsc command
+//   - "kill all": it kills all processes of the sandbox
+//   - "give up": it cancels the operation
+//   - an empty string: it does not disturb the operation
 func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

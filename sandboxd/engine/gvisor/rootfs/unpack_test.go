@@ -6,30 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs"
 	"github.com/dormouse-sandbox/dormouse/sandboxd/engine/gvisor/rootfs/rootfstest"
 )
-
-// TestUnpackUnderAnyUmask checks that the modes of an image's files do not depend on the daemon's umask, which services and
-// root shells can restrict.
-func TestUnpackUnderAnyUmask(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("Windows has no umask")
-	}
-	cmd := exec.Command("sh", "-c", `umask 077 && exec "$@"`, "sh", os.Args[0], "-test.v", "-test.run=^(TestUnpackKeepsWhatMatters|TestUnpackLayers)$")
-	out, err := cmd.CombinedOutput()
-	for _, test := range []string{"TestUnpackKeepsWhatMatters", "TestUnpackLayers"} {
-		if err != nil || !strings.Contains(string(out), "--- PASS: "+test) {
-			t.Errorf("%s with the umask 077: %v: %s", test, err, out)
-		}
-	}
-}
 
 func TestUnpackKeepsWhatMatters(t *testing.T) {
 	dir := t.TempDir()
