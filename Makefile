@@ -32,7 +32,7 @@ test-race: guests ## the tests that need no engine, under the race detector
 fuzz: guests ## every fuzz target for 20 seconds (FUZZTIME=…)
 	@scripts/fuzz $(or $(FUZZTIME),20s)
 
-bench: build ## the benchmarks, as medians
+bench: build ## the benchmarks, as medians and 95th percentiles
 	@$(ENGINE) --docker sh -c 'bin/dormouse image build && go run ./bench'
 
 lint: guests ## gofmt, go vet and staticcheck

@@ -183,13 +183,13 @@ func (l *expectedState) after(t *testing.T, step, op string, err error) {
 	}
 }
 
-// runInterrupted runs the operation op on a sandbox and returns its error. The parameter meanwhile selects how it
-// disturbs the operation after delay:
+// runInterrupted runs the operation op on a sandbox and returns its error. After delay, it disturbs the operation as
+// meanwhile says:
 //
-//   - "kill command": it kills the runsc command
-//   - "kill all": it kills all processes of the sandbox
-//   - "give up": it cancels the operation
-//   - an empty string: it does not disturb the operation
+//   - "kill command" kills the runsc command
+//   - "kill all" kills all processes of the sandbox
+//   - "give up" cancels the operation
+//   - an empty string does nothing
 func runInterrupted(t *testing.T, e *gvisor.Engine, id sandbox.ID, dir, op, meanwhile string, delay time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
