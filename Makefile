@@ -8,6 +8,10 @@ GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-
 # Runs a command with an engine. If there is none, it starts a private Docker engine (only on Debian, as root).
 ENGINE   := scripts/with-engine
 
+# The tests and checks are built with the same flags as the command, so that each package is compiled only once.
+export GOFLAGS     += -trimpath
+export CGO_ENABLED := 0
+
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,10 +28,10 @@ test: build ## all the tests that this machine can run; says which it could not,
 test-fast: guests ## only the tests that need no engine, in seconds
 	go test -short ./...
 
-# e2e is left out, because its tests run the command, which is built without the race detector. go vet is off, because make lint runs
-# it. Four packages are tested at a time, because some of them mostly wait.
+# e2e is left out, because its tests run the command, which is built without the race detector, which needs cgo. go vet is off, because
+# make lint runs it. Four packages are tested at a time, because some of them mostly wait.
 test-race: guests ## the tests that need no engine, under the race detector
-	go test -p 4 -race -short -vet=off $$(go list ./... | grep -v /e2e)
+	CGO_ENABLED=1 go test -p 4 -race -short -vet=off $$(go list ./... | grep -v /e2e)
 
 fuzz: guests ## every fuzz target for 20 seconds (FUZZTIME=…)
 	@scripts/fuzz $(or $(FUZZTIME),20s)
@@ -47,7 +51,7 @@ vuln: guests ## govulncheck: known vulnerabilities that the code reaches
 # one CPU for most of its time, while it compiles SQLite.
 cross: guests ## builds for every other platform that Dormouse runs on
 	@printf '%s\n' $(filter-out $(GOOS)/$(GOARCH),linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64) | xargs -P 2 -n 1 sh -c \
-	  'echo "build $$1"; CGO_ENABLED=0 GOOS=$${1%/*} GOARCH=$${1#*/} go build -trimpath -gcflags="all=-N -l" -o /dev/null ./cmd/dormouse' sh
+	  'echo "build $$1"; GOOS=$${1%/*} GOARCH=$${1#*/} go build -gcflags="all=-N -l" -o /dev/null ./cmd/dormouse' sh
 
 mcpb: guests ## bin/dormouse-*.mcpb: MCP bundles, to install Dormouse in Claude Desktop by a double click; bin/server.json: the MCP registry's entry
 	@mkdir -p bin
@@ -64,15 +68,15 @@ clean: ## removes what was built here (images and homes stay)
 # is anything to do.
 guests: $(GUESTS)
 $(GUESTS): FORCE
-	@CGO_ENABLED=0 GOOS=linux GOARCH=$(lastword $(subst -, ,$@)) go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ ./sandboxd/guest/cmd/guest
+	@GOOS=linux GOARCH=$(lastword $(subst -, ,$@)) go build -buildvcs=false -ldflags '-s -w' -o $@ ./sandboxd/guest/cmd/guest
 
 bin/dormouse: guests FORCE
 	@echo "build $@"
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/dormouse
+	@go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/dormouse
 
 bin/runsc: $(wildcard third_party/runsc/go.* third_party/runsc/main.go third_party/runsc/filters/* third_party/runsc/patch/*)
 	@echo "build $@ (gVisor, from its Go module; about a minute the first time)"
-	@cd third_party/runsc && export CGO_ENABLED=0 && go run -trimpath ./filters compiled.go && go run ./patch ../../$@
+	@cd third_party/runsc && go run ./filters compiled.go && go run ./patch ../../$@
 
 FORCE:
 .PHONY: help build demo test test-fast test-race fuzz bench lint vuln cross mcpb golden clean guests FORCE

@@ -52,6 +52,7 @@ func connectHTTP(t *testing.T, kind, version, address string) *client.Client {
 // TestHTTPClients checks that each of several concurrent clients (mcp-go's, with each protocol version) gets the answers to its
 // own calls, although all clients use the same ids.
 func TestHTTPClients(t *testing.T) {
+	t.Parallel()
 	address, _ := serve(t, nil)
 	for _, kind := range []string{"streamable", "sse"} {
 		for _, version := range slices.Backward(mcp.ValidProtocolVersions) {

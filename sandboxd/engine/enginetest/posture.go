@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -60,12 +59,11 @@ func (s *suite) programs(t *testing.T) {
 	}
 }
 
-// Golden fails the test unless got equals the content of a file in the testdata folder of the caller's package. If
-// DORMOUSE_UPDATE_GOLDEN is 1, Golden writes got to the file instead.
+// Golden fails the test unless got equals the content of a file in the testdata folder of the package under test, in whose folder
+// go test runs it. If DORMOUSE_UPDATE_GOLDEN is 1, Golden writes got to the file instead.
 func Golden(t *testing.T, name string, got []byte) {
 	t.Helper()
-	_, caller, _, _ := runtime.Caller(1)
-	path := filepath.Join(filepath.Dir(caller), "testdata", name)
+	path := filepath.Join("testdata", name)
 	if os.Getenv("DORMOUSE_UPDATE_GOLDEN") == "1" {
 		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -31,8 +30,10 @@ func missing(t *testing.T, what string, why any) {
 // runsc returns the path of the runsc to test with: the program in bin of this checkout, or else the program in PATH.
 func runsc(t *testing.T) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	own := filepath.Join(filepath.Dir(here), "..", "..", "..", "bin", "runsc")
+	own, err := filepath.Abs("../../../bin/runsc") // go test runs tests in the folder of their package
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(own); err == nil {
 		return own
 	}
