@@ -35,3 +35,17 @@ while True:
 		t.Errorf("reason = %q, want none", e.Reason)
 	}
 }
+
+// TestOOMKillerPrefersTheKernelThatRuns checks that Linux's OOM killer would choose a kernel with an execution before an
+// idle kernel.
+func TestOOMKillerPrefersTheKernelThatRuns(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.requireNode()
+	node := result(b.javascript("process.pid"))
+	for range 2 {
+		if got := result(b.python("[open(f'/proc/{p}/oom_score_adj').read().strip() for p in (" + node + ", 'self')]")); got != "['600', '1000']" {
+			t.Errorf("the scores of the JavaScript kernel and of the Python kernel, which runs, are %s, want ['600', '1000']", got)
+		}
+	}
+}

@@ -34,6 +34,7 @@ type kernel struct {
 	heapFull atomic.Bool   // V8 printed that its heap is full, which it does before it aborts
 	refused  atomic.Bool   // C++ or Rust printed that an allocation failed, which they do before they abort
 	crash    crashReport   // the report that Python writes while it dies
+	oomScore oomScore
 
 	// outOfMemory is set before the watchdog kills the kernel because of memory or files. The function returns the
 	// details for the death's reason.
@@ -106,6 +107,7 @@ func (k *kernel) awaitExit(status <-chan syscall.WaitStatus, pumped <-chan struc
 	k.drainRaw()
 	k.print(sandbox.EventStderr, k.crash.report())
 	ends.closeOurs()
+	k.oomScore.close()
 	k.mu.Lock()
 	k.status = s
 	k.mu.Unlock()
@@ -275,10 +277,12 @@ func (k *kernel) release() {
 	k.mu.Lock()
 	k.current, k.begun = nil, false
 	k.mu.Unlock()
+	k.oomScore.set(idleScore)
 }
 
 // begin makes e the current execution and sends it to the kernel.
 func (k *kernel) begin(e *execution) {
+	k.oomScore.set(busyScore)
 	k.mu.Lock()
 	k.current, k.begun = e, false
 	k.mu.Unlock()

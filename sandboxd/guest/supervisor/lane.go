@@ -232,6 +232,7 @@ func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sand
 	if l.starting {
 		l.starting = false
 		l.epoch++
+		k.oomScore.open(l.sup.user, k.pid)
 	}
 	return k, nil
 }

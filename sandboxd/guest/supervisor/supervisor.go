@@ -10,7 +10,7 @@
 //     cause of death (death.go), Python's crash reports (crash.go)
 //   - Executions: the queue of each kernel (lane.go), how an execution is stopped (stop.go), its record
 //     (execution.go), events between two executions (interlude.go), and which executions are stored (registry.go)
-//   - Limits: memory and files (watchdog.go, outofmemory.go), time (deadman.go)
+//   - Limits: memory and files (watchdog.go, outofmemory.go, oomscore.go), time (deadman.go)
 //
 // Below it are three packages that do not import it: journal stores the events and the output of one execution,
 // workspace reads and writes files, and process starts, lists, measures and kills processes.
