@@ -8,8 +8,8 @@ GUESTS   := sandboxd/guest/bundle/guest-linux-amd64 sandboxd/guest/bundle/guest-
 # Runs a command with an engine. If there is none, it starts a private Docker engine (only on Debian, as root).
 ENGINE   := scripts/with-engine
 
-# The tests and checks are built with the same flags as the command, so that each package is compiled only once.
-export GOFLAGS     += -trimpath
+# All targets build with the same flags, so that make build, lint and test share the compiled packages.
+export GOFLAGS     := $(strip $(shell go env GOFLAGS) -trimpath)
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
@@ -28,8 +28,8 @@ test: build ## all the tests that this machine can run; says which it could not,
 test-fast: guests ## only the tests that need no engine, in seconds
 	go test -short ./...
 
-# e2e is left out, because its tests run the command, which is built without the race detector, which needs cgo. go vet is off, because
-# make lint runs it. Four packages are tested at a time, because some of them mostly wait.
+# e2e is left out, because its tests run the command, which is built without the race detector. The race detector needs cgo.
+# go vet is off, because make lint runs it. Four packages are tested at a time, because some of them mostly wait.
 test-race: guests ## the tests that need no engine, under the race detector
 	CGO_ENABLED=1 go test -p 4 -race -short -vet=off $$(go list ./... | grep -v /e2e)
 

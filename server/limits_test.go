@@ -55,7 +55,6 @@ func wantAliveHTTP(t *testing.T, address string) {
 // TestS04_Slow checks that the server answers a request with 408 if its body arrives too slowly or not at all, and that other
 // clients are not affected.
 func TestS04_Slow(t *testing.T) {
-	t.Parallel()
 	address, _ := serve(t, func(c *server.HTTPConfig) { c.BodyPatience = time.Second })
 	silent, trickling := dial(t, address), dial(t, address)
 	io.WriteString(silent, post(address, 1000))

@@ -70,7 +70,10 @@ func FuzzSanitize(f *testing.F) {
 		}
 		_, blocks, printed := strings.Cut(got, "\nstdout:\n")
 		if !printed {
-			return // nothing is left of the text
+			if !strings.Contains(got, "No output.") {
+				t.Errorf("the answer has neither a block nor \"No output.\":\n%s", got)
+			}
+			return
 		}
 		lines := strings.Split(blocks, "\n")
 		fence, open := lines[0], false

@@ -59,8 +59,9 @@ func (s *suite) programs(t *testing.T) {
 	}
 }
 
-// Golden fails the test unless got equals the content of a file in the testdata folder of the package under test, in whose folder
-// go test runs it. If DORMOUSE_UPDATE_GOLDEN is 1, Golden writes got to the file instead.
+// Golden fails the test unless got equals the content of the file with this name in the folder testdata of the package under
+// test. The folder of that package is the working directory of the test. If DORMOUSE_UPDATE_GOLDEN is 1, Golden writes got to
+// the file instead.
 func Golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)

@@ -34,7 +34,7 @@ type kernel struct {
 	heapFull atomic.Bool   // V8 printed that its heap is full, which it does before it aborts
 	refused  atomic.Bool   // C++ or Rust printed that an allocation failed, which they do before they abort
 	crash    crashReport   // the report that Python writes while it dies
-	oomScore oomScore
+	oomScore oomScore      // lower while the kernel is idle
 
 	// outOfMemory is set before the watchdog kills the kernel because of memory or files. The function returns the
 	// details for the death's reason.

@@ -228,10 +228,13 @@ func (l *lane) ready(ctx context.Context, maxWait time.Duration) (*kernel, *sand
 		return nil, &death
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.starting {
+	first := l.starting
+	if first {
 		l.starting = false
 		l.epoch++
+	}
+	l.mu.Unlock()
+	if first {
 		k.oomScore.open(l.sup.user, k.pid)
 	}
 	return k, nil

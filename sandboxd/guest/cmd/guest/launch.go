@@ -44,7 +44,8 @@ func launch(args []string) error {
 		return errors.New("--uid must be above 0")
 	}
 	syscall.Umask(0o022)
-	// If memory runs out, the OOM killer must choose the kernel and not the guest.
+	// If memory runs out, the OOM killer must choose the kernel and not the guest. The guest lowers the value while the
+	// kernel is idle (supervisor/oomscore.go).
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	// The niceness, the filter and the ids below are set only for this thread, so the same thread must execute the
 	// kernel's program.
