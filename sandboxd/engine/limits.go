@@ -12,8 +12,8 @@ const (
 	// threads. The guest's rlimits bound the processes of code inside the sandbox; the cgroup's limit takes effect only
 	// if the rlimits fail.
 	GVisorPids = 8192
-	// OOMScoreAdj is the oom_score_adj of the guest, and the lowest of a sandbox's processes. If the machine's memory is used up, the machine's
-	// kernel kills these processes before the daemon and other programs.
+	// OOMScoreAdj is the oom_score_adj of the guest, and the lowest of a sandbox's processes. If the machine's memory is
+	// used up, the machine's kernel kills these processes before the daemon and other programs.
 	OOMScoreAdj = 500
 )
 

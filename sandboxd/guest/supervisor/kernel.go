@@ -272,7 +272,7 @@ func (k *kernel) busy() bool {
 	return k.current != nil
 }
 
-// release detaches the current execution. Text that arrives afterwards belongs to no execution.
+// release detaches the current execution and sets idleScore. Text that arrives afterwards belongs to no execution.
 func (k *kernel) release() {
 	k.mu.Lock()
 	k.current, k.begun = nil, false
@@ -280,7 +280,7 @@ func (k *kernel) release() {
 	k.oomScore.set(idleScore)
 }
 
-// begin makes e the current execution and sends it to the kernel.
+// begin makes e the current execution, sets busyScore, and sends e to the kernel.
 func (k *kernel) begin(e *execution) {
 	k.oomScore.set(busyScore)
 	k.mu.Lock()
